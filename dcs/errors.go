@@ -1,0 +1,131 @@
+package dcs
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// kind is a sentinel that may be a special case of another one.
+type kind struct {
+	text   string
+	parent error
+}
+
+func (k *kind) Error() string { return k.text }
+func (k *kind) Unwrap() error { return k.parent }
+
+// The kinds of error. Each names what the caller must do; match them with
+// [errors.Is]. Only ErrNotFound, ErrConflict and ErrLost are a store's no, and
+// only a quorum's word may produce them.
+var (
+	// ErrNotFound: the key does not exist.
+	ErrNotFound error = &kind{text: "not found"}
+	// ErrConflict: a condition of the Txn failed and nothing was written.
+	ErrConflict error = &kind{text: "conflict"}
+	// ErrLost: this lease or hold is definitely gone; also a Commit bound to
+	// such a lease, and nothing was written. Stop acting as the holder.
+	ErrLost error = &kind{text: "lost"}
+	// ErrReleased: the session or hold was given up by its owner.
+	ErrReleased error = &kind{text: "released"}
+	// ErrUnavailable: cannot tell. Try again within the budget; a holder goes
+	// on until its deadline.
+	ErrUnavailable error = &kind{text: "store unavailable"}
+	// ErrExpired: the local deadline passed without proof; act as if lost.
+	// It matches ErrUnavailable and wraps the last renewal's error.
+	ErrExpired error = &kind{text: "expired: the deadline passed without a confirmed renewal", parent: ErrUnavailable}
+	// ErrAmbiguous: the write may have happened, or may still. It matches
+	// ErrUnavailable.
+	ErrAmbiguous error = &kind{text: "ambiguous: the write may have happened or may still land", parent: ErrUnavailable}
+	// ErrUnauthorized: the store refuses our credentials; an operator is
+	// needed, and nothing can be told about leases. It matches ErrUnavailable.
+	ErrUnauthorized error = &kind{text: "unauthorized", parent: ErrUnavailable}
+	// ErrInvalid: an argument is wrong; nothing was sent.
+	ErrInvalid error = &kind{text: "invalid argument"}
+	// ErrClosed: the Store (or Session) was closed.
+	ErrClosed error = &kind{text: "closed"}
+)
+
+// Error is what every failed call returns: the kind, what was done to what,
+// and the cause. It wraps exactly once.
+type Error struct {
+	// Backend names the backend ("raftstore"), empty where none was involved.
+	Backend string
+	// Op is the method's name ("Commit", "Renew", "Acquire").
+	Op string
+	// Key is the key or prefix concerned, if there is one.
+	Key string
+	// Endpoint is the server that gave the last answer, if known. It never
+	// carries credentials.
+	Endpoint string
+	// Kind is one of the sentinels.
+	Kind error
+	// Current is, for ErrConflict, the entry that was read at or after the
+	// failure; nil when it was not read, or when the key is absent.
+	Current *Entry
+	// Fenced says, for ErrAmbiguous, that the write can not land any more:
+	// it either had landed before the call returned, or never will.
+	Fenced bool
+	// Attempt is the backend's handle on an unclear Commit, for its Settler.
+	// Nil where there is nothing to settle. Callers pass it on untouched.
+	Attempt any
+	// Err is the cause, or nil.
+	Err error
+}
+
+// Error returns one line: "dcs: raftstore: Commit "leader": conflict: …".
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString("dcs: ")
+	if e.Backend != "" {
+		b.WriteString(e.Backend + ": ")
+	}
+	if e.Op != "" {
+		b.WriteString(e.Op)
+		if e.Key != "" {
+			fmt.Fprintf(&b, " %q", e.Key)
+		}
+		b.WriteString(": ")
+	}
+	if e.Kind != nil {
+		b.WriteString(e.Kind.Error())
+	} else {
+		b.WriteString("unknown error")
+	}
+	if e.Current != nil {
+		fmt.Fprintf(&b, " (%q is at revision %d, created at %d)", e.Current.Key, e.Current.Modified, e.Current.Created)
+	}
+	if e.Endpoint != "" {
+		fmt.Fprintf(&b, " [%s]", e.Endpoint)
+	}
+	if e.Err != nil {
+		b.WriteString(": " + e.Err.Error())
+	}
+	return b.String()
+}
+
+// Unwrap exposes the kind and the cause to errors.Is and errors.As.
+func (e *Error) Unwrap() []error {
+	var out []error
+	if e.Kind != nil {
+		out = append(out, e.Kind)
+	}
+	if e.Err != nil {
+		out = append(out, e.Err)
+	}
+	return out
+}
+
+// KindOf returns the sentinel that says what to do about err: the Kind of the
+// *Error in it, or nil for a nil error or one that carries no kind.
+func KindOf(err error) error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Kind
+	}
+	var k *kind
+	if errors.As(err, &k) {
+		return k
+	}
+	return nil
+}
