@@ -1,0 +1,128 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+GO ?= go
+
+# Settings that a command line may change: make fuzz FUZZTIME=5m
+FUZZTIME ?= 20s
+BENCH ?= .
+BENCHCOUNT ?= 6
+BENCHOUT ?= bench.txt
+TESTTIMEOUT ?= 15m
+SLOWTIMEOUT ?= 3h
+
+# The systems whose code in keepalive and dcs must at least type-check.
+VET_SYSTEMS := linux darwin freebsd netbsd openbsd dragonfly windows illumos solaris aix
+VET_ARCH_aix := ppc64
+
+# Tools are built from tools/go.mod into a directory outside the checkout. Its
+# name changes with their versions and with Go's, so that nothing stale is run
+# and several checkouts share one build.
+CACHE := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)
+TOOLS_KEY := $(shell { cat tools/go.mod tools/go.sum; $(GO) env GOVERSION GOOS GOARCH; } | cksum | tr ' ' '-')
+TOOLS := $(CACHE)/holdfast/tools/$(TOOLS_KEY)
+
+GOLANGCI_LINT := $(TOOLS)/golangci-lint
+GOFUMPT := $(TOOLS)/gofumpt
+GOVULNCHECK := $(TOOLS)/govulncheck
+BENCHSTAT := $(TOOLS)/benchstat
+
+PKG_golangci-lint := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+PKG_gofumpt := mvdan.cc/gofumpt
+PKG_govulncheck := golang.org/x/vuln/cmd/govulncheck
+PKG_benchstat := golang.org/x/perf/cmd/benchstat
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: check
+check: fmt-check vet lint vet-systems ## Format, vet, lint, import rules, vet for ten systems
+
+.PHONY: fmt
+fmt: $(GOFUMPT) ## Format all Go files
+	@$(GOFUMPT) -w .
+
+.PHONY: fmt-check
+fmt-check: $(GOFUMPT)
+	@unformatted=$$($(GOFUMPT) -l .); \
+	if [ -n "$$unformatted" ]; then \
+		echo "not formatted (run make fmt):"; echo "$$unformatted"; exit 1; \
+	fi
+
+.PHONY: vet
+vet:
+	$(GO) vet ./...
+
+.PHONY: vet-systems
+vet-systems:
+	@$(foreach os,$(VET_SYSTEMS),echo "vet $(os)/$(or $(VET_ARCH_$(os)),amd64)"; \
+		GOOS=$(os) GOARCH=$(or $(VET_ARCH_$(os)),amd64) CGO_ENABLED=0 $(GO) vet ./keepalive ./dcs/... ;)
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) ## Run the linters, depguard's import rules among them
+	$(GOLANGCI_LINT) config verify
+	$(GOLANGCI_LINT) run ./...
+
+# What tests need and a fresh machine may lack: ip(8), for the network
+# namespaces in which keepalive meets a silent peer. Without it (or without
+# root) the test says so.
+.PHONY: test-deps
+test-deps:
+	@if ! command -v ip >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends iproute2; } >/dev/null 2>&1 \
+			|| echo "iproute2 could not be installed: tests that need ip(8) will say so"; \
+	fi
+
+# Packages run one after the other, because latencies are bounded, and always
+# anew: what depends on time and on the machine proves nothing from a cache.
+.PHONY: test
+test: export HOLDFAST_REQUIRE_SERVERS = 1
+test: test-deps ## Run all tests with the race detector
+	$(GO) test -race -count=1 -p 1 -timeout $(TESTTIMEOUT) ./...
+
+.PHONY: test-slow
+test-slow: export HOLDFAST_REQUIRE_SERVERS = 1
+test-slow: export HOLDFAST_PROFILE = slow
+test-slow: test-deps ## Run the suite's slow profile: long faults, many rounds
+	$(GO) test -race -count=1 -p 1 -v -timeout $(SLOWTIMEOUT) ./conformance/... ./memstore/... ./raftstore/...
+
+# The packages that have a test function of the kind $(1), as ./path arguments.
+packages_with = $$({ grep -rlE --include='*_test.go' '^func $(1)[A-Z]' . || true; } | xargs -r -n1 dirname | sort -u)
+
+.PHONY: bench
+bench: $(BENCHSTAT) ## Run the benchmarks; OLD=file compares with an earlier run
+	@packages=$(call packages_with,Benchmark); \
+	if [ -z "$$packages" ]; then echo "no benchmark found"; exit 1; fi; \
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) -p 1 -timeout 1h $$packages | tee $(BENCHOUT)
+	@$(BENCHSTAT) $(OLD) $(BENCHOUT)
+
+.PHONY: fuzz
+fuzz: ## Fuzz every target for FUZZTIME (20s)
+	@targets=0; \
+	for package in $(call packages_with,Fuzz); do \
+		listed=$$($(GO) test -list '^Fuzz' $$package); \
+		for target in $$(grep '^Fuzz' <<<"$$listed"); do \
+			echo "fuzz $$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+			targets=$$((targets + 1)); \
+		done; \
+	done; \
+	if [ $$targets = 0 ]; then echo "no fuzz target found"; exit 1; fi
+
+.PHONY: vuln
+vuln: $(GOVULNCHECK) ## Look our dependencies up in Go's vulnerability database (needs the network)
+	$(GOVULNCHECK) ./...
+
+.PHONY: tools
+tools: $(GOLANGCI_LINT) $(GOFUMPT) $(GOVULNCHECK) $(BENCHSTAT)
+
+# Built beside and then renamed, so that a run that was cut short leaves no half
+# a tool and two runs at once do not meet.
+$(TOOLS)/%:
+	@echo "building $* (the first time takes minutes)"
+	@mkdir -p $(TOOLS); work=$$(mktemp -d $(TOOLS)/.build.XXXXXX); trap 'rm -rf "$$work"' EXIT; \
+	$(GO) -C tools build -trimpath -o "$$work/$*" $(PKG_$*); \
+	mv -f "$$work/$*" $@
