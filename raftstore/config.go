@@ -1,0 +1,285 @@
+package raftstore
+
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// Peer is one node of the cluster: its name, which never changes, and the
+// address (host:port) the other nodes reach it at.
+type Peer struct {
+	ID   string
+	Addr string
+}
+
+// TLS names the PEM files of mutual TLS between the nodes. Every node proves
+// itself with a certificate of the same authority, and that certificate must
+// be valid for the host part of the node's address and for both server and
+// client use. Files that change are read again for the next connection.
+type TLS struct {
+	// CertFile is this node's certificate, chain included.
+	CertFile string
+	// KeyFile is the private key of CertFile.
+	KeyFile string
+	// CAFile holds the certificates of the authority that signs all nodes.
+	CAFile string
+}
+
+// Config describes one node. ID, Dir and Root are mandatory, and Listen too
+// unless Peers says where this node is.
+type Config struct {
+	// ID names this node within the cluster: 1 to 64 letters, digits, '.',
+	// '_' or '-'. It is written into Dir and stays.
+	ID string
+	// Dir is the data directory, made (mode 0700) when it is absent. Two
+	// processes never share one, and no node starts on another one's.
+	Dir string
+	// Root names the tree that the cluster keeps, like "pg/main": nodes that
+	// do not agree on it refuse each other.
+	Root string
+	// Listen is the host:port this node listens on for everything; it
+	// defaults to its own address in Peers. Port 0 takes any free port, for
+	// a single node only.
+	Listen string
+	// Advertise is the address the others reach this node at. It defaults to
+	// its own address in Peers, which it must equal, else to Listen.
+	Advertise string
+	// Peers lists every node, this one included, the same on all of them and
+	// at every start. Empty means a cluster of this one node.
+	Peers []Peer
+	// TLS switches mutual TLS on. Without it the nodes neither prove who they
+	// are nor encrypt, and only loopback addresses are accepted.
+	TLS *TLS
+	// PlaintextBeyondLoopback allows addresses beyond loopback without TLS:
+	// whoever reaches the port then rules the store.
+	PlaintextBeyondLoopback bool
+	// Timing is what the programs on this store use, and what keepalive and
+	// timeouts are derived from. Zero fields take dcs.DefaultTiming's.
+	Timing dcs.Timing
+	// MinTTL is the shortest lease granted. It defaults to HeartbeatTimeout +
+	// 2 x ElectionTimeout + 100 ms, but 1 s at least, so that a lease lives
+	// through an ordinary change of the Raft leader, and may be lowered to
+	// minMinTTL.
+	MinTTL time.Duration
+	// HeartbeatTimeout is how long a follower hears nothing from the Raft
+	// leader before it stands for election. It defaults to TTL/30, 300 ms at
+	// least and 1 s at most. A new leader is there after about twice as long.
+	HeartbeatTimeout time.Duration
+	// ElectionTimeout is how long a candidate waits for votes. It defaults to
+	// HeartbeatTimeout and is never shorter.
+	ElectionTimeout time.Duration
+	// SnapshotThreshold is how many log entries make a snapshot worth while;
+	// default 8192.
+	SnapshotThreshold uint64
+	// SnapshotInterval is how often that is looked at; default 2 minutes.
+	SnapshotInterval time.Duration
+	// Logger receives what an operator needs to know; nil means silent.
+	Logger *slog.Logger
+	// Observer is told of calls and switches; the zero value is off.
+	Observer dcs.Observer
+}
+
+const (
+	backendName = "raftstore"
+
+	minTimeout        = 50 * time.Millisecond
+	maxTimeout        = time.Minute
+	minMinTTL         = 250 * time.Millisecond // the safety margin takes 100 ms of every TTL
+	defaultMinTTL     = time.Second
+	leastHeartbeat    = 300 * time.Millisecond // the default's bounds
+	mostHeartbeat     = time.Second
+	defaultThreshold  = 8192
+	defaultInterval   = 2 * time.Minute
+	maxNodeID         = 64
+	maxRoot           = 512
+	exampleListenAddr = "127.0.0.1:7001"
+)
+
+// check returns c with its defaults filled in, or every fault at once.
+func (c Config) check() (Config, error) {
+	f := &faults{}
+	c.checkNames(f)
+	c = c.checkAddresses(f)
+	c.checkTLS(f)
+	c = c.checkTimes(f)
+	return c, f.err()
+}
+
+func (c Config) checkNames(f *faults) {
+	if c.ID == "" {
+		f.add(`ID is empty: name this node, like "a"`)
+	} else if !validID(c.ID) {
+		f.add(`ID %q: only letters, digits, ".", "_" and "-", at most %d of them, like "node-a"`, c.ID, maxNodeID)
+	}
+	if c.Dir == "" {
+		f.add(`Dir is empty: name a directory that only this node uses, like "/var/lib/holdfast/a"`)
+	}
+	if c.Root == "" {
+		f.add(`Root is empty: name the tree that this cluster keeps, like "pg/main"`)
+	} else if !validRoot(c.Root) {
+		f.add(`Root %q: parts of printable ASCII without spaces, separated by "/", none empty, "." or "..", at most %d bytes, like "pg/main"`, c.Root, maxRoot)
+	}
+}
+
+// single reports whether the cluster is this one node.
+func (c Config) single() bool { return len(c.Peers) <= 1 }
+
+// peerAddr returns the address of the peer named id, or "".
+func (c Config) peerAddr(id string) string {
+	for _, p := range c.Peers {
+		if p.ID == id {
+			return p.Addr
+		}
+	}
+	return ""
+}
+
+func (c Config) checkAddresses(f *faults) Config {
+	c.checkPeers(f)
+	own := c.peerAddr(c.ID)
+	c.Listen = cmp.Or(c.Listen, own)
+	if c.Listen == "" {
+		f.add(`Listen is empty: give the host:port this node listens on, like %q`, exampleListenAddr)
+		return c
+	}
+	port := c.checkAddr(f, "Listen", c.Listen)
+	if port == "0" && !c.single() {
+		f.add(`Listen %q: port 0 (any free port) works for a single node only, the peers could not find this one; name a port, like %q`, c.Listen, exampleListenAddr)
+	}
+	switch {
+	case c.Advertise == "":
+		c.Advertise = cmp.Or(own, c.Listen)
+	case own != "" && c.Advertise != own:
+		f.add(`Advertise %q differs from this node's address in Peers, %q: make them equal, or leave Advertise empty`, c.Advertise, own)
+	default:
+		c.checkAddr(f, "Advertise", c.Advertise)
+	}
+	if host, _, err := net.SplitHostPort(c.Advertise); err == nil && isWildcard(host) {
+		f.add(`Advertise %q is no address that others could reach: name one, like %q`, c.Advertise, "10.0.0.1:7001")
+	}
+	return c
+}
+
+func (c Config) checkPeers(f *faults) {
+	ids, addrs := map[string]bool{}, map[string]string{}
+	for i, p := range c.Peers {
+		field := fmt.Sprintf("Peers[%d]", i)
+		if !validID(p.ID) {
+			f.add(`%s.ID %q: letters, digits, ".", "_" and "-", 1 to %d of them, like "node-b"`, field, p.ID, maxNodeID)
+		}
+		if ids[p.ID] {
+			f.add(`%s.ID %q is listed twice: list every node once`, field, p.ID)
+		}
+		ids[p.ID] = true
+		if other, twice := addrs[p.Addr]; twice {
+			f.add(`%s.Addr %q is also that of %q: every node has an address of its own`, field, p.Addr, other)
+		}
+		addrs[p.Addr] = p.ID
+		if port := c.checkAddr(f, field+".Addr", p.Addr); port == "0" && len(c.Peers) > 1 {
+			f.add(`%s.Addr %q: port 0 can not be reached: name a port, like %q`, field, p.Addr, exampleListenAddr)
+		}
+	}
+	if len(c.Peers) > 0 && c.ID != "" && !ids[c.ID] {
+		f.add(`Peers does not list this node, %q: list every node on every node, this one too`, c.ID)
+	}
+}
+
+// checkAddr checks one host:port and returns its port.
+func (c Config) checkAddr(f *faults, field, addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || !validPort(port) {
+		f.add(`%s %q is not host:port with a port from 0 to 65535, like %q or "[::1]:7001"`, field, addr, exampleListenAddr)
+		return ""
+	}
+	if c.TLS == nil && !c.PlaintextBeyondLoopback && provablyRemote(host) {
+		f.add(`%s %q is beyond loopback and TLS is not set: set TLS, use 127.0.0.1, or set PlaintextBeyondLoopback and accept that whoever reaches the port rules the store`, field, addr)
+	}
+	return port
+}
+
+func (c Config) checkTLS(f *faults) {
+	if c.TLS == nil {
+		return
+	}
+	for _, file := range []struct{ field, path string }{
+		{"TLS.CertFile", c.TLS.CertFile}, {"TLS.KeyFile", c.TLS.KeyFile}, {"TLS.CAFile", c.TLS.CAFile},
+	} {
+		if file.path == "" {
+			f.add(`%s is empty: mutual TLS needs the node's certificate, its key and the authority's certificate, all three as PEM files`, file.field)
+		}
+	}
+}
+
+func (c Config) checkTimes(f *faults) Config {
+	c.Timing = fillTiming(c.Timing)
+	for _, d := range []struct {
+		field string
+		value time.Duration
+	}{
+		{"Timing.TTL", c.Timing.TTL},
+		{"Timing.LoopWait", c.Timing.LoopWait},
+		{"Timing.RetryTimeout", c.Timing.RetryTimeout},
+	} {
+		if d.value < 0 {
+			f.add("%s is %v: it must be positive; leave it 0 for the default", d.field, d.value)
+		}
+	}
+	c.HeartbeatTimeout = cmp.Or(c.HeartbeatTimeout, min(max(c.Timing.TTL/30, leastHeartbeat), mostHeartbeat))
+	c.ElectionTimeout = cmp.Or(c.ElectionTimeout, c.HeartbeatTimeout)
+	f.inRange("HeartbeatTimeout", c.HeartbeatTimeout, minTimeout, maxTimeout)
+	f.inRange("ElectionTimeout", c.ElectionTimeout, max(minTimeout, c.HeartbeatTimeout), maxTimeout)
+	c.MinTTL = cmp.Or(c.MinTTL, max(defaultMinTTL, c.HeartbeatTimeout+2*c.ElectionTimeout+100*time.Millisecond))
+	f.inRange("MinTTL", c.MinTTL, minMinTTL, 24*time.Hour)
+	c.SnapshotThreshold = cmp.Or(c.SnapshotThreshold, defaultThreshold)
+	c.SnapshotInterval = cmp.Or(c.SnapshotInterval, defaultInterval)
+	f.inRange("SnapshotInterval", c.SnapshotInterval, 5*time.Millisecond, 24*time.Hour)
+	return c
+}
+
+func fillTiming(t dcs.Timing) dcs.Timing {
+	d := dcs.DefaultTiming
+	return dcs.Timing{
+		TTL:          cmp.Or(t.TTL, d.TTL),
+		LoopWait:     cmp.Or(t.LoopWait, d.LoopWait),
+		RetryTimeout: cmp.Or(t.RetryTimeout, d.RetryTimeout),
+	}
+}
+
+// faults collects what is wrong, so that an operator mends it in one go.
+type faults struct{ list []string }
+
+func (f *faults) add(format string, args ...any) {
+	f.list = append(f.list, fmt.Sprintf(format, args...))
+}
+
+func (f *faults) inRange(field string, d, least, most time.Duration) {
+	if d < least {
+		f.add("%s is %v: at least %v", field, d, least)
+	}
+	if d > most {
+		f.add("%s is %v: at most %v", field, d, most)
+	}
+}
+
+func (f *faults) err() error {
+	if len(f.list) == 0 {
+		return nil
+	}
+	return invalid("%s", strings.Join(f.list, "; "))
+}
+
+// invalid is the refusal of a setting: nothing was opened, nothing written.
+func invalid(format string, args ...any) error {
+	return openError(dcs.ErrInvalid, format, args...)
+}
+
+// openError is a failure of Open; %w in the format keeps its cause.
+func openError(kind error, format string, args ...any) error {
+	return &dcs.Error{Backend: backendName, Op: "Open", Kind: kind, Err: fmt.Errorf(format, args...)}
+}
