@@ -83,7 +83,7 @@ func (e *Error) Error() string {
 	if e.Op != "" {
 		b.WriteString(e.Op)
 		if e.Key != "" {
-			fmt.Fprintf(&b, " %q", e.Key)
+			fmt.Fprintf(&b, " %q", clip(e.Key))
 		}
 		b.WriteString(": ")
 	}
@@ -93,7 +93,7 @@ func (e *Error) Error() string {
 		b.WriteString("unknown error")
 	}
 	if e.Current != nil {
-		fmt.Fprintf(&b, " (%q is at revision %d, created at %d)", e.Current.Key, e.Current.Modified, e.Current.Created)
+		fmt.Fprintf(&b, " (%q is at revision %d, created at %d)", clip(e.Current.Key), e.Current.Modified, e.Current.Created)
 	}
 	if e.Endpoint != "" {
 		fmt.Fprintf(&b, " [%s]", e.Endpoint)
@@ -104,23 +104,92 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Unwrap exposes the kind and the cause to errors.Is and errors.As.
+// Unwrap exposes the kind and the cause to [errors.Is] and [errors.As]. A
+// sentinel inside the cause that contradicts the kind is not matched: an
+// ErrAmbiguous because one copy of a request was answered "conflict" is no
+// ErrConflict, and an ErrLost that was found out after an ErrUnavailable is no
+// ErrUnavailable. The cause itself is in the field Err.
 func (e *Error) Unwrap() []error {
-	var out []error
+	out := make([]error, 0, 2)
 	if e.Kind != nil {
 		out = append(out, e.Kind)
 	}
 	if e.Err != nil {
-		out = append(out, e.Err)
+		out = append(out, cause(e.Kind, e.Err))
 	}
 	return out
 }
 
+// cause returns err for Unwrap, without the sentinels that contradict k.
+func cause(k, err error) error {
+	var found *kind
+	if k == nil || !errors.As(err, &found) {
+		return err
+	}
+	return &quiet{kind: k, err: err}
+}
+
+// quiet hides the sentinels in err that contradict kind.
+type quiet struct{ kind, err error }
+
+func (q *quiet) Error() string { return q.err.Error() }
+
+func (q *quiet) Is(target error) bool {
+	if k, ok := any(target).(*kind); ok && contradicts(q.kind, k) {
+		return false
+	}
+	return errors.Is(q.err, target)
+}
+
+func (q *quiet) As(target any) bool {
+	if _, ok := target.(**kind); ok {
+		return false
+	}
+	return errors.As(q.err, target)
+}
+
+// contradicts reports whether an error of kind k must not match the sentinel
+// target. Being closed goes with every kind; otherwise a definite answer goes
+// with itself only, and "cannot tell" with its own special cases.
+func contradicts(k, target error) bool {
+	if target == ErrClosed || errors.Is(k, target) {
+		return false
+	}
+	return !errors.Is(k, ErrUnavailable) || !errors.Is(target, ErrUnavailable)
+}
+
+// isNo reports whether k is a definite answer that nothing was written.
+func isNo(k error) bool { return k == ErrConflict || k == ErrLost }
+
+// gravest lists the kinds that a backend may return, the gravest first: what
+// counts when an error carries several.
+var gravest = []error{ErrAmbiguous, ErrUnauthorized, ErrUnavailable, ErrClosed, ErrInvalid, ErrLost, ErrConflict, ErrNotFound}
+
+// recognise returns the sentinel that err is reported under, or nil.
+func recognise(err error) error {
+	if e, ok := any(err).(*Error); ok && e != nil {
+		for _, k := range gravest {
+			if e.Kind == k {
+				return k
+			}
+		}
+	} else if ok {
+		return nil
+	}
+	for _, k := range gravest {
+		if errors.Is(err, k) {
+			return k
+		}
+	}
+	return nil
+}
+
 // KindOf returns the sentinel that says what to do about err: the Kind of the
-// *Error in it, or nil for a nil error or one that carries no kind.
+// *[Error] in it, or the sentinel itself; nil for a nil error or one that
+// carries neither.
 func KindOf(err error) error {
 	var e *Error
-	if errors.As(err, &e) {
+	if errors.As(err, &e) && e != nil {
 		return e.Kind
 	}
 	var k *kind
@@ -129,3 +198,24 @@ func KindOf(err error) error {
 	}
 	return nil
 }
+
+// faultList is several faults in one line.
+type faultList []error
+
+// join returns one error for all of faults, which must not be empty.
+func join(faults []error) error {
+	if len(faults) == 1 {
+		return faults[0]
+	}
+	return faultList(faults)
+}
+
+func (f faultList) Error() string {
+	texts := make([]string, len(f))
+	for i, err := range f {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+func (f faultList) Unwrap() []error { return f }

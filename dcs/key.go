@@ -1,16 +1,105 @@
 package dcs
 
-// CheckKey returns ErrInvalid unless key is in the grammar: printable ASCII,
-// parts separated by "/".
-func CheckKey(key string) error { return errStub }
+import (
+	"fmt"
+	"strings"
+)
 
-// CheckPrefix is CheckKey for a prefix; "" is the whole tree.
-func CheckPrefix(prefix string) error { return errStub }
+// MaxKey is the longest key in bytes. A backend's root comes on top of it.
+const MaxKey = 512
 
-// Under reports whether key is prefix itself or lies below it.
-func Under(prefix, key string) bool {
-	return prefix == "" || key == prefix || (len(key) > len(prefix) && key[len(prefix)] == '/' && key[:len(prefix)] == prefix)
+// CheckKey returns an ErrInvalid that says what is wrong and what works unless
+// key is in the grammar, which is the same for every backend:
+//
+//   - 1 to [MaxKey] bytes of printable ASCII (0x20 to 0x7e);
+//   - parts separated by single slashes, none before the first or after the
+//     last part;
+//   - no part is "." or "..";
+//   - the first part does not begin with a dot: those names are reserved for
+//     a backend's bookkeeping.
+//
+// Every other byte is stored as it is, percent signs and spaces too. Store
+// checks keys before any I/O; a Backend may rely on it.
+func CheckKey(key string) error {
+	if err := checkKey(key); err != nil {
+		return &Error{Op: "CheckKey", Key: key, Kind: ErrInvalid, Err: err}
+	}
+	return nil
 }
 
-// Check returns every fault of t's shape, as one ErrInvalid.
-func (t Txn) Check() error { return errStub }
+// CheckPrefix is [CheckKey] for a prefix, which names a key and everything
+// below it. The empty prefix is the whole tree.
+func CheckPrefix(prefix string) error {
+	if err := checkPrefix(prefix); err != nil {
+		return &Error{Op: "CheckPrefix", Key: prefix, Kind: ErrInvalid, Err: err}
+	}
+	return nil
+}
+
+// Under reports whether key is prefix itself or lies below it. Everything lies
+// under the empty prefix.
+func Under(prefix, key string) bool {
+	return prefix == "" || key == prefix || below(prefix, key)
+}
+
+// below reports whether key lies strictly below parent, which is not empty.
+func below(parent, key string) bool {
+	return len(key) > len(parent) && key[len(parent)] == '/' && key[:len(parent)] == parent
+}
+
+func checkPrefix(prefix string) error {
+	if prefix == "" {
+		return nil
+	}
+	return checkKey(prefix)
+}
+
+func checkKey(key string) error {
+	switch {
+	case key == "":
+		return fmt.Errorf("the key is empty: a key has 1 to %d bytes", MaxKey)
+	case len(key) > MaxKey:
+		return fmt.Errorf("the key is %d bytes long: use at most %d", len(key), MaxKey)
+	}
+	start, part := 0, 1
+	for i := 0; i <= len(key); i++ {
+		if i < len(key) && key[i] != '/' {
+			if c := key[i]; c < 0x20 || c > 0x7e {
+				return fmt.Errorf("byte %d is 0x%02x: use printable ASCII only (0x20 to 0x7e)", i, c)
+			}
+			continue
+		}
+		if err := checkPart(key[start:i], part, i < len(key)); err != nil {
+			return err
+		}
+		start, part = i+1, part+1
+	}
+	return nil
+}
+
+// checkPart judges the part with the number n, counted from 1; more says that
+// a slash follows it.
+func checkPart(s string, n int, more bool) error {
+	switch {
+	case s == "" && n == 1:
+		return fmt.Errorf("the key begins with a slash: leave it out, keys are relative to the backend's root")
+	case s == "" && !more:
+		return fmt.Errorf("the key ends with a slash: leave it out")
+	case s == "":
+		return fmt.Errorf("part %d is empty: use single slashes between parts", n)
+	case s == "." || s == "..":
+		return fmt.Errorf("part %d is %q: \".\" and \"..\" mean nothing here, use another name", n, s)
+	case n == 1 && s[0] == '.':
+		return fmt.Errorf("the first part %q begins with a dot: such names are reserved for bookkeeping, use another one", clip(s))
+	}
+	return nil
+}
+
+// clip shortens what a caller passed for use in a message.
+func clip(s string) string {
+	const limit = 80
+	if len(s) <= limit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:limit], "") + "…"
+}

@@ -1,0 +1,263 @@
+package dcs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// op is what the Store needs to know of one method.
+type op struct {
+	name string
+	// unclear is the kind of an error that says nothing: what the caller must
+	// assume.
+	unclear error
+	// says are the definite answers that the method can give, besides
+	// ErrInvalid and ErrClosed. Anything else is no answer to this question.
+	says []error
+	// long says that the call takes as long as its context.
+	long bool
+}
+
+// The default kinds, in one place.
+var (
+	opGet      = &op{name: "Get", unclear: ErrUnavailable, says: []error{ErrNotFound}}
+	opSnapshot = &op{name: "Snapshot", unclear: ErrUnavailable}
+	opWait     = &op{name: "Wait", unclear: ErrUnavailable, long: true}
+	opCommit   = &op{name: "Commit", unclear: ErrAmbiguous, says: []error{ErrConflict, ErrLost}}
+	opSettle   = &op{name: "Settle", unclear: ErrAmbiguous, says: []error{ErrConflict, ErrLost}}
+	opGrant    = &op{name: "Grant", unclear: ErrAmbiguous}
+	opRenew    = &op{name: "Renew", unclear: ErrUnavailable, says: []error{ErrLost}}
+	opRevoke   = &op{name: "Revoke", unclear: ErrUnavailable, says: []error{ErrLost}}
+	opClose    = &op{name: "Close", unclear: ErrUnavailable}
+	opOpen     = &op{name: "Open", unclear: ErrUnavailable}
+)
+
+// kind returns the kind under which the answer err of this method is
+// reported.
+func (o *op) kind(err error) error {
+	k := recognise(err)
+	switch k {
+	case ErrUnavailable, ErrUnauthorized, ErrInvalid, ErrClosed:
+		return k
+	case ErrAmbiguous:
+		return o.unclear // a read that "may have happened" is unavailable
+	}
+	for _, said := range o.says {
+		if k == said {
+			return k
+		}
+	}
+	return o.unclear
+}
+
+// call is one call under way.
+type call struct {
+	s      *Store
+	op     *op
+	key    string
+	cancel context.CancelFunc
+	start  time.Time // zero when nobody asks
+	answer *answer   // nil when nobody asks
+}
+
+// answer is where a backend says which server answered.
+type answer struct{ endpoint atomic.Pointer[string] }
+
+type answerKey struct{}
+
+// AnsweredBy tells the Store which server is answering the call that ctx
+// belongs to, for [CallEvent]; the last word counts. Backends call it with the
+// context they were given; it costs nothing when nobody observes.
+func AnsweredBy(ctx context.Context, endpoint string) {
+	if a, ok := ctx.Value(answerKey{}).(*answer); ok {
+		a.endpoint.Store(&endpoint)
+	}
+}
+
+// begin gives a call its budget, or refuses it with nothing sent.
+func (s *Store) begin(ctx context.Context, o *op, key string) (context.Context, call, error) {
+	c := call{s: s, op: o, key: key}
+	if s.closed.Load() {
+		return ctx, c, s.fail(o, key, ErrClosed, nil)
+	}
+	if err := ctx.Err(); err != nil {
+		if o.long {
+			return ctx, c, err
+		}
+		return ctx, c, s.fail(o, key, ErrUnavailable, fmt.Errorf("nothing was sent: %w", err))
+	}
+	if s.o.Observer.Call != nil {
+		c.start, c.answer = monotonic(), &answer{}
+		ctx = context.WithValue(ctx, answerKey{}, c.answer)
+	}
+	if o.long {
+		return ctx, c, nil
+	}
+	// A context that ends sooner is the budget already.
+	if d, ok := ctx.Deadline(); !ok || time.Until(d) > s.o.Timing.RetryTimeout {
+		ctx, c.cancel = context.WithTimeout(ctx, s.o.Timing.RetryTimeout)
+	}
+	return ctx, c, nil
+}
+
+// finish ends a call: it gives err its kind, remembers how the store does, and
+// tells the observer.
+func (c *call) finish(ctx context.Context, err error) error {
+	cut := ctx.Err()
+	if c.cancel != nil {
+		c.cancel()
+	}
+	if err != nil {
+		if c.op.long && cut != nil && bare(err, cut) {
+			err = cut
+		} else {
+			err = c.s.wrap(c.op, c.key, err, cut)
+		}
+	}
+	c.s.health.note(c.s.log, c.s.o.Timing.LoopWait, c.op, c.key, err)
+	if c.answer != nil {
+		c.observe(err)
+	}
+	return err
+}
+
+func (c *call) observe(err error) {
+	ev := CallEvent{Backend: c.s.name, Op: c.op.name, Key: c.key, Duration: monotonic().Sub(c.start), Err: err}
+	var e *Error
+	if p := c.answer.endpoint.Load(); p != nil {
+		ev.Endpoint = *p
+	} else if errors.As(err, &e) {
+		ev.Endpoint = e.Endpoint
+	}
+	c.s.o.Observer.Call(ev)
+}
+
+// bare reports whether err says no more than that the context ended.
+func bare(err, cut error) bool { return errors.Is(err, cut) && recognise(err) == nil }
+
+// invalid is the answer to a wrong argument.
+func (s *Store) invalid(o *op, key string, err error) error {
+	return s.fail(o, key, ErrInvalid, err)
+}
+
+func (s *Store) fail(o *op, key string, kind, err error) *Error {
+	return &Error{Backend: s.name, Op: o.name, Key: key, Kind: kind, Err: err}
+}
+
+// wrap makes the one *Error of a failed call from what the backend returned
+// and from cut, the error of the call's context if that has ended.
+func (s *Store) wrap(o *op, key string, err, cut error) *Error {
+	e := adopt(err)
+	e.Kind = o.kind(err)
+	if e.Backend == "" {
+		e.Backend = s.name
+	}
+	if e.Op == "" {
+		e.Op = o.name
+	}
+	if e.Key == "" {
+		e.Key = key
+	}
+	if !errors.Is(e, ErrUnavailable) {
+		return e
+	}
+	// What could not be told because somebody cut the call short says so.
+	if s.closed.Load() && !errors.Is(e, ErrClosed) {
+		if o.unclear == ErrAmbiguous {
+			e.Err = both(e.Err, ErrClosed)
+		} else {
+			e.Kind = ErrClosed
+		}
+	}
+	if cut != nil && !errors.Is(e, cut) {
+		e.Err = both(e.Err, cut)
+	}
+	return e
+}
+
+// adopt returns a copy of the *Error that err is, so that nothing is wrapped
+// twice and the backend's own value is left alone, or a new one around err.
+func adopt(err error) *Error {
+	switch top := any(err).(type) {
+	case *Error:
+		if top == nil {
+			return &Error{Err: errors.New("the backend returned a nil *dcs.Error")}
+		}
+		e := *top
+		return &e
+	case *kind:
+		return &Error{}
+	}
+	e := &Error{Err: err}
+	var in *Error
+	if errors.As(err, &in) && in != nil {
+		e.Endpoint, e.Current, e.Fenced, e.Attempt = in.Endpoint, in.Current, in.Fenced, in.Attempt
+	}
+	return e
+}
+
+func both(a, b error) error {
+	if a == nil {
+		return b
+	}
+	return fmt.Errorf("%w (%w)", a, b)
+}
+
+// health remembers whether the last calls were answered, so that an outage is
+// two lines in the log and not one a call.
+type health struct {
+	down atomic.Bool
+
+	mu     sync.Mutex
+	since  time.Time // of the present outage
+	logged bool      // whether the present outage was logged
+	last   time.Time // when an outage was last logged
+	failed int       // calls that failed in the present outage
+}
+
+// note takes the outcome of one call. An outage that begins soon after
+// another was logged is not logged again.
+func (h *health) note(log *slog.Logger, quiet time.Duration, o *op, key string, err error) {
+	var unanswered bool
+	switch {
+	case err == nil:
+	case errors.Is(err, context.Canceled), errors.Is(err, ErrClosed):
+		return // says nothing about the store
+	default:
+		unanswered = errors.Is(err, ErrUnavailable)
+	}
+	if !unanswered && !h.down.Load() {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := monotonic()
+	if !unanswered {
+		if h.logged {
+			log.Info("the store answers again", "after", now.Sub(h.since), "failed_calls", h.failed)
+		}
+		h.down.Store(false)
+		h.failed, h.logged = 0, false
+		return
+	}
+	h.failed++
+	log.Debug("call failed", "op", o.name, "key", key, "error", err)
+	if !h.down.Load() {
+		h.down.Store(true)
+		h.since = now
+	}
+	if h.logged || (!h.last.IsZero() && now.Sub(h.last) < quiet) {
+		return
+	}
+	h.logged, h.last = true, now
+	level, text := slog.LevelWarn, "the store does not answer"
+	if errors.Is(err, ErrUnauthorized) {
+		level, text = slog.LevelError, "the store refuses our credentials"
+	}
+	log.Log(context.Background(), level, text, "op", o.name, "key", key, "error", err)
+}
