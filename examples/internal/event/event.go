@@ -41,6 +41,8 @@ type Event struct {
 	Endpoint     string `json:"endpoint,omitempty"`
 	Leader       string `json:"leader,omitempty"`
 	Reason       string `json:"reason,omitempty"`
+	// Figures are the numbers of a summary.
+	Figures map[string]int64 `json:"figures,omitempty"`
 }
 
 // Log writes events, one a line and each in a single Write, from any goroutine.

@@ -1,0 +1,398 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/examples/internal/event"
+)
+
+// show plays the acts.
+type show struct {
+	o       options
+	c       *cluster
+	h       *history
+	w       *writer
+	out     *timeline
+	results []*result
+	missing int // acknowledged writes that were not there at the end
+}
+
+// result is what one act showed.
+type result struct {
+	act           string
+	from, to      int64 // CLOCK_MONOTONIC
+	without       time.Duration
+	staleAccepted int
+	writes        int
+	pause         time.Duration
+	lost          int
+	tokens        []uint64
+	overlaps      int
+}
+
+// play runs the whole demonstration. broken says that a guarantee did not hold.
+func play(ctx context.Context, o options) (broken bool, err error) {
+	s := &show{o: o, h: newHistory()}
+	s.out = newTimeline(o.json, s.h)
+	defer s.out.close()
+	began := event.Mono()
+	s.c, err = newCluster(ctx, o.ttl, s.onEvent)
+	if err != nil {
+		return false, err
+	}
+	defer s.c.close()
+	s.w = newWriter(s.c)
+	s.out.watch(s.c, s.w)
+	writing, stop := context.WithCancel(ctx)
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		s.w.run(writing)
+	}()
+	for _, act := range o.acts {
+		if err = s.play(ctx, act, began); err != nil {
+			break
+		}
+	}
+	stop()
+	<-written
+	if err != nil {
+		return false, err
+	}
+	if err := s.verify(ctx); err != nil {
+		return false, err
+	}
+	return s.report(), nil
+}
+
+func (s *show) onEvent(e event.Event) {
+	s.h.add(e)
+	s.out.event(e)
+}
+
+// actLimit bounds one act: far more than it may take.
+func (s *show) actLimit() time.Duration { return 20*time.Second + 6*s.o.ttl }
+
+func (s *show) play(ctx context.Context, act string, began int64) error {
+	limit, cancel := context.WithTimeoutCause(ctx, s.actLimit(),
+		fmt.Errorf("act %s did not end within %v", act, s.actLimit()))
+	defer cancel()
+	r := &result{act: act, from: event.Mono()}
+	if act == "election" {
+		r.from = began
+	} else {
+		s.settle(limit)
+	}
+	s.out.act(act)
+	var err error
+	switch act {
+	case "election":
+		err = s.election(limit, r)
+	case "switchover":
+		err = s.switchover(limit, r)
+	case "kill":
+		err = s.kill(limit, r)
+	case "freeze":
+		err = s.freeze(limit, r)
+	case "store-leader":
+		err = s.storeLeader(limit, r)
+	}
+	if err != nil {
+		return fmt.Errorf("act %s: %w", act, err)
+	}
+	if err := s.writes(limit, 20); err != nil {
+		return fmt.Errorf("act %s: the client did not get on: %w", act, err)
+	}
+	r.to = event.Mono()
+	s.results = append(s.results, r)
+	return nil
+}
+
+// settle gives every act the same start: three members, a leader that has been
+// renewed, and a client that gets on.
+func (s *show) settle(ctx context.Context) { pause(ctx, s.o.ttl/3) }
+
+// writes waits for n further acknowledgements.
+func (s *show) writes(ctx context.Context, n int) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for want := s.w.count() + n; s.w.count() < want; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// newLeader waits for a tenure with a larger token and returns it.
+func (s *show) newLeader(ctx context.Context, after uint64) (tenure, error) {
+	var found tenure
+	err := s.h.wait(ctx, func() bool {
+		for _, t := range s.h.tenures {
+			if t.token > after {
+				found = *t
+				return true
+			}
+		}
+		return false
+	})
+	return found, err
+}
+
+// follows waits until the member has said, after a moment, whom it follows.
+func (s *show) follows(ctx context.Context, member string, after int64) error {
+	return s.h.wait(ctx, func() bool { return s.h.following[member] > after })
+}
+
+var errNoLeader = errors.New("nobody leads")
+
+func (s *show) leader() (*process, tenure, error) {
+	t, ok := s.h.leader()
+	if !ok {
+		return nil, t, errNoLeader
+	}
+	return s.c.member(t.member), t, nil
+}
+
+// other returns a member that is none of those named.
+func (s *show) other(not ...string) *process {
+	for _, p := range s.c.members {
+		found := false
+		for _, n := range not {
+			found = found || p.name == n
+		}
+		if !found {
+			return p
+		}
+	}
+	return nil
+}
+
+// election: three empty directories become a cluster with a leader.
+func (s *show) election(ctx context.Context, r *result) error {
+	t, err := s.newLeader(ctx, 0)
+	r.without = time.Duration(t.start - r.from)
+	return err
+}
+
+// switchover: the leader names a successor and releases.
+func (s *show) switchover(ctx context.Context, r *result) error {
+	p, t, err := s.leader()
+	if err != nil {
+		return err
+	}
+	next, err := s.moveTo(ctx, p, t, s.other(p.name))
+	if err != nil {
+		return err
+	}
+	s.h.mu.Lock()
+	released := s.h.byToken(t.token).over()
+	s.h.mu.Unlock()
+	r.without = time.Duration(next.start - released)
+	return nil
+}
+
+// moveTo hands the lock over and waits until the candidate leads.
+func (s *show) moveTo(ctx context.Context, from *process, t tenure, to *process) (tenure, error) {
+	status, text, err := s.c.post(ctx, from, "/switchover/"+to.name)
+	if err == nil && status != http.StatusNoContent {
+		err = fmt.Errorf("the leader refused: %s", text)
+	}
+	if err != nil {
+		return tenure{}, err
+	}
+	next, err := s.newLeader(ctx, t.token)
+	if err != nil {
+		return tenure{}, err
+	}
+	if next.member != to.name {
+		return tenure{}, fmt.Errorf("%s was to lead, %s does", to.name, next.member)
+	}
+	return next, s.h.wait(ctx, func() bool { return s.h.lost[t.token] })
+}
+
+// kill: kill -9 of the leader, which takes its node of the store with it, and
+// a restart from its own data.
+func (s *show) kill(ctx context.Context, r *result) error {
+	p, t, err := s.leader()
+	if err != nil {
+		return err
+	}
+	at := event.Mono()
+	s.c.kill(p)
+	s.h.died(p.name, event.Mono())
+	s.out.note(p.name, "kill -9 of the leader")
+	next, err := s.newLeader(ctx, t.token)
+	if err != nil {
+		return err
+	}
+	r.without = time.Duration(next.start - at)
+	return s.restart(ctx, p)
+}
+
+func (s *show) restart(ctx context.Context, p *process) error {
+	after := event.Mono()
+	if err := s.c.start(p); err != nil {
+		return err
+	}
+	s.out.note(p.name, "restarted from its own data")
+	return s.follows(ctx, p.name, after)
+}
+
+// freeze: the leader stops for longer than the TTL and then goes on where it
+// was, as a machine does after a pause.
+func (s *show) freeze(ctx context.Context, r *result) error {
+	if !canFreeze {
+		s.out.note("", "this system cannot freeze a process: left out")
+		return nil
+	}
+	p, t, err := s.leader()
+	if err != nil {
+		return err
+	}
+	at := event.Mono()
+	if err := freeze(p); err != nil {
+		return err
+	}
+	s.out.note(p.name, "the leader is frozen")
+	next, err := s.newLeader(ctx, t.token)
+	if err != nil {
+		return err
+	}
+	r.without = time.Duration(next.start - at)
+	pause(ctx, s.o.ttl+time.Second-time.Duration(event.Mono()-at))
+	after := event.Mono()
+	if err := thaw(p); err != nil {
+		return err
+	}
+	s.out.note(p.name, "thawed")
+	if err := s.h.wait(ctx, func() bool { return s.h.lost[t.token] }); err != nil {
+		return err
+	}
+	if r.staleAccepted, err = s.stale(ctx, p); err != nil {
+		return err
+	}
+	return s.follows(ctx, p.name, after)
+}
+
+// stale has a leader of the past write under its old token until the store
+// gave a definite answer.
+func (s *show) stale(ctx context.Context, p *process) (accepted int, err error) {
+	for ctx.Err() == nil {
+		status, text, err := s.c.post(ctx, p, "/stale-write")
+		switch {
+		case err == nil && status == http.StatusConflict:
+			s.out.note(p.name, "its write under the old token was refused by the store")
+			return 0, nil
+		case err == nil && status == http.StatusNoContent:
+			s.out.note(p.name, "its write under the old token WAS ACCEPTED")
+			return 1, nil
+		case err == nil && status != http.StatusServiceUnavailable:
+			return 0, fmt.Errorf("unexpected answer %d: %s", status, text)
+		}
+		pause(ctx, 50*time.Millisecond)
+	}
+	return 0, context.Cause(ctx)
+}
+
+// storeLeader: the store's own leader dies while another member holds the
+// lock, which must not notice.
+func (s *show) storeLeader(ctx context.Context, r *result) error {
+	raft, err := s.raftLeader(ctx)
+	if err != nil {
+		return err
+	}
+	p, t, err := s.leader()
+	if err != nil {
+		return err
+	}
+	if p == raft {
+		if t, err = s.moveTo(ctx, p, t, s.other(raft.name)); err != nil {
+			return err
+		}
+		s.settle(ctx)
+	}
+	r.from = event.Mono()
+	s.c.kill(raft)
+	s.out.note(raft.name, "kill -9 of the Raft leader")
+	if err := s.writes(ctx, 20); err != nil {
+		return err
+	}
+	now, ok := s.h.leader()
+	if !ok || now.token != t.token {
+		old := t.over()
+		s.h.mu.Lock()
+		if o := s.h.byToken(t.token); o != nil {
+			old = o.over()
+		}
+		s.h.mu.Unlock()
+		r.without = max(time.Duration(now.start-old), time.Nanosecond)
+	}
+	return s.restart(ctx, raft)
+}
+
+// raftLeader asks the nodes who leads the store.
+func (s *show) raftLeader(ctx context.Context) (*process, error) {
+	for ctx.Err() == nil {
+		for _, p := range s.c.members {
+			var status struct{ Leader string }
+			if err := s.c.get(ctx, p, "/node", &status); err != nil {
+				continue
+			}
+			if l := s.c.member(status.Leader); l != nil {
+				return l, nil
+			}
+		}
+		pause(ctx, 50*time.Millisecond)
+	}
+	return nil, context.Cause(ctx)
+}
+
+// verify reads everything back and books what is missing to the act in which
+// it was acknowledged.
+func (s *show) verify(ctx context.Context) error {
+	limit, cancel := context.WithTimeoutCause(ctx, s.actLimit(), errors.New("the records could not be read back"))
+	defer cancel()
+	stored, err := s.stored(limit)
+	if err != nil {
+		return err
+	}
+	missing := s.w.missing(stored)
+	for _, r := range s.results {
+		r.writes, r.pause = s.w.between(r.from, r.to)
+		r.tokens = s.h.tokensBetween(r.from, r.to)
+		r.overlaps = s.h.overlapsBetween(r.from, r.to)
+		for _, at := range missing {
+			if at >= r.from && at < r.to {
+				r.lost++
+			}
+		}
+	}
+	s.missing = len(missing)
+	return nil
+}
+
+// stored asks the members until one could read all records.
+func (s *show) stored(ctx context.Context) (map[string]bool, error) {
+	for ctx.Err() == nil {
+		for _, p := range s.c.members {
+			var numbers []string
+			if s.c.get(ctx, p, "/data", &numbers) != nil {
+				continue
+			}
+			stored := make(map[string]bool, len(numbers))
+			for _, n := range numbers {
+				stored[n] = true
+			}
+			return stored, nil
+		}
+		pause(ctx, 50*time.Millisecond)
+	}
+	return nil, context.Cause(ctx)
+}

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/examples/internal/event"
+)
+
+// process is one member as its parent sees it.
+type process struct {
+	name, api string
+	store     string // the URL of its store
+	cmd       *exec.Cmd
+	stdin     io.Closer
+	done      chan struct{} // closed when the process has been reaped
+}
+
+// cluster is the three members and the directory of their data.
+type cluster struct {
+	dir     string
+	ttl     time.Duration
+	members []*process
+	events  func(event.Event)
+	http    *http.Client
+	readers sync.WaitGroup
+}
+
+var memberNames = []string{"a", "b", "c"}
+
+// newCluster chooses addresses and starts the three processes.
+func newCluster(ctx context.Context, ttl time.Duration, events func(event.Event)) (*cluster, error) {
+	dir, err := os.MkdirTemp("", "holdfast-failover-")
+	if err != nil {
+		return nil, err
+	}
+	c := &cluster{dir: dir, ttl: ttl, events: events, http: &http.Client{Timeout: 5 * time.Second}}
+	addrs, err := freeAddrs(ctx, 2*len(memberNames))
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	peers := make([]string, len(memberNames))
+	for i, name := range memberNames {
+		peers[i] = name + "@" + addrs[i]
+	}
+	for i, name := range memberNames {
+		c.members = append(c.members, &process{
+			name: name,
+			api:  addrs[len(memberNames)+i],
+			store: fmt.Sprintf("raft://%s?id=%s&root=demo&listen=%s&peers=%s",
+				filepath.ToSlash(filepath.Join(dir, name)), name, addrs[i], strings.Join(peers, ",")),
+		})
+	}
+	for _, p := range c.members {
+		if err := c.start(p); err != nil {
+			c.close()
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// freeAddrs returns n loopback addresses that were free a moment ago.
+func freeAddrs(ctx context.Context, n int) ([]string, error) {
+	var out []string
+	for range n {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = l.Close() }()
+		out = append(out, l.Addr().String())
+	}
+	return out, nil
+}
+
+// start runs p and forwards its events. It does not wait for anything.
+func (c *cluster) start(p *process) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	//nolint:gosec,noctx // this very program, whose life is bounded by its standard input and by close
+	cmd := exec.Command(exe, "-member", "-name", p.name, "-api", p.api, "-store", p.store, "-ttl", c.ttl.String())
+	cmd.Env = append(os.Environ(), memberEnv+"=1")
+	endWithParent(cmd)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	var stderr tail
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	p.cmd, p.stdin, p.done = cmd, stdin, done
+	c.readers.Go(func() {
+		lines := bufio.NewScanner(stdout)
+		for lines.Scan() {
+			var e event.Event
+			if err := json.Unmarshal(lines.Bytes(), &e); err == nil {
+				c.events(e)
+			}
+		}
+		err := cmd.Wait()
+		if text := stderr.String(); err != nil && text != "" {
+			c.events(event.Event{Event: event.Error, Member: p.name, Reason: text})
+		}
+		close(done)
+	})
+	return nil
+}
+
+// memberEnv marks a member process, for a test binary that plays the program.
+const memberEnv = "HOLDFAST_FAILOVER_MEMBER"
+
+// tail keeps the last bytes written to it.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, p...)
+	if over := len(t.b) - 4096; over > 0 {
+		t.b = t.b[over:]
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.TrimSpace(string(t.b))
+}
+
+// member returns the process of that name.
+func (c *cluster) member(name string) *process {
+	for _, p := range c.members {
+		if p.name == name {
+			return p
+		}
+	}
+	return nil
+}
+
+// kill ends p at once and waits until it is gone.
+func (c *cluster) kill(p *process) {
+	if p.cmd == nil {
+		return
+	}
+	_ = p.cmd.Process.Kill()
+	<-p.done
+}
+
+// post sends an empty request to a member's service.
+func (c *cluster) post(ctx context.Context, p *process, path string) (int, string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+p.api+path, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
+	return resp.StatusCode, strings.TrimSpace(string(text)), err
+}
+
+// get decodes a member's answer into v.
+func (c *cluster) get(ctx context.Context, p *process, path string, v any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.api+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	return json.NewDecoder(resp.Body).Decode(v)
+}
+
+// close ends every process, the frozen ones too, and removes their data.
+func (c *cluster) close() {
+	for _, p := range c.members {
+		if p.cmd != nil {
+			_ = p.cmd.Process.Kill()
+			_ = p.stdin.Close()
+		}
+	}
+	c.readers.Wait()
+	c.http.CloseIdleConnections()
+	_ = os.RemoveAll(c.dir)
+}

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"sort"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/examples/internal/event"
+)
+
+// tenure is the time in which one hold was valid, as its owner reported it.
+type tenure struct {
+	member   string
+	token    uint64
+	start    int64 // CLOCK_MONOTONIC, nanoseconds
+	end      int64 // 0 while it goes on
+	deadline int64 // where it ends without a further renewal
+}
+
+// over returns the moment at which the hold stopped being valid, at the latest.
+func (t tenure) over() int64 {
+	if t.end != 0 {
+		return min(t.end, t.deadline)
+	}
+	return t.deadline
+}
+
+// history collects the members' events and judges them.
+type history struct {
+	mu        sync.Mutex
+	tenures   []*tenure
+	following map[string]int64 // per member: the stamp of its last "following"
+	lost      map[uint64]bool  // tokens reported lost or released
+	repeated  int              // second "leading" events of one token
+	changed   chan struct{}    // closed and replaced at every change
+}
+
+func newHistory() *history {
+	return &history{following: map[string]int64{}, lost: map[uint64]bool{}, changed: make(chan struct{})}
+}
+
+func (h *history) byToken(token uint64) *tenure {
+	for _, t := range h.tenures {
+		if t.token == token {
+			return t
+		}
+	}
+	return nil
+}
+
+// add takes one event of a member.
+func (h *history) add(e event.Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.byToken(e.Token)
+	switch e.Event {
+	case event.Leading:
+		if t != nil {
+			h.repeated++
+		}
+		h.tenures = append(h.tenures, &tenure{member: e.Member, token: e.Token, start: e.Mono, deadline: e.DeadlineMono})
+	case event.Renewed:
+		if t != nil {
+			t.deadline = max(t.deadline, e.DeadlineMono)
+		}
+	case event.Lost, event.Released:
+		if t != nil && t.end == 0 {
+			t.end = e.Mono
+		}
+		h.lost[e.Token] = true
+	case event.Following:
+		h.following[e.Member] = e.Mono
+	default:
+		return
+	}
+	h.notify()
+}
+
+// died closes what a killed member held at the moment of its death.
+func (h *history) died(member string, at int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, t := range h.tenures {
+		if t.member == member && t.end == 0 {
+			t.end = at
+		}
+	}
+	h.notify()
+}
+
+func (h *history) notify() {
+	close(h.changed)
+	h.changed = make(chan struct{})
+}
+
+// wait blocks until ok, which runs under the lock, says yes.
+func (h *history) wait(ctx context.Context, ok func() bool) error {
+	for {
+		h.mu.Lock()
+		yes, changed := ok(), h.changed
+		h.mu.Unlock()
+		if yes {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// present returns the tenure that goes on now, the latest one if the end of an
+// earlier one has not been heard of. Call it inside wait, or with locked.
+func (h *history) present() *tenure {
+	var last *tenure
+	for _, t := range h.tenures {
+		if t.end == 0 && (last == nil || t.start > last.start) {
+			last = t
+		}
+	}
+	return last
+}
+
+// leader returns the present tenure's copy.
+func (h *history) leader() (tenure, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t := h.present(); t != nil {
+		return *t, true
+	}
+	return tenure{}, false
+}
+
+// judgement is what the tenures show.
+type judgement struct {
+	Overlaps int           // pairs of holders that were valid at once
+	Overlap  time.Duration // the longest of them
+	Fell     int           // tokens that did not rise
+	Repeated int           // tokens with more than one "leading"
+}
+
+// judge looks at every tenure, in the order in which they began.
+func (h *history) judge() judgement {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := append([]*tenure(nil), h.tenures...)
+	sort.Slice(all, func(i, j int) bool { return all[i].start < all[j].start })
+	j := judgement{Repeated: h.repeated}
+	var over int64
+	var token uint64
+	for i, t := range all {
+		if i > 0 && t.start < over {
+			j.Overlaps++
+			j.Overlap = max(j.Overlap, time.Duration(over-t.start))
+		}
+		if t.token <= token {
+			j.Fell++
+		}
+		over, token = max(over, t.over()), max(token, t.token)
+	}
+	return j
+}
+
+// tokensBetween lists the tokens of tenures that began in [from, to), rising
+// by their beginning.
+func (h *history) tokensBetween(from, to int64) []uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var in []*tenure
+	for _, t := range h.tenures {
+		if t.start >= from && t.start < to {
+			in = append(in, t)
+		}
+	}
+	sort.Slice(in, func(i, j int) bool { return in[i].start < in[j].start })
+	out := make([]uint64, 0, len(in))
+	for _, t := range in {
+		out = append(out, t.token)
+	}
+	return out
+}
+
+// overlapsBetween counts the holders that began in [from, to) while another one
+// was valid.
+func (h *history) overlapsBetween(from, to int64) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := 0
+	for _, t := range h.tenures {
+		if t.start < from || t.start >= to {
+			continue
+		}
+		for _, o := range h.tenures {
+			if o != t && o.start < t.start && o.over() > t.start {
+				n++
+			}
+		}
+	}
+	return n
+}

@@ -1,0 +1,104 @@
+// Command failover is a demonstration that needs nothing but Go: three real
+// processes, each with an embedded Raft node, elect a leader, hand over, and
+// survive a kill -9, a freeze, and the death of the store's own leader, while
+// a client writes through whoever leads. At the end it says what each of that
+// cost, and exits with status 1 if a guarantee was broken.
+//
+//	go run ./examples/failover
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// options are the command line.
+type options struct {
+	ttl  time.Duration
+	acts []string
+	json bool
+
+	// The settings of a member process, which the demonstration starts itself.
+	member           bool
+	name, api, store string
+}
+
+// actNames lists the acts in the order in which they are played.
+var actNames = []string{"election", "switchover", "kill", "freeze", "store-leader"}
+
+func parse(args []string) (options, error) {
+	o := options{}
+	var acts string
+	f := flag.NewFlagSet("failover", flag.ContinueOnError)
+	f.DurationVar(&o.ttl, "ttl", 3*time.Second, "how long a lease lives without a renewal, 1.5s to 30s")
+	f.StringVar(&acts, "acts", strings.Join(actNames, ","), "the acts to play, in this order; election is always the first")
+	f.BoolVar(&o.json, "json", false, "print one JSON event a line instead of the timeline")
+	f.BoolVar(&o.member, "member", false, "run as a member process (the demonstration starts these itself)")
+	f.StringVar(&o.name, "name", "", "with -member: its name")
+	f.StringVar(&o.api, "api", "", "with -member: the address of its service")
+	f.StringVar(&o.store, "store", "", "with -member: the URL of its store")
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	if f.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q: the demonstration takes none", f.Arg(0))
+	}
+	if o.ttl < 1500*time.Millisecond || o.ttl > 30*time.Second {
+		return o, fmt.Errorf("-ttl %v is outside 1.5s to 30s: try -ttl 3s", o.ttl)
+	}
+	for _, a := range strings.Split(acts, ",") {
+		a = strings.TrimSpace(a)
+		if !slices.Contains(actNames, a) {
+			return o, fmt.Errorf("-acts: unknown act %q: choose from %s", a, strings.Join(actNames, ", "))
+		}
+		if a != "election" {
+			o.acts = append(o.acts, a)
+		}
+	}
+	o.acts = append([]string{"election"}, o.acts...)
+	return o, nil
+}
+
+func main() {
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(args []string) int {
+	o, err := parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "failover:", err)
+		return 2
+	}
+	if o.member {
+		if err := runMember(o); err != nil {
+			fmt.Fprintf(os.Stderr, "failover: member %s: %v\n", o.name, err)
+			return 1
+		}
+		return 0
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	broken, err := play(ctx, o)
+	switch {
+	case ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "failover: interrupted; every process has been ended")
+		return 130
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "failover:", err)
+		return 1
+	case broken:
+		return 1
+	}
+	return 0
+}

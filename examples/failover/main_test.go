@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/examples/internal/event"
+)
+
+// TestMain lets the test binary play the program: the members are started by
+// re-executing it.
+func TestMain(m *testing.M) {
+	if os.Getenv(memberEnv) != "" || os.Getenv("HOLDFAST_FAILOVER_PLAY") != "" {
+		os.Exit(run(os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+// program returns a command that runs the demonstration with its data below a
+// directory of the test's.
+func program(t *testing.T, args ...string) (*exec.Cmd, string) {
+	t.Helper()
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), exe, args...)
+	cmd.Env = append(os.Environ(), "HOLDFAST_FAILOVER_PLAY=1", "TMPDIR="+dir)
+	return cmd, dir
+}
+
+// requireNothingLeft fails when data or processes of a run are still there.
+func requireNothingLeft(t *testing.T, dir string) {
+	t.Helper()
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, left, "data was left behind")
+	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	for _, p := range processes {
+		line, err := os.ReadFile(p)
+		if err == nil && bytes.Contains(line, []byte(dir)) {
+			t.Errorf("a process was left behind: %s: %s", p, bytes.ReplaceAll(line, []byte{0}, []byte{' '}))
+		}
+	}
+}
+
+// TestFailover is the main job: every act, as a user runs it.
+func TestFailover(t *testing.T) {
+	cmd, dir := program(t, "-json", "-ttl", "2s")
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	began := time.Now()
+	err := cmd.Run()
+	require.NoError(t, err, "stderr: %s\nstdout: %s", stderr.String(), stdout.String())
+	require.Less(t, time.Since(began), time.Minute)
+	requireNothingLeft(t, dir)
+
+	leading := map[uint64]int{}
+	deadline := map[uint64]int64{}
+	var acts []string
+	var verdict event.Event
+	lines := bufio.NewScanner(&stdout)
+	for lines.Scan() {
+		var e event.Event
+		d := json.NewDecoder(strings.NewReader(lines.Text()))
+		d.DisallowUnknownFields()
+		require.NoError(t, d.Decode(&e), "%s", lines.Text())
+		require.NotZero(t, e.Mono)
+		_, err := time.Parse(time.RFC3339Nano, e.T)
+		require.NoError(t, err)
+		switch e.Event {
+		case event.Leading:
+			leading[e.Token]++
+			deadline[e.Token] = e.DeadlineMono
+			require.Greater(t, e.DeadlineMono, e.Mono)
+			require.LessOrEqual(t, e.DeadlineMono-e.Mono, int64(2*time.Second))
+		case event.Renewed:
+			require.Contains(t, leading, e.Token)
+			require.GreaterOrEqual(t, e.DeadlineMono, deadline[e.Token], "a deadline only moves forward")
+			deadline[e.Token] = e.DeadlineMono
+		case event.Act:
+			if e.Member == "" {
+				acts = append(acts, e.Act)
+			}
+		case event.Summary:
+			require.Zero(t, e.Figures["lost_writes"])
+			require.Zero(t, e.Figures["two_valid_holders"])
+			if e.Act == "" {
+				verdict = e
+			} else {
+				require.Positive(t, e.Figures["acknowledged"], e.Act)
+			}
+		}
+	}
+	require.Equal(t, actNames, acts)
+	require.GreaterOrEqual(t, len(leading), 4)
+	for token, n := range leading {
+		require.Equal(t, 1, n, "token %d has exactly one leading event", token)
+	}
+	require.Equal(t, "every guarantee held", verdict.Reason)
+}
+
+// TestInterrupted: Ctrl-C ends every process and removes their data.
+func TestInterrupted(t *testing.T) {
+	cmd, dir := program(t, "-json", "-ttl", "2s")
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	lines := bufio.NewScanner(stdout)
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), `"event":"leading"`) {
+			break
+		}
+	}
+	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
+	_, err = io.Copy(io.Discard, stdout)
+	require.NoError(t, err)
+	var exit *exec.ExitError
+	require.ErrorAs(t, cmd.Wait(), &exit)
+	require.Equal(t, 130, exit.ExitCode())
+	requireNothingLeft(t, dir)
+}
+
+// TestBrokenGuaranteesAreReported: each broken guarantee makes the run fail
+// and is named.
+func TestBrokenGuaranteesAreReported(t *testing.T) {
+	for name, c := range map[string]struct {
+		harm func(*show)
+		want string
+	}{
+		"nothing":      {func(*show) {}, "never were two holders valid at once"},
+		"overlap":      {func(s *show) { s.h.add(leading("b", 9, 150, 300)) }, "two holders were valid at once"},
+		"falling":      {func(s *show) { s.h.add(leading("b", 3, 250, 300)) }, "tokens did not rise"},
+		"lost write":   {func(s *show) { s.missing = 1 }, "1 acknowledged writes were lost"},
+		"stale write":  {func(s *show) { s.results[0].staleAccepted = 1 }, "old token were accepted"},
+		"store leader": {func(s *show) { s.results[0].act, s.results[0].without = "store-leader", 1 }, "fell with the Raft leader"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			s := &show{h: newHistory(), w: newWriter(nil), out: &timeline{w: &out}, results: []*result{{act: "election"}}}
+			s.h.add(leading("a", 5, 100, 200))
+			c.harm(s)
+			require.Equal(t, name != "nothing", s.report())
+			require.Contains(t, out.String(), c.want)
+		})
+	}
+}
