@@ -23,6 +23,8 @@ type Options struct {
 	Observer Observer
 }
 
+var discard = slog.New(slog.DiscardHandler)
+
 // Store is what users hold: a [Backend] and, done once around it, what none of
 // them may forget. Every call of a Store
 //
@@ -45,11 +47,11 @@ type Store struct {
 	caps Caps
 
 	health health
-	done   chan struct{} // closed when Close begins
+	open   context.Context //nolint:containedctx // the Store's own life: it ends when Close begins
+	shut   context.CancelFunc
 
-	mu      sync.Mutex
-	nextEnd uint64
-	ends    map[uint64]func(error) // what lives on this Store and must end with it
+	mu   sync.Mutex
+	ends map[ender]struct{} // what lives on this Store and ends with it; nil once closed
 
 	closed    atomic.Bool
 	closeOnce sync.Once
@@ -63,10 +65,11 @@ func New(b Backend, o Options) (*Store, error) {
 	if b == nil {
 		return nil, &Error{Op: "New", Kind: ErrInvalid, Err: errors.New("the Backend is nil: pass one, or use Open")}
 	}
-	s := &Store{b: b, o: o, name: backendName(b), caps: b.Caps(), done: make(chan struct{}), ends: map[uint64]func(error){}}
+	s := &Store{b: b, o: o, name: backendName(b), caps: b.Caps(), ends: map[ender]struct{}{}}
+	s.open, s.shut = context.WithCancel(context.Background())
 	s.o.Timing = o.Timing.WithDefaults()
 	if s.o.Logger == nil {
-		s.o.Logger = slog.New(slog.DiscardHandler)
+		s.o.Logger = discard
 	}
 	s.log = s.o.Logger.With("backend", s.name)
 	faults := append(s.caps.faults(), o.Timing.faults(s.caps)...)
@@ -261,9 +264,9 @@ func (s *Store) Close() error {
 		ends := s.ends
 		s.ends = nil
 		s.mu.Unlock()
-		close(s.done)
-		for _, end := range ends {
-			end(s.fail(opClose, "", ErrClosed, errors.New("the Store was closed")))
+		s.shut()
+		for e := range ends {
+			e.end(s.fail(opClose, "", ErrClosed, errors.New("the Store was closed")))
 		}
 		if err := s.b.Close(); err != nil {
 			s.closeErr = s.wrap(opClose, "", err, nil)
@@ -273,22 +276,33 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
-// register has end called, once and with an ErrClosed, when the Store is
-// closed, unless unregister was called before. On a closed Store it returns
-// an error instead and never calls end. Neither end nor unregister may call
-// Close.
-func (s *Store) register(end func(error)) (unregister func(), err error) {
+// ender is what ends with its Store: a Session.
+type ender interface{ end(reason error) }
+
+// register has e ended, with an ErrClosed, when the Store is closed, unless it
+// was unregistered before. A closed Store refuses it.
+func (s *Store) register(e ender) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ends == nil {
-		return nil, s.fail(opClose, "", ErrClosed, errors.New("the Store is closed"))
+		return s.fail(opClose, "", ErrClosed, errors.New("the Store was closed"))
 	}
-	id := s.nextEnd
-	s.nextEnd++
-	s.ends[id] = end
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.ends, id)
-	}, nil
+	s.ends[e] = struct{}{}
+	return nil
 }
+
+// unregister forgets e, registered or not. e may call it while it is ended.
+func (s *Store) unregister(e ender) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.ends, e)
+}
+
+// life ends when Close begins.
+func (s *Store) life() context.Context { return s.open }
+
+// logger is the Options' logger, never nil.
+func (s *Store) logger() *slog.Logger { return s.log }
+
+// observer is the Options' observer.
+func (s *Store) observer() Observer { return s.o.Observer }

@@ -21,7 +21,7 @@ func (s *Store) Watch(ctx context.Context, prefix string) iter.Seq2[Snapshot, er
 	return func(yield func(Snapshot, error) bool) {
 		var last Revision
 		first := true
-		pause := s.newBackoff()
+		pause := s.newJitter()
 		for ctx.Err() == nil {
 			var snap Snapshot
 			var err error
@@ -48,30 +48,30 @@ func (s *Store) Watch(ctx context.Context, prefix string) iter.Seq2[Snapshot, er
 	}
 }
 
-// backoff is full jitter: pauses drawn from 0 to a bound that doubles, so that
+// jitter is the pauses of one loop over failing calls, with full jitter: drawn from 0 to a bound that doubles, so that
 // many clients of one store that comes back do not come at once.
-type backoff struct {
+type jitter struct {
 	done       <-chan struct{} // ends a pause too
 	base, most time.Duration
 	bound      time.Duration
 }
 
-// newBackoff returns the pauses of one loop over failing calls.
-func (s *Store) newBackoff() *backoff {
-	return &backoff{done: s.done, base: min(100*time.Millisecond, s.o.Timing.LoopWait), most: min(5*time.Second, s.o.Timing.LoopWait)}
+// newJitter returns the pauses of one loop.
+func (s *Store) newJitter() *jitter {
+	return &jitter{done: s.open.Done(), base: min(100*time.Millisecond, s.o.Timing.LoopWait), most: min(5*time.Second, s.o.Timing.LoopWait)}
 }
 
-func (b *backoff) reset() { b.bound = 0 }
+func (b *jitter) reset() { b.bound = 0 }
 
 // next returns the next pause.
-func (b *backoff) next() time.Duration {
+func (b *jitter) next() time.Duration {
 	b.bound = min(max(b.base, 2*b.bound), b.most)
 	return rand.N(b.bound) + 1 //nolint:gosec // G404: jitter needs no secrecy
 }
 
 // sleep pauses and reports whether to go on: false when ctx ended. A closed
 // Store ends the pause at once, and the next call says so.
-func (b *backoff) sleep(ctx context.Context) bool {
+func (b *jitter) sleep(ctx context.Context) bool {
 	t := time.NewTimer(b.next())
 	defer t.Stop()
 	select {

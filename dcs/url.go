@@ -1,0 +1,282 @@
+package dcs
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// URL is a parsed store URL:
+//
+//	scheme://host[:port][,host[:port]…][/path][?option=value[&option=value…]]
+//
+// Path and values are percent-decoded; a plus sign is a plus sign. Characters
+// outside printable ASCII, spaces, and "@", "#" and "%" are written as %XX.
+type URL struct {
+	// Scheme is in lower case.
+	Scheme string
+	// Hosts are host or host:port, IPv6 in brackets; there may be none.
+	Hosts []string
+	// Path has its leading slash and is unescaped; it may be empty.
+	Path string
+	// Params are the options given. [Open] removes those that are common to
+	// all stores before a [Driver] sees it.
+	Params map[string]string
+}
+
+// ParseURL takes a store URL apart. It knows the form only, not which schemes
+// and options exist: [Open] does. Its errors are ErrInvalid and name what is
+// wrong; they never repeat the URL, which might carry a secret by mistake.
+func ParseURL(raw string) (*URL, error) {
+	u, err := parseURL(raw)
+	if err != nil {
+		return nil, &Error{Op: "ParseURL", Kind: ErrInvalid, Err: err}
+	}
+	return u, nil
+}
+
+var errUserinfo = errors.New("the URL contains \"@\": a user or password does not belong into a URL, take them from a file or the environment; elsewhere write @ as %40")
+
+func parseURL(raw string) (*URL, error) {
+	// Before anything is said about any part of it: with an @ the URL may
+	// carry a password, and where that begins and ends is a guess.
+	if strings.Contains(raw, "@") {
+		return nil, errUserinfo
+	}
+	for i := range len(raw) {
+		if c := raw[i]; c <= 0x20 || c > 0x7e {
+			return nil, fmt.Errorf("byte %d of the URL is 0x%02x: write it as %%%02X", i, c, c)
+		}
+	}
+	if strings.Contains(raw, "#") {
+		return nil, errors.New("the URL contains \"#\": it has no fragment, elsewhere write # as %23")
+	}
+	scheme, rest, ok := strings.Cut(raw, "://")
+	if !ok {
+		return nil, errors.New("the URL has no scheme: write it like mem://name/root")
+	}
+	u := &URL{Scheme: strings.ToLower(scheme)}
+	if !validScheme(u.Scheme) {
+		return nil, errors.New("the URL's scheme is not a name: use letters, digits, \"+\", \"-\" and \".\", a letter first")
+	}
+	rest, query, _ := strings.Cut(rest, "?")
+	authority, slashPath := rest, ""
+	if i := strings.IndexByte(rest, '/'); i >= 0 {
+		authority, slashPath = rest[:i], rest[i:]
+	}
+	var err error
+	if u.Hosts, err = parseHosts(authority); err != nil {
+		return nil, err
+	}
+	if u.Path, err = unescape(slashPath); err != nil {
+		return nil, fmt.Errorf("the URL's path: %w", err)
+	}
+	if u.Params, err = parseParams(query); err != nil {
+		return nil, err
+	}
+	return u, nil
+}
+
+func validScheme(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		letter := c >= 'a' && c <= 'z'
+		if !letter && (i == 0 || !(c >= '0' && c <= '9' || c == '+' || c == '-' || c == '.')) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func parseHosts(authority string) ([]string, error) {
+	if authority == "" {
+		return nil, nil
+	}
+	var hosts []string
+	seen := map[string]bool{}
+	for i, h := range strings.Split(authority, ",") {
+		host, err := parseHost(h)
+		if err != nil {
+			return nil, fmt.Errorf("host %d of the URL: %w", i+1, err)
+		}
+		if seen[strings.ToLower(host)] {
+			return nil, fmt.Errorf("host %d of the URL is there twice: name every host once", i+1)
+		}
+		seen[strings.ToLower(host)] = true
+		hosts = append(hosts, host)
+	}
+	return hosts, nil
+}
+
+func parseHost(h string) (string, error) {
+	name, port := h, ""
+	if strings.HasPrefix(h, "[") {
+		end := strings.IndexByte(h, ']')
+		if end < 0 {
+			return "", errors.New("\"[\" without \"]\": write an IPv6 address like [::1]:2379")
+		}
+		addr, err := unescape(h[1:end])
+		if err != nil {
+			return "", err
+		}
+		if ip, err := netip.ParseAddr(addr); err != nil || !ip.Is6() || !validName(ip.Zone(), true) {
+			return "", errors.New("what stands in brackets is no IPv6 address: write it like [::1]:2379")
+		}
+		name, port = "["+addr+"]", h[end+1:]
+	} else {
+		if i := strings.IndexByte(h, ':'); i >= 0 {
+			name, port = h[:i], h[i:]
+		}
+		if strings.Contains(strings.TrimPrefix(port, ":"), ":") {
+			return "", errors.New("more than one colon: write an IPv6 address in brackets, like [::1]:2379")
+		}
+		if !validName(name, false) {
+			return "", errors.New("it is empty or not a host name: use letters, digits, \".\", \"-\" and \"_\", and commas between hosts")
+		}
+	}
+	if port == "" {
+		return name, nil
+	}
+	digits := port[1:]
+	n, err := strconv.ParseUint(digits, 10, 16)
+	if err != nil || n == 0 || port[0] != ':' || digits[0] == '+' {
+		return "", errors.New("the port is not a number from 1 to 65535: write it like host:2379")
+	}
+	return name + ":" + strconv.FormatUint(n, 10), nil
+}
+
+func validName(s string, empty bool) bool {
+	for i := range len(s) {
+		if c := s[i]; !isAlnum(c) && c != '.' && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return empty || s != ""
+}
+
+func isAlnum(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
+
+func parseParams(query string) (map[string]string, error) {
+	params := map[string]string{}
+	if query == "" {
+		return params, nil
+	}
+	for i, kv := range strings.Split(query, "&") {
+		name, value, ok := strings.Cut(kv, "=")
+		if !validOption(name) {
+			return nil, fmt.Errorf("option %d of the URL has no name of lower-case letters, digits and \"_\": write options like ?ttl=30s&id=a", i+1)
+		}
+		if secretName(name) {
+			return nil, fmt.Errorf("option %q would carry a secret in the URL: take it from a file or the environment", name)
+		}
+		if !ok {
+			return nil, fmt.Errorf("option %q has no value: write %s=value", name, name)
+		}
+		if _, twice := params[name]; twice {
+			return nil, fmt.Errorf("option %q is there twice: give it once", name)
+		}
+		value, err := unescape(value)
+		if err != nil {
+			return nil, fmt.Errorf("option %q: %w", name, err)
+		}
+		params[name] = value
+	}
+	return params, nil
+}
+
+func validOption(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if (c < 'a' || c > 'z') && (i == 0 || (c < '0' || c > '9') && c != '_') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 64
+}
+
+// secretName reports whether an option's name says that its value is a secret
+// itself, not the name of a file or of a variable that holds one.
+func secretName(name string) bool {
+	last := name[strings.LastIndexByte(name, '_')+1:]
+	switch last {
+	case "password", "passwd", "passphrase", "secret", "token", "credential", "credentials":
+		return true
+	}
+	return false
+}
+
+// unescape decodes %XX. Control characters are refused: nothing that we open
+// has them in its name, and log lines would break.
+func unescape(s string) (string, error) {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if c == '%' {
+			if i+2 >= len(s) {
+				return "", errors.New("a \"%\" without two hexadecimal digits after it: write a percent sign as %25")
+			}
+			n, err := strconv.ParseUint(s[i+1:i+3], 16, 8)
+			if err != nil {
+				return "", errors.New("a \"%\" without two hexadecimal digits after it: write a percent sign as %25")
+			}
+			c, i = byte(n), i+2
+		}
+		if c < 0x20 || c == 0x7f {
+			return "", fmt.Errorf("control character 0x%02x: leave it out", c)
+		}
+		b.WriteByte(c)
+	}
+	return b.String(), nil
+}
+
+// escape writes every byte of s that could be misread as %XX. keep are the
+// punctuation marks that stay.
+func escape(s, keep string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; isAlnum(c) || strings.IndexByte(keep, c) >= 0 {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
+}
+
+const (
+	keepInPath  = "/-._~!$'()*+,;=:[]&"
+	keepInValue = "/-._~!$'()*+,;=:[]?"
+)
+
+// String writes u so that [ParseURL] reads the same again, with options in
+// alphabetical order. It prints no secret: u has none if it was parsed, and in
+// one made by hand a user, a password and the value of an option whose name
+// says that it is a secret are left out.
+func (u *URL) String() string {
+	var b strings.Builder
+	b.WriteString(u.Scheme + "://")
+	for i, h := range u.Hosts {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(escape(h[strings.LastIndexByte(h, '@')+1:], "[]:-._"))
+	}
+	b.WriteString(escape(u.Path, keepInPath))
+	sep := byte('?')
+	for _, name := range slices.Sorted(maps.Keys(u.Params)) {
+		value := escape(u.Params[name], keepInValue)
+		if secretName(name) {
+			value = "xxxxx"
+		}
+		b.WriteByte(sep)
+		b.WriteString(name + "=" + value)
+		sep = '&'
+	}
+	return b.String()
+}
