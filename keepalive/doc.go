@@ -1,0 +1,95 @@
+// Package keepalive makes the kernel notice a silent peer in time.
+//
+// A TCP connection whose peer has vanished (a cut cable, a dead host, a firewall that forgot) looks like one whose peer
+// has nothing to say. The kernel can tell the two apart with keepalive probes and with a limit on how long data may stay
+// unacknowledged, but its defaults are two hours and a quarter of one, every system spells the options differently and
+// accepts different values, and Go's net package drops the error when one is refused. This package derives the values from
+// the time that silence may last, moves them into what the system takes, sets them so that nothing overwrites them, and
+// reads them back.
+//
+// It is hygiene, not safety: it ends connections that are of no use any more. Whether a lease is still held must be
+// decided by the holder's own deadline, which needs no kernel and no network. A process that is frozen, or a server that
+// hangs, also keeps acknowledging: its kernel does that. Only a deadline on each call finds those.
+//
+// # Use
+//
+//	values, report := keepalive.Derive(ttl, loopWait)
+//	for _, line := range report.Adjustments {
+//		log.Warn("keepalive", "adjusted", line)
+//	}
+//	d := &keepalive.Dialer{Config: values, Timeout: time.Second, Logger: log}
+//	conn, err := d.DialContext(ctx, "tcp", address)      // for http.Transport.DialContext, a Raft stream layer, ...
+//	ln, err := keepalive.Listen(ctx, "tcp", address, values) // accepted connections get them too
+//
+// Dialer and Listener never fail for the sake of an option: what was refused is reported (Logger, OnError) and the
+// connection returned. Apply does the same to a connection that somebody else made and returns the error; Effective
+// reads what a socket holds. Both find the socket through crypto/tls and any other wrapper that has SyscallConn or NetConn,
+// and leave connections alone that are not TCP.
+//
+// A library that recognises *net.TCPConn may set options of its own on it. gRPC sets TCP_USER_TIMEOUT to its keepalive
+// timeout, on both sides. With Wrapped set, a *Conn is returned, which is not recognised:
+//
+//	d := &keepalive.Dialer{Config: values, Wrapped: true}
+//	grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+//		return d.DialContext(ctx, "tcp", address)
+//	})
+//
+// Where only a net.Dialer or net.ListenConfig can be handed over, Config.Control sets the values before the connection is
+// made; KeepAlive must then be -1, because net's own default otherwise overwrites them afterwards.
+//
+// # The formula
+//
+// Derive takes the TTL that a dead connection must not use up and the loop wait, the longest time between two writes of the
+// caller. The silence budget B is the TTL, at most 300 s; the gap W is the loop wait, at most B/3. Then
+//
+//	Idle        = B/2
+//	Count       = 3
+//	Interval    = (7/8 B - Idle) / Count
+//	UserTimeout = 7/8 (B - W) - 500 ms
+//
+// each rounded down to what the system can hold and at least the smallest value that it takes (a second on Linux). For a
+// TTL of 30 s and a loop wait of 10 s: idle 15 s, interval 3 s, count 3, user timeout 17 s.
+//
+// The worst case is not an idle connection but data written into the silence. While data is unacknowledged the keepalive
+// probes are put off and only the user timeout counts, from that data on: a silence that began W before the write lasts
+// W + UserTimeout. With the TTL itself as user timeout, as is common, a TTL of 30 s let 48.9 s of silence pass.
+//
+// A caller that falls short of its own loop wait, and writes into a silence later than W after it began, moves the bound by
+// as much; SilenceFor computes it for any gap.
+//
+// When the budget is too small for the system's smallest values, or the system has no user timeout, Report says what is
+// achievable instead, in Achievable, and in words in Adjustments; Met is false. That is a report and no error: the values
+// are the best there are.
+//
+// # Late timers
+//
+// Kernels fire TCP timers late, by design. On Linux by up to 8/63 of the time (the timer wheel) and a jiffy, and the clock
+// of the user timeout starts only at the first retransmission. The 7/8 and the 500 ms above are kept back for that, and
+// every bound that Report and SilenceFor give includes it. A round trip above about 100 ms delays the first
+// retransmission further, by the connection's retransmission timeout, and moves the bound by as much.
+//
+// # What each system takes
+//
+// Limits in seconds where not said otherwise; limits.go has the source of each figure.
+//
+//	system                idle        interval    count   limit on unacknowledged data
+//	Linux                 1-32767     1-32767     1-127   TCP_USER_TIMEOUT, 1-2147483647 ms; ends probing too
+//	Darwin                1-4294967   1-4294967   2^31-1  TCP_RXT_CONNDROPTIME, 1-2147483
+//	FreeBSD               1-4294967   1-4294967   2^31-1  TCP_MAXUNACKTIME, 1-2147483, from 14 on
+//	NetBSD                1-4194303   1-4194303   2^31-1  none
+//	OpenBSD               none        none        none    none: sysctl for the whole system only
+//	DragonFly             1-2147483   1-2147483   2^31-1  none
+//	Windows               1-4294967   1-4294967   1-255   TCP_MAXRT, 1-2147483
+//	Windows before 1709   1-2^32 ms   1-2^32 ms   10      TCP_MAXRT, 1-2147483
+//	illumos               10-864000   1-60        2^31-1  TCP_ABORT_THRESHOLD, 1-2147483647 ms
+//	Solaris               10-864000   10-864000   2^31-1  TCP_ABORT_THRESHOLD, 500-2147483647 ms
+//	Solaris before 11.4   10-864000   1-480 in all        TCP_ABORT_THRESHOLD, 500-2147483647 ms
+//	AIX                   1-32767     1-32767     1-127   none
+//
+// On Darwin, FreeBSD, NetBSD, DragonFly, illumos and Solaris the count is cut further where Interval x Count would not fit
+// the kernel's variable. Linux is tested on sockets, all others by their rows of the table and by compiling.
+//
+// Config.Clamp makes any values fit and says what it changed: "interval 33326s is above Linux's 32767s: using 32767s".
+// Every place that takes a Config clamps it, so that no value, zero, negative or as large as the type allows, makes an
+// option fail or wrap.
+package keepalive

@@ -1,0 +1,20 @@
+//go:build illumos
+
+package keepalive
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func systemLimits() Limits { return illumosLimits }
+
+func systemOptions() optionSet {
+	return optionSet{
+		idle:        option{"TCP_KEEPIDLE", unix.TCP_KEEPIDLE, time.Second},
+		interval:    option{"TCP_KEEPINTVL", unix.TCP_KEEPINTVL, time.Second},
+		count:       option{"TCP_KEEPCNT", unix.TCP_KEEPCNT, 0},
+		userTimeout: option{"TCP_ABORT_THRESHOLD", unix.TCP_ABORT_THRESHOLD, time.Millisecond},
+	}
+}

@@ -1,0 +1,19 @@
+package keepalive
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func systemLimits() Limits { return linuxLimits }
+
+func systemOptions() optionSet {
+	return optionSet{
+		idle:        option{"TCP_KEEPIDLE", unix.TCP_KEEPIDLE, time.Second},
+		interval:    option{"TCP_KEEPINTVL", unix.TCP_KEEPINTVL, time.Second},
+		count:       option{"TCP_KEEPCNT", unix.TCP_KEEPCNT, 0},
+		userTimeout: option{"TCP_USER_TIMEOUT", unix.TCP_USER_TIMEOUT, time.Millisecond},
+		zeroIsOff:   true,
+	}
+}
