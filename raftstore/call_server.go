@@ -1,0 +1,129 @@
+package raftstore
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+const (
+	// maxAnswering bounds the requests of one connection that are being
+	// answered at once; more are refused unexecuted.
+	maxAnswering = 4096
+
+	callReadBuffer = 64 << 10
+)
+
+var errOverloaded = errors.New("the node answers too many calls already")
+
+// answering is one connection's requests under way.
+type answering struct {
+	w       *frameWriter
+	wg      sync.WaitGroup
+	mu      sync.Mutex
+	cancels map[uint64]context.CancelFunc
+}
+
+// answerCalls answers the requests on one accepted connection, until it ends.
+func (n *network) answerCalls(ctx context.Context, conn *trackedConn) {
+	ctx, cancel := context.WithCancel(ctx)
+	a := &answering{w: newFrameWriter(), cancels: map[uint64]context.CancelFunc{}}
+	a.wg.Go(func() {
+		_ = a.w.run(conn) // the reader below ends with the connection
+		conn.Close()
+	})
+	err := a.read(ctx, n, bufio.NewReaderSize(conn, callReadBuffer))
+	cancel()
+	a.w.fail(err)
+	conn.Close()
+	a.wg.Wait()
+	if errors.Is(err, errBadFrame) || errors.Is(err, errPeerRefused) {
+		n.log.Warn("a call connection was closed", "peer", conn.peer, "remote", conn.RemoteAddr().String(), "error", err)
+	}
+}
+
+func (a *answering) read(ctx context.Context, n *network, r *bufio.Reader) error {
+	for {
+		f, err := readFrame(r)
+		if err != nil {
+			return err
+		}
+		switch f.kind {
+		case frameRequest:
+			err = a.begin(ctx, n, f)
+		case frameCancel:
+			a.end(f.id)
+		default:
+			err = fmt.Errorf("%w: kind %d from a caller", errBadFrame, f.kind)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// begin starts answering one request in a goroutine of its own.
+func (a *answering) begin(ctx context.Context, n *network, f frame) error {
+	h := n.handler.Load()
+	if h == nil {
+		return a.refuse(f.id, errNotServing)
+	}
+	ctx, cancel := withBudget(ctx, f.budget)
+	a.mu.Lock()
+	_, twice := a.cancels[f.id]
+	full := len(a.cancels) >= maxAnswering
+	if !twice && !full {
+		a.cancels[f.id] = cancel
+	}
+	a.mu.Unlock()
+	switch {
+	case twice:
+		cancel()
+		return fmt.Errorf("%w: request ID %d is in use", errBadFrame, f.id)
+	case full:
+		cancel()
+		return a.refuse(f.id, errOverloaded)
+	}
+	a.wg.Go(func() { a.answer(ctx, *h, f) })
+	return nil
+}
+
+func withBudget(ctx context.Context, budget time.Duration) (context.Context, context.CancelFunc) {
+	if budget > 0 {
+		return context.WithTimeout(ctx, budget)
+	}
+	return context.WithCancel(ctx)
+}
+
+func (a *answering) refuse(id uint64, why error) error {
+	_, err := a.w.queue(frame{kind: frameRefused, id: id, body: []byte(why.Error())})
+	return err
+}
+
+func (a *answering) answer(ctx context.Context, h callHandler, f frame) {
+	defer a.end(f.id)
+	reply := frame{kind: frameReply, id: f.id, body: h(ctx, f.op, f.body)}
+	if len(reply.body) > maxBody {
+		reply.kind = frameFailed
+		reply.body = fmt.Appendf(nil, "a reply of %d bytes is above the limit of %d", len(reply.body), maxBody)
+	}
+	if _, err := a.w.queue(reply); errors.Is(err, errBacklog) {
+		// A peer that does not read its replies is better served by a new
+		// connection.
+		a.w.fail(err)
+	}
+}
+
+// end releases a request's context and forgets it.
+func (a *answering) end(id uint64) {
+	a.mu.Lock()
+	cancel := a.cancels[id]
+	delete(a.cancels, id)
+	a.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
+}

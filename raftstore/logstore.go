@@ -1,0 +1,168 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/segment"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// durableLog is what raft-wal offers.
+type durableLog interface {
+	raft.LogStore
+	raft.StableStore
+	raft.MonotonicLogStore
+	Close() error
+}
+
+// logStore is the node's log and stable store. It measures every durable
+// write, one under way too: Raft's own main loop hangs with a disk that does,
+// so whoever watches the disk must be able to ask here.
+type logStore struct {
+	inner durableLog
+
+	mu      sync.Mutex
+	begun   map[uint64]dcs.Instant // writes under way
+	writes  uint64                 // begun ever
+	done    uint64
+	last    time.Duration
+	mean    time.Duration
+	longest time.Duration
+}
+
+var (
+	_ raft.LogStore          = (*logStore)(nil)
+	_ raft.StableStore       = (*logStore)(nil)
+	_ raft.MonotonicLogStore = (*logStore)(nil)
+)
+
+// openLogStore opens the log in d. Whatever is wrong with its files is an
+// error that names the directory: a log that can not be trusted is never
+// started on.
+func openLogStore(d *dataDir, log *hcLogger) (_ *logStore, err error) {
+	dir := d.logDir()
+	// The log's index is read through a memory map: a file that was cut short
+	// is a fault there, not an error.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = corruptLog(dir, fmt.Errorf("it can not be read: %v", p))
+		}
+	}()
+	w, err := wal.Open(dir,
+		wal.WithLogger(log.Named("wal")),
+		wal.WithSegmentFiler(segment.NewFiler(dir, d.files.WAL())),
+	)
+	switch {
+	case err == nil:
+		return newLogStore(w), nil
+	case errors.Is(err, fs.ErrPermission):
+		return nil, openError(dcs.ErrUnavailable, "the log in %s can not be opened: make its files readable and writable by this user: %w", dir, err)
+	default:
+		return nil, corruptLog(dir, err)
+	}
+}
+
+func corruptLog(dir string, err error) error {
+	return openError(dcs.ErrUnavailable, "the log in %s can not be opened: restore the data directory from a copy of this node, or, if the other nodes are in good health, empty it and let this node join again as new: %w", dir, err)
+}
+
+func newLogStore(inner durableLog) *logStore {
+	return &logStore{inner: inner, begun: map[uint64]dcs.Instant{}}
+}
+
+// begin notes that a durable write begins.
+func (s *logStore) begin() (id uint64, at dcs.Instant) {
+	at = dcs.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writes++
+	s.begun[s.writes] = at
+	return s.writes, at
+}
+
+func (s *logStore) end(id uint64, at dcs.Instant) {
+	took := at.Elapsed()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.begun, id)
+	s.done++
+	s.last = took
+	s.longest = max(s.longest, took)
+	if s.done == 1 {
+		s.mean = took
+		return
+	}
+	s.mean += (took - s.mean) / 8
+}
+
+// write measures one durable write.
+func (s *logStore) write(f func() error) error {
+	id, at := s.begin()
+	defer s.end(id, at)
+	return f()
+}
+
+// stats returns what was measured; Pending grows while a write hangs.
+func (s *logStore) stats() DiskStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := DiskStatus{Writes: s.writes, Last: s.last, Mean: s.mean, Max: s.longest}
+	for _, at := range s.begun {
+		d.Pending = max(d.Pending, at.Elapsed())
+	}
+	return d
+}
+
+// FirstIndex implements raft.LogStore.
+func (s *logStore) FirstIndex() (uint64, error) { return s.inner.FirstIndex() }
+
+// LastIndex implements raft.LogStore.
+func (s *logStore) LastIndex() (uint64, error) { return s.inner.LastIndex() }
+
+// GetLog implements raft.LogStore.
+func (s *logStore) GetLog(index uint64, log *raft.Log) error { return s.inner.GetLog(index, log) }
+
+// StoreLog implements raft.LogStore.
+func (s *logStore) StoreLog(log *raft.Log) error { return s.StoreLogs([]*raft.Log{log}) }
+
+// StoreLogs implements raft.LogStore.
+func (s *logStore) StoreLogs(logs []*raft.Log) error {
+	return s.write(func() error { return s.inner.StoreLogs(logs) })
+}
+
+// DeleteRange implements raft.LogStore.
+func (s *logStore) DeleteRange(least, most uint64) error {
+	return s.write(func() error { return s.inner.DeleteRange(least, most) })
+}
+
+// IsMonotonic implements raft.MonotonicLogStore.
+func (s *logStore) IsMonotonic() bool { return s.inner.IsMonotonic() }
+
+// Set implements raft.StableStore.
+func (s *logStore) Set(key, value []byte) error {
+	return s.write(func() error { return s.inner.Set(key, value) })
+}
+
+// Get implements raft.StableStore. A key that is absent has no value here, as
+// Raft expects of the keys it asks for.
+func (s *logStore) Get(key []byte) ([]byte, error) { return s.inner.Get(key) }
+
+// SetUint64 implements raft.StableStore.
+func (s *logStore) SetUint64(key []byte, value uint64) error {
+	return s.write(func() error { return s.inner.SetUint64(key, value) })
+}
+
+// GetUint64 implements raft.StableStore.
+func (s *logStore) GetUint64(key []byte) (uint64, error) { return s.inner.GetUint64(key) }
+
+// Close closes the log's files.
+func (s *logStore) Close() error { return s.inner.Close() }

@@ -1,0 +1,339 @@
+package raftstore
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/keepalive"
+)
+
+const (
+	// leastDial and mostDial bound what a dial and its handshakes may take.
+	leastDial = 500 * time.Millisecond
+	mostDial  = 3 * time.Second
+	// closeBound is how long close waits for goroutines to end.
+	closeBound = 2 * time.Second
+)
+
+// network is one node's connections: one listen address on which Raft's
+// traffic and calls between nodes arrive. It knows nothing of the state that
+// the node keeps.
+type network struct {
+	config  Config
+	log     *slog.Logger
+	ln      net.Listener
+	self    string
+	hello   hello
+	peers   map[string]string // address to ID
+	creds   *credentials      // nil without TLS
+	dialer  *keepalive.Dialer
+	timeout time.Duration // of a dial or an accepted handshake
+	reg     *registry
+	raft    *raftStream
+	calls   *callClient
+	handler atomic.Pointer[callHandler]
+	tap     atomic.Pointer[tapFunc]
+	cancel  context.CancelFunc // ends calls being answered
+	closing sync.Once
+	closed  error
+}
+
+// newNetwork listens at once and accepts connections; calls are refused until
+// serve, and Raft's connections wait for the first Accept.
+func newNetwork(c Config) (*network, error) {
+	keep, _ := keepalive.Derive(c.Timing.TTL, c.Timing.LoopWait)
+	n := &network{
+		config:  c,
+		log:     quietLogger(c.Logger),
+		self:    c.Advertise,
+		hello:   hello{version: wireVersion, cluster: newClusterID(c.Root, c.memberIDs()), id: c.ID},
+		peers:   map[string]string{},
+		timeout: min(max(2*c.ElectionTimeout, leastDial), mostDial),
+		reg:     newRegistry(),
+	}
+	for _, p := range c.Peers {
+		n.peers[p.Addr] = p.ID
+	}
+	n.dialer = &keepalive.Dialer{Config: keep, Base: &net.Dialer{ControlContext: n.mayDial}, Logger: n.log}
+	n.dialer.Base.SetMultipathTCP(false) // it knows no user timeout
+	n.calls = newCallClient(n)
+	n.raft = newRaftStream(n)
+	if err := n.listen(keep); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	n.cancel = cancel
+	n.reg.spawn(func() { n.acceptAll(ctx) })
+	return n, nil
+}
+
+func (n *network) listen(keep keepalive.Config) error {
+	if n.config.TLS != nil {
+		host, _, err := net.SplitHostPort(n.config.Advertise)
+		if err != nil {
+			return invalid("Advertise %q: %w", n.config.Advertise, err)
+		}
+		n.creds, err = newCredentials(*n.config.TLS, host, func(msg string, err error) { n.log.Warn(msg, "error", err) })
+		if err != nil {
+			return err
+		}
+	}
+	ln, err := keepalive.Listen(context.Background(), "tcp", n.config.Listen, keep)
+	if err != nil {
+		return listenError(n.config.Listen, err)
+	}
+	tcp, ok := ln.Addr().(*net.TCPAddr)
+	if !ok || (!n.mayPlain() && !tcp.IP.IsLoopback()) {
+		ln.Close()
+		return invalid("Listen %q is %v, beyond loopback, and TLS is not set: set TLS, use 127.0.0.1, or set PlaintextBeyondLoopback", n.config.Listen, ln.Addr())
+	}
+	if host, port, err := net.SplitHostPort(n.self); err == nil && port == "0" {
+		n.self = net.JoinHostPort(host, fmt.Sprint(tcp.Port))
+	}
+	n.ln = ln
+	return nil
+}
+
+// listenError says what an operator can do about a failed listen.
+func listenError(addr string, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return openError(dcs.ErrUnavailable, "Listen %s: the port is in use: end the process that has it (ss -ltnp names it; perhaps this node runs already) or set Listen to a free port: %w", addr, err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return invalid("Listen %s: no address of this machine: set Listen to one (ip addr lists them) and Advertise to the one the others use: %w", addr, err)
+	case errors.Is(err, syscall.EACCES):
+		return invalid("Listen %s: not permitted: use a port from 1024 on: %w", addr, err)
+	}
+	return openError(dcs.ErrUnavailable, "Listen %s: %w", addr, err)
+}
+
+// mayPlain reports whether bytes may leave the machine's loopback.
+func (n *network) mayPlain() bool { return n.creds != nil || n.config.PlaintextBeyondLoopback }
+
+// mayDial refuses to send plaintext beyond loopback, whatever a name resolved
+// to.
+func (n *network) mayDial(_ context.Context, _, address string, _ syscall.RawConn) error {
+	if n.mayPlain() {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		return fmt.Errorf("%w: %s is beyond loopback and TLS is not set: set TLS or PlaintextBeyondLoopback", errPeerRefused, address)
+	}
+	return nil
+}
+
+// addr returns the address the others reach this node at.
+func (n *network) addr() string { return n.self }
+
+// raftLayer returns what Raft's transport dials and accepts through.
+func (n *network) raftLayer() raft.StreamLayer { return n.raft }
+
+// ServerAddr returns the address of a node as Peers has it, so that a changed
+// address in the settings counts, not the one in an old log entry. It makes
+// the network a raft.ServerAddressProvider.
+func (n *network) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
+	if addr := n.config.peerAddr(string(id)); addr != "" {
+		return raft.ServerAddress(addr), nil
+	}
+	if string(id) == n.config.ID {
+		return raft.ServerAddress(n.self), nil
+	}
+	return "", fmt.Errorf("node %q is not in Peers", id)
+}
+
+// serve starts answering calls with h.
+func (n *network) serve(h callHandler) { n.handler.Store(&h) }
+
+// closeConns drops every connection, dialled and accepted, and every dial and
+// handshake under way. Calls under way end unclear.
+func (n *network) closeConns() { n.reg.endAll(nil) }
+
+// gate refuses every new connection, in both directions, while reason is not
+// nil. Together with closeConns it silences a node whose disk hangs, so that
+// the others elect; nil lets it back in.
+func (n *network) gate(reason error) { n.reg.setGate(reason) }
+
+// close ends everything. It returns within closeBound and names what did not
+// end by then.
+func (n *network) close() error {
+	n.closing.Do(func() {
+		n.ln.Close()
+		n.cancel()
+		n.raft.stop()
+		n.reg.close()
+		ended := make(chan struct{})
+		go func() {
+			n.reg.wg.Wait()
+			close(ended)
+		}()
+		timer := time.NewTimer(closeBound)
+		defer timer.Stop()
+		select {
+		case <-ended:
+		case <-timer.C:
+			n.closed = fmt.Errorf("calls being answered did not end within %v of the close", closeBound)
+		}
+	})
+	return n.closed
+}
+
+// acceptAll accepts until the listener is closed. Each handshake has a
+// goroutine and a deadline of its own: a silent peer holds up nobody.
+func (n *network) acceptAll(ctx context.Context) {
+	for {
+		conn, err := n.ln.Accept()
+		if err == nil {
+			if !n.reg.spawn(func() { n.accepted(ctx, conn) }) {
+				conn.Close()
+			}
+			continue
+		}
+		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return
+		}
+		// Out of file descriptors, most often: others must be closed first.
+		n.log.Warn("a connection could not be accepted", "error", err)
+		pause(ctx, 100*time.Millisecond)
+	}
+}
+
+// accepted makes the handshakes and hands the connection over.
+func (n *network) accepted(ctx context.Context, raw net.Conn) {
+	conn, err := n.handshake(ctx, raw)
+	if err != nil {
+		raw.Close()
+		level := slog.LevelDebug
+		if errors.Is(err, errPeerRefused) {
+			level = slog.LevelWarn
+		}
+		n.log.Log(ctx, level, "a connection was refused", "remote", raw.RemoteAddr().String(), "error", err)
+		return
+	}
+	switch conn.kind {
+	case kindRaft:
+		n.raft.deliver(conn)
+	default:
+		n.answerCalls(ctx, conn)
+	}
+}
+
+func (n *network) handshake(ctx context.Context, raw net.Conn) (*trackedConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, n.timeout)
+	defer cancel()
+	// Registered from the start, so that closeConns ends handshakes too.
+	leave, err := n.reg.enter(cancel, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	conn, k, peer, err := n.identify(ctx, raw)
+	if err := cmp.Or(err, ctx.Err()); err != nil {
+		return nil, err
+	}
+	return n.reg.track(conn, k, peer, false)
+}
+
+// identify learns what an accepted connection is for and who made it.
+func (n *network) identify(ctx context.Context, raw net.Conn) (net.Conn, kind, string, error) {
+	defer boundBy(ctx, raw)()
+	conn, byALPN := raw, kind(0)
+	if n.creds != nil {
+		t := tls.Server(raw, n.creds.server())
+		if err := t.HandshakeContext(ctx); err != nil {
+			return nil, 0, "", explainTLS(err)
+		}
+		conn, byALPN = t, alpnKind(t.ConnectionState().NegotiatedProtocol)
+	}
+	k, peer, err := n.hello.welcome(conn)
+	if err == nil && n.creds != nil && k != byALPN {
+		err = fmt.Errorf("%w: its hello and its ALPN name differ", errPeerRefused)
+	}
+	return conn, k, peer, err
+}
+
+// dial connects to a node and makes the handshakes. An error means that
+// nothing but those was sent.
+func (n *network) dial(ctx context.Context, k kind, addr string) (*trackedConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, n.timeout)
+	defer cancel()
+	leave, err := n.reg.enter(cancel, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	// The name is resolved anew at every dial.
+	raw, err := n.dialer.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	conn, peer, err := n.introduce(ctx, raw, k, addr)
+	if err := cmp.Or(err, ctx.Err()); err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("%s: %w", addr, err)
+	}
+	return n.reg.track(conn, k, peer, true)
+}
+
+func (n *network) introduce(ctx context.Context, raw net.Conn, k kind, addr string) (net.Conn, string, error) {
+	defer boundBy(ctx, raw)()
+	conn := raw
+	if n.creds != nil {
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil {
+			return nil, "", err
+		}
+		t := tls.Client(raw, n.creds.client(host, k, n.hello.version))
+		if err := t.HandshakeContext(ctx); err != nil {
+			return nil, "", explainTLS(err)
+		}
+		conn = t
+	}
+	peer, err := n.hello.greet(conn, k, n.peers[addr])
+	if n.creds != nil && err != nil && !errors.Is(err, errPeerRefused) {
+		// TLS 1.3 tells a client that its certificate is refused only when
+		// it reads for the first time.
+		err = explainTLS(err)
+	}
+	return conn, peer, err
+}
+
+// boundBy makes ctx end I/O on conn; the returned function lifts that. Whoever
+// finds ctx ended after it must drop the connection.
+func boundBy(ctx context.Context, conn net.Conn) (lift func()) {
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	return func() { stop() }
+}
+
+// pause waits for d or for the end of ctx.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// quietLogger returns l, or one that discards everything.
+func quietLogger(l *slog.Logger) *slog.Logger {
+	if l == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return l
+}

@@ -1,0 +1,186 @@
+package raftstore
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"sync"
+
+	"github.com/holdfast-dcs/holdfast/keepalive"
+)
+
+// errNetworkClosed is the cause of everything that fails because the node
+// was closed.
+var errNetworkClosed = errors.New("the node is closed")
+
+// kind says what a connection is for. Its value is on the wire.
+type kind byte
+
+const (
+	kindRaft kind = 1 // Raft's own traffic
+	kindCall kind = 2 // calls between nodes
+)
+
+func (k kind) String() string {
+	switch k {
+	case kindRaft:
+		return "raft"
+	case kindCall:
+		return "call"
+	default:
+		return "unknown"
+	}
+}
+
+// registry knows every connection, dial and handshake under way and every
+// goroutine of the network, so that all of them can be ended at a stroke. A
+// node whose disk stalls must fall silent on connections that are open
+// already too: refusing new messages leaves its followers content.
+type registry struct {
+	mu     sync.Mutex
+	shut   error // why nothing new is let in, or nil
+	closed bool
+	next   uint64
+	open   map[uint64]*registered
+	wg     sync.WaitGroup
+}
+
+type registered struct {
+	end  func()
+	conn *trackedConn // nil for a dial or handshake under way
+}
+
+func newRegistry() *registry { return &registry{open: map[uint64]*registered{}} }
+
+// enter registers something that end stops. It is refused while the gate is
+// shut. The returned function takes it out again; it may be called twice.
+func (r *registry) enter(end func(), conn *trackedConn) (leave func(), err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.refusal(); err != nil {
+		return nil, err
+	}
+	r.next++
+	id := r.next
+	r.open[id] = &registered{end: end, conn: conn}
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.open, id)
+	}, nil
+}
+
+func (r *registry) refusal() error {
+	if r.closed {
+		return errNetworkClosed
+	}
+	return r.shut
+}
+
+// spawn runs f in a goroutine that close waits for; false means that the
+// network is closed and f will not run.
+func (r *registry) spawn(f func()) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return false
+	}
+	r.wg.Go(f)
+	return true
+}
+
+// track registers an established connection; closing it takes it out. A
+// refused connection is closed.
+func (r *registry) track(conn net.Conn, k kind, peer string, dialled bool) (*trackedConn, error) {
+	t := &trackedConn{Conn: conn, kind: k, peer: peer, dialled: dialled}
+	leave, err := r.enter(t.sever, t)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	t.leave = leave
+	return t, nil
+}
+
+// setGate lets nothing new in while reason is not nil.
+func (r *registry) setGate(reason error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.shut = reason
+}
+
+// endAll ends what is registered and fits; nil fits everything.
+func (r *registry) endAll(fits func(*registered) bool) {
+	r.mu.Lock()
+	var ends []func()
+	for id, e := range r.open {
+		if fits == nil || fits(e) {
+			ends = append(ends, e.end)
+			delete(r.open, id)
+		}
+	}
+	r.mu.Unlock()
+	for _, end := range ends {
+		end()
+	}
+}
+
+// close ends everything, for good.
+func (r *registry) close() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.endAll(nil)
+}
+
+// conns lists the established connections.
+func (r *registry) conns() []*trackedConn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var list []*trackedConn
+	for _, e := range r.open {
+		if e.conn != nil {
+			list = append(list, e.conn)
+		}
+	}
+	return list
+}
+
+// trackedConn is an established connection that the registry knows.
+type trackedConn struct {
+	net.Conn
+	kind    kind
+	peer    string // the other node's ID, as it gave it
+	dialled bool
+	leave   func()
+}
+
+// Close closes the connection and takes it out of the registry.
+func (t *trackedConn) Close() error {
+	t.leave()
+	t.sever()
+	return nil
+}
+
+// sever closes the socket itself: TLS would first say good-bye to a peer that
+// perhaps does not read, and wait for seconds.
+func (t *trackedConn) sever() {
+	if secured, ok := t.Conn.(*tls.Conn); ok {
+		secured.NetConn().Close()
+		return
+	}
+	t.Conn.Close()
+}
+
+// NetConn returns the wrapped connection, for keepalive to find the socket.
+func (t *trackedConn) NetConn() net.Conn { return t.Conn }
+
+func (t *trackedConn) status() ConnStatus {
+	s := ConnStatus{
+		Peer: t.peer, Remote: t.RemoteAddr().String(), Kind: t.kind.String(), Dialled: t.dialled,
+	}
+	if effective, err := keepalive.Effective(t); err == nil {
+		s.Keepalive = effective
+	}
+	return s
+}

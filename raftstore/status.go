@@ -1,0 +1,112 @@
+package raftstore
+
+import (
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/keepalive"
+)
+
+// Status is what one node knows of itself and of the cluster, for operators
+// and metrics. Nothing in it is a promise to build on: only Get and Snapshot
+// answer for the cluster.
+type Status struct {
+	// ID and Addr are this node's.
+	ID   string
+	Addr string
+	// LeaderID and LeaderAddr are the Raft leader this node knows of, empty
+	// when it knows none.
+	LeaderID   string
+	LeaderAddr string
+	// State is "Follower", "Candidate", "Leader" or "Shutdown".
+	State string
+	// Term is the Raft term this node is in.
+	Term uint64
+	// LastLog is the index of the last entry in this node's log, Committed of
+	// the last one known to be committed, Applied of the last one that its
+	// state contains.
+	LastLog   uint64
+	Committed uint64
+	Applied   uint64
+	// LastContact is the time since the leader was last heard; 0 on the
+	// leader itself, NeverContacted when none was heard since the start.
+	LastContact time.Duration
+	// Disk says how the node's log is doing.
+	Disk DiskStatus
+	// Voters are the nodes that make the quorum, as this node knows them.
+	Voters []Peer
+	// Conns are the established connections with other nodes.
+	Conns []ConnStatus
+}
+
+// NeverContacted is the LastContact of a node that heard no leader since it
+// was started.
+const NeverContacted time.Duration = -1
+
+// DiskStatus is how long a node's durable writes take, fsync included.
+type DiskStatus struct {
+	// Writes counts the durable writes since the start.
+	Writes uint64
+	// Last, Mean and Max are times of finished writes. Mean is weighted
+	// towards the recent ones.
+	Last time.Duration
+	Mean time.Duration
+	Max  time.Duration
+	// Pending is how long the oldest write that has not returned has been
+	// under way; 0 when there is none.
+	Pending time.Duration
+}
+
+// ConnStatus is one established connection.
+type ConnStatus struct {
+	// Peer is the other node's ID.
+	Peer string
+	// Remote is the other end's address as the socket has it.
+	Remote string
+	// Kind is "raft" or "call".
+	Kind string
+	// Dialled says that this node made the connection.
+	Dialled bool
+	// Keepalive is what the socket holds; zero where the system can not tell.
+	Keepalive keepalive.Config
+}
+
+// newStatus assembles a Status from the node's parts. applied is what the
+// state contains, which Raft itself knows only roughly.
+func newStatus(c Config, n *network, l *logStore, r *raft.Raft, applied uint64) Status {
+	s := Status{
+		ID: c.ID, Addr: n.addr(),
+		State: r.State().String(), Term: r.CurrentTerm(),
+		LastLog: r.LastIndex(), Committed: r.CommitIndex(), Applied: applied,
+		LastContact: lastContact(r), Disk: l.stats(), Conns: n.conns(),
+	}
+	addr, id := r.LeaderWithID()
+	s.LeaderID, s.LeaderAddr = string(id), string(addr)
+	for _, server := range r.GetConfiguration().Configuration().Servers {
+		if server.Suffrage == raft.Voter {
+			s.Voters = append(s.Voters, Peer{ID: string(server.ID), Addr: string(server.Address)})
+		}
+	}
+	return s
+}
+
+func lastContact(r *raft.Raft) time.Duration {
+	if r.State() == raft.Leader {
+		return 0
+	}
+	at := r.LastContact()
+	if at.IsZero() {
+		return NeverContacted
+	}
+	return time.Since(at)
+}
+
+// conns describes the established connections.
+func (n *network) conns() []ConnStatus {
+	var list []ConnStatus
+	for _, c := range n.reg.conns() {
+		list = append(list, c.status())
+	}
+	return list
+}

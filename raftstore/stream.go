@@ -1,0 +1,88 @@
+package raftstore
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// raftStream is the part of the network that Raft's transport uses: its
+// connections only, on the address shared with calls.
+type raftStream struct {
+	n    *network
+	in   chan *trackedConn
+	done chan struct{}
+	once sync.Once
+}
+
+var _ raft.StreamLayer = (*raftStream)(nil)
+
+func newRaftStream(n *network) *raftStream {
+	return &raftStream{n: n, in: make(chan *trackedConn), done: make(chan struct{})}
+}
+
+// Accept returns the next connection of another node's Raft.
+func (s *raftStream) Accept() (net.Conn, error) {
+	select {
+	case conn := <-s.in:
+		return conn, nil
+	case <-s.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// deliver waits until Raft takes the connection, for as long as a handshake
+// may take.
+func (s *raftStream) deliver(conn *trackedConn) {
+	timer := time.NewTimer(s.n.timeout)
+	defer timer.Stop()
+	select {
+	case s.in <- conn:
+	case <-s.done:
+		conn.Close()
+	case <-timer.C:
+		conn.Close()
+		s.n.log.Warn("a connection was dropped because Raft does not take it", "remote", conn.RemoteAddr().String())
+	}
+}
+
+// Dial connects to another node's Raft.
+func (s *raftStream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	select {
+	case <-s.done:
+		return nil, net.ErrClosed
+	default:
+	}
+	ctx := context.Background()
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	conn, err := s.n.dial(ctx, kindRaft, string(address))
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// Addr returns the address that the others know this node by.
+func (s *raftStream) Addr() net.Addr { return raftAddr(s.n.self) }
+
+// Close ends Raft's use of the network and its connections; calls go on.
+func (s *raftStream) Close() error {
+	s.stop()
+	s.n.reg.endAll(func(e *registered) bool { return e.conn != nil && e.conn.kind == kindRaft })
+	return nil
+}
+
+func (s *raftStream) stop() { s.once.Do(func() { close(s.done) }) }
+
+// raftAddr is an address as the settings have it: names stay names.
+type raftAddr string
+
+func (raftAddr) Network() string  { return "tcp" }
+func (a raftAddr) String() string { return string(a) }
