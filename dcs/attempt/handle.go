@@ -1,0 +1,242 @@
+package attempt
+
+import (
+	"bytes"
+	"context"
+	"errors"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/rule"
+)
+
+const nonceBytes = 16
+
+// handle is one attempt: what is needed to send it, and to settle it later.
+type handle struct {
+	c       *Committer
+	slot    *slot
+	txn     dcs.Txn
+	key     string // for errors: the first key of the transaction
+	marker  Marker // as the copies carry it
+	created dcs.Revision
+	abandon []byte        // the nonce that wins the marker for a no (P11)
+	turn    chan struct{} // held by whoever settles
+	done    *outcome      // under turn; nil while unclear
+
+	found *dcs.Error // the conflict or loss that a copy was answered, not definite by itself
+	last  error      // the last failure, for the error's text
+}
+
+func (c *Committer) newHandle(s *slot, t dcs.Txn) (*handle, error) {
+	b, err := c.random(2 * nonceBytes)
+	if err != nil {
+		return nil, err
+	}
+	h := &handle{
+		c: c, slot: s, txn: t, created: s.created,
+		marker:  Marker{Key: s.key, Create: s.modified == 0, Modified: s.modified, Nonce: b[:nonceBytes:nonceBytes]},
+		abandon: b[nonceBytes:],
+		turn:    make(chan struct{}, 1),
+	}
+	if len(t.Then) > 0 {
+		h.key = t.Then[0].Key
+	}
+	return h, nil
+}
+
+// outcome is how an attempt ended, or that it has not.
+type outcome struct {
+	rev  dcs.Revision // a yes, if neither fail nor abandoned is set
+	fail *dcs.Error   // a definite no that a copy was answered, or ErrAmbiguous
+	// abandoned is a definite no because the marker was won; why says what had
+	// gone wrong before.
+	abandoned bool
+	why       error
+}
+
+// answer is what the caller of op is told.
+func (o *outcome) answer(h *handle, op string) (dcs.Revision, error) {
+	settling := op == "Settle"
+	switch {
+	case settling && o.fail != nil && o.fail.Kind != dcs.ErrAmbiguous && errors.Is(o.fail.Kind, dcs.ErrUnavailable): //nolint:errorlint // the kind itself
+		return 0, h.c.fail(op, h.key, dcs.ErrConflict, errors.New(o.fail.Error()))
+	case o.fail != nil:
+		e := *o.fail
+		e.Op = op
+		return 0, &e
+	case o.abandoned && settling:
+		// Somebody was told ErrAmbiguous, and is now told no.
+		return 0, h.c.fail(op, h.key, dcs.ErrConflict, o.why)
+	case o.abandoned:
+		return 0, h.c.fail(op, h.key, dcs.ErrUnavailable, o.why)
+	}
+	return o.rev, nil
+}
+
+// verdict is what an answer says of an attempt.
+type verdict uint8
+
+const (
+	open  verdict = iota // nothing
+	yes                  // it was applied
+	no                   // this copy was refused, for the reason in handle.found
+	again                // this copy was refused, and its conditions hold
+	gone                 // the marker is lost: it can not be applied any more
+	ended                // our own settling has won the marker
+)
+
+// judge says what a refusal of a copy means. The marker is judged before any
+// other condition and before the lease (P9).
+func (h *handle) judge(a Answer) (verdict, dcs.Revision) {
+	first := rule.On(rule.P9MarkerFirst)
+	if e := h.refusal(a); !first && e != nil {
+		h.found = e
+		return no, 0
+	}
+	if v, rev := h.judgeMarker(a); v != open {
+		return v, rev
+	}
+	if e := h.refusal(a); e != nil {
+		h.found = e
+		return no, 0
+	}
+	return again, 0
+}
+
+// judgeMarker says what the marker tells of the attempt.
+func (h *handle) judgeMarker(a Answer) (verdict, dcs.Revision) {
+	m := a.entry(h.marker.Key)
+	switch {
+	case m != nil && bytes.Equal(m.Value, h.marker.Nonce):
+		return yes, m.Modified
+	case m != nil && bytes.Equal(m.Value, h.abandon):
+		return ended, 0
+	case h.marker.Modified == 0 && m == nil: // with P8 off only
+		return open, 0
+	case m == nil || m.Created != h.created || m.Modified != h.marker.Modified:
+		return gone, 0
+	}
+	return open, 0
+}
+
+// refusal returns the conflict or loss that a refusal at an untouched marker
+// means, nil if it means neither.
+func (h *handle) refusal(a Answer) *dcs.Error {
+	if a.Outcome == LeaseLost {
+		// P14: nothing was written, and nothing bound to that lease will be.
+		kind := dcs.ErrLost
+		if !rule.On(rule.P14DeadLease) {
+			kind = dcs.ErrUnavailable
+		}
+		e := h.c.fail("Commit", h.key, kind, nil)
+		e.Endpoint = a.Endpoint
+		return e
+	}
+	for _, cond := range h.txn.If {
+		entry := a.entry(cond.Key)
+		if holds(cond, entry) {
+			continue
+		}
+		e := h.c.fail("Commit", cond.Key, dcs.ErrConflict, nil)
+		e.Current, e.Endpoint = entry, a.Endpoint
+		return e
+	}
+	if h.c.o.ModifiedOnly || len(h.txn.If) == 0 {
+		return nil
+	}
+	// It failed when it was checked and holds by the time it was read.
+	cond := h.txn.If[0]
+	e := h.c.fail("Commit", cond.Key, dcs.ErrConflict, nil)
+	e.Current, e.Endpoint = a.entry(cond.Key), a.Endpoint
+	return e
+}
+
+func holds(c dcs.Cond, e *dcs.Entry) bool {
+	switch {
+	case e == nil:
+		return c.Is == 0
+	case c.On == dcs.Created:
+		return e.Created == c.Is
+	default:
+		return e.Modified == c.Is
+	}
+}
+
+// copy sends one copy of the attempt and returns an answer that was Seen.
+func (h *handle) copy(ctx context.Context, n int) (Answer, error) {
+	r := Request{Marker: h.marker, Txn: h.txn, Copy: n}
+	if n > 0 && !rule.On(rule.P13Resend) {
+		h.resendAsNew(ctx, &r)
+	}
+	if h.c.o.ModifiedOnly {
+		if ans, err := h.resolve(ctx, &r); err != nil || ans.Outcome == Refused {
+			return ans, err
+		}
+	}
+	ans, err := h.c.t.Send(ctx, r)
+	if err != nil || ans.Seen || (ans.Outcome != Refused && ans.Outcome != LeaseLost) {
+		return ans, err
+	}
+	entries, err := h.c.t.Read(ctx, r.Keys()...)
+	if err != nil {
+		return Answer{}, unsent(err) // refused, and we do not know why
+	}
+	ans.Entries, ans.Seen = entries, true
+	return ans, nil
+}
+
+// resolve turns the conditions on Created into conditions on Modified, by a
+// read that finds the incarnation in place. Finding another one is a refusal
+// of a copy that need not be sent.
+func (h *handle) resolve(ctx context.Context, r *Request) (Answer, error) {
+	need := false
+	for _, c := range h.txn.If {
+		need = need || (c.On == dcs.Created && c.Is != 0)
+	}
+	if !need {
+		return Answer{}, nil
+	}
+	entries, err := h.c.t.Read(ctx, r.Keys()...)
+	if err != nil {
+		return Answer{}, unsent(err)
+	}
+	ans := Answer{Outcome: Refused, Seen: true, Entries: entries}
+	conds := make([]dcs.Cond, len(h.txn.If))
+	for i, c := range h.txn.If {
+		e := ans.entry(c.Key)
+		if c.On == dcs.Created && !holds(c, e) {
+			return ans, nil
+		}
+		if c.On == dcs.Created && e != nil {
+			c = dcs.ModifiedAt(c.Key, e.Modified)
+		}
+		conds[i] = c
+	}
+	r.Txn.If = conds
+	return Answer{}, nil
+}
+
+// resendAsNew makes a copy that excludes none of the others: what P13 forbids.
+func (h *handle) resendAsNew(ctx context.Context, r *Request) {
+	entries, err := h.c.t.Read(ctx, r.Marker.Key)
+	if m := (Answer{Entries: entries}).entry(r.Marker.Key); err == nil && m != nil {
+		r.Marker.Modified = m.Modified
+	}
+	if b, err := h.c.random(nonceBytes); err == nil {
+		r.Marker.Nonce = b
+	}
+}
+
+// unsent marks the failure of a read as one of a copy that wrote nothing. Only
+// a read that was refused outright, with a kind, ends a Commit.
+func unsent(err error) error {
+	if errors.Is(err, ErrNotSent) {
+		return err
+	}
+	return &notSent{err}
+}
+
+type notSent struct{ err error }
+
+func (e *notSent) Error() string   { return e.err.Error() }
+func (e *notSent) Unwrap() []error { return []error{ErrNotSent} }

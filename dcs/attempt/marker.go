@@ -1,0 +1,115 @@
+package attempt
+
+import (
+	"context"
+	"errors"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/rule"
+)
+
+var errVanished = errors.New("the marker vanished right after it was made")
+
+// prepare makes s's marker if it has none, and reads what Commits on it will
+// be conditional on.
+func (c *Committer) prepare(ctx context.Context, s *slot) error {
+	var last error
+	for ctx.Err() == nil {
+		if s.made && !s.stale {
+			return nil
+		}
+		if s.key == "" {
+			name, err := c.name()
+			if err != nil {
+				return c.fail("Commit", "", dcs.ErrUnavailable, err)
+			}
+			s.key = name
+		}
+		// P8: without a reading back, "absent" would be the condition.
+		if !rule.On(rule.P8ReadBack) && !s.stale {
+			s.made = true
+			return nil
+		}
+		if !s.made {
+			if err := c.create(ctx, s.key); err != nil {
+				return err
+			}
+		}
+		entries, err := c.read(ctx, s.key)
+		if err != nil {
+			return err
+		}
+		if m := (Answer{Entries: entries}).entry(s.key); m != nil {
+			s.made, s.stale, s.created, s.modified = true, false, m.Created, m.Modified
+			return nil
+		}
+		s.forget()
+		last = errVanished
+	}
+	return c.over(ctx, last)
+}
+
+// create makes the marker in a transaction of its own, if absent (P8). It may
+// be repeated under the same name: whoever made it, it is read afterwards, and
+// a copy that lands late finds it present or makes another incarnation, which
+// is recognised by its Created.
+func (c *Committer) create(ctx context.Context, key string) error {
+	nonce, err := c.random(nonceBytes)
+	if err != nil {
+		return c.fail("Commit", "", dcs.ErrUnavailable, err)
+	}
+	v := c.volley(func(ctx context.Context, n int) (Answer, error) {
+		return c.t.Send(ctx, Request{Marker: Marker{Key: key, Create: true, Nonce: nonce}, Copy: n})
+	})
+	return c.until(ctx, v, func(e event) bool { return e.ans.Outcome == Applied || e.ans.Outcome == Refused })
+}
+
+// read reads keys, as often as it takes.
+func (c *Committer) read(ctx context.Context, keys ...string) ([]dcs.Entry, error) {
+	var found []dcs.Entry
+	v := c.volley(func(ctx context.Context, _ int) (Answer, error) {
+		entries, err := c.t.Read(ctx, keys...)
+		return Answer{Outcome: Applied, Entries: entries}, err
+	})
+	err := c.until(ctx, v, func(e event) bool { found = e.ans.Entries; return true })
+	return found, err
+}
+
+// until runs v, whose copies need not exclude each other, to the first answer
+// that is done.
+func (c *Committer) until(ctx context.Context, v *volley, done func(event) bool) error {
+	var last error
+	// The copies that are still out when one has answered end with this call.
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	for {
+		e, more := v.next(ctx)
+		switch {
+		case !more:
+			return c.over(ctx, last)
+		case e.err == nil && done(e):
+			return nil
+		case e.err != nil:
+			last = e.err
+			if final := c.final(e.err); final != nil {
+				return final
+			}
+		}
+		v.fails++
+	}
+}
+
+// final returns the failure that err ends a Commit with, or nil if the store
+// may be asked again.
+func (c *Committer) final(err error) *dcs.Error {
+	kind := dcs.KindOf(err)
+	if kind == nil || !errors.Is(err, ErrNotSent) {
+		return nil
+	}
+	f := c.fail("Commit", "", kind, err)
+	var e *dcs.Error
+	if errors.As(err, &e) {
+		f.Key, f.Endpoint = e.Key, e.Endpoint
+	}
+	return f
+}

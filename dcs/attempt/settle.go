@@ -1,0 +1,225 @@
+package attempt
+
+import (
+	"context"
+	"errors"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/rule"
+)
+
+// patience is how many times in a row a condition on Created is resolved anew
+// without a pause.
+const patience = 3
+
+var (
+	errRefusedForNothing = errors.New("the store refused the transaction though its conditions hold")
+	errMarkerGone        = errors.New("the attempt's marker is gone: whether it had been applied can not be told")
+)
+
+// attempt sends h until its outcome is known or sending's time is over, then
+// settles it in what ctx has left. Nil means that the marker was lost and that
+// nothing of h was or will be applied. The slot is given back or set aside.
+func (c *Committer) attempt(ctx, sending context.Context, h *handle) *outcome {
+	// Whatever is still out when the outcome is known ends with this call.
+	sending, stop := context.WithCancel(sending)
+	defer stop()
+	v := c.volley(h.copy)
+	lost, times := false, 0
+	for {
+		if lost && v.open == 0 {
+			// P11: it will not be applied any more. That it has not been can be
+			// told only if every copy was answered.
+			if v.clear() {
+				return nil
+			}
+			return c.conclude(h, h.fenced())
+		}
+		e, more := v.next(sending)
+		if !more {
+			break
+		}
+		if e.err != nil || e.ans.Outcome == Unknown {
+			h.note(e.err)
+			if f := c.final(e.err); f != nil && v.clear() {
+				return c.conclude(h, &outcome{fail: f})
+			} else if f != nil {
+				h.found = f
+				break
+			}
+			v.fails++
+			continue
+		}
+		if e.ans.Outcome == Applied {
+			return c.conclude(h, &outcome{rev: e.ans.Revision})
+		}
+		verdict, rev := h.judge(e.ans)
+		switch verdict {
+		case yes:
+			return c.conclude(h, &outcome{rev: rev})
+		case gone:
+			lost, v.hold = true, true
+			continue
+		case no:
+			// P10: another copy may still find the condition holding.
+			if v.clear() || !rule.On(rule.P10EveryCopy) {
+				return c.conclude(h, &outcome{fail: h.found})
+			}
+		default:
+			if times++; times > patience {
+				h.note(errRefusedForNothing)
+				v.fails++
+			}
+			continue
+		}
+		break
+	}
+	if lost {
+		return c.conclude(h, h.fenced())
+	}
+	if v.clear() {
+		// P14: refused by all, so nothing was written, and nothing will be.
+		return c.conclude(h, &outcome{fail: c.over(sending, h.last)})
+	}
+	stop()
+	return c.fence(ctx, h, false)
+}
+
+// settle settles an attempt that was left unclear, or tells what it was
+// settled as.
+func (c *Committer) settle(ctx context.Context, h *handle) *outcome {
+	select {
+	case h.turn <- struct{}{}:
+		defer func() { <-h.turn }()
+	case <-ctx.Done():
+		return &outcome{fail: h.ambiguous(cutShort(ctx, nil))}
+	}
+	if h.done != nil {
+		return h.done
+	}
+	return c.fence(ctx, h, true)
+}
+
+// fence wins the marker for a no, or finds that the attempt had won it. A
+// reading back would prove a yes, but never a no (P11).
+func (c *Committer) fence(ctx context.Context, h *handle, kept bool) *outcome {
+	inner, stop := context.WithCancel(ctx)
+	defer stop()
+	v := c.volley(h.fenceCopy)
+	for {
+		e, more := v.next(inner)
+		if !more {
+			break
+		}
+		if e.err != nil || e.ans.Outcome == Unknown {
+			h.note(e.err)
+			v.fails++
+			continue
+		}
+		if e.ans.Outcome == Applied {
+			return c.conclude(h, h.no(e.ans.Revision))
+		}
+		switch verdict, rev := h.judgeMarker(e.ans); verdict {
+		case yes:
+			return c.conclude(h, &outcome{rev: rev})
+		case ended:
+			return c.conclude(h, h.no(e.ans.entry(h.marker.Key).Modified))
+		case gone:
+			return c.conclude(h, h.fenced())
+		default:
+			h.note(errRefusedForNothing)
+			v.fails++
+		}
+	}
+	out := &outcome{fail: h.ambiguous(cutShort(ctx, h.last))}
+	if kept {
+		return out
+	}
+	if rule.On(rule.P12SlotBusy) {
+		c.pool.keep(h)
+	} else {
+		s := *h.slot
+		s.stale, h.slot = true, &slot{}
+		c.pool.give(&s)
+	}
+	return out
+}
+
+// fenceCopy sends one copy of the transaction that only takes the marker.
+func (h *handle) fenceCopy(ctx context.Context, n int) (Answer, error) {
+	r := Request{Marker: h.marker, Copy: n}
+	r.Marker.Nonce = h.abandon
+	if !rule.On(rule.P11NoNeedsMarker) {
+		entries, err := h.c.t.Read(ctx, r.Keys()...)
+		ans := Answer{Outcome: Refused, Seen: true, Entries: entries}
+		if m := ans.entry(h.marker.Key); err == nil && (m == nil || string(m.Value) != string(h.marker.Nonce)) {
+			ans.Outcome = Applied
+		}
+		return ans, err
+	}
+	ans, err := h.c.t.Send(ctx, r)
+	if err != nil || ans.Seen || ans.Outcome != Refused {
+		return ans, err
+	}
+	ans.Entries, err = h.c.t.Read(ctx, h.marker.Key)
+	return ans, err
+}
+
+// conclude records how h ended and gives its slot back, ready for the next
+// Commit: what the marker is at now is known, or it is given up.
+func (c *Committer) conclude(h *handle, o *outcome) *outcome {
+	s := h.slot
+	switch {
+	case o.fail == nil && !rule.On(rule.P13Resend):
+		s.stale = true
+	case o.fail == nil:
+		s.modified = o.rev
+		if s.created == 0 { // with P8 off only
+			s.stale = true
+		}
+	case o.fail.Kind == dcs.ErrAmbiguous: //nolint:errorlint // the kind itself, whatever the cause is
+		s.forget()
+	}
+	h.done = o
+	c.pool.settled(h)
+	if o.abandoned && h.found != nil {
+		// The conflict or loss that a copy was answered is definite by now.
+		h.done = &outcome{fail: h.found}
+	}
+	return h.done
+}
+
+func (h *handle) no(marker dcs.Revision) *outcome {
+	if marker == 0 { // with P11 off only
+		marker = h.marker.Modified
+	}
+	return &outcome{rev: marker, abandoned: true, why: h.last}
+}
+
+// fenced is the last word where the marker was lost.
+func (h *handle) fenced() *outcome {
+	if !rule.On(rule.P12SlotBusy) || !rule.On(rule.P11NoNeedsMarker) {
+		return h.no(0)
+	}
+	e := h.c.fail("Commit", h.key, dcs.ErrAmbiguous, errMarkerGone)
+	e.Fenced = true
+	return &outcome{fail: e}
+}
+
+func (h *handle) ambiguous(cause error) *dcs.Error {
+	e := h.c.fail("Commit", h.key, dcs.ErrAmbiguous, cause)
+	e.Attempt = h
+	return e
+}
+
+// note remembers a failure for the text of what is returned. A transport's
+// own idea of the kind must not show through what the marker proved.
+func (h *handle) note(err error) {
+	switch kind := dcs.KindOf(err); {
+	case err == nil:
+	case kind == nil || kind == dcs.ErrUnauthorized || kind == dcs.ErrClosed: //nolint:errorlint // KindOf gives the sentinel
+		h.last = err
+	default:
+		h.last = errors.New(err.Error())
+	}
+}

@@ -1,0 +1,124 @@
+package attempt
+
+import (
+	"context"
+	"errors"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/rule"
+)
+
+// ErrNotSent is wrapped by a Send error that is definite: this copy wrote
+// nothing and never will, because it never left, or because the store refused
+// it before it could apply. Any other error of Send leaves the copy unclear:
+// it may have been applied, or may still be.
+//
+// An error that wraps ErrNotSent and carries a kind (see [dcs.KindOf]) ends
+// the Commit with that kind, as soon as no other copy is unclear: ErrInvalid
+// for what will never pass, ErrUnauthorized, ErrUnavailable for a full store.
+// Without a kind the request is sent again while the budget lasts.
+var ErrNotSent = errors.New("nothing was sent, or it was refused outright")
+
+// Transport is what the author of a backend writes: one transaction and one
+// read. Both are called from several goroutines at once, and both must return
+// when their context ends.
+type Transport interface {
+	// Send sends one copy of r, once: a client library that repeats requests
+	// by itself must be told not to, or its answer be reported as unclear
+	// unless it is Applied. How a transaction is to be built says
+	// [Request.Whole].
+	Send(ctx context.Context, r Request) (Answer, error)
+
+	// Read returns the entries of those keys that exist, in any order. It is
+	// linearizable for each key; together they need not be of one moment. The
+	// keys may be bookkeeping keys.
+	Read(ctx context.Context, keys ...string) ([]dcs.Entry, error)
+}
+
+// Marker is the reserved key that makes copies exclude each other.
+type Marker struct {
+	// Key is in the backend's tree, under Options.Prefix.
+	Key string
+	// Create asks for a marker that does not exist yet; Modified is 0 then.
+	Create bool
+	// Modified is the revision that the marker must have.
+	Modified dcs.Revision
+	// Nonce is the value to write into it.
+	Nonce []byte
+}
+
+// Request is one physical transaction: the marker is compared and rewritten
+// together with the caller's conditions and writes.
+type Request struct {
+	Marker Marker
+	// Txn is the caller's, empty when only the marker is concerned. With
+	// Options.ModifiedOnly its conditions are all on Modified.
+	Txn dcs.Txn
+	// Copy counts the copies of one request from 0: a transport with several
+	// endpoints sends copy n+1 to another one than copy n.
+	Copy int
+}
+
+// Whole returns the transaction to apply atomically: the marker's condition
+// before all others (P9), the marker's put, bound to markerLease, before all
+// other writes. The lease is the transport's own, if it keeps its markers by
+// one; it may be another than the Txn's.
+func (r Request) Whole(markerLease dcs.LeaseID) dcs.Txn {
+	var t dcs.Txn
+	// P7: at most one copy finds the marker at this revision, ever.
+	if rule.On(rule.P7Marker) || r.Marker.Create {
+		t.If = append(t.If, dcs.ModifiedAt(r.Marker.Key, r.Marker.Modified))
+	}
+	t.If = append(t.If, r.Txn.If...)
+	t.Then = append(t.Then, dcs.PutLeased(r.Marker.Key, r.Marker.Nonce, markerLease))
+	t.Then = append(t.Then, r.Txn.Then...)
+	return t
+}
+
+// Keys returns what is to be read for a refusal's Answer: the marker and the
+// keys of the conditions.
+func (r Request) Keys() []string {
+	keys := []string{r.Marker.Key}
+	for _, c := range r.Txn.If {
+		keys = append(keys, c.Key)
+	}
+	return keys
+}
+
+// Outcome is what a store answered to one copy.
+type Outcome uint8
+
+const (
+	// Unknown is no answer; it is taken like an unclear error.
+	Unknown Outcome = iota
+	// Applied: every condition held, and everything was written.
+	Applied
+	// Refused: a condition failed, the marker's or another; nothing was
+	// written.
+	Refused
+	// LeaseLost: the lease of the Txn is not live; nothing was written.
+	LeaseLost
+)
+
+// Answer is a store's word on one copy.
+type Answer struct {
+	Outcome Outcome
+	// Revision is, for Applied, that of the writes: the marker's new Modified.
+	Revision dcs.Revision
+	// Seen says that Entries were read, in the refused transaction itself or
+	// after it. Without it they are asked for with Read.
+	Seen bool
+	// Entries are those of [Request.Keys] that exist.
+	Entries []dcs.Entry
+	// Endpoint names the server that answered, for errors.
+	Endpoint string
+}
+
+func (a Answer) entry(key string) *dcs.Entry {
+	for i := range a.Entries {
+		if a.Entries[i].Key == key {
+			return &a.Entries[i]
+		}
+	}
+	return nil
+}

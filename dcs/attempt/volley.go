@@ -1,0 +1,123 @@
+package attempt
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// event is what became of one copy.
+type event struct {
+	ans Answer
+	err error
+}
+
+// definite reports whether the copy certainly wrote nothing.
+func (e event) definite() bool {
+	if e.err != nil {
+		return errors.Is(e.err, ErrNotSent)
+	}
+	return e.ans.Outcome == Refused || e.ans.Outcome == LeaseLost
+}
+
+// volley sends copies of one request: the first at once, a hedge beside one
+// that stays unanswered, another after one that failed (P13: the marker, or
+// the read's nature, makes that safe). It belongs to one goroutine.
+type volley struct {
+	c    *Committer
+	send func(ctx context.Context, n int) (Answer, error)
+	out  chan event
+
+	sent    int  // copies so far
+	open    int  // of them, without an answer yet
+	unclear bool // one ended without telling what became of it
+	hold    bool // collect answers, send nothing more
+	fails   int  // for the back-off; whoever judges an answer a failure raises it
+}
+
+func (c *Committer) volley(send func(ctx context.Context, n int) (Answer, error)) *volley {
+	return &volley{c: c, send: send, out: make(chan event)}
+}
+
+// clear reports whether every copy that was sent certainly wrote nothing.
+func (v *volley) clear() bool { return v.open == 0 && !v.unclear }
+
+// due says whether another copy is to be sent, and after what pause.
+func (v *volley) due() (time.Duration, bool) {
+	switch {
+	case v.hold:
+		return 0, false
+	case v.open == 0 && v.fails == 0:
+		return 0, true
+	case v.open == 0:
+		ceiling := min(maxBackoff, minBackoff<<min(v.fails, 10))
+		return v.c.jitter(ceiling), true
+	case v.open < inFlight:
+		d := v.c.o.HedgeAfter()
+		return d, d > 0
+	}
+	return 0, false
+}
+
+// next sends what is due until a copy has an answer or ctx ends (false).
+func (v *volley) next(ctx context.Context) (event, bool) {
+	for ctx.Err() == nil {
+		pause, more := v.due()
+		if more && pause <= 0 {
+			v.launch(ctx)
+			continue
+		}
+		var fire <-chan time.Time
+		stop := func() bool { return false }
+		if more {
+			t := time.NewTimer(pause)
+			fire, stop = t.C, t.Stop
+		}
+		select {
+		case e := <-v.out:
+			stop()
+			return v.take(e), true
+		case <-fire:
+			v.launch(ctx)
+		case <-ctx.Done():
+			stop()
+		}
+	}
+	// An answer that came in time is not thrown away for the select's choice.
+	select {
+	case e := <-v.out:
+		return v.take(e), true
+	default:
+		return event{}, false
+	}
+}
+
+func (v *volley) take(e event) event {
+	v.open--
+	if !e.definite() {
+		v.unclear = true
+	}
+	return e
+}
+
+// launch sends one copy. Its goroutine ends with ctx at the latest.
+func (v *volley) launch(ctx context.Context) {
+	n := v.sent
+	v.sent++
+	v.open++
+	v.c.running.Add(1)
+	go func() {
+		defer v.c.running.Done()
+		left := noDeadline
+		if deadline, ok := ctx.Deadline(); ok {
+			left = time.Until(deadline)
+		}
+		one, cancel := context.WithTimeout(ctx, v.c.o.attemptTimeout(left))
+		defer cancel()
+		ans, err := v.send(one, n)
+		select {
+		case v.out <- event{ans: ans, err: err}:
+		case <-ctx.Done():
+		}
+	}()
+}

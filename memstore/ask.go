@@ -1,0 +1,124 @@
+package memstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+)
+
+// through addresses copy n of c, counted from the endpoint at index from.
+func (b *Backend) through(c Call, from int32, n int) Call {
+	c.Client, c.Root, c.Copy = b.o.Name, b.o.Root, n
+	c.Endpoint = b.endpoints[(int(from)+n)%len(b.endpoints)]
+	return c
+}
+
+// answered remembers the endpoint that answered, and tells of the switch if
+// that is another one than from, which was asked first.
+func (b *Backend) answered(from int32, c Call) {
+	n := int32(c.Copy % len(b.endpoints))      //nolint:gosec // G115: less than the number of endpoints
+	to := (from + n) % int32(len(b.endpoints)) //nolint:gosec // G115: a handful
+	if to == from || !b.current.CompareAndSwap(from, to) {
+		return
+	}
+	ev := dcs.EndpointEvent{Backend: name, From: b.endpoints[from], To: b.endpoints[to], Reason: "no answer in time"}
+	b.o.Logger.Info("memstore: switched endpoint", "from", ev.From, "to", ev.To, "reason", ev.Reason)
+	if b.o.Observer.Endpoint != nil {
+		b.o.Observer.Endpoint(ev)
+	}
+}
+
+// answerOf is what became of a request that may be sent twice.
+type answerOf[T any] struct {
+	v     T
+	sent  dcs.Instant // when the copy was sent whose answer counts (P1)
+	clear bool        // with an error: no copy was done, or ever will be
+}
+
+// ask sends c until it is answered, through one endpoint after the other, by
+// ctx's deadline. It is for what may be sent twice (P13): reads, renewals,
+// revocations, and a Grant under an id of our own.
+func ask[T any](ctx context.Context, b *Backend, c Call, do func(*root) T) (answerOf[T], error) {
+	var last error
+	a, from := answerOf[T]{clear: true}, b.current.Load()
+	for n := 0; ; n++ {
+		c = b.through(c, from, n)
+		a.sent = dcs.Now()
+		one, cancel := context.WithTimeout(ctx, b.o.AttemptTimeout)
+		v, err := send(one, b, c, do)
+		cancel()
+		if err == nil {
+			b.answered(from, c)
+			a.v = v
+			return a, nil
+		}
+		definite := errors.Is(err, attempt.ErrNotSent)
+		a.clear = a.clear && definite
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
+		if (definite && dcs.KindOf(err) != nil) || !b.pause(ctx, n) {
+			return a, b.gaveUp(ctx, last)
+		}
+	}
+}
+
+// pause waits before copy n+1, with jitter. It reports false when there is no
+// time for another one.
+func (b *Backend) pause(ctx context.Context, n int) bool {
+	ceiling := min(5*time.Millisecond<<min(n, 6), 250*time.Millisecond)
+	t := time.NewTimer(rand.N(ceiling) + 1) //nolint:gosec // G404: jitter, not a secret
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return ctx.Err() == nil
+	case <-ctx.Done():
+	case <-b.done:
+	}
+	return false
+}
+
+// gaveUp is the failure of a call that nobody answered.
+func (b *Backend) gaveUp(ctx context.Context, last error) error {
+	select {
+	case <-b.done:
+		return dcs.ErrClosed
+	default:
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(last, cause) {
+		return fmt.Errorf("%w: %w", cause, last)
+	}
+	return last
+}
+
+// fail gives err its kind, ErrUnavailable where it has none, and names what
+// was done.
+func (b *Backend) fail(op, key string, err error) error {
+	e := &dcs.Error{Backend: name, Op: op, Key: key, Kind: dcs.ErrUnavailable, Err: err}
+	if kind := dcs.KindOf(err); kind != nil {
+		e.Kind = kind
+		if errors.Is(kind, err) {
+			e.Err = nil
+		}
+	}
+	return e
+}
+
+// raise lifts the client's floor to rev and reports whether rev is not below
+// it.
+func (b *Backend) raise(rev dcs.Revision) bool {
+	for {
+		seen := b.floor.Load()
+		if uint64(rev) < seen {
+			return false
+		}
+		if b.floor.CompareAndSwap(seen, uint64(rev)) {
+			return true
+		}
+	}
+}

@@ -1,0 +1,3 @@
+// Package memstore is a store in memory with the whole contract of package
+// dcs, and with a fault injector.
+package memstore

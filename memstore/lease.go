@@ -1,0 +1,96 @@
+package memstore
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/rule"
+)
+
+// granted is what the server says of a lease.
+type granted struct {
+	live    bool
+	ttl     time.Duration
+	expiry  time.Duration
+	entries []dcs.Entry
+	rev     dcs.Revision
+}
+
+func (r *root) granted(l *lease, live bool, keys []string) granted {
+	if !live {
+		return granted{}
+	}
+	return granted{live: true, ttl: l.ttl, expiry: l.life, entries: r.entries(keys), rev: r.tree.Revision()}
+}
+
+func (g granted) renewal(from dcs.Instant) dcs.Renewal {
+	if !rule.On(rule.P1FromSending) {
+		from = dcs.Now()
+	}
+	return dcs.Renewal{From: from, TTL: g.ttl, Expiry: g.expiry, Entries: g.entries}
+}
+
+// clientLease implements [dcs.Lease].
+type clientLease struct {
+	b  *Backend
+	id dcs.LeaseID
+}
+
+// Grant implements [dcs.Backend]. The client chooses the id, so that copies of
+// the request make one lease; From is the sending of the first of them.
+func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
+	if ttl <= 0 {
+		return nil, dcs.Renewal{}, b.fail("Grant", "", &dcs.Error{Kind: dcs.ErrInvalid, Err: errors.New("the TTL must be positive")})
+	}
+	var raw [8]byte
+	if _, err := (lockedRand{b}).Read(raw[:]); err != nil {
+		return nil, dcs.Renewal{}, b.fail("Grant", "", err)
+	}
+	id := dcs.LeaseID(hex.EncodeToString(raw[:]))
+	first := dcs.Now() // P1: the sending of the first copy, whichever is answered
+	a, err := ask(ctx, b, Call{Op: OpGrant, Lease: id}, func(r *root) granted {
+		return r.granted(r.grant(id, ttl), true, nil)
+	})
+	if err != nil {
+		if !a.clear {
+			err = &dcs.Error{Kind: dcs.ErrAmbiguous, Err: err}
+		}
+		return nil, dcs.Renewal{}, b.fail("Grant", "", err)
+	}
+	return &clientLease{b: b, id: id}, a.v.renewal(first), nil
+}
+
+// ID implements [dcs.Lease].
+func (l *clientLease) ID() dcs.LeaseID { return l.id }
+
+// Renew implements [dcs.Lease]. The server extends the lease and reads keys at
+// one moment after the sending, so that From + TTL is true however late the
+// answer comes.
+func (l *clientLease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) {
+	keys = slices.Sorted(slices.Values(keys))
+	a, err := ask(ctx, l.b, Call{Op: OpRenew, Lease: l.id, Keys: keys}, func(r *root) granted {
+		lease, live := r.renew(l.id)
+		return r.granted(lease, live, keys)
+	})
+	switch {
+	case err != nil:
+		return dcs.Renewal{}, l.b.fail("Renew", "", err)
+	case !a.v.live:
+		return dcs.Renewal{}, l.b.fail("Renew", "", dcs.ErrLost)
+	}
+	l.b.raise(a.v.rev)
+	return a.v.renewal(a.sent), nil
+}
+
+// Revoke implements [dcs.Lease].
+func (l *clientLease) Revoke(ctx context.Context) error {
+	_, err := ask(ctx, l.b, Call{Op: OpRevoke, Lease: l.id}, func(r *root) bool { return r.end(l.id) })
+	if err != nil {
+		return l.b.fail("Revoke", "", err)
+	}
+	return nil
+}

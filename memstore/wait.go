@@ -1,0 +1,158 @@
+package memstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+)
+
+// watch is the server's side of one Wait.
+type watch struct {
+	moved bool
+	snap  dcs.Snapshot    // if moved
+	next  <-chan struct{} // closed at the next change, if not
+}
+
+func (r *root) watch(prefix string, since dcs.Revision) watch {
+	next := r.tree.Moved(inside(prefix))
+	if r.moved(prefix, since) {
+		return watch{moved: true, snap: r.snapshot(prefix)}
+	}
+	return watch{next: next}
+}
+
+func (r *root) moved(prefix string, since dcs.Revision) bool {
+	return r.tree.MovedSince(inside(prefix), since) && r.tree.Revision() > since
+}
+
+// Wait implements [dcs.Backend]. The server pushes: nothing is asked while
+// nothing changes, but for one probe of constant size per min(2.5 s,
+// RetryTimeout/4), by which a store that fell silent is told from a quiet one.
+func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+	var (
+		timing  = b.o.Timing.RetryTimeout
+		every   = min(2500*time.Millisecond, timing/4)
+		heard   = dcs.Now() // when the store last answered this Wait
+		failure error
+	)
+	for n, from := 0, b.current.Load(); ; n++ {
+		c := b.through(Call{Op: OpWait, Keys: []string{prefix}}, from, n)
+		one, cancel := context.WithTimeout(ctx, min(every, max(timing-heard.Elapsed(), time.Millisecond)))
+		w, err := send(one, b, c, func(r *root) watch { return r.watch(prefix, since) })
+		cancel()
+		if err == nil {
+			heard = dcs.Now()
+			b.answered(from, c)
+			from, n = b.current.Load(), 0
+			w, err = b.follow(ctx, c, w, prefix, since, every, &heard)
+		}
+		if err == nil && b.raise(w.snap.Revision) {
+			return w.snap, nil
+		}
+		if err != nil {
+			failure = err
+		}
+		if over := b.waitOver(ctx, prefix, heard, failure); over != nil {
+			return dcs.Snapshot{}, over
+		}
+		if err != nil && !b.pause(ctx, n) {
+			return dcs.Snapshot{}, b.waitOver(ctx, prefix, heard, failure)
+		}
+	}
+}
+
+// waitOver returns what ends a Wait, or nil.
+func (b *Backend) waitOver(ctx context.Context, prefix string, heard dcs.Instant, failure error) error {
+	select {
+	case <-b.done:
+		return b.fail("Wait", prefix, dcs.ErrClosed)
+	default:
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if errors.Is(failure, attempt.ErrNotSent) && dcs.KindOf(failure) != nil {
+		return b.fail("Wait", prefix, failure)
+	}
+	if heard.Elapsed() >= b.o.Timing.RetryTimeout {
+		return b.fail("Wait", prefix, failure)
+	}
+	return nil
+}
+
+var errSilent = errors.New("the watch fell silent")
+
+// follow waits for the push that ends w, and probes while there is none. An
+// error says that the watch is to be begun anew.
+func (b *Backend) follow(ctx context.Context, c Call, w watch, prefix string, since dcs.Revision, every time.Duration, heard *dcs.Instant) (watch, error) {
+	for !w.moved {
+		b.s.mu.Lock()
+		muted, changed, down := b.s.mute(c), b.s.faults.changed, b.s.faults.down
+		b.s.mu.Unlock()
+		if down {
+			return w, errBroken
+		}
+		next := w.next
+		if muted {
+			next = nil
+		}
+		probe := time.NewTimer(every)
+		select {
+		case <-next:
+			b.travel(ctx)
+			w = b.push(c, prefix, since)
+			*heard = dcs.Now()
+		case <-changed:
+		case <-probe.C:
+			p := c
+			p.Op = OpProbe
+			one, cancel := context.WithTimeout(ctx, every)
+			missed, err := send(one, b, p, func(r *root) bool { return r.moved(prefix, since) })
+			cancel()
+			if err != nil {
+				return w, fmt.Errorf("%w: %w", errSilent, err)
+			}
+			*heard = dcs.Now()
+			if missed && muted {
+				return w, errSilent
+			}
+		case <-ctx.Done():
+		case <-b.done:
+		}
+		probe.Stop()
+		if ctx.Err() != nil {
+			return w, ctx.Err()
+		}
+		select {
+		case <-b.done:
+			return w, dcs.ErrClosed
+		default:
+		}
+	}
+	return w, nil
+}
+
+// travel is the way of a push to the client.
+func (b *Backend) travel(ctx context.Context) {
+	if b.s.o.Latency <= 0 {
+		return
+	}
+	t := time.NewTimer(b.s.o.Latency)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	case <-b.done:
+	}
+}
+
+// push is the server telling what a change has made of the tree.
+func (b *Backend) push(c Call, prefix string, since dcs.Revision) watch {
+	b.s.mu.Lock()
+	defer b.s.mu.Unlock()
+	return b.s.root(c.Root).watch(prefix, since)
+}
