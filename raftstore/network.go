@@ -256,6 +256,7 @@ func (n *network) identify(ctx context.Context, raw net.Conn) (net.Conn, kind, s
 	if n.creds != nil {
 		t := tls.Server(raw, n.creds.server())
 		if err := t.HandshakeContext(ctx); err != nil {
+			answerPlain(err)
 			return nil, 0, "", explainTLS(err)
 		}
 		conn, byALPN = t, alpnKind(t.ConnectionState().NegotiatedProtocol)

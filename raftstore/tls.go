@@ -167,6 +167,18 @@ func (c *credentials) server() *tls.Config {
 	}
 }
 
+// answerPlain tells a node without TLS that this one has it: crypto/tls hangs
+// up on plaintext without a word.
+func answerPlain(err error) {
+	var record tls.RecordHeaderError
+	if !errors.As(err, &record) || record.Conn == nil || record.RecordHeader[0]&helloMarkerMask != helloMarker {
+		return
+	}
+	// A fatal alert, "protocol version", as a TLS record. It is a courtesy:
+	// if it does not arrive, the other node reports a hang-up.
+	_, _ = record.Conn.Write([]byte{tlsAlert, 3, 3, 0, 2, 2, 70})
+}
+
 // explainTLS marks the failures that an operator must mend.
 func explainTLS(err error) error {
 	if err == nil {

@@ -1,0 +1,554 @@
+package raftstore
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestCallsAreConcurrent(t *testing.T) {
+	a, b := startPair(t)
+	var inside atomic.Int32
+	all := make(chan struct{})
+	const callers = 64
+	b.serve(func(ctx context.Context, _ byte, body []byte) []byte {
+		if inside.Add(1) == callers {
+			close(all)
+		}
+		select {
+		case <-all: // nobody is answered before everybody is here
+		case <-ctx.Done():
+		}
+		return body
+	})
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			body := strings.Repeat(fmt.Sprint(i), 1+i*500)
+			reply, err := a.call(testContext(t), b.addr(), 1, []byte(body))
+			assert.NoError(t, err)
+			assert.Equal(t, body, string(reply))
+		})
+	}
+	wg.Wait()
+	require.Len(t, b.conns(), 1, "one persistent connection")
+}
+
+func TestCallToOwnAddressNeedsNoSocket(t *testing.T) {
+	a, _ := startPair(t)
+	a.gate(errors.New("shut"))
+	mustCall(t, a, a.addr(), "in process")
+	require.Empty(t, a.conns())
+	ctx, cancel := context.WithCancel(t.Context())
+	a.serve(func(context.Context, byte, []byte) []byte {
+		cancel()
+		return []byte("too late")
+	})
+	_, err := a.call(ctx, a.addr(), 1, nil)
+	require.ErrorIs(t, err, context.Canceled)
+	require.NotErrorIs(t, err, errNotSent)
+	_, err = a.call(ctx, a.addr(), 1, nil)
+	require.ErrorIs(t, err, errNotSent, "the context had ended before")
+}
+
+func TestBudgetTravels(t *testing.T) {
+	a, b := startPair(t)
+	budgets := make(chan time.Duration, 1)
+	b.serve(func(ctx context.Context, _ byte, _ []byte) []byte {
+		left := time.Duration(-1)
+		if deadline, ok := ctx.Deadline(); ok {
+			left = time.Until(deadline)
+		}
+		budgets <- left
+		return nil
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	_, err := a.call(ctx, b.addr(), 1, nil)
+	require.NoError(t, err)
+	got := <-budgets
+	require.LessOrEqual(t, got, 5*time.Second)
+	require.Greater(t, got, time.Duration(0))
+	_, err = a.call(t.Context(), b.addr(), 1, nil)
+	require.NoError(t, err)
+	require.Equal(t, time.Duration(-1), <-budgets, "no deadline stays none")
+}
+
+func TestCallReturnsByItsDeadline(t *testing.T) {
+	a, b := startPair(t)
+	mustCall(t, a, b.addr(), "connected")
+	ended := make(chan error, 1)
+	b.serve(func(ctx context.Context, _ byte, _ []byte) []byte {
+		<-ctx.Done()
+		ended <- ctx.Err()
+		return nil
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	_, err := a.call(ctx, b.addr(), 1, nil)
+	require.Less(t, time.Since(start), time.Second)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.NotErrorIs(t, err, errNotSent)
+	require.ErrorIs(t, <-ended, context.DeadlineExceeded, "the budget ends it over there too")
+	b.serve(echo)
+	mustCall(t, a, b.addr(), "the connection goes on")
+}
+
+func TestCancelTravels(t *testing.T) {
+	a, b := startPair(t)
+	entered, ended := make(chan struct{}), make(chan error, 1)
+	b.serve(func(ctx context.Context, _ byte, _ []byte) []byte {
+		close(entered)
+		<-ctx.Done()
+		ended <- ctx.Err()
+		return nil
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-entered
+		cancel()
+	}()
+	_, err := a.call(ctx, b.addr(), 1, nil)
+	require.ErrorIs(t, err, context.Canceled)
+	require.NotErrorIs(t, err, errNotSent)
+	require.ErrorIs(t, <-ended, context.Canceled)
+	require.Len(t, b.conns(), 1)
+	b.serve(echo)
+	mustCall(t, a, b.addr(), "the connection goes on")
+}
+
+func TestNobodyListens(t *testing.T) {
+	a, _ := startPair(t)
+	gone := reservePort(t)
+	start := time.Now()
+	_, err := a.call(testContext(t), gone, 1, nil)
+	require.ErrorIs(t, err, errNotSent)
+	require.Less(t, time.Since(start), time.Second, "a refused dial is told at once")
+
+	// While the pause after failed dials lasts, a call waits, not beyond its
+	// context.
+	for range 4 {
+		_, _ = a.call(testContext(t), gone, 1, nil)
+	}
+	c := a.calls.callee(gone)
+	c.mu.Lock()
+	require.LessOrEqual(t, c.backoff, mostBackoff)
+	c.backoff = time.Hour
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err = a.call(ctx, gone, 1, nil)
+	require.ErrorIs(t, err, errNotSent)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+// TestFrozenPeerAtDial: the kernel accepts and the process says nothing.
+func TestFrozenPeerAtDial(t *testing.T) {
+	a, _ := startPair(t)
+	frozen, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer frozen.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err = a.call(ctx, frozen.Addr().String(), 1, nil)
+	require.ErrorIs(t, err, errNotSent, "a request is sent only to a live node")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	_, err = a.call(testContext(t), frozen.Addr().String(), 1, nil)
+	require.ErrorIs(t, err, errNotSent, "the dial itself has a bound")
+}
+
+// TestFrozenPeerAfterDial: a peer stops reading on an open connection.
+func TestFrozenPeerAfterDial(t *testing.T) {
+	a, _ := startPair(t)
+	peer := startFakePeer(t, a)
+	body := make([]byte, 1<<20)
+	sent := 0
+	for {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+		start := time.Now()
+		_, err := a.call(ctx, peer.addr, 1, body)
+		cancel()
+		require.Error(t, err)
+		require.Less(t, time.Since(start), time.Second, "nobody blocks on its writes")
+		if errors.Is(err, errBacklog) {
+			require.ErrorIs(t, err, errNotSent)
+			break
+		}
+		if sent++; sent > 200 {
+			t.Fatal("the backlog has no bound")
+		}
+	}
+}
+
+// fakePeer is the accepting side of a call connection, by hand.
+type fakePeer struct {
+	addr  string
+	conns chan net.Conn
+}
+
+func startFakePeer(t *testing.T, n *network) *fakePeer {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	p := &fakePeer{addr: ln.Addr().String(), conns: make(chan net.Conn, 16)}
+	done := make(chan struct{})
+	t.Cleanup(func() {
+		ln.Close()
+		<-done
+		for {
+			select {
+			case conn := <-p.conns:
+				conn.Close()
+			default:
+				return
+			}
+		}
+	})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			if _, _, err := n.hello.asPeer("fake").welcome(conn); err != nil {
+				conn.Close()
+				continue
+			}
+			p.conns <- conn
+		}
+	}()
+	return p
+}
+
+// answer replies to one request with raw bytes and returns the request.
+func (p *fakePeer) answer(t *testing.T, reply func(frame) []byte) {
+	t.Helper()
+	go func() {
+		conn := <-p.conns
+		f, err := readFrame(bufio.NewReader(conn))
+		if err == nil {
+			_, _ = conn.Write(reply(f))
+		}
+		_, _ = io.Copy(io.Discard, conn)
+		conn.Close()
+	}()
+}
+
+func TestBadReplies(t *testing.T) {
+	a, _ := startPair(t)
+	huge := func(f frame) []byte {
+		b := appendFrame(nil, frame{kind: frameReply, id: f.id})
+		binary.LittleEndian.PutUint32(b[4:], maxBody+1)
+		return b
+	}
+	for name, tc := range map[string]struct {
+		reply   func(frame) []byte
+		want    error
+		text    string
+		unclear bool
+	}{
+		"huge":    {huge, errBadFrame, "above the limit", true},
+		"request": {func(f frame) []byte { return appendFrame(nil, frame{kind: frameRequest, id: f.id}) }, errBadFrame, "from a callee", true},
+		"kind":    {func(f frame) []byte { return appendFrame(nil, frame{kind: 99, id: f.id}) }, errBadFrame, "header", true},
+		"version": {func(f frame) []byte {
+			b := appendFrame(nil, frame{kind: frameReply, id: f.id})
+			b[0] = 9
+			return b
+		}, errPeerRefused, "version 9 of the protocol, this one version 1", true},
+		"cut off": {func(f frame) []byte {
+			return appendFrame(nil, frame{kind: frameReply, id: f.id, body: []byte("abc")})[:26]
+		}, nil, "", true},
+		"refused": {func(f frame) []byte {
+			return appendFrame(nil, frame{kind: frameRefused, id: f.id, body: []byte("not now")})
+		}, errNotSent, "not now", false},
+		"failed": {func(f frame) []byte {
+			return appendFrame(nil, frame{kind: frameFailed, id: f.id, body: []byte("who knows")})
+		}, nil, "who knows", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			peer := startFakePeer(t, a)
+			peer.answer(t, tc.reply)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			if name == "cut off" {
+				ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+				defer cancel()
+			}
+			_, err := a.call(ctx, peer.addr, 1, nil)
+			require.Error(t, err)
+			require.ErrorContains(t, err, tc.text)
+			if tc.want != nil {
+				require.ErrorIs(t, err, tc.want)
+			}
+			assert.Equal(t, tc.unclear, !errors.Is(err, errNotSent))
+		})
+	}
+}
+
+// TestUnaskedRepliesAreIgnored: replies to nobody, and two for one request.
+func TestUnaskedRepliesAreIgnored(t *testing.T) {
+	a, _ := startPair(t)
+	peer := startFakePeer(t, a)
+	peer.answer(t, func(f frame) []byte {
+		b := appendFrame(nil, frame{kind: frameReply, id: f.id + 1000, body: []byte("nobody's")})
+		b = appendFrame(b, frame{kind: frameReply, id: f.id, body: []byte("first")})
+		return appendFrame(b, frame{kind: frameReply, id: f.id, body: []byte("second")})
+	})
+	reply, err := a.call(testContext(t), peer.addr, 1, nil)
+	require.NoError(t, err)
+	require.Equal(t, "first", string(reply))
+}
+
+// TestBadRequests: a caller that sends nonsense loses its connection, the
+// others lose nothing.
+func TestBadRequests(t *testing.T) {
+	a, b := startPair(t)
+	valid := appendFrame(nil, frame{kind: frameRequest, id: 1})
+	edit := func(at int, v byte) []byte {
+		f := bytes.Clone(valid)
+		f[at] = v
+		return f
+	}
+	for name, raw := range map[string][]byte{
+		"version":         edit(0, 9),
+		"kind":            edit(1, 77),
+		"reply":           edit(1, byte(frameReply)),
+		"reserved":        edit(3, 1),
+		"huge":            edit(7, 0xff),
+		"negative budget": edit(23, 0xff),
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", b.addr())
+			require.NoError(t, err)
+			defer conn.Close()
+			_, err = b.hello.asPeer("zz").greet(conn, kindCall, "")
+			require.NoError(t, err)
+			_, err = conn.Write(raw)
+			require.NoError(t, err)
+			require.NoError(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+			_, err = io.ReadAll(conn)
+			var timeout net.Error
+			require.False(t, errors.As(err, &timeout) && timeout.Timeout(), "the connection is still open")
+			mustCall(t, a, b.addr(), "not affected")
+		})
+	}
+}
+
+func TestRequestAboveTheLimit(t *testing.T) {
+	a, b := startPair(t)
+	for _, addr := range []string{a.addr(), b.addr()} {
+		_, err := a.call(testContext(t), addr, 1, make([]byte, maxBody+1))
+		require.ErrorIs(t, err, errNotSent)
+		require.ErrorContains(t, err, fmt.Sprint("limit of ", maxBody))
+	}
+}
+
+func TestReplyAboveTheLimit(t *testing.T) {
+	a, b := startPair(t)
+	b.serve(func(context.Context, byte, []byte) []byte { return make([]byte, maxBody+1) })
+	_, err := a.call(testContext(t), b.addr(), 1, nil)
+	require.ErrorContains(t, err, fmt.Sprint("limit of ", maxBody))
+	require.NotErrorIs(t, err, errNotSent, "it was executed")
+}
+
+func TestLargeBodies(t *testing.T) {
+	a, b := startPair(t)
+	body := make([]byte, 20<<20)
+	for i := range body {
+		body[i] = byte(i * 7)
+	}
+	reply, err := a.call(testContext(t), b.addr(), 1, body)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(body, reply[1:]))
+	reply, err = a.call(testContext(t), b.addr(), 1, nil)
+	require.NoError(t, err)
+	require.Equal(t, []byte{1}, reply)
+}
+
+func TestCallsBeforeServe(t *testing.T) {
+	configs := testConfigs(t, 2)
+	a, b := startNetwork(t, configs[0]), startNetwork(t, configs[1])
+	for _, addr := range []string{a.addr(), b.addr()} {
+		_, err := a.call(testContext(t), addr, 1, nil)
+		require.ErrorIs(t, err, errNotSent)
+		require.ErrorContains(t, err, "starting")
+	}
+}
+
+func TestOverload(t *testing.T) {
+	a, b := startPair(t)
+	release := make(chan struct{})
+	var inside atomic.Int32
+	full := make(chan struct{})
+	b.serve(func(context.Context, byte, []byte) []byte {
+		if inside.Add(1) == maxAnswering {
+			close(full)
+		}
+		<-release
+		return nil
+	})
+	var wg sync.WaitGroup
+	for range maxAnswering {
+		wg.Go(func() {
+			_, err := a.call(testContext(t), b.addr(), 1, nil)
+			assert.NoError(t, err)
+		})
+	}
+	<-full
+	_, err := a.call(testContext(t), b.addr(), 1, nil)
+	require.ErrorIs(t, err, errNotSent)
+	require.ErrorContains(t, err, "too many")
+	close(release)
+	wg.Wait()
+	mustCallAny(t, a, b.addr())
+}
+
+func mustCallAny(t *testing.T, n *network, addr string) {
+	t.Helper()
+	_, err := n.call(testContext(t), addr, 1, nil)
+	require.NoError(t, err)
+}
+
+// TestBrokenConnection: what was queued and never written was not sent, the
+// rest is unclear; the next call has a new connection.
+func TestBrokenConnection(t *testing.T) {
+	a, b := startPair(t)
+	mustCall(t, a, b.addr(), "x")
+	conn, err := a.calls.callee(b.addr()).connection(testContext(t))
+	require.NoError(t, err)
+
+	c := newCallConn(b.addr(), conn.conn)
+	calls := []*pendingCall{{result: make(chan callResult, 1)}, {result: make(chan callResult, 1)}}
+	for _, p := range calls {
+		_, err := c.send(t.Context(), p, 1, nil)
+		require.NoError(t, err)
+	}
+	c.w.taken = 1 // the writer took the first one
+	broken := errors.New("broken by the test")
+	c.fail(broken)
+	first, second := (<-calls[0].result).err, (<-calls[1].result).err
+	require.ErrorIs(t, first, broken)
+	require.NotErrorIs(t, first, errNotSent)
+	require.ErrorIs(t, second, broken)
+	require.ErrorIs(t, second, errNotSent)
+	_, err = c.call(t.Context(), 1, nil)
+	require.ErrorIs(t, err, errBroken)
+
+	require.Eventually(t, func() bool {
+		_, err := a.call(testContext(t), b.addr(), 1, nil)
+		return err == nil
+	}, 10*time.Second, time.Millisecond)
+}
+
+func TestTapHoldsAndDrops(t *testing.T) {
+	a, b := startPair(t)
+	for _, addr := range []string{a.addr(), b.addr()} {
+		var requests, replies atomic.Int32
+		hold := make(chan struct{})
+		a.setTap(func(ctx context.Context, e tapEvent) bool {
+			assert.Equal(t, addr, e.addr)
+			assert.Equal(t, byte(7), e.op)
+			assert.Equal(t, "body", string(e.body))
+			if !e.answered {
+				requests.Add(1)
+				return true
+			}
+			replies.Add(1)
+			assert.Equal(t, "\x07body", string(e.reply))
+			select {
+			case <-hold:
+			case <-ctx.Done():
+			}
+			return true
+		})
+		done := make(chan error, 1)
+		go func() {
+			_, err := a.call(testContext(t), addr, 7, []byte("body"))
+			done <- err
+		}()
+		require.Eventually(t, func() bool { return replies.Load() == 1 }, 10*time.Second, time.Millisecond)
+		select {
+		case <-done:
+			t.Fatal("the reply was not held back")
+		default:
+		}
+		close(hold)
+		require.NoError(t, <-done)
+		require.Equal(t, int32(1), requests.Load())
+
+		var served atomic.Int32
+		count := func(ctx context.Context, op byte, body []byte) []byte {
+			served.Add(1)
+			return echo(ctx, op, body)
+		}
+		a.serve(count)
+		b.serve(count)
+		for _, dropReply := range []bool{false, true} {
+			a.setTap(func(_ context.Context, e tapEvent) bool { return e.answered != dropReply })
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+			_, err := a.call(ctx, addr, 7, nil)
+			cancel()
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.NotErrorIs(t, err, errNotSent, "to the caller a lost message is unclear")
+		}
+		require.Equal(t, int32(1), served.Load(), "the dropped request was never sent")
+		a.setTap(nil)
+		mustCall(t, a, addr, "free again")
+	}
+}
+
+func FuzzReadFrame(f *testing.F) {
+	f.Add(appendFrame(nil, frame{kind: frameRequest, op: 3, id: 9, budget: time.Second, body: []byte("abc")}))
+	f.Add(appendFrame(nil, frame{kind: frameCancel, id: 1 << 63}))
+	f.Add([]byte{wireVersion, 1, 0, 0, 0xff, 0xff, 0xff, 0xff})
+	f.Add([]byte{2})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		in := bytes.NewReader(raw)
+		got, err := readFrame(bufio.NewReaderSize(in, 64))
+		if err != nil {
+			return
+		}
+		require.LessOrEqual(t, len(got.body), len(raw))
+		// What can be read is written the same.
+		require.Equal(t, raw[:frameHeader+len(got.body)], appendFrame(nil, got))
+	})
+}
+
+func FuzzWelcome(f *testing.F) {
+	own := hello{version: wireVersion, cluster: newClusterID("r", []string{"a", "b"}), id: "a"}
+	f.Add(own.asPeer("b").tail([]byte{helloMarker | byte(kindCall), wireVersion}))
+	f.Add([]byte{helloMarker | byte(kindRaft), 200})
+	f.Add([]byte{tlsHandshake, 3, 1})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		k, peer, err := own.welcome(struct {
+			io.Reader
+			io.Writer
+		}{bytes.NewReader(raw), io.Discard})
+		if err == nil {
+			require.True(t, k == kindRaft || k == kindCall)
+			require.True(t, validID(peer) && peer != own.id)
+		}
+		_, err = own.greet(struct {
+			io.Reader
+			io.Writer
+		}{bytes.NewReader(raw), io.Discard}, kindCall, "b")
+		if err == nil {
+			require.Equal(t, byte(verdictWelcome), raw[2])
+		}
+	})
+}
