@@ -19,7 +19,9 @@ type Instant struct {
 // variable, so that tests can suspend it.
 var bootClock = systemBootClock
 
-// Both clocks as the process began: see asleep.
+// Both clocks as the process began, in this order: what lies between the two
+// readings then makes asleep too large by a constant, which cancels out, and
+// not too small, where the bound of 0 would cut off a part of a sleep.
 var bootAtStart, monoAtStart = bootClock(), time.Now()
 
 // asleep is the time that the machine has spent suspended since the process

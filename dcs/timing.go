@@ -128,8 +128,9 @@ func (t Timing) signFaults(works string) []error {
 // ruleFaults applies the rules to a lease that is granted for ttl.
 func (t Timing) ruleFaults(ttl time.Duration) []error {
 	var faults []error
-	need := satAdd(t.LoopWait, satAdd(t.RetryTimeout, t.RetryTimeout))
-	if need > ttl {
+	// LoopWait + 2*RetryTimeout <= TTL, put so that no sum overflows.
+	if t.LoopWait > ttl || t.RetryTimeout > (ttl-t.LoopWait)/2 {
+		need := satAdd(t.LoopWait, satAdd(t.RetryTimeout, t.RetryTimeout))
 		faults = append(faults, fmt.Errorf("TTL %v is less than LoopWait %v + 2 x RetryTimeout %v = %v", ttl, t.LoopWait, t.RetryTimeout, need))
 	}
 	// Two renewals have their turn before the deadline, so that the failure of
@@ -184,7 +185,7 @@ func (t Timing) suggest(c Caps) (Timing, bool) {
 	if s.LoopWait > 0 && s.RetryTimeout > 0 {
 		need := satAdd(s.LoopWait, satAdd(s.RetryTimeout, s.RetryTimeout))
 		s.TTL = c.clampTTL(max(s.TTL, need))
-		if need < math.MaxInt64 && len(s.ruleFaults(s.TTL)) == 0 {
+		if len(s.ruleFaults(s.TTL)) == 0 {
 			return s, true
 		}
 	}
