@@ -2,7 +2,10 @@ package dcs
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,82 +17,220 @@ type SessionOptions struct {
 	Logger *slog.Logger
 }
 
-// Session owns one lease and renews it.
-type Session struct{}
+// Session owns one lease and is the only one that renews it: every
+// min(LoopWait, TTL/3), in one goroutine, together with a linearizable reading
+// of the keys it holds and has published. It is Held while renewals are
+// confirmed, Unknown while they fail and the deadline counts down, and Lost,
+// for good, at the deadline or when the store says that the lease is gone.
+//
+// All methods are safe for concurrent use.
+type Session struct {
+	store  *Store
+	timing Timing
+	log    *slog.Logger
+	gate   func() error // asked before each renewal; an error skips it; nil = go
 
-// NewSession grants a lease and starts to renew it.
+	// until is the deadline, and nil once the session is over: whoever finds
+	// that it has passed swaps nil in, and nothing moves it after that (P4).
+	// All other changes are made under mu.
+	until atomic.Pointer[Instant]
+	done  chan struct{}
+	alarm *alarm
+	wake  chan struct{}      // a renewal is wanted now
+	life  context.Context    //nolint:containedctx // the session's own life: it bounds work that outlives the call which started it
+	kill  context.CancelFunc // ends life
+	work  sync.WaitGroup     // every goroutine of the session
+	close chan struct{}      // closed by the first Close
+
+	mu       sync.Mutex
+	err      error // why it is over
+	state    State
+	last     Instant // the deadline as it was last set
+	failed   error   // the last renewal's error, nil after a success
+	failures int     // renewals that failed in a row
+	lease    *tenure // the lease in use
+	spare    *tenure // P20: the lease of a move that is not settled
+	moving   chan struct{}
+	stuck    bool             // an unclear attempt that nobody can settle: no moves any more
+	mine     map[LeaseID]bool // every lease this session ever had
+	leases   map[LeaseID]Lease
+	holds    map[string]*Hold
+	pubs     map[string]*publication
+	claims   map[string]*claim
+	confirms []chan error
+	closing  bool
+
+	news    []func() // events and log lines, told in order outside mu
+	telling bool
+}
+
+// tenure is one lease and how long it is good for.
+type tenure struct {
+	Lease
+	granted Renewal // the last confirmed one
+	until   Instant
+}
+
+// NewSession grants a lease and starts to renew it. The session lives until
+// [Session.Close], until it is lost, or until the Store is closed; ctx governs
+// this call only. A Timing that breaks its own rule, for the TTL that the store
+// grants too, is ErrInvalid, and a lease that was granted is revoked.
 func (s *Store) NewSession(ctx context.Context, o SessionOptions) (*Session, error) {
-	return nil, errStub
+	timing := s.Timing()
+	if o.Timing != (Timing{}) {
+		timing = o.Timing.WithDefaults()
+		if err := timing.Validate(s.Caps()); err != nil {
+			return nil, renamed("NewSession", "", err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, timing.RetryTimeout)
+	defer cancel()
+	lease, granted, err := s.Grant(ctx, timing.TTL)
+	if err != nil {
+		return nil, renamed("NewSession", "", err)
+	}
+	err = timing.CheckGrant(granted.TTL)
+	if err == nil {
+		var n *Session
+		if n, err = s.startSession(lease, granted, timing, o.Logger); err == nil {
+			return n, nil
+		}
+	}
+	// The context may be spent; the lease must not linger for that.
+	free, stop := context.WithTimeout(context.WithoutCancel(ctx), timing.RetryTimeout)
+	defer stop()
+	_ = lease.Revoke(free) // else it expires by itself
+	return nil, renamed("NewSession", "", err)
 }
 
-// Acquire waits for the lock and takes it.
-func (s *Session) Acquire(ctx context.Context, key string, value []byte) (*Hold, error) {
-	return nil, errStub
+// startSession makes the Session of a lease that was just granted.
+func (s *Store) startSession(lease Lease, granted Renewal, timing Timing, log *slog.Logger) (*Session, error) {
+	if log == nil {
+		log = s.log
+	}
+	until := Deadline(granted.From, granted.TTL) // P3
+	n := &Session{
+		store: s, timing: timing, log: log,
+		done: make(chan struct{}), wake: make(chan struct{}, 1), close: make(chan struct{}),
+		last:  until,
+		lease: &tenure{Lease: lease, granted: granted, until: until},
+		mine:  map[LeaseID]bool{lease.ID(): true}, leases: map[LeaseID]Lease{lease.ID(): lease},
+		holds: map[string]*Hold{}, pubs: map[string]*publication{}, claims: map[string]*claim{},
+	}
+	n.until.Store(&until)
+	n.life, n.kill = context.WithCancel(context.Background())
+	if !n.live() {
+		n.kill()
+		return nil, &Error{Kind: ErrExpired, Err: errors.New("the grant was answered after the lease's deadline")}
+	}
+	n.alarm = newAlarm(n.ring, n.work.Go)
+	n.alarm.set(until)
+	n.work.Go(n.renew)
+	if err := s.register(n); err != nil {
+		n.end(err)
+		return nil, err
+	}
+	if n.Err() != nil {
+		s.unregister(n) // it ended before it was registered
+	}
+	n.mu.Lock()
+	n.announce(StateEvent{From: Lost, To: Held})
+	n.later(func() { log.Info("session started", "lease", lease.ID(), "ttl", granted.TTL) })
+	n.unlock()
+	return n, nil
 }
 
-// TryAcquire takes the lock or says who holds it.
-func (s *Session) TryAcquire(ctx context.Context, key string, value []byte) (*Hold, error) {
-	return nil, errStub
+// Lease returns the id of the lease that the session renews now. It changes
+// when the session moves to a fresh lease (P20); keys that were bound to it by
+// other means than Acquire and Publish stay behind then.
+func (s *Session) Lease() LeaseID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lease.ID()
 }
 
-// Publish writes a member key bound to the lease.
-func (s *Session) Publish(ctx context.Context, key string, value []byte) (displaced LeaseID, err error) {
-	return "", errStub
+// Granted returns the last confirmed Renewal, without its entries.
+func (s *Session) Granted() Renewal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.lease.granted
+	r.Entries = nil
+	return r
 }
 
-// Lease returns the id of the lease that the session renews now.
-func (s *Session) Lease() LeaseID { return "" }
+// Deadline returns the instant at which the session is lost without a further
+// renewal. Of a session that is over it is the last one there was.
+func (s *Session) Deadline() Instant {
+	if at := s.until.Load(); at != nil {
+		return *at
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last
+}
 
-// Granted returns the last confirmed Renewal.
-func (s *Session) Granted() Renewal { return Renewal{} }
+// State returns what the session knows of itself now.
+func (s *Session) State() State {
+	if s.Err() != nil {
+		return Lost
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state
+}
 
-// Deadline returns the instant at which the session is lost without a further renewal.
-func (s *Session) Deadline() Instant { return Instant{} }
+// Done is closed when the session is over: at its deadline, or when the store
+// said that the lease is gone, or by Close, whichever is first.
+func (s *Session) Done() <-chan struct{} { return s.done }
 
-// State returns the session's state.
-func (s *Session) State() State { return Lost }
+// Err says why the session is over; nil before. ErrLost: the store said that
+// the lease is gone. ErrExpired: the deadline passed without a confirmed
+// renewal, or an unclear Acquire could not be settled on a store that has no
+// [Settler]. ErrReleased: Close. ErrClosed: the Store was closed.
+func (s *Session) Err() error {
+	if !s.live() {
+		s.expire()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
 
-// Done is closed when the session is over.
-func (s *Session) Done() <-chan struct{} { return nil }
+// call bounds a call by its budget and by the session's life.
+func (s *Session) call(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, s.timing.RetryTimeout)
+	stop := context.AfterFunc(s.life, cancel)
+	return ctx, func() { stop(); cancel() }
+}
 
-// Err says why it is over; nil before.
-func (s *Session) Err() error { return errStub }
+// failure is what a call of op on key returns for err: the session's own end
+// comes before whatever the call met because of it.
+func (s *Session) failure(op, key string, err error) error {
+	if over := s.Err(); over != nil {
+		return renamed(op, key, over)
+	}
+	return renamed(op, key, err)
+}
 
-// Close releases, revokes and ends the session.
-func (s *Session) Close(ctx context.Context) error { return errStub }
+// renamed is err as an *Error of op on key.
+func renamed(op, key string, err error) error {
+	var e *Error
+	if !errors.As(err, &e) {
+		return &Error{Op: op, Key: key, Kind: ErrUnavailable, Err: err}
+	}
+	c := *e
+	c.Op, c.Key, c.Attempt = op, key, nil // the session settles, nobody else
+	return &c
+}
 
-// Hold is a lock that is held.
-type Hold struct{}
-
-// Key returns the lock's key.
-func (h *Hold) Key() string { return "" }
-
-// Token returns the fencing token.
-func (h *Hold) Token() Revision { return 0 }
-
-// Valid asks the clocks now.
-func (h *Hold) Valid() bool { return false }
-
-// Remaining returns the time until the deadline, 0 when not valid.
-func (h *Hold) Remaining() time.Duration { return 0 }
-
-// Deadline returns the instant at which the Hold stops being Valid.
-func (h *Hold) Deadline() Instant { return Instant{} }
-
-// Done is closed when the hold is over.
-func (h *Hold) Done() <-chan struct{} { return nil }
-
-// Err says why; nil before.
-func (h *Hold) Err() error { return errStub }
-
-// Confirm proves the hold with a renewal sent after the call (P5).
-func (h *Hold) Confirm(ctx context.Context) error { return errStub }
-
-// Guard is a condition for Commit: a store-enforced fenced write.
-func (h *Hold) Guard() Cond { return Cond{} }
-
-// Update rewrites the lock's value under its own incarnation and lease.
-func (h *Hold) Update(ctx context.Context, value []byte) error { return errStub }
-
-// Release deletes its own incarnation.
-func (h *Hold) Release(ctx context.Context) error { return errStub }
+// pause waits for a full-jitter back-off before try n+1, or until ctx ends.
+func pause(ctx context.Context, n int) error {
+	t := time.NewTimer(restFor(n))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

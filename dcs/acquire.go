@@ -1,0 +1,302 @@
+package dcs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/holdfast-dcs/holdfast/internal/rule"
+)
+
+// TryAcquire takes the lock key, with value, if it is free, and answers within
+// the budget. ErrConflict says that somebody holds it: the *[Error]'s Current
+// is the holder's entry, where it could be read. A lock is not re-entrant: that
+// this Session holds it already is ErrConflict too.
+//
+// ErrAmbiguous says that the lock may have been taken, or may still be. The
+// Session finds that out in the background and gives the lock back if it was;
+// until then it does not try for that key again, and TryAcquire answers
+// ErrUnavailable with nothing sent. On a store that cannot settle such an
+// attempt (no [Settler]) the Session ends instead.
+//
+// ctx governs this call only, not the Hold's life.
+func (s *Session) TryAcquire(ctx context.Context, key string, value []byte) (*Hold, error) {
+	const op = "TryAcquire"
+	if err := CheckKey(key); err != nil {
+		return nil, renamed(op, key, err)
+	}
+	call, cancel := s.call(ctx)
+	defer cancel()
+	s.mu.Lock()
+	err := s.free(key)
+	var c *claim
+	if err == nil {
+		if c, _ = s.tryClaim(key); c == nil {
+			err = &Error{Kind: ErrUnavailable, Err: errBusy}
+		}
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return nil, s.failure(op, key, err)
+	}
+	h, err := s.attempt(call, c, value)
+	if err != nil {
+		return nil, s.failure(op, key, err)
+	}
+	s.tie(ctx, h)
+	return h, nil
+}
+
+// Acquire waits until the lock key is free and takes it. It waits as long as
+// ctx allows, without polling: ctx ends it with the context's bare error while
+// the store answers; a store that is silent for RetryTimeout ends it with
+// ErrUnavailable; cut short while its write is under way it matches
+// ErrAmbiguous too, and a lock that was taken after all is given back. For
+// everything else see [Session.TryAcquire].
+func (s *Session) Acquire(ctx context.Context, key string, value []byte) (*Hold, error) {
+	if err := CheckKey(key); err != nil {
+		return nil, renamed("Acquire", key, err)
+	}
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		h, err := s.acquireOnce(ctx, key, value)
+		if err == nil {
+			s.tie(ctx, h)
+			return h, nil
+		}
+		var e *Error
+		if !errors.Is(err, ErrConflict) || !errors.As(err, &e) {
+			return nil, s.waitFailure(ctx, key, err)
+		}
+		s.mu.Lock()
+		own := s.free(key)
+		s.mu.Unlock()
+		if own != nil {
+			return nil, s.failure("Acquire", key, own)
+		}
+		if err := s.awaitAbsent(ctx, key, e.Current); err != nil {
+			return nil, s.waitFailure(ctx, key, err)
+		}
+	}
+}
+
+// waitFailure is what Acquire returns for err: the context's bare error when
+// that has ended and nothing is left unclear.
+func (s *Session) waitFailure(ctx context.Context, key string, err error) error {
+	if s.Err() == nil && ctx.Err() != nil && !errors.Is(err, ErrAmbiguous) {
+		return ctx.Err()
+	}
+	return s.failure("Acquire", key, err)
+}
+
+// tie is nothing: the context of an Acquire does not govern the Hold.
+func (s *Session) tie(ctx context.Context, h *Hold) {
+	if !rule.On(rule.AcquireCtxFree) {
+		context.AfterFunc(ctx, func() {
+			s.mu.Lock()
+			defer s.unlock()
+			s.lose(h, ctx.Err())
+		})
+	}
+}
+
+// free returns an error if the session holds key itself, or is over. Called
+// under mu.
+func (s *Session) free(key string) error {
+	if s.err != nil {
+		return s.err
+	}
+	if h := s.holds[key]; h != nil {
+		return &Error{Kind: ErrConflict, Err: fmt.Errorf("this Session holds it already, with token %d: a lock is not re-entrant", h.token)}
+	}
+	return nil
+}
+
+// acquireOnce is one attempt of Acquire, with one budget. An earlier attempt
+// that is not settled is waited for (P17).
+func (s *Session) acquireOnce(ctx context.Context, key string, value []byte) (*Hold, error) {
+	ctx, cancel := s.call(ctx)
+	defer cancel()
+	c, err := s.claim(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	err = s.free(key)
+	s.mu.Unlock()
+	if err != nil {
+		s.unclaim(c)
+		return nil, err
+	}
+	return s.attempt(ctx, c, value)
+}
+
+// awaitAbsent waits until key does not exist. It was seen as current.
+func (s *Session) awaitAbsent(ctx context.Context, key string, current *Entry) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
+	var since Revision
+	if current != nil {
+		since = current.Modified
+	}
+	for {
+		snap, err := s.store.Wait(ctx, key, since)
+		if err != nil {
+			return err
+		}
+		if _, found := snap.Get(key); !found {
+			return nil
+		}
+		since = snap.Revision
+	}
+}
+
+// attempt tries once to create the claimed key. The claim ends with it, or,
+// when the outcome is unclear, with its settling in the background.
+func (s *Session) attempt(ctx context.Context, c *claim, value []byte) (*Hold, error) {
+	rev, err := s.store.Commit(ctx, Txn{
+		If:   []Cond{Absent(c.key)},
+		Then: []Write{PutLeased(c.key, value, c.lease.ID())},
+	})
+	if isFenced(err) {
+		rev, err = s.readBack(ctx, c, err)
+	}
+	switch {
+	case err == nil:
+		h, err := s.adopt(c, rev)
+		if err != nil {
+			s.handOver(c, func() { s.removeForGood(c.key, rev, nil) })
+			return nil, err
+		}
+		s.unclaim(c)
+		return h, nil
+	case errors.Is(err, ErrAmbiguous):
+		s.settleAcquire(c, err)
+		return nil, err
+	case errors.Is(err, ErrConflict):
+		err = s.nameHolder(ctx, c, err)
+		if e := (*Error)(nil); !rule.On(rule.P17OneAttempt) && errors.As(err, &e) && e.Current != nil && e.Current.Lease == c.lease.ID() {
+			h, err := s.adopt(c, e.Current.Created) // what P17 forbids
+			s.unclaim(c)
+			return h, err
+		}
+	case errors.Is(err, ErrLost):
+		s.leaseLost(c.lease, err) // P14
+	}
+	s.unclaim(c)
+	return nil, err
+}
+
+func isFenced(err error) bool {
+	var e *Error
+	return errors.Is(err, ErrAmbiguous) && errors.As(err, &e) && e.Fenced
+}
+
+// readBack finds out what became of an attempt that can not land any more
+// (P11): a key bound to the attempt's lease is its own doing, since the claim
+// keeps every other attempt of the session away. It returns err itself when
+// the key cannot be read.
+func (s *Session) readBack(ctx context.Context, c *claim, err error) (Revision, error) {
+	e, rerr := s.store.Get(ctx, c.key)
+	switch {
+	case rerr == nil && e.Lease == c.lease.ID():
+		return e.Created, nil
+	case rerr == nil:
+		return 0, &Error{Kind: ErrConflict, Current: &e}
+	case errors.Is(rerr, ErrNotFound):
+		return 0, &Error{Kind: ErrUnavailable, Err: fmt.Errorf("nothing was written: %w", plain(err))}
+	default:
+		return 0, err
+	}
+}
+
+// adopt makes the Hold of an attempt that was answered yes, for the Session
+// and the lease that it carried (P16), if both are still good.
+func (s *Session) adopt(c *claim, token Revision) (*Hold, error) {
+	ok := s.live()
+	if !ok {
+		s.expire()
+	}
+	s.mu.Lock()
+	defer s.unlock()
+	if s.err != nil || !ok || c.lease != s.lease {
+		return nil, &Error{Kind: ErrExpired, Err: errors.New("the lock was taken too late: the session is over")}
+	}
+	h := &Hold{s: s, key: c.key, token: token, done: make(chan struct{})}
+	s.holds[c.key] = h
+	s.announce(StateEvent{Key: h.key, Token: token, From: Lost, To: s.state})
+	s.later(func() { s.log.Info("lock acquired", "key", h.key, "token", token, "lease", c.lease.ID()) })
+	return h, nil
+}
+
+// nameHolder sees to it that a conflict says who holds the key.
+func (s *Session) nameHolder(ctx context.Context, c *claim, err error) error {
+	var e *Error
+	if !errors.As(err, &e) || e.Current != nil {
+		return err
+	}
+	if found, rerr := s.store.Get(ctx, c.key); rerr == nil {
+		named := *e
+		named.Current = &found
+		return &named
+	}
+	return err
+}
+
+// leaseLost ends the session if a Commit bound to t was refused because t is
+// gone (P14).
+func (s *Session) leaseLost(t *tenure, err error) {
+	s.mu.Lock()
+	defer s.unlock()
+	if t == s.lease {
+		s.endLocked(&Error{Op: "Commit", Kind: ErrLost, Err: err})
+	}
+}
+
+// settleAcquire finds out in the background what became of an unclear
+// Acquire. A late yes is given back: nobody is there to take it (P16).
+func (s *Session) settleAcquire(c *claim, err error) {
+	var e *Error
+	if errors.As(err, &e) && !e.Fenced {
+		if _, can := s.store.b.(Settler); !can || e.Attempt == nil {
+			s.unsettled(c.key, err)
+			s.unclaim(c)
+			return
+		}
+	}
+	s.handOver(c, func() {
+		rev, how := s.settle(err)
+		if how == fenced {
+			rev, how = s.readFate(c, err)
+		}
+		switch how {
+		case landed:
+			if rule.On(rule.P16LateYes) {
+				s.log.Info("a late answer: the lock was taken after all and is given back", "key", c.key, "token", rev)
+				s.removeForGood(c.key, rev, nil)
+			}
+		case hopeless:
+			s.unsettled(c.key, err)
+		}
+	})
+}
+
+// readFate is readBack for as long as it takes.
+func (s *Session) readFate(c *claim, err error) (Revision, fate) {
+	for n := 0; ; n++ {
+		ctx, cancel := s.call(s.life)
+		rev, rerr := s.readBack(ctx, c, err)
+		cancel()
+		switch {
+		case rerr == nil:
+			return rev, landed
+		case !errors.Is(rerr, ErrAmbiguous):
+			return 0, refused
+		case pause(s.life, n) != nil:
+			return 0, orphaned
+		}
+	}
+}

@@ -1,0 +1,487 @@
+package dcs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// world is a small correct store. Clients of it can be made to misbehave.
+type world struct {
+	mu      sync.Mutex
+	rev     Revision
+	granted int
+	entries map[string]Entry
+	leases  map[LeaseID]Instant // when they expire
+	changed chan struct{}
+}
+
+func newWorld() *world {
+	return &world{entries: map[string]Entry{}, leases: map[LeaseID]Instant{}, changed: make(chan struct{})}
+}
+
+// bump announces a change. Called under mu.
+func (w *world) bump() Revision {
+	w.rev++
+	close(w.changed)
+	w.changed = make(chan struct{})
+	return w.rev
+}
+
+// purge ends what has expired. Called under mu.
+func (w *world) purge() {
+	for id, at := range w.leases {
+		if at.Elapsed() >= 0 {
+			w.endLease(id)
+		}
+	}
+}
+
+func (w *world) endLease(id LeaseID) {
+	delete(w.leases, id)
+	for key, e := range w.entries {
+		if e.Lease == id {
+			delete(w.entries, key)
+		}
+	}
+	w.bump()
+}
+
+// expireBy makes sure that somebody who waits sees the lease end.
+func (w *world) extend(id LeaseID, ttl time.Duration) {
+	w.leases[id] = Now().Add(ttl)
+	time.AfterFunc(ttl+time.Millisecond, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.purge()
+	})
+}
+
+func (w *world) apply(t Txn, rebind bool) (Revision, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.purge()
+	for _, c := range t.If {
+		e, found := w.entries[c.Key]
+		is := e.Modified
+		if c.On == Created {
+			is = e.Created
+		}
+		if is != c.Is {
+			fail := &Error{Kind: ErrConflict}
+			if found {
+				fail.Current = &e
+			}
+			return 0, fail
+		}
+	}
+	if l := t.Lease(); l != "" {
+		if _, live := w.leases[l]; !live {
+			return 0, &Error{Kind: ErrLost}
+		}
+	}
+	rev := w.bump()
+	for _, p := range t.Then {
+		if p.Delete {
+			delete(w.entries, p.Key)
+			continue
+		}
+		e, found := w.entries[p.Key]
+		if !found || (e.Lease != p.Lease && !rebind) {
+			e = Entry{Key: p.Key, Created: rev}
+		}
+		e.Value, e.Lease, e.Modified = p.Value, p.Lease, rev
+		w.entries[p.Key] = e
+	}
+	return rev, nil
+}
+
+func (w *world) get(key string) (Entry, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.purge()
+	e, found := w.entries[key]
+	return e, found
+}
+
+func (w *world) end(id LeaseID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.endLease(id)
+}
+
+func (w *world) live() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.purge()
+	return len(w.leases)
+}
+
+// client is a Backend over a world. A hook, if set, is given the real thing to
+// do, and does it, or not, or later.
+type client struct {
+	w      *world
+	rebind bool
+	ops    int
+
+	mu       sync.Mutex
+	onRenew  func(ctx context.Context, id LeaseID, do func() (Renewal, error)) (Renewal, error)
+	onCommit func(ctx context.Context, t Txn, do func() (Revision, error)) (Revision, error)
+	onGrant  func(ctx context.Context, do func() (Lease, Renewal, error)) (Lease, Renewal, error)
+	onGet    func(ctx context.Context, key string, do func() (Entry, error)) (Entry, error)
+	ttl      time.Duration // what is granted, if not what was asked for
+	sent     []Txn
+	renewals map[LeaseID]int
+}
+
+func (c *client) Name() string { return "fake" }
+func (c *client) Caps() Caps {
+	return Caps{MinTTL: time.Second, MaxTTL: time.Hour, Rebind: c.rebind, MaxTxnOps: c.ops}
+}
+func (c *client) Close() error { return nil }
+
+func (c *client) hook(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f()
+}
+
+func (c *client) count(match string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, t := range c.sent {
+		if strings.Contains(fmt.Sprint(t), match) {
+			n++
+		}
+	}
+	return n
+}
+
+func (c *client) renewed(id LeaseID) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.renewals[id]
+}
+
+func (c *client) Get(ctx context.Context, key string) (Entry, error) {
+	do := func() (Entry, error) {
+		if e, found := c.w.get(key); found {
+			return e, nil
+		}
+		return Entry{}, &Error{Kind: ErrNotFound}
+	}
+	c.mu.Lock()
+	hook := c.onGet
+	c.mu.Unlock()
+	if hook != nil {
+		return hook(ctx, key, do)
+	}
+	return do()
+}
+
+func (c *client) Snapshot(_ context.Context, prefix string) (Snapshot, error) {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	return c.w.snapshot(prefix), nil
+}
+
+func (w *world) snapshot(prefix string) Snapshot {
+	w.purge()
+	snap := Snapshot{Revision: w.rev}
+	for key, e := range w.entries {
+		if Under(prefix, key) {
+			snap.Entries = append(snap.Entries, e)
+		}
+	}
+	slices.SortFunc(snap.Entries, func(a, b Entry) int { return strings.Compare(a.Key, b.Key) })
+	return snap
+}
+
+func (c *client) Wait(ctx context.Context, prefix string, since Revision) (Snapshot, error) {
+	for {
+		c.w.mu.Lock()
+		snap, changed := c.w.snapshot(prefix), c.w.changed
+		c.w.mu.Unlock()
+		if snap.Revision > since {
+			return snap, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return Snapshot{}, ctx.Err()
+		}
+	}
+}
+
+func (c *client) Commit(ctx context.Context, t Txn) (Revision, error) {
+	do := func() (Revision, error) { return c.w.apply(t, c.rebind) }
+	c.mu.Lock()
+	hook := c.onCommit
+	c.sent = append(c.sent, t)
+	c.mu.Unlock()
+	if hook != nil {
+		return hook(ctx, t, do)
+	}
+	return do()
+}
+
+func (c *client) Grant(ctx context.Context, ttl time.Duration) (Lease, Renewal, error) {
+	c.mu.Lock()
+	hook := c.onGrant
+	if c.ttl != 0 {
+		ttl = c.ttl
+	}
+	c.mu.Unlock()
+	do := func() (Lease, Renewal, error) {
+		from := Now()
+		c.w.mu.Lock()
+		defer c.w.mu.Unlock()
+		c.w.granted++
+		l := &fakeLease{c: c, id: LeaseID(fmt.Sprintf("lease-%d", c.w.granted)), ttl: ttl}
+		c.w.extend(l.id, ttl)
+		return l, Renewal{From: from, TTL: ttl, Expiry: ttl}, nil
+	}
+	if hook != nil {
+		return hook(ctx, do)
+	}
+	return do()
+}
+
+type fakeLease struct {
+	c   *client
+	id  LeaseID
+	ttl time.Duration
+}
+
+func (l *fakeLease) ID() LeaseID { return l.id }
+
+func (l *fakeLease) Renew(ctx context.Context, keys ...string) (Renewal, error) {
+	do := func() (Renewal, error) {
+		from := Now()
+		w := l.c.w
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.purge()
+		if _, live := w.leases[l.id]; !live {
+			return Renewal{}, &Error{Kind: ErrLost}
+		}
+		w.extend(l.id, l.ttl)
+		r := Renewal{From: from, TTL: l.ttl, Expiry: l.ttl}
+		for _, key := range keys {
+			if e, found := w.entries[key]; found {
+				r.Entries = append(r.Entries, e)
+			}
+		}
+		return r, nil
+	}
+	l.c.mu.Lock()
+	hook := l.c.onRenew
+	if l.c.renewals == nil {
+		l.c.renewals = map[LeaseID]int{}
+	}
+	l.c.renewals[l.id]++
+	l.c.mu.Unlock()
+	if hook != nil {
+		return hook(ctx, l.id, do)
+	}
+	return do()
+}
+
+func (l *fakeLease) Revoke(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return &Error{Kind: ErrUnavailable, Err: err}
+	}
+	l.c.w.mu.Lock()
+	defer l.c.w.mu.Unlock()
+	if _, live := l.c.w.leases[l.id]; live {
+		l.c.w.endLease(l.id)
+	}
+	return nil
+}
+
+// settling is a client that can settle what unclear makes.
+type settling struct {
+	*client
+	blocked bool // cannot settle now
+	fenced  bool // answers with the last word only
+	settled int
+}
+
+// unclear is a Commit that nobody has heard of yet.
+type unclear struct {
+	mu     sync.Mutex
+	do     func() (Revision, error)
+	rev    Revision
+	landed bool
+	fenced bool
+}
+
+func (u *unclear) land() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.landed || u.fenced {
+		return errors.New("too late")
+	}
+	rev, err := u.do()
+	if err == nil {
+		u.landed, u.rev = true, rev
+	}
+	return err
+}
+
+func (u *unclear) err() error { return &Error{Kind: ErrAmbiguous, Attempt: u} }
+
+func (s *settling) Settle(_ context.Context, e *Error) (Revision, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u, ok := e.Attempt.(*unclear)
+	if s.blocked || !ok {
+		return 0, &Error{Kind: ErrAmbiguous, Attempt: e.Attempt}
+	}
+	s.settled++
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.fenced = true
+	if s.fenced {
+		return 0, &Error{Kind: ErrAmbiguous, Fenced: true}
+	}
+	if u.landed {
+		return u.rev, nil
+	}
+	return 0, &Error{Kind: ErrConflict}
+}
+
+// catch makes the next Commit that fits unclear, and keeps it back.
+func (c *client) catch(fits func(Txn) bool) *unclear {
+	u := &unclear{}
+	c.hook(func() {
+		c.onCommit = func(_ context.Context, t Txn, do func() (Revision, error)) (Revision, error) {
+			c.mu.Lock()
+			if u.do != nil || !fits(t) {
+				c.mu.Unlock()
+				return do()
+			}
+			u.do = do
+			c.mu.Unlock()
+			return 0, u.err()
+		}
+	})
+	return u
+}
+
+func anyTxn(Txn) bool     { return true }
+func deletes(t Txn) bool  { return t.Then[0].Delete }
+func moves(t Txn) bool    { return t.Lease() != "" && t.If[0].Is != 0 }
+func errDown() error      { return &Error{Kind: ErrUnavailable, Err: errors.New("down")} }
+func errTimeout() error   { return &Error{Kind: ErrUnavailable, Err: context.DeadlineExceeded} }
+func refuseAll(c *client) { c.hook(func() { c.onRenew = failRenew }) }
+
+func failRenew(context.Context, LeaseID, func() (Renewal, error)) (Renewal, error) {
+	return Renewal{}, errDown()
+}
+
+// bench is one Store over a client in a bubble, with what was observed.
+type bench struct {
+	*testing.T
+	w *world
+
+	mu     sync.Mutex
+	states []StateEvent
+	renews []RenewalEvent
+}
+
+// timeOf runs f in virtual time and checks that no goroutine is left.
+func inTime(t *testing.T, f func(b *bench)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		before := runtime.NumGoroutine()
+		f(&bench{T: t, w: newWorld()})
+		time.Sleep(10 * time.Minute) // every late answer has come, every budget is spent
+		synctest.Wait()
+		if after := runtime.NumGoroutine(); after > before {
+			buf := make([]byte, 1<<16)
+			t.Errorf("%d goroutines left:\n%s", after-before, buf[:runtime.Stack(buf, true)])
+		}
+	})
+}
+
+func (b *bench) store(be Backend) *Store {
+	b.Helper()
+	s, err := New(be, Options{Observer: Observer{
+		State:   func(e StateEvent) { b.mu.Lock(); defer b.mu.Unlock(); b.states = append(b.states, e) },
+		Renewal: func(e RenewalEvent) { b.mu.Lock(); defer b.mu.Unlock(); b.renews = append(b.renews, e) },
+	}})
+	b.must(err)
+	return s
+}
+
+func (b *bench) session(be Backend) *Session {
+	b.Helper()
+	s, err := b.store(be).NewSession(b.Context(), SessionOptions{})
+	b.must(err)
+	return s
+}
+
+// plain is a session of a well-behaved client.
+func (b *bench) plain() *Session { b.Helper(); return b.session(&settling{client: &client{w: b.w}}) }
+
+func (b *bench) hold(s *Session, key string) *Hold {
+	b.Helper()
+	h, err := s.TryAcquire(b.Context(), key, []byte("me"))
+	b.must(err)
+	return h
+}
+
+func (b *bench) must(err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+func (b *bench) is(err, kind error) {
+	b.Helper()
+	if !errors.Is(err, kind) {
+		b.Fatalf("got %v, want %v", err, kind)
+	}
+}
+
+func (b *bench) close(s *Session) { b.Helper(); b.must(s.Close(context.Background())) }
+
+func (b *bench) valid(h *Hold, want bool) {
+	b.Helper()
+	if h.Valid() != want {
+		b.Fatalf("Valid is %v, want %v (err %v)", !want, want, h.Err())
+	}
+}
+
+func isDone(c <-chan struct{}) bool {
+	synctest.Wait()
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+func (b *bench) seen(fits func(StateEvent) bool) int {
+	synctest.Wait()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := 0
+	for _, e := range b.states {
+		if fits(e) {
+			n++
+		}
+	}
+	return n
+}

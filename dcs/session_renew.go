@@ -1,0 +1,305 @@
+package dcs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/internal/rule"
+)
+
+// renew is the session's one goroutine that renews.
+func (s *Session) renew() {
+	s.mu.Lock()
+	r := s.lease.granted
+	s.mu.Unlock()
+	t := time.NewTimer(max(s.timing.RenewEvery(r.TTL)-r.From.Elapsed(), 0))
+	defer t.Stop()
+	for {
+		select {
+		case <-s.life.Done():
+			return
+		case <-s.wake:
+		case <-t.C:
+		}
+		sent := Now()
+		ttl, failures := s.round()
+		if failures > 0 {
+			t.Reset(restFor(failures - 1))
+		} else {
+			t.Reset(max(s.timing.RenewEvery(ttl)-sent.Elapsed(), 0))
+		}
+	}
+}
+
+// asked is a key that a renewal reads, and whose it was when the renewal was
+// sent: P5 lets the answer judge nothing else.
+type asked struct {
+	key  string
+	hold *Hold
+	pub  *publication
+}
+
+// round is one renewal: of the lease, and during a move (P20) of the spare one
+// too. It returns the TTL in force and the number of failures in a row.
+func (s *Session) round() (ttl time.Duration, failures int) {
+	s.mu.Lock()
+	if s.err != nil {
+		s.mu.Unlock()
+		return 0, 1
+	}
+	waiting := s.confirms
+	s.confirms = nil
+	leases := []*tenure{s.lease}
+	if s.spare != nil && rule.On(rule.P20BothLeases) {
+		leases = append(leases, s.spare) // P20
+	}
+	what := s.ask()
+	s.mu.Unlock()
+
+	answers := s.send(leases, what)
+
+	s.mu.Lock()
+	defer s.unlock()
+	err := s.judge(leases, what, answers)
+	switch {
+	case s.err != nil:
+		err = s.err
+	case s.lease != leases[0]:
+		// The keys moved meanwhile: ask again, of the lease that counts now.
+		s.confirms = append(waiting, s.confirms...)
+		waiting = nil
+		s.poke()
+	}
+	for _, w := range waiting {
+		w <- err
+	}
+	return s.lease.granted.TTL, s.failures
+}
+
+// ask lists what the session holds and has published. Called under mu.
+func (s *Session) ask() []asked {
+	var what []asked
+	for key, h := range s.holds {
+		what = append(what, asked{key: key, hold: h})
+	}
+	for key, p := range s.pubs {
+		if !p.displaced {
+			what = append(what, asked{key: key, pub: p})
+		}
+	}
+	return what
+}
+
+// errGated says that the liveness gate refused a renewal.
+var errGated = errors.New("not sent")
+
+// renewed is the answer to one lease's renewal.
+type renewed struct {
+	Renewal
+	err  error
+	took time.Duration
+}
+
+// send renews leases, each in a call of its own, so that one that hangs does
+// not cost the other its time.
+func (s *Session) send(leases []*tenure, what []asked) []renewed {
+	keys := make([]string, len(what))
+	for i, a := range what {
+		keys[i] = a.key
+	}
+	slices.Sort(keys)
+	answers := make([]renewed, len(leases))
+	if s.gate != nil {
+		if err := s.gate(); err != nil {
+			for i := range answers {
+				answers[i].err = &Error{Op: "Renew", Kind: ErrUnavailable, Err: fmt.Errorf("%w: %w", errGated, err)}
+			}
+			return answers
+		}
+	}
+	ctx, cancel := context.WithTimeout(s.life, s.attemptTime())
+	defer cancel()
+	var wg sync.WaitGroup
+	one := func(i int) {
+		start := Now()
+		answers[i].Renewal, answers[i].err = leases[i].Renew(ctx, keys...)
+		answers[i].took = start.Elapsed()
+	}
+	for i := range leases[1:] {
+		wg.Go(func() { one(i + 1) })
+	}
+	one(0)
+	wg.Wait()
+	return answers
+}
+
+// attemptTime is how long one attempt may take: no attempt outlives the
+// deadline.
+func (s *Session) attemptTime() time.Duration {
+	if !rule.On(rule.P3Deadline) || !rule.On(rule.P4Final) {
+		return s.timing.RetryTimeout
+	}
+	return min(s.timing.RetryTimeout, s.remaining())
+}
+
+// judge takes the answers of one round and returns nil if every lease was
+// confirmed and the deadline lies ahead. Called under mu.
+func (s *Session) judge(leases []*tenure, what []asked, answers []renewed) error {
+	var failed error
+	for i, a := range answers {
+		t := leases[i]
+		if t != s.lease && t != s.spare {
+			continue // given up while the answer was on its way
+		}
+		switch {
+		case a.err == nil:
+			t.confirmed(a.Renewal)
+			s.check(what, a.Renewal)
+		case errors.Is(a.err, ErrLost) && t == s.lease:
+			s.endLocked(&Error{Op: "Renew", Kind: ErrLost, Err: a.err})
+		case errors.Is(a.err, ErrLost):
+			// P20: the earlier deadline is now. The keys may be bound to the
+			// spare lease; nobody can tell before the move is settled.
+			s.endLocked(&Error{Op: "Renew", Kind: ErrExpired, Err: fmt.Errorf("the spare lease ended before the move to it was settled: %w", plain(a.err))})
+		default:
+			failed = a.err
+		}
+	}
+	if s.err == nil && !s.advance() {
+		if failed != nil {
+			s.failed = failed
+		}
+		s.expireLocked()
+	}
+	for i, a := range answers {
+		s.tellRenewal(leases[i], a)
+	}
+	if s.err != nil {
+		return s.err
+	}
+	if slices.Contains(leases, s.lease) {
+		s.noteOutcome(failed)
+	}
+	return failed
+}
+
+// plain is err without its kinds, for an error that must match another one
+// only.
+func plain(err error) error { return errors.New(err.Error()) }
+
+// confirmed takes a confirmed renewal of t. The deadline only moves forward.
+func (t *tenure) confirmed(r Renewal) {
+	if at := Deadline(r.From, r.TTL); t.until.Before(at) { // P3
+		t.until, t.granted = at, r
+	}
+}
+
+// check judges Holds and published keys by what a renewal read. Called under
+// mu.
+func (s *Session) check(what []asked, r Renewal) {
+	if !rule.On(rule.OwnershipChecked) {
+		return
+	}
+	if !rule.On(rule.P5JudgeLater) {
+		what = s.ask()
+	}
+	for _, a := range what {
+		e, found := r.Entry(a.key)
+		switch {
+		case a.hold != nil && s.holds[a.key] == a.hold: // P5
+			if !found || e.Created != a.hold.token || !s.mine[e.Lease] {
+				s.lose(a.hold, foreign(a.key, e, found))
+			}
+		case a.pub != nil && s.pubs[a.key] == a.pub && !a.pub.displaced:
+			if !found || !s.mine[e.Lease] {
+				s.displace(a.pub, foreign(a.key, e, found))
+			}
+		}
+	}
+}
+
+// foreign says what was found in the place of an own key.
+func foreign(key string, e Entry, found bool) error {
+	if !found {
+		return fmt.Errorf("%q was deleted by somebody else", key)
+	}
+	return fmt.Errorf("%q was created at %d and is bound to lease %q now", key, e.Created, e.Lease)
+}
+
+// noteOutcome keeps the state and starts a move when renewals keep failing.
+// Called under mu.
+func (s *Session) noteOutcome(failed error) {
+	s.failed = failed
+	if failed == nil {
+		s.failures = 0
+		s.setState(Held, nil)
+		return
+	}
+	s.failures++
+	s.setState(Unknown, failed)
+	if !errors.Is(failed, errGated) {
+		s.considerMove()
+	}
+}
+
+func (s *Session) setState(to State, reason error) {
+	if s.state == to {
+		return
+	}
+	from := s.state
+	s.state = to
+	s.announce(StateEvent{From: from, To: to, Reason: reason})
+	for _, h := range s.holds {
+		s.announce(StateEvent{Key: h.key, Token: h.token, From: from, To: to, Reason: reason})
+	}
+	lease, left := s.lease.ID(), max(-s.last.Elapsed(), 0)
+	s.later(func() {
+		if to == Held {
+			s.log.Info("lease is renewed again", "lease", lease, "remaining", left)
+		} else {
+			s.log.Warn("lease could not be renewed: counting down", "lease", lease, "remaining", left, "reason", reason)
+		}
+	})
+}
+
+func (s *Session) tellRenewal(t *tenure, a renewed) {
+	tell := s.store.o.Observer.Renewal
+	if tell == nil {
+		return
+	}
+	e := RenewalEvent{Lease: t.ID(), Duration: a.took, Deadline: s.last, Err: a.err}
+	if a.err == nil {
+		e.Renewal = a.Renewal
+	}
+	s.later(func() { tell(e) })
+}
+
+// poke asks for a renewal now.
+func (s *Session) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// confirm waits for a renewal that is sent after this call (P5): one that is
+// on its way already serves nobody who asks now.
+func (s *Session) confirm(ctx context.Context) error {
+	answer := make(chan error, 1)
+	s.mu.Lock()
+	s.confirms = append(s.confirms, answer)
+	s.mu.Unlock()
+	s.poke()
+	select {
+	case err := <-answer:
+		return err
+	case <-s.done:
+		return s.Err()
+	case <-ctx.Done():
+		return &Error{Kind: ErrUnavailable, Err: fmt.Errorf("no renewal was confirmed: %w", ctx.Err())}
+	}
+}
