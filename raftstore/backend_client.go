@@ -1,0 +1,132 @@
+package raftstore
+
+import (
+	"context"
+	"crypto/rand"
+	"sync"
+)
+
+// clientHolder holds the client that this backend's commands belong to (P15).
+type clientHolder struct {
+	mu      sync.Mutex
+	present *sequence
+	opening chan struct{} // closed when the opening under way ends; nil = none
+}
+
+// sequence numbers the commands of one client.
+type sequence struct {
+	id uint64
+
+	mu    sync.Mutex
+	next  uint64
+	low   uint64 // every number below is settled
+	open  map[uint64]struct{}
+	freed chan struct{} // closed when low rises; nil while nobody waits
+}
+
+func newSequence(id uint64) *sequence {
+	return &sequence{id: id, next: 1, low: 1, open: map[uint64]struct{}{}}
+}
+
+// begin takes the next number. It waits while too many are unsettled.
+func (s *sequence) begin(ctx context.Context) (seq, low uint64, err error) {
+	for {
+		s.mu.Lock()
+		if s.next-s.low < clientWindow/2 {
+			seq = s.next
+			s.next++
+			s.open[seq] = struct{}{}
+			low = s.low
+			s.mu.Unlock()
+			return seq, low, nil
+		}
+		if s.freed == nil {
+			s.freed = make(chan struct{})
+		}
+		freed := s.freed
+		s.mu.Unlock()
+		select {
+		case <-freed:
+		case <-ctx.Done():
+			return 0, 0, context.Cause(ctx)
+		}
+	}
+}
+
+// end settles a number: no answer to it is needed any more.
+func (s *sequence) end(seq uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, seq)
+	for s.low < s.next {
+		if _, open := s.open[s.low]; open {
+			break
+		}
+		s.low++
+	}
+	if s.freed != nil {
+		close(s.freed)
+		s.freed = nil
+	}
+}
+
+// lowest returns the number below which everything is settled.
+func (s *sequence) lowest() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.low
+}
+
+// client returns the client of this backend, and makes one where there is
+// none. An outcome with an error says why there is none.
+func (b *Backend) client(ctx context.Context) (*sequence, outcome) {
+	h := &b.clients
+	for {
+		h.mu.Lock()
+		if s := h.present; s != nil {
+			h.mu.Unlock()
+			return s, outcome{}
+		}
+		opening := h.opening
+		if opening == nil {
+			opening = make(chan struct{})
+			h.opening = opening
+			h.mu.Unlock()
+			return b.openClient(ctx)
+		}
+		h.mu.Unlock()
+		select {
+		case <-opening:
+		case <-ctx.Done():
+			return nil, outcome{err: context.Cause(ctx)}
+		}
+	}
+}
+
+// openClient makes a client. Copies of the entry make clients that nobody
+// uses, and that are forgotten in time; none is ever made twice.
+func (b *Backend) openClient(ctx context.Context) (*sequence, outcome) {
+	c := &command{kind: cmdOpen}
+	rand.Read(c.nonce[:]) //nolint:errcheck // it never fails
+	o := b.node.ask(ctx, &request{op: opPropose, key: keyOf(c), data: c.encode()}, nothing)
+	h := &b.clients
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	close(h.opening)
+	h.opening = nil
+	if o.err != nil {
+		return nil, o
+	}
+	h.present = newSequence(uint64(o.reply.result.revision))
+	return h.present, outcome{}
+}
+
+// dropClient forgets a client that the cluster does not know any more.
+func (b *Backend) dropClient(s *sequence) {
+	h := &b.clients
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.present == s {
+		h.present = nil
+	}
+}

@@ -1,0 +1,112 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// Commit applies t if all its conditions hold. Every copy of it that is sent
+// bears one number, so that it is applied at most once (P15). What stays
+// unclear is cancelled within the budget; if that fails too, the error is
+// ErrAmbiguous and can be settled.
+func (b *Backend) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
+	key := ""
+	if len(t.Then) > 0 {
+		key = t.Then[0].Key
+	}
+	ctx, cancel := b.budget(ctx)
+	defer cancel()
+	a := &unsettled{b: b, op: "Commit", key: key}
+	r, err := b.execute(ctx, a, &command{kind: cmdTxn, txn: t})
+	if err != nil {
+		return 0, err
+	}
+	return b.verdict(a, r, b.fail("Commit", key, dcs.ErrUnavailable, "", errWithdrawn))
+}
+
+// verdict turns the result of a Commit into its answer; withdrawn is the
+// answer to a Commit that was cancelled in time.
+func (b *Backend) verdict(a *unsettled, r result, withdrawn *dcs.Error) (dcs.Revision, error) {
+	switch r.status {
+	case statusDone:
+		b.raise(r.revision)
+		return r.revision, nil
+	case statusConflict:
+		e := b.fail(a.op, a.key, dcs.ErrConflict, "", errors.New(r.detail))
+		e.Current = r.current
+		return 0, e
+	case statusDeadLease:
+		return 0, b.fail(a.op, a.key, dcs.ErrLost, "", errGone)
+	case statusNested:
+		return 0, b.fail(a.op, a.key, dcs.ErrInvalid, "", errors.New(r.detail))
+	case statusCancelled:
+		return 0, withdrawn
+	default:
+		e := b.fail(a.op, a.key, dcs.ErrAmbiguous, "", errForgotten)
+		e.Fenced = true
+		return 0, e
+	}
+}
+
+// execute brings a numbered command into the log and returns its result. An
+// error is ready to be returned to the caller of op.
+func (b *Backend) execute(ctx context.Context, a *unsettled, c *command) (result, error) {
+	for {
+		s, o := b.client(ctx)
+		if o.err != nil {
+			return result{}, b.unavailable(ctx, a.op, a.key, o) // nothing was sent
+		}
+		seq, low, err := s.begin(ctx)
+		if err != nil {
+			return result{}, b.unavailable(ctx, a.op, a.key, outcome{err: err})
+		}
+		a.client, a.seq = s, seq
+		c.client, c.seq, c.low = s.id, seq, low
+		o = b.propose(ctx, c)
+		switch {
+		case o.err != nil && o.unclear:
+			return b.clear(ctx, a, o)
+		case o.err != nil: // no copy was taken, and none is under way
+			s.end(seq)
+			return result{}, b.unavailable(ctx, a.op, a.key, o)
+		case o.reply.result.status == statusUnknownClient:
+			b.dropClient(s)
+			if !o.unclear {
+				// Its only copy found the client forgotten: a definite no.
+				// The same may be tried under a new client.
+				continue
+			}
+		}
+		s.end(seq)
+		return o.reply.result, nil
+	}
+}
+
+// propose sends c until the part of the budget that is not kept back for a
+// Cancel ends.
+func (b *Backend) propose(ctx context.Context, c *command) outcome {
+	if deadline, ok := ctx.Deadline(); ok {
+		keep := time.Until(deadline) / 4
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-keep))
+		defer cancel()
+	}
+	return b.node.ask(ctx, &request{op: opPropose, key: keyOf(c), data: c.encode()}, nothing)
+}
+
+// clear settles what stayed unclear with what is left of the budget, and hands
+// it to the background where that is not enough.
+func (b *Backend) clear(ctx context.Context, a *unsettled, o outcome) (result, error) {
+	if ctx.Err() == nil {
+		if r, err := a.settle(ctx); err == nil {
+			return r, nil
+		}
+	}
+	b.settles.later(a)
+	e := b.fail(a.op, a.key, dcs.ErrAmbiguous, o.endpoint, withContext(ctx, o.err))
+	e.Attempt = a
+	return result{}, e
+}

@@ -1,0 +1,124 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// unsettled is a numbered command whose outcome is not known.
+type unsettled struct {
+	b       *Backend
+	op, key string
+	client  *sequence
+	seq     uint64
+
+	mu     sync.Mutex
+	result *result // set once it is known
+}
+
+// settle asks for the outcome, and makes sure that there is one: a command
+// that was not applied by then never will be (P15).
+func (a *unsettled) settle(ctx context.Context) (result, error) {
+	if r, ok := a.known(); ok {
+		return r, nil
+	}
+	c := &command{kind: cmdCancel, client: a.client.id, seq: a.seq, low: a.client.lowest()}
+	o := a.b.node.ask(ctx, &request{op: opPropose, key: keyOf(c), data: c.encode()}, nothing)
+	if o.err != nil {
+		return result{}, o.err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	// Another settling may have been faster, and have freed the number.
+	if a.result == nil {
+		a.result = &o.reply.result
+		a.client.end(a.seq)
+	}
+	return *a.result, nil
+}
+
+func (a *unsettled) known() (result, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.result == nil {
+		return result{}, false
+	}
+	return *a.result, true
+}
+
+// Settle answers for good what became of an ambiguous Commit: its revision, or
+// a definite no. See dcs.Settler.
+func (b *Backend) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, error) {
+	if e == nil {
+		return 0, b.fail("Settle", "", dcs.ErrInvalid, "", errors.New("no error was given"))
+	}
+	a, ok := e.Attempt.(*unsettled)
+	if !ok || a.b != b {
+		if e.Fenced {
+			return 0, e
+		}
+		return 0, b.fail("Settle", e.Key, dcs.ErrInvalid, "", errors.New("the error is not of an ambiguous Commit of this store"))
+	}
+	ctx, cancel := b.budget(ctx)
+	defer cancel()
+	r, err := a.settle(ctx)
+	if err != nil {
+		again := b.fail(a.op, a.key, dcs.ErrAmbiguous, "", withContext(ctx, err))
+		again.Attempt = a
+		return 0, again
+	}
+	return b.verdict(a, r, b.fail(a.op, a.key, dcs.ErrConflict, "", errWithdrawn))
+}
+
+// settler settles in the background what callers gave up: until then the
+// cluster keeps the answers to everything that came after it.
+type settler struct {
+	b       *Backend
+	mu      sync.Mutex
+	list    []*unsettled
+	working bool
+}
+
+func (s *settler) later(a *unsettled) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.b.life.Err() != nil {
+		return
+	}
+	s.list = append(s.list, a)
+	if !s.working {
+		s.working = true
+		s.b.running.Go(s.work)
+	}
+}
+
+func (s *settler) work() {
+	for {
+		s.mu.Lock()
+		if len(s.list) == 0 || s.b.life.Err() != nil {
+			s.working = false
+			s.mu.Unlock()
+			return
+		}
+		a := s.list[0]
+		s.list = s.list[1:]
+		s.mu.Unlock()
+		if !s.settle(a) {
+			s.mu.Lock()
+			s.list = append(s.list, a)
+			s.mu.Unlock()
+			pause(s.b.life, s.b.config.HeartbeatTimeout)
+		}
+	}
+}
+
+func (s *settler) settle(a *unsettled) bool {
+	ctx, cancel := context.WithTimeout(s.b.life, max(s.b.config.Timing.RetryTimeout, time.Second))
+	defer cancel()
+	_, err := a.settle(ctx)
+	return err == nil
+}

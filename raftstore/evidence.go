@@ -1,0 +1,232 @@
+package raftstore
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// P2: evidence that a leader still speaks for the quorum.
+//
+// A leader of term T that was asked something at moment a shows that nobody
+// had been elected after it by then: voters that make a majority, itself among
+// them if it votes, each read their own current term after a and found T. A
+// newer leader needs the votes of a majority, and a voter raises its term
+// before it votes, for itself too; the two majorities share a voter.
+//
+// Neither Raft's main loop nor a disk is in the path of a question, and a
+// reply to an older question counts for nothing: each question bears a stamp.
+// See docs/decisions/0002-raft-evidence.md.
+
+// errSuperseded says that the leader's term is over, or may be.
+var errSuperseded = errors.New("the Raft leadership changed")
+
+// voter is one server whose answer counts.
+type voter struct {
+	id   raft.ServerID
+	addr string
+}
+
+// evidence gathers the answers in one term of one leader.
+type evidence struct {
+	term  uint64
+	self  raft.ServerID
+	pause time.Duration // between two questions to a voter that does not answer
+
+	// voters returns the voters of the latest configuration; own returns this
+	// node's current term; ask puts the question to another voter.
+	voters func() []voter
+	own    func() uint64
+	ask    func(ctx context.Context, addr string) (uint64, error)
+
+	life context.Context //nolint:containedctx // the term itself: it ends every question
+
+	mu      sync.Mutex
+	stamp   uint64 // rises with every arrival; a question takes the newest
+	waiting []*waiter
+	askers  map[raft.ServerID]*asker
+	running sync.WaitGroup
+}
+
+// waiter is one renewal or read that needs evidence from after its arrival.
+type waiter struct {
+	stamp uint64
+	voted raft.ServerID // a voter that answered in the request itself, or ""
+	done  chan struct{}
+}
+
+// asker asks one voter, one question at a time, while somebody waits.
+type asker struct {
+	voter
+	answered uint64 // stamp of the newest question that was answered with our term
+	asked    uint64 // stamp of the newest question
+	wake     chan struct{}
+}
+
+// confirm blocks until voters that make a majority showed that they knew no
+// newer term than ours after confirm was called. voted names a voter that read
+// our very term, after the request was made, and said so in the request; it is
+// empty where there is none.
+func (e *evidence) confirm(ctx context.Context, voted raft.ServerID) error {
+	voters := e.voters()
+	e.mu.Lock()
+	if e.life.Err() != nil {
+		e.mu.Unlock()
+		return errSuperseded
+	}
+	e.stamp++
+	w := &waiter{stamp: e.stamp, voted: voted, done: make(chan struct{})}
+	if e.enough(w, voters) {
+		e.mu.Unlock()
+		return e.still()
+	}
+	e.waiting = append(e.waiting, w)
+	e.wakeAskers(voters)
+	e.mu.Unlock()
+	select {
+	case <-w.done:
+		return e.still()
+	case <-ctx.Done():
+		e.forget(w)
+		return context.Cause(ctx)
+	case <-e.life.Done():
+		return errSuperseded
+	}
+}
+
+// still counts our own answer: read after the request arrived, like the others.
+func (e *evidence) still() error {
+	if e.own() != e.term || e.life.Err() != nil {
+		return errSuperseded
+	}
+	return nil
+}
+
+// enough reports whether w has its majority. Non-voters never count.
+func (e *evidence) enough(w *waiter, voters []voter) bool {
+	votes := 0
+	for _, v := range voters {
+		switch a := e.askers[v.id]; {
+		case v.id == e.self, v.id == w.voted:
+			votes++
+		case a != nil && a.answered >= w.stamp:
+			votes++
+		}
+	}
+	return votes > len(voters)/2
+}
+
+// wakeAskers makes sure that every other voter has an asker, and wakes them.
+func (e *evidence) wakeAskers(voters []voter) {
+	for _, v := range voters {
+		if v.id == e.self {
+			continue
+		}
+		a := e.askers[v.id]
+		if a == nil || a.addr != v.addr {
+			a = &asker{voter: v, wake: make(chan struct{}, 1)}
+			e.askers[v.id] = a
+			e.running.Go(func() { e.run(a) })
+		}
+		select {
+		case a.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (e *evidence) run(a *asker) {
+	for {
+		select {
+		case <-a.wake:
+		case <-e.life.Done():
+			return
+		}
+		for e.question(a) {
+			stamp := a.asked
+			term, err := e.ask(e.life, a.addr)
+			if err == nil && term == e.term {
+				e.answer(a, stamp)
+			} else if !e.rest() {
+				return
+			}
+		}
+	}
+}
+
+// question stamps the next question to a and reports whether one is needed:
+// somebody waits who came after the last one that a answered.
+func (e *evidence) question(a *asker) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.askers[a.id] != a || len(e.waiting) == 0 || e.waiting[len(e.waiting)-1].stamp <= a.answered {
+		return false
+	}
+	a.asked = e.stamp
+	return true
+}
+
+// answer records that a knew no newer term after the question with that stamp
+// was sent, and lets go whoever has a majority now.
+func (e *evidence) answer(a *asker, stamp uint64) {
+	voters := e.voters()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a.answered = max(a.answered, stamp)
+	left := e.waiting[:0]
+	for _, w := range e.waiting {
+		if w.stamp <= a.answered && e.enough(w, voters) {
+			close(w.done)
+		} else {
+			left = append(left, w)
+		}
+	}
+	clear(e.waiting[len(left):])
+	e.waiting = left
+}
+
+// rest keeps a voter that can not be reached from being asked without end.
+func (e *evidence) rest() bool {
+	t := time.NewTimer(e.pause)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-e.life.Done():
+		return false
+	}
+}
+
+// close waits for the askers, after the term's life has ended.
+func (e *evidence) close() {
+	// Whoever held the lock may just have started one; nobody does from now on.
+	e.mu.Lock()
+	e.mu.Unlock() //nolint:staticcheck // passing through is the point
+	e.running.Wait()
+}
+
+func (e *evidence) forget(w *waiter) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i, other := range e.waiting {
+		if other == w {
+			e.waiting = append(e.waiting[:i], e.waiting[i+1:]...)
+			return
+		}
+	}
+}
+
+// The question itself: an empty body, answered by the current term.
+
+func encodeTerm(term uint64) []byte { return binary.BigEndian.AppendUint64(nil, term) }
+
+func decodeTerm(b []byte) (uint64, error) {
+	if len(b) != 8 {
+		return 0, errShort
+	}
+	return binary.BigEndian.Uint64(b), nil
+}

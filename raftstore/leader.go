@@ -1,0 +1,280 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// errNotLeader says that this node does not lead, so that nothing was done.
+var errNotLeader = errors.New("this node is not the Raft leader")
+
+// leadership is what a node does as Raft leader: it proposes commands, keeps
+// the leases' time and confirms. Everything it knows belongs to one term and
+// is thrown away with it (P21).
+type leadership struct {
+	state *fsm
+	queue chan *proposal // to the one goroutine that hands proposals to Raft
+
+	// leads reports whether Raft leads in that very term; clock is monotonic;
+	// gather makes the evidence of a term.
+	leads  func(term uint64) bool
+	clock  func() time.Duration
+	gather func(life context.Context, term uint64) *evidence
+
+	mu      sync.Mutex
+	current *term // nil while another node leads, or nobody
+	waiting map[waitKey][]*proposal
+	running sync.WaitGroup
+}
+
+// term is one term that this node leads in.
+type term struct {
+	l        *leadership
+	number   uint64
+	life     context.Context //nolint:containedctx // it is the term's end
+	end      context.CancelFunc
+	evidence *evidence
+	opened   chan struct{} // closed once it may confirm (P21)
+	wake     chan struct{} // a lease is due earlier than the timer
+
+	// Under the leadership's lock:
+	leases map[dcs.LeaseID]*lease // nil until opened
+	order  leaseHeap
+}
+
+// proposal is one command on its way into the log.
+type proposal struct {
+	data  []byte
+	taken atomic.Bool // by the sender, or by a caller that gives up before it
+	done  chan result // buffered; at most one result
+}
+
+// waitKey finds who waits for a command when it is applied.
+type waitKey struct {
+	cancel      bool
+	client, seq uint64
+	nonce       nonce
+}
+
+func keyOf(c *command) waitKey {
+	if c.kind == cmdOpen {
+		return waitKey{nonce: c.nonce}
+	}
+	return waitKey{cancel: c.kind == cmdCancel, client: c.client, seq: c.seq}
+}
+
+func newLeadership(state *fsm) *leadership {
+	l := &leadership{state: state, queue: make(chan *proposal), waiting: map[waitKey][]*proposal{}}
+	state.onApply = l.applied
+	return l
+}
+
+// changed is told of every gain and loss of the leadership, in order, perhaps
+// late: what counts is what Raft says now.
+func (l *leadership) changed(number uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.current != nil && l.current.number == number {
+		return
+	}
+	if l.current != nil {
+		l.current.end()
+		l.current = nil
+	}
+	if number == 0 {
+		return
+	}
+	life, end := context.WithCancel(context.Background())
+	t := &term{
+		l: l, number: number, life: life, end: end,
+		evidence: l.gather(life, number),
+		opened:   make(chan struct{}),
+		wake:     make(chan struct{}, 1),
+	}
+	l.current = t
+	l.running.Go(t.run)
+}
+
+// run opens the term and ends its leases in time.
+func (t *term) run() {
+	defer t.evidence.close()
+	defer t.end()
+	// P21: an entry of our own term first.
+	if !t.propose(&command{kind: cmdTerm, term: t.number}) {
+		return
+	}
+	select {
+	case <-t.opened:
+		t.expire()
+	case <-t.life.Done():
+	}
+}
+
+// propose hands a command of the leader's own to Raft. It reports false when
+// the term is over.
+func (t *term) propose(c *command) bool {
+	select {
+	case t.l.queue <- &proposal{data: c.encode(), done: make(chan result, 1)}:
+		return true
+	case <-t.life.Done():
+		return false
+	}
+}
+
+// openTerm returns the present term once it may confirm (P21).
+func (l *leadership) openTerm(ctx context.Context) (*term, error) {
+	l.mu.Lock()
+	t := l.current
+	l.mu.Unlock()
+	if t == nil {
+		return nil, errNotLeader
+	}
+	select {
+	case <-t.opened:
+		return t, nil
+	default:
+	}
+	select {
+	case <-t.opened:
+		return t, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-t.life.Done():
+		return nil, errNotLeader
+	}
+}
+
+// vote returns the voter that answered within the request itself, if its term
+// was ours.
+func (t *term) vote(voted raft.ServerID, votedIn uint64) raft.ServerID {
+	if votedIn != t.number {
+		return ""
+	}
+	return voted
+}
+
+// confirmed blocks until it is sure that this node still led after the call
+// was made. What is applied here by then is a linearizable state: whatever was
+// acknowledged before the call was applied, by this term's leader or, before
+// the term opened, by an earlier one.
+func (l *leadership) confirmed(ctx context.Context, voted raft.ServerID, votedIn uint64) error {
+	t, err := l.openTerm(ctx)
+	if err != nil {
+		return err
+	}
+	if err := t.evidence.confirm(ctx, t.vote(voted, votedIn)); err != nil {
+		return err
+	}
+	if !l.leads(t.number) {
+		return errSuperseded
+	}
+	return nil
+}
+
+// submit brings a command into the log and waits until it is applied here. An
+// error that wraps errNotSent or errNotLeader says that the command is not in
+// the log; any other one, that it may be or may still come.
+func (l *leadership) submit(ctx context.Context, key waitKey, data []byte) (result, error) {
+	l.mu.Lock()
+	t := l.current
+	if t == nil {
+		l.mu.Unlock()
+		return result{}, errNotLeader
+	}
+	p := &proposal{data: data, done: make(chan result, 1)}
+	l.waiting[key] = append(l.waiting[key], p)
+	l.mu.Unlock()
+	defer l.forget(key, p)
+
+	var cause error
+	select {
+	case l.queue <- p:
+		select {
+		case r := <-p.done:
+			return r, nil
+		case <-ctx.Done():
+			cause = context.Cause(ctx)
+		case <-t.life.Done():
+			cause = errSuperseded
+		}
+	case <-ctx.Done():
+		cause = context.Cause(ctx)
+	case <-t.life.Done():
+		cause = errSuperseded
+	}
+	if p.taken.CompareAndSwap(false, true) {
+		return result{}, fmt.Errorf("%w: %w", errNotSent, cause)
+	}
+	select {
+	case r := <-p.done:
+		return r, nil
+	default:
+		return result{}, cause
+	}
+}
+
+func (l *leadership) forget(key waitKey, p *proposal) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := l.waiting[key]
+	for i := range list {
+		if list[i] == p {
+			list = append(list[:i], list[i+1:]...)
+			break
+		}
+	}
+	if len(list) == 0 {
+		delete(l.waiting, key)
+	} else {
+		l.waiting[key] = list
+	}
+}
+
+// applied is told of every command, after its effect is visible, on the FSM's
+// goroutine. Raft's futures are not needed: what was applied is answered here,
+// what was not is settled by the end of the term.
+func (l *leadership) applied(c *command, index, term uint64, r result) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.kind == cmdOpen || c.kind.numbered() {
+		for _, p := range l.waiting[keyOf(c)] {
+			select {
+			case p.done <- r:
+			default: // it has one already
+			}
+		}
+	}
+	t := l.current
+	if t == nil {
+		return
+	}
+	switch c.kind {
+	case cmdTerm:
+		if c.term == t.number && term == t.number {
+			t.open(l.state.ttls)
+		}
+	case cmdGrant, cmdRevoke:
+		ttl, live := l.state.ttls[c.lease]
+		t.follow(c.lease, ttl, live)
+	case cmdExpire:
+		for _, id := range c.leases {
+			ttl, live := l.state.ttls[id]
+			t.follow(id, ttl, live)
+		}
+	case cmdOpen, cmdTxn, cmdCancel:
+	}
+}
+
+// close ends the term and waits for its goroutines.
+func (l *leadership) close() {
+	l.changed(0)
+	l.running.Wait()
+}

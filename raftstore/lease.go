@@ -1,0 +1,205 @@
+package raftstore
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// errGone is the quorum's word that a lease is not live.
+var errGone = errors.New("the lease is not live")
+
+// expireBatch bounds the leases that one log entry ends.
+const expireBatch = 512
+
+// expiry is how long after its last renewal a lease is ended by the leader's
+// clock: never early, however the rates of two clocks differ (P22).
+func expiry(ttl time.Duration) time.Duration { return ttl + ttl/100 + 50*time.Millisecond }
+
+// lease is one live lease on the clock of a leader, for one term.
+type lease struct {
+	id       dcs.LeaseID
+	ttl      time.Duration
+	deadline time.Duration // on the leadership's clock
+	due      time.Duration // when the heap looks at it; never after deadline
+	gone     chan struct{} // P22: not nil = marked expiring; closed when ended
+	removed  bool
+}
+
+// leaseHeap orders leases by due. A renewal leaves due alone: the lease is put
+// back when its old turn comes, so that renewals cost no sorting.
+type leaseHeap []*lease
+
+func (h leaseHeap) Len() int           { return len(h) }
+func (h leaseHeap) Less(i, j int) bool { return h[i].due < h[j].due }
+func (h leaseHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+
+// Push is part of heap.Interface.
+func (h *leaseHeap) Push(x any) { *h = append(*h, x.(*lease)) } //nolint:errcheck,forcetypeassert // only leases are pushed
+
+// Pop is part of heap.Interface.
+func (h *leaseHeap) Pop() any {
+	old := *h
+	x := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	return x
+}
+
+// open lets the term confirm: its own first entry is applied here, and with it
+// whatever earlier terms left behind. All leases start anew from this moment
+// (P21). The caller holds the lock.
+func (t *term) open(ttls map[dcs.LeaseID]time.Duration) {
+	if t.leases != nil {
+		return
+	}
+	t.leases = make(map[dcs.LeaseID]*lease, len(ttls))
+	for id, ttl := range ttls {
+		t.add(id, ttl)
+	}
+	close(t.opened)
+}
+
+// add starts the clock of a lease. The caller holds the lock.
+func (t *term) add(id dcs.LeaseID, ttl time.Duration) {
+	deadline := t.l.clock() + expiry(ttl)
+	h := &lease{id: id, ttl: ttl, deadline: deadline, due: deadline}
+	t.leases[id] = h
+	heap.Push(&t.order, h)
+	if t.order[0] == h {
+		select {
+		case t.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// follow brings the clock of a lease in line with the replicated state. The
+// caller holds the lock.
+func (t *term) follow(id dcs.LeaseID, ttl time.Duration, live bool) {
+	h, known := t.leases[id]
+	switch {
+	case t.leases == nil: // open takes them all
+	case live && !known:
+		t.add(id, ttl)
+	case !live && known:
+		h.removed = true
+		if h.gone != nil {
+			close(h.gone)
+		}
+		delete(t.leases, id)
+	}
+}
+
+// renew confirms a lease for another TTL and returns it. errGone is a definite
+// no; every other error says nothing.
+func (l *leadership) renew(ctx context.Context, id dcs.LeaseID, voted raft.ServerID, votedIn uint64) (time.Duration, error) {
+	t, err := l.openTerm(ctx)
+	if err != nil {
+		return 0, err
+	}
+	l.mu.Lock()
+	h := t.leases[id]
+	marked := h != nil && h.gone != nil
+	if h != nil && !marked {
+		h.deadline = l.clock() + expiry(h.ttl) // P22: at receipt
+	}
+	l.mu.Unlock()
+	if marked {
+		return 0, t.outcome(ctx, h)
+	}
+	if err := t.evidence.confirm(ctx, t.vote(voted, votedIn)); err != nil {
+		return 0, err
+	}
+	return t.judge(ctx, id, h)
+}
+
+// judge is the second half of a renewal: after the evidence, under one lock
+// with the term (P22).
+func (t *term) judge(ctx context.Context, id dcs.LeaseID, h *lease) (time.Duration, error) {
+	l := t.l
+	l.mu.Lock()
+	now, marked := t.leases[id], h != nil && h.gone != nil
+	leads := l.current == t && l.leads(t.number)
+	l.mu.Unlock()
+	switch {
+	case !leads:
+		return 0, errSuperseded
+	case now != h && now != nil:
+		return 0, errors.New("the lease was granted while it was renewed")
+	case now == nil:
+		return 0, errGone
+	case marked:
+		return 0, t.outcome(ctx, h)
+	}
+	return h.ttl, nil
+}
+
+// outcome waits for what becomes of a lease that is marked expiring: gone, or
+// unknown because the term ended first (P22).
+func (t *term) outcome(ctx context.Context, h *lease) error {
+	select {
+	case <-h.gone:
+		return errGone
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.life.Done():
+		return errSuperseded
+	}
+}
+
+// expire ends leases whose time is up, until the term does. One timer serves
+// them all.
+func (t *term) expire() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		due, next := t.mark()
+		for len(due) > 0 {
+			n := min(len(due), expireBatch)
+			c := &command{kind: cmdExpire, term: t.number, leases: due[:n]}
+			if !t.propose(c) {
+				return
+			}
+			due = due[n:]
+		}
+		timer.Reset(next)
+		select {
+		case <-timer.C:
+		case <-t.wake:
+		case <-t.life.Done():
+			return
+		}
+	}
+}
+
+// mark marks what is overdue, before its expiry is proposed (P22), and returns
+// it with the time until the next lease can be.
+func (t *term) mark() (due []dcs.LeaseID, next time.Duration) {
+	t.l.mu.Lock()
+	defer t.l.mu.Unlock()
+	now := t.l.clock()
+	for len(t.order) > 0 && t.order[0].due <= now {
+		h := t.order[0]
+		switch {
+		case h.removed:
+			heap.Pop(&t.order)
+		case h.deadline > now:
+			h.due = h.deadline
+			heap.Fix(&t.order, 0)
+		default:
+			heap.Pop(&t.order)
+			h.gone = make(chan struct{})
+			due = append(due, h.id)
+		}
+	}
+	if len(t.order) == 0 {
+		return due, time.Hour
+	}
+	return due, t.order[0].due - now
+}

@@ -1,0 +1,248 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// The operations between nodes.
+const (
+	opQuestion byte = iota + 1 // P2: your current term? Empty body.
+	opPropose                  // put a command into the log
+	opRead                     // a key, or a tree if it moved
+	opRenew                    // confirm a lease and read keys
+	opPosition                 // what must be applied to be up to date
+)
+
+// callVersion is the first byte of every request and reply.
+const callVersion = 1
+
+// mostReply is the largest tree that is sent to another node; of a larger one
+// only the position is, and the other node reads its own copy once it is there.
+const mostReply = 8 << 20
+
+// request is one call to whoever leads. Nodes never pass a request on: a node
+// that does not lead says so, and the caller finds the leader.
+type request struct {
+	op byte
+
+	// voter is the calling node and term the one it was in, read after the
+	// call was made: an answer to P2's question, given in advance.
+	voter raft.ServerID
+	term  uint64
+
+	key  waitKey // opPropose: who is answered
+	data []byte  // opPropose: the command
+
+	prefix string       // opRead
+	single bool         // opRead: that key alone
+	since  dcs.Revision // opRead: nothing is sent unless it moved past this
+
+	lease dcs.LeaseID // opRenew
+	keys  []string    // opRenew
+}
+
+func (r *request) encode() []byte {
+	e := &encoder{b: make([]byte, 0, 96+len(r.data)+len(r.prefix))}
+	e.byte(callVersion)
+	e.string(string(r.voter))
+	e.uint(r.term)
+	switch r.op {
+	case opPropose:
+		e.bool(r.key.cancel)
+		e.uint(r.key.client)
+		e.uint(r.key.seq)
+		e.raw(r.key.nonce[:])
+		e.bytes(r.data)
+	case opRead:
+		e.string(r.prefix)
+		e.bool(r.single)
+		e.uint(uint64(r.since))
+	case opRenew:
+		e.string(string(r.lease))
+		e.uint(uint64(len(r.keys)))
+		for _, k := range r.keys {
+			e.string(k)
+		}
+	}
+	return e.b
+}
+
+func decodeRequest(op byte, body []byte) (*request, error) {
+	d := &decoder{b: body}
+	d.version("a request of another node", callVersion)
+	r := &request{op: op, voter: raft.ServerID(d.string()), term: d.uint()}
+	switch op {
+	case opPropose:
+		r.key = waitKey{cancel: d.bool(), client: d.uint(), seq: d.uint(), nonce: nonce(d.raw(len(nonce{})))}
+		r.data = d.bytes()
+	case opRead:
+		r.prefix, r.single, r.since = d.string(), d.bool(), d.revision()
+	case opRenew:
+		r.lease = d.lease()
+		for range d.count() {
+			r.keys = append(r.keys, d.string())
+		}
+	case opPosition:
+	default:
+		return nil, fmt.Errorf("unknown operation %d", op)
+	}
+	return r, d.end()
+}
+
+// verdict of a node on a request.
+type replyKind byte
+
+const (
+	// replyDone: done; the fields say what came of it.
+	replyDone replyKind = iota + 1
+	// replyNotLeader: nothing was done; leader is who may lead, or "".
+	replyNotLeader
+	// replyNotDone: nothing was done, for the reason in text.
+	replyNotDone
+	// replyUnclear: it may have been done, or may still be.
+	replyUnclear
+	// replyGone: the lease is not live, on the quorum's word.
+	replyGone
+)
+
+// reply is the answer to a request.
+type reply struct {
+	kind   replyKind
+	leader string // replyNotLeader
+	text   string // replyNotDone, replyUnclear
+
+	result   result        // opPropose
+	revision dcs.Revision  // opRead, opPosition: where the state is
+	elsewise bool          // opRead: too large to send; read at revision or later
+	moved    bool          // opRead: it moved past since; else entries are left out
+	ttl      time.Duration // opRenew
+	entries  []dcs.Entry   // opRead, opRenew
+}
+
+func (r *reply) encode() []byte {
+	size := 64 + len(r.text)
+	for i := range r.entries {
+		e := &r.entries[i]
+		size += 48 + len(e.Key) + len(e.Value) + len(e.Lease)
+	}
+	e := &encoder{b: make([]byte, 0, size)}
+	e.byte(callVersion)
+	e.byte(byte(r.kind))
+	e.string(r.leader)
+	e.string(r.text)
+	encodeResult(e, r.result)
+	e.uint(uint64(r.revision))
+	e.bool(r.elsewise)
+	e.bool(r.moved)
+	e.duration(r.ttl)
+	e.entries(r.entries)
+	return e.b
+}
+
+func decodeReply(body []byte) (reply, error) {
+	d := &decoder{b: body}
+	d.version("a reply of another node", callVersion)
+	r := reply{kind: replyKind(d.byte()), leader: d.string(), text: d.string(), result: decodeResult(d)}
+	r.revision, r.elsewise, r.moved = d.revision(), d.bool(), d.bool()
+	r.ttl, r.entries = d.duration(), d.entries()
+	return r, d.end()
+}
+
+// answer answers a call of another node.
+func (n *node) answer(ctx context.Context, op byte, body []byte) []byte {
+	if op == opQuestion {
+		// P2: read after the question came.
+		return encodeTerm(n.raft.CurrentTerm())
+	}
+	r, err := decodeRequest(op, body)
+	if err != nil {
+		return (&reply{kind: replyNotDone, text: err.Error()}).encode()
+	}
+	rep := n.serve(ctx, r)
+	if op == opRead && r.tooLarge(rep.entries) {
+		rep.entries, rep.elsewise = nil, true
+	}
+	return rep.encode()
+}
+
+func (r *request) tooLarge(entries []dcs.Entry) bool {
+	size := 0
+	for i := range entries {
+		size += len(entries[i].Key) + len(entries[i].Value)
+	}
+	return !r.single && size > mostReply
+}
+
+// serve does what r asks if this node leads.
+func (n *node) serve(ctx context.Context, r *request) reply {
+	if err := n.state.failed(); err != nil {
+		return reply{kind: replyNotDone, text: err.Error()}
+	}
+	var rep reply
+	var err error
+	switch r.op {
+	case opPropose:
+		rep.result, err = n.lead.submit(ctx, r.key, r.data)
+	case opRenew:
+		rep.ttl, err = n.lead.renew(ctx, r.lease, r.voter, r.term)
+		if err == nil {
+			rep.entries = n.entriesOf(r.keys)
+		}
+	default:
+		if err = n.lead.confirmed(ctx, r.voter, r.term); err == nil {
+			n.read(r, &rep)
+		}
+	}
+	switch {
+	case err == nil:
+		rep.kind = replyDone
+	case errors.Is(err, errNotLeader):
+		rep.kind, rep.leader = replyNotLeader, n.leaderAddr()
+	case errors.Is(err, errGone):
+		rep.kind = replyGone
+	case errors.Is(err, errNotSent):
+		rep.kind, rep.text = replyNotDone, err.Error()
+	default:
+		rep.kind, rep.text = replyUnclear, err.Error()
+	}
+	return rep
+}
+
+// read fills in what an opRead or opPosition asks for, from the state as it is
+// now, after the confirmation.
+func (n *node) read(r *request, rep *reply) {
+	switch {
+	case r.op == opPosition:
+		rep.revision = dcs.Revision(n.state.applied.Load())
+	case r.single:
+		rep.moved = true
+		rep.revision = n.state.tree.Revision()
+		rep.entries = n.entriesOf([]string{r.prefix})
+	default:
+		if rep.moved = n.state.tree.MovedSince(r.prefix, r.since); rep.moved || r.since == 0 {
+			s := n.state.tree.Snapshot(r.prefix)
+			rep.revision, rep.entries, rep.moved = s.Revision, s.Entries, true
+		}
+	}
+}
+
+// entriesOf reads the keys that exist, sorted.
+func (n *node) entriesOf(keys []string) []dcs.Entry {
+	var out []dcs.Entry
+	for _, k := range keys {
+		if e, ok := n.state.tree.Get(k); ok {
+			out = append(out, e)
+		}
+	}
+	slices.SortFunc(out, func(a, b dcs.Entry) int { return strings.Compare(a.Key, b.Key) })
+	return slices.CompactFunc(out, func(a, b dcs.Entry) bool { return a.Key == b.Key })
+}

@@ -1,0 +1,205 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// errNoLeader says that no leader is known.
+var errNoLeader = errors.New("no Raft leader is known")
+
+// errMoved ends an attempt whose callee leads no more.
+var errMoved = errors.New("another node became the Raft leader")
+
+// route tells who waits for a leader that there is another one.
+type route struct {
+	mu       sync.Mutex
+	changed  chan struct{} // closed at the next change
+	attempts map[*attempt]struct{}
+}
+
+// attempt is one call under way.
+type attempt struct {
+	to     string
+	cancel context.CancelCauseFunc
+}
+
+func newRoute() *route {
+	return &route{changed: make(chan struct{}), attempts: map[*attempt]struct{}{}}
+}
+
+// next returns a channel that is closed at the next change of the leader.
+func (r *route) next() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.changed
+}
+
+// begin registers a call to the node at addr; a change of the leader ends it.
+func (r *route) begin(a *attempt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.attempts[a] = struct{}{}
+}
+
+func (r *route) end(a *attempt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.attempts, a)
+}
+
+// turn tells everybody that leader, if it is not empty, leads now.
+func (r *route) turn(leader string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.changed)
+	r.changed = make(chan struct{})
+	for a := range r.attempts {
+		if leader != "" && a.to != leader {
+			a.cancel(errMoved)
+		}
+	}
+}
+
+// follow turns Raft's observations of the leader into turns of the route. An
+// observation that is dropped because one is waiting already changes nothing:
+// the leader is asked for anew.
+func (n *node) follow() {
+	seen := make(chan raft.Observation, 1)
+	o := raft.NewObserver(seen, false, func(o *raft.Observation) bool {
+		_, ok := o.Data.(raft.LeaderObservation)
+		return ok
+	})
+	n.raft.RegisterObserver(o)
+	defer n.raft.DeregisterObserver(o)
+	n.route.turn(n.leaderAddr())
+	for {
+		select {
+		case <-seen:
+			n.route.turn(n.leaderAddr())
+		case <-n.life.Done():
+			return
+		}
+	}
+}
+
+// leaderAddr returns the address of the leader Raft knows, or "".
+func (n *node) leaderAddr() string {
+	addr, id := n.raft.LeaderWithID()
+	if id == "" {
+		return ""
+	}
+	if known, err := n.net.ServerAddr(id); err == nil {
+		return string(known)
+	}
+	return string(addr)
+}
+
+// outcome is what became of a request that was tried until its budget ended.
+type outcome struct {
+	reply    reply
+	err      error  // why there is no reply
+	endpoint string // who was asked last
+	unclear  bool   // a copy of the request, not the answered one, may have been taken
+}
+
+// ask puts r to whoever leads, as often as needed, until there is an answer or
+// ctx ends. prepare is called before each copy is sent.
+func (n *node) ask(ctx context.Context, r *request, prepare func()) outcome {
+	var o outcome
+	hint, hinted := "", false
+	for {
+		changed := n.route.next()
+		to := hint
+		if to == "" {
+			to = n.leaderAddr()
+		}
+		hint = ""
+		if to != "" {
+			o.endpoint = to
+			prepare()
+			rep, err := n.try(ctx, to, r)
+			switch {
+			case err != nil:
+				o.err = err
+				o.unclear = o.unclear || !errors.Is(err, errNotSent)
+			case rep.kind == replyDone, rep.kind == replyGone:
+				o.reply, o.err = rep, nil
+				return o
+			case rep.kind == replyNotLeader:
+				o.err = fmt.Errorf("%s: %w", to, errNotLeader)
+				if !hinted && rep.leader != "" && rep.leader != to {
+					hint, hinted = rep.leader, true
+					continue
+				}
+			default:
+				o.err = errors.New(rep.text)
+				o.unclear = o.unclear || rep.kind == replyUnclear
+			}
+		} else if o.err == nil {
+			o.err = errNoLeader
+		}
+		hinted = false
+		if !n.linger(ctx, changed) {
+			if o.err == nil || errors.Is(o.err, errMoved) {
+				o.err = context.Cause(ctx)
+			}
+			return o
+		}
+	}
+}
+
+// linger waits until it makes sense to try again; false means that ctx ended.
+func (n *node) linger(ctx context.Context, changed <-chan struct{}) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	t := time.NewTimer(n.config.HeartbeatTimeout / 8)
+	defer t.Stop()
+	select {
+	case <-changed:
+		return true
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// try sends one copy of r, to this node itself where it leads.
+func (n *node) try(ctx context.Context, to string, r *request) (reply, error) {
+	// P2: the caller's own answer is read after the call was made.
+	r.voter, r.term = n.id, n.raft.CurrentTerm()
+	if to == n.net.addr() && n.net.tap.Load() == nil {
+		return n.serve(ctx, r), nil
+	}
+	attemptCtx, cancel := context.WithTimeout(ctx, n.attemptTime(ctx))
+	defer cancel()
+	attemptCtx, drop := context.WithCancelCause(attemptCtx)
+	defer drop(nil)
+	a := &attempt{to: to, cancel: drop}
+	n.route.begin(a)
+	defer n.route.end(a)
+	body, err := n.net.call(attemptCtx, to, r.op, r.encode())
+	if err != nil {
+		return reply{}, err
+	}
+	return decodeReply(body)
+}
+
+// attemptTime is a part of what is left of the budget: a leader that is frozen
+// must not take all of it.
+func (n *node) attemptTime(ctx context.Context) time.Duration {
+	least := 4 * n.config.ElectionTimeout
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return least
+	}
+	left := time.Until(deadline)
+	return min(left, max(left/3, least))
+}

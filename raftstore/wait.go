@@ -1,0 +1,175 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// mostProbe bounds the time between two probes.
+const mostProbe = 2500 * time.Millisecond
+
+// errSilent says that no leader confirmed anything for too long.
+var errSilent = errors.New("the store was silent")
+
+// waits is what all Waits of a backend share: one probe at a time, of constant
+// size, that shows that the store lives and that this node keeps up with it.
+type waits struct {
+	b     *Backend
+	every time.Duration
+
+	mu      sync.Mutex
+	count   int           // Waits under way
+	probing bool          // the prober runs
+	alive   dcs.Instant   // the start of the last probe that succeeded
+	changed chan struct{} // closed when a probe ends
+	behind  dcs.Revision  // what this node should have and had not; 0 = up to date
+	last    error         // why the last probe failed
+	caught  bool          // this node has caught up since it was started
+}
+
+func (w *waits) init(b *Backend) {
+	w.b = b
+	w.every = min(mostProbe, b.config.Timing.RetryTimeout/4)
+	w.changed = make(chan struct{})
+}
+
+// Wait blocks until the tree under prefix moved past since. It is served from
+// this node's own state, once that has caught up after the start; where it
+// falls behind, from the leader's.
+func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+	if b.life.Err() != nil {
+		return dcs.Snapshot{}, b.fail("Wait", prefix, dcs.ErrClosed, "", nil)
+	}
+	floor := dcs.Revision(b.floor.Load())
+	begun := dcs.Now()
+	w := &b.waits
+	w.enter()
+	defer w.leave()
+	tree := b.node.state.tree
+	var asked <-chan struct{} // the probe after which the leader was asked
+	for {
+		moved, applied := tree.Moved(prefix), b.node.state.next()
+		v := w.view()
+		if v.caught && tree.Revision() >= floor {
+			applied = nil
+			if tree.MovedSince(prefix, since) {
+				s := tree.Snapshot(prefix)
+				b.raise(s.Revision)
+				return s, nil
+			}
+		}
+		if v.behind > 0 && asked != v.changed {
+			asked = v.changed
+			if s, ok := b.waitElsewhere(ctx, prefix, max(since, 1)); ok && s.Revision >= floor {
+				return s, nil
+			}
+		}
+		silence := b.config.Timing.RetryTimeout - min(begun.Elapsed(), v.alive.Elapsed())
+		if silence <= 0 {
+			return dcs.Snapshot{}, b.fail("Wait", prefix, dcs.ErrUnavailable, "", errors.Join(errSilent, v.last))
+		}
+		timer := time.NewTimer(silence)
+		select {
+		case <-moved:
+		case <-applied:
+		case <-v.changed:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return dcs.Snapshot{}, ctx.Err()
+		case <-b.life.Done():
+			timer.Stop()
+			return dcs.Snapshot{}, b.fail("Wait", prefix, dcs.ErrClosed, "", nil)
+		}
+		timer.Stop()
+	}
+}
+
+// waitElsewhere asks the leader whether the tree moved, because this node's
+// own copy is behind.
+func (b *Backend) waitElsewhere(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, bool) {
+	ctx, cancel := context.WithTimeout(ctx, b.waits.every)
+	ctx, cancel = b.alive(ctx, cancel)
+	defer cancel()
+	s, moved, o := b.fetch(ctx, prefix, since)
+	return s, o.err == nil && moved
+}
+
+// view is what a Wait has to know of the probes.
+type view struct {
+	alive   dcs.Instant
+	changed <-chan struct{}
+	behind  dcs.Revision
+	last    error
+	caught  bool
+}
+
+func (w *waits) view() view {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return view{alive: w.alive, changed: w.changed, behind: w.behind, last: w.last, caught: w.caught}
+}
+
+func (w *waits) enter() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.count++
+	if !w.probing && w.b.life.Err() == nil {
+		w.probing = true
+		w.b.running.Go(w.probe)
+	}
+}
+
+func (w *waits) leave() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.count--
+}
+
+// probe asks for the leader's position while anybody waits, and a little
+// longer, so that a Wait after a Wait starts no probe of its own.
+func (w *waits) probe() {
+	for {
+		begun := dcs.Now()
+		behind, err := w.once()
+		w.mu.Lock()
+		close(w.changed)
+		w.changed = make(chan struct{})
+		w.behind, w.last = behind, err
+		if err == nil {
+			w.alive = begun
+			w.caught = w.caught || behind == 0
+		}
+		w.mu.Unlock()
+		pause(w.b.life, w.every-begun.Elapsed())
+		w.mu.Lock()
+		if w.count == 0 || w.b.life.Err() != nil {
+			w.probing = false
+			w.mu.Unlock()
+			return
+		}
+		w.mu.Unlock()
+	}
+}
+
+// once makes one probe. It returns the position that this node did not reach
+// in time, if it did not.
+func (w *waits) once() (behind dcs.Revision, err error) {
+	ctx, cancel := context.WithTimeout(w.b.life, w.every)
+	defer cancel()
+	o := w.b.node.ask(ctx, &request{op: opPosition}, nothing)
+	if o.err != nil {
+		return 0, withContext(ctx, o.err)
+	}
+	// The other nodes hear of a commit within two commitTimeouts at most.
+	grace, stop := context.WithTimeout(ctx, max(4*commitTimeout, w.every/4))
+	defer stop()
+	if !w.b.node.state.await(grace.Done(), uint64(o.reply.revision)) {
+		return o.reply.revision, nil
+	}
+	return 0, nil
+}
