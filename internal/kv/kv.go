@@ -13,10 +13,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// ErrLease: a put is bound to a lease that is not live. Nothing was written.
+// ErrLease says that a put is bound to a lease that is not live. Nothing was written.
 var ErrLease = errors.New("the lease is not live")
 
-// ErrNested: a key would lie below another one. Nothing was written.
+// ErrNested says that a key would lie below another one. Nothing was written.
 var ErrNested = errors.New("a key would lie below another key, or above one")
 
 // Conflict is the first condition that failed, and the entry that was found.
