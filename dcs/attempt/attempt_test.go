@@ -1,0 +1,508 @@
+package attempt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+func TestCommitCostsOneRequestOnceTheMarkerIsThere(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		c := New(s, hedged())
+		defer c.Close()
+		for i := range 20 {
+			rev, err := c.Commit(within(t, budget), put("x", strconv.Itoa(i)))
+			if e, _ := s.tree.Get("x"); err != nil || e.Modified != rev {
+				t.Fatalf("got %d, %v; want %d", rev, err, e.Modified)
+			}
+		}
+		if s.sent[create] != 1 || s.sent[commit] != 20 || s.sent[fencing] != 0 || s.reads != 1 {
+			t.Fatalf("sent %v, %d reads", s.sent, s.reads)
+		}
+	})
+}
+
+func TestDeleteReturnsItsRevision(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		c := New(s, Options{})
+		defer c.Close()
+		for range 2 { // of an absent key too
+			rev, err := c.Commit(within(t, budget), dcs.Txn{Then: []dcs.Write{dcs.Delete("x")}})
+			if err != nil || rev != s.tree.Revision() {
+				t.Fatalf("got %d, %v; want %d", rev, err, s.tree.Revision())
+			}
+		}
+	})
+}
+
+func TestConflictNamesWhatWasFound(t *testing.T) {
+	for _, unseen := range []bool{false, true} {
+		run(t, func(t *testing.T) {
+			s := newStore()
+			s.unseen = unseen
+			first := s.write(dcs.Put("a", nil))
+			s.write(dcs.Put("b", []byte("b's")))
+			c := New(s, Options{Backend: "fake"})
+			defer c.Close()
+			_, err := c.Commit(within(t, budget), dcs.Txn{
+				If:   []dcs.Cond{dcs.ModifiedAt("a", first), dcs.CreatedAt("b", first)},
+				Then: []dcs.Write{dcs.Put("c", nil)},
+			})
+			var e *dcs.Error
+			if !errors.As(err, &e) || e.Kind != dcs.ErrConflict || e.Key != "b" || e.Current == nil || string(e.Current.Value) != "b's" || e.Backend != "fake" {
+				t.Fatalf("got %+v", e)
+			}
+			_, err = c.Commit(within(t, budget), dcs.Txn{If: []dcs.Cond{dcs.ModifiedAt("gone", 1)}, Then: []dcs.Write{dcs.Put("c", nil)}})
+			if !errors.As(err, &e) || e.Kind != dcs.ErrConflict || e.Key != "gone" || e.Current != nil {
+				t.Fatalf("got %+v", e)
+			}
+		})
+	}
+}
+
+func TestInvalidEndsAtOnce(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		s.write(dcs.Put("a", nil))
+		c := New(s, Options{})
+		defer c.Close()
+		_, err := c.Commit(within(t, budget), put("a/b", ""))
+		if err := kindIs(err, dcs.ErrInvalid); err != nil {
+			t.Fatal(err)
+		}
+		if s.sent[commit] != 1 {
+			t.Fatalf("%d copies of what can never pass", s.sent[commit])
+		}
+	})
+}
+
+func TestHedgeGoesOutInTime(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		c := New(s, hedged())
+		defer c.Close()
+		s.script = onCopies(swallow)
+		start := time.Now()
+		if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start); d != 100*time.Millisecond {
+			t.Fatalf("answered after %v, want the hedge delay", d)
+		}
+		s.at, s.start = nil, time.Now()
+		s.script = always(swallow, commit, fencing)
+		_, err := c.Commit(within(t, budget), put("x", "1"))
+		if err := kindIs(err, dcs.ErrAmbiguous); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start) - 100*time.Millisecond; d != budget {
+			t.Fatalf("returned after %v, want its deadline", d)
+		}
+		if last := s.at[len(s.at)-1]; last > budget*3/4 {
+			t.Fatalf("a copy was sent %v into the budget, in the time for settling", last)
+		}
+	})
+}
+
+func TestUnclearErrorsAreRetried(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		s.script = onCopies(broken, down, broken, broken, down)
+		c := New(s, Options{})
+		defer c.Close()
+		if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
+			t.Fatal(err)
+		}
+		if s.sent[commit] != 6 || s.at[5] > time.Second {
+			t.Fatalf("copies at %v", s.at)
+		}
+	})
+}
+
+func TestSettleLater(t *testing.T) {
+	for name, tc := range map[string]struct {
+		do   step
+		want error
+	}{
+		"it had landed":          {lose, nil},
+		"it never arrived":       {swallow, dcs.ErrConflict},
+		"it would land later":    {hold, dcs.ErrConflict},
+		"the marker is gone too": {lose, dcs.ErrAmbiguous},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(t *testing.T) {
+				s := newStore()
+				c := New(s, Options{})
+				defer c.Close()
+				s.script = func(k kindOfRequest, _ Request) step {
+					return map[kindOfRequest]step{commit: tc.do, fencing: swallow}[k]
+				}
+				_, err := c.Commit(within(t, budget), lock("mine"))
+				for range 2 { // a store that stays silent settles nothing
+					var e *dcs.Error
+					if !errors.As(err, &e) || e.Kind != dcs.ErrAmbiguous || e.Fenced || !errors.Is(err, context.DeadlineExceeded) {
+						t.Fatalf("got %v", err)
+					}
+					_, err = c.Settle(within(t, time.Second), e)
+				}
+				s.script = nil
+				if tc.want == dcs.ErrAmbiguous {
+					s.loseMarkers()
+				}
+				var e *dcs.Error
+				errors.As(err, &e)
+				rev, err := c.Settle(within(t, budget), e)
+				if kind := dcs.KindOf(err); kind != tc.want {
+					t.Fatalf("got %v, want %v", err, tc.want)
+				}
+				again, err2 := c.Settle(within(t, budget), e)
+				if again != rev || dcs.KindOf(err2) != tc.want {
+					t.Fatalf("asked again: %d, %v after %d, %v", again, err2, rev, err)
+				}
+				s.land()
+				if l, ok := s.tree.Get("lock"); ok != (tc.do == lose) || (tc.want == nil && l.Created != rev) {
+					t.Fatalf("the lock is %+v, settled as %d, %v", l, rev, err)
+				}
+			})
+		})
+	}
+}
+
+func TestSettleFindsTheConflict(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		s.write(dcs.Put("lock", []byte("theirs")))
+		c := New(s, hedged())
+		defer c.Close()
+		first := true
+		s.script = func(k kindOfRequest, _ Request) step {
+			switch {
+			case k == create:
+				return answer
+			case k == commit && !first:
+				return answer
+			}
+			first = false
+			return hold
+		}
+		_, err := c.Commit(within(t, budget), lock("mine"))
+		var e *dcs.Error
+		if !errors.As(err, &e) || e.Kind != dcs.ErrAmbiguous {
+			t.Fatalf("got %v, want the copy that is out to count", err)
+		}
+		s.script = nil
+		_, err = c.Settle(within(t, budget), e)
+		if !errors.As(err, &e) || e.Kind != dcs.ErrConflict || e.Current == nil || e.Op != "Settle" {
+			t.Fatalf("got %+v", e)
+		}
+	})
+}
+
+func TestSettleOfSomethingElse(t *testing.T) {
+	run(t, func(t *testing.T) {
+		a, b := New(newStore(), Options{}), New(newStore(), Options{})
+		defer a.Close()
+		defer b.Close()
+		for _, e := range []*dcs.Error{
+			{Kind: dcs.ErrAmbiguous},
+			{Kind: dcs.ErrAmbiguous, Attempt: "nonsense"},
+			{Kind: dcs.ErrAmbiguous, Attempt: &handle{c: b}},
+		} {
+			if _, err := a.Settle(within(t, budget), e); dcs.KindOf(err) != dcs.ErrInvalid {
+				t.Errorf("got %v", err)
+			}
+		}
+	})
+}
+
+func TestCancelAndClose(t *testing.T) {
+	for name, tc := range map[string]struct {
+		do   step
+		kind error // of a Commit that is cancelled
+	}{"something is out": {swallow, dcs.ErrAmbiguous}, "nothing was sent": {down, dcs.ErrUnavailable}} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(t *testing.T) {
+				s := newStore()
+				c := New(s, hedged())
+				s.script = always(tc.do, commit, fencing)
+				ctx, cancel := context.WithTimeout(context.Background(), budget)
+				time.AfterFunc(time.Second, cancel)
+				start := time.Now()
+				_, err := c.Commit(ctx, lock("mine"))
+				if !errors.Is(err, context.Canceled) || dcs.KindOf(err) != tc.kind || time.Since(start) != time.Second {
+					t.Fatalf("after %v: %v", time.Since(start), err)
+				}
+				time.AfterFunc(time.Second, func() { c.Close() })
+				_, err = c.Commit(within(t, budget), lock("mine"))
+				if !errors.Is(err, dcs.ErrClosed) || errors.Is(err, dcs.ErrAmbiguous) != (tc.do == swallow) {
+					t.Fatalf("cut short by Close: %v", err)
+				}
+				if err := c.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if _, err = c.Commit(within(t, budget), lock("mine")); dcs.KindOf(err) != dcs.ErrClosed {
+					t.Fatalf("after Close: %v", err)
+				}
+			})
+		})
+	}
+}
+
+func TestContextWithoutDeadline(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		s.script = onCopies(swallow, broken, swallow)
+		c := New(s, Options{})
+		defer c.Close()
+		if _, err := c.Commit(context.Background(), put("x", "1")); err != nil {
+			t.Fatal(err)
+		}
+		if s.sent[commit] != 4 {
+			t.Fatalf("%d copies", s.sent[commit])
+		}
+	})
+}
+
+func TestModifiedOnly(t *testing.T) {
+	o := Options{ModifiedOnly: true}
+	guarded := func(token dcs.Revision) dcs.Txn {
+		return dcs.Txn{If: []dcs.Cond{dcs.CreatedAt("lock", token)}, Then: []dcs.Write{dcs.Put("x", []byte("guarded"))}}
+	}
+	t.Run("a token that holds passes though the value changes", func(t *testing.T) {
+		run(t, func(t *testing.T) {
+			s := newStore()
+			token := s.write(dcs.Put("lock", nil))
+			s.script = func(k kindOfRequest, r Request) step {
+				for _, cond := range r.Txn.If {
+					if cond.On != dcs.Modified {
+						t.Errorf("a condition on Created was sent: %+v", cond)
+					}
+				}
+				if k == commit && s.sent[commit] < 5 { // rewritten between read and copy
+					s.write(dcs.Put("lock", []byte(strconv.Itoa(s.sent[commit]))))
+				}
+				return answer
+			}
+			c := New(s, o)
+			defer c.Close()
+			if _, err := c.Commit(within(t, budget), guarded(token)); err != nil {
+				t.Fatal(err)
+			}
+			if s.sent[commit] != 6 {
+				t.Fatalf("%d copies", s.sent[commit])
+			}
+		})
+	})
+	t.Run("another incarnation is a conflict", func(t *testing.T) {
+		run(t, func(t *testing.T) {
+			s := newStore()
+			token := s.write(dcs.Put("lock", nil))
+			s.write(dcs.Delete("lock"))
+			s.write(dcs.Put("lock", []byte("theirs")))
+			c := New(s, o)
+			defer c.Close()
+			_, err := c.Commit(within(t, budget), guarded(token))
+			var e *dcs.Error
+			if !errors.As(err, &e) || e.Kind != dcs.ErrConflict || e.Current == nil || string(e.Current.Value) != "theirs" {
+				t.Fatalf("got %v", err)
+			}
+			if s.sent[commit] != 0 {
+				t.Fatal("sent though the read had settled it")
+			}
+		})
+	})
+	t.Run("an own copy that landed unseen is a yes", func(t *testing.T) {
+		run(t, func(t *testing.T) {
+			s := newStore()
+			token := s.write(dcs.Put("lock", nil))
+			s.script = onCopies(lose)
+			c := New(s, o)
+			defer c.Close()
+			rev, err := c.Commit(within(t, budget), dcs.Txn{
+				If: []dcs.Cond{dcs.CreatedAt("lock", token)}, Then: []dcs.Write{dcs.Delete("lock")},
+			})
+			if err != nil || rev == 0 || s.sent[commit] != 1 {
+				t.Fatalf("got %d, %v with %d copies", rev, err, s.sent[commit])
+			}
+		})
+	})
+}
+
+func TestRefusalThatCannotBeRead(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		c := New(s, Options{})
+		defer c.Close()
+		if _, err := c.Commit(within(t, budget), lock("mine")); err != nil {
+			t.Fatal(err)
+		}
+		s.unseen, s.noReads = true, true
+		_, err := c.Commit(within(t, budget), lock("mine"))
+		if err := kindIs(err, dcs.ErrUnavailable); err != nil {
+			t.Fatal(err) // refused, we do not know why: not a conflict, not ambiguous
+		}
+	})
+}
+
+func TestManyCommitsShareSlots(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		c := New(slow{s}, Options{Slots: 4})
+		defer c.Close()
+		if _, err := c.Commit(within(t, budget), put("counter", "0")); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 64 {
+			wg.Go(func() {
+				for {
+					e, _ := s.tree.Get("counter")
+					n, _ := strconv.Atoi(string(e.Value))
+					_, err := c.Commit(within(t, time.Hour), dcs.Txn{
+						If:   []dcs.Cond{dcs.ModifiedAt("counter", e.Modified)},
+						Then: []dcs.Write{dcs.Put("counter", []byte(strconv.Itoa(n+1)))},
+					})
+					if err == nil {
+						return
+					}
+					if dcs.KindOf(err) != dcs.ErrConflict {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if v := s.value("counter"); v != "64" {
+			t.Fatalf("counted to %s", v)
+		}
+		if n := len(s.tree.Snapshot(".op").Entries); n != 4 || len(c.Markers()) != 4 {
+			t.Fatalf("%d markers, %v", n, c.Markers())
+		}
+	})
+}
+
+// slow takes a millisecond each way.
+type slow struct{ *store }
+
+func (s slow) Send(ctx context.Context, r Request) (Answer, error) {
+	time.Sleep(time.Millisecond)
+	a, err := s.store.Send(ctx, r)
+	time.Sleep(time.Millisecond)
+	return a, err
+}
+
+func TestWaitingForASlotEndsWithTheContext(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		c := New(s, Options{Slots: 1})
+		s.script = always(swallow, commit, fencing)
+		go c.Commit(within(t, time.Hour), put("x", "1"))
+		synctest.Wait()
+		_, err := c.Commit(within(t, time.Second), put("y", "1"))
+		if err := kindIs(err, dcs.ErrUnavailable); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		synctest.Wait()
+	})
+}
+
+func TestWaiterSettlesWhatBecameUnclear(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		c := New(s, Options{Slots: 1})
+		defer c.Close()
+		s.script = func(k kindOfRequest, r Request) step {
+			if k == create || (k == commit && r.Txn.Then[0].Key == "y") || time.Since(s.start) > 11*time.Second {
+				return answer
+			}
+			return swallow
+		}
+		go c.Commit(within(t, budget), put("x", "1"))
+		synctest.Wait()
+		if _, err := c.Commit(within(t, time.Minute), put("y", "1")); err != nil {
+			t.Fatal(err)
+		}
+		if s.value("x") != "(absent)" {
+			t.Fatal("what was settled as a no landed")
+		}
+	})
+}
+
+func TestNoRandomnessNothingSent(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		c := New(s, Options{Rand: strings.NewReader("too little")})
+		defer c.Close()
+		_, err := c.Commit(within(t, budget), put("x", "1"))
+		if err := kindIs(err, dcs.ErrUnavailable); err != nil {
+			t.Fatal(err)
+		}
+		if len(s.sent) != 0 {
+			t.Fatal("sent without a nonce")
+		}
+	})
+}
+
+func TestMarkerCreationIsRepeatable(t *testing.T) {
+	for _, do := range []step{lose, swallow, broken, down, repeat} {
+		run(t, func(t *testing.T) {
+			s := newStore()
+			s.script = func(k kindOfRequest, _ Request) step {
+				if k == create && s.sent[create] == 0 {
+					return do
+				}
+				return answer
+			}
+			c := New(s, Options{Rand: rand.NewChaCha8([32]byte{1})})
+			defer c.Close()
+			if _, err := c.Commit(within(t, budget), lock("mine")); err != nil {
+				t.Fatal(err)
+			}
+			if n := len(s.tree.Snapshot(".op").Entries); n != 1 {
+				t.Fatalf("%d markers", n)
+			}
+		})
+	}
+}
+
+// A transport's own idea of the kind does not show through what is proven.
+func TestTransportKindsAreCausesOnly(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		odd := &oddErrors{store: s, err: fmt.Errorf("odd: %w", dcs.ErrLost)}
+		c := New(odd, Options{})
+		defer c.Close()
+		_, err := c.Commit(within(t, budget), lock("mine"))
+		if errors.Is(err, dcs.ErrLost) || errors.Is(err, dcs.ErrAmbiguous) || dcs.KindOf(err) != dcs.ErrUnavailable {
+			t.Fatalf("got %v, want a no that blames nothing else", err)
+		}
+		if !strings.Contains(err.Error(), "odd") {
+			t.Fatalf("the cause is missing: %v", err)
+		}
+	})
+}
+
+type oddErrors struct {
+	*store
+	err error
+}
+
+func (o *oddErrors) Send(ctx context.Context, r Request) (Answer, error) {
+	if kindOf(r) == commit {
+		return Answer{}, o.err
+	}
+	return o.store.Send(ctx, r)
+}

@@ -1,0 +1,364 @@
+package attempt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/rule"
+)
+
+// A copy that lands after another one had landed writes nothing.
+func TestP7CopiesExcludeEachOther(t *testing.T) {
+	needs(t, rule.P7Marker, func(t *testing.T) error {
+		s := newStore()
+		s.script = onCopies(hold)
+		c := New(s, hedged())
+		defer c.Close()
+		if _, err := c.Commit(within(t, budget), put("x", "mine")); err != nil {
+			return err
+		}
+		s.write(dcs.Put("x", []byte("later")))
+		s.land()
+		if v := s.value("x"); v != "later" {
+			return fmt.Errorf("x is %q: two copies landed", v)
+		}
+		return nil
+	})
+}
+
+// An attempt lands, its answer is lost, the marker expires: if "absent" were
+// what a fence is conditional on, it would win and say no.
+func TestP8MarkerIsMadeAndReadFirst(t *testing.T) {
+	needs(t, rule.P8ReadBack, func(t *testing.T) error {
+		s := newStore()
+		s.script = always(lose, commit)
+		s.after = func(k kindOfRequest) {
+			if k == commit {
+				s.loseMarkers()
+			}
+		}
+		c := New(s, Options{})
+		defer c.Close()
+		_, err := c.Commit(within(t, budget), lock("mine"))
+		if s.value("lock") != "mine" {
+			return errors.New("the attempt did not land: the case is void")
+		}
+		return kindIs(err, dcs.ErrAmbiguous)
+	})
+}
+
+// Of a copy that is done twice the second answer says "conflict": with itself.
+func TestP9ConflictWithOneselfIsYes(t *testing.T) {
+	needs(t, rule.P9MarkerFirst, func(t *testing.T) error {
+		s := newStore()
+		s.script = onCopies(repeat)
+		c := New(s, Options{})
+		defer c.Close()
+		rev, err := c.Commit(within(t, budget), lock("mine"))
+		if err != nil {
+			return err
+		}
+		if e, _ := s.tree.Get("lock"); e.Created != rev {
+			return fmt.Errorf("token %d, want %d", rev, e.Created)
+		}
+		return nil
+	})
+}
+
+// One copy is answered "conflict", another one arrives when the lock is free.
+func TestP10HedgedConflictNeverLands(t *testing.T) {
+	needs(t, rule.P10EveryCopy, func(t *testing.T) error {
+		s := newStore()
+		held := s.write(dcs.Put("lock", []byte("theirs")))
+		s.script = onCopies(hold)
+		c := New(s, hedged())
+		defer c.Close()
+		_, err := c.Commit(within(t, budget), lock("mine"))
+		if err := kindIs(err, dcs.ErrConflict); err != nil {
+			return err
+		}
+		var e *dcs.Error
+		if !errors.As(err, &e) || e.Current == nil || e.Current.Created != held || e.Key != "lock" {
+			return fmt.Errorf("the conflict does not name who holds: %+v", e)
+		}
+		s.write(dcs.Delete("lock"))
+		s.land()
+		if v := s.value("lock"); v != "(absent)" {
+			return fmt.Errorf("the lock is %q after a definite no", v)
+		}
+		return nil
+	})
+}
+
+// Nothing is heard of any copy; what is read back is not a no.
+func TestP11NoNeedsTheMarker(t *testing.T) {
+	needs(t, rule.P11NoNeedsMarker, func(t *testing.T) error {
+		s := newStore()
+		s.script = always(hold, commit)
+		c := New(s, Options{})
+		defer c.Close()
+		_, err := c.Commit(within(t, budget), lock("mine"))
+		if err := kindIs(err, dcs.ErrUnavailable); err != nil {
+			return err // with the marker won it is a no, and can be tried again
+		}
+		s.land()
+		if v := s.value("lock"); v != "(absent)" {
+			return fmt.Errorf("the lock is %q after a definite no", v)
+		}
+		return nil
+	})
+}
+
+// A marker that is gone, or of another incarnation, proves that nothing will
+// land any more, and nothing else.
+func TestP11LostMarkerIsFenced(t *testing.T) {
+	for name, remade := range map[string]bool{"absent": false, "of another incarnation": true} {
+		t.Run(name, func(t *testing.T) {
+			needs(t, rule.P11NoNeedsMarker, func(t *testing.T) error {
+				s := newStore()
+				s.script = always(lose, commit)
+				var marker string
+				s.after = func(k kindOfRequest) {
+					if k == create {
+						marker = s.tree.Snapshot(".op").Entries[0].Key
+					}
+					if k != commit {
+						return
+					}
+					s.loseMarkers()
+					if remade {
+						s.write(dcs.Put(marker, []byte("a late copy of its creation")))
+					}
+				}
+				c := New(s, Options{})
+				defer c.Close()
+				_, err := c.Commit(within(t, budget), lock("mine"))
+				var e *dcs.Error
+				if !errors.As(err, &e) || e.Kind != dcs.ErrAmbiguous || !e.Fenced {
+					return fmt.Errorf("got %w, want it fenced", err)
+				}
+				if _, err := c.Settle(within(t, budget), e); !errors.Is(err, e) {
+					return fmt.Errorf("settling the last word: %w", err)
+				}
+				s.after, s.script = nil, nil
+				_, err = c.Commit(within(t, budget), put("next", "1"))
+				return err
+			})
+		})
+	}
+}
+
+// A lone copy that was answered cannot have landed: the marker is made anew.
+func TestP11LostMarkerIsRemade(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		c := New(s, Options{})
+		defer c.Close()
+		for i := range 3 {
+			if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
+				t.Fatal(err)
+			}
+			before := s.tree.Snapshot(".op").Entries[0].Key
+			s.loseMarkers()
+			if i == 1 {
+				s.write(dcs.Put(before, []byte("another incarnation")))
+			}
+		}
+		if n := s.sent[fencing]; n != 0 {
+			t.Fatalf("%d fences for what was answered", n)
+		}
+	})
+}
+
+// An attempt lands unclear; were its slot used again, settling would not find
+// its nonce.
+func TestP12UnclearSlotOnlySettles(t *testing.T) {
+	needs(t, rule.P12SlotBusy, func(t *testing.T) error {
+		s := newStore()
+		o := hedged()
+		o.Slots = 1
+		c := New(s, o)
+		defer c.Close()
+		s.script = func(k kindOfRequest, _ Request) step {
+			if k == create {
+				return answer
+			}
+			if k == commit && s.sent[commit] == 0 {
+				return lose
+			}
+			return swallow
+		}
+		_, err := c.Commit(within(t, budget), lock("mine"))
+		var e *dcs.Error
+		if !errors.As(err, &e) || e.Kind != dcs.ErrAmbiguous || e.Attempt == nil {
+			return fmt.Errorf("got %w, want it to be settled later", err)
+		}
+		s.script = nil
+		if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
+			return err
+		}
+		fences := s.sent[fencing]
+		rev, err := c.Settle(within(t, budget), e)
+		if err != nil {
+			return err
+		}
+		if l, _ := s.tree.Get("lock"); l.Created != rev {
+			return fmt.Errorf("settled as %d, want %d", rev, l.Created)
+		}
+		if s.sent[fencing] != fences {
+			return errors.New("it was settled twice")
+		}
+		return nil
+	})
+}
+
+// With every slot unclear nothing is sent but what settles.
+func TestP12NoSlotNothingSent(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		c := New(s, Options{Slots: 1})
+		defer c.Close()
+		s.script = always(swallow, commit, fencing)
+		_, err := c.Commit(within(t, budget), lock("mine"))
+		if err := kindIs(err, dcs.ErrAmbiguous); err != nil {
+			t.Fatal(err)
+		}
+		sent := s.sent[commit]
+		_, err = c.Commit(within(t, budget), put("x", "1"))
+		if err := kindIs(err, dcs.ErrUnavailable); err != nil {
+			t.Fatal(err)
+		}
+		if s.sent[commit] != sent {
+			t.Fatal("something was sent on a slot that is not settled")
+		}
+	})
+}
+
+// A copy lands, its answer is lost: the next one must not land again.
+func TestP13ResentCopiesLandOnce(t *testing.T) {
+	needs(t, rule.P13Resend, func(t *testing.T) error {
+		s := newStore()
+		s.script = onCopies(lose)
+		c := New(s, Options{})
+		defer c.Close()
+		rev, err := c.Commit(within(t, budget), put("x", "mine"))
+		if err != nil {
+			return err
+		}
+		if e, _ := s.tree.Get("x"); e.Created != e.Modified || e.Modified != rev {
+			return fmt.Errorf("it landed at %d and again at %d, answered %d", e.Created, e.Modified, rev)
+		}
+		if s.sent[commit] != 2 {
+			return fmt.Errorf("%d copies", s.sent[commit])
+		}
+		return nil
+	})
+}
+
+func leased(l dcs.LeaseID) dcs.Txn {
+	return dcs.Txn{Then: []dcs.Write{dcs.PutLeased("member", nil, l)}}
+}
+
+func TestP14DeadLeaseIsLost(t *testing.T) {
+	needs(t, rule.P14DeadLease, func(t *testing.T) error {
+		s := newStore()
+		c := New(s, Options{})
+		defer c.Close()
+		_, err := c.Commit(within(t, budget), leased("dead"))
+		if v := s.value("member"); v != "(absent)" {
+			return errors.New("it was written")
+		}
+		return kindIs(err, dcs.ErrLost)
+	})
+}
+
+// A dead lease is a definite no only when every copy was answered so: a late
+// copy of the lease's Grant may make it live again.
+func TestP10HedgedDeadLeaseNeverLands(t *testing.T) {
+	needs(t, rule.P10EveryCopy, func(t *testing.T) error {
+		s := newStore()
+		s.script = onCopies(hold)
+		c := New(s, hedged())
+		defer c.Close()
+		_, err := c.Commit(within(t, budget), leased("dead"))
+		if err := kindIs(err, dcs.ErrLost); err != nil {
+			return err
+		}
+		s.tree.Grant("dead")
+		s.land()
+		if v := s.value("member"); v != "(absent)" {
+			return errors.New("it landed after a definite no")
+		}
+		return nil
+	})
+}
+
+// The lease ended after the attempt had landed with it: that is a yes.
+func TestP9MarkerBeforeLease(t *testing.T) {
+	needs(t, rule.P9MarkerFirst, func(t *testing.T) error {
+		s := newStore()
+		s.tree.Grant("l")
+		s.script = onCopies(repeat)
+		ended := false
+		s.script = func(k kindOfRequest, r Request) step {
+			if k != commit {
+				return answer
+			}
+			if !ended { // lands, then the lease ends, then it is done again
+				ended = true
+				s.apply(r)
+				s.tree.EndLease(s.tree.Revision()+1, "l")
+			}
+			return answer
+		}
+		c := New(leaseFirst{s}, Options{})
+		defer c.Close()
+		_, err := c.Commit(within(t, budget), leased("l"))
+		return err
+	})
+}
+
+// leaseFirst is a store that looks at the lease before the conditions.
+type leaseFirst struct{ *store }
+
+func (s leaseFirst) Send(ctx context.Context, r Request) (Answer, error) {
+	a, err := s.store.Send(ctx, r)
+	if a.Outcome == Refused && r.Txn.Lease() != "" && !s.tree.Live(r.Txn.Lease()) {
+		a.Outcome = LeaseLost
+	}
+	return a, err
+}
+
+func TestP14RefusedByAllIsUnavailable(t *testing.T) {
+	for name, only := range map[string]error{
+		"nobody listens": nil,
+		"full store":     &dcs.Error{Kind: dcs.ErrUnavailable, Err: errors.New("no space left")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(t *testing.T) {
+				s := newStore()
+				s.only = only
+				s.script = always(down, commit)
+				c := New(s, hedged())
+				defer c.Close()
+				start := time.Now()
+				_, err := c.Commit(within(t, budget), lock("mine"))
+				if err := kindIs(err, dcs.ErrUnavailable); err != nil {
+					t.Fatal(err)
+				}
+				if only != nil && (!errors.Is(err, only) || time.Since(start) > time.Second) {
+					t.Fatalf("after %v: %v; want the cause, at once", time.Since(start), err)
+				}
+				if s.sent[fencing] != 0 {
+					t.Fatal("there was nothing to fence")
+				}
+				synctest.Wait()
+			})
+		})
+	}
+}
