@@ -167,7 +167,7 @@ func (s *Store) wrap(o *op, key string, err, cut error) *Error {
 		return e
 	}
 	// What could not be told because somebody cut the call short says so.
-	if s.closed.Load() && !errors.Is(e, ErrClosed) {
+	if o != opClose && s.closed.Load() && !errors.Is(e, ErrClosed) {
 		if o.unclear == ErrAmbiguous {
 			e.Err = both(e.Err, ErrClosed)
 		} else {
