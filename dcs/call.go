@@ -41,19 +41,24 @@ var (
 // reported.
 func (o *op) kind(err error) error {
 	k := recognise(err)
-	switch k {
-	case ErrUnavailable, ErrUnauthorized, ErrInvalid, ErrClosed:
-		return k
-	case ErrAmbiguous:
+	if same(k, ErrAmbiguous) {
 		return o.unclear // a read that "may have happened" is unavailable
 	}
+	for _, said := range anyOp {
+		if same(k, said) {
+			return k
+		}
+	}
 	for _, said := range o.says {
-		if k == said {
+		if same(k, said) {
 			return k
 		}
 	}
 	return o.unclear
 }
+
+// anyOp are the kinds that every method may answer with.
+var anyOp = []error{ErrUnavailable, ErrUnauthorized, ErrInvalid, ErrClosed}
 
 // call is one call under way.
 type call struct {
@@ -168,7 +173,7 @@ func (s *Store) wrap(o *op, key string, err, cut error) *Error {
 	}
 	// What could not be told because somebody cut the call short says so.
 	if o != opClose && s.closed.Load() && !errors.Is(e, ErrClosed) {
-		if o.unclear == ErrAmbiguous {
+		if same(o.unclear, ErrAmbiguous) {
 			e.Err = both(e.Err, ErrClosed)
 		} else {
 			e.Kind = ErrClosed

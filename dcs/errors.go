@@ -152,14 +152,17 @@ func (q *quiet) As(target any) bool {
 // target. Being closed goes with every kind; otherwise a definite answer goes
 // with itself only, and "cannot tell" with its own special cases.
 func contradicts(k, target error) bool {
-	if target == ErrClosed || errors.Is(k, target) {
+	if same(target, ErrClosed) || errors.Is(k, target) {
 		return false
 	}
 	return !errors.Is(k, ErrUnavailable) || !errors.Is(target, ErrUnavailable)
 }
 
+// same reports whether a and b are one sentinel, wrapped in nothing.
+func same(a, b error) bool { return any(a) == any(b) }
+
 // isNo reports whether k is a definite answer that nothing was written.
-func isNo(k error) bool { return k == ErrConflict || k == ErrLost }
+func isNo(k error) bool { return same(k, ErrConflict) || same(k, ErrLost) }
 
 // gravest lists the kinds that a backend may return, the gravest first: what
 // counts when an error carries several.
@@ -169,7 +172,7 @@ var gravest = []error{ErrAmbiguous, ErrUnauthorized, ErrUnavailable, ErrClosed, 
 func recognise(err error) error {
 	if e, ok := any(err).(*Error); ok && e != nil {
 		for _, k := range gravest {
-			if e.Kind == k {
+			if same(e.Kind, k) {
 				return k
 			}
 		}

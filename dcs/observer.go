@@ -63,12 +63,12 @@ type StateEvent struct {
 type State uint8
 
 const (
-	// Held: the last renewal was confirmed.
+	// Held says that the last renewal was confirmed.
 	Held State = iota
-	// Unknown: the last renewal failed and the deadline counts down. Still
-	// valid until then.
+	// Unknown says that the last renewal failed and that the deadline counts
+	// down. Still valid until then.
 	Unknown
-	// Lost: over, for good.
+	// Lost says that it is over, for good.
 	Lost
 )
 

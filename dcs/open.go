@@ -207,5 +207,3 @@ func list(names []string) string {
 	}
 	return strings.Join(names, ", ")
 }
-
-var errStub = errors.New("not built yet")

@@ -300,9 +300,3 @@ func (s *Store) unregister(e ender) {
 
 // life ends when Close begins.
 func (s *Store) life() context.Context { return s.open }
-
-// logger is the Options' logger, never nil.
-func (s *Store) logger() *slog.Logger { return s.log }
-
-// observer is the Options' observer.
-func (s *Store) observer() Observer { return s.o.Observer }

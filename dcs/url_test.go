@@ -38,7 +38,7 @@ func TestParseURL(t *testing.T) {
 }
 
 func TestParseURLRefuses(t *testing.T) {
-	for raw, says := range map[string]string{
+	for raw, says := range map[string]string{ //nolint:gosec // G101: credentials that must be refused
 		"":                                 "no scheme: write it like mem://name/root",
 		"h1:2379":                          "no scheme",
 		"://h":                             "scheme is not a name",
