@@ -119,7 +119,7 @@ func Hang() Fault { return verb(func(_ *Injection, p *plan) { p.silent = true })
 // DropReply does the call and swallows its answer.
 func DropReply() Fault { return verb(func(_ *Injection, p *plan) { p.lost = true }) }
 
-// Reset, beside Hang or DropReply, lets the client hear at once that the
+// Reset goes with Hang or DropReply: the client hears at once that the
 // connection broke, instead of nothing.
 func Reset() Fault { return verb(func(_ *Injection, p *plan) { p.reset = true }) }
 
@@ -155,13 +155,12 @@ func Times(n int) Fault { return Fault{times: max(n, 1)} }
 
 // Injection is a fault in force.
 type Injection struct {
-	s      *Server
-	match  Match
-	verbs  []Fault
-	left   int // calls until it ends, < 0 for ever
-	hits   int
-	lifted bool
-	held   []func()
+	s     *Server
+	match Match
+	verbs []Fault
+	left  int // calls until it ends, < 0 for ever
+	hits  int
+	held  []func()
 }
 
 // faults is the server's state of health. Under Server.mu.

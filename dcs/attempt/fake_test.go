@@ -120,7 +120,7 @@ func (s *store) Send(ctx context.Context, r Request) (Answer, error) {
 			s.after(k)
 		}
 	case hold:
-		s.held = append(s.held, func() { s.apply(r) })
+		s.held = append(s.held, func() { _, _ = s.apply(r) })
 	}
 	s.mu.Unlock()
 	switch do {

@@ -84,7 +84,7 @@ func TestP10HedgedConflictNeverLands(t *testing.T) {
 		}
 		var e *dcs.Error
 		if !errors.As(err, &e) || e.Current == nil || e.Current.Created != held || e.Key != "lock" {
-			return fmt.Errorf("the conflict does not name who holds: %+v", e)
+			return fmt.Errorf("the conflict does not name who holds: %w", err)
 		}
 		s.write(dcs.Delete("lock"))
 		s.land()
@@ -311,7 +311,7 @@ func TestP9MarkerBeforeLease(t *testing.T) {
 			}
 			if !ended { // lands, then the lease ends, then it is done again
 				ended = true
-				s.apply(r)
+				_, _ = s.apply(r)
 				s.tree.EndLease(s.tree.Revision()+1, "l")
 			}
 			return answer

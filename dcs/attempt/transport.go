@@ -91,12 +91,13 @@ type Outcome uint8
 const (
 	// Unknown is no answer; it is taken like an unclear error.
 	Unknown Outcome = iota
-	// Applied: every condition held, and everything was written.
+	// Applied says that every condition held, and everything was written.
 	Applied
-	// Refused: a condition failed, the marker's or another; nothing was
+	// Refused says that a condition failed, the marker's or another; nothing was
 	// written.
 	Refused
-	// LeaseLost: the lease of the Txn is not live; nothing was written.
+	// LeaseLost says that the lease of the Txn is not live; nothing was
+	// written.
 	LeaseLost
 )
 
