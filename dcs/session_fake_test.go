@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -381,37 +382,94 @@ func anyTxn(Txn) bool     { return true }
 func deletes(t Txn) bool  { return t.Then[0].Delete }
 func moves(t Txn) bool    { return t.Lease() != "" && t.If[0].Is != 0 }
 func errDown() error      { return &Error{Kind: ErrUnavailable, Err: errors.New("down")} }
-func errTimeout() error   { return &Error{Kind: ErrUnavailable, Err: context.DeadlineExceeded} }
 func refuseAll(c *client) { c.hook(func() { c.onRenew = failRenew }) }
 
 func failRenew(context.Context, LeaseID, func() (Renewal, error)) (Renewal, error) {
 	return Renewal{}, errDown()
 }
 
-// bench is one Store over a client in a bubble, with what was observed.
+// bench is a world in virtual time, with what was observed in it.
 type bench struct {
-	*testing.T
+	testing.TB
 	w *world
 
 	mu     sync.Mutex
+	stores []*Store
 	states []StateEvent
 	renews []RenewalEvent
 }
 
-// timeOf runs f in virtual time and checks that no goroutine is left.
+// inTime runs f in virtual time and checks that no goroutine is left.
 func inTime(t *testing.T, f func(b *bench)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		before := runtime.NumGoroutine()
-		f(&bench{T: t, w: newWorld()})
+		b := &bench{TB: t, w: newWorld()}
+		defer func() {
+			if t.Failed() {
+				b.closeAll()
+			}
+		}()
+		f(b)
 		time.Sleep(10 * time.Minute) // every late answer has come, every budget is spent
 		synctest.Wait()
-		if after := runtime.NumGoroutine(); after > before {
-			buf := make([]byte, 1<<16)
-			t.Errorf("%d goroutines left:\n%s", after-before, buf[:runtime.Stack(buf, true)])
+		for g := range strings.SplitSeq(stacks(), "\n\n") {
+			if strings.Contains(g, "dcs.(*Session)") && !t.Failed() {
+				t.Errorf("a goroutine is left:\n%s", g)
+			}
 		}
 	})
 }
+
+func stacks() string {
+	buf := make([]byte, 1<<20)
+	return string(buf[:runtime.Stack(buf, true)])
+}
+
+// fails runs f, which is expected to fail, and reports whether it did.
+func fails(t *testing.T, f func(b *bench)) bool {
+	t.Helper()
+	failed := false
+	synctest.Test(t, func(t *testing.T) {
+		rec := &recorder{TB: t}
+		b := &bench{TB: rec, w: newWorld()}
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			f(b)
+		}()
+		<-over
+		b.closeAll()
+		time.Sleep(10 * time.Minute)
+		failed = rec.failed.Load()
+		if failed {
+			t.Log("caught: " + *rec.why.Load())
+		}
+	})
+	return failed
+}
+
+func (b *bench) closeAll() {
+	for _, s := range b.stores {
+		_ = s.Close()
+	}
+}
+
+// recorder is a TB that takes note of failures and does not pass them on.
+type recorder struct {
+	testing.TB
+	failed atomic.Bool
+	why    atomic.Pointer[string]
+}
+
+func (r *recorder) note(why string) {
+	if r.failed.CompareAndSwap(false, true) {
+		r.why.Store(&why)
+	}
+}
+func (r *recorder) Error(args ...any)            { r.note(fmt.Sprint(args...)) }
+func (r *recorder) Errorf(f string, args ...any) { r.note(fmt.Sprintf(f, args...)) }
+func (r *recorder) Fatal(args ...any)            { r.Error(args...); runtime.Goexit() }
+func (r *recorder) Fatalf(f string, args ...any) { r.Errorf(f, args...); runtime.Goexit() }
 
 func (b *bench) store(be Backend) *Store {
 	b.Helper()
@@ -420,6 +478,7 @@ func (b *bench) store(be Backend) *Store {
 		Renewal: func(e RenewalEvent) { b.mu.Lock(); defer b.mu.Unlock(); b.renews = append(b.renews, e) },
 	}})
 	b.must(err)
+	b.stores = append(b.stores, s)
 	return s
 }
 
@@ -473,6 +532,7 @@ func isDone(c <-chan struct{}) bool {
 	}
 }
 
+// seen counts state events.
 func (b *bench) seen(fits func(StateEvent) bool) int {
 	synctest.Wait()
 	b.mu.Lock()
