@@ -73,7 +73,7 @@ func run(t *testing.T, args string) (string, error) {
 	// Not t.Context: cleanups run after it has ended.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "ip", strings.Fields(args)...).CombinedOutput() //nolint:gosec // fixed words
+	out, err := exec.CommandContext(ctx, "ip", strings.Fields(args)...).CombinedOutput()
 	return strings.TrimSpace(string(out)), err
 }
 
@@ -161,6 +161,7 @@ type silentCase struct {
 
 	conn      net.Conn
 	lastHeard time.Time
+	wrote     time.Duration // when it was really written, after lastHeard
 	took      time.Duration
 	err       error
 }
@@ -193,6 +194,7 @@ func (c *silentCase) wait(limit time.Duration) {
 		if _, c.err = c.conn.Write([]byte("y")); c.err != nil {
 			return
 		}
+		c.wrote = time.Since(c.lastHeard)
 	}
 	if c.err = c.conn.SetReadDeadline(c.lastHeard.Add(limit)); c.err != nil {
 		return
@@ -228,19 +230,45 @@ func TestSilentPeerIsNoticed(t *testing.T) {
 	for _, c := range cases {
 		all.Go(func() { c.wait(2 * ttl) })
 	}
+	stop := make(chan struct{})
+	lag := measureLag(stop)
 	all.Wait()
+	close(stop)
+	slack := <-lag
 	for _, c := range cases {
-		t.Logf("%s: %v: noticed after %s (promised %s, TTL %s)", c.name, c.config, c.took.Round(time.Millisecond),
-			rep.Achievable, ttl)
+		// The machine may have been late to write and late to wake the reader: neither is the kernel's doing.
+		promised := rep.Achievable + slack + max(0, c.wrote-c.writeAfter)
+		t.Logf("%s: %v: noticed after %s (promised %s, TTL %s, machine late by %s)", c.name, c.config,
+			c.took.Round(time.Millisecond), rep.Achievable.Round(time.Millisecond), ttl, slack.Round(time.Millisecond))
 		switch {
 		case !errors.Is(c.err, syscall.ETIMEDOUT):
 			t.Errorf("%s: after %s the connection ended with %v, want ETIMEDOUT", c.name, c.took, c.err)
 		case c.late && c.took <= ttl:
 			t.Errorf("%s: noticed within the TTL after %s: the comparison no longer shows anything", c.name, c.took)
-		case !c.late && c.took > rep.Achievable:
-			t.Errorf("%s: noticed after %s, promised were %s", c.name, c.took, rep.Achievable)
+		case !c.late && c.took > promised:
+			t.Errorf("%s: noticed after %s, promised were %s", c.name, c.took, promised)
 		case c.took < c.config.Idle:
 			t.Errorf("%s: noticed after %s, before the first probe was due: not for silence", c.name, c.took)
 		}
 	}
+}
+
+// measureLag sends, once stop is closed, the most that a timer of this process was late meanwhile.
+func measureLag(stop <-chan struct{}) <-chan time.Duration {
+	most := make(chan time.Duration, 1)
+	go func() {
+		const period = 20 * time.Millisecond
+		var worst time.Duration
+		for {
+			began := time.Now()
+			select {
+			case <-stop:
+				most <- worst
+				return
+			case <-time.After(period):
+				worst = max(worst, time.Since(began)-period)
+			}
+		}
+	}()
+	return most
 }

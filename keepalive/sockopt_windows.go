@@ -69,12 +69,14 @@ func setOptions(fd uintptr, c Config) error {
 
 // setTogether is the way before 1709: both times in one call, which also turns keepalive on.
 func setTogether(fd uintptr, c Config) error {
-	// The limits of windows1703Limits keep both inside 32 bits.
 	in := windows.TCPKeepalive{
-		OnOff: 1, Time: uint32(c.Idle / time.Millisecond), Interval: uint32(c.Interval / time.Millisecond),
+		OnOff:    1,
+		Time:     uint32(c.Idle / time.Millisecond),     //nolint:gosec // windows1703Limits keep it inside 32 bits
+		Interval: uint32(c.Interval / time.Millisecond), //nolint:gosec // the same
 	}
 	var returned uint32
-	err := windows.WSAIoctl(windows.Handle(fd), windows.SIO_KEEPALIVE_VALS, (*byte)(unsafe.Pointer(&in)),
+	err := windows.WSAIoctl(windows.Handle(fd), windows.SIO_KEEPALIVE_VALS,
+		(*byte)(unsafe.Pointer(&in)), //nolint:gosec // the call takes a pointer to bytes
 		uint32(unsafe.Sizeof(in)), nil, 0, &returned, nil, 0)
 	if err != nil {
 		return fmt.Errorf("keepalive: SIO_KEEPALIVE_VALS with %v: %w", c, err)
@@ -124,6 +126,5 @@ func getInt(fd uintptr, level int, name string, number int) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("keepalive: reading %s: %w", name, err)
 	}
-	// The call fills 32 bits; TCP_MAXRT is signed.
-	return int(int32(n)), nil
+	return int(int32(n)), nil //nolint:gosec // the call fills 32 bits, and TCP_MAXRT is signed
 }
