@@ -168,7 +168,8 @@ type Lease interface {
 	Revoke(ctx context.Context) error
 }
 
-// Caps says what a store can do. The conformance suite asserts it.
+// Caps says what a store can do: data, not excuses, which the conformance
+// suite asserts. A bound of 0 is none.
 type Caps struct {
 	// MinTTL and MaxTTL bound what Grant can give; a request outside is moved
 	// to the nearer one, and the Renewal reports what was granted.
@@ -193,9 +194,15 @@ type Caps struct {
 // arguments (Store checks them) and, Wait apart, a context with a deadline,
 // by which every call must return. All methods are safe for concurrent use.
 //
-// Errors are *[Error] values whose Kind is one of the sentinels; anything else
-// is taken as "cannot tell" by Store. New abilities come as optional
-// interfaces such as [Settler], found through [Store.Unwrap].
+// Errors are *[Error] values whose Kind is one of the sentinels, or such a
+// sentinel; anything else is taken as "cannot tell" by Store, and so is a
+// definite answer that the method cannot give. Backend, Op and Key may be left
+// empty: Store fills them in.
+//
+// New abilities come as optional interfaces, found through [Store.Unwrap]:
+// [Settler], and Name() string for what errors, logs and events call the
+// backend, which is its package's name otherwise. A backend that talks to
+// several servers says which one answered with [AnsweredBy].
 type Backend interface {
 	// Get returns one entry, linearizable, or ErrNotFound on the quorum's word.
 	Get(ctx context.Context, key string) (Entry, error)
@@ -228,20 +235,24 @@ type Backend interface {
 	Caps() Caps
 
 	// Close ends every goroutine that the backend started and that is not
-	// blocked in the kernel. It is idempotent and bounded; calls under way
-	// and later ones return ErrClosed.
+	// blocked in the kernel. It is idempotent and bounded. Calls under way and
+	// later ones return ErrClosed, but a Commit or Grant of which something
+	// had been sent: that is ErrAmbiguous, with ErrClosed as its cause.
 	Close() error
 }
 
 // Settler is an optional interface of a Backend: it settles an ErrAmbiguous
 // Commit for good.
 type Settler interface {
-	// Settle takes the *Error that an ambiguous Commit returned and answers
-	// yes (the revision of the writes, nil), a definite no that can never
-	// land any more (an error of another kind than ErrUnavailable or
-	// ErrAmbiguous: the conflict or loss that was found, else ErrConflict),
-	// or, when the budget did not allow it, ErrAmbiguous again with an *Error
-	// to settle later. An ErrAmbiguous with Fenced set is the last word: the
-	// write can not land any more, but whether it had landed is unknown.
+	// Settle takes the *Error that an ambiguous Commit returned. It answers
+	//
+	//   - yes: the revision of the writes, and nil;
+	//   - a no that is final, because the write can not land any more:
+	//     ErrConflict, or ErrLost where the lease was found dead;
+	//   - ErrAmbiguous again, when the budget did not allow either, with an
+	//     *Error to settle later; one with Fenced set is the last word: the
+	//     write can not land any more, but whether it had is unknown.
+	//
+	// Any other kind settles nothing.
 	Settle(ctx context.Context, e *Error) (Revision, error)
 }

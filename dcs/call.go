@@ -41,8 +41,11 @@ var (
 // reported.
 func (o *op) kind(err error) error {
 	k := recognise(err)
-	if same(k, ErrAmbiguous) {
+	switch {
+	case same(k, ErrAmbiguous):
 		return o.unclear // a read that "may have happened" is unavailable
+	case same(k, ErrClosed) && same(o.unclear, ErrAmbiguous):
+		return o.unclear // being closed says nothing of what was sent before
 	}
 	for _, said := range anyOp {
 		if same(k, said) {
@@ -172,7 +175,7 @@ func (s *Store) wrap(o *op, key string, err, cut error) *Error {
 		return e
 	}
 	// What could not be told because somebody cut the call short says so.
-	if o != opClose && s.closed.Load() && !errors.Is(e, ErrClosed) {
+	if closed := errors.Is(err, ErrClosed) || o != opClose && s.closed.Load(); closed && !errors.Is(e, ErrClosed) {
 		if same(o.unclear, ErrAmbiguous) {
 			e.Err = both(e.Err, ErrClosed)
 		} else {

@@ -75,6 +75,9 @@ type Error struct {
 
 // Error returns one line: "dcs: raftstore: Commit "leader": conflict: …".
 func (e *Error) Error() string {
+	if e == nil {
+		return "dcs: nil error"
+	}
 	var b strings.Builder
 	b.WriteString("dcs: ")
 	if e.Backend != "" {
@@ -110,6 +113,9 @@ func (e *Error) Error() string {
 // ErrConflict, and an ErrLost that was found out after an ErrUnavailable is no
 // ErrUnavailable. The cause itself is in the field Err.
 func (e *Error) Unwrap() []error {
+	if e == nil {
+		return nil // a backend's slip must not take the process down
+	}
 	out := make([]error, 0, 2)
 	if e.Kind != nil {
 		out = append(out, e.Kind)
@@ -176,8 +182,6 @@ func recognise(err error) error {
 				return k
 			}
 		}
-	} else if ok {
-		return nil
 	}
 	for _, k := range gravest {
 		if errors.Is(err, k) {

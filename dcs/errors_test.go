@@ -111,7 +111,8 @@ func TestBackendErrorsAreWrappedOnce(t *testing.T) {
 		"fenced":               {&Error{Kind: ErrAmbiguous, Fenced: true}, ErrUnavailable, ErrAmbiguous, Error{Fenced: true}},
 		"bare unavailable":     {ErrUnavailable, ErrUnavailable, ErrUnavailable, Error{}},
 		"invalid":              {fmt.Errorf("x: %w", ErrInvalid), ErrInvalid, ErrInvalid, Error{}},
-		"closed":               {ErrClosed, ErrClosed, ErrClosed, Error{}},
+		"closed":               {ErrClosed, ErrClosed, ErrAmbiguous, Error{}},
+		"typed closed":         {&Error{Kind: ErrClosed, Err: eof}, ErrClosed, ErrAmbiguous, Error{}},
 		"a session's kind":     {&Error{Kind: ErrExpired}, ErrUnavailable, ErrUnavailable, Error{}},
 		"another session's":    {&Error{Kind: ErrReleased}, ErrUnavailable, ErrAmbiguous, Error{}},
 		"unknown kind":         {&Error{Kind: custom, Err: eof}, ErrUnavailable, ErrAmbiguous, Error{Err: eof}},
@@ -149,6 +150,9 @@ func TestBackendErrorsAreWrappedOnce(t *testing.T) {
 			}
 			if f.Err != nil && e.Err != f.Err {
 				t.Errorf("%s: %s wraps %v, want %v itself", name, op, e.Err, f.Err)
+			}
+			if errors.Is(got, ErrClosed) != errors.Is(c.err, ErrClosed) {
+				t.Errorf("%s: %s answers %v", name, op, got)
 			}
 			if any(got) == any(c.err) {
 				t.Errorf("%s: the backend's own value was changed", name)

@@ -326,7 +326,7 @@ func TestSettle(t *testing.T) {
 		"unrecognised":    {errors.New("reset"), ErrAmbiguous, "first"},
 		"unavailable":     {ErrUnavailable, ErrUnavailable, "first"},
 		"unauthorized":    {&Error{Kind: ErrUnauthorized}, ErrUnauthorized, "first"},
-		"backend closed":  {ErrClosed, ErrClosed, "first"},
+		"backend closed":  {ErrClosed, ErrAmbiguous, "first"},
 		"context's error": {context.DeadlineExceeded, ErrAmbiguous, "first"},
 	} {
 		b.settle = func(_ context.Context, e *Error) (Revision, error) {

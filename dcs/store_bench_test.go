@@ -1,0 +1,56 @@
+package dcs
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+// What a Store adds to a call: with a context that has no deadline, with one
+// that is the budget already, and with an observer.
+func BenchmarkStoreGet(b *testing.B) {
+	backend := &scripted{get: func(context.Context, string) (Entry, error) { return Entry{}, nil }}
+	within, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for name, c := range map[string]struct {
+		ctx context.Context
+		o   Options
+	}{
+		"budget":   {context.Background(), Options{}},
+		"deadline": {within, Options{Timing: Timing{TTL: time.Hour, LoopWait: time.Minute, RetryTimeout: 20 * time.Minute}}},
+		"observed": {context.Background(), Options{Observer: Observer{Call: func(CallEvent) {}}}},
+	} {
+		b.Run(name, func(b *testing.B) {
+			s := newStore(b, backend, c.o)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := s.Get(c.ctx, "members/a"); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkStoreCommit(b *testing.B) {
+	backend := &scripted{commit: func(context.Context, Txn) (Revision, error) { return 1, nil }}
+	s := newStore(b, backend, Options{})
+	txn := Txn{If: []Cond{CreatedAt("leader", 7), ModifiedAt("status", 9)}, Then: []Write{Put("status", []byte("x")), Put("members/a", nil)}}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := s.Commit(context.Background(), txn); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkStoreNotFound(b *testing.B) {
+	answer := &Error{Backend: "scripted", Op: "Get", Key: "k", Kind: ErrNotFound}
+	s := newStore(b, &scripted{get: func(context.Context, string) (Entry, error) { return Entry{}, answer }}, Options{})
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := s.Get(context.Background(), "k"); err == nil {
+			b.Fatal("found")
+		}
+	}
+}
