@@ -1,0 +1,233 @@
+package dcs
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// P5: a renewal that is on its way already proves nothing to who asks now.
+func TestP5ConfirmIsSentAfterTheCall(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		h := b.hold(s, "leader")
+		c.hook(func() {
+			c.onRenew = func(_ context.Context, _ LeaseID, do func() (Renewal, error)) (Renewal, error) {
+				r, err := do()
+				time.Sleep(2 * time.Second)
+				return r, err
+			}
+		})
+		time.Sleep(10500 * time.Millisecond) // the renewal of 10 s has read the key
+		_, err := b.w.apply(Txn{Then: []Write{Delete("leader")}}, false)
+		b.must(err)
+		b.is(h.Confirm(b.Context()), ErrLost)
+		b.close(s)
+	})
+}
+
+// Confirms that wait together share one renewal, sent after the youngest.
+func TestP5ConfirmsShareARenewal(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		h := b.hold(s, "leader")
+		c.hook(func() {
+			c.onRenew = func(_ context.Context, _ LeaseID, do func() (Renewal, error)) (Renewal, error) {
+				time.Sleep(time.Second)
+				return do()
+			}
+		})
+		errs := make(chan error, 20)
+		for i := range 20 {
+			go func() {
+				time.Sleep(time.Duration(i) * 50 * time.Millisecond)
+				errs <- h.Confirm(b.Context())
+			}()
+		}
+		for range 20 {
+			b.must(<-errs)
+		}
+		if n := c.renewed(s.Lease()); n != 2 {
+			b.Fatalf("%d renewals", n)
+		}
+		b.close(s)
+	})
+}
+
+func TestConfirmIsBounded(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		h := b.hold(s, "leader")
+		c.hook(func() {
+			c.onRenew = func(ctx context.Context, _ LeaseID, _ func() (Renewal, error)) (Renewal, error) {
+				<-ctx.Done()
+				return Renewal{}, ctx.Err()
+			}
+		})
+		start := time.Now()
+		b.is(h.Confirm(b.Context()), ErrUnavailable)
+		if d := time.Since(start); d != 10*time.Second {
+			b.Fatalf("after %v", d)
+		}
+		ctx, cancel := context.WithTimeout(b.Context(), time.Second)
+		defer cancel()
+		err := h.Confirm(ctx)
+		b.is(err, ErrUnavailable)
+		b.is(err, context.DeadlineExceeded)
+		b.valid(h, true)
+		b.close(s)
+	})
+}
+
+// P3: an older promise does not take back a younger one.
+func TestP3OnlyForward(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		h := b.hold(s, "leader")
+		before := s.Deadline()
+		c.hook(func() {
+			c.onRenew = func(_ context.Context, _ LeaseID, do func() (Renewal, error)) (Renewal, error) {
+				r, err := do()
+				r.From = r.From.Add(-15 * time.Second)
+				return r, err
+			}
+		})
+		time.Sleep(10100 * time.Millisecond)
+		if got := s.Deadline(); got.Before(before) || before.Before(got) {
+			b.Fatalf("the deadline moved by %v", got.Sub(before))
+		}
+		b.must(h.Confirm(b.Context()))
+		b.close(s)
+	})
+}
+
+// P3, P4: the machine sleeps past the deadline while Go's clock stands still.
+func TestP3BothClocks(t *testing.T) {
+	var slept atomic.Int64
+	defer func(was func() time.Duration) { bootClock = was }(bootClock)
+	bootClock = func() time.Duration {
+		return bootAtStart + time.Since(monoAtStart) + time.Duration(slept.Load())
+	}
+	suspend := func(d time.Duration) { slept.Add(int64(d)) }
+	inTime(t, func(b *bench) {
+		_, s := b.actor()
+		h := b.hold(s, "leader")
+		suspend(20 * time.Second)
+		if left := h.Remaining(); left > 9400*time.Millisecond {
+			b.Fatalf("%v remain", left)
+		}
+		b.valid(h, true)
+		suspend(10 * time.Second)
+		b.valid(h, false)
+		b.is(h.Err(), ErrExpired) // also before any timer had its turn
+		if !isDone(h.Done()) {
+			b.Fatal("not done")
+		}
+		b.is(h.Confirm(b.Context()), ErrExpired)
+		b.close(s)
+	})
+}
+
+// The store says that the lease is gone: over with the next renewal.
+func TestLostLease(t *testing.T) {
+	inTime(t, func(b *bench) {
+		_, s := b.actor()
+		h := b.hold(s, "leader")
+		b.w.end(s.Lease())
+		other := b.plain()
+		b.hold(other, "leader")
+		time.Sleep(10100 * time.Millisecond)
+		b.valid(h, false)
+		b.is(h.Err(), ErrLost)
+		b.is(s.Err(), ErrLost)
+		_, err := s.Publish(b.Context(), "members/a", nil)
+		b.is(err, ErrLost)
+		b.close(s)
+		b.is(s.Err(), ErrLost)
+		b.close(other)
+	})
+}
+
+// P5: a Hold is judged by its own incarnation: released and taken again while
+// a renewal is under way.
+func TestP5ReacquiredWhileRenewing(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		h := b.hold(s, "leader")
+		c.hook(func() {
+			c.onRenew = func(_ context.Context, _ LeaseID, do func() (Renewal, error)) (Renewal, error) {
+				time.Sleep(time.Second)
+				r, err := do()
+				time.Sleep(2 * time.Second)
+				return r, err
+			}
+		})
+		time.Sleep(10500 * time.Millisecond)
+		b.must(h.Release(b.Context()))
+		time.Sleep(time.Second) // read while absent
+		next := b.hold(s, "leader")
+		time.Sleep(3 * time.Second)
+		b.valid(next, true)
+		b.must(next.Confirm(b.Context()))
+		b.close(s)
+	})
+}
+
+// A key that was bound to nothing, or to another lease, is no longer held.
+func TestUnboundKeyIsLost(t *testing.T) {
+	inTime(t, func(b *bench) {
+		_, s := b.actor()
+		h := b.hold(s, "leader")
+		_, err := b.w.apply(Txn{If: []Cond{h.Guard()}, Then: []Write{Put("leader", nil)}}, true)
+		b.must(err)
+		b.is(h.Confirm(b.Context()), ErrLost)
+		b.must(h.Release(b.Context()))
+		b.close(s)
+	})
+}
+
+func TestValidCostsNothing(t *testing.T) {
+	_, s := realSession(t)
+	h, err := s.TryAcquire(t.Context(), "leader", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := testing.AllocsPerRun(1000, func() {
+		if !h.Valid() || h.Remaining() == 0 {
+			t.Error("not valid")
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkValid(b *testing.B) {
+	_, s := realSession(b)
+	h, err := s.TryAcquire(b.Context(), "leader", nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if !h.Valid() {
+			b.Fatal("not valid")
+		}
+	}
+}
+
+// realSession is a session in real time.
+func realSession(t testing.TB) (*client, *Session) {
+	t.Helper()
+	c := &client{w: newWorld()}
+	st, err := New(c, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := st.NewSession(t.Context(), SessionOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close(context.Background()) })
+	return c, s
+}

@@ -1,0 +1,316 @@
+package dcs
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+)
+
+// P17: a new Acquire waits for the settling, then takes the lock.
+func TestP17AcquireWaitsForTheSettling(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		inTime(t, func(b *bench) {
+			c, s := b.actor()
+			c.blocked = true
+			u := c.catch(anyTxn)
+			_, err := s.Acquire(b.Context(), "leader", nil)
+			b.is(err, ErrAmbiguous)
+			time.AfterFunc(5*time.Second, func() {
+				if late {
+					_ = u.land()
+				}
+				c.hook(func() { c.blocked = false })
+			})
+			h, err := s.Acquire(b.Context(), "leader", nil)
+			b.must(err)
+			if late && h.Token() == u.rev {
+				b.Fatal("the late yes was adopted")
+			}
+			if u.land() == nil {
+				b.Fatal("the settled attempt still landed")
+			}
+			time.Sleep(time.Minute)
+			b.valid(h, true)
+			b.close(s)
+		})
+	}
+}
+
+// P17: where nobody can settle, an unclear Acquire ends the session, and with
+// the lease the attempt.
+func TestP17UnclearAcquireWithoutSettlerEndsTheSession(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c := &client{w: b.w}
+		s := b.session(c)
+		h := b.hold(s, "other")
+		u := c.catch(anyTxn)
+		_, err := s.TryAcquire(b.Context(), "leader", nil)
+		b.is(err, ErrExpired)
+		b.valid(h, false)
+		b.is(s.Err(), ErrExpired)
+		time.Sleep(time.Second)
+		if b.w.live() != 0 {
+			b.Fatal("the lease was not revoked")
+		}
+		b.is(u.land(), ErrLost)
+	})
+}
+
+// P11: an attempt that can not land any more is read back: bound to the
+// attempt's lease is a yes.
+func TestP11FencedAcquireIsReadBack(t *testing.T) {
+	for _, x := range []struct {
+		name  string
+		lands bool
+		other bool
+		want  error
+	}{{"landed", true, false, nil}, {"another's", false, true, ErrConflict}, {"absent", false, false, ErrUnavailable}} {
+		t.Run(x.name, func(t *testing.T) {
+			inTime(t, func(b *bench) {
+				c, s := b.actor()
+				other := b.plain()
+				c.onCommit = func(_ context.Context, _ Txn, do func() (Revision, error)) (Revision, error) {
+					c.hook(func() { c.onCommit = nil })
+					if x.lands {
+						_, _ = do()
+					}
+					if x.other {
+						b.hold(other, "leader")
+					}
+					return 0, &Error{Kind: ErrAmbiguous, Fenced: true}
+				}
+				h, err := s.TryAcquire(b.Context(), "leader", nil)
+				if x.want != nil {
+					b.is(err, x.want)
+					if errors.Is(err, ErrAmbiguous) {
+						b.Fatal("the reading was definite")
+					}
+				} else {
+					b.must(err)
+					if e, _ := b.w.get("leader"); e.Created != h.Token() {
+						b.Fatalf("token %d, created %d", h.Token(), e.Created)
+					}
+				}
+				b.close(s)
+				b.close(other)
+			})
+		})
+	}
+}
+
+// P11 and P16 together: what is found out after Acquire returned is given back.
+func TestP11ReadBackInTheBackground(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		c.onCommit = func(_ context.Context, _ Txn, do func() (Revision, error)) (Revision, error) {
+			c.hook(func() { c.onCommit = nil })
+			_, _ = do()
+			return 0, &Error{Kind: ErrAmbiguous, Fenced: true}
+		}
+		c.onGet = func(context.Context, string, func() (Entry, error)) (Entry, error) { return Entry{}, errDown() }
+		_, err := s.TryAcquire(b.Context(), "leader", nil)
+		b.is(err, ErrAmbiguous)
+		time.Sleep(5 * time.Second)
+		if _, found := b.w.get("leader"); !found {
+			b.Fatal("deleted on a guess")
+		}
+		c.hook(func() { c.onGet = nil })
+		time.Sleep(5 * time.Second)
+		if _, found := b.w.get("leader"); found {
+			b.Fatal("an orphan lock")
+		}
+		b.close(s)
+	})
+}
+
+// The last word of a Settler, too, leads to the reading.
+func TestP11SettledAsFenced(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		c.blocked = true
+		u := c.catch(anyTxn)
+		_, err := s.TryAcquire(b.Context(), "leader", nil)
+		b.is(err, ErrAmbiguous)
+		b.must(u.land())
+		c.hook(func() { c.blocked, c.fenced = false, true })
+		time.Sleep(5 * time.Second)
+		if _, found := b.w.get("leader"); found {
+			b.Fatal("an orphan lock")
+		}
+		b.close(s)
+	})
+}
+
+// P14: a Commit bound to the lease was refused because the lease is gone.
+func TestP14DeadLeaseEndsTheSession(t *testing.T) {
+	inTime(t, func(b *bench) {
+		_, s := b.actor()
+		h := b.hold(s, "other")
+		b.w.end(s.Lease())
+		_, err := s.TryAcquire(b.Context(), "leader", nil)
+		b.is(err, ErrLost)
+		b.valid(h, false)
+		b.is(h.Err(), ErrLost)
+		b.close(s)
+	})
+}
+
+// P16: a yes counts for nothing when the session is over by then.
+func TestP16YesAfterTheDeadline(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		refuseAll(c.client)
+		c.onCommit = func(_ context.Context, _ Txn, do func() (Revision, error)) (Revision, error) {
+			rev, err := do()
+			time.Sleep(2 * time.Second) // past the deadline, whatever the context says
+			return rev, err
+		}
+		time.Sleep(28 * time.Second)
+		h, err := s.TryAcquire(b.Context(), "leader", nil)
+		b.is(err, ErrExpired)
+		if h != nil {
+			b.Fatal("a Hold of a lost session")
+		}
+		time.Sleep(time.Second)
+		if _, found := b.w.get("leader"); found {
+			b.Fatal("left behind")
+		}
+	})
+}
+
+// While the write is under way the context's end leaves it unclear, and a late
+// yes is given back.
+func TestAcquireCutShortWhileCommitting(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		u := &unclear{}
+		c.onCommit = func(ctx context.Context, t Txn, do func() (Revision, error)) (Revision, error) {
+			if deletes(t) {
+				return do()
+			}
+			u.do = do
+			<-ctx.Done()
+			_ = u.land()
+			return 0, &Error{Kind: ErrAmbiguous, Attempt: u, Err: ctx.Err()}
+		}
+		ctx, cancel := context.WithTimeout(b.Context(), 3*time.Second)
+		defer cancel()
+		_, err := s.Acquire(ctx, "leader", nil)
+		b.is(err, ErrAmbiguous)
+		b.is(err, context.DeadlineExceeded)
+		time.Sleep(time.Second)
+		if _, found := b.w.get("leader"); found {
+			b.Fatal("the late yes was not given back")
+		}
+		b.close(s)
+	})
+}
+
+// A store that is silent ends the waiting.
+func TestAcquireOnASilentStore(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		c.onCommit = func(ctx context.Context, _ Txn, _ func() (Revision, error)) (Revision, error) {
+			<-ctx.Done()
+			return 0, &Error{Kind: ErrUnavailable, Err: ctx.Err()}
+		}
+		start := time.Now()
+		_, err := s.Acquire(b.Context(), "leader", nil)
+		b.is(err, ErrUnavailable)
+		if d := time.Since(start); d != 10*time.Second {
+			b.Fatalf("after %v", d)
+		}
+		b.close(s)
+	})
+}
+
+func TestReleaseUnclear(t *testing.T) {
+	for _, x := range []struct {
+		name           string
+		settles, lands bool
+	}{{"settled as done", true, true}, {"settled as not done", true, false}, {"not settled, landed", false, true}, {"not settled, not landed", false, false}} {
+		t.Run(x.name, func(t *testing.T) {
+			inTime(t, func(b *bench) {
+				c := &client{w: b.w}
+				var be Backend = c
+				if x.settles {
+					be = &settling{client: c}
+				}
+				s := b.session(be)
+				h := b.hold(s, "leader")
+				u := c.catch(deletes)
+				b.is(h.Release(b.Context()), ErrAmbiguous)
+				b.valid(h, false)
+				if x.lands {
+					_ = u.land()
+				}
+				b.must(h.Release(b.Context()))
+				next := b.hold(s, "leader")
+				_ = u.land()
+				b.must(next.Confirm(b.Context()))
+				b.close(s)
+			})
+		})
+	}
+}
+
+// A Release that the store refused is not forgotten.
+func TestReleaseGoesOnInTheBackground(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		h := b.hold(s, "leader")
+		c.hook(func() {
+			c.onCommit = func(context.Context, Txn, func() (Revision, error)) (Revision, error) { return 0, errDown() }
+		})
+		b.is(h.Release(b.Context()), ErrUnavailable)
+		time.Sleep(time.Minute)
+		if n := c.count("leader"); n > 100 {
+			b.Fatalf("%d attempts in a minute", n)
+		}
+		c.hook(func() { c.onCommit = nil })
+		time.Sleep(5 * time.Second)
+		if _, found := b.w.get("leader"); found {
+			b.Fatal("still there")
+		}
+		b.must(h.Release(b.Context()))
+		b.close(s)
+	})
+}
+
+// An unclear Update is settled before the next write of the key; a Release
+// meanwhile makes Valid false at once and does its work when it can.
+func TestReleaseBehindAnUnclearUpdate(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		h := b.hold(s, "leader")
+		c.hook(func() { c.blocked = true })
+		u := c.catch(anyTxn)
+		b.is(h.Update(b.Context(), []byte("x")), ErrAmbiguous)
+		b.is(h.Update(b.Context(), []byte("y")), ErrUnavailable)
+		ctx, cancel := context.WithTimeout(b.Context(), time.Second)
+		defer cancel()
+		b.is(h.Release(ctx), ErrAmbiguous)
+		b.valid(h, false)
+		b.is(h.Release(ctx), ErrAmbiguous)
+		c.hook(func() { c.blocked = false })
+		time.Sleep(5 * time.Second)
+		if _, found := b.w.get("leader"); found || u.land() == nil {
+			b.Fatal("the release was forgotten, or the update landed late")
+		}
+		b.close(s)
+	})
+}
+
+// Close and loss leave no attempt behind.
+func TestCloseEndsUnclearAttempts(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		c.blocked = true
+		u := c.catch(anyTxn)
+		_, err := s.TryAcquire(b.Context(), "leader", nil)
+		b.is(err, ErrAmbiguous)
+		b.close(s)
+		b.is(u.land(), ErrLost)
+	})
+}
