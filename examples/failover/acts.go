@@ -40,7 +40,7 @@ func play(ctx context.Context, o options) (broken bool, err error) {
 	s.out = newTimeline(o.json, s.h)
 	defer s.out.close()
 	began := event.Mono()
-	s.c, err = newCluster(ctx, o.ttl, s.onEvent)
+	s.c, err = newCluster(ctx, o.ttl, s.onEvent, s.h.fail)
 	if err != nil {
 		return false, err
 	}
@@ -304,7 +304,7 @@ func (s *show) stale(ctx context.Context, p *process) (accepted int, err error) 
 // storeLeader: the store's own leader dies while another member holds the
 // lock, which must not notice.
 func (s *show) storeLeader(ctx context.Context, r *result) error {
-	raft, err := s.raftLeader(ctx)
+	leads, err := s.raftLeader(ctx)
 	if err != nil {
 		return err
 	}
@@ -312,15 +312,15 @@ func (s *show) storeLeader(ctx context.Context, r *result) error {
 	if err != nil {
 		return err
 	}
-	if p == raft {
-		if t, err = s.moveTo(ctx, p, t, s.other(raft.name)); err != nil {
+	if p == leads {
+		if t, err = s.moveTo(ctx, p, t, s.other(leads.name)); err != nil {
 			return err
 		}
 		s.settle(ctx)
 	}
 	r.from = event.Mono()
-	s.c.kill(raft)
-	s.out.note(raft.name, "kill -9 of the Raft leader")
+	s.c.kill(leads)
+	s.out.note(leads.name, "kill -9 of the Raft leader")
 	if err := s.writes(ctx, 20); err != nil {
 		return err
 	}
@@ -334,18 +334,18 @@ func (s *show) storeLeader(ctx context.Context, r *result) error {
 		s.h.mu.Unlock()
 		r.without = max(time.Duration(now.start-old), time.Nanosecond)
 	}
-	return s.restart(ctx, raft)
+	return s.restart(ctx, leads)
 }
 
 // raftLeader asks the nodes who leads the store.
 func (s *show) raftLeader(ctx context.Context) (*process, error) {
 	for ctx.Err() == nil {
 		for _, p := range s.c.members {
-			var status struct{ Leader string }
+			var status struct{ LeaderID string }
 			if err := s.c.get(ctx, p, "/node", &status); err != nil {
 				continue
 			}
-			if l := s.c.member(status.Leader); l != nil {
+			if l := s.c.member(status.LeaderID); l != nil {
 				return l, nil
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/examples/internal/event"
@@ -25,6 +26,7 @@ type process struct {
 	store     string // the URL of its store
 	cmd       *exec.Cmd
 	stdin     io.Closer
+	ending    atomic.Bool   // it is meant to end
 	done      chan struct{} // closed when the process has been reaped
 }
 
@@ -34,6 +36,7 @@ type cluster struct {
 	ttl     time.Duration
 	members []*process
 	events  func(event.Event)
+	died    func(error) // a member ended that was not meant to
 	http    *http.Client
 	readers sync.WaitGroup
 }
@@ -41,12 +44,12 @@ type cluster struct {
 var memberNames = []string{"a", "b", "c"}
 
 // newCluster chooses addresses and starts the three processes.
-func newCluster(ctx context.Context, ttl time.Duration, events func(event.Event)) (*cluster, error) {
+func newCluster(ctx context.Context, ttl time.Duration, events func(event.Event), died func(error)) (*cluster, error) {
 	dir, err := os.MkdirTemp("", "holdfast-failover-")
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{dir: dir, ttl: ttl, events: events, http: &http.Client{Timeout: 5 * time.Second}}
+	c := &cluster{dir: dir, ttl: ttl, events: events, died: died, http: &http.Client{Timeout: 5 * time.Second}}
 	addrs, err := freeAddrs(ctx, 2*len(memberNames))
 	if err != nil {
 		c.close()
@@ -54,7 +57,7 @@ func newCluster(ctx context.Context, ttl time.Duration, events func(event.Event)
 	}
 	peers := make([]string, len(memberNames))
 	for i, name := range memberNames {
-		peers[i] = name + "@" + addrs[i]
+		peers[i] = name + "%40" + addrs[i]
 	}
 	for i, name := range memberNames {
 		c.members = append(c.members, &process{
@@ -112,6 +115,7 @@ func (c *cluster) start(p *process) error {
 	}
 	done := make(chan struct{})
 	p.cmd, p.stdin, p.done = cmd, stdin, done
+	p.ending.Store(false)
 	c.readers.Go(func() {
 		lines := bufio.NewScanner(stdout)
 		for lines.Scan() {
@@ -121,8 +125,8 @@ func (c *cluster) start(p *process) error {
 			}
 		}
 		err := cmd.Wait()
-		if text := stderr.String(); err != nil && text != "" {
-			c.events(event.Event{Event: event.Error, Member: p.name, Reason: text})
+		if !p.ending.Load() {
+			c.died(fmt.Errorf("member %s ended by itself (%w): %s", p.name, err, stderr.String()))
 		}
 		close(done)
 	})
@@ -169,6 +173,7 @@ func (c *cluster) kill(p *process) {
 	if p.cmd == nil {
 		return
 	}
+	p.ending.Store(true)
 	_ = p.cmd.Process.Kill()
 	<-p.done
 }
@@ -209,6 +214,7 @@ func (c *cluster) get(ctx context.Context, p *process, path string, v any) error
 func (c *cluster) close() {
 	for _, p := range c.members {
 		if p.cmd != nil {
+			p.ending.Store(true)
 			_ = p.cmd.Process.Kill()
 			_ = p.stdin.Close()
 		}

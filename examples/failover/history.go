@@ -32,6 +32,7 @@ type history struct {
 	tenures   []*tenure
 	following map[string]int64 // per member: the stamp of its last "following"
 	lost      map[uint64]bool  // tokens reported lost or released
+	failed    error            // why nothing can be waited for any more
 	repeated  int              // second "leading" events of one token
 	changed   chan struct{}    // closed and replaced at every change
 }
@@ -89,6 +90,16 @@ func (h *history) died(member string, at int64) {
 	h.notify()
 }
 
+// fail ends every wait with err.
+func (h *history) fail(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.failed == nil {
+		h.failed = err
+	}
+	h.notify()
+}
+
 func (h *history) notify() {
 	close(h.changed)
 	h.changed = make(chan struct{})
@@ -98,9 +109,12 @@ func (h *history) notify() {
 func (h *history) wait(ctx context.Context, ok func() bool) error {
 	for {
 		h.mu.Lock()
-		yes, changed := ok(), h.changed
+		yes, failed, changed := ok(), h.failed, h.changed
 		h.mu.Unlock()
-		if yes {
+		switch {
+		case failed != nil:
+			return failed
+		case yes:
 			return nil
 		}
 		select {
