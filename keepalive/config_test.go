@@ -59,7 +59,7 @@ func TestClampEdges(t *testing.T) {
 		{"Linux", Config{0, sec, 3, 0}, Config{sec, sec, 3, 0}, "idle 0s is below Linux's 1s: using 1s"},
 		{"Linux", Config{1500 * ms, sec, 3, 0}, Config{sec, sec, 3, 0}, "idle 1500ms is no multiple of Linux's 1s: using 1s"},
 		{"Linux", Config{sec, sec, 128, 0}, Config{sec, sec, 127, 0}, "count 128 is above Linux's 127: using 127"},
-		{"Linux", Config{sec, sec, math.MinInt, 0}, Config{sec, sec, 1, 0}, "count -9223372036854775808 is below Linux's 1: using 1"},
+		{"Linux", Config{sec, sec, math.MinInt32, 0}, Config{sec, sec, 1, 0}, "count -2147483648 is below Linux's 1: using 1"},
 		{
 			"Linux",
 			Config{sec, sec, 3, 2147483648 * ms},
