@@ -194,7 +194,7 @@ func TestSumsAndProductsStopAtUnbounded(t *testing.T) {
 		{addDuration(Unbounded, Unbounded), Unbounded},
 		{mulDuration(Unbounded, 2), Unbounded},
 		{mulDuration(Unbounded/2, 2), Unbounded - 1},
-		{mulDuration(2, math.MaxInt), Unbounded},
+		{mulDuration(1<<40, math.MaxInt32), Unbounded},
 		{mulDuration(-1, 2), 0},
 		{mulDuration(1, -2), 0},
 	} {
