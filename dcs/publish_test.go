@@ -1,0 +1,204 @@
+package dcs
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+func publishes(t Txn) bool { return t.Then[0].Key == "members/a" && !t.Then[0].Delete }
+
+func (b *bench) member(value string, lease LeaseID) {
+	b.Helper()
+	if e, _ := b.w.get("members/a"); string(e.Value) != value || e.Lease != lease {
+		b.Fatalf("the store has %+v, want %q of %s", e, value, lease)
+	}
+}
+
+func TestPublish(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		for range 3 {
+			_, err := s.Publish(b.Context(), "members/a", []byte("one"))
+			b.must(err)
+		}
+		if n := c.count("members/a"); n != 1 {
+			b.Fatalf("an unchanged value was written %d times", n)
+		}
+		b.member("one", s.Lease())
+		created, _ := b.w.get("members/a")
+		_, err := s.Publish(b.Context(), "members/a", []byte("two"))
+		b.must(err)
+		b.member("two", s.Lease())
+		if e, _ := b.w.get("members/a"); e.Created != created.Created {
+			b.Fatal("made anew")
+		}
+		time.Sleep(time.Minute)
+		b.member("two", s.Lease())
+		b.close(s)
+		if _, found := b.w.get("members/a"); found {
+			b.Fatal("outlives its session")
+		}
+	})
+}
+
+// A value in the caller's hands may change after the call.
+func TestPublishKeepsItsOwnCopy(t *testing.T) {
+	inTime(t, func(b *bench) {
+		_, s := b.actor()
+		value := []byte("one")
+		_, err := s.Publish(b.Context(), "members/a", value)
+		b.must(err)
+		copy(value, "two")
+		_, err = s.Publish(b.Context(), "members/a", value)
+		b.must(err)
+		b.member("two", s.Lease())
+		b.close(s)
+	})
+}
+
+// P19: a restart under the same name takes the key over, and what is read and
+// what is written are one.
+func TestP19TakeoverIsConditional(t *testing.T) {
+	inTime(t, func(b *bench) {
+		_, old := b.actor()
+		_, err := old.Publish(b.Context(), "members/a", []byte("old"))
+		b.must(err)
+		c, s := b.actor()
+		third := b.plain()
+		c.onGet = func(_ context.Context, _ string, do func() (Entry, error)) (Entry, error) {
+			c.hook(func() { c.onGet = nil })
+			e, err := do()
+			_, perr := third.Publish(b.Context(), "members/a", []byte("third"))
+			b.must(perr)
+			return e, err
+		}
+		displaced, err := s.Publish(b.Context(), "members/a", []byte("new"))
+		b.must(err)
+		if displaced != third.Lease() {
+			b.Fatalf("displaced %q, want %q", displaced, third.Lease())
+		}
+		b.member("new", s.Lease())
+		b.close(old)
+		b.close(third)
+		b.member("new", s.Lease())
+		b.close(s)
+	})
+}
+
+// A key that was deleted by hand is not written back either.
+func TestP19DeletedIsDisplaced(t *testing.T) {
+	inTime(t, func(b *bench) {
+		_, s := b.actor()
+		_, err := s.Publish(b.Context(), "members/a", []byte("one"))
+		b.must(err)
+		_, err = b.w.apply(Txn{Then: []Write{Delete("members/a")}}, false)
+		b.must(err)
+		_, err = s.Publish(b.Context(), "members/a", []byte("two"))
+		b.is(err, ErrConflict)
+		if n := b.seen(func(e StateEvent) bool { return e.Displaced }); n != 1 || s.Err() != nil {
+			b.Fatalf("told %d times, session %v", n, s.Err())
+		}
+		b.close(s)
+	})
+}
+
+// P19: displaced = settle first: an open put lands under nobody.
+func TestP19UnclearPublish(t *testing.T) {
+	for _, x := range []struct {
+		name          string
+		lands, fenced bool
+	}{{"landed", true, false}, {"refused", false, false}, {"landed, fenced", true, true}, {"refused, fenced", false, true}} {
+		t.Run(x.name, func(t *testing.T) {
+			inTime(t, func(b *bench) {
+				_, old := b.actor()
+				_, err := old.Publish(b.Context(), "members/a", []byte("old"))
+				b.must(err)
+				c, s := b.actor()
+				c.blocked, c.client.w = true, b.w
+				u := c.catch(publishes)
+				displaced, err := s.Publish(b.Context(), "members/a", []byte("new"))
+				b.is(err, ErrAmbiguous)
+				if displaced != old.Lease() {
+					b.Fatalf("displaced %q", displaced)
+				}
+				if x.lands {
+					b.must(u.land())
+				}
+				ctx, cancel := context.WithTimeout(b.Context(), time.Second)
+				defer cancel()
+				_, err = s.Publish(ctx, "members/a", []byte("newer"))
+				b.is(err, ErrUnavailable) // nothing is sent before it is settled
+				c.hook(func() { c.blocked, c.fenced = false, x.fenced })
+				_, err = s.Publish(b.Context(), "members/a", []byte("newest"))
+				b.must(err)
+				b.member("newest", s.Lease())
+				if u.land() == nil {
+					b.Fatal("landed late")
+				}
+				_, err = old.Publish(b.Context(), "members/a", []byte("back"))
+				b.is(err, ErrConflict)
+				b.close(old)
+				b.member("newest", s.Lease())
+				b.close(s)
+			})
+		})
+	}
+}
+
+// Where nobody can settle it, the first Publish stays a first one only while
+// the key is what it was.
+func TestP19UnclearFirstPublishIsNoSecondTakeover(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c := &client{w: b.w}
+		s := b.session(c)
+		u := c.catch(publishes)
+		_, err := s.Publish(b.Context(), "members/a", []byte("new"))
+		b.is(err, ErrAmbiguous)
+		b.must(u.land())
+		other := b.plain()
+		_, err = other.Publish(b.Context(), "members/a", []byte("other"))
+		b.must(err)
+		_, err = s.Publish(b.Context(), "members/a", []byte("back"))
+		b.is(err, ErrConflict)
+		b.member("other", other.Lease())
+		b.close(s)
+		b.close(other)
+	})
+	inTime(t, func(b *bench) {
+		other := b.plain()
+		_, err := other.Publish(b.Context(), "members/a", []byte("other"))
+		b.must(err)
+		c := &client{w: b.w}
+		s := b.session(c)
+		u := c.catch(publishes)
+		_, err = s.Publish(b.Context(), "members/a", []byte("new"))
+		b.is(err, ErrAmbiguous)
+		displaced, err := s.Publish(b.Context(), "members/a", []byte("newer"))
+		b.must(err)
+		if displaced != other.Lease() {
+			b.Fatalf("displaced %q", displaced)
+		}
+		_ = u.land()
+		b.member("newer", s.Lease())
+		b.close(s)
+		b.close(other)
+	})
+}
+
+// A lock is not published, and a lost lease publishes nothing.
+func TestPublishRefused(t *testing.T) {
+	inTime(t, func(b *bench) {
+		_, s := b.actor()
+		b.hold(s, "leader")
+		_, err := s.Publish(b.Context(), "leader", nil)
+		b.is(err, ErrConflict)
+		_, err = s.Publish(b.Context(), "a//b", nil)
+		b.is(err, ErrInvalid)
+		b.w.end(s.Lease())
+		_, err = s.Publish(b.Context(), "members/a", nil)
+		b.is(err, ErrLost)
+		b.is(s.Err(), ErrLost)
+		b.close(s)
+	})
+}

@@ -1,0 +1,172 @@
+package dcs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// bench is a world in virtual time, with what was observed in it.
+type bench struct {
+	testing.TB
+	w *world
+
+	mu     sync.Mutex
+	stores []*Store
+	states []StateEvent
+	renews []RenewalEvent
+}
+
+// inTime runs f in virtual time and checks that no goroutine is left.
+func inTime(t *testing.T, f func(b *bench)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{TB: t, w: newWorld()}
+		defer func() {
+			if t.Failed() {
+				b.closeAll()
+			}
+		}()
+		f(b)
+		time.Sleep(10 * time.Minute) // every late answer has come, every budget is spent
+		synctest.Wait()
+		for g := range strings.SplitSeq(stacks(), "\n\n") {
+			if strings.Contains(g, "dcs.(*Session)") && !t.Failed() {
+				t.Errorf("a goroutine is left:\n%s", g)
+			}
+		}
+	})
+}
+
+func stacks() string {
+	buf := make([]byte, 1<<20)
+	return string(buf[:runtime.Stack(buf, true)])
+}
+
+// fails runs f, which is expected to fail, and reports whether it did.
+func fails(t *testing.T, f func(b *bench)) bool {
+	t.Helper()
+	failed := false
+	synctest.Test(t, func(t *testing.T) {
+		rec := &recorder{TB: t}
+		b := &bench{TB: rec, w: newWorld()}
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			f(b)
+		}()
+		<-over
+		b.closeAll()
+		time.Sleep(10 * time.Minute)
+		failed = rec.failed.Load()
+		if failed {
+			t.Log("caught: " + *rec.why.Load())
+		}
+	})
+	return failed
+}
+
+func (b *bench) closeAll() {
+	for _, s := range b.stores {
+		_ = s.Close()
+	}
+}
+
+// recorder is a TB that takes note of failures and does not pass them on.
+type recorder struct {
+	testing.TB
+	failed atomic.Bool
+	why    atomic.Pointer[string]
+}
+
+func (r *recorder) note(why string) {
+	if r.failed.CompareAndSwap(false, true) {
+		r.why.Store(&why)
+	}
+}
+func (r *recorder) Error(args ...any)            { r.note(fmt.Sprint(args...)) }
+func (r *recorder) Errorf(f string, args ...any) { r.note(fmt.Sprintf(f, args...)) }
+func (r *recorder) Fatal(args ...any)            { r.Error(args...); runtime.Goexit() }
+func (r *recorder) Fatalf(f string, args ...any) { r.Errorf(f, args...); runtime.Goexit() }
+
+func (b *bench) store(be Backend) *Store {
+	b.Helper()
+	s, err := New(be, Options{Observer: Observer{
+		State:   func(e StateEvent) { b.mu.Lock(); defer b.mu.Unlock(); b.states = append(b.states, e) },
+		Renewal: func(e RenewalEvent) { b.mu.Lock(); defer b.mu.Unlock(); b.renews = append(b.renews, e) },
+	}})
+	b.must(err)
+	b.stores = append(b.stores, s)
+	return s
+}
+
+func (b *bench) session(be Backend) *Session {
+	b.Helper()
+	s, err := b.store(be).NewSession(b.Context(), SessionOptions{})
+	b.must(err)
+	return s
+}
+
+// plain is a session of a well-behaved client.
+func (b *bench) plain() *Session { b.Helper(); return b.session(&settling{client: &client{w: b.w}}) }
+
+func (b *bench) hold(s *Session, key string) *Hold {
+	b.Helper()
+	h, err := s.TryAcquire(b.Context(), key, []byte("me"))
+	b.must(err)
+	return h
+}
+
+func (b *bench) must(err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+func (b *bench) is(err, kind error) {
+	b.Helper()
+	if !errors.Is(err, kind) {
+		b.Fatalf("got %v, want %v", err, kind)
+	}
+}
+
+func (b *bench) close(s *Session) { b.Helper(); b.must(s.Close(context.Background())) }
+
+func (b *bench) valid(h *Hold, want bool) {
+	b.Helper()
+	if h.Valid() != want {
+		b.Fatalf("Valid is %v, want %v (err %v)", !want, want, h.Err())
+	}
+}
+
+func isDone(c <-chan struct{}) bool {
+	synctest.Wait()
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// seen counts state events.
+func (b *bench) seen(fits func(StateEvent) bool) int {
+	synctest.Wait()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := 0
+	for _, e := range b.states {
+		if fits(e) {
+			n++
+		}
+	}
+	return n
+}
