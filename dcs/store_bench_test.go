@@ -12,24 +12,21 @@ func BenchmarkStoreGet(b *testing.B) {
 	backend := &scripted{get: func(context.Context, string) (Entry, error) { return Entry{}, nil }}
 	within, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	for name, c := range map[string]struct {
-		ctx context.Context
-		o   Options
-	}{
-		"budget":   {context.Background(), Options{}},
-		"deadline": {within, Options{Timing: Timing{TTL: time.Hour, LoopWait: time.Minute, RetryTimeout: 20 * time.Minute}}},
-		"observed": {context.Background(), Options{Observer: Observer{Call: func(CallEvent) {}}}},
-	} {
-		b.Run(name, func(b *testing.B) {
-			s := newStore(b, backend, c.o)
+	none := context.Background()
+	bench := func(ctx context.Context, o Options) func(*testing.B) {
+		return func(b *testing.B) {
+			s := newStore(b, backend, o)
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := s.Get(c.ctx, "members/a"); err != nil {
+				if _, err := s.Get(ctx, "members/a"); err != nil {
 					b.Fatal(err)
 				}
 			}
-		})
+		}
 	}
+	b.Run("budget", bench(none, Options{}))
+	b.Run("deadline", bench(within, Options{Timing: Timing{TTL: time.Hour, LoopWait: time.Minute, RetryTimeout: 20 * time.Minute}}))
+	b.Run("observed", bench(none, Options{Observer: Observer{Call: func(CallEvent) {}}}))
 }
 
 func BenchmarkStoreCommit(b *testing.B) {

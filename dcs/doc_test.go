@@ -1,0 +1,50 @@
+package dcs_test
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/holdfast-dcs/holdfast/conformance"
+)
+
+// The package's manual names suite cases; each must exist, and each guarantee
+// must name at least one.
+func TestManualNamesRealCases(t *testing.T) {
+	text, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	areas := map[string]bool{}
+	for _, c := range conformance.Cases() {
+		known[c.Name] = true
+		area, _, _ := strings.Cut(c.Name, "/")
+		areas[area] = true
+	}
+	manual := strings.ReplaceAll(string(text), "\n//", "\n")
+	named := 0
+	for _, m := range regexp.MustCompile(`\b([A-Z][A-Za-z]+)/[A-Z][A-Za-z]+`).FindAllStringSubmatch(manual, -1) {
+		if !areas[m[1]] {
+			t.Errorf("the manual names %s: there is no such area", m[0])
+		} else if !known[m[0]] {
+			t.Errorf("the manual names %s: there is no such case", m[0])
+		}
+		named++
+	}
+	if named < 30 {
+		t.Errorf("only %d cases found in the manual", named)
+	}
+	_, guarantees, _ := strings.Cut(manual, "# What is guaranteed")
+	guarantees, _, _ = strings.Cut(guarantees, "# What is not")
+	items := regexp.MustCompile(`(?m)^ +\d+\. `).Split(guarantees, -1)[1:]
+	for _, item := range items {
+		if !regexp.MustCompile(`\([A-Za-z]+/`).MatchString(item) {
+			t.Errorf("a guarantee without a case: %s", item)
+		}
+	}
+	if len(items) != 11 {
+		t.Errorf("%d guarantees found", len(items))
+	}
+}
