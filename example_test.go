@@ -19,7 +19,7 @@ func Example() {
 	}
 	defer os.RemoveAll(dir)
 	ctx := context.Background()
-	store, err := dcs.Open(ctx, "raft://"+dir+"?id=a&root=demo", dcs.Options{})
+	store, err := dcs.Open(ctx, "raft://"+dir+"?id=a&root=demo&listen=127.0.0.1:0", dcs.Options{})
 	if err != nil {
 		log.Fatal(err)
 	}

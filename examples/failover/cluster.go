@@ -57,7 +57,7 @@ func newCluster(ctx context.Context, ttl time.Duration, events func(event.Event)
 	}
 	peers := make([]string, len(memberNames))
 	for i, name := range memberNames {
-		peers[i] = name + "%40" + addrs[i]
+		peers[i] = name + "=" + addrs[i]
 	}
 	for i, name := range memberNames {
 		c.members = append(c.members, &process{

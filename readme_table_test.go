@@ -1,0 +1,58 @@
+package holdfast_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	_ "github.com/holdfast-dcs/holdfast/memstore" // the mem:// scheme
+)
+
+// The README's table of backends says what their Caps and a Renewal say.
+func TestReadmeTableOfBackends(t *testing.T) {
+	readme := read(t, "README.md")
+	for name, url := range map[string]string{
+		"`raftstore`":        "raft://" + t.TempDir() + "?id=a&root=readme&listen=127.0.0.1:0",
+		"`memstore` (tests)": "mem://readme/table",
+	} {
+		store, err := dcs.Open(t.Context(), url, dcs.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = store.Close() })
+		lease, renewal, err := store.Grant(t.Context(), dcs.DefaultTiming.TTL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if renewal, err = lease.Renew(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if row := tableRow(name, store.Caps(), renewal); !strings.Contains(readme, row) {
+			t.Errorf("README.md does not have the row\n%s", row)
+		}
+	}
+}
+
+func tableRow(name string, c dcs.Caps, r dcs.Renewal) string {
+	return fmt.Sprintf("| %s | %v to %v | %v | %s | %d operations, %s | %s | %s |", name,
+		short(c.MinTTL), short(c.MaxTTL), r.Expiry, bytesOf(c.MaxValue), c.MaxTxnOps, bytesOf(c.MaxTxnBytes), yesNo(c.Rebind), yesNo(c.SelfExpiry))
+}
+
+// short drops zero minutes and seconds: "24h", not "24h0m0s".
+func short(d time.Duration) string {
+	if d%time.Minute != 0 {
+		return d.String()
+	}
+	return strings.TrimSuffix(strings.TrimSuffix(d.String(), "0s"), "0m")
+}
+
+func bytesOf(n int) string { return fmt.Sprintf("%.3g MiB", float64(n)/(1<<20)) }
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
