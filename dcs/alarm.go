@@ -57,5 +57,5 @@ func (a *alarm) stop() {
 // keep it from passing.
 func inBubble() bool {
 	now := Now().mono
-	return now == now.Round(0)
+	return now == now.Round(0) //nolint:staticcheck // Equal does not see what is asked for here
 }

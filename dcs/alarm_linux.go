@@ -46,7 +46,7 @@ func (b *bootTimer) set(at Instant) {
 		return
 	}
 	_ = conn.Control(func(fd uintptr) {
-		_ = unix.TimerfdSettime(int(fd), unix.TFD_TIMER_ABSTIME, &spec, nil) //nolint:gosec // a file descriptor is an int
+		_ = unix.TimerfdSettime(int(fd), unix.TFD_TIMER_ABSTIME, &spec, nil)
 	})
 }
 

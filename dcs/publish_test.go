@@ -115,7 +115,7 @@ func TestP19UnclearPublish(t *testing.T) {
 				_, err := old.Publish(b.Context(), "members/a", []byte("old"))
 				b.must(err)
 				c, s := b.actor()
-				c.blocked, c.client.w = true, b.w
+				c.blocked = true
 				u := c.catch(publishes)
 				displaced, err := s.Publish(b.Context(), "members/a", []byte("new"))
 				b.is(err, ErrAmbiguous)

@@ -6,15 +6,17 @@ import (
 	"fmt"
 )
 
-// considerMove starts a move to a fresh lease (P20) when renewals fail and the
-// store can move keys: after the second failure in a row, or as soon as less
-// than half of the time to the deadline is left. Grant and Commit then show
-// whether commits work while renewals do not. No move begins while an attempt
-// is unsettled, nor on a store that could not settle the move itself. Called
-// under mu.
+// considerMove starts a move to a fresh lease (P20) when renewals keep failing,
+// the store can move keys, and less than half of the time from a renewal to its
+// deadline is left. That is late enough for a store that comes back not to be
+// met by every session's Grant, and soon enough: by Timing's rule a renewal
+// that uses up its whole budget leaves as much again. Grant and Commit then
+// show whether commits work while renewals do not. No move begins while an
+// attempt is unsettled, nor on a store that could not settle the move itself.
+// Called under mu.
 func (s *Session) considerMove() {
 	span := s.lease.granted.TTL - Margin(s.lease.granted.TTL)
-	if s.failures < 2 && s.remaining() > span/2 {
+	if s.remaining() > span/2 {
 		return
 	}
 	keys := len(s.ask())

@@ -165,7 +165,7 @@ func TestP20UnclearMove(t *testing.T) {
 					c.hook(func() { c.blocked = true })
 					u := c.catch(moves)
 					c.failOn(first)
-					time.Sleep(12 * time.Second)
+					time.Sleep(17 * time.Second)
 					if s.Lease() != first || b.w.live() != 2 {
 						b.Fatal("no move is under way")
 					}
@@ -202,9 +202,9 @@ func TestP20SpareIsRevoked(t *testing.T) {
 			c.hook(func() { c.blocked = true })
 			u := c.catch(moves)
 			c.failOn(s.Lease())
-			time.Sleep(12 * time.Second)
+			time.Sleep(17 * time.Second)
 			if lost {
-				time.Sleep(18 * time.Second)
+				time.Sleep(13 * time.Second)
 				b.is(s.Err(), ErrExpired)
 				time.Sleep(time.Second)
 			} else {
@@ -230,7 +230,7 @@ func TestP20SpareLost(t *testing.T) {
 		c.hook(func() { c.blocked = true })
 		u := c.catch(moves)
 		c.failOn(first)
-		time.Sleep(12 * time.Second)
+		time.Sleep(17 * time.Second)
 		b.must(u.land())
 		b.w.end("lease-2")
 		time.Sleep(3 * time.Second)

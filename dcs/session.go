@@ -124,19 +124,17 @@ func (s *Store) startSession(lease Lease, granted Renewal, timing Timing, log *s
 		return nil, &Error{Kind: ErrExpired, Err: errors.New("the grant was answered after the lease's deadline")}
 	}
 	n.alarm = newAlarm(n.ring, n.work.Go)
-	n.alarm.set(until)
-	n.work.Go(n.renew)
-	if err := s.register(n); err != nil {
-		n.end(err)
-		return nil, err
-	}
-	if n.Err() != nil {
-		s.unregister(n) // it ended before it was registered
-	}
-	n.mu.Lock()
 	n.announce(StateEvent{From: Lost, To: Held})
 	n.later(func() { log.Info("session started", "lease", lease.ID(), "ttl", granted.TTL) })
-	n.unlock()
+	if err := s.register(n); err != nil {
+		n.alarm.stop()
+		n.kill()
+		return nil, err
+	}
+	n.alarm.set(until)
+	n.work.Go(n.renew)
+	n.mu.Lock()
+	n.unlock() // tells
 	return n, nil
 }
 

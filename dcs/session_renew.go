@@ -87,7 +87,7 @@ func (s *Session) ask() []asked {
 		what = append(what, asked{key: key, hold: h})
 	}
 	for key, p := range s.pubs {
-		if !p.displaced {
+		if !p.displaced && !p.unsure {
 			what = append(what, asked{key: key, pub: p})
 		}
 	}

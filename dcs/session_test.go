@@ -142,7 +142,7 @@ func TestAcquireEndsWithItsContext(t *testing.T) {
 		b.hold(a, "leader")
 		ctx, cancel := context.WithTimeout(b.Context(), 5*time.Minute)
 		defer cancel()
-		if _, err := o.Acquire(ctx, "leader", nil); err != context.DeadlineExceeded { //nolint:errorlint // bare
+		if _, err := o.Acquire(ctx, "leader", nil); err != context.DeadlineExceeded {
 			b.Fatalf("got %v, want the bare context error", err)
 		}
 		go func() { time.Sleep(time.Second); b.must(o.Close(context.Background())) }()
