@@ -1,0 +1,46 @@
+package conformance
+
+import "time"
+
+// Case is one rule of the contract and the name under which it is tested.
+// Names are stable: documents and other people's harnesses refer to them.
+type Case struct {
+	// Name is "Area/Rule".
+	Name string
+	// Rule says in words what must hold.
+	Rule string
+	// Learnt says where the rule was learnt: what goes wrong without it.
+	Learnt string
+}
+
+// Cases returns the cases of the suite in the order in which they run.
+func Cases() []Case {
+	var out []Case
+	for _, c := range table() {
+		out = append(out, c.Case)
+	}
+	return out
+}
+
+// spec is a case with what runs it.
+type spec struct {
+	Case
+	// sleeps: mostly waits for time to pass, and measures nothing that a busy
+	// machine would spoil; with real time it runs beside others of its kind.
+	sleeps bool
+	// limit is the watchdog's; zero means a minute.
+	limit time.Duration
+	run   func(e *env)
+}
+
+// table returns all cases in order.
+func table() []spec {
+	var all []spec
+	for _, area := range [][]spec{
+		kvCases, txnCases, bindingCases, snapshotCases, waitCases, leaseCases, holdCases,
+		contestCases, memberCases, callCases, closeCases, keepaliveCases, secureCases, replyCases, settleCases,
+	} {
+		all = append(all, area...)
+	}
+	return all
+}

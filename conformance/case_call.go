@@ -1,0 +1,160 @@
+package conformance
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+var callCases = []spec{
+	{Case: Case{
+		Name:   "Call/BudgetKept",
+		Rule:   "Every call returns within the smaller of its context's deadline and RetryTimeout, plus 100 ms, whatever the store does; cut short it says what it can tell.",
+		Learnt: "Retries that each have a time-out of their own add up; the manager's loop hangs in one of them for a minute.",
+	}, sleeps: true, run: budgetKept},
+	{Case: Case{
+		Name:   "Call/CtxCancelled",
+		Rule:   "A call whose context ends returns within 100 ms and matches the context's error; one that had ended before writes nothing.",
+		Learnt: "A cancelled write that is carried on by a library's own goroutine.",
+	}, run: ctxCancelled},
+}
+
+// call is one method of the contract, on keys of the case.
+type call struct {
+	name string
+	do   func(ctx context.Context) error
+}
+
+// caller is a client with one of everything, and every call that has a budget.
+// No two of the calls are about one thing, so that all can be made at once.
+func (e *env) caller() (*client, []call) {
+	c := e.open()
+	// The prefix of a second caller of the case is another.
+	at := func(part string) string { return e.key(part, c.serial) }
+	k := at("k")
+	c.put(k, "v")
+	renewed, _ := c.grant()
+	revoked, _ := c.grant()
+	s := c.session()
+	confirmed, updated, released := e.acquire(s, at("confirmed"), ""), e.acquire(s, at("updated"), ""), e.acquire(s, at("released"), "")
+	put := dcs.Txn{Then: []dcs.Write{dcs.Put(at("put"), []byte("x"))}}
+	return c, []call{
+		{"Get", func(ctx context.Context) error { _, err := c.Get(ctx, k); return err }},
+		{"Snapshot", func(ctx context.Context) error { _, err := c.Snapshot(ctx, e.prefix); return err }},
+		{"Commit", func(ctx context.Context) error { _, err := c.Commit(ctx, put); return err }},
+		{"Grant", func(ctx context.Context) error { _, _, err := c.Grant(ctx, e.timing.TTL); return err }},
+		{"Renew", func(ctx context.Context) error { _, err := renewed.Renew(ctx, k); return err }},
+		{"Revoke", revoked.Revoke},
+		{"TryAcquire", func(ctx context.Context) error { _, err := s.TryAcquire(ctx, at("tried"), nil); return err }},
+		{"Publish", func(ctx context.Context) error { _, err := s.Publish(ctx, at("published"), nil); return err }},
+		{"Confirm", confirmed.Confirm},
+		{"Update", func(ctx context.Context) error { return updated.Update(ctx, []byte("x")) }},
+		{"Release", released.Release},
+	}
+}
+
+func budgetKept(e *env) {
+	healthyBudgets(e)
+	if e.s.Inject == nil {
+		e.Log("the harness has no Inject: calls were measured on a healthy store only")
+		return
+	}
+	for _, do := range []Verb{LoseRequest, LoseAnswer} {
+		for _, short := range []bool{false, true} {
+			c, calls := e.caller()
+			lift := e.inject(c, Fault{Do: do})
+			e.together(len(calls), func(i int) { e.cutShort(calls[i], short) })
+			lift()
+		}
+	}
+}
+
+// healthyBudgets makes every call with a context of little time: it returns by
+// then, whatever it says.
+func healthyBudgets(e *env) {
+	_, calls := e.caller()
+	for _, c := range calls {
+		limit := 30 * time.Millisecond
+		ctx, cancel := context.WithTimeout(e.ctx, limit)
+		begin := time.Now()
+		_ = c.do(ctx) // on a healthy store it may well succeed in time
+		cancel()
+		if took := time.Since(begin); took > limit+slack {
+			e.Errorf("%s with a context of %v returned after %v", c.name, limit, took)
+		}
+	}
+}
+
+// cutShort makes a call that nobody answers.
+func (e *env) cutShort(c call, short bool) {
+	ctx, limit := e.ctx, e.budget()
+	if short {
+		limit /= 3
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	begin := time.Now()
+	err := c.do(ctx)
+	took := time.Since(begin)
+	if took > limit+slack {
+		e.Errorf("%s to a silent store returned after %v; its budget is %v", c.name, took, limit)
+	}
+	if err == nil {
+		e.Errorf("%s to a silent store succeeded", c.name)
+		return
+	}
+	if !errors.Is(err, dcs.ErrUnavailable) {
+		e.Errorf("%s to a silent store answered %v: nobody can have said that", c.name, err)
+	}
+}
+
+func ctxCancelled(e *env) {
+	c, calls := e.caller()
+	before := c.snapshot(e.prefix)
+	ended, cancel := context.WithCancel(e.ctx)
+	cancel()
+	for _, call := range calls {
+		if call.name == "Release" {
+			continue // it gives the Hold up first, and says so
+		}
+		e.promptly(slack, call.name+" with a context that has ended", func() {
+			err := call.do(ended)
+			e.kind(err, dcs.ErrUnavailable, call.name+" with a context that has ended")
+			require.ErrorIs(e, err, context.Canceled, call.name)
+		})
+	}
+	require.Equal(e, before.Entries, c.snapshot(e.prefix).Entries, "a call with a context that had ended wrote something")
+	if e.s.Inject == nil {
+		return
+	}
+	for _, do := range []Verb{LoseRequest, LoseAnswer} {
+		c, calls := e.caller()
+		lift := e.inject(c, Fault{Do: do})
+		e.together(len(calls), func(i int) {
+			ctx, cancel := context.WithCancel(e.ctx)
+			begin := time.Now()
+			var at time.Time
+			timer := time.AfterFunc(e.budget()/4, func() { at = time.Now(); cancel() })
+			err := calls[i].do(ctx)
+			took := time.Since(begin)
+			if timer.Stop() {
+				cancel()
+				e.Errorf("%s to a silent store returned after %v: %v", calls[i].name, took, err)
+				return
+			}
+			<-ctx.Done()
+			if late := took - at.Sub(begin); late > slack {
+				e.Errorf("%s returned %v after its context ended", calls[i].name, late)
+			}
+			if !errors.Is(err, dcs.ErrUnavailable) || !errors.Is(err, context.Canceled) {
+				e.Errorf("%s, cancelled: %v; want one that matches ErrUnavailable and context.Canceled", calls[i].name, err)
+			}
+		})
+		lift()
+	}
+}

@@ -1,0 +1,131 @@
+package conformance
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+var contestCases = []spec{
+	{Case: Case{
+		Name:   "Hold/SameName",
+		Rule:   "Two processes with one member name never both hold; Publish reports the displaced lease; the displaced one neither writes its key back nor loses its Session (P19).",
+		Learnt: "A restart under the same name, or a copied configuration: the two write over each other for ever.",
+	}, sleeps: true, run: sameName},
+	{Case: Case{
+		Name:   "Hold/HandoverIsPrompt",
+		Rule:   "After Release the waiting contender holds within the time of five commits, whether it waited for 15 ms or for 5 s.",
+		Learnt: "etcd's election took 80 ms while its watcher was not in step, and polling contenders take their interval.",
+	}, run: handoverIsPrompt},
+	{Case: Case{
+		Name:   "Hold/WaiterGivesUp",
+		Rule:   "Acquire ends with its context's error and leaves no lock behind; a waiter behind it gets the lock.",
+		Learnt: "A contender that gave up, and whose request lands later, holds a lock that nobody renews or releases.",
+	}, run: waiterGivesUp},
+}
+
+func sameName(e *env) {
+	a, b := e.pair()
+	first, second := a.session(), b.session()
+	member, lock := e.key("members", "x"), e.key("leader")
+	displaced, err := first.Publish(e.ctx, member, []byte("x at 1"))
+	require.NoError(e, err)
+	require.Empty(e, displaced, "nobody was displaced")
+	h := e.acquire(first, lock, "x")
+
+	displaced, err = second.Publish(e.ctx, member, []byte("x at 2"))
+	require.NoError(e, err, "a session's first Publish takes the key over")
+	require.Equal(e, first.Lease(), displaced, "the displaced lease")
+	_, err = second.TryAcquire(e.ctx, lock, []byte("x"))
+	e.kind(err, dcs.ErrConflict, "TryAcquire under the holder's own name")
+	taken := b.get(member)
+	require.Equal(e, second.Lease(), taken.Lease)
+
+	e.pass(3*e.renewEvery() + e.budget())
+	en := a.get(member)
+	require.Equal(e, taken, en, "the displaced session wrote its key again")
+	e.stillHeld(b, h, "the displaced session's lock")
+	require.Nil(e, first.Err(), "the displaced session goes on")
+	told := slices.ContainsFunc(a.events(), func(ev dcs.StateEvent) bool { return ev.Displaced && ev.Key == member })
+	require.True(e, told, "the displaced session has told of it: %+v", a.events())
+	_, err = first.Publish(e.ctx, member, []byte("x at 1"))
+	e.kind(err, dcs.ErrConflict, "a later Publish of the displaced session")
+	_, err = second.Publish(e.ctx, member, []byte("x at 2, again"))
+	require.NoError(e, err)
+	require.Equal(e, taken.Created, a.get(member).Created, "a later Publish keeps the entry")
+
+	require.NoError(e, first.Close(e.ctx))
+	require.Equal(e, "x at 2, again", string(b.get(member).Value), "the end of the displaced session took the key along")
+	b.absent(lock, "its session was closed")
+	require.NotZero(e, e.acquire(second, lock, "x").Token())
+}
+
+// commitTime is how long a commit takes now, at worst of a few.
+func (c *client) commitTime() time.Duration {
+	var worst time.Duration
+	for range 20 {
+		begin := time.Now()
+		c.put(c.e.key("timed"), "x")
+		worst = max(worst, time.Since(begin))
+	}
+	return worst
+}
+
+func handoverIsPrompt(e *env) {
+	a, b := e.pair()
+	holders := []*dcs.Session{a.session(), b.session()}
+	lock := e.key("lock")
+	h := e.acquire(holders[0], lock, "0")
+	waits := []time.Duration{15 * time.Millisecond, 15 * time.Millisecond, 300 * time.Millisecond, 5 * time.Second}
+	for i, waited := range waits {
+		next := holders[(i+1)%2]
+		limit := 5*b.commitTime() + slack/4 // the rest is for this machine's scheduling
+		var got *dcs.Hold
+		var at time.Time
+		done := e.start(func() {
+			var err error
+			got, err = next.Acquire(e.ctx, lock, []byte("next"))
+			at = time.Now()
+			require.NoError(e, err)
+		})
+		e.pass(waited)
+		if got != nil {
+			e.Fatal("Acquire returned while another held")
+		}
+		released := time.Now()
+		require.NoError(e, h.Release(e.ctx))
+		e.within(e.budget()+slack, done, "the waiting contender holds")
+		if took := at.Sub(released); took > limit {
+			e.Fatalf("a contender that had waited for %v got the lock %v after the Release began; five commits take %v", waited, took, limit-slack/4)
+		}
+		h = got
+	}
+}
+
+func waiterGivesUp(e *env) {
+	a, b := e.pair()
+	third := e.open()
+	sa, sb, sc := a.session(), b.session(), third.session()
+	lock := e.key("lock")
+	h := e.acquire(sa, lock, "a")
+	ctx, cancel := context.WithCancel(e.ctx)
+	var err error
+	gaveUp := e.start(func() { _, err = sb.Acquire(ctx, lock, []byte("b")) })
+	var got *dcs.Hold
+	waits := e.start(func() {
+		var err error
+		got, err = sc.Acquire(e.ctx, lock, []byte("c"))
+		require.NoError(e, err)
+	})
+	e.pass(50 * time.Millisecond)
+	cancel()
+	e.within(e.budget()+slack, gaveUp, "Acquire ends with its context")
+	require.ErrorIs(e, err, context.Canceled)
+	require.NoError(e, h.Release(e.ctx))
+	e.within(e.budget()+slack, waits, "the one behind gets the lock")
+	e.stillHeld(a, got, "the lock of the one behind")
+}

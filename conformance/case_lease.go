@@ -1,0 +1,355 @@
+package conformance
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+var leaseCases = []spec{
+	{Case: Case{
+		Name:   "Lease/ExpiresInBounds",
+		Rule:   "A bound key is there until at least From + TTL, and gone by Expiry + 1 s after the last renewal was answered.",
+		Learnt: "Consul doubles the TTL, etcd rounds it up, ZooKeeper acknowledges a write that renews nothing: what was asked for is not what holds.",
+	}, sleeps: true, run: expiresInBounds},
+	{Case: Case{
+		Name:   "Lease/LateAnswerRevivesNothing",
+		Rule:   "A bare Renew that is answered after its lease ran out fails, or its From + TTL is true (P4).",
+		Learnt: "A deadline counted from the answer makes two leaders out of one slow packet; a Session's own finality hides it.",
+	}, sleeps: true, run: lateAnswer},
+	{Case: Case{
+		Name:   "Lease/GrantedIsReported",
+		Rule:   "A TTL below the store's minimum or above its maximum is moved, one of zero or less is ErrInvalid, and the Renewal says what holds.",
+		Learnt: "Stores move time-outs in silence; the client then renews too late for a TTL that it never had.",
+	}, sleeps: true, run: grantedIsReported},
+	{Case: Case{
+		Name:   "Lease/FromNotLaterThanSend",
+		Rule:   "From is not later than the sending of the request, for a Grant that of its first copy (P1).",
+		Learnt: "Everything between the sending and the answer is time that the store has counted and the client has not.",
+	}, run: fromNotLaterThanSend},
+	{Case: Case{
+		Name:   "Lease/RevokedIsLost",
+		Rule:   "After Revoke, Renew answers ErrLost and every bound key is gone; Revoke again succeeds.",
+		Learnt: "A revocation that only stops the renewing leaves the lock for a whole TTL.",
+	}, run: revokedIsLost},
+	{Case: Case{
+		Name:   "Lease/UnknownIsLost",
+		Rule:   "Renew of a lease that the store does not know any more answers ErrLost, and nothing comes back to life.",
+		Learnt: "Some clients make the lease anew under the old name: the holder goes on, without its keys.",
+	}, sleeps: true, run: unknownIsLost},
+	{Case: Case{
+		Name:   "Lease/TwoInOneStore",
+		Rule:   "Two leases of one client live and end independently.",
+		Learnt: "One session for each connection, as ZooKeeper's clients have it, ties every key of a process together.",
+	}, run: twoInOneStore},
+}
+
+// expiryGrace is how much later than Expiry a key may go.
+const expiryGrace = time.Second
+
+// shortTTL is the TTL for cases that let a lease run out.
+func (e *env) shortTTL(c *client) time.Duration {
+	return max(c.Caps().MinTTL, min(e.timing.TTL, time.Second))
+}
+
+// keepLease keeps a lease of c alive until stop: where a store does not remove
+// expired leases by itself (Caps.SelfExpiry), participants with a live one do.
+func (e *env) keepLease(c *client) (stop func()) {
+	l, r := c.grant()
+	ctx, cancel := context.WithCancel(e.ctx)
+	done := e.start(func() {
+		tick := time.NewTicker(r.TTL / 4)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				_, _ = l.Renew(ctx) // a failure shows in what the case finds
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return func() { cancel(); <-done }
+}
+
+// sightings is how long a key was seen.
+type sightings struct {
+	seen, missed time.Time // the last reading begun with it there, the first one ended without
+}
+
+// observe reads key again and again until it is gone or deadline has passed.
+func (c *client) observe(key string, deadline time.Time) sightings {
+	var s sightings
+	for {
+		begin := time.Now()
+		if c.gone(key) {
+			s.missed = time.Now()
+			return s
+		}
+		s.seen = begin
+		if begin.After(deadline) {
+			return s
+		}
+		c.e.pass(10 * time.Millisecond)
+	}
+}
+
+// runsOut requires that key goes in the bounds of the renewal r, which was
+// answered at answered.
+func (e *env) runsOut(observer *client, key string, r dcs.Renewal, answered time.Time) {
+	// The same instants on both clocks, read together.
+	ran := r.From.Elapsed()
+	earliest := time.Now().Add(r.TTL - ran)
+	latest := answered.Add(r.Expiry + expiryGrace)
+	s := observer.observe(key, latest)
+	if s.missed.IsZero() {
+		e.Fatalf("%q is still there %v after the last renewal was answered; Expiry is %v", key, time.Since(answered).Round(time.Millisecond), r.Expiry)
+	}
+	if s.missed.Before(earliest) {
+		e.Fatalf("%q was gone %v before From + TTL (%v)", key, earliest.Sub(s.missed), r.TTL)
+	}
+	e.Logf("TTL %v, Expiry %v: gone %v after From + TTL", r.TTL, r.Expiry, s.missed.Sub(earliest).Round(time.Millisecond))
+}
+
+func (e *env) promised(r dcs.Renewal) {
+	if r.TTL <= 0 || r.Expiry < r.TTL || r.From.IsZero() || r.From.Elapsed() < 0 {
+		e.Fatalf("a Renewal that makes no sense: TTL %v, Expiry %v, From %v ago", r.TTL, r.Expiry, r.From.Elapsed())
+	}
+}
+
+func expiresInBounds(e *env) {
+	a, b := e.pair()
+	e.Cleanup(e.keepLease(b))
+	never, renewed := e.key("never renewed"), e.key("renewed")
+	e.together(2, func(i int) {
+		l, r := a.grantFor(e.shortTTL(a))
+		answered := time.Now()
+		e.promised(r)
+		k := []string{never, renewed}[i]
+		a.bind(k, "v", l)
+		for range 3 * i {
+			e.pass(r.TTL / 2)
+			next, err := l.Renew(e.ctx, k)
+			require.NoError(e, err)
+			answered = time.Now()
+			e.promised(next)
+			if _, ok := next.Entry(k); !ok {
+				e.Fatalf("Renew did not read %q, which is bound to the lease", k)
+			}
+			if next.From.Before(r.From) {
+				e.Fatalf("From went back by %v", r.From.Sub(next.From))
+			}
+			r = next
+		}
+		e.runsOut(b, k, r, answered)
+		_, err := l.Renew(e.ctx)
+		e.kind(err, dcs.ErrLost, "Renew of a lease that ran out")
+	})
+}
+
+func lateAnswer(e *env) {
+	a, b := e.pair()
+	e.Cleanup(e.keepLease(b))
+	k := e.key("lock")
+	ctx, cancel := context.WithTimeout(e.ctx, time.Minute)
+	defer cancel()
+	// The backend's own lease: a Store's budget would cut the call short.
+	l, r, err := a.raw.Grant(ctx, e.shortTTL(a))
+	require.NoError(e, err)
+	token := a.bind(k, "a", l)
+	var sent firstSent
+	lift := e.inject(a, Fault{Do: HoldAnswer, When: func(q Request) bool { return q.Op == "Renew" && sent.note() }})
+	// Whatever the backend sends after the first copy must not renew anything.
+	lose := e.inject(a, Fault{Do: LoseRequest, When: func(q Request) bool {
+		at := sent.at.Load()
+		return q.Op == "Renew" && at != nil && at.Elapsed() > slack/10
+	}})
+	var late dcs.Renewal
+	done := e.start(func() { late, err = l.Renew(ctx, k) })
+	b.awaitGone(k, 2*r.Expiry+2*expiryGrace+e.budget())
+	other, _ := b.grant()
+	taken := b.bind(k, "b", other)
+	lift()
+	lose()
+	e.within(2*e.budget()+2*r.TTL, done, "Renew returns once its answer came")
+	if err != nil {
+		return // it failed: that is one of the two right answers
+	}
+	if late.From.Elapsed() < late.TTL {
+		e.Fatalf("the lease ran out, %q is another's at %d (was %d), and a late answer promises it for %v more", k, taken, token, late.TTL-late.From.Elapsed())
+	}
+	sent.before(e, "a renewal that was answered late", late)
+}
+
+func grantedIsReported(e *env) {
+	a, b := e.pair()
+	e.Cleanup(e.keepLease(b))
+	caps := a.Caps()
+	highest := caps.MaxTTL
+	if highest == 0 {
+		highest = 1<<63 - 1 // no limit
+	}
+	for _, ttl := range []time.Duration{0, -1, -time.Hour} {
+		_, _, err := a.Grant(e.ctx, ttl)
+		e.kind(err, dcs.ErrInvalid, fmt.Sprintf("Grant(%v)", ttl))
+	}
+	for _, ttl := range []time.Duration{1, caps.MinTTL / 2, caps.MinTTL, caps.MaxTTL, caps.MaxTTL + time.Hour, 1<<63 - 1} {
+		if ttl <= 0 {
+			continue // no such limit, or beyond the largest duration
+		}
+		l, r := a.grantFor(ttl)
+		e.promised(r)
+		if r.TTL < caps.MinTTL || r.TTL > highest {
+			e.Fatalf("Grant(%v) granted %v; Caps say %v to %v", ttl, r.TTL, caps.MinTTL, highest)
+		}
+		k := e.key("bound")
+		a.bind(k, "v", l)
+		again, err := l.Renew(e.ctx, k)
+		require.NoError(e, err)
+		require.Equal(e, r.TTL, again.TTL, "Renew reports another TTL than Grant(%v)", ttl)
+		a.revoke(l)
+		b.absent(k, "its lease was revoked")
+	}
+	l, r := a.grantFor(1)
+	answered := time.Now()
+	k := e.key("below the minimum")
+	a.bind(k, "v", l)
+	e.runsOut(b, k, r, answered)
+}
+
+func fromNotLaterThanSend(e *env) {
+	a := e.open()
+	k := e.key("k")
+	l, r := a.grant()
+	a.bind(k, "v", l)
+	// Without a hook only this can be told: From is not later than the answer
+	// and not much earlier than the call.
+	for range 10 {
+		begin := dcs.Now()
+		next, err := l.Renew(e.ctx, k)
+		require.NoError(e, err)
+		e.promised(next)
+		if begin.Sub(next.From) > r.TTL {
+			e.Fatalf("From lies %v before the call: more than a whole TTL", begin.Sub(next.From))
+		}
+	}
+	if e.s.Inject == nil {
+		e.Log("the harness has no Inject: From could not be compared with the sending")
+		return
+	}
+	e.fromOfRenew(a, l, k)
+	e.fromOfGrant(a)
+}
+
+// firstSent is the instant at which the first copy of a request was sent.
+type firstSent struct{ at atomic.Pointer[dcs.Instant] }
+
+func (f *firstSent) note() (first bool) {
+	now := dcs.Now()
+	return f.at.CompareAndSwap(nil, &now)
+}
+
+func (f *firstSent) before(e *env, what string, r dcs.Renewal) {
+	at := f.at.Load()
+	if at == nil {
+		e.Fatalf("%s: nothing was sent", what)
+	}
+	if at.Before(r.From) {
+		e.Fatalf("%s: From is %v later than the sending", what, r.From.Sub(*at))
+	}
+}
+
+func (e *env) fromOfRenew(a *client, l dcs.Lease, k string) {
+	for range 3 {
+		var sent firstSent
+		lift := e.inject(a, Fault{Do: HoldAnswer, When: func(q Request) bool { return q.Op == "Renew" && sent.note() }})
+		var r dcs.Renewal
+		var err error
+		done := e.start(func() { r, err = l.Renew(e.ctx, k) })
+		e.pass(e.budget() / 10)
+		lift()
+		e.within(e.budget()+slack, done, "Renew returns")
+		require.NoError(e, err)
+		sent.before(e, "a renewal answered late", r)
+	}
+}
+
+// fromOfGrant loses the answer to the first copy of a Grant: From is of that
+// copy, because the lease may run since then.
+func (e *env) fromOfGrant(a *client) {
+	var sent firstSent
+	lift := e.inject(a, Fault{Do: LoseAnswer, When: func(q Request) bool { return q.Op == "Grant" && sent.note() }})
+	l, r, err := a.Grant(e.ctx, e.timing.TTL)
+	lift()
+	if err != nil {
+		// A store whose Grant cannot be repeated says so.
+		e.kind(err, dcs.ErrAmbiguous, "a Grant whose answer was lost")
+		return
+	}
+	e.promised(r)
+	sent.before(e, "a Grant that took two copies", r)
+	next, err := l.Renew(e.ctx)
+	require.NoError(e, err, "the lease of a Grant that took two copies")
+	e.promised(next)
+}
+
+func revokedIsLost(e *env) {
+	a, b := e.pair()
+	l, _ := a.grant()
+	k1, k2 := e.key("1"), e.key("2")
+	a.bind(k1, "v", l)
+	a.bind(k2, "v", l)
+	_, err := l.Renew(e.ctx, k1, k2)
+	require.NoError(e, err)
+	a.revoke(l)
+	require.Empty(e, b.snapshot(e.prefix).Entries, "the lease was revoked")
+	_, err = l.Renew(e.ctx, k1)
+	e.kind(err, dcs.ErrLost, "Renew of a revoked lease")
+	a.revoke(l)
+	_, err = l.Renew(e.ctx)
+	e.kind(err, dcs.ErrLost, "Renew of a lease that was revoked twice")
+}
+
+func unknownIsLost(e *env) {
+	a, b := e.pair()
+	e.Cleanup(e.keepLease(b))
+	k := e.key("k")
+	l, r := a.grantFor(e.shortTTL(a))
+	a.bind(k, "v", l)
+	b.awaitGone(k, 2*r.Expiry+expiryGrace)
+	for range 3 {
+		_, err := l.Renew(e.ctx, k)
+		e.kind(err, dcs.ErrLost, "Renew of a lease that ran out")
+	}
+	b.absent(k, "a refused Renew brought it back")
+	_, err := a.Commit(e.ctx, dcs.Txn{Then: []dcs.Write{dcs.PutLeased(k, nil, l.ID())}})
+	e.kind(err, dcs.ErrLost, "a put bound to it")
+	a.revoke(l)
+}
+
+func twoInOneStore(e *env) {
+	a, b := e.pair()
+	l1, _ := a.grant()
+	l2, _ := a.grant()
+	if l1.ID() == l2.ID() {
+		e.Fatalf("two leases have one id: %q", l1.ID())
+	}
+	k1, k2 := e.key("1"), e.key("2")
+	a.bind(k1, "v", l1)
+	a.bind(k2, "v", l2)
+	r, err := l2.Renew(e.ctx, k1, k2, e.key("absent"))
+	require.NoError(e, err)
+	require.Len(e, r.Entries, 2, "Renew reads the keys it is given, whosever they are")
+	require.Equal(e, l1.ID(), r.Entries[0].Lease)
+	a.revoke(l1)
+	b.absent(k1, "its lease was revoked")
+	require.Equal(e, "v", string(b.get(k2).Value), "the other lease goes on")
+	r, err = l2.Renew(e.ctx, k1, k2)
+	require.NoError(e, err)
+	require.Len(e, r.Entries, 1)
+}

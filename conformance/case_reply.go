@@ -1,0 +1,341 @@
+package conformance
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+var replyCases = []spec{
+	{Case: Case{
+		Name:   "Reply/LostAfterCommit",
+		Rule:   "The answer to an acquire, a compare-and-set, a delete, a release or a grant is lost: the own write is recognised, with its revision, and nothing happens twice.",
+		Learnt: "Retrying after a lost answer finds one's own key and calls it a conflict: an orphan lock, for a whole TTL or for ever.",
+	}, run: lostAfterCommit},
+	{Case: Case{
+		Name:   "Reply/LateCopy",
+		Rule:   "A copy of a commit that another copy has already done lands later: nothing happens, whatever others wrote meanwhile (P7, P13).",
+		Learnt: "A hedged or retried write that overwrites what came after it.",
+	}, run: lateCopy},
+	{Case: Case{
+		Name:   "Reply/LateWrite",
+		Rule:   "A commit whose copies are all on their way when the call gives up is answered with a definite no only if it never lands; ErrAmbiguous can be settled, and the settlement is true (P11, P12).",
+		Learnt: "A write that was given up after a time-out and read back as absent landed 20.6 s later on etcd, 20 s later on Consul.",
+	}, run: lateWrite},
+	{Case: Case{
+		Name:   "Reply/HedgedConflict",
+		Rule:   "One copy of an acquire is answered \"conflict\" while another is on its way; the holder releases; the copy arrives: no orphan lock, no second answer (P10).",
+		Learnt: "Found in a model of the protocol: a conflict moves no marker, so the other copy could still land.",
+	}, run: hedgedConflict},
+	{Case: Case{
+		Name:   "Reply/ConflictWithOneself",
+		Rule:   "The first copy lands and its answer is lost; the second finds the key present: answered yes (P9).",
+		Learnt: "Found in a model of the protocol: judged by the key first, one's own lock is somebody else's.",
+	}, run: conflictWithOneself},
+	{Case: Case{
+		Name:   "Reply/UnclearSlot",
+		Rule:   "While a commit is unclear, whatever else the client commits leaves its settlement true (P12).",
+		Learnt: "Found in a model of the protocol: the next commit on the same marker wiped the proof.",
+	}, run: unclearSlot},
+	{Case: Case{
+		Name:   "Reply/MarkerLost",
+		Rule:   "When the bookkeeping of an unclear commit vanishes, nobody is told a definite no about a write that happened (P8, P11).",
+		Learnt: "Found in a model of the protocol: \"the marker is absent\" as a condition wins where the write had landed.",
+	}, run: markerLost},
+}
+
+func lostAfterCommit(e *env) {
+	a, b := e.pair()
+	lose := func(key string) (lift func()) {
+		return e.inject(a, Fault{Do: LoseAnswer, When: commitsOf(key), Times: 1})
+	}
+	k := e.key("k")
+	r1 := a.put(k, "0")
+	lift := lose(k)
+	r2 := a.commit(dcs.Txn{If: []dcs.Cond{dcs.ModifiedAt(k, r1)}, Then: []dcs.Write{dcs.Put(k, []byte("1"))}})
+	lift()
+	require.Equal(e, r2, b.get(k).Modified, "the revision of a compare-and-set whose answer was lost")
+	lift = lose(k)
+	r3 := a.put(k, "2")
+	lift()
+	require.Equal(e, r3, b.get(k).Modified, "the revision of a put whose answer was lost")
+	lift = lose(k)
+	r4 := a.commit(dcs.Txn{If: []dcs.Cond{dcs.CreatedAt(k, r1)}, Then: []dcs.Write{dcs.Delete(k)}})
+	lift()
+	b.absent(k, "it was deleted")
+	if r4 <= r3 {
+		e.Fatalf("deleted at %d, after a write at %d", r4, r3)
+	}
+
+	s := a.session()
+	lock := e.key("lock")
+	lift = lose(lock)
+	h := e.acquire(s, lock, "a")
+	lift()
+	e.stillHeld(b, h, "the answer to Acquire was lost")
+	require.NoError(e, h.Confirm(e.ctx))
+	lift = lose(lock)
+	require.NoError(e, h.Release(e.ctx), "the answer to Release was lost")
+	lift()
+	b.absent(lock, "it was released")
+	next := e.acquire(b.session(), lock, "b")
+	e.pass(e.budget())
+	e.stillHeld(b, next, "acquired after a Release whose answer was lost")
+	e.fromOfGrant(a)
+}
+
+// lateCopy holds back the first copy of a commit. Another one does it; others
+// write; then the first one arrives.
+func lateCopy(e *env) {
+	a, b := e.pair()
+	txns := map[string]func(k string) dcs.Txn{
+		"a put": func(k string) dcs.Txn {
+			return dcs.Txn{Then: []dcs.Write{dcs.Put(k, []byte("late"))}}
+		},
+		"a delete": func(k string) dcs.Txn {
+			return dcs.Txn{Then: []dcs.Write{dcs.Delete(k)}}
+		},
+		"a creation": func(k string) dcs.Txn {
+			return dcs.Txn{If: []dcs.Cond{dcs.Absent(e.key("never"))}, Then: []dcs.Write{dcs.Put(k, []byte("late"))}}
+		},
+	}
+	for what, txn := range txns {
+		k := e.key(what)
+		b.put(k, "before")
+		lift := e.inject(a, Fault{Do: HoldRequest, When: commitsOf(k), Times: 1})
+		a.commit(txn(k))
+		b.commit(dcs.Txn{Then: []dcs.Write{dcs.Put(k, []byte("after"))}})
+		at := b.get(k)
+		lift()
+		e.landed()
+		require.Equal(e, at, b.get(k), "a late copy of %s did it again", what)
+	}
+	// The same when the first copy did it and only its answer was lost: the
+	// second one must not do it again.
+	k := e.key("twice")
+	lift := e.inject(a, Fault{Do: LoseAnswer, When: commitsOf(k), Times: 1})
+	r := a.put(k, "once")
+	lift()
+	e.landed()
+	require.Equal(e, r, b.get(k).Created, "a put whose answer was lost happened twice, or reports another's revision")
+	require.Equal(e, r, b.get(k).Modified, "a put whose answer was lost happened twice")
+}
+
+// landed gives requests that were let go the time to arrive.
+func (e *env) landed() {
+	e.settle()
+	e.pass(e.budget() / 5)
+}
+
+// verdictOf is what a caller of Commit was told.
+func verdictOf(err error) string {
+	switch {
+	case err == nil:
+		return "yes"
+	case errors.Is(err, dcs.ErrAmbiguous):
+		return "cannot tell"
+	default:
+		return "no"
+	}
+}
+
+// truthful requires that what was told fits what happened for good.
+func (e *env) truthful(what, told string, happened bool) {
+	if told == "yes" && !happened || told == "no" && happened {
+		e.Fatalf("%s: answered %q, and it happened: %v", what, told, happened)
+	}
+}
+
+func lateWrite(e *env) {
+	a, b := e.pair()
+	// What of the client's requests is on its way while the call lasts.
+	held := map[string]func(Request) bool{
+		"every copy of the commit":            on("Commit"),
+		"the commit and what would settle it": func(q Request) bool { return q.Op == "Commit" || q.Op == "Settle" },
+		"everything":                          func(Request) bool { return true },
+	}
+	a.put(e.key("warm"), "up") // the slot is made before the faults begin
+	for what, when := range held {
+		for _, conditional := range []bool{true, false} {
+			k := e.key(fmt.Sprintf("%s %v", what, conditional))
+			t := dcs.Txn{Then: []dcs.Write{dcs.Put(k, []byte("late"))}}
+			if conditional {
+				t.If = []dcs.Cond{dcs.Absent(k)}
+			}
+			lift := e.inject(a, Fault{Do: HoldRequest, When: when})
+			var err error
+			e.promptly(e.budget()+slack, "a Commit that nobody answers", func() { _, err = a.Commit(e.ctx, t) })
+			told := verdictOf(err)
+			lift()
+			e.landed()
+			e.Logf("%s held back: %v", what, err)
+			if told == "cannot tell" {
+				told = e.settled(a, err)
+			}
+			e.landed()
+			e.truthful(what+" held back", told, !b.gone(k))
+		}
+	}
+}
+
+// settled settles an ambiguous Commit with the store's help and returns what
+// it was settled as.
+func (e *env) settled(c *client, err error) string {
+	for range 10 {
+		var unclear *dcs.Error
+		if !errors.As(err, &unclear) {
+			e.Fatalf("an ambiguous Commit returned %v, which is no *dcs.Error", err)
+		}
+		if unclear.Fenced {
+			return "cannot tell"
+		}
+		if _, err = c.Settle(e.ctx, unclear); err == nil {
+			return "yes"
+		}
+		switch {
+		case errors.Is(err, errors.ErrUnsupported):
+			return "cannot tell"
+		case !errors.Is(err, dcs.ErrUnavailable):
+			return "no"
+		}
+		e.pass(e.budget() / 10)
+	}
+	e.Fatalf("it cannot be settled though the store answers: %v", err)
+	return ""
+}
+
+// orphaned requires that a lock which nobody holds can be taken.
+func (e *env) orphaned(c *client, lock, why string) {
+	done := e.start(func() {
+		h, err := c.session().Acquire(e.ctx, lock, []byte("next"))
+		require.NoError(e, err)
+		require.NoError(e, h.Release(e.ctx))
+	})
+	e.within(e.timing.TTL, done, "a lock that nobody holds can be taken ("+why+")")
+}
+
+func hedgedConflict(e *env) {
+	a, b := e.pair()
+	sa, sb := a.session(), b.session()
+	a.put(e.key("warm"), "up")
+	for i := range 3 {
+		lock := e.key("lock", strconv.Itoa(i))
+		holder := e.acquire(sb, lock, "b")
+		lift := e.inject(a, Fault{Do: HoldRequest, When: commitsOf(lock), Times: 1})
+		h, err := sa.TryAcquire(e.ctx, lock, []byte("a"))
+		if err == nil {
+			e.Fatalf("acquired with token %d while another held with token %d", h.Token(), holder.Token())
+		}
+		require.NoError(e, holder.Release(e.ctx))
+		lift()
+		e.landed()
+		if verdictOf(err) == "no" && !b.gone(lock) {
+			e.Fatalf("answered %q; then the held copy landed: a lock that nobody holds and that is renewed", err)
+		}
+		e.orphaned(b, lock, "after a hedged conflict")
+
+		// The same with a bare Commit.
+		k := e.key("k", strconv.Itoa(i))
+		b.put(k, "in the way")
+		lift = e.inject(a, Fault{Do: HoldRequest, When: commitsOf(k), Times: 1})
+		_, err = a.Commit(e.ctx, dcs.Txn{If: []dcs.Cond{dcs.Absent(k)}, Then: []dcs.Write{dcs.Put(k, []byte("late"))}})
+		told := verdictOf(err)
+		b.del(k)
+		lift()
+		e.landed()
+		if told == "cannot tell" {
+			told = e.settled(a, err)
+		}
+		e.truthful("a hedged conflict", told, !b.gone(k))
+	}
+}
+
+func conflictWithOneself(e *env) {
+	a, b := e.pair()
+	s := a.session()
+	for i := range 3 {
+		lock := e.key("lock", strconv.Itoa(i))
+		lift := e.inject(a, Fault{Do: LoseAnswer, When: commitsOf(lock), Times: 1})
+		h, err := s.TryAcquire(e.ctx, lock, []byte("a"))
+		lift()
+		if err != nil {
+			e.Fatalf("its own first copy landed, and it is answered %v", err)
+		}
+		e.stillHeld(b, h, "acquired by a first copy whose answer was lost")
+		require.Equal(e, s.Lease(), b.get(lock).Lease)
+		require.NoError(e, h.Release(e.ctx))
+		b.absent(lock, "it was released")
+	}
+}
+
+func unclearSlot(e *env) {
+	a, b := e.pair()
+	a.put(e.key("warm"), "up")
+	k := e.key("k")
+	// It lands, and neither its answers nor what would settle it come back.
+	lift := e.inject(a, Fault{Do: LoseAnswer, When: func(q Request) bool { return q.Op == "Commit" && q.Touches(k) || q.Op == "Settle" || q.Op == "Read" }})
+	_, err := a.Commit(e.ctx, dcs.Txn{If: []dcs.Cond{dcs.Absent(k)}, Then: []dcs.Write{dcs.Put(k, []byte("landed"))}})
+	landed := b.get(k)
+	told := verdictOf(err)
+	e.truthful("landed, every answer lost", told, true)
+	lift()
+	for i := range 30 {
+		a.put(e.key("other", strconv.Itoa(i)), "v")
+	}
+	if told == "cannot tell" {
+		told = e.settled(a, err)
+	}
+	e.truthful("settled after thirty other commits", told, true)
+	require.Equal(e, landed, b.get(k))
+}
+
+func markerLost(e *env) {
+	if e.s.DropBookkeeping == nil {
+		e.Fatalf("the harness has no DropBookkeeping: give it, or say why %s is not applicable", e.c.Name)
+	}
+	for _, warm := range []bool{true, false} {
+		a, b := e.pair()
+		if warm {
+			a.put(e.key("warm"), "up")
+		}
+		k, lock := e.key("k", a.serial), e.key("lock", a.serial)
+		commit := func() error {
+			_, err := a.Commit(e.ctx, dcs.Txn{If: []dcs.Cond{dcs.Absent(k)}, Then: []dcs.Write{dcs.Put(k, []byte("v"))}})
+			return err
+		}
+		e.truthful("a commit whose marker vanished", e.unmarked(a, b, k, commit), !b.gone(k))
+		s := a.session()
+		var h *dcs.Hold
+		told := e.unmarked(a, b, lock, func() (err error) {
+			h, err = s.TryAcquire(e.ctx, lock, []byte("a"))
+			return err
+		})
+		e.truthful("an acquire whose marker vanished", told, told == "yes" || told == "no" && !b.gone(lock))
+		if told == "yes" {
+			e.stillHeld(b, h, "acquired, marker lost")
+			require.NoError(e, h.Release(e.ctx))
+		}
+		e.orphaned(b, lock, "its marker was lost")
+	}
+}
+
+// unmarked does a commit of key that lands and whose answers are lost, removes
+// the bookkeeping before it is settled, and returns what was told.
+func (e *env) unmarked(a, b *client, key string, do func() error) string {
+	lose := e.inject(a, Fault{Do: LoseAnswer, When: commitsOf(key)})
+	hold := e.inject(a, Fault{Do: HoldRequest, When: on("Settle")})
+	var err error
+	done := e.start(func() { err = do() })
+	b.await(key, e.budget()+slack, "the commit to land", func(s dcs.Snapshot) bool { return len(s.Entries) > 0 })
+	e.settle()
+	e.pass(e.budget() / 50)
+	e.s.DropBookkeeping(e)
+	lose()
+	hold()
+	e.within(e.budget()+slack, done, "a commit whose marker vanished returns")
+	return verdictOf(err)
+}

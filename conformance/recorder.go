@@ -1,0 +1,184 @@
+package conformance
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// recorder is the testing.TB that a case runs under. It keeps failures
+// instead of passing them on, so that the suite can also be run against
+// stores that must fail it, and so that a case may be abandoned by its
+// watchdog. The embedded TB serves TempDir, Setenv and the like; the interface
+// has a private method, so there is no other way to implement it.
+type recorder struct {
+	testing.TB
+	name   string
+	ctx    context.Context //nolint:containedctx // it is what testing.TB's Context returns
+	cancel context.CancelFunc
+
+	mu       sync.Mutex
+	failures []string
+	logs     []string
+	failed   bool
+	over     bool // the case was given up: nothing is recorded any more
+	cleanups []func()
+}
+
+const keptMessages = 20
+
+func newRecorder(tb testing.TB, name string) *recorder {
+	r := &recorder{TB: tb, name: name}
+	// Background: the outer context ends before the outer cleanups, and a
+	// case's own cleanups run well before that.
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	return r
+}
+
+func (r *recorder) fail(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over {
+		return
+	}
+	r.failed = true
+	if text != "" && len(r.failures) < keptMessages {
+		r.failures = append(r.failures, where()+strings.TrimSpace(text))
+	}
+}
+
+// where names the line of a case that is failing, unless testify does.
+func where() string {
+	var pcs [24]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])])
+	for {
+		f, more := frames.Next()
+		if strings.Contains(f.Function, "/testify/") {
+			return ""
+		}
+		base := filepath.Base(f.File)
+		if strings.HasPrefix(base, "case_") {
+			return fmt.Sprintf("%s:%d: ", base, f.Line)
+		}
+		if !more {
+			return ""
+		}
+	}
+}
+
+// The methods below are testing.TB's, with the meaning they have there.
+
+func (r *recorder) Name() string             { return r.name }
+func (r *recorder) Context() context.Context { return r.ctx }
+func (r *recorder) Helper()                  {}
+func (r *recorder) Fail()                    { r.fail("") }
+func (r *recorder) Error(args ...any)        { r.fail(fmt.Sprintln(args...)) }
+func (r *recorder) Errorf(f string, a ...any) {
+	r.fail(fmt.Sprintf(f, a...))
+}
+
+func (r *recorder) FailNow() {
+	r.fail("")
+	runtime.Goexit()
+}
+
+func (r *recorder) Fatal(args ...any) {
+	r.fail(fmt.Sprintln(args...))
+	runtime.Goexit()
+}
+
+func (r *recorder) Fatalf(f string, a ...any) {
+	r.fail(fmt.Sprintf(f, a...))
+	runtime.Goexit()
+}
+
+func (r *recorder) Failed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.failed
+}
+
+func (r *recorder) Log(args ...any) { r.log(fmt.Sprintln(args...)) }
+func (r *recorder) Logf(f string, a ...any) {
+	r.log(fmt.Sprintf(f, a...))
+}
+
+func (r *recorder) log(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.over && len(r.logs) < 10*keptMessages {
+		r.logs = append(r.logs, strings.TrimSpace(text))
+	}
+}
+
+// A case that skips itself hides what it does not show.
+func (r *recorder) Skip(args ...any) { r.Fatal("skipped without being declared:", fmt.Sprint(args...)) }
+func (r *recorder) Skipf(f string, a ...any) {
+	r.Fatal("skipped without being declared:", fmt.Sprintf(f, a...))
+}
+func (r *recorder) SkipNow()          { r.Fatal("skipped without being declared") }
+func (r *recorder) Skipped() bool     { return false }
+func (r *recorder) Output() io.Writer { return logWriter{r} }
+
+type logWriter struct{ r *recorder }
+
+func (w logWriter) Write(p []byte) (int, error) {
+	w.r.log(string(p))
+	return len(p), nil
+}
+
+func (r *recorder) Cleanup(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cleanups = append(r.cleanups, f)
+}
+
+// cleanup runs what Cleanup collected, last first, each even when another
+// one fails.
+func (r *recorder) cleanup() {
+	r.cancel()
+	for {
+		r.mu.Lock()
+		n := len(r.cleanups)
+		if n == 0 {
+			r.mu.Unlock()
+			return
+		}
+		f := r.cleanups[n-1]
+		r.cleanups = r.cleanups[:n-1]
+		r.mu.Unlock()
+		r.guard(f)
+	}
+}
+
+// guard runs f in a goroutine of its own, so that a FailNow in it ends only
+// f, and turns a panic into a failure.
+func (r *recorder) guard(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer r.recoverPanic()
+		f()
+	}()
+	<-done
+}
+
+func (r *recorder) recoverPanic() {
+	if p := recover(); p != nil {
+		stack := make([]byte, 16<<10)
+		r.fail(fmt.Sprintf("panic: %v\n%s", p, stack[:runtime.Stack(stack, false)]))
+	}
+}
+
+// result takes what was recorded and stops recording.
+func (r *recorder) result() (failures, logs []string, failed bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.over = true
+	return r.failures, r.logs, r.failed
+}

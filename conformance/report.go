@@ -1,0 +1,125 @@
+package conformance
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"text/tabwriter"
+	"time"
+)
+
+type verdict string
+
+const (
+	passed        verdict = "pass"
+	failed        verdict = "FAIL"
+	notApplicable verdict = "n/a"
+)
+
+// outcome is how one case went on one backend.
+type outcome struct {
+	c        spec
+	verdict  verdict
+	reason   string // why it does not apply
+	failures []string
+	logs     []string
+	took     time.Duration
+}
+
+// report collects the outcomes of one run.
+type report struct {
+	backend string
+	virtual bool
+
+	mu       sync.Mutex
+	outcomes map[string]outcome
+}
+
+func (r *report) add(o outcome) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.outcomes == nil {
+		r.outcomes = map[string]outcome{}
+	}
+	r.outcomes[o.c.Name] = o
+}
+
+// finish prints the table and writes the JSON lines. It runs when all cases,
+// the parallel ones too, are over.
+func (r *report) finish(t *testing.T) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t.Log("\n" + r.table())
+	name := os.Getenv("HOLDFAST_CONFORMANCE_JSON")
+	if name == "" {
+		return
+	}
+	if err := r.writeJSON(name); err != nil {
+		t.Errorf("conformance: HOLDFAST_CONFORMANCE_JSON: %v", err)
+	}
+}
+
+func (r *report) table() string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "case\tbackend\tresult\ttime")
+	count := map[verdict]int{}
+	for _, c := range table() {
+		o, ran := r.outcomes[c.Name]
+		if !ran {
+			continue
+		}
+		count[o.verdict]++
+		last := fmt.Sprintf("%.2fs", o.took.Seconds())
+		if o.verdict == notApplicable {
+			last = o.reason
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", c.Name, r.backend, o.verdict, last)
+	}
+	_ = w.Flush() // a strings.Builder takes everything
+	fmt.Fprintf(&b, "%d passed, %d failed, %d not applicable (profile %s)\n",
+		count[passed], count[failed], count[notApplicable], profileName())
+	return b.String()
+}
+
+// jsonLine is one line of HOLDFAST_CONFORMANCE_JSON.
+type jsonLine struct {
+	Case    string  `json:"case"`
+	Backend string  `json:"backend"`
+	Result  string  `json:"result"` // pass, fail or n/a
+	Seconds float64 `json:"seconds"`
+	Profile string  `json:"profile"`
+	Virtual bool    `json:"virtual"`
+	Reason  string  `json:"reason,omitempty"`
+}
+
+// writeJSON appends, because several packages may write to one file.
+func (r *report) writeJSON(name string) (err error) {
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600) //nolint:gosec // the person who runs the tests names the file
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	enc := json.NewEncoder(f)
+	for _, c := range table() {
+		o, ran := r.outcomes[c.Name]
+		if !ran {
+			continue
+		}
+		line := jsonLine{
+			Case: c.Name, Backend: r.backend, Result: strings.ToLower(string(o.verdict)),
+			Seconds: o.took.Seconds(), Profile: profileName(), Virtual: r.virtual, Reason: o.reason,
+		}
+		if err := enc.Encode(line); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,125 @@
+package conformance
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Run runs every case of the suite against the harness's backend, as subtests
+// named after the cases, and prints a table at the end. When the environment
+// variable HOLDFAST_CONFORMANCE_JSON names a file, one JSON object a case is
+// appended to it; HOLDFAST_PROFILE=slow asks for the long counts.
+func Run(t *testing.T, h Harness) {
+	t.Helper()
+	if faults := h.check(); len(faults) > 0 {
+		t.Fatalf("conformance: this harness is wrong:\n\t%s", strings.Join(faults, "\n\t"))
+	}
+	report := &report{backend: h.Name, virtual: h.Virtual}
+	t.Cleanup(func() { report.finish(t) })
+	for _, c := range table() {
+		t.Run(c.Name, func(t *testing.T) {
+			if why, ok := h.notApplicable(c.Name); ok {
+				report.add(outcome{c: c, verdict: notApplicable, reason: why})
+				t.Skipf("not applicable to %s: %s", h.Name, why)
+			}
+			if c.sleeps && !h.Virtual {
+				t.Parallel()
+			}
+			o := runCase(t, h, c)
+			report.add(o)
+			if o.verdict == failed || testing.Verbose() {
+				for _, l := range o.logs {
+					t.Log(l)
+				}
+			}
+			if o.verdict == failed {
+				t.Errorf("%s: %s\n\n%s", c.Name, c.Rule, strings.Join(o.failures, "\n\n"))
+			}
+		})
+	}
+}
+
+// runCase runs one case on a store of its own and says how it went. It never
+// fails t.
+func runCase(t *testing.T, h Harness, c spec) (o outcome) {
+	t.Helper()
+	begin := time.Now()
+	if !h.Virtual {
+		o = runBody(t, h, c)
+	} else {
+		func() {
+			// A bubble panics when goroutines are left that nothing can wake.
+			defer func() {
+				if p := recover(); p != nil {
+					o.c, o.verdict = c, failed
+					o.failures = append(o.failures, fmt.Sprintf("the bubble could not end: %v", p))
+				}
+			}()
+			synctest.Test(t, func(t *testing.T) { o = runBody(t, h, c) })
+		}()
+	}
+	o.took = time.Since(begin)
+	return o
+}
+
+// runBody runs a case, its cleanups and the leak check, in the bubble that it
+// is called in, if any.
+func runBody(tb testing.TB, h Harness, c spec) outcome {
+	before := goroutines()
+	rec := newRecorder(tb, tb.Name())
+	limit := c.limit
+	if limit == 0 {
+		limit = time.Minute
+	}
+	if h.Virtual || slowProfile() {
+		limit *= 60
+	}
+	ended := watched(rec, limit, "the case", func() {
+		e := newEnv(rec, h, c)
+		c.run(e)
+	})
+	// Cleanups end the clients, which also frees a body that hangs in a call.
+	ended = watched(rec, limit, "closing its clients", rec.cleanup) && ended
+	if ended && (h.Virtual || !c.sleeps) {
+		for _, stack := range leaked(before, h.Virtual, h.Ours) {
+			rec.fail("a goroutine outlives the case and every client of it:\n" + stack)
+		}
+	}
+	o := outcome{c: c, verdict: passed}
+	var bad bool
+	if o.failures, o.logs, bad = rec.result(); bad {
+		o.verdict = failed
+	}
+	return o
+}
+
+// watched runs f until it ends or the limit is reached; then it records where
+// everything stands and gives f up.
+func watched(rec *recorder, limit time.Duration, what string, f func()) bool {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		rec.guard(f)
+	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		var stacks []string
+		for _, s := range goroutines() {
+			if !matchesAny(s, notOurs) {
+				stacks = append(stacks, s)
+			}
+		}
+		rec.fail(fmt.Sprintf("%s did not end within %v; its goroutines:\n\n%s", what, limit, strings.Join(stacks, "\n\n")))
+		return false
+	}
+}
+
+// slack is ε, what a call may take beyond its budget.
+const slack = 100 * time.Millisecond
