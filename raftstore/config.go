@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -60,7 +61,7 @@ type Config struct {
 	// whoever reaches the port then rules the store.
 	PlaintextBeyondLoopback bool
 	// Timing is what the programs on this store use, and what keepalive and
-	// timeouts are derived from. Zero fields take dcs.DefaultTiming's.
+	// timeouts are derived from; see dcs.Timing.WithDefaults for zero fields.
 	Timing dcs.Timing
 	// MinTTL is the shortest lease granted. It defaults to HeartbeatTimeout +
 	// 2 x ElectionTimeout + 100 ms, but 1 s at least, so that a lease lives
@@ -217,38 +218,18 @@ func (c Config) checkTLS(f *faults) {
 }
 
 func (c Config) checkTimes(f *faults) Config {
-	c.Timing = fillTiming(c.Timing)
-	for _, d := range []struct {
-		field string
-		value time.Duration
-	}{
-		{"Timing.TTL", c.Timing.TTL},
-		{"Timing.LoopWait", c.Timing.LoopWait},
-		{"Timing.RetryTimeout", c.Timing.RetryTimeout},
-	} {
-		if d.value < 0 {
-			f.add("%s is %v: it must be positive; leave it 0 for the default", d.field, d.value)
-		}
-	}
+	c.Timing = c.Timing.WithDefaults()
 	c.HeartbeatTimeout = cmp.Or(c.HeartbeatTimeout, min(max(c.Timing.TTL/30, leastHeartbeat), mostHeartbeat))
 	c.ElectionTimeout = cmp.Or(c.ElectionTimeout, c.HeartbeatTimeout)
 	f.inRange("HeartbeatTimeout", c.HeartbeatTimeout, minTimeout, maxTimeout)
 	f.inRange("ElectionTimeout", c.ElectionTimeout, max(minTimeout, c.HeartbeatTimeout), maxTimeout)
 	c.MinTTL = cmp.Or(c.MinTTL, max(defaultMinTTL, c.HeartbeatTimeout+2*c.ElectionTimeout+100*time.Millisecond))
-	f.inRange("MinTTL", c.MinTTL, minMinTTL, 24*time.Hour)
+	f.inRange("MinTTL", c.MinTTL, minMinTTL, maxTTL)
+	f.timing(c.Timing.Validate(dcs.Caps{MinTTL: min(max(c.MinTTL, minMinTTL), maxTTL), MaxTTL: maxTTL}))
 	c.SnapshotThreshold = cmp.Or(c.SnapshotThreshold, defaultThreshold)
 	c.SnapshotInterval = cmp.Or(c.SnapshotInterval, defaultInterval)
 	f.inRange("SnapshotInterval", c.SnapshotInterval, 5*time.Millisecond, 24*time.Hour)
 	return c
-}
-
-func fillTiming(t dcs.Timing) dcs.Timing {
-	d := dcs.DefaultTiming
-	return dcs.Timing{
-		TTL:          cmp.Or(t.TTL, d.TTL),
-		LoopWait:     cmp.Or(t.LoopWait, d.LoopWait),
-		RetryTimeout: cmp.Or(t.RetryTimeout, d.RetryTimeout),
-	}
 }
 
 // faults collects what is wrong, so that an operator mends it in one go.
@@ -256,6 +237,17 @@ type faults struct{ list []string }
 
 func (f *faults) add(format string, args ...any) {
 	f.list = append(f.list, fmt.Sprintf(format, args...))
+}
+
+// timing adds what dcs finds wrong with the Timing.
+func (f *faults) timing(err error) {
+	var e *dcs.Error
+	if errors.As(err, &e) && e.Err != nil {
+		err = e.Err
+	}
+	if err != nil {
+		f.add("Timing: %v", err)
+	}
 }
 
 func (f *faults) inRange(field string, d, least, most time.Duration) {

@@ -4,13 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"runtime/debug"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
-	"github.com/hashicorp/raft-wal/segment"
+	"github.com/hashicorp/raft-wal/metadb"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
@@ -57,18 +59,53 @@ func openLogStore(d *dataDir, log *hcLogger) (_ *logStore, err error) {
 			err = corruptLog(dir, fmt.Errorf("it can not be read: %v", p))
 		}
 	}()
+	if err := metaIsFree(filepath.Join(dir, metadb.FileName)); err != nil {
+		return nil, openError(dcs.ErrUnavailable, "the log in %s is in use, by a node of this process that did not end: start this process anew: %w", dir, err)
+	}
+	meta := &metadb.BoltMetaDB{}
+	defer func() {
+		if err != nil {
+			meta.Close()
+		}
+	}()
 	w, err := wal.Open(dir,
 		wal.WithLogger(log.Named("wal")),
-		wal.WithSegmentFiler(segment.NewFiler(dir, d.files.WAL())),
+		wal.WithMetaStore(meta),
+		wal.WithSegmentSize(segmentSize),
+		wal.WithSegmentFiler(newSegments(dir, d.files.WAL())),
 	)
 	switch {
 	case err == nil:
-		return newLogStore(w), nil
+		return newLogStore(walLog{w, meta}), nil
 	case errors.Is(err, fs.ErrPermission):
 		return nil, openError(dcs.ErrUnavailable, "the log in %s can not be opened: make its files readable and writable by this user: %w", dir, err)
 	default:
 		return nil, corruptLog(dir, err)
 	}
+}
+
+// walLog closes the log's index too, which raft-wal leaves open, and locked.
+type walLog struct {
+	*wal.WAL
+	meta *metadb.BoltMetaDB
+}
+
+// Close implements durableLog.
+func (l walLog) Close() error { return errors.Join(l.WAL.Close(), l.meta.Close()) }
+
+// metaIsFree reports errDirInUse when the log's index is locked. The index
+// waits for its lock for ever; no other process can hold it, since the data
+// directory is ours, but something of this one may.
+func metaIsFree(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0) //nolint:gosec // the data directory is the operator's choice
+	if err != nil {
+		return nil //nolint:nilerr // absent on a first start; all else is told by the opening itself
+	}
+	defer f.Close()
+	if err := lockFile(f); errors.Is(err, errDirInUse) {
+		return err
+	}
+	return nil
 }
 
 func corruptLog(dir string, err error) error {

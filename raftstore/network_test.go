@@ -284,7 +284,7 @@ func TestHugeTTLKeepalive(t *testing.T) {
 		a, b := startPair(t, func(c *Config) { c.Timing.TTL = ttl })
 		mustCall(t, a, b.addr(), "x")
 		raftPair(t, a, b)
-		want, _ := keepalive.Derive(ttl, dcs.DefaultTiming.LoopWait)
+		want, _ := keepalive.Derive(ttl, dcs.Timing{TTL: ttl}.WithDefaults().LoopWait)
 		for _, n := range []*network{a, b} {
 			conns := n.conns()
 			require.Len(t, conns, 2)

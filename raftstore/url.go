@@ -1,0 +1,168 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// exampleURL works on any machine.
+const exampleURL = "raft:///var/lib/holdfast/a?id=a&root=pg/main&listen=127.0.0.1:7001"
+
+// examplePeers is the form of the peers option. An "@" serves as well as the
+// second "=", but has to be written as %40 in a URL.
+const examplePeers = "a=10.0.0.1:7001,b=10.0.0.2:7001,c=10.0.0.3:7001"
+
+func init() { dcs.Register("raft", driver{}) }
+
+// driver opens raft:///data/dir?id=…&root=…: a node within this process. Its
+// options are Config's fields.
+type driver struct{}
+
+// option is one URL option and where it goes.
+type option struct {
+	name, usage string
+	set         func(c *Config, value string) error
+}
+
+var options = []option{
+	{"id", "this node's name, like a; mandatory", setString(func(c *Config) *string { return &c.ID })},
+	{"root", "the tree that the cluster keeps, like pg/main; mandatory", setString(func(c *Config) *string { return &c.Root })},
+	{"listen", "host:port to listen on; default: this node's address in peers", setString(func(c *Config) *string { return &c.Listen })},
+	{"advertise", "host:port the others reach this node at; default: its address in peers, else listen", setString(func(c *Config) *string { return &c.Advertise })},
+	{"peers", "every node, this one too, like " + examplePeers + "; default: this node alone", setPeers},
+	{"tls_cert", "PEM file with this node's certificate; switches mutual TLS on", setTLS(func(t *TLS) *string { return &t.CertFile })},
+	{"tls_key", "PEM file with the key of tls_cert", setTLS(func(t *TLS) *string { return &t.KeyFile })},
+	{"tls_ca", "PEM file with the authority that signs all nodes' certificates", setTLS(func(t *TLS) *string { return &t.CAFile })},
+	{"plaintext_beyond_loopback", "true allows addresses beyond loopback without TLS; default false", setPlaintext},
+	{"min_ttl", "the shortest lease granted, like 2s", setDuration(func(c *Config) *time.Duration { return &c.MinTTL })},
+	{"heartbeat_timeout", "silence of the Raft leader before an election, like 300ms; default ttl/30 within 300ms and 1s", setDuration(func(c *Config) *time.Duration { return &c.HeartbeatTimeout })},
+	{"election_timeout", "how long a candidate waits for votes; default heartbeat_timeout", setDuration(func(c *Config) *time.Duration { return &c.ElectionTimeout })},
+	{"snapshot_threshold", "log entries that make a snapshot worth while; default 8192", setThreshold},
+	{"snapshot_interval", "how often that is looked at; default 2m", setDuration(func(c *Config) *time.Duration { return &c.SnapshotInterval })},
+}
+
+// Params implements dcs.Driver.
+func (driver) Params() []dcs.Param {
+	params := make([]dcs.Param, 0, len(options))
+	for _, o := range options {
+		params = append(params, dcs.Param{Name: o.name, Usage: o.usage})
+	}
+	return params
+}
+
+// Open implements dcs.Driver.
+func (driver) Open(ctx context.Context, u *dcs.URL, o dcs.Options) (dcs.Backend, error) {
+	c, err := configFromURL(u, o)
+	if err != nil {
+		return nil, err
+	}
+	b, err := New(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// configFromURL turns a URL into settings, or names every option that is
+// wrong or missing. It does no I/O; what the settings mean together is New's
+// to judge.
+func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
+	c := Config{Dir: u.Path, Timing: o.Timing, Logger: o.Logger, Observer: o.Observer}
+	if len(u.Hosts) > 0 {
+		return c, invalid("raft://%s: a client without a node of its own is not available yet: open a node within this process, with the data directory after three slashes, like %s", u.Hosts[0], exampleURL)
+	}
+	f := &faults{}
+	if strings.Trim(u.Path, "/") == "" {
+		f.add("the data directory is missing: it is the URL's path, like %s", exampleURL)
+	}
+	for _, name := range []string{"id", "root"} {
+		if u.Params[name] == "" {
+			f.add("option %s is missing: set it, like %s", name, exampleURL)
+		}
+	}
+	if u.Params["listen"] == "" && u.Params["peers"] == "" {
+		f.add("options listen and peers are both missing: set listen for a single node, like %s, or peers for a cluster, like peers=%s", exampleURL, examplePeers)
+	}
+	for _, opt := range options {
+		value, given := u.Params[opt.name]
+		if !given || (value == "" && (opt.name == "id" || opt.name == "root")) {
+			continue
+		}
+		if err := opt.set(&c, value); err != nil {
+			f.add("option %s=%s: %v", opt.name, value, err)
+		}
+	}
+	id := u.Params["id"]
+	if len(c.Peers) > 0 && id != "" && !slices.ContainsFunc(c.Peers, func(p Peer) bool { return p.ID == id }) {
+		f.add("option peers does not list this node, id=%s: list every node on every node, like peers=%s", id, examplePeers)
+	}
+	return c, f.err()
+}
+
+func setString(field func(*Config) *string) func(*Config, string) error {
+	return func(c *Config, value string) error {
+		*field(c) = value
+		return nil
+	}
+}
+
+func setTLS(field func(*TLS) *string) func(*Config, string) error {
+	return func(c *Config, value string) error {
+		if c.TLS == nil {
+			c.TLS = &TLS{}
+		}
+		*field(c.TLS) = value
+		return nil
+	}
+}
+
+func setDuration(field func(*Config) *time.Duration) func(*Config, string) error {
+	return func(c *Config, value string) error {
+		d, err := time.ParseDuration(value)
+		if err != nil || d <= 0 {
+			return errors.New("it must be a positive duration, like 300ms or 2s")
+		}
+		*field(c) = d
+		return nil
+	}
+}
+
+func setPlaintext(c *Config, value string) error {
+	switch value {
+	case "true":
+		c.PlaintextBeyondLoopback = true
+	case "false":
+		c.PlaintextBeyondLoopback = false
+	default:
+		return errors.New("it must be true or false")
+	}
+	return nil
+}
+
+func setThreshold(c *Config, value string) error {
+	n, err := strconv.ParseUint(value, 10, 64)
+	if err != nil || n == 0 {
+		return errors.New("it must be a positive number, like 8192")
+	}
+	c.SnapshotThreshold = n
+	return nil
+}
+
+// setPeers reads a=host:port,b=host:port. No node's name has an "=" or "@".
+func setPeers(c *Config, value string) error {
+	for item := range strings.SplitSeq(value, ",") {
+		at := strings.IndexAny(item, "=@")
+		if at <= 0 || at == len(item)-1 {
+			return fmt.Errorf("%q is not id=host:port; the whole is like %s", item, examplePeers)
+		}
+		c.Peers = append(c.Peers, Peer{ID: item[:at], Addr: item[at+1:]})
+	}
+	return nil
+}
