@@ -33,7 +33,7 @@ var replyCases = []spec{
 	}, run: hedgedConflict},
 	{Case: Case{
 		Name:   "Reply/ConflictWithOneself",
-		Rule:   "The first copy lands and its answer is lost; the second finds the key present: answered yes (P9).",
+		Rule:   "The first copy lands and its answer is lost; the second, or the same one repeated by a proxy, finds the key present: answered yes (P9).",
 		Learnt: "Found in a model of the protocol: judged by the key first, one's own lock is somebody else's.",
 	}, run: conflictWithOneself},
 	{Case: Case{
@@ -257,9 +257,9 @@ func hedgedConflict(e *env) {
 func conflictWithOneself(e *env) {
 	a, b := e.pair()
 	s := a.session()
-	for i := range 3 {
-		lock := e.key("lock", strconv.Itoa(i))
-		lift := e.inject(a, Fault{Do: LoseAnswer, When: commitsOf(lock), Times: 1})
+	for _, do := range []Verb{LoseAnswer, Repeat} {
+		lock := e.key("lock", fmt.Sprint(do))
+		lift := e.inject(a, Fault{Do: do, When: commitsOf(lock), Times: 1})
 		h, err := s.TryAcquire(e.ctx, lock, []byte("a"))
 		lift()
 		if err != nil {
@@ -269,6 +269,12 @@ func conflictWithOneself(e *env) {
 		require.Equal(e, s.Lease(), b.get(lock).Lease)
 		require.NoError(e, h.Release(e.ctx))
 		b.absent(lock, "it was released")
+
+		k := e.key("k", fmt.Sprint(do))
+		lift = e.inject(a, Fault{Do: do, When: commitsOf(k), Times: 1})
+		r := a.commit(dcs.Txn{If: []dcs.Cond{dcs.Absent(k)}, Then: []dcs.Write{dcs.Put(k, nil)}})
+		lift()
+		require.Equal(e, r, b.get(k).Created, "the revision of a first copy")
 	}
 }
 
@@ -277,7 +283,7 @@ func unclearSlot(e *env) {
 	a.put(e.key("warm"), "up")
 	k := e.key("k")
 	// It lands, and neither its answers nor what would settle it come back.
-	lift := e.inject(a, Fault{Do: LoseAnswer, When: func(q Request) bool { return q.Op == "Commit" && q.Touches(k) || q.Op == "Settle" || q.Op == "Read" }})
+	lift := e.inject(a, Fault{Do: LoseAnswer, When: func(q Request) bool { return q.Op == "Commit" && q.Touches(k) || q.Op == "Settle" }})
 	_, err := a.Commit(e.ctx, dcs.Txn{If: []dcs.Cond{dcs.Absent(k)}, Then: []dcs.Write{dcs.Put(k, []byte("landed"))}})
 	landed := b.get(k)
 	told := verdictOf(err)

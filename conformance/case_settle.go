@@ -86,7 +86,7 @@ func lateYes(e *env) {
 	a.put(e.key("warm"), "up")
 	lock := e.key("lock")
 	lift := e.inject(a, Fault{Do: LoseAnswer, When: func(q Request) bool {
-		return q.Op == "Commit" && q.Touches(lock) || q.Op == "Settle" || q.Op == "Read"
+		return q.Op == "Commit" && q.Touches(lock) || q.Op == "Settle"
 	}})
 	_, err := s.TryAcquire(e.ctx, lock, []byte("a"))
 	lift()
@@ -100,7 +100,7 @@ func lateYes(e *env) {
 	// The same by the waiting kind, whose context ends first.
 	other := e.key("other")
 	lift = e.inject(a, Fault{Do: LoseAnswer, When: func(q Request) bool {
-		return q.Op == "Commit" && q.Touches(other) || q.Op == "Settle" || q.Op == "Read"
+		return q.Op == "Commit" && q.Touches(other) || q.Op == "Settle"
 	}})
 	ctx, cancel := context.WithTimeout(e.ctx, e.budget()/2)
 	defer cancel()
@@ -116,7 +116,7 @@ func oneAttempt(e *env) {
 	a.put(e.key("warm"), "up")
 	unclear := func(key string) func(Request) bool {
 		return func(q Request) bool {
-			return q.Op == "Commit" && q.Touches(key) || q.Op == "Settle" || q.Op == "Read"
+			return q.Op == "Commit" && q.Touches(key) || q.Op == "Settle"
 		}
 	}
 	// An acquire is unclear: nothing is sent for that key.
@@ -340,20 +340,24 @@ func unclearMove(e *env) {
 	stop := e.guardian(b, h)
 	moved := make(chan struct{})
 	var first atomic.Bool
-	held := func(q Request) bool {
-		touches := q.Op == "Commit" && q.Touches(lock)
-		if touches && first.CompareAndSwap(false, true) {
+	renewals := e.inject(a, Fault{Do: LoseRequest, When: on("Renew")})
+	settling := e.inject(a, Fault{Do: LoseRequest, When: on("Settle")})
+	move := e.inject(a, Fault{Do: HoldRequest, When: func(q Request) bool {
+		if q.Op != "Commit" || !q.Touches(lock) {
+			return false
+		}
+		if first.CompareAndSwap(false, true) {
 			close(moved)
 		}
-		return touches || q.Op == "Settle" || q.Op == "Read"
-	}
-	renewals := e.inject(a, Fault{Do: LoseRequest, When: on("Renew")})
-	move := e.inject(a, Fault{Do: HoldRequest, When: held})
+		return true
+	}})
 	e.within(2*e.timing.TTL, moved, "the session moves its keys when renewals keep failing")
 	renewals()
-	e.pass(2*e.timing.TTL + e.budget())
-	move() // all of it lands now
+	e.pass(e.timing.TTL / 2)
+	move() // it lands now; nobody is told
 	e.pass(3 * e.timing.TTL)
+	settling()
+	e.pass(e.timing.TTL)
 	stop()
 	e.stillHeld(b, h, "after a move that landed late")
 	require.NoError(e, h.Confirm(e.ctx))

@@ -128,6 +128,9 @@ const (
 	LoseRequest
 	// LoseAnswer lets the request through and drops its answer.
 	LoseAnswer
+	// Repeat does the request twice in a row and gives the second answer, as
+	// a proxy or a client library does that tries again by itself.
+	Repeat
 )
 
 // Credentials name the client that [Store.Secure] has to open.

@@ -69,6 +69,8 @@ func inject(s *memstore.Server, b dcs.Backend, f conformance.Fault) (lift func()
 		verbs = append(verbs, memstore.Hang())
 	case conformance.LoseAnswer:
 		verbs = append(verbs, memstore.DropReply())
+	case conformance.Repeat:
+		verbs = append(verbs, memstore.Repeat())
 	}
 	if f.Times > 0 {
 		verbs = append(verbs, memstore.Times(f.Times))
