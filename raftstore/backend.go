@@ -23,8 +23,7 @@ type Backend struct {
 	node   *node
 	config Config
 
-	life context.Context //nolint:containedctx // it is the backend's end
-	end  context.CancelCauseFunc
+	life context.Context //nolint:containedctx // the node's: it is the backend's end
 
 	floor   atomic.Uint64 // the highest revision any call returned
 	clients clientHolder
@@ -57,8 +56,7 @@ func newBackend(c Config, w wiring) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{node: n, config: n.config}
-	b.life, b.end = context.WithCancelCause(context.Background())
+	b := &Backend{node: n, config: n.config, life: n.life}
 	b.settles.b = b
 	b.waits.init(b)
 	return b, nil
@@ -117,8 +115,8 @@ func (b *Backend) fetch(ctx context.Context, prefix string, since dcs.Revision) 
 	s := dcs.Snapshot{Revision: o.reply.revision, Entries: o.reply.entries}
 	if o.reply.elsewise {
 		// Too large to send: our own copy will do, once it is as new.
-		if !b.node.state.await(ctx.Done(), uint64(s.Revision)) {
-			o.err = context.Cause(ctx)
+		if err := b.node.await(ctx, s.Revision); err != nil {
+			o.err = err
 			return dcs.Snapshot{}, false, o
 		}
 		s = b.node.state.tree.Snapshot(prefix)
@@ -137,17 +135,10 @@ func (b *Backend) raise(r dcs.Revision) {
 	}
 }
 
-// budget bounds a call by RetryTimeout, by its context and by the backend's
-// life.
+// budget bounds a call by RetryTimeout and by its context. The end of the node
+// ends its calls by itself.
 func (b *Backend) budget(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(ctx, b.config.Timing.RetryTimeout)
-	return b.alive(ctx, cancel)
-}
-
-// alive makes the end of the backend end ctx too.
-func (b *Backend) alive(ctx context.Context, cancel context.CancelFunc) (context.Context, context.CancelFunc) {
-	stop := context.AfterFunc(b.life, cancel)
-	return ctx, func() { stop(); cancel() }
+	return context.WithTimeout(ctx, b.config.Timing.RetryTimeout)
 }
 
 // Close ends the node. It is idempotent and returns within a few seconds,
@@ -155,7 +146,6 @@ func (b *Backend) alive(ctx context.Context, cancel context.CancelFunc) (context
 // other nodes elect another leader if this one led.
 func (b *Backend) Close() error {
 	b.closing.Do(func() {
-		b.end(dcs.ErrClosed)
 		b.closed = b.node.close()
 		b.running.Wait()
 	})

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"sync"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
 // clientHolder holds the client that this backend's commands belong to (P15).
@@ -29,7 +31,7 @@ func newSequence(id uint64) *sequence {
 }
 
 // begin takes the next number. It waits while too many are unsettled.
-func (s *sequence) begin(ctx context.Context) (seq, low uint64, err error) {
+func (s *sequence) begin(ctx context.Context, closed <-chan struct{}) (seq, low uint64, err error) {
 	for {
 		s.mu.Lock()
 		if s.next-s.low < clientWindow/2 {
@@ -48,7 +50,9 @@ func (s *sequence) begin(ctx context.Context) (seq, low uint64, err error) {
 		select {
 		case <-freed:
 		case <-ctx.Done():
-			return 0, 0, context.Cause(ctx)
+			return 0, 0, ctx.Err()
+		case <-closed:
+			return 0, 0, dcs.ErrClosed
 		}
 	}
 }
@@ -103,22 +107,27 @@ func (b *Backend) client(ctx context.Context) (*sequence, outcome) {
 	}
 }
 
-// openClient makes a client. Copies of the entry make clients that nobody
-// uses, and that are forgotten in time; none is ever made twice.
+// openClient makes the client that everybody waits for.
 func (b *Backend) openClient(ctx context.Context) (*sequence, outcome) {
-	c := &command{kind: cmdOpen}
-	rand.Read(c.nonce[:]) //nolint:errcheck // it never fails
-	o := b.node.ask(ctx, &request{op: opPropose, key: keyOf(c), data: c.encode()}, nothing)
+	s, o := b.newClient(ctx)
 	h := &b.clients
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	close(h.opening)
-	h.opening = nil
+	h.opening, h.present = nil, s
+	return s, o
+}
+
+// newClient makes a client. Copies of the entry make clients that nobody uses,
+// and that are forgotten in time; none is ever made twice.
+func (b *Backend) newClient(ctx context.Context) (*sequence, outcome) {
+	c := &command{kind: cmdOpen}
+	rand.Read(c.nonce[:]) //nolint:errcheck // it never fails
+	o := b.node.ask(ctx, &request{op: opPropose, key: keyOf(c), data: c.encode()}, nothing)
 	if o.err != nil {
 		return nil, o
 	}
-	h.present = newSequence(uint64(o.reply.result.revision))
-	return h.present, outcome{}
+	return newSequence(uint64(o.reply.result.revision)), outcome{}
 }
 
 // dropClient forgets a client that the cluster does not know any more.

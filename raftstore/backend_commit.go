@@ -17,19 +17,17 @@ func (b *Backend) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
 	if len(t.Then) > 0 {
 		key = t.Then[0].Key
 	}
-	ctx, cancel := b.budget(ctx)
-	defer cancel()
 	a := &unsettled{b: b, op: "Commit", key: key}
 	r, err := b.execute(ctx, a, &command{kind: cmdTxn, txn: t})
 	if err != nil {
 		return 0, err
 	}
-	return b.verdict(a, r, b.fail("Commit", key, dcs.ErrUnavailable, "", errWithdrawn))
+	return b.verdict(a, r, dcs.ErrUnavailable)
 }
 
-// verdict turns the result of a Commit into its answer; withdrawn is the
-// answer to a Commit that was cancelled in time.
-func (b *Backend) verdict(a *unsettled, r result, withdrawn *dcs.Error) (dcs.Revision, error) {
+// verdict turns the result of a Commit into its answer; withdrawn is the kind
+// of answer to a Commit that was cancelled in time.
+func (b *Backend) verdict(a *unsettled, r result, withdrawn error) (dcs.Revision, error) {
 	switch r.status {
 	case statusDone:
 		b.raise(r.revision)
@@ -43,7 +41,7 @@ func (b *Backend) verdict(a *unsettled, r result, withdrawn *dcs.Error) (dcs.Rev
 	case statusNested:
 		return 0, b.fail(a.op, a.key, dcs.ErrInvalid, "", errors.New(r.detail))
 	case statusCancelled:
-		return 0, withdrawn
+		return 0, b.fail(a.op, a.key, withdrawn, "", errWithdrawn)
 	default:
 		e := b.fail(a.op, a.key, dcs.ErrAmbiguous, "", errForgotten)
 		e.Fenced = true
@@ -52,23 +50,30 @@ func (b *Backend) verdict(a *unsettled, r result, withdrawn *dcs.Error) (dcs.Rev
 }
 
 // execute brings a numbered command into the log and returns its result. An
-// error is ready to be returned to the caller of op.
-func (b *Backend) execute(ctx context.Context, a *unsettled, c *command) (result, error) {
+// error is ready to be returned to the caller of op. A part of the budget is
+// kept back for a Cancel.
+func (b *Backend) execute(whole context.Context, a *unsettled, c *command) (result, error) {
+	deadline := time.Now().Add(b.config.Timing.RetryTimeout) //nolint:forbidigo // contexts speak this clock; monotonic
+	if own, ok := whole.Deadline(); ok && own.Before(deadline) {
+		deadline = own
+	}
+	ctx, cancel := context.WithDeadline(whole, deadline.Add(-time.Until(deadline)/4))
+	defer cancel()
 	for {
 		s, o := b.client(ctx)
 		if o.err != nil {
 			return result{}, b.unavailable(ctx, a.op, a.key, o) // nothing was sent
 		}
-		seq, low, err := s.begin(ctx)
+		seq, low, err := s.begin(ctx, b.life.Done())
 		if err != nil {
 			return result{}, b.unavailable(ctx, a.op, a.key, outcome{err: err})
 		}
 		a.client, a.seq = s, seq
 		c.client, c.seq, c.low = s.id, seq, low
-		o = b.propose(ctx, c)
+		o = b.node.ask(ctx, &request{op: opPropose, key: keyOf(c), data: c.encode()}, nothing)
 		switch {
 		case o.err != nil && o.unclear:
-			return b.clear(ctx, a, o)
+			return b.clear(whole, deadline, a, o)
 		case o.err != nil: // no copy was taken, and none is under way
 			s.end(seq)
 			return result{}, b.unavailable(ctx, a.op, a.key, o)
@@ -85,21 +90,11 @@ func (b *Backend) execute(ctx context.Context, a *unsettled, c *command) (result
 	}
 }
 
-// propose sends c until the part of the budget that is not kept back for a
-// Cancel ends.
-func (b *Backend) propose(ctx context.Context, c *command) outcome {
-	if deadline, ok := ctx.Deadline(); ok {
-		keep := time.Until(deadline) / 4
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-keep))
-		defer cancel()
-	}
-	return b.node.ask(ctx, &request{op: opPropose, key: keyOf(c), data: c.encode()}, nothing)
-}
-
 // clear settles what stayed unclear with what is left of the budget, and hands
 // it to the background where that is not enough.
-func (b *Backend) clear(ctx context.Context, a *unsettled, o outcome) (result, error) {
+func (b *Backend) clear(whole context.Context, deadline time.Time, a *unsettled, o outcome) (result, error) {
+	ctx, cancel := context.WithDeadline(whole, deadline)
+	defer cancel()
 	if ctx.Err() == nil {
 		if r, err := a.settle(ctx); err == nil {
 			return r, nil

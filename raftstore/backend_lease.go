@@ -25,8 +25,6 @@ func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.
 		return nil, dcs.Renewal{}, b.fail("Grant", "", dcs.ErrInvalid, "", errors.New("the TTL must be positive, like 30s"))
 	}
 	ttl = min(max(ttl, b.config.MinTTL), maxTTL)
-	ctx, cancel := b.budget(ctx)
-	defer cancel()
 	h := &leaseHandle{b: b, id: dcs.LeaseID("r-" + rand.Text())}
 	a := &unsettled{b: b, op: "Grant"}
 	from := dcs.Now() // P1: before the first copy
@@ -80,8 +78,6 @@ func (h *leaseHandle) Renew(ctx context.Context, keys ...string) (dcs.Renewal, e
 // Revoke ends the lease. See dcs.Lease.
 func (h *leaseHandle) Revoke(ctx context.Context) error {
 	b := h.b
-	ctx, cancel := b.budget(ctx)
-	defer cancel()
 	a := &unsettled{b: b, op: "Revoke"}
 	r, err := b.execute(ctx, a, &command{kind: cmdRevoke, lease: h.id})
 	var e *dcs.Error

@@ -71,7 +71,7 @@ func (b *Backend) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, error
 		again.Attempt = a
 		return 0, again
 	}
-	return b.verdict(a, r, b.fail(a.op, a.key, dcs.ErrConflict, "", errWithdrawn))
+	return b.verdict(a, r, dcs.ErrConflict)
 }
 
 // settler settles in the background what callers gave up: until then the

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -23,7 +25,7 @@ type testCluster struct {
 }
 
 // testTiming keeps tests short and leaves a loaded machine some room.
-var testTiming = dcs.Timing{TTL: 3 * time.Second, LoopWait: time.Second, RetryTimeout: 5 * time.Second}
+var testTiming = dcs.Timing{TTL: 11 * time.Second, LoopWait: time.Second, RetryTimeout: 5 * time.Second}
 
 func clusterConfigs(t testing.TB, size int) []Config {
 	t.Helper()
@@ -204,4 +206,37 @@ func exercise(t *testing.T, b *Backend) {
 	require.ErrorIs(t, err, dcs.ErrNotFound)
 	_, err = b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put(root+"other/below", nil)}})
 	require.ErrorIs(t, err, dcs.ErrInvalid)
+}
+
+// A follower hears of the last commit at once, not with the next heartbeat.
+func TestWaitOnFollowerIsPrompt(t *testing.T) {
+	const never = 20 * time.Second
+	tc := newTestCluster(t, 3, func(_ int, c *Config, w *wiring) {
+		c.HeartbeatTimeout = time.Second
+		w.adjust = func(rc *raft.Config) { rc.CommitTimeout = never }
+	})
+	ctx := testCtx(t)
+	leader, follower := tc.node[tc.leader()], tc.node[tc.follower()]
+	rev, err := leader.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+	require.NoError(t, err)
+	_, err = follower.Wait(ctx, "k", 0) // it has caught up and probes
+	require.NoError(t, err)
+	var took []time.Duration
+	for range 20 {
+		woken := make(chan dcs.Instant, 1)
+		go func() {
+			s, err := follower.Wait(ctx, "k", rev)
+			if err == nil && s.Revision > rev {
+				woken <- dcs.Now()
+			}
+			close(woken)
+		}()
+		begun := dcs.Now()
+		next, err := leader.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+		require.NoError(t, err)
+		took = append(took, (<-woken).Sub(begun))
+		rev = next
+	}
+	slices.Sort(took)
+	require.Less(t, took[len(took)/2], never/20, "half of the notices came late: %v", took)
 }

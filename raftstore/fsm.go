@@ -32,11 +32,15 @@ type fsm struct {
 	// not read. Nothing is applied from then on.
 	onBroken func(err error)
 
+	// onBatch is told of each batch, on Raft's goroutine; it may be nil.
+	onBatch atomic.Pointer[notices]
+
 	applied atomic.Uint64 // the newest entry whose effect is visible
 	term    atomic.Uint64 // the term of that entry
 
+	broken atomic.Pointer[error]
+
 	mu     sync.Mutex
-	broken error
 	unread error         // why the last snapshot could not be taken over
 	ready  chan struct{} // closed at the next batch; nil while nobody waits
 }
@@ -68,6 +72,9 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		f.applied.Store(l.Index)
 	}
 	f.wake()
+	if s := f.onBatch.Load(); s != nil {
+		s.applied(f.applied.Load(), f.term.Load())
+	}
 	return make([]any, len(logs)) // answers go through onApply
 }
 
@@ -97,7 +104,12 @@ func (f *fsm) apply(c *command, index, term uint64) result {
 			}
 		}
 	case cmdTxn, cmdGrant, cmdRevoke, cmdCancel:
-		return f.clients.once(c, index, func() result { return f.execute(c, index) })
+		client, r, execute := f.clients.once(c, index)
+		if execute {
+			r = f.execute(c, index)
+			client.results[c.seq] = r
+		}
+		return r
 	case cmdTerm:
 	}
 	return result{status: statusDone, revision: dcs.Revision(index)}
@@ -143,13 +155,7 @@ func (f *fsm) end(l dcs.LeaseID, index uint64) {
 }
 
 func (f *fsm) fail(err error) {
-	f.mu.Lock()
-	first := f.broken == nil
-	if first {
-		f.broken = err
-	}
-	f.mu.Unlock()
-	if first {
+	if f.broken.CompareAndSwap(nil, &err) {
 		f.onBroken(err)
 	}
 }
@@ -170,9 +176,10 @@ func (f *fsm) unreadable() error {
 
 // failed returns why nothing is applied any more, or nil.
 func (f *fsm) failed() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.broken
+	if err := f.broken.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 func (f *fsm) wake() {
@@ -192,20 +199,4 @@ func (f *fsm) next() <-chan struct{} {
 		f.ready = make(chan struct{})
 	}
 	return f.ready
-}
-
-// await blocks until the entry at index is applied here. It reports false when
-// stop closed first.
-func (f *fsm) await(stop <-chan struct{}, index uint64) bool {
-	for {
-		ready := f.next()
-		if f.applied.Load() >= index {
-			return true
-		}
-		select {
-		case <-ready:
-		case <-stop:
-			return false
-		}
-	}
 }

@@ -37,32 +37,34 @@ func (s *clients) open(index uint64) {
 	delete(s.byID, oldest)
 }
 
-// once answers a numbered command: from memory where it was executed before,
-// by execute where it was not and may still be.
-func (s *clients) once(cmd *command, index uint64, execute func() result) result {
+// settle forgets the results below low. A result is below it at most once, so
+// that this costs no more than there are results.
+func (c *client) settle(low uint64) {
+	if low > c.low+clientWindow {
+		clear(c.results)
+		c.low = low
+	}
+	for ; c.low < low; c.low++ {
+		delete(c.results, c.low)
+	}
+}
+
+// once looks a numbered command up. Either r is its answer, or execute says
+// that it is to be executed now and its result kept with its client.
+func (s *clients) once(cmd *command, index uint64) (c *client, r result, execute bool) {
 	c, ok := s.byID[cmd.client]
 	if !ok {
-		return result{status: statusUnknownClient}
+		return nil, result{status: statusUnknownClient}, false
 	}
 	c.last = index
-	if cmd.low > c.low {
-		for seq := range c.results {
-			if seq < cmd.low {
-				delete(c.results, seq)
-			}
-		}
-		c.low = cmd.low
+	c.settle(cmd.low)
+	switch r, done := c.results[cmd.seq]; {
+	case cmd.seq < c.low:
+		return c, result{status: statusSettled}, false
+	case done:
+		return c, r, false
+	case cmd.seq-c.low >= clientWindow:
+		return c, result{status: statusAhead}, false
 	}
-	if cmd.seq < c.low {
-		return result{status: statusSettled}
-	}
-	if r, ok := c.results[cmd.seq]; ok {
-		return r
-	}
-	if cmd.seq-c.low >= clientWindow {
-		return result{status: statusAhead}
-	}
-	r := execute()
-	c.results[cmd.seq] = r
-	return r
+	return c, result{}, true
 }

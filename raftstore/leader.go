@@ -3,7 +3,6 @@ package raftstore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,12 +24,14 @@ type leadership struct {
 
 	// leads reports whether Raft leads in that very term; clock is monotonic;
 	// gather makes the evidence of a term.
+	life   context.Context //nolint:containedctx // the node's: its end is every term's
 	leads  func(term uint64) bool
 	clock  func() time.Duration
 	gather func(life context.Context, term uint64) *evidence
 
 	mu      sync.Mutex
-	current *term // nil while another node leads, or nobody
+	current *term       // nil while another node leads, or nobody
+	leading atomic.Bool // current is not nil: a hint, read without the lock
 	waiting map[waitKey][]*proposal
 	running sync.WaitGroup
 }
@@ -50,29 +51,8 @@ type term struct {
 	order  leaseHeap
 }
 
-// proposal is one command on its way into the log.
-type proposal struct {
-	data  []byte
-	taken atomic.Bool // by the sender, or by a caller that gives up before it
-	done  chan result // buffered; at most one result
-}
-
-// waitKey finds who waits for a command when it is applied.
-type waitKey struct {
-	cancel      bool
-	client, seq uint64
-	nonce       nonce
-}
-
-func keyOf(c *command) waitKey {
-	if c.kind == cmdOpen {
-		return waitKey{nonce: c.nonce}
-	}
-	return waitKey{cancel: c.kind == cmdCancel, client: c.client, seq: c.seq}
-}
-
-func newLeadership(state *fsm) *leadership {
-	l := &leadership{state: state, queue: make(chan *proposal), waiting: map[waitKey][]*proposal{}}
+func newLeadership(life context.Context, state *fsm) *leadership {
+	l := &leadership{life: life, state: state, queue: make(chan *proposal, 4*appendBatch), waiting: map[waitKey][]*proposal{}}
 	state.onApply = l.applied
 	return l
 }
@@ -88,11 +68,13 @@ func (l *leadership) changed(number uint64) {
 	if l.current != nil {
 		l.current.end()
 		l.current = nil
+		l.leading.Store(false)
+		clear(l.waiting) // who still waits sees the term end
 	}
 	if number == 0 {
 		return
 	}
-	life, end := context.WithCancel(context.Background())
+	life, end := context.WithCancel(l.life)
 	t := &term{
 		l: l, number: number, life: life, end: end,
 		evidence: l.gather(life, number),
@@ -100,6 +82,7 @@ func (l *leadership) changed(number uint64) {
 		wake:     make(chan struct{}, 1),
 	}
 	l.current = t
+	l.leading.Store(true)
 	l.running.Go(t.run)
 }
 
@@ -122,7 +105,7 @@ func (t *term) run() {
 // the term is over.
 func (t *term) propose(c *command) bool {
 	select {
-	case t.l.queue <- &proposal{data: c.encode(), done: make(chan result, 1)}:
+	case t.l.queue <- &proposal{data: c.encode()}:
 		return true
 	case <-t.life.Done():
 		return false
@@ -179,65 +162,6 @@ func (l *leadership) confirmed(ctx context.Context, voted raft.ServerID, votedIn
 	return nil
 }
 
-// submit brings a command into the log and waits until it is applied here. An
-// error that wraps errNotSent or errNotLeader says that the command is not in
-// the log; any other one, that it may be or may still come.
-func (l *leadership) submit(ctx context.Context, key waitKey, data []byte) (result, error) {
-	l.mu.Lock()
-	t := l.current
-	if t == nil {
-		l.mu.Unlock()
-		return result{}, errNotLeader
-	}
-	p := &proposal{data: data, done: make(chan result, 1)}
-	l.waiting[key] = append(l.waiting[key], p)
-	l.mu.Unlock()
-	defer l.forget(key, p)
-
-	var cause error
-	select {
-	case l.queue <- p:
-		select {
-		case r := <-p.done:
-			return r, nil
-		case <-ctx.Done():
-			cause = context.Cause(ctx)
-		case <-t.life.Done():
-			cause = errSuperseded
-		}
-	case <-ctx.Done():
-		cause = context.Cause(ctx)
-	case <-t.life.Done():
-		cause = errSuperseded
-	}
-	if p.taken.CompareAndSwap(false, true) {
-		return result{}, fmt.Errorf("%w: %w", errNotSent, cause)
-	}
-	select {
-	case r := <-p.done:
-		return r, nil
-	default:
-		return result{}, cause
-	}
-}
-
-func (l *leadership) forget(key waitKey, p *proposal) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	list := l.waiting[key]
-	for i := range list {
-		if list[i] == p {
-			list = append(list[:i], list[i+1:]...)
-			break
-		}
-	}
-	if len(list) == 0 {
-		delete(l.waiting, key)
-	} else {
-		l.waiting[key] = list
-	}
-}
-
 // applied is told of every command, after its effect is visible, on the FSM's
 // goroutine. Raft's futures are not needed: what was applied is answered here,
 // what was not is settled by the end of the term.
@@ -245,12 +169,7 @@ func (l *leadership) applied(c *command, index, term uint64, r result) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if c.kind == cmdOpen || c.kind.numbered() {
-		for _, p := range l.waiting[keyOf(c)] {
-			select {
-			case p.done <- r:
-			default: // it has one already
-			}
-		}
+		l.settle(keyOf(c), r)
 	}
 	t := l.current
 	if t == nil {

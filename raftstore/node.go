@@ -22,6 +22,9 @@ const (
 	// keptEntries is what stays in the log after a snapshot, so that a node
 	// which was away for a moment needs no snapshot.
 	keptEntries = 10240
+	// cachedEntries is how many of the newest entries stay in memory, so that
+	// sending and applying them reads no file.
+	cachedEntries = 4 * appendBatch
 	// keptSnapshots is how many snapshots stay on disk.
 	keptSnapshots = 2
 	// shutdownBound is how long close waits for Raft.
@@ -67,7 +70,8 @@ type node struct {
 	stuck   bool // Raft did not end; set and read by close only
 	closed  error
 
-	voters voterCache
+	voters  voterCache
+	notices notices
 }
 
 // startNode opens everything and joins the cluster. It does not wait for a
@@ -150,13 +154,17 @@ func (n *node) startRaft(hlog *hcLogger, w wiring) error {
 	if err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
 		return openError(dcs.ErrUnavailable, "the first start in %s failed: %w", n.dir.path, err)
 	}
-	n.lead = newLeadership(n.state)
+	n.lead = newLeadership(n.life, n.state)
 	n.route = newRoute()
 	n.lead.clock = leaderClock
 	n.lead.leads = n.leads
 	n.lead.gather = n.gather
 	n.state.onBroken = n.broken
-	n.raft, err = raft.NewRaft(rc, n.state, n.store, n.store, snaps, n.peers)
+	cache, err := raft.NewLogCache(cachedEntries, n.store)
+	if err != nil {
+		return err
+	}
+	n.raft, err = raft.NewRaft(rc, n.state, cache, n.store, snaps, n.peers)
 	if err != nil {
 		if unreadable := n.state.unreadable(); unreadable != nil {
 			err = unreadable
@@ -187,6 +195,7 @@ func (n *node) startLoops(changes <-chan bool) {
 	}
 	n.running.Go(n.send)
 	n.running.Go(n.follow)
+	n.startNotices()
 }
 
 func (n *node) raftConfig(hlog *hcLogger, changes chan<- bool) *raft.Config {

@@ -246,3 +246,20 @@ func (n *node) entriesOf(keys []string) []dcs.Entry {
 	slices.SortFunc(out, func(a, b dcs.Entry) int { return strings.Compare(a.Key, b.Key) })
 	return slices.CompactFunc(out, func(a, b dcs.Entry) bool { return a.Key == b.Key })
 }
+
+// await blocks until this node's own state is at revision r or later.
+func (n *node) await(ctx context.Context, r dcs.Revision) error {
+	for {
+		moved := n.state.next()
+		if n.state.applied.Load() >= uint64(r) {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-n.life.Done():
+			return dcs.ErrClosed
+		}
+	}
+}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
 // errNoLeader says that no leader is known.
@@ -21,6 +23,7 @@ type route struct {
 	mu       sync.Mutex
 	changed  chan struct{} // closed at the next change
 	attempts map[*attempt]struct{}
+	ended    bool // the node is closing
 }
 
 // attempt is one call under way.
@@ -45,6 +48,9 @@ func (r *route) begin(a *attempt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.attempts[a] = struct{}{}
+	if r.ended {
+		a.cancel(dcs.ErrClosed)
+	}
 }
 
 func (r *route) end(a *attempt) {
@@ -66,6 +72,16 @@ func (r *route) turn(leader string) {
 	}
 }
 
+// shut ends every attempt, and every later one at once.
+func (r *route) shut() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = true
+	for a := range r.attempts {
+		a.cancel(dcs.ErrClosed)
+	}
+}
+
 // follow turns Raft's observations of the leader into turns of the route. An
 // observation that is dropped because one is waiting already changes nothing:
 // the leader is asked for anew.
@@ -83,6 +99,7 @@ func (n *node) follow() {
 		case <-seen:
 			n.route.turn(n.leaderAddr())
 		case <-n.life.Done():
+			n.route.shut()
 			return
 		}
 	}
@@ -117,7 +134,7 @@ func (n *node) ask(ctx context.Context, r *request, prepare func()) outcome {
 		changed := n.route.next()
 		to := hint
 		if to == "" {
-			to = n.leaderAddr()
+			to = n.target()
 		}
 		hint = ""
 		if to != "" {
@@ -146,17 +163,22 @@ func (n *node) ask(ctx context.Context, r *request, prepare func()) outcome {
 		}
 		hinted = false
 		if !n.linger(ctx, changed) {
-			if o.err == nil || errors.Is(o.err, errMoved) {
-				o.err = context.Cause(ctx)
-			}
 			return o
 		}
 	}
 }
 
+// target returns whom to ask: this node itself where it leads.
+func (n *node) target() string {
+	if n.lead.leading.Load() {
+		return n.net.addr()
+	}
+	return n.leaderAddr()
+}
+
 // linger waits until it makes sense to try again; false means that ctx ended.
 func (n *node) linger(ctx context.Context, changed <-chan struct{}) bool {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || n.life.Err() != nil {
 		return false
 	}
 	t := time.NewTimer(n.config.HeartbeatTimeout / 8)
@@ -167,6 +189,8 @@ func (n *node) linger(ctx context.Context, changed <-chan struct{}) bool {
 	case <-t.C:
 		return true
 	case <-ctx.Done():
+		return false
+	case <-n.life.Done():
 		return false
 	}
 }

@@ -93,7 +93,6 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 // own copy is behind.
 func (b *Backend) waitElsewhere(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, bool) {
 	ctx, cancel := context.WithTimeout(ctx, b.waits.every)
-	ctx, cancel = b.alive(ctx, cancel)
 	defer cancel()
 	s, moved, o := b.fetch(ctx, prefix, since)
 	return s, o.err == nil && moved
@@ -168,7 +167,7 @@ func (w *waits) once() (behind dcs.Revision, err error) {
 	// The other nodes hear of a commit within two commitTimeouts at most.
 	grace, stop := context.WithTimeout(ctx, max(4*commitTimeout, w.every/4))
 	defer stop()
-	if !w.b.node.state.await(grace.Done(), uint64(o.reply.revision)) {
+	if w.b.node.await(grace, o.reply.revision) != nil {
 		return o.reply.revision, nil
 	}
 	return 0, nil

@@ -1,0 +1,153 @@
+package raftstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// benchSlice is how many operations of one kind run before the other kind's
+// turn, so that both meet the same machine.
+const benchSlice = 2048
+
+// steady keeps the leader where it is, however loaded the machine is.
+func steady(_ int, c *Config, _ *wiring) { c.HeartbeatTimeout = 3 * time.Second }
+
+// BenchmarkCommit compares commits through the leader's backend with bare
+// raft.Apply on the same nodes, log stores and state machine, in turns. Bare
+// are entries that write the same keys, so that the state machine has the same
+// work to do and ratio is what forwarding, numbering and contexts cost; the
+// target is at least 0.9. For ratio-ignored the bare entries are as long and
+// the state machine ignores them.
+func BenchmarkCommit(b *testing.B) {
+	tc := newTestCluster(b, 3, steady)
+	leader := tc.node[tc.leader()]
+	for _, writers := range []int{1, 64, 256} {
+		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) { benchmarkCommit(b, leader, writers) })
+	}
+}
+
+func benchmarkCommit(b *testing.B, leader *Backend, writers int) {
+	ctx := context.Background()
+	txn := func(w int) dcs.Txn {
+		return dcs.Txn{Then: []dcs.Write{dcs.Put(fmt.Sprintf("bench/%d", w), make([]byte, 100))}}
+	}
+	s, o := leader.newClient(ctx)
+	require.NoError(b, o.err)
+	apply := func(c *command) error { return leader.node.raft.Apply(c.encode(), 0).Error() }
+	kinds := []func(w int) error{
+		func(w int) error { _, err := leader.Commit(ctx, txn(w)); return err },
+		func(w int) error {
+			seq, low, err := s.begin(ctx, nil)
+			if err != nil {
+				return err
+			}
+			defer s.end(seq)
+			return apply(&command{kind: cmdTxn, client: s.id, seq: seq, low: low, txn: txn(w)})
+		},
+		func(w int) error {
+			return apply(&command{kind: cmdExpire, leases: []dcs.LeaseID{dcs.LeaseID(make([]byte, 120))}})
+		},
+	}
+	took := make([]time.Duration, len(kinds))
+	for done, turn := 0, 0; done < b.N; done, turn = done+benchSlice, turn+1 {
+		n := min(benchSlice, b.N-done)
+		for i := range kinds {
+			k := (i + turn) % len(kinds)
+			took[k] += inParallel(writers, n, kinds[k])
+		}
+	}
+	perSecond := func(k int) float64 { return float64(b.N) / took[k].Seconds() }
+	b.ReportMetric(0, "ns/op") // of all kinds together: of no use
+	b.ReportMetric(perSecond(0), "commits/s")
+	b.ReportMetric(perSecond(1), "raw-commits/s")
+	b.ReportMetric(perSecond(0)/perSecond(1), "ratio")
+	b.ReportMetric(perSecond(0)/perSecond(2), "ratio-ignored")
+}
+
+// inParallel runs f n times from so many goroutines and returns the time.
+func inParallel(goroutines, n int, f func(w int) error) time.Duration {
+	begun := time.Now()
+	var wg sync.WaitGroup
+	for w := range goroutines {
+		wg.Go(func() {
+			for i := w; i < n; i += goroutines {
+				if err := f(w); err != nil {
+					panic(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return time.Since(begun)
+}
+
+// BenchmarkRenew compares a renewal on the leader with raw VerifyLeader, which
+// is not safe, and one on a follower with a bare round trip. Targets: at most
+// 2.5 times VerifyLeader, at most 2 round trips, no durable write.
+func BenchmarkRenew(b *testing.B) {
+	tc := newTestCluster(b, 3, steady)
+	l := tc.leader()
+	ctx := context.Background()
+	writes := func() (n uint64) {
+		for _, node := range tc.node {
+			n += node.Status().Disk.Writes
+		}
+		return n
+	}
+	b.Run("leader", func(b *testing.B) {
+		leader := tc.node[l]
+		lease, _, err := leader.Grant(ctx, time.Hour)
+		require.NoError(b, err)
+		before := writes()
+		verify, renew := inTurns(b,
+			func() error { return leader.node.raft.VerifyLeader().Error() },
+			func() error { _, err := lease.Renew(ctx, "some/key"); return err })
+		report(b, "verify", verify, renew, writes()-before)
+	})
+	b.Run("follower", func(b *testing.B) {
+		follower := tc.node[tc.follower()]
+		addr := tc.node[l].node.net.addr()
+		lease, _, err := follower.Grant(ctx, time.Hour)
+		require.NoError(b, err)
+		before := writes()
+		trip, renew := inTurns(b,
+			func() error { _, err := follower.node.net.call(ctx, addr, opQuestion, nil); return err },
+			func() error { _, err := lease.Renew(ctx, "some/key"); return err })
+		report(b, "round-trip", trip, renew, writes()-before)
+	})
+}
+
+func inTurns(b *testing.B, one, two func() error) (p50one, p50two time.Duration) {
+	b.Helper()
+	var times [2][]time.Duration
+	b.ReportAllocs()
+	for range b.N {
+		for i, f := range []func() error{one, two} {
+			begun := time.Now()
+			if err := f(); err != nil {
+				b.Fatal(err)
+			}
+			times[i] = append(times[i], time.Since(begun))
+		}
+	}
+	for i := range times {
+		slices.Sort(times[i])
+	}
+	return times[0][len(times[0])/2], times[1][len(times[1])/2]
+}
+
+func report(b *testing.B, name string, base, renew time.Duration, writes uint64) {
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(base.Nanoseconds()), name+"-p50-ns")
+	b.ReportMetric(float64(renew.Nanoseconds()), "renew-p50-ns")
+	b.ReportMetric(float64(renew)/float64(base), "ratio")
+	b.ReportMetric(float64(writes)/float64(b.N), "fsyncs/op")
+}

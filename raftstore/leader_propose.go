@@ -1,0 +1,106 @@
+package raftstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+)
+
+// proposal is one command on its way into the log.
+type proposal struct {
+	data  []byte
+	taken atomic.Bool // for Raft, or by a caller that gives up before that
+	done  chan result // buffered; at most one result
+}
+
+// waitKey finds who waits for a command when it is applied.
+type waitKey struct {
+	cancel      bool
+	client, seq uint64
+	nonce       nonce
+}
+
+func keyOf(c *command) waitKey {
+	if c.kind == cmdOpen {
+		return waitKey{nonce: c.nonce}
+	}
+	return waitKey{cancel: c.kind == cmdCancel, client: c.client, seq: c.seq}
+}
+
+// submit brings a command into the log and waits until it is applied here. An
+// error that wraps errNotSent or errNotLeader says that the command is not in
+// the log; any other one, that it may be or may still come.
+//
+// Raft's own future is not waited for: it knows no context, and may never be
+// resolved when Raft is shut down. What was applied is answered by the state
+// machine, what was not by the end of the term.
+func (l *leadership) submit(ctx context.Context, key waitKey, data []byte) (result, error) {
+	p := &proposal{data: data, done: make(chan result, 1)}
+	t := l.register(key, p)
+	if t == nil {
+		return result{}, errNotLeader
+	}
+	defer l.forget(t, key, p)
+	queue := l.queue
+	var cause error
+	for cause == nil {
+		select {
+		case r := <-p.done:
+			return r, nil
+		case queue <- p:
+			queue = nil
+		case <-ctx.Done():
+			cause = ctx.Err()
+		case <-t.life.Done():
+			cause = errSuperseded
+		}
+	}
+	if p.taken.CompareAndSwap(false, true) {
+		return result{}, fmt.Errorf("%w: %w", errNotSent, cause)
+	}
+	select {
+	case r := <-p.done:
+		return r, nil
+	default:
+		return result{}, cause
+	}
+}
+
+// register notes who waits for the command, and returns the present term.
+func (l *leadership) register(key waitKey, p *proposal) *term {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.current != nil {
+		l.waiting[key] = append(l.waiting[key], p)
+	}
+	return l.current
+}
+
+// settle answers everybody who waits for a command. The caller holds the lock.
+func (l *leadership) settle(key waitKey, r result) {
+	list, ok := l.waiting[key]
+	if !ok {
+		return
+	}
+	delete(l.waiting, key)
+	for _, p := range list {
+		p.done <- r // it was in the list once, so that there is room
+	}
+}
+
+// forget ends the waiting of a caller.
+func (l *leadership) forget(t *term, key waitKey, p *proposal) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list, ok := l.waiting[key]
+	if !ok || l.current != t {
+		return
+	}
+	list = slices.DeleteFunc(list, func(other *proposal) bool { return other == p })
+	if len(list) == 0 {
+		delete(l.waiting, key)
+	} else {
+		l.waiting[key] = list
+	}
+}
