@@ -31,9 +31,6 @@ type Hold struct {
 // Key returns the lock's key.
 func (h *Hold) Key() string { return h.key }
 
-// Session returns the Session that the Hold belongs to.
-func (h *Hold) Session() *Session { return h.s }
-
 // Token returns the fencing token: the revision at which the lock was taken.
 // It is larger than that of every earlier Hold of the key.
 func (h *Hold) Token() Revision { return h.token }

@@ -3,6 +3,7 @@ package dcs
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -63,7 +64,9 @@ func (s *Session) advance() bool {
 // ring is called by the alarm, perhaps too early.
 func (s *Session) ring() {
 	if s.live() {
-		s.alarm.set(s.Deadline())
+		if left := -s.Deadline().Elapsed(); left > 0 || rule.On(rule.P3Deadline) {
+			s.alarm.set(s.Deadline())
+		}
 		return
 	}
 	s.expire()
@@ -110,7 +113,11 @@ func (s *Session) endLocked(err error) {
 	close(s.done)
 	s.kill()
 	s.alarm.stop()
-	s.later(func() { s.log.Warn("session over", "lease", s.Lease(), "reason", err) })
+	level, lease := slog.LevelWarn, s.lease.ID()
+	if errors.Is(err, ErrReleased) {
+		level = slog.LevelInfo
+	}
+	s.later(func() { s.log.Log(context.Background(), level, "session over", "lease", lease, "reason", err) })
 	s.store.unregister(s)
 	if errors.Is(err, ErrLost) {
 		delete(s.leases, s.lease.ID()) // it is gone already

@@ -57,10 +57,10 @@ func (s *Session) round() (ttl time.Duration, failures int) {
 	if s.spare != nil && rule.On(rule.P20BothLeases) {
 		leases = append(leases, s.spare) // P20
 	}
-	what := s.ask()
+	what, gate := s.ask(), s.gate
 	s.mu.Unlock()
 
-	answers := s.send(leases, what)
+	answers := s.send(leases, what, gate)
 
 	s.mu.Lock()
 	defer s.unlock()
@@ -106,15 +106,15 @@ type renewed struct {
 
 // send renews leases, each in a call of its own, so that one that hangs does
 // not cost the other its time.
-func (s *Session) send(leases []*tenure, what []asked) []renewed {
+func (s *Session) send(leases []*tenure, what []asked, gate func() error) []renewed {
 	keys := make([]string, len(what))
 	for i, a := range what {
 		keys[i] = a.key
 	}
 	slices.Sort(keys)
 	answers := make([]renewed, len(leases))
-	if s.gate != nil {
-		if err := s.gate(); err != nil {
+	if gate != nil {
+		if err := gate(); err != nil {
 			for i := range answers {
 				answers[i].err = &Error{Op: "Renew", Kind: ErrUnavailable, Err: fmt.Errorf("%w: %w", errGated, err)}
 			}

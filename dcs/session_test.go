@@ -331,3 +331,33 @@ func TestGateKeepsTheSessionFromRenewing(t *testing.T) {
 		b.close(s)
 	})
 }
+
+// Callbacks may ask the session, and come in order, also when they are slow.
+func TestCallbacksMayAsk(t *testing.T) {
+	inTime(t, func(b *bench) {
+		var s *Session
+		var h *Hold
+		var got []State
+		st, err := New(&settling{client: &client{w: b.w}}, Options{Observer: Observer{State: func(e StateEvent) {
+			if s != nil && h != nil {
+				time.Sleep(time.Second)
+				_, _, _, _ = s.Err(), s.State(), h.Err(), s.Lease()
+			}
+			if e.Key == "" {
+				got = append(got, e.To)
+			}
+		}}})
+		b.must(err)
+		b.stores = append(b.stores, st)
+		s, err = st.NewSession(b.Context(), SessionOptions{})
+		b.must(err)
+		h = b.hold(s, "leader")
+		b.w.end(s.Lease())
+		b.is(h.Confirm(b.Context()), ErrLost)
+		b.close(s)
+		time.Sleep(time.Minute)
+		if len(got) != 2 || got[0] != Held || got[1] != Lost {
+			b.Errorf("told %v", got)
+		}
+	})
+}
