@@ -2,9 +2,9 @@ package memstore
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -72,7 +72,7 @@ func ask[T any](ctx context.Context, b *Backend, c Call, do func(*root) T) (answ
 // time for another one.
 func (b *Backend) pause(ctx context.Context, n int) bool {
 	ceiling := min(5*time.Millisecond<<min(n, 6), 250*time.Millisecond)
-	t := time.NewTimer(rand.N(ceiling) + 1) //nolint:gosec // G404: jitter, not a secret
+	t := time.NewTimer(b.jitter(ceiling))
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -81,6 +81,15 @@ func (b *Backend) pause(ctx context.Context, n int) bool {
 	case <-b.done:
 	}
 	return false
+}
+
+// jitter returns a random duration in (0, ceiling].
+func (b *Backend) jitter(ceiling time.Duration) time.Duration {
+	var raw [8]byte
+	if _, err := (lockedRand{b}).Read(raw[:]); err != nil {
+		return ceiling
+	}
+	return time.Duration(binary.LittleEndian.Uint64(raw[:])%uint64(ceiling)) + 1 //nolint:gosec // G115: ceiling is positive and small
 }
 
 // gaveUp is the failure of a call that nobody answered.

@@ -25,6 +25,7 @@ type Backend struct {
 	s         *Server
 	o         ClientOptions
 	endpoints []string
+	markers   string // the prefix of its attempt markers
 	commits   *attempt.Committer
 	rand      io.Reader // under randMu
 	randMu    sync.Mutex
@@ -47,11 +48,12 @@ func (s *Server) Open(o ClientOptions) *Backend {
 	o = o.withDefaults()
 	s.mu.Lock()
 	s.clients++
+	markers := fmt.Sprintf(".op/%d", s.clients)
 	if o.Name == "" {
 		o.Name = fmt.Sprintf("c%d", s.clients)
 	}
 	s.mu.Unlock()
-	b := &Backend{s: s, o: o, endpoints: s.endpoints(), rand: crand.Reader, done: make(chan struct{})}
+	b := &Backend{s: s, o: o, endpoints: s.endpoints(), markers: markers, rand: crand.Reader, done: make(chan struct{})}
 	if o.Seed != 0 {
 		var seed [32]byte
 		binary.LittleEndian.PutUint64(seed[:], o.Seed)
@@ -60,6 +62,7 @@ func (s *Server) Open(o ClientOptions) *Backend {
 	b.commits = attempt.New(transport{b}, attempt.Options{
 		Backend:        name,
 		Slots:          o.Slots,
+		Prefix:         markers,
 		HedgeAfter:     func() time.Duration { return o.HedgeAfter },
 		AttemptTimeout: o.AttemptTimeout,
 		ModifiedOnly:   s.o.ModifiedOnly,
@@ -151,7 +154,7 @@ func (b *Backend) Close() error {
 	b.closeOnce.Do(func() {
 		close(b.done)
 		_ = b.commits.Close() // it has no error to return
-		b.s.forget(b.o.Root, b.commits.Markers())
+		b.s.sweep(b.o.Root, b.markers)
 		if b.onClose != nil {
 			b.onClose()
 		}

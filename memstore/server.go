@@ -23,6 +23,10 @@ type Server struct {
 	leases  int // granted so far, for stable listings
 	faults  faults
 	count   map[countKey]int
+
+	// Told of every commit and of every lease that expires, under mu. For tests.
+	onCommit func(r *root, t dcs.Txn, rev dcs.Revision)
+	onExpire func(id dcs.LeaseID)
 }
 
 // root is one tree with its leases. The keys of users are below "d", those of
@@ -136,7 +140,13 @@ func (r *root) commit(t dcs.Txn) (dcs.Revision, error) {
 		}
 		in.Then[i] = w
 	}
-	return rev, r.tree.Commit(rev, in, kv.Options{Rebind: !r.s.o.NoRebind})
+	if err := r.tree.Commit(rev, in, kv.Options{Rebind: !r.s.o.NoRebind}); err != nil {
+		return 0, err
+	}
+	if r.s.onCommit != nil {
+		r.s.onCommit(r, t, rev)
+	}
+	return rev, nil
 }
 
 // grant makes lease id, or finds it: the client chose the id, so that a second
@@ -182,6 +192,9 @@ func (r *root) expire(l *lease) {
 		return
 	}
 	l.over = true
+	if r.s.onExpire != nil {
+		r.s.onExpire(l.id)
+	}
 	if !r.s.o.NoSelfExpiry || r.attended() {
 		r.end(l.id)
 	}
@@ -219,17 +232,17 @@ func (r *root) end(id dcs.LeaseID) bool {
 	return true
 }
 
-// forget removes the markers of a client that closed.
-func (s *Server) forget(name string, markers []string) {
+// sweep removes the markers of a client that closed, all that is below prefix.
+func (s *Server) sweep(rootName, prefix string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	r := s.root(rootName)
 	var t dcs.Txn
-	for _, m := range markers {
-		t.Then = append(t.Then, dcs.Delete(m))
+	for _, e := range r.tree.Snapshot(inside(prefix)).Entries {
+		t.Then = append(t.Then, dcs.Delete(outside(e).Key))
 	}
 	if len(t.Then) > 0 {
-		// Deletions without a condition can not fail.
-		_, _ = s.root(name).commit(t)
+		_, _ = r.commit(t) // deletions without a condition can not fail
 	}
 }
 

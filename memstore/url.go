@@ -49,7 +49,7 @@ func duration(field func(*Options) *time.Duration) func(*Options, string) error 
 	}
 }
 
-func flag(field func(*Options) *bool) func(*Options, string) error {
+func boolean(field func(*Options) *bool) func(*Options, string) error {
 	return func(o *Options, value string) (err error) {
 		*field(o), err = strconv.ParseBool(value)
 		return err
@@ -74,9 +74,9 @@ var options = map[string]option{
 		}
 		return err
 	}},
-	"no_rebind":      {"true: a changed binding re-creates a key (default false)", flag(func(o *Options) *bool { return &o.NoRebind })},
-	"no_self_expiry": {"true: keys of expired leases stay until a participant is there (default false)", flag(func(o *Options) *bool { return &o.NoSelfExpiry })},
-	"modified_only":  {"true: the store checks conditions on Modified only (default false)", flag(func(o *Options) *bool { return &o.ModifiedOnly })},
+	"no_rebind":      {"true: a changed binding re-creates a key (default false)", boolean(func(o *Options) *bool { return &o.NoRebind })},
+	"no_self_expiry": {"true: keys of expired leases stay until a participant is there (default false)", boolean(func(o *Options) *bool { return &o.NoSelfExpiry })},
+	"modified_only":  {"true: the store checks conditions on Modified only (default false)", boolean(func(o *Options) *bool { return &o.ModifiedOnly })},
 }
 
 // Params implements [dcs.Driver].

@@ -86,24 +86,6 @@ func (c *Committer) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, err
 	return c.settle(ctx, h).answer(h, "Settle")
 }
 
-// Markers returns the names of the markers in use, for a backend that sweeps
-// them when it closes. A marker may go at any time: what was unclear on it
-// then can only be answered as ErrAmbiguous.
-func (c *Committer) Markers() []string {
-	c.pool.mu.Lock()
-	defer c.pool.mu.Unlock()
-	var keys []string
-	for _, s := range c.pool.free {
-		if s.key != "" {
-			keys = append(keys, s.key)
-		}
-	}
-	for _, h := range c.pool.unclear {
-		keys = append(keys, h.slot.key)
-	}
-	return keys
-}
-
 // Close ends the calls under way and waits for them and for every goroutine
 // that the Committer started; later calls return ErrClosed. A Commit that may
 // have been applied says ErrAmbiguous and matches ErrClosed.

@@ -15,7 +15,9 @@ type Options struct {
 	// slot is first used.
 	Slots int
 	// Prefix is where markers live; it must be hidden from Get, Snapshot and
-	// Wait. Empty means ".op".
+	// Wait. Empty means ".op". A backend that sweeps its markers gives each
+	// Committer a prefix of its own and removes all there is below it: a late
+	// copy can make a marker whose name is not in use any more.
 	Prefix string
 	// HedgeAfter says how long a copy may stay unanswered before a second one
 	// is sent beside it; it is asked at each sending, so that it can follow

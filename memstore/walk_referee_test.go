@@ -1,0 +1,325 @@
+package memstore
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// entryLog is one entry that a commit wrote, or was to write.
+type entryLog struct {
+	key     string
+	unclear *dcs.Error
+	known   bool         // the answer is final
+	rev     dcs.Revision // of a yes
+	no      error        // the definite no
+	fenced  bool         // whether it had landed is unknown to the caller, but it never will
+	landed  bool         // what the referee saw then
+}
+
+// tally counts what a walk did, so that one which does nothing is noticed.
+type tally struct {
+	steps, faults, yes, conflict, lost, refused, ambiguous, fenced, settled, holds, ended int
+	virtual                                                                               time.Duration
+}
+
+func (t *tally) add(o tally) {
+	t.steps += o.steps
+	t.faults += o.faults
+	t.yes += o.yes
+	t.conflict += o.conflict
+	t.lost += o.lost
+	t.refused += o.refused
+	t.ambiguous += o.ambiguous
+	t.fenced += o.fenced
+	t.settled += o.settled
+	t.holds += o.holds
+	t.ended += o.ended
+	t.virtual += o.virtual
+}
+
+func (t *tally) String() string {
+	return fmt.Sprintf("%d faults; commits: %d yes, %d conflict, %d lost, %d nothing written, %d ambiguous (%d settlings), %d fenced; %d holds, of which %d ended by themselves",
+		t.faults, t.yes, t.conflict, t.lost, t.refused, t.ambiguous, t.settled, t.fenced, t.holds, t.ended)
+}
+
+// check fails a long walk that did not meet every answer there is.
+func (t *tally) check(tb testing.TB) {
+	if t.steps > 5000 && min(t.yes, t.conflict, t.lost, t.refused, t.ambiguous, t.fenced, t.settled, t.holds, t.ended) == 0 {
+		tb.Errorf("the walk never met some answer: %s", t)
+	}
+}
+
+// held is a Hold with what the referee knows of it.
+type held struct {
+	*dcs.Hold
+	key     string
+	tainted bool // somebody from outside took the key or ended the lease
+	over    bool // it was seen to be over
+}
+
+// referee knows what is true at the server and compares.
+type referee struct {
+	s *Server
+
+	mu      sync.Mutex
+	faults  []string
+	did     tally
+	logs    []*entryLog
+	holds   []*held
+	tokens  map[string]dcs.Revision // per key, the highest that was acquired
+	promise map[dcs.LeaseID]time.Time
+	exempts map[dcs.LeaseID]bool
+	taken   map[string]time.Time // per key, when an outsider last took it from its holder
+}
+
+func newReferee(s *Server) *referee {
+	r := &referee{
+		s: s, tokens: map[string]dcs.Revision{}, promise: map[dcs.LeaseID]time.Time{},
+		exempts: map[dcs.LeaseID]bool{}, taken: map[string]time.Time{},
+	}
+	s.onCommit, s.onExpire = r.landed, r.expired
+	return r
+}
+
+func (r *referee) fault(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.faults) < 10 {
+		r.faults = append(r.faults, fmt.Sprintf(format, args...))
+	}
+}
+
+func (r *referee) count(n *int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	*n++
+}
+
+// landed sees every commit at the server, under its lock.
+func (r *referee) landed(tree *root, t dcs.Txn, rev dcs.Revision) {
+	for _, w := range t.Then {
+		var key string
+		var token dcs.Revision
+		if strings.HasPrefix(w.Key, "log/") {
+			if e, _ := tree.get(w.Key); e.Created != e.Modified {
+				r.fault("%s landed twice: at %d and at %d", w.Key, e.Created, e.Modified)
+			}
+		}
+		if n, _ := fmt.Sscanf(string(w.Value), "guarded %s %d", &key, &token); n != 2 {
+			continue
+		}
+		if e, _ := tree.get(key); e.Created != token {
+			r.fault("a write guarded by %s's token %d landed at %d, when the lock was at %d", key, token, rev, e.Created)
+		}
+	}
+}
+
+// told records what the caller of a Commit or Settle was told. It returns the
+// error of an answer that is unclear.
+func (r *referee) told(l *entryLog, rev dcs.Revision, err error) *dcs.Error {
+	r.s.mu.Lock()
+	_, landed := r.s.root("default").get(l.key)
+	r.s.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l.unclear == nil {
+		r.logs = append(r.logs, l)
+	}
+	var e *dcs.Error
+	switch {
+	case err == nil:
+		l.known, l.rev = true, rev
+		r.did.yes++
+		return nil
+	case !errors.As(err, &e):
+		r.faults = append(r.faults, fmt.Sprintf("%s: an error without a kind: %v", l.key, err))
+		return nil
+	case errors.Is(err, dcs.ErrAmbiguous):
+		r.did.ambiguous++
+		if l.fenced = e.Fenced; l.fenced {
+			l.landed = landed
+			r.did.fenced++
+		}
+		if e.Attempt == nil && !e.Fenced {
+			r.faults = append(r.faults, fmt.Sprintf("%s: unclear, and nothing to settle: %v", l.key, err))
+		}
+		return e
+	case l.unclear != nil && errors.Is(err, dcs.ErrUnavailable):
+		return l.unclear // Settle has settled nothing
+	}
+	l.known, l.no = true, err
+	switch e.Kind {
+	case dcs.ErrConflict:
+		r.did.conflict++
+	case dcs.ErrLost:
+		r.did.lost++
+	default:
+		r.did.refused++
+	}
+	return nil
+}
+
+func (r *referee) highest(key string) dcs.Revision {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tokens[key]
+}
+
+// acquired is told of every Hold; before is the highest token that had been
+// seen when it was asked for.
+func (r *referee) acquired(key string, h *dcs.Hold, before dcs.Revision, asked time.Time) {
+	if h.Token() <= before {
+		r.fault("token %d of %s is not above %d", h.Token(), key, before)
+	}
+	r.mu.Lock()
+	r.did.holds++
+	r.tokens[key] = max(r.tokens[key], h.Token())
+	for _, o := range r.holds {
+		if o.key == key && o.Token() == h.Token() {
+			r.faults = append(r.faults, fmt.Sprintf("token %d of %s was given twice", h.Token(), key))
+		}
+	}
+	r.holds = append(r.holds, &held{Hold: h, key: key, tainted: !r.taken[key].Before(asked)})
+	r.mu.Unlock()
+	r.watchHolds()
+}
+
+// watch looks at everything now and then.
+func (r *referee) watch(stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		case <-time.After(37 * time.Millisecond):
+			r.watchHolds()
+		}
+	}
+}
+
+// watchHolds checks that of every key at most one Hold is Valid, that a Valid
+// Hold has its key, and that what is over stays over.
+func (r *referee) watchHolds() {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	r.mu.Lock()
+	var found []string
+	valid := map[string]*held{}
+	tree := r.s.root("default")
+	for _, h := range r.holds {
+		if h.over {
+			if h.Valid() || h.Err() == nil {
+				found = append(found, fmt.Sprintf("a Hold of %s that was over is Valid again", h.key))
+			}
+			continue
+		}
+		if err := h.Err(); err != nil {
+			h.over = true
+			if !errors.Is(err, dcs.ErrReleased) {
+				r.did.ended++
+			}
+		}
+		if !h.Valid() || h.tainted {
+			continue
+		}
+		if o := valid[h.key]; o != nil {
+			found = append(found, fmt.Sprintf("two Holds of %s are Valid: tokens %d and %d", h.key, o.Token(), h.Token()))
+		}
+		valid[h.key] = h
+		if e, _ := tree.get(h.key); e.Created != h.Token() {
+			found = append(found, fmt.Sprintf("a Hold of %s with token %d is Valid, the key is at %d", h.key, h.Token(), e.Created))
+		}
+	}
+	r.mu.Unlock()
+	for _, f := range found {
+		r.fault("%s", f)
+	}
+}
+
+// taint says that an outsider takes key from its holder, whoever that is: also
+// one who has not heard yet that he is. It is called under the server's lock.
+func (r *referee) taint(key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.taken[key] = time.Now()
+	for _, h := range r.holds {
+		if h.key == key && !h.over {
+			h.tainted = true
+		}
+	}
+}
+
+// exempt says that somebody ends a lease, or may.
+func (r *referee) exempt(id dcs.LeaseID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.exempts[id] = true
+}
+
+// promised records what a Renewal promises (P1, P4): nobody takes what is
+// bound to the lease before From + TTL.
+func (r *referee) promised(id dcs.LeaseID, n dcs.Renewal) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	until := time.Now().Add(n.TTL - n.From.Elapsed())
+	if until.After(r.promise[id]) {
+		r.promise[id] = until
+	}
+}
+
+func (r *referee) renewed(ev dcs.RenewalEvent) {
+	if ev.Err == nil {
+		r.promised(ev.Lease, ev.Renewal)
+	}
+}
+
+// expired sees every lease that ends by itself, under the server's lock.
+func (r *referee) expired(id dcs.LeaseID) {
+	if !r.mayBeLost(id) {
+		r.fault("lease %s ended at the server before the From + TTL that was promised", id)
+	}
+}
+
+// mayBeLost reports whether nothing that was promised speaks for lease id.
+func (r *referee) mayBeLost(id dcs.LeaseID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.exempts[id] || !time.Now().Before(r.promise[id])
+}
+
+// final compares what was told with what is there, when nothing is under way
+// any more.
+func (r *referee) final() {
+	tree := map[string]dcs.Entry{}
+	for _, e := range r.s.Entries("default") {
+		tree[e.Key] = e
+	}
+	for _, l := range r.logs {
+		e, landed := tree[l.key]
+		switch {
+		case l.no != nil && landed:
+			r.fault("%s landed at %d after a definite no: %v", l.key, e.Created, l.no)
+		case l.known && l.no == nil && e.Created != l.rev:
+			r.fault("%s was answered yes at %d, and is at %d", l.key, l.rev, e.Created)
+		case l.fenced && l.landed != landed:
+			r.fault("%s landed at %d after it was said to be fenced", l.key, e.Created)
+		case !l.known && !l.fenced:
+			r.fault("%s is still unclear", l.key)
+		}
+	}
+	for _, k := range walkKeys {
+		if e, ok := tree[k]; ok {
+			r.fault("%s is an orphan: %+v", k, e)
+		}
+	}
+	for k := range tree {
+		if k[0] == '.' {
+			r.fault("marker %s was not swept", k)
+		}
+	}
+}

@@ -1,0 +1,317 @@
+package memstore
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/rule"
+)
+
+// A random walk over the store's faults: several clients with Sessions, Holds
+// and bare leases, a store that loses, delays, repeats and reorders what they
+// send, and a referee that sees everything at once and knows what
+// docs/protocol.md promises.
+
+var (
+	walkSeed = flag.Uint64("walk.seed", 0, "walk only this seed")
+	walkFor  = flag.Duration("walk.for", 0, "go on with new seeds for so long (default 3s, with HOLDFAST_PROFILE=slow 10m)")
+)
+
+// walkLength is for how long to walk.
+func walkLength() time.Duration {
+	switch {
+	case *walkFor > 0:
+		return *walkFor
+	case os.Getenv("HOLDFAST_PROFILE") == "slow":
+		return 10 * time.Minute
+	}
+	return 3 * time.Second
+}
+
+func TestWalk(t *testing.T) {
+	seed := *walkSeed
+	if env := os.Getenv("HOLDFAST_SEED"); env != "" && seed == 0 {
+		n, err := strconv.ParseUint(env, 10, 64)
+		if err != nil {
+			t.Fatalf("HOLDFAST_SEED=%q: %v", env, err)
+		}
+		seed = n
+	}
+	single := seed != 0
+	if !single {
+		seed = rand.Uint64N(1 << 40)
+	}
+	// One goroutine at a time: faster here, and the same seed is the same walk.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	start, rounds := time.Now(), 0
+	var total tally
+	for {
+		faults, did := walk(t, seed)
+		total.add(did)
+		rounds++
+		for _, f := range faults {
+			t.Errorf("seed %d: %s", seed, f)
+		}
+		if len(faults) > 0 {
+			t.Fatalf("repeat with: go test -race ./memstore -run TestWalk$ -walk.seed=%d", seed)
+		}
+		if single || time.Since(start) > walkLength() {
+			break
+		}
+		seed++
+	}
+	took := time.Since(start)
+	t.Logf("%d rounds, %d steps (%.0f a second), %v of virtual time: %s", rounds, total.steps, float64(total.steps)/took.Seconds(), total.virtual.Round(time.Second), &total)
+	if !single {
+		total.check(t)
+	}
+}
+
+// The walk is worth something only if it finds what is broken: with any one of
+// these rules off it must come back with a fault.
+func TestWalkFindsBrokenRules(t *testing.T) {
+	for name, r := range map[string]rule.Rule{
+		"P7": rule.P7Marker, "P8": rule.P8ReadBack, "P9": rule.P9MarkerFirst, "P10": rule.P10EveryCopy,
+		"P11": rule.P11NoNeedsMarker, "P12": rule.P12SlotBusy, "P13": rule.P13Resend,
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer rule.Off(r)()
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+			for seed := uint64(1); seed <= 400; seed++ {
+				if faults, _ := walk(t, seed); len(faults) > 0 {
+					t.Logf("found in round %d: %s", seed, faults[0])
+					return
+				}
+			}
+			t.Error("400 rounds without the rule, and nothing was found")
+		})
+	}
+}
+
+// walk is one round: everything in it follows from seed.
+func walk(t *testing.T, seed uint64) (faults []string, did tally) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(seed)
+		start := time.Now()
+		w.run()
+		w.ref.did.virtual = time.Since(start)
+		faults, did = w.ref.faults, w.ref.did
+	})
+	return faults, did
+}
+
+// world is one round.
+type world struct {
+	rng    *rand.Rand
+	s      *Server
+	o      Options
+	timing dcs.Timing
+	ref    *referee
+	actors []*actor
+	stop   chan struct{}
+}
+
+var walkKeys = []string{"leader", "sync"}
+
+func newWorld(seed uint64) *world {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	chance := func(p float64) bool { return rng.Float64() < p }
+	w := &world{
+		rng: rng, stop: make(chan struct{}),
+		timing: dcs.Timing{TTL: 10 * time.Second, LoopWait: 2 * time.Second, RetryTimeout: 3 * time.Second},
+		o: Options{
+			NoRebind: chance(0.3), NoSelfExpiry: chance(0.2), LeasesRunOn: chance(0.3), ModifiedOnly: chance(0.4),
+			ExpiryFactor: float64(1 + rng.IntN(2)), Endpoints: 1 + rng.IntN(3),
+			Latency: time.Duration(rng.IntN(3)) * 777 * time.Microsecond,
+		},
+	}
+	w.s = NewServer(w.o)
+	w.ref = newReferee(w.s)
+	for i := range 3 {
+		b := w.s.Open(ClientOptions{
+			Name: string(rune('a' + i)), Timing: w.timing, Slots: 1 + rng.IntN(3), Seed: seed*8 + uint64(i) + 1,
+			AttemptTimeout: 400 * time.Millisecond, HedgeAfter: 150 * time.Millisecond,
+		})
+		store, err := dcs.New(b, dcs.Options{Timing: w.timing, Observer: dcs.Observer{Renewal: w.ref.renewed}})
+		if err != nil {
+			panic(err)
+		}
+		w.actors = append(w.actors, newActor(w, b.ClientName(), store, rng.Uint64()))
+	}
+	return w
+}
+
+// run plays: faults and steps, then a store that is well again, then the end
+// of everybody, each judged by the referee.
+func (w *world) run() {
+	done := make(chan struct{})
+	for _, a := range w.actors {
+		go func() { a.live(60); done <- struct{}{} }()
+	}
+	nemesis := make(chan struct{})
+	go func() { w.torment(); close(nemesis) }()
+	watching := make(chan struct{})
+	go func() { w.ref.watch(w.stop); close(watching) }()
+	for range w.actors {
+		<-done
+	}
+	close(w.stop)
+	<-nemesis
+	<-watching
+	w.ref.watchHolds()
+	for _, a := range w.actors {
+		a.finish()
+	}
+	time.Sleep(time.Duration(w.o.ExpiryFactor)*w.timing.TTL + time.Second)
+	w.actors[0].reachable()
+	for _, a := range w.actors {
+		if err := a.store.Close(); err != nil {
+			w.ref.fault("Close: %v", err)
+		}
+	}
+	w.ref.final()
+}
+
+// torment is the nemesis: now and then a fault, for a while.
+func (w *world) torment() {
+	var all, held []*Injection
+	for {
+		select {
+		case <-w.stop:
+			w.s.Up()
+			w.s.ReadOnly(false)
+			for _, i := range all {
+				i.Lift()
+				i.Release()
+			}
+			return
+		case <-time.After(time.Duration(w.rng.IntN(700)) * time.Millisecond):
+		}
+		w.ref.count(&w.ref.did.faults)
+		switch n := w.rng.IntN(40); n {
+		case 0:
+			w.s.Down()
+			w.pause(4000)
+			w.s.Up()
+		case 1:
+			w.s.ReadOnly(true)
+			w.pause(3000)
+			w.s.ReadOnly(false)
+		case 2:
+			w.endSomeLease()
+		case 3:
+			w.takeAway(walkKeys[w.rng.IntN(len(walkKeys))])
+		case 4:
+			w.loseMarkers()
+		case 5:
+			for _, i := range slices.Backward(held) { // what is late arrives now, the last first
+				i.Release()
+			}
+			held = nil
+		default:
+			i := w.disturb()
+			all, held = append(all, i), append(held, i)
+		}
+	}
+}
+
+func (w *world) pause(ms int) { time.Sleep(time.Duration(1+w.rng.IntN(ms)) * time.Millisecond) }
+
+// disturb puts one fault in the way of somebody, for a few calls.
+func (w *world) disturb() *Injection {
+	ms := time.Duration(1+w.rng.IntN(3000)) * time.Millisecond
+	verbs := [][]Fault{
+		{DropReply()}, {DropReply(), Reset()}, {Hang()}, {Hold()}, {Hold()}, {HoldReply()}, {Delay(ms)}, {DelayReply(ms)},
+		{Duplicate(ms)}, {Repeat()}, {Fail(errSome)}, {Repeat(), DropReply()}, {Duplicate(ms), Hold()},
+	}
+	ops := []Op{OpCommit, OpCommit, OpCommit | OpSettle, OpSettle, OpMark, OpWrites, OpRenew, OpRenew | OpGrant, OpRevoke, OpAll, OpWatch, OpRead}
+	m := Match{Op: ops[w.rng.IntN(len(ops))]}
+	if w.rng.IntN(3) > 0 {
+		m.Client = w.actors[w.rng.IntN(len(w.actors))].name
+	}
+	if w.rng.IntN(3) == 0 {
+		m.Endpoint = fmt.Sprintf("m%d", 1+w.rng.IntN(w.o.Endpoints))
+	}
+	return w.s.Inject(m, append(verbs[w.rng.IntN(len(verbs))], Times(1+w.rng.IntN(20)))...)
+}
+
+// endSomeLease is an operator who ends a lease.
+func (w *world) endSomeLease() {
+	leases := w.s.Leases()
+	if len(leases) == 0 {
+		return
+	}
+	id := leases[w.rng.IntN(len(leases))].ID
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	tree := w.s.root("default")
+	w.ref.exempt(id)
+	for _, k := range tree.tree.Bound(id) {
+		w.ref.taint(outside(dcs.Entry{Key: k}).Key)
+	}
+	tree.end(id)
+}
+
+// takeAway is an operator who deletes a lock.
+func (w *world) takeAway(key string) {
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	w.ref.taint(key)
+	if _, err := w.s.root("default").commit(dcs.Txn{Then: []dcs.Write{dcs.Delete(key)}}); err != nil {
+		panic(err)
+	}
+}
+
+// loseMarkers is the end of the markers' lease. A request that is done twice
+// must not meet it: then nobody could know what the first time had done.
+func (w *world) loseMarkers() {
+	w.s.mu.Lock()
+	for _, i := range w.s.faults.active {
+		var p plan
+		for _, v := range i.verbs {
+			v.apply(i, &p)
+		}
+		if p.twice {
+			w.s.mu.Unlock()
+			return
+		}
+	}
+	w.s.mu.Unlock()
+	for _, e := range w.s.Entries("default") {
+		if e.Key[0] == '.' {
+			w.s.Delete("default", e.Key)
+		}
+	}
+}
+
+// reachable checks that the store can be led again when nothing is broken.
+func (a *actor) reachable() {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*a.w.timing.TTL)
+	defer cancel()
+	s, err := a.store.NewSession(ctx, dcs.SessionOptions{})
+	if err != nil {
+		a.w.ref.fault("on a healthy store: NewSession: %v", err)
+		return
+	}
+	for _, k := range walkKeys {
+		h, err := s.TryAcquire(ctx, k, []byte("last"))
+		if err != nil {
+			a.w.ref.fault("on a healthy store, everybody gone: TryAcquire %s: %v", k, err)
+			continue
+		}
+		a.w.ref.acquired(k, h, 0, time.Now())
+	}
+	if err := s.Close(ctx); err != nil {
+		a.w.ref.fault("on a healthy store: Close: %v", err)
+	}
+}
