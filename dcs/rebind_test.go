@@ -174,7 +174,7 @@ func TestP20UnclearMove(t *testing.T) {
 					}
 					_, err := s.TryAcquire(b.Context(), "other", nil)
 					b.is(err, ErrUnavailable)
-					time.Sleep(10 * time.Second)
+					time.Sleep(6 * time.Second)
 					if left := h.Remaining(); left > 8*time.Second {
 						b.Fatalf("%v remain, though the old lease is not renewed", left)
 					}

@@ -91,10 +91,10 @@ func (s *Session) settle(err error) (Revision, fate) {
 	if !errors.As(err, &e) {
 		return 0, hopeless
 	}
+	if e.Fenced {
+		return 0, fenced
+	}
 	for n := 0; ; n++ {
-		if e.Fenced {
-			return 0, fenced
-		}
 		ctx, cancel := s.call(s.life)
 		rev, err := s.store.Settle(ctx, e)
 		cancel()
@@ -107,7 +107,9 @@ func (s *Session) settle(err error) (Revision, fate) {
 		case errors.Is(err, ErrConflict), errors.Is(err, ErrLost):
 			return 0, refused
 		case errors.Is(err, ErrAmbiguous) && errors.As(err, &next) && (next.Attempt != nil || next.Fenced):
-			e = next
+			if e = next; e.Fenced {
+				return 0, fenced
+			}
 		}
 		if pause(s.life, n) != nil {
 			return 0, orphaned
