@@ -49,8 +49,9 @@ func (n *network) roundTrip(ctx context.Context, addr string, op byte, body []by
 	return reply, nil
 }
 
-// errNotServing refuses calls that come before the node can answer any.
-var errNotServing = errors.New("the node is still starting")
+// errNotServing refuses calls that come before the node can answer any, and
+// its own after it was closed.
+var errNotServing = errors.New("the node answers no calls: it is starting or closing")
 
 func notSent(addr string, err error) error {
 	return fmt.Errorf("call to %s: %w: %w", addr, errNotSent, err)

@@ -183,7 +183,7 @@ func (c *callConn) isBroken() bool {
 }
 
 func (c *callConn) call(ctx context.Context, op byte, body []byte) ([]byte, error) {
-	p := pendingCalls.Get().(*pendingCall) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	p, _ := pendingCalls.Get().(*pendingCall) // the pool holds nothing else
 	id, err := c.send(ctx, p, op, body)
 	if err != nil {
 		pendingCalls.Put(p)

@@ -62,7 +62,7 @@ func appendFrame(dst []byte, f frame) []byte {
 	h[0], h[1], h[2] = wireVersion, byte(f.kind), f.op
 	binary.LittleEndian.PutUint32(h[4:], uint32(len(f.body))) //nolint:gosec // senders check the body against maxBody
 	binary.LittleEndian.PutUint64(h[8:], f.id)
-	binary.LittleEndian.PutUint64(h[16:], uint64(max(f.budget, 0))) //nolint:gosec // not negative
+	binary.LittleEndian.PutUint64(h[16:], uint64(max(f.budget, 0)))
 	dst = append(dst, h[:]...)
 	return append(dst, f.body...)
 }

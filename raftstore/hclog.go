@@ -33,6 +33,8 @@ type repeated struct {
 	held int
 }
 
+func newRepeats() *repeats { return &repeats{seen: map[string]*repeated{}} }
+
 // pass reports whether msg is to be said now, and how often it was held back
 // since it was said last.
 func (r *repeats) pass(msg string) (held int, ok bool) {
@@ -67,7 +69,7 @@ type hcLogger struct {
 var _ hclog.Logger = (*hcLogger)(nil)
 
 func newHCLogger(out *slog.Logger) *hcLogger {
-	return &hcLogger{out: quietLogger(out), repeats: &repeats{seen: map[string]*repeated{}}}
+	return &hcLogger{out: quietLogger(out), repeats: newRepeats()}
 }
 
 func slogLevel(l hclog.Level) slog.Level {

@@ -46,6 +46,7 @@ type network struct {
 	handler atomic.Pointer[callHandler]
 	tap     atomic.Pointer[tapFunc]
 	cancel  context.CancelFunc // ends calls being answered
+	refused *repeats
 	closing sync.Once
 	closed  error
 }
@@ -62,6 +63,7 @@ func newNetwork(c Config) (*network, error) {
 		peers:   map[string]string{},
 		timeout: min(max(2*c.ElectionTimeout, leastDial), mostDial),
 		reg:     newRegistry(),
+		refused: newRepeats(),
 	}
 	for _, p := range c.Peers {
 		n.peers[p.Addr] = p.ID
@@ -174,6 +176,7 @@ func (n *network) gate(reason error) { n.reg.setGate(reason) }
 func (n *network) close() error {
 	n.closing.Do(func() {
 		n.ln.Close()
+		n.handler.Store(nil)
 		n.cancel()
 		n.raft.stop()
 		n.reg.close()
@@ -218,11 +221,7 @@ func (n *network) accepted(ctx context.Context, raw net.Conn) {
 	conn, err := n.handshake(ctx, raw)
 	if err != nil {
 		raw.Close()
-		level := slog.LevelDebug
-		if errors.Is(err, errPeerRefused) {
-			level = slog.LevelWarn
-		}
-		n.log.Log(ctx, level, "a connection was refused", "remote", raw.RemoteAddr().String(), "error", err)
+		n.reportRefusal(ctx, raw.RemoteAddr(), err)
 		return
 	}
 	switch conn.kind {
@@ -231,6 +230,23 @@ func (n *network) accepted(ctx context.Context, raw net.Conn) {
 	default:
 		n.answerCalls(ctx, conn)
 	}
+}
+
+// reportRefusal tells an operator of connections that should not be made, and
+// not more often than is of use.
+func (n *network) reportRefusal(ctx context.Context, remote net.Addr, err error) {
+	level := slog.LevelDebug
+	if errors.Is(err, errPeerRefused) {
+		level = slog.LevelWarn
+		held, ok := n.refused.pass(err.Error())
+		if !ok {
+			return
+		}
+		if held > 0 {
+			err = fmt.Errorf("%w (and %d more like it)", err, held)
+		}
+	}
+	n.log.Log(ctx, level, "a connection was refused", "remote", remote.String(), "error", err)
 }
 
 func (n *network) handshake(ctx context.Context, raw net.Conn) (*trackedConn, error) {
@@ -317,7 +333,7 @@ func (n *network) introduce(ctx context.Context, raw net.Conn, k kind, addr stri
 // boundBy makes ctx end I/O on conn; the returned function lifts that. Whoever
 // finds ctx ended after it must drop the connection.
 func boundBy(ctx context.Context, conn net.Conn) (lift func()) {
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	return func() { stop() }
 }
 

@@ -91,7 +91,7 @@ type hello struct {
 
 func (h hello) tail(b []byte) []byte {
 	b = append(b, h.cluster[:]...)
-	b = append(b, byte(len(h.id)))
+	b = append(b, byte(len(h.id))) //nolint:gosec // maxNodeID fits a byte
 	return append(b, h.id...)
 }
 

@@ -1,0 +1,123 @@
+package raftstore
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// TestPeersThatDoNotFit: both sides must say what is wrong, the dialling one
+// to its caller and the accepting one to its log, and send nothing.
+func TestPeersThatDoNotFit(t *testing.T) {
+	const version = "version 2 of the protocol, this one version 1: run the same release"
+	for name, tc := range map[string]struct {
+		edit             func(a *network, peers []Peer)
+		atDialler, atLog string
+	}{
+		"version": {func(a *network, _ []Peer) { a.hello.version = 2 }, "speaks version 1 of the protocol, this one version 2", version},
+		"cluster": {func(a *network, _ []Peer) { a.hello.cluster[0]++ }, "belongs to another cluster", "belongs to another cluster"},
+		"twin":    {func(a *network, _ []Peer) { a.hello.id = "b" }, `is named "b" too`, "every node needs an ID of its own"},
+		"swapped": {func(a *network, p []Peer) { a.peers[p[1].Addr] = "c" }, `node "b" answers there, Peers says "c"`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			configs := testConfigs(t, 2)
+			log := &recorder{}
+			configs[1].Logger = log.logger()
+			a, b := startNetwork(t, configs[0]), startNetwork(t, configs[1])
+			b.serve(echo)
+			tc.edit(a, configs[0].Peers)
+			_, err := a.call(testContext(t), b.addr(), 1, []byte("x"))
+			require.ErrorIs(t, err, errNotSent)
+			require.ErrorIs(t, err, errPeerRefused)
+			require.ErrorContains(t, err, tc.atDialler)
+			require.ErrorContains(t, err, b.addr())
+			require.Eventually(t, func() bool { return strings.Contains(log.String(), tc.atLog) }, 10*time.Second, time.Millisecond)
+			assert.Empty(t, a.conns())
+		})
+	}
+}
+
+// TestOtherVersionOverTLS: ALPN lets every version in, so that the hello can
+// name both.
+func TestOtherVersionOverTLS(t *testing.T) {
+	a, b := startPair(t, newTestCA(t).secure(t))
+	a.hello.version = 2
+	_, err := a.call(testContext(t), b.addr(), 1, nil)
+	require.ErrorIs(t, err, errPeerRefused)
+	require.ErrorContains(t, err, "version 1 of the protocol, this one version 2")
+}
+
+func TestHelloAndALPNMustAgree(t *testing.T) {
+	ca := newTestCA(t)
+	_, b := startPair(t, ca.secure(t))
+	files := ca.issue(t, "zz", nil)
+	cert, err := tls.LoadX509KeyPair(files.CertFile, files.KeyFile)
+	require.NoError(t, err)
+	roots := x509.NewCertPool()
+	roots.AddCert(ca.cert)
+	config := &tls.Config{
+		MinVersion: tls.VersionTLS13, RootCAs: roots, Certificates: []tls.Certificate{cert},
+		NextProtos: []string{alpn(kindRaft, wireVersion)},
+	}
+	conn, err := (&tls.Dialer{Config: config}).DialContext(testContext(t), "tcp", b.addr())
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
+	_, _ = b.hello.asPeer("zz").greet(conn, kindCall, "")
+	_, err = conn.Read(make([]byte, 1))
+	require.Error(t, err)
+	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the connection is still open")
+}
+
+func TestRefusalsAreNotRepeated(t *testing.T) {
+	log := &recorder{}
+	_, b := startPair(t, func(c *Config) { c.Logger = log.logger() })
+	for range 20 {
+		conn, err := net.Dial("tcp", b.addr())
+		require.NoError(t, err)
+		_, err = conn.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
+		require.NoError(t, err)
+		_, _ = io.Copy(io.Discard, conn)
+		conn.Close()
+	}
+	require.Equal(t, 1, strings.Count(log.String(), "a connection was refused"))
+}
+
+// TestCloseConnsEndsHandshakes: what is not yet a connection is dropped too.
+func TestCloseConnsEndsHandshakes(t *testing.T) {
+	_, b := startPair(t, func(c *Config) { c.ElectionTimeout = time.Minute })
+	require.Equal(t, mostDial, b.timeout)
+	silent, err := net.Dial("tcp", b.addr())
+	require.NoError(t, err)
+	defer silent.Close()
+	require.Eventually(t, func() bool {
+		b.reg.mu.Lock()
+		defer b.reg.mu.Unlock()
+		return len(b.reg.open) == 1
+	}, 10*time.Second, time.Millisecond)
+	b.closeConns()
+	require.NoError(t, silent.SetReadDeadline(time.Now().Add(mostDial/2)))
+	_, err = silent.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+}
+
+func TestClusterID(t *testing.T) {
+	id := newClusterID("r", []string{"a", "b"})
+	require.Equal(t, id, newClusterID("r", []string{"b", "a"}), "the order does not matter")
+	for _, other := range []clusterID{
+		newClusterID("r2", []string{"a", "b"}), newClusterID("r", []string{"a"}),
+		newClusterID("r", []string{"a", "b", "c"}), newClusterID("r", []string{"ab"}), newClusterID("ra", []string{"b"}),
+	} {
+		require.NotEqual(t, id, other)
+	}
+	require.False(t, bytes.Equal(id[:], make([]byte, 16)))
+}
