@@ -56,6 +56,6 @@ func (a *alarm) stop() {
 // time is not the kernel's, and a goroutine that waits for the kernel would
 // keep it from passing.
 func inBubble() bool {
-	now := Now().mono
+	now := monotonic()
 	return now == now.Round(0) //nolint:staticcheck // Equal does not see what is asked for here
 }

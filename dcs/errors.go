@@ -147,12 +147,7 @@ func (q *quiet) Is(target error) bool {
 	return errors.Is(q.err, target)
 }
 
-func (q *quiet) As(target any) bool {
-	if _, ok := target.(**kind); ok {
-		return false
-	}
-	return errors.As(q.err, target)
-}
+func (q *quiet) As(target any) bool { return errors.As(q.err, target) }
 
 // contradicts reports whether an error of kind k must not match the sentinel
 // target. Being closed goes with every kind; otherwise a definite answer goes

@@ -11,8 +11,8 @@ import (
 // be serialised, and means nothing on another machine. The zero Instant lies
 // infinitely far in the past.
 type Instant struct {
-	mono  time.Time
-	slept time.Duration // since the process began
+	awake, slept time.Duration // since the process began
+	set          bool
 }
 
 // bootClock reads a clock that goes on while the machine is suspended. A
@@ -25,17 +25,20 @@ var bootClock = systemBootClock
 var bootAtStart, monoAtStart = bootClock(), time.Now()
 
 // asleep is the time that the machine has spent suspended since the process
-// began, given a reading of each clock. It is never less than nothing; so it
-// is nothing in a testing/synctest bubble, whose clock has nothing to do with
-// the machine's.
-func asleep(boot time.Duration, mono time.Time) time.Duration {
-	return max(0, boot-bootAtStart-mono.Sub(monoAtStart))
+// began, given a reading of each clock. It is never less than nothing. In a
+// testing/synctest bubble it is nothing: the time there is one long before the
+// process began, and has nothing to do with the machine's.
+func asleep(boot, awake time.Duration) time.Duration {
+	if awake < 0 && boot >= bootAtStart {
+		return 0
+	}
+	return max(0, boot-bootAtStart-awake)
 }
 
 // Now returns the present Instant.
 func Now() Instant {
-	boot, mono := bootClock(), time.Now()
-	return Instant{mono: mono, slept: asleep(boot, mono)}
+	boot, awake := bootClock(), time.Since(monoAtStart)
+	return Instant{awake: awake, slept: asleep(boot, awake), set: true}
 }
 
 // monotonic returns a reading of Go's monotonic clock, for durations that are
@@ -43,31 +46,27 @@ func Now() Instant {
 func monotonic() time.Time { return time.Now() }
 
 // IsZero reports whether i is the zero Instant.
-func (i Instant) IsZero() bool { return i.mono.IsZero() }
+func (i Instant) IsZero() bool { return !i.set }
 
 // Elapsed returns the time since i, time asleep included; it is negative for
 // an instant that lies ahead. It is never shorter than what really passed.
 func (i Instant) Elapsed() time.Duration {
-	if i.IsZero() {
+	if !i.set {
 		return math.MaxInt64
 	}
 	// This is the larger of what the two clocks say. A thread may be preempted
 	// between their readings, but all four lie within Now and within Elapsed,
 	// so neither clock can show less than what passed between the calls.
-	mono, boot := time.Now(), bootClock()
-	return saturate(mono.Sub(i.mono), max(0, asleep(boot, mono)-i.slept))
+	awake, boot := time.Since(monoAtStart), bootClock()
+	return saturate(minus(awake, i.awake), max(0, asleep(boot, awake)-i.slept))
 }
 
-// Add returns the instant d later (or earlier, for a negative d). Durations of
-// more than a century are cut to that.
+// Add returns the instant d later (or earlier, for a negative d).
 func (i Instant) Add(d time.Duration) Instant {
-	if i.IsZero() {
-		return i
+	if i.set {
+		i.awake = saturate(i.awake, d)
 	}
-	// So far off, time.Time would fall back on the wall clock.
-	const century = 100 * 365 * 24 * time.Hour
-	d = min(max(d, -century), century)
-	return Instant{mono: i.mono.Add(d), slept: i.slept}
+	return i
 }
 
 // Before reports whether i is earlier than j. Both must be of one process.
@@ -76,14 +75,22 @@ func (i Instant) Before(j Instant) bool { return i.Sub(j) < 0 }
 // Sub returns the time from j to i, time asleep included.
 func (i Instant) Sub(j Instant) time.Duration {
 	switch {
-	case i.IsZero() && j.IsZero():
+	case !i.set && !j.set:
 		return 0
-	case i.IsZero():
+	case !i.set:
 		return math.MinInt64
-	case j.IsZero():
+	case !j.set:
 		return math.MaxInt64
 	}
-	return saturate(i.mono.Sub(j.mono), i.slept-j.slept)
+	return saturate(minus(i.awake, j.awake), i.slept-j.slept)
+}
+
+// minus is a - b, stopped at the largest and smallest duration.
+func minus(a, b time.Duration) time.Duration {
+	if b == math.MinInt64 {
+		return saturate(saturate(a, math.MaxInt64), 1)
+	}
+	return saturate(a, -b)
 }
 
 // saturate adds and stops at the largest and smallest duration.

@@ -2,6 +2,7 @@ package dcs
 
 import (
 	"math"
+	"math/big"
 	"math/rand/v2"
 	"testing"
 	"testing/synctest"
@@ -85,6 +86,26 @@ func TestInstantOnTheRealClocks(t *testing.T) {
 	}
 }
 
+// Virtual time is all there is in a bubble, however long the test computes.
+func TestInstantIsExactInABubble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := Now()
+		deadline := begin.Add(time.Second)
+		for range 20_000 { // some milliseconds of the machine's time
+			if d := begin.Elapsed(); d != 0 {
+				t.Fatalf("%v elapsed while time stood still", d)
+			}
+		}
+		time.Sleep(time.Second - 1)
+		if d := deadline.Elapsed(); d != -1 {
+			t.Errorf("a nanosecond before the deadline %v had elapsed since", d)
+		}
+		if d := Now().Sub(begin); d != time.Second-1 {
+			t.Errorf("the instants lie %v apart", d)
+		}
+	})
+}
+
 func TestInstantArithmetic(t *testing.T) {
 	suspend(t, 0)
 	synctest.Test(t, func(t *testing.T) {
@@ -98,6 +119,22 @@ func TestInstantArithmetic(t *testing.T) {
 			far := now.Add(d).Add(d / 2)
 			if far.Before(now) != (d < 0) || (far.Elapsed() > 0) != (d < 0) {
 				t.Errorf("now + %v is on the wrong side of now: elapsed %v", d, far.Elapsed())
+			}
+		}
+		ends := []time.Duration{math.MinInt64, math.MinInt64 + 1, -1, 0, 1, math.MaxInt64}
+		for _, a := range ends {
+			for _, b := range ends {
+				exact := new(big.Int).Sub(big.NewInt(int64(a)), big.NewInt(int64(b)))
+				want := a - b
+				if !exact.IsInt64() {
+					want = math.MaxInt64
+					if exact.Sign() < 0 {
+						want = math.MinInt64
+					}
+				}
+				if got := minus(a, b); got != want {
+					t.Errorf("%d - %d = %d, want %d", a, b, got, want)
+				}
 			}
 		}
 		if !zero.IsZero() || now.IsZero() || !zero.Before(now) || now.Before(zero) || zero.Before(zero) ||

@@ -175,7 +175,7 @@ func TestWaitIsExempt(t *testing.T) {
 	for _, c := range []struct {
 		err  error
 		bare bool
-	}{{context.Canceled, true}, {fmt.Errorf("stream: %w", context.Canceled), true}, {silent, false}, {errors.New("reset"), false}} {
+	}{{context.Canceled, true}, {fmt.Errorf("stream: %w", context.Canceled), true}, {silent, false}, {errors.New("reset"), false}, {&Error{Kind: ErrUnavailable, Err: context.Canceled}, false}} {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		b := &scripted{wait: func(context.Context, string, Revision) (Snapshot, error) { cancel(); return Snapshot{}, c.err }}

@@ -101,6 +101,31 @@ func TestWatchOutlivesAnOutage(t *testing.T) {
 	})
 }
 
+// After an answer the pauses are short again.
+func TestWatchPausesBeginAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		b := &scripted{}
+		b.snapshot = func(context.Context, string) (Snapshot, error) { return Snapshot{Revision: 1}, nil }
+		b.wait = func(_ context.Context, _ string, since Revision) (Snapshot, error) {
+			if n++; n%2 == 1 {
+				return Snapshot{}, errors.New("reset")
+			}
+			return Snapshot{Revision: since + 1}, nil
+		}
+		s := newStore(t, b, Options{})
+		begin := time.Now()
+		for snap, _ := range s.Watch(t.Context(), "") {
+			if snap.Revision == 101 {
+				break
+			}
+		}
+		if took := time.Since(begin); took == 0 || took > 100*100*time.Millisecond {
+			t.Errorf("100 single failures made for %v of pauses", took)
+		}
+	})
+}
+
 // A backend that goes backwards is an error, not a tree, and no busy loop.
 func TestWatchNeverGoesBackwards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
