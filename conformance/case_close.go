@@ -118,7 +118,9 @@ func (e *env) useAll(c *client) {
 	_, err = s.Publish(e.ctx, e.key("member", c.serial), []byte("v"))
 	require.NoError(e, err)
 	e.acquire(s, e.key("lock", c.serial), "v")
-	since := c.snapshot(e.prefix).Revision
+	first, err := c.Wait(e.ctx, e.prefix, 0)
+	require.NoError(e, err)
+	since := first.Revision
 	var dones []<-chan struct{}
 	for range 3 {
 		dones = append(dones, e.start(func() { _, _ = c.Wait(e.ctx, k, since) }))
@@ -128,6 +130,7 @@ func (e *env) useAll(c *client) {
 			c.Caps()
 		}
 	})
+	e.settle()
 	c.put(k, "w")
 	require.NoError(e, c.Close())
 	for _, done := range append(dones, next) {

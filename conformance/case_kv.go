@@ -62,14 +62,15 @@ func readYourWrite(e *env) {
 func linearizableAcrossClients(e *env) {
 	clients := []*client{e.open(), e.open(), e.open()}
 	k := e.key("k")
-	for i := range 30 {
-		w, r := clients[i%3], clients[(i+1)%3]
-		if i%10 == 9 {
-			w.del(k)
+	for i := range 60 {
+		w := e.intn(3)
+		r := clients[(w+1+e.intn(2))%3]
+		if e.intn(10) == 0 {
+			clients[w].del(k)
 			r.absent(k, "another client had deleted it before")
 			continue
 		}
-		rev := w.put(k, fmt.Sprint(i))
+		rev := clients[w].put(k, fmt.Sprint(i))
 		en := r.get(k)
 		require.Equal(e, fmt.Sprint(i), string(en.Value))
 		require.Equal(e, rev, en.Modified)
@@ -115,6 +116,7 @@ func (e *env) registerHistory(clients []*client) []porcupine.Operation {
 			mu.Lock()
 			history = append(history, op)
 			mu.Unlock()
+			e.pause()
 		}
 	})
 	return history

@@ -118,8 +118,25 @@ type client struct {
 	e      *env
 	serial string // tells the clients of a case apart
 
-	mu     sync.Mutex
-	states []dcs.StateEvent
+	mu      sync.Mutex
+	states  []dcs.StateEvent
+	closing chan struct{} // closed when the first Close has returned
+}
+
+// Close closes the Store. A second call waits for the first one on a channel:
+// Store waits on a mutex, and a bubble's time stands still meanwhile.
+func (c *client) Close() error {
+	c.mu.Lock()
+	under := c.closing
+	if under == nil {
+		c.closing = make(chan struct{})
+		defer close(c.closing)
+	}
+	c.mu.Unlock()
+	if under != nil {
+		<-under
+	}
+	return c.Store.Close()
 }
 
 // open returns a new client. It is closed when the case ends.
@@ -152,7 +169,7 @@ func (e *env) wrapTimed(raw dcs.Backend, t dcs.Timing) *client {
 	require.NoError(e, err, "dcs.New")
 	c.Store = s
 	e.Cleanup(func() {
-		if err := s.Close(); err != nil && !errors.Is(err, dcs.ErrClosed) {
+		if err := c.Close(); err != nil {
 			e.Errorf("closing a client: %v", err)
 		}
 	})

@@ -2,6 +2,7 @@ package memstore_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/memstore"
@@ -9,4 +10,15 @@ import (
 
 func TestConformance(t *testing.T) {
 	conformance.Run(t, harness("memstore", memstore.Options{}))
+}
+
+// The same contract on a store that can do as little as a foreign one: leases
+// that live twice as long as granted, conditions on Modified only, no moving
+// of keys, keys of expired leases left to the participants, and messages that
+// take their time.
+func TestConformanceOfAPoorStore(t *testing.T) {
+	conformance.Run(t, harness("memstore, poor", memstore.Options{
+		MinTTL: time.Second, MaxTTL: time.Hour, ExpiryFactor: 2, NoRebind: true, NoSelfExpiry: true, ModifiedOnly: true,
+		MaxValue: 1000, MaxTxnOps: 8, MaxTxnBytes: 3000, Latency: time.Millisecond,
+	}))
 }

@@ -1,0 +1,265 @@
+package conformance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// stale answers every Get of a key as it was when it was first read, until
+// forget.
+func (b *broken) stale() (forget func()) {
+	var cache sync.Map
+	b.get = func(ctx context.Context, key string) (dcs.Entry, error) {
+		if en, ok := cache.Load(key); ok {
+			return en.(dcs.Entry), nil //nolint:errcheck,forcetypeassert // only entries are stored
+		}
+		en, err := b.Backend.Get(ctx, key)
+		if err == nil {
+			cache.Store(key, en)
+		}
+		return en, err
+	}
+	return cache.Clear
+}
+
+var readTeeth = []tooth{
+	{"reads come from a cache", "KV/ReadYourWrite", func(_ testing.TB, b *broken) { b.stale() }},
+	{"a cache that knows its own writes only", "KV/LinearizableAcrossClients", func(_ testing.TB, b *broken) {
+		forget := b.stale()
+		b.commit = func(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
+			defer forget()
+			return b.Backend.Commit(ctx, t)
+		}
+	}},
+	{"a prefix does not end at a slash", "KV/HostileKeys", func(_ testing.TB, b *broken) {
+		b.snapshot = func(ctx context.Context, prefix string) (dcs.Snapshot, error) {
+			s, err := b.Backend.Snapshot(ctx, "")
+			var below []dcs.Entry
+			for _, en := range s.Entries {
+				if strings.HasPrefix(en.Key, prefix) {
+					below = append(below, en)
+				}
+			}
+			s.Entries = below
+			return s, err
+		}
+	}},
+	{"a percent sign is decoded", "KV/HostileKeys", func(_ testing.TB, b *broken) {
+		b.rewriting(func(_ context.Context, t *dcs.Txn) {
+			for i := range t.Then {
+				t.Then[i].Key = strings.ReplaceAll(t.Then[i].Key, "%2F", "/")
+			}
+		})
+	}},
+	{"markers show", "Txn/BookkeepingHidden", func(_ testing.TB, b *broken) {
+		b.snapshot = func(ctx context.Context, prefix string) (dcs.Snapshot, error) {
+			s, err := b.Backend.Snapshot(ctx, prefix)
+			if prefix == "" && s.Revision > 0 {
+				marker := dcs.Entry{Key: ".op/1", Created: 1, Modified: 1}
+				s.Entries = append([]dcs.Entry{marker}, s.Entries...)
+			}
+			return s, err
+		}
+	}},
+	{"a torn snapshot", "Snapshot/Atomic", func(_ testing.TB, b *broken) {
+		b.snapshot = func(ctx context.Context, prefix string) (dcs.Snapshot, error) {
+			first, err := b.Backend.Snapshot(ctx, prefix)
+			if err != nil {
+				return first, err
+			}
+			time.Sleep(time.Millisecond) // between the two readings
+			second, err := b.Backend.Snapshot(ctx, prefix)
+			torn := dcs.Snapshot{Revision: second.Revision}
+			for _, en := range first.Entries {
+				if strings.HasSuffix(en.Key, "/a") {
+					torn.Entries = append(torn.Entries, en)
+				}
+			}
+			for _, en := range second.Entries {
+				if strings.HasSuffix(en.Key, "/z") {
+					torn.Entries = append(torn.Entries, en)
+				}
+			}
+			sortEntries(torn.Entries)
+			return torn, err
+		}
+	}},
+	{"every other snapshot is an old one", "Snapshot/RevisionNeverFalls", func(_ testing.TB, b *broken) {
+		var n atomic.Int64
+		var mu sync.Mutex
+		old := map[string]dcs.Snapshot{}
+		b.snapshot = func(ctx context.Context, prefix string) (dcs.Snapshot, error) {
+			s, err := b.Backend.Snapshot(ctx, prefix)
+			mu.Lock()
+			defer mu.Unlock()
+			if before, ok := old[prefix]; ok && n.Add(1)%2 == 0 {
+				return before, err
+			}
+			old[prefix] = s
+			return s, err
+		}
+	}},
+	{"reading a key writes it", "Member/UnchangedNotRewritten", func(_ testing.TB, b *broken) {
+		b.get = func(ctx context.Context, key string) (dcs.Entry, error) {
+			en, err := b.Backend.Get(ctx, key)
+			if err == nil {
+				_, err = b.Backend.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.PutLeased(key, en.Value, en.Lease)}})
+			}
+			return en, err
+		}
+	}},
+	{"a reader takes a lease", "Member/ReadOnlyClientTouchesNothing", func(_ testing.TB, b *broken) {
+		b.snapshot = func(ctx context.Context, prefix string) (dcs.Snapshot, error) {
+			if _, _, err := b.Backend.Grant(ctx, time.Minute); err != nil {
+				return dcs.Snapshot{}, err
+			}
+			return b.Backend.Snapshot(ctx, prefix)
+		}
+	}},
+}
+
+func sortEntries(entries []dcs.Entry) {
+	for i := range entries {
+		for j := i; j > 0 && entries[j].Key < entries[j-1].Key; j-- {
+			entries[j], entries[j-1] = entries[j-1], entries[j]
+		}
+	}
+}
+
+// waiting lets f judge each snapshot that Wait would return: false means wait
+// on, past it.
+func (b *broken) waiting(f func(since dcs.Revision, s dcs.Snapshot) bool) {
+	b.wait = func(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+		for past := since; ; {
+			s, err := b.Backend.Wait(ctx, prefix, past)
+			if err != nil || f(since, s) {
+				return s, err
+			}
+			past = s.Revision
+		}
+	}
+}
+
+var waitTeeth = []tooth{
+	{"the last event is dropped", "Wait/LastStateNeverMissed", func(_ testing.TB, b *broken) {
+		// An event is delivered when the next one comes.
+		b.wait = func(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+			s, err := b.Backend.Wait(ctx, prefix, since)
+			if err != nil || since == 0 {
+				return s, err
+			}
+			return b.Backend.Wait(ctx, prefix, s.Revision)
+		}
+	}},
+	{"a watch replays the past", "Wait/NeverBackwards", func(_ testing.TB, b *broken) {
+		var mu sync.Mutex
+		var first dcs.Snapshot
+		n := 0
+		b.wait = func(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+			s, err := b.Backend.Wait(ctx, prefix, since)
+			mu.Lock()
+			defer mu.Unlock()
+			if n++; n == 1 {
+				first = s
+			}
+			if n%20 == 0 && err == nil {
+				s.Entries = first.Entries
+			}
+			return s, err
+		}
+	}},
+	{"deletions do not wake", "Wait/Delete", func(_ testing.TB, b *broken) {
+		b.waiting(func(since dcs.Revision, s dcs.Snapshot) bool {
+			for _, en := range s.Entries {
+				if en.Modified > since {
+					return true
+				}
+			}
+			return since == 0
+		})
+	}},
+	{"own writes do not wake", "Wait/OwnWrite", func(_ testing.TB, b *broken) {
+		var own sync.Map
+		b.commit = func(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
+			r, err := b.Backend.Commit(ctx, t)
+			own.Store(r, true)
+			return r, err
+		}
+		b.waiting(func(_ dcs.Revision, s dcs.Snapshot) bool {
+			_, mine := own.Load(s.Revision)
+			return !mine
+		})
+	}},
+	{"a context's end is an outage", "Wait/CtxEnds", func(_ testing.TB, b *broken) {
+		b.wait = func(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+			s, err := b.Backend.Wait(ctx, prefix, since)
+			if err != nil && dcs.KindOf(err) == nil {
+				err = &dcs.Error{Kind: dcs.ErrUnavailable, Err: err}
+			}
+			return s, err
+		}
+	}},
+	{"a hundred watches and no more", "Wait/ManyWaiters", func(_ testing.TB, b *broken) {
+		slots := make(chan struct{}, 100)
+		b.wait = func(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+			select {
+			case slots <- struct{}{}:
+				// A slot is kept by its watcher for a while.
+				time.AfterFunc(10*time.Second, func() { <-slots })
+				return b.Backend.Wait(ctx, prefix, since)
+			case <-ctx.Done():
+				return dcs.Snapshot{}, ctx.Err()
+			}
+		}
+	}},
+	{"polling disguised as watching", "Wait/NotAPoll", func(_ testing.TB, b *broken) {
+		b.wait = func(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+			for {
+				s, err := b.Backend.Snapshot(ctx, prefix)
+				for _, en := range s.Entries {
+					if en.Modified > since {
+						return s, err
+					}
+				}
+				if err != nil {
+					return s, err
+				}
+				select {
+				case <-time.After(100 * time.Millisecond):
+				case <-ctx.Done():
+					return s, ctx.Err()
+				}
+			}
+		}
+	}},
+	{"watches lag", "Hold/HandoverIsPrompt", func(_ testing.TB, b *broken) {
+		b.wait = func(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+			s, err := b.Backend.Wait(ctx, prefix, since)
+			time.Sleep(80 * time.Millisecond) // etcd's election, while its watcher is not in step
+			return s, err
+		}
+	}},
+	{"a watch does not hear its context", "Hold/WaiterGivesUp", func(tb testing.TB, b *broken) {
+		ended, end := context.WithCancel(context.Background())
+		tb.Cleanup(end)
+		b.wait = func(_ context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+			return b.Backend.Wait(ended, prefix, since)
+		}
+	}},
+}
+
+// errOf is what a broken store makes of every unknown error.
+func errOf(kind, err error) error {
+	if err == nil || !errors.Is(err, dcs.ErrUnavailable) {
+		return err
+	}
+	return &dcs.Error{Kind: kind, Err: fmt.Errorf("%v", err)} //nolint:errorlint // a broken store loses the kind
+}

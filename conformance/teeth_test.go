@@ -1,0 +1,75 @@
+package conformance
+
+import (
+	"strings"
+	"testing"
+)
+
+// tooth is a store with one thing wrong, and the case that must fail on it.
+type tooth struct {
+	name   string
+	caught string
+	broken func(tb testing.TB, b *broken)
+}
+
+func teeth() []tooth {
+	var all []tooth
+	for _, some := range [][]tooth{txnTeeth, readTeeth, waitTeeth, leaseTeeth, callTeeth} {
+		all = append(all, some...)
+	}
+	return all
+}
+
+// TestSuiteCatches runs the suite's cases against stores that break their
+// rules: each must fail in the case that is meant for it.
+func TestSuiteCatches(t *testing.T) {
+	for _, tooth := range teeth() {
+		t.Run(tooth.name, func(t *testing.T) {
+			bites(t, brokenHarness(tooth.name, tooth.broken), tooth.caught)
+		})
+	}
+}
+
+// TestWrappedStorePasses shows that it is what is broken in a store that the
+// teeth are about, not its being wrapped.
+func TestWrappedStorePasses(t *testing.T) {
+	h := brokenHarness("wrapped memstore", func(testing.TB, *broken) {})
+	for _, tooth := range teeth() {
+		c, ok := find(tooth.caught)
+		if !ok {
+			t.Fatalf("%s: there is no case %q", tooth.name, tooth.caught)
+		}
+		if o := runCase(t, h, c); o.verdict != passed {
+			t.Errorf("%s fails on a store with nothing broken: %s", c.Name, first(o.failures))
+		}
+	}
+}
+
+// toothless are the cases that no broken store is made for, each with the
+// reason.
+var toothless = map[string]string{
+	"Txn/Shape":        "Store refuses these before any backend is asked; the tests of package dcs break that",
+	"Close/CallsAfter": "Store answers after Close without any backend",
+}
+
+// TestEveryCaseHasTeeth requires that there is a broken store for every case
+// that runs on memstore.
+func TestEveryCaseHasTeeth(t *testing.T) {
+	caught := map[string]bool{}
+	for _, tooth := range teeth() {
+		caught[tooth.caught] = true
+	}
+	for _, tooth := range ruleTeeth {
+		caught[tooth.caught] = true
+	}
+	for _, c := range Cases() {
+		if strings.HasPrefix(c.Name, "Auth/") || strings.HasPrefix(c.Name, "TLS/") {
+			continue // memstore has neither; a backend that has proves them by its wrong clients
+		}
+		if why := toothless[c.Name]; why != "" && caught[c.Name] {
+			t.Errorf("%s is said to be toothless (%s), and is not", c.Name, why)
+		} else if why == "" && !caught[c.Name] {
+			t.Errorf("no broken store shows that %s can fail", c.Name)
+		}
+	}
+}
