@@ -115,8 +115,8 @@ func TestWatchPausesBeginAnew(t *testing.T) {
 		}
 		s := newStore(t, b, Options{})
 		begin := time.Now()
-		for snap, _ := range s.Watch(t.Context(), "") {
-			if snap.Revision == 101 {
+		for snap, err := range s.Watch(t.Context(), "") {
+			if err == nil && snap.Revision == 101 {
 				break
 			}
 		}
