@@ -238,5 +238,5 @@ func TestWaitOnFollowerIsPrompt(t *testing.T) {
 		rev = next
 	}
 	slices.Sort(took)
-	require.Less(t, took[len(took)/2], never/20, "half of the notices came late: %v", took)
+	require.Less(t, took[len(took)/2], never/40, "half of the notices came late: %v", took)
 }

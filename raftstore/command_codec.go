@@ -65,7 +65,11 @@ type decoder struct {
 	err error
 }
 
-func (d *decoder) fail() { d.b, d.err = nil, errShort }
+func (d *decoder) fail() {
+	if d.b = nil; d.err == nil {
+		d.err = errShort
+	}
+}
 
 func (d *decoder) byte() byte {
 	if len(d.b) == 0 {
@@ -102,6 +106,9 @@ func (d *decoder) count() int {
 
 func (d *decoder) bytes() []byte {
 	n := d.count()
+	if n == 0 {
+		return nil
+	}
 	v := d.b[:n:n]
 	d.b = d.b[n:]
 	return v

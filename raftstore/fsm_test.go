@@ -1,0 +1,238 @@
+package raftstore
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// testLog feeds an fsm and remembers each answer.
+type testLog struct {
+	t     *testing.T
+	f     *fsm
+	index uint64
+	term  uint64
+	last  result
+	logs  []*raft.Log
+}
+
+func newTestLog(t *testing.T) *testLog {
+	l := &testLog{t: t, f: newFSM(), term: 1}
+	l.f.onApply = func(_ *command, _, _ uint64, r result) { l.last = r }
+	return l
+}
+
+func (l *testLog) add(c command) result {
+	l.t.Helper()
+	l.index++
+	e := &raft.Log{Index: l.index, Term: l.term, Type: raft.LogCommand, Data: c.encode()}
+	l.logs = append(l.logs, e)
+	l.f.Apply(e)
+	require.NoError(l.t, l.f.failed())
+	return l.last
+}
+
+func (l *testLog) put(client, seq, low uint64, key string) result {
+	return l.add(command{kind: cmdTxn, client: client, seq: seq, low: low, txn: dcs.Txn{Then: []dcs.Write{dcs.Put(key, nil)}}})
+}
+
+func (l *testLog) open() uint64 { return uint64(l.add(command{kind: cmdOpen}).revision) }
+
+func (l *testLog) snapshot() []byte {
+	s, err := l.f.Snapshot()
+	require.NoError(l.t, err)
+	return s.(*snapshot).encode()
+}
+
+// P15: a command is applied once, whatever copies the log holds.
+func TestP15AppliedOnce(t *testing.T) {
+	l := newTestLog(t)
+	client := l.open()
+	create := command{kind: cmdTxn, client: client, seq: 1, low: 1, txn: dcs.Txn{
+		If: []dcs.Cond{dcs.Absent("k")}, Then: []dcs.Write{dcs.Put("k", nil)},
+	}}
+	first := l.add(create)
+	require.Equal(t, statusDone, first.status)
+	require.Equal(t, first, l.add(create), "a copy is answered as the first")
+	refused := create
+	refused.seq = 2
+	conflict := l.add(refused)
+	require.Equal(t, statusConflict, conflict.status)
+	require.Equal(t, first.revision, conflict.current.Created)
+	l.add(command{kind: cmdTxn, client: client, seq: 3, low: 1, txn: dcs.Txn{Then: []dcs.Write{dcs.Delete("k")}}})
+	require.Equal(t, conflict, l.add(refused), "a copy of a refusal lands nowhere, though its condition holds by now")
+	_, found := l.f.tree.Get("k")
+	require.False(t, found)
+}
+
+// P15: what is below the lowest unacknowledged is refused.
+func TestP15BelowLowIsRefused(t *testing.T) {
+	l := newTestLog(t)
+	client := l.open()
+	l.put(client, 1, 1, "a")
+	l.put(client, 2, 2, "b")
+	require.Len(t, l.f.clients.byID[client].results, 1, "an answered result is forgotten")
+	require.Equal(t, statusSettled, l.put(client, 1, 1, "a").status)
+	require.Equal(t, statusAhead, l.put(client, 2+clientWindow, 2, "c").status)
+	require.Equal(t, statusDone, l.put(client, 3+3*clientWindow, 3+3*clientWindow, "c").status)
+	require.Len(t, l.f.clients.byID[client].results, 1)
+}
+
+// P15: a client that was forgotten, and one that never was, execute nothing.
+func TestP15UnknownClientExecutesNothing(t *testing.T) {
+	l := newTestLog(t)
+	l.f.clients.most = 2
+	first, second := l.open(), l.open()
+	l.put(first, 1, 1, "k") // second is the silent one now
+	third := l.open()
+	require.Contains(t, l.f.clients.byID, first)
+	require.NotContains(t, l.f.clients.byID, second)
+	require.Contains(t, l.f.clients.byID, third)
+	for _, client := range []uint64{second, 12345} {
+		require.Equal(t, statusUnknownClient, l.put(client, 1, 1, "lost").status)
+		require.Equal(t, statusUnknownClient, l.add(command{kind: cmdCancel, client: client, seq: 1}).status)
+	}
+	_, found := l.f.tree.Get("lost")
+	require.False(t, found)
+}
+
+// P15: Cancel is the definite no, or tells what had happened before it.
+func TestP15Cancel(t *testing.T) {
+	l := newTestLog(t)
+	client := l.open()
+	cancel := func(seq uint64) result { return l.add(command{kind: cmdCancel, client: client, seq: seq, low: 1}) }
+	require.Equal(t, statusCancelled, cancel(1).status)
+	require.Equal(t, statusCancelled, l.put(client, 1, 1, "k").status, "the command comes after its Cancel")
+	_, found := l.f.tree.Get("k")
+	require.False(t, found)
+	done := l.put(client, 2, 1, "k")
+	require.Equal(t, done, cancel(2))
+	require.Equal(t, done, cancel(2), "it may be repeated")
+}
+
+// P22: an expiry that was decided in another term ends nothing.
+func TestP22ExpiryOfAnotherTermIsVoid(t *testing.T) {
+	l := newTestLog(t)
+	client := l.open()
+	l.add(command{kind: cmdGrant, client: client, seq: 1, low: 1, lease: "l", ttl: time.Second})
+	l.term = 3
+	l.add(command{kind: cmdExpire, term: 1, leases: []dcs.LeaseID{"l"}})
+	require.True(t, l.f.tree.Live("l"))
+	l.add(command{kind: cmdExpire, term: 3, leases: []dcs.LeaseID{"l", "unknown"}})
+	require.False(t, l.f.tree.Live("l"))
+	require.Empty(t, l.f.ttls)
+}
+
+func TestP14DeadLeaseWritesNothing(t *testing.T) {
+	l := newTestLog(t)
+	r := l.add(command{kind: cmdTxn, client: l.open(), seq: 1, txn: dcs.Txn{
+		Then: []dcs.Write{dcs.Put("a", nil), dcs.PutLeased("b", nil, "dead")},
+	}})
+	require.Equal(t, statusDeadLease, r.status)
+	require.Empty(t, l.f.tree.Snapshot("").Entries)
+}
+
+// Two nodes that apply the same entries, in whatever batches, one of them over
+// a snapshot, hold the same bytes.
+func TestStateIsDeterministic(t *testing.T) {
+	l := newTestLog(t)
+	random := rand.New(rand.NewPCG(1, 2))
+	l.f.clients.most = 3
+	clients := []uint64{l.open(), l.open()}
+	for i := range 2000 {
+		client := clients[random.IntN(len(clients))]
+		seq, key := uint64(i/4+1), fmt.Sprintf("k/%d", random.IntN(20))
+		lease := dcs.LeaseID(fmt.Sprint("l", random.IntN(10)))
+		c := command{client: client, seq: seq, low: seq - min(seq, 5)}
+		switch random.IntN(8) {
+		case 0:
+			clients = append(clients, l.open())
+			continue
+		case 1:
+			c.kind, c.lease, c.ttl = cmdGrant, lease, time.Second
+		case 2:
+			c.kind, c.lease = cmdRevoke, lease
+		case 3:
+			c.kind = cmdCancel
+		case 4:
+			c = command{kind: cmdExpire, term: l.term, leases: []dcs.LeaseID{lease}}
+		default:
+			c.kind, c.txn = cmdTxn, dcs.Txn{
+				If:   []dcs.Cond{dcs.ModifiedAt(key, dcs.Revision(random.IntN(3)))},
+				Then: []dcs.Write{dcs.PutLeased(key, []byte{byte(i)}, lease)},
+			}
+			if random.IntN(2) == 0 {
+				c.txn.If = nil
+			}
+			if random.IntN(2) == 0 {
+				c.txn.Then[0].Lease = ""
+			}
+		}
+		l.add(c)
+	}
+	other := newFSM()
+	other.clients.most = 3
+	for at := 0; at < len(l.logs); {
+		n := min(random.IntN(64)+1, len(l.logs)-at)
+		require.Len(t, other.ApplyBatch(l.logs[at:at+n]), n)
+		at += n
+		if at > len(l.logs)/2 && other.unread == nil {
+			s, err := other.Snapshot()
+			require.NoError(t, err)
+			other = newFSM()
+			other.clients.most = 3
+			require.NoError(t, other.Restore(io.NopCloser(bytes.NewReader(s.(*snapshot).encode()))))
+		}
+	}
+	s, err := other.Snapshot()
+	require.NoError(t, err)
+	require.Equal(t, l.snapshot(), s.(*snapshot).encode())
+	require.NotEmpty(t, l.f.tree.Snapshot("").Entries)
+}
+
+func TestSnapshotThatCanNotBeRead(t *testing.T) {
+	l := newTestLog(t)
+	l.put(l.open(), 1, 1, "k")
+	good := l.snapshot()
+	newer := bytes.Clone(good)
+	newer[0] = snapshotVersion + 1
+	for name, bad := range map[string][]byte{
+		"of format version 2": newer, "malformed": good[:len(good)-1], "truncated": nil,
+	} {
+		err := l.f.Restore(io.NopCloser(bytes.NewReader(bad)))
+		require.ErrorContains(t, err, "snapshot: ", name)
+		require.Equal(t, err, l.f.unreadable())
+		require.Equal(t, good, l.snapshot(), "it changed something")
+	}
+}
+
+// An entry of a newer release stops the node: to go on without it would make a
+// different state.
+func TestLogThatCanNotBeRead(t *testing.T) {
+	l := newTestLog(t)
+	client := l.open()
+	var told []error
+	l.f.onBroken = func(err error) { told = append(told, err) }
+	newer := (&command{kind: cmdTerm}).encode()
+	newer[0] = commandVersion + 1
+	later := (&command{kind: cmdTxn, client: client, seq: 1, txn: dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}}}).encode()
+	answers := l.f.ApplyBatch([]*raft.Log{
+		{Index: 2, Term: 1, Data: newer}, {Index: 3, Term: 1, Data: later}, {Index: 4, Term: 1, Data: newer},
+	})
+	require.Len(t, answers, 3)
+	require.Len(t, told, 1)
+	require.ErrorContains(t, told[0], "log entry 2: a log entry has format version 2")
+	require.Equal(t, uint64(1), l.f.applied.Load())
+	_, found := l.f.tree.Get("k")
+	require.False(t, found)
+	_, err := l.f.Snapshot()
+	require.ErrorIs(t, err, told[0])
+}

@@ -1,0 +1,334 @@
+package raftstore
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// testLeader is a leadership over a log that the test appends to.
+type testLeader struct {
+	*leadership
+	t        *testing.T
+	log      *testLog
+	node     context.CancelFunc
+	raftTerm atomic.Uint64 // what Raft says; 0 = it does not lead
+	voters   *testVoters   // whose answers the evidence rests on
+}
+
+func newTestLeader(t *testing.T) *testLeader {
+	life, end := context.WithCancel(context.Background())
+	log := newTestLog(t)
+	l := &testLeader{leadership: newLeadership(life, log.f), t: t, log: log, node: end}
+	applied := log.f.onApply
+	log.f.onApply = func(c *command, index, term uint64, r result) {
+		log.last = r
+		applied(c, index, term, r)
+	}
+	begun := time.Now()
+	l.clock = func() time.Duration { return time.Since(begun) }
+	l.leads = func(term uint64) bool { return l.raftTerm.Load() == term }
+	l.voters = newTestVoters("a", "b", "c")
+	l.voters.end()
+	l.gather = func(life context.Context, term uint64) *evidence {
+		e := l.voters.evidence
+		l.voters.ownTerm = term
+		e.term, e.life, e.waiting, e.askers = term, life, nil, map[raft.ServerID]*asker{}
+		return e
+	}
+	return l
+}
+
+// elect makes the node leader of the term; the term's first entry is not
+// applied yet.
+func (l *testLeader) elect(term uint64) {
+	l.raftTerm.Store(term)
+	l.voters.set("b", term)
+	l.changed(term)
+}
+
+// applyNext takes the next proposal of the leader into the log.
+func (l *testLeader) applyNext() command {
+	l.t.Helper()
+	synctest.Wait()
+	select {
+	case p := <-l.queue:
+		c, err := decodeCommand(p.data)
+		require.NoError(l.t, err)
+		l.log.term = l.raftTerm.Load()
+		l.log.add(c)
+		return c
+	default:
+		l.t.Fatal("nothing was proposed")
+		return command{}
+	}
+}
+
+func (l *testLeader) lead(term uint64) {
+	l.elect(term)
+	require.Equal(l.t, cmdTerm, l.applyNext().kind)
+}
+
+func (l *testLeader) grant(id dcs.LeaseID, ttl time.Duration) {
+	l.log.add(command{kind: cmdGrant, client: l.log.open(), seq: 1, low: 1, lease: id, ttl: ttl})
+}
+
+func (l *testLeader) stop() {
+	l.node()
+	l.close()
+}
+
+func (l *testLeader) beginRenew(id dcs.LeaseID) <-chan error {
+	answer := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+		defer cancel()
+		_, err := l.renew(ctx, id, "", 0)
+		answer <- err
+	}()
+	synctest.Wait()
+	return answer
+}
+
+// P21: nothing is confirmed before an entry of the leader's own term is
+// applied: an expiry that an older term left in the log comes before it.
+func TestP21NothingBeforeTheTermsOwnEntry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLeader(t)
+		defer l.stop()
+		l.log.term = 1
+		l.grant("l", time.Second)
+		l.elect(2)
+		renewal := l.beginRenew("l")
+		read := make(chan error, 1)
+		go func() { read <- l.confirmed(context.Background(), "", 0) }()
+		time.Sleep(time.Minute)
+		pending(t, renewal, "before the term's first entry")
+		pending(t, read, "before the term's first entry")
+		// What term 1 left: the end of the lease.
+		l.log.term = 1
+		l.log.add(command{kind: cmdExpire, term: 1, leases: []dcs.LeaseID{"l"}})
+		require.Equal(t, cmdTerm, l.applyNext().kind)
+		require.ErrorIs(t, <-renewal, errGone)
+		require.NoError(t, <-read)
+	})
+}
+
+// P21: a first entry of another term opens nothing.
+func TestP21AnotherTermsEntryOpensNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLeader(t)
+		defer l.stop()
+		l.elect(2)
+		read := make(chan error, 1)
+		go func() { read <- l.confirmed(context.Background(), "", 0) }()
+		l.log.term = 1
+		l.log.add(command{kind: cmdTerm, term: 1})
+		l.log.term = 3 // proposed in term 2, and lingered until term 3
+		l.log.add(command{kind: cmdTerm, term: 2})
+		pending(t, read, "by another term's entry")
+		l.applyNext()
+		require.NoError(t, <-read)
+	})
+}
+
+// P21: a new leader extends every lease from the moment it may confirm, and
+// knows nothing of an earlier term's deadlines.
+func TestP21NewLeaderExtendsAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLeader(t)
+		defer l.stop()
+		l.lead(2)
+		l.grant("l", 10*time.Second)
+		time.Sleep(9 * time.Second)
+		l.raftTerm.Store(0)
+		l.changed(0)
+		time.Sleep(time.Hour)
+		l.lead(4)
+		time.Sleep(expiry(10*time.Second) - time.Millisecond)
+		require.NoError(t, <-l.beginRenew("l"))
+		require.Empty(t, l.queue)
+		// The same without a loss in between: two gains in a row.
+		l.lead(6)
+		time.Sleep(expiry(10*time.Second) - time.Millisecond)
+		synctest.Wait()
+		require.Empty(t, l.queue)
+		time.Sleep(time.Millisecond)
+		require.Equal(t, command{kind: cmdExpire, term: 6, leases: []dcs.LeaseID{"l"}}, l.applyNext())
+		require.False(t, l.log.f.tree.Live("l"))
+	})
+}
+
+// P21: what a leader knew of leases is gone with its term, marks included.
+func TestP21TermsEndEndsItsAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLeader(t)
+		defer l.stop()
+		l.lead(2)
+		l.grant("l", time.Second)
+		l.voters.set("b", 0)
+		waiting := l.beginRenew("l") // for evidence
+		l.raftTerm.Store(0)
+		l.changed(0)
+		require.ErrorIs(t, <-waiting, errSuperseded)
+		require.ErrorIs(t, <-l.beginRenew("l"), errNotLeader)
+	})
+}
+
+// P22: the renewal extends when it is received, and is confirmed only after
+// the evidence.
+func TestP22ExtendsAtReceipt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLeader(t)
+		defer l.stop()
+		l.lead(2)
+		l.grant("l", 10*time.Second)
+		time.Sleep(expiry(10*time.Second) - time.Second)
+		l.voters.set("b", 0)
+		renewal := l.beginRenew("l")
+		time.Sleep(expiry(10*time.Second) - time.Second) // far beyond the old deadline
+		pending(t, renewal, "without evidence")
+		require.Empty(t, l.queue, "the lease was ended although a renewal was received")
+		l.voters.set("b", 2)
+		require.NoError(t, <-renewal)
+		// The evidence extends nothing: the deadline is that of the receipt.
+		time.Sleep(time.Second + 20*time.Millisecond)
+		require.Equal(t, cmdExpire, l.applyNext().kind)
+	})
+}
+
+// P22: a lease is marked before its expiry is proposed; a renewal that meets
+// the mark waits for what becomes of it.
+func TestP22RenewalMeetsTheMark(t *testing.T) {
+	for _, applied := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newTestLeader(t)
+			defer l.stop()
+			l.lead(2)
+			l.grant("l", time.Second)
+			time.Sleep(time.Minute)
+			renewal := l.beginRenew("l")
+			time.Sleep(time.Minute)
+			pending(t, renewal, "while its expiry is on its way")
+			if applied {
+				require.Equal(t, cmdExpire, l.applyNext().kind)
+				require.ErrorIs(t, <-renewal, errGone)
+				require.ErrorIs(t, <-l.beginRenew("l"), errGone)
+				return
+			}
+			l.raftTerm.Store(0)
+			l.changed(0)
+			require.ErrorIs(t, <-renewal, errSuperseded)
+		})
+	}
+}
+
+// P22: the mark, the term and the end of the lease are looked at again after
+// the evidence.
+func TestP22JudgedAfterTheEvidence(t *testing.T) {
+	cases := map[string]struct {
+		meanwhile func(l *testLeader)
+		want      error
+	}{
+		"the time is up": {func(l *testLeader) { time.Sleep(time.Minute); l.applyNext() }, errGone},
+		"it was revoked": {func(l *testLeader) {
+			l.log.add(command{kind: cmdRevoke, client: l.log.open(), seq: 1, low: 1, lease: "l"})
+		}, errGone},
+		"Raft leads no more": {func(l *testLeader) { l.raftTerm.Store(0) }, errSuperseded},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newTestLeader(t)
+				defer l.stop()
+				l.lead(2)
+				l.grant("l", time.Second)
+				l.voters.set("b", 0)
+				renewal := l.beginRenew("l")
+				c.meanwhile(l)
+				l.voters.set("b", 2)
+				require.ErrorIs(t, <-renewal, c.want)
+			})
+		})
+	}
+}
+
+// A lease that is not live is lost only on evidence.
+func TestUnknownLeaseIsLostOnEvidence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLeader(t)
+		defer l.stop()
+		l.lead(2)
+		l.voters.set("b", 3)
+		renewal := l.beginRenew("unknown")
+		time.Sleep(time.Minute)
+		pending(t, renewal, "without evidence")
+		l.voters.set("b", 2)
+		require.ErrorIs(t, <-renewal, errGone)
+	})
+}
+
+// Each lease ends at its own time, many in one entry, and a renewed one later.
+func TestLeasesEndInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLeader(t)
+		defer l.stop()
+		l.lead(2)
+		l.grant("late", 20*time.Second)
+		l.grant("early", 5*time.Second)
+		l.grant("twin", 5*time.Second)
+		l.grant("kept", 5*time.Second)
+		time.Sleep(4 * time.Second)
+		require.NoError(t, <-l.beginRenew("kept"))
+		time.Sleep(expiry(5*time.Second) - 4*time.Second)
+		require.ElementsMatch(t, []dcs.LeaseID{"early", "twin"}, l.applyNext().leases)
+		time.Sleep(4 * time.Second)
+		require.Equal(t, []dcs.LeaseID{"kept"}, l.applyNext().leases)
+		time.Sleep(time.Hour)
+		require.Equal(t, []dcs.LeaseID{"late"}, l.applyNext().leases)
+	})
+}
+
+// A command whose caller gives up before Raft has it is certainly not sent;
+// afterwards that is unclear.
+func TestSubmitGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLeader(t)
+		defer l.stop()
+		_, err := l.submit(context.Background(), waitKey{}, nil)
+		require.ErrorIs(t, err, errNotLeader)
+		l.lead(2)
+		client := l.log.open()
+		c := command{kind: cmdTxn, client: client, seq: 1, low: 1, txn: dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}}}
+		for _, taken := range []bool{false, true} {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			answer := make(chan error, 1)
+			go func() {
+				_, err := l.submit(ctx, keyOf(&c), c.encode())
+				answer <- err
+			}()
+			synctest.Wait()
+			p := <-l.queue
+			if taken {
+				require.True(t, p.taken.CompareAndSwap(false, true))
+			}
+			err := <-answer
+			cancel()
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			if taken {
+				require.NotErrorIs(t, err, errNotSent)
+			} else {
+				require.ErrorIs(t, err, errNotSent)
+				require.False(t, p.taken.CompareAndSwap(false, true), "it can not be sent any more")
+			}
+		}
+		require.Empty(t, l.waiting)
+	})
+}
