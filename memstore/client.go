@@ -66,6 +66,7 @@ func (s *Server) Open(o ClientOptions) *Backend {
 		HedgeAfter:     func() time.Duration { return o.HedgeAfter },
 		AttemptTimeout: o.AttemptTimeout,
 		ModifiedOnly:   s.o.ModifiedOnly,
+		Duplicates:     s.o.Duplicating,
 		Rand:           lockedRand{b},
 	})
 	return b

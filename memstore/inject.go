@@ -130,14 +130,15 @@ func Delay(d time.Duration) Fault { return verb(func(_ *Injection, p *plan) { p.
 // DelayReply does the call and lets its answer travel for d longer.
 func DelayReply(d time.Duration) Fault { return verb(func(_ *Injection, p *plan) { p.late += d }) }
 
-// Duplicate lets the call arrive a second time, after d; that copy's answer is
-// lost.
+// Duplicate lets the call arrive a second time, after d; that arrival's answer
+// is lost. For a Commit see Options.Duplicating.
 func Duplicate(d time.Duration) Fault {
 	return verb(func(_ *Injection, p *plan) { p.again = append(p.again, d) })
 }
 
 // Repeat does the call twice in a row and gives the second answer, as a proxy
-// does that retries by itself.
+// does that retries by itself. Without Options.Duplicating a marker must not
+// get lost at that moment.
 func Repeat() Fault { return verb(func(_ *Injection, p *plan) { p.twice = true }) }
 
 // Hold keeps the call on its way until [Injection.Release]: it arrives then,

@@ -137,7 +137,7 @@ func TestLateRenewalIsTrue(t *testing.T) {
 func TestDuplicateAndRepeat(t *testing.T) {
 	for name, f := range map[string]Fault{"duplicate": Duplicate(time.Second), "repeat": Repeat()} {
 		t.Run(name, func(t *testing.T) {
-			pair(t, Options{}, func(t *testing.T, s *Server, a, b *Backend) {
+			pair(t, Options{Duplicating: true}, func(t *testing.T, s *Server, a, b *Backend) {
 				s.Inject(Match{Op: OpCommit}, f)
 				rev := mustCommit(t, a, acquire("a"))
 				e, err := b.Get(budget(t), "lock")

@@ -13,7 +13,7 @@ import (
 var (
 	errDown     = errors.New("connection refused")
 	errBroken   = errors.New("connection reset")
-	errReadOnly = errors.New("the store is read-only")
+	errReadOnly = &dcs.Error{Kind: dcs.ErrUnavailable, Err: errors.New("the store is read-only")}
 )
 
 // reply is what comes back: the result of a request, or a failure.

@@ -32,6 +32,11 @@ type Options struct {
 	// does not but Consul and ZooKeeper do: conditions on Created are resolved
 	// by the client.
 	ModifiedOnly bool
+	// Duplicating says that the network may deliver a request twice, the
+	// second time late, and makes the clients count with it: each conflict
+	// costs them one more request (attempt.Options.Duplicates). Without it the
+	// verb Duplicate breaks the rules that Commits rely on.
+	Duplicating bool
 	// MaxValue, MaxTxnOps and MaxTxnBytes are declared in Caps. Zero means
 	// 1 MiB, 128 and 1.5 MiB.
 	MaxValue, MaxTxnOps, MaxTxnBytes int

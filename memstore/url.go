@@ -74,6 +74,7 @@ var options = map[string]option{
 		}
 		return err
 	}},
+	"duplicating":    {"true: clients count with requests that arrive twice (default false)", boolean(func(o *Options) *bool { return &o.Duplicating })},
 	"no_rebind":      {"true: a changed binding re-creates a key (default false)", boolean(func(o *Options) *bool { return &o.NoRebind })},
 	"no_self_expiry": {"true: keys of expired leases stay until a participant is there (default false)", boolean(func(o *Options) *bool { return &o.NoSelfExpiry })},
 	"modified_only":  {"true: the store checks conditions on Modified only (default false)", boolean(func(o *Options) *bool { return &o.ModifiedOnly })},

@@ -58,7 +58,7 @@ func (a *actor) bounded(what string, f func(ctx context.Context) error) error {
 
 func (a *actor) step() {
 	key := walkKeys[a.rng.IntN(len(walkKeys))]
-	switch a.rng.IntN(18) {
+	switch a.rng.IntN(20) {
 	case 0, 1, 2:
 		a.commit("plain", nil)
 	case 3, 4:
@@ -77,9 +77,9 @@ func (a *actor) step() {
 		a.bareLease()
 	case 15:
 		a.leave()
-	case 16:
+	case 16, 17:
 		a.commit("gate", []dcs.Cond{dcs.Absent("gate")})
-	case 17:
+	case 18, 19:
 		a.commit("no gate", nil)
 	}
 }

@@ -196,7 +196,7 @@ func (r *referee) watch(stop <-chan struct{}) {
 		select {
 		case <-stop:
 			return
-		case <-time.After(37 * time.Millisecond):
+		case <-time.After(150 * time.Millisecond):
 			r.watchHolds()
 		}
 	}

@@ -209,6 +209,39 @@ func TestSettleFindsTheConflict(t *testing.T) {
 	})
 }
 
+// A conflict that was answered may arrive again, and find the lock free.
+func TestDuplicatesNeedTheMarkerForANo(t *testing.T) {
+	for _, duplicates := range []bool{true, false} {
+		run(t, func(t *testing.T) {
+			s := newStore()
+			s.write(dcs.Put("lock", []byte("theirs")))
+			s.script = func(k kindOfRequest, r Request) step {
+				if k == commit {
+					s.held = append(s.held, func() { _, _ = s.apply(r) })
+				}
+				return answer
+			}
+			c := New(s, Options{Duplicates: duplicates})
+			defer c.Close()
+			_, err := c.Commit(within(t, budget), lock("mine"))
+			if err := kindIs(err, dcs.ErrConflict); err != nil {
+				t.Fatal(err)
+			}
+			s.write(dcs.Delete("lock"))
+			s.land()
+			if v := s.value("lock"); (v == "(absent)") != duplicates {
+				t.Fatalf("Duplicates %v: the lock is %q after a definite no", duplicates, v)
+			}
+			s.script = nil
+			s.loseMarkers()
+			_, err = c.Commit(within(t, budget), put("x", "1"))
+			if fenced := errors.Is(err, dcs.ErrAmbiguous); fenced != duplicates {
+				t.Fatalf("Duplicates %v: a lost marker is %v", duplicates, err)
+			}
+		})
+	}
+}
+
 func TestSettleOfSomethingElse(t *testing.T) {
 	run(t, func(t *testing.T) {
 		a, b := New(newStore(), Options{}), New(newStore(), Options{})

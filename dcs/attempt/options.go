@@ -33,6 +33,12 @@ type Options struct {
 	// ModifiedOnly says that the store can check only Modified: a condition on
 	// Created is resolved by a read, again and again while it holds.
 	ModifiedOnly bool
+	// Duplicates says that what Send sends may arrive more than once, some of
+	// it late: through a proxy that repeats requests, or a client library that
+	// cannot be told not to. A refusal of one arrival then says nothing of the
+	// next one, so that every conflict costs one more transaction, which wins
+	// the marker, and a lost marker is always [dcs.ErrAmbiguous].
+	Duplicates bool
 	// Rand is where names, nonces and jitter come from; nil means crypto/rand.
 	// A test that wants the same run twice gives a seeded one. It is read
 	// under a lock.

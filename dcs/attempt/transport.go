@@ -13,10 +13,11 @@ import (
 // it before it could apply. Any other error of Send leaves the copy unclear:
 // it may have been applied, or may still be.
 //
-// An error that wraps ErrNotSent and carries a kind (see [dcs.KindOf]) ends
-// the Commit with that kind, as soon as no other copy is unclear: ErrInvalid
-// for what will never pass, ErrUnauthorized, ErrUnavailable for a full store.
-// Without a kind the request is sent again while the budget lasts.
+// An error that wraps ErrNotSent and carries a kind (see [dcs.KindOf]) is the
+// store's own refusal and ends the Commit with that kind, as soon as no other
+// copy is unclear: ErrInvalid for what will never pass, ErrUnauthorized,
+// ErrUnavailable for a full store. Without a kind the copy never left, and
+// another one is sent while the budget lasts.
 var ErrNotSent = errors.New("nothing was sent, or it was refused outright")
 
 // Transport is what the author of a backend writes: one transaction and one
@@ -24,8 +25,8 @@ var ErrNotSent = errors.New("nothing was sent, or it was refused outright")
 // when their context ends.
 type Transport interface {
 	// Send sends one copy of r, once: a client library that repeats requests
-	// by itself must be told not to, or its answer be reported as unclear
-	// unless it is Applied. How a transaction is to be built says
+	// by itself must be told not to; where that cannot be, set
+	// Options.Duplicates. How a transaction is to be built says
 	// [Request.Whole].
 	Send(ctx context.Context, r Request) (Answer, error)
 

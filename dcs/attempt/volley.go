@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
 // event is what became of one copy.
@@ -31,6 +33,7 @@ type volley struct {
 	sent    int  // copies so far
 	open    int  // of them, without an answer yet
 	unclear bool // one ended without telling what became of it
+	refused bool // the store has seen one and refused it
 	hold    bool // collect answers, send nothing more
 	fails   int  // for the back-off; whoever judges an answer a failure raises it
 }
@@ -39,8 +42,11 @@ func (c *Committer) volley(send func(ctx context.Context, n int) (Answer, error)
 	return &volley{c: c, send: send, out: make(chan event)}
 }
 
-// clear reports whether every copy that was sent certainly wrote nothing.
-func (v *volley) clear() bool { return v.open == 0 && !v.unclear }
+// clear reports whether every copy that was sent certainly wrote nothing, and
+// none of them will.
+func (v *volley) clear() bool {
+	return v.open == 0 && !v.unclear && !(v.refused && v.c.o.Duplicates)
+}
 
 // due says whether another copy is to be sent, and after what pause.
 func (v *volley) due() (time.Duration, bool) {
@@ -94,8 +100,11 @@ func (v *volley) next(ctx context.Context) (event, bool) {
 
 func (v *volley) take(e event) event {
 	v.open--
-	if !e.definite() {
+	switch {
+	case !e.definite():
 		v.unclear = true
+	case e.err == nil || dcs.KindOf(e.err) != nil:
+		v.refused = true
 	}
 	return e
 }
