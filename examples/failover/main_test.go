@@ -148,7 +148,7 @@ func TestBrokenGuaranteesAreReported(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
-			s := &show{h: newHistory(), w: newWriter(nil), out: &timeline{w: &out}, results: []*result{{act: "election"}}}
+			s := &show{h: newHistory(), w: newWriter(nil), out: &timeline{w: &out, stop: make(chan struct{})}, results: []*result{{act: "election"}}}
 			s.h.add(leading("a", 5, 100, 200))
 			c.harm(s)
 			require.Equal(t, name != "nothing", s.report())

@@ -35,7 +35,7 @@ func (s *show) report() (broken bool) {
 	if s.out.json != nil {
 		s.reportJSON(faults)
 	} else {
-		s.out.erase()
+		s.out.close()
 		s.table(s.out.w, faults)
 	}
 	return len(faults) > 0

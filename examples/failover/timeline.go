@@ -16,18 +16,19 @@ import (
 // timeline prints what happens as it happens: JSON events, or lines for
 // people, with a live line of all members below them on a terminal.
 type timeline struct {
-	mu     sync.Mutex
-	w      io.Writer
-	json   *event.Log // nil unless JSON was asked for
-	live   bool
-	start  int64
-	actNow string
-	h      *history
-	c      *cluster
-	client *writer
-	drawn  bool // the live line is on the screen
-	stop   chan struct{}
-	done   chan struct{}
+	mu      sync.Mutex
+	w       io.Writer
+	json    *event.Log // nil unless JSON was asked for
+	live    bool
+	start   int64
+	actNow  string
+	h       *history
+	c       *cluster
+	client  *writer
+	drawn   bool // the live line is on the screen
+	stop    chan struct{}
+	done    chan struct{}
+	closing sync.Once
 }
 
 func newTimeline(asJSON bool, h *history) *timeline {
@@ -69,10 +70,12 @@ func (t *timeline) watch(c *cluster, w *writer) {
 	}()
 }
 
-// close takes the live line off the screen.
-func (t *timeline) close() {
+// close takes the live line off the screen, for good.
+func (t *timeline) close() { t.closing.Do(t.shut) }
+
+func (t *timeline) shut() {
 	t.mu.Lock()
-	running := t.c != nil || !t.live
+	running := t.c != nil && t.live
 	t.mu.Unlock()
 	close(t.stop)
 	if running {
@@ -81,6 +84,7 @@ func (t *timeline) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.erase()
+	t.live = false
 }
 
 func (t *timeline) erase() {
