@@ -106,6 +106,11 @@ func (a *answering) refuse(id uint64, why error) error {
 func (a *answering) answer(ctx context.Context, h callHandler, f frame) {
 	defer a.end(f.id)
 	reply := frame{kind: frameReply, id: f.id, body: h(ctx, f.op, f.body)}
+	if ctx.Err() != nil {
+		// What a handler says when its time is over is no answer: the caller's
+		// own deadline is the one it goes by.
+		return
+	}
 	if len(reply.body) > maxBody {
 		reply.kind = frameFailed
 		reply.body = fmt.Appendf(nil, "a reply of %d bytes is above the limit of %d", len(reply.body), maxBody)
