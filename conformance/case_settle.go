@@ -18,12 +18,12 @@ var settleCases = []spec{
 		Name:   "Reply/LateYesIsReleased",
 		Rule:   "An acquire that settles to a yes after Acquire returned an error is given back (P16).",
 		Learnt: "Nobody is there to take it, and its lease is renewed: the lock is held by no one for as long as the process lives.",
-	}, run: lateYes},
+	}, sleeps: true, run: lateYes},
 	{Case: Case{
 		Name:   "Reply/OneAttemptAtATime",
 		Rule:   "While an acquire or a release of a key is unclear, the Session sends no new acquire of that key and adopts nothing it finds on its lease (P17).",
 		Learnt: "Found in a model of the protocol: the unclear release landed under the Hold that had adopted the key.",
-	}, run: oneAttempt},
+	}, sleeps: true, run: oneAttempt},
 	{Case: Case{
 		Name:   "Hold/DeadlineWithoutProof",
 		Rule:   "Without a confirmed renewal the Session ends at its deadline: never before, not later than a timer of the same process + 50 ms; nothing that comes later revives it (P3, P4).",
@@ -93,7 +93,8 @@ func lateYes(e *env) {
 	e.kind(err, dcs.ErrAmbiguous, "TryAcquire whose answers were all lost")
 	b.awaitGone(lock, e.timing.TTL/2)
 	require.Nil(e, s.Err(), "the session goes on")
-	h := e.acquire(s, lock, "a")
+	h, err := s.Acquire(e.ctx, lock, []byte("a"))
+	require.NoError(e, err)
 	e.pass(e.budget())
 	e.stillHeld(b, h, "acquired after a late yes had been given back")
 

@@ -79,6 +79,15 @@ func (e *env) rounds(fast, slow int) int {
 	return fast
 }
 
+// costly returns how often to do what takes a call's whole budget: once where
+// that is real time, unless there is plenty of it.
+func (e *env) costly(times int) int {
+	if e.h.Virtual || slowProfile() {
+		return times
+	}
+	return 1
+}
+
 // key returns a key of this case.
 func (e *env) key(parts ...string) string {
 	return strings.Join(append([]string{e.prefix}, parts...), "/")
