@@ -2,6 +2,7 @@ package memstore
 
 import (
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -78,8 +79,9 @@ func (m Match) matches(c Call) bool {
 // Fault is one verb of the injector. Faults combine: those of one Inject with
 // each other, and those of several Injects that match one call.
 type Fault struct {
-	apply func(*Injection, *plan)
-	times int // > 0: not a verb, but for how many calls
+	apply  func(*Injection, *plan)
+	times  int  // > 0: not a verb, but for how many calls
+	random bool // says nothing about a watch that is going on
 }
 
 func verb(apply func(*Injection, *plan)) Fault { return Fault{apply: apply} }
@@ -147,6 +149,39 @@ func Hold() Fault { return verb(func(i *Injection, p *plan) { p.hold = i }) }
 
 // HoldReply does the call and keeps the answer until [Injection.Release].
 func HoldReply() Fault { return verb(func(i *Injection, p *plan) { p.holdReply = i }) }
+
+// Loss says how bad a network is. The figures are probabilities from 0 to 1, for
+// each call on its own.
+type Loss struct {
+	// Seed makes the same calls, in the same order, meet the same fate.
+	Seed uint64
+	// Request and Reply are lost on their way.
+	Request, Reply float64
+	// Duplicate arrives twice: see [Duplicate].
+	Duplicate float64
+	// Delay is late, there or back, by up to MaxDelay, and so is overtaken.
+	Delay    float64
+	MaxDelay time.Duration
+}
+
+// Lossy treats calls as a bad network does.
+func Lossy(l Loss) Fault {
+	rng := rand.New(rand.NewPCG(l.Seed, l.Seed)) //nolint:gosec // G404: it is to be repeatable
+	late := func() time.Duration { return time.Duration(rng.Int64N(int64(max(l.MaxDelay, 1)))) + 1 }
+	return Fault{random: true, apply: func(_ *Injection, p *plan) { // under the server's lock
+		p.silent = p.silent || rng.Float64() < l.Request
+		p.lost = p.lost || rng.Float64() < l.Reply
+		if rng.Float64() < l.Duplicate {
+			p.again = append(p.again, late())
+		}
+		if rng.Float64() < l.Delay {
+			p.delay += late()
+		}
+		if rng.Float64() < l.Delay {
+			p.late += late()
+		}
+	}}
+}
 
 // Once ends the injection after its first call.
 func Once() Fault { return Times(1) }
@@ -280,7 +315,9 @@ func (s *Server) mute(c Call) bool {
 		}
 		var p plan
 		for _, v := range i.verbs {
-			v.apply(i, &p)
+			if !v.random {
+				v.apply(i, &p)
+			}
 		}
 		if p.silent || p.lost || p.hold != nil || p.holdReply != nil {
 			return true

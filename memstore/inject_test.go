@@ -360,3 +360,40 @@ func TestBehindTheBack(t *testing.T) {
 		}
 	})
 }
+
+func TestLossyNetwork(t *testing.T) {
+	pair(t, Options{Duplicating: true, Latency: time.Millisecond}, func(t *testing.T, s *Server, a, b *Backend) {
+		i := s.Inject(Match{}, Lossy(Loss{Seed: 7, Request: 0.1, Reply: 0.1, Duplicate: 0.1, Delay: 0.2, MaxDelay: 300 * time.Millisecond}))
+		const each = 30
+		done := make(chan int)
+		for _, c := range []*Backend{a, b} {
+			go func() {
+				n := 0
+				for n < each {
+					e, err := c.Get(budget(t), "counter")
+					if err != nil && !errors.Is(err, dcs.ErrNotFound) {
+						continue
+					}
+					_, err = c.Commit(budget(t), dcs.Txn{
+						If:   []dcs.Cond{dcs.ModifiedAt("counter", e.Modified)},
+						Then: []dcs.Write{dcs.Put("counter", append(e.Value, '+'))},
+					})
+					if err == nil {
+						n++
+					} else if !errors.Is(err, dcs.ErrConflict) {
+						t.Errorf("with seconds to try again: %v", err)
+						break
+					}
+				}
+				done <- n
+			}()
+		}
+		if n := <-done + <-done; n != 2*each {
+			t.Fatalf("counted %d", n)
+		}
+		i.Lift()
+		if v := value(t, a, "counter"); len(v) != 2*each {
+			t.Fatalf("%d acknowledged, %d there", 2*each, len(v))
+		}
+	})
+}
