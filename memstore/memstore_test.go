@@ -32,7 +32,7 @@ func put(key, value string) dcs.Txn {
 
 func wantKind(t *testing.T, err, kind error) {
 	t.Helper()
-	if dcs.KindOf(err) != kind { //nolint:errorlint // KindOf gives the sentinel itself
+	if dcs.KindOf(err) != kind {
 		t.Fatalf("got %v, want the kind %v", err, kind)
 	}
 }

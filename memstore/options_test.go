@@ -212,7 +212,7 @@ func TestURL(t *testing.T) {
 	if Shared("one") == nil || len(Shared("one").Entries("prod/db")) == 0 || Shared("three") != nil {
 		t.Error("Shared does not find the server")
 	}
-	if _, err := dcs.Open(ctx, "mem://one/prod/db?min_ttl=2s", dcs.Options{}); dcs.KindOf(err) != dcs.ErrInvalid { //nolint:errorlint // KindOf gives the sentinel itself
+	if _, err := dcs.Open(ctx, "mem://one/prod/db?min_ttl=2s", dcs.Options{}); dcs.KindOf(err) != dcs.ErrInvalid {
 		t.Errorf("other options for an open store: %v", err)
 	}
 	for _, s := range []*dcs.Store{a, b} {
@@ -240,7 +240,7 @@ func TestURLFaults(t *testing.T) {
 		"mem://name/root?color=red":        "color",
 	} {
 		s, err := dcs.Open(context.Background(), url, dcs.Options{})
-		if dcs.KindOf(err) != dcs.ErrInvalid || !strings.Contains(err.Error(), names) { //nolint:errorlint // KindOf gives the sentinel itself
+		if dcs.KindOf(err) != dcs.ErrInvalid || !strings.Contains(err.Error(), names) {
 			t.Errorf("%s: got %v, want it to name %q", url, err, names)
 		}
 		if s != nil {

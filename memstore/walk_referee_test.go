@@ -154,10 +154,10 @@ func (r *referee) told(l *entryLog, rev dcs.Revision, err error) *dcs.Error {
 		return l.unclear // Settle has settled nothing
 	}
 	l.known, l.no = true, err
-	switch e.Kind {
-	case dcs.ErrConflict:
+	switch {
+	case errors.Is(e.Kind, dcs.ErrConflict):
 		r.did.conflict++
-	case dcs.ErrLost:
+	case errors.Is(e.Kind, dcs.ErrLost):
 		r.did.lost++
 	default:
 		r.did.refused++

@@ -232,8 +232,17 @@ func (w *world) pause(ms int) { time.Sleep(time.Duration(1+w.rng.IntN(ms)) * tim
 func (w *world) disturb() *Injection {
 	ms := time.Duration(1+w.rng.IntN(3000)) * time.Millisecond
 	verbs := [][]Fault{
-		{DropReply()}, {DropReply(), Reset()}, {Hang()}, {Hold()}, {Hold()}, {HoldReply()}, {Delay(ms)}, {DelayReply(ms)},
-		{Repeat()}, {Fail(errSome)}, {Repeat(), DropReply()},
+		{DropReply()},
+		{DropReply(), Reset()},
+		{Hang()},
+		{Hold()},
+		{Hold()},
+		{HoldReply()},
+		{Delay(ms)},
+		{DelayReply(ms)},
+		{Repeat()},
+		{Fail(errSome)},
+		{Repeat(), DropReply()},
 	}
 	if w.o.Duplicating {
 		verbs = append(verbs, []Fault{Duplicate(ms)}, []Fault{Duplicate(ms)}, []Fault{Duplicate(ms), Hold()})
