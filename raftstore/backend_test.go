@@ -41,7 +41,7 @@ func clusterConfigs(t testing.TB, size int) []Config {
 	for _, p := range peers {
 		configs = append(configs, Config{
 			ID: p.ID, Dir: filepath.Join(dir, p.ID), Root: "test", Peers: peers,
-			Timing: testTiming, HeartbeatTimeout: 150 * time.Millisecond, MinTTL: minMinTTL,
+			Timing: testTiming, HeartbeatTimeout: 250 * time.Millisecond, MinTTL: minMinTTL,
 		})
 	}
 	return configs

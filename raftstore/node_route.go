@@ -202,7 +202,7 @@ func (n *node) try(ctx context.Context, to string, r *request) (reply, error) {
 	if to == n.net.addr() && n.net.tap.Load() == nil {
 		return n.serve(ctx, r), nil
 	}
-	attemptCtx, cancel := context.WithTimeout(ctx, n.attemptTime(ctx))
+	attemptCtx, cancel := context.WithTimeout(ctx, n.attemptTime(ctx, r.op))
 	defer cancel()
 	attemptCtx, drop := context.WithCancelCause(attemptCtx)
 	defer drop(nil)
@@ -216,14 +216,18 @@ func (n *node) try(ctx context.Context, to string, r *request) (reply, error) {
 	return decodeReply(body)
 }
 
-// attemptTime is a part of what is left of the budget: a leader that is frozen
-// must not take all of it.
-func (n *node) attemptTime(ctx context.Context) time.Duration {
-	least := 4 * n.config.ElectionTimeout
+// attemptTime bounds one copy of a request: a leader that is frozen must not
+// take the whole budget. A command is given more time, because each copy of it
+// is another entry in a log whose disk may be the one that is slow.
+func (n *node) attemptTime(ctx context.Context, op byte) time.Duration {
+	least := 2 * n.config.ElectionTimeout
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		return least
 	}
 	left := time.Until(deadline)
-	return min(left, max(left/3, least))
+	if op == opPropose {
+		return min(left, max(left/3, 2*least))
+	}
+	return min(left, least)
 }

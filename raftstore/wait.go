@@ -3,6 +3,7 @@ package raftstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -70,7 +71,7 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 		}
 		silence := b.config.Timing.RetryTimeout - min(begun.Elapsed(), v.alive.Elapsed())
 		if silence <= 0 {
-			return dcs.Snapshot{}, b.fail("Wait", prefix, dcs.ErrUnavailable, "", errors.Join(errSilent, v.last))
+			return dcs.Snapshot{}, b.fail("Wait", prefix, dcs.ErrUnavailable, "", silent(v.last))
 		}
 		timer := time.NewTimer(silence)
 		select {
@@ -87,6 +88,13 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 		}
 		timer.Stop()
 	}
+}
+
+func silent(last error) error {
+	if last == nil {
+		return errSilent
+	}
+	return fmt.Errorf("%w; last: %w", errSilent, last)
 }
 
 // waitElsewhere asks the leader whether the tree moved, because this node's
@@ -162,7 +170,8 @@ func (w *waits) once() (behind dcs.Revision, err error) {
 	defer cancel()
 	o := w.b.node.ask(ctx, &request{op: opPosition}, nothing)
 	if o.err != nil {
-		return 0, withContext(ctx, o.err)
+		// The probe's own deadline is none of a waiter's business.
+		return 0, errors.New(o.err.Error())
 	}
 	// The other nodes hear of a commit within two commitTimeouts at most.
 	grace, stop := context.WithTimeout(ctx, max(4*commitTimeout, w.every/4))

@@ -1,0 +1,167 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/stretchr/testify/require"
+)
+
+// pauseNet is the wires between the Raft nodes of one cluster, of which one
+// can be paused like a process that is stopped: what it sent arrives, answers
+// to it wait in its socket, and its clocks stand still.
+type pauseNet struct {
+	paused atomic.Pointer[string] // the address of the paused node
+	phase  atomic.Int32
+	resume chan struct{}
+	held   sync.Map // the addresses whose heartbeat's answer waits
+}
+
+const (
+	running   = iota
+	pausing   // heartbeats go out, and their answers wait
+	resuming  // as before, but clocks run again
+	cutForNow // the answers are read; nothing else passes
+)
+
+type pauseTransport struct {
+	raft.Transport
+	raft.WithPreVote
+	self string
+	net  *pauseNet
+}
+
+var errCut = errors.New("cut off")
+
+// passes refuses what the paused node would have to send or to read.
+func (p *pauseTransport) passes(to raft.ServerAddress) error {
+	if at := p.net.paused.Load(); at != nil && (*at == p.self || *at == string(to)) {
+		return errCut
+	}
+	return nil
+}
+
+func (p *pauseTransport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
+	return nil, raft.ErrPipelineReplicationNotSupported
+}
+
+func (p *pauseTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	at := p.net.paused.Load()
+	if at == nil || *at != p.self || p.net.phase.Load() == cutForNow {
+		if err := p.passes(to); err != nil {
+			return err
+		}
+		return p.Transport.AppendEntries(id, to, req, resp)
+	}
+	if heartbeat := req.PrevLogEntry == 0 && req.LeaderCommitIndex == 0; heartbeat {
+		err := p.Transport.AppendEntries(id, to, req, resp)
+		if err == nil {
+			p.net.held.Store(to, true)
+		}
+		<-p.net.resume
+		return err
+	}
+	if p.net.phase.Load() == pausing {
+		// Raft counts the time since it last heard of a follower; that time
+		// stands still.
+		resp.Term, resp.Success, resp.LastLog = req.Term, true, req.PrevLogEntry
+		return nil
+	}
+	<-p.net.resume
+	return errCut
+}
+
+func (p *pauseTransport) RequestVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if err := p.passes(to); err != nil {
+		return err
+	}
+	return p.Transport.RequestVote(id, to, req, resp)
+}
+
+func (p *pauseTransport) RequestPreVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if err := p.passes(to); err != nil {
+		return err
+	}
+	return p.WithPreVote.RequestPreVote(id, to, req, resp)
+}
+
+// P2, the counterexample: heartbeats leave the leader and are answered; the
+// answers wait in its socket while it is paused; another leader is elected and
+// ends a lease. The old one resumes, reads a renewal of that lease, and then
+// the old answers. Raft's VerifyLeader says yes; the renewal must not.
+func TestP2PausedLeaderConfirmsNothing(t *testing.T) {
+	wires := &pauseNet{resume: make(chan struct{})}
+	resume := sync.OnceFunc(func() { close(wires.resume) })
+	tc := newTestCluster(t, 3, func(_ int, c *Config, w *wiring) {
+		self := c.Peers[slices.IndexFunc(c.Peers, func(p Peer) bool { return p.ID == c.ID })].Addr
+		w.transport = func(t raft.Transport) raft.Transport {
+			return &pauseTransport{Transport: t, WithPreVote: t.(raft.WithPreVote), self: self, net: wires}
+		}
+		c.HeartbeatTimeout = time.Second
+		w.adjust = func(rc *raft.Config) { rc.LeaderLeaseTimeout = rc.HeartbeatTimeout }
+	})
+	t.Cleanup(resume) // before the nodes are closed
+	ctx := testCtx(t)
+	at := tc.leader()
+	old := tc.node[at].node
+	lease, _, err := tc.node[at].Grant(ctx, minMinTTL)
+	require.NoError(t, err)
+
+	addr := old.net.addr()
+	wires.phase.Store(pausing)
+	wires.paused.Store(&addr)
+	other := tc.leaderButNot(at)
+	tc.eventually(func() bool { return !other.state.tree.Live(lease.ID()) }, "the lease does not end")
+	tc.eventually(func() bool {
+		n := 0
+		wires.held.Range(func(any, any) bool { n++; return true })
+		return n == 2
+	}, "no heartbeat is under way")
+	require.NotZero(t, old.leading(), "it was to go on believing")
+	require.Greater(t, other.leading(), old.leading())
+
+	wires.phase.Store(resuming)
+	verified := old.raft.VerifyLeader()
+	// Its main loop has taken that up once it has answered often enough; it
+	// picks at random among what waits.
+	for range 30 {
+		require.ErrorIs(t, old.raft.BootstrapCluster(raft.Configuration{}).Error(), raft.ErrCantBootstrap)
+	}
+	soon, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer cancel()
+	renewal := make(chan error, 1)
+	go func() {
+		_, err := old.lead.renew(soon, lease.ID(), "", 0)
+		renewal <- err
+	}()
+	wires.phase.Store(cutForNow)
+	resume()
+	require.NoError(t, verified.Error(), "VerifyLeader was to show the fault that our evidence avoids")
+	err = <-renewal
+	require.Error(t, err, "a lease that is gone was confirmed")
+	require.NotErrorIs(t, err, errGone, "the old leader can not know that")
+	wires.paused.Store(nil)
+	_, err = lease.Renew(ctx)
+	require.Error(t, err)
+}
+
+// leaderButNot waits for a leader with its term open other than the node at.
+func (tc *testCluster) leaderButNot(at int) *node {
+	tc.t.Helper()
+	var found *node
+	tc.eventually(func() bool {
+		for i, b := range tc.node {
+			if i != at && b != nil && b.node.leading() != 0 && b.node.opened(b.node.leading()) {
+				found = b.node
+			}
+		}
+		return found != nil
+	}, "no other leader")
+	return found
+}

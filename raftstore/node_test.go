@@ -1,0 +1,393 @@
+package raftstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// A lease and what is bound to it live through the loss of the Raft leader;
+// no call of the holder fails.
+func TestLeaderIsLostAndTheLeaseIsKept(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	ctx := testCtx(t)
+	old := tc.leader()
+	holder := tc.node[tc.follower()]
+	lease, _, err := holder.Grant(ctx, 3*time.Second)
+	require.NoError(t, err)
+	token, err := holder.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.PutLeased("lock", nil, lease.ID())}})
+	require.NoError(t, err)
+	tc.stop(old)
+	r, err := lease.Renew(ctx, "lock")
+	require.NoError(t, err)
+	e, held := r.Entry("lock")
+	require.True(t, held)
+	require.Equal(t, token, e.Created)
+	_, err = holder.Commit(ctx, dcs.Txn{If: []dcs.Cond{dcs.CreatedAt("lock", token)}, Then: []dcs.Write{dcs.Put("fenced", nil)}})
+	require.NoError(t, err)
+	// The lost one comes back and serves.
+	back := tc.start(old)
+	e, err = back.Get(ctx, "lock")
+	require.NoError(t, err)
+	require.Equal(t, token, e.Created)
+}
+
+// An unrenewed lease ends, by the new leader's clock too, and not early.
+func TestLeaseEndsOverAChangeOfLeader(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	ctx := testCtx(t)
+	old := tc.leader()
+	other := tc.node[tc.follower()]
+	lease, granted, err := other.Grant(ctx, time.Second)
+	require.NoError(t, err)
+	rev, err := other.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.PutLeased("lock", nil, lease.ID())}})
+	require.NoError(t, err)
+	tc.stop(old)
+	s, err := other.Wait(ctx, "lock", rev)
+	for err == nil && len(s.Entries) > 0 {
+		s, err = other.Wait(ctx, "lock", s.Revision)
+	}
+	require.NoError(t, err)
+	require.Greater(t, granted.From.Elapsed(), granted.TTL)
+	_, err = lease.Renew(ctx)
+	require.ErrorIs(t, err, dcs.ErrLost)
+}
+
+// Everything that was acknowledged is there after all nodes were ended, and
+// revisions still rise.
+func TestRestartOfAllNodes(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	ctx := testCtx(t)
+	var last dcs.Revision
+	for i := range 30 {
+		rev, err := tc.node[i%3].Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put(fmt.Sprintf("k/%02d", i), []byte{byte(i)})}})
+		require.NoError(t, err)
+		require.Greater(t, rev, last)
+		last = rev
+	}
+	before, err := tc.node[0].Snapshot(ctx, "k")
+	require.NoError(t, err)
+	tc.stopAll()
+	for i := range 3 {
+		tc.start(i)
+	}
+	after, err := tc.node[1].Snapshot(ctx, "k")
+	require.NoError(t, err)
+	require.Equal(t, before.Entries, after.Entries)
+	rev, err := tc.node[2].Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Delete("k/00")}})
+	require.NoError(t, err)
+	require.Greater(t, rev, last)
+	// Wait on a node that has just started is not older than its last life.
+	s, err := tc.node[0].Wait(ctx, "k", last)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, s.Revision, rev)
+	require.Len(t, s.Entries, 29)
+}
+
+// A node that was away while the log was cut gets a snapshot, clients and
+// leases included; so does one whose own snapshot is read at the start.
+func TestSnapshotIsRestored(t *testing.T) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *wiring) {
+		c.SnapshotThreshold, c.SnapshotInterval = 20, 20*time.Millisecond
+	})
+	ctx := testCtx(t)
+	away := tc.follower()
+	leader := tc.node[tc.leader()]
+	lease, _, err := leader.Grant(ctx, time.Minute)
+	require.NoError(t, err)
+	tc.stop(away)
+	for i := range 200 {
+		_, err := leader.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.PutLeased(fmt.Sprintf("k/%d", i%7), []byte{byte(i)}, lease.ID())}})
+		require.NoError(t, err)
+	}
+	tc.eventually(func() bool {
+		first, err := leader.node.store.FirstIndex()
+		return err == nil && first > 50
+	}, "the log is never cut")
+	back := tc.start(away)
+	want, err := leader.Snapshot(ctx, "")
+	require.NoError(t, err)
+	require.NoError(t, back.node.await(ctx, want.Revision))
+	require.Equal(t, want.Entries, back.node.state.tree.Snapshot("").Entries)
+	first, err := back.node.store.FirstIndex()
+	require.NoError(t, err)
+	require.Greater(t, first, uint64(50), "it caught up without a snapshot")
+	// All from their own snapshots; the client goes on where it was.
+	tc.stopAll()
+	for i := range 3 {
+		tc.start(i)
+	}
+	got, err := tc.node[away].Snapshot(ctx, "")
+	require.NoError(t, err)
+	require.Equal(t, want.Entries, got.Entries)
+	again := &leaseHandle{b: tc.node[away], id: lease.ID()}
+	_, err = again.Renew(ctx)
+	require.NoError(t, err, "the snapshot lost a lease")
+}
+
+// Every node writes the first membership itself; doing it again changes
+// nothing, and a node that joins late needs no help.
+func TestBootstrapIsRepeatable(t *testing.T) {
+	tc := &testCluster{t: t, config: clusterConfigs(t, 3), node: make([]*Backend, 3)}
+	tc.wiring = []wiring{defaultWiring(), defaultWiring(), defaultWiring()}
+	t.Cleanup(tc.stopAll)
+	ctx := testCtx(t)
+	tc.start(0)
+	tc.start(1)
+	rev, err := tc.node[0].Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+	require.NoError(t, err)
+	for range 2 {
+		tc.start(2)
+		e, err := tc.node[2].Get(ctx, "k")
+		require.NoError(t, err)
+		require.Equal(t, rev, e.Created)
+		tc.stop(2)
+	}
+	require.Len(t, tc.node[0].Status().Voters, 3)
+}
+
+func TestStatusTellsWhoLeads(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	ctx := testCtx(t)
+	l := tc.leader()
+	rev, err := tc.node[tc.follower()].Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+	require.NoError(t, err)
+	for i, b := range tc.node {
+		require.NoError(t, b.node.await(ctx, rev))
+		s := b.Status()
+		require.Equal(t, tc.config[i].ID, s.ID)
+		require.Equal(t, tc.config[l].ID, s.LeaderID)
+		require.Equal(t, i == l, s.State == "Leader")
+		require.GreaterOrEqual(t, s.Applied, uint64(rev))
+		require.Len(t, s.Voters, 3)
+		require.NotZero(t, s.Disk.Writes)
+	}
+}
+
+// A renewal writes nothing to any disk.
+func TestRenewalsTouchNoDisk(t *testing.T) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *wiring) { c.HeartbeatTimeout = 3 * time.Second })
+	ctx := testCtx(t)
+	for _, i := range []int{tc.leader(), tc.follower()} {
+		lease, _, err := tc.node[i].Grant(ctx, time.Minute)
+		require.NoError(t, err)
+		tc.settled()
+		writes := func() (n uint64) {
+			for _, b := range tc.node {
+				n += b.Status().Disk.Writes
+			}
+			return n
+		}
+		before := writes()
+		for range 50 {
+			_, err := lease.Renew(ctx, "k")
+			require.NoError(t, err)
+		}
+		require.Equal(t, before, writes())
+	}
+}
+
+// settled waits until every node has the leader's whole log.
+func (tc *testCluster) settled() {
+	l := tc.node[tc.leader()]
+	tc.eventually(func() bool {
+		for _, b := range tc.node {
+			if b != nil && b.node.raft.LastIndex() != l.node.raft.LastIndex() {
+				return false
+			}
+		}
+		return true
+	}, "the nodes' logs differ")
+}
+
+// Without a quorum every call ends by its budget, and says that nothing is
+// known; a Wait says so after RetryTimeout of silence.
+func TestNoQuorum(t *testing.T) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *wiring) {
+		c.Timing = dcs.Timing{TTL: 5 * time.Second, LoopWait: time.Second, RetryTimeout: time.Second}
+	})
+	ctx := testCtx(t)
+	left := tc.leader()
+	b := tc.node[left]
+	lease, _, err := b.Grant(ctx, 3*time.Second)
+	require.NoError(t, err)
+	_, err = b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+	require.NoError(t, err)
+	_, err = b.Wait(ctx, "k", 0)
+	require.NoError(t, err)
+	waiting := make(chan error, 1)
+	go func() {
+		_, err := b.Wait(ctx, "never", 0)
+		waiting <- err
+	}()
+	for i := range tc.node {
+		if i != left {
+			tc.stop(i)
+		}
+	}
+	calls := map[string]func() error{
+		"Get":      func() error { _, err := b.Get(ctx, "k"); return err },
+		"Snapshot": func() error { _, err := b.Snapshot(ctx, ""); return err },
+		"Commit":   func() error { _, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}}); return err },
+		"Grant":    func() error { _, _, err := b.Grant(ctx, time.Second); return err },
+		"Renew":    func() error { _, err := lease.Renew(ctx, "k"); return err },
+		"Revoke":   func() error { return lease.Revoke(ctx) },
+	}
+	var wg sync.WaitGroup
+	for name, call := range calls {
+		wg.Go(func() {
+			begun := dcs.Now()
+			err := call()
+			if !errors.Is(err, dcs.ErrUnavailable) || errors.Is(err, dcs.ErrLost) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if took := begun.Elapsed(); took > 1500*time.Millisecond {
+				t.Errorf("%s took %v", name, took)
+			}
+		})
+	}
+	wg.Wait()
+	err = <-waiting
+	require.ErrorIs(t, err, dcs.ErrUnavailable)
+	require.NotErrorIs(t, err, context.DeadlineExceeded)
+}
+
+// Close ends calls under way with ErrClosed, and every goroutine.
+func TestBackendCloseEndsEverything(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	ctx := testCtx(t)
+	b := tc.node[tc.follower()]
+	_, err := b.Snapshot(ctx, "")
+	require.NoError(t, err)
+	waiting := make(chan error, 1)
+	go func() {
+		_, err := b.Wait(ctx, "never", 0)
+		waiting <- err
+	}()
+	// A call that nobody answers.
+	b.node.net.setTap(func(_ context.Context, e tapEvent) bool { return e.op != opPropose })
+	committing := make(chan error, 1)
+	go func() {
+		_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+		committing <- err
+	}()
+	tc.eventually(func() bool {
+		b.node.route.mu.Lock()
+		defer b.node.route.mu.Unlock()
+		return len(b.node.route.attempts) > 0
+	}, "the call does not begin")
+	begun := dcs.Now()
+	require.NoError(t, b.Close())
+	require.NoError(t, b.Close(), "Close may be repeated")
+	require.Less(t, begun.Elapsed(), shutdownBound+closeBound)
+	require.ErrorIs(t, <-waiting, dcs.ErrClosed)
+	require.ErrorIs(t, <-committing, dcs.ErrClosed)
+	_, err = b.Get(ctx, "k")
+	require.ErrorIs(t, err, dcs.ErrClosed)
+	_, err = b.Wait(ctx, "k", 0)
+	require.ErrorIs(t, err, dcs.ErrClosed)
+	_, err = b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+	require.ErrorIs(t, err, dcs.ErrClosed)
+	_, _, err = b.Grant(ctx, time.Second)
+	require.ErrorIs(t, err, dcs.ErrClosed)
+	tc.stopAll()
+	tc.eventually(func() bool {
+		return !strings.Contains(stacks(), "raftstore.(*") && !strings.Contains(stacks(), "hashicorp/raft")
+	},
+		"goroutines are left")
+}
+
+// stacks returns the stacks of all goroutines but the tests' own.
+func stacks() string {
+	buf := make([]byte, 1<<20)
+	var out []string
+	for s := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		if !strings.Contains(s, "testing.tRunner") && !strings.Contains(s, "testify") {
+			out = append(out, s)
+		}
+	}
+	return strings.Join(out, "\n\n")
+}
+
+// What is wrong at the start is said at once, and nothing stays open.
+func TestNewRefusesAtOnce(t *testing.T) {
+	c := clusterConfigs(t, 1)[0]
+	ln, err := net.Listen("tcp", c.Peers[0].Addr)
+	require.NoError(t, err)
+	_, err = New(testCtx(t), c)
+	require.ErrorIs(t, err, dcs.ErrUnavailable)
+	require.ErrorContains(t, err, "port is in use")
+	ln.Close()
+
+	b, err := New(testCtx(t), c) // the directory was given free again
+	require.NoError(t, err)
+	twin := c
+	twin.Peers, twin.Listen = nil, "127.0.0.1:0"
+	_, err = New(testCtx(t), twin)
+	require.ErrorContains(t, err, "in use by another process")
+	require.NoError(t, b.Close())
+
+	wrong := c
+	wrong.ID, wrong.MinTTL = "", time.Nanosecond
+	_, err = New(testCtx(t), wrong)
+	require.ErrorIs(t, err, dcs.ErrInvalid)
+	require.ErrorContains(t, err, "ID is empty")
+	require.ErrorContains(t, err, "MinTTL")
+
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err = New(done, c)
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+// A log entry of a newer release stops the node, in words, and the others go
+// on without it.
+func TestNodeStopsAtAnEntryItCanNotRead(t *testing.T) {
+	var log lockedBuffer
+	tc := newTestCluster(t, 1, func(_ int, c *Config, _ *wiring) {
+		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	tc.leader()
+	b := tc.node[0]
+	newer := (&command{kind: cmdTerm}).encode()
+	newer[0] = commandVersion + 1
+	require.NoError(t, b.node.raft.Apply(newer, 0).Error())
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	_, err := b.Get(ctx, "k")
+	require.ErrorIs(t, err, dcs.ErrUnavailable)
+	require.ErrorContains(t, err, "format version 2")
+	require.Contains(t, log.String(), "this node stops")
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+var _ raft.BatchingFSM = (*fsm)(nil)
