@@ -26,9 +26,20 @@ func (b *Backend) fail(op, key string, kind error, endpoint string, cause error)
 	return &dcs.Error{Backend: backendName, Op: op, Key: key, Endpoint: endpoint, Kind: kind, Err: cause}
 }
 
-// unavailable is the error of a call that got no answer within its budget.
+// unavailable is the error of a call that got no answer within its budget. A
+// node that the others refuse needs an operator: it says so, and why, instead
+// of that it knows no leader.
 func (b *Backend) unavailable(ctx context.Context, op, key string, o outcome) *dcs.Error {
-	return b.fail(op, key, dcs.ErrUnavailable, o.endpoint, withContext(ctx, o.err))
+	kind, err := dcs.ErrUnavailable, o.err
+	if errors.Is(err, errNoLeader) {
+		if refusal := b.node.net.outcast.any(); refusal != nil {
+			err = fmt.Errorf("%w: %w", err, refusal)
+		}
+	}
+	if errors.Is(err, errPeerRefused) {
+		kind = dcs.ErrUnauthorized
+	}
+	return b.fail(op, key, kind, o.endpoint, withContext(ctx, err))
 }
 
 // withContext adds what ended ctx to the reason for a failure, so that the

@@ -47,6 +47,7 @@ type network struct {
 	tap     atomic.Pointer[tapFunc]
 	cancel  context.CancelFunc // ends calls being answered
 	refused *repeats
+	outcast refusals
 	closing sync.Once
 	closed  error
 }
@@ -300,6 +301,7 @@ func (n *network) dial(ctx context.Context, k kind, addr string) (*trackedConn, 
 		return nil, err
 	}
 	conn, peer, err := n.introduce(ctx, raw, k, addr)
+	n.outcast.dialled(addr, err)
 	if err := cmp.Or(err, ctx.Err()); err != nil {
 		raw.Close()
 		return nil, fmt.Errorf("%s: %w", addr, err)

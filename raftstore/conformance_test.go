@@ -1,0 +1,27 @@
+package raftstore
+
+import (
+	"testing"
+
+	"github.com/holdfast-dcs/holdfast/conformance"
+)
+
+func TestConformance(t *testing.T) {
+	s := newSuite(t)
+	conformance.Run(t, conformance.Harness{
+		Name:   "raftstore",
+		Timing: suiteTiming,
+		New: func(testing.TB) conformance.Store {
+			return conformance.Store{
+				Open: s.open, OpenAlone: openAlone, OpenTimed: s.openTimed,
+				Requests: s.requests, Inject: s.inject, Sockets: sockets, Secure: s.secure.open,
+			}
+		},
+		NotApplicable: map[string]string{
+			"Auth/*":           "nodes prove themselves by certificate; there are no users, passwords or tokens",
+			"Reply/MarkerLost": "attempts have numbers in the replicated log instead of markers (P15); they go with it only",
+		},
+		// The nodes live as long as the test, and their connections come and go.
+		Ours: []string{"holdfast/raftstore.", "hashicorp/raft"},
+	})
+}

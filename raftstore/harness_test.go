@@ -1,0 +1,186 @@
+package raftstore
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/conformance"
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/keepalive"
+)
+
+// suiteTiming is short, and leaves a busy machine some room.
+var suiteTiming = dcs.Timing{TTL: 3 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: 1200 * time.Millisecond}
+
+// suite is what the conformance suite runs on: three nodes over real sockets
+// and disks, shared by all cases, and as many clients as the cases open.
+type suite struct {
+	tc      *testCluster
+	clients atomic.Int64
+	secure  *secureCluster
+
+	mu     sync.Mutex
+	tapped int // clients that look at their requests
+}
+
+func newSuite(t testing.TB) *suite {
+	t.Helper()
+	s := &suite{secure: &secureCluster{t: t}}
+	s.tc = newTestCluster(t, 3, func(_ int, c *Config, _ *wiring) { suiteConfig(c, suiteTiming) })
+	s.tc.leader()
+	return s
+}
+
+func suiteConfig(c *Config, t dcs.Timing) {
+	c.Timing = t
+	c.HeartbeatTimeout = 300 * time.Millisecond
+	c.MinTTL = time.Second
+}
+
+// suiteClient is one client of the suite: a Backend with bookkeeping of its
+// own on a node that it shares. Its contexts carry it, so that the node's tap
+// can tell whose a request is.
+type suiteClient struct {
+	*Backend
+	suite *suite
+	end   context.CancelFunc
+	taps  tapState
+}
+
+type clientOf struct{}
+
+// on returns a new client on node b.
+func (s *suite) on(b *Backend) *suiteClient {
+	c := &suiteClient{Backend: &Backend{node: b.node, config: b.config}, suite: s}
+	c.life, c.end = context.WithCancel(context.WithValue(b.life, clientOf{}, c))
+	c.settles.b = c.Backend
+	c.waits.init(c.Backend)
+	return c
+}
+
+func (s *suite) open(testing.TB) dcs.Backend {
+	i := int(s.clients.Add(1)) % len(s.tc.node)
+	return s.on(s.tc.node[i])
+}
+
+func (c *suiteClient) own(ctx context.Context) context.Context {
+	return context.WithValue(ctx, clientOf{}, c)
+}
+
+// call bounds a call by the client's own life, as the node's bounds a node's.
+func (c *suiteClient) call(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(c.own(ctx))
+	stop := context.AfterFunc(c.life, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+func (c *suiteClient) Get(ctx context.Context, key string) (dcs.Entry, error) {
+	ctx, done := c.call(ctx)
+	defer done()
+	return c.Backend.Get(ctx, key)
+}
+
+func (c *suiteClient) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
+	ctx, done := c.call(ctx)
+	defer done()
+	return c.Backend.Snapshot(ctx, prefix)
+}
+
+// Wait passes its context on as it is: its error is the context's own.
+func (c *suiteClient) Wait(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+	return c.Backend.Wait(c.own(ctx), prefix, since)
+}
+
+func (c *suiteClient) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
+	ctx, done := c.call(ctx)
+	defer done()
+	return c.Backend.Commit(ctx, t)
+}
+
+func (c *suiteClient) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, error) {
+	ctx, done := c.call(ctx)
+	defer done()
+	return c.Backend.Settle(ctx, e)
+}
+
+func (c *suiteClient) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
+	ctx, done := c.call(ctx)
+	defer done()
+	l, r, err := c.Backend.Grant(ctx, ttl)
+	if err != nil {
+		return nil, r, err
+	}
+	return &suiteLease{l, c}, r, nil
+}
+
+// Close ends the client and leaves the node to the others.
+func (c *suiteClient) Close() error {
+	c.end()
+	c.running.Wait()
+	return nil
+}
+
+type suiteLease struct {
+	dcs.Lease
+	c *suiteClient
+}
+
+func (l *suiteLease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) {
+	ctx, done := l.c.call(ctx)
+	defer done()
+	return l.Lease.Renew(ctx, keys...)
+}
+
+func (l *suiteLease) Revoke(ctx context.Context) error {
+	ctx, done := l.c.call(ctx)
+	defer done()
+	return l.Lease.Revoke(ctx)
+}
+
+// openAlone starts a cluster of one node, which Close really ends.
+func openAlone(tb testing.TB) dcs.Backend {
+	c := clusterConfigs(tb, 1)[0]
+	suiteConfig(&c, suiteTiming)
+	b, err := newBackend(c, defaultWiring())
+	require.NoError(tb, err)
+	return b
+}
+
+// openTimed starts three nodes with another timing.
+func (s *suite) openTimed(tb testing.TB, t dcs.Timing) dcs.Backend {
+	tc := newTestCluster(tb, 3, func(_ int, c *Config, _ *wiring) { suiteConfig(c, t) })
+	return s.on(tc.node[tc.follower()])
+}
+
+// sockets reads back what holds on a node's connections.
+func sockets(b dcs.Backend) []conformance.Socket {
+	var out []conformance.Socket
+	r := b.(*suiteClient).node.net.reg //nolint:errcheck,forcetypeassert // the suite has no other clients
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, o := range r.open {
+		if o.conn == nil {
+			continue
+		}
+		so := conformance.Socket{Side: "accepted"}
+		if o.conn.dialled {
+			so.Side = "dialled"
+		}
+		values, err := keepalive.Effective(o.conn)
+		if err != nil {
+			so.Fault = err.Error()
+		}
+		if _, moved := values.Clamp(); len(moved) > 0 {
+			so.Fault = fmt.Sprint(moved)
+		}
+		so.Idle, so.Interval, so.Count, so.UserTimeout = values.Idle, values.Interval, values.Count, values.UserTimeout
+		out = append(out, so)
+	}
+	return out
+}

@@ -1,0 +1,72 @@
+package raftstore
+
+import (
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/conformance"
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// secureCluster is two nodes of three that demand certificates of each other.
+// The third place is for clients with something wrong.
+type secureCluster struct {
+	t     testing.TB
+	once  sync.Once
+	suite *suite
+	ca    *testCA
+	third Config
+}
+
+// start starts it at its first use; it lives as long as the test of the suite.
+func (s *secureCluster) start() {
+	s.ca = newTestCA(s.t)
+	tc := &testCluster{t: s.t, config: clusterConfigs(s.t, 3), node: make([]*Backend, 2)}
+	for i := range tc.config {
+		suiteConfig(&tc.config[i], suiteTiming)
+		tc.wiring = append(tc.wiring, defaultWiring())
+		tc.config[i].TLS = s.ca.issue(s.t, tc.config[i].ID, nil)
+	}
+	s.third = tc.config[2]
+	s.t.Cleanup(tc.stopAll)
+	tc.start(0)
+	tc.start(1)
+	tc.leader()
+	s.suite = &suite{tc: tc}
+}
+
+func (s *secureCluster) open(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.Backend, error) {
+	s.once.Do(s.start)
+	if who == conformance.Good {
+		return s.suite.open(tb), nil
+	}
+	c := s.third
+	c.Dir = tb.TempDir()
+	c.Logger = log
+	switch who {
+	case conformance.UnknownCA:
+		c.TLS = newTestCA(tb).issue(tb, "stranger", nil)
+	case conformance.WrongHost:
+		c.TLS = s.ca.issue(tb, "elsewhere", func(x *x509.Certificate) {
+			x.IPAddresses, x.DNSNames = nil, []string{"elsewhere.example"}
+		})
+	case conformance.ExpiredCert:
+		c.TLS = s.ca.issue(tb, "old", func(x *x509.Certificate) { x.NotAfter = time.Now().Add(-time.Minute) })
+	case conformance.NoCert:
+		c.TLS = nil
+	default:
+		return nil, fmt.Errorf("raftstore has no clients with a %s", who)
+	}
+	b, err := newBackend(c, defaultWiring())
+	if err != nil {
+		return nil, err
+	}
+	tb.Cleanup(func() { require.NoError(tb, b.Close()) })
+	return b, nil
+}

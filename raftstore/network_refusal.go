@@ -1,0 +1,41 @@
+package raftstore
+
+import (
+	"errors"
+	"sync"
+)
+
+// refusals remembers which nodes refuse this one, or are refused by it, in a
+// way that trying again will not mend: with a certificate of another
+// authority, for one. A node that is kept out so never hears of a leader, and
+// its callers must be told why.
+type refusals struct {
+	mu   sync.Mutex
+	last map[string]error // by the address that was dialled
+}
+
+// dialled notes how a dial ended; any other end says nothing about the other
+// node's mind.
+func (r *refusals) dialled(addr string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case err == nil:
+		delete(r.last, addr)
+	case errors.Is(err, errPeerRefused):
+		if r.last == nil {
+			r.last = map[string]error{}
+		}
+		r.last[addr] = err
+	}
+}
+
+// any returns one of the refusals in force, or nil.
+func (r *refusals) any() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, err := range r.last {
+		return err
+	}
+	return nil
+}
