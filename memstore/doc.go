@@ -112,7 +112,7 @@
 //
 //		// a is cut off. It must have stopped before b starts.
 //		cut := server.Inject(memstore.Match{Client: "a"}, memstore.Hang())
-//		time.Sleep(30 * time.Second)
+//		time.Sleep(time.Minute)
 //		synctest.Wait()
 //		if a.primary() || !b.primary() { … }
 //

@@ -2,6 +2,7 @@ package memstore
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -133,7 +134,8 @@ func (r *root) commit(t dcs.Txn) (dcs.Revision, error) {
 	for i, w := range t.Then {
 		w.Key = inside(w.Key)
 		if !w.Delete {
-			w.Value = append([]byte{}, w.Value...) // the caller may go on with its own
+			// The caller may go on with its own, and readers may append to theirs.
+			w.Value = slices.Clip(append([]byte{}, w.Value...))
 			if l := r.leases[w.Lease]; l != nil && l.over {
 				return 0, kv.ErrLease
 			}
