@@ -1,0 +1,183 @@
+package conformance
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/memstore"
+)
+
+// smallest is the harness of the template: nothing but Open.
+func smallest(testing.TB) Store {
+	server := memstore.NewServer(memstore.Options{})
+	return Store{Open: func(testing.TB) dcs.Backend { return server.Open(memstore.ClientOptions{}) }}
+}
+
+// needHooks are the cases that a harness without hooks has to declare.
+var needHooks = []string{
+	"Wait/NotAPoll", "Lease/LateAnswerRevivesNothing", "Reply/*",
+	"Hold/DeadlineWithoutProof", "Hold/LostIsFinal", "Hold/OldAnswerJudgesNothingNew", "Holder/*",
+}
+
+func TestSmallestHarness(t *testing.T) {
+	na := map[string]string{"TLS/*": "no connections", "Auth/*": "no users"}
+	for _, name := range needHooks {
+		na[name] = "no proxy"
+	}
+	Run(t, Harness{Name: "smallest", Virtual: true, New: smallest, NotApplicable: na})
+}
+
+func TestMissingHooksAreFailuresThatSayWhatToDo(t *testing.T) {
+	h := Harness{Name: "smallest", Virtual: true, New: smallest}
+	for _, c := range table() {
+		needs := false
+		for _, name := range append(needHooks, "Auth/*", "TLS/*") {
+			needs = needs || name == c.Name || strings.HasSuffix(name, "/*") && strings.HasPrefix(c.Name, strings.TrimSuffix(name, "*"))
+		}
+		if !needs {
+			continue
+		}
+		o := runCase(t, h, c)
+		require.Equal(t, failed, o.verdict, c.Name)
+		require.Contains(t, first(o.failures), "say why "+c.Name+" is not applicable")
+	}
+}
+
+func TestHarnessFaults(t *testing.T) {
+	h := Harness{NotApplicable: map[string]string{
+		"Hold/OneWiner": "a typing error", "Nothing/*": "no such area", "KV/Limits": " ", "TLS/*": "fine",
+	}}
+	require.Equal(t, []string{
+		`NotApplicable names "Hold/OneWiner", which is no case of the suite`,
+		`NotApplicable names "Nothing/*", which is no case of the suite`,
+		`NotApplicable["KV/Limits"] gives no reason`,
+		"the harness has no Name",
+		"the harness has no New",
+	}, h.check())
+}
+
+// trial runs one body as a case.
+func trial(t *testing.T, virtual bool, run func(e *env)) outcome {
+	t.Helper()
+	h := Harness{Name: "trial", Virtual: virtual, New: smallest}
+	return runCase(t, h, spec{Case: Case{Name: "Trial/Case"}, limit: 300 * time.Millisecond, run: run})
+}
+
+func TestWhatFailsACase(t *testing.T) {
+	ended := make(chan struct{})
+	defer close(ended)
+	bodies := map[string]struct {
+		run  func(e *env)
+		want string
+	}{
+		"an error":   {func(e *env) { e.Error("broken") }, "broken"},
+		"a panic":    {func(*env) { panic("broken") }, "panic: broken"},
+		"a skip":     {func(e *env) { e.Skip("not today") }, "skipped without being declared: not today"},
+		"testify":    {func(e *env) { require.Equal(e, 1, 2) }, "Not equal"},
+		"in cleanup": {func(e *env) { e.Cleanup(func() { e.Error("late") }) }, "late"},
+		"in a goroutine": {func(e *env) {
+			e.together(3, func(i int) {
+				if i == 1 {
+					e.Fatal("one of three")
+				}
+			})
+			e.Error("it went on")
+		}, "one of three"},
+		"a hang": {func(e *env) { <-e.ctx.Done() }, "the case did not end within"},
+		"a goroutine that stays": {func(e *env) {
+			stay := make(chan struct{})
+			go func() { <-stay }()
+			e.TB.(*recorder).TB.Cleanup(func() { close(stay) }) //nolint:errcheck,forcetypeassert // every case has a recorder
+		}, "a goroutine outlives the case"},
+	}
+	for what, body := range bodies {
+		for _, virtual := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, virtual %v", what, virtual), func(t *testing.T) {
+				o := trial(t, virtual, body.run)
+				require.Equal(t, failed, o.verdict)
+				require.Contains(t, strings.Join(o.failures, "\n"), body.want)
+				require.NotContains(t, strings.Join(o.failures, "\n"), "it went on")
+			})
+		}
+	}
+	require.Equal(t, passed, trial(t, true, func(e *env) { e.pass(time.Second) }).verdict)
+	require.Equal(t, passed, trial(t, false, func(*env) {}).verdict)
+}
+
+func TestJSON(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "out.json")
+	r := &report{backend: "b"}
+	cases := table()
+	r.add(outcome{c: cases[0], verdict: passed, took: time.Second})
+	r.add(outcome{c: cases[1], verdict: notApplicable, reason: "because"})
+	require.NoError(t, r.writeJSON(file))
+	require.NoError(t, r.writeJSON(file), "several backends write to one file")
+	f, err := os.Open(file)
+	require.NoError(t, err)
+	defer f.Close()
+	var lines []jsonLine
+	for s := bufio.NewScanner(f); s.Scan(); {
+		var l jsonLine
+		require.NoError(t, json.Unmarshal(s.Bytes(), &l))
+		lines = append(lines, l)
+	}
+	require.Len(t, lines, 4)
+	require.Equal(t, jsonLine{Case: cases[0].Name, Backend: "b", Result: "pass", Seconds: 1, Profile: profileName()}, lines[0])
+	require.Equal(t, jsonLine{Case: cases[1].Name, Backend: "b", Result: "n/a", Profile: profileName(), Reason: "because"}, lines[1])
+	require.Contains(t, r.table(), "1 passed, 0 failed, 1 not applicable")
+}
+
+func TestCasesAreTold(t *testing.T) {
+	seen := map[string]bool{}
+	name := regexp.MustCompile(`^[A-Z][A-Za-z]+/[A-Z][A-Za-z]+$`)
+	for _, c := range Cases() {
+		require.Regexp(t, name, c.Name)
+		require.False(t, seen[c.Name], "%s is there twice", c.Name)
+		seen[c.Name] = true
+		require.NotEmpty(t, c.Rule, c.Name)
+		require.NotEmpty(t, c.Learnt, c.Name)
+	}
+}
+
+// TestDocsListEveryCase holds docs/conformance.md to the table: every case with
+// its rule, in order, and no other.
+func TestDocsListEveryCase(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "docs", "conformance.md"))
+	require.NoError(t, err)
+	var want strings.Builder
+	for _, c := range Cases() {
+		fmt.Fprintf(&want, "| %s | %s | %s |\n", c.Name, c.Rule, c.Learnt)
+	}
+	if os.Getenv("HOLDFAST_UPDATE_DOCS") != "" {
+		begin, end := tableBounds(t, string(page))
+		page = []byte(string(page[:begin]) + want.String() + string(page[end:]))
+		require.NoError(t, os.WriteFile(filepath.Join("..", "docs", "conformance.md"), page, 0o644))
+	}
+	begin, end := tableBounds(t, string(page))
+	require.Equal(t, want.String(), string(page[begin:end]),
+		"docs/conformance.md does not list the cases as they are: HOLDFAST_UPDATE_DOCS=1 go test ./conformance -run DocsListEveryCase writes them")
+}
+
+func tableBounds(t *testing.T, page string) (begin, end int) {
+	t.Helper()
+	const head = "| Case | Must hold | Learnt from |\n| --- | --- | --- |\n"
+	at := strings.Index(page, head)
+	require.GreaterOrEqual(t, at, 0, "docs/conformance.md has no table of cases")
+	begin = at + len(head)
+	rest := page[begin:]
+	for strings.HasPrefix(rest, "|") {
+		_, after, _ := strings.Cut(rest, "\n")
+		rest = after
+	}
+	return begin, len(page) - len(rest)
+}
