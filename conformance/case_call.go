@@ -21,6 +21,11 @@ var callCases = []spec{
 		Rule:   "A call whose context ends returns within 100 ms and matches the context's error; one that had ended before writes nothing.",
 		Learnt: "A cancelled write that is carried on by a library's own goroutine.",
 	}, run: ctxCancelled},
+	{Case: Case{
+		Name:   "Call/SilenceEnds",
+		Rule:   "Wait and Acquire have no budget, but a store that is silent for RetryTimeout ends them with ErrUnavailable, never a hang; they work again when it answers.",
+		Learnt: "A watch on a member that was cut off was silent for ever, and so was whoever waited on it.",
+	}, sleeps: true, run: silenceEnds},
 }
 
 // call is one method of the contract, on keys of the case.
@@ -157,4 +162,34 @@ func ctxCancelled(e *env) {
 		})
 		lift()
 	}
+}
+
+func silenceEnds(e *env) {
+	a, b := e.pair()
+	lock := e.key("lock")
+	h := e.acquire(b.session(), lock, "b")
+	s := a.session()
+	since := a.snapshot(e.prefix).Revision
+	waits := map[string]func() error{
+		"Wait":    func() error { _, err := a.Wait(e.ctx, e.prefix, since); return err },
+		"Acquire": func() error { _, err := s.Acquire(e.ctx, lock, nil); return err },
+	}
+	for name, wait := range waits {
+		var err error
+		done := e.start(func() { err = wait() })
+		e.pass(2 * e.budget()) // while the store answers, it goes on
+		select {
+		case <-done:
+			e.Fatalf("%s ended while the store answers: %v", name, err)
+		default:
+		}
+		lift := e.inject(a, Fault{Do: LoseAnswer})
+		e.within(e.budget()+slack, done, name+" ends when the store is silent for RetryTimeout")
+		e.kind(err, dcs.ErrUnavailable, name+" on a silent store")
+		lift()
+	}
+	seen, done := e.waking(a, lock, since)
+	require.NoError(e, h.Release(e.ctx))
+	e.within(e.budget()+slack, done, "Wait works again when the store answers")
+	require.Empty(e, seen.Entries)
 }

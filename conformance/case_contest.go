@@ -3,6 +3,7 @@ package conformance
 import (
 	"context"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -78,31 +79,41 @@ func (c *client) commitTime() time.Duration {
 func handoverIsPrompt(e *env) {
 	a, b := e.pair()
 	holders := []*dcs.Session{a.session(), b.session()}
-	lock := e.key("lock")
-	h := e.acquire(holders[0], lock, "0")
+	const n = 3
+	var held [n]*dcs.Hold
+	for i := range held {
+		held[i] = e.acquire(holders[0], e.key("lock", strconv.Itoa(i)), "0")
+	}
 	waits := []time.Duration{15 * time.Millisecond, 15 * time.Millisecond, 300 * time.Millisecond, 5 * time.Second}
-	for i, waited := range waits {
-		next := holders[(i+1)%2]
-		limit := 5*b.commitTime() + slack/4 // the rest is for this machine's scheduling
-		var got *dcs.Hold
-		var at time.Time
-		done := e.start(func() {
-			var err error
-			got, err = next.Acquire(e.ctx, lock, []byte("next"))
-			at = time.Now()
-			require.NoError(e, err)
-		})
+	for round, waited := range waits {
+		var next [n]*dcs.Hold
+		var got [n]time.Time
+		var dones [n]<-chan struct{}
+		for i := range held {
+			dones[i] = e.start(func() {
+				var err error
+				next[i], err = holders[(round+1)%2].Acquire(e.ctx, held[i].Key(), []byte("next"))
+				got[i] = time.Now()
+				require.NoError(e, err)
+			})
+		}
 		e.pass(waited)
-		if got != nil {
-			e.Fatal("Acquire returned while another held")
+		limit := 5*b.commitTime() + slack/4 // the rest is for this machine's scheduling
+		var took []time.Duration
+		for i := range held {
+			released := time.Now()
+			require.NoError(e, held[i].Release(e.ctx))
+			e.within(e.budget()+slack, dones[i], "the waiting contender holds")
+			took = append(took, got[i].Sub(released))
 		}
-		released := time.Now()
-		require.NoError(e, h.Release(e.ctx))
-		e.within(e.budget()+slack, done, "the waiting contender holds")
-		if took := at.Sub(released); took > limit {
-			e.Fatalf("a contender that had waited for %v got the lock %v after the Release began; five commits take %v", waited, took, limit-slack/4)
+		held = next
+		e.Logf("after %v of waiting: %v; five commits take %v", waited, took, limit-slack/4)
+		// The middle one of three: one may meet a hiccup of the machine, but
+		// who polls is late every time.
+		slices.Sort(took)
+		if took[1] < 0 || took[1] > limit {
+			e.Fatalf("contenders that had waited for %v got the lock %v after its Release began; five commits take %v", waited, took, limit-slack/4)
 		}
-		h = got
 	}
 }
 

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -87,11 +88,11 @@ func oneWinner(e *env) {
 				holds[i] = h
 				return
 			}
-			conflict := e.kind(err, dcs.ErrConflict, "a loser's TryAcquire")
-			if conflict.Current == nil {
+			holder := e.kind(err, dcs.ErrConflict, "a loser's TryAcquire")
+			if holder == nil {
 				e.Fatal("a loser is not told who holds")
 			}
-			told[i] = string(conflict.Current.Value)
+			told[i] = string(holder.Value)
 		})
 		winner := -1
 		for i, h := range holds {
@@ -203,7 +204,9 @@ func staleRelease(e *env) {
 	b.del(lock)
 	taken := e.acquire(sb, lock, "same name")
 	require.NoError(e, sa.Close(e.ctx))
-	e.kind(old.Err(), dcs.KindOf(old.Err()), "the closed session's Hold")
+	if old.Valid() || old.Err() == nil {
+		e.Fatal("a Hold outlives its session")
+	}
 	e.stillHeld(a, taken, "after the other session was closed")
 }
 
@@ -250,7 +253,7 @@ func releaseIsComplete(e *env) {
 	require.NoError(e, s.Close(e.ctx))
 	e.ended(again, slack, dcs.ErrReleased, "closing the session")
 	b.absent(lock, "its session was closed")
-	if dcs.KindOf(s.Err()) != dcs.ErrReleased {
+	if !errors.Is(s.Err(), dcs.ErrReleased) {
 		e.Fatalf("a closed session says %v", s.Err())
 	}
 }

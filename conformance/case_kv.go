@@ -3,6 +3,7 @@ package conformance
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -127,7 +128,7 @@ func (c *client) operate(in operation) result {
 	switch in.op {
 	case 'r':
 		en, err := c.Get(c.e.ctx, in.key)
-		if dcs.KindOf(err) == dcs.ErrNotFound {
+		if errors.Is(err, dcs.ErrNotFound) {
 			return result{}
 		}
 		require.NoError(c.e, err)
@@ -137,7 +138,7 @@ func (c *client) operate(in operation) result {
 	}
 	txn.Then = []dcs.Write{dcs.Put(in.key, []byte(in.value))}
 	_, err := c.Commit(c.e.ctx, txn)
-	if in.op == 'c' && dcs.KindOf(err) == dcs.ErrConflict {
+	if in.op == 'c' && errors.Is(err, dcs.ErrConflict) {
 		return result{}
 	}
 	require.NoError(c.e, err)
@@ -250,7 +251,9 @@ func hostileKeys(e *env) {
 		}
 	}
 	s := c.session()
+	l, _ := c.grant()
 	for _, k := range hostile() {
+		e.refused(calls, fmt.Sprintf("Renew(%q)", k), func() error { _, err := l.Renew(e.ctx, k); return err })
 		e.refused(calls, fmt.Sprintf("TryAcquire(%q)", k), func() error { _, err := s.TryAcquire(e.ctx, k, nil); return err })
 		e.refused(calls, fmt.Sprintf("Acquire(%q)", k), func() error { _, err := s.Acquire(e.ctx, k, nil); return err })
 		e.refused(calls, fmt.Sprintf("Publish(%q)", k), func() error { _, err := s.Publish(e.ctx, k, nil); return err })

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"sync/atomic"
@@ -53,8 +54,9 @@ var txnCases = []spec{
 	}, run: concurrentCAS},
 }
 
-// conflict requires that t is refused by one of its conditions.
-func (c *client) conflict(t dcs.Txn, what string) *dcs.Error {
+// conflict requires that t is refused by one of its conditions. It returns the
+// entry that was found, if that was read.
+func (c *client) conflict(t dcs.Txn, what string) (current *dcs.Entry) {
 	_, err := c.Commit(c.e.ctx, t)
 	return c.e.kind(err, dcs.ErrConflict, what)
 }
@@ -74,10 +76,10 @@ func allOrNothing(e *env) {
 	}
 	for what, conds := range cases {
 		before := b.snapshot(e.prefix)
-		err := a.conflict(dcs.Txn{If: conds, Then: both}, what)
+		current := a.conflict(dcs.Txn{If: conds, Then: both}, what)
 		require.Equal(e, before.Entries, b.snapshot(e.prefix).Entries, "%s: something was written", what)
-		if err.Current != nil {
-			require.Equal(e, b.get(err.Current.Key), *err.Current, "%s: Current is not what is there", what)
+		if current != nil {
+			require.Equal(e, b.get(current.Key), *current, "%s: Current is not what is there", what)
 		}
 	}
 	r := a.commit(dcs.Txn{If: []dcs.Cond{dcs.ModifiedAt(k1, r1), dcs.Absent(k2)}, Then: both})
@@ -272,7 +274,7 @@ func concurrentCAS(e *env) {
 				if err == nil {
 					break
 				}
-				if dcs.KindOf(err) == dcs.ErrAmbiguous {
+				if errors.Is(err, dcs.ErrAmbiguous) {
 					unclear.Add(1) // it may count or not
 					break
 				}

@@ -154,7 +154,7 @@ const (
 	MissingRight Credentials = "missing right"
 	// ShortToken has a token that expires, or is made to, within one TTL and
 	// that the client can renew by itself.
-	ShortToken Credentials = "token that expires"
+	ShortToken Credentials = "token that expires" //nolint:gosec // G101: the name of a case's client
 )
 
 // Socket is what one TCP connection reports of its keepalive.

@@ -118,6 +118,7 @@ func (r *recorder) log(text string) {
 
 // A case that skips itself hides what it does not show.
 func (r *recorder) Skip(args ...any) { r.Fatal("skipped without being declared:", fmt.Sprint(args...)) }
+
 func (r *recorder) Skipf(f string, a ...any) {
 	r.Fatal("skipped without being declared:", fmt.Sprintf(f, a...))
 }

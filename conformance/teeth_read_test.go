@@ -19,7 +19,7 @@ func (b *broken) stale() (forget func()) {
 	var cache sync.Map
 	b.get = func(ctx context.Context, key string) (dcs.Entry, error) {
 		if en, ok := cache.Load(key); ok {
-			return en.(dcs.Entry), nil //nolint:errcheck,forcetypeassert // only entries are stored
+			return en.(dcs.Entry), nil
 		}
 		en, err := b.Backend.Get(ctx, key)
 		if err == nil {
@@ -236,6 +236,16 @@ var waitTeeth = []tooth{
 				case <-time.After(100 * time.Millisecond):
 				case <-ctx.Done():
 					return s, ctx.Err()
+				}
+			}
+		}
+	}},
+	{"a watch that hangs on a silent store", "Call/SilenceEnds", func(_ testing.TB, b *broken) {
+		b.wait = func(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+			for {
+				s, err := b.Backend.Wait(ctx, prefix, since)
+				if err == nil || ctx.Err() != nil || errors.Is(err, dcs.ErrClosed) {
+					return s, err
 				}
 			}
 		}

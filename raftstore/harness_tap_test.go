@@ -48,7 +48,7 @@ func (s *suite) listen(more int) {
 
 // requests counts, from the first time it is asked.
 func (s *suite) requests(b dcs.Backend) int64 {
-	c := b.(*suiteClient) //nolint:errcheck,forcetypeassert // the suite has no other clients
+	c := b.(*suiteClient)
 	c.taps.mu.Lock()
 	defer c.taps.mu.Unlock()
 	if !c.taps.count {
@@ -59,7 +59,7 @@ func (s *suite) requests(b dcs.Backend) int64 {
 }
 
 func (s *suite) inject(b dcs.Backend, f conformance.Fault) (lift func()) {
-	c := b.(*suiteClient) //nolint:errcheck,forcetypeassert // the suite has no other clients
+	c := b.(*suiteClient)
 	t := &tapFault{Fault: f, left: -1, lifted: make(chan struct{})}
 	if f.Times > 0 {
 		t.left = f.Times
@@ -101,7 +101,7 @@ func tap(n *network, ctx context.Context, e tapEvent) bool {
 	}
 	if !held(ctx, f.holdRequest) {
 		// Its sender gave it up; it arrives all the same.
-		go arriveLate(n, e, f.holdRequest)
+		go arriveLate(n, e, f.holdRequest) //nolint:gosec // G118: it is to outlive its sender
 		return false
 	}
 	if f.repeat {

@@ -161,7 +161,7 @@ func (s *suite) openTimed(tb testing.TB, t dcs.Timing) dcs.Backend {
 // sockets reads back what holds on a node's connections.
 func sockets(b dcs.Backend) []conformance.Socket {
 	var out []conformance.Socket
-	r := b.(*suiteClient).node.net.reg //nolint:errcheck,forcetypeassert // the suite has no other clients
+	r := b.(*suiteClient).node.net.reg
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, o := range r.open {
