@@ -59,13 +59,15 @@ func (t *tally) check(tb testing.TB) {
 type held struct {
 	*dcs.Hold
 	key     string
-	tainted bool // somebody from outside took the key or ended the lease
-	over    bool // it was seen to be over
+	tainted bool      // somebody from outside took the key or ended the lease, or may have
+	robbed  time.Time // when that happened to this very Hold
+	over    bool      // it was seen to be over
 }
 
 // referee knows what is true at the server and compares.
 type referee struct {
-	s *Server
+	s   *Server
+	ttl time.Duration
 
 	mu      sync.Mutex
 	faults  []string
@@ -78,9 +80,9 @@ type referee struct {
 	taken   map[string]time.Time // per key, when an outsider last took it from its holder
 }
 
-func newReferee(s *Server) *referee {
+func newReferee(s *Server, ttl time.Duration) *referee {
 	r := &referee{
-		s: s, tokens: map[string]dcs.Revision{}, promise: map[dcs.LeaseID]time.Time{},
+		s: s, ttl: ttl, tokens: map[string]dcs.Revision{}, promise: map[dcs.LeaseID]time.Time{},
 		exempts: map[dcs.LeaseID]bool{}, taken: map[string]time.Time{},
 	}
 	s.onCommit, s.onExpire = r.landed, r.expired
@@ -224,6 +226,9 @@ func (r *referee) watchHolds() {
 				r.did.ended++
 			}
 		}
+		if h.Valid() && !h.robbed.IsZero() && time.Since(h.robbed) > r.ttl {
+			found = append(found, fmt.Sprintf("a Hold of %s is Valid %v after its key was taken away", h.key, time.Since(h.robbed)))
+		}
 		if !h.Valid() || h.tainted {
 			continue
 		}
@@ -241,6 +246,26 @@ func (r *referee) watchHolds() {
 	}
 }
 
+// orphans checks, on a store that has been well for long enough, that every
+// lock that is taken belongs to somebody who knows it.
+func (r *referee) orphans() {
+	for _, k := range walkKeys {
+		r.s.mu.Lock()
+		e, taken := r.s.root("default").get(k)
+		if l := r.s.root("default").leases[e.Lease]; l != nil && l.over {
+			taken = false // and nobody is there to remove it (NoSelfExpiry)
+		}
+		r.s.mu.Unlock()
+		known := false
+		for _, h := range r.holds {
+			known = known || (h.key == k && h.Token() == e.Created && h.Err() == nil)
+		}
+		if taken && !known {
+			r.fault("%s is taken, with token %d, by a session that does not know it", k, e.Created)
+		}
+	}
+}
+
 // taint says that an outsider takes key from its holder, whoever that is: also
 // one who has not heard yet that he is. It is called under the server's lock.
 func (r *referee) taint(key string) {
@@ -250,6 +275,9 @@ func (r *referee) taint(key string) {
 	for _, h := range r.holds {
 		if h.key == key && !h.over {
 			h.tainted = true
+			if h.robbed.IsZero() {
+				h.robbed = time.Now()
+			}
 		}
 	}
 }

@@ -84,6 +84,8 @@ func TestWalkFindsBrokenRules(t *testing.T) {
 	for name, r := range map[string]rule.Rule{
 		"P7": rule.P7Marker, "P8": rule.P8ReadBack, "P9": rule.P9MarkerFirst, "P10": rule.P10EveryCopy,
 		"P11": rule.P11NoNeedsMarker, "P12": rule.P12SlotBusy, "P13": rule.P13Resend,
+		"P1": rule.P1FromSending, "P6": rule.P6FalseFirst, "P16": rule.P16LateYes, "P17": rule.P17OneAttempt,
+		"P18": rule.P18OwnIncarnation, "ownership": rule.OwnershipChecked, "acquire context": rule.AcquireCtxFree,
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer rule.Off(r)()
@@ -137,7 +139,7 @@ func newWorld(seed uint64) *world {
 		},
 	}
 	w.s = NewServer(w.o)
-	w.ref = newReferee(w.s)
+	w.ref = newReferee(w.s, w.timing.TTL)
 	for i := range 3 {
 		b := w.s.Open(ClientOptions{
 			Name: string(rune('a' + i)), Timing: w.timing, Slots: 1 + rng.IntN(3), Seed: seed*8 + uint64(i) + 1,
@@ -169,7 +171,9 @@ func (w *world) run() {
 	close(w.stop)
 	<-nemesis
 	<-watching
+	time.Sleep(4 * w.timing.TTL) // leases that nobody renews have ended
 	w.ref.watchHolds()
+	w.ref.orphans()
 	for _, a := range w.actors {
 		a.finish()
 	}
