@@ -122,7 +122,7 @@ func (b *Backend) openClient(ctx context.Context) (*sequence, outcome) {
 // and that are forgotten in time; none is ever made twice.
 func (b *Backend) newClient(ctx context.Context) (*sequence, outcome) {
 	c := &command{kind: cmdOpen}
-	rand.Read(c.nonce[:]) //nolint:errcheck // it never fails
+	rand.Read(c.nonce[:])
 	o := b.node.ask(ctx, &request{op: opPropose, key: keyOf(c), data: c.encode()}, nothing)
 	if o.err != nil {
 		return nil, o

@@ -128,7 +128,6 @@ func (d *decoder) string() string              { return string(d.bytes()) }
 func (d *decoder) revision() dcs.Revision      { return dcs.Revision(d.uint()) }
 func (d *decoder) duration() time.Duration     { return time.Duration(d.uint()) } //nolint:gosec // written by duration
 func (d *decoder) lease() dcs.LeaseID          { return dcs.LeaseID(d.string()) }
-func (d *decoder) more() bool                  { return d.err == nil && len(d.b) > 0 }
 func (d *decoder) version(what string, m byte) { d.expect(what, d.byte(), m) }
 
 func (d *decoder) expect(what string, got, most byte) {

@@ -20,7 +20,7 @@ import (
 //
 // Neither Raft's main loop nor a disk is in the path of a question, and a
 // reply to an older question counts for nothing: each question bears a stamp.
-// See docs/decisions/0002-raft-evidence.md.
+// See docs/decisions/0004-raft-evidence.md.
 
 // errSuperseded says that the leader's term is over, or may be.
 var errSuperseded = errors.New("the Raft leadership changed")

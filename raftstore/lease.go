@@ -40,7 +40,7 @@ func (h leaseHeap) Less(i, j int) bool { return h[i].due < h[j].due }
 func (h leaseHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
 
 // Push is part of heap.Interface.
-func (h *leaseHeap) Push(x any) { *h = append(*h, x.(*lease)) } //nolint:errcheck,forcetypeassert // only leases are pushed
+func (h *leaseHeap) Push(x any) { *h = append(*h, x.(*lease)) }
 
 // Pop is part of heap.Interface.
 func (h *leaseHeap) Pop() any {

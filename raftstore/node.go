@@ -352,7 +352,7 @@ func (n *node) stopRaft() error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		stopped.Error()
+		_ = stopped.Error() // it is always nil, and comes when Raft has ended
 	}()
 	timer := time.NewTimer(shutdownBound)
 	defer timer.Stop()

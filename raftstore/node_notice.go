@@ -73,7 +73,6 @@ func (n *node) notify(to raft.Server, wake <-chan struct{}) {
 				Addr:            n.peers.EncodePeer(n.id, raft.ServerAddress(n.net.addr())),
 			},
 			Term:              term,
-			Leader:            n.peers.EncodePeer(n.id, raft.ServerAddress(n.net.addr())),
 			PrevLogEntry:      index,
 			PrevLogTerm:       indexTerm,
 			LeaderCommitIndex: index,

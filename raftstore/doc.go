@@ -1,0 +1,64 @@
+// Package raftstore is a store that runs inside the program that uses it: each
+// process is one node of a Raft cluster (hashicorp/raft on raft-wal), and no
+// server has to be installed. One node makes a store for one machine, three or
+// five make one that survives the loss of one or two.
+//
+// # Opening
+//
+// Every node is given the same list of peers and a data directory of its own:
+//
+//	b, err := raftstore.New(ctx, raftstore.Config{
+//		ID: "a", Dir: "/var/lib/holdfast/a", Root: "pg/main",
+//		Peers: []raftstore.Peer{
+//			{ID: "a", Addr: "10.0.0.1:7001"}, {ID: "b", Addr: "10.0.0.2:7001"}, {ID: "c", Addr: "10.0.0.3:7001"},
+//		},
+//		TLS: &raftstore.TLS{CertFile: "a.pem", KeyFile: "a.key", CAFile: "ca.pem"},
+//	})
+//
+// or, by URL, dcs.Open(ctx, "raft:///var/lib/holdfast/a?id=a&root=pg/main&peers=…").
+// The first start writes the membership; every node does so, and doing it again
+// changes nothing. [New] returns once the node runs and does not wait for a
+// leader: the first call does, within its budget. What is wrong with the
+// settings, the port or the directory is an error at once.
+//
+// # What it guarantees
+//
+// Everything the contract of package dcs asks for, served by every node
+// whichever leads, and in particular:
+//
+//   - Get and Snapshot are linearizable: the leader shows, by asking the other
+//     voters after the call came, that nobody was elected after it (P2).
+//   - A lease's TTL counts from before the renewal was sent. A new leader
+//     confirms nothing before an entry of its own term is applied, and then
+//     extends every lease (P21, P22): a change of leader ends no lease early
+//     and may make one last longer by an election and a TTL.
+//   - A renewal writes to no disk. While the quorum's disks stall, what is held
+//     stays held.
+//   - A Commit is applied at most once, whatever was sent again (P15). One that
+//     stays unclear is cancelled by an entry of the log, which is a definite
+//     no, or ErrAmbiguous, to be settled with [Backend.Settle]; what callers
+//     give up is settled in the background.
+//   - Wait is served from this node's own state. A commit reaches the other
+//     nodes with a message of its own, at once; one probe of constant size per
+//     min(2.5 s, RetryTimeout/4), shared by all Waits, shows that the store
+//     lives and that this node keeps up.
+//
+// Revisions are indexes of the log: they rise with every entry, so that two
+// snapshots of equal content may carry different ones. A key moves to another
+// lease and keeps its Created (Caps.Rebind).
+//
+// # Limits
+//
+// A value has at most 1 MiB, a Txn 128 conditions and writes and 1 MiB and 64
+// KiB of keys and values, a lease 24 hours. Everything is held in memory, on
+// every node. The shortest lease is Config.MinTTL: a shorter one would not live
+// through a change of the Raft leader, which takes about twice the heartbeat
+// timeout. A lease that is not renewed ends TTL x 1.01 + 50 ms after its last
+// renewal by the leader's clock, plus the time that one log entry takes;
+// Renewal.Expiry says so with 200 ms for that entry.
+//
+// # Versions
+//
+// Log entries, snapshots, calls between nodes and the data directory bear a
+// version. A node that meets a newer one stops and says what to do.
+package raftstore
