@@ -28,7 +28,7 @@ type spec struct {
 	// sleeps: mostly waits for time to pass, and measures nothing that a busy
 	// machine would spoil; with real time it runs beside others of its kind.
 	sleeps bool
-	// limit is the watchdog's; zero means a minute.
+	// limit is the watchdog's; zero means a minute and ten TTL.
 	limit time.Duration
 	run   func(e *env)
 }

@@ -267,6 +267,7 @@ func concurrentCAS(e *env) {
 				en := c.get(k)
 				n, err := strconv.Atoi(string(en.Value))
 				require.NoError(e, err)
+				e.pause() // so that others write in between, in virtual time too
 				_, err = c.Commit(e.ctx, dcs.Txn{
 					If:   []dcs.Cond{dcs.ModifiedAt(k, en.Modified)},
 					Then: []dcs.Write{dcs.Put(k, []byte(strconv.Itoa(n+1)))},

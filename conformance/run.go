@@ -72,7 +72,7 @@ func runBody(tb testing.TB, h Harness, c spec) outcome {
 	rec := newRecorder(tb, tb.Name())
 	limit := c.limit
 	if limit == 0 {
-		limit = time.Minute
+		limit = time.Minute + 10*h.timing().TTL
 	}
 	if h.Virtual || slowProfile() {
 		limit *= 60
