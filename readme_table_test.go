@@ -22,11 +22,12 @@ func TestReadmeTableOfBackends(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = store.Close() })
-		lease, renewal, err := store.Grant(t.Context(), dcs.DefaultTiming.TTL)
+		lease, _, err := store.Grant(t.Context(), dcs.DefaultTiming.TTL)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if renewal, err = lease.Renew(t.Context()); err != nil {
+		renewal, err := lease.Renew(t.Context())
+		if err != nil {
 			t.Fatal(err)
 		}
 		if row := tableRow(name, store.Caps(), renewal); !strings.Contains(readme, row) {
