@@ -84,17 +84,19 @@ func (e *env) refusedClient(who Credentials) {
 		e.noSecrets(err)
 		return
 	}
-	for name, do := range map[string]func(ctx context.Context) error{
-		"Get":    func(ctx context.Context) error { _, err := c.Get(ctx, e.key("k")); return err },
-		"Commit": func(ctx context.Context) error { _, err := c.Commit(ctx, putOne(e)); return err },
-		"Grant":  func(ctx context.Context) error { _, _, err := c.Grant(ctx, e.timing.TTL); return err },
-	} {
+	calls := []call{
+		{"Get", func(ctx context.Context) error { _, err := c.Get(ctx, e.key("k")); return err }},
+		{"Commit", func(ctx context.Context) error { _, err := c.Commit(ctx, putOne(e)); return err }},
+		{"Grant", func(ctx context.Context) error { _, _, err := c.Grant(ctx, e.timing.TTL); return err }},
+	}
+	e.together(len(calls), func(i int) {
+		what := calls[i].name + " with " + string(who)
 		var err error
-		e.promptly(e.budget()+slack, name+" with "+string(who), func() { err = do(e.ctx) })
-		e.kind(err, dcs.ErrUnauthorized, name+" with "+string(who))
+		e.promptly(e.budget()+slack, what, func() { err = calls[i].do(e.ctx) })
+		e.kind(err, dcs.ErrUnauthorized, what)
 		e.tells(who, err)
 		e.noSecrets(err)
-	}
+	})
 }
 
 func putOne(e *env) dcs.Txn {

@@ -302,7 +302,7 @@ func confirmsKeepFailing(e *env) {
 	from := s.Lease()
 	stop1, stop2 := e.guardian(b, h1), e.guardian(b, h2)
 	lift := e.inject(a, Fault{Do: LoseRequest, When: on("Renew")})
-	e.pass(3 * max(s.Granted().Expiry, e.timing.TTL))
+	e.pass(2 * max(s.Granted().Expiry, e.timing.TTL))
 	rebinds := a.Caps().Rebind
 	if !rebinds {
 		stop1()
@@ -311,7 +311,7 @@ func confirmsKeepFailing(e *env) {
 		return
 	}
 	for _, h := range []*dcs.Hold{h1, h2} {
-		e.stillHeld(b, h, "renewals failed for three TTL while commits worked")
+		e.stillHeld(b, h, "renewals failed for two TTL while commits worked")
 	}
 	if s.Lease() == from {
 		e.Fatal("the session never moved to a fresh lease")
@@ -355,10 +355,10 @@ func unclearMove(e *env) {
 	e.within(2*e.timing.TTL, moved, "the session moves its keys when renewals keep failing")
 	renewals()
 	e.pass(e.timing.TTL / 2)
-	move() // it lands now; nobody is told
-	e.pass(3 * e.timing.TTL)
+	move()                                // it lands now; nobody is told
+	e.pass(e.timing.TTL + e.oneRenewal()) // longer than a lease lives that nobody renews
 	settling()
-	e.pass(e.timing.TTL)
+	e.pass(e.oneRenewal())
 	stop()
 	e.stillHeld(b, h, "after a move that landed late")
 	require.NoError(e, h.Confirm(e.ctx))

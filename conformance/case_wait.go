@@ -265,13 +265,14 @@ func waitCtxEnds(e *env) {
 		e.within(slack, done, "Wait ends with its context")
 		bare(e, err, context.Canceled)
 
-		ctx, cancel = context.WithTimeout(e.ctx, 2*e.budget())
+		limit := e.budget() + e.budget()/4 // a context is no budget: it may be longer
+		ctx, cancel = context.WithTimeout(e.ctx, limit)
 		begin := time.Now()
 		_, err = c.Wait(ctx, e.prefix, c.snapshot(e.prefix).Revision)
 		cancel()
 		bare(e, err, context.DeadlineExceeded)
-		if took := time.Since(begin); took < e.budget() || took > 2*e.budget()+slack {
-			e.Fatalf("Wait with a context of %v returned after %v", 2*e.budget(), took)
+		if took := time.Since(begin); took < limit || took > limit+slack {
+			e.Fatalf("Wait with a context of %v returned after %v", limit, took)
 		}
 
 		ctx, cancel = context.WithCancel(e.ctx)

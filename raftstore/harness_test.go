@@ -16,7 +16,7 @@ import (
 )
 
 // suiteTiming is short, and leaves a busy machine some room.
-var suiteTiming = dcs.Timing{TTL: 3 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: 1200 * time.Millisecond}
+var suiteTiming = dcs.Timing{TTL: 2500 * time.Millisecond, LoopWait: 400 * time.Millisecond, RetryTimeout: time.Second}
 
 // suite is what the conformance suite runs on: three nodes over real sockets
 // and disks, shared by all cases, and as many clients as the cases open.
