@@ -102,6 +102,31 @@ func TestP3OnlyForward(t *testing.T) {
 	})
 }
 
+// P3: Done is closed exactly at the deadline that the last renewal gave, also
+// while a renewal hangs that heeds no context.
+func TestP3DoneAtTheLastDeadline(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		h := b.hold(s, "leader")
+		time.Sleep(25 * time.Second)
+		c.hook(func() {
+			c.onRenew = func(context.Context, LeaseID, func() (Renewal, error)) (Renewal, error) {
+				time.Sleep(time.Minute)
+				return Renewal{}, errDown()
+			}
+		})
+		time.Sleep(24399 * time.Millisecond)
+		if isDone(h.Done()) || h.Remaining() != time.Millisecond {
+			b.Fatalf("%v remain (%v)", h.Remaining(), h.Err())
+		}
+		time.Sleep(time.Millisecond)
+		if !isDone(h.Done()) || !isDone(s.Done()) {
+			b.Fatal("not done at the deadline")
+		}
+		b.is(h.Err(), ErrExpired)
+	})
+}
+
 // P3, P4: the machine sleeps past the deadline while Go's clock stands still.
 func TestP3BothClocks(t *testing.T) {
 	var slept atomic.Int64

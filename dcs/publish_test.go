@@ -186,6 +186,52 @@ func TestP19UnclearFirstPublishIsNoSecondTakeover(t *testing.T) {
 	})
 }
 
+// What an unclear Publish left behind is read, not remembered.
+func TestPublishAfterAFencedOne(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		_, err := s.Publish(b.Context(), "members/a", []byte("one"))
+		b.must(err)
+		c.fenced = true
+		u := &unclear{}
+		c.hook(func() {
+			c.onCommit = func(_ context.Context, _ Txn, do func() (Revision, error)) (Revision, error) {
+				c.hook(func() { c.onCommit = nil })
+				u.do = do
+				_ = u.land()
+				return 0, u.err()
+			}
+		})
+		_, err = s.Publish(b.Context(), "members/a", []byte("two"))
+		b.is(err, ErrAmbiguous)
+		_, err = s.Publish(b.Context(), "members/a", []byte("one"))
+		b.must(err)
+		b.member("one", s.Lease())
+		b.close(s)
+	})
+}
+
+// P19: a renewal tells that the key is another's, also where a takeover keeps
+// its Created.
+func TestP19RenewalTells(t *testing.T) {
+	for _, rebind := range []bool{false, true} {
+		inTime(t, func(b *bench) {
+			old := b.session(&settling{client: &client{w: b.w, rebind: rebind}})
+			young := b.session(&settling{client: &client{w: b.w, rebind: rebind}})
+			for _, s := range []*Session{old, young} {
+				_, err := s.Publish(b.Context(), "members/a", []byte(s.Lease()))
+				b.must(err)
+			}
+			time.Sleep(11 * time.Second)
+			if n := b.seen(func(e StateEvent) bool { return e.Displaced && e.Key == "members/a" && e.Lease == old.Lease() }); n != 1 {
+				b.Fatalf("told %d times", n)
+			}
+			b.close(old)
+			b.close(young)
+		})
+	}
+}
+
 // A lock is not published, and a lost lease publishes nothing.
 func TestPublishRefused(t *testing.T) {
 	inTime(t, func(b *bench) {

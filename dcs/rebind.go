@@ -198,9 +198,6 @@ func (s *Session) moved(spare *tenure) {
 	}
 	old := s.lease
 	s.lease, s.spare = spare, nil
-	for _, p := range s.pubs {
-		p.known = false // the move was its last write
-	}
 	if !s.advance() {
 		s.expireLocked()
 		return

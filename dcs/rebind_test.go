@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -39,6 +40,10 @@ func TestP20KeysMoveToAFreshLease(t *testing.T) {
 		_, err = b.w.apply(Txn{If: []Cond{h.Guard()}, Then: []Write{PutLeased("leader", []byte("rewritten"), first)}}, true)
 		b.must(err)
 		c.failOn(first)
+		b.watch(h, 20*time.Second)
+		if s.Lease() == first || b.w.live() != 1 {
+			b.Fatalf("lease %s, %d leases alive", s.Lease(), b.w.live())
+		}
 		b.watch(h, 5*time.Minute)
 		for _, h := range []*Hold{h, second} {
 			b.valid(h, true)
@@ -206,7 +211,7 @@ func TestP20SpareIsRevoked(t *testing.T) {
 			if lost {
 				time.Sleep(13 * time.Second)
 				b.is(s.Err(), ErrExpired)
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // the margin
 			} else {
 				b.close(s)
 			}
@@ -311,16 +316,68 @@ func TestP20ConfirmDuringAMove(t *testing.T) {
 		c, s := b.mover()
 		h := b.hold(s, "leader")
 		first := s.Lease()
+		var answered atomic.Int64
 		c.hook(func() {
 			c.onRenew = func(ctx context.Context, l LeaseID, do func() (Renewal, error)) (Renewal, error) {
 				if l == first {
 					time.Sleep(3 * time.Second)
 					return Renewal{}, errDown()
 				}
+				time.Sleep(time.Second)
+				answered.Add(1)
 				return do()
 			}
 		})
-		time.Sleep(16*time.Second + 500*time.Millisecond) // the third one is on its way, the move is done
+		c.hook(func() {
+			c.onGet = func(_ context.Context, _ string, do func() (Entry, error)) (Entry, error) {
+				time.Sleep(2 * time.Second)
+				return do()
+			}
+		})
+		// The renewals of the old lease fail at 13 s, 16 s and 19 s; the keys
+		// move between the last two.
+		time.Sleep(15 * time.Second)
+		b.must(h.Confirm(b.Context()))
+		if s.Lease() == first || answered.Load() == 0 {
+			b.Fatal("confirmed by nobody")
+		}
+		b.close(s)
+	})
+}
+
+// P20: while the move is open the earlier deadline counts, the spare lease's
+// too: the keys may be bound to it.
+func TestP20TheEarlierDeadlineCounts(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.mover()
+		h := b.hold(s, "leader")
+		c.hook(func() { c.blocked = true })
+		u := c.catch(moves)
+		c.failOn(s.Lease())
+		time.Sleep(17 * time.Second)
+		c.failOn("lease-2")
+		time.Sleep(3 * time.Second)
+		b.must(u.land())
+		b.watch(h, 30*time.Second)
+		b.valid(h, false)
+		b.is(s.Err(), ErrExpired)
+		b.close(s)
+	})
+}
+
+// A spare lease that breaks the Timing is refused, as the first one would be.
+func TestP20ShortSpareIsRefused(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.mover()
+		h := b.hold(s, "leader")
+		first := s.Lease()
+		c.hook(func() { c.ttl = 12 * time.Second })
+		c.failOn(first)
+		time.Sleep(25 * time.Second)
+		if s.Lease() != first || b.w.granted < 2 || b.w.live() != 1 {
+			b.Fatalf("lease %s, %d granted, %d alive", s.Lease(), b.w.granted, b.w.live())
+		}
+		c.hook(func() { c.onRenew = nil })
 		b.must(h.Confirm(b.Context()))
 		b.close(s)
 	})

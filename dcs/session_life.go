@@ -54,8 +54,7 @@ func (s *Session) advance() bool {
 			return true // P3: only forward
 		}
 		if s.until.CompareAndSwap(old, &at) {
-			s.last = at
-			s.alarm.set(at)
+			s.last = at // the alarm rings at the old one and is set anew then
 			return true
 		}
 	}

@@ -10,7 +10,7 @@ import (
 
 func TestSessionLife(t *testing.T) {
 	inTime(t, func(b *bench) {
-		s := b.plain()
+		c, s := b.actor()
 		h := b.hold(s, "leader")
 		if e, _ := b.w.get("leader"); e.Created != h.Token() || e.Lease != s.Lease() || string(e.Value) != "me" {
 			b.Fatalf("the store has %+v, the Hold token %d", e, h.Token())
@@ -30,7 +30,11 @@ func TestSessionLife(t *testing.T) {
 			b.Fatalf("guard %+v", g)
 		}
 		b.must(h.Release(b.Context()))
+		sent := c.count("")
 		b.must(h.Release(b.Context()))
+		if c.count("") != sent {
+			b.Fatal("released twice")
+		}
 		b.valid(h, false)
 		b.is(h.Err(), ErrReleased)
 		if _, found := b.w.get("leader"); found {
@@ -223,6 +227,21 @@ func TestStoreCloseEndsSessions(t *testing.T) {
 		b.must(s.Close(b.Context()))
 		_, err = st.NewSession(b.Context(), SessionOptions{})
 		b.is(err, ErrClosed)
+	})
+}
+
+// Close of a lost session revokes at once what the loss would revoke later.
+func TestSessionCloseAfterLoss(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		refuseAll(c.client)
+		time.Sleep(29400 * time.Millisecond)
+		b.is(s.Err(), ErrExpired)
+		start := time.Now()
+		b.close(s)
+		if d := time.Since(start); d != 0 || b.w.live() != 0 {
+			b.Fatalf("took %v, %d leases left", d, b.w.live())
+		}
 	})
 }
 
