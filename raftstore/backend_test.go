@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
-	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -206,37 +204,4 @@ func exercise(t *testing.T, b *Backend) {
 	require.ErrorIs(t, err, dcs.ErrNotFound)
 	_, err = b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put(root+"other/below", nil)}})
 	require.ErrorIs(t, err, dcs.ErrInvalid)
-}
-
-// A follower hears of the last commit at once, not with the next heartbeat.
-func TestWaitOnFollowerIsPrompt(t *testing.T) {
-	const never = 20 * time.Second
-	tc := newTestCluster(t, 3, func(_ int, c *Config, w *wiring) {
-		c.HeartbeatTimeout = time.Second
-		w.adjust = func(rc *raft.Config) { rc.CommitTimeout = never }
-	})
-	ctx := testCtx(t)
-	leader, follower := tc.node[tc.leader()], tc.node[tc.follower()]
-	rev, err := leader.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
-	require.NoError(t, err)
-	_, err = follower.Wait(ctx, "k", 0) // it has caught up and probes
-	require.NoError(t, err)
-	var took []time.Duration
-	for range 20 {
-		woken := make(chan dcs.Instant, 1)
-		go func() {
-			s, err := follower.Wait(ctx, "k", rev)
-			if err == nil && s.Revision > rev {
-				woken <- dcs.Now()
-			}
-			close(woken)
-		}()
-		begun := dcs.Now()
-		next, err := leader.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
-		require.NoError(t, err)
-		took = append(took, (<-woken).Sub(begun))
-		rev = next
-	}
-	slices.Sort(took)
-	require.Less(t, took[len(took)/2], never/40, "half of the notices came late: %v", took)
 }

@@ -13,10 +13,6 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// benchSlice is how many operations of one kind run before the other kind's
-// turn, so that both meet the same machine.
-const benchSlice = 2048
-
 // steady keeps the leader where it is, however loaded the machine is.
 func steady(_ int, c *Config, _ *wiring) { c.HeartbeatTimeout = 3 * time.Second }
 
@@ -56,20 +52,28 @@ func benchmarkCommit(b *testing.B, leader *Backend, writers int) {
 			return apply(&command{kind: cmdExpire, leases: []dcs.LeaseID{dcs.LeaseID(make([]byte, 120))}})
 		},
 	}
-	took := make([]time.Duration, len(kinds))
-	for done, turn := 0, 0; done < b.N; done, turn = done+benchSlice, turn+1 {
-		n := min(benchSlice, b.N-done)
-		for i := range kinds {
-			k := (i + turn) % len(kinds)
-			took[k] += inParallel(writers, n, kinds[k])
+	// Short turns, so that all kinds meet the same machine.
+	turn := min(b.N, max(256, 8*writers))
+	took := make([][]float64, len(kinds))
+	for i := range max(3, b.N/turn) {
+		for j := range kinds {
+			k := (i + j) % len(kinds)
+			took[k] = append(took[k], inParallel(writers, turn, kinds[k]).Seconds())
 		}
 	}
-	perSecond := func(k int) float64 { return float64(b.N) / took[k].Seconds() }
+	median := func(of func(i int) float64) float64 {
+		list := make([]float64, len(took[0]))
+		for i := range list {
+			list[i] = of(i)
+		}
+		slices.Sort(list)
+		return list[len(list)/2]
+	}
 	b.ReportMetric(0, "ns/op") // of all kinds together: of no use
-	b.ReportMetric(perSecond(0), "commits/s")
-	b.ReportMetric(perSecond(1), "raw-commits/s")
-	b.ReportMetric(perSecond(0)/perSecond(1), "ratio")
-	b.ReportMetric(perSecond(0)/perSecond(2), "ratio-ignored")
+	b.ReportMetric(median(func(i int) float64 { return float64(turn) / took[0][i] }), "commits/s")
+	b.ReportMetric(median(func(i int) float64 { return float64(turn) / took[1][i] }), "raw-commits/s")
+	b.ReportMetric(median(func(i int) float64 { return took[1][i] / took[0][i] }), "ratio")
+	b.ReportMetric(median(func(i int) float64 { return took[2][i] / took[0][i] }), "ratio-ignored")
 }
 
 // inParallel runs f n times from so many goroutines and returns the time.

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,9 +32,9 @@ func (b *Backend) fail(op, key string, kind error, endpoint string, cause error)
 // of that it knows no leader.
 func (b *Backend) unavailable(ctx context.Context, op, key string, o outcome) *dcs.Error {
 	kind, err := dcs.ErrUnavailable, o.err
-	if errors.Is(err, errNoLeader) {
+	if b.node.leaderAddr() == "" {
 		if refusal := b.node.net.outcast.any(); refusal != nil {
-			err = fmt.Errorf("%w: %w", err, refusal)
+			err = fmt.Errorf("%w: %w", cmp.Or(err, errNoLeader), refusal)
 		}
 	}
 	if errors.Is(err, errPeerRefused) {

@@ -45,6 +45,8 @@ type fsm struct {
 	ready  chan struct{} // closed at the next batch; nil while nobody waits
 }
 
+var _ raft.BatchingFSM = (*fsm)(nil)
+
 func newFSM() *fsm {
 	return &fsm{
 		tree:     kv.New(),

@@ -105,14 +105,10 @@ func (l *leadership) renew(ctx context.Context, id dcs.LeaseID, voted raft.Serve
 	}
 	l.mu.Lock()
 	h := t.leases[id]
-	marked := h != nil && h.gone != nil
-	if h != nil && !marked {
+	if h != nil && h.gone == nil {
 		h.deadline = l.clock() + expiry(h.ttl) // P22: at receipt
 	}
 	l.mu.Unlock()
-	if marked {
-		return 0, t.outcome(ctx, h)
-	}
 	if err := t.evidence.confirm(ctx, t.vote(voted, votedIn)); err != nil {
 		return 0, err
 	}

@@ -24,7 +24,7 @@ const (
 	keptEntries = 10240
 	// cachedEntries is how many of the newest entries stay in memory, so that
 	// sending and applying them reads no file.
-	cachedEntries = 4 * appendBatch
+	cachedEntries = 2 * appendBatch
 	// keptSnapshots is how many snapshots stay on disk.
 	keptSnapshots = 2
 	// shutdownBound is how long close waits for Raft.
@@ -35,6 +35,7 @@ const (
 type wiring struct {
 	files     fileSystem
 	transport func(raft.Transport) raft.Transport
+	logs      func(raft.LogStore) raft.LogStore
 	adjust    func(*raft.Config)
 }
 
@@ -42,6 +43,7 @@ func defaultWiring() wiring {
 	return wiring{
 		files:     osFiles{},
 		transport: func(t raft.Transport) raft.Transport { return t },
+		logs:      func(l raft.LogStore) raft.LogStore { return l },
 		adjust:    func(*raft.Config) {},
 	}
 }
@@ -160,7 +162,7 @@ func (n *node) startRaft(hlog *hcLogger, w wiring) error {
 	n.lead.leads = n.leads
 	n.lead.gather = n.gather
 	n.state.onBroken = n.broken
-	cache, err := raft.NewLogCache(cachedEntries, n.store)
+	cache, err := raft.NewLogCache(cachedEntries, w.logs(n.store))
 	if err != nil {
 		return err
 	}

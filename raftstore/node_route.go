@@ -93,15 +93,31 @@ func (n *node) follow() {
 	})
 	n.raft.RegisterObserver(o)
 	defer n.raft.DeregisterObserver(o)
-	n.route.turn(n.leaderAddr())
+	known := n.leaderAddr()
+	n.route.turn(known)
 	for {
 		select {
 		case <-seen:
-			n.route.turn(n.leaderAddr())
+			now := n.leaderAddr()
+			n.route.turn(now)
+			if now != "" && now != known {
+				n.tell(known, now)
+				known = now
+			}
 		case <-n.life.Done():
 			n.route.shut()
 			return
 		}
+	}
+}
+
+// tell reports a change of the leader that this node's calls go to.
+func (n *node) tell(from, to string) {
+	n.log.Info("calls go to another Raft leader", "from", from, "to", to)
+	if n.config.Observer.Endpoint != nil {
+		n.config.Observer.Endpoint(dcs.EndpointEvent{
+			Backend: backendName, From: from, To: to, Reason: "the Raft leadership changed",
+		})
 	}
 }
 
