@@ -64,7 +64,7 @@ func ExampleOpen() {
 	fmt.Println(err)
 	// Output:
 	// true
-	// dcs: Open: invalid argument: option "color" is unknown: scheme "mem" knows endpoints, expiry_factor, latency, loop_wait, max_ttl, min_ttl, modified_only, no_rebind, no_self_expiry, retry_timeout, ttl
+	// dcs: Open: invalid argument: option "color" is unknown: scheme "mem" knows duplicating, endpoints, expiry_factor, latency, loop_wait, max_ttl, min_ttl, modified_only, no_rebind, no_self_expiry, retry_timeout, ttl
 }
 
 // Compare and swap: read, change, write on the condition that nobody else

@@ -83,7 +83,7 @@ func (l *clientLease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, e
 		return dcs.Renewal{}, l.b.fail("Renew", "", dcs.ErrLost)
 	}
 	l.b.raise(a.v.rev)
-	return a.v.renewal(a.sent), nil
+	return a.v.renewal(a.sent), nil // P4: true however late it is
 }
 
 // Revoke implements [dcs.Lease].
