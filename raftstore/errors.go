@@ -33,7 +33,7 @@ func (b *Backend) fail(op, key string, kind error, endpoint string, cause error)
 func (b *Backend) unavailable(ctx context.Context, op, key string, o outcome) *dcs.Error {
 	kind, err := dcs.ErrUnavailable, o.err
 	if b.node.leaderAddr() == "" {
-		if refusal := b.node.net.outcast.any(); refusal != nil {
+		if refusal := b.node.net.outcast.exclusion(len(b.config.Peers)); refusal != nil {
 			err = fmt.Errorf("%w: %w", cmp.Or(err, errNoLeader), refusal)
 		}
 	}

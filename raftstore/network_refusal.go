@@ -30,10 +30,15 @@ func (r *refusals) dialled(addr string, err error) {
 	}
 }
 
-// any returns one of the refusals in force, or nil.
-func (r *refusals) any() error {
+// exclusion returns one of the refusals in force if there are so many that
+// the rest of a cluster of size nodes is no majority: then they are the reason
+// why no leader is known. Else it returns nil.
+func (r *refusals) exclusion(size int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if size-len(r.last) > size/2 {
+		return nil
+	}
 	for _, err := range r.last {
 		return err
 	}
