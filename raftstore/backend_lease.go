@@ -72,7 +72,7 @@ func (h *leaseHandle) Renew(ctx context.Context, keys ...string) (dcs.Renewal, e
 	for _, e := range o.reply.entries {
 		b.raise(e.Modified)
 	}
-	return renewal(from, o.reply.ttl, o.reply.entries), nil
+	return renewal(from, o.reply.ttl, o.reply.entries), nil // P4: true however late it is
 }
 
 // Revoke ends the lease. See dcs.Lease.
