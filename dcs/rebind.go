@@ -87,11 +87,14 @@ func (s *Session) moveTo(ctx context.Context, spare *tenure) error {
 		if err != nil {
 			return err
 		}
+		// P20: from the sending on both leases are renewed.
+		if err := s.useSpare(spare); err != nil {
+			return err
+		}
 		if len(t.Then) == 0 {
 			s.moved(spare)
 			return nil
 		}
-		s.setSpare(spare) // P20: from the sending on both leases are renewed
 		_, err = s.store.Commit(ctx, t)
 		if errors.Is(err, ErrAmbiguous) {
 			how := s.settleMove(t, spare, err)
@@ -108,7 +111,7 @@ func (s *Session) moveTo(ctx context.Context, spare *tenure) error {
 			s.moved(spare)
 			return nil
 		}
-		s.setSpare(nil)
+		s.dropSpare()
 		if !errors.Is(err, ErrConflict) {
 			return err
 		}
@@ -118,10 +121,25 @@ func (s *Session) moveTo(ctx context.Context, spare *tenure) error {
 	}
 }
 
-func (s *Session) setSpare(t *tenure) {
+var errRenewedMeanwhile = errors.New("the old lease is renewed again, for longer than the fresh one")
+
+// useSpare makes the deadline the earlier one of both leases (P20). It does not
+// move back (P3): if the old lease was renewed while the move was prepared,
+// the session is promised more than the fresh lease would keep.
+func (s *Session) useSpare(t *tenure) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if at := s.until.Load(); at != nil && t.until.Before(*at) {
+		return errRenewedMeanwhile
+	}
 	s.spare = t
+	return nil
+}
+
+func (s *Session) dropSpare() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spare = nil
 }
 
 // moveTxn reads every key of the session and returns the Txn that moves them.
