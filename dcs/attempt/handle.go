@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/rule"
@@ -33,7 +34,7 @@ func (c *Committer) newHandle(s *slot, t dcs.Txn) (*handle, error) {
 		return nil, err
 	}
 	h := &handle{
-		c: c, slot: s, txn: t, created: s.created,
+		c: c, slot: s, txn: clone(t), created: s.created,
 		marker:  Marker{Key: s.key, Create: s.modified == 0, Modified: s.modified, Nonce: b[:nonceBytes:nonceBytes]},
 		abandon: b[nonceBytes:],
 		turn:    make(chan struct{}, 1),
@@ -42,6 +43,16 @@ func (c *Committer) newHandle(s *slot, t dcs.Txn) (*handle, error) {
 		h.key = t.Then[0].Key
 	}
 	return h, nil
+}
+
+// clone copies t: a copy may be sent, and arrive, after its Commit returned and
+// the caller went on with what it had passed.
+func clone(t dcs.Txn) dcs.Txn {
+	t.If, t.Then = slices.Clone(t.If), slices.Clone(t.Then)
+	for i := range t.Then {
+		t.Then[i].Value = slices.Clone(t.Then[i].Value)
+	}
+	return t
 }
 
 // outcome is how an attempt ended, or that it has not.

@@ -226,3 +226,27 @@ func (s slow) Send(ctx context.Context, r Request) (Answer, error) {
 	time.Sleep(time.Millisecond)
 	return a, err
 }
+
+// A caller may go on with its buffers as soon as Commit has returned, also when
+// a copy is still on its way.
+func TestLateCopyCarriesWhatWasCommitted(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		c := New(s, Options{})
+		defer c.Close()
+		s.script = func(k kindOfRequest, _ Request) step {
+			return map[kindOfRequest]step{commit: hold, fencing: swallow}[k]
+		}
+		txn := lock("mine")
+		_, err := c.Commit(within(t, time.Second), txn)
+		if err := kindIs(err, dcs.ErrAmbiguous); err != nil {
+			t.Fatal(err)
+		}
+		copy(txn.Then[0].Value, "xxxx")
+		txn.Then[0].Key = "other"
+		s.land()
+		if v := s.value("lock"); v != "mine" {
+			t.Errorf("the late copy wrote %q", v)
+		}
+	})
+}
