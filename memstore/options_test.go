@@ -227,17 +227,19 @@ func TestURL(t *testing.T) {
 
 func TestURLFaults(t *testing.T) {
 	for url, names := range map[string]string{
-		"mem://name":                       "root",
-		"mem://name/":                      "root",
-		"mem:///root":                      "name",
-		"mem://a,b/root":                   "several",
-		"mem://name/../root":               "root",
-		"mem://name/root?min_ttl=soon":     "min_ttl",
-		"mem://name/root?min_ttl=-1s":      "positive",
-		"mem://name/root?expiry_factor=.5": "1 to 10",
-		"mem://name/root?endpoints=0":      "1 to 99",
-		"mem://name/root?no_rebind=maybe":  "no_rebind",
-		"mem://name/root?color=red":        "color",
+		"mem://name":                             "root",
+		"mem://name/":                            "root",
+		"mem:///root":                            "name",
+		"mem://a,b/root":                         "several",
+		"mem://name/../root":                     "root",
+		"mem://name/root?min_ttl=soon":           "min_ttl",
+		"mem://name/root?min_ttl=-1s":            "positive",
+		"mem://name/root?max_ttl=50ms":           "max_ttl=100ms or more",
+		"mem://name/root?max_ttl=5s&min_ttl=10s": "max_ttl=10s or more",
+		"mem://name/root?expiry_factor=.5":       "1 to 10",
+		"mem://name/root?endpoints=0":            "1 to 99",
+		"mem://name/root?no_rebind=maybe":        "no_rebind",
+		"mem://name/root?color=red":              "color",
 	} {
 		s, err := dcs.Open(context.Background(), url, dcs.Options{})
 		if dcs.KindOf(err) != dcs.ErrInvalid || !strings.Contains(err.Error(), names) {

@@ -110,6 +110,9 @@ func (driver) Open(_ context.Context, u *dcs.URL, o dcs.Options) (dcs.Backend, e
 			return nil, invalid("option %s=%q: %w; it is %s", n, u.Params[n], err, opt.usage)
 		}
 	}
+	if d := so.withDefaults(); so.MaxTTL > 0 && so.MaxTTL < d.MinTTL {
+		return nil, invalid("option max_ttl=%v is less than min_ttl, which is %v: set max_ttl=%[2]v or more, or a smaller min_ttl", so.MaxTTL, d.MinTTL)
+	}
 	shared.Lock()
 	defer shared.Unlock()
 	host := u.Hosts[0]

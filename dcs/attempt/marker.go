@@ -110,6 +110,9 @@ func (c *Committer) final(err error) *dcs.Error {
 	var e *dcs.Error
 	if errors.As(err, &e) {
 		f.Key, f.Endpoint = e.Key, e.Endpoint
+		if e.Err != nil {
+			f.Err = e.Err // the store's own words
+		}
 	}
 	return f
 }

@@ -335,9 +335,10 @@ func (s leaseFirst) Send(ctx context.Context, r Request) (Answer, error) {
 }
 
 func TestP14RefusedByAllIsUnavailable(t *testing.T) {
+	noSpace := errors.New("no space left")
 	for name, only := range map[string]error{
 		"nobody listens": nil,
-		"full store":     &dcs.Error{Kind: dcs.ErrUnavailable, Err: errors.New("no space left")},
+		"full store":     &dcs.Error{Kind: dcs.ErrUnavailable, Err: noSpace},
 	} {
 		t.Run(name, func(t *testing.T) {
 			run(t, func(t *testing.T) {
@@ -351,8 +352,9 @@ func TestP14RefusedByAllIsUnavailable(t *testing.T) {
 				if err := kindIs(err, dcs.ErrUnavailable); err != nil {
 					t.Fatal(err)
 				}
-				if only != nil && (!errors.Is(err, only) || time.Since(start) > time.Second) {
-					t.Fatalf("after %v: %v; want the cause, at once", time.Since(start), err)
+				want := "dcs: Commit: store unavailable: no space left"
+				if only != nil && (!errors.Is(err, noSpace) || err.Error() != want || time.Since(start) > time.Second) {
+					t.Fatalf("after %v: %v; want the cause, once and at once", time.Since(start), err)
 				}
 				if s.sent[fencing] != 0 {
 					t.Fatal("there was nothing to fence")

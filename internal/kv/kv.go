@@ -17,7 +17,7 @@ import (
 var ErrLease = errors.New("the lease is not live")
 
 // ErrNested says that a key would lie below another one. Nothing was written.
-var ErrNested = errors.New("a key would lie below another key, or above one")
+var ErrNested = errors.New("the key would lie below or above one that exists: a key never has keys below it, use a sibling")
 
 // Conflict is the first condition that failed, and the entry that was found.
 type Conflict struct {
