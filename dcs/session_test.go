@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -262,6 +263,29 @@ func TestSessionCloseIsBounded(t *testing.T) {
 		}
 		if _, found := b.w.get("leader"); found {
 			b.Fatal("still there")
+		}
+	})
+}
+
+// Close leaves no goroutine behind, also when a renewal is slow to end.
+func TestSessionCloseWaitsForItsGoroutines(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c := &client{w: b.w}
+		s := b.session(c)
+		var under, ended atomic.Bool
+		c.hook(func() {
+			c.onRenew = func(ctx context.Context, _ LeaseID, _ func() (Renewal, error)) (Renewal, error) {
+				under.Store(true)
+				<-ctx.Done()
+				time.Sleep(time.Second)
+				ended.Store(true)
+				return Renewal{}, ctx.Err()
+			}
+		})
+		time.Sleep(11 * time.Second)
+		b.close(s)
+		if !under.Load() || !ended.Load() {
+			b.Fatalf("renewal under way: %v, ended when Close returned: %v", under.Load(), ended.Load())
 		}
 	})
 }
