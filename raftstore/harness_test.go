@@ -143,12 +143,14 @@ func (l *suiteLease) Revoke(ctx context.Context) error {
 	return l.Lease.Revoke(ctx)
 }
 
-// openAlone starts a cluster of one node, which Close really ends.
+// openAlone starts a cluster of one node, which Close really ends, and waits
+// until it leads: a budget of the suite's is not made for an election.
 func openAlone(tb testing.TB) dcs.Backend {
 	c := clusterConfigs(tb, 1)[0]
 	suiteConfig(&c, suiteTiming)
 	b, err := newBackend(c, defaultWiring())
 	require.NoError(tb, err)
+	(&testCluster{t: tb, node: []*Backend{b}}).leader()
 	return b
 }
 

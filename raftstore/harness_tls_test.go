@@ -44,6 +44,7 @@ func (s *secureCluster) start() {
 func (s *secureCluster) open(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.Backend, error) {
 	s.once.Do(s.start)
 	if who == conformance.Good {
+		s.suite.tc.leader()
 		return s.suite.open(tb), nil
 	}
 	c := s.third

@@ -206,7 +206,10 @@ func (n *node) raftConfig(hlog *hcLogger, changes chan<- bool) *raft.Config {
 	rc.LocalID = n.id
 	rc.HeartbeatTimeout = c.HeartbeatTimeout
 	rc.ElectionTimeout = c.ElectionTimeout
-	rc.LeaderLeaseTimeout = c.HeartbeatTimeout * 2 / 3
+	// As long as Raft allows: a leader that steps down earlier than the others
+	// would elect only loses time. What it confirms rests on evidence of ours,
+	// not on this.
+	rc.LeaderLeaseTimeout = c.HeartbeatTimeout
 	rc.CommitTimeout = commitTimeout
 	rc.MaxAppendEntries = appendBatch
 	// Proposals queue up while the disk writes, and share the next write.
