@@ -382,36 +382,3 @@ func TestP20ShortSpareIsRefused(t *testing.T) {
 		b.close(s)
 	})
 }
-
-// P20, P3: renewals of the old lease work again while the keys are read for the
-// move. The deadline then lies after the fresh lease's, and does not move back:
-// that lease must not get the keys.
-func TestP20OldLeaseIsRenewedMeanwhile(t *testing.T) {
-	inTime(t, func(b *bench) {
-		c, s := b.mover()
-		h := b.hold(s, "leader")
-		first := s.Lease()
-		c.failOn(first)
-		c.hook(func() {
-			c.onGet = func(_ context.Context, _ string, do func() (Entry, error)) (Entry, error) {
-				time.Sleep(4 * time.Second)
-				c.hook(func() { c.onGet, c.onRenew = nil, nil })
-				time.Sleep(3 * time.Second)
-				refuseAll(c.client)
-				c.hook(func() {
-					c.onGrant = func(context.Context, func() (Lease, Renewal, error)) (Lease, Renewal, error) {
-						return nil, Renewal{}, errDown()
-					}
-				})
-				return do()
-			}
-		})
-		b.watch(h, 24*time.Second)
-		if s.Lease() != first || b.w.live() != 1 {
-			b.Fatalf("lease %s, %d alive", s.Lease(), b.w.live())
-		}
-		b.watch(h, time.Minute)
-		b.is(h.Err(), ErrExpired)
-		b.close(s)
-	})
-}

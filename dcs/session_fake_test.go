@@ -309,6 +309,7 @@ type settling struct {
 	*client
 	blocked bool // cannot settle now
 	fenced  bool // answers with the last word only
+	lost    bool // says no because the lease was found dead
 	settled int
 }
 
@@ -352,6 +353,9 @@ func (s *settling) Settle(_ context.Context, e *Error) (Revision, error) {
 	}
 	if u.landed {
 		return u.rev, nil
+	}
+	if s.lost {
+		return 0, &Error{Kind: ErrLost}
 	}
 	return 0, &Error{Kind: ErrConflict}
 }

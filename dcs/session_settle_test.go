@@ -314,3 +314,40 @@ func TestCloseEndsUnclearAttempts(t *testing.T) {
 		b.is(u.land(), ErrLost)
 	})
 }
+
+// A lease that was found dead while settling is a no like any other: the key is
+// free to be tried again.
+func TestSettledAsLost(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		c.lost = true
+		c.catch(anyTxn)
+		_, err := s.TryAcquire(b.Context(), "leader", nil)
+		b.is(err, ErrAmbiguous)
+		time.Sleep(time.Second)
+		c.hook(func() {
+			if c.settled != 1 {
+				b.Errorf("settled %d times", c.settled)
+			}
+		})
+		b.hold(s, "leader")
+		b.close(s)
+	})
+}
+
+// P14: an Update that finds the lease dead ends the session at once.
+func TestP14UpdateOnADeadLease(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		h := b.hold(s, "leader")
+		c.hook(func() {
+			c.onCommit = func(context.Context, Txn, func() (Revision, error)) (Revision, error) {
+				return 0, &Error{Kind: ErrLost}
+			}
+		})
+		b.is(h.Update(b.Context(), []byte("new")), ErrLost)
+		b.is(s.Err(), ErrLost)
+		b.valid(h, false)
+		b.close(s)
+	})
+}

@@ -46,9 +46,15 @@ func (c *Committer) newHandle(s *slot, t dcs.Txn) (*handle, error) {
 }
 
 // clone copies t: a copy may be sent, and arrive, after its Commit returned and
-// the caller went on with what it had passed.
+// the caller went on with what it had passed. Absence is stated in one way, which
+// every store can check.
 func clone(t dcs.Txn) dcs.Txn {
 	t.If, t.Then = slices.Clone(t.If), slices.Clone(t.Then)
+	for i, c := range t.If {
+		if c.Is == 0 {
+			t.If[i] = dcs.Absent(c.Key)
+		}
+	}
 	for i := range t.Then {
 		t.Then[i].Value = slices.Clone(t.Then[i].Value)
 	}

@@ -364,3 +364,35 @@ func TestP14RefusedByAllIsUnavailable(t *testing.T) {
 		})
 	}
 }
+
+// A store that can only check Modified is asked for nothing else, also where a
+// condition on Created asks for absence.
+func TestModifiedOnlyNeverSendsCreated(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		there := s.write(dcs.Put("there", []byte("x")))
+		c := New(s, Options{ModifiedOnly: true})
+		defer c.Close()
+		s.script = func(_ kindOfRequest, r Request) step {
+			for _, cond := range r.Txn.If {
+				if cond.On != dcs.Modified {
+					t.Errorf("sent %+v", cond)
+				}
+			}
+			return answer
+		}
+		for _, conds := range [][]dcs.Cond{
+			{dcs.CreatedAt("new", 0)},
+			{dcs.CreatedAt("newer", 0), dcs.CreatedAt("there", there)},
+		} {
+			txn := dcs.Txn{If: conds, Then: []dcs.Write{dcs.Put(conds[0].Key, nil)}}
+			if _, err := c.Commit(within(t, budget), txn); err != nil {
+				t.Fatal(err)
+			}
+			_, err := c.Commit(within(t, budget), txn)
+			if err := kindIs(err, dcs.ErrConflict); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}

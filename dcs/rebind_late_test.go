@@ -1,0 +1,72 @@
+package dcs
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// P20, P3: renewals of the old lease work again while the keys are read for the
+// move. The deadline then lies after the fresh lease's, and does not move back:
+// that lease must not get the keys.
+func TestP20OldLeaseIsRenewedMeanwhile(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.mover()
+		h := b.hold(s, "leader")
+		first := s.Lease()
+		c.failOn(first)
+		c.hook(func() {
+			c.onGet = func(_ context.Context, _ string, do func() (Entry, error)) (Entry, error) {
+				time.Sleep(4 * time.Second)
+				c.hook(func() { c.onGet, c.onRenew = nil, nil })
+				time.Sleep(3 * time.Second)
+				refuseAll(c.client)
+				c.hook(func() {
+					c.onGrant = func(context.Context, func() (Lease, Renewal, error)) (Lease, Renewal, error) {
+						return nil, Renewal{}, errDown()
+					}
+				})
+				return do()
+			}
+		})
+		b.watch(h, 24*time.Second)
+		if s.Lease() != first || b.w.live() != 1 {
+			b.Fatalf("lease %s, %d alive", s.Lease(), b.w.live())
+		}
+		b.watch(h, time.Minute)
+		b.is(h.Err(), ErrExpired)
+		b.close(s)
+	})
+}
+
+// P20, P11: an unclear move that cannot land any more is read back; a reading
+// that fails says nothing of it.
+func TestP20FencedMoveIsReadUntilItTells(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.mover()
+		h := b.hold(s, "leader")
+		first := s.Lease()
+		c.hook(func() { c.blocked = true })
+		u := c.catch(moves)
+		c.failOn(first)
+		time.Sleep(17 * time.Second)
+		b.must(u.land())
+		var failed atomic.Int64
+		c.hook(func() {
+			c.blocked, c.fenced = false, true
+			c.onGet = func(_ context.Context, _ string, do func() (Entry, error)) (Entry, error) {
+				if failed.Add(1) <= 3 {
+					return Entry{}, errDown()
+				}
+				return do()
+			}
+		})
+		b.watch(h, time.Minute)
+		b.valid(h, true)
+		if failed.Load() <= 3 || s.Lease() == first {
+			b.Fatalf("%d readings, lease %s", failed.Load(), s.Lease())
+		}
+		b.close(s)
+	})
+}
