@@ -145,9 +145,9 @@ func (t *term) vote(voted raft.ServerID, votedIn uint64) raft.ServerID {
 }
 
 // confirmed blocks until it is sure that this node still led after the call
-// was made. What is applied here by then is a linearizable state: whatever was
-// acknowledged before the call was applied, by this term's leader or, before
-// the term opened, by an earlier one.
+// was made. Whatever was acknowledged before the call is applied here by then:
+// by this term's leader or, before the term opened, by an earlier one. What a
+// follower applied and showed before the call is committed, and may not be.
 func (l *leadership) confirmed(ctx context.Context, voted raft.ServerID, votedIn uint64) error {
 	t, err := l.openTerm(ctx)
 	if err != nil {

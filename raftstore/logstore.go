@@ -165,8 +165,18 @@ func (s *logStore) FirstIndex() (uint64, error) { return s.inner.FirstIndex() }
 // LastIndex implements raft.LogStore.
 func (s *logStore) LastIndex() (uint64, error) { return s.inner.LastIndex() }
 
-// GetLog implements raft.LogStore.
-func (s *logStore) GetLog(index uint64, log *raft.Log) error { return s.inner.GetLog(index, log) }
+// GetLog implements raft.LogStore. raft-wal still finds an entry that was cut
+// off at the front while its file is open.
+func (s *logStore) GetLog(index uint64, log *raft.Log) error {
+	first, err := s.inner.FirstIndex()
+	if err != nil {
+		return err
+	}
+	if index < first {
+		return raft.ErrLogNotFound
+	}
+	return s.inner.GetLog(index, log)
+}
 
 // StoreLog implements raft.LogStore.
 func (s *logStore) StoreLog(log *raft.Log) error { return s.StoreLogs([]*raft.Log{log}) }

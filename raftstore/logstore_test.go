@@ -122,6 +122,36 @@ func TestTruncatedTailSurvivesRestarts(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
+// What was cut off after a snapshot is not there any more, at once and after a
+// restart.
+func TestCutOffEntriesAreGone(t *testing.T) {
+	d, s := openTestLog(t)
+	var logs []*raft.Log
+	for i := range uint64(6) {
+		logs = append(logs, &raft.Log{Index: i + 1, Term: 1, Data: []byte{byte(i)}})
+	}
+	require.ErrorIs(t, s.GetLog(1, &raft.Log{}), raft.ErrLogNotFound, "an empty log")
+	require.NoError(t, s.StoreLogs(logs))
+	require.NoError(t, s.DeleteRange(1, 3))
+	check := func() {
+		for i := range uint64(8) {
+			var l raft.Log
+			err := s.GetLog(i, &l)
+			if i < 4 || i > 6 {
+				require.ErrorIs(t, err, raft.ErrLogNotFound, "entry %d", i)
+			} else {
+				require.NoError(t, err, "entry %d", i)
+			}
+		}
+	}
+	check()
+	require.NoError(t, s.Close())
+	s, err := openLogStore(d, newHCLogger(nil))
+	require.NoError(t, err)
+	check()
+	require.NoError(t, s.Close())
+}
+
 // slowLog takes its time for every write, or fails it.
 type slowLog struct {
 	durableLog

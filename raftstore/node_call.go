@@ -188,20 +188,7 @@ func (n *node) serve(ctx context.Context, r *request) reply {
 		return reply{kind: replyNotDone, text: err.Error()}
 	}
 	var rep reply
-	var err error
-	switch r.op {
-	case opPropose:
-		rep.result, err = n.lead.submit(ctx, r.key, r.data)
-	case opRenew:
-		rep.ttl, err = n.lead.renew(ctx, r.lease, r.voter, r.term)
-		if err == nil {
-			rep.entries = n.entriesOf(r.keys)
-		}
-	default:
-		if err = n.lead.confirmed(ctx, r.voter, r.term); err == nil {
-			n.read(r, &rep)
-		}
-	}
+	err := n.do(ctx, r, &rep)
 	switch {
 	case err == nil:
 		rep.kind = replyDone
@@ -215,6 +202,33 @@ func (n *node) serve(ctx context.Context, r *request) reply {
 		rep.kind, rep.text = replyUnclear, err.Error()
 	}
 	return rep
+}
+
+// do does what r asks, or says why not.
+func (n *node) do(ctx context.Context, r *request, rep *reply) (err error) {
+	if r.op == opPropose {
+		rep.result, err = n.lead.submit(ctx, r.key, r.data)
+		return err
+	}
+	// What is committed by now may be applied on a follower, and seen there
+	// by a Wait, before it is applied here: no read is answered without it.
+	seen := dcs.Revision(n.raft.CommitIndex())
+	if r.op == opRenew {
+		rep.ttl, err = n.lead.renew(ctx, r.lease, r.voter, r.term)
+		if err == nil && len(r.keys) > 0 {
+			if err = n.await(ctx, seen); err == nil {
+				rep.entries = n.entriesOf(r.keys)
+			}
+		}
+		return err
+	}
+	if err = n.lead.confirmed(ctx, r.voter, r.term); err == nil {
+		err = n.await(ctx, seen)
+	}
+	if err == nil {
+		n.read(r, rep)
+	}
+	return err
 }
 
 // read fills in what an opRead or opPosition asks for, from the state as it is
@@ -249,10 +263,10 @@ func (n *node) entriesOf(keys []string) []dcs.Entry {
 
 // await blocks until this node's own state is at revision r or later.
 func (n *node) await(ctx context.Context, r dcs.Revision) error {
-	for {
+	for n.state.applied.Load() < uint64(r) {
 		moved := n.state.next()
 		if n.state.applied.Load() >= uint64(r) {
-			return nil
+			break
 		}
 		select {
 		case <-moved:
@@ -262,4 +276,5 @@ func (n *node) await(ctx context.Context, r dcs.Revision) error {
 			return dcs.ErrClosed
 		}
 	}
+	return nil
 }

@@ -8,9 +8,11 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -104,24 +106,71 @@ func TestNewRefusesAtOnce(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
+// newerLog makes one entry that is stored an entry of a newer release, for
+// this node alone.
+type newerLog struct {
+	raft.LogStore
+	spoil *atomic.Bool
+}
+
+func (l *newerLog) StoreLogs(logs []*raft.Log) error {
+	for _, e := range logs {
+		if e.Type == raft.LogCommand && l.spoil.CompareAndSwap(true, false) {
+			e.Data = bytes.Clone(e.Data)
+			e.Data[0] = commandVersion + 1
+		}
+	}
+	return l.LogStore.StoreLogs(logs)
+}
+
+func (l *newerLog) StoreLog(log *raft.Log) error { return l.StoreLogs([]*raft.Log{log}) }
+
 // A log entry of a newer release stops the node, in words, and the others go
-// on without it.
+// on without it: whether it followed or led.
 func TestNodeStopsAtAnEntryItCanNotRead(t *testing.T) {
-	var log lockedBuffer
-	tc := newTestCluster(t, 1, func(_ int, c *Config, _ *wiring) {
-		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
-	})
-	tc.leader()
-	b := tc.node[0]
-	newer := (&command{kind: cmdTerm}).encode()
-	newer[0] = commandVersion + 1
-	require.NoError(t, b.node.raft.Apply(newer, 0).Error())
-	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
-	defer cancel()
-	_, err := b.Get(ctx, "k")
-	require.ErrorIs(t, err, dcs.ErrUnavailable)
-	require.ErrorContains(t, err, "format version 2")
-	require.Contains(t, log.String(), "this node stops")
+	for _, which := range []string{"follower", "leader"} {
+		t.Run(which, func(t *testing.T) {
+			var logs [3]lockedBuffer
+			var spoil [3]atomic.Bool
+			tc := newTestCluster(t, 3, func(i int, c *Config, w *wiring) {
+				c.Logger = slog.New(slog.NewTextHandler(&logs[i], nil))
+				w.logs = func(l raft.LogStore) raft.LogStore { return &newerLog{l, &spoil[i]} }
+			})
+			ctx := testCtx(t)
+			at := tc.leader()
+			if which == "follower" {
+				at = tc.follower()
+			}
+			stopped, other := tc.node[at], tc.node[(at+1)%3]
+			if which == "follower" {
+				spoil[at].Store(true)
+			} else {
+				// What a leader stores it also sends: only its reading can fail alone.
+				_, err := decodeCommand([]byte{commandVersion + 1})
+				stopped.node.state.fail(err)
+			}
+			_, err := other.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("v"))}})
+			require.NoError(t, err)
+			tc.eventually(func() bool { return stopped.node.state.failed() != nil }, "the node did not stop")
+
+			soon, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+			defer cancel()
+			_, err = stopped.Get(soon, "k")
+			require.ErrorIs(t, err, dcs.ErrUnavailable)
+			require.ErrorContains(t, stopped.node.state.failed(), "format version 2")
+			require.Contains(t, logs[at].String(), "this node stops")
+			for i := range tc.node {
+				if i == at {
+					continue
+				}
+				_, err = tc.node[i].Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("after", nil)}})
+				require.NoError(t, err)
+				e, err := tc.node[i].Get(ctx, "k")
+				require.NoError(t, err)
+				require.Equal(t, "v", string(e.Value))
+			}
+		})
+	}
 }
 
 type lockedBuffer struct {
