@@ -87,7 +87,7 @@ func run(args []string) int {
 		}
 		return 0
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), endings()...)
 	defer stop()
 	broken, err := play(ctx, o)
 	switch {
@@ -101,4 +101,14 @@ func run(args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// endings are the signals after which everything is cleaned up: Ctrl-C, a
+// terminal that was closed, and a reader of the output that went away.
+func endings() []os.Signal {
+	list := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup
+		list = append(list, syscall.SIGHUP)
+	}
+	return list
 }

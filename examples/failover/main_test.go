@@ -111,25 +111,33 @@ func TestFailover(t *testing.T) {
 	require.Equal(t, "every guarantee held", verdict.Reason)
 }
 
-// TestInterrupted: Ctrl-C ends every process and removes their data.
+// TestInterrupted: Ctrl-C, a closed terminal and a reader that goes away each
+// end every process and remove their data.
 func TestInterrupted(t *testing.T) {
-	cmd, dir := program(t, "-json", "-ttl", "2s")
-	stdout, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	lines := bufio.NewScanner(stdout)
-	for lines.Scan() {
-		if strings.Contains(lines.Text(), `"event":"leading"`) {
-			break
-		}
+	for name, end := range map[string]func(p *os.Process, stdout io.Closer) error{
+		"Ctrl-C":          func(p *os.Process, _ io.Closer) error { return p.Signal(syscall.SIGINT) },
+		"closed terminal": func(p *os.Process, _ io.Closer) error { return p.Signal(syscall.SIGHUP) },
+		"reader gone":     func(_ *os.Process, stdout io.Closer) error { return stdout.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd, dir := program(t, "-json", "-ttl", "2s")
+			stdout, err := cmd.StdoutPipe()
+			require.NoError(t, err)
+			require.NoError(t, cmd.Start())
+			lines := bufio.NewScanner(stdout)
+			for lines.Scan() {
+				if strings.Contains(lines.Text(), `"event":"leading"`) {
+					break
+				}
+			}
+			require.NoError(t, end(cmd.Process, stdout))
+			_, _ = io.Copy(io.Discard, stdout)
+			var exit *exec.ExitError
+			require.ErrorAs(t, cmd.Wait(), &exit)
+			require.Equal(t, 130, exit.ExitCode())
+			requireNothingLeft(t, dir)
+		})
 	}
-	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
-	_, err = io.Copy(io.Discard, stdout)
-	require.NoError(t, err)
-	var exit *exec.ExitError
-	require.ErrorAs(t, cmd.Wait(), &exit)
-	require.Equal(t, 130, exit.ExitCode())
-	requireNothingLeft(t, dir)
 }
 
 // TestBrokenGuaranteesAreReported: each broken guarantee makes the run fail

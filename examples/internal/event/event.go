@@ -68,13 +68,15 @@ func (l *Log) Emit(e Event) {
 	_, _ = l.w.Write(append(line, '\n'))
 }
 
-// Stamp sets the times of e where they are not set.
+// Stamp sets the times of e where they are not set. Both name one moment, an
+// earlier one too.
 func Stamp(e Event) Event {
+	wall, mono := time.Now(), Mono()
 	if e.Mono == 0 {
-		e.Mono = Mono()
+		e.Mono = mono
 	}
 	if e.T == "" {
-		e.T = time.Now().Format(time.RFC3339Nano)
+		e.T = wall.Add(time.Duration(e.Mono - mono)).Format(time.RFC3339Nano)
 	}
 	return e
 }

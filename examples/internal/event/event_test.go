@@ -38,3 +38,12 @@ func TestStampKeepsWhatIsSet(t *testing.T) {
 	require.Equal(t, int64(5), e.Mono)
 	require.Equal(t, "x", e.T)
 }
+
+// A frozen leader reports its end after it was thawed: both stamps say when it
+// was.
+func TestStampOfAnEarlierMoment(t *testing.T) {
+	e := Stamp(Event{Mono: Mono() - int64(time.Hour)})
+	at, err := time.Parse(time.RFC3339Nano, e.T)
+	require.NoError(t, err)
+	require.InDelta(t, time.Hour, time.Since(at), float64(time.Minute))
+}
