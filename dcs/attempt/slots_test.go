@@ -1,0 +1,141 @@
+package attempt
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// Who stops waiting passes on what it was given in that moment, or somebody
+// else waits for ever.
+func TestPoolPassesOn(t *testing.T) {
+	first, second := make(chan *slot, 1), make(chan *slot, 1)
+	p := &pool{size: 1, made: 1, waiting: []chan *slot{first, second}}
+	p.wake()
+	p.leave(first)
+	select {
+	case s := <-second:
+		if s != nil {
+			t.Error("a slot out of nowhere")
+		}
+	default:
+		t.Error("the call to look again was lost")
+	}
+	given := &slot{}
+	p.waiting = []chan *slot{first, second}
+	p.give(given)
+	p.leave(first)
+	select {
+	case s := <-second:
+		if s != given {
+			t.Error("another slot")
+		}
+	default:
+		t.Error("the slot was lost")
+	}
+	p.waiting = []chan *slot{first}
+	p.give(given)
+	p.leave(first)
+	if s, _ := p.take(t.Context()); s != given {
+		t.Error("the slot was lost with nobody waiting")
+	}
+}
+
+// One attempt that cannot be settled does not keep the others from being.
+func TestPoolSettlesInTurn(t *testing.T) {
+	a, b := &handle{}, &handle{}
+	p := &pool{size: 2, made: 2, unclear: []*handle{a, b}}
+	for _, want := range []*handle{a, b, a} {
+		if s, h := p.take(t.Context()); s != nil || h != want {
+			t.Fatalf("got %p, %p; want %p", s, h, want)
+		}
+	}
+}
+
+// P7: a marker that was lost is not used again.
+func TestP7LostMarkerIsNotUsedAgain(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		c := New(s, Options{Slots: 1})
+		defer c.Close()
+		used := map[string]bool{}
+		s.script = func(k kindOfRequest, r Request) step {
+			used[r.Marker.Key] = true
+			return map[kindOfRequest]step{commit: lose, fencing: swallow}[k]
+		}
+		_, err := c.Commit(within(t, time.Second), put("x", "1"))
+		var e *dcs.Error
+		if !errors.As(err, &e) {
+			t.Fatal(err)
+		}
+		s.loseMarkers()
+		s.script = nil
+		if _, err := c.Settle(within(t, budget), e); err == nil {
+			t.Fatal("settled without a marker")
+		}
+		s.script = func(_ kindOfRequest, r Request) step {
+			if used[r.Marker.Key] {
+				t.Errorf("marker %s is used again", r.Marker.Key)
+			}
+			return answer
+		}
+		if _, err := c.Commit(within(t, budget), put("x", "2")); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// A marker that the store refuses to make ends the Commit at once, with the
+// store's reason.
+func TestMarkerRefusedOutright(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		s.only = &dcs.Error{Kind: dcs.ErrUnauthorized, Endpoint: "m1", Err: errors.New("no right to write")}
+		s.script = always(down, create)
+		c := New(s, Options{})
+		defer c.Close()
+		start := time.Now()
+		_, err := c.Commit(within(t, budget), put("x", "1"))
+		want := "dcs: Commit: unauthorized [m1]: no right to write"
+		if err == nil || err.Error() != want || !errors.Is(err, dcs.ErrUnauthorized) || time.Since(start) > time.Second {
+			t.Fatalf("after %v: %v, want %s", time.Since(start), err, want)
+		}
+	})
+}
+
+// lingering is a transport whose calls take their time to end.
+type lingering struct {
+	*store
+	under atomic.Int32
+}
+
+func (s *lingering) Send(ctx context.Context, r Request) (Answer, error) {
+	s.under.Add(1)
+	defer s.under.Add(-1)
+	a, err := s.store.Send(ctx, r)
+	if err != nil {
+		time.Sleep(time.Second)
+	}
+	return a, err
+}
+
+func TestCloseWaitsForEveryCopy(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := &lingering{store: newStore()}
+		s.script = onCopies(swallow)
+		c := New(s, hedged())
+		if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil { // by the hedge
+			t.Fatal(err)
+		}
+		if s.under.Load() != 1 {
+			t.Fatal("no copy is left under way")
+		}
+		if err := c.Close(); err != nil || s.under.Load() != 0 {
+			t.Fatalf("closed with %d copies under way: %v", s.under.Load(), err)
+		}
+	})
+}
