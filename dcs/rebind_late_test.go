@@ -70,3 +70,33 @@ func TestP20FencedMoveIsReadUntilItTells(t *testing.T) {
 		b.close(s)
 	})
 }
+
+// While a move is open, one lease's renewal that hangs until the deadline does
+// not keep the other one's answer from counting.
+func TestP20OneLeaseHangs(t *testing.T) {
+	for _, hangs := range []LeaseID{"lease-2", "nobody"} {
+		inTime(t, func(b *bench) {
+			c, s := b.mover()
+			h := b.hold(s, "leader")
+			c.hook(func() { c.blocked = true })
+			c.catch(moves)
+			refuseAll(c.client)
+			time.Sleep(21 * time.Second)
+			c.hook(func() {
+				c.onRenew = func(ctx context.Context, l LeaseID, do func() (Renewal, error)) (Renewal, error) {
+					if l == hangs {
+						<-ctx.Done()
+						return Renewal{}, ctx.Err()
+					}
+					return do()
+				}
+			})
+			b.watch(h, 15*time.Second) // 29.4 s is the old lease's first deadline
+			b.valid(h, true)
+			c.hook(func() { c.blocked, c.onRenew = false, nil })
+			b.watch(h, time.Minute)
+			b.must(h.Confirm(b.Context()))
+			b.close(s)
+		})
+	}
+}

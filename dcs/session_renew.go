@@ -128,6 +128,9 @@ func (s *Session) send(leases []*tenure, what []asked, gate func() error) []rene
 		start := Now()
 		answers[i].Renewal, answers[i].err = leases[i].Renew(ctx, keys...)
 		answers[i].took = start.Elapsed()
+		if len(leases) > 1 {
+			s.early(leases[i], what, answers[i])
+		}
 	}
 	for i := range leases[1:] {
 		wg.Go(func() { one(i + 1) })
@@ -135,6 +138,19 @@ func (s *Session) send(leases []*tenure, what []asked, gate func() error) []rene
 	one(0)
 	wg.Wait()
 	return answers
+}
+
+// early takes one lease's confirmed renewal as soon as it is there: another one
+// that hangs until the deadline must not end the session. judge sees it again.
+func (s *Session) early(t *tenure, what []asked, a renewed) {
+	s.mu.Lock()
+	defer s.unlock()
+	if a.err != nil || s.err != nil || t != s.lease && t != s.spare {
+		return
+	}
+	t.confirmed(a.Renewal)
+	s.check(what, a.Renewal)
+	s.advance() // P20: to the earlier one; too late, judge says so
 }
 
 // attemptTime is how long one attempt may take: no attempt outlives the
