@@ -1,4 +1,4 @@
-//go:build !(linux || darwin || freebsd || openbsd || dragonfly)
+//go:build !(linux || darwin || freebsd || openbsd || dragonfly || solaris)
 
 package event
 
@@ -6,6 +6,7 @@ import "time"
 
 var start = time.Now()
 
-// Mono returns the nanoseconds since this process began: where the system's
-// monotonic clock is not to be had, events of one process only compare.
-func Mono() int64 { return int64(time.Since(start)) + 1 }
+// Mono stands in for CLOCK_MONOTONIC where that is not to be had: monotonic
+// within a process, and counted from the wall clock at its start, so that the
+// processes of one machine still compare.
+func Mono() int64 { return start.UnixNano() + int64(time.Since(start)) }
