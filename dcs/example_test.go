@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"strconv"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -323,4 +324,45 @@ func ExampleInstant() {
 	deadline := began.Add(time.Hour)
 	fmt.Println(began.Before(deadline), deadline.Sub(began), deadline.Elapsed() < 0)
 	// Output: true 1h0m0s true
+}
+
+// driver opens backends for URLs like example://name/root?size=3. A real one
+// connects to the hosts of the URL.
+type driver struct{}
+
+func (driver) Params() []dcs.Param {
+	return []dcs.Param{{Name: "size", Usage: "the number of servers, 1 to 9 (default 1)"}}
+}
+
+func (driver) Open(_ context.Context, u *dcs.URL, _ dcs.Options) (dcs.Backend, error) {
+	var o memstore.Options
+	if size, given := u.Params["size"]; given {
+		n, err := strconv.Atoi(size)
+		if err != nil || n < 1 || n > 9 {
+			return nil, &dcs.Error{Kind: dcs.ErrInvalid, Err: fmt.Errorf("option size=%q is not a number from 1 to 9: write it like size=3", size)}
+		}
+		o.Endpoints = n
+	}
+	return memstore.New(o), nil
+}
+
+// A backend's package registers its scheme in an init function.
+func ExampleRegister() {
+	dcs.Register("example", driver{})
+
+	ctx := context.Background()
+	store, err := dcs.Open(ctx, "example://name/root?size=3&ttl=10s", dcs.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(store.Timing())
+	_ = store.Close()
+	_, err = dcs.Open(ctx, "example://name/root?size=many", dcs.Options{})
+	fmt.Println(err)
+	_, err = dcs.Open(ctx, "example://name/root?colour=red", dcs.Options{})
+	fmt.Println(err)
+	// Output:
+	// TTL 10s, LoopWait 3.333333333s, RetryTimeout 3.333333333s
+	// dcs: example: Open: invalid argument: option size="many" is not a number from 1 to 9: write it like size=3
+	// dcs: Open: invalid argument: option "colour" is unknown: scheme "example" knows loop_wait, retry_timeout, size, ttl
 }

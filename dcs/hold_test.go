@@ -256,3 +256,21 @@ func realSession(t testing.TB) (*client, *Session) {
 	t.Cleanup(func() { _ = s.Close(context.Background()) })
 	return c, s
 }
+
+// A write that is refused under the guard because another holds the lock by now
+// ends the Hold at once.
+func TestUpdateFindsTheTakeover(t *testing.T) {
+	inTime(t, func(b *bench) {
+		s, other := b.plain(), b.plain()
+		h := b.hold(s, "leader")
+		_, err := b.w.apply(Txn{Then: []Write{Delete("leader")}}, false)
+		b.must(err)
+		next := b.hold(other, "leader")
+		b.is(h.Update(b.Context(), []byte("mine")), ErrLost)
+		b.valid(h, false)
+		b.is(h.Err(), ErrLost)
+		b.valid(next, true)
+		b.close(s)
+		b.close(other)
+	})
+}
