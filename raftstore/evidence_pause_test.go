@@ -96,17 +96,7 @@ func (p *pauseTransport) RequestPreVote(id raft.ServerID, to raft.ServerAddress,
 // ends a lease. The old one resumes, reads a renewal of that lease, and then
 // the old answers. Raft's VerifyLeader says yes; the renewal must not.
 func TestP2PausedLeaderConfirmsNothing(t *testing.T) {
-	wires := &pauseNet{resume: make(chan struct{})}
-	resume := sync.OnceFunc(func() { close(wires.resume) })
-	tc := newTestCluster(t, 3, func(_ int, c *Config, w *wiring) {
-		self := c.Peers[slices.IndexFunc(c.Peers, func(p Peer) bool { return p.ID == c.ID })].Addr
-		w.transport = func(t raft.Transport) raft.Transport {
-			return &pauseTransport{Transport: t, WithPreVote: t.(raft.WithPreVote), self: self, net: wires}
-		}
-		c.HeartbeatTimeout = time.Second
-		w.adjust = func(rc *raft.Config) { rc.LeaderLeaseTimeout = rc.HeartbeatTimeout }
-	})
-	t.Cleanup(resume) // before the nodes are closed
+	tc, wires, resume := newPauseCluster(t)
 	ctx := testCtx(t)
 	at := tc.leader()
 	old := tc.node[at].node
@@ -149,6 +139,89 @@ func TestP2PausedLeaderConfirmsNothing(t *testing.T) {
 	wires.paused.Store(nil)
 	_, err = lease.Renew(ctx)
 	require.Error(t, err)
+}
+
+// P2, the same with our own questions: they are answered, the answers wait
+// while another leader is elected and ends a lease, and are read after a
+// renewal that came later. They count for whoever asked before, and for nobody
+// else.
+func TestP2AnswersHeldBackOverAnElection(t *testing.T) {
+	tc, wires, resume := newPauseCluster(t)
+	ctx := testCtx(t)
+	at := tc.leader()
+	old := tc.node[at].node
+	lease, _, err := tc.node[at].Grant(ctx, 20*time.Second)
+	require.NoError(t, err)
+	var answered atomic.Int32
+	release := make(chan struct{})
+	readAnswers := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(readAnswers)
+	old.lead.mu.Lock()
+	e := old.lead.current.evidence
+	old.lead.mu.Unlock()
+	e.mu.Lock() // nobody asks yet
+	ask := e.ask
+	e.ask = func(ctx context.Context, addr string) (uint64, error) {
+		term, err := ask(ctx, addr)
+		answered.Add(1)
+		<-release
+		return term, err
+	}
+	e.mu.Unlock()
+	renew := func(ctx context.Context) <-chan error {
+		done := make(chan error, 1)
+		go func() {
+			_, err := old.lead.renew(ctx, lease.ID(), "", 0)
+			done <- err
+		}()
+		return done
+	}
+	before := renew(ctx)
+	tc.eventually(func() bool { return answered.Load() == 2 }, "the questions are not answered")
+
+	addr := old.net.addr()
+	wires.phase.Store(pausing)
+	wires.paused.Store(&addr)
+	other := tc.leaderButNot(at)
+	for _, b := range tc.node {
+		if b.node == other {
+			require.NoError(t, (&leaseHandle{b: b, id: lease.ID()}).Revoke(ctx))
+		}
+	}
+	require.NotZero(t, old.leading(), "it was to go on believing")
+
+	soon, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer cancel()
+	after := renew(soon)
+	tc.eventually(func() bool {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return len(e.waiting) == 2
+	}, "the second renewal does not wait")
+	readAnswers()
+	require.NoError(t, <-before, "asked while it led")
+	err = <-after
+	require.Error(t, err, "a lease that is gone was confirmed")
+	require.NotErrorIs(t, err, errGone, "the old leader can not know that")
+	wires.phase.Store(cutForNow)
+	resume()
+}
+
+// newPauseCluster starts three nodes of which one can be paused; resume ends
+// the pause's holding back.
+func newPauseCluster(t *testing.T) (tc *testCluster, wires *pauseNet, resume func()) {
+	wires = &pauseNet{resume: make(chan struct{})}
+	resume = sync.OnceFunc(func() { close(wires.resume) })
+	tc = newTestCluster(t, 3, func(_ int, c *Config, w *wiring) {
+		self := c.Peers[slices.IndexFunc(c.Peers, func(p Peer) bool { return p.ID == c.ID })].Addr
+		w.transport = func(t raft.Transport) raft.Transport {
+			return &pauseTransport{Transport: t, WithPreVote: t.(raft.WithPreVote), self: self, net: wires}
+		}
+		c.HeartbeatTimeout = time.Second
+		w.adjust = func(rc *raft.Config) { rc.LeaderLeaseTimeout = rc.HeartbeatTimeout }
+	})
+	t.Cleanup(resume) // before the nodes are closed
+	return tc, wires, resume
 }
 
 // leaderButNot waits for a leader with its term open other than the node at.
