@@ -100,3 +100,29 @@ func TestP20OneLeaseHangs(t *testing.T) {
 		})
 	}
 }
+
+// Nor from judging: what it read counts before the deadline moves.
+func TestP20OneLeaseHangsAndTheKeyIsGone(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.mover()
+		h := b.hold(s, "leader")
+		c.hook(func() { c.blocked = true })
+		c.catch(moves)
+		refuseAll(c.client)
+		time.Sleep(21 * time.Second)
+		_, err := b.w.apply(Txn{Then: []Write{Delete("leader")}}, true)
+		b.must(err)
+		c.hook(func() {
+			c.onRenew = func(ctx context.Context, l LeaseID, do func() (Renewal, error)) (Renewal, error) {
+				if l == "lease-2" {
+					<-ctx.Done()
+					return Renewal{}, ctx.Err()
+				}
+				return do()
+			}
+		})
+		time.Sleep(3 * time.Second) // at most 2 s of pause, and the renewal
+		b.is(h.Err(), ErrLost)
+		b.close(s)
+	})
+}

@@ -94,7 +94,7 @@ func (w *world) apply(t Txn, rebind bool) (Revision, error) {
 		if !found || (e.Lease != p.Lease && !rebind) {
 			e = Entry{Key: p.Key, Created: rev}
 		}
-		e.Value, e.Lease, e.Modified = p.Value, p.Lease, rev
+		e.Value, e.Lease, e.Modified = slices.Clone(p.Value), p.Lease, rev
 		w.entries[p.Key] = e
 	}
 	return rev, nil

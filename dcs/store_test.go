@@ -157,6 +157,23 @@ func testBudget(t *testing.T, fail func(context.Context) error, limit time.Durat
 	}
 }
 
+// A definite answer stays one, whatever ended while it was on its way.
+func TestDefiniteAnswersStayDefinite(t *testing.T) {
+	for _, kind := range []error{ErrConflict, ErrLost} {
+		ctx, cancel := context.WithCancel(t.Context())
+		var s *Store
+		s = newStore(t, &scripted{commit: func(context.Context, Txn) (Revision, error) {
+			cancel()
+			_ = s.Close()
+			return 0, &Error{Kind: kind}
+		}}, Options{})
+		_, err := s.Commit(ctx, Txn{Then: []Write{Put("a", nil)}})
+		if KindOf(err) != kind || errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed) {
+			t.Errorf("%v became %v", kind, err)
+		}
+	}
+}
+
 // Wait takes as long as its context and ends with that one's bare error, while
 // the store answers.
 func TestWaitIsExempt(t *testing.T) {
