@@ -82,6 +82,6 @@
 // of it is kept for settling ([Options.SettleReserve]); hedging is off unless
 // [Options.HedgeAfter] says when.
 //
-// Package memstore is a complete example, with a transport that loses, delays,
+// The example of Committer has the smallest Transport; package memstore is a complete one, with a transport that loses, delays,
 // repeats and reorders what it is given.
 package attempt
