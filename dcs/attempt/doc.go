@@ -82,6 +82,7 @@
 // of it is kept for settling ([Options.SettleReserve]); hedging is off unless
 // [Options.HedgeAfter] says when.
 //
-// The example of Committer has the smallest Transport; package memstore is a complete one, with a transport that loses, delays,
-// repeats and reorders what it is given.
+// The example of Committer has the smallest Transport; package memstore is a
+// complete one, with a transport that loses, delays, repeats and reorders what
+// it is given.
 package attempt
