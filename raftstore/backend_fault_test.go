@@ -214,6 +214,34 @@ func TestForgottenClientGoesOn(t *testing.T) {
 	require.NotEqual(t, old.id, b.clients.present.id)
 }
 
+// P15: the answer to a command got lost and its client was forgotten since. A
+// copy of it is not executed under a new name: nobody can tell any more, and
+// it will not land later.
+func TestP15ForgottenClientIsNotExecutedTwice(t *testing.T) {
+	tc := newTestCluster(t, 1, nil)
+	b := tc.node[0]
+	ctx := testCtx(t)
+	_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("first", nil)}})
+	require.NoError(t, err)
+	var lost atomic.Bool
+	b.node.net.setTap(func(_ context.Context, e tapEvent) bool {
+		if e.op != opPropose || !e.answered || lost.Swap(true) {
+			return true
+		}
+		clear(b.node.state.clients.byID) // nothing is being applied
+		return false
+	})
+	_, err = b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+	b.node.net.setTap(nil)
+	var ambiguous *dcs.Error
+	require.ErrorAs(t, err, &ambiguous)
+	require.ErrorIs(t, err, dcs.ErrAmbiguous)
+	require.True(t, ambiguous.Fenced)
+	e, err := b.Get(ctx, "k")
+	require.NoError(t, err)
+	require.Equal(t, e.Created, e.Modified, "it was executed twice")
+}
+
 func TestSettleOfSomethingElse(t *testing.T) {
 	tc := newTestCluster(t, 1, nil)
 	for _, e := range []*dcs.Error{nil, {Kind: dcs.ErrAmbiguous}, {Kind: dcs.ErrAmbiguous, Attempt: 7}} {

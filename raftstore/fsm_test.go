@@ -84,6 +84,9 @@ func TestP15BelowLowIsRefused(t *testing.T) {
 	require.Equal(t, statusAhead, l.put(client, 2+clientWindow, 2, "c").status)
 	require.Equal(t, statusDone, l.put(client, 3+3*clientWindow, 3+3*clientWindow, "c").status)
 	require.Len(t, l.f.clients.byID[client].results, 1)
+	restored := newFSM()
+	require.NoError(t, restored.Restore(io.NopCloser(bytes.NewReader(l.snapshot()))))
+	require.Equal(t, l.f.clients.byID, restored.clients.byID, "a snapshot keeps what is refused")
 }
 
 // P15: a client that was forgotten, and one that never was, execute nothing.
@@ -195,6 +198,7 @@ func TestStateIsDeterministic(t *testing.T) {
 	s, err := other.Snapshot()
 	require.NoError(t, err)
 	require.Equal(t, l.snapshot(), s.(*snapshot).encode())
+	require.Equal(t, l.f.clients.byID, other.clients.byID, "a snapshot keeps all of P15's bookkeeping")
 	require.NotEmpty(t, l.f.tree.Snapshot("").Entries)
 }
 
