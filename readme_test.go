@@ -10,6 +10,13 @@ import (
 	_ "github.com/holdfast-dcs/holdfast/memstore" // the mem:// scheme
 )
 
+// The README's program is the Example that is compiled and run, to the letter.
+func TestReadmeProgram(t *testing.T) {
+	if !strings.Contains(read(t, "README.md"), "```go\n"+read(t, "example_test.go")+"```") {
+		t.Error("README.md does not show example_test.go as it is")
+	}
+}
+
 // The README's table of backends says what their Caps and a Renewal say.
 func TestReadmeTableOfBackends(t *testing.T) {
 	readme := read(t, "README.md")
