@@ -110,6 +110,7 @@ func BenchmarkRenew(b *testing.B) {
 		leader := tc.node[l]
 		lease, _, err := leader.Grant(ctx, time.Hour)
 		require.NoError(b, err)
+		tc.settled() // the grant is on every disk
 		before := writes()
 		verify, renew := inTurns(b,
 			func() error { return leader.node.raft.VerifyLeader().Error() },
@@ -121,6 +122,7 @@ func BenchmarkRenew(b *testing.B) {
 		addr := tc.node[l].node.net.addr()
 		lease, _, err := follower.Grant(ctx, time.Hour)
 		require.NoError(b, err)
+		tc.settled() // the grant is on every disk
 		before := writes()
 		trip, renew := inTurns(b,
 			func() error { _, err := follower.node.net.call(ctx, addr, opQuestion, nil); return err },
