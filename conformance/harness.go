@@ -61,6 +61,13 @@ type Store struct {
 	// OpenTimed is Open for a timing other than the harness's. Nil means Open.
 	OpenTimed func(tb testing.TB, t dcs.Timing) dcs.Backend
 
+	// OpenWith is Open with settings of the case's own. The fault cases need
+	// it; nil means Open.
+	OpenWith func(tb testing.TB, o Opening) (dcs.Backend, error)
+
+	// Cluster is the servers, for the fault cases.
+	Cluster *Cluster
+
 	// Requests returns how many requests the client b has sent to the store's
 	// servers so far, probes included.
 	Requests func(b dcs.Backend) int64

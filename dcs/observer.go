@@ -9,7 +9,8 @@ import "time"
 type Observer struct {
 	// Call is told of every finished call.
 	Call func(CallEvent)
-	// Endpoint is told of every switch from one server to another.
+	// Endpoint is told of every decision about the servers: a switch from one
+	// to another, one that is left out, one that is back.
 	Endpoint func(EndpointEvent)
 	// Renewal is told of every finished renewal of a session.
 	Renewal func(RenewalEvent)
@@ -27,11 +28,47 @@ type CallEvent struct {
 	Err      error // nil for a yes; its kind is the outcome
 }
 
-// EndpointEvent is one switch of the server in use, with the reason in words.
+// EndpointEvent is one decision about the servers, with the reason in words.
 type EndpointEvent struct {
-	Backend  string
+	Backend string
+	// Change says what was decided.
+	Change EndpointChange
+	// From is the server that calls went to, or the one concerned; To the one
+	// that they go to now, for Switched, and else empty.
 	From, To string
 	Reason   string
+}
+
+// EndpointChange is what a backend decided about a server.
+type EndpointChange uint8
+
+const (
+	// Switched: calls go to To now, and no longer to From.
+	Switched EndpointChange = iota
+	// Ejected: From is left out, and probed until it serves again.
+	Ejected
+	// Restored: From serves again and may be used.
+	Restored
+	// Added: From was not known before.
+	Added
+	// Removed: From does not belong to the store any more.
+	Removed
+)
+
+// String returns the change in lower case.
+func (c EndpointChange) String() string {
+	switch c {
+	case Switched:
+		return "switched"
+	case Ejected:
+		return "ejected"
+	case Restored:
+		return "restored"
+	case Added:
+		return "added"
+	default:
+		return "removed"
+	}
 }
 
 // RenewalEvent is one finished renewal of a session's lease.
