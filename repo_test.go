@@ -163,8 +163,9 @@ func TestArrowsPointDown(t *testing.T) {
 	backends := own("memstore", "raftstore", "etcd3", "consul", "zookeeper")
 	above := own("examples", "cmd")
 	suite := own("conformance")
+	testcluster := own("internal/testcluster")
 	packages := list(t, "", "", "./...")
-	for _, name := range []string{"dcs", "dcs/attempt", "keepalive", "memstore", "raftstore", "conformance", "examples/failover"} {
+	for _, name := range []string{"dcs", "dcs/attempt", "keepalive", "memstore", "raftstore", "etcd3", "conformance", "conformance/fault", "examples/failover", "examples/leader"} {
 		if _, ok := packages[module+"/"+name]; !ok {
 			incomplete(t, name)
 		}
@@ -178,8 +179,10 @@ func TestArrowsPointDown(t *testing.T) {
 				switch {
 				case in(dep, above...) && !in(path, above...):
 					t.Errorf("depends on %s", dep)
-				case in(dep, suite...) && !in(path, append(above, suite...)...):
+				case in(dep, suite...) && !in(path, append(append(above, suite...), testcluster...)...):
 					t.Errorf("depends on the suite, %s", dep)
+				case in(dep, testcluster...) && !in(path, testcluster...):
+					t.Errorf("depends on the servers for tests, %s", dep)
 				case in(dep, backends...) && !in(path, above...) && !sameBackend(backends, path, dep):
 					t.Errorf("depends on the backend %s", dep)
 				}
