@@ -43,15 +43,15 @@ type EndpointEvent struct {
 type EndpointChange uint8
 
 const (
-	// Switched: calls go to To now, and no longer to From.
+	// Switched says that calls go to To now, and no longer to From.
 	Switched EndpointChange = iota
-	// Ejected: From is left out, and probed until it serves again.
+	// Ejected says that From is left out, and probed until it serves again.
 	Ejected
-	// Restored: From serves again and may be used.
+	// Restored says that From serves again and may be used.
 	Restored
-	// Added: From was not known before.
+	// Added says that From was not known before.
 	Added
-	// Removed: From does not belong to the store any more.
+	// Removed says that From does not belong to the store any more.
 	Removed
 )
 

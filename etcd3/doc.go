@@ -4,7 +4,6 @@ package etcd3
 import (
 	_ "go.etcd.io/etcd/api/v3/etcdserverpb"
 	_ "go.etcd.io/etcd/client/v3"
-	_ "go.etcd.io/etcd/client/v3/concurrency"
 	_ "go.uber.org/zap"
 	_ "google.golang.org/grpc"
 	_ "google.golang.org/grpc/credentials"
