@@ -1,0 +1,207 @@
+package endpoint
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// background probes, samples and lists until the Pool is closed.
+func (p *Pool) background() {
+	defer p.done.Done()
+	t := time.NewTimer(0)
+	defer t.Stop()
+	for {
+		select {
+		case <-p.life.Done():
+			return
+		case <-p.wake:
+		case <-t.C:
+		}
+		t.Reset(p.work())
+	}
+}
+
+// poke makes the background look at its times again.
+func (p *Pool) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Refresh asks for the members' list soon. It does not wait.
+func (p *Pool) Refresh() {
+	p.mu.Lock()
+	p.listAt = min(p.listAt, p.now()+p.jitter(p.o.ProbeInterval))
+	p.mu.Unlock()
+	p.poke()
+}
+
+// work starts what is due and returns how long there is nothing to do.
+func (p *Pool) work() time.Duration {
+	p.mu.Lock()
+	defer p.tell()
+	defer p.mu.Unlock()
+	now := p.now()
+	next := now + time.Minute
+	if p.o.Topology != nil && !p.listing {
+		if p.listAt <= now {
+			p.listing = true
+			p.done.Add(1)
+			go p.list()
+		} else {
+			next = min(next, p.listAt)
+		}
+	}
+	for _, m := range p.members {
+		switch {
+		case m.probing || !m.out && (p.o.Probe == nil || p.o.SampleInterval < 0):
+		case m.probeAt > now:
+			next = min(next, m.probeAt)
+		case p.o.Probe == nil:
+			p.restore(m, "its pause is over")
+			m.strikes = strikesOut - 1 // one fault more leaves it out again
+		case !p.probes.take(now):
+			next = min(next, now+time.Second/probesPerSecond)
+		default:
+			m.probing = true
+			p.done.Add(1)
+			go p.probe(m)
+		}
+	}
+	return max(next-now, time.Millisecond)
+}
+
+// probe asks the quorum through m.
+func (p *Pool) probe(m *member) {
+	defer p.done.Done()
+	ctx, cancel := context.WithTimeout(p.life, 2*p.o.AttemptFloor)
+	defer cancel()
+	p.mu.Lock()
+	began := p.now()
+	p.mu.Unlock()
+	leads, err := p.o.Probe(ctx, m.addr)
+	if p.life.Err() != nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.tell()
+	defer p.mu.Unlock()
+	now := p.now()
+	m.probing = false
+	if err != nil {
+		p.unproven(m, now, p.fault(err, now-began))
+	} else {
+		p.proved(m, now, now-began, leads)
+	}
+	p.reconsider("")
+	p.poke()
+}
+
+func (p *Pool) fault(err error, took time.Duration) string {
+	if isContext(err) {
+		return "no answer within " + round(took).String()
+	}
+	return p.o.Judge(err).Reason
+}
+
+func (p *Pool) proved(m *member, now, took time.Duration, leads bool) {
+	if m.out {
+		m.lat = [classes]latency{} // what it was like when it failed is over
+	}
+	m.lat[Read].add(took)
+	if leads {
+		p.leads(m)
+	} else {
+		m.leads = false
+	}
+	m.probeAt = now + p.o.SampleInterval/2 + p.jitter(p.o.SampleInterval)
+	if !m.out {
+		m.strikes = 0
+		return
+	}
+	if m.proven++; m.proven >= provenBy {
+		p.restore(m, "answers again")
+		return
+	}
+	m.probeAt = now + p.jitter(p.o.ProbeInterval)
+}
+
+func (p *Pool) unproven(m *member, now time.Duration, why string) {
+	if !m.out {
+		// Nobody waits for a probe, and it had all its time: there is no doubt.
+		p.strike(m, now, why, true)
+		return
+	}
+	m.proven, m.why = 0, why
+	m.pause = min(2*m.pause, maxPause*p.o.ProbeInterval)
+	m.probeAt = now + m.pause/2 + p.jitter(m.pause/2)
+}
+
+// list asks for the members' addresses.
+func (p *Pool) list() {
+	defer p.done.Done()
+	ctx, cancel := context.WithTimeout(p.life, p.o.Budget)
+	defer cancel()
+	addrs, err := p.o.Topology(ctx)
+	if p.life.Err() != nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.tell()
+	defer p.mu.Unlock()
+	p.listing = false
+	now := p.now()
+	if err != nil || len(addrs) == 0 {
+		p.listAt = now + p.o.ProbeInterval + p.jitter(p.o.TopologyInterval/10)
+		return
+	}
+	p.listAt = now + p.o.TopologyInterval/2 + p.jitter(p.o.TopologyInterval)
+	p.merge(addrs)
+	p.poke()
+}
+
+// merge takes over the members' list. A new member must prove itself before
+// it is used: its address may not be meant for us.
+func (p *Pool) merge(addrs []string) {
+	for _, addr := range addrs {
+		if p.find(addr) != nil {
+			continue
+		}
+		m := &member{addr: addr, out: p.o.Probe != nil, why: "it is new", pause: p.o.ProbeInterval}
+		p.members = append(p.members, m)
+		p.decide(dcs.EndpointEvent{Change: dcs.Added, From: addr, Reason: "the store lists it"})
+	}
+	for _, m := range p.members {
+		m.listed = slices.Contains(addrs, m.addr)
+	}
+	p.members = slices.DeleteFunc(p.members, func(m *member) bool {
+		gone := !m.listed && !m.seed
+		if gone {
+			m.out, m.why = true, "the store does not list it any more"
+			p.decide(dcs.EndpointEvent{Change: dcs.Removed, From: m.addr, Reason: m.why})
+		}
+		return gone
+	})
+	p.reconsider("")
+}
+
+// report logs and tells one decision.
+func (p *Pool) report(ev dcs.EndpointEvent) {
+	level := slog.LevelInfo
+	if ev.Change == dcs.Ejected {
+		level = slog.LevelWarn
+	}
+	args := []any{"endpoint", ev.From, "reason", ev.Reason}
+	if ev.To != "" {
+		args = []any{"endpoint", ev.To, "instead_of", ev.From, "reason", ev.Reason}
+	}
+	p.o.Logger.Log(context.Background(), level, "endpoint "+ev.Change.String(), args...)
+	if p.o.Observer != nil {
+		p.o.Observer(ev)
+	}
+}

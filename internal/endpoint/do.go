@@ -1,0 +1,220 @@
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// Answer is what became of a call.
+type Answer[T any] struct {
+	Value T
+	// Endpoint is who answered, or, with an error, who failed last.
+	Endpoint string
+	// Sent is when the copy was sent whose answer counts (P1).
+	Sent dcs.Instant
+	// First is when the call's first copy was sent.
+	First dcs.Instant
+	// Clear says, with an error, that no copy was done or ever will be.
+	Clear bool
+}
+
+// Do runs f at one endpoint after another, hedged, until one copy is answered
+// or ctx ends: for what is safe to send twice (P13). ctx must have a deadline.
+// f must return when its context ends; it may be called several times at once.
+//
+// The error is that of a Final verdict, [dcs.ErrClosed] after Close, or else
+// ctx's, with the last fault that was found.
+func Do[T any](ctx context.Context, p *Pool, c Class, f func(ctx context.Context, endpoint string) (T, error)) (Answer[T], error) {
+	d := &call[T]{p: p, class: c, f: f, idle: make(chan struct{}, 1)}
+	d.answer.Clear = true
+	for round := 0; ; round++ {
+		if p.life.Err() != nil {
+			return d.answer, dcs.ErrClosed
+		}
+		if err := ctx.Err(); err != nil {
+			return d.answer, d.given(err)
+		}
+		if d.round(ctx, round) {
+			return d.answer, d.err
+		}
+		d.rest(ctx, round)
+	}
+}
+
+// call is one call of Do.
+type call[T any] struct {
+	p     *Pool
+	class Class
+	f     func(context.Context, string) (T, error)
+	idle  chan struct{} // told when the last open copy ends
+
+	mu     sync.Mutex
+	cancel context.CancelCauseFunc // of the round
+	tried  []string                // in this round
+	open   int                     // copies of this round under way
+	over   bool                    // answered, or a final no
+	answer Answer[T]
+	err    error // the answer's
+	fault  error // the last one, which names its endpoint
+}
+
+// round runs copies until one is answered (true) or all have failed.
+func (d *call[T]) round(ctx context.Context, n int) bool {
+	deadline, _ := ctx.Deadline()
+	rctx, stop := context.WithTimeout(ctx, d.p.AttemptTimeout(d.class, time.Until(deadline), n))
+	defer stop()
+	rctx, cancel := context.WithCancelCause(rctx)
+	defer cancel(nil)
+	d.mu.Lock()
+	d.cancel, d.tried = cancel, d.tried[:0]
+	d.mu.Unlock()
+
+	var hedge *time.Timer
+	if after := d.p.HedgeAfter(d.class); after > 0 {
+		hedge = time.AfterFunc(after, func() { d.hedge(rctx, after) })
+		defer hedge.Stop()
+	}
+	for d.more(rctx) {
+		d.copy(rctx)
+	}
+	for {
+		d.mu.Lock()
+		over, open := d.over, d.open
+		d.mu.Unlock()
+		if over || open == 0 {
+			return over
+		}
+		<-d.idle
+	}
+}
+
+// more claims a copy for the caller's own goroutine.
+func (d *call[T]) more(ctx context.Context) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.over || ctx.Err() != nil || d.open >= maxCopies {
+		return false
+	}
+	if len(d.tried) > 0 && len(d.tried) >= d.p.size() {
+		return false
+	}
+	d.open++
+	return true
+}
+
+// hedge runs a copy beside those under way, and another one when it fails; a
+// third one comes later.
+func (d *call[T]) hedge(ctx context.Context, after time.Duration) {
+	if !d.beside(ctx) || !d.p.takeHedge() {
+		return
+	}
+	again := time.AfterFunc(2*after, func() { d.hedge(ctx, 2*after) })
+	defer again.Stop()
+	for d.beside(ctx) && d.more(ctx) {
+		d.copy(ctx)
+	}
+}
+
+// beside reports whether a copy may be added to those under way.
+func (d *call[T]) beside(ctx context.Context) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.open > 0 && d.open < maxCopies && !d.over && ctx.Err() == nil && len(d.tried) < d.p.size()
+}
+
+// copy runs one copy, which is counted in open already.
+func (d *call[T]) copy(ctx context.Context) {
+	d.mu.Lock()
+	a := d.p.Pick(d.class, d.tried...)
+	d.tried = append(d.tried, a.Endpoint())
+	sent := dcs.Now()
+	if d.answer.First.IsZero() {
+		d.answer.First = sent
+	}
+	d.mu.Unlock()
+
+	value, err := d.f(ctx, a.Endpoint())
+	if err != nil && ctx.Err() != nil && !d.p.o.Judge(err).Final {
+		err = context.Cause(ctx) // it was cut short: whatever it says comes from that
+	}
+	a.End(err)
+
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.open--
+	select {
+	case d.idle <- struct{}{}:
+	default:
+	}
+	if !d.over {
+		d.take(a.Endpoint(), sent, value, err)
+	}
+}
+
+// take judges what one copy brought. Under d.mu.
+func (d *call[T]) take(addr string, sent dcs.Instant, value T, err error) {
+	d.answer.Endpoint = addr
+	if err == nil {
+		d.answer.Value, d.answer.Sent, d.answer.Clear = value, sent, false
+		d.over, d.err = true, nil
+		d.cancel(ErrOvertaken)
+		return
+	}
+	if isContext(err) {
+		d.answer.Clear = false
+		if d.fault == nil {
+			d.fault = fmt.Errorf("%s did not answer", addr)
+		}
+		return
+	}
+	v := d.p.o.Judge(err)
+	if v.Final {
+		d.over, d.err = true, err
+		d.cancel(ErrOvertaken)
+		return
+	}
+	d.answer.Clear = d.answer.Clear && v.Refused
+	d.fault = fmt.Errorf("%s: %w", addr, err)
+}
+
+// given is the error of a call whose time is over.
+func (d *call[T]) given(ctxErr error) error {
+	if d.fault == nil {
+		return ctxErr
+	}
+	return fmt.Errorf("%w (%w)", d.fault, ctxErr)
+}
+
+// rest pauses between two rounds, with full jitter.
+func (d *call[T]) rest(ctx context.Context, round int) {
+	d.p.mu.Lock()
+	pause := d.p.jitter(min(minBackoff<<min(round, 10), maxBackoff))
+	d.p.mu.Unlock()
+	t := time.NewTimer(pause)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	case <-d.p.life.Done():
+	}
+}
+
+func isContext(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrOvertaken)
+}
+
+func isDeadline(err error) bool { return errors.Is(err, context.DeadlineExceeded) }
+
+func round(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
+
+// size is how many endpoints there are.
+func (p *Pool) size() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.members)
+}

@@ -1,0 +1,158 @@
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// Class separates calls whose latencies differ by nature.
+type Class uint8
+
+// The classes.
+const (
+	Read  Class = iota // answered by the quorum, nothing written
+	Write              // waits for disks
+	Renew              // a renewal of a lease
+	classes
+)
+
+// Verdict is what the error of an attempt says. A nil error is an answer.
+type Verdict struct {
+	// Final says that it is the store's own word, only a no: the call returns
+	// it as it is, and the endpoint is well.
+	Final bool
+	// Refused says that this copy wrote nothing and never will: it never
+	// left, or was refused outright.
+	Refused bool
+	// Blame says that the endpoint is at fault.
+	Blame bool
+	// Reason says it in words, for the log and the event. No secrets.
+	Reason string
+}
+
+// Options configure a Pool. Backend, Seeds, Budget and Judge are required.
+type Options struct {
+	// Backend is the name in logs and events.
+	Backend string
+	// Seeds are the endpoints to begin with. They are kept for ever, for the
+	// day when every member that was listed has been replaced.
+	Seeds []string
+	// Budget is what a call may take: Timing.RetryTimeout.
+	Budget time.Duration
+
+	// AttemptFloor is the time that one copy gets in the first round. Zero
+	// means a sixth of Budget, at most 500 ms: three rounds, each twice as
+	// long as the one before it, fit. An endpoint that is usually slower gets
+	// four times its usual latency.
+	AttemptFloor time.Duration
+	// HedgeFloor is the shortest silence after which a second copy is sent:
+	// zero means 5 ms for reads and renewals; it is doubled for writes. Above
+	// it four times the usual latency counts, and the usual deviation.
+	HedgeFloor time.Duration
+	// ProbeInterval is the pause before an endpoint that was left out is
+	// probed; it doubles up to ten times with every failure. Zero means
+	// Budget/10, within 100 ms and 1 s.
+	ProbeInterval time.Duration
+	// SampleInterval is how often an endpoint that is well and not in use is
+	// asked, to learn its latency and who leads. Zero means 30 s or Budget,
+	// whichever is longer; less than zero means never.
+	SampleInterval time.Duration
+	// TopologyInterval is how often Topology is asked when nothing is wrong.
+	// Zero means 5 min.
+	TopologyInterval time.Duration
+
+	// Judge says what an attempt's error means. The end of the attempt's
+	// context is judged by the Pool itself.
+	Judge func(error) Verdict
+	// Probe asks the quorum through one endpoint. leads says that the
+	// endpoint leads the store. Nil means that an endpoint which was left out
+	// is tried again with ordinary calls when its pause is over.
+	Probe func(ctx context.Context, endpoint string) (leads bool, err error)
+	// Topology returns the members' endpoints. Nil means the seeds for ever.
+	Topology func(ctx context.Context) ([]string, error)
+
+	// Logger gets one line for each decision; nil means silent.
+	Logger *slog.Logger
+	// Observer gets one event for each decision. It is called with no lock
+	// held, in the order of the decisions, and must not block.
+	Observer func(dcs.EndpointEvent)
+	// Rand returns a random number in [0, n), for jitter. Nil means
+	// math/rand/v2; a test gives a seeded one. It is called under a lock.
+	Rand func(n int64) int64
+}
+
+const (
+	maxAttemptFloor = 500 * time.Millisecond
+	minAttempt      = 10 * time.Millisecond
+	hedgeFloor      = 5 * time.Millisecond
+	// maxCopies bounds the unanswered copies of one call.
+	maxCopies = 3
+	// strikesOut is how many times in a row an endpoint may be at fault, in a
+	// soft way, before it is left out.
+	strikesOut = 2
+	// provenBy is how many probes in a row bring it back.
+	provenBy = 2
+	// The pause between two rounds, before jitter.
+	minBackoff = 5 * time.Millisecond
+	maxBackoff = 250 * time.Millisecond
+	// Hedges may be one in hedgeShare calls, after a burst.
+	hedgeShare = 5
+	hedgeBurst = 20
+	// dialsPerSecond and dialBurst bound AllowDial, probesPerSecond the
+	// background's questions.
+	dialsPerSecond  = 20
+	dialBurst       = 10
+	probesPerSecond = 5
+	probeBurst      = 10
+	// maxPause is the longest pause between probes, in ProbeIntervals.
+	maxPause = 10
+)
+
+func (o Options) withDefaults() Options {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&o.Budget, 10*time.Second)
+	def(&o.AttemptFloor, min(maxAttemptFloor, max(o.Budget/6, minAttempt)))
+	def(&o.HedgeFloor, hedgeFloor)
+	def(&o.ProbeInterval, min(time.Second, max(o.Budget/10, 100*time.Millisecond)))
+	def(&o.SampleInterval, max(30*time.Second, o.Budget))
+	def(&o.TopologyInterval, 5*time.Minute)
+	if o.Judge == nil {
+		o.Judge = func(err error) Verdict { return Verdict{Blame: true, Reason: err.Error()} }
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Int64N
+	}
+	return o
+}
+
+// ErrOvertaken ends an attempt that was given up because another copy of the
+// call had been answered.
+var ErrOvertaken = errors.New("another copy was answered")
+
+// bucket is a token bucket.
+type bucket struct {
+	tokens, burst, perSecond float64
+	at                       time.Duration
+}
+
+func (b *bucket) take(now time.Duration) bool {
+	b.tokens = min(b.burst, b.tokens+b.perSecond*(now-b.at).Seconds())
+	b.at = now
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}

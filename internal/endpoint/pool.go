@@ -1,0 +1,385 @@
+package endpoint
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// Pool chooses among the endpoints of one store. Safe for concurrent use.
+type Pool struct {
+	o      Options
+	epoch  time.Time
+	life   context.Context //nolint:containedctx // the Pool's own, for probes
+	cancel context.CancelCauseFunc
+	wake   chan struct{}
+	done   sync.WaitGroup
+
+	mu       sync.Mutex
+	members  []*member // in the order in which they became known
+	current  *member
+	answered [classes]time.Duration // the latest sending that was answered
+	hedges   float64                // tokens
+	dials    bucket
+	probes   bucket
+	listAt   time.Duration // when Topology is asked next
+	listing  bool
+	events   []dcs.EndpointEvent // decided, not told yet
+	telling  bool
+}
+
+// New returns a Pool and starts its background work: one goroutine, which
+// asks every endpoint once. Close ends it.
+func New(o Options) *Pool {
+	p := &Pool{
+		o: o.withDefaults(), epoch: start(), wake: make(chan struct{}, 1), hedges: hedgeBurst,
+		dials:  bucket{tokens: dialBurst, burst: dialBurst, perSecond: dialsPerSecond},
+		probes: bucket{tokens: probeBurst, burst: probeBurst, perSecond: probesPerSecond},
+	}
+	p.life, p.cancel = context.WithCancelCause(context.Background())
+	for _, addr := range o.Seeds {
+		if p.find(addr) == nil {
+			p.members = append(p.members, &member{addr: addr, seed: true})
+		}
+	}
+	p.current = p.members[p.o.Rand(int64(len(p.members)))]
+	p.done.Add(1)
+	go p.background()
+	return p
+}
+
+// start is when a Pool's own clock begins.
+func start() time.Time { return time.Now() } //nolint:forbidigo // only its monotonic reading is used
+
+func (p *Pool) now() time.Duration { return time.Since(p.epoch) + 1 }
+
+// Close ends the background work and the calls under way, which return
+// [dcs.ErrClosed].
+func (p *Pool) Close() {
+	p.cancel(dcs.ErrClosed)
+	p.done.Wait()
+}
+
+func (p *Pool) find(addr string) *member {
+	for _, m := range p.members {
+		if m.addr == addr {
+			return m
+		}
+	}
+	return nil
+}
+
+// Attempt is one copy of a call at one endpoint.
+type Attempt struct {
+	p     *Pool
+	m     *member
+	class Class
+	start time.Duration
+}
+
+// Endpoint is where the copy goes.
+func (a *Attempt) Endpoint() string { return a.m.addr }
+
+// Pick chooses an endpoint for a copy that is sent now: the one in use, unless
+// it is in avoid, silent, or left out. Whatever the state of the others, some
+// endpoint is returned. End must be called, once.
+func (p *Pool) Pick(c Class, avoid ...string) *Attempt {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	m := p.best(c, now, avoid)
+	if len(avoid) == 0 {
+		p.hedges = min(hedgeBurst, p.hedges+1.0/hedgeShare)
+	}
+	m.triedAt = now
+	a := &Attempt{p: p, m: m, class: c, start: now}
+	m.open = append(m.open, a)
+	return a
+}
+
+// best is the endpoint to try next. Under p.mu.
+func (p *Pool) best(c Class, now time.Duration, avoid []string) *member {
+	if m := p.current; !m.out && !slices.Contains(avoid, m.addr) && !p.silent(m, now) {
+		return m
+	}
+	var best *member
+	var rank int
+	for _, m := range p.members {
+		// In avoid counts more than silent, left out more than both: a copy
+		// beside one that is out must not go the same way.
+		r := 0
+		if p.silent(m, now) {
+			r++
+		}
+		if slices.Contains(avoid, m.addr) {
+			r += 2
+		}
+		if m.out {
+			r += 4
+		}
+		if best == nil || r < rank || r == rank && p.before(m, best, c) {
+			best, rank = m, r
+		}
+	}
+	return best
+}
+
+// before orders endpoints of one rank: the one in use, the one that leads, by
+// latency, by who has waited longest.
+func (p *Pool) before(a, b *member, c Class) bool {
+	switch {
+	case a.out && b.out:
+		return a.triedAt < b.triedAt
+	case slower(a, b) != slower(b, a):
+		return slower(b, a)
+	case (a == p.current) != (b == p.current):
+		return a == p.current
+	case a.leads != b.leads:
+		return a.leads
+	}
+	if x, y := a.lat[c].mean, b.lat[c].mean; x > 0 && y > 0 && x != y {
+		return x < y
+	}
+	return a.triedAt < b.triedAt
+}
+
+// End says what became of the attempt: nil for an answer, ErrOvertaken when
+// another copy was answered first, the context's error when it was given up,
+// else the error.
+func (a *Attempt) End(err error) {
+	p := a.p
+	p.mu.Lock()
+	now := p.now()
+	a.m.remove(a)
+	took := now - a.start
+	switch {
+	case err == nil:
+		p.answer(a, took)
+	case isContext(err) || err == ErrOvertaken: //nolint:errorlint // given by us, never wrapped
+		p.unanswered(a, took, now, err)
+	default:
+		switch v := p.o.Judge(err); {
+		case v.Final:
+			a.m.strikes = 0
+		case v.Blame:
+			p.strike(a.m, now, v.Reason, v.Refused)
+		}
+	}
+	p.reconsider("")
+	p.mu.Unlock()
+	p.tell()
+}
+
+func (p *Pool) answer(a *Attempt, took time.Duration) {
+	m := a.m
+	m.lat[a.class].add(m.lat[a.class].damped(took))
+	m.strikes = 0
+	p.answered[a.class] = max(p.answered[a.class], a.start)
+	if m.out {
+		p.restore(m, "answers again")
+	}
+}
+
+// unanswered judges silence: it counts against the endpoint when its own time
+// ran out, or when what was sent elsewhere later has been answered.
+func (p *Pool) unanswered(a *Attempt, took, now time.Duration, err error) {
+	// A copy that was sent with little time left proves nothing by its end.
+	expired := isDeadline(err) && took >= p.o.AttemptFloor*9/10
+	if !expired && (took <= p.hedge(a.m, a.class) || p.answered[a.class] <= a.start) {
+		return
+	}
+	p.strike(a.m, now, "no answer within "+round(took).String(), false)
+	a.m.lat[a.class].atLeast(took)
+}
+
+// strike counts a fault. A hard one leaves the endpoint out at once.
+func (p *Pool) strike(m *member, now time.Duration, why string, hard bool) {
+	m.strikes++
+	m.why = why
+	if m.out {
+		return
+	}
+	if !hard && m.strikes < strikesOut {
+		// A probe soon tells a hiccup from a fault.
+		m.probeAt = min(m.probeAt, now+p.jitter(p.o.ProbeInterval))
+		p.poke()
+		if m == p.current {
+			p.switchFrom(m, why)
+		}
+		return
+	}
+	m.out, m.proven, m.pause = true, 0, p.o.ProbeInterval
+	m.probeAt = now + p.jitter(m.pause)
+	p.decide(dcs.EndpointEvent{Change: dcs.Ejected, From: m.addr, Reason: why})
+	p.listAt = min(p.listAt, now+p.jitter(p.o.ProbeInterval))
+	p.poke()
+}
+
+func (p *Pool) restore(m *member, why string) {
+	m.out, m.strikes, m.proven, m.why = false, 0, 0, ""
+	p.decide(dcs.EndpointEvent{Change: dcs.Restored, From: m.addr, Reason: why})
+}
+
+// switchFrom moves calls to another endpoint that is well, if there is one.
+func (p *Pool) switchFrom(m *member, why string) {
+	var best *member
+	now := p.now()
+	for _, o := range p.members {
+		if o != m && !o.out && !p.silent(o, now) && (best == nil || p.before(o, best, Read)) {
+			best = o
+		}
+	}
+	if best != nil {
+		p.use(best, why)
+	}
+}
+
+func (p *Pool) use(m *member, why string) {
+	p.decide(dcs.EndpointEvent{Change: dcs.Switched, From: p.current.addr, To: m.addr, Reason: why})
+	p.current = m
+}
+
+// reconsider looks whether calls should go elsewhere: away from what is left
+// out, to what leads the store, to what is much faster.
+func (p *Pool) reconsider(why string) {
+	cur := p.current
+	if cur.out {
+		if why == "" {
+			why = cur.why
+		}
+		p.switchFrom(cur, why)
+		return
+	}
+	for _, m := range p.members {
+		if m == cur || m.out || m.strikes > 0 {
+			continue
+		}
+		switch {
+		case slower(cur, m):
+			p.use(m, "it is much faster")
+		case m.leads && !cur.leads && !slower(m, cur) && m.usual(Read) > 0:
+			p.use(m, "it leads the store")
+		default:
+			continue
+		}
+		return
+	}
+}
+
+// HedgeAfter is the silence after which a second copy of a call may be sent,
+// for attempt.Options.HedgeAfter; 0 means that too many have been sent.
+func (p *Pool) HedgeAfter(c Class) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.hedges < 1 {
+		return 0
+	}
+	return p.hedge(p.current, c)
+}
+
+// takeHedge spends a hedge, if there is one left.
+func (p *Pool) takeHedge() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.hedges < 1 {
+		return false
+	}
+	p.hedges--
+	return true
+}
+
+// AttemptTimeout is the time for a copy of a call with left to go, in the
+// given round (from 0): never all of it while another round could follow.
+func (p *Pool) AttemptTimeout(c Class, left time.Duration, round int) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := p.o.AttemptFloor << min(round, 16)
+	d = max(d, 4*p.current.usual(c))
+	if share := left * 2 / 3; share >= minAttempt {
+		d = min(d, share)
+	}
+	return max(d, minAttempt)
+}
+
+// Blame says that a backend found the endpoint at fault by other means: a
+// watch that went silent, or lags behind.
+func (p *Pool) Blame(endpoint, reason string) {
+	p.mu.Lock()
+	if m := p.find(endpoint); m != nil {
+		p.strike(m, p.now(), reason, false)
+		p.reconsider(reason)
+	}
+	p.mu.Unlock()
+	p.tell()
+}
+
+// Leads says that a backend learnt who leads the store.
+func (p *Pool) Leads(endpoint string) {
+	p.mu.Lock()
+	if m := p.find(endpoint); m != nil {
+		p.leads(m)
+		p.reconsider("")
+	}
+	p.mu.Unlock()
+	p.tell()
+}
+
+func (p *Pool) leads(m *member) {
+	for _, o := range p.members {
+		o.leads = o == m
+	}
+}
+
+// Endpoints are all that are known, the best first.
+func (p *Pool) Endpoints() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	out := make([]string, 0, len(p.members))
+	for range p.members {
+		out = append(out, p.best(Read, now, out).addr)
+	}
+	return out
+}
+
+// AllowDial reports whether a connection may be made now, under the cap on
+// dials of a whole process.
+func (p *Pool) AllowDial() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.dials.take(p.now())
+}
+
+// jitter returns a random duration in (0, ceiling].
+func (p *Pool) jitter(ceiling time.Duration) time.Duration {
+	return time.Duration(p.o.Rand(int64(max(ceiling, 1)))) + 1
+}
+
+// decide logs a decision and keeps it for the observer. Under p.mu.
+func (p *Pool) decide(ev dcs.EndpointEvent) {
+	ev.Backend = p.o.Backend
+	p.events = append(p.events, ev)
+}
+
+// tell logs and tells what was decided, in order, with no lock held.
+func (p *Pool) tell() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.telling {
+		return // whoever does it takes ours along
+	}
+	p.telling = true
+	for len(p.events) > 0 {
+		events := p.events
+		p.events = nil
+		p.mu.Unlock()
+		for _, ev := range events {
+			p.report(ev)
+		}
+		p.mu.Lock()
+	}
+	p.telling = false
+}

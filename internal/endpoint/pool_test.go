@@ -1,0 +1,446 @@
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+var (
+	errRefused  = errors.New("connection refused")
+	errNoLeader = errors.New("no leader")
+	errNotFound = errors.New("not found")
+)
+
+func judge(err error) Verdict {
+	switch {
+	case errors.Is(err, errNotFound):
+		return Verdict{Final: true, Refused: true}
+	case errors.Is(err, errRefused):
+		return Verdict{Refused: true, Blame: true, Reason: err.Error()}
+	default:
+		return Verdict{Blame: true, Reason: err.Error()}
+	}
+}
+
+// server behaves as its mode says.
+type server struct {
+	mode  string        // "", "hang", "refuse", "no leader"
+	after time.Duration // the latency
+	calls int
+}
+
+// bench is a few servers behind a Pool.
+type bench struct {
+	mu      sync.Mutex
+	servers map[string]*server
+	leader  string
+	events  []dcs.EndpointEvent
+	probes  int
+}
+
+func newBench(names ...string) *bench {
+	b := &bench{servers: map[string]*server{}}
+	for _, n := range names {
+		b.servers[n] = &server{after: time.Millisecond}
+	}
+	return b
+}
+
+func (b *bench) set(name, mode string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.servers[name].mode = mode
+}
+
+func (b *bench) calls(name string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.servers[name].calls
+}
+
+func (b *bench) call(ctx context.Context, name string) (string, error) {
+	b.mu.Lock()
+	s := b.servers[name]
+	s.calls++
+	mode, after := s.mode, s.after
+	b.mu.Unlock()
+	switch mode {
+	case "hang":
+		<-ctx.Done()
+		return "", ctx.Err()
+	case "refuse":
+		return "", errRefused
+	case "no leader":
+		return "", errNoLeader
+	}
+	select {
+	case <-time.After(after):
+		return name, nil
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+func (b *bench) options(seeds ...string) Options {
+	return Options{
+		Backend: "test", Seeds: seeds, Budget: 3 * time.Second, Judge: judge,
+		Rand: rand.New(rand.NewPCG(1, 2)).Int64N,
+		Probe: func(ctx context.Context, name string) (bool, error) {
+			b.mu.Lock()
+			b.probes++
+			b.mu.Unlock()
+			_, err := b.call(ctx, name)
+			return name == b.leader, err
+		},
+		Observer: func(ev dcs.EndpointEvent) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.events = append(b.events, ev)
+		},
+	}
+}
+
+func (b *bench) count(change dcs.EndpointChange, from string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := 0
+	for _, ev := range b.events {
+		if ev.Change == change && ev.From == from {
+			n++
+		}
+	}
+	return n
+}
+
+// do makes one call and returns who answered and how long it took.
+func (b *bench) do(t *testing.T, p *Pool, c Class) (string, time.Duration, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	began := time.Now()
+	a, err := Do(ctx, p, c, b.call)
+	return a.Value, time.Since(began), err
+}
+
+func bubble(t *testing.T, f func(t *testing.T)) {
+	synctest.Test(t, func(t *testing.T) { f(t) })
+}
+
+func TestSilentEndpointIsLeftAtOnceAndComesBack(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBench("a", "b", "c")
+		b.leader = "a"
+		p := New(b.options("a", "b", "c"))
+		defer p.Close()
+		for range 20 {
+			_, _, err := b.do(t, p, Read)
+			require.NoError(t, err)
+		}
+		who, _, _ := b.do(t, p, Read)
+		require.Equal(t, "a", who, "the server that leads the store is preferred")
+
+		b.set("a", "hang")
+		for i := range 50 {
+			who, took, err := b.do(t, p, Read)
+			require.NoError(t, err)
+			require.NotEqual(t, "a", who)
+			require.LessOrEqual(t, took, 12*time.Millisecond, "call %d", i)
+			if i > 2 {
+				require.LessOrEqual(t, took, 2*time.Millisecond, "steady state, call %d", i)
+			}
+		}
+		require.Positive(t, b.count(dcs.Switched, "a"))
+
+		b.set("a", "")
+		time.Sleep(30 * time.Second)
+		who, _, err := b.do(t, p, Read)
+		require.NoError(t, err)
+		require.Equal(t, "a", who, "healed, it is used again within 30 s")
+		require.Equal(t, b.count(dcs.Ejected, "a"), b.count(dcs.Restored, "a"))
+	})
+}
+
+func TestRefusedEndpointsAreTriedPastAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBench("a", "b", "c")
+		o := b.options("a", "b", "c")
+		o.SampleInterval = -1
+		p := New(o)
+		defer p.Close()
+		first := p.Endpoints()
+		b.set(first[0], "refuse")
+		b.set(first[1], "no leader")
+		for range 5 {
+			who, took, err := b.do(t, p, Write)
+			require.NoError(t, err)
+			require.Equal(t, first[2], who)
+			require.LessOrEqual(t, took, 2*time.Millisecond)
+		}
+		require.Equal(t, 1, b.count(dcs.Ejected, first[0]), "one line, not one a call")
+	})
+}
+
+// One endpoint hangs, the hedge meets one that refuses: the third is asked at
+// once and not after the first one's time-out.
+func TestHedgeThatFailsGoesOn(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBench("a", "b", "c")
+		o := b.options("a", "b", "c")
+		o.SampleInterval = -1
+		p := New(o)
+		defer p.Close()
+		for _, n := range []string{"a", "b", "c"} { // learn latencies
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			a := p.Pick(Read, without(n, "a", "b", "c")...)
+			_, err := b.call(ctx, a.Endpoint())
+			a.End(err)
+			cancel()
+		}
+		first := p.Endpoints()
+		b.set(first[0], "hang")
+		b.set(first[1], "refuse")
+		who, took, err := b.do(t, p, Read)
+		require.NoError(t, err)
+		require.Equal(t, first[2], who)
+		require.LessOrEqual(t, took, 30*time.Millisecond)
+	})
+}
+
+func without(not string, names ...string) []string {
+	return slices.DeleteFunc(names, func(n string) bool { return n == not })
+}
+
+func TestFinalAnswerIsReturnedAsItIs(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBench("a", "b")
+		p := New(b.options("a", "b"))
+		defer p.Close()
+		calls := 0
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		a, err := Do(ctx, p, Read, func(context.Context, string) (int, error) {
+			calls++
+			return 0, fmt.Errorf("asked: %w", errNotFound)
+		})
+		require.ErrorIs(t, err, errNotFound)
+		require.True(t, a.Clear)
+		require.Equal(t, 1, calls)
+		require.Zero(t, b.count(dcs.Ejected, "a")+b.count(dcs.Ejected, "b"))
+	})
+}
+
+func TestAllDownEndsByTheDeadlineWithTheReason(t *testing.T) {
+	for _, mode := range []string{"hang", "refuse", "no leader"} {
+		t.Run(mode, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				b := newBench("a", "b", "c")
+				p := New(b.options("a", "b", "c"))
+				defer p.Close()
+				for _, n := range []string{"a", "b", "c"} {
+					b.set(n, mode)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				began := time.Now()
+				a, err := Do(ctx, p, Write, b.call)
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				require.LessOrEqual(t, time.Since(began), time.Second+time.Millisecond)
+				require.Equal(t, mode == "refuse", a.Clear)
+				if mode == "no leader" {
+					require.ErrorIs(t, err, errNoLeader)
+				}
+				for _, n := range []string{"a", "b", "c"} {
+					require.Positive(t, b.calls(n))
+					require.Less(t, b.calls(n), 80, "with back-off")
+				}
+				b.set("b", "")
+				who, took, err := b.do(t, p, Write)
+				require.NoError(t, err)
+				require.Equal(t, "b", who)
+				require.LessOrEqual(t, took, 600*time.Millisecond, "if all are out, all are tried")
+			})
+		})
+	}
+}
+
+func TestFarLeaderIsNotPreferred(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBench("far", "b", "c")
+		b.leader, b.servers["far"].after = "far", 80*time.Millisecond
+		p := New(b.options("far", "b", "c"))
+		defer p.Close()
+		time.Sleep(time.Second) // the first probes
+		before := b.calls("far")
+		for range 100 {
+			_, took, err := b.do(t, p, Read)
+			require.NoError(t, err)
+			require.LessOrEqual(t, took, 2*time.Millisecond)
+		}
+		require.LessOrEqual(t, b.calls("far")-before, 1)
+	})
+}
+
+func TestTopology(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBench("a", "b", "c", "d")
+		o := b.options("a", "b")
+		listed := []string{"a", "b", "c"}
+		o.Topology = func(context.Context) ([]string, error) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return slices.Clone(listed), nil
+		}
+		p := New(o)
+		defer p.Close()
+		time.Sleep(5 * time.Second)
+		require.ElementsMatch(t, []string{"a", "b", "c"}, p.Endpoints())
+		require.Equal(t, 1, b.count(dcs.Added, "c"))
+		require.Equal(t, 1, b.count(dcs.Restored, "c"), "used once it has proved itself")
+
+		b.mu.Lock()
+		listed = []string{"d"}
+		b.mu.Unlock()
+		p.Refresh()
+		time.Sleep(5 * time.Second)
+		require.ElementsMatch(t, []string{"a", "b", "d"}, p.Endpoints(), "seeds are kept")
+		for _, n := range []string{"a", "b"} {
+			b.set(n, "refuse")
+		}
+		for range 4 {
+			who, _, err := b.do(t, p, Read)
+			require.NoError(t, err)
+			require.Equal(t, "d", who)
+		}
+	})
+}
+
+func TestProbesAreFew(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		names := make([]string, 50)
+		for i := range names {
+			names[i] = fmt.Sprint("s", i)
+		}
+		b := newBench(names...)
+		for _, n := range names {
+			b.set(n, "hang")
+		}
+		p := New(b.options(names...))
+		defer p.Close()
+		time.Sleep(20 * time.Second)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		assert.LessOrEqual(t, b.probes, probeBurst+20*probesPerSecond+1)
+	})
+}
+
+func TestDialsAreFew(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		p := New(newBench("a").options("a"))
+		defer p.Close()
+		allowed := 0
+		for range 1000 {
+			if p.AllowDial() {
+				allowed++
+			}
+			time.Sleep(time.Millisecond)
+		}
+		require.LessOrEqual(t, allowed, dialBurst+dialsPerSecond+1)
+	})
+}
+
+func TestBlameMovesCallsElsewhere(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBench("a", "b")
+		b.leader = "a"
+		p := New(b.options("a", "b"))
+		defer p.Close()
+		time.Sleep(time.Second)
+		p.Blame("a", "its view lags behind")
+		who, _, err := b.do(t, p, Read)
+		require.NoError(t, err)
+		require.Equal(t, "b", who)
+		require.Equal(t, 1, b.count(dcs.Switched, "a"))
+	})
+}
+
+func TestCloseEndsCalls(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBench("a")
+		p := New(b.options("a"))
+		b.set("a", "refuse")
+		done := make(chan error, 1)
+		go func() {
+			_, _, err := b.do(t, p, Read)
+			done <- err
+		}()
+		time.Sleep(100 * time.Millisecond)
+		p.Close()
+		require.ErrorIs(t, <-done, dcs.ErrClosed)
+		_, _, err := b.do(t, p, Read)
+		require.ErrorIs(t, err, dcs.ErrClosed)
+	})
+}
+
+// No schedule of faults makes a call outlive its budget, or fail while one
+// endpoint was well all the time.
+func TestNoScheduleBeatsThePool(t *testing.T) {
+	for seed := range uint64(150) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			bubble(t, func(t *testing.T) { schedule(t, seed) })
+		})
+	}
+}
+
+func schedule(t *testing.T, seed uint64) {
+	r := rand.New(rand.NewPCG(seed, 7))
+	names := []string{"a", "b", "c", "d", "e"}[:2+r.IntN(4)]
+	b := newBench(names...)
+	o := b.options(names...)
+	o.Rand = rand.New(rand.NewPCG(seed, 8)).Int64N
+	o.Budget = time.Second
+	p := New(o)
+	defer p.Close()
+	stop := make(chan struct{})
+	var bad sync.WaitGroup
+	defer bad.Wait()
+	defer close(stop)
+	well := names[r.IntN(len(names))]
+	bad.Add(1)
+	go func() { // every other endpoint changes its mind all the time
+		defer bad.Done()
+		modes := []string{"", "hang", "refuse", "no leader"}
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Duration(r.Int64N(int64(300 * time.Millisecond)))):
+			}
+			if n := names[r.IntN(len(names))]; n != well {
+				b.set(n, modes[r.IntN(len(modes))])
+			}
+		}
+	}()
+	for i := range 60 {
+		budget := 600*time.Millisecond + time.Duration(i)*10*time.Millisecond
+		ctx, cancel := context.WithTimeout(t.Context(), budget)
+		began := time.Now()
+		_, err := Do(ctx, p, Class(i%int(classes)), b.call)
+		took := time.Since(began)
+		cancel()
+		require.NoError(t, err, "call %d, %v was well", i, well)
+		require.LessOrEqual(t, took, budget)
+		time.Sleep(time.Duration(i%7) * 5 * time.Millisecond)
+	}
+}
