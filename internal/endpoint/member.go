@@ -86,9 +86,9 @@ func (p *Pool) hedge(m *member, c Class) time.Duration {
 	}
 	l := m.lat[c]
 	if l.mean == 0 {
-		return max(4*m.usual(c), 4*floor) // nothing is known: the first call dials, too
+		return max(min(4*m.usual(c), p.o.AttemptFloor/2), 4*floor) // nothing is known: the first call dials, too
 	}
-	return max(4*l.mean+l.dev, floor)
+	return max(min(4*l.mean+l.dev, p.o.AttemptFloor/2), floor)
 }
 
 // slower reports whether a is so much slower than b that it matters. Classes

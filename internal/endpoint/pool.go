@@ -192,7 +192,9 @@ func (p *Pool) unanswered(a *Attempt, took, now time.Duration, err error) {
 		return
 	}
 	p.strike(a.m, now, "no answer within "+round(took).String(), false)
-	a.m.lat[a.class].atLeast(took)
+	if p.answered[a.class] > a.start {
+		a.m.lat[a.class].atLeast(took) // in an outage of all, silence says nothing of latency
+	}
 }
 
 // strike counts a fault. A hard one leaves the endpoint out at once.
