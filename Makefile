@@ -66,15 +66,38 @@ lint: $(GOLANGCI_LINT) ## Run the linters, depguard's import rules among them
 	$(GOLANGCI_LINT) config verify
 	$(GOLANGCI_LINT) run ./...
 
-# What tests need and a fresh machine may lack: ip(8), for the network
-# namespaces in which keepalive meets a silent peer. Without it (or without
-# root) the test says so.
+# What tests need and a fresh machine may lack: ip(8), for network namespaces,
+# and ZooKeeper. Without them (or without root) the tests say so.
 .PHONY: test-deps
-test-deps:
-	@if ! command -v ip >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends iproute2; } >/dev/null 2>&1 \
-			|| echo "iproute2 could not be installed: tests that need ip(8) will say so"; \
+test-deps: test-servers
+	@missing=""; \
+	command -v ip >/dev/null || missing="iproute2"; \
+	[ -e /usr/share/java/zookeeper.jar ] || missing="$$missing zookeeper"; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; } >/dev/null 2>&1 \
+			|| echo "could not be installed: $$missing; tests that need it will say so"; \
 	fi
+
+# The servers under test, each from a module of its own, built once for each
+# version. internal/testcluster looks for them in the same place.
+SERVERS := $(CACHE)/holdfast/servers
+server_path = $(SERVERS)/$(1)-$(shell sed -nE 's,^(require )?[[:space:]]*$(2) (v[^ ]+).*,\2,p' testservers/$(1)/go.mod)/$(1)
+
+.PHONY: test-servers
+test-servers: ## Build etcd and Consul for the tests (the first time takes minutes)
+	@$(call build_server,etcd,go.etcd.io/etcd/server/v3)
+	@$(call build_server,consul,github.com/hashicorp/consul)
+	@if [ "$${HOLDFAST_PROFILE:-}" = slow ] || [ "$${HOLDFAST_ETCD_VERSION:-}" = 3.5 ]; then $(call build_server,etcd35,go.etcd.io/etcd/server/v3); fi
+
+define build_server
+if [ ! -x "$(call server_path,$(1),$(2))" ]; then \
+	echo "building $(1) (the first time takes minutes)"; \
+	out="$(call server_path,$(1),$(2))"; mkdir -p "$$(dirname "$$out")"; \
+	work=$$(mktemp -d "$$(dirname "$$out")/.build.XXXXXX"); trap 'rm -rf "$$work"' EXIT; \
+	$(GO) -C testservers/$(1) build -trimpath -o "$$work/$(1)" $(2); \
+	mv -f "$$work/$(1)" "$$out"; \
+fi
+endef
 
 # Packages run one after the other, because latencies are bounded, and always
 # anew: what depends on time and on the machine proves nothing from a cache.

@@ -1,0 +1,69 @@
+package fault
+
+import (
+	"context"
+	"net"
+	"os/exec"
+)
+
+// Host is one machine of a [Network], or this one.
+type Host struct {
+	name string // of its namespace; empty for this machine
+	addr string
+	n    *Network
+}
+
+// Loopback is this machine as a Host, for servers without a network of their
+// own. It cannot cut anything.
+func Loopback() *Host { return &Host{addr: "127.0.0.1"} }
+
+// Addr is the Host's IP address.
+func (h *Host) Addr() string { return h.addr }
+
+// Command is a command that runs on the Host when it is started.
+func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	if h.name != "" {
+		args = append([]string{"netns", "exec", h.name, name}, args...)
+		name = "ip"
+	}
+	return exec.CommandContext(ctx, name, args...) //nolint:gosec // G204: the caller's command is the purpose
+}
+
+// Listen listens on the Host. It fits [ProxyOptions].
+func (h *Host) Listen(ctx context.Context, network, addr string) (net.Listener, error) {
+	return inside(h.name, func() (net.Listener, error) {
+		return (&net.ListenConfig{}).Listen(ctx, network, addr)
+	})
+}
+
+// Dial connects from the Host. It fits [ProxyOptions]. addr is an IP address
+// with a port.
+func (h *Host) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	return inside(h.name, func() (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, addr)
+	})
+}
+
+// CutPeers drops every packet between the Host and the other Hosts. Clients on
+// this machine still reach it.
+func (h *Host) CutPeers() (lift func() error, err error) {
+	if h.n == nil {
+		return nil, errNoNetwork
+	}
+	var pairs [][2]string
+	for _, o := range h.n.hosts {
+		if o != h {
+			pairs = append(pairs, [2]string{h.addr, o.addr}, [2]string{o.addr, h.addr})
+		}
+	}
+	return h.n.cut(pairs)
+}
+
+// CutClients drops every packet between the Host and this machine. The other
+// Hosts still reach it.
+func (h *Host) CutClients() (lift func() error, err error) {
+	if h.n == nil {
+		return nil, errNoNetwork
+	}
+	return h.n.cut([][2]string{{h.addr, h.n.near}, {h.n.near, h.addr}})
+}

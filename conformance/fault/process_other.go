@@ -1,0 +1,19 @@
+//go:build unix && !linux
+
+package fault
+
+import (
+	"os/exec"
+	"syscall"
+)
+
+func start(cmd *exec.Cmd) error {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid = true
+	return cmd.Start()
+}
+
+// freeze cannot see here whether the process stopped already.
+func freeze(pid int) error { return syscall.Kill(-pid, syscall.SIGSTOP) }
