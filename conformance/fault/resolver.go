@@ -142,7 +142,7 @@ func (r *Resolver) reply(query []byte) []byte {
 		reply = append(reply, 0xc0, 12) // the name, as in the question
 		reply = binary.BigEndian.AppendUint16(reply, kind)
 		reply = binary.BigEndian.AppendUint16(reply, classIN)
-		reply = binary.BigEndian.AppendUint32(reply, 0) // not to be kept
+		reply = binary.BigEndian.AppendUint32(reply, 0)                 // not to be kept
 		reply = binary.BigEndian.AppendUint16(reply, uint16(len(data))) //nolint:gosec // G115: 4 or 16
 		reply = append(reply, data...)
 		count++

@@ -1,0 +1,374 @@
+// Package testcluster starts real clusters of etcd, Consul and ZooKeeper for
+// tests and benchmarks, with faults: three servers on this machine, each behind
+// a proxy and, where root and ip(8) allow it, in a network of its own whose
+// packets can be dropped. What a cluster starts ends with it, also when the
+// test's process is killed.
+package testcluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/conformance/fault"
+)
+
+// Kind is a store.
+type Kind string
+
+// The kinds.
+const (
+	Etcd      Kind = "etcd"
+	Consul    Kind = "consul"
+	ZooKeeper Kind = "zookeeper"
+)
+
+// Options say what to start. Kind is required.
+type Options struct {
+	Kind Kind
+	// Version is "" for the pinned one, or, for etcd, "3.5".
+	Version string
+	// Nodes is how many servers; zero means three.
+	Nodes int
+	// Election is the store's election timeout: zero means 500 ms for etcd. A
+	// new leader may take up to twice as long.
+	Election time.Duration
+	// Loopback puts the servers on loopback addresses even where they could
+	// have a network of their own.
+	Loopback bool
+	// Security switches on mutual TLS and users (etcd), TLS and ACLs (Consul),
+	// digest authentication (ZooKeeper).
+	Security bool
+	// Flags are added to each server's command line (etcd and Consul), or as
+	// lines to its configuration (ZooKeeper).
+	Flags []string
+}
+
+// Cluster is a running cluster.
+type Cluster struct {
+	o       Options
+	dir     string
+	network *fault.Network // nil on loopback
+	drv     driver
+	ca      *Authority
+
+	mu      sync.Mutex
+	servers []*Server
+	made    int // servers made so far, for names
+}
+
+// Server is one server of a Cluster.
+type Server struct {
+	c     *Cluster
+	name  string
+	host  *fault.Host
+	dir   string
+	ports map[string]int
+	proxy *fault.Proxy
+
+	mu     sync.Mutex
+	proc   *fault.Process
+	output *os.File
+}
+
+// driver is what differs between the kinds.
+type driver interface {
+	// ports names the ports that a server needs; "client" is one.
+	ports() map[string]int
+	// command is a server's, joining the cluster that is there when join.
+	command(ctx context.Context, c *Cluster, s *Server, join bool) (*exec.Cmd, error)
+	// ready asks the server whether it serves, and whether it leads.
+	ready(ctx context.Context, c *Cluster, s *Server) (leads bool, err error)
+	// started is called once every server is ready, for users and rights.
+	started(ctx context.Context, c *Cluster) error
+	// election is the longest that the servers need for a new leader.
+	election(o Options) time.Duration
+}
+
+// ErrMissing is wrapped by the error of Start when a server's program is not
+// on this machine.
+var ErrMissing = errors.New("testcluster: a server's program is missing")
+
+// Start starts a cluster and returns when every server serves.
+func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
+	if o.Nodes == 0 {
+		o.Nodes = 3
+	}
+	c := &Cluster{o: o}
+	switch o.Kind {
+	case Etcd:
+		c.drv = &etcd{}
+	case Consul:
+		c.drv = &consul{}
+	case ZooKeeper:
+		c.drv = &zookeeper{}
+	default:
+		return nil, fmt.Errorf("testcluster: unknown kind %q", o.Kind)
+	}
+	if _, err := program(o.Kind, o.Version); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
+	if c.dir, err = os.MkdirTemp("", "holdfast-"+string(o.Kind)+"-"); err != nil {
+		return nil, err
+	}
+	if err := c.wire(ctx); err != nil {
+		return nil, err
+	}
+	for _, s := range c.servers {
+		if err := s.start(false); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.Healthy(ctx); err != nil {
+		return nil, err
+	}
+	return c, c.drv.started(ctx, c)
+}
+
+// wire makes the network, the servers' places in it and their proxies.
+func (c *Cluster) wire(ctx context.Context) error {
+	if !c.o.Loopback {
+		n, err := fault.NewNetwork(ctx, c.o.Nodes+2) // two for replacements
+		if err != nil && !errors.Is(err, fault.ErrUnsupported) {
+			return err
+		}
+		c.network = n
+	}
+	for range c.o.Nodes {
+		s, err := c.newServer(ctx)
+		if err != nil {
+			return err
+		}
+		c.servers = append(c.servers, s)
+	}
+	if !c.o.Security {
+		return nil
+	}
+	var addrs []string
+	for _, s := range c.servers {
+		addrs = append(addrs, s.host.Addr())
+	}
+	var err error
+	c.ca, err = NewAuthority(filepath.Join(c.dir, "tls"), addrs)
+	return err
+}
+
+func (c *Cluster) newServer(ctx context.Context) (*Server, error) {
+	s := &Server{c: c, name: fmt.Sprintf("n%d", c.made), host: fault.Loopback(), ports: c.drv.ports()}
+	if c.network != nil {
+		s.host = c.network.Host(c.made)
+	} else {
+		for name := range s.ports {
+			p, err := freePort(ctx)
+			if err != nil {
+				return nil, err
+			}
+			s.ports[name] = p
+		}
+	}
+	c.made++
+	s.dir = filepath.Join(c.dir, s.name)
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return nil, err
+	}
+	listen := s.host.Addr() + ":0"
+	if c.network != nil {
+		listen = fmt.Sprintf("%s:%d", s.host.Addr(), s.ports["client"]+10000)
+	}
+	var err error
+	s.proxy, err = fault.NewProxy(ctx, listen, s.Direct(), fault.ProxyOptions{Listen: s.host.Listen, Dial: s.host.Dial})
+	return s, err
+}
+
+func freePort(ctx context.Context) (int, error) {
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port, nil
+}
+
+// Endpoint is the address that clients use, which leads through the Proxy.
+func (s *Server) Endpoint() string { return s.proxy.Addr() }
+
+// Direct is the server's own address for clients.
+func (s *Server) Direct() string { return s.addr("client") }
+
+// Proxy is what stands between clients and the server.
+func (s *Server) Proxy() *fault.Proxy { return s.proxy }
+
+// Host is where the server runs.
+func (s *Server) Host() *fault.Host { return s.host }
+
+func (s *Server) addr(port string) string { return fmt.Sprintf("%s:%d", s.host.Addr(), s.ports[port]) }
+
+// start runs the server's program.
+func (s *Server) start(join bool) error {
+	cmd, err := s.c.drv.command(context.Background(), s.c, s, join)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.output == nil {
+		if s.output, err = os.Create(filepath.Join(s.dir, "output.log")); err != nil {
+			return err
+		}
+	}
+	cmd.Stdout, cmd.Stderr = s.output, s.output
+	s.proc, err = fault.StartProcess(cmd)
+	return err
+}
+
+// Process is the server's running program.
+func (s *Server) Process() *fault.Process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.proc
+}
+
+// Kill ends the server as kill -9 does.
+func (s *Server) Kill() { s.Process().Kill() }
+
+// Stop ends it in an orderly way.
+func (s *Server) Stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	s.Process().Terminate(ctx)
+}
+
+// Restart starts it again with its data. It does not wait until it serves.
+func (s *Server) Restart() error { return s.start(true) }
+
+// Output is what the server has printed.
+func (s *Server) Output() string {
+	b, _ := os.ReadFile(filepath.Join(s.dir, "output.log"))
+	return string(b)
+}
+
+// Servers are those there are.
+func (c *Cluster) Servers() []*Server {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]*Server(nil), c.servers...)
+}
+
+// Endpoints are the addresses for clients, one a server.
+func (c *Cluster) Endpoints() []string {
+	var out []string
+	for _, s := range c.Servers() {
+		out = append(out, s.Endpoint())
+	}
+	return out
+}
+
+// HasNetwork reports whether packets can be dropped.
+func (c *Cluster) HasNetwork() bool { return c.network != nil }
+
+// Authority has the certificates of a cluster with Security.
+func (c *Cluster) Authority() *Authority { return c.ca }
+
+// Election is the longest that the servers need for a new leader when the old
+// one stops, as their settings have it.
+func (c *Cluster) Election() time.Duration { return c.drv.election(c.o) }
+
+// Healthy returns when every server serves and one of them leads.
+func (c *Cluster) Healthy(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	defer cancel()
+	for {
+		leaders, err := c.ask(ctx)
+		if err == nil && leaders == 1 {
+			return nil
+		}
+		if err == nil {
+			err = fmt.Errorf("%d of the servers lead", leaders)
+		}
+		select {
+		case <-time.After(25 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("testcluster: %s is not healthy: %w%s", c.o.Kind, err, c.outputs())
+		}
+	}
+}
+
+func (c *Cluster) ask(ctx context.Context) (leaders int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for _, s := range c.Servers() {
+		leads, err := c.drv.ready(ctx, c, s)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", s.name, err)
+		}
+		if leads {
+			leaders++
+		}
+	}
+	return leaders, nil
+}
+
+func (c *Cluster) outputs() string {
+	out := ""
+	for _, s := range c.Servers() {
+		text := s.Output()
+		out += "\n" + s.name + ": " + text[max(0, len(text)-1000):]
+	}
+	return out
+}
+
+// Leader is the index of the server that leads, or -1.
+func (c *Cluster) Leader(ctx context.Context) int {
+	for i, s := range c.Servers() {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		leads, err := c.drv.ready(ctx, c, s)
+		cancel()
+		if err == nil && leads {
+			return i
+		}
+	}
+	return -1
+}
+
+// RestartAll kills every server at once and starts them again.
+func (c *Cluster) RestartAll(ctx context.Context) error {
+	for _, s := range c.Servers() {
+		s.Kill()
+	}
+	for _, s := range c.Servers() {
+		if err := s.Restart(); err != nil {
+			return err
+		}
+	}
+	return c.Healthy(ctx)
+}
+
+// Close ends everything.
+func (c *Cluster) Close() {
+	for _, s := range c.Servers() {
+		if p := s.Process(); p != nil {
+			p.Kill()
+		}
+		if s.proxy != nil {
+			s.proxy.Close()
+		}
+		if s.output != nil {
+			s.output.Close()
+		}
+	}
+	if c.network != nil {
+		c.network.Close()
+	}
+	os.RemoveAll(c.dir)
+}

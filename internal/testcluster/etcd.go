@@ -1,0 +1,231 @@
+package testcluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// Users of an etcd cluster with Security: Root may do everything, Suite writes
+// below SuitePrefix, Reader only reads there.
+const (
+	Root        = "root"
+	Suite       = "suite"
+	Reader      = "reader"
+	SuitePrefix = "/holdfast/"
+	Password    = "pass+word"
+)
+
+type etcd struct{ hasUsers bool }
+
+func (*etcd) ports() map[string]int { return map[string]int{"client": 2379, "peer": 2380} }
+
+func (*etcd) timeout(o Options) time.Duration {
+	if o.Election > 0 {
+		return o.Election
+	}
+	return 500 * time.Millisecond
+}
+
+// election: a follower waits up to twice the timeout before it stands.
+func (e *etcd) election(o Options) time.Duration { return 2 * e.timeout(o) }
+
+func (e *etcd) command(ctx context.Context, c *Cluster, s *Server, join bool) (*exec.Cmd, error) {
+	path, err := program(Etcd, c.o.Version)
+	if err != nil {
+		return nil, err
+	}
+	scheme, state := "http", "new"
+	if c.ca != nil {
+		scheme = "https"
+	}
+	if join {
+		state = "existing"
+	}
+	var members []string
+	for _, m := range c.Servers() {
+		members = append(members, fmt.Sprintf("%s=%s://%s", m.name, scheme, m.addr("peer")))
+	}
+	args := []string{
+		"--name", s.name, "--data-dir", s.dir + "/data", "--log-level", "error",
+		"--listen-client-urls", scheme + "://" + s.Direct(),
+		"--advertise-client-urls", scheme + "://" + s.Endpoint(),
+		"--listen-peer-urls", scheme + "://" + s.addr("peer"),
+		"--initial-advertise-peer-urls", scheme + "://" + s.addr("peer"),
+		"--initial-cluster", strings.Join(members, ","), "--initial-cluster-state", state,
+		"--initial-cluster-token", "holdfast-test",
+		"--heartbeat-interval", fmt.Sprint(e.timeout(c.o).Milliseconds() / 10),
+		"--election-timeout", fmt.Sprint(e.timeout(c.o).Milliseconds()),
+	}
+	if c.ca != nil {
+		cert := c.ca.Server()
+		for _, side := range []string{"", "peer-"} {
+			args = append(args, "--"+side+"cert-file", cert.Cert, "--"+side+"key-file", cert.Key,
+				"--"+side+"trusted-ca-file", c.ca.File(), "--"+side+"client-cert-auth")
+		}
+		args = append(args, "--auth-token", "simple", "--auth-token-ttl", "2")
+	}
+	return s.host.Command(ctx, path, append(args, c.o.Flags...)...), nil
+}
+
+// conn is a connection to one server, not through its proxy.
+func (*etcd) conn(c *Cluster, s *Server) (*grpc.ClientConn, error) {
+	creds := insecure.NewCredentials()
+	if c.ca != nil {
+		conf, err := c.ca.Client().Config(c.ca)
+		if err != nil {
+			return nil, err
+		}
+		creds = credentials.NewTLS(conf)
+	}
+	return grpc.NewClient("passthrough:///"+s.Direct(), grpc.WithTransportCredentials(creds), grpc.WithNoProxy())
+}
+
+func (e *etcd) ready(ctx context.Context, c *Cluster, s *Server) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, moment)
+	defer cancel()
+	conn, err := e.conn(c, s)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	status, err := pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{})
+	if err != nil {
+		return false, err
+	}
+	if len(status.Errors) > 0 {
+		return false, errors.New(strings.Join(status.Errors, "; "))
+	}
+	if status.Leader == 0 || status.IsLearner {
+		return false, errors.New("it has no leader")
+	}
+	if c.ca == nil { // with users this would need a login
+		if _, err := pb.NewKVClient(conn).Range(ctx, &pb.RangeRequest{Key: []byte("ready")}); err != nil {
+			return false, err
+		}
+	}
+	return status.Leader == status.Header.MemberId, nil
+}
+
+// Admin is a client of an etcd cluster with every right, on all servers and not
+// through their proxies. The caller closes it.
+func (c *Cluster) Admin(ctx context.Context) (*clientv3.Client, error) {
+	conf := clientv3.Config{Context: ctx, Logger: zap.NewNop(), DialTimeout: 5 * time.Second}
+	for _, s := range c.Servers() {
+		conf.Endpoints = append(conf.Endpoints, s.Direct())
+	}
+	if c.ca != nil {
+		var err error
+		if conf.TLS, err = c.ca.Client().Config(c.ca); err != nil {
+			return nil, err
+		}
+		if c.authenticated() {
+			conf.Username, conf.Password = Root, Password
+		}
+	}
+	return clientv3.New(conf)
+}
+
+func (c *Cluster) authenticated() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.drv.(*etcd)
+	return ok && e.hasUsers
+}
+
+func (e *etcd) started(ctx context.Context, c *Cluster) error {
+	if c.ca == nil {
+		return nil
+	}
+	admin, err := c.Admin(ctx)
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	var faults []error
+	do := func(_ any, err error) { faults = append(faults, err) }
+	end := clientv3.GetPrefixRangeEnd(SuitePrefix)
+	for role, right := range map[string]clientv3.PermissionType{Suite: clientv3.PermissionType(clientv3.PermReadWrite), Reader: clientv3.PermissionType(clientv3.PermRead)} {
+		do(admin.RoleAdd(ctx, role))
+		do(admin.RoleGrantPermission(ctx, role, SuitePrefix, end, right))
+		do(admin.UserAdd(ctx, role, Password))
+		do(admin.UserGrantRole(ctx, role, role))
+	}
+	do(admin.UserAdd(ctx, Root, Password))
+	do(admin.RoleAdd(ctx, Root))
+	do(admin.UserGrantRole(ctx, Root, Root))
+	do(admin.AuthEnable(ctx))
+	if err := errors.Join(faults...); err != nil {
+		return fmt.Errorf("testcluster: etcd's users: %w", err)
+	}
+	c.mu.Lock()
+	e.hasUsers = true
+	c.mu.Unlock()
+	return nil
+}
+
+func (e *etcd) leave(ctx context.Context, c *Cluster, s *Server) error {
+	admin, err := c.Admin(ctx)
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	list, err := admin.MemberList(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range list.Members {
+		if m.Name == s.name {
+			return settled(ctx, func() error {
+				_, err := admin.MemberRemove(ctx, m.ID)
+				return err
+			})
+		}
+	}
+	return fmt.Errorf("testcluster: %s is no member", s.name)
+}
+
+func (e *etcd) join(ctx context.Context, c *Cluster, s *Server) error {
+	admin, err := c.Admin(ctx)
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	scheme := "http"
+	if c.ca != nil {
+		scheme = "https"
+	}
+	return settled(ctx, func() error {
+		_, err := admin.MemberAdd(ctx, []string{scheme + "://" + s.addr("peer")})
+		return err
+	})
+}
+
+// settled changes the membership, which etcd refuses until its members have
+// been connected for some seconds.
+func settled(ctx context.Context, change func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for {
+		err := change()
+		if !errors.Is(err, rpctypes.ErrUnhealthy) {
+			return err
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}

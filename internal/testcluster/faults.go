@@ -1,0 +1,67 @@
+package testcluster
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/conformance/fault"
+)
+
+// Partition cuts server i off from its peers; clients still reach it.
+func (c *Cluster) Partition(i int) (heal func() error, err error) {
+	return c.Servers()[i].host.CutPeers()
+}
+
+// Blackhole drops the packets between server i and clients; its peers still
+// reach it.
+func (c *Cluster) Blackhole(i int) (heal func() error, err error) {
+	return c.Servers()[i].host.CutClients()
+}
+
+// Replacer is a driver whose members can be replaced.
+type replacer interface {
+	// leave takes s out of the membership; join puts s, which is not started
+	// yet, into it.
+	leave(ctx context.Context, c *Cluster, s *Server) error
+	join(ctx context.Context, c *Cluster, s *Server) error
+}
+
+// Replace replaces server i by a new one at a new address, without data. There
+// are at most two replacements in a network of its own.
+func (c *Cluster) Replace(ctx context.Context, i int) error {
+	r, ok := c.drv.(replacer)
+	if !ok {
+		return fmt.Errorf("%w: %s", fault.ErrUnsupported, c.o.Kind)
+	}
+	old := c.Servers()[i]
+	if err := r.leave(ctx, c, old); err != nil {
+		return err
+	}
+	old.Stop()
+	old.proxy.Close()
+	if old.output != nil {
+		old.output.Close()
+	}
+	c.mu.Lock()
+	c.servers = slices.Delete(c.servers, i, i+1)
+	c.mu.Unlock()
+	s, err := c.newServer(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.join(ctx, c, s); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.servers = slices.Insert(c.servers, i, s)
+	c.mu.Unlock()
+	if err := s.start(true); err != nil {
+		return err
+	}
+	return c.Healthy(ctx)
+}
+
+// moment is how long a server may take to answer a question of readiness.
+const moment = 500 * time.Millisecond

@@ -1,0 +1,77 @@
+package testcluster
+
+import (
+	"context"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/metadata"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+func TestKindsStartSurviveAndLeaveNothing(t *testing.T) {
+	for _, kind := range []Kind{Etcd, Consul, ZooKeeper} {
+		t.Run(string(kind), func(t *testing.T) {
+			began := time.Now()
+			c := New(t, Options{Kind: kind})
+			t.Logf("started in %v", time.Since(began).Round(10*time.Millisecond))
+			leader := c.Leader(t.Context())
+			require.GreaterOrEqual(t, leader, 0)
+			c.Servers()[leader].Kill()
+			require.NoError(t, c.Servers()[leader].Restart())
+			require.NoError(t, c.Healthy(t.Context()))
+			dir := c.dir
+			c.Close()
+			out, _ := exec.CommandContext(t.Context(), "pgrep", "-f", dir).Output()
+			require.Empty(t, strings.TrimSpace(string(out)), "no process is left")
+			require.NoDirExists(t, dir)
+		})
+	}
+}
+
+func TestEtcdPartitionIsHalfHealthy(t *testing.T) {
+	c := New(t, Options{Kind: Etcd})
+	if !c.HasNetwork() {
+		t.Log("no network of its own here: nothing to cut")
+		_, err := c.Partition(0)
+		require.Error(t, err)
+		return
+	}
+	heal, err := c.Partition(0)
+	require.NoError(t, err)
+	conn, err := (&etcd{}).conn(c, c.Servers()[0])
+	require.NoError(t, err)
+	defer conn.Close()
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "hasleader", "true")
+	require.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(ctx, moment)
+		defer cancel()
+		_, err := pb.NewKVClient(conn).Range(ctx, &pb.RangeRequest{Key: []byte("x")})
+		return err != nil && strings.Contains(err.Error(), "no leader")
+	}, 20*time.Second, 50*time.Millisecond)
+	require.NoError(t, heal())
+	require.NoError(t, c.Healthy(t.Context()))
+}
+
+func TestEtcdWithSecurity(t *testing.T) {
+	c := New(t, Options{Kind: Etcd, Nodes: 1, Security: true, Loopback: true})
+	admin, err := c.Admin(t.Context())
+	require.NoError(t, err)
+	defer admin.Close()
+	users, err := admin.UserList(t.Context())
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{Root, Suite, Reader}, users.Users)
+}
+
+func TestEtcdReplace(t *testing.T) {
+	c := New(t, Options{Kind: Etcd})
+	before := c.Endpoints()
+	require.NoError(t, c.Replace(t.Context(), 1))
+	after := c.Endpoints()
+	require.NotEqual(t, before[1], after[1])
+	require.Equal(t, before[0], after[0])
+}
