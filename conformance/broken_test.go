@@ -151,7 +151,13 @@ func brokenHarness(name string, f func(tb testing.TB, b *broken)) Harness {
 		}
 		out := s
 		out.Open = func(tb testing.TB) dcs.Backend { return wrap(s.Open(tb)) }
-		out.OpenTimed = func(tb testing.TB, t dcs.Timing) dcs.Backend { return wrap(s.OpenTimed(tb, t)) }
+		out.OpenWith = func(tb testing.TB, o Opening) (dcs.Backend, error) {
+			b, err := s.OpenWith(tb, o)
+			if err != nil {
+				return nil, err
+			}
+			return wrap(b), nil
+		}
 		out.Requests = func(b dcs.Backend) int64 { return s.Requests(inner(b)) }
 		out.Inject = func(b dcs.Backend, f Fault) func() { return s.Inject(inner(b), f) }
 		return out

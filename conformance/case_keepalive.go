@@ -2,7 +2,6 @@ package conformance
 
 import (
 	"slices"
-	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -37,11 +36,7 @@ func (e *env) withTTL(t dcs.Timing) {
 	if caps.MaxTTL > 0 && t.TTL > caps.MaxTTL {
 		t.LoopWait, t.RetryTimeout = min(t.LoopWait, caps.MaxTTL/4), min(t.RetryTimeout, caps.MaxTTL/3)
 	}
-	open := e.s.OpenTimed
-	if open == nil {
-		open = func(testing.TB, dcs.Timing) dcs.Backend { return e.s.Open(e) }
-	}
-	raw := open(e, t)
+	raw := e.openTimed(t)
 	c := e.wrapTimed(raw, t)
 	k := e.key("ttl", c.serial)
 	c.put(k, "v")

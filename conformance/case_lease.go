@@ -264,10 +264,19 @@ func (f *firstSent) before(e *env, what string, r dcs.Renewal) {
 	}
 }
 
+// fromOfRenew holds the answers of all copies back: whichever counts, it was
+// sent no later than the last one.
 func (e *env) fromOfRenew(a *client, l dcs.Lease, k string) {
 	for range 3 {
-		var sent firstSent
-		lift := e.inject(a, Fault{Do: HoldAnswer, When: func(q Request) bool { return q.Op == "Renew" && sent.note() }})
+		var last atomic.Pointer[dcs.Instant]
+		lift := e.inject(a, Fault{Do: HoldAnswer, When: func(q Request) bool {
+			if q.Op != "Renew" {
+				return false
+			}
+			now := dcs.Now()
+			last.Store(&now)
+			return true
+		}})
 		var r dcs.Renewal
 		var err error
 		done := e.start(func() { r, err = l.Renew(e.ctx, k) })
@@ -275,6 +284,8 @@ func (e *env) fromOfRenew(a *client, l dcs.Lease, k string) {
 		lift()
 		e.within(e.budget()+slack, done, "Renew returns")
 		require.NoError(e, err)
+		sent := firstSent{}
+		sent.at.Store(last.Load())
 		sent.before(e, "a renewal answered late", r)
 	}
 }

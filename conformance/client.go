@@ -52,6 +52,18 @@ func (e *env) openAlone() *client {
 	return e.open()
 }
 
+// openTimed returns a client for another timing.
+func (e *env) openTimed(t dcs.Timing) dcs.Backend {
+	if e.s.OpenWith == nil {
+		return e.s.Open(e)
+	}
+	raw, err := e.s.OpenWith(e, Opening{Timing: t})
+	if err != nil {
+		e.Fatalf("OpenWith %v: %v", t, err)
+	}
+	return raw
+}
+
 func (e *env) wrap(raw dcs.Backend) *client { return e.wrapTimed(raw, e.timing) }
 
 func (e *env) wrapTimed(raw dcs.Backend, t dcs.Timing) *client {

@@ -58,11 +58,8 @@ type Store struct {
 	// node). Nil means Open.
 	OpenAlone func(tb testing.TB) dcs.Backend
 
-	// OpenTimed is Open for a timing other than the harness's. Nil means Open.
-	OpenTimed func(tb testing.TB, t dcs.Timing) dcs.Backend
-
-	// OpenWith is Open with settings of the case's own. The fault cases need
-	// it; nil means Open.
+	// OpenWith is Open with settings of the case's own, such as another
+	// timing. The fault cases need it; nil means Open, with the harness's.
 	OpenWith func(tb testing.TB, o Opening) (dcs.Backend, error)
 
 	// Cluster is the servers, for the fault cases.

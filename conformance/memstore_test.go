@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"cmp"
 	"fmt"
 	"testing"
 	"time"
@@ -27,8 +28,10 @@ func memHarness(name string, o memstore.Options) Harness {
 				return server.Open(memstore.ClientOptions{Timing: t})
 			}
 			return Store{
-				Open:      func(tb testing.TB) dcs.Backend { return open(tb, timing) },
-				OpenTimed: open,
+				Open: func(tb testing.TB) dcs.Backend { return open(tb, timing) },
+				OpenWith: func(tb testing.TB, o Opening) (dcs.Backend, error) {
+					return open(tb, cmp.Or(o.Timing, timing)), nil
+				},
 				Requests: func(b dcs.Backend) int64 {
 					return int64(server.Requests(memstore.Match{Client: memClient(b)}))
 				},

@@ -1,6 +1,7 @@
 package memstore_test
 
 import (
+	"cmp"
 	"fmt"
 	"testing"
 	"time"
@@ -28,8 +29,10 @@ func harness(name string, o memstore.Options) conformance.Harness {
 				return server.Open(memstore.ClientOptions{Timing: t})
 			}
 			return conformance.Store{
-				Open:      func(tb testing.TB) dcs.Backend { return open(tb, timing) },
-				OpenTimed: open,
+				Open: func(tb testing.TB) dcs.Backend { return open(tb, timing) },
+				OpenWith: func(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
+					return open(tb, cmp.Or(o.Timing, timing)), nil
+				},
 				Requests: func(b dcs.Backend) int64 {
 					return int64(server.Requests(memstore.Match{Client: client(b)}))
 				},

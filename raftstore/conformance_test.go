@@ -13,7 +13,7 @@ func TestConformance(t *testing.T) {
 		Timing: suiteTiming,
 		New: func(testing.TB) conformance.Store {
 			return conformance.Store{
-				Open: s.open, OpenAlone: openAlone, OpenTimed: s.openTimed,
+				Open: s.open, OpenAlone: openAlone, OpenWith: s.openWith,
 				Requests: s.requests, Inject: s.inject, Sockets: sockets, Secure: s.secure.open,
 			}
 		},

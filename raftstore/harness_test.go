@@ -154,10 +154,13 @@ func openAlone(tb testing.TB) dcs.Backend {
 	return b
 }
 
-// openTimed starts three nodes with another timing.
-func (s *suite) openTimed(tb testing.TB, t dcs.Timing) dcs.Backend {
-	tc := newTestCluster(tb, 3, func(_ int, c *Config, _ *wiring) { suiteConfig(c, t) })
-	return s.on(tc.node[tc.follower()])
+// openWith starts three nodes where another timing is asked for.
+func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
+	if o.Timing == (dcs.Timing{}) || o.Timing == suiteTiming {
+		return s.open(tb), nil
+	}
+	tc := newTestCluster(tb, 3, func(_ int, c *Config, _ *wiring) { suiteConfig(c, o.Timing) })
+	return s.on(tc.node[tc.follower()]), nil
 }
 
 // sockets reads back what holds on a node's connections.

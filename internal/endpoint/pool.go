@@ -31,8 +31,8 @@ type Pool struct {
 	telling  bool
 }
 
-// New returns a Pool and starts its background work: one goroutine, which
-// asks every endpoint once. Close ends it.
+// New returns a Pool that works already; [Pool.Start] begins what it does by
+// itself.
 func New(o Options) *Pool {
 	p := &Pool{
 		o: o.withDefaults(), epoch: start(), wake: make(chan struct{}, 1), hedges: hedgeBurst,
@@ -46,9 +46,14 @@ func New(o Options) *Pool {
 		}
 	}
 	p.current = p.members[p.o.Rand(int64(len(p.members)))]
+	return p
+}
+
+// Start begins the background work: one goroutine, which asks every endpoint
+// once. It may call Probe and Topology at once. Close ends it.
+func (p *Pool) Start() {
 	p.done.Add(1)
 	go p.background()
-	return p
 }
 
 // start is when a Pool's own clock begins.

@@ -134,6 +134,12 @@ func (b *bench) do(t *testing.T, p *Pool, c Class) (string, time.Duration, error
 	return a.Value, time.Since(began), err
 }
 
+func started(o Options) *Pool {
+	p := New(o)
+	p.Start()
+	return p
+}
+
 func bubble(t *testing.T, f func(t *testing.T)) {
 	synctest.Test(t, func(t *testing.T) { f(t) })
 }
@@ -142,7 +148,7 @@ func TestSilentEndpointIsLeftAtOnceAndComesBack(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
 		b.leader = "a"
-		p := New(b.options("a", "b", "c"))
+		p := started(b.options("a", "b", "c"))
 		defer p.Close()
 		for range 20 {
 			_, _, err := b.do(t, p, Read)
@@ -177,7 +183,7 @@ func TestRefusedEndpointsAreTriedPastAtOnce(t *testing.T) {
 		b := newBench("a", "b", "c")
 		o := b.options("a", "b", "c")
 		o.SampleInterval = -1
-		p := New(o)
+		p := started(o)
 		defer p.Close()
 		first := p.Endpoints()
 		b.set(first[0], "refuse")
@@ -199,7 +205,7 @@ func TestHedgeThatFailsGoesOn(t *testing.T) {
 		b := newBench("a", "b", "c")
 		o := b.options("a", "b", "c")
 		o.SampleInterval = -1
-		p := New(o)
+		p := started(o)
 		defer p.Close()
 		for _, n := range []string{"a", "b", "c"} { // learn latencies
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -225,7 +231,7 @@ func without(not string, names ...string) []string {
 func TestFinalAnswerIsReturnedAsItIs(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b")
-		p := New(b.options("a", "b"))
+		p := started(b.options("a", "b"))
 		defer p.Close()
 		calls := 0
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -246,7 +252,7 @@ func TestAllDownEndsByTheDeadlineWithTheReason(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				b := newBench("a", "b", "c")
-				p := New(b.options("a", "b", "c"))
+				p := started(b.options("a", "b", "c"))
 				defer p.Close()
 				for _, n := range []string{"a", "b", "c"} {
 					b.set(n, mode)
@@ -279,7 +285,7 @@ func TestFarLeaderIsNotPreferred(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("far", "b", "c")
 		b.leader, b.servers["far"].after = "far", 80*time.Millisecond
-		p := New(b.options("far", "b", "c"))
+		p := started(b.options("far", "b", "c"))
 		defer p.Close()
 		time.Sleep(time.Second) // the first probes
 		before := b.calls("far")
@@ -302,7 +308,7 @@ func TestTopology(t *testing.T) {
 			defer b.mu.Unlock()
 			return slices.Clone(listed), nil
 		}
-		p := New(o)
+		p := started(o)
 		defer p.Close()
 		time.Sleep(5 * time.Second)
 		require.ElementsMatch(t, []string{"a", "b", "c"}, p.Endpoints())
@@ -336,7 +342,7 @@ func TestProbesAreFew(t *testing.T) {
 		for _, n := range names {
 			b.set(n, "hang")
 		}
-		p := New(b.options(names...))
+		p := started(b.options(names...))
 		defer p.Close()
 		time.Sleep(20 * time.Second)
 		b.mu.Lock()
@@ -347,7 +353,7 @@ func TestProbesAreFew(t *testing.T) {
 
 func TestDialsAreFew(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		p := New(newBench("a").options("a"))
+		p := started(newBench("a").options("a"))
 		defer p.Close()
 		allowed := 0
 		for range 1000 {
@@ -364,7 +370,7 @@ func TestBlameMovesCallsElsewhere(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b")
 		b.leader = "a"
-		p := New(b.options("a", "b"))
+		p := started(b.options("a", "b"))
 		defer p.Close()
 		time.Sleep(time.Second)
 		p.Blame("a", "its view lags behind")
@@ -378,7 +384,7 @@ func TestBlameMovesCallsElsewhere(t *testing.T) {
 func TestCloseEndsCalls(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a")
-		p := New(b.options("a"))
+		p := started(b.options("a"))
 		b.set("a", "refuse")
 		done := make(chan error, 1)
 		go func() {
@@ -410,7 +416,7 @@ func schedule(t *testing.T, seed uint64) {
 	o := b.options(names...)
 	o.Rand = rand.New(rand.NewPCG(seed, 8)).Int64N
 	o.Budget = time.Second
-	p := New(o)
+	p := started(o)
 	defer p.Close()
 	stop := make(chan struct{})
 	var bad sync.WaitGroup

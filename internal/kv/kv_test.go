@@ -288,3 +288,20 @@ func requireEntries(t *testing.T, want, got []dcs.Entry) {
 		require.Equal(t, want[i].Lease, got[i].Lease)
 	}
 }
+
+func TestFollow(t *testing.T) {
+	tree := New()
+	tree.Become(5, []dcs.Entry{{Key: "a/b", Modified: 3, Created: 2, Lease: "L"}, {Key: "c", Modified: 5, Created: 5}})
+	require.True(t, tree.MovedSince("a", 4), "what was before is not known")
+	require.False(t, tree.MovedSince("a", 5))
+	moved := tree.Moved("a")
+	tree.Follow(7, []dcs.Entry{{Key: "a/b", Modified: 6, Created: 2}}, []string{"c"})
+	<-moved
+	require.True(t, tree.MovedSince("a", 5))
+	require.True(t, tree.MovedSince("c", 6))
+	s := tree.Snapshot("")
+	require.Equal(t, dcs.Revision(7), s.Revision)
+	require.Equal(t, []dcs.Entry{{Key: "a/b", Modified: 6, Created: 2}}, s.Entries)
+	tree.Follow(8, nil, []string{"a/b"})
+	require.Empty(t, tree.Snapshot("").Entries)
+}

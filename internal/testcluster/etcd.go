@@ -24,7 +24,7 @@ const (
 	Suite       = "suite"
 	Reader      = "reader"
 	SuitePrefix = "/holdfast/"
-	Password    = "pass+word"
+	Password    = "hunter2-do-not-log"
 )
 
 type etcd struct{ hasUsers bool }

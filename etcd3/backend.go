@@ -1,0 +1,322 @@
+package etcd3
+
+import (
+	"context"
+	"net"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/grpc"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+	"github.com/holdfast-dcs/holdfast/internal/kv"
+)
+
+// Backend is a client of one etcd cluster: a [dcs.Backend] and a
+// [dcs.Settler]. Give it to [dcs.New]. All methods are safe for concurrent use.
+type Backend struct {
+	c       Config
+	root    string // with its slashes
+	pool    *endpoint.Pool
+	commits *attempt.Committer
+	markers markers
+	watcher watcher
+
+	life    context.Context //nolint:containedctx // the Backend's end
+	end     context.CancelCauseFunc
+	closing sync.Once
+	cluster atomic.Uint64
+	floor   atomic.Uint64 // the largest revision that a Snapshot had
+
+	mu      sync.Mutex
+	conns   map[string]*conn
+	sockets []net.Conn
+}
+
+var (
+	_ dcs.Backend = (*Backend)(nil)
+	_ dcs.Settler = (*Backend)(nil)
+)
+
+// New returns a client. It starts to connect in the background and does not
+// wait for it: the first call does, within its budget. Settings that cannot
+// work are ErrInvalid, all of them at once.
+func New(c Config) (*Backend, error) {
+	c, err := c.check()
+	if err != nil {
+		return nil, err
+	}
+	b := &Backend{c: c, root: "/" + c.Root + "/", conns: map[string]*conn{}}
+	b.life, b.end = context.WithCancelCause(context.Background())
+	b.watcher.init(b)
+	o := endpoint.Options{
+		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
+		Judge: judge, Probe: b.probe, Logger: c.Logger, Observer: b.decided,
+	}
+	if !c.NoDiscovery {
+		o.Topology = b.members
+	}
+	b.pool = endpoint.New(o)
+	b.commits = attempt.New(transport{b}, attempt.Options{
+		Backend:    backendName,
+		HedgeAfter: func() time.Duration { return b.pool.HedgeAfter(endpoint.Write) },
+	})
+	b.pool.Start()
+	return b, nil
+}
+
+// decided passes the Pool's decisions on, and to the watch.
+func (b *Backend) decided(ev dcs.EndpointEvent) {
+	if ev.Change == dcs.Ejected || ev.Change == dcs.Removed {
+		b.watcher.leave(ev.From)
+	}
+	if b.c.Observer.Endpoint != nil {
+		b.c.Observer.Endpoint(ev)
+	}
+}
+
+// Name returns "etcd3", for errors and logs.
+func (b *Backend) Name() string { return backendName }
+
+// Caps implements [dcs.Backend]. etcd grants whole seconds and raises a TTL
+// below one and a half times its election timeout: the Renewal says to what.
+func (b *Backend) Caps() dcs.Caps { return caps }
+
+// Endpoints are the members' addresses that are known, the best first.
+func (b *Backend) Endpoints() []string { return b.pool.Endpoints() }
+
+// Close implements [dcs.Backend]. The client's leases run out as those of a
+// process that died; the one of its markers is given back.
+func (b *Backend) Close() error {
+	b.closing.Do(func() {
+		b.markers.close()
+		b.end(dcs.ErrClosed)
+		_ = b.commits.Close() // it has no error to return
+		b.watcher.close()
+		b.pool.Close()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for _, c := range b.conns {
+			c.renewals.drop(nil)
+			c.cc.Close()
+		}
+	})
+	return nil
+}
+
+// physical is a key as etcd has it.
+func (b *Backend) physical(key string) []byte { return []byte(b.root + key) }
+
+func (b *Backend) entry(p *mvccpb.KeyValue) dcs.Entry {
+	return dcs.Entry{
+		Key: strings.TrimPrefix(string(p.Key), b.root), Value: p.Value,
+		Created: revision(p.CreateRevision), Modified: revision(p.ModRevision), Lease: leaseID(p.Lease),
+	}
+}
+
+func revision(r int64) dcs.Revision { return dcs.Revision(r) } //nolint:gosec // G115: etcd's begin at 1
+
+// do makes a call that may be sent twice, at one member after the other.
+func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx context.Context, c *conn) (T, error)) (endpoint.Answer[T], error) {
+	a, err := endpoint.Do(ctx, b.pool, class, func(ctx context.Context, addr string) (T, error) {
+		c, err := b.connected(addr)
+		if err != nil {
+			var zero T
+			return zero, err
+		}
+		return f(ctx, c)
+	})
+	if a.Endpoint != "" {
+		dcs.AnsweredBy(ctx, a.Endpoint)
+	}
+	return a, err
+}
+
+// read asks for ranges, linearizably and at one moment.
+func (b *Backend) read(ctx context.Context, c *conn, ranges ...*pb.RangeRequest) ([]*pb.RangeResponse, *pb.ResponseHeader, error) {
+	if len(ranges) == 1 {
+		r, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.RangeResponse, error) {
+			return c.kv.Range(ctx, ranges[0], o...)
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		return []*pb.RangeResponse{r}, r.Header, b.seen(c, r.Header)
+	}
+	txn := &pb.TxnRequest{}
+	for _, r := range ranges {
+		txn.Success = append(txn.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: r}})
+	}
+	r, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.TxnResponse, error) {
+		return c.kv.Txn(ctx, txn, o...)
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	out := make([]*pb.RangeResponse, 0, len(r.Responses))
+	for _, each := range r.Responses {
+		out = append(out, each.GetResponseRange())
+	}
+	return out, r.Header, b.seen(c, r.Header)
+}
+
+// Get implements [dcs.Backend].
+func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
+	a, err := do(b.c.name(ctx, "Get"), b, endpoint.Read, func(ctx context.Context, c *conn) ([]*pb.RangeResponse, error) {
+		r, _, err := b.read(ctx, c, &pb.RangeRequest{Key: b.physical(key)})
+		return r, err
+	})
+	switch {
+	case err != nil:
+		return dcs.Entry{}, kinded("Get", key, a.Endpoint, err)
+	case len(a.Value[0].Kvs) == 0:
+		return dcs.Entry{}, &dcs.Error{Backend: backendName, Op: "Get", Key: key, Endpoint: a.Endpoint, Kind: dcs.ErrNotFound}
+	}
+	return b.entry(a.Value[0].Kvs[0]), nil
+}
+
+// Snapshot implements [dcs.Backend].
+func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
+	for {
+		s, at, err := b.snapshot(b.c.name(ctx, "Snapshot"), prefix)
+		if err != nil {
+			return dcs.Snapshot{}, kinded("Snapshot", prefix, at, err)
+		}
+		// An answer that was under way for long may be older than one that
+		// came since; Revision never falls on one Store.
+		if b.raise(s.Revision) {
+			return visible(prefix, s), nil
+		}
+	}
+}
+
+func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, string, error) {
+	type answer struct {
+		ranges []*pb.RangeResponse
+		header *pb.ResponseHeader
+	}
+	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, c *conn) (answer, error) {
+		r, h, err := b.read(ctx, c, b.ranges(prefix)...)
+		return answer{r, h}, err
+	})
+	if err != nil {
+		return dcs.Snapshot{}, a.Endpoint, err
+	}
+	s := dcs.Snapshot{Revision: revision(a.Value.header.Revision)}
+	for _, r := range a.Value.ranges {
+		for _, p := range r.Kvs {
+			s.Entries = append(s.Entries, b.entry(p))
+		}
+	}
+	return s, a.Endpoint, nil
+}
+
+// ranges are prefix itself and everything below it. The character after "/"
+// ends the range: "a/b" lies in it, "ab" and "a-b" do not.
+func (b *Backend) ranges(prefix string) []*pb.RangeRequest {
+	if prefix == "" {
+		return []*pb.RangeRequest{{Key: []byte(b.root), RangeEnd: below(b.root)}}
+	}
+	dir := b.root + prefix + "/"
+	return []*pb.RangeRequest{{Key: b.physical(prefix)}, {Key: []byte(dir), RangeEnd: below(dir)}}
+}
+
+func below(dir string) []byte { return []byte(dir[:len(dir)-1] + "0") }
+
+// visible leaves the bookkeeping out.
+func visible(prefix string, s dcs.Snapshot) dcs.Snapshot {
+	if prefix == "" {
+		s.Entries = slices.DeleteFunc(s.Entries, func(e dcs.Entry) bool { return kv.Hidden(e.Key) })
+	}
+	return s
+}
+
+// raise reports whether rev is not older than what was returned before, and
+// remembers it.
+func (b *Backend) raise(rev dcs.Revision) bool {
+	for {
+		floor := b.floor.Load()
+		if uint64(rev) < floor {
+			return false
+		}
+		if b.floor.CompareAndSwap(floor, uint64(rev)) {
+			return true
+		}
+	}
+}
+
+// probe asks the quorum through one member, for the Pool.
+func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error) {
+	c, err := b.connected(addr)
+	if err != nil {
+		return false, err
+	}
+	ctx = b.c.name(ctx, "Probe")
+	if _, _, err := b.read(ctx, c, &pb.RangeRequest{Key: []byte(b.root), KeysOnly: true}); err != nil {
+		return false, err
+	}
+	s, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.StatusResponse, error) {
+		return c.state.Status(ctx, &pb.StatusRequest{}, o...)
+	})
+	if err != nil {
+		return false, err
+	}
+	return s.Leader == s.Header.MemberId, b.seen(c, s.Header)
+}
+
+// members asks for the addresses of all members that serve, for the Pool.
+func (b *Backend) members(ctx context.Context) ([]string, error) {
+	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, c *conn) (*pb.MemberListResponse, error) {
+		r, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.MemberListResponse, error) {
+			return c.admin.MemberList(ctx, &pb.MemberListRequest{Linearizable: true}, o...)
+		})
+		if err != nil {
+			return nil, err
+		}
+		return r, b.seen(c, r.Header)
+	})
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, m := range a.Value.Members {
+		if m.IsLearner {
+			continue
+		}
+		for _, u := range m.ClientURLs {
+			if addr, ok := clientAddress(u, b.c.TLS != nil); ok {
+				out = append(out, addr)
+			}
+		}
+	}
+	sort.Strings(out)
+	return out, nil
+}
+
+// clientAddress is the host:port of a member's URL, if it can be used with or
+// without TLS as we are told.
+func clientAddress(url string, tls bool) (string, bool) {
+	scheme, rest, ok := strings.Cut(url, "://")
+	if !ok || (scheme == "https") != tls || scheme != "http" && scheme != "https" {
+		return "", false
+	}
+	addr, err := address(strings.TrimSuffix(rest, "/"))
+	return addr, err == nil
+}
+
+// ready asks the store one question, for Open.
+func (b *Backend) ready(ctx context.Context) error {
+	_, err := b.Get(ctx, "holdfast")
+	if dcs.KindOf(err) == dcs.ErrNotFound { //nolint:errorlint // KindOf returns a sentinel
+		return nil
+	}
+	return err
+}

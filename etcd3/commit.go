@@ -1,0 +1,250 @@
+package etcd3
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+)
+
+// Commit implements [dcs.Backend].
+func (b *Backend) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
+	return b.commits.Commit(ctx, t)
+}
+
+// Settle implements [dcs.Settler].
+func (b *Backend) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, error) {
+	return b.commits.Settle(ctx, e)
+}
+
+// transport is what the attempt machinery sends through.
+type transport struct{ b *Backend }
+
+// Send implements [attempt.Transport]: one transaction to one member.
+func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer, error) {
+	b := t.b
+	var lease int64
+	if r.Marker.Create {
+		var err error
+		if lease, err = b.markers.lease(ctx, b); err != nil {
+			return attempt.Answer{}, err
+		}
+	}
+	deadline, _ := ctx.Deadline()
+	at := b.pool.Pick(endpoint.Write)
+	ctx, cancel := context.WithTimeout(ctx, b.pool.AttemptTimeout(endpoint.Write, time.Until(deadline), r.Copy))
+	defer cancel()
+	a, err := b.send(ctx, at.Endpoint(), r, lease)
+	at.End(err)
+	if err == nil {
+		dcs.AnsweredBy(ctx, a.Endpoint)
+	}
+	return a, err
+}
+
+func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, lease int64) (attempt.Answer, error) {
+	c, err := b.connected(addr)
+	if err != nil {
+		return attempt.Answer{}, err
+	}
+	a := attempt.Answer{Endpoint: addr}
+	resp, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.TxnResponse, error) {
+		return c.kv.Txn(ctx, b.txn(r, lease), o...)
+	})
+	switch {
+	case is(err, rpctypes.ErrGRPCLeaseNotFound) && lease != 0:
+		b.markers.lost(lease)
+		return a, &failure{endpoint: addr, err: err, refused: true}
+	case is(err, rpctypes.ErrGRPCLeaseNotFound): // P14
+		a.Outcome = attempt.LeaseLost
+		return a, nil
+	case err != nil:
+		return a, err
+	}
+	if err := b.seen(c, resp.Header); err != nil {
+		return a, err
+	}
+	if resp.Succeeded {
+		a.Outcome, a.Revision = attempt.Applied, revision(resp.Header.Revision)
+		return a, nil
+	}
+	a.Outcome, a.Seen = attempt.Refused, true
+	for _, each := range resp.Responses {
+		for _, p := range each.GetResponseRange().GetKvs() {
+			a.Entries = append(a.Entries, b.entry(p))
+		}
+	}
+	return a, nil
+}
+
+// txn is the request for etcd. The marker's put comes first; one that is there
+// already keeps its lease, so that a lease which is not found is the caller's.
+func (b *Backend) txn(r attempt.Request, markerLease int64) *pb.TxnRequest {
+	whole := r.Whole(leaseID(markerLease))
+	req := &pb.TxnRequest{}
+	for _, c := range whole.If {
+		req.Compare = append(req.Compare, b.compare(c))
+	}
+	for i, w := range whole.Then {
+		op := b.write(w)
+		if i == 0 && !r.Marker.Create {
+			put := op.GetRequestPut()
+			put.Lease, put.IgnoreLease = 0, true
+		}
+		req.Success = append(req.Success, op)
+	}
+	for _, key := range r.Keys() {
+		req.Failure = append(req.Failure, &pb.RequestOp{Request: &pb.RequestOp_RequestRange{
+			RequestRange: &pb.RangeRequest{Key: b.physical(key)},
+		}})
+	}
+	return req
+}
+
+func (b *Backend) compare(c dcs.Cond) *pb.Compare {
+	is := int64(c.Is) //nolint:gosec // G115: it was etcd's
+	out := &pb.Compare{Result: pb.Compare_EQUAL, Key: b.physical(c.Key)}
+	if c.On == dcs.Created {
+		out.Target, out.TargetUnion = pb.Compare_CREATE, &pb.Compare_CreateRevision{CreateRevision: is}
+	} else {
+		out.Target, out.TargetUnion = pb.Compare_MOD, &pb.Compare_ModRevision{ModRevision: is}
+	}
+	return out
+}
+
+func (b *Backend) write(w dcs.Write) *pb.RequestOp {
+	if w.Delete {
+		return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{
+			RequestDeleteRange: &pb.DeleteRangeRequest{Key: b.physical(w.Key)},
+		}}
+	}
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{
+		RequestPut: &pb.PutRequest{Key: b.physical(w.Key), Value: w.Value, Lease: leaseNumber(w.Lease)},
+	}}
+}
+
+// Read implements [attempt.Transport].
+func (t transport) Read(ctx context.Context, keys ...string) ([]dcs.Entry, error) {
+	a, err := do(t.b.c.name(ctx, "Read"), t.b, endpoint.Read, func(ctx context.Context, c *conn) ([]*pb.RangeResponse, error) {
+		r, _, err := t.b.read(ctx, c, t.b.exactly(keys)...)
+		return r, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return t.b.entries(a.Value), nil
+}
+
+func (b *Backend) exactly(keys []string) []*pb.RangeRequest {
+	out := make([]*pb.RangeRequest, len(keys))
+	for i, key := range keys {
+		out[i] = &pb.RangeRequest{Key: b.physical(key)}
+	}
+	return out
+}
+
+func (b *Backend) entries(ranges []*pb.RangeResponse) []dcs.Entry {
+	var out []dcs.Entry
+	for _, r := range ranges {
+		for _, p := range r.Kvs {
+			out = append(out, b.entry(p))
+		}
+	}
+	return out
+}
+
+// markers keeps the lease of the attempt markers, so that those of a process
+// that died go away.
+type markers struct {
+	mu   sync.Mutex
+	held *lease
+	stop context.CancelFunc
+	done sync.WaitGroup
+}
+
+const (
+	markerTTL   = 5 * time.Minute
+	markerRenew = markerTTL / 4
+	goodbye     = 500 * time.Millisecond
+)
+
+// lease returns the lease for a new marker; a reader never makes one.
+func (m *markers) lease(ctx context.Context, b *Backend) (int64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.held != nil {
+		return m.held.number, nil
+	}
+	l, _, err := b.grant(ctx, markerTTL)
+	if err != nil {
+		// Whatever became of the lease, the marker was not sent.
+		return 0, &failure{endpoint: l.endpoint, err: errors.Join(err), refused: true, blame: true}
+	}
+	m.held = l.lease
+	if m.stop == nil {
+		life, stop := context.WithCancel(b.life)
+		m.stop = stop
+		m.done.Add(1)
+		go m.renew(life, b)
+	}
+	return l.number, nil
+}
+
+// lost forgets a lease that etcd does not know any more.
+func (m *markers) lost(number int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.held != nil && m.held.number == number {
+		m.held = nil
+	}
+}
+
+func (m *markers) renew(ctx context.Context, b *Backend) {
+	defer m.done.Done()
+	t := time.NewTicker(markerRenew)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		m.mu.Lock()
+		held := m.held
+		m.mu.Unlock()
+		if held == nil {
+			continue
+		}
+		one, cancel := context.WithTimeout(ctx, b.c.Timing.RetryTimeout)
+		_, err := held.Renew(one)
+		cancel()
+		if dcs.KindOf(err) == dcs.ErrLost { //nolint:errorlint // KindOf returns a sentinel
+			m.lost(held.number)
+		}
+	}
+}
+
+// close gives the lease back, if the store answers at once.
+func (m *markers) close() {
+	m.mu.Lock()
+	held, stop := m.held, m.stop
+	m.held = nil
+	m.mu.Unlock()
+	if stop != nil {
+		stop()
+		m.done.Wait()
+	}
+	if held != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), goodbye)
+		defer cancel()
+		_ = held.Revoke(ctx) // else it runs out
+	}
+}

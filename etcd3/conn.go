@@ -1,0 +1,180 @@
+package etcd3
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	"github.com/holdfast-dcs/holdfast/keepalive"
+)
+
+// conn is the connection to one member: nothing between us and it tries
+// again, elsewhere or at all (docs/decisions/0007).
+type conn struct {
+	b     *Backend
+	addr  string
+	cc    *grpc.ClientConn
+	kv    pb.KVClient
+	lease pb.LeaseClient
+	watch pb.WatchClient
+	admin pb.ClusterClient
+	state pb.MaintenanceClient
+	auth  pb.AuthClient
+
+	renewals renewals
+
+	mu    sync.Mutex
+	token string
+}
+
+// connected returns the connection to addr, which the first use makes. It does
+// no I/O.
+func (b *Backend) connected(addr string) (*conn, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if c, ok := b.conns[addr]; ok {
+		return c, nil
+	}
+	if b.life.Err() != nil {
+		return nil, context.Cause(b.life)
+	}
+	cc, err := grpc.NewClient("passthrough:///"+addr, b.dialOptions()...)
+	if err != nil {
+		return nil, err
+	}
+	c := &conn{
+		b: b, addr: addr, cc: cc, kv: pb.NewKVClient(cc), lease: pb.NewLeaseClient(cc), watch: pb.NewWatchClient(cc),
+		admin: pb.NewClusterClient(cc), state: pb.NewMaintenanceClient(cc), auth: pb.NewAuthClient(cc),
+	}
+	c.renewals.c = c
+	b.conns[addr] = c
+	return c, nil
+}
+
+func (b *Backend) dialOptions() []grpc.DialOption {
+	creds := insecure.NewCredentials()
+	if b.c.TLS != nil {
+		creds = credentials.NewTLS(b.c.TLS.Clone())
+	}
+	derived, _ := keepalive.Derive(b.c.Timing.TTL, b.c.Timing.LoopWait)
+	// Wrapped, because gRPC overwrites TCP_USER_TIMEOUT on a bare TCPConn.
+	dialer := &keepalive.Dialer{Config: derived, Wrapped: true, Base: &net.Dialer{Resolver: b.c.Resolver}, Logger: b.c.Logger}
+	// A member that comes back is found within a second.
+	params := grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+		MinConnectTimeout: min(b.c.Timing.RetryTimeout/2, 5*time.Second),
+	}
+	return append([]grpc.DialOption{
+		grpc.WithTransportCredentials(creds), grpc.WithNoProxy(), grpc.WithDisableRetry(), grpc.WithDisableServiceConfig(),
+		grpc.WithConnectParams(params), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			if !b.pool.AllowDial() {
+				return nil, fmt.Errorf("too many connections were made within a second")
+			}
+			nc, err := dialer.DialContext(ctx, "tcp", addr)
+			if err == nil {
+				b.note(nc)
+			}
+			return nc, err
+		}),
+	}, b.c.dial...)
+}
+
+// outgoing is ctx with what every call carries: hasleader makes a member that
+// is cut off say so at once instead of after 7 s, and the token.
+func (c *conn) outgoing(ctx context.Context, token string) context.Context {
+	if token == "" {
+		return metadata.AppendToOutgoingContext(ctx, "hasleader", "true")
+	}
+	return metadata.AppendToOutgoingContext(ctx, "hasleader", "true", "token", token)
+}
+
+// login returns the token, which it fetches when there is none but old.
+func (c *conn) login(ctx context.Context, old string) (string, error) {
+	if c.b.c.Username == "" {
+		return "", nil
+	}
+	c.mu.Lock()
+	token := c.token
+	c.mu.Unlock()
+	if token != "" && token != old {
+		return token, nil
+	}
+	resp, err := c.auth.Authenticate(metadata.AppendToOutgoingContext(ctx, "hasleader", "true"),
+		&pb.AuthenticateRequest{Name: c.b.c.Username, Password: c.b.c.Password})
+	if err != nil {
+		if authOff(err) {
+			return "", nil
+		}
+		return "", err
+	}
+	c.mu.Lock()
+	c.token = resp.Token
+	c.mu.Unlock()
+	return resp.Token, nil
+}
+
+// call makes one call at a member: once, or twice where the token had expired.
+func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, o ...grpc.CallOption) (T, error)) (T, error) {
+	var zero T
+	token, err := c.login(ctx, "")
+	if err != nil {
+		return zero, c.failed(ctx, err, false)
+	}
+	for again := false; ; again = true {
+		var to peer.Peer
+		v, err := f(c.outgoing(ctx, token), grpc.Peer(&to))
+		if err == nil {
+			return v, nil
+		}
+		if !again && staleToken(err) && token != "" {
+			if token, err = c.login(ctx, token); err == nil {
+				continue
+			}
+			return zero, c.failed(ctx, err, false)
+		}
+		return zero, c.failed(ctx, err, to.Addr != nil)
+	}
+}
+
+// seen checks what every answer carries, and remembers how far the store is.
+func (b *Backend) seen(c *conn, h *pb.ResponseHeader) error {
+	if h == nil {
+		return nil
+	}
+	if b.cluster.Load() != h.ClusterId && !b.cluster.CompareAndSwap(0, h.ClusterId) && b.cluster.Load() != h.ClusterId {
+		return &failure{endpoint: c.addr, err: errOtherCluster, blame: true}
+	}
+	b.watcher.saw(h.Revision)
+	return nil
+}
+
+// note keeps a connection for [Backend.Connections].
+func (b *Backend) note(nc net.Conn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.sockets = append(b.sockets, nc)
+	if len(b.sockets) > 64 {
+		b.sockets = b.sockets[1:]
+	}
+}
+
+// seenBy is seen for what did not come from a call.
+func (b *Backend) seenBy(addr string, h *pb.ResponseHeader) error {
+	c, err := b.connected(addr)
+	if err != nil {
+		return err
+	}
+	return b.seen(c, h)
+}

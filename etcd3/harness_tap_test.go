@@ -1,0 +1,298 @@
+package etcd3
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/holdfast-dcs/holdfast/conformance"
+)
+
+// tap stands in a client's connections: it counts what the client sends and
+// does to it what the suite's faults say.
+type tap struct {
+	root string
+
+	mu     sync.Mutex
+	sent   int64
+	active []*tapFault
+}
+
+// tapFault is a Fault in force.
+type tapFault struct {
+	conformance.Fault
+	left   int // requests until it ends; < 0: none
+	lifted chan struct{}
+}
+
+// fate is what becomes of one copy.
+type fate struct {
+	loseRequest, loseAnswer, repeat bool
+	holdRequest, holdAnswer         []<-chan struct{}
+}
+
+func (t *tap) options() []grpc.DialOption {
+	return []grpc.DialOption{grpc.WithChainUnaryInterceptor(t.unary), grpc.WithChainStreamInterceptor(t.stream)}
+}
+
+func (t *tap) requests() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sent
+}
+
+func (t *tap) inject(f conformance.Fault) (lift func()) {
+	a := &tapFault{Fault: f, left: -1, lifted: make(chan struct{})}
+	if f.Times > 0 {
+		a.left = f.Times
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.active = append(t.active, a)
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		for i := range t.active {
+			if t.active[i] == a {
+				t.active = append(t.active[:i:i], t.active[i+1:]...)
+				break
+			}
+		}
+		close(a.lifted)
+	}
+}
+
+// judge decides on a copy that is about to be sent.
+func (t *tap) judge(r conformance.Request) fate {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sent++
+	var f fate
+	for _, a := range t.active {
+		if a.left == 0 || a.When != nil && !a.When(r) {
+			continue
+		}
+		a.left--
+		switch a.Do {
+		case conformance.HoldRequest:
+			f.holdRequest = append(f.holdRequest, a.lifted)
+		case conformance.HoldAnswer:
+			f.holdAnswer = append(f.holdAnswer, a.lifted)
+		case conformance.LoseRequest:
+			f.loseRequest = true
+		case conformance.LoseAnswer:
+			f.loseAnswer = true
+		case conformance.Repeat:
+			f.repeat = true
+		}
+	}
+	return f
+}
+
+// held waits until everything that holds a message is lifted, or ctx ends.
+func held(ctx context.Context, by []<-chan struct{}) error {
+	for _, lifted := range by {
+		select {
+		case <-lifted:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// unary is the tap in front of every call that is one request.
+func (t *tap) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	r, ok := t.describe(ctx, method, req)
+	if !ok {
+		return invoke(ctx, method, req, reply, cc, opts...)
+	}
+	f := t.judge(r)
+	if f.loseRequest {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	if err := held(ctx, f.holdRequest); err != nil {
+		// Its sender gave it up; it arrives all the same.
+		go func() {
+			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+			defer cancel()
+			_ = held(late, f.holdRequest)
+			_ = invoke(late, method, req, proto.Clone(reply.(proto.Message)), cc) // its options are its sender's
+		}()
+		return err
+	}
+	if f.repeat {
+		_ = invoke(ctx, method, req, proto.Clone(reply.(proto.Message)), cc, opts...)
+	}
+	if f.loseAnswer {
+		_ = invoke(ctx, method, req, proto.Clone(reply.(proto.Message)), cc, opts...)
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	err := invoke(ctx, method, req, reply, cc, opts...)
+	if late := held(ctx, f.holdAnswer); late != nil {
+		return late
+	}
+	return err
+}
+
+// stream is the tap in front of the renewal streams and the watch.
+func (t *tap) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	s, err := open(ctx, desc, cc, method, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return &tappedStream{ClientStream: s, t: t, method: method}, nil
+}
+
+// tappedStream does to a stream's messages what the faults say. What is lost
+// makes the stream silent from then on, as a connection is that loses bytes.
+type tappedStream struct {
+	grpc.ClientStream
+	t      *tap
+	method string
+
+	mu     sync.Mutex
+	silent bool
+	queue  []any
+	delay  []<-chan struct{} // of the answers to come
+}
+
+func (s *tappedStream) SendMsg(m any) error {
+	r, ok := s.t.describe(s.Context(), s.method, m)
+	if !ok {
+		return s.ClientStream.SendMsg(m)
+	}
+	f := s.t.judge(r)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.delay = append(s.delay, f.holdAnswer...)
+	if f.loseAnswer {
+		s.silent = true
+		return s.ClientStream.SendMsg(m)
+	}
+	if s.silent = s.silent || f.loseRequest; s.silent {
+		return nil
+	}
+	if len(f.holdRequest) == 0 && len(s.queue) == 0 {
+		return s.ClientStream.SendMsg(m)
+	}
+	if s.queue = append(s.queue, proto.Clone(m.(proto.Message))); len(s.queue) == 1 {
+		go s.release(f.holdRequest)
+	}
+	return nil
+}
+
+// release sends what was held back, in order, when it is let go.
+func (s *tappedStream) release(by []<-chan struct{}) {
+	if held(s.Context(), by) != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.queue {
+		if s.ClientStream.SendMsg(m) != nil {
+			return
+		}
+	}
+	s.queue = nil
+}
+
+func (s *tappedStream) RecvMsg(m any) error {
+	for {
+		if err := s.ClientStream.RecvMsg(m); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		silent, delay := s.silent, s.delay
+		s.mu.Unlock()
+		if silent {
+			proto.Reset(m.(proto.Message))
+			continue
+		}
+		return held(s.Context(), delay)
+	}
+}
+
+// describe names a request as the suite does. Logins and what the client does
+// to find its servers are no requests of the store's users.
+func (t *tap) describe(ctx context.Context, method string, req any) (conformance.Request, bool) {
+	switch m := req.(type) {
+	case *pb.TxnRequest:
+		return t.describeTxn(ctx, m), true
+	case *pb.RangeRequest:
+		return conformance.Request{Op: operation(ctx, "Get"), Keys: t.logical(m.Key)}, true
+	case *pb.LeaseGrantRequest:
+		return conformance.Request{Op: "Grant"}, true
+	case *pb.LeaseRevokeRequest:
+		return conformance.Request{Op: "Revoke"}, true
+	case *pb.LeaseKeepAliveRequest:
+		return conformance.Request{Op: "Renew"}, true
+	case *pb.WatchRequest:
+		if m.GetProgressRequest() != nil {
+			return conformance.Request{Op: "Probe"}, true
+		}
+		return conformance.Request{Op: "Wait"}, true
+	}
+	return conformance.Request{Op: method[strings.LastIndexByte(method, '/')+1:]}, !strings.HasSuffix(method, "/Authenticate")
+}
+
+func (t *tap) logical(keys ...[]byte) []string {
+	var out []string
+	for _, k := range keys {
+		if rest, ok := strings.CutPrefix(string(k), t.root); ok {
+			out = append(out, rest)
+		}
+	}
+	return out
+}
+
+// operation is what the call is made for.
+func operation(ctx context.Context, otherwise string) string {
+	if op, ok := ctx.Value(operationKey{}).(string); ok {
+		return op
+	}
+	return otherwise
+}
+
+type operationKey struct{}
+
+func named(ctx context.Context, op string) context.Context {
+	return context.WithValue(ctx, operationKey{}, op)
+}
+
+// describeTxn tells the transactions apart: one that only reads, one that
+// makes a marker, one that settles an attempt, and the users' own.
+func (t *tap) describeTxn(ctx context.Context, m *pb.TxnRequest) conformance.Request {
+	var keys []string
+	for _, c := range m.Compare {
+		keys = append(keys, t.logical(c.Key)...)
+	}
+	for _, op := range m.Success {
+		switch r := op.Request.(type) {
+		case *pb.RequestOp_RequestRange:
+			keys = append(keys, t.logical(r.RequestRange.Key)...)
+		case *pb.RequestOp_RequestPut:
+			keys = append(keys, t.logical(r.RequestPut.Key)...)
+		case *pb.RequestOp_RequestDeleteRange:
+			keys = append(keys, t.logical(r.RequestDeleteRange.Key)...)
+		}
+	}
+	op := "Commit"
+	switch {
+	case len(m.Compare) == 0:
+		op = operation(ctx, "Snapshot")
+	case len(m.Success) == 1 && m.Compare[0].GetModRevision() == 0:
+		op = "Mark"
+	case len(m.Success) == 1:
+		op = "Settle"
+	}
+	return conformance.Request{Op: op, Keys: keys}
+}

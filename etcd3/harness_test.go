@@ -1,0 +1,214 @@
+package etcd3
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+
+	"github.com/holdfast-dcs/holdfast/conformance"
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/keepalive"
+)
+
+// suiteTiming leaves an election of the cluster's, 1 s at most, room in a
+// budget; etcd grants whole seconds.
+var suiteTiming = dcs.Timing{TTL: 4 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: 1700 * time.Millisecond}
+
+const suiteRoot = "holdfast/suite"
+
+// shared is the cluster that all tests share, and secured the one with users.
+var (
+	shared  = testcluster.Shared{Options: testcluster.Options{Kind: testcluster.Etcd, Version: os.Getenv("HOLDFAST_ETCD_VERSION")}}
+	secured = testcluster.Shared{Options: testcluster.Options{Kind: testcluster.Etcd, Version: os.Getenv("HOLDFAST_ETCD_VERSION"), Nodes: 1, Security: true, Loopback: true}}
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	shared.Close()
+	secured.Close()
+	os.Exit(code)
+}
+
+// suite is what the conformance suite runs on.
+type suite struct {
+	cluster   *testcluster.Cluster // nil: the user's own servers
+	endpoints []string
+}
+
+func newSuite(tb testing.TB) *suite {
+	if own := testcluster.External(testcluster.Etcd); own != nil {
+		return &suite{endpoints: own}
+	}
+	c := shared.Get(tb)
+	return &suite{cluster: c, endpoints: c.Endpoints()}
+}
+
+// suiteClient is a client with a tap in its connections.
+type suiteClient struct {
+	*Backend
+	tap *tap
+}
+
+func (s *suite) config(o conformance.Opening) Config {
+	return Config{
+		Endpoints: s.endpoints, Root: suiteRoot, Timing: cmp.Or(o.Timing, suiteTiming),
+		Logger: o.Logger, Observer: o.Observer,
+	}
+}
+
+func tapped(c Config) (*suiteClient, error) {
+	t := &tap{root: "/" + c.Root + "/"}
+	c.dial, c.name = append(t.options(), c.dial...), named
+	b, err := New(c)
+	if err != nil {
+		return nil, err
+	}
+	return &suiteClient{b, t}, nil
+}
+
+func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
+	c := s.config(o)
+	if o.Endpoints != nil {
+		c.Endpoints = o.Endpoints
+	}
+	b, err := tapped(c)
+	require.NoError(tb, err)
+	if o.Endpoints != nil || o.Wait {
+		if err := b.open(tb.Context(), o.Wait); err != nil {
+			_ = b.Close()
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+func (s *suite) open(tb testing.TB) dcs.Backend {
+	b, err := s.openWith(tb, conformance.Opening{})
+	require.NoError(tb, err)
+	return b
+}
+
+func requests(b dcs.Backend) int64 { return b.(*suiteClient).tap.requests() }
+
+func inject(b dcs.Backend, f conformance.Fault) (lift func()) { return b.(*suiteClient).tap.inject(f) }
+
+// sockets reads back what holds on a client's connections.
+func sockets(b dcs.Backend) []conformance.Socket {
+	c := b.(*suiteClient)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []conformance.Socket
+	for _, nc := range c.sockets {
+		so := conformance.Socket{Side: "dialled"}
+		values, err := keepalive.Effective(nc)
+		if err != nil {
+			so.Fault = err.Error()
+		}
+		if _, moved := values.Clamp(); len(moved) > 0 {
+			so.Fault = fmt.Sprint(moved)
+		}
+		so.Idle, so.Interval, so.Count, so.UserTimeout = values.Idle, values.Interval, values.Count, values.UserTimeout
+		out = append(out, so)
+	}
+	return out
+}
+
+// admin is a client of the cluster's that stands outside of the suite.
+func (s *suite) admin(tb testing.TB) *clientv3.Client {
+	a, err := clientv3.New(clientv3.Config{Endpoints: s.endpoints, DialTimeout: 5 * time.Second, DialOptions: []grpc.DialOption{grpc.WithNoProxy()}})
+	require.NoError(tb, err)
+	tb.Cleanup(func() { a.Close() })
+	return a
+}
+
+// dropBookkeeping removes every marker, as the end of their leases does.
+func (s *suite) dropBookkeeping(tb testing.TB) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_, err := s.admin(tb).Delete(ctx, "/"+suiteRoot+"/.op/", clientv3.WithPrefix())
+	require.NoError(tb, err)
+}
+
+// secure opens a client of the cluster with users.
+func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.Backend, error) {
+	cluster := secured.Get(tb)
+	ca := cluster.Authority()
+	pair, user, password := ca.Client(), testcluster.Suite, testcluster.Password
+	switch who {
+	case conformance.ExpiredCert:
+		pair = ca.Expired()
+	case conformance.WrongPassword:
+		password = "wrong-" + testcluster.Password
+	case conformance.MissingRight:
+		user = testcluster.Reader
+	case conformance.ShortToken:
+		outdateTokens(tb, cluster)
+	}
+	conf, err := pair.Config(ca)
+	require.NoError(tb, err)
+	switch who {
+	case conformance.NoCert:
+		conf.Certificates = nil
+	case conformance.WrongHost:
+		conf.ServerName = "elsewhere.test"
+	case conformance.UnknownCA:
+		other, err := testcluster.NewAuthority(filepath.Join(tb.TempDir(), "other"), nil)
+		require.NoError(tb, err)
+		stranger, err := pair.Config(other)
+		require.NoError(tb, err)
+		conf.RootCAs = stranger.RootCAs
+	}
+	return openSecure(cluster, conf, user, password, log)
+}
+
+func openSecure(cluster *testcluster.Cluster, conf *tls.Config, user, password string, log *slog.Logger) (dcs.Backend, error) {
+	b, err := New(Config{
+		Endpoints: cluster.Endpoints(), Root: suiteRoot, Timing: suiteTiming, Logger: log,
+		TLS: conf, Username: user, Password: password,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// outdateTokens makes every token invalid several times within a TTL: a token
+// that is in use does not expire by itself.
+func outdateTokens(tb testing.TB, cluster *testcluster.Cluster) {
+	admin, err := cluster.Admin(tb.Context())
+	require.NoError(tb, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Add(1)
+	go func() {
+		defer done.Done()
+		t := time.NewTicker(600 * time.Millisecond)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+			}
+			_, _ = admin.RoleAdd(ctx, "short-lived")
+			_, _ = admin.RoleDelete(ctx, "short-lived")
+		}
+	}()
+	tb.Cleanup(func() {
+		cancel()
+		done.Wait()
+		admin.Close()
+	})
+}

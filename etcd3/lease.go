@@ -1,0 +1,207 @@
+package etcd3
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+)
+
+// lease is one of etcd's.
+type lease struct {
+	b      *Backend
+	number int64
+}
+
+// leaseID is the name of a lease; 0 is none.
+func leaseID(number int64) dcs.LeaseID {
+	if number == 0 {
+		return ""
+	}
+	return dcs.LeaseID(strconv.FormatInt(number, 16))
+}
+
+// leaseNumber is the lease of a name. One that is not of ours is a number that
+// etcd never gives to a lease.
+func leaseNumber(id dcs.LeaseID) int64 {
+	if id == "" {
+		return 0
+	}
+	n, err := strconv.ParseInt(string(id), 16, 64)
+	if err != nil || n <= 0 {
+		return -1
+	}
+	return n
+}
+
+// granted is a lease with what is known of its granting.
+type granted struct {
+	*lease
+	endpoint string
+	clear    bool
+}
+
+// Grant implements [dcs.Backend]. The id is ours, so that a Grant can be sent
+// again; one that stays unclear runs out by itself.
+func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
+	g, r, err := b.grant(ctx, ttl)
+	if err != nil {
+		e := kinded("Grant", "", g.endpoint, err)
+		if !g.clear && !errors.Is(err, dcs.ErrClosed) && dcs.KindOf(e) == dcs.ErrUnavailable { //nolint:errorlint // KindOf returns a sentinel
+			e.Kind = dcs.ErrAmbiguous
+		}
+		if !g.clear && errors.Is(err, dcs.ErrClosed) {
+			e.Kind = dcs.ErrAmbiguous
+		}
+		return nil, dcs.Renewal{}, e
+	}
+	return g.lease, r, nil
+}
+
+func (b *Backend) grant(ctx context.Context, ttl time.Duration) (granted, dcs.Renewal, error) {
+	var random [8]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return granted{clear: true}, dcs.Renewal{}, err
+	}
+	id := int64(binary.LittleEndian.Uint64(random[:])>>2) + 1
+	seconds := int64((min(max(ttl, minTTL), maxTTL) + time.Second - 1) / time.Second)
+	a, err := do(b.c.name(ctx, "Grant"), b, endpoint.Write, func(ctx context.Context, c *conn) (int64, error) {
+		r, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.LeaseGrantResponse, error) {
+			return c.lease.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: id, TTL: seconds}, o...)
+		})
+		if is(err, rpctypes.ErrGRPCLeaseExist) {
+			return b.grantedTTL(ctx, c, id)
+		}
+		if err != nil {
+			return 0, err
+		}
+		return r.TTL, b.seen(c, r.Header)
+	})
+	g := granted{&lease{b, id}, a.Endpoint, a.Clear}
+	if err != nil {
+		return g, dcs.Renewal{}, err
+	}
+	return g, g.renewal(a.First, a.Value), nil // P1: the sending of the first copy
+}
+
+// grantedTTL asks what an earlier copy of a Grant was granted.
+func (b *Backend) grantedTTL(ctx context.Context, c *conn, id int64) (int64, error) {
+	r, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.LeaseTimeToLiveResponse, error) {
+		return c.lease.LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: id}, o...)
+	})
+	if err != nil {
+		return 0, err
+	}
+	if r.GrantedTTL <= 0 {
+		return 0, &failure{endpoint: c.addr, err: errors.New("the lease was granted and is gone again")}
+	}
+	return r.GrantedTTL, b.seen(c, r.Header)
+}
+
+// slack is how much later than its TTL etcd removes a lease's keys: it looks
+// every 500 ms, and revokes through a log entry.
+const slack = time.Second
+
+func (l *lease) renewal(from dcs.Instant, seconds int64) dcs.Renewal {
+	ttl := time.Duration(min(seconds, int64(maxTTL/time.Second))) * time.Second
+	r := dcs.Renewal{From: from, TTL: ttl, Expiry: ttl}
+	if ttl < maxTTL {
+		r.Expiry += slack
+	}
+	return r
+}
+
+// ID implements [dcs.Lease].
+func (l *lease) ID() dcs.LeaseID { return leaseID(l.number) }
+
+// Renew implements [dcs.Lease].
+func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) {
+	ranges := l.b.exactly(keys)
+	if len(ranges) == 0 {
+		ranges = []*pb.RangeRequest{{Key: []byte(l.b.root), KeysOnly: true}}
+	}
+	a, err := do(l.b.c.name(ctx, "Renew"), l.b, endpoint.Renew, func(ctx context.Context, c *conn) (dcs.Renewal, error) {
+		return l.confirm(ctx, c, ranges, len(keys) > 0)
+	})
+	if err != nil {
+		return dcs.Renewal{}, kinded("Renew", "", a.Endpoint, err)
+	}
+	return a.Value, nil
+}
+
+// confirm renews at one member. The answer counts only together with a
+// linearizable read that was sent after it and came back from the same term
+// (P2): then no newer leader existed before the sending, and any later one
+// starts the lease anew. That it is gone is believed under the same condition,
+// and only when said twice: the second time by who has caught up with the read.
+func (l *lease) confirm(ctx context.Context, c *conn, ranges []*pb.RangeRequest, wanted bool) (dcs.Renewal, error) {
+	for gone := false; ; gone = true {
+		from := dcs.Now() // P1
+		sent, err := c.renewals.send(ctx, l.number)
+		if err != nil {
+			return dcs.Renewal{}, err
+		}
+		read, header, err := l.b.read(ctx, c, ranges...)
+		if err != nil {
+			c.renewals.drop(sent.s)
+			return dcs.Renewal{}, err
+		}
+		answer, err := sent.wait(ctx)
+		if err != nil {
+			return dcs.Renewal{}, err
+		}
+		if err := l.b.seen(c, answer.Header); err != nil {
+			return dcs.Renewal{}, err
+		}
+		if answer.Header.RaftTerm != header.RaftTerm { // P2
+			return dcs.Renewal{}, &failure{endpoint: c.addr, err: errTerm}
+		}
+		if answer.TTL > 0 {
+			r := l.renewal(from, answer.TTL)
+			if wanted {
+				r.Entries = sorted(l.b.entries(read))
+			}
+			return r, nil
+		}
+		if gone {
+			return dcs.Renewal{}, &failure{endpoint: c.addr, kind: dcs.ErrLost, err: fmt.Errorf("etcd knows no lease %s", l.ID())}
+		}
+	}
+}
+
+func sorted(entries []dcs.Entry) []dcs.Entry {
+	if len(entries) > 1 {
+		sortEntries(entries)
+	}
+	return entries
+}
+
+// Revoke implements [dcs.Lease].
+func (l *lease) Revoke(ctx context.Context) error {
+	a, err := do(l.b.c.name(ctx, "Revoke"), l.b, endpoint.Write, func(ctx context.Context, c *conn) (struct{}, error) {
+		r, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.LeaseRevokeResponse, error) {
+			return c.lease.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: l.number}, o...)
+		})
+		switch {
+		case is(err, rpctypes.ErrGRPCLeaseNotFound):
+			return struct{}{}, nil
+		case err != nil:
+			return struct{}{}, err
+		}
+		return struct{}{}, l.b.seen(c, r.Header)
+	})
+	if err != nil {
+		return kinded("Revoke", "", a.Endpoint, err)
+	}
+	return nil
+}
