@@ -156,6 +156,9 @@ func brokenHarness(name string, f func(tb testing.TB, b *broken)) Harness {
 			if err != nil {
 				return nil, err
 			}
+			if o.Endpoints != nil && len(o.Endpoints) < len(s.Cluster.Endpoints) {
+				return &broken{Backend: b.(*memstore.Backend)}, nil // a witness is sound
+			}
 			return wrap(b), nil
 		}
 		out.Requests = func(b dcs.Backend) int64 { return s.Requests(inner(b)) }

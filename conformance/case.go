@@ -39,6 +39,7 @@ func table() []spec {
 	for _, area := range [][]spec{
 		kvCases, txnCases, bindingCases, snapshotCases, waitCases, leaseCases, holdCases,
 		contestCases, memberCases, callCases, closeCases, keepaliveCases, secureCases, replyCases, settleCases,
+		rotateCases, outageCases,
 	} {
 		all = append(all, area...)
 	}

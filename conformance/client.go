@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -15,6 +16,8 @@ import (
 
 // client is one independent client of the store.
 type client struct {
+	answers atomic.Pointer[string] // the server that answered last
+
 	*dcs.Store
 	raw    dcs.Backend
 	e      *env
@@ -75,6 +78,10 @@ func (e *env) wrapTimed(raw dcs.Backend, t dcs.Timing) *client {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.states = append(c.states, ev)
+		}, Call: func(ev dcs.CallEvent) {
+			if ev.Err == nil && ev.Endpoint != "" {
+				c.answers.Store(&ev.Endpoint)
+			}
 		}},
 	})
 	if err != nil {

@@ -66,8 +66,8 @@ type Cluster struct {
 	// EndLease ends a lease as somebody who does not hold it.
 	EndLease func(tb testing.TB, id dcs.LeaseID)
 
-	// Requests returns how many requests the servers have had from clients.
-	Requests func() int64
+	// StepClock moves the wall clocks of all servers.
+	StepClock func(tb testing.TB, by time.Duration)
 
 	// Outside returns a URL that another process opens with [dcs.Open] to
 	// become a client. The test binary must call [Process] first in its
@@ -120,4 +120,16 @@ func (v TroubleVerb) String() string {
 		"killed", "stopped", "frozen", "refused", "blackholed", "silent",
 		"reset", "delayed", "partitioned", "unresolved",
 	}[v]
+}
+
+// WithoutCluster declares, for [Harness.NotApplicable], the cases that need a
+// [Store.Cluster], all for the same reason.
+func WithoutCluster(why string) map[string]string {
+	out := map[string]string{}
+	for _, c := range append(append([]spec(nil), rotateCases...), outageCases...) {
+		if c.Name != "Holder/LinkLostBeforeFirstRenewal" { // it needs Inject only
+			out[c.Name] = why
+		}
+	}
+	return out
 }

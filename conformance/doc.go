@@ -10,12 +10,14 @@
 //
 //	func TestConformance(t *testing.T) {
 //		cluster := startServers(t) // once: every case keeps to keys of its own
+//		na := conformance.WithoutCluster("no servers to strike yet")
+//		na["TLS/*"], na["Auth/*"], na["Reply/*"] = "no TLS yet", "no users yet", "no proxy yet"
 //		conformance.Run(t, conformance.Harness{
 //			Name: "mystore",
 //			New: func(tb testing.TB) conformance.Store {
 //				return conformance.Store{Open: func(tb testing.TB) dcs.Backend { return mystore.New(cluster.Addrs) }}
 //			},
-//			NotApplicable: map[string]string{"TLS/*": "no TLS yet", "Auth/*": "no users yet", "Reply/*": "no proxy yet"},
+//			NotApplicable: na,
 //		})
 //	}
 //

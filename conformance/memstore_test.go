@@ -2,6 +2,8 @@ package conformance
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -24,14 +26,10 @@ func memHarness(name string, o memstore.Options) Harness {
 		Name: name, Virtual: true, Timing: timing,
 		New: func(testing.TB) Store {
 			server := memstore.NewServer(o)
-			open := func(_ testing.TB, t dcs.Timing) dcs.Backend {
-				return server.Open(memstore.ClientOptions{Timing: t})
-			}
+			cluster, openWith := memDoors(server, timing)
 			return Store{
-				Open: func(tb testing.TB) dcs.Backend { return open(tb, timing) },
-				OpenWith: func(tb testing.TB, o Opening) (dcs.Backend, error) {
-					return open(tb, cmp.Or(o.Timing, timing)), nil
-				},
+				Open:     func(testing.TB) dcs.Backend { return server.Open(memstore.ClientOptions{Timing: timing}) },
+				OpenWith: openWith, Cluster: cluster,
 				Requests: func(b dcs.Backend) int64 {
 					return int64(server.Requests(memstore.Match{Client: memClient(b)}))
 				},
@@ -46,8 +44,13 @@ func memHarness(name string, o memstore.Options) Harness {
 			}
 		},
 		NotApplicable: map[string]string{
-			"Auth/*": "a store in memory asks for no credentials",
-			"TLS/*":  "a store in memory has no connections",
+			"Auth/*":                   "a store in memory asks for no credentials",
+			"TLS/*":                    "a store in memory has no connections",
+			"Rotate/AllReplaced":       "the store is one server in this process: no other leads, none is replaced, none has a clock of its own",
+			"Store/LeaderChange":       "the store is one server in this process: no other leads, none is replaced, none has a clock of its own",
+			"Clock/*":                  "the store is one server in this process: no other leads, none is replaced, none has a clock of its own",
+			"Holder/StaleConfirmation": "the store is one server in this process: no other leads, none is replaced, none has a clock of its own",
+			"Holder/PausedPastTTL":     "no other process reaches a store in memory",
 		},
 	}
 }
@@ -81,4 +84,55 @@ func memInject(s *memstore.Server, b dcs.Backend, f Fault) (lift func()) {
 		return f.When(Request{Op: operations[c.Op], Keys: c.Keys})
 	}}, verbs...)
 	return func() { i.Lift(); i.Release() }
+}
+
+// memDoors is the server's doors as servers of their own: what is done to one
+// is done to what goes through it.
+func memDoors(s *memstore.Server, timing dcs.Timing) (*Cluster, func(testing.TB, Opening) (dcs.Backend, error)) {
+	doors := []string{"m1", "m2", "m3"}
+	open := func(tb testing.TB, o Opening) (dcs.Backend, error) {
+		b := s.Open(memstore.ClientOptions{
+			Timing: cmp.Or(o.Timing, timing), Endpoints: o.Endpoints, Logger: o.Logger, Observer: o.Observer,
+			AttemptTimeout: 50 * time.Millisecond, // what waits for no disk is answered by then
+		})
+		if o.Endpoints == nil && !o.Wait {
+			return b, nil
+		}
+		for {
+			ctx, cancel := context.WithTimeout(tb.Context(), cmp.Or(o.Timing, timing).RetryTimeout)
+			_, err := b.Snapshot(ctx, "")
+			cancel()
+			if err == nil || !o.Wait {
+				return b, errors.Join(err, closeIf(err != nil, b))
+			}
+		}
+	}
+	return &Cluster{
+		Endpoints: doors,
+		Leader:    func(testing.TB) int { return -1 },
+		Healthy:   func(testing.TB) {},
+		Strike: func(_ testing.TB, i int, t Trouble) func() {
+			fault := memstore.Hang()
+			switch t.Do {
+			case Killed, Stopped, Refused, ResetAll, Unresolved:
+				fault = memstore.Refuse(errors.New("connection refused"))
+			case Delayed:
+				fault = memstore.DelayReply(t.Delay)
+			}
+			return s.Inject(memstore.Match{Endpoint: doors[i]}, fault).Lift
+		},
+		ReadOnly: func(testing.TB) func() {
+			s.ReadOnly(true)
+			return func() { s.ReadOnly(false) }
+		},
+		RestartAll: func(testing.TB) { s.Down(); s.Up() },
+		EndLease:   func(_ testing.TB, id dcs.LeaseID) { s.EndLease(id) },
+	}, open
+}
+
+func closeIf(failed bool, b *memstore.Backend) error {
+	if !failed {
+		return nil
+	}
+	return b.Close()
 }

@@ -14,10 +14,22 @@ func TestConformance(t *testing.T) {
 		New: func(testing.TB) conformance.Store {
 			return conformance.Store{
 				Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
-				Requests: requests, Inject: inject, Sockets: sockets, Secure: secure,
+				Requests: requests, Inject: inject, Sockets: sockets, Secure: secure, Cluster: s.faults(),
 			}
 		},
+		NotApplicable: s.notApplicable(),
 		// The clusters live as long as the tests.
 		Ours: []string{"conformance/fault.", "internal/testcluster."},
 	})
+}
+
+func (s *suite) notApplicable() map[string]string {
+	out := map[string]string{"Clock/Stepped": "etcd counts leases by Go's monotonic clock, which no step of the wall clock moves; what could be wrong here is forbidden by a linter rule"}
+	if s.cluster == nil {
+		return conformance.WithoutCluster("the servers are the user's own: nothing may be done to them")
+	}
+	if !s.cluster.HasNetwork() {
+		out["Rotate/Blackholed"] = "packets can be dropped only where root may make network namespaces"
+	}
+	return out
 }

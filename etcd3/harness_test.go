@@ -13,8 +13,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	clientv3 "go.etcd.io/etcd/client/v3"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -30,11 +31,12 @@ const suiteRoot = "holdfast/suite"
 
 // shared is the cluster that all tests share, and secured the one with users.
 var (
-	shared  = testcluster.Shared{Options: testcluster.Options{Kind: testcluster.Etcd, Version: os.Getenv("HOLDFAST_ETCD_VERSION")}}
+	shared  = testcluster.Shared{Options: testcluster.Options{Kind: testcluster.Etcd, Version: os.Getenv("HOLDFAST_ETCD_VERSION"), Domain: "etcd.test"}}
 	secured = testcluster.Shared{Options: testcluster.Options{Kind: testcluster.Etcd, Version: os.Getenv("HOLDFAST_ETCD_VERSION"), Nodes: 1, Security: true, Loopback: true}}
 )
 
 func TestMain(m *testing.M) {
+	conformance.Process()
 	code := m.Run()
 	shared.Close()
 	secured.Close()
@@ -55,6 +57,21 @@ func newSuite(tb testing.TB) *suite {
 	return &suite{cluster: c, endpoints: c.Endpoints()}
 }
 
+// byHand does something to the store that no client of ours does, through a
+// connection that lives no longer.
+func (s *suite) byHand(tb testing.TB, do func(ctx context.Context, cc *grpc.ClientConn) error) {
+	addr := s.endpoints[0]
+	if s.cluster != nil {
+		addr = s.cluster.Servers()[0].Direct()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	cc, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+	require.NoError(tb, err)
+	defer cc.Close()
+	require.NoError(tb, do(ctx, cc))
+}
+
 // suiteClient is a client with a tap in its connections.
 type suiteClient struct {
 	*Backend
@@ -62,10 +79,14 @@ type suiteClient struct {
 }
 
 func (s *suite) config(o conformance.Opening) Config {
-	return Config{
+	c := Config{
 		Endpoints: s.endpoints, Root: suiteRoot, Timing: cmp.Or(o.Timing, suiteTiming),
 		Logger: o.Logger, Observer: o.Observer,
 	}
+	if s.cluster != nil {
+		c.Resolver = s.cluster.Resolver()
+	}
+	return c
 }
 
 func tapped(c Config) (*suiteClient, error) {
@@ -81,7 +102,7 @@ func tapped(c Config) (*suiteClient, error) {
 func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
 	c := s.config(o)
 	if o.Endpoints != nil {
-		c.Endpoints = o.Endpoints
+		c.Endpoints, c.NoDiscovery = o.Endpoints, len(o.Endpoints) < len(s.endpoints)
 	}
 	b, err := tapped(c)
 	require.NoError(tb, err)
@@ -125,20 +146,13 @@ func sockets(b dcs.Backend) []conformance.Socket {
 	return out
 }
 
-// admin is a client of the cluster's that stands outside of the suite.
-func (s *suite) admin(tb testing.TB) *clientv3.Client {
-	a, err := clientv3.New(clientv3.Config{Endpoints: s.endpoints, DialTimeout: 5 * time.Second, DialOptions: []grpc.DialOption{grpc.WithNoProxy()}})
-	require.NoError(tb, err)
-	tb.Cleanup(func() { a.Close() })
-	return a
-}
-
 // dropBookkeeping removes every marker, as the end of their leases does.
 func (s *suite) dropBookkeeping(tb testing.TB) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	_, err := s.admin(tb).Delete(ctx, "/"+suiteRoot+"/.op/", clientv3.WithPrefix())
-	require.NoError(tb, err)
+	dir := "/" + suiteRoot + "/.op/"
+	s.byHand(tb, func(ctx context.Context, cc *grpc.ClientConn) error {
+		_, err := pb.NewKVClient(cc).DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte(dir), RangeEnd: below(dir)})
+		return err
+	})
 }
 
 // secure opens a client of the cluster with users.

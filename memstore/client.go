@@ -53,7 +53,10 @@ func (s *Server) Open(o ClientOptions) *Backend {
 		o.Name = fmt.Sprintf("c%d", s.clients)
 	}
 	s.mu.Unlock()
-	b := &Backend{s: s, o: o, endpoints: s.endpoints(), markers: markers, rand: crand.Reader, done: make(chan struct{})}
+	if o.Endpoints == nil {
+		o.Endpoints = s.endpoints()
+	}
+	b := &Backend{s: s, o: o, endpoints: o.Endpoints, markers: markers, rand: crand.Reader, done: make(chan struct{})}
 	if o.Seed != 0 {
 		var seed [32]byte
 		binary.LittleEndian.PutUint64(seed[:], o.Seed)

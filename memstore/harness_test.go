@@ -2,6 +2,8 @@ package memstore_test
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -25,14 +27,10 @@ func harness(name string, o memstore.Options) conformance.Harness {
 		Name: name, Virtual: true, Timing: timing,
 		New: func(testing.TB) conformance.Store {
 			server := memstore.NewServer(o)
-			open := func(_ testing.TB, t dcs.Timing) dcs.Backend {
-				return server.Open(memstore.ClientOptions{Timing: t})
-			}
+			cluster, openWith := doors(server, timing)
 			return conformance.Store{
-				Open: func(tb testing.TB) dcs.Backend { return open(tb, timing) },
-				OpenWith: func(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
-					return open(tb, cmp.Or(o.Timing, timing)), nil
-				},
+				Open:     func(testing.TB) dcs.Backend { return server.Open(memstore.ClientOptions{Timing: timing}) },
+				OpenWith: openWith, Cluster: cluster,
 				Requests: func(b dcs.Backend) int64 {
 					return int64(server.Requests(memstore.Match{Client: client(b)}))
 				},
@@ -47,8 +45,13 @@ func harness(name string, o memstore.Options) conformance.Harness {
 			}
 		},
 		NotApplicable: map[string]string{
-			"Auth/*": "a store in memory asks for no credentials",
-			"TLS/*":  "a store in memory has no connections",
+			"Auth/*":                   "a store in memory asks for no credentials",
+			"TLS/*":                    "a store in memory has no connections",
+			"Rotate/AllReplaced":       "the store is one server in this process: no other leads, none is replaced, none has a clock of its own",
+			"Store/LeaderChange":       "the store is one server in this process: no other leads, none is replaced, none has a clock of its own",
+			"Clock/*":                  "the store is one server in this process: no other leads, none is replaced, none has a clock of its own",
+			"Holder/StaleConfirmation": "the store is one server in this process: no other leads, none is replaced, none has a clock of its own",
+			"Holder/PausedPastTTL":     "no other process reaches a store in memory",
 		},
 	}
 }
@@ -82,4 +85,55 @@ func inject(s *memstore.Server, b dcs.Backend, f conformance.Fault) (lift func()
 		return f.When(conformance.Request{Op: operations[c.Op], Keys: c.Keys})
 	}}, verbs...)
 	return func() { i.Lift(); i.Release() }
+}
+
+// doors is the server's doors as servers of their own: what is done to one
+// is done to what goes through it.
+func doors(s *memstore.Server, timing dcs.Timing) (*conformance.Cluster, func(testing.TB, conformance.Opening) (dcs.Backend, error)) {
+	doors := []string{"m1", "m2", "m3"}
+	open := func(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
+		b := s.Open(memstore.ClientOptions{
+			Timing: cmp.Or(o.Timing, timing), Endpoints: o.Endpoints, Logger: o.Logger, Observer: o.Observer,
+			AttemptTimeout: 50 * time.Millisecond, // what waits for no disk is answered by then
+		})
+		if o.Endpoints == nil && !o.Wait {
+			return b, nil
+		}
+		for {
+			ctx, cancel := context.WithTimeout(tb.Context(), cmp.Or(o.Timing, timing).RetryTimeout)
+			_, err := b.Snapshot(ctx, "")
+			cancel()
+			if err == nil || !o.Wait {
+				return b, errors.Join(err, closeIf(err != nil, b))
+			}
+		}
+	}
+	return &conformance.Cluster{
+		Endpoints: doors,
+		Leader:    func(testing.TB) int { return -1 },
+		Healthy:   func(testing.TB) {},
+		Strike: func(_ testing.TB, i int, t conformance.Trouble) func() {
+			fault := memstore.Hang()
+			switch t.Do {
+			case conformance.Killed, conformance.Stopped, conformance.Refused, conformance.ResetAll, conformance.Unresolved:
+				fault = memstore.Refuse(errors.New("connection refused"))
+			case conformance.Delayed:
+				fault = memstore.DelayReply(t.Delay)
+			}
+			return s.Inject(memstore.Match{Endpoint: doors[i]}, fault).Lift
+		},
+		ReadOnly: func(testing.TB) func() {
+			s.ReadOnly(true)
+			return func() { s.ReadOnly(false) }
+		},
+		RestartAll: func(testing.TB) { s.Down(); s.Up() },
+		EndLease:   func(_ testing.TB, id dcs.LeaseID) { s.EndLease(id) },
+	}, open
+}
+
+func closeIf(failed bool, b *memstore.Backend) error {
+	if !failed {
+		return nil
+	}
+	return b.Close()
 }

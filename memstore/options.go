@@ -83,6 +83,8 @@ type ClientOptions struct {
 	// Root is the tree in which the client works: clients with different
 	// roots do not see each other. Empty means "default".
 	Root string
+	// Endpoints are the doors that the client uses, like "m2"; nil means all.
+	Endpoints []string
 	// Timing gives RetryTimeout, after which Wait takes a silent store for
 	// unavailable, and the defaults of what follows. Zero means
 	// [dcs.DefaultTiming].

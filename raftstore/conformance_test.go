@@ -8,6 +8,9 @@ import (
 
 func TestConformance(t *testing.T) {
 	s := newSuite(t)
+	na := conformance.WithoutCluster("the suite's nodes live in this process: they cannot be struck one by one; examples/failover shows kill -9 and freeze with processes")
+	na["Auth/*"] = "nodes prove themselves by certificate; there are no users, passwords or tokens"
+	na["Reply/MarkerLost"] = "attempts have numbers in the replicated log instead of markers (P15); they go with it only"
 	conformance.Run(t, conformance.Harness{
 		Name:   "raftstore",
 		Timing: suiteTiming,
@@ -17,10 +20,7 @@ func TestConformance(t *testing.T) {
 				Requests: s.requests, Inject: s.inject, Sockets: sockets, Secure: s.secure.open,
 			}
 		},
-		NotApplicable: map[string]string{
-			"Auth/*":           "nodes prove themselves by certificate; there are no users, passwords or tokens",
-			"Reply/MarkerLost": "attempts have numbers in the replicated log instead of markers (P15); they go with it only",
-		},
+		NotApplicable: na,
 		// The nodes live as long as the test, and their connections come and go.
 		Ours: []string{"holdfast/raftstore.", "hashicorp/raft"},
 	})

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,6 +46,9 @@ type Options struct {
 	// Security switches on mutual TLS and users (etcd), TLS and ACLs (Consul),
 	// digest authentication (ZooKeeper).
 	Security bool
+	// Domain gives the servers' proxies names below it, which only
+	// [Cluster.Resolver] knows and which etcd advertises.
+	Domain string
 	// Flags are added to each server's command line (etcd and Consul), or as
 	// lines to its configuration (ZooKeeper).
 	Flags []string
@@ -57,6 +61,7 @@ type Cluster struct {
 	network *fault.Network // nil on loopback
 	drv     driver
 	ca      *Authority
+	names   *fault.Resolver // with a Domain
 
 	mu      sync.Mutex
 	servers []*Server
@@ -145,6 +150,12 @@ func (c *Cluster) wire(ctx context.Context) error {
 		}
 		c.network = n
 	}
+	if c.o.Domain != "" {
+		var err error
+		if c.names, err = fault.NewResolver(ctx, nil); err != nil {
+			return err
+		}
+	}
 	for range c.o.Nodes {
 		s, err := c.newServer(ctx)
 		if err != nil {
@@ -188,8 +199,14 @@ func (c *Cluster) newServer(ctx context.Context) (*Server, error) {
 	}
 	var err error
 	s.proxy, err = fault.NewProxy(ctx, listen, s.Direct(), fault.ProxyOptions{Listen: s.host.Listen, Dial: s.host.Dial})
+	if err == nil && c.names != nil {
+		c.names.Set(s.hostName(), netip.MustParseAddr(s.host.Addr()))
+	}
 	return s, err
 }
+
+// hostName is the proxy's name in the Domain.
+func (s *Server) hostName() string { return s.name + "." + s.c.o.Domain }
 
 func freePort(ctx context.Context) (int, error) {
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
@@ -200,8 +217,23 @@ func freePort(ctx context.Context) (int, error) {
 	return ln.Addr().(*net.TCPAddr).Port, nil
 }
 
-// Endpoint is the address that clients use, which leads through the Proxy.
-func (s *Server) Endpoint() string { return s.proxy.Addr() }
+// Endpoint is the address that clients use, which leads through the Proxy: by
+// name with a Domain.
+func (s *Server) Endpoint() string {
+	if s.c.names == nil {
+		return s.proxy.Addr()
+	}
+	_, port, _ := net.SplitHostPort(s.proxy.Addr())
+	return net.JoinHostPort(s.hostName(), port)
+}
+
+// Unresolve makes the Server's name unknown, and resets the connections there
+// are.
+func (s *Server) Unresolve() (lift func()) {
+	lift = s.c.names.Fail(s.hostName())
+	s.proxy.Reset()()
+	return lift
+}
 
 // Direct is the server's own address for clients.
 func (s *Server) Direct() string { return s.addr("client") }
@@ -273,6 +305,9 @@ func (c *Cluster) Endpoints() []string {
 	}
 	return out
 }
+
+// Resolver knows the names of a cluster with a Domain.
+func (c *Cluster) Resolver() *net.Resolver { return c.names.Net() }
 
 // HasNetwork reports whether packets can be dropped.
 func (c *Cluster) HasNetwork() bool { return c.network != nil }
@@ -369,6 +404,9 @@ func (c *Cluster) Close() {
 	}
 	if c.network != nil {
 		c.network.Close()
+	}
+	if c.names != nil {
+		c.names.Close()
 	}
 	os.RemoveAll(c.dir)
 }

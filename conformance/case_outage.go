@@ -1,0 +1,430 @@
+package conformance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+var outageCases = []spec{
+	{Case: Case{
+		Name:   "Outage/AllDown",
+		Rule:   "No quorum for 3 TTL: every call is ErrUnavailable within B + ε; a Session ends at its deadline, never before, and not later than a control timer of the same process + 50 ms; afterwards a new Session works without a restart.",
+		Learnt: "The store was lost, the demotion hung, and nothing bounded it.",
+	}, run: allDown, limit: 5 * time.Minute},
+	{Case: Case{
+		Name:   "Outage/ReadOnly",
+		Rule:   "Reads work and writes do not: nobody gets leadership, and the error is no answer about the lock.",
+		Learnt: "A store that ran out of space answers every read: a manager that takes what it reads for a promise goes on for ever.",
+	}, run: readOnly},
+	{Case: Case{
+		Name:   "Holder/StaleConfirmation",
+		Rule:   "The server that leads the store is frozen for 2-3 election times with renewals in its socket, then goes on: no Hold is Valid() when its key is gone or another's (P2).",
+		Learnt: "An etcd leader that was paused confirmed renewals of a lease that its successor ended: 3 of 14 trials.",
+	}, run: staleConfirmation, limit: 20 * time.Minute},
+	{Case: Case{
+		Name:   "Holder/PausedPastTTL",
+		Rule:   "The holder's process is stopped for more than a TTL and another takes over: on waking Valid() is false, Confirm is ErrExpired or ErrLost, nothing of the new holder's is overwritten, and its guarded writes fail.",
+		Learnt: "A virtual machine that was paused for a snapshot woke up as the second primary.",
+	}, run: pausedPastTTL},
+	{Case: Case{
+		Name:   "Holder/EarlyExpiry",
+		Rule:   "Somebody ends the lease early: Done closes within a round trip of the next renewal.",
+		Learnt: "An operator removes a session by hand, and the primary goes on until its own timer.",
+	}, run: earlyExpiry},
+	{Case: Case{
+		Name:   "Holder/LinkLostBeforeFirstRenewal",
+		Rule:   "The link is lost after the Grant and before any renewal: Done closes by the grant's From + TTL.",
+		Learnt: "The first deadline is the grant's, counted from its sending; counted from its answer it is too late.",
+	}, sleeps: true, run: linkLost},
+	{Case: Case{
+		Name:   "Store/LeaderChange",
+		Rule:   "The server that leads the store is killed under a held lock: the lock is kept, and no call fails.",
+		Learnt: "An election of the store must not be an election of the service.",
+	}, run: leaderChange},
+	{Case: Case{
+		Name:   "Store/RollingRestart",
+		Rule:   "Every server is restarted, one after the other, under a held lock: the lock is kept, and no call fails.",
+		Learnt: "Upgrading the store must not move the primary.",
+	}, run: rollingRestart, limit: 3 * time.Minute},
+	{Case: Case{
+		Name:   "Store/OneReboots",
+		Rule:   "A server that does not lead is killed and comes back: nobody notices.",
+		Learnt: "The most common event in the life of a store.",
+	}, run: oneReboots},
+	{Case: Case{
+		Name:   "Store/Kill9",
+		Rule:   "All servers are killed and restarted: every acknowledged commit is there, and tokens still rise.",
+		Learnt: "A store that acknowledges before it has written lets two holders have one token.",
+	}, run: killAll},
+	{Case: Case{
+		Name:   "Clock/Stepped",
+		Rule:   "The servers' wall clocks step by five minutes, both ways: no effect.",
+		Learnt: "A store that counts leases by the wall clock ends them all at the end of daylight saving.",
+	}, run: clockStepped},
+	{Case: Case{
+		Name:   "Herd/Reconnect",
+		Rule:   "50 sessions (slow profile: 200) when the store comes back after an outage: the rate of requests is bounded, and all have a session again within 2 TTL.",
+		Learnt: "A store that comes back and is at once knocked over by those who waited for it.",
+	}, run: herd, limit: 5 * time.Minute},
+}
+
+func allDown(e *env) {
+	e.cluster()
+	c, _ := e.opened(Opening{})
+	k := e.key("k")
+	c.put(k, "before")
+	s := c.session()
+	h := e.acquire(s, e.key("lock"), "v")
+	require.NoError(e, h.Confirm(e.ctx))
+	lease, _ := c.grant()
+
+	heal := e.strikeAll(Trouble{Do: Frozen})
+	began := time.Now()
+	control := e.start(func() { e.control(s, h) })
+	calls := []call{
+		{"Get", func(ctx context.Context) error { _, err := c.Get(ctx, k); return err }},
+		{"Snapshot", func(ctx context.Context) error { _, err := c.Snapshot(ctx, e.prefix); return err }},
+		{"Commit", func(ctx context.Context) error { _, err := c.Commit(ctx, putOne(e)); return err }},
+		{"Grant", func(ctx context.Context) error { _, _, err := c.Grant(ctx, e.timing.TTL); return err }},
+		{"Renew", func(ctx context.Context) error { _, err := lease.Renew(ctx); return err }},
+	}
+	e.together(len(calls), func(i int) {
+		for time.Since(began) < 3*e.timing.TTL {
+			var err error
+			e.promptly(e.budget()+slack, calls[i].name+" while the store is down", func() { err = calls[i].do(e.ctx) })
+			if !errors.Is(err, dcs.ErrUnavailable) {
+				e.Errorf("%s while the store is down: %v", calls[i].name, err)
+				return
+			}
+		}
+	})
+	e.within(e.timing.TTL, control, "the session ends at its deadline")
+	e.kind(s.Err(), dcs.ErrExpired, "the session's end")
+	heal()
+	e.s.Cluster.Healthy(e)
+	next := c.session()
+	again, err := next.Acquire(e.ctx, e.key("lock"), []byte("again"))
+	require.NoError(e, err, "the same client after the outage")
+	e.stillHeld(c, again, "after the outage")
+}
+
+// control waits for the session's end beside a timer of its own.
+func (e *env) control(s *dcs.Session, h *dcs.Hold) {
+	var deadline dcs.Instant
+	for { // the deadline that the last confirmed renewal set
+		at := s.Deadline()
+		t := time.NewTimer(-at.Elapsed())
+		select {
+		case <-s.Done():
+		case <-t.C:
+		}
+		t.Stop()
+		if deadline = s.Deadline(); !at.Before(deadline) {
+			break
+		}
+	}
+	select {
+	case <-s.Done():
+		if early := -deadline.Elapsed(); early > 5*time.Millisecond {
+			e.Errorf("the session ended %v before its deadline: %v", early, s.Err())
+		}
+	case <-time.After(50*time.Millisecond + max(-deadline.Elapsed(), 0)):
+		e.Errorf("the session is not over 50 ms after its deadline")
+	}
+	if h.Valid() {
+		e.Errorf("the Hold is Valid() after the deadline")
+	}
+}
+
+func readOnly(e *env) {
+	c := e.cluster()
+	if c.ReadOnly == nil {
+		e.Fatalf("the harness has no Cluster.ReadOnly")
+	}
+	a, _ := e.opened(Opening{})
+	b, _ := e.opened(Opening{})
+	a.put(e.key("k"), "v")
+	s := b.session()
+	h := e.acquire(a.session(), e.key("held"), "a")
+	heal := c.ReadOnly(e)
+	defer heal()
+	a.get(e.key("k"))
+	_, err := s.TryAcquire(e.ctx, e.key("lock"), []byte("b"))
+	if !errors.Is(err, dcs.ErrUnavailable) {
+		e.Fatalf("TryAcquire of a store that takes no writes: %v", err)
+	}
+	e.Logf("TryAcquire: %v", err)
+	_, err = a.Commit(e.ctx, putOne(e))
+	if !errors.Is(err, dcs.ErrUnavailable) {
+		e.Fatalf("Commit to a store that takes no writes: %v", err)
+	}
+	_, err = s.TryAcquire(e.ctx, h.Key(), []byte("b"))
+	if err == nil {
+		e.Fatal("a held lock was taken from a store that takes no writes")
+	}
+	heal()
+	c.Healthy(e)
+	ctx, cancel := context.WithTimeout(e.ctx, e.timing.TTL)
+	defer cancel()
+	again, err := s.Acquire(ctx, e.key("lock"), []byte("b"))
+	require.NoError(e, err, "once writes work again")
+	e.stillHeld(a, again, "acquired once writes worked again")
+}
+
+// staleConfirmation gives the holder only the server that leads, and the
+// contender the others.
+func staleConfirmation(e *env) {
+	c := e.cluster()
+	stale := 0
+	for round := range e.rounds(3, 50) {
+		c.Healthy(e)
+		i := c.Leader(e)
+		if i < 0 {
+			e.Fatal("nobody leads the store")
+		}
+		a, _ := e.opened(Opening{Endpoints: c.Endpoints[i : i+1]})
+		b, _ := e.opened(Opening{Endpoints: e.others(i)})
+		lock := e.key("lock", fmt.Sprint(round))
+		h := e.acquire(a.session(), lock, "a")
+		stop := e.guardian(b, h)
+		contender := b.session()
+		ctx, cancel := context.WithTimeout(e.ctx, 2*e.timing.TTL)
+		contending := e.start(func() { _, _ = contender.Acquire(ctx, lock, []byte("b")) })
+		over := make(chan struct{})
+		renewing := e.start(func() {
+			for h.Err() == nil {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				_ = h.Confirm(e.ctx)
+				e.breathe(10 * time.Millisecond)
+			}
+		})
+		heal := e.strike(i, Trouble{Do: Frozen})
+		e.pass(c.Election + time.Duration(e.intn(int(c.Election/2))))
+		heal()
+		// Time for one confirmation. Had the old leader given it alone, the
+		// key would go before the Hold does.
+		e.pass(time.Duration(e.intn(int(e.renewEvery()))) / 2)
+		silence := e.strike(i, Trouble{Do: Silent})
+		e.within(2*e.timing.TTL, h.Done(), "a Hold whose server is silent ends")
+		if b.gone(lock) || b.get(lock).Created != h.Token() {
+			stale++
+		}
+		silence()
+		close(over)
+		<-renewing
+		stop()
+		cancel()
+		<-contending
+	}
+	e.Logf("in %d rounds the key was gone or another's when the Hold had ended", stale)
+}
+
+func earlyExpiry(e *env) {
+	c := e.cluster()
+	if c.EndLease == nil {
+		e.Fatalf("the harness has no Cluster.EndLease")
+	}
+	a, _ := e.opened(Opening{})
+	s := a.session()
+	h := e.acquire(s, e.key("lock"), "v")
+	require.NoError(e, h.Confirm(e.ctx))
+	c.EndLease(e, s.Lease())
+	begin := time.Now()
+	e.ended(h, e.renewEvery()+e.budget()/2+slack, dcs.ErrLost, "the lease was ended by somebody else")
+	e.Logf("noticed after %v", time.Since(begin).Round(time.Millisecond))
+}
+
+func linkLost(e *env) {
+	a := e.open()
+	begin := dcs.Now()
+	s := a.session()
+	answered := dcs.Now()
+	lift := e.inject(a, Fault{Do: LoseRequest})
+	defer lift()
+	e.within(e.timing.TTL*2, s.Done(), "the session ends")
+	end := dcs.Now()
+	ttl := e.timing.TTL
+	if caps := a.Caps(); ttl < caps.MinTTL {
+		ttl = caps.MinTTL
+	}
+	// The grant was sent between begin and answered, for whole seconds where
+	// the store has no finer ones.
+	if late := end.Sub(answered) - (ttl + time.Second) - 50*time.Millisecond; late > 0 {
+		e.Errorf("Done closed %v after the grant's From + TTL", late)
+	}
+	if early := ttl - dcs.Margin(ttl) - end.Sub(begin); early > 50*time.Millisecond {
+		e.Errorf("Done closed %v too early", early)
+	}
+	e.kind(s.Err(), dcs.ErrExpired, "the session's end")
+}
+
+// keepsLock requires that a lock is kept and no call fails while f happens.
+func (e *env) keepsLock(what string, slowest time.Duration, f func()) {
+	d, _ := e.drive(Opening{})
+	var over atomic.Bool
+	var t *tally
+	loading := e.start(func() {
+		t = &tally{}
+		for !over.Load() {
+			one := d.load(250 * time.Millisecond)
+			t.calls = append(t.calls, one.calls...)
+		}
+	})
+	f()
+	e.pass(e.renewEvery())
+	over.Store(true)
+	e.within(2*e.budget(), loading, "the load ends")
+	e.Logf("%s: %d calls, %d failed, slowest %v", what, len(t.calls), len(t.failed()), quantile(t.after(0), 1).Round(time.Millisecond))
+	for _, f := range t.failed() {
+		e.Errorf("%s: a call failed: %s", what, f)
+	}
+	e.atMost(quantile(t.after(0), 1), slowest, "the slowest call")
+	observer, _ := e.opened(Opening{})
+	e.stillHeld(observer, d.hold, what)
+}
+
+func leaderChange(e *env) {
+	c := e.cluster()
+	e.keepsLock("the store's leader was killed", c.Election+500*time.Millisecond, func() {
+		heal := e.strike(c.Leader(e), Trouble{Do: Killed})
+		e.pass(c.Election + e.budget()/2)
+		heal()
+		c.Healthy(e)
+	})
+}
+
+func rollingRestart(e *env) {
+	c := e.cluster()
+	e.keepsLock("every server was restarted", c.Election+500*time.Millisecond, func() {
+		for i := range c.Endpoints {
+			heal := e.strike(i, Trouble{Do: Stopped})
+			e.pass(e.renewEvery())
+			heal()
+			c.Healthy(e)
+		}
+	})
+}
+
+func oneReboots(e *env) {
+	c := e.cluster()
+	e.keepsLock("one server rebooted", 500*time.Millisecond, func() {
+		i := (c.Leader(e) + 1) % len(c.Endpoints)
+		heal := e.strike(i, Trouble{Do: Killed})
+		e.pass(e.renewEvery())
+		heal()
+		c.Healthy(e)
+	})
+}
+
+func killAll(e *env) {
+	c := e.cluster()
+	if c.RestartAll == nil {
+		e.Fatalf("the harness has no Cluster.RestartAll")
+	}
+	a, _ := e.opened(Opening{})
+	h := e.acquire(a.session(), e.key("lock"), "v")
+	token := h.Token()
+	require.NoError(e, h.Release(e.ctx))
+	var acked atomic.Int64
+	over := make(chan struct{})
+	writing := e.start(func() {
+		for n := int64(1); ; n++ {
+			if _, err := a.Commit(e.ctx, dcs.Txn{Then: []dcs.Write{dcs.Put(e.key("k", fmt.Sprint(n)), []byte("v"))}}); err == nil {
+				acked.Store(n)
+			} else {
+				n--
+			}
+			e.breathe(time.Millisecond)
+			select {
+			case <-over:
+				return
+			default:
+			}
+		}
+	})
+	e.pass(200 * time.Millisecond)
+	c.RestartAll(e)
+	c.Healthy(e)
+	close(over)
+	e.within(2*e.budget(), writing, "the writer ends")
+	b, _ := e.opened(Opening{})
+	s := b.snapshot(e.key("k"))
+	for n := int64(1); n <= acked.Load(); n++ {
+		if _, ok := s.Get(e.key("k", fmt.Sprint(n))); !ok {
+			e.Errorf("commit %d of %d was acknowledged and is gone", n, acked.Load())
+		}
+	}
+	e.Logf("%d commits were acknowledged and are there", acked.Load())
+	again := e.acquire(b.session(), e.key("lock"), "v")
+	if again.Token() <= token {
+		e.Errorf("token %d after %d", again.Token(), token)
+	}
+}
+
+func clockStepped(e *env) {
+	c := e.cluster()
+	if c.StepClock == nil {
+		e.Fatalf("the harness has no Cluster.StepClock")
+	}
+	e.keepsLock("the servers' clocks stepped", 500*time.Millisecond, func() {
+		for _, d := range []time.Duration{5 * time.Minute, -10 * time.Minute, 5 * time.Minute} {
+			c.StepClock(e, d)
+			e.pass(e.timing.TTL / 2)
+		}
+	})
+}
+
+func herd(e *env) {
+	e.cluster()
+	n := e.rounds(50, 200)
+	clients := make([]*client, n)
+	sessions := make([]*dcs.Session, n)
+	e.together(n, func(i int) {
+		clients[i], _ = e.opened(Opening{})
+		sessions[i] = clients[i].session()
+	})
+	count := func() (sent int64) {
+		if e.s.Requests == nil {
+			return 0
+		}
+		for _, c := range clients {
+			sent += e.s.Requests(c.raw)
+		}
+		return sent
+	}
+	heal := e.strikeAll(Trouble{Do: Frozen})
+	e.together(n, func(i int) { e.within(2*e.timing.TTL+slack, sessions[i].Done(), "a session ends in the outage") })
+	before, healed := count(), time.Now()
+	heal()
+	e.together(n, func(i int) {
+		for {
+			s, err := clients[i].NewSession(e.ctx, dcs.SessionOptions{})
+			if err == nil {
+				require.NoError(e, s.Close(e.ctx))
+				return
+			}
+			if time.Since(healed) > 2*e.timing.TTL {
+				e.Errorf("session %d: %v", i, err)
+				return
+			}
+		}
+	})
+	took := time.Since(healed)
+	e.atMost(took, 2*e.timing.TTL, "all have a session again")
+	rate := float64(count()-before) / float64(n) / max(took.Seconds(), 1)
+	e.Logf("%d sessions were back after %v, with %.1f requests a second each", n, took.Round(time.Millisecond), rate)
+	if rate > 100 {
+		e.Errorf("%.0f requests a second each when the store came back", rate)
+	}
+}

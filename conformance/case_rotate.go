@@ -1,0 +1,246 @@
+package conformance
+
+import (
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+const rotateRule = "no call fails, the slowest takes the store's election (where that server led) + 500 ms, p95 is soon as before; the lock is kept, changes made elsewhere are seen within min(RetryTimeout, 4 s), and an event names the server and the reason."
+
+func rotateCase(name, what, learnt string, verb TroubleVerb) spec {
+	return spec{Case: Case{Name: "Rotate/" + name, Rule: what + ": " + rotateRule, Learnt: learnt}, run: func(e *env) { e.rotate(verb) }}
+}
+
+var rotateCases = []spec{
+	rotateCase("Frozen", "One server after the other is frozen for 3 s",
+		"A frozen server's kernel still acknowledges: TCP sees nothing. etcd's own client with one of three frozen fails a third of its calls until somebody restarts it.", Frozen),
+	rotateCase("Silent", "The server in use accepts connections and answers nothing",
+		"A load balancer in front of a dead server, or a proxy that lost it.", Silent),
+	rotateCase("Blackholed", "Packets to and from the server in use are dropped",
+		"A firewall rule or a pulled cable: no reset, no refusal, only silence.", Blackholed),
+	rotateCase("Refused", "The server in use refuses connections",
+		"The easy one; but some clients fail the call instead of asking the next.", Refused),
+	rotateCase("Reset", "The server in use resets every connection",
+		"A proxy that is being restarted.", ResetAll),
+	rotateCase("DNS", "The name of the server in use cannot be resolved any more",
+		"Connections end one by one, and none can be made again.", Unresolved),
+	rotateCase("HalfHealthy", "One server after the other is cut off from its peers and still answers clients",
+		"The incident: an etcd member cut off from its peers; lease keepalives timed out with \"request timed out\", the client never left it, and healthy primaries were demoted.", Partitioned),
+	{Case: Case{
+		Name:   "Rotate/Slow",
+		Rule:   "The server in use answers 500 ms later: traffic leaves it, and the median is as if it were not there.",
+		Learnt: "Slow is worse than dead for clients that judge by connectivity.",
+	}, run: rotateSlow},
+	{Case: Case{
+		Name:   "Rotate/FarEndpoint",
+		Rule:   "One server is 80 ms away for ever, also the one that leads the store: it costs nothing.",
+		Learnt: "A member in another region that happens to be first in the list, or to lead.",
+	}, run: rotateFar},
+	{Case: Case{
+		Name:   "Rotate/ComesBack",
+		Rule:   "After the fault heals the server is used again within 30 s, without a failed call.",
+		Learnt: "Clients that never return pile up on one server, and fail together with it.",
+	}, run: rotateBack},
+	{Case: Case{
+		Name:   "Rotate/AllReplaced",
+		Rule:   "Every server is replaced, one by one, by one with a new address: the client is still connected (slow profile; the fast one replaces one).",
+		Learnt: "Addresses that are read once from a file are all wrong after a year of rolling replacements.",
+	}, run: rotateReplaced, limit: 5 * time.Minute},
+	{Case: Case{
+		Name:   "Rotate/SeedDownAtOpen",
+		Rule:   "With the first seed down Open succeeds within B + ε; with all down it fails by then, as ErrUnavailable, or waits instead if asked to.",
+		Learnt: "A manager that starts while one server of three is rebooted must not fail; one that starts before the store must be able to wait.",
+	}, run: seedDown},
+}
+
+const strikeFor = 3 * time.Second
+
+// rotate strikes the server in use, or, for the faults that depend on who
+// leads and in the slow profile, each in turn.
+func (e *env) rotate(verb TroubleVerb) {
+	c := e.cluster()
+	if verb == Frozen || verb == Partitioned || slowProfile() {
+		for i := range c.Endpoints {
+			e.rotateOne(i, verb)
+			if e.Failed() {
+				return
+			}
+		}
+		return
+	}
+	e.rotateOne(-1, verb)
+}
+
+// rotateOne strikes server i, or the one in use for i < 0.
+func (e *env) rotateOne(i int, verb TroubleVerb) {
+	d, decided := e.drive(Opening{})
+	healthy := d.load(time.Second).after(0)
+	p99 := quantile(healthy, 0.99)
+	used := e.inUse(d.c)
+	if i < 0 {
+		i = used
+	}
+	writer, _ := e.opened(Opening{Endpoints: e.others(i)})
+	stop := e.moves(d.c, writer)
+	at, extra, before := e.s.Cluster.Endpoints[i], e.election(i), decided.count()
+
+	heal := e.strike(i, Trouble{Do: verb})
+	t := d.load(strikeFor)
+	view := stop()
+	heal()
+	e.s.Cluster.Healthy(e)
+
+	all, later := t.after(0), t.after(extra+500*time.Millisecond)
+	e.Logf("%s %v (in use: %v, leads: %v): %d calls, %d failed, slowest %v, p95 %v later on; healthy p99 %v; a change was seen after %v at most",
+		at, verb, i == used, extra > 0, len(all), len(t.failed()), quantile(all, 1).Round(time.Millisecond),
+		quantile(later, 0.95).Round(10*time.Microsecond), p99.Round(10*time.Microsecond), view.slow.Round(time.Millisecond))
+	for _, f := range t.failed() {
+		e.Errorf("%s %v: a call failed: %s", at, verb, f)
+	}
+	e.atMost(quantile(all, 1), extra+500*time.Millisecond, "the slowest call")
+	if len(later) < 100 {
+		e.Errorf("only %d calls were made once the first had rotated", len(later))
+	}
+	e.atMost(quantile(later, 0.95), max(3*p99, 25*time.Millisecond), "p95")
+	e.atMost(view.slow, max(min(e.budget(), 4*time.Second), extra+500*time.Millisecond), "a change made elsewhere was seen only after that")
+	e.stillHeld(writer, d.hold, "after a server was "+verb.String())
+	if i == used {
+		e.explained(decided.of(at, before, dcs.Switched, dcs.Ejected), at)
+	}
+	require.NoError(e, d.hold.Release(e.ctx))
+}
+
+// explained requires that the decision against a server was told, once or a
+// few times, with a reason.
+func (e *env) explained(events []dcs.EndpointEvent, at string) {
+	switch {
+	case len(events) == 0:
+		e.Errorf("no event names %s, which was left", at)
+	case len(events) > 6:
+		e.Errorf("%d events about %s: a flood", len(events), at)
+	}
+	for _, ev := range events {
+		if ev.Reason == "" {
+			e.Errorf("%s was %v without a reason", at, ev.Change)
+		}
+		e.Logf("%v %s: %s", ev.Change, at, ev.Reason)
+	}
+}
+
+func (e *env) atMost(is, limit time.Duration, what string) {
+	if is > limit {
+		e.Errorf("%s: %v, at most %v", what, is, limit)
+	}
+}
+
+func rotateSlow(e *env) {
+	e.cluster()
+	d, _ := e.drive(Opening{})
+	p50 := quantile(d.load(time.Second).after(0), 0.5)
+	i := e.inUse(d.c)
+	heal := e.strike(i, Trouble{Do: Delayed, Delay: 500 * time.Millisecond})
+	t := d.load(strikeFor)
+	heal()
+	later := t.after(500 * time.Millisecond)
+	e.Logf("healthy p50 %v; with %s slow: %v, slowest %v", p50, e.s.Cluster.Endpoints[i], quantile(later, 0.5), quantile(t.after(0), 1))
+	require.Empty(e, t.failed())
+	e.atMost(quantile(later, 0.5), 2*p50+2*time.Millisecond, "the median once the slow server was left")
+	e.atMost(quantile(later, 0.95), 250*time.Millisecond, "p95 once the slow server was left")
+}
+
+func rotateFar(e *env) {
+	c := e.cluster()
+	near, _ := e.drive(Opening{})
+	p50 := quantile(near.load(time.Second).after(0), 0.5)
+	for i := range c.Endpoints {
+		leads := c.Leader(e) == i
+		if !slowProfile() && !leads && c.Leader(e) >= 0 {
+			continue // the one that leads is the hard one
+		}
+		heal := e.strike(i, Trouble{Do: Delayed, Delay: 80 * time.Millisecond})
+		d, _ := e.drive(Opening{})
+		d.load(500 * time.Millisecond) // it learns who is far
+		t := d.load(2 * time.Second)
+		heal()
+		e.Logf("healthy p50 %v; with %s 80 ms away (it leads: %v): p50 %v, p95 %v", p50, c.Endpoints[i], leads, quantile(t.after(0), 0.5), quantile(t.after(0), 0.95))
+		require.Empty(e, t.failed())
+		e.atMost(quantile(t.after(0), 0.5), 2*p50+2*time.Millisecond, "the median beside a server that is far away")
+	}
+}
+
+func rotateBack(e *env) {
+	c := e.cluster()
+	d, decided := e.drive(Opening{})
+	d.load(500 * time.Millisecond)
+	i := e.inUse(d.c)
+	at := c.Endpoints[i]
+	heal := e.strike(i, Trouble{Do: Refused})
+	t := d.load(time.Second)
+	require.Empty(e, t.failed())
+	require.NotEqual(e, i, e.inUse(d.c))
+	heal()
+	healed := time.Now()
+	back := func() bool {
+		left, restored := decided.of(at, 0, dcs.Ejected), decided.of(at, 0, dcs.Restored)
+		return len(restored) >= len(left)
+	}
+	for !back() && time.Since(healed) < 30*time.Second {
+		require.Empty(e, d.load(250*time.Millisecond).failed(), "a call failed while the server came back")
+	}
+	if !back() {
+		e.Fatalf("%s was left out and not used again within 30 s", at)
+	}
+	e.Logf("used again after %v", time.Since(healed).Round(time.Millisecond))
+	only, _ := e.opened(Opening{Endpoints: []string{at}})
+	only.put(e.key("back"), "v")
+}
+
+func rotateReplaced(e *env) {
+	c := e.cluster()
+	if c.Replace == nil {
+		e.Fatalf("the harness has no Cluster.Replace")
+	}
+	d, _ := e.drive(Opening{Endpoints: append([]string(nil), c.Endpoints...)})
+	for i := range e.rounds(1, len(c.Endpoints)) {
+		c.Replace(e, i)
+		t := d.load(time.Second)
+		require.Empty(e, t.failed(), "after server %d was replaced", i)
+	}
+	observer, _ := e.opened(Opening{})
+	e.stillHeld(observer, d.hold, "after servers were replaced")
+}
+
+func seedDown(e *env) {
+	c := e.cluster()
+	heal := e.strike(0, Trouble{Do: Refused})
+	begin := time.Now()
+	one, _, err := e.openWith(Opening{Endpoints: c.Endpoints})
+	require.NoError(e, err, "Open with the first seed down")
+	one.put(e.key("k"), "v")
+	e.atMost(time.Since(begin), e.budget()+slack+c.Election, "Open and a first commit with one seed down")
+	heal()
+	c.Healthy(e)
+
+	healAll := e.strikeAll(Trouble{Do: Refused})
+	begin = time.Now()
+	_, _, err = e.openWith(Opening{Endpoints: c.Endpoints})
+	e.atMost(time.Since(begin), e.budget()+slack, "Open with all seeds down")
+	e.kind(err, dcs.ErrUnavailable, "Open with all seeds down")
+	e.Logf("all seeds down: %v", err)
+
+	var waited *client
+	done := e.start(func() { waited, _, err = e.openWith(Opening{Endpoints: c.Endpoints, Wait: true}) })
+	e.pass(e.budget() + slack)
+	select {
+	case <-done:
+		e.Fatalf("an Open that waits came back while the store was down: %v", err)
+	default:
+	}
+	healAll()
+	e.within(30*time.Second, done, "an Open that waits comes back when the store does")
+	require.NoError(e, err)
+	waited.put(e.key("k"), "w")
+}

@@ -1,0 +1,334 @@
+package conformance
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// cluster returns the servers, all of them well.
+func (e *env) cluster() *Cluster {
+	c := e.s.Cluster
+	if c == nil {
+		e.Fatalf("the harness has no Cluster: give it, or say why %s is not applicable", e.c.Name)
+	}
+	if e.s.OpenWith == nil {
+		e.Fatalf("the harness has a Cluster and no OpenWith")
+	}
+	c.Healthy(e)
+	return c
+}
+
+// strike puts server i out of order until heal, or until the case ends.
+func (e *env) strike(i int, t Trouble) (heal func()) {
+	lift := e.s.Cluster.Strike(e, i, t)
+	var once sync.Once
+	heal = func() { once.Do(lift) }
+	e.Cleanup(func() {
+		heal()
+		e.s.Cluster.Healthy(e)
+	})
+	return heal
+}
+
+// strikeAll does the same to every server.
+func (e *env) strikeAll(t Trouble) (heal func()) {
+	var heals []func()
+	for i := range e.s.Cluster.Endpoints {
+		heals = append(heals, e.strike(i, t))
+	}
+	return func() {
+		for _, heal := range heals {
+			heal()
+		}
+	}
+}
+
+// election is what a call may take longer because server i is out of order: E
+// if it leads the store, else nothing.
+func (e *env) election(i int) time.Duration {
+	if e.s.Cluster.Leader(e) == i {
+		return e.s.Cluster.Election
+	}
+	return 0
+}
+
+// decisions is what a client's backend decided about its servers.
+type decisions struct {
+	mu     sync.Mutex
+	events []dcs.EndpointEvent
+}
+
+func (d *decisions) add(ev dcs.EndpointEvent) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.events = append(d.events, ev)
+}
+
+// of returns the decisions about a server since the n-th.
+func (d *decisions) of(endpoint string, n int, changes ...dcs.EndpointChange) []dcs.EndpointEvent {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []dcs.EndpointEvent
+	for _, ev := range d.events[min(n, len(d.events)):] {
+		if ev.From == endpoint && (len(changes) == 0 || slices.Contains(changes, ev.Change)) {
+			out = append(out, ev)
+		}
+	}
+	return out
+}
+
+func (d *decisions) count() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.events)
+}
+
+// openWith opens a client with settings of its own, and tells of its
+// decisions.
+func (e *env) openWith(o Opening) (*client, *decisions, error) {
+	d := &decisions{}
+	o.Observer.Endpoint = d.add
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.NewTextHandler(e.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	if o.Timing == (dcs.Timing{}) {
+		o.Timing = e.timing
+	}
+	raw, err := e.s.OpenWith(e, o)
+	if err != nil {
+		return nil, d, err
+	}
+	return e.wrapTimed(raw, o.Timing), d, nil
+}
+
+func (e *env) opened(o Opening) (*client, *decisions) {
+	c, d, err := e.openWith(o)
+	require.NoError(e, err, "OpenWith")
+	return c, d
+}
+
+// others are all servers but i.
+func (e *env) others(i int) []string {
+	return slices.Delete(slices.Clone(e.s.Cluster.Endpoints), i, i+1)
+}
+
+// inUse is the index of the server that answers c's calls.
+func (e *env) inUse(c *client) int {
+	for range 20 {
+		_, err := c.Snapshot(e.ctx, e.prefix)
+		require.NoError(e, err)
+	}
+	at := c.answers.Load()
+	if at == nil {
+		e.Fatal("the backend does not say which server answers (dcs.AnsweredBy)")
+	}
+	i := slices.Index(e.s.Cluster.Endpoints, *at)
+	if i < 0 {
+		e.Fatalf("%q answers, which is none of %v", *at, e.s.Cluster.Endpoints)
+	}
+	return i
+}
+
+// measured is what became of one call of a load.
+type measured struct {
+	op          string
+	began, took time.Duration // since the load began
+	err         error
+}
+
+// tally is a load's calls.
+type tally struct {
+	mu    sync.Mutex
+	calls []measured
+	began time.Time
+}
+
+func (t *tally) time(op string, f func() error) {
+	begin := time.Now()
+	err := f()
+	took := time.Since(begin)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.calls = append(t.calls, measured{op, begin.Sub(t.began), took, err})
+}
+
+// after returns the durations of the calls that began after d, sorted.
+func (t *tally) after(d time.Duration) []time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []time.Duration
+	for _, m := range t.calls {
+		if m.began >= d {
+			out = append(out, m.took)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// failed returns the calls that failed, in words.
+func (t *tally) failed() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []string
+	for _, m := range t.calls {
+		if m.err != nil {
+			out = append(out, fmt.Sprintf("%s at %v after %v: %v", m.op, m.began.Round(time.Millisecond), m.took.Round(time.Millisecond), m.err))
+		}
+	}
+	return out
+}
+
+// quantile of sorted durations; 0 of none.
+func quantile(sorted []time.Duration, q float64) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
+}
+
+// driver makes calls of every kind through one client, at an ordinary rate.
+type driver struct {
+	e    *env
+	c    *client
+	hold *dcs.Hold
+}
+
+// drive opens a client that holds a lock, watches, and is warm.
+func (e *env) drive(o Opening) (*driver, *decisions) {
+	c, d := e.opened(o)
+	s := c.session()
+	drv := &driver{e: e, c: c, hold: e.acquire(s, e.key("lock", c.serial), "v")}
+	return drv, d
+}
+
+// load makes calls for a while.
+func (d *driver) load(limit time.Duration) *tally {
+	t := &tally{began: time.Now()}
+	e := d.e
+	loops := []struct {
+		op string
+		do func() error
+	}{
+		{"Get", func() error { _, err := d.c.Get(e.ctx, d.hold.Key()); return err }},
+		{"Commit", func() error {
+			_, err := d.c.Commit(e.ctx, dcs.Txn{Then: []dcs.Write{dcs.Put(e.key("load", d.c.serial), []byte("x"))}})
+			return err
+		}},
+		{"Confirm", func() error { return d.hold.Confirm(e.ctx) }},
+	}
+	e.together(len(loops), func(i int) {
+		for time.Since(t.began) < limit {
+			t.time(loops[i].op, loops[i].do)
+			e.breathe(10 * time.Millisecond)
+		}
+	})
+	return t
+}
+
+// breathe is the pause of a caller at an ordinary rate.
+func (e *env) breathe(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-e.ctx.Done():
+	}
+}
+
+// moving follows changes that somebody else makes.
+type moving struct {
+	mu    sync.Mutex
+	slow  time.Duration // the longest from the write's answer to its sight
+	seen  int
+	wrote map[string]time.Time
+}
+
+// moves lets writer change a key now and then, and reader wait for it.
+func (e *env) moves(reader, writer *client) (stop func() *moving) {
+	m := &moving{wrote: map[string]time.Time{}}
+	key := e.key("moves", reader.serial)
+	writer.put(key, "0")
+	over := make(chan struct{})
+	began := reader.snapshot(key).Revision
+	watching := e.start(func() {
+		for since := began; ; {
+			s, err := reader.Wait(e.ctx, key, since)
+			select {
+			case <-over:
+				return
+			default:
+			}
+			if err != nil {
+				e.Errorf("Wait while a server is out of order: %v", err)
+				return
+			}
+			since = s.Revision
+			if en, ok := s.Get(key); ok {
+				m.sight(string(en.Value))
+			}
+		}
+	})
+	writing := e.start(func() {
+		for n := 1; ; n++ {
+			value := fmt.Sprint(n)
+			_, err := writer.Commit(e.ctx, dcs.Txn{Then: []dcs.Write{dcs.Put(key, []byte(value))}})
+			if err == nil {
+				m.write(value)
+			}
+			select {
+			case <-over:
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	})
+	return func() *moving {
+		m.age()
+		close(over)
+		<-writing
+		writer.put(key, "last") // ends the Wait
+		e.within(2*e.budget(), watching, "the last change is seen")
+		return m
+	}
+}
+
+func (m *moving) write(value string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.wrote[value]; !ok {
+		m.wrote[value] = time.Now()
+	}
+}
+
+// age counts what was written and not seen.
+func (m *moving) age() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, at := range m.wrote {
+		m.slow = max(m.slow, time.Since(at))
+	}
+}
+
+// sight counts a value, and with it all before it.
+func (m *moving) sight(value string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.seen++
+	var n int
+	_, _ = fmt.Sscan(value, &n)
+	for v, at := range m.wrote {
+		var k int
+		if _, _ = fmt.Sscan(v, &k); k <= n {
+			m.slow = max(m.slow, time.Since(at))
+			delete(m.wrote, v)
+		}
+	}
+}

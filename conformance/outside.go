@@ -1,0 +1,192 @@
+package conformance
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/conformance/fault"
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// The environment by which the suite tells its other process what to do.
+const (
+	outsideURL  = "HOLDFAST_CONFORMANCE_OUTSIDE_URL"
+	outsideLock = "HOLDFAST_CONFORMANCE_OUTSIDE_LOCK"
+)
+
+// Process is what a TestMain calls first if its harness has [Cluster.Outside].
+// In the test binary itself it returns at once. In the process that the suite
+// starts from the same binary it is a client of the store, and does not return.
+func Process() {
+	if os.Getenv(outsideURL) == "" {
+		return
+	}
+	if err := holdOutside(os.Stdin, os.Stdout, os.Getenv(outsideURL), os.Getenv(outsideLock)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// told is what the other process tells.
+type told struct {
+	Token uint64
+	// Late says that Valid() was true although the deadline had passed before
+	// it was asked.
+	Late bool
+	// Valid, Confirm and Write are the Hold's state when it was asked, what
+	// Confirm returned and what a write under its Guard did.
+	Valid          bool
+	Confirm, Write string
+	Fault          string
+}
+
+// holdOutside takes a lock, tells so, and tells more for each line it reads.
+func holdOutside(in io.Reader, out io.Writer, url, lock string) error {
+	ctx := context.Background()
+	store, err := dcs.Open(ctx, url, dcs.Options{})
+	if err != nil {
+		return err
+	}
+	s, err := store.NewSession(ctx, dcs.SessionOptions{})
+	if err != nil {
+		return err
+	}
+	h, err := s.Acquire(ctx, lock, []byte("outside"))
+	if err != nil {
+		return err
+	}
+	if err := h.Confirm(ctx); err != nil {
+		return err
+	}
+	tell := json.NewEncoder(out)
+	if err := tell.Encode(told{Token: uint64(h.Token())}); err != nil {
+		return err
+	}
+	late := make(chan bool, 1)
+	go func() { late <- validTooLate(s, h) }()
+	for lines := bufio.NewScanner(in); lines.Scan(); {
+		r := told{Token: uint64(h.Token()), Valid: h.Valid()}
+		r.Confirm = kindName(h.Confirm(ctx))
+		_, err := store.Commit(ctx, dcs.Txn{If: []dcs.Cond{h.Guard()}, Then: []dcs.Write{dcs.Put(lock+"-guarded", []byte("late"))}})
+		r.Write = kindName(err)
+		_ = h.Release(ctx)
+		r.Late = <-late
+		if err := tell.Encode(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// validTooLate watches the Hold without a pause until it is over, and reports
+// whether it ever said Valid() although its deadline had passed before.
+func validTooLate(s *dcs.Session, h *dcs.Hold) bool {
+	for {
+		deadline, before := s.Deadline(), dcs.Now()
+		valid := h.Valid()
+		// A renewal that was confirmed in between moves the deadline.
+		if valid && !before.Before(deadline) && s.Deadline() == deadline {
+			return true
+		}
+		if h.Err() != nil {
+			return false
+		}
+	}
+}
+
+func kindName(err error) string {
+	for _, k := range []struct {
+		kind error
+		name string
+	}{
+		{nil, ""}, {dcs.ErrExpired, "expired"}, {dcs.ErrLost, "lost"}, {dcs.ErrReleased, "released"}, {dcs.ErrConflict, "conflict"},
+	} {
+		if errors.Is(err, k.kind) || err == nil && k.kind == nil {
+			return k.name
+		}
+	}
+	return err.Error()
+}
+
+// outsider is the other process.
+type outsider struct {
+	*fault.Process
+	in  io.Writer
+	out *bufio.Scanner
+}
+
+func (e *env) outside(lock string) *outsider {
+	c := e.s.Cluster
+	if c.Outside == nil {
+		e.Fatalf("the harness has no Cluster.Outside")
+	}
+	binary, err := os.Executable()
+	require.NoError(e, err)
+	cmd := exec.CommandContext(context.WithoutCancel(e.ctx), binary, "-test.run=^$") //nolint:gosec // G204: ourselves
+	cmd.Env = append(os.Environ(), outsideURL+"="+c.Outside(e), outsideLock+"="+lock)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	require.NoError(e, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(e, err)
+	p, err := fault.StartProcess(cmd)
+	require.NoError(e, err)
+	e.Cleanup(p.Kill)
+	return &outsider{p, in, bufio.NewScanner(out)}
+}
+
+// hear is what the other process tells next.
+func (o *outsider) hear(e *env) told {
+	var r told
+	got := e.start(func() {
+		if !o.out.Scan() {
+			r.Fault = fmt.Sprintf("the other process ended: %v", o.out.Err())
+			return
+		}
+		if err := json.Unmarshal(o.out.Bytes(), &r); err != nil {
+			r.Fault = fmt.Sprintf("the other process said %q", o.out.Text())
+		}
+	})
+	e.within(30*time.Second, got, "the other process answers")
+	require.Empty(e, r.Fault)
+	return r
+}
+
+func pausedPastTTL(e *env) {
+	e.cluster()
+	lock := e.key("lock")
+	o := e.outside(lock)
+	first := o.hear(e)
+	b, _ := e.opened(Opening{})
+	require.EqualValues(e, first.Token, b.get(lock).Created)
+	thaw, err := o.Freeze()
+	require.NoError(e, err)
+	defer thaw()
+	ctx, cancel := context.WithTimeout(e.ctx, 4*e.timing.TTL)
+	defer cancel()
+	h, err := b.session().Acquire(ctx, lock, []byte("new"))
+	require.NoError(e, err, "the lock of a holder that is stopped")
+	thaw()
+	_, err = fmt.Fprintln(o.in, "check")
+	require.NoError(e, err)
+	r := o.hear(e)
+	e.Logf("on waking: %+v", r)
+	if r.Late || r.Valid {
+		e.Errorf("the old holder's Hold was Valid() after its deadline: %+v", r)
+	}
+	require.Contains(e, []string{"expired", "lost"}, r.Confirm, "Confirm on waking")
+	require.NotEmpty(e, r.Write, "a write guarded by the old token landed")
+	b.absent(lock+"-guarded", "a write guarded by the old token landed")
+	e.stillHeld(b, h, "after the old holder woke")
+	require.Equal(e, "new", string(b.get(lock).Value))
+}

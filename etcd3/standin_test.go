@@ -1,0 +1,179 @@
+package etcd3
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// standIn answers as an etcd follower does that is cut off from its peers,
+// recorded on etcd 3.7.3 in network namespaces: nothing for 3.4 s, "request
+// timed out" after 7 s; from then on "no leader", at once, to whoever asks with
+// hasleader. Progress requests are answered with an old revision until then,
+// Status always. It takes the place of a real one where no namespace can be
+// made.
+type standIn struct {
+	pb.UnimplementedKVServer
+	pb.UnimplementedLeaseServer
+	pb.UnimplementedWatchServer
+	pb.UnimplementedMaintenanceServer
+	pb.UnimplementedClusterServer
+
+	cut    time.Time
+	header *pb.ResponseHeader // as it was when the member was cut off
+}
+
+const (
+	// noticed is when the member knows that it has no leader.
+	noticed = 3400 * time.Millisecond
+	// requestTimeout is what the member waits for a proposal or a read index.
+	requestTimeout = 7 * time.Second
+)
+
+var (
+	errNoLeader = status.Error(codes.Unavailable, "etcdserver: no leader")
+	errTimedOut = status.Error(codes.Unavailable, "etcdserver: request timed out")
+)
+
+// newStandIn starts one on loopback, cut off from now on.
+func newStandIn(tb testing.TB, header *pb.ResponseHeader) (addr string) {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(tb, err)
+	s := &standIn{cut: time.Now(), header: header}
+	g := grpc.NewServer()
+	pb.RegisterKVServer(g, s)
+	pb.RegisterLeaseServer(g, s)
+	pb.RegisterWatchServer(g, s)
+	pb.RegisterMaintenanceServer(g, s)
+	pb.RegisterClusterServer(g, s)
+	done := make(chan struct{})
+	go func() { defer close(done); _ = g.Serve(l) }()
+	tb.Cleanup(func() { g.Stop(); <-done })
+	return l.Addr().String()
+}
+
+// stuck is what becomes of a call that needs the quorum.
+func (s *standIn) stuck(ctx context.Context) error {
+	hasleader := len(metadata.ValueFromIncomingContext(ctx, "hasleader")) > 0
+	if hasleader && time.Since(s.cut) >= noticed {
+		return errNoLeader
+	}
+	t := time.NewTimer(requestTimeout)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return errTimedOut
+	}
+}
+
+// streaming is what becomes of a stream: it ends once the member knows.
+func (s *standIn) streaming(ctx context.Context) error {
+	t := time.NewTimer(noticed - time.Since(s.cut))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return errNoLeader
+	}
+}
+
+func (s *standIn) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+	if r.Serializable {
+		return &pb.RangeResponse{Header: s.header}, nil
+	}
+	return nil, s.stuck(ctx)
+}
+
+func (s *standIn) Put(ctx context.Context, _ *pb.PutRequest) (*pb.PutResponse, error) {
+	return nil, s.stuck(ctx)
+}
+
+func (s *standIn) DeleteRange(ctx context.Context, _ *pb.DeleteRangeRequest) (*pb.DeleteRangeResponse, error) {
+	return nil, s.stuck(ctx)
+}
+
+func (s *standIn) Txn(ctx context.Context, _ *pb.TxnRequest) (*pb.TxnResponse, error) {
+	return nil, s.stuck(ctx)
+}
+
+func (s *standIn) LeaseGrant(ctx context.Context, _ *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
+	return nil, s.stuck(ctx)
+}
+
+func (s *standIn) LeaseRevoke(ctx context.Context, _ *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error) {
+	return nil, s.stuck(ctx)
+}
+
+func (s *standIn) LeaseTimeToLive(ctx context.Context, _ *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
+	return nil, s.stuck(ctx)
+}
+
+func (s *standIn) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) error {
+	return s.streaming(stream.Context())
+}
+
+// Watch answers creations and progress requests, with the revision of then.
+func (s *standIn) Watch(stream pb.Watch_WatchServer) error {
+	over := make(chan error, 1)
+	go func() { over <- s.streaming(stream.Context()) }()
+	requests := make(chan *pb.WatchRequest)
+	go func() {
+		defer close(requests)
+		for {
+			r, err := stream.Recv()
+			if err != nil {
+				return
+			}
+			select {
+			case requests <- r:
+			case <-stream.Context().Done():
+				return
+			}
+		}
+	}()
+	for {
+		select {
+		case err := <-over:
+			return err
+		case r, open := <-requests:
+			if !open {
+				return nil
+			}
+			answer := &pb.WatchResponse{Header: s.header, WatchId: -1}
+			if c := r.GetCreateRequest(); c != nil {
+				answer.WatchId, answer.Created = c.WatchId, true
+			}
+			if err := stream.Send(answer); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (s *standIn) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
+	r := &pb.StatusResponse{Header: s.header, Version: "3.7.3", Leader: s.header.MemberId + 1, RaftTerm: s.header.RaftTerm}
+	if time.Since(s.cut) >= noticed {
+		r.Leader, r.Errors = 0, []string{"etcdserver: no leader"}
+	}
+	return r, nil
+}
+
+func (s *standIn) MemberList(ctx context.Context, r *pb.MemberListRequest) (*pb.MemberListResponse, error) {
+	if r.Linearizable {
+		return nil, s.stuck(ctx)
+	}
+	return &pb.MemberListResponse{Header: s.header}, nil
+}
