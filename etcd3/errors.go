@@ -74,6 +74,7 @@ var meanings = map[string]meaning{
 	message(rpctypes.ErrGRPCTooManyOps):             {kind: dcs.ErrInvalid, refused: true},
 	message(rpctypes.ErrGRPCDuplicateKey):           {kind: dcs.ErrInvalid, refused: true},
 	message(rpctypes.ErrGRPCLeaseTTLTooLarge):       {kind: dcs.ErrInvalid, refused: true},
+	message(rpctypes.ErrGRPCCompacted):              {kind: dcs.ErrUnavailable, refused: true},
 	message(rpctypes.ErrGRPCPermissionDenied):       {kind: dcs.ErrUnauthorized, refused: true},
 	message(rpctypes.ErrGRPCUserEmpty):              {kind: dcs.ErrUnauthorized, refused: true},
 	message(rpctypes.ErrGRPCAuthFailed):             {kind: dcs.ErrUnauthorized, refused: true},

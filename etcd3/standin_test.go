@@ -62,11 +62,18 @@ func newStandIn(tb testing.TB, header *pb.ResponseHeader) (addr string) {
 	return l.Addr().String()
 }
 
+// refused is what whoever asks with hasleader hears once the member knows.
+func (s *standIn) refused(ctx context.Context) error {
+	if len(metadata.ValueFromIncomingContext(ctx, "hasleader")) > 0 && time.Since(s.cut) >= noticed {
+		return errNoLeader
+	}
+	return nil
+}
+
 // stuck is what becomes of a call that needs the quorum.
 func (s *standIn) stuck(ctx context.Context) error {
-	hasleader := len(metadata.ValueFromIncomingContext(ctx, "hasleader")) > 0
-	if hasleader && time.Since(s.cut) >= noticed {
-		return errNoLeader
+	if err := s.refused(ctx); err != nil {
+		return err
 	}
 	t := time.NewTimer(requestTimeout)
 	defer t.Stop()
@@ -92,7 +99,7 @@ func (s *standIn) streaming(ctx context.Context) error {
 
 func (s *standIn) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
 	if r.Serializable {
-		return &pb.RangeResponse{Header: s.header}, nil
+		return &pb.RangeResponse{Header: s.header}, s.refused(ctx)
 	}
 	return nil, s.stuck(ctx)
 }
@@ -163,7 +170,10 @@ func (s *standIn) Watch(stream pb.Watch_WatchServer) error {
 	}
 }
 
-func (s *standIn) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
+func (s *standIn) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
+	if err := s.refused(ctx); err != nil {
+		return nil, err
+	}
 	r := &pb.StatusResponse{Header: s.header, Version: "3.7.3", Leader: s.header.MemberId + 1, RaftTerm: s.header.RaftTerm}
 	if time.Since(s.cut) >= noticed {
 		r.Leader, r.Errors = 0, []string{"etcdserver: no leader"}

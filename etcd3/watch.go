@@ -35,6 +35,7 @@ type watcher struct {
 
 	mu     sync.Mutex
 	synced bool          // the tree is a copy
+	base   dcs.Revision  // what was before is not in it
 	heard  dcs.Instant   // when the watch last knew that the store serves
 	fault  error         // why it does not
 	change chan struct{} // closed when any of these changes
@@ -98,6 +99,13 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 		if err := w.over(ctx, prefix, silent, fault); err != nil {
 			return dcs.Snapshot{}, err
 		}
+		if synced && since < w.begins() {
+			next, err := w.before(ctx, prefix, since)
+			if err != nil {
+				return dcs.Snapshot{}, err
+			}
+			since = next
+		}
 		if synced && w.tree.MovedSince(prefix, since) {
 			s, ok, err := w.answer(ctx, prefix, since)
 			if ok || err != nil {
@@ -106,6 +114,55 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 		}
 		w.sleep(ctx, moved, change, b.c.Timing.RetryTimeout-silent)
 	}
+}
+
+// begins is the revision from which on the copy knows what changed.
+func (w *watcher) begins() dcs.Revision {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.base
+}
+
+// before finds out whether anything changed between since and the copy's
+// beginning, which the copy cannot tell. It returns the beginning if nothing
+// did, else since.
+func (w *watcher) before(ctx context.Context, prefix string, since dcs.Revision) (dcs.Revision, error) {
+	w.mu.Lock()
+	base := w.base
+	w.mu.Unlock()
+	now := map[string]bool{}
+	for _, e := range w.tree.Snapshot(prefix).Entries {
+		if e.Modified > since {
+			return since, nil
+		}
+		now[e.Key] = true
+	}
+	if since == 0 {
+		return since, nil
+	}
+	one, cancel := context.WithTimeout(ctx, w.b.c.Timing.RetryTimeout)
+	defer cancel()
+	ranges := w.b.ranges(prefix)
+	for _, r := range ranges {
+		r.KeysOnly, r.Revision = true, int64(since) //nolint:gosec // G115: it was etcd's
+	}
+	a, err := do(one, w.b, endpoint.Read, func(ctx context.Context, c *conn) ([]*pb.RangeResponse, error) {
+		r, _, err := w.b.read(ctx, c, ranges...)
+		return r, err
+	})
+	if ctx.Err() != nil {
+		return since, ctx.Err()
+	}
+	if err != nil {
+		return since, nil //nolint:nilerr // it may have been compacted: then it counts as changed
+	}
+	then := visible("", dcs.Snapshot{Entries: w.b.entries(a.Value)}).Entries
+	for _, e := range then {
+		if !now[e.Key] {
+			return since, nil
+		}
+	}
+	return base, nil
 }
 
 // state is what a Wait that began at began has to know.
@@ -243,8 +300,8 @@ func (w *watcher) sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.tree.Become(s.Revision, s.Entries)
-	w.set(func() { w.synced, w.heard, w.fault = true, dcs.Now(), nil })
+	w.tree.Become(s.Revision, visible("", s).Entries)
+	w.set(func() { w.synced, w.base, w.heard, w.fault = true, s.Revision, dcs.Now(), nil })
 	return nil
 }
 
@@ -463,9 +520,11 @@ func (v *view) apply(events []*mvccpb.Event) {
 		var deleted []string
 		for n < len(events) && events[n].Kv.ModRevision == rev {
 			e := v.w.b.entry(events[n].Kv)
-			if events[n].Type == mvccpb.Event_DELETE {
+			switch {
+			case kv.Hidden(e.Key):
+			case events[n].Type == mvccpb.Event_DELETE:
 				deleted = append(deleted, e.Key)
-			} else {
+			default:
 				wrote = append(wrote, e)
 			}
 			n++

@@ -40,7 +40,7 @@ func play(ctx context.Context, o options) (broken bool, err error) {
 	s.out = newTimeline(o.json, s.h)
 	defer s.out.close()
 	began := event.Mono()
-	s.c, err = newCluster(ctx, o.ttl, s.onEvent, s.h.fail)
+	s.c, err = newCluster(ctx, o, s.onEvent, s.h.fail)
 	if err != nil {
 		return false, err
 	}
@@ -65,6 +65,9 @@ func play(ctx context.Context, o options) (broken bool, err error) {
 	}
 	if err := s.verify(ctx); err != nil {
 		return false, err
+	}
+	if err := s.c.clear(ctx); err != nil {
+		return false, fmt.Errorf("what the run left in the store could not be removed: %w", err)
 	}
 	return s.report(), nil
 }

@@ -12,11 +12,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/examples/internal/event"
 )
 
@@ -34,6 +37,7 @@ type process struct {
 type cluster struct {
 	dir     string
 	ttl     time.Duration
+	shared  string // the URL of a store that was there already, or empty
 	members []*process
 	events  func(event.Event)
 	died    func(error) // a member ended that was not meant to
@@ -44,12 +48,12 @@ type cluster struct {
 var memberNames = []string{"a", "b", "c"}
 
 // newCluster chooses addresses and starts the three processes.
-func newCluster(ctx context.Context, ttl time.Duration, events func(event.Event), died func(error)) (*cluster, error) {
+func newCluster(ctx context.Context, o options, events func(event.Event), died func(error)) (*cluster, error) {
 	dir, err := os.MkdirTemp("", "holdfast-failover-")
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{dir: dir, ttl: ttl, events: events, died: died, http: &http.Client{Timeout: 5 * time.Second}}
+	c := &cluster{dir: dir, ttl: o.ttl, events: events, died: died, http: &http.Client{Timeout: 5 * time.Second}}
 	addrs, err := freeAddrs(ctx, 2*len(memberNames))
 	if err != nil {
 		c.close()
@@ -66,6 +70,12 @@ func newCluster(ctx context.Context, ttl time.Duration, events func(event.Event)
 			store: fmt.Sprintf("raft://%s?id=%s&root=demo&listen=%s&peers=%s",
 				filepath.ToSlash(filepath.Join(dir, name)), name, addrs[i], strings.Join(peers, ",")),
 		})
+	}
+	if o.store != "" {
+		c.shared = ownTree(o.store)
+		for _, p := range c.members {
+			p.store = c.shared
+		}
 	}
 	for _, p := range c.members {
 		if err := c.start(p); err != nil {
@@ -222,4 +232,42 @@ func (c *cluster) close() {
 	c.readers.Wait()
 	c.http.CloseIdleConnections()
 	_ = os.RemoveAll(c.dir)
+}
+
+// ownTree is the store's URL with a tree of this run's own below its root.
+func ownTree(url string) string {
+	place, options, _ := strings.Cut(url, "?")
+	place = strings.TrimRight(place, "/") + "/failover-" + strconv.FormatInt(time.Now().UnixNano(), 36)
+	if options != "" {
+		return place + "?" + options
+	}
+	return place
+}
+
+// clear removes what a run has left in a store that was there already.
+func (c *cluster) clear(ctx context.Context) error {
+	if c.shared == "" {
+		return nil
+	}
+	store, err := dcs.Open(ctx, c.shared, dcs.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = store.Close() }()
+	s, err := store.Snapshot(ctx, "")
+	if err != nil {
+		return err
+	}
+	// What is bound to a lease goes with its member.
+	s.Entries = slices.DeleteFunc(s.Entries, func(e dcs.Entry) bool { return e.Lease != "" })
+	for entries := range slices.Chunk(s.Entries, 50) {
+		var t dcs.Txn
+		for _, e := range entries {
+			t.Then = append(t.Then, dcs.Delete(e.Key))
+		}
+		if _, err := store.Commit(ctx, t); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -5,6 +5,9 @@
 // cost, and exits with status 1 if a guarantee was broken.
 //
 //	go run ./examples/failover
+//
+// With -store URL it plays on a store that is there already, in a tree of its
+// own, which it removes at the end; the store's own servers are left alone.
 package main
 
 import (
@@ -26,9 +29,12 @@ type options struct {
 	acts []string
 	json bool
 
+	// store is the URL of a store that is there already; empty means the
+	// members' own nodes.
+	store string
 	// The settings of a member process, which the demonstration starts itself.
-	member           bool
-	name, api, store string
+	member    bool
+	name, api string
 }
 
 // actNames lists the acts in the order in which they are played.
@@ -44,7 +50,7 @@ func parse(args []string) (options, error) {
 	f.BoolVar(&o.member, "member", false, "run as a member process (the demonstration starts these itself)")
 	f.StringVar(&o.name, "name", "", "with -member: its name")
 	f.StringVar(&o.api, "api", "", "with -member: the address of its service")
-	f.StringVar(&o.store, "store", "", "with -member: the URL of its store")
+	f.StringVar(&o.store, "store", "", "the URL of a store that is there already, like etcd3://10.0.0.1:2379/demo; default: the members' own nodes")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -54,10 +60,18 @@ func parse(args []string) (options, error) {
 	if o.ttl < 1500*time.Millisecond || o.ttl > 30*time.Second {
 		return o, fmt.Errorf("-ttl %v is outside 1.5s to 30s: try -ttl 3s", o.ttl)
 	}
+	given := false
+	f.Visit(func(f *flag.Flag) { given = given || f.Name == "acts" })
 	for _, a := range strings.Split(acts, ",") {
 		a = strings.TrimSpace(a)
 		if !slices.Contains(actNames, a) {
 			return o, fmt.Errorf("-acts: unknown act %q: choose from %s", a, strings.Join(actNames, ", "))
+		}
+		if a == "store-leader" && o.store != "" {
+			if given {
+				return o, fmt.Errorf("-acts store-leader is for the members' own nodes: leave it out with -store")
+			}
+			continue
 		}
 		if a != "election" {
 			o.acts = append(o.acts, a)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	_ "github.com/holdfast-dcs/holdfast/etcd3" // the etcd3:// scheme
 	"github.com/holdfast-dcs/holdfast/examples/internal/event"
 	_ "github.com/holdfast-dcs/holdfast/raftstore" // the raft:// scheme
 )
@@ -43,7 +44,7 @@ type member struct {
 	name, api string
 	timing    dcs.Timing
 	store     *dcs.Store
-	log       *event.Log
+	say       *event.Narrator
 	hold      atomic.Pointer[lead] // the present hold, or nil
 	last      atomic.Pointer[lead] // the last one, for the fencing check
 	sawLeader string               // whom the last "following" named
@@ -51,9 +52,8 @@ type member struct {
 
 // lead is one time of leading.
 type lead struct {
-	*dcs.Hold
-	release  chan string // names the successor; closed by nobody
-	released atomic.Int64
+	*event.Tenure
+	release chan string // names the successor; closed by nobody
 }
 
 // runMember is the main function of a member process. It ends when standard
@@ -65,14 +65,10 @@ func runMember(o options) error {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		stop()
 	}()
-	m := &member{name: o.name, api: o.api, timing: timingFor(o.ttl), log: event.NewLog(os.Stdout)}
+	m := &member{name: o.name, api: o.api, timing: timingFor(o.ttl), say: &event.Narrator{Log: event.NewLog(os.Stdout), Member: o.name}}
 	store, err := dcs.Open(ctx, o.store, dcs.Options{
-		Timing: m.timing,
-		Observer: dcs.Observer{
-			Renewal:  m.onRenewal,
-			State:    m.onState,
-			Endpoint: m.onEndpoint,
-		},
+		Timing:   m.timing,
+		Observer: m.say.Observer(),
 	})
 	if err != nil {
 		return err
@@ -107,10 +103,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-func (m *member) emit(e event.Event) {
-	e.Member = m.name
-	m.log.Emit(e)
-}
+func (m *member) emit(e event.Event) { m.say.Emit(e) }
 
 // session is one life of a session: publish the member key, then follow and
 // lead in turn until the session is over.
@@ -173,9 +166,6 @@ func (m *member) take(ctx context.Context, s *dcs.Session) *dcs.Hold {
 	return nil
 }
 
-// deadlineMono is an instant as a reading of CLOCK_MONOTONIC.
-func deadlineMono(i dcs.Instant) int64 { return event.Mono() - int64(i.Elapsed()) }
-
 // myTurn reports whether the lock is free for this member: nobody holds it, and
 // no switchover names another member that is alive.
 func (m *member) myTurn(s dcs.Snapshot) bool {
@@ -202,18 +192,14 @@ func (m *member) myTurn(s dcs.Snapshot) bool {
 
 // lead serves as the leader until the hold is over.
 func (m *member) lead(ctx context.Context, hold *dcs.Hold) {
-	l := &lead{Hold: hold, release: make(chan string)}
-	m.emit(event.Event{
-		Event: event.Leading, Leader: m.name, Token: uint64(hold.Token()),
-		DeadlineMono: deadlineMono(hold.Deadline()),
-	})
+	l := &lead{Tenure: m.say.Lead(hold), release: make(chan string)}
 	m.last.Store(l)
 	m.hold.Store(l)
 	defer m.hold.Store(nil)
 	m.clearSwitchover(ctx, hold)
 	select {
 	case <-hold.Done():
-		m.ended(l)
+		l.Ended()
 	case to := <-l.release:
 		m.handOver(l, to)
 	case <-ctx.Done():
@@ -243,53 +229,7 @@ func (m *member) handOver(l *lead, to string) {
 			m.emit(event.Event{Event: event.Error, Reason: "naming the successor: " + err.Error()})
 		}
 	}
-	// The stamp is taken before Release: from its first instruction on the
-	// hold is not valid, and a successor may already be there when it returns.
-	l.released.Store(event.Mono())
-	if err := l.Release(ctx); err != nil {
-		m.emit(event.Event{Event: event.Error, Reason: "release: " + err.Error()})
-	}
-	<-l.Done()
-	m.ended(l)
-}
-
-// ended reports the end of a hold: the moment at which Valid turned false.
-func (m *member) ended(l *lead) {
-	e := event.Event{Event: event.Lost, Token: uint64(l.Token()), Mono: event.Mono(), DeadlineMono: deadlineMono(l.Deadline())}
-	if err := l.Err(); err != nil {
-		e.Reason = err.Error()
-	}
-	if at := l.released.Load(); at != 0 && errors.Is(l.Err(), dcs.ErrReleased) {
-		e.Event, e.Mono = event.Released, at
-	} else if e.DeadlineMono < e.Mono {
-		e.Mono = e.DeadlineMono
-	}
-	m.emit(e)
-}
-
-func (m *member) onRenewal(r dcs.RenewalEvent) {
-	l := m.hold.Load()
-	if l == nil || r.Err != nil || !l.Valid() {
-		return
-	}
-	m.emit(event.Event{
-		Event: event.Renewed, Token: uint64(l.Token()),
-		DeadlineMono: deadlineMono(r.Deadline),
-	})
-}
-
-func (m *member) onState(s dcs.StateEvent) {
-	if l := m.hold.Load(); l != nil && s.Token == l.Token() && s.To == dcs.Unknown {
-		e := event.Event{Event: event.Unknown, Token: uint64(l.Token()), DeadlineMono: deadlineMono(l.Deadline())}
-		if s.Reason != nil {
-			e.Reason = s.Reason.Error()
-		}
-		m.emit(e)
-	}
-}
-
-func (m *member) onEndpoint(e dcs.EndpointEvent) {
-	m.emit(event.Event{Event: event.Rotated, Endpoint: e.To, Reason: e.Reason})
+	l.Release(ctx)
 }
 
 // serve starts the member's HTTP service.

@@ -4,6 +4,7 @@ package event
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -47,12 +48,37 @@ type Event struct {
 
 // Log writes events, one a line and each in a single Write, from any goroutine.
 type Log struct {
-	mu sync.Mutex
-	w  io.Writer
+	mu   sync.Mutex
+	w    io.Writer
+	text bool
 }
 
 // NewLog returns a Log that writes to w.
 func NewLog(w io.Writer) *Log { return &Log{w: w} }
+
+// NewText returns a Log that writes lines for people.
+func NewText(w io.Writer) *Log { return &Log{w: w, text: true} }
+
+// line is an event for people.
+func line(e Event) string {
+	out := e.T + " " + e.Member + " " + e.Event
+	if e.Leader != "" && e.Leader != e.Member {
+		out += " " + e.Leader
+	}
+	if e.Token != 0 {
+		out += fmt.Sprintf(", token %d", e.Token)
+	}
+	if e.DeadlineMono != 0 && e.DeadlineMono > e.Mono {
+		out += fmt.Sprintf(", valid for %v", time.Duration(e.DeadlineMono-e.Mono).Round(time.Millisecond))
+	}
+	if e.Endpoint != "" {
+		out += " to " + e.Endpoint
+	}
+	if e.Reason != "" {
+		out += ": " + e.Reason
+	}
+	return out
+}
 
 // Emit stamps e where it carries no stamp yet and writes it. Events are
 // written in the order of their calls. An error of the writer is the reader's
@@ -61,11 +87,15 @@ func (l *Log) Emit(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e = Stamp(e)
-	line, err := json.Marshal(e)
+	if l.text {
+		_, _ = io.WriteString(l.w, line(e)+"\n")
+		return
+	}
+	data, err := json.Marshal(e)
 	if err != nil {
 		return
 	}
-	_, _ = l.w.Write(append(line, '\n'))
+	_, _ = l.w.Write(append(data, '\n'))
 }
 
 // Stamp sets the times of e where they are not set. Both name one moment, an

@@ -1,0 +1,119 @@
+package etcd3
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+)
+
+func TestConfigNamesEveryFault(t *testing.T) {
+	_, err := New(Config{
+		Endpoints: []string{"http://h:2379", "h"}, Root: "a//b", Username: "u",
+		Timing: dcs.Timing{TTL: time.Second, LoopWait: time.Second, RetryTimeout: time.Second},
+	})
+	require.ErrorIs(t, err, dcs.ErrInvalid)
+	for _, part := range []string{"without a scheme", "Root", "Username and Password", "RetryTimeout"} {
+		require.ErrorContains(t, err, part)
+	}
+	_, err = New(Config{Root: "r"})
+	require.ErrorContains(t, err, "Endpoints is empty")
+}
+
+func TestAddresses(t *testing.T) {
+	for in, want := range map[string]string{"h": "h:2379", "h:1": "h:1", "[::1]": "[::1]:2379", "[::1]:5": "[::1]:5", "10.0.0.1": "10.0.0.1:2379"} {
+		got, err := address(in)
+		require.NoError(t, err, in)
+		require.Equal(t, want, got)
+	}
+	for url, want := range map[string]string{"http://h:2379": "h:2379", "http://h": "h:2379", "http://h:1/": "h:1"} {
+		got, ok := clientAddress(url, false)
+		require.True(t, ok, url)
+		require.Equal(t, want, got)
+	}
+	for _, url := range []string{"https://h:1", "unix://x", "h:1"} {
+		_, ok := clientAddress(url, false)
+		require.False(t, ok, url)
+	}
+}
+
+func TestURL(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(secret, []byte("p w\n"), 0o600))
+	u, err := dcs.ParseURL("etcd3://h1:1,h2/pg/main?username=u&password_file=" + filepath.ToSlash(secret) + "&discovery=false&tls=true")
+	require.NoError(t, err)
+	c, err := configFromURL(u, dcs.Options{})
+	require.NoError(t, err)
+	require.Equal(t, []string{"h1:1", "h2"}, c.Endpoints)
+	require.Equal(t, "pg/main", c.Root)
+	require.Equal(t, "u", c.Username)
+	require.Equal(t, "p w", c.Password, "the line's end is no part of a password")
+	require.True(t, c.NoDiscovery)
+	require.NotNil(t, c.TLS)
+
+	for url, want := range map[string]string{
+		"etcd3:///r":                                    "no host",
+		"etcd3://h":                                     "no root",
+		"etcd3://h/r?username=u":                        "password_file",
+		"etcd3://h/r?wait=perhaps":                      "true or false",
+		"etcd3://h/r?tls_cert=x":                        "tls_key",
+		"etcd3://h/r?tls_ca=/no/such":                   "tls_ca",
+		"etcd3://h/r?nosuch=1":                          "nosuch",
+		"etcd3://h/r?username=u&password_file=/no/such": "password_file",
+	} {
+		_, err := dcs.Open(t.Context(), url, dcs.Options{})
+		require.ErrorIs(t, err, dcs.ErrInvalid, url)
+		require.ErrorContains(t, err, want, url)
+	}
+}
+
+// What each of etcd's errors means: the table in errors.go, and what is not in
+// it.
+func TestMeanings(t *testing.T) {
+	b, err := New(Config{Endpoints: []string{"127.0.0.1:1"}, Root: "r"})
+	require.NoError(t, err)
+	defer b.Close()
+	c, err := b.connected("127.0.0.1:1")
+	require.NoError(t, err)
+	for name, test := range map[string]struct {
+		err                   error
+		left                  bool
+		kind                  error
+		refused, blame, final bool
+	}{
+		"no leader":            {err: rpctypes.ErrGRPCNoLeader, left: true, refused: true, blame: true},
+		"timed out":            {err: rpctypes.ErrGRPCTimeout, left: true, blame: true},
+		"leader changed":       {err: rpctypes.ErrGRPCLeaderChanged, left: true, blame: true},
+		"its own deadline":     {err: status.Error(codes.DeadlineExceeded, "context deadline exceeded"), left: true, blame: true},
+		"not a primary lessor": {err: status.Error(codes.Unknown, "not a primary lessor"), left: true, blame: true},
+		"no space":             {err: rpctypes.ErrGRPCNoSpace, left: true, kind: dcs.ErrUnavailable, refused: true, final: true},
+		"too large":            {err: rpctypes.ErrGRPCRequestTooLarge, left: true, kind: dcs.ErrInvalid, refused: true, final: true},
+		"denied":               {err: rpctypes.ErrGRPCPermissionDenied, left: true, kind: dcs.ErrUnauthorized, refused: true, final: true},
+		"wrong password":       {err: rpctypes.ErrGRPCAuthFailed, left: true, kind: dcs.ErrUnauthorized, refused: true, final: true},
+		"never left":           {err: status.Error(codes.Unavailable, "connection refused"), refused: true, blame: true},
+		"cut in the middle":    {err: status.Error(codes.Unavailable, "error reading from server: EOF"), left: true, blame: true},
+		"certificate":          {err: status.Error(codes.Unavailable, "tls: failed to verify certificate: x509: expired"), kind: dcs.ErrUnauthorized, refused: true, blame: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := c.failed(t.Context(), test.err, test.left)
+			var f *failure
+			require.ErrorAs(t, got, &f)
+			require.Equal(t, test.kind, f.kind)
+			v := judge(got)
+			require.Equal(t, test.refused, v.Refused)
+			require.Equal(t, test.blame, v.Blame)
+			require.Equal(t, test.final, v.Final)
+			require.Equal(t, test.refused, errors.Is(got, attempt.ErrNotSent))
+			require.NotEmpty(t, v.Reason)
+		})
+	}
+}

@@ -1,0 +1,106 @@
+package etcd3
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+)
+
+// Where no packets can be dropped, a stand-in takes the half-healthy member's
+// place: the client leaves it as it leaves the real one.
+func TestStandInIsLeft(t *testing.T) {
+	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Etcd, Loopback: true})
+	s := &suite{cluster: c, endpoints: c.Endpoints()}
+	b, err := New(Config{Endpoints: s.endpoints, Root: suiteRoot, Timing: suiteTiming})
+	require.NoError(t, err)
+	defer b.Close()
+	store, err := dcs.New(b, dcs.Options{Timing: suiteTiming})
+	require.NoError(t, err)
+	session, err := store.NewSession(t.Context(), dcs.SessionOptions{})
+	require.NoError(t, err)
+	hold, err := session.Acquire(t.Context(), "standin", nil)
+	require.NoError(t, err)
+	used := b.Endpoints()[0]
+	for i, e := range s.endpoints {
+		if e == used {
+			defer s.partition(t, i)()
+		}
+	}
+	var slowest time.Duration
+	for began := time.Now(); time.Since(began) < 4500*time.Millisecond; {
+		begin := time.Now()
+		require.NoError(t, hold.Confirm(t.Context()))
+		_, err := store.Commit(t.Context(), dcs.Txn{Then: []dcs.Write{dcs.Put("standin-k", nil)}})
+		require.NoError(t, err)
+		slowest = max(slowest, time.Since(begin))
+	}
+	require.NotEqual(t, used, b.Endpoints()[0])
+	require.Less(t, slowest, time.Second)
+}
+
+// The stand-in answers as a member does that is really cut off.
+func TestStandInAnswersAsTheRealOne(t *testing.T) {
+	s := newSuite(t)
+	if s.cluster == nil || !s.cluster.HasNetwork() {
+		t.Skip("packets can be dropped only where root may make network namespaces")
+	}
+	var head *pb.ResponseHeader
+	s.byHand(t, func(ctx context.Context, cc *grpc.ClientConn) error {
+		r, err := pb.NewMaintenanceClient(cc).Status(ctx, &pb.StatusRequest{})
+		head = r.GetHeader()
+		return err
+	})
+	addrs := map[string]string{"stand-in": newStandIn(t, head), "real": s.cluster.Servers()[1].Direct()}
+	heal, err := s.cluster.Partition(1)
+	require.NoError(t, err)
+	defer func() {
+		require.NoError(t, heal())
+		require.NoError(t, s.cluster.Healthy(context.Background()))
+	}()
+	for name, addr := range addrs {
+		t.Run(name, func(t *testing.T) {
+			cc, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+			require.NoError(t, err)
+			defer cc.Close()
+			ctx := metadata.AppendToOutgoingContext(t.Context(), "hasleader", "true")
+			calls := map[string]func(ctx context.Context) error{
+				"Range": func(ctx context.Context) error {
+					_, err := pb.NewKVClient(cc).Range(ctx, &pb.RangeRequest{Key: []byte("k")})
+					return err
+				},
+				"Txn": func(ctx context.Context) error { _, err := pb.NewKVClient(cc).Txn(ctx, &pb.TxnRequest{}); return err },
+				"Grant": func(ctx context.Context) error {
+					_, err := pb.NewLeaseClient(cc).LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: 5})
+					return err
+				},
+			}
+			for what, call := range calls {
+				// At first nothing, then "no leader", at once.
+				require.Eventually(t, func() bool {
+					short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+					defer cancel()
+					err := call(short)
+					require.Error(t, err, what)
+					return text(err) == text(errNoLeader)
+				}, 8*time.Second, 50*time.Millisecond, what)
+			}
+			_, err = pb.NewMaintenanceClient(cc).Status(ctx, &pb.StatusRequest{})
+			require.ErrorContains(t, err, "no leader")
+			_, err = pb.NewKVClient(cc).Range(t.Context(), &pb.RangeRequest{Key: []byte("k"), Serializable: true})
+			require.NoError(t, err, "a stale answer, for who asks for one")
+			status, err := pb.NewMaintenanceClient(cc).Status(t.Context(), &pb.StatusRequest{})
+			require.NoError(t, err)
+			require.Zero(t, status.Leader)
+			require.Contains(t, status.Errors, "etcdserver: no leader")
+		})
+	}
+}

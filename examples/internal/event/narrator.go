@@ -1,0 +1,100 @@
+package event
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// Narrator tells what happens to one member's holds: "leading" until "lost" or
+// "released" is exactly the time in which Valid() was true.
+type Narrator struct {
+	Log    *Log
+	Member string
+
+	present atomic.Pointer[Tenure]
+}
+
+// Tenure is one time of leading.
+type Tenure struct {
+	*dcs.Hold
+	n        *Narrator
+	released atomic.Int64
+}
+
+// Emit writes an event of the member's.
+func (n *Narrator) Emit(e Event) {
+	e.Member = n.Member
+	n.Log.Emit(e)
+}
+
+// Observer tells of renewals, of failed ones and of other servers.
+func (n *Narrator) Observer() dcs.Observer {
+	return dcs.Observer{Renewal: n.renewal, State: n.state, Endpoint: n.endpoint}
+}
+
+// Lead tells that h is held.
+func (n *Narrator) Lead(h *dcs.Hold) *Tenure {
+	t := &Tenure{Hold: h, n: n}
+	n.Emit(Event{Event: Leading, Leader: n.Member, Token: uint64(h.Token()), DeadlineMono: DeadlineMono(h.Deadline())})
+	n.present.Store(t)
+	return t
+}
+
+// Release gives the hold up and tells so.
+func (t *Tenure) Release(ctx context.Context) {
+	// The stamp is taken before Release: from its first instruction on the
+	// hold is not valid, and a successor may already be there when it returns.
+	t.released.Store(Mono())
+	if err := t.Hold.Release(ctx); err != nil {
+		t.n.Emit(Event{Event: Error, Reason: "release: " + err.Error()})
+	}
+	<-t.Done()
+	t.Ended()
+}
+
+// Ended tells the end of the hold: the moment at which Valid turned false.
+func (t *Tenure) Ended() {
+	t.n.present.CompareAndSwap(t, nil)
+	e := Event{Event: Lost, Token: uint64(t.Token()), Mono: Mono(), DeadlineMono: DeadlineMono(t.Deadline())}
+	if err := t.Err(); err != nil {
+		e.Reason = err.Error()
+	}
+	if at := t.released.Load(); at != 0 && errors.Is(t.Err(), dcs.ErrReleased) {
+		e.Event, e.Mono = Released, at
+	} else if e.DeadlineMono < e.Mono {
+		e.Mono = e.DeadlineMono
+	}
+	t.n.Emit(e)
+}
+
+// DeadlineMono is an instant as a reading of CLOCK_MONOTONIC.
+func DeadlineMono(i dcs.Instant) int64 { return Mono() - int64(i.Elapsed()) }
+
+func (n *Narrator) renewal(r dcs.RenewalEvent) {
+	t := n.present.Load()
+	if t == nil || r.Err != nil || !t.Valid() {
+		return
+	}
+	n.Emit(Event{Event: Renewed, Token: uint64(t.Token()), DeadlineMono: DeadlineMono(r.Deadline)})
+}
+
+func (n *Narrator) state(s dcs.StateEvent) {
+	t := n.present.Load()
+	if t == nil || s.Token != t.Token() || s.To != dcs.Unknown {
+		return
+	}
+	e := Event{Event: Unknown, Token: uint64(t.Token()), DeadlineMono: DeadlineMono(t.Deadline())}
+	if s.Reason != nil {
+		e.Reason = s.Reason.Error()
+	}
+	n.Emit(e)
+}
+
+func (n *Narrator) endpoint(e dcs.EndpointEvent) {
+	if e.Change == dcs.Switched {
+		n.Emit(Event{Event: Rotated, Endpoint: e.To, Reason: e.Reason})
+	}
+}
