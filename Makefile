@@ -110,7 +110,8 @@ test: test-deps ## Run all tests with the race detector
 test-slow: export HOLDFAST_REQUIRE_SERVERS = 1
 test-slow: export HOLDFAST_PROFILE = slow
 test-slow: test-deps ## Run the suite's slow profile: long faults, many rounds
-	$(GO) test -race -count=1 -p 1 -v -timeout $(SLOWTIMEOUT) ./conformance/... ./memstore/... ./raftstore/...
+	$(GO) test -race -count=1 -p 1 -v -timeout $(SLOWTIMEOUT) ./conformance/... ./memstore/... ./raftstore/... ./etcd3/...
+	HOLDFAST_ETCD_VERSION=3.5 $(GO) test -race -count=1 -p 1 -v -timeout $(SLOWTIMEOUT) ./etcd3/...
 
 # The packages that have a test function of the kind $(1), as ./path arguments.
 packages_with = $$({ grep -rlE --include='*_test.go' '^func $(1)[A-Z]' . || true; } | xargs -r -n1 dirname | sort -u)

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	_ "github.com/holdfast-dcs/holdfast/etcd3" // the etcd3:// scheme
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 	_ "github.com/holdfast-dcs/holdfast/memstore" // the mem:// scheme
 )
 
@@ -23,6 +25,7 @@ func TestReadmeTableOfBackends(t *testing.T) {
 	for name, url := range map[string]string{
 		"`raftstore`":        "raft://" + t.TempDir() + "?id=a&root=readme&listen=127.0.0.1:0",
 		"`memstore` (tests)": "mem://readme/table",
+		"`etcd3`":            "etcd3://" + etcdEndpoints(t) + "/readme",
 	} {
 		store, err := dcs.Open(t.Context(), url, dcs.Options{})
 		if err != nil {
@@ -41,6 +44,13 @@ func TestReadmeTableOfBackends(t *testing.T) {
 			t.Errorf("README.md does not have the row\n%s", row)
 		}
 	}
+}
+
+func etcdEndpoints(t *testing.T) string {
+	if own := testcluster.External(testcluster.Etcd); own != nil {
+		return strings.Join(own, ",")
+	}
+	return strings.Join(testcluster.New(t, testcluster.Options{Kind: testcluster.Etcd, Nodes: 1, Loopback: true}).Endpoints(), ",")
 }
 
 func tableRow(name string, c dcs.Caps, r dcs.Renewal) string {

@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/holdfast-dcs/holdfast/examples/internal/event"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
 // TestMain lets the test binary play the program: the members are started by
@@ -109,6 +111,27 @@ func TestFailover(t *testing.T) {
 		require.Equal(t, 1, n, "token %d has exactly one leading event", token)
 	}
 	require.Equal(t, "every guarantee held", verdict.Reason)
+}
+
+// TestFailoverOnEtcd plays on a store that is there already, and leaves nothing
+// in it.
+func TestFailoverOnEtcd(t *testing.T) {
+	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Etcd})
+	url := "etcd3://" + strings.Join(c.Endpoints(), ",") + "/demo"
+	cmd, dir := program(t, "-json", "-ttl", "3s", "-store", url)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	requireNothingLeft(t, dir)
+	require.Contains(t, string(out), "every guarantee held")
+	require.NotContains(t, string(out), `"act":"store-leader"`)
+	admin, err := c.Admin(t.Context())
+	require.NoError(t, err)
+	defer admin.Close()
+	left, err := admin.Get(t.Context(), "/demo/", clientv3.WithPrefix())
+	require.NoError(t, err)
+	for _, kv := range left.Kvs {
+		require.NotZero(t, kv.Lease, "%s was left behind, and no lease ends it", kv.Key)
+	}
 }
 
 // TestInterrupted: Ctrl-C, a closed terminal and a reader that goes away each
