@@ -34,6 +34,7 @@ type Backend struct {
 	end     context.CancelCauseFunc
 	closing sync.Once
 	cluster atomic.Uint64
+	leader  atomic.Pointer[leadership]
 	floor   atomic.Uint64 // the largest revision that a Snapshot had
 
 	mu      sync.Mutex
@@ -260,8 +261,12 @@ func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error
 		return false, err
 	}
 	ctx = b.c.name(ctx, "Probe")
-	if _, _, err := b.read(ctx, c, &pb.RangeRequest{Key: []byte(b.root), KeysOnly: true}); err != nil {
+	_, h, err := b.read(ctx, c, &pb.RangeRequest{Key: []byte(b.root), KeysOnly: true})
+	if err != nil {
 		return false, err
+	}
+	if known := b.leader.Load(); known != nil && known.term == h.RaftTerm {
+		return known.member == h.MemberId, nil
 	}
 	s, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.StatusResponse, error) {
 		return c.state.Status(ctx, &pb.StatusRequest{}, o...)
@@ -269,8 +274,14 @@ func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error
 	if err != nil {
 		return false, err
 	}
+	if s.Leader != 0 {
+		b.leader.Store(&leadership{s.Header.RaftTerm, s.Leader})
+	}
 	return s.Leader == s.Header.MemberId, b.seen(c, s.Header)
 }
+
+// leadership is who leads the store in a term.
+type leadership struct{ term, member uint64 }
 
 // members asks for the addresses of all members that serve, for the Pool.
 func (b *Backend) members(ctx context.Context) ([]string, error) {

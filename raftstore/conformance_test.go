@@ -4,11 +4,17 @@ import (
 	"testing"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
+	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
 func TestConformance(t *testing.T) {
 	s := newSuite(t)
-	na := conformance.WithoutCluster("the suite's nodes live in this process: they cannot be struck one by one; examples/failover shows kill -9 and freeze with processes")
+	p := newProcesses(t)
+	na := map[string]string{}
+	na["Rotate/*"] = "every client is a node of its own; rotation comes with the client that has none"
+	na["Outage/ReadOnly"] = "reads need the quorum as much as writes do: there is no such state"
+	na["Holder/StaleConfirmation"] = "the case gives each client servers of its own, and here a client is a node; evidence_pause_test.go shows the same on the evidence"
+	na["Clock/Stepped"] = "leases are counted by Go's monotonic clock, which no step of the wall clock moves; what could be wrong is forbidden by a linter rule"
 	na["Auth/*"] = "nodes prove themselves by certificate; there are no users, passwords or tokens"
 	na["Reply/MarkerLost"] = "attempts have numbers in the replicated log instead of markers (P15); they go with it only"
 	conformance.Run(t, conformance.Harness{
@@ -16,12 +22,18 @@ func TestConformance(t *testing.T) {
 		Timing: suiteTiming,
 		New: func(testing.TB) conformance.Store {
 			return conformance.Store{
-				Open: s.open, OpenAlone: openAlone, OpenWith: s.openWith,
-				Requests: s.requests, Inject: s.inject, Sockets: sockets, Secure: s.secure.open,
+				Open: s.open, OpenAlone: openAlone, Cluster: p.faults(),
+				OpenWith: func(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
+					if o.Timing != suiteTiming && o.Timing != (dcs.Timing{}) {
+						return s.openWith(tb, o)
+					}
+					return p.open(tb), nil
+				},
+				Requests: requests, Inject: inject, Sockets: sockets, Secure: s.secure.open,
 			}
 		},
 		NotApplicable: na,
 		// The nodes live as long as the test, and their connections come and go.
-		Ours: []string{"holdfast/raftstore.", "hashicorp/raft"},
+		Ours: []string{"holdfast/raftstore.", "hashicorp/raft", "conformance/fault.StartProcess"},
 	})
 }

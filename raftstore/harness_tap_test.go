@@ -47,8 +47,9 @@ func (s *suite) listen(more int) {
 }
 
 // requests counts, from the first time it is asked.
-func (s *suite) requests(b dcs.Backend) int64 {
+func requests(b dcs.Backend) int64 {
 	c := b.(*suiteClient)
+	s := c.suite
 	c.taps.mu.Lock()
 	defer c.taps.mu.Unlock()
 	if !c.taps.count {
@@ -58,8 +59,9 @@ func (s *suite) requests(b dcs.Backend) int64 {
 	return c.taps.sent
 }
 
-func (s *suite) inject(b dcs.Backend, f conformance.Fault) (lift func()) {
+func inject(b dcs.Backend, f conformance.Fault) (lift func()) {
 	c := b.(*suiteClient)
+	s := c.suite
 	t := &tapFault{Fault: f, left: -1, lifted: make(chan struct{})}
 	if f.Times > 0 {
 		t.left = f.Times

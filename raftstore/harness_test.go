@@ -15,8 +15,9 @@ import (
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
 
-// suiteTiming is short, and leaves a busy machine some room.
-var suiteTiming = dcs.Timing{TTL: 2500 * time.Millisecond, LoopWait: 400 * time.Millisecond, RetryTimeout: time.Second}
+// suiteTiming is short, and leaves an election with a split vote room in a
+// budget.
+var suiteTiming = dcs.Timing{TTL: 3500 * time.Millisecond, LoopWait: 400 * time.Millisecond, RetryTimeout: 1500 * time.Millisecond}
 
 // suite is what the conformance suite runs on: three nodes over real sockets
 // and disks, shared by all cases, and as many clients as the cases open.

@@ -8,7 +8,7 @@
 //   - [Network] is a network of its own for a few servers, in which packets are
 //     really dropped: between two servers, or between one and its clients. It
 //     takes Linux, root and ip(8).
-//   - [Resolver] is a name server whose answers can be made to fail.
+//   - [Resolver] answers for names, and can be made to fail.
 //
 // Every fault returns a lift function, which ends it and may be called twice.
 // Faults stack: each ends on its own. What a system cannot do is

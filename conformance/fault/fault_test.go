@@ -296,11 +296,9 @@ func TestNetworkCommand(t *testing.T) {
 }
 
 func TestResolver(t *testing.T) {
-	r, err := NewResolver(t.Context(), map[string][]netip.Addr{
+	r := NewResolver(map[string][]netip.Addr{
 		"a.test": {netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")},
 	})
-	require.NoError(t, err)
-	defer r.Close()
 	look := func() ([]string, error) { return r.Net().LookupHost(t.Context(), "a.test") }
 	addrs, err := look()
 	require.NoError(t, err)

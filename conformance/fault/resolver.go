@@ -3,44 +3,38 @@ package fault
 import (
 	"context"
 	"encoding/binary"
-	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
 )
 
-// Resolver is a name server on loopback for a few names, whose answers can be
-// made to fail. Safe for concurrent use.
+// Resolver answers for a few names, within this process, and can be made to
+// fail. Safe for concurrent use.
 type Resolver struct {
-	conn net.PacketConn
-	done chan struct{}
-
 	mu     sync.Mutex
 	hosts  map[string][]netip.Addr
 	failed map[string]int
 	asked  int64
 }
 
-// NewResolver starts a name server that knows hosts. Close ends it.
-func NewResolver(ctx context.Context, hosts map[string][]netip.Addr) (*Resolver, error) {
-	conn, err := (&net.ListenConfig{}).ListenPacket(ctx, "udp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	r := &Resolver{conn: conn, done: make(chan struct{}), hosts: map[string][]netip.Addr{}, failed: map[string]int{}}
+// NewResolver returns a Resolver that knows hosts.
+func NewResolver(hosts map[string][]netip.Addr) *Resolver {
+	r := &Resolver{hosts: map[string][]netip.Addr{}, failed: map[string]int{}}
 	for name, addrs := range hosts {
 		r.Set(name, addrs...)
 	}
-	go r.serve()
-	return r, nil
+	return r
 }
 
-// Net is a resolver that asks this name server and no other, for
-// [net.Dialer.Resolver].
+// Net is a resolver that asks this one and no other, for
+// [net.Dialer.Resolver]. It opens no sockets.
 func (r *Resolver) Net() *net.Resolver {
-	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "udp", r.conn.LocalAddr().String())
+	return &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		client, server := net.Pipe()
+		go r.serve(server) // until the client closes its end
+		return client, nil
 	}}
 }
 
@@ -51,7 +45,7 @@ func (r *Resolver) Set(name string, addrs ...netip.Addr) {
 	r.hosts[canonical(name)] = addrs
 }
 
-// Fail makes the server answer SERVFAIL for a name until lift.
+// Fail makes it answer SERVFAIL for a name until lift.
 func (r *Resolver) Fail(name string) (lift func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -74,28 +68,28 @@ func (r *Resolver) Asked() int64 {
 	return r.asked
 }
 
-// Close ends the server.
-func (r *Resolver) Close() error {
-	err := r.conn.Close()
-	<-r.done
-	return err
-}
-
 func canonical(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
 
-func (r *Resolver) serve() {
-	defer close(r.done)
-	buf := make([]byte, 1500)
+// serve answers as a name server does over TCP: messages with their length
+// before them.
+func (r *Resolver) serve(c net.Conn) {
+	defer c.Close()
 	for {
-		n, from, err := r.conn.ReadFrom(buf)
-		if errors.Is(err, net.ErrClosed) {
+		var size [2]byte
+		if _, err := io.ReadFull(c, size[:]); err != nil {
 			return
 		}
-		if err != nil {
-			continue
+		query := make([]byte, binary.BigEndian.Uint16(size[:]))
+		if _, err := io.ReadFull(c, query); err != nil {
+			return
 		}
-		if reply := r.reply(buf[:n]); reply != nil {
-			_, _ = r.conn.WriteTo(reply, from)
+		reply := r.reply(query)
+		if reply == nil {
+			return
+		}
+		out := binary.BigEndian.AppendUint16(nil, uint16(len(reply))) //nolint:gosec // G115: a few addresses
+		if _, err := c.Write(append(out, reply...)); err != nil {
+			return
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,7 +59,7 @@ func (e *etcd) command(ctx context.Context, c *Cluster, s *Server, join bool) (*
 		members = append(members, fmt.Sprintf("%s=%s://%s", m.name, scheme, m.addr("peer")))
 	}
 	args := []string{
-		"--name", s.name, "--data-dir", s.dir + "/data", "--log-level", "error",
+		"--name", s.name, "--data-dir", s.dir + "/data", "--log-level", "warn",
 		"--listen-client-urls", scheme + "://" + s.Direct(),
 		"--advertise-client-urls", scheme + "://" + s.Endpoint(),
 		"--listen-peer-urls", scheme + "://" + s.addr("peer"),
@@ -121,8 +122,12 @@ func (e *etcd) ready(ctx context.Context, c *Cluster, s *Server) (bool, error) {
 // Admin is a client of an etcd cluster with every right, on all servers and not
 // through their proxies. The caller closes it.
 func (c *Cluster) Admin(ctx context.Context) (*clientv3.Client, error) {
+	return c.admin(ctx, c.Servers())
+}
+
+func (c *Cluster) admin(ctx context.Context, servers []*Server) (*clientv3.Client, error) {
 	conf := clientv3.Config{Context: ctx, Logger: zap.NewNop(), DialTimeout: 5 * time.Second}
-	for _, s := range c.Servers() {
+	for _, s := range servers {
 		conf.Endpoints = append(conf.Endpoints, s.Direct())
 	}
 	if c.ca != nil {
@@ -175,8 +180,10 @@ func (e *etcd) started(ctx context.Context, c *Cluster) error {
 	return nil
 }
 
+// leave takes s out by the others' hands: it could not tell any more that it
+// was done. If it leads, another one leads first.
 func (e *etcd) leave(ctx context.Context, c *Cluster, s *Server) error {
-	admin, err := c.Admin(ctx)
+	admin, err := c.admin(ctx, slices.DeleteFunc(c.Servers(), func(o *Server) bool { return o == s }))
 	if err != nil {
 		return err
 	}
@@ -185,15 +192,35 @@ func (e *etcd) leave(ctx context.Context, c *Cluster, s *Server) error {
 	if err != nil {
 		return err
 	}
+	ids := map[string]uint64{}
 	for _, m := range list.Members {
-		if m.Name == s.name {
-			return settled(ctx, func() error {
-				_, err := admin.MemberRemove(ctx, m.ID)
-				return err
-			})
+		ids[m.Name] = m.ID
+	}
+	for _, o := range c.Servers() {
+		if leads, err := e.ready(ctx, c, s); err != nil || !leads || o == s {
+			continue
+		}
+		if err := e.moveLeader(ctx, c, s, ids[o.name]); err != nil {
+			return err
 		}
 	}
-	return fmt.Errorf("testcluster: %s is no member", s.name)
+	return settled(ctx, func() error {
+		_, err := admin.MemberRemove(ctx, ids[s.name])
+		if errors.Is(err, rpctypes.ErrMemberNotFound) {
+			return nil // an earlier try was done
+		}
+		return err
+	})
+}
+
+func (e *etcd) moveLeader(ctx context.Context, c *Cluster, from *Server, to uint64) error {
+	conn, err := e.conn(c, from)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = pb.NewMaintenanceClient(conn).MoveLeader(ctx, &pb.MoveLeaderRequest{TargetID: to})
+	return err
 }
 
 func (e *etcd) join(ctx context.Context, c *Cluster, s *Server) error {
@@ -208,19 +235,22 @@ func (e *etcd) join(ctx context.Context, c *Cluster, s *Server) error {
 	}
 	return settled(ctx, func() error {
 		_, err := admin.MemberAdd(ctx, []string{scheme + "://" + s.addr("peer")})
+		if errors.Is(err, rpctypes.ErrPeerURLExist) {
+			return nil // an earlier try was done
+		}
 		return err
 	})
 }
 
 // settled changes the membership, which etcd refuses until its members have
-// been connected for some seconds.
+// been connected for some seconds, and which fails while a new leader settles.
 func settled(ctx context.Context, change func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	for {
 		err := change()
-		if !errors.Is(err, rpctypes.ErrUnhealthy) {
-			return err
+		if err == nil {
+			return nil
 		}
 		select {
 		case <-time.After(100 * time.Millisecond):

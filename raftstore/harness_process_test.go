@@ -1,0 +1,219 @@
+package raftstore
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/conformance"
+	"github.com/holdfast-dcs/holdfast/conformance/fault"
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// nodeURL is the environment in which the test binary is a node of its own.
+const nodeURL = "HOLDFAST_RAFTSTORE_NODE"
+
+// TestMain lets the test binary be a node, and the suite's other process.
+func TestMain(m *testing.M) {
+	conformance.Process()
+	if url := os.Getenv(nodeURL); url != "" {
+		store, err := dcs.Open(context.Background(), url, dcs.Options{})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		go func() {
+			_, _ = io.Copy(io.Discard, os.Stdin) // until whoever started it is gone
+			stop()
+		}()
+		<-ctx.Done()
+		_ = store.Close()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// processes is a cluster for the fault cases: node a in this process, whose
+// clients the cases use, b and c as processes that can be killed and frozen.
+// They are what is struck: a client is a node, and a node that is frozen or
+// killed takes its clients along.
+type processes struct {
+	*suite
+	configs []Config // a, b, c
+	nodes   []*child // b, c
+}
+
+// child is one node that is a process.
+type child struct {
+	url  string
+	proc *fault.Process
+}
+
+// newProcesses starts them.
+func newProcesses(t testing.TB) *processes {
+	t.Helper()
+	p := &processes{suite: &suite{}, configs: clusterConfigs(t, 3)}
+	for i := range p.configs {
+		suiteConfig(&p.configs[i], suiteTiming)
+	}
+	for _, c := range p.configs[1:] {
+		n := &child{url: urlOf(c)}
+		p.nodes = append(p.nodes, n)
+		n.start(t)
+		t.Cleanup(func() { n.proc.Kill() })
+	}
+	b, err := newBackend(p.configs[0], defaultWiring())
+	require.NoError(t, err)
+	p.tc = &testCluster{t: t, config: p.configs[:1], wiring: []wiring{defaultWiring()}, node: []*Backend{b}}
+	t.Cleanup(p.tc.stopAll)
+	p.healthy(t)
+	return p
+}
+
+// urlOf is a node's URL.
+func urlOf(c Config) string {
+	var peers []string
+	for _, p := range c.Peers {
+		peers = append(peers, p.ID+"="+p.Addr)
+	}
+	return fmt.Sprintf("raft://%s?id=%s&root=%s&peers=%s&heartbeat_timeout=%v&min_ttl=%v&ttl=%v&loop_wait=%v&retry_timeout=%v",
+		c.Dir, c.ID, c.Root, strings.Join(peers, ","), c.HeartbeatTimeout, c.MinTTL, c.Timing.TTL, c.Timing.LoopWait, c.Timing.RetryTimeout)
+}
+
+func (n *child) start(tb testing.TB) {
+	exe, err := os.Executable()
+	require.NoError(tb, err)
+	cmd := exec.CommandContext(context.Background(), exe, "-test.run=^$") //nolint:gosec // G204: ourselves
+	cmd.Env = append(os.Environ(), nodeURL+"="+n.url)
+	cmd.Stderr = os.Stderr
+	_, err = cmd.StdinPipe() // open for as long as this process lives
+	require.NoError(tb, err)
+	n.proc, err = fault.StartProcess(cmd)
+	require.NoError(tb, err)
+}
+
+func (n *child) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	n.proc.Terminate(ctx)
+}
+
+// faults is the servers, for the suite.
+func (p *processes) faults() *conformance.Cluster {
+	return &conformance.Cluster{
+		Endpoints: []string{p.configs[1].Peers[1].Addr, p.configs[1].Peers[2].Addr},
+		// A follower waits for up to two heartbeat timeouts, and a split vote
+		// costs up to two election timeouts more.
+		Election: 4 * p.configs[0].HeartbeatTimeout,
+		Leader:   p.leader,
+		Healthy:  p.healthy,
+		Strike:   p.strike,
+		RestartAll: func(tb testing.TB) {
+			// All that can be killed: the two of three that make a quorum.
+			for _, n := range p.nodes {
+				n.proc.Kill()
+			}
+			for _, n := range p.nodes {
+				n.start(tb)
+			}
+		},
+		EndLease: func(tb testing.TB, id dcs.LeaseID) {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			require.NoError(tb, (&leaseHandle{b: p.tc.node[0], id: id}).Revoke(ctx))
+		},
+		Outside: p.outside,
+	}
+}
+
+// healthy returns when every node follows one leader and is heard of.
+func (p *processes) healthy(tb testing.TB) {
+	a := p.tc.node[0]
+	require.Eventually(tb, func() bool {
+		s := a.Status()
+		if s.LeaderID == "" || len(s.Conns) == 0 {
+			return false
+		}
+		for _, c := range p.configs[1:] {
+			if !answers(a, c.Peers, c.ID) {
+				return false
+			}
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), suiteTiming.RetryTimeout)
+		defer cancel()
+		_, err := a.Snapshot(ctx, "")
+		return err == nil
+	}, 20*time.Second, 20*time.Millisecond)
+}
+
+// answers reports whether a node answers a question, as the backends ask each
+// other for whether they live.
+func answers(a *Backend, peers []Peer, id string) bool {
+	for _, peer := range peers {
+		if peer.ID != id {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+		defer cancel()
+		_, err := a.node.net.call(ctx, peer.Addr, opQuestion, nil)
+		return err == nil
+	}
+	return false
+}
+
+// leader is the child that leads; the lead is given to one if a has it.
+func (p *processes) leader(tb testing.TB) int {
+	a := p.tc.node[0]
+	for range 50 {
+		switch a.Status().LeaderID {
+		case p.configs[1].ID:
+			return 0
+		case p.configs[2].ID:
+			return 1
+		case p.configs[0].ID:
+			_ = a.node.raft.LeadershipTransfer().Error() // asked again if refused
+			p.healthy(tb)
+		default:
+			p.healthy(tb)
+		}
+	}
+	tb.Fatal("neither b nor c takes the lead")
+	return -1
+}
+
+func (p *processes) strike(tb testing.TB, i int, t conformance.Trouble) (heal func()) {
+	n := p.nodes[i]
+	switch t.Do {
+	case conformance.Killed:
+		n.proc.Kill()
+		return func() { n.start(tb) }
+	case conformance.Stopped:
+		n.stop()
+		return func() { n.start(tb) }
+	case conformance.Frozen:
+		thaw, err := n.proc.Freeze()
+		require.NoError(tb, err)
+		return thaw
+	}
+	tb.Fatalf("%v: no such fault", t.Do)
+	return nil
+}
+
+// outside gives node c away: the other process is c for as long as the case
+// lasts.
+func (p *processes) outside(tb testing.TB) string {
+	c := p.nodes[1]
+	c.stop()
+	tb.Cleanup(func() { c.start(tb); p.healthy(tb) })
+	return c.url
+}
