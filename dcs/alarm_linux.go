@@ -1,47 +1,96 @@
 package dcs
 
 import (
+	"math"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
 // bootTimer rings by CLOCK_BOOTTIME, which goes on while the machine sleeps:
 // Go's own timers stand still then and would be late by as much.
-type bootTimer struct{ file *os.File }
+type bootTimer struct {
+	ring  func()
+	spawn func(func())
+	due   int64 // on CLOCK_BOOTTIME, in ns; 0: not set
+}
+
+// bell is the kernel's timer for all alarms of the process, with one goroutine
+// that waits for it. It is there while any alarm is.
+var bell struct {
+	mu     sync.Mutex
+	timers map[*bootTimer]struct{}
+	next   int64 // what file is set to
+	file   *os.File
+	done   chan struct{} // closed when file's goroutine has ended
+}
 
 // newBootTimer returns nil where the kernel has none to give, and in a bubble.
 func newBootTimer(ring func(), spawn func(func())) *bootTimer {
 	if inBubble() {
 		return nil
 	}
-	fd, err := unix.TimerfdCreate(unix.CLOCK_BOOTTIME, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
-	if err != nil {
-		return nil
-	}
-	b := &bootTimer{file: os.NewFile(uintptr(fd), "timerfd")}
-	spawn(func() {
-		var ticks [8]byte
-		for {
-			if _, err := b.file.Read(ticks[:]); err != nil {
-				return
-			}
-			ring()
+	bell.mu.Lock()
+	defer bell.mu.Unlock()
+	if bell.file == nil {
+		fd, err := unix.TimerfdCreate(unix.CLOCK_BOOTTIME, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
+		if err != nil {
+			return nil
 		}
-	})
+		bell.file, bell.done, bell.next = os.NewFile(uintptr(fd), "timerfd"), make(chan struct{}), 0
+		bell.timers = map[*bootTimer]struct{}{}
+		go listen(bell.file, bell.done)
+	}
+	b := &bootTimer{ring: ring, spawn: spawn}
+	bell.timers[b] = struct{}{}
 	return b
 }
 
-func (b *bootTimer) set(at Instant) {
-	// The clock first and the time left after it: preempted between the two,
-	// the timer is set too early, never too late.
+// listen waits for the kernel until file is closed. Whoever is due is rung on
+// a goroutine of its own, so that a slow one delays nobody.
+func listen(file *os.File, done chan struct{}) {
+	defer close(done)
+	var ticks [8]byte
+	for {
+		if _, err := file.Read(ticks[:]); err != nil {
+			return
+		}
+		now, ok := bootTime()
+		bell.mu.Lock()
+		if bell.file == file {
+			for b := range bell.timers {
+				if b.due != 0 && (!ok || b.due <= now) {
+					b.due = 0
+					b.spawn(b.ring)
+				}
+			}
+			rearm()
+		}
+		bell.mu.Unlock()
+	}
+}
+
+func bootTime() (ns int64, ok bool) {
 	var now unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
+	err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now)
+	return now.Nano(), err == nil
+}
+
+// rearm sets the kernel's timer to the first alarm. Called under bell.mu.
+func rearm() {
+	first := int64(0)
+	for b := range bell.timers {
+		if b.due != 0 && (first == 0 || b.due < first) {
+			first = b.due
+		}
+	}
+	if first == bell.next && first != 0 {
 		return
 	}
-	left := max(-at.Elapsed(), 0)
-	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(now.Nano() + int64(left))}
-	conn, err := b.file.SyscallConn()
+	bell.next = first
+	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(first)} // all zero: never
+	conn, err := bell.file.SyscallConn()
 	if err != nil {
 		return
 	}
@@ -50,4 +99,37 @@ func (b *bootTimer) set(at Instant) {
 	})
 }
 
-func (b *bootTimer) stop() { _ = b.file.Close() }
+func (b *bootTimer) set(at Instant) {
+	// The clock first and the time left after it: preempted between the two,
+	// the timer is set too early, never too late.
+	now, ok := bootTime()
+	if !ok {
+		return
+	}
+	left := max(-at.Elapsed(), 0)
+	bell.mu.Lock()
+	defer bell.mu.Unlock()
+	if _, there := bell.timers[b]; !there {
+		return
+	}
+	b.due = now + min(int64(left), math.MaxInt64-now)
+	bell.next = -1 // what was rung may be set to the same again
+	rearm()
+}
+
+func (b *bootTimer) stop() {
+	bell.mu.Lock()
+	delete(bell.timers, b)
+	file, done := bell.file, bell.done
+	last := len(bell.timers) == 0
+	if last {
+		bell.file = nil
+	} else {
+		rearm()
+	}
+	bell.mu.Unlock()
+	if last && file != nil {
+		_ = file.Close()
+		<-done
+	}
+}

@@ -2,6 +2,7 @@ package dcs
 
 import (
 	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -29,7 +30,44 @@ func TestAlarmByBootClock(t *testing.T) {
 	a.stop()
 	a.stop()
 	work.Wait()
-	if _, err := a.boot.file.Read(make([]byte, 8)); err == nil {
+	if bell.file != nil {
+		t.Error("the descriptor is still open")
+	}
+}
+
+// All alarms of a process share one descriptor and one goroutine, and each
+// rings at its own time.
+func TestAlarmsShareOneBell(t *testing.T) {
+	var work sync.WaitGroup
+	rung := make(chan int, 100)
+	var alarms []*alarm
+	before := runtime.NumGoroutine()
+	for i := range 50 {
+		a := newAlarm(func() { rung <- i }, work.Go)
+		a.set(Now().Add(time.Duration(50-i) * 2 * time.Millisecond))
+		a.timer.Stop() // as if it stood still
+		alarms = append(alarms, a)
+	}
+	if more := runtime.NumGoroutine() - before; more > 5 {
+		t.Errorf("50 alarms cost %d goroutines", more)
+	}
+	last := 50
+	for range 50 {
+		select {
+		case i := <-rung:
+			if i > last+5 { // they may overtake each other by little
+				t.Errorf("%d rang after %d", i, last)
+			}
+			last = min(last, i)
+		case <-time.After(10 * time.Second):
+			t.Fatal("one never rang")
+		}
+	}
+	for _, a := range alarms {
+		a.stop()
+	}
+	work.Wait()
+	if bell.file != nil {
 		t.Error("the descriptor is still open")
 	}
 }
