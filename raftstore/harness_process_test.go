@@ -93,7 +93,7 @@ func urlOf(c Config) string {
 func (n *child) start(tb testing.TB) {
 	exe, err := os.Executable()
 	require.NoError(tb, err)
-	cmd := exec.CommandContext(context.Background(), exe, "-test.run=^$") //nolint:gosec // G204: ourselves
+	cmd := exec.CommandContext(context.Background(), exe, "-test.run=^$")
 	cmd.Env = append(os.Environ(), nodeURL+"="+n.url)
 	cmd.Stderr = os.Stderr
 	_, err = cmd.StdinPipe() // open for as long as this process lives
