@@ -11,23 +11,23 @@ import (
 const rotateRule = "no call fails, the slowest takes the store's election (where that server led) + 500 ms, p95 is soon as before; the lock is kept, changes made elsewhere are seen within min(RetryTimeout, 4 s), and an event names the server and the reason."
 
 func rotateCase(name, what, learnt string, verb TroubleVerb) spec {
-	return spec{Case: Case{Name: "Rotate/" + name, Rule: what + ": " + rotateRule, Learnt: learnt}, run: func(e *env) { e.rotate(verb) }}
+	return spec{Case: Case{Name: name, Rule: what + ": " + rotateRule, Learnt: learnt}, run: func(e *env) { e.rotate(verb) }}
 }
 
 var rotateCases = []spec{
-	rotateCase("Frozen", "One server after the other is frozen for 3 s",
+	rotateCase("Rotate/Frozen", "One server after the other is frozen for 3 s",
 		"A frozen server's kernel still acknowledges: TCP sees nothing. etcd's own client with one of three frozen fails a third of its calls until somebody restarts it.", Frozen),
-	rotateCase("Silent", "The server in use accepts connections and answers nothing",
+	rotateCase("Rotate/Silent", "The server in use accepts connections and answers nothing",
 		"A load balancer in front of a dead server, or a proxy that lost it.", Silent),
-	rotateCase("Blackholed", "Packets to and from the server in use are dropped",
+	rotateCase("Rotate/Blackholed", "Packets to and from the server in use are dropped",
 		"A firewall rule or a pulled cable: no reset, no refusal, only silence.", Blackholed),
-	rotateCase("Refused", "The server in use refuses connections",
+	rotateCase("Rotate/Refused", "The server in use refuses connections",
 		"The easy one; but some clients fail the call instead of asking the next.", Refused),
-	rotateCase("Reset", "The server in use resets every connection",
+	rotateCase("Rotate/Reset", "The server in use resets every connection",
 		"A proxy that is being restarted.", ResetAll),
-	rotateCase("DNS", "The name of the server in use cannot be resolved any more",
+	rotateCase("Rotate/DNS", "The name of the server in use cannot be resolved any more",
 		"Connections end one by one, and none can be made again.", Unresolved),
-	rotateCase("HalfHealthy", "One server after the other is cut off from its peers and still answers clients",
+	rotateCase("Rotate/HalfHealthy", "One server after the other is cut off from its peers and still answers clients",
 		"The incident: an etcd member cut off from its peers; lease keepalives timed out with \"request timed out\", the client never left it, and healthy primaries were demoted.", Partitioned),
 	{Case: Case{
 		Name:   "Rotate/Slow",
