@@ -40,7 +40,7 @@ func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer,
 	}
 	deadline, _ := ctx.Deadline()
 	at := b.pool.Pick(endpoint.Write)
-	ctx, cancel := context.WithTimeout(ctx, b.pool.AttemptTimeout(endpoint.Write, time.Until(deadline), r.Copy))
+	ctx, cancel := context.WithTimeout(ctx, b.pool.AttemptTimeout(endpoint.Write, time.Until(deadline), r.Copy/2)) // every other one is a hedge
 	defer cancel()
 	a, err := b.send(ctx, at.Endpoint(), r, lease)
 	at.End(err)

@@ -12,6 +12,7 @@ func TestConformance(t *testing.T) {
 		Name:   "etcd3",
 		Timing: suiteTiming,
 		New: func(testing.TB) conformance.Store {
+			s := s.fresh()
 			return conformance.Store{
 				Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
 				Requests: requests, Inject: inject, Sockets: sockets, Secure: secure, Cluster: s.faults(),

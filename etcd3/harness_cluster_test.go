@@ -123,6 +123,6 @@ func (s *suite) outside(testing.TB) string {
 	for _, server := range s.cluster.Servers() {
 		addrs = append(addrs, server.Proxy().Addr())
 	}
-	return fmt.Sprintf("etcd3://%s/%s?discovery=false&ttl=%v&loop_wait=%v&retry_timeout=%v", strings.Join(addrs, ","), suiteRoot,
+	return fmt.Sprintf("etcd3://%s/%s?discovery=false&ttl=%v&loop_wait=%v&retry_timeout=%v", strings.Join(addrs, ","), s.root,
 		suiteTiming.TTL, suiteTiming.LoopWait, suiteTiming.RetryTimeout)
 }

@@ -3,11 +3,13 @@ package etcd3
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -47,14 +49,25 @@ func TestMain(m *testing.M) {
 type suite struct {
 	cluster   *testcluster.Cluster // nil: the user's own servers
 	endpoints []string
+	root      string
+}
+
+// fresh is the suite with a tree of its own.
+func (s *suite) fresh() *suite {
+	own := *s
+	if s.cluster != nil {
+		own.endpoints = s.cluster.Endpoints()
+	}
+	own.root = suiteRoot + "/" + strings.ToLower(rand.Text()[:10])
+	return &own
 }
 
 func newSuite(tb testing.TB) *suite {
 	if own := testcluster.External(testcluster.Etcd); own != nil {
-		return &suite{endpoints: own}
+		return (&suite{endpoints: own}).fresh()
 	}
 	c := shared.Get(tb)
-	return &suite{cluster: c, endpoints: c.Endpoints()}
+	return (&suite{cluster: c}).fresh()
 }
 
 // byHand does something to the store that no client of ours does, through a
@@ -80,7 +93,7 @@ type suiteClient struct {
 
 func (s *suite) config(o conformance.Opening) Config {
 	c := Config{
-		Endpoints: s.endpoints, Root: suiteRoot, Timing: cmp.Or(o.Timing, suiteTiming),
+		Endpoints: s.endpoints, Root: s.root, Timing: cmp.Or(o.Timing, suiteTiming),
 		Logger: o.Logger, Observer: o.Observer,
 	}
 	if s.cluster != nil {
@@ -148,7 +161,7 @@ func sockets(b dcs.Backend) []conformance.Socket {
 
 // dropBookkeeping removes every marker, as the end of their leases does.
 func (s *suite) dropBookkeeping(tb testing.TB) {
-	dir := "/" + suiteRoot + "/.op/"
+	dir := "/" + s.root + "/.op/"
 	s.byHand(tb, func(ctx context.Context, cc *grpc.ClientConn) error {
 		_, err := pb.NewKVClient(cc).DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte(dir), RangeEnd: below(dir)})
 		return err

@@ -19,8 +19,8 @@ import (
 // place: the client leaves it as it leaves the real one.
 func TestStandInIsLeft(t *testing.T) {
 	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Etcd, Loopback: true})
-	s := &suite{cluster: c, endpoints: c.Endpoints()}
-	b, err := New(Config{Endpoints: s.endpoints, Root: suiteRoot, Timing: suiteTiming})
+	s := (&suite{cluster: c}).fresh()
+	b, err := New(Config{Endpoints: s.endpoints, Root: s.root, Timing: suiteTiming})
 	require.NoError(t, err)
 	defer b.Close()
 	store, err := dcs.New(b, dcs.Options{Timing: suiteTiming})

@@ -17,9 +17,9 @@ import (
 // meanwhile is not missed: a deletion neither.
 func TestWatchSurvivesACompaction(t *testing.T) {
 	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Etcd})
-	s := &suite{cluster: c, endpoints: c.Endpoints()}
+	s := (&suite{cluster: c}).fresh()
 	timing := dcs.Timing{TTL: 30 * time.Second, LoopWait: time.Second, RetryTimeout: 10 * time.Second}
-	b, err := New(Config{Endpoints: s.endpoints, Root: suiteRoot, Timing: timing})
+	b, err := New(Config{Endpoints: s.endpoints, Root: s.root, Timing: timing})
 	require.NoError(t, err)
 	store, err := dcs.New(b, dcs.Options{Timing: timing})
 	require.NoError(t, err)
@@ -48,9 +48,9 @@ func TestWatchSurvivesACompaction(t *testing.T) {
 	admin, err := c.Admin(ctx)
 	require.NoError(t, err)
 	defer admin.Close()
-	_, err = admin.Put(ctx, "/"+suiteRoot+"/c/kept", "new")
+	_, err = admin.Put(ctx, "/"+s.root+"/c/kept", "new")
 	require.NoError(t, err)
-	last, err := admin.Delete(ctx, "/"+suiteRoot+"/c/gone")
+	last, err := admin.Delete(ctx, "/"+s.root+"/c/gone")
 	require.NoError(t, err)
 	for i := range 20 {
 		last2, err := admin.Put(ctx, "/elsewhere", fmt.Sprint(i))

@@ -15,7 +15,7 @@ func TestOperationsPageTellsTheDefaults(t *testing.T) {
 	require.NoError(t, err)
 	long, short := Options{Budget: 10 * time.Second}.withDefaults(), Options{Budget: 1700 * time.Millisecond}.withDefaults()
 	for _, want := range []string{
-		fmt.Sprintf("| one copy of a call, first round | R/6, at most %s; four times what is usual there if that is longer | %s | %s |", spaced(maxAttemptFloor), spaced(long.AttemptFloor), spaced(short.AttemptFloor)),
+		fmt.Sprintf("| one copy of a call, first %s rounds | R/6, at most %s; four times what is usual there if that is longer | %s | %s |", words[steadyRounds], spaced(maxAttemptFloor), spaced(long.AttemptFloor), spaced(short.AttemptFloor)),
 		fmt.Sprintf("at least %v (%v for writes)", spaced(long.HedgeFloor), spaced(2*long.HedgeFloor)),
 		fmt.Sprintf("one in %s calls, after a burst of %d", words[hedgeShare], hedgeBurst),
 		fmt.Sprintf("%s faults in a row", words[strikesOut]),
@@ -28,7 +28,7 @@ func TestOperationsPageTellsTheDefaults(t *testing.T) {
 	}
 }
 
-var words = map[int]string{2: "two", 5: "five", 10: "ten"}
+var words = map[int]string{2: "two", 3: "three", 5: "five", 10: "ten"}
 
 // spaced is a duration as the page writes it.
 func spaced(d time.Duration) string {

@@ -45,10 +45,10 @@ type Options struct {
 	// Budget is what a call may take: Timing.RetryTimeout.
 	Budget time.Duration
 
-	// AttemptFloor is the time that one copy gets in the first round. Zero
-	// means a sixth of Budget, at most 500 ms: three rounds, each twice as
-	// long as the one before it, fit. An endpoint that is usually slower gets
-	// four times its usual latency.
+	// AttemptFloor is the time that one copy gets in the first three rounds,
+	// which is when a store elects a leader; later ones are twice as long
+	// each. Zero means a sixth of Budget, at most 500 ms. An endpoint that is
+	// usually slower gets four times its usual latency.
 	AttemptFloor time.Duration
 	// HedgeFloor is the shortest silence after which a second copy is sent:
 	// zero means 5 ms for reads and renewals; it is doubled for writes. Above
@@ -90,6 +90,8 @@ const (
 	maxAttemptFloor = 500 * time.Millisecond
 	minAttempt      = 10 * time.Millisecond
 	hedgeFloor      = 5 * time.Millisecond
+	// steadyRounds are as long as the first one.
+	steadyRounds = 3
 	// maxCopies bounds the unanswered copies of one call.
 	maxCopies = 3
 	// strikesOut is how many times in a row an endpoint may be at fault, in a

@@ -303,7 +303,7 @@ func (p *Pool) takeHedge() bool {
 func (p *Pool) AttemptTimeout(c Class, left time.Duration, round int) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	d := p.o.AttemptFloor << min(round, 16)
+	d := p.o.AttemptFloor << min(max(round-steadyRounds+1, 0), 16)
 	d = max(d, 4*p.current.usual(c))
 	if share := left * 2 / 3; share >= minAttempt {
 		d = min(d, share)

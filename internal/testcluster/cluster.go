@@ -145,7 +145,7 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 // wire makes the network, the servers' places in it and their proxies.
 func (c *Cluster) wire(ctx context.Context) error {
 	if !c.o.Loopback {
-		n, err := fault.NewNetwork(ctx, c.o.Nodes+2) // two for replacements
+		n, err := fault.NewNetwork(ctx, 2*c.o.Nodes) // each may be replaced
 		if err != nil && !errors.Is(err, fault.ErrUnsupported) {
 			return err
 		}

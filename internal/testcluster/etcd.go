@@ -66,6 +66,8 @@ func (e *etcd) command(ctx context.Context, c *Cluster, s *Server, join bool) (*
 		"--initial-advertise-peer-urls", scheme + "://" + s.addr("peer"),
 		"--initial-cluster", strings.Join(members, ","), "--initial-cluster-state", state,
 		"--initial-cluster-token", "holdfast-test",
+		// A member that joins late gets the log, and no snapshot of it.
+		"--snapshot-count", "1000000",
 		"--heartbeat-interval", fmt.Sprint(e.timeout(c.o).Milliseconds() / 10),
 		"--election-timeout", fmt.Sprint(e.timeout(c.o).Milliseconds()),
 	}

@@ -28,8 +28,8 @@ type replacer interface {
 	join(ctx context.Context, c *Cluster, s *Server) error
 }
 
-// Replace replaces server i by a new one at a new address, without data. There
-// are at most two replacements in a network of its own.
+// Replace replaces server i by a new one at a new address, without data. Each
+// may be replaced once in a network of its own.
 func (c *Cluster) Replace(ctx context.Context, i int) error {
 	r, ok := c.drv.(replacer)
 	if !ok {
