@@ -46,7 +46,7 @@ var rotateCases = []spec{
 	}, run: rotateBack},
 	{Case: Case{
 		Name:   "Rotate/AllReplaced",
-		Rule:   "Every server is replaced, one by one, by one with a new address: the client is still connected (slow profile; the fast one replaces one).",
+		Rule:   "Every server is replaced, one by one, by one with a new address: the client is still connected (the fast profile replaces one).",
 		Learnt: "Addresses that are read once from a file are all wrong after a year of rolling replacements.",
 	}, run: rotateReplaced, limit: 5 * time.Minute},
 	{Case: Case{
