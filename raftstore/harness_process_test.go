@@ -66,7 +66,7 @@ func newProcesses(t testing.TB) *processes {
 	for i := range p.configs {
 		suiteConfig(&p.configs[i], suiteTiming)
 		// So that a split vote, too, leaves a Commit's budget some room.
-		p.configs[i].HeartbeatTimeout = 150 * time.Millisecond
+		p.configs[i].HeartbeatTimeout = 200 * time.Millisecond
 	}
 	for _, c := range p.configs[1:] {
 		n := &child{url: urlOf(c)}
