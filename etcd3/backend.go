@@ -2,7 +2,6 @@ package etcd3
 
 import (
 	"context"
-	"net"
 	"slices"
 	"sort"
 	"strings"
@@ -37,9 +36,8 @@ type Backend struct {
 	leader  atomic.Pointer[leadership]
 	floor   atomic.Uint64 // the largest revision that a Snapshot had
 
-	mu      sync.Mutex
-	conns   map[string]*conn
-	sockets []net.Conn
+	mu    sync.Mutex
+	conns map[string]*conn
 }
 
 var (
@@ -152,21 +150,32 @@ func (b *Backend) read(ctx context.Context, c *conn, ranges ...*pb.RangeRequest)
 		}
 		return []*pb.RangeResponse{r}, r.Header, b.seen(c, r.Header)
 	}
-	txn := &pb.TxnRequest{}
-	for _, r := range ranges {
-		txn.Success = append(txn.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: r}})
-	}
+	txn := &pb.TxnRequest{Success: asOps(ranges)}
 	r, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.TxnResponse, error) {
 		return c.kv.Txn(ctx, txn, o...)
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	out := make([]*pb.RangeResponse, 0, len(r.Responses))
-	for _, each := range r.Responses {
-		out = append(out, each.GetResponseRange())
+	return ranged(r.Responses), r.Header, b.seen(c, r.Header)
+}
+
+// asOps are reads as the steps of a transaction.
+func asOps(ranges []*pb.RangeRequest) []*pb.RequestOp {
+	out := make([]*pb.RequestOp, len(ranges))
+	for i, r := range ranges {
+		out[i] = &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: r}}
 	}
-	return out, r.Header, b.seen(c, r.Header)
+	return out
+}
+
+// ranged are what the reads of a transaction brought.
+func ranged(steps []*pb.ResponseOp) []*pb.RangeResponse {
+	out := make([]*pb.RangeResponse, len(steps))
+	for i, s := range steps {
+		out[i] = s.GetResponseRange()
+	}
+	return out
 }
 
 // Get implements [dcs.Backend].
@@ -211,13 +220,7 @@ func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, st
 	if err != nil {
 		return dcs.Snapshot{}, a.Endpoint, err
 	}
-	s := dcs.Snapshot{Revision: revision(a.Value.header.Revision)}
-	for _, r := range a.Value.ranges {
-		for _, p := range r.Kvs {
-			s.Entries = append(s.Entries, b.entry(p))
-		}
-	}
-	return s, a.Endpoint, nil
+	return dcs.Snapshot{Revision: revision(a.Value.header.Revision), Entries: b.entries(a.Value.ranges)}, a.Endpoint, nil
 }
 
 // ranges are prefix itself and everything below it. The character after "/"

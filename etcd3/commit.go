@@ -2,7 +2,6 @@ package etcd3
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -76,12 +75,7 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 		a.Outcome, a.Revision = attempt.Applied, revision(resp.Header.Revision)
 		return a, nil
 	}
-	a.Outcome, a.Seen = attempt.Refused, true
-	for _, each := range resp.Responses {
-		for _, p := range each.GetResponseRange().GetKvs() {
-			a.Entries = append(a.Entries, b.entry(p))
-		}
-	}
+	a.Outcome, a.Seen, a.Entries = attempt.Refused, true, b.entries(ranged(resp.Responses))
 	return a, nil
 }
 
@@ -89,7 +83,7 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 // already keeps its lease, so that a lease which is not found is the caller's.
 func (b *Backend) txn(r attempt.Request, markerLease int64) *pb.TxnRequest {
 	whole := r.Whole(leaseID(markerLease))
-	req := &pb.TxnRequest{}
+	req := &pb.TxnRequest{Failure: asOps(b.exactly(r.Keys()))}
 	for _, c := range whole.If {
 		req.Compare = append(req.Compare, b.compare(c))
 	}
@@ -100,11 +94,6 @@ func (b *Backend) txn(r attempt.Request, markerLease int64) *pb.TxnRequest {
 			put.Lease, put.IgnoreLease = 0, true
 		}
 		req.Success = append(req.Success, op)
-	}
-	for _, key := range r.Keys() {
-		req.Failure = append(req.Failure, &pb.RequestOp{Request: &pb.RequestOp_RequestRange{
-			RequestRange: &pb.RangeRequest{Key: b.physical(key)},
-		}})
 	}
 	return req
 }
@@ -186,7 +175,7 @@ func (m *markers) lease(ctx context.Context, b *Backend) (int64, error) {
 	l, _, err := b.grant(ctx, markerTTL)
 	if err != nil {
 		// Whatever became of the lease, the marker was not sent.
-		return 0, &failure{endpoint: l.endpoint, err: errors.Join(err), refused: true, blame: true}
+		return 0, &failure{endpoint: l.endpoint, err: err, refused: true, blame: true}
 	}
 	m.held = l.lease
 	if m.stop == nil {

@@ -42,8 +42,11 @@ type Config struct {
 	// Observer is told of every decision about a server; the zero value is off.
 	Observer dcs.Observer
 
-	dial []grpc.DialOption // a test's
-	name func(ctx context.Context, op string) context.Context
+	// A test's: options of connections, who is told of each one made, and a
+	// name for what a call is made for.
+	dial    []grpc.DialOption
+	dialled func(net.Conn)
+	name    func(ctx context.Context, op string) context.Context
 }
 
 const (

@@ -2,7 +2,6 @@ package etcd3
 
 import (
 	"context"
-	"fmt"
 	"math"
 	"net"
 	"sync"
@@ -80,11 +79,11 @@ func (b *Backend) dialOptions() []grpc.DialOption {
 		grpc.WithConnectParams(params), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			if !b.pool.AllowDial() {
-				return nil, fmt.Errorf("too many connections were made within a second")
+				return nil, errDials
 			}
 			nc, err := dialer.DialContext(ctx, "tcp", addr)
-			if err == nil {
-				b.note(nc)
+			if err == nil && b.c.dialled != nil {
+				b.c.dialled(nc)
 			}
 			return nc, err
 		}),
@@ -158,23 +157,4 @@ func (b *Backend) seen(c *conn, h *pb.ResponseHeader) error {
 	}
 	b.watcher.saw(h.Revision)
 	return nil
-}
-
-// note keeps a connection for [Backend.Connections].
-func (b *Backend) note(nc net.Conn) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.sockets = append(b.sockets, nc)
-	if len(b.sockets) > 64 {
-		b.sockets = b.sockets[1:]
-	}
-}
-
-// seenBy is seen for what did not come from a call.
-func (b *Backend) seenBy(addr string, h *pb.ResponseHeader) error {
-	c, err := b.connected(addr)
-	if err != nil {
-		return err
-	}
-	return b.seen(c, h)
 }

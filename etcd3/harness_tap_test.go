@@ -14,97 +14,14 @@ import (
 	"github.com/holdfast-dcs/holdfast/conformance"
 )
 
-// tap stands in a client's connections: it counts what the client sends and
-// does to it what the suite's faults say.
+// tap stands in a client's connections.
 type tap struct {
+	conformance.Tap
 	root string
-
-	mu     sync.Mutex
-	sent   int64
-	active []*tapFault
-}
-
-// tapFault is a Fault in force.
-type tapFault struct {
-	conformance.Fault
-	left   int // requests until it ends; < 0: none
-	lifted chan struct{}
-}
-
-// fate is what becomes of one copy.
-type fate struct {
-	loseRequest, loseAnswer, repeat bool
-	holdRequest, holdAnswer         []<-chan struct{}
 }
 
 func (t *tap) options() []grpc.DialOption {
 	return []grpc.DialOption{grpc.WithChainUnaryInterceptor(t.unary), grpc.WithChainStreamInterceptor(t.stream)}
-}
-
-func (t *tap) requests() int64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.sent
-}
-
-func (t *tap) inject(f conformance.Fault) (lift func()) {
-	a := &tapFault{Fault: f, left: -1, lifted: make(chan struct{})}
-	if f.Times > 0 {
-		a.left = f.Times
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.active = append(t.active, a)
-	return func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		for i := range t.active {
-			if t.active[i] == a {
-				t.active = append(t.active[:i:i], t.active[i+1:]...)
-				break
-			}
-		}
-		close(a.lifted)
-	}
-}
-
-// judge decides on a copy that is about to be sent.
-func (t *tap) judge(r conformance.Request) fate {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.sent++
-	var f fate
-	for _, a := range t.active {
-		if a.left == 0 || a.When != nil && !a.When(r) {
-			continue
-		}
-		a.left--
-		switch a.Do {
-		case conformance.HoldRequest:
-			f.holdRequest = append(f.holdRequest, a.lifted)
-		case conformance.HoldAnswer:
-			f.holdAnswer = append(f.holdAnswer, a.lifted)
-		case conformance.LoseRequest:
-			f.loseRequest = true
-		case conformance.LoseAnswer:
-			f.loseAnswer = true
-		case conformance.Repeat:
-			f.repeat = true
-		}
-	}
-	return f
-}
-
-// held waits until everything that holds a message is lifted, or ctx ends.
-func held(ctx context.Context, by []<-chan struct{}) error {
-	for _, lifted := range by {
-		select {
-		case <-lifted:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-	return nil
 }
 
 // unary is the tap in front of every call that is one request.
@@ -113,31 +30,31 @@ func (t *tap) unary(ctx context.Context, method string, req, reply any, cc *grpc
 	if !ok {
 		return invoke(ctx, method, req, reply, cc, opts...)
 	}
-	f := t.judge(r)
-	if f.loseRequest {
+	f := t.Judge(r)
+	if f.LoseRequest {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}
-	if err := held(ctx, f.holdRequest); err != nil {
+	if err := f.AwaitRequest(ctx); err != nil {
 		// Its sender gave it up; it arrives all the same.
 		go func() {
 			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 			defer cancel()
-			_ = held(late, f.holdRequest)
+			_ = f.AwaitRequest(late)
 			_ = invoke(late, method, req, proto.Clone(reply.(proto.Message)), cc) // its options are its sender's
 		}()
 		return err
 	}
-	if f.repeat {
+	if f.Repeat {
 		_ = invoke(ctx, method, req, proto.Clone(reply.(proto.Message)), cc, opts...)
 	}
-	if f.loseAnswer {
+	if f.LoseAnswer {
 		_ = invoke(ctx, method, req, proto.Clone(reply.(proto.Message)), cc, opts...)
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}
 	err := invoke(ctx, method, req, reply, cc, opts...)
-	if late := held(ctx, f.holdAnswer); late != nil {
+	if late := f.AwaitAnswer(ctx); late != nil {
 		return late
 	}
 	return err
@@ -162,7 +79,7 @@ type tappedStream struct {
 	mu     sync.Mutex
 	silent bool
 	queue  []any
-	delay  []<-chan struct{} // of the answers to come
+	delay  []conformance.Fate // of the answers to come
 }
 
 func (s *tappedStream) SendMsg(m any) error {
@@ -170,29 +87,29 @@ func (s *tappedStream) SendMsg(m any) error {
 	if !ok {
 		return s.ClientStream.SendMsg(m)
 	}
-	f := s.t.judge(r)
+	f := s.t.Judge(r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.delay = append(s.delay, f.holdAnswer...)
-	if f.loseAnswer {
+	s.delay = append(s.delay, f)
+	if f.LoseAnswer {
 		s.silent = true
 		return s.ClientStream.SendMsg(m)
 	}
-	if s.silent = s.silent || f.loseRequest; s.silent {
+	if s.silent = s.silent || f.LoseRequest; s.silent {
 		return nil
 	}
-	if len(f.holdRequest) == 0 && len(s.queue) == 0 {
+	if !f.HoldsRequest() && len(s.queue) == 0 {
 		return s.ClientStream.SendMsg(m)
 	}
 	if s.queue = append(s.queue, proto.Clone(m.(proto.Message))); len(s.queue) == 1 {
-		go s.release(f.holdRequest)
+		go s.release(f)
 	}
 	return nil
 }
 
 // release sends what was held back, in order, when it is let go.
-func (s *tappedStream) release(by []<-chan struct{}) {
-	if held(s.Context(), by) != nil {
+func (s *tappedStream) release(f conformance.Fate) {
+	if f.AwaitRequest(s.Context()) != nil {
 		return
 	}
 	s.mu.Lock()
@@ -217,7 +134,12 @@ func (s *tappedStream) RecvMsg(m any) error {
 			proto.Reset(m.(proto.Message))
 			continue
 		}
-		return held(s.Context(), delay)
+		for _, f := range delay {
+			if err := f.AwaitAnswer(s.Context()); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 }
 

@@ -5,8 +5,8 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
-	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,7 +22,6 @@ import (
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
-	"github.com/holdfast-dcs/holdfast/keepalive"
 )
 
 // suiteTiming leaves an election of the cluster's, 1 s at most, room in a
@@ -89,6 +88,16 @@ func (s *suite) byHand(tb testing.TB, do func(ctx context.Context, cc *grpc.Clie
 type suiteClient struct {
 	*Backend
 	tap *tap
+
+	mu      sync.Mutex
+	sockets []net.Conn
+}
+
+// dialled keeps a connection, for sockets.
+func (c *suiteClient) dialled(nc net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sockets = append(c.sockets, nc)
 }
 
 func (s *suite) config(o conformance.Opening) Config {
@@ -103,13 +112,14 @@ func (s *suite) config(o conformance.Opening) Config {
 }
 
 func tapped(c Config) (*suiteClient, error) {
-	t := &tap{root: "/" + c.Root + "/"}
-	c.dial, c.name = append(t.options(), c.dial...), named
+	s := &suiteClient{tap: &tap{root: "/" + c.Root + "/"}}
+	c.dial, c.dialled, c.name = append(s.tap.options(), c.dial...), s.dialled, named
 	b, err := New(c)
 	if err != nil {
 		return nil, err
 	}
-	return &suiteClient{b, t}, nil
+	s.Backend = b
+	return s, nil
 }
 
 func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
@@ -134,9 +144,9 @@ func (s *suite) open(tb testing.TB) dcs.Backend {
 	return b
 }
 
-func requests(b dcs.Backend) int64 { return b.(*suiteClient).tap.requests() }
+func requests(b dcs.Backend) int64 { return b.(*suiteClient).tap.Requests() }
 
-func inject(b dcs.Backend, f conformance.Fault) (lift func()) { return b.(*suiteClient).tap.inject(f) }
+func inject(b dcs.Backend, f conformance.Fault) (lift func()) { return b.(*suiteClient).tap.Inject(f) }
 
 // sockets reads back what holds on a client's connections.
 func sockets(b dcs.Backend) []conformance.Socket {
@@ -145,16 +155,7 @@ func sockets(b dcs.Backend) []conformance.Socket {
 	defer c.mu.Unlock()
 	var out []conformance.Socket
 	for _, nc := range c.sockets {
-		so := conformance.Socket{Side: "dialled"}
-		values, err := keepalive.Effective(nc)
-		if err != nil {
-			so.Fault = err.Error()
-		}
-		if _, moved := values.Clamp(); len(moved) > 0 {
-			so.Fault = fmt.Sprint(moved)
-		}
-		so.Idle, so.Interval, so.Count, so.UserTimeout = values.Idle, values.Interval, values.Count, values.UserTimeout
-		out = append(out, so)
+		out = append(out, conformance.ReadSocket("dialled", nc))
 	}
 	return out
 }

@@ -1,11 +1,13 @@
 package etcd3
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -57,10 +59,7 @@ func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.
 	g, r, err := b.grant(ctx, ttl)
 	if err != nil {
 		e := kinded("Grant", "", g.endpoint, err)
-		if !g.clear && !errors.Is(err, dcs.ErrClosed) && dcs.KindOf(e) == dcs.ErrUnavailable { //nolint:errorlint // KindOf returns a sentinel
-			e.Kind = dcs.ErrAmbiguous
-		}
-		if !g.clear && errors.Is(err, dcs.ErrClosed) {
+		if !g.clear && (e.Kind == dcs.ErrUnavailable || e.Kind == dcs.ErrClosed) { //nolint:errorlint // kinded sets a sentinel
 			e.Kind = dcs.ErrAmbiguous
 		}
 		return nil, dcs.Renewal{}, e
@@ -169,7 +168,8 @@ func (l *lease) confirm(ctx context.Context, c *conn, ranges []*pb.RangeRequest,
 		if answer.TTL > 0 {
 			r := l.renewal(from, answer.TTL)
 			if wanted {
-				r.Entries = sorted(l.b.entries(read))
+				r.Entries = l.b.entries(read)
+				slices.SortFunc(r.Entries, func(a, b dcs.Entry) int { return cmp.Compare(a.Key, b.Key) })
 			}
 			return r, nil
 		}
@@ -177,13 +177,6 @@ func (l *lease) confirm(ctx context.Context, c *conn, ranges []*pb.RangeRequest,
 			return dcs.Renewal{}, &failure{endpoint: c.addr, kind: dcs.ErrLost, err: fmt.Errorf("etcd knows no lease %s", l.ID())}
 		}
 	}
-}
-
-func sorted(entries []dcs.Entry) []dcs.Entry {
-	if len(entries) > 1 {
-		sortEntries(entries)
-	}
-	return entries
 }
 
 // Revoke implements [dcs.Lease].

@@ -8,8 +8,6 @@ import (
 	"sync"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-
-	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
 // renewals is the stream of renewals to one member. It stays open: a stream of
@@ -158,8 +156,4 @@ func (c *conn) current() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.token
-}
-
-func sortEntries(entries []dcs.Entry) {
-	slices.SortFunc(entries, func(a, b dcs.Entry) int { return cmp.Compare(a.Key, b.Key) })
 }

@@ -127,9 +127,7 @@ func (w *watcher) begins() dcs.Revision {
 // beginning, which the copy cannot tell. It returns the beginning if nothing
 // did, else since.
 func (w *watcher) before(ctx context.Context, prefix string, since dcs.Revision) (dcs.Revision, error) {
-	w.mu.Lock()
-	base := w.base
-	w.mu.Unlock()
+	base := w.begins()
 	now := map[string]bool{}
 	for _, e := range w.tree.Snapshot(prefix).Entries {
 		if e.Modified > since {
@@ -275,13 +273,18 @@ func (w *watcher) session(ctx context.Context) error {
 		return err
 	}
 	at := w.b.pool.Pick(endpoint.Read)
+	c, err := w.b.connected(at.Endpoint())
+	if err != nil {
+		at.End(err)
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	v := &view{w: w, addr: at.Endpoint(), from: w.tree.Revision(), answers: make(chan watched, 16), at: at}
-	err := v.follow(ctx)
+	v := &view{w: w, c: c, from: w.tree.Revision(), answers: make(chan watched, 16), at: at}
+	err = v.follow(ctx)
 	v.opened(err)
 	if err != nil && ctx.Err() == nil && v.blame {
-		w.b.pool.Blame(v.addr, text(err))
+		w.b.pool.Blame(c.addr, text(err))
 	}
 	return err
 }
@@ -314,7 +317,7 @@ type watched struct {
 // view is one watch at one member.
 type view struct {
 	w       *watcher
-	addr    string
+	c       *conn
 	from    dcs.Revision
 	answers chan watched
 	stream  pb.Watch_WatchClient
@@ -339,10 +342,7 @@ func (v *view) opened(err error) {
 // own revision and drops what the copy has: from the one after it an idle
 // member would answer no question about progress.
 func (v *view) follow(ctx context.Context) error {
-	c, err := v.w.b.connected(v.addr)
-	if err != nil {
-		return err
-	}
+	c := v.c
 	timeout := v.w.b.pool.AttemptTimeout(endpoint.Read, v.w.b.c.Timing.RetryTimeout, 0)
 	token, err := c.login(ctx, "")
 	if err != nil {
@@ -365,7 +365,7 @@ func (v *view) follow(ctx context.Context) error {
 	go func() { defer reader.Done(); v.read(ctx) }()
 	defer reader.Wait()
 	defer cancel()
-	return v.loop(ctx, c, late)
+	return v.loop(ctx, late)
 }
 
 func (v *view) send(r *pb.WatchRequest) error { return v.stream.Send(r) }
@@ -384,7 +384,8 @@ func (v *view) read(ctx context.Context) {
 	}
 }
 
-func (v *view) loop(ctx context.Context, c *conn, late *time.Timer) error {
+func (v *view) loop(ctx context.Context, late *time.Timer) error {
+	c := v.c
 	probe := time.NewTimer(v.w.every)
 	defer probe.Stop()
 	check := time.NewTimer(time.Hour) // for a view that may lag
@@ -419,7 +420,7 @@ func (v *view) loop(ctx context.Context, c *conn, late *time.Timer) error {
 			}
 			probe.Reset(v.w.every)
 		case addr := <-v.w.left:
-			if addr == v.addr {
+			if addr == c.addr {
 				return fmt.Errorf("%s was left out", addr)
 			}
 		}
@@ -465,7 +466,7 @@ func (v *view) lagging(check *time.Timer) error {
 func (v *view) take(r *pb.WatchResponse) error {
 	w := v.w
 	v.probed = dcs.Instant{}
-	if err := w.b.seenBy(v.addr, r.Header); err != nil {
+	if err := w.b.seen(v.c, r.Header); err != nil {
 		v.blame = true
 		return err
 	}
@@ -504,7 +505,7 @@ func (v *view) canceled(r *pb.WatchResponse) error {
 		return fmt.Errorf("the watch fell behind a compaction at revision %d: reading the tree again", r.CompactRevision)
 	}
 	if strings.Contains(r.CancelReason, "permission denied") {
-		return &failure{endpoint: v.addr, kind: dcs.ErrUnauthorized, err: errors.New(r.CancelReason)}
+		return &failure{endpoint: v.c.addr, kind: dcs.ErrUnauthorized, err: errors.New(r.CancelReason)}
 	}
 	v.blame = true
 	return fmt.Errorf("the member ended the watch: %s", r.CancelReason)

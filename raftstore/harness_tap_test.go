@@ -10,24 +10,11 @@ import (
 
 // tapState is what a client's requests meet.
 type tapState struct {
+	conformance.Tap
+
 	mu     sync.Mutex
 	count  bool
-	sent   int64
-	active []*tapFault
-	copies map[context.Context]*fate // of the requests under way, by their attempt
-}
-
-// tapFault is a Fault in force.
-type tapFault struct {
-	conformance.Fault
-	left   int // calls until it ends; < 0: none
-	lifted chan struct{}
-}
-
-// fate is what becomes of one copy.
-type fate struct {
-	loseRequest, loseAnswer, repeat bool
-	holdRequest, holdAnswer         []<-chan struct{}
+	copies map[context.Context]conformance.Fate // of the requests under way, by their attempt
 }
 
 // listen puts the suite's tap on every node while any client looks on.
@@ -49,38 +36,22 @@ func (s *suite) listen(more int) {
 // requests counts, from the first time it is asked.
 func requests(b dcs.Backend) int64 {
 	c := b.(*suiteClient)
-	s := c.suite
 	c.taps.mu.Lock()
 	defer c.taps.mu.Unlock()
 	if !c.taps.count {
 		c.taps.count = true
-		s.listen(1)
+		c.suite.listen(1)
 	}
-	return c.taps.sent
+	return c.taps.Requests()
 }
 
 func inject(b dcs.Backend, f conformance.Fault) (lift func()) {
 	c := b.(*suiteClient)
-	s := c.suite
-	t := &tapFault{Fault: f, left: -1, lifted: make(chan struct{})}
-	if f.Times > 0 {
-		t.left = f.Times
-	}
-	c.taps.mu.Lock()
-	c.taps.active = append(c.taps.active, t)
-	c.taps.mu.Unlock()
-	s.listen(1)
+	end := c.taps.Inject(f)
+	c.suite.listen(1)
 	return func() {
-		c.taps.mu.Lock()
-		for i, a := range c.taps.active {
-			if a == t {
-				c.taps.active = append(c.taps.active[:i:i], c.taps.active[i+1:]...)
-				break
-			}
-		}
-		c.taps.mu.Unlock()
-		close(t.lifted)
-		s.listen(-1)
+		end()
+		c.suite.listen(-1)
 	}
 }
 
@@ -92,83 +63,47 @@ func tap(n *network, ctx context.Context, e tapEvent) bool {
 	}
 	if e.answered {
 		f := c.taps.done(ctx)
-		if f == nil {
-			return true
-		}
-		return !f.loseAnswer && held(ctx, f.holdAnswer)
+		return !f.LoseAnswer && f.AwaitAnswer(ctx) == nil
 	}
 	f := c.taps.judge(ctx, describe(e.op, e.body))
-	if f.loseRequest {
+	if f.LoseRequest {
 		return false
 	}
-	if !held(ctx, f.holdRequest) {
+	if f.AwaitRequest(ctx) != nil {
 		// Its sender gave it up; it arrives all the same.
-		go arriveLate(n, e, f.holdRequest) //nolint:gosec // G118: it is to outlive its sender
+		go arriveLate(n, e, f) //nolint:gosec // G118: it is to outlive its sender
 		return false
 	}
-	if f.repeat {
+	if f.Repeat {
 		_, _ = n.roundTrip(ctx, e.addr, e.op, e.body)
 	}
 	return true
 }
 
-// held waits until everything that holds a message is lifted, or its caller
-// has gone.
-func held(ctx context.Context, by []<-chan struct{}) bool {
-	for _, lifted := range by {
-		select {
-		case <-lifted:
-		case <-ctx.Done():
-			return false
-		}
-	}
-	return true
-}
-
-func arriveLate(n *network, e tapEvent, by []<-chan struct{}) {
-	for _, lifted := range by {
-		<-lifted
-	}
+func arriveLate(n *network, e tapEvent, f conformance.Fate) {
+	_ = f.AwaitRequest(context.Background()) // which never ends
 	ctx, cancel := context.WithTimeout(context.Background(), suiteTiming.RetryTimeout)
 	defer cancel()
 	_, _ = n.roundTrip(ctx, e.addr, e.op, e.body)
 }
 
 // judge decides on a copy that is about to be sent.
-func (t *tapState) judge(ctx context.Context, r conformance.Request) *fate {
+func (t *tapState) judge(ctx context.Context, r conformance.Request) conformance.Fate {
+	f := t.Judge(r)
+	if !f.TouchesAnswer() {
+		return f
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.sent++
-	f := &fate{}
-	for _, a := range t.active {
-		if a.left == 0 || !a.When(r) {
-			continue
-		}
-		a.left--
-		switch a.Do {
-		case conformance.HoldRequest:
-			f.holdRequest = append(f.holdRequest, a.lifted)
-		case conformance.HoldAnswer:
-			f.holdAnswer = append(f.holdAnswer, a.lifted)
-		case conformance.LoseRequest:
-			f.loseRequest = true
-		case conformance.LoseAnswer:
-			f.loseAnswer = true
-		case conformance.Repeat:
-			f.repeat = true
-		}
+	if t.copies == nil {
+		t.copies = map[context.Context]conformance.Fate{}
 	}
-	if f.loseAnswer || len(f.holdAnswer) > 0 {
-		if t.copies == nil {
-			t.copies = map[context.Context]*fate{}
-		}
-		t.copies[ctx] = f
-	}
+	t.copies[ctx] = f
 	return f
 }
 
 // done returns the fate of a copy that is answered.
-func (t *tapState) done(ctx context.Context) *fate {
+func (t *tapState) done(ctx context.Context) conformance.Fate {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := t.copies[ctx]

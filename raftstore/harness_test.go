@@ -2,7 +2,6 @@ package raftstore
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/keepalive"
 )
 
 // suiteTiming is short, and leaves an election with a split vote room in a
@@ -174,19 +172,11 @@ func sockets(b dcs.Backend) []conformance.Socket {
 		if o.conn == nil {
 			continue
 		}
-		so := conformance.Socket{Side: "accepted"}
+		side := "accepted"
 		if o.conn.dialled {
-			so.Side = "dialled"
+			side = "dialled"
 		}
-		values, err := keepalive.Effective(o.conn)
-		if err != nil {
-			so.Fault = err.Error()
-		}
-		if _, moved := values.Clamp(); len(moved) > 0 {
-			so.Fault = fmt.Sprint(moved)
-		}
-		so.Idle, so.Interval, so.Count, so.UserTimeout = values.Idle, values.Interval, values.Count, values.UserTimeout
-		out = append(out, so)
+		out = append(out, conformance.ReadSocket(side, o.conn))
 	}
 	return out
 }

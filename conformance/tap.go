@@ -1,0 +1,128 @@
+package conformance
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+
+	"github.com/holdfast-dcs/holdfast/keepalive"
+)
+
+// Tap is what a harness puts between a client and its transport: it counts the
+// copies of requests that the client sends, and says what is to become of
+// each. A harness asks Judge once for every copy and does what the Fate says;
+// its Requests and Inject then call the Tap's. The zero value is ready; all
+// methods are safe for concurrent use.
+type Tap struct {
+	mu     sync.Mutex
+	sent   int64
+	active []*activeFault
+}
+
+type activeFault struct {
+	Fault
+	left   int // copies until it ends; < 0: none
+	lifted chan struct{}
+}
+
+// Requests is the number of copies that were judged.
+func (t *Tap) Requests() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sent
+}
+
+// Inject puts f in force until lift is called or its Times are over.
+func (t *Tap) Inject(f Fault) (lift func()) {
+	a := &activeFault{Fault: f, left: -1, lifted: make(chan struct{})}
+	if f.Times > 0 {
+		a.left = f.Times
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.active = append(t.active, a)
+	return sync.OnceFunc(func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.active = slices.DeleteFunc(t.active, func(other *activeFault) bool { return other == a })
+		close(a.lifted)
+	})
+}
+
+// Judge decides on a copy that is about to be sent.
+func (t *Tap) Judge(r Request) Fate {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sent++
+	var f Fate
+	for _, a := range t.active {
+		if a.left == 0 || a.When != nil && !a.When(r) {
+			continue
+		}
+		a.left--
+		switch a.Do {
+		case HoldRequest:
+			f.holdRequest = append(f.holdRequest, a.lifted)
+		case HoldAnswer:
+			f.holdAnswer = append(f.holdAnswer, a.lifted)
+		case LoseRequest:
+			f.LoseRequest = true
+		case LoseAnswer:
+			f.LoseAnswer = true
+		case Repeat:
+			f.Repeat = true
+		}
+	}
+	return f
+}
+
+// Fate is what is to become of one copy of a request.
+type Fate struct {
+	// LoseRequest: the store never sees it, and its sender hears nothing.
+	// LoseAnswer: the store sees it, and its sender hears nothing. Repeat: the
+	// store sees it once more.
+	LoseRequest, LoseAnswer, Repeat bool
+
+	holdRequest, holdAnswer []<-chan struct{}
+}
+
+// HoldsRequest reports whether the copy is kept from the store.
+func (f Fate) HoldsRequest() bool { return len(f.holdRequest) > 0 }
+
+// TouchesAnswer reports whether the answer is lost or kept back.
+func (f Fate) TouchesAnswer() bool { return f.LoseAnswer || len(f.holdAnswer) > 0 }
+
+// AwaitRequest returns when the copy may go to the store, or with ctx's cause.
+// A copy whose sender has given it up goes there all the same, later.
+func (f Fate) AwaitRequest(ctx context.Context) error { return lifted(ctx, f.holdRequest) }
+
+// AwaitAnswer returns when the answer may go to the sender, or with ctx's
+// cause.
+func (f Fate) AwaitAnswer(ctx context.Context) error { return lifted(ctx, f.holdAnswer) }
+
+func lifted(ctx context.Context, by []<-chan struct{}) error {
+	for _, c := range by {
+		select {
+		case <-c:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// ReadSocket reads a connection's keepalive back from the system, for a
+// harness's Sockets. side is "dialled" or "accepted".
+func ReadSocket(side string, c net.Conn) Socket {
+	values, err := keepalive.Effective(c)
+	s := Socket{Side: side, Idle: values.Idle, Interval: values.Interval, Count: values.Count, UserTimeout: values.UserTimeout}
+	if _, moved := values.Clamp(); len(moved) > 0 {
+		s.Fault = fmt.Sprint(moved)
+	}
+	if err != nil {
+		s.Fault = err.Error()
+	}
+	return s
+}
