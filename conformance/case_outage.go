@@ -205,7 +205,7 @@ func staleConfirmation(e *env) {
 					return
 				default:
 				}
-				_ = h.Confirm(e.ctx)
+				_ = h.Confirm(e.ctx) // who calls all the time must not matter; what it says is not asked
 				e.breathe(10 * time.Millisecond)
 			}
 		})

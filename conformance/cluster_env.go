@@ -233,21 +233,10 @@ func (d *driver) load(limit time.Duration) *tally {
 	return t
 }
 
-// breathe is the pause of a caller at an ordinary rate.
-func (e *env) breathe(d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-e.ctx.Done():
-	}
-}
-
 // moving follows changes that somebody else makes.
 type moving struct {
 	mu    sync.Mutex
 	slow  time.Duration // the longest from the write's answer to its sight
-	seen  int
 	wrote map[string]time.Time
 }
 
@@ -321,7 +310,6 @@ func (m *moving) age() {
 func (m *moving) sight(value string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.seen++
 	var n int
 	_, _ = fmt.Sscan(value, &n)
 	for v, at := range m.wrote {

@@ -100,12 +100,19 @@ func (e *env) renewEvery() time.Duration { return min(e.timing.LoopWait, e.timin
 // for cases about time itself, such as "still held three TTL later"; nothing
 // is synchronised with it.
 func (e *env) pass(d time.Duration) {
+	e.breathe(d)
+	if e.ctx.Err() != nil {
+		e.Fatal("the case was ended")
+	}
+}
+
+// breathe is pass for what the end of the case ends anyhow.
+func (e *env) breathe(d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
 	case <-e.ctx.Done():
-		e.Fatal("the case was ended")
 	}
 }
 

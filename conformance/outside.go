@@ -79,7 +79,7 @@ func holdOutside(in io.Reader, out io.Writer, url, lock string) error {
 		r.Confirm = kindName(h.Confirm(ctx))
 		_, err := store.Commit(ctx, dcs.Txn{If: []dcs.Cond{h.Guard()}, Then: []dcs.Write{dcs.Put(lock+"-guarded", []byte("late"))}})
 		r.Write = kindName(err)
-		_ = h.Release(ctx)
+		_ = h.Release(ctx) // it may be over already
 		r.Late = <-late
 		if err := tell.Encode(r); err != nil {
 			return err

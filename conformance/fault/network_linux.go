@@ -178,7 +178,7 @@ func sweep(ctx context.Context) {
 		digits, _, _ := strings.Cut(rest, "-")
 		pid, err := strconv.Atoi(digits)
 		if err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-			_ = ip(ctx, "netns del "+name)
+			_ = ip(ctx, "netns del "+name) // another process may sweep too
 		}
 	}
 }

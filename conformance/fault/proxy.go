@@ -241,7 +241,7 @@ func (l *link) reset() {
 	l.cancel()
 	for _, c := range []net.Conn{l.client, l.server} {
 		if t, ok := c.(*net.TCPConn); ok {
-			_ = t.SetLinger(0)
+			_ = t.SetLinger(0) // closed already if this fails
 		}
 		if c != nil {
 			c.Close()
@@ -333,7 +333,7 @@ func (p *Proxy) pump(l *link, from, to net.Conn, up bool) {
 	close(chunks)
 	writer.Wait()
 	if t, ok := to.(interface{ CloseWrite() error }); ok {
-		_ = t.CloseWrite()
+		_ = t.CloseWrite() // closed already if this fails
 	}
 }
 

@@ -42,7 +42,8 @@ type player struct {
 	more   chan struct{}
 }
 
-func play(t *testing.T, url, name string) *player {
+// play starts the program; led is told when it leads.
+func play(t *testing.T, url, name string, led chan<- *player) *player {
 	t.Helper()
 	exe, err := os.Executable()
 	require.NoError(t, err)
@@ -67,6 +68,9 @@ func play(t *testing.T, url, name string) *player {
 			select {
 			case p.more <- struct{}{}:
 			default:
+			}
+			if e.Event == event.Leading {
+				led <- p
 			}
 		}
 	}()
@@ -104,34 +108,11 @@ func is(name string) func(event.Event) bool {
 func scene(t *testing.T, url func(i int) string) {
 	names := []string{"a", "b", "c"}
 	players := map[string]*player{}
+	led := make(chan *player, 100) // more often than anybody leads
 	for i, name := range names {
-		players[name] = play(t, url(i), name)
+		players[name] = play(t, url(i), name, led)
 	}
 	var first *player
-	led := make(chan *player, len(names))
-	for _, p := range players {
-		go func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			for {
-				for _, e := range p.events {
-					if e.Event == event.Leading {
-						led <- p
-						return
-					}
-				}
-				p.mu.Unlock()
-				select {
-				case <-time.After(10 * time.Millisecond):
-				case <-p.Done():
-				}
-				p.mu.Lock()
-				if p.Err() != nil {
-					return
-				}
-			}
-		}()
-	}
 	select {
 	case first = <-led:
 	case <-time.After(30 * time.Second):

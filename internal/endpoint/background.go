@@ -98,7 +98,7 @@ func (p *Pool) probe(m *member) {
 	} else {
 		p.proved(m, now, now-began, leads)
 	}
-	p.reconsider("")
+	p.reconsider()
 	p.poke()
 }
 
@@ -187,7 +187,7 @@ func (p *Pool) merge(addrs []string) {
 		}
 		return gone
 	})
-	p.reconsider("")
+	p.reconsider()
 }
 
 // report logs and tells one decision.

@@ -173,7 +173,7 @@ func (a *Attempt) End(err error) {
 			p.strike(a.m, now, v.Reason, v.Refused)
 		}
 	}
-	p.reconsider("")
+	p.reconsider()
 	p.mu.Unlock()
 	p.tell()
 }
@@ -251,13 +251,10 @@ func (p *Pool) use(m *member, why string) {
 
 // reconsider looks whether calls should go elsewhere: away from what is left
 // out, to what leads the store, to what is much faster.
-func (p *Pool) reconsider(why string) {
+func (p *Pool) reconsider() {
 	cur := p.current
 	if cur.out {
-		if why == "" {
-			why = cur.why
-		}
-		p.switchFrom(cur, why)
+		p.switchFrom(cur, cur.why)
 		return
 	}
 	for _, m := range p.members {
@@ -317,18 +314,7 @@ func (p *Pool) Blame(endpoint, reason string) {
 	p.mu.Lock()
 	if m := p.find(endpoint); m != nil {
 		p.strike(m, p.now(), reason, false)
-		p.reconsider(reason)
-	}
-	p.mu.Unlock()
-	p.tell()
-}
-
-// Leads says that a backend learnt who leads the store.
-func (p *Pool) Leads(endpoint string) {
-	p.mu.Lock()
-	if m := p.find(endpoint); m != nil {
-		p.leads(m)
-		p.reconsider("")
+		p.reconsider()
 	}
 	p.mu.Unlock()
 	p.tell()
