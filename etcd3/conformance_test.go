@@ -1,7 +1,6 @@
 package etcd3
 
 import (
-	"os"
 	"testing"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
@@ -29,9 +28,6 @@ func (s *suite) notApplicable() map[string]string {
 	out := map[string]string{"Clock/Stepped": "etcd counts leases by Go's monotonic clock, which no step of the wall clock moves; what could be wrong here is forbidden by a linter rule"}
 	if s.cluster == nil {
 		return conformance.WithoutCluster("the servers are the user's own: nothing may be done to them")
-	}
-	if os.Getenv("HOLDFAST_PROFILE") != "slow" {
-		out["Rotate/AllReplaced"] = "in the slow profile only: a member that joins takes etcd seconds, and sometimes a minute"
 	}
 	if !s.cluster.HasNetwork() {
 		out["Rotate/Blackholed"] = "packets can be dropped only where root may make network namespaces"

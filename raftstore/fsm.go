@@ -66,12 +66,11 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		if f.failed() != nil {
 			break
 		}
-		if l.Type == raft.LogCommand && !f.command(l) {
+		if l.Type != raft.LogCommand {
+			f.advance(l)
+		} else if !f.command(l) {
 			break
 		}
-		f.tree.Advance(dcs.Revision(l.Index))
-		f.term.Store(l.Term)
-		f.applied.Store(l.Index)
 	}
 	f.wake()
 	if s := f.onBatch.Load(); s != nil {
@@ -80,7 +79,15 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 	return make([]any, len(logs)) // answers go through onApply
 }
 
-// command applies one command and reports whether it could be read.
+// advance notes that everything up to l is visible.
+func (f *fsm) advance(l *raft.Log) {
+	f.tree.Advance(dcs.Revision(l.Index))
+	f.term.Store(l.Term)
+	f.applied.Store(l.Index)
+}
+
+// command applies one command and reports whether it could be read. Who waits
+// for it is answered last: an answered call's effect is in every reading.
 func (f *fsm) command(l *raft.Log) bool {
 	c, err := decodeCommand(l.Data)
 	if err != nil {
@@ -88,6 +95,7 @@ func (f *fsm) command(l *raft.Log) bool {
 		return false
 	}
 	r := f.apply(&c, l.Index, l.Term)
+	f.advance(l)
 	f.onApply(&c, l.Index, l.Term, r)
 	return true
 }

@@ -52,6 +52,22 @@ func (l *testLog) snapshot() []byte {
 	return s.(*snapshot).encode()
 }
 
+// Who waits for a command is answered when its effect is in every reading,
+// Status's among them.
+func TestAnswersComeLast(t *testing.T) {
+	l := newTestLog(t)
+	var seen uint64
+	l.f.onApply = func(_ *command, index, _ uint64, r result) {
+		l.last, seen = r, index
+		require.Equal(t, index, l.f.applied.Load())
+		require.EqualValues(t, index, l.f.tree.Revision())
+	}
+	client := l.open()
+	l.put(client, 1, 1, "k")
+	l.add(command{kind: cmdTerm, term: l.term})
+	require.Equal(t, l.index, seen)
+}
+
 // P15: a command is applied once, whatever copies the log holds.
 func TestP15AppliedOnce(t *testing.T) {
 	l := newTestLog(t)

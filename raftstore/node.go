@@ -373,15 +373,6 @@ func (n *node) stopRaft() error {
 // errStuck says that Raft did not end: a thread of it sits in the kernel.
 var errStuck = errors.New("a write to the disk did not return; its goroutine is left behind")
 
-// close ends the node. It is idempotent and bounded.
-func (n *node) close() error {
-	n.closing.Do(func() {
-		n.end()
-		n.closed = n.unwind()
-	})
-	return n.closed
-}
-
 // status assembles what this node knows.
 func (n *node) status() Status {
 	return newStatus(n.config, n.net, n.store, n.raft, n.state.applied.Load())

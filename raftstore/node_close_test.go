@@ -63,6 +63,49 @@ func TestBackendCloseEndsEverything(t *testing.T) {
 		"goroutines are left")
 }
 
+// A leader that is closed hands the lead over: long before the others could
+// notice by themselves that it has gone.
+func TestCloseHandsTheLeadOver(t *testing.T) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *wiring) {
+		c.Timing = dcs.Timing{TTL: 60 * time.Second, LoopWait: 5 * time.Second, RetryTimeout: 20 * time.Second}
+		c.HeartbeatTimeout = 1500 * time.Millisecond
+	})
+	ctx := testCtx(t)
+	at := tc.leader()
+	other := tc.node[(at+1)%3]
+	_, err := other.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("v"))}})
+	require.NoError(t, err)
+	begun := dcs.Now()
+	tc.stop(at)
+	e, err := other.Get(ctx, "k")
+	require.NoError(t, err)
+	require.Equal(t, "v", string(e.Value))
+	t.Logf("closed and led by another after %v", begun.Elapsed())
+	require.Less(t, begun.Elapsed(), time.Second, "less than the heartbeat timeout: nobody had to notice")
+}
+
+// A frozen follower does not inherit, and does not hold the close up.
+func TestTheHeirIsOneThatAnswers(t *testing.T) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *wiring) { c.HeartbeatTimeout = 500 * time.Millisecond })
+	at := tc.leader()
+	n := tc.node[at].node
+	for i, b := range tc.node {
+		if i == at {
+			continue
+		}
+		silent := b.config.Peers[i].Addr
+		n.net.setTap(func(_ context.Context, e tapEvent) bool { return e.addr != silent })
+		heir, ok := n.heir(testCtx(t))
+		require.True(t, ok)
+		require.NotEqual(t, silent, heir.addr)
+		require.NotEqual(t, n.id, heir.id)
+	}
+	n.net.setTap(func(_ context.Context, e tapEvent) bool { return false })
+	_, ok := n.heir(testCtx(t))
+	require.False(t, ok, "nobody answers")
+	n.net.setTap(nil)
+}
+
 // stacks returns the stacks of all goroutines but the tests' own.
 func stacks() string {
 	buf := make([]byte, 1<<20)

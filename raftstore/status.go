@@ -78,9 +78,10 @@ func newStatus(c Config, n *network, l *logStore, r *raft.Raft, applied uint64) 
 	s := Status{
 		ID: c.ID, Addr: n.addr(),
 		State: r.State().String(), Term: r.CurrentTerm(),
-		LastLog: r.LastIndex(), Committed: r.CommitIndex(), Applied: applied,
+		Committed: r.CommitIndex(), Applied: applied,
 		LastContact: lastContact(r), Disk: l.stats(), Conns: n.conns(),
 	}
+	s.LastLog = r.LastIndex() // read last: never behind what is committed
 	addr, id := r.LeaderWithID()
 	s.LeaderID, s.LeaderAddr = string(id), string(addr)
 	for _, server := range r.GetConfiguration().Configuration().Servers {

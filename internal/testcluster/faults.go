@@ -23,9 +23,10 @@ func (c *Cluster) Blackhole(i int) (heal func() error, err error) {
 // Replacer is a driver whose members can be replaced.
 type replacer interface {
 	// leave takes s out of the membership; join puts s, which is not started
-	// yet, into it.
+	// yet, into it; welcome returns when it serves.
 	leave(ctx context.Context, c *Cluster, s *Server) error
 	join(ctx context.Context, c *Cluster, s *Server) error
+	welcome(ctx context.Context, c *Cluster, s *Server) error
 }
 
 // Replace replaces server i by a new one at a new address, without data. Each
@@ -58,6 +59,11 @@ func (c *Cluster) Replace(ctx context.Context, i int) error {
 	c.servers = slices.Insert(c.servers, i, s)
 	c.mu.Unlock()
 	if err := s.start(true); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err := r.welcome(ctx, c, s); err != nil {
 		return err
 	}
 	return c.Healthy(ctx)

@@ -2,7 +2,6 @@ package testcluster
 
 import (
 	"context"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -69,9 +68,6 @@ func TestEtcdWithSecurity(t *testing.T) {
 }
 
 func TestEtcdReplace(t *testing.T) {
-	if os.Getenv("HOLDFAST_PROFILE") != "slow" {
-		t.Skip("in the slow profile: a member that joins takes etcd seconds, and sometimes a minute")
-	}
 	c := New(t, Options{Kind: Etcd})
 	before := c.Endpoints()
 	require.NoError(t, c.Replace(t.Context(), 1))

@@ -1,0 +1,71 @@
+package raftstore
+
+import (
+	"context"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// handOverBound is how long close waits for another node to take the lead.
+const handOverBound = time.Second
+
+// close ends the node. It is idempotent and bounded.
+func (n *node) close() error {
+	n.closing.Do(func() {
+		n.end()
+		n.handOver()
+		n.closed = n.unwind()
+	})
+	return n.closed
+}
+
+// handOver gives the lead, if this node has it, to a voter that answers: the
+// others then need not notice first that this node has gone. Where it fails,
+// they elect as after a crash.
+func (n *node) handOver() {
+	if n.leading() == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), handOverBound)
+	defer cancel()
+	heir, ok := n.heir(ctx)
+	if !ok {
+		return
+	}
+	moved := n.raft.LeadershipTransferToServer(heir.id, raft.ServerAddress(heir.addr))
+	done := make(chan error, 1)
+	go func() { done <- moved.Error() }() // it ends with Raft at the latest
+	select {
+	case err := <-done:
+		n.log.Info("this node stops and hands the lead over", "to", heir.id, "error", err)
+	case <-ctx.Done():
+		n.log.Warn("this node stops: the lead was not taken over in time", "by", heir.id, "after", handOverBound)
+	}
+}
+
+// heir is the voter that answers first: Raft itself would pick one by its log,
+// also one that is frozen.
+func (n *node) heir(ctx context.Context) (voter, bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	voters := n.currentVoters()
+	answers := make(chan *voter, len(voters))
+	for _, v := range voters {
+		go func() {
+			if v.id == n.id {
+				answers <- nil
+			} else if _, err := n.askTerm(ctx, v.addr); err != nil {
+				answers <- nil
+			} else {
+				answers <- &v
+			}
+		}()
+	}
+	for range voters {
+		if v := <-answers; v != nil {
+			return *v, true
+		}
+	}
+	return voter{}, false
+}
