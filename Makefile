@@ -112,6 +112,7 @@ test-slow: export HOLDFAST_PROFILE = slow
 test-slow: test-deps ## Run the suite's slow profile: long faults, many rounds
 	$(GO) test -race -count=1 -p 1 -v -timeout $(SLOWTIMEOUT) ./conformance/... ./memstore/... ./raftstore/... ./etcd3/...
 	HOLDFAST_ETCD_VERSION=3.5 $(GO) test -race -count=1 -p 1 -v -timeout $(SLOWTIMEOUT) ./etcd3/...
+	$(GO) test -count=1 -p 1 -v -timeout $(SLOWTIMEOUT) -run 'TestConformance/Herd' ./etcd3/... # 200 clients are too many for the race detector
 
 # The packages that have a test function of the kind $(1), as ./path arguments.
 packages_with = $$({ grep -rlE --include='*_test.go' '^func $(1)[A-Z]' . || true; } | xargs -r -n1 dirname | sort -u)

@@ -2,7 +2,6 @@ package etcd3
 
 import (
 	"context"
-	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -16,7 +15,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/kv"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // Backend is a client of one etcd cluster: a [dcs.Backend] and a
@@ -27,14 +26,14 @@ type Backend struct {
 	pool    *endpoint.Pool
 	commits *attempt.Committer
 	markers markers
-	watcher watcher
+	copy    remote.Replica
 
 	life    context.Context //nolint:containedctx // the Backend's end
 	end     context.CancelCauseFunc
 	closing sync.Once
 	cluster atomic.Uint64
 	leader  atomic.Pointer[leadership]
-	floor   atomic.Uint64 // the largest revision that a Snapshot had
+	floor   remote.Floor
 
 	mu    sync.Mutex
 	conns map[string]*conn
@@ -55,10 +54,10 @@ func New(c Config) (*Backend, error) {
 	}
 	b := &Backend{c: c, root: "/" + c.Root + "/", conns: map[string]*conn{}}
 	b.life, b.end = context.WithCancelCause(context.Background())
-	b.watcher.init(b)
+	b.copy.Init(b.source())
 	o := endpoint.Options{
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
-		Judge: judge, Probe: b.probe, Logger: c.Logger, Observer: b.decided,
+		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.decided,
 	}
 	if !c.NoDiscovery {
 		o.Topology = b.members
@@ -75,7 +74,7 @@ func New(c Config) (*Backend, error) {
 // decided passes the Pool's decisions on, and to the watch.
 func (b *Backend) decided(ev dcs.EndpointEvent) {
 	if ev.Change == dcs.Ejected || ev.Change == dcs.Removed {
-		b.watcher.leave(ev.From)
+		b.copy.Leave(ev.From)
 	}
 	if b.c.Observer.Endpoint != nil {
 		b.c.Observer.Endpoint(ev)
@@ -99,7 +98,7 @@ func (b *Backend) Close() error {
 		b.markers.close()
 		b.end(dcs.ErrClosed)
 		_ = b.commits.Close() // it has no error to return
-		b.watcher.close()
+		b.copy.Close()
 		b.pool.Close()
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -186,7 +185,7 @@ func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 	})
 	switch {
 	case err != nil:
-		return dcs.Entry{}, kinded("Get", key, a.Endpoint, err)
+		return dcs.Entry{}, remote.Kinded(backendName, "Get", key, a.Endpoint, err)
 	case len(a.Value[0].Kvs) == 0:
 		return dcs.Entry{}, &dcs.Error{Backend: backendName, Op: "Get", Key: key, Endpoint: a.Endpoint, Kind: dcs.ErrNotFound}
 	}
@@ -198,12 +197,12 @@ func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, er
 	for {
 		s, at, err := b.snapshot(b.c.name(ctx, "Snapshot"), prefix)
 		if err != nil {
-			return dcs.Snapshot{}, kinded("Snapshot", prefix, at, err)
+			return dcs.Snapshot{}, remote.Kinded(backendName, "Snapshot", prefix, at, err)
 		}
 		// An answer that was under way for long may be older than one that
 		// came since; Revision never falls on one Store.
-		if b.raise(s.Revision) {
-			return visible(prefix, s), nil
+		if b.floor.Raise(s.Revision) {
+			return remote.Visible(prefix, s), nil
 		}
 	}
 }
@@ -234,28 +233,6 @@ func (b *Backend) ranges(prefix string) []*pb.RangeRequest {
 }
 
 func below(dir string) []byte { return []byte(dir[:len(dir)-1] + "0") }
-
-// visible leaves the bookkeeping out.
-func visible(prefix string, s dcs.Snapshot) dcs.Snapshot {
-	if prefix == "" {
-		s.Entries = slices.DeleteFunc(s.Entries, func(e dcs.Entry) bool { return kv.Hidden(e.Key) })
-	}
-	return s
-}
-
-// raise reports whether rev is not older than what was returned before, and
-// remembers it.
-func (b *Backend) raise(rev dcs.Revision) bool {
-	for {
-		floor := b.floor.Load()
-		if uint64(rev) < floor {
-			return false
-		}
-		if b.floor.CompareAndSwap(floor, uint64(rev)) {
-			return true
-		}
-	}
-}
 
 // probe asks the quorum through one member, for the Pool.
 func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error) {
@@ -322,7 +299,7 @@ func clientAddress(url string, tls bool) (string, bool) {
 	if !ok || (scheme == "https") != tls || scheme != "http" && scheme != "https" {
 		return "", false
 	}
-	addr, err := address(strings.TrimSuffix(rest, "/"))
+	addr, err := remote.Address(strings.TrimSuffix(rest, "/"), defaultPort)
 	return addr, err == nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // Commit implements [dcs.Backend].
@@ -61,7 +62,7 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 	switch {
 	case is(err, rpctypes.ErrGRPCLeaseNotFound) && lease != 0:
 		b.markers.lost(lease)
-		return a, &failure{endpoint: addr, err: err, refused: true}
+		return a, &remote.Failure{Endpoint: addr, Err: err, Text: text(err), Refused: true}
 	case is(err, rpctypes.ErrGRPCLeaseNotFound): // P14
 		a.Outcome = attempt.LeaseLost
 		return a, nil
@@ -175,7 +176,7 @@ func (m *markers) lease(ctx context.Context, b *Backend) (int64, error) {
 	l, _, err := b.grant(ctx, markerTTL)
 	if err != nil {
 		// Whatever became of the lease, the marker was not sent.
-		return 0, &failure{endpoint: l.endpoint, err: err, refused: true, blame: true}
+		return 0, &remote.Failure{Endpoint: l.endpoint, Err: err, Text: text(err), Refused: true, Blame: true}
 	}
 	m.held = l.lease
 	if m.stop == nil {

@@ -3,16 +3,14 @@ package etcd3
 import (
 	"context"
 	"crypto/tls"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // Config says how to reach etcd. Endpoints and Root are mandatory.
@@ -60,61 +58,22 @@ const (
 	maxValue    = 1 << 20
 	maxTxnOps   = 120
 	maxTxnBytes = maxValue + 128<<10
-	maxRoot     = 256
 )
 
 func (c Config) check() (Config, error) {
-	var faults []error
-	add := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	if len(c.Endpoints) == 0 {
-		add(`Endpoints is empty: name at least one member, like "10.0.0.1:2379"`)
-	}
-	endpoints := make([]string, 0, len(c.Endpoints))
-	for _, e := range c.Endpoints {
-		addr, err := address(e)
-		if err != nil {
-			add("endpoint %q: %w", e, err)
-		}
-		endpoints = append(endpoints, addr)
-	}
-	c.Endpoints = endpoints
-	c.Root = strings.Trim(c.Root, "/")
-	if err := dcs.CheckKey(c.Root); err != nil || len(c.Root) > maxRoot {
-		add(`Root %q: it is a key of at most %d bytes, like "pg/main"`, c.Root, maxRoot)
-	}
+	var faults remote.Faults
+	c.Endpoints, c.Root = faults.Common(c.Endpoints, defaultPort, c.Root)
 	if (c.Username == "") != (c.Password == "") {
-		add("Username and Password belong together: set both or neither")
+		faults.Add("Username and Password belong together: set both or neither")
 	}
-	c.Timing = c.Timing.WithDefaults()
-	if err := c.Timing.Validate(caps); err != nil {
-		faults = append(faults, err)
-	}
+	c.Timing = faults.Timing(c.Timing, caps)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.name == nil {
 		c.name = func(ctx context.Context, _ string) context.Context { return ctx }
 	}
-	if len(faults) > 0 {
-		return c, &dcs.Error{Backend: backendName, Op: "Open", Kind: dcs.ErrInvalid, Err: errors.Join(faults...)}
-	}
-	return c, nil
-}
-
-// address is host:port with the port filled in.
-func address(e string) (string, error) {
-	if strings.Contains(e, "/") {
-		return e, errors.New("it is host:port, without a scheme or path")
-	}
-	if _, _, err := net.SplitHostPort(e); err == nil {
-		return e, nil
-	}
-	e = net.JoinHostPort(strings.Trim(e, "[]"), defaultPort)
-	host, _, err := net.SplitHostPort(e)
-	if err == nil && host == "" {
-		err = errors.New("the host is missing")
-	}
-	return e, err
+	return c, faults.Err(backendName)
 }
 
 var caps = dcs.Caps{

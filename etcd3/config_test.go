@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 func TestConfigNamesEveryFault(t *testing.T) {
@@ -31,7 +32,7 @@ func TestConfigNamesEveryFault(t *testing.T) {
 
 func TestAddresses(t *testing.T) {
 	for in, want := range map[string]string{"h": "h:2379", "h:1": "h:1", "[::1]": "[::1]:2379", "[::1]:5": "[::1]:5", "10.0.0.1": "10.0.0.1:2379"} {
-		got, err := address(in)
+		got, err := remote.Address(in, defaultPort)
 		require.NoError(t, err, in)
 		require.Equal(t, want, got)
 	}
@@ -105,10 +106,10 @@ func TestMeanings(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := c.failed(t.Context(), test.err, test.left)
-			var f *failure
+			var f *remote.Failure
 			require.ErrorAs(t, got, &f)
-			require.Equal(t, test.kind, f.kind)
-			v := judge(got)
+			require.Equal(t, test.kind, f.Kind)
+			v := remote.Judge(got)
 			require.Equal(t, test.refused, v.Refused)
 			require.Equal(t, test.blame, v.Blame)
 			require.Equal(t, test.final, v.Final)

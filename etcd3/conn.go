@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
 
@@ -64,7 +65,7 @@ func (b *Backend) connected(addr string) (*conn, error) {
 func (b *Backend) dialOptions() []grpc.DialOption {
 	creds := insecure.NewCredentials()
 	if b.c.TLS != nil {
-		creds = credentials.NewTLS(b.c.TLS.Clone())
+		creds = telling{credentials.NewTLS(b.c.TLS.Clone())}
 	}
 	derived, _ := keepalive.Derive(b.c.Timing.TTL, b.c.Timing.LoopWait)
 	// Wrapped, because gRPC overwrites TCP_USER_TIMEOUT on a bare TCPConn.
@@ -153,8 +154,8 @@ func (b *Backend) seen(c *conn, h *pb.ResponseHeader) error {
 		return nil
 	}
 	if b.cluster.Load() != h.ClusterId && !b.cluster.CompareAndSwap(0, h.ClusterId) && b.cluster.Load() != h.ClusterId {
-		return &failure{endpoint: c.addr, err: errOtherCluster, blame: true}
+		return &remote.Failure{Endpoint: c.addr, Err: errOtherCluster, Blame: true}
 	}
-	b.watcher.saw(h.Revision)
+	b.copy.Saw(revision(h.Revision))
 	return nil
 }

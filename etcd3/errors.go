@@ -10,8 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/dcs/attempt"
-	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 var (
@@ -20,32 +19,6 @@ var (
 	errDials        = errors.New("too many connections were made within a second")
 	errBehind       = errors.New("its view lags behind the store's")
 )
-
-// failure is what one copy of a call brought.
-type failure struct {
-	endpoint string
-	err      error
-	// kind is set when it is the store's own word: the call ends with it.
-	kind error
-	// refused says that the copy wrote nothing and never will.
-	refused bool
-	// blame says that the member is at fault, and another one may not be.
-	blame bool
-}
-
-func (f *failure) Error() string { return text(f.err) }
-
-// Unwrap exposes the kind and, for what certainly wrote nothing, ErrNotSent.
-func (f *failure) Unwrap() []error {
-	out := []error{f.err}
-	if f.kind != nil {
-		out = append(out, &dcs.Error{Kind: f.kind, Endpoint: f.endpoint, Err: f.err})
-	}
-	if f.refused {
-		out = append(out, attempt.ErrNotSent)
-	}
-	return out
-}
 
 // text is an error's message without gRPC's frame.
 func text(err error) string {
@@ -95,21 +68,21 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	var f *failure
+	var f *remote.Failure
 	if errors.As(err, &f) {
 		return f
 	}
-	f = &failure{endpoint: c.addr, err: err, blame: true, refused: !left}
+	f = &remote.Failure{Endpoint: c.addr, Err: err, Text: text(err), Blame: true, Refused: !left}
 	s := status.Convert(err)
 	if m, ok := meanings[s.Message()]; ok {
-		f.kind, f.refused, f.blame = m.kind, m.refused, m.blame
+		f.Kind, f.Refused, f.Blame = m.kind, m.refused, m.blame
 		return f
 	}
 	switch {
 	case s.Code() == codes.Canceled && c.b.life.Err() != nil:
-		f.err, f.blame = context.Cause(c.b.life), false
+		f.Err, f.Text, f.Blame = context.Cause(c.b.life), "", false
 	case !left && containsAny(s.Message(), certificates):
-		f.kind = dcs.ErrUnauthorized
+		f.Kind = dcs.ErrUnauthorized
 	}
 	return f
 }
@@ -131,29 +104,3 @@ func staleToken(err error) bool {
 }
 
 func authOff(err error) bool { return is(err, rpctypes.ErrGRPCAuthNotEnabled) }
-
-// judge is the Pool's view of an error.
-func judge(err error) endpoint.Verdict {
-	var f *failure
-	if !errors.As(err, &f) {
-		return endpoint.Verdict{Blame: !errors.Is(err, dcs.ErrClosed), Reason: text(err)}
-	}
-	// Certificates may be wrong at one member only.
-	final := f.kind != nil && !f.blame
-	return endpoint.Verdict{Final: final, Refused: f.refused, Blame: f.blame, Reason: text(f.err)}
-}
-
-// kinded is the *dcs.Error of a call that failed.
-func kinded(op, key, at string, err error) *dcs.Error {
-	e := &dcs.Error{Backend: backendName, Op: op, Key: key, Endpoint: at, Err: err}
-	var f *failure
-	switch {
-	case errors.As(err, &f) && f.kind != nil:
-		e.Kind, e.Err, e.Endpoint = f.kind, f.err, f.endpoint
-	case errors.Is(err, dcs.ErrClosed):
-		e.Kind = dcs.ErrClosed
-	default:
-		e.Kind = dcs.ErrUnavailable
-	}
-	return e
-}

@@ -3,7 +3,6 @@ package etcd3
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,66 +20,26 @@ func (s *suite) faults() *conformance.Cluster {
 	if s.cluster == nil {
 		return nil
 	}
-	return &conformance.Cluster{
-		Endpoints: slices.Clone(s.cluster.Endpoints()),
-		Election:  s.cluster.Election(),
-		Leader:    func(tb testing.TB) int { return s.cluster.Leader(context.Background()) },
-		Healthy:   func(tb testing.TB) { require.NoError(tb, s.cluster.Healthy(context.Background())) },
-		Strike:    s.strike, ReadOnly: s.readOnly, EndLease: s.endLease, Outside: s.outside,
-		RestartAll: func(tb testing.TB) { require.NoError(tb, s.cluster.RestartAll(context.Background())) },
-		Replace: func(tb testing.TB, i int) string {
-			require.NoError(tb, s.cluster.Replace(context.Background(), i))
-			s.endpoints = s.cluster.Endpoints()
-			s.endpoints = s.cluster.Endpoints()
-			return s.endpoints[i]
-		},
+	c := s.cluster.Faults()
+	strike := c.Strike
+	c.Strike = func(tb testing.TB, i int, t conformance.Trouble) func() {
+		if t.Do == conformance.Partitioned && !s.cluster.HasNetwork() {
+			return s.standIn(tb, i)
+		}
+		return strike(tb, i, t)
 	}
+	c.ReadOnly, c.EndLease, c.Outside = s.readOnly, s.endLease, s.outside
+	c.Replace = func(tb testing.TB, i int) string {
+		require.NoError(tb, s.cluster.Replace(context.Background(), i))
+		s.endpoints = s.cluster.Endpoints()
+		return s.endpoints[i]
+	}
+	return c
 }
 
-func (s *suite) strike(tb testing.TB, i int, t conformance.Trouble) (heal func()) {
-	server := s.cluster.Servers()[i]
-	must := func(err error) { require.NoError(tb, err, "%v", t.Do) }
-	switch t.Do {
-	case conformance.Killed:
-		server.Kill()
-		return func() { must(server.Restart()) }
-	case conformance.Stopped:
-		server.Stop()
-		return func() { must(server.Restart()) }
-	case conformance.Frozen:
-		thaw, err := server.Process().Freeze()
-		must(err)
-		return thaw
-	case conformance.Refused:
-		lift := server.Proxy().Refuse()
-		return func() { must(lift()) }
-	case conformance.Silent:
-		return server.Proxy().Silent()
-	case conformance.ResetAll:
-		return server.Proxy().Reset()
-	case conformance.Delayed:
-		return server.Proxy().Delay(t.Delay)
-	case conformance.Unresolved:
-		return server.Unresolve()
-	case conformance.Blackholed:
-		lift, err := s.cluster.Blackhole(i)
-		must(err)
-		return func() { must(lift()) }
-	case conformance.Partitioned:
-		return s.partition(tb, i)
-	}
-	tb.Fatalf("%v: no such fault", t.Do)
-	return nil
-}
-
-// partition cuts a member off from its peers: really, or, where no network of
-// one's own can be made, by a stand-in that answers as one that is cut off.
-func (s *suite) partition(tb testing.TB, i int) (heal func()) {
-	if s.cluster.HasNetwork() {
-		lift, err := s.cluster.Partition(i)
-		require.NoError(tb, err)
-		return func() { require.NoError(tb, lift()) }
-	}
+// standIn takes a member's place and answers as one that is cut off from its
+// peers, where no network of one's own can be made.
+func (s *suite) standIn(tb testing.TB, i int) (heal func()) {
 	server := s.cluster.Servers()[i]
 	var header *pb.ResponseHeader
 	s.byHand(tb, func(ctx context.Context, cc *grpc.ClientConn) error {

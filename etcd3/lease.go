@@ -17,6 +17,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // lease is one of etcd's.
@@ -58,11 +59,7 @@ type granted struct {
 func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
 	g, r, err := b.grant(ctx, ttl)
 	if err != nil {
-		e := kinded("Grant", "", g.endpoint, err)
-		if !g.clear && (e.Kind == dcs.ErrUnavailable || e.Kind == dcs.ErrClosed) { //nolint:errorlint // kinded sets a sentinel
-			e.Kind = dcs.ErrAmbiguous
-		}
-		return nil, dcs.Renewal{}, e
+		return nil, dcs.Renewal{}, remote.Granted(backendName, g.endpoint, g.clear, err)
 	}
 	return g.lease, r, nil
 }
@@ -102,7 +99,7 @@ func (b *Backend) grantedTTL(ctx context.Context, c *conn, id int64) (int64, err
 		return 0, err
 	}
 	if r.GrantedTTL <= 0 {
-		return 0, &failure{endpoint: c.addr, err: errors.New("the lease was granted and is gone again")}
+		return 0, &remote.Failure{Endpoint: c.addr, Err: errors.New("the lease was granted and is gone again")}
 	}
 	return r.GrantedTTL, b.seen(c, r.Header)
 }
@@ -133,7 +130,7 @@ func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) 
 		return l.confirm(ctx, c, ranges, len(keys) > 0)
 	})
 	if err != nil {
-		return dcs.Renewal{}, kinded("Renew", "", a.Endpoint, err)
+		return dcs.Renewal{}, remote.Kinded(backendName, "Renew", "", a.Endpoint, err)
 	}
 	return a.Value, nil
 }
@@ -163,7 +160,7 @@ func (l *lease) confirm(ctx context.Context, c *conn, ranges []*pb.RangeRequest,
 			return dcs.Renewal{}, err
 		}
 		if answer.Header.RaftTerm != header.RaftTerm { // P2
-			return dcs.Renewal{}, &failure{endpoint: c.addr, err: errTerm}
+			return dcs.Renewal{}, &remote.Failure{Endpoint: c.addr, Err: errTerm}
 		}
 		if answer.TTL > 0 {
 			r := l.renewal(from, answer.TTL)
@@ -174,7 +171,7 @@ func (l *lease) confirm(ctx context.Context, c *conn, ranges []*pb.RangeRequest,
 			return r, nil
 		}
 		if gone {
-			return dcs.Renewal{}, &failure{endpoint: c.addr, kind: dcs.ErrLost, err: fmt.Errorf("etcd knows no lease %s", l.ID())}
+			return dcs.Renewal{}, &remote.Failure{Endpoint: c.addr, Kind: dcs.ErrLost, Err: fmt.Errorf("etcd knows no lease %s", l.ID())}
 		}
 	}
 }
@@ -194,7 +191,7 @@ func (l *lease) Revoke(ctx context.Context) error {
 		return struct{}{}, l.b.seen(c, r.Header)
 	})
 	if err != nil {
-		return kinded("Revoke", "", a.Endpoint, err)
+		return remote.Kinded(backendName, "Revoke", "", a.Endpoint, err)
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ func TestStandInIsLeft(t *testing.T) {
 	used := b.Endpoints()[0]
 	for i, e := range s.endpoints {
 		if e == used {
-			defer s.partition(t, i)()
+			defer s.standIn(t, i)()
 		}
 	}
 	var slowest time.Duration

@@ -39,11 +39,11 @@ func TestWatchSurvivesACompaction(t *testing.T) {
 		}
 		got <- s
 	}()
-	require.Eventually(t, func() bool { return b.watcher.running.Load() && b.watcher.begins() > 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return b.copy.Begins() > 0 }, 5*time.Second, time.Millisecond)
 
 	var heals []func()
 	for i := range s.endpoints {
-		heals = append(heals, s.strike(t, i, conformance.Trouble{Do: conformance.Refused}))
+		heals = append(heals, s.faults().Strike(t, i, conformance.Trouble{Do: conformance.Refused}))
 	}
 	admin, err := c.Admin(ctx)
 	require.NoError(t, err)
@@ -71,7 +71,7 @@ func TestWatchSurvivesACompaction(t *testing.T) {
 	case <-time.After(15 * time.Second):
 		t.Fatal("the Wait sleeps on")
 	}
-	require.Greater(t, b.watcher.begins(), since.Revision, "the copy was made anew")
+	require.Greater(t, b.copy.Begins(), since.Revision, "the copy was made anew")
 }
 
 // A Wait whose revision is older than the watch's copy returns only if

@@ -179,6 +179,9 @@ func (d *call[T]) take(addr string, sent dcs.Instant, value T, err error) {
 		return
 	}
 	d.answer.Clear = d.answer.Clear && v.Refused
+	if dcs.KindOf(err) == nil && dcs.KindOf(d.fault) != nil {
+		return // what only an operator can mend is told, whatever came after it
+	}
 	d.fault = fmt.Errorf("%s: %w", addr, err)
 }
 

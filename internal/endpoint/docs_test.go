@@ -22,6 +22,7 @@ func TestOperationsPageTellsTheDefaults(t *testing.T) {
 		fmt.Sprintf("%s answers of the quorum in a row", words[provenBy]),
 		fmt.Sprintf("R/10, within 100 ms and 1 s; up to %s times that while it fails | %v to %v | %v to %v |", words[maxPause],
 			spaced(long.ProbeInterval), spaced(maxPause*long.ProbeInterval), spaced(short.ProbeInterval), spaced(maxPause*short.ProbeInterval)),
+		fmt.Sprintf("the members are listed every | 3 R, and half of that more or less; soon after one is left out | %v | %v |", spaced(long.TopologyInterval), spaced(short.TopologyInterval)),
 		fmt.Sprintf("at most %d a second and server list, after a burst of %d", dialsPerSecond, dialBurst),
 	} {
 		require.Contains(t, string(page), want)

@@ -62,8 +62,9 @@ type Options struct {
 	// asked, to learn its latency and who leads. Zero means 30 s or Budget,
 	// whichever is longer; less than zero means never.
 	SampleInterval time.Duration
-	// TopologyInterval is how often Topology is asked when nothing is wrong.
-	// Zero means 5 min.
+	// TopologyInterval is how often Topology is asked when nothing is wrong:
+	// replacing every member in less time would lose a client that is quiet.
+	// Zero means three Budgets.
 	TopologyInterval time.Duration
 
 	// Judge says what an attempt's error means. The end of the attempt's
@@ -126,7 +127,7 @@ func (o Options) withDefaults() Options {
 	def(&o.HedgeFloor, hedgeFloor)
 	def(&o.ProbeInterval, min(time.Second, max(o.Budget/10, 100*time.Millisecond)))
 	def(&o.SampleInterval, max(30*time.Second, o.Budget))
-	def(&o.TopologyInterval, 5*time.Minute)
+	def(&o.TopologyInterval, 3*o.Budget)
 	if o.Judge == nil {
 		o.Judge = func(err error) Verdict { return Verdict{Blame: true, Reason: err.Error()} }
 	}

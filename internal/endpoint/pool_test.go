@@ -281,6 +281,27 @@ func TestAllDownEndsByTheDeadlineWithTheReason(t *testing.T) {
 	}
 }
 
+// What only an operator can mend is told, whatever else went wrong after it.
+func TestTheGravestFaultIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBench("a")
+		p := started(b.options("a"))
+		defer p.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		n := 0
+		_, err := Do(ctx, p, Read, func(context.Context, string) (int, error) {
+			if n++; n == 2 {
+				return 0, &dcs.Error{Kind: dcs.ErrUnauthorized, Err: errors.New("the certificate has expired")}
+			}
+			return 0, errors.New("connection reset")
+		})
+		require.Greater(t, n, 2)
+		require.ErrorIs(t, err, dcs.ErrUnauthorized)
+		require.ErrorContains(t, err, "the certificate has expired")
+	})
+}
+
 func TestFarLeaderIsNotPreferred(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("far", "b", "c")
@@ -329,6 +350,11 @@ func TestTopology(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, "d", who)
 		}
+		b.mu.Lock()
+		listed = []string{"d", "c"}
+		b.mu.Unlock()
+		time.Sleep(5 * p.o.Budget)
+		require.Contains(t, p.Endpoints(), "c", "members are listed again though nothing was wrong")
 	})
 }
 

@@ -1,0 +1,301 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/kv"
+)
+
+// Source is the store that a Replica is a copy of.
+type Source struct {
+	// Backend is the name for errors, Budget is Timing.RetryTimeout, and Life
+	// ends when the Store is closed.
+	Backend string
+	Budget  time.Duration
+	Life    context.Context //nolint:containedctx // the Backend's end
+
+	// Read returns the tree as it is, bookkeeping left out, within ctx.
+	Read func(ctx context.Context) (dcs.Snapshot, error)
+	// Snapshot is the Backend's own.
+	Snapshot func(ctx context.Context, prefix string) (dcs.Snapshot, error)
+	// Raise reports whether rev is not older than what the Store has returned,
+	// and remembers it.
+	Raise func(rev dcs.Revision) bool
+	// Still reports whether nothing at or below prefix was deleted since a
+	// revision that is older than the copy; now are the keys that are there.
+	// False means that it cannot be told.
+	Still func(ctx context.Context, prefix string, since dcs.Revision, now map[string]bool) bool
+	// Follow is one watch at one server, until it fails: what it tells goes
+	// into the Tree, and Alive says that it told something.
+	Follow func(ctx context.Context) error
+}
+
+// Replica is a copy of a store's tree, fed by one watch at a time, which
+// serves every Wait of a Store. It is started by the first Wait.
+type Replica struct {
+	Source
+	Tree *kv.Tree
+	// Every is how long a watch may tell nothing before its server is asked
+	// whether it is there; Limit how long its view may lag behind.
+	Every, Limit time.Duration
+	// Behind is told when another answer named a later revision than the
+	// Tree's, Left which servers the Pool left out.
+	Behind chan struct{}
+	Left   chan string
+
+	start   sync.Once
+	done    sync.WaitGroup
+	latest  atomic.Uint64 // the largest revision that any answer named
+	running atomic.Bool
+
+	mu     sync.Mutex
+	synced bool          // the Tree is a copy
+	base   dcs.Revision  // what was before is not in it
+	heard  dcs.Instant   // when the watch last knew that the store serves
+	fault  error         // why it does not
+	change chan struct{} // closed when any of these changes
+}
+
+// Init makes r ready.
+func (r *Replica) Init(s Source) {
+	r.Source, r.Tree = s, kv.New()
+	r.Every = min(2500*time.Millisecond, s.Budget/4)
+	r.Limit = min(500*time.Millisecond, s.Budget/6)
+	r.Behind, r.Left, r.change = make(chan struct{}, 1), make(chan string, 16), make(chan struct{})
+}
+
+// Close waits for the watch, once Life has ended.
+func (r *Replica) Close() {
+	r.start.Do(func() {}) // none is started any more
+	r.done.Wait()
+}
+
+// Saw is told of the revision in every answer.
+func (r *Replica) Saw(rev dcs.Revision) {
+	for {
+		latest := r.latest.Load()
+		if uint64(rev) <= latest {
+			return
+		}
+		if r.latest.CompareAndSwap(latest, uint64(rev)) {
+			break
+		}
+	}
+	if r.running.Load() && r.Tree.Revision() < rev {
+		select {
+		case r.Behind <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Latest is the largest revision that any answer named.
+func (r *Replica) Latest() dcs.Revision { return dcs.Revision(r.latest.Load()) }
+
+// Leave tells the watch that a server was left out.
+func (r *Replica) Leave(addr string) {
+	select {
+	case r.Left <- addr:
+	default:
+	}
+}
+
+// Wait is the Backend's.
+func (r *Replica) Wait(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+	r.start.Do(func() {
+		r.mu.Lock()
+		r.heard = dcs.Now()
+		r.mu.Unlock()
+		r.running.Store(true)
+		r.done.Add(1)
+		go r.run()
+	})
+	began := dcs.Now()
+	for {
+		moved := r.Tree.Moved(prefix)
+		synced, change, silent, fault := r.state(began)
+		if err := r.over(ctx, prefix, silent, fault); err != nil {
+			return dcs.Snapshot{}, err
+		}
+		if base := r.Begins(); synced && since < base {
+			still, err := r.before(ctx, prefix, since)
+			if err != nil {
+				return dcs.Snapshot{}, err
+			}
+			if still {
+				since = base
+			}
+		}
+		if synced && r.Tree.MovedSince(prefix, since) {
+			s, ok, err := r.answer(ctx, prefix, since)
+			if ok || err != nil {
+				return s, err
+			}
+		}
+		r.sleep(ctx, moved, change, r.Budget-silent)
+	}
+}
+
+// Begins is the revision from which on the copy knows what changed; 0 before
+// there is one.
+func (r *Replica) Begins() dcs.Revision {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.base
+}
+
+// before reports whether nothing changed between since and the copy's
+// beginning, which the copy cannot tell.
+func (r *Replica) before(ctx context.Context, prefix string, since dcs.Revision) (bool, error) {
+	now := map[string]bool{}
+	for _, e := range r.Tree.Snapshot(prefix).Entries {
+		if e.Modified > since {
+			return false, nil
+		}
+		now[e.Key] = true
+	}
+	if since == 0 {
+		return false, nil
+	}
+	one, cancel := context.WithTimeout(ctx, r.Budget)
+	defer cancel()
+	still := r.Still(one, prefix, since, now)
+	return still && ctx.Err() == nil, ctx.Err()
+}
+
+// state is what a Wait that began at began has to know.
+func (r *Replica) state(began dcs.Instant) (synced bool, change <-chan struct{}, silent time.Duration, fault error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	heard := r.heard
+	if heard.Before(began) {
+		heard = began
+	}
+	return r.synced, r.change, heard.Elapsed(), r.fault
+}
+
+// over returns what ends a Wait, or nil.
+func (r *Replica) over(ctx context.Context, prefix string, silent time.Duration, fault error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if r.Life.Err() != nil {
+		return &dcs.Error{Backend: r.Backend, Op: "Wait", Key: prefix, Kind: dcs.ErrClosed}
+	}
+	var f *Failure
+	if errors.As(fault, &f) && f.Kind != nil || silent >= r.Budget {
+		if fault == nil {
+			fault = errors.New("the watch is silent")
+		}
+		return Kinded(r.Backend, "Wait", prefix, "", fault)
+	}
+	return nil
+}
+
+func (r *Replica) sleep(ctx context.Context, moved, change <-chan struct{}, d time.Duration) {
+	t := time.NewTimer(max(d, time.Millisecond))
+	defer t.Stop()
+	select {
+	case <-moved:
+	case <-change:
+	case <-t.C:
+	case <-ctx.Done():
+	case <-r.Life.Done():
+	}
+}
+
+// answer is the Snapshot that ends a Wait: the copy's, or, where the Store has
+// returned a later one already, the store's own.
+func (r *Replica) answer(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, bool, error) {
+	s := r.Tree.Snapshot(prefix)
+	if s.Revision > since && r.Raise(s.Revision) {
+		return Visible(prefix, s), true, nil
+	}
+	if s.Revision <= since {
+		return s, false, nil
+	}
+	one, cancel := context.WithTimeout(ctx, r.Budget)
+	defer cancel()
+	s, err := r.Snapshot(one, prefix)
+	if err != nil && ctx.Err() != nil {
+		return s, false, ctx.Err()
+	}
+	return s, err == nil && s.Revision > since, err
+}
+
+// set changes what Waits see.
+func (r *Replica) set(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+	close(r.change)
+	r.change = make(chan struct{})
+}
+
+// Alive notes that the store was heard of.
+func (r *Replica) Alive() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.heard, r.fault = dcs.Now(), nil
+}
+
+// Forget says that the Tree is no copy any more: it is read anew before the
+// next Follow.
+func (r *Replica) Forget() { r.set(func() { r.synced = false }) }
+
+// run keeps the watch going until the Store is closed.
+func (r *Replica) run() {
+	defer r.done.Done()
+	ctx := r.Life
+	for n := 0; ctx.Err() == nil; n++ {
+		began := dcs.Now()
+		err := r.sync(ctx)
+		if err == nil {
+			err = r.Follow(ctx)
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		r.set(func() { r.fault = err })
+		if began.Elapsed() > time.Second {
+			n = 0
+		}
+		Pause(ctx, rand.N(min(5*time.Millisecond<<min(n, 10), 250*time.Millisecond))) //nolint:gosec // G404: jitter
+	}
+	r.set(func() { r.fault = dcs.ErrClosed })
+}
+
+// sync makes the Tree a copy, if it is none.
+func (r *Replica) sync(ctx context.Context) error {
+	r.mu.Lock()
+	synced := r.synced
+	r.mu.Unlock()
+	if synced {
+		return nil
+	}
+	one, cancel := context.WithTimeout(ctx, r.Budget)
+	defer cancel()
+	s, err := r.Read(one)
+	if err != nil {
+		return err
+	}
+	r.Tree.Become(s.Revision, s.Entries)
+	r.set(func() { r.synced, r.base, r.heard, r.fault = true, s.Revision, dcs.Now(), nil })
+	return nil
+}
+
+// Pause waits for d, or until ctx ends.
+func Pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
