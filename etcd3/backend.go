@@ -25,7 +25,7 @@ type Backend struct {
 	root    string // with its slashes
 	pool    *endpoint.Pool
 	commits *attempt.Committer
-	markers markers
+	markers remote.Markers
 	copy    remote.Replica
 
 	life    context.Context //nolint:containedctx // the Backend's end
@@ -55,6 +55,7 @@ func New(c Config) (*Backend, error) {
 	b := &Backend{c: c, root: "/" + c.Root + "/", conns: map[string]*conn{}}
 	b.life, b.end = context.WithCancelCause(context.Background())
 	b.copy.Init(b.source())
+	b.markers = remote.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
 	o := endpoint.Options{
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
 		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.decided,
@@ -95,7 +96,7 @@ func (b *Backend) Endpoints() []string { return b.pool.Endpoints() }
 // process that died; the one of its markers is given back.
 func (b *Backend) Close() error {
 	b.closing.Do(func() {
-		b.markers.close()
+		b.markers.Close()
 		b.end(dcs.ErrClosed)
 		_ = b.commits.Close() // it has no error to return
 		b.copy.Close()

@@ -2,7 +2,6 @@ package etcd3
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -31,10 +30,10 @@ type transport struct{ b *Backend }
 // Send implements [attempt.Transport]: one transaction to one member.
 func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer, error) {
 	b := t.b
-	var lease int64
+	var lease dcs.LeaseID
 	if r.Marker.Create {
 		var err error
-		if lease, err = b.markers.lease(ctx, b); err != nil {
+		if lease, err = b.markers.Lease(ctx); err != nil {
 			return attempt.Answer{}, err
 		}
 	}
@@ -50,7 +49,7 @@ func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer,
 	return a, err
 }
 
-func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, lease int64) (attempt.Answer, error) {
+func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, lease dcs.LeaseID) (attempt.Answer, error) {
 	c, err := b.connected(addr)
 	if err != nil {
 		return attempt.Answer{}, err
@@ -60,8 +59,8 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 		return c.kv.Txn(ctx, b.txn(r, lease), o...)
 	})
 	switch {
-	case is(err, rpctypes.ErrGRPCLeaseNotFound) && lease != 0:
-		b.markers.lost(lease)
+	case is(err, rpctypes.ErrGRPCLeaseNotFound) && lease != "":
+		b.markers.Lost(lease)
 		return a, &remote.Failure{Endpoint: addr, Err: err, Text: text(err), Refused: true}
 	case is(err, rpctypes.ErrGRPCLeaseNotFound): // P14
 		a.Outcome = attempt.LeaseLost
@@ -82,8 +81,8 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 
 // txn is the request for etcd. The marker's put comes first; one that is there
 // already keeps its lease, so that a lease which is not found is the caller's.
-func (b *Backend) txn(r attempt.Request, markerLease int64) *pb.TxnRequest {
-	whole := r.Whole(leaseID(markerLease))
+func (b *Backend) txn(r attempt.Request, markerLease dcs.LeaseID) *pb.TxnRequest {
+	whole := r.Whole(markerLease)
 	req := &pb.TxnRequest{Failure: asOps(b.exactly(r.Keys()))}
 	for _, c := range whole.If {
 		req.Compare = append(req.Compare, b.compare(c))
@@ -149,92 +148,4 @@ func (b *Backend) entries(ranges []*pb.RangeResponse) []dcs.Entry {
 		}
 	}
 	return out
-}
-
-// markers keeps the lease of the attempt markers, so that those of a process
-// that died go away.
-type markers struct {
-	mu   sync.Mutex
-	held *lease
-	stop context.CancelFunc
-	done sync.WaitGroup
-}
-
-const (
-	markerTTL   = 5 * time.Minute
-	markerRenew = markerTTL / 4
-	goodbye     = 500 * time.Millisecond
-)
-
-// lease returns the lease for a new marker; a reader never makes one.
-func (m *markers) lease(ctx context.Context, b *Backend) (int64, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.held != nil {
-		return m.held.number, nil
-	}
-	l, _, err := b.grant(ctx, markerTTL)
-	if err != nil {
-		// Whatever became of the lease, the marker was not sent.
-		return 0, &remote.Failure{Endpoint: l.endpoint, Err: err, Text: text(err), Refused: true, Blame: true}
-	}
-	m.held = l.lease
-	if m.stop == nil {
-		life, stop := context.WithCancel(b.life)
-		m.stop = stop
-		m.done.Add(1)
-		go m.renew(life, b)
-	}
-	return l.number, nil
-}
-
-// lost forgets a lease that etcd does not know any more.
-func (m *markers) lost(number int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.held != nil && m.held.number == number {
-		m.held = nil
-	}
-}
-
-func (m *markers) renew(ctx context.Context, b *Backend) {
-	defer m.done.Done()
-	t := time.NewTicker(markerRenew)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-		}
-		m.mu.Lock()
-		held := m.held
-		m.mu.Unlock()
-		if held == nil {
-			continue
-		}
-		one, cancel := context.WithTimeout(ctx, b.c.Timing.RetryTimeout)
-		_, err := held.Renew(one)
-		cancel()
-		if dcs.KindOf(err) == dcs.ErrLost { //nolint:errorlint // KindOf returns a sentinel
-			m.lost(held.number)
-		}
-	}
-}
-
-// close gives the lease back, if the store answers at once.
-func (m *markers) close() {
-	m.mu.Lock()
-	held, stop := m.held, m.stop
-	m.held = nil
-	m.mu.Unlock()
-	if stop != nil {
-		stop()
-		m.done.Wait()
-	}
-	if held != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), goodbye)
-		defer cancel()
-		_ = held.Revoke(ctx) // else it runs out
-	}
 }

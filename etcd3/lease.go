@@ -90,6 +90,15 @@ func (b *Backend) grant(ctx context.Context, ttl time.Duration) (granted, dcs.Re
 	return g, g.renewal(a.First, a.Value), nil // P1: the sending of the first copy
 }
 
+// markerLease grants the markers' lease.
+func (b *Backend) markerLease(ctx context.Context, ttl time.Duration) (dcs.Lease, error) {
+	g, _, err := b.grant(ctx, ttl)
+	if err != nil {
+		return nil, err
+	}
+	return g.lease, nil
+}
+
 // grantedTTL asks what an earlier copy of a Grant was granted.
 func (b *Backend) grantedTTL(ctx context.Context, c *conn, id int64) (int64, error) {
 	r, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.LeaseTimeToLiveResponse, error) {

@@ -1,0 +1,120 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// Markers keeps the lease of the attempt markers, so that those of a process
+// that died go away. The lease is granted for the first marker: who only reads
+// has none.
+type Markers struct {
+	// Grant grants a lease, or returns a Failure that names its endpoint.
+	Grant func(ctx context.Context, ttl time.Duration) (dcs.Lease, error)
+	// Budget bounds one renewal, Life ends them.
+	Budget time.Duration
+	Life   context.Context //nolint:containedctx // the Backend's end
+
+	mu   sync.Mutex
+	held dcs.Lease
+	stop context.CancelFunc
+	done sync.WaitGroup
+}
+
+const (
+	markerTTL   = 5 * time.Minute
+	markerRenew = markerTTL / 4
+	goodbye     = 500 * time.Millisecond
+)
+
+// Lease returns the lease for a new marker. Its error is one of a copy that
+// was not sent: whatever became of the lease, the marker was not.
+func (m *Markers) Lease(ctx context.Context) (dcs.LeaseID, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.held != nil {
+		return m.held.ID(), nil
+	}
+	l, err := m.Grant(ctx, markerTTL)
+	if err != nil {
+		return "", NotSent(err)
+	}
+	m.held = l
+	if m.stop == nil {
+		life, stop := context.WithCancel(m.Life)
+		m.stop = stop
+		m.done.Add(1)
+		go m.renew(life)
+	}
+	return l.ID(), nil
+}
+
+// NotSent makes a failure of what comes before or after a write that was not
+// sent, or was refused: it wrote nothing, and another endpoint may do better.
+func NotSent(err error) error {
+	var f *Failure
+	if !errors.As(err, &f) {
+		return &Failure{Err: err, Refused: true, Blame: true}
+	}
+	g := *f
+	g.Refused = true
+	return &g
+}
+
+// Lost forgets the lease that the store does not know any more, and reports
+// whether it was this one.
+func (m *Markers) Lost(id dcs.LeaseID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.held == nil || m.held.ID() != id {
+		return false
+	}
+	m.held = nil
+	return true
+}
+
+func (m *Markers) renew(ctx context.Context) {
+	defer m.done.Done()
+	t := time.NewTicker(markerRenew)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		m.mu.Lock()
+		held := m.held
+		m.mu.Unlock()
+		if held == nil {
+			continue
+		}
+		one, cancel := context.WithTimeout(ctx, m.Budget)
+		_, err := held.Renew(one)
+		cancel()
+		if dcs.KindOf(err) == dcs.ErrLost { //nolint:errorlint // KindOf returns a sentinel
+			m.Lost(held.ID())
+		}
+	}
+}
+
+// Close gives the lease back, if the store answers at once.
+func (m *Markers) Close() {
+	m.mu.Lock()
+	held, stop := m.held, m.stop
+	m.held = nil
+	m.mu.Unlock()
+	if stop != nil {
+		stop()
+		m.done.Wait()
+	}
+	if held != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), goodbye)
+		defer cancel()
+		_ = held.Revoke(ctx) // else it runs out
+	}
+}
