@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	_ "github.com/holdfast-dcs/holdfast/consul" // the consul:// scheme
 	"github.com/holdfast-dcs/holdfast/dcs"
 	_ "github.com/holdfast-dcs/holdfast/etcd3" // the etcd3:// scheme
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
@@ -25,7 +26,8 @@ func TestReadmeTableOfBackends(t *testing.T) {
 	for name, url := range map[string]string{
 		"`raftstore`":        "raft://" + t.TempDir() + "?id=a&root=readme&listen=127.0.0.1:0",
 		"`memstore` (tests)": "mem://readme/table",
-		"`etcd3`":            "etcd3://" + etcdEndpoints(t) + "/readme",
+		"`etcd3`":            "etcd3://" + endpoints(t, testcluster.Etcd) + "/readme",
+		"`consul`":           "consul://" + endpoints(t, testcluster.Consul) + "/readme",
 	} {
 		store, err := dcs.Open(t.Context(), url, dcs.Options{})
 		if err != nil {
@@ -46,11 +48,11 @@ func TestReadmeTableOfBackends(t *testing.T) {
 	}
 }
 
-func etcdEndpoints(t *testing.T) string {
-	if own := testcluster.External(testcluster.Etcd); own != nil {
+func endpoints(t *testing.T, kind testcluster.Kind) string {
+	if own := testcluster.External(kind); own != nil {
 		return strings.Join(own, ",")
 	}
-	return strings.Join(testcluster.New(t, testcluster.Options{Kind: testcluster.Etcd, Nodes: 1, Loopback: true}).Endpoints(), ",")
+	return strings.Join(testcluster.New(t, testcluster.Options{Kind: kind, Nodes: 1, Loopback: true}).Endpoints(), ",")
 }
 
 func tableRow(name string, c dcs.Caps, r dcs.Renewal) string {

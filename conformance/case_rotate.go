@@ -88,7 +88,7 @@ func (e *env) rotateOne(i int, verb TroubleVerb) {
 	at, extra, before := e.s.Cluster.Endpoints[i], e.election(i), decided.count()
 
 	heal := e.strike(i, Trouble{Do: verb})
-	t := d.load(strikeFor)
+	t := d.load(max(strikeFor, extra+500*time.Millisecond+strikeFor/2)) // some of it when the store has elected
 	view := stop()
 	heal()
 	e.s.Cluster.Healthy(e)
@@ -205,10 +205,12 @@ func rotateReplaced(e *env) {
 	}
 	d, _ := e.drive(Opening{Endpoints: append([]string(nil), c.Endpoints...)})
 	for i := range e.rounds(1, len(c.Endpoints)) {
+		if i > 0 {
+			e.pass(5 * e.budget()) // nobody replaces all of them at once
+		}
 		c.Replace(e, i)
 		t := d.load(time.Second)
 		require.Empty(e, t.failed(), "after server %d was replaced", i)
-		e.pass(5 * e.budget()) // nobody replaces all of them at once
 	}
 	observer, _ := e.opened(Opening{})
 	e.stillHeld(observer, d.hold, "after servers were replaced")

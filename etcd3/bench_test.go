@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"runtime"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -65,63 +64,6 @@ func vendor(b *testing.B, c *testcluster.Cluster) *clientv3.Client {
 	return raw
 }
 
-// side is one way of doing something; it returns how long that took.
-type side struct {
-	name string
-	once func() time.Duration
-}
-
-// timed is a side that is timed as a whole.
-func timed(name string, f func() error) side {
-	return side{name, func() time.Duration {
-		begin := time.Now()
-		if err := f(); err != nil {
-			panic(fmt.Sprintf("%s: %v", name, err))
-		}
-		return time.Since(begin)
-	}}
-}
-
-// noisy is how much two runs of one side may differ before a ratio says
-// nothing.
-const noisy = 0.15
-
-// versus runs the sides in turns and reports each one's quantile q, and the
-// first one's over the slowest of the others. Every side is run twice: where
-// its two halves differ by more than 15 %, no ratio is reported.
-func versus(b *testing.B, q float64, turns, each int, sides ...side) {
-	b.Helper()
-	took := make([][2][]time.Duration, len(sides))
-	for t := range turns {
-		for i := range sides {
-			k := (i + t) % len(sides)
-			for range each {
-				took[k][t%2] = append(took[k][t%2], sides[k].once())
-			}
-		}
-	}
-	b.ReportMetric(0, "ns/op") // of all sides together: of no use
-	values, quiet := make([]float64, len(sides)), true
-	for i, s := range sides {
-		first, second := quantileOf(took[i][0], q), quantileOf(took[i][1], q)
-		values[i] = quantileOf(append(took[i][0], took[i][1]...), q)
-		b.ReportMetric(values[i]/1e3, s.name+"-µs")
-		if off := first/second - 1; max(off, -off) > noisy {
-			quiet = false
-			b.Logf("no ratio: %s differs from itself by %.0f %% (%.0f µs, %.0f µs)", s.name, 100*max(off, -off), first/1e3, second/1e3)
-		}
-	}
-	if quiet {
-		b.ReportMetric(values[0]/slices.Max(values[1:]), "ratio")
-	}
-}
-
-func quantileOf(d []time.Duration, q float64) float64 {
-	d = slices.Clone(d)
-	slices.Sort(d)
-	return float64(d[min(int(q*float64(len(d))), len(d)-1)])
-}
-
 // BenchmarkConfirm: a confirmation renews and reads the lock, at once. Target:
 // at most 1.1 x the slower of the vendor's two calls that do half of it each;
 // at most 25 allocations for the renewal part.
@@ -134,9 +76,9 @@ func BenchmarkConfirm(b *testing.B) {
 	require.NoError(b, err)
 	l, err := r.raw.Grant(ctx, 60)
 	require.NoError(b, err)
-	confirm := timed("confirm", func() error { return hold.Confirm(ctx) })
+	confirm := testcluster.Timed("confirm", func() error { return hold.Confirm(ctx) })
 	for range 200 {
-		confirm.once()
+		confirm.Once()
 	}
 	backend := r.store.Unwrap().(*Backend)
 	c, err := backend.connected(backend.Endpoints()[0])
@@ -151,9 +93,9 @@ func BenchmarkConfirm(b *testing.B) {
 			panic(err)
 		}
 	}), "renewal-allocs")
-	versus(b, 0.5, 20, 100, confirm,
-		timed("keepalive-once", func() error { _, err := r.raw.KeepAliveOnce(ctx, l.ID); return err }),
-		timed("get", func() error { _, err := r.raw.Get(ctx, "/bench/confirm"); return err }))
+	testcluster.Versus(b, 0.5, 20, 100, confirm,
+		testcluster.Timed("keepalive-once", func() error { _, err := r.raw.KeepAliveOnce(ctx, l.ID); return err }),
+		testcluster.Timed("get", func() error { _, err := r.raw.Get(ctx, "/bench/confirm"); return err }))
 }
 
 // BenchmarkAcquire: target at most 0.8 x concurrency.Election's Campaign.
@@ -165,7 +107,7 @@ func BenchmarkAcquire(b *testing.B) {
 	es, err := concurrency.NewSession(r.raw, concurrency.WithTTL(60))
 	require.NoError(b, err)
 	defer es.Close()
-	acquire := side{"acquire", func() time.Duration {
+	acquire := testcluster.Side{Name: "acquire", Once: func() time.Duration {
 		begin := time.Now()
 		h, err := s.Acquire(ctx, "lock", []byte("a"))
 		took := time.Since(begin)
@@ -177,7 +119,7 @@ func BenchmarkAcquire(b *testing.B) {
 		}
 		return took
 	}}
-	campaign := side{"campaign", func() time.Duration {
+	campaign := testcluster.Side{Name: "campaign", Once: func() time.Duration {
 		e := concurrency.NewElection(es, "/raw/lock")
 		begin := time.Now()
 		err := e.Campaign(ctx, "a")
@@ -191,10 +133,10 @@ func BenchmarkAcquire(b *testing.B) {
 		return took
 	}}
 	for range 50 {
-		acquire.once()
-		campaign.once()
+		acquire.Once()
+		campaign.Once()
 	}
-	versus(b, 0.5, 20, 30, acquire, campaign)
+	testcluster.Versus(b, 0.5, 20, 30, acquire, campaign)
 }
 
 // BenchmarkHandover: from the holder's Release to the waiter's Acquire. Target:
@@ -220,13 +162,13 @@ func BenchmarkHandover(b *testing.B) {
 				elections = append(elections, session)
 			}
 			n := 0
-			mine := side{"holdfast", func() time.Duration {
+			mine := testcluster.Side{Name: "holdfast", Once: func() time.Duration {
 				n++
-				return handover(wait, func(i int) func() { return take(ctx, sessions[i], fmt.Sprint("lock", n)) })
+				return testcluster.Handover(wait, func(i int) func() { return testcluster.Take(ctx, sessions[i], fmt.Sprint("lock", n)) })
 			}}
-			theirs := side{"election", func() time.Duration {
+			theirs := testcluster.Side{Name: "election", Once: func() time.Duration {
 				n++
-				return handover(wait, func(i int) func() {
+				return testcluster.Handover(wait, func(i int) func() {
 					e := concurrency.NewElection(elections[i], fmt.Sprint("/raw/lock", n))
 					if err := e.Campaign(ctx, "x"); err != nil {
 						panic(err)
@@ -238,44 +180,11 @@ func BenchmarkHandover(b *testing.B) {
 					}
 				})
 			}}
-			mine.once()
-			theirs.once()
-			versus(b, 0.5, 6, 4, mine, theirs)
+			mine.Once()
+			theirs.Once()
+			testcluster.Versus(b, 0.5, 6, 4, mine, theirs)
 		})
 	}
-}
-
-// take acquires and returns what releases.
-func take(ctx context.Context, s *dcs.Session, key string) func() {
-	h, err := s.Acquire(ctx, key, []byte("x"))
-	if err != nil {
-		panic(err)
-	}
-	return func() {
-		if err := h.Release(ctx); err != nil {
-			panic(err)
-		}
-	}
-}
-
-// handover lets the second take what the first holds, and returns how long
-// that took from the release on.
-func handover(wait time.Duration, take func(i int) func()) time.Duration {
-	release := take(0)
-	var got time.Time
-	var done sync.WaitGroup
-	done.Add(1)
-	go func() {
-		defer done.Done()
-		second := take(1)
-		got = time.Now()
-		second()
-	}()
-	<-time.After(wait)
-	begin := time.Now()
-	release()
-	done.Wait()
-	return got.Sub(begin)
 }
 
 // BenchmarkWaits: 1,000 Waits on one Store are woken by one write. Target: p99
@@ -310,8 +219,8 @@ func BenchmarkWaits(b *testing.B) {
 		_ = key
 		return out
 	}
-	worst := func(d []time.Duration) time.Duration { return time.Duration(quantileOf(d, 0.99)) }
-	mine := side{"waits", func() time.Duration {
+	worst := func(d []time.Duration) time.Duration { return time.Duration(testcluster.QuantileOf(d, 0.99)) }
+	mine := testcluster.Side{Name: "waits", Once: func() time.Duration {
 		s, err := r.store.Snapshot(ctx, "wake")
 		require.NoError(b, err)
 		return worst(wake("wake", func(ready func()) time.Time {
@@ -326,7 +235,7 @@ func BenchmarkWaits(b *testing.B) {
 			require.NoError(b, err)
 		}))
 	}}
-	theirs := side{"watches", func() time.Duration {
+	theirs := testcluster.Side{Name: "watches", Once: func() time.Duration {
 		return worst(wake("/raw/wake", func(ready func()) time.Time {
 			ctx, cancel := context.WithCancel(ctx)
 			defer cancel()
@@ -340,15 +249,15 @@ func BenchmarkWaits(b *testing.B) {
 			require.NoError(b, err)
 		}))
 	}}
-	mine.once()
-	theirs.once()
+	mine.Once()
+	theirs.Once()
 	before := runtime.NumGoroutine()
 	for range 20 {
 		_, err := r.store.NewSession(ctx, dcs.SessionOptions{})
 		require.NoError(b, err)
 	}
 	b.ReportMetric(float64(runtime.NumGoroutine()-before)/20, "goroutines/session")
-	versus(b, 0.5, 10, 1, mine, theirs)
+	testcluster.Versus(b, 0.5, 10, 1, mine, theirs)
 }
 
 // BenchmarkFaults puts 30 times with one of three members out of order, 3 s a
@@ -389,32 +298,6 @@ func benchmarkFault(b *testing.B, fault string, leads bool) {
 			b.Skip(err)
 		}
 	}
-	var done sync.WaitGroup
-	var mu sync.Mutex
-	for name, put := range puts {
-		done.Add(1)
-		go func() {
-			defer done.Done()
-			failed, slowest, last, began := 0, time.Duration(0), time.Duration(0), time.Now()
-			for n := range 30 {
-				ctx, cancel := context.WithTimeout(b.Context(), 3*time.Second)
-				begin := time.Now()
-				err := put(ctx, n)
-				cancel()
-				slowest = max(slowest, time.Since(begin))
-				if err != nil {
-					failed++
-					last = time.Since(began)
-				}
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			b.ReportMetric(float64(failed), name+"-failed")
-			b.ReportMetric(slowest.Seconds(), name+"-slowest-s")
-			b.ReportMetric(last.Seconds(), name+"-last-failure-s")
-		}()
-	}
-	done.Wait()
-	b.ReportMetric(0, "ns/op")
+	testcluster.PutWhile(b, puts)
 	require.NoError(b, heal())
 }

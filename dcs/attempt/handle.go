@@ -186,7 +186,7 @@ func (h *handle) copy(ctx context.Context, n int) (Answer, error) {
 		h.resendAsNew(ctx, &r)
 	}
 	if h.c.o.ModifiedOnly {
-		if ans, err := h.resolve(ctx, &r); err != nil || ans.Outcome == Refused {
+		if ans, err := h.resolve(ctx, &r, n == 0); err != nil || ans.Outcome == Refused {
 			return ans, err
 		}
 	}
@@ -204,13 +204,14 @@ func (h *handle) copy(ctx context.Context, n int) (Answer, error) {
 
 // resolve turns the conditions on Created into conditions on Modified, by a
 // read that finds the incarnation in place. Finding another one is a refusal
-// of a copy that need not be sent.
-func (h *handle) resolve(ctx context.Context, r *Request) (Answer, error) {
+// of a copy that need not be sent. The first copy may rest on what is
+// remembered of the keys.
+func (h *handle) resolve(ctx context.Context, r *Request, first bool) (Answer, error) {
 	need := false
 	for _, c := range h.txn.If {
 		need = need || (c.On == dcs.Created && c.Is != 0)
 	}
-	if !need {
+	if !need || first && h.recall(r) {
 		return Answer{}, nil
 	}
 	entries, err := h.c.t.Read(ctx, r.Keys()...)
@@ -231,6 +232,28 @@ func (h *handle) resolve(ctx context.Context, r *Request) (Answer, error) {
 	}
 	r.Txn.If = conds
 	return Answer{}, nil
+}
+
+// recall resolves r's conditions from what the transport remembers, if it
+// remembers every key of them with the incarnation that is asked for.
+func (h *handle) recall(r *Request) bool {
+	memory, ok := h.c.t.(Recaller)
+	if !ok {
+		return false
+	}
+	conds := slices.Clone(h.txn.If)
+	for i, c := range conds {
+		if c.On != dcs.Created || c.Is == 0 {
+			continue
+		}
+		e, ok := memory.Recall(c.Key)
+		if !ok || e.Created != c.Is || e.Modified == 0 {
+			return false
+		}
+		conds[i] = dcs.ModifiedAt(c.Key, e.Modified)
+	}
+	r.Txn.If = conds
+	return true
 }
 
 // resendAsNew makes a copy that excludes none of the others: what P13 forbids.

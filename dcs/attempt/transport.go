@@ -36,6 +36,16 @@ type Transport interface {
 	Read(ctx context.Context, keys ...string) ([]dcs.Entry, error)
 }
 
+// Recaller is an optional part of a Transport under Options.ModifiedOnly: it
+// saves the read that resolves a condition on Created, where what was last seen
+// of a key will do. A condition on a revision that was remembered holds only
+// while the key has not been written since, so that nothing wrong can be
+// applied; where it fails, the entries are read.
+type Recaller interface {
+	// Recall returns what was last seen of key, and whether anything was.
+	Recall(key string) (dcs.Entry, bool)
+}
+
 // Marker is the reserved key that makes copies exclude each other.
 type Marker struct {
 	// Key is in the backend's tree, under Options.Prefix.

@@ -134,6 +134,24 @@ func TestFailoverOnEtcd(t *testing.T) {
 	}
 }
 
+// TestFailoverOnConsul is the same on Consul.
+func TestFailoverOnConsul(t *testing.T) {
+	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Consul})
+	url := "consul://" + strings.Join(c.Endpoints(), ",") + "/demo"
+	cmd, dir := program(t, "-json", "-ttl", "3s", "-store", url)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	requireNothingLeft(t, dir)
+	require.Contains(t, string(out), "every guarantee held")
+	admin, err := c.ConsulAdmin(0)
+	require.NoError(t, err)
+	left, _, err := admin.KV().List("demo/", nil)
+	require.NoError(t, err)
+	for _, kv := range left {
+		require.NotEmpty(t, kv.Session, "%s was left behind, and no session ends it", kv.Key)
+	}
+}
+
 // TestInterrupted: Ctrl-C, a closed terminal and a reader that goes away each
 // end every process and remove their data.
 func TestInterrupted(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	_ "github.com/holdfast-dcs/holdfast/consul" // the consul:// scheme
 	"github.com/holdfast-dcs/holdfast/dcs"
 	_ "github.com/holdfast-dcs/holdfast/etcd3" // the etcd3:// scheme
 	"github.com/holdfast-dcs/holdfast/examples/internal/event"

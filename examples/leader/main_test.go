@@ -165,6 +165,11 @@ func TestLeaderOnEtcd(t *testing.T) {
 	scene(t, func(int) string { return "etcd3://" + strings.Join(c.Endpoints(), ",") + "/demo" })
 }
 
+func TestLeaderOnConsul(t *testing.T) {
+	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Consul})
+	scene(t, func(int) string { return "consul://" + strings.Join(c.Endpoints(), ",") + "/demo" })
+}
+
 func TestMistakesAreNamed(t *testing.T) {
 	for want, args := range map[string][]string{
 		"mandatory":      {"-name", "a"},

@@ -43,13 +43,16 @@ type Options struct {
 	// Loopback puts the servers on loopback addresses even where they could
 	// have a network of their own.
 	Loopback bool
-	// Security switches on mutual TLS and users (etcd), or ACLs with Token as
-	// the management token (Consul). ZooKeeper's digest authentication needs no
+	// Security switches on mutual TLS and users (etcd), or mutual TLS and ACLs
+	// with Token as the management token (Consul). ZooKeeper's digest authentication needs no
 	// setting of its servers'.
 	Security bool
 	// Domain gives the servers' proxies names below it, which only
 	// [Cluster.Resolver] knows and which etcd advertises.
 	Domain string
+	// Defaults leaves a server's own times as they are (Consul): the shortest
+	// session, and how long a new server has to be there before it votes.
+	Defaults bool
 	// Flags are added to each server's command line (etcd and Consul), or as
 	// lines to its configuration (ZooKeeper).
 	Flags []string
@@ -66,13 +69,16 @@ type Cluster struct {
 
 	mu      sync.Mutex
 	servers []*Server
-	made    int // servers made so far, for names
+	agents  []*Server // that serve clients and are no members
+	made    int       // servers made so far, for names
 }
 
 // Server is one server of a Cluster.
 type Server struct {
 	c     *Cluster
 	name  string
+	label string // of its name in the Domain
+	agent bool   // it is in front of the servers
 	host  *fault.Host
 	dir   string
 	ports map[string]int
@@ -186,6 +192,7 @@ func (c *Cluster) newServer(ctx context.Context) (*Server, error) {
 			s.ports[name] = p
 		}
 	}
+	s.label = s.name
 	c.made++
 	s.dir = filepath.Join(c.dir, s.name)
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
@@ -204,7 +211,7 @@ func (c *Cluster) newServer(ctx context.Context) (*Server, error) {
 }
 
 // hostName is the proxy's name in the Domain.
-func (s *Server) hostName() string { return s.name + "." + s.c.o.Domain }
+func (s *Server) hostName() string { return s.label + "." + s.c.o.Domain }
 
 func freePort(ctx context.Context) (int, error) {
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
@@ -389,7 +396,7 @@ func (c *Cluster) RestartAll(ctx context.Context) error {
 
 // Close ends everything.
 func (c *Cluster) Close() {
-	for _, s := range c.Servers() {
+	for _, s := range append(c.Servers(), c.agents...) {
 		if p := s.Process(); p != nil {
 			p.Kill()
 		}

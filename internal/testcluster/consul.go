@@ -9,11 +9,23 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
+
+	"github.com/hashicorp/consul/api"
 )
 
 // Token is the management token of a Consul cluster with Security.
 const Token = "5f2d7c1e-9d1b-4f5e-8c39-0d5c7b1a2e3f" //nolint:gosec // G101: of a test's server
+
+// ConsulRules are what a client of Consul below "holdfast/" needs, with its
+// sessions on the node given, as docs tell users.
+func ConsulRules(node string) string {
+	return fmt.Sprintf("key_prefix %q { policy = \"write\" }\nsession %q { policy = \"write\" }\nnode %q { policy = \"write\" }\n", strings.TrimPrefix(SuitePrefix, "/"), node, node)
+}
+
+// ConsulReader are the rules of one that may only read keys.
+const ConsulReader = "key_prefix \"holdfast/\" { policy = \"read\" }\nsession_prefix \"\" { policy = \"read\" }\n"
 
 type consul struct{}
 
@@ -25,7 +37,7 @@ func (*consul) ports() map[string]int {
 // 1 s each, up to twice, measured up to 2.8 s.
 func (*consul) election(Options) time.Duration { return 3 * time.Second }
 
-func (*consul) command(ctx context.Context, c *Cluster, s *Server, _ bool) (*exec.Cmd, error) {
+func (*consul) command(ctx context.Context, c *Cluster, s *Server, joins bool) (*exec.Cmd, error) {
 	path, err := program(Consul, c.o.Version)
 	if err != nil {
 		return nil, err
@@ -43,9 +55,27 @@ func (*consul) command(ctx context.Context, c *Cluster, s *Server, _ bool) (*exe
 		},
 		"disable_update_check": true, "telemetry": map[string]any{"disable_hostname": true},
 		"performance": map[string]any{"raft_multiplier": 1}, "session_ttl_min": "1s",
+		// All clients of a test have one address; a new server votes at once.
+		"limits":    map[string]any{"http_max_conns_per_client": 10000},
+		"autopilot": map[string]any{"server_stabilization_time": "200ms"},
 		"log_level": "warn", "leave_on_terminate": false, "ui_config": map[string]any{"enabled": false},
 	}
+	if c.o.Defaults {
+		delete(conf, "session_ttl_min")
+		delete(conf, "autopilot")
+	}
+	if s.agent {
+		conf["server"] = false
+	}
+	if joins {
+		delete(conf, "bootstrap_expect")
+	}
 	if c.o.Security {
+		cert := c.ca.Server()
+		conf["ports"].(map[string]int)["http"], conf["ports"].(map[string]int)["https"] = -1, s.ports["client"]
+		conf["tls"] = map[string]any{"https": map[string]any{
+			"ca_file": c.ca.File(), "cert_file": cert.Cert, "key_file": cert.Key, "verify_incoming": true,
+		}}
 		conf["acl"] = map[string]any{
 			"enabled": true, "default_policy": "deny",
 			"tokens": map[string]string{"initial_management": Token, "agent": Token},
@@ -64,35 +94,168 @@ func (*consul) command(ctx context.Context, c *Cluster, s *Server, _ bool) (*exe
 
 func (*consul) ready(ctx context.Context, c *Cluster, s *Server) (bool, error) {
 	var leader string
-	if err := get(ctx, s, "/v1/status/leader", &leader); err != nil {
+	if err := get(ctx, c, s, "/v1/status/leader", &leader); err != nil {
 		return false, err
 	}
 	if leader == "" {
 		return false, errors.New("it has no leader")
 	}
 	var peers []string
-	if err := get(ctx, s, "/v1/status/peers", &peers); err != nil {
+	if err := get(ctx, c, s, "/v1/status/peers", &peers); err != nil {
 		return false, err
 	}
 	if len(peers) != len(c.Servers()) {
 		return false, fmt.Errorf("it knows %d servers", len(peers))
 	}
 	var keys []string // a consistent read, which the quorum answers
-	if err := get(ctx, s, "/v1/kv/?keys&consistent", &keys); err != nil {
+	if err := get(ctx, c, s, "/v1/kv/?keys&consistent", &keys); err != nil {
 		return false, err
 	}
 	return leader == s.addr("server"), nil
 }
 
-func get(ctx context.Context, s *Server, path string, into any) error {
+// ConsulAdmin is a client of one server with every right, not through its
+// proxy.
+func (c *Cluster) ConsulAdmin(i int) (*api.Client, error) {
+	return c.consulAdmin(c.Servers()[i])
+}
+
+func (c *Cluster) consulAdmin(s *Server) (*api.Client, error) {
+	client, scheme, err := c.consulHTTP()
+	if err != nil {
+		return nil, err
+	}
+	return api.NewClient(&api.Config{Address: s.Direct(), Scheme: scheme, Token: Token, HttpClient: client})
+}
+
+// consulHTTP is an HTTP client that leaves no connection behind.
+func (c *Cluster) consulHTTP() (client *http.Client, scheme string, err error) {
+	t, scheme := &http.Transport{DisableKeepAlives: true}, "http"
+	if c.ca != nil {
+		scheme = "https"
+		if t.TLSClientConfig, err = c.ca.Client().Config(c.ca); err != nil {
+			return nil, "", err
+		}
+	}
+	return &http.Client{Transport: t}, scheme, nil
+}
+
+// ConsulAgent starts an agent in front of the servers, as it runs on clients'
+// machines, and returns its address.
+func (c *Cluster) ConsulAgent(ctx context.Context) (addr string, err error) {
+	s, err := c.newServer(ctx)
+	if err != nil {
+		return "", err
+	}
+	s.agent = true
+	c.agents = append(c.agents, s)
+	if err := s.start(true); err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	return s.Direct(), (&consul{}).welcome(ctx, c, s)
+}
+
+// ConsulReadOnly makes the servers refuse writes, and answer reads, until
+// heal: by their own limit of requests.
+func (c *Cluster) ConsulReadOnly() (heal func() error, err error) {
+	limit := func(rate float64) error {
+		for _, s := range c.Servers() {
+			if err := c.limitWrites(s, rate); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return func() error { return limit(-1) }, limit(0)
+}
+
+func (c *Cluster) limitWrites(s *Server, rate float64) error {
+	file := filepath.Join(s.dir, "consul.json")
+	data, err := os.ReadFile(file) //nolint:gosec // G304: our own
+	if err != nil {
+		return err
+	}
+	var conf map[string]any
+	if err := json.Unmarshal(data, &conf); err != nil {
+		return err
+	}
+	limits, _ := conf["limits"].(map[string]any)
+	limits["request_limits"] = map[string]any{"mode": "enforcing", "read_rate": -1, "write_rate": rate}
+	if data, err = json.Marshal(conf); err != nil {
+		return err
+	}
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		return err
+	}
+	admin, err := c.consulAdmin(s)
+	if err != nil {
+		return err
+	}
+	return admin.Agent().Reload()
+}
+
+// leave takes s out by its own hands. A server that leads hands the lead over.
+func (*consul) leave(ctx context.Context, c *Cluster, s *Server) error {
+	admin, err := c.consulAdmin(s)
+	if err != nil {
+		return err
+	}
+	return settled(ctx, func() error { return admin.Agent().Leave() })
+}
+
+// join has nothing to do: a server that starts finds the others.
+func (*consul) join(context.Context, *Cluster, *Server) error { return nil }
+
+func (k *consul) welcome(ctx context.Context, c *Cluster, s *Server) error {
+	for {
+		_, err := k.ready(ctx, c, s)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("testcluster: %s does not join: %w", s.name, errors.Join(ctx.Err(), err))
+		}
+	}
+}
+
+// retire hands the lead over, as Consul's manual tells operators to before they
+// restart a server: one that leads and is stopped leaves the others to notice.
+func (k *consul) retire(c *Cluster, s *Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	leads, err := k.ready(ctx, c, s)
+	if err != nil || !leads {
+		return err
+	}
+	admin, err := c.consulAdmin(s)
+	if err != nil {
+		return err
+	}
+	_, err = admin.Operator().RaftLeaderTransfer("", (&api.QueryOptions{}).WithContext(ctx))
+	return err
+}
+
+// inheritsNames says that clients find a new server by the old one's name:
+// Consul tells nobody its servers' HTTP addresses.
+func (*consul) inheritsNames() {}
+
+func get(ctx context.Context, c *Cluster, s *Server, path string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, moment)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Direct()+path, nil)
+	client, scheme, err := c.consulHTTP()
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+s.Direct()+path, nil)
 	if err != nil {
 		return err
 	}
 	req.Header.Set("X-Consul-Token", Token)
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package testcluster
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -51,6 +52,10 @@ func (c *Cluster) Replace(ctx context.Context, i int) error {
 	s, err := c.newServer(ctx)
 	if err != nil {
 		return err
+	}
+	if _, ok := c.drv.(interface{ inheritsNames() }); ok && c.names != nil {
+		s.label = old.label
+		c.names.Set(s.hostName(), netip.MustParseAddr(s.host.Addr()))
 	}
 	if err := r.join(ctx, c, s); err != nil {
 		return err

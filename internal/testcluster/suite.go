@@ -23,6 +23,11 @@ func (c *Cluster) Faults() *conformance.Cluster {
 	}
 }
 
+// retirer is a kind whose operators do something before they stop a server.
+type retirer interface {
+	retire(c *Cluster, s *Server) error
+}
+
 func (c *Cluster) strike(tb testing.TB, i int, t conformance.Trouble) (heal func()) {
 	server := c.Servers()[i]
 	must := func(err error) { require.NoError(tb, err, "%v", t.Do) }
@@ -31,6 +36,9 @@ func (c *Cluster) strike(tb testing.TB, i int, t conformance.Trouble) (heal func
 		server.Kill()
 		return func() { must(server.Restart()) }
 	case conformance.Stopped:
+		if r, ok := c.drv.(retirer); ok {
+			must(r.retire(c, server))
+		}
 		server.Stop()
 		return func() { must(server.Restart()) }
 	case conformance.Frozen:

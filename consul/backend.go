@@ -1,0 +1,352 @@
+package consul
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+// Backend is a client of one Consul datacenter: a [dcs.Backend] and a
+// [dcs.Settler]. Give it to [dcs.New]. All methods are safe for concurrent use.
+type Backend struct {
+	c       Config
+	root    string // with its slash
+	pool    *endpoint.Pool
+	commits *attempt.Committer
+	markers remote.Markers
+	copy    remote.Replica
+	token   token
+	floor   remote.Floor
+	minTTL  atomic.Int64
+	known   bindings
+
+	life    context.Context //nolint:containedctx // the Backend's end
+	end     context.CancelCauseFunc
+	closing sync.Once
+
+	mu    sync.Mutex
+	conns map[string]*conn
+}
+
+var (
+	_ dcs.Backend = (*Backend)(nil)
+	_ dcs.Settler = (*Backend)(nil)
+)
+
+// New returns a client. It does no I/O: the first call does, within its
+// budget. Settings that cannot work are ErrInvalid, all of them at once.
+func New(c Config) (*Backend, error) {
+	c, err := c.check()
+	if err != nil {
+		return nil, err
+	}
+	b := &Backend{c: c, root: c.Root + "/", conns: map[string]*conn{}}
+	b.minTTL.Store(int64(c.MinTTL))
+	b.life, b.end = context.WithCancelCause(context.Background())
+	b.token = token{file: c.TokenFile, log: c.Logger}
+	if c.TokenFile != "" {
+		b.token.value, _ = remote.ReadSecret(c.TokenFile) // it was read a moment ago
+	}
+	b.copy.Init(b.source())
+	b.markers = remote.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
+	b.pool = endpoint.New(endpoint.Options{
+		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
+		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.decided, HedgeFloor: hedgeFloor,
+	})
+	b.commits = attempt.New(transport{b}, attempt.Options{
+		Backend: backendName, ModifiedOnly: true,
+		HedgeAfter: func() time.Duration { return b.pool.HedgeAfter(endpoint.Write) },
+	})
+	if b.ofAgent() {
+		c.Logger.Warn("sessions belong to the agent's node: they end when it leaves or is deregistered", "endpoint", c.Endpoints[0])
+	}
+	b.pool.Start()
+	return b, nil
+}
+
+// hedgeFloor is longer than the Pool's own: Consul's answers are slower, and a
+// second copy costs it more, than etcd's.
+const hedgeFloor = 20 * time.Millisecond
+
+// ofAgent reports whether sessions belong to the agent's own node.
+func (b *Backend) ofAgent() bool { return b.c.Node == "" }
+
+// decided passes the Pool's decisions on, and to the watch.
+func (b *Backend) decided(ev dcs.EndpointEvent) {
+	if ev.Change == dcs.Ejected || ev.Change == dcs.Removed {
+		b.copy.Leave(ev.From)
+	}
+	if b.c.Observer.Endpoint != nil {
+		b.c.Observer.Endpoint(ev)
+	}
+}
+
+// Name returns "consul", for errors and logs.
+func (b *Backend) Name() string { return backendName }
+
+// Caps implements [dcs.Backend]. MinTTL is the servers' session_ttl_min once
+// it is known.
+func (b *Backend) Caps() dcs.Caps {
+	c := b.c
+	c.MinTTL = time.Duration(b.minTTL.Load())
+	return c.caps()
+}
+
+// Endpoints are the addresses of Config, the best first.
+func (b *Backend) Endpoints() []string { return b.pool.Endpoints() }
+
+// Close implements [dcs.Backend]. The client's leases run out as those of a
+// process that died; the one of its markers is given back.
+func (b *Backend) Close() error {
+	b.closing.Do(func() {
+		b.markers.Close()
+		b.end(dcs.ErrClosed)
+		_ = b.commits.Close() // it has no error to return
+		b.copy.Close()
+		b.pool.Close()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for _, c := range b.conns {
+			c.http.CloseIdleConnections()
+		}
+	})
+	return nil
+}
+
+// do makes a call that may be sent twice, at one endpoint after the other.
+func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx context.Context, c *conn) (T, error)) (endpoint.Answer[T], error) {
+	a, err := endpoint.Do(ctx, b.pool, class, func(ctx context.Context, addr string) (T, error) {
+		c, err := b.connected(addr)
+		if err != nil {
+			var zero T
+			return zero, err
+		}
+		return f(ctx, c)
+	})
+	if a.Endpoint != "" {
+		dcs.AnsweredBy(ctx, a.Endpoint)
+	}
+	return a, err
+}
+
+func (b *Backend) entry(p *api.KVPair) dcs.Entry {
+	return dcs.Entry{
+		Key: strings.TrimPrefix(p.Key, b.root), Value: p.Value,
+		Created: dcs.Revision(p.CreateIndex), Modified: dcs.Revision(p.ModifyIndex), Lease: dcs.LeaseID(p.Session),
+	}
+}
+
+// listed is what a read brought, with the index that a blocking query goes on
+// from.
+type listed struct {
+	entries []dcs.Entry
+	index   dcs.Revision
+}
+
+// list reads everything whose key begins with prefix, consistently and at one
+// moment.
+func (b *Backend) list(ctx context.Context, c *conn, prefix string) (listed, error) {
+	sent := dcs.Now()
+	l, err := call(ctx, c, func(ctx context.Context, token string) (listed, error) {
+		pairs, meta, err := c.api.KV().List(b.root+prefix, c.reading(ctx, token))
+		if err != nil {
+			return listed{}, err
+		}
+		return b.listing(pairs, meta)
+	})
+	if err == nil {
+		c.proved(sent)
+	}
+	return l, err
+}
+
+// listing is what a list brought. What Consul hides from the token is not
+// absent.
+func (b *Backend) listing(pairs api.KVPairs, meta *api.QueryMeta) (listed, error) {
+	if meta.ResultsFilteredByACLs {
+		return listed{}, errHidden
+	}
+	l := listed{index: dcs.Revision(meta.LastIndex), entries: make([]dcs.Entry, 0, len(pairs))}
+	for _, p := range pairs {
+		l.entries = append(l.entries, b.entry(p))
+	}
+	return l, nil
+}
+
+// Get implements [dcs.Backend].
+func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
+	a, err := do(b.c.name(ctx, "Get"), b, endpoint.Read, func(ctx context.Context, c *conn) ([]dcs.Entry, error) {
+		return b.read(ctx, c, key)
+	})
+	switch {
+	case err != nil:
+		return dcs.Entry{}, remote.Kinded(backendName, "Get", key, a.Endpoint, err)
+	case len(a.Value) == 0:
+		return dcs.Entry{}, &dcs.Error{Backend: backendName, Op: "Get", Key: key, Endpoint: a.Endpoint, Kind: dcs.ErrNotFound}
+	}
+	return a.Value[0], nil
+}
+
+// read reads keys, consistently and at one moment; those that are absent are
+// left out.
+func (b *Backend) read(ctx context.Context, c *conn, keys ...string) ([]dcs.Entry, error) {
+	if len(keys) > maxReads {
+		first, err := b.read(ctx, c, keys[:maxReads]...)
+		if err != nil {
+			return nil, err
+		}
+		rest, err := b.read(ctx, c, keys[maxReads:]...)
+		return append(first, rest...), err
+	}
+	if len(keys) == 1 {
+		return b.readOne(ctx, c, keys[0]) //nolint:gosec // G602: it has one
+	}
+	ops := make(api.KVTxnOps, 0, len(keys))
+	for _, k := range unique(keys) {
+		ops = append(ops, &api.KVTxnOp{Verb: api.KVGetOrEmpty, Key: b.root + k})
+	}
+	sent := dcs.Now()
+	entries, err := call(ctx, c, func(ctx context.Context, token string) ([]dcs.Entry, error) {
+		ok, resp, _, err := c.api.KV().Txn(ops, c.reading(ctx, token))
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nil, b.refusedRead(c, resp)
+		}
+		var out []dcs.Entry
+		for _, p := range resp.Results {
+			if p != nil && p.CreateIndex > 0 {
+				out = append(out, b.entry(p))
+			}
+		}
+		return out, nil
+	})
+	if err == nil {
+		c.proved(sent)
+	}
+	return entries, err
+}
+
+// readOne is read for one key, by the cheaper request.
+func (b *Backend) readOne(ctx context.Context, c *conn, key string) ([]dcs.Entry, error) {
+	sent := dcs.Now()
+	entries, err := call(ctx, c, func(ctx context.Context, token string) ([]dcs.Entry, error) {
+		p, _, err := c.api.KV().Get(b.root+key, c.reading(ctx, token))
+		if err != nil || p == nil {
+			return nil, err
+		}
+		return []dcs.Entry{b.entry(p)}, nil
+	})
+	if err == nil {
+		c.proved(sent)
+	}
+	return entries, err
+}
+
+// maxReads is how many keys one request reads: Consul takes 128 operations.
+const maxReads = 120
+
+func unique(keys []string) []string {
+	keys = slices.Clone(keys)
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
+// Snapshot implements [dcs.Backend].
+func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
+	for {
+		s, at, err := b.snapshot(b.c.name(ctx, "Snapshot"), prefix)
+		if err != nil {
+			return dcs.Snapshot{}, remote.Kinded(backendName, "Snapshot", prefix, at, err)
+		}
+		if b.floor.Raise(s.Revision) {
+			return remote.Visible(prefix, s), nil
+		}
+	}
+}
+
+// snapshot reads the tree. Consul's index is that of the last change below the
+// prefix, and falls when it forgets the last deletion: what is read after a
+// revision was known is not older than that. Of a part of the tree the index
+// of the whole is asked first, so that no Commit's revision that was returned
+// before is larger, whatever that wrote.
+func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, string, error) {
+	floor := max(b.floor.At(), b.copy.Latest())
+	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, c *conn) (listed, error) {
+		if prefix == "" {
+			return b.list(ctx, c, prefix)
+		}
+		whole, err := b.top(ctx, c)
+		if err != nil {
+			return listed{}, err
+		}
+		l, err := b.list(ctx, c, prefix)
+		l.index = max(l.index, whole)
+		return l, err
+	})
+	if err != nil {
+		return dcs.Snapshot{}, a.Endpoint, err
+	}
+	return dcs.Snapshot{Revision: max(a.Value.index, floor), Entries: below(prefix, a.Value.entries)}, a.Endpoint, nil
+}
+
+// below leaves out what only begins like prefix: Consul knows no parts of keys.
+func below(prefix string, entries []dcs.Entry) []dcs.Entry {
+	if prefix != "" {
+		entries = slices.DeleteFunc(entries, func(e dcs.Entry) bool {
+			return e.Key != prefix && !strings.HasPrefix(e.Key, prefix+"/")
+		})
+	}
+	return entries
+}
+
+// probe asks the quorum through one endpoint, for the Pool. Consul does not
+// tell which endpoint leads without more rights.
+func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error) {
+	c, err := b.connected(addr)
+	if err != nil {
+		return false, err
+	}
+	_, err = b.top(b.c.name(ctx, "Probe"), c)
+	return false, err
+}
+
+// top asks for the names at the top of the tree: a question of constant size,
+// answered by the quorum, that brings the tree's index.
+func (b *Backend) top(ctx context.Context, c *conn) (dcs.Revision, error) {
+	sent := dcs.Now()
+	index, err := call(ctx, c, func(ctx context.Context, token string) (dcs.Revision, error) {
+		_, meta, err := c.api.KV().Keys(b.root, "/", c.reading(ctx, token))
+		if err != nil {
+			return 0, err
+		}
+		return dcs.Revision(meta.LastIndex), nil
+	})
+	if err == nil {
+		c.proved(sent)
+	}
+	return index, err
+}
+
+// ready asks for the shortest session and for a key, for Open.
+func (b *Backend) ready(ctx context.Context) error {
+	if err := b.learnMinTTL(ctx); err != nil {
+		return err
+	}
+	_, err := b.Get(ctx, "holdfast")
+	if dcs.KindOf(err) == dcs.ErrNotFound { //nolint:errorlint // KindOf returns a sentinel
+		return nil
+	}
+	return err
+}

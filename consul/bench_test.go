@@ -1,0 +1,189 @@
+package consul
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+)
+
+// benchTiming is the default's size: nothing runs out while a benchmark runs.
+var benchTiming = dcs.Timing{TTL: 60 * time.Second, LoopWait: 10 * time.Second, RetryTimeout: 10 * time.Second}
+
+// rig is three servers with our client and the vendor's.
+type rig struct {
+	cluster *testcluster.Cluster
+	store   *dcs.Store
+	raw     *api.Client
+}
+
+func newRig(b *testing.B) *rig {
+	b.Helper()
+	c := testcluster.New(b, testcluster.Options{Kind: testcluster.Consul})
+	r := &rig{cluster: c, store: ours(b, c)}
+	r.raw = vendor(b, c, r.store)
+	for range 200 { // warm on both sides
+		_, err := r.store.Commit(b.Context(), dcs.Txn{Then: []dcs.Write{dcs.Put("warm", nil)}})
+		require.NoError(b, err)
+		_, err = r.raw.KV().Put(&api.KVPair{Key: "raw/warm"}, nil)
+		require.NoError(b, err)
+	}
+	return r
+}
+
+func ours(b *testing.B, c *testcluster.Cluster) *dcs.Store {
+	backend, err := New(Config{Endpoints: c.Endpoints(), Root: "bench", Timing: benchTiming})
+	require.NoError(b, err)
+	s, err := dcs.New(backend, dcs.Options{Timing: benchTiming})
+	require.NoError(b, err)
+	b.Cleanup(func() { s.Close() })
+	return s
+}
+
+// vendor is the API as its documentation has it, with one address: the one
+// that ours uses.
+func vendor(b *testing.B, c *testcluster.Cluster, ours *dcs.Store) *api.Client {
+	_, err := ours.Snapshot(b.Context(), "")
+	require.NoError(b, err)
+	raw, err := api.NewClient(&api.Config{Address: ours.Unwrap().(*Backend).Endpoints()[0]})
+	require.NoError(b, err)
+	return raw
+}
+
+// BenchmarkConfirm: target at most 1.1 x the slower of the vendor's renewal and
+// its consistent read, though it does both.
+func BenchmarkConfirm(b *testing.B) {
+	r := newRig(b)
+	ctx := b.Context()
+	s, err := r.store.NewSession(ctx, dcs.SessionOptions{})
+	require.NoError(b, err)
+	hold, err := s.Acquire(ctx, "confirm", nil)
+	require.NoError(b, err)
+	id, _, err := r.raw.Session().CreateNoChecks(&api.SessionEntry{TTL: "60s", Behavior: "delete"}, nil)
+	require.NoError(b, err)
+	_, err = r.raw.KV().Put(&api.KVPair{Key: "raw/confirm"}, nil)
+	require.NoError(b, err)
+	confirm := testcluster.Timed("confirm", func() error { return hold.Confirm(ctx) })
+	for range 200 {
+		confirm.Once()
+	}
+	testcluster.Versus(b, 0.5, 20, 100, confirm,
+		testcluster.Timed("renew", func() error { _, _, err := r.raw.Session().Renew(id, nil); return err }),
+		testcluster.Timed("consistent-get", func() error {
+			_, _, err := r.raw.KV().Get("raw/confirm", &api.QueryOptions{RequireConsistent: true})
+			return err
+		}))
+}
+
+// rawLock takes the vendor's lock and returns what releases it.
+func rawLock(raw *api.Client, session, key string) func() {
+	l, err := raw.LockOpts(&api.LockOptions{Key: key, Session: session, Value: []byte("x")})
+	if err != nil {
+		panic(err)
+	}
+	if _, err := l.Lock(nil); err != nil {
+		panic(err)
+	}
+	return func() {
+		if err := l.Unlock(); err != nil {
+			panic(err)
+		}
+	}
+}
+
+// rawSession is a session with the shortest lock-delay.
+func rawSession(b *testing.B, raw *api.Client) string {
+	id, _, err := raw.Session().CreateNoChecks(&api.SessionEntry{TTL: "60s", Behavior: "delete", LockDelay: 1}, nil)
+	require.NoError(b, err)
+	return id
+}
+
+// BenchmarkAcquire: target at most 1.0 x api.Lock.
+func BenchmarkAcquire(b *testing.B) {
+	r := newRig(b)
+	ctx := b.Context()
+	s, err := r.store.NewSession(ctx, dcs.SessionOptions{})
+	require.NoError(b, err)
+	id := rawSession(b, r.raw)
+	acquire := testcluster.Side{Name: "acquire", Once: func() time.Duration {
+		begin := time.Now()
+		release := testcluster.Take(ctx, s, "lock")
+		took := time.Since(begin)
+		release()
+		return took
+	}}
+	lock := testcluster.Side{Name: "api-lock", Once: func() time.Duration {
+		begin := time.Now()
+		release := rawLock(r.raw, id, "raw/lock")
+		took := time.Since(begin)
+		release()
+		return took
+	}}
+	for range 20 {
+		acquire.Once()
+		lock.Once()
+	}
+	testcluster.Versus(b, 0.5, 20, 30, acquire, lock)
+}
+
+// BenchmarkHandover: from the holder's Release to the waiter's Acquire. Target:
+// at most 1.0 x api.Lock's.
+func BenchmarkHandover(b *testing.B) {
+	for _, wait := range []time.Duration{15 * time.Millisecond, 250 * time.Millisecond} {
+		b.Run(wait.String(), func(b *testing.B) {
+			r := newRig(b)
+			other := ours(b, r.cluster)
+			raw := vendor(b, r.cluster, other)
+			ctx := b.Context()
+			var sessions []*dcs.Session
+			for _, s := range []*dcs.Store{r.store, other} {
+				session, err := s.NewSession(ctx, dcs.SessionOptions{})
+				require.NoError(b, err)
+				sessions = append(sessions, session)
+			}
+			clients, ids := []*api.Client{r.raw, raw}, []string{rawSession(b, r.raw), rawSession(b, raw)}
+			n := 0
+			mine := testcluster.Side{Name: "holdfast", Once: func() time.Duration {
+				n++
+				return testcluster.Handover(wait, func(i int) func() { return testcluster.Take(ctx, sessions[i], fmt.Sprint("lock", n)) })
+			}}
+			theirs := testcluster.Side{Name: "api-lock", Once: func() time.Duration {
+				n++
+				return testcluster.Handover(wait, func(i int) func() { return rawLock(clients[i], ids[i], fmt.Sprint("raw/lock", n)) })
+			}}
+			mine.Once()
+			theirs.Once()
+			testcluster.Versus(b, 0.5, 6, 4, mine, theirs)
+		})
+	}
+}
+
+// BenchmarkFaults puts 30 times with one of three servers frozen, 3 s a call at
+// most, beside the vendor's client with one address, that of the frozen server.
+func BenchmarkFaults(b *testing.B) {
+	r := newRig(b)
+	i := (r.cluster.Leader(b.Context()) + 1) % 3
+	raw, err := api.NewClient(&api.Config{Address: r.cluster.Endpoints()[i]})
+	require.NoError(b, err)
+	_, err = raw.KV().Put(&api.KVPair{Key: "raw/warm"}, nil)
+	require.NoError(b, err)
+	thaw, err := r.cluster.Servers()[i].Process().Freeze()
+	require.NoError(b, err)
+	defer thaw()
+	testcluster.PutWhile(b, map[string]func(ctx context.Context, n int) error{
+		"holdfast": func(ctx context.Context, n int) error {
+			_, err := r.store.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put(fmt.Sprint("k", n), nil)}})
+			return err
+		},
+		"api": func(ctx context.Context, n int) error {
+			_, err := raw.KV().Put(&api.KVPair{Key: fmt.Sprint("raw/k", n)}, (&api.WriteOptions{}).WithContext(ctx))
+			return err
+		},
+	})
+}

@@ -1,0 +1,198 @@
+package consul
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+// Commit implements [dcs.Backend].
+func (b *Backend) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
+	return b.commits.Commit(ctx, t)
+}
+
+// Settle implements [dcs.Settler].
+func (b *Backend) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, error) {
+	return b.commits.Settle(ctx, e)
+}
+
+// transport is what the attempt machinery sends through.
+type transport struct{ b *Backend }
+
+// Read implements [attempt.Transport].
+func (t transport) Read(ctx context.Context, keys ...string) ([]dcs.Entry, error) {
+	a, err := do(t.b.c.name(ctx, "Read"), t.b, endpoint.Read, func(ctx context.Context, c *conn) ([]dcs.Entry, error) {
+		return t.b.look(ctx, c, keys)
+	})
+	return a.Value, err
+}
+
+// Recall implements [attempt.Recaller].
+func (t transport) Recall(key string) (dcs.Entry, bool) {
+	now, known := t.b.known.of(key)
+	return dcs.Entry{Key: key, Created: now.created, Modified: now.modified, Lease: now.session}, known
+}
+
+// Send implements [attempt.Transport]: one transaction at one endpoint, after
+// a read where it must be known who holds a key that is written.
+func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer, error) {
+	b := t.b
+	var lease dcs.LeaseID
+	if r.Marker.Create {
+		var err error
+		if lease, err = b.markers.Lease(ctx); err != nil {
+			return attempt.Answer{}, err
+		}
+	}
+	deadline, _ := ctx.Deadline()
+	at := b.pool.Pick(endpoint.Write)
+	ctx, cancel := context.WithTimeout(ctx, b.pool.AttemptTimeout(endpoint.Write, time.Until(deadline), r.Copy/2)) // every other one is a hedge
+	defer cancel()
+	a, err := b.send(ctx, at.Endpoint(), r, lease)
+	at.End(err)
+	if err == nil {
+		dcs.AnsweredBy(ctx, a.Endpoint)
+	}
+	return a, err
+}
+
+func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, lease dcs.LeaseID) (attempt.Answer, error) {
+	c, err := b.connected(addr)
+	if err != nil {
+		return attempt.Answer{}, err
+	}
+	whole := r.Whole(lease)
+	if keys := b.known.missing(whole); len(keys) > 0 {
+		if _, err := b.look(ctx, c, keys); err != nil {
+			return attempt.Answer{}, remote.NotSent(err)
+		}
+	}
+	ops := b.ops(r, whole)
+	a := attempt.Answer{Endpoint: addr}
+	type answer struct {
+		ok   bool
+		resp *api.KVTxnResponse
+	}
+	got, err := call(ctx, c, func(ctx context.Context, token string) (answer, error) {
+		ok, resp, _, err := c.api.KV().Txn(ops, (&api.QueryOptions{Token: token}).WithContext(ctx))
+		return answer{ok, resp}, err
+	})
+	if err != nil {
+		b.known.forget(whole)
+		return a, err
+	}
+	if got.ok {
+		a.Outcome, a.Revision = attempt.Applied, b.learn(whole, got.resp.Results)
+		b.copy.Saw(a.Revision)
+		return a, nil
+	}
+	return b.refused(ctx, c, r, whole, ops, got.resp.Errors)
+}
+
+// refused finds out why a transaction was refused: what it rests on is read
+// again, because Consul tells only which operations failed.
+func (b *Backend) refused(ctx context.Context, c *conn, r attempt.Request, whole dcs.Txn, ops api.KVTxnOps, faults api.TxnErrors) (attempt.Answer, error) {
+	a := attempt.Answer{Endpoint: c.addr, Outcome: attempt.Refused}
+	for _, f := range faults {
+		session := ""
+		if f.OpIndex >= 0 && f.OpIndex < len(ops) {
+			session = ops[f.OpIndex].Session
+		}
+		switch {
+		case strings.Contains(f.What, textDenied), strings.Contains(f.What, textACLNotFound):
+			return a, &remote.Failure{Endpoint: c.addr, Kind: dcs.ErrUnauthorized, Err: b.needs(f.What), Refused: true}
+		case strings.Contains(f.What, textLockDelay):
+			return a, &remote.Failure{Endpoint: c.addr, Err: errors.New(f.What), Refused: true}
+		case strings.Contains(f.What, textNoSession) && b.markers.Lost(dcs.LeaseID(session)):
+			return a, &remote.Failure{Endpoint: c.addr, Err: errors.New(f.What), Refused: true}
+		case strings.Contains(f.What, textNoSession): // P14
+			a.Outcome = attempt.LeaseLost
+		}
+	}
+	keys := r.Keys()
+	for _, w := range whole.Then {
+		keys = append(keys, w.Key)
+	}
+	entries, err := b.look(ctx, c, keys)
+	if err != nil {
+		return a, remote.NotSent(err) // it was refused, and we do not know why
+	}
+	a.Seen, a.Entries = true, entries
+	return a, nil
+}
+
+// ops is the transaction for Consul. The marker's condition comes first. Every
+// put has random flags: Consul takes one that changes nothing for none, and
+// keeps its index.
+func (b *Backend) ops(r attempt.Request, whole dcs.Txn) api.KVTxnOps {
+	var ops api.KVTxnOps
+	for _, c := range whole.If {
+		op := &api.KVTxnOp{Verb: api.KVCheckIndex, Key: b.root + c.Key, Index: uint64(c.Is)}
+		if c.Is == 0 {
+			op.Verb = api.KVCheckNotExists
+		}
+		ops = append(ops, op)
+	}
+	for i, w := range whole.Then {
+		if i == 0 && !r.Marker.Create {
+			// A marker that is there keeps its lease, so that a lease which is
+			// not found is the caller's.
+			ops = append(ops, b.put(api.KVSet, w))
+			continue
+		}
+		ops = append(ops, b.write(w)...)
+	}
+	return ops
+}
+
+func (b *Backend) put(verb api.KVOp, w dcs.Write) *api.KVTxnOp {
+	return &api.KVTxnOp{Verb: verb, Key: b.root + w.Key, Value: w.Value, Flags: rand.Uint64()} //nolint:gosec // G404: only to differ from the last one
+}
+
+// write is one write, as what is known of the key makes it necessary: Consul's
+// set keeps a session, and its lock takes no key from another.
+func (b *Backend) write(w dcs.Write) api.KVTxnOps {
+	if w.Delete {
+		return api.KVTxnOps{{Verb: api.KVDelete, Key: b.root + w.Key}}
+	}
+	now, _ := b.known.of(w.Key)
+	switch {
+	case w.Lease != "":
+		lock := b.put(api.KVLock, w)
+		lock.Session = string(w.Lease)
+		if now.session == "" || now.session == w.Lease {
+			return api.KVTxnOps{lock}
+		}
+		unlock := b.put(api.KVUnlock, w)
+		unlock.Session = string(now.session)
+		return api.KVTxnOps{unlock, lock}
+	case now.session != "":
+		unlock := b.put(api.KVUnlock, w)
+		unlock.Session = string(now.session)
+		return api.KVTxnOps{unlock}
+	}
+	cas := b.put(api.KVCAS, w)
+	cas.Index = uint64(now.modified) // 0: only if it is absent
+	return api.KVTxnOps{cas}
+}
+
+// refusedRead is the failure of a read that Consul refused.
+func (b *Backend) refusedRead(c *conn, resp *api.KVTxnResponse) error {
+	what := "the read was refused"
+	for _, f := range resp.Errors {
+		what = f.What
+		if strings.Contains(what, textDenied) || strings.Contains(what, textACLNotFound) {
+			return &remote.Failure{Endpoint: c.addr, Kind: dcs.ErrUnauthorized, Err: b.needs(what), Refused: true}
+		}
+	}
+	return &remote.Failure{Endpoint: c.addr, Err: errors.New(what), Blame: true, Refused: true}
+}

@@ -1,0 +1,126 @@
+package consul
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+// Config says how to reach Consul. Endpoints and Root are mandatory.
+type Config struct {
+	// Endpoints are host:port of Consul's HTTP API, the port 8500 where it is
+	// left out: of the agent on this machine, or of several servers or agents.
+	Endpoints []string
+	// Root is the tree to work in, like "pg/main": every key is kept below
+	// "pg/main/". Stores with different roots do not see each other.
+	Root string
+	// Node is the catalog node that sessions belong to: they end with it. With
+	// one endpoint empty means the agent's own node; with several it means
+	// "holdfast-" and the root with "-" for whatever is no letter or digit. A
+	// node that is not in the catalog is registered, without checks.
+	Node string
+	// TokenFile holds the ACL token. It is read again when Consul refuses the
+	// token. Without it the environment's CONSUL_HTTP_TOKEN is used, if set.
+	TokenFile string
+	// Datacenter is where the keys and sessions are; empty means the agent's.
+	Datacenter string
+	// Namespace and Partition are Consul Enterprise's; empty means none.
+	Namespace, Partition string
+	// LockDelay is how long nobody gets a key after its session was ended by
+	// the store. Consul's own default is 15 s, zero here means the shortest,
+	// 1 ms: whoever led knows by its own deadline that it does not any more.
+	LockDelay time.Duration
+	// MinTTL is the servers' session_ttl_min. Zero means that Open asks for it;
+	// a Backend that New made says 10 s then, Consul's default.
+	MinTTL time.Duration
+	// TLS switches TLS on. Nil means plain text.
+	TLS *tls.Config
+	// Timing is what the programs on this store use; timeouts and keepalive
+	// are derived from it. See dcs.Timing.WithDefaults for zero fields.
+	Timing dcs.Timing
+	// Resolver looks up the hosts' names; nil means the system's. A name is
+	// looked up for each connection, so that it may move.
+	Resolver *net.Resolver
+	// Logger gets what an operator needs to know; nil means silent.
+	Logger *slog.Logger
+	// Observer is told of every decision about an endpoint; the zero value is
+	// off.
+	Observer dcs.Observer
+
+	// A test's: what stands between us and the network, who is told of each
+	// connection made, and a name for what a call is made for.
+	wrap    func(roundTripper) roundTripper
+	dialled func(net.Conn)
+	name    func(ctx context.Context, op string) context.Context
+}
+
+const (
+	backendName = "consul"
+	defaultPort = "8500"
+
+	// What Consul accepts with its default settings: session_ttl_min 10 s,
+	// structs.SessionTTLMax 24 h, 128 operations and 512 KiB of JSON a
+	// transaction, in which values are base64.
+	defaultMinTTL = 10 * time.Second
+	maxTTL        = 24 * time.Hour
+	maxValue      = 368 << 10
+	maxTxnOps     = 60
+	maxTxnBytes   = maxValue + 2<<10
+
+	shortestDelay = time.Millisecond
+)
+
+func (c Config) check() (Config, error) {
+	var faults remote.Faults
+	c.Endpoints, c.Root = faults.Common(c.Endpoints, defaultPort, c.Root)
+	if c.Node == "" && len(c.Endpoints) > 1 {
+		c.Node = "holdfast-" + strings.Map(plain, c.Root)
+	}
+	if c.LockDelay < 0 || c.LockDelay > time.Minute {
+		faults.Add("LockDelay %v: it is between 0 and 1m0s, Consul's limit", c.LockDelay)
+	}
+	c.LockDelay = max(c.LockDelay, shortestDelay)
+	if c.MinTTL < 0 || c.MinTTL > maxTTL {
+		faults.Add("MinTTL %v: it is between 0 and %v", c.MinTTL, maxTTL)
+	}
+	if c.MinTTL == 0 {
+		c.MinTTL = defaultMinTTL
+	}
+	if c.TokenFile != "" {
+		if _, err := remote.ReadSecret(c.TokenFile); err != nil {
+			faults.Add("TokenFile: %w", err)
+		}
+	}
+	c.Timing = faults.Timing(c.Timing, c.caps())
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.wrap == nil {
+		c.wrap = func(r roundTripper) roundTripper { return r }
+	}
+	if c.name == nil {
+		c.name = func(ctx context.Context, _ string) context.Context { return ctx }
+	}
+	return c, faults.Err(backendName)
+}
+
+// plain is what a catalog node's name may be made of.
+func plain(r rune) rune {
+	if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
+		return r
+	}
+	return '-'
+}
+
+func (c Config) caps() dcs.Caps {
+	return dcs.Caps{
+		MinTTL: c.MinTTL, MaxTTL: maxTTL, MaxValue: maxValue, MaxTxnOps: maxTxnOps, MaxTxnBytes: maxTxnBytes,
+		Rebind: true, SelfExpiry: true,
+	}
+}

@@ -1,0 +1,128 @@
+package consul
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+func TestConfigNamesEveryFault(t *testing.T) {
+	_, err := New(Config{
+		Endpoints: []string{"http://h:8500", "h"}, Root: "a//b", LockDelay: time.Hour, MinTTL: -1, TokenFile: "/no/such",
+		Timing: dcs.Timing{TTL: time.Second, LoopWait: 10 * time.Second, RetryTimeout: 10 * time.Second},
+	})
+	require.ErrorIs(t, err, dcs.ErrInvalid)
+	for _, part := range []string{"without a scheme", "Root", "LockDelay", "MinTTL", "TokenFile", "RetryTimeout"} {
+		require.ErrorContains(t, err, part)
+	}
+}
+
+func TestNodeOfTheSessions(t *testing.T) {
+	one, err := Config{Endpoints: []string{"h"}, Root: "pg/main"}.check()
+	require.NoError(t, err)
+	require.Empty(t, one.Node, "the agent's own")
+	three, err := Config{Endpoints: []string{"h1", "h2", "h3"}, Root: "/pg/main_1/"}.check()
+	require.NoError(t, err)
+	require.Equal(t, "holdfast-pg-main-1", three.Node)
+	require.Equal(t, []string{"h1:8500", "h2:8500", "h3:8500"}, three.Endpoints)
+	own, err := Config{Endpoints: []string{"h"}, Root: "r", Node: "mine"}.check()
+	require.NoError(t, err)
+	require.Equal(t, "mine", own.Node)
+}
+
+func TestURL(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "token")
+	require.NoError(t, os.WriteFile(secret, []byte("t o\n"), 0o600))
+	u, err := dcs.ParseURL("consul://h1:1,h2/pg/main?token_file=" + filepath.ToSlash(secret) + "&lock_delay=15s&dc=d&namespace=n&partition=p&node=x&tls=true")
+	require.NoError(t, err)
+	c, err := configFromURL(u, dcs.Options{})
+	require.NoError(t, err)
+	require.Equal(t, []string{"h1:1", "h2"}, c.Endpoints)
+	require.Equal(t, "pg/main", c.Root)
+	require.Equal(t, []any{"d", "n", "p", "x", 15 * time.Second}, []any{c.Datacenter, c.Namespace, c.Partition, c.Node, c.LockDelay})
+	require.NotNil(t, c.TLS)
+	b, err := New(c)
+	require.NoError(t, err)
+	defer b.Close()
+	require.Equal(t, "t o", b.token.current(), "the line's end is no part of a token")
+
+	for url, want := range map[string]string{
+		"consul:///r":                        "no host",
+		"consul://h":                         "no root",
+		"consul://h/r?wait=perhaps":          "true or false",
+		"consul://h/r?tls_cert=x":            "tls_key",
+		"consul://h/r?lock_delay=soon":       "lock_delay",
+		"consul://h/r?nosuch=1":              "nosuch",
+		"consul://h/r?token_file=/no/such/x": "TokenFile",
+	} {
+		_, err := dcs.Open(t.Context(), url, dcs.Options{})
+		require.ErrorIs(t, err, dcs.ErrInvalid, url)
+		require.ErrorContains(t, err, want, url)
+	}
+}
+
+// What Consul says in words is in one table; what is not in it is unclear, and
+// the endpoint is to blame.
+func TestMeanings(t *testing.T) {
+	b := fakeClient(t, nil, newFake(t))
+	c, err := b.connected("127.0.0.1:1")
+	require.NoError(t, err)
+	said := func(code int, body string) error {
+		return &url.Error{Op: "Put", URL: "http://h/v1/txn", Err: &statusError{code, body}}
+	}
+	for name, test := range map[string]struct {
+		err                   error
+		left                  bool
+		kind                  error
+		refused, blame, final bool
+	}{
+		"no leader":       {err: said(http.StatusInternalServerError, "No cluster leader"), left: true, refused: true, blame: true},
+		"not the leader":  {err: said(http.StatusInternalServerError, "rpc error making call: node is not the leader"), left: true, refused: true, blame: true},
+		"leadership lost": {err: said(http.StatusInternalServerError, "leadership lost while committing log"), left: true, blame: true},
+		"rpc error":       {err: said(http.StatusInternalServerError, "rpc error making call: EOF"), left: true, blame: true},
+		"too often":       {err: said(http.StatusTooManyRequests, "Your IP is issuing too many concurrent connections"), left: true, refused: true, blame: true},
+		"rate limit":      {err: said(http.StatusServiceUnavailable, "rate limit exceeded, try again later or against a different server"), left: true, refused: true, blame: true},
+		"too large":       {err: said(http.StatusRequestEntityTooLarge, "Request body(600000 bytes) too large"), left: true, kind: dcs.ErrInvalid, refused: true, final: true},
+		"denied":          {err: said(http.StatusForbidden, "Permission denied"), left: true, kind: dcs.ErrUnauthorized, refused: true, final: true},
+		"no such token":   {err: said(http.StatusForbidden, "ACL not found"), left: true, kind: dcs.ErrUnauthorized, refused: true, final: true},
+		"never left":      {err: errors.New("dial tcp: connection refused"), refused: true, blame: true},
+		"cut":             {err: errors.New("EOF"), left: true, blame: true},
+		"ours is refused": {err: errors.New("remote error: tls: expired certificate"), left: true, kind: dcs.ErrUnauthorized, refused: true, blame: true},
+		"certificate":     {err: errors.New("tls: failed to verify certificate: x509: certificate has expired"), kind: dcs.ErrUnauthorized, refused: true, blame: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := c.failed(t.Context(), test.err, test.left)
+			var f *remote.Failure
+			require.ErrorAs(t, got, &f)
+			require.Equal(t, test.kind, f.Kind)
+			v := remote.Judge(got)
+			require.Equal(t, []bool{test.refused, test.blame, test.final}, []bool{v.Refused, v.Blame, v.Final})
+			require.Equal(t, test.refused, errors.Is(got, attempt.ErrNotSent))
+			require.NotEmpty(t, v.Reason)
+			if test.final && errors.Is(test.kind, dcs.ErrUnauthorized) {
+				require.ErrorContains(t, got, `key_prefix "t/" { policy = "write" }`)
+			}
+		})
+	}
+}
+
+// The shortest session is read from Consul's own words.
+func TestShortestSession(t *testing.T) {
+	d, ok := tooShort(errors.New("Invalid Session TTL '1', must be between [10s=24h0m0s]"))
+	require.True(t, ok)
+	require.Equal(t, 10*time.Second, d)
+	for _, other := range []error{nil, errors.New("No cluster leader"), errors.New("Invalid Session TTL '1', must be between [soon=24h0m0s]")} {
+		_, ok := tooShort(other)
+		require.False(t, ok)
+	}
+}

@@ -1,0 +1,73 @@
+package consul
+
+import (
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/conformance"
+)
+
+func TestConformance(t *testing.T) {
+	s := newSuite(t)
+	conformance.Run(t, conformance.Harness{
+		Name:   "consul",
+		Timing: suiteTiming,
+		New: func(testing.TB) conformance.Store {
+			s := s.fresh()
+			return conformance.Store{
+				Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
+				Requests: requests, Inject: inject, Sockets: sockets, Secure: secure, Cluster: s.faults(),
+			}
+		},
+		NotApplicable: s.notApplicable(),
+		// The servers live as long as the tests.
+		Ours: []string{"conformance/fault.", "internal/testcluster."},
+	})
+}
+
+// The contract through one agent in front of the servers, the usual deployment:
+// the sessions belong to the agent's node, and no right on another is needed.
+func TestConformanceThroughAnAgent(t *testing.T) {
+	if os.Getenv("HOLDFAST_PROFILE") != "slow" {
+		t.Skip("in the slow profile: it is the contract half once more")
+	}
+	s := newSuite(t)
+	if s.cluster == nil {
+		t.Skip("the servers are the user's own")
+	}
+	addr, err := s.cluster.ConsulAgent(t.Context())
+	require.NoError(t, err)
+	s.agent = addr
+	na := conformance.WithoutCluster("one agent is all that there is; the servers are struck in TestConformance")
+	na["Auth/*"], na["TLS/*"] = "TestConformance shows them", "TestConformance shows them"
+	conformance.Run(t, conformance.Harness{
+		Name:   "consul, one agent",
+		Timing: suiteTiming,
+		New: func(testing.TB) conformance.Store {
+			s := s.fresh()
+			return conformance.Store{
+				Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
+				Requests: requests, Inject: inject, Sockets: sockets,
+			}
+		},
+		NotApplicable: na,
+		Ours:          []string{"conformance/fault.", "internal/testcluster."},
+	})
+}
+
+func (s *suite) notApplicable() map[string]string {
+	if s.cluster == nil {
+		return conformance.WithoutCluster("the servers are the user's own: nothing may be done to them")
+	}
+	out := map[string]string{
+		"Clock/Stepped": "Consul counts sessions by Go's monotonic clock, which no step of the wall clock moves; what could be wrong here is forbidden by a linter rule",
+	}
+	if !s.cluster.HasNetwork() {
+		out["Rotate/Blackholed"] = "packets can be dropped only where root may make network namespaces"
+		out["Rotate/AllReplaced"] = "a new server can take the old one's name, not its port"
+		out["Rotate/HalfHealthy"] = "a server can be cut off from its peers only where root may make network namespaces"
+	}
+	return out
+}

@@ -1,0 +1,185 @@
+package consul
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/keepalive"
+)
+
+// roundTripper is what requests go through.
+type roundTripper = http.RoundTripper
+
+// conn is the client of one endpoint: nothing between us and it tries again,
+// elsewhere or at all.
+type conn struct {
+	b    *Backend
+	addr string
+	api  *api.Client
+	http *http.Transport
+
+	mu sync.Mutex
+	// proof is when the latest consistent read was sent that was answered
+	// through this endpoint (P2).
+	proof dcs.Instant
+}
+
+// connected returns the client of addr, which the first use makes. It does no
+// I/O.
+func (b *Backend) connected(addr string) (*conn, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if c, ok := b.conns[addr]; ok {
+		return c, nil
+	}
+	if b.life.Err() != nil {
+		return nil, context.Cause(b.life)
+	}
+	t := b.transport()
+	scheme := "http"
+	if b.c.TLS != nil {
+		scheme = "https"
+	}
+	client, err := api.NewClient(&api.Config{
+		Address: addr, Scheme: scheme, HttpClient: &http.Client{Transport: b.c.wrap(checked{t})},
+		Datacenter: b.c.Datacenter, Namespace: b.c.Namespace, Partition: b.c.Partition,
+	})
+	if err != nil {
+		return nil, err
+	}
+	c := &conn{b: b, addr: addr, api: client, http: t}
+	b.conns[addr] = c
+	return c, nil
+}
+
+const (
+	mostConns    = 8
+	betweenDials = 20 * time.Millisecond
+)
+
+// idle is how long an unused connection is kept. Consul's agents keep theirs
+// longer.
+const idle = 90 * time.Second
+
+func (b *Backend) transport() *http.Transport {
+	derived, _ := keepalive.Derive(b.c.Timing.TTL, b.c.Timing.LoopWait)
+	dialer := &keepalive.Dialer{Config: derived, Base: &net.Dialer{Resolver: b.c.Resolver}, Logger: b.c.Logger}
+	t := &http.Transport{
+		// HTTP/1.1 needs a connection for each request under way.
+		MaxConnsPerHost: mostConns, MaxIdleConnsPerHost: mostConns, IdleConnTimeout: idle, DisableCompression: true,
+		TLSHandshakeTimeout: b.c.Timing.RetryTimeout,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			for !b.pool.AllowDial() {
+				if remote.Pause(ctx, rand.N(2*betweenDials)); ctx.Err() != nil || b.life.Err() != nil { //nolint:gosec // G404: jitter
+					return nil, errDials
+				}
+			}
+			nc, err := dialer.DialContext(ctx, network, addr)
+			if err == nil && b.c.dialled != nil {
+				b.c.dialled(nc)
+			}
+			return nc, err
+		},
+	}
+	if b.c.TLS != nil {
+		t.TLSClientConfig = b.c.TLS.Clone()
+	}
+	return t
+}
+
+// statusError is an answer of Consul's that is none.
+type statusError struct {
+	code int
+	body string
+}
+
+func (e *statusError) Error() string {
+	if e.body == "" {
+		return fmt.Sprintf("HTTP status %d", e.code)
+	}
+	return e.body
+}
+
+// checked makes errors of the statuses that say that a request was not done:
+// the API's own errors do not always carry the status.
+type checked struct{ http.RoundTripper }
+
+// mostBody is how much of an error's body is kept.
+const mostBody = 4 << 10
+
+func (t checked) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := t.RoundTripper.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	switch resp.StatusCode {
+	case http.StatusOK, http.StatusNotFound, http.StatusConflict:
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, mostBody))
+	if err != nil {
+		body = nil
+	}
+	return nil, &statusError{resp.StatusCode, string(bytes.TrimSpace(body))}
+}
+
+// call makes one request at an endpoint: once, or twice where the token was
+// refused and its file has another one.
+func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, token string) (T, error)) (T, error) {
+	token := c.b.token.current()
+	for again := false; ; again = true {
+		var left atomic.Bool
+		traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { left.Store(true) }})
+		v, err := f(traced, token)
+		if err == nil {
+			return v, nil
+		}
+		var zero T
+		if !again && forbidden(err) {
+			var changed bool
+			if token, changed = c.b.token.reload(token); changed {
+				continue
+			}
+		}
+		return zero, c.failed(ctx, err, left.Load())
+	}
+}
+
+// proven returns when the latest consistent read through c was sent (P2).
+func (c *conn) proven() dcs.Instant {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.proof
+}
+
+func (c *conn) proved(sent dcs.Instant) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.proof.IsZero() || c.proof.Before(sent) {
+		c.proof = sent
+	}
+}
+
+// reading are the options of a read that the store's leader answers with the
+// quorum's word.
+func (c *conn) reading(ctx context.Context, token string) *api.QueryOptions {
+	return (&api.QueryOptions{RequireConsistent: true, Token: token}).WithContext(ctx)
+}
+
+func writing(ctx context.Context, token string) *api.WriteOptions {
+	return (&api.WriteOptions{Token: token}).WithContext(ctx)
+}

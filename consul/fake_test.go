@@ -1,0 +1,226 @@
+package consul
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// fakeAgent answers as a test says, and remembers what it was asked.
+type fakeAgent struct {
+	*httptest.Server
+	mu    sync.Mutex
+	asked []string // op, in the order of arrival
+	urls  []string
+	slow  map[string]time.Duration
+	say   map[string]func(w http.ResponseWriter)
+}
+
+func newFake(t *testing.T) *fakeAgent {
+	f := &fakeAgent{say: map[string]func(http.ResponseWriter){}, slow: map[string]time.Duration{}}
+	f.Server = httptest.NewServer(f)
+	t.Cleanup(f.Close)
+	return f
+}
+
+func (f *fakeAgent) addr() string { return strings.TrimPrefix(f.URL, "http://") }
+
+func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	op := "read"
+	switch {
+	case r.URL.Query().Has("keys") && r.URL.Query().Has("consistent"):
+		op = "top"
+	case strings.HasPrefix(r.URL.Path, "/v1/kv/"):
+		op = "get"
+	case strings.HasPrefix(r.URL.Path, "/v1/session/"):
+		op = strings.Split(r.URL.Path, "/")[3]
+	case strings.HasPrefix(r.URL.Path, "/v1/catalog/"):
+		op = "register"
+	}
+	f.mu.Lock()
+	f.asked = append(f.asked, op)
+	f.urls = append(f.urls, r.URL.String())
+	say, slow := f.say[op], f.slow[op]
+	f.mu.Unlock()
+	if slow > 0 {
+		select {
+		case <-time.After(slow):
+		case <-r.Context().Done():
+			return
+		}
+	}
+	w.Header().Set("X-Consul-Index", "7")
+	if say != nil {
+		say(w)
+		return
+	}
+	switch op {
+	case "renew", "info":
+		_ = json.NewEncoder(w).Encode([]map[string]any{{"ID": "s", "TTL": "9s"}})
+	case "create":
+		_ = json.NewEncoder(w).Encode(map[string]any{"ID": "s"})
+	case "register", "destroy":
+		_, _ = w.Write([]byte("true"))
+	case "top", "get":
+		_, _ = w.Write([]byte("[]"))
+	default:
+		_ = json.NewEncoder(w).Encode(map[string]any{"Results": []any{}})
+	}
+}
+
+func (f *fakeAgent) answer(op string, code int, body string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.say[op] = func(w http.ResponseWriter) { w.WriteHeader(code); _, _ = w.Write([]byte(body)) }
+}
+
+// heard returns what was asked since the last time, without the Pool's own
+// questions.
+func (f *fakeAgent) heard() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := f.asked
+	f.asked = nil
+	return out
+}
+
+func fakeClient(t *testing.T, change func(*Config), agents ...*fakeAgent) *Backend {
+	t.Helper()
+	c := Config{Root: "t", MinTTL: time.Second, Timing: suiteTiming}
+	for _, a := range agents {
+		c.Endpoints = append(c.Endpoints, a.addr())
+	}
+	if change != nil {
+		change(&c)
+	}
+	b, err := New(c)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, b.Close()) })
+	return b
+}
+
+// quiet is a client whose Pool has asked what it asks at its beginning.
+func quiet(t *testing.T, agents ...*fakeAgent) *Backend {
+	b := fakeClient(t, nil, agents...)
+	for _, a := range agents {
+		require.Eventually(t, func() bool {
+			c, err := b.connected(a.addr())
+			return err == nil && !c.proven().IsZero()
+		}, 5*time.Second, time.Millisecond)
+		a.heard()
+	}
+	return b
+}
+
+// P2: through an endpoint that has answered no consistent read yet, one is
+// answered before the renewal is sent; after that the last round's serves.
+func TestReadGoesBeforeTheFirstRenewal(t *testing.T) {
+	a := newFake(t)
+	b := quiet(t, a)
+	c, err := b.connected(a.addr())
+	require.NoError(t, err)
+	c.proof = dcs.Instant{} // as after a switch
+	l := &lease{b, "s", suiteTiming.TTL}
+	_, err = l.confirm(t.Context(), c, nil)
+	require.NoError(t, err)
+	heard := a.heard()
+	require.Equal(t, "top", heard[0], "the read first, alone")
+	require.ElementsMatch(t, []string{"renew", "top"}, heard[1:])
+
+	_, err = l.confirm(t.Context(), c, []string{"leader"})
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{"renew", "get"}, a.heard(), "together")
+}
+
+// P2: From is at most a TTL after the sending of the read that the renewal
+// rests on, and a read that is older than a TTL serves no more.
+func TestFromRestsOnTheRead(t *testing.T) {
+	a := newFake(t)
+	b := quiet(t, a)
+	c, err := b.connected(a.addr())
+	require.NoError(t, err)
+	l := &lease{b, "s", suiteTiming.TTL}
+	begin := dcs.Now()
+	read := begin.Add(-suiteTiming.TTL + 50*time.Millisecond)
+	c.mu.Lock()
+	c.proof = read
+	c.mu.Unlock()
+	a.slow["renew"] = 100 * time.Millisecond
+	r, err := l.confirm(t.Context(), c, nil)
+	require.NoError(t, err)
+	require.False(t, read.Add(l.ttl).Before(r.From), "From %v after the read's TTL", r.From.Sub(read.Add(l.ttl)))
+
+	a.heard()
+	c.mu.Lock()
+	c.proof = dcs.Now().Add(-suiteTiming.TTL)
+	c.mu.Unlock()
+	begin = dcs.Now()
+	r, err = l.confirm(t.Context(), c, nil)
+	require.NoError(t, err)
+	require.Equal(t, "top", a.heard()[0], "a new read first")
+	require.False(t, r.From.Before(begin))
+}
+
+// A renewal whose read fails is none, although Consul took it.
+func TestRenewalWithoutAReadIsNone(t *testing.T) {
+	a := newFake(t)
+	b := quiet(t, a)
+	c, err := b.connected(a.addr())
+	require.NoError(t, err)
+	a.answer("get", http.StatusInternalServerError, "No cluster leader")
+	_, err = (&lease{b, "s", suiteTiming.TTL}).confirm(t.Context(), c, []string{"leader"})
+	require.ErrorContains(t, err, "No cluster leader")
+}
+
+// A 404 is believed when the quorum says that the session is gone, and counts
+// against the endpoint when it says that it is not.
+func TestGoneIsConfirmed(t *testing.T) {
+	a := newFake(t)
+	b := quiet(t, a)
+	c, err := b.connected(a.addr())
+	require.NoError(t, err)
+	l := &lease{b, "s", suiteTiming.TTL}
+	a.answer("renew", http.StatusNotFound, "")
+	_, err = l.confirm(t.Context(), c, nil)
+	require.ErrorIs(t, err, errAlive)
+	require.NotErrorIs(t, err, dcs.ErrLost)
+	a.answer("info", http.StatusOK, "[]")
+	_, err = l.confirm(t.Context(), c, nil)
+	require.ErrorIs(t, err, dcs.ErrLost)
+	a.answer("info", http.StatusInternalServerError, "No cluster leader")
+	_, err = l.confirm(t.Context(), c, nil)
+	require.NotErrorIs(t, err, dcs.ErrLost)
+	require.Error(t, err)
+}
+
+// Datacenter, namespace and partition are in every request.
+func TestPlacesArePassedThrough(t *testing.T) {
+	a := newFake(t)
+	b := fakeClient(t, func(c *Config) { c.Datacenter, c.Namespace, c.Partition, c.Node = "dc9", "ns9", "ap9", "n9" }, a)
+	ctx, cancel := context.WithTimeout(t.Context(), suiteTiming.RetryTimeout)
+	defer cancel()
+	_, err := b.Get(ctx, "k")
+	require.ErrorIs(t, err, dcs.ErrNotFound)
+	l, _, err := b.Grant(ctx, suiteTiming.TTL)
+	require.NoError(t, err)
+	_, err = l.Renew(ctx, "k")
+	require.NoError(t, err)
+	require.NoError(t, l.Revoke(ctx))
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	require.NotEmpty(t, a.urls)
+	for _, u := range a.urls {
+		for _, part := range []string{"dc=dc9", "ns=ns9", "partition=ap9"} {
+			require.Contains(t, u, part)
+		}
+	}
+}

@@ -1,0 +1,166 @@
+package consul
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/holdfast-dcs/holdfast/conformance"
+)
+
+// tap stands in a client's connections.
+type tap struct {
+	conformance.Tap
+	root string
+}
+
+type tappedTripper struct {
+	t  *tap
+	to http.RoundTripper
+}
+
+func (t *tap) wrap(to roundTripper) roundTripper { return &tappedTripper{t, to} }
+
+func (p *tappedTripper) RoundTrip(r *http.Request) (*http.Response, error) {
+	var body []byte
+	if r.Body != nil {
+		body, _ = io.ReadAll(r.Body)
+		r.Body.Close()
+	}
+	f := p.t.Judge(p.t.describe(r, body))
+	ctx := r.Context()
+	if trace := httptrace.ContextClientTrace(ctx); trace != nil && (f.LoseRequest || f.HoldsRequest()) {
+		trace.GotConn(httptrace.GotConnInfo{}) // for its sender it has left
+	}
+	if f.LoseRequest {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	if err := f.AwaitRequest(ctx); err != nil {
+		// Its sender gave it up; it arrives all the same.
+		go func() {
+			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+			defer cancel()
+			if f.AwaitRequest(late) == nil {
+				p.discard(r.Clone(late), body)
+			}
+		}()
+		return nil, err
+	}
+	if f.Repeat {
+		p.discard(r.Clone(ctx), body)
+	}
+	if f.LoseAnswer {
+		p.discard(r.Clone(ctx), body)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	resp, err := p.to.RoundTrip(fill(r, body))
+	if late := f.AwaitAnswer(ctx); late != nil {
+		if err == nil {
+			resp.Body.Close()
+		}
+		return nil, late
+	}
+	return resp, err
+}
+
+// fill gives a request its body again.
+func fill(r *http.Request, body []byte) *http.Request {
+	if body != nil {
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		r.GetBody = nil
+	}
+	return r
+}
+
+func (p *tappedTripper) discard(r *http.Request, body []byte) {
+	resp, err := p.to.RoundTrip(fill(r, body))
+	if err == nil {
+		_, _ = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+}
+
+type operationKey struct{}
+
+func named(ctx context.Context, op string) context.Context {
+	return context.WithValue(ctx, operationKey{}, op)
+}
+
+// operation is what the call is made for.
+func operation(ctx context.Context, otherwise string) string {
+	if op, ok := ctx.Value(operationKey{}).(string); ok {
+		return op
+	}
+	return otherwise
+}
+
+// describe names a request as the suite does.
+func (t *tap) describe(r *http.Request, body []byte) conformance.Request {
+	path := r.URL.Path
+	switch {
+	case path == "/v1/txn":
+		return t.describeTxn(r.Context(), body)
+	case strings.HasPrefix(path, "/v1/kv/"):
+		q := r.URL.Query()
+		switch {
+		case q.Has("index"):
+			return conformance.Request{Op: "Wait"}
+		case q.Has("keys"):
+			return conformance.Request{Op: operation(r.Context(), "Probe")}
+		}
+		op := "Get"
+		if q.Has("recurse") {
+			op = "Snapshot"
+		}
+		return conformance.Request{Op: operation(r.Context(), op), Keys: t.logical(strings.TrimPrefix(path, "/v1/kv/"))}
+	case strings.HasPrefix(path, "/v1/session/create"):
+		return conformance.Request{Op: operation(r.Context(), "Grant")}
+	case strings.HasPrefix(path, "/v1/session/renew/"), strings.HasPrefix(path, "/v1/session/info/"):
+		return conformance.Request{Op: "Renew"}
+	case strings.HasPrefix(path, "/v1/session/destroy/"):
+		return conformance.Request{Op: "Revoke"}
+	}
+	return conformance.Request{Op: path}
+}
+
+func (t *tap) logical(keys ...string) []string {
+	var out []string
+	for _, k := range keys {
+		if rest, ok := strings.CutPrefix(k, t.root); ok {
+			out = append(out, rest)
+		}
+	}
+	return out
+}
+
+// describeTxn tells the transactions apart: one that only reads, one that
+// makes a marker, one that settles an attempt, and the users' own.
+func (t *tap) describeTxn(ctx context.Context, body []byte) conformance.Request {
+	var ops []struct{ KV *api.KVTxnOp }
+	if err := json.Unmarshal(body, &ops); err != nil || len(ops) == 0 {
+		return conformance.Request{Op: "unreadable"}
+	}
+	var keys []string
+	for _, op := range ops {
+		keys = append(keys, t.logical(op.KV.Key)...)
+	}
+	op := "Commit"
+	switch {
+	case ops[0].KV.Verb == api.KVGetOrEmpty:
+		op = operation(ctx, "Read")
+	case len(ops) == 2 && ops[0].KV.Verb == api.KVCheckNotExists && strings.HasPrefix(keys[0], ".op/"):
+		op = "Mark"
+	case len(ops) == 2 && ops[1].KV.Verb == api.KVSet:
+		op = "Settle"
+	}
+	return conformance.Request{Op: op, Keys: keys}
+}

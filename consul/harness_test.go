@@ -1,0 +1,266 @@
+package consul
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/conformance"
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+)
+
+// suiteTiming leaves an election of the servers', 3 s at most, room in a
+// budget.
+var suiteTiming = dcs.Timing{TTL: 9 * time.Second, LoopWait: time.Second, RetryTimeout: 4 * time.Second}
+
+const suiteRoot = "holdfast/suite"
+
+// shared are the servers that all tests share, and secured the one with TLS and
+// ACLs.
+var (
+	shared  = testcluster.Shared{Options: testcluster.Options{Kind: testcluster.Consul, Domain: "consul.test"}}
+	secured = testcluster.Shared{Options: testcluster.Options{Kind: testcluster.Consul, Nodes: 1, Security: true, Loopback: true}}
+)
+
+func TestMain(m *testing.M) {
+	conformance.Process()
+	code := m.Run()
+	shared.Close()
+	secured.Close()
+	os.Exit(code)
+}
+
+// suite is what the conformance suite runs on.
+type suite struct {
+	cluster   *testcluster.Cluster // nil: the user's own servers
+	endpoints []string
+	agent     string // "": through the servers
+	root      string
+}
+
+// fresh is the suite with a tree of its own.
+func (s *suite) fresh() *suite {
+	own := *s
+	switch {
+	case s.agent != "":
+		own.endpoints = []string{s.agent}
+	case s.cluster != nil:
+		own.endpoints = s.cluster.Endpoints()
+	}
+	own.root = suiteRoot + "/" + strings.ToLower(rand.Text()[:10])
+	return &own
+}
+
+func newSuite(tb testing.TB) *suite {
+	if own := testcluster.External(testcluster.Consul); own != nil {
+		return (&suite{endpoints: own}).fresh()
+	}
+	return (&suite{cluster: shared.Get(tb)}).fresh()
+}
+
+// admin is a client with every right, not through a proxy.
+func (s *suite) admin(tb testing.TB) *api.Client {
+	if s.cluster == nil {
+		c, err := api.NewClient(&api.Config{Address: s.endpoints[0]})
+		require.NoError(tb, err)
+		return c
+	}
+	c, err := s.cluster.ConsulAdmin(0)
+	require.NoError(tb, err)
+	return c
+}
+
+// suiteClient is a client with a tap in its connections.
+type suiteClient struct {
+	*Backend
+	tap *tap
+
+	mu      sync.Mutex
+	sockets []net.Conn
+}
+
+// dialled keeps a connection, for sockets.
+func (c *suiteClient) dialled(nc net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sockets = append(c.sockets, nc)
+}
+
+func (s *suite) config(o conformance.Opening) Config {
+	c := Config{
+		Endpoints: s.endpoints, Root: s.root, Node: "holdfast-suite", MinTTL: time.Second,
+		Timing: cmp.Or(o.Timing, suiteTiming), Logger: o.Logger, Observer: o.Observer,
+	}
+	if s.agent != "" {
+		c.Node = ""
+	}
+	if o.Endpoints != nil {
+		c.Endpoints = o.Endpoints
+	}
+	if s.cluster != nil {
+		c.Resolver = s.cluster.Resolver()
+	}
+	return c
+}
+
+func tapped(c Config, open func(Config) (*Backend, error)) (*suiteClient, error) {
+	s := &suiteClient{tap: &tap{root: c.Root + "/"}}
+	c.wrap, c.dialled, c.name = s.tap.wrap, s.dialled, named
+	b, err := open(c)
+	if err != nil {
+		return nil, err
+	}
+	s.Backend = b
+	return s, nil
+}
+
+func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
+	b, err := tapped(s.config(o), func(c Config) (*Backend, error) {
+		if o.Endpoints == nil && !o.Wait {
+			return New(c)
+		}
+		return open(tb.Context(), c, o.Wait)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func (s *suite) open(tb testing.TB) dcs.Backend {
+	b, err := s.openWith(tb, conformance.Opening{})
+	require.NoError(tb, err)
+	return b
+}
+
+func requests(b dcs.Backend) int64 { return b.(*suiteClient).tap.Requests() }
+
+func inject(b dcs.Backend, f conformance.Fault) (lift func()) { return b.(*suiteClient).tap.Inject(f) }
+
+// sockets reads back what holds on a client's connections.
+func sockets(b dcs.Backend) []conformance.Socket {
+	c := b.(*suiteClient)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []conformance.Socket
+	for _, nc := range c.sockets {
+		out = append(out, conformance.ReadSocket("dialled", nc))
+	}
+	return out
+}
+
+// dropBookkeeping removes every marker, as the end of their sessions does.
+func (s *suite) dropBookkeeping(tb testing.TB) {
+	_, err := s.admin(tb).KV().DeleteTree(s.root+"/.op/", nil)
+	require.NoError(tb, err)
+}
+
+// secure opens a client of the server with TLS and ACLs.
+func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.Backend, error) {
+	cluster := secured.Get(tb)
+	ca := cluster.Authority()
+	pair, rules := ca.Client(), testcluster.ConsulRules("holdfast-suite")
+	switch who {
+	case conformance.ExpiredCert:
+		pair = ca.Expired()
+	case conformance.MissingRight:
+		rules = testcluster.ConsulReader
+	}
+	conf, err := pair.Config(ca)
+	require.NoError(tb, err)
+	switch who {
+	case conformance.NoCert:
+		conf.Certificates = nil
+	case conformance.WrongHost:
+		conf.ServerName = "elsewhere.test"
+	case conformance.UnknownCA:
+		other, err := testcluster.NewAuthority(filepath.Join(tb.TempDir(), "other"), nil)
+		require.NoError(tb, err)
+		stranger, err := pair.Config(other)
+		require.NoError(tb, err)
+		conf.RootCAs = stranger.RootCAs
+	}
+	t := &tokens{tb: tb, admin: (&suite{cluster: cluster}).admin(tb), file: filepath.Join(tb.TempDir(), "token")}
+	switch who {
+	case conformance.WrongPassword:
+		t.write("wrong-" + conformance.Secret)
+	case conformance.ShortToken:
+		t.renew(rules)
+		t.keepRenewing(rules)
+	default:
+		t.renew(rules)
+	}
+	return openSecure(cluster, conf, t.file, log)
+}
+
+func openSecure(cluster *testcluster.Cluster, conf *tls.Config, tokenFile string, log *slog.Logger) (dcs.Backend, error) {
+	b, err := New(Config{
+		Endpoints: cluster.Endpoints(), Root: suiteRoot, Node: "holdfast-suite", MinTTL: time.Second,
+		Timing: suiteTiming, Logger: log, TLS: conf, TokenFile: tokenFile,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// tokens are ACL tokens in a file, one at a time.
+type tokens struct {
+	tb    testing.TB
+	admin *api.Client
+	file  string
+	last  string // its accessor
+}
+
+func (t *tokens) write(secret string) {
+	require.NoError(t.tb, os.WriteFile(t.file, []byte(secret+"\n"), 0o600))
+}
+
+// renew puts a new token into the file and takes the old one away.
+func (t *tokens) renew(rules string) {
+	name := "suite-" + strings.ToLower(rand.Text()[:12])
+	_, _, err := t.admin.ACL().PolicyCreate(&api.ACLPolicy{Name: name, Rules: rules}, nil)
+	require.NoError(t.tb, err)
+	token, _, err := t.admin.ACL().TokenCreate(&api.ACLToken{Policies: []*api.ACLLink{{Name: name}}}, nil)
+	require.NoError(t.tb, err)
+	t.write(token.SecretID)
+	if t.last != "" {
+		_, err := t.admin.ACL().TokenDelete(t.last, nil)
+		require.NoError(t.tb, err)
+	}
+	t.last = token.AccessorID
+}
+
+// keepRenewing makes every token invalid several times within a TTL.
+func (t *tokens) keepRenewing(rules string) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Add(1)
+	go func() {
+		defer done.Done()
+		tick := time.NewTicker(600 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				t.renew(rules)
+			}
+		}
+	}()
+	t.tb.Cleanup(func() { cancel(); done.Wait() })
+}

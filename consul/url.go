@@ -1,0 +1,75 @@
+package consul
+
+import (
+	"context"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+const exampleURL = "consul://10.0.0.1:8500,10.0.0.2:8500,10.0.0.3:8500/pg/main"
+
+func init() { dcs.Register("consul", driver{}) }
+
+// driver opens consul://host:port,…/root?…
+type driver struct{}
+
+var params = append([]dcs.Param{
+	{Name: "token_file", Usage: "file with the ACL token, read again when Consul refuses it; default: CONSUL_HTTP_TOKEN of the environment, if set"},
+	{Name: "node", Usage: "catalog node that sessions belong to; default: the agent's own with one host, holdfast-<root> with several"},
+	{Name: "lock_delay", Usage: "how long nobody gets a key after Consul ended its session, like 15s; default 1ms"},
+	{Name: "dc", Usage: "datacenter of the keys; default: the agent's"},
+	{Name: "namespace", Usage: "Consul Enterprise namespace; default: none"},
+	{Name: "partition", Usage: "Consul Enterprise admin partition; default: none"},
+	remote.WaitParam,
+}, remote.TLSParams()...)
+
+// Params implements dcs.Driver.
+func (driver) Params() []dcs.Param { return params }
+
+// Open implements dcs.Driver. It asks the store for its shortest session and a
+// key, so that a wrong address, certificate or token is found here.
+func (driver) Open(ctx context.Context, u *dcs.URL, o dcs.Options) (dcs.Backend, error) {
+	c, err := configFromURL(u, o)
+	if err != nil {
+		return nil, err
+	}
+	b, err := open(ctx, c, u.Params["wait"] == "true")
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// open makes a Backend that knows the servers' limits.
+func open(ctx context.Context, c Config, wait bool) (*Backend, error) {
+	b, err := New(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := remote.Ready(ctx, b.c.Timing, b.c.Logger, wait, b.ready); err != nil {
+		_ = b.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
+	var faults remote.Faults
+	c := Config{
+		Timing: o.Timing, Logger: o.Logger, Observer: o.Observer, TLS: faults.TLS(u),
+		TokenFile: u.Params["token_file"], Node: u.Params["node"],
+		Datacenter: u.Params["dc"], Namespace: u.Params["namespace"], Partition: u.Params["partition"],
+	}
+	c.Endpoints, c.Root = faults.Place(u, exampleURL)
+	faults.Bool(u, "wait", false)
+	if v := u.Params["lock_delay"]; v != "" {
+		d, err := time.ParseDuration(v)
+		if err != nil {
+			faults.Add("option lock_delay=%s: it is a duration like 15s", v)
+		}
+		c.LockDelay = d
+	}
+	return c, faults.Err(backendName)
+}

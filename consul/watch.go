@@ -1,0 +1,240 @@
+package consul
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+// source is what the copy of the tree is made from.
+func (b *Backend) source() remote.Source {
+	return remote.Source{
+		Backend: backendName, Budget: b.c.Timing.RetryTimeout, Life: b.c.name(b.life, "Wait"),
+		Read: func(ctx context.Context) (dcs.Snapshot, error) {
+			s, _, err := b.snapshot(ctx, "")
+			return remote.Visible("", s), err
+		},
+		Snapshot: b.Snapshot, Raise: b.floor.Raise, Still: b.still, Follow: b.follow,
+	}
+}
+
+// Wait implements [dcs.Backend].
+func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+	return b.copy.Wait(ctx, prefix, since)
+}
+
+// still asks for the index below prefix, which deletions move too, until Consul
+// forgets them after some 15 minutes and the index is the whole store's: then
+// it counts as changed.
+func (b *Backend) still(ctx context.Context, prefix string, since dcs.Revision, _ map[string]bool) bool {
+	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, c *conn) (listed, error) { return b.list(ctx, c, prefix) })
+	return err == nil && a.Value.index <= since
+}
+
+// blocking is how long a blocking query waits for a change. A server that is
+// silent is found by the questions beside it.
+const blocking = time.Minute
+
+// view is one blocking query after the other at one endpoint.
+type view struct {
+	b       *Backend
+	copy    *remote.Replica
+	c       *conn
+	at      *endpoint.Attempt // until the endpoint has answered
+	index   dcs.Revision      // that the next query waits on
+	answers chan polled
+	told    chan answered
+	blame   bool
+	asking  bool        // a question is on its way
+	behind  dcs.Instant // since when the view lags; zero: it does not
+}
+
+type polled struct {
+	listed
+	err error
+}
+
+type answered struct {
+	index dcs.Revision
+	err   error
+}
+
+// follow watches at one endpoint, until it fails.
+func (b *Backend) follow(ctx context.Context) error {
+	at := b.pool.Pick(endpoint.Read)
+	c, err := b.connected(at.Endpoint())
+	if err != nil {
+		at.End(err)
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	v := &view{b: b, copy: &b.copy, c: c, at: at, answers: make(chan polled), told: make(chan answered, 1)}
+	var loops sync.WaitGroup
+	loops.Add(1)
+	go func() { defer loops.Done(); v.poll(ctx) }()
+	err = v.loop(ctx, &loops)
+	cancel()
+	loops.Wait()
+	v.opened(err)
+	if err != nil && b.life.Err() == nil && v.blame {
+		b.pool.Blame(c.addr, err.Error())
+	}
+	return err
+}
+
+// opened ends the Pool's attempt, once.
+func (v *view) opened(err error) {
+	if v.at != nil {
+		v.at.End(err)
+		v.at = nil
+	}
+}
+
+// poll reads the tree again and again, each time when it has changed.
+func (v *view) poll(ctx context.Context) {
+	for ctx.Err() == nil {
+		l, err := v.query(ctx)
+		select {
+		case v.answers <- polled{l, err}:
+		case <-ctx.Done():
+		}
+		if err != nil {
+			return
+		}
+		v.index = max(l.index, 1) // waiting on 0 would not wait
+	}
+}
+
+// query is one blocking query, consistent: an old leader's view is none.
+func (v *view) query(ctx context.Context) (listed, error) {
+	limit := blocking + blocking/16 + v.b.c.Timing.RetryTimeout // Consul adds up to a sixteenth
+	if v.index == 0 {
+		limit = v.b.pool.AttemptTimeout(endpoint.Read, v.b.c.Timing.RetryTimeout, 0)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return call(ctx, v.c, func(ctx context.Context, token string) (listed, error) {
+		o := v.c.reading(ctx, token)
+		o.WaitIndex, o.WaitTime = uint64(v.index), blocking
+		pairs, meta, err := v.c.api.KV().List(v.b.root, o)
+		if err != nil {
+			return listed{}, err
+		}
+		return v.b.listing(pairs, meta)
+	})
+}
+
+func (v *view) loop(ctx context.Context, loops *sync.WaitGroup) error {
+	quiet := time.NewTimer(v.copy.Every)
+	defer quiet.Stop()
+	check := time.NewTimer(time.Hour) // for a view that may lag
+	check.Stop()
+	defer check.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case a := <-v.answers:
+			if a.err != nil {
+				v.blame = true
+				return a.err
+			}
+			v.opened(nil)
+			v.take(a.listed)
+			quiet.Reset(v.copy.Every)
+		case <-v.copy.Behind:
+			v.late(check)
+		case <-check.C:
+			if err := v.lagging(check); err != nil {
+				return err
+			}
+		case <-quiet.C:
+			v.ask(ctx, loops)
+			quiet.Reset(v.copy.Every)
+		case a := <-v.told:
+			v.asking = false
+			if a.err != nil {
+				v.blame = true
+				return a.err
+			}
+			v.copy.Alive()
+			v.copy.Saw(a.index)
+		case addr := <-v.copy.Left:
+			if addr == v.c.addr {
+				return fmt.Errorf("%s was left out", addr)
+			}
+		}
+	}
+}
+
+// ask asks an endpoint that has told nothing for a while whether it is there,
+// and how far the tree is.
+func (v *view) ask(ctx context.Context, loops *sync.WaitGroup) {
+	if v.asking {
+		return // it has its own end
+	}
+	v.asking = true
+	loops.Add(1)
+	go func() {
+		defer loops.Done()
+		limit := v.b.pool.AttemptTimeout(endpoint.Read, v.b.c.Timing.RetryTimeout, 0)
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		index, err := v.b.top(ctx, v.c)
+		v.told <- answered{index, err}
+	}()
+}
+
+func (v *view) late(check *time.Timer) {
+	if v.behind.IsZero() {
+		v.behind = dcs.Now()
+		check.Reset(v.copy.Limit)
+	}
+}
+
+// lagging finds an endpoint whose view stays behind what other answers named.
+func (v *view) lagging(check *time.Timer) error {
+	if v.copy.Tree.Revision() >= v.copy.Latest() {
+		v.behind = dcs.Instant{}
+		return nil
+	}
+	if v.behind.Elapsed() < v.copy.Limit {
+		check.Reset(v.copy.Limit - v.behind.Elapsed())
+		return nil
+	}
+	v.blame = true
+	return errBehind
+}
+
+// take makes the copy what was read.
+func (v *view) take(l listed) {
+	tree := v.copy.Tree
+	before, now := tree.Snapshot(""), map[string]bool{}
+	var wrote []dcs.Entry
+	var deleted []string
+	for _, e := range remote.Visible("", dcs.Snapshot{Entries: l.entries}).Entries {
+		now[e.Key] = true
+		if old, ok := before.Get(e.Key); !ok || old.Modified != e.Modified {
+			wrote = append(wrote, e)
+		}
+	}
+	for _, e := range before.Entries {
+		if !now[e.Key] {
+			deleted = append(deleted, e.Key)
+		}
+	}
+	if len(wrote)+len(deleted) > 0 {
+		tree.Follow(max(l.index, tree.Revision()+1), wrote, deleted)
+	} else {
+		tree.Advance(l.index)
+	}
+	v.copy.Alive()
+	if tree.Revision() >= v.copy.Latest() {
+		v.behind = dcs.Instant{}
+	}
+}

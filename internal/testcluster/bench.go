@@ -1,0 +1,137 @@
+package testcluster
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// Side is one way of doing something; it returns how long that took.
+type Side struct {
+	Name string
+	Once func() time.Duration
+}
+
+// Timed is a Side that is timed as a whole.
+func Timed(name string, f func() error) Side {
+	return Side{name, func() time.Duration {
+		begin := time.Now()
+		if err := f(); err != nil {
+			panic(fmt.Sprintf("%s: %v", name, err))
+		}
+		return time.Since(begin)
+	}}
+}
+
+// noisy is how much two runs of one side may differ before a ratio says
+// nothing.
+const noisy = 0.15
+
+// Versus runs the sides in turns and reports each one's quantile q, and the
+// first one's over the slowest of the others. Every side is run twice: where
+// its two halves differ by more than 15 %, no ratio is reported.
+func Versus(b *testing.B, q float64, turns, each int, sides ...Side) {
+	b.Helper()
+	took := make([][2][]time.Duration, len(sides))
+	for t := range turns {
+		for i := range sides {
+			k := (i + t) % len(sides)
+			for range each {
+				took[k][t%2] = append(took[k][t%2], sides[k].Once())
+			}
+		}
+	}
+	b.ReportMetric(0, "ns/op") // of all sides together: of no use
+	values, quiet := make([]float64, len(sides)), true
+	for i, s := range sides {
+		first, second := QuantileOf(took[i][0], q), QuantileOf(took[i][1], q)
+		values[i] = QuantileOf(append(took[i][0], took[i][1]...), q)
+		b.ReportMetric(values[i]/1e3, s.Name+"-µs")
+		if off := first/second - 1; max(off, -off) > noisy {
+			quiet = false
+			b.Logf("no ratio: %s differs from itself by %.0f %% (%.0f µs, %.0f µs)", s.Name, 100*max(off, -off), first/1e3, second/1e3)
+		}
+	}
+	if quiet {
+		b.ReportMetric(values[0]/slices.Max(values[1:]), "ratio")
+	}
+}
+
+// QuantileOf is the quantile q of d, in nanoseconds.
+func QuantileOf(d []time.Duration, q float64) float64 {
+	d = slices.Clone(d)
+	slices.Sort(d)
+	return float64(d[min(int(q*float64(len(d))), len(d)-1)])
+}
+
+// Take acquires and returns what releases.
+func Take(ctx context.Context, s *dcs.Session, key string) func() {
+	h, err := s.Acquire(ctx, key, []byte("x"))
+	if err != nil {
+		panic(err)
+	}
+	return func() {
+		if err := h.Release(ctx); err != nil {
+			panic(err)
+		}
+	}
+}
+
+// Handover lets the second take what the first holds, and returns how long
+// that took from the release on.
+func Handover(wait time.Duration, take func(i int) func()) time.Duration {
+	release := take(0)
+	var got time.Time
+	var done sync.WaitGroup
+	done.Add(1)
+	go func() {
+		defer done.Done()
+		second := take(1)
+		got = time.Now()
+		second()
+	}()
+	<-time.After(wait)
+	begin := time.Now()
+	release()
+	done.Wait()
+	return got.Sub(begin)
+}
+
+// PutWhile puts 30 times with each of puts, 3 s a call at most, all at the same
+// time, and reports for each the calls that failed, the slowest, and when the
+// last one failed.
+func PutWhile(b *testing.B, puts map[string]func(ctx context.Context, n int) error) {
+	b.Helper()
+	var done sync.WaitGroup
+	var mu sync.Mutex
+	for name, put := range puts {
+		done.Add(1)
+		go func() {
+			defer done.Done()
+			failed, slowest, last, began := 0, time.Duration(0), time.Duration(0), time.Now()
+			for n := range 30 {
+				ctx, cancel := context.WithTimeout(b.Context(), 3*time.Second)
+				begin := time.Now()
+				err := put(ctx, n)
+				cancel()
+				slowest = max(slowest, time.Since(begin))
+				if err != nil {
+					failed++
+					last = time.Since(began)
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			b.ReportMetric(float64(failed), name+"-failed")
+			b.ReportMetric(slowest.Seconds(), name+"-slowest-s")
+			b.ReportMetric(last.Seconds(), name+"-last-failure-s")
+		}()
+	}
+	done.Wait()
+	b.ReportMetric(0, "ns/op")
+}
