@@ -208,7 +208,7 @@ func (b *Backend) read(ctx context.Context, c *conn, keys ...string) ([]dcs.Entr
 		rest, err := b.read(ctx, c, keys[maxReads:]...)
 		return append(first, rest...), err
 	}
-	if len(keys) == 1 {
+	if len(keys) == 1 && strings.TrimSpace(keys[0]) == keys[0] {
 		return b.readOne(ctx, c, keys[0]) //nolint:gosec // G602: it has one
 	}
 	ops := make(api.KVTxnOps, 0, len(keys))
@@ -238,7 +238,8 @@ func (b *Backend) read(ctx context.Context, c *conn, keys ...string) ([]dcs.Entr
 	return entries, err
 }
 
-// readOne is read for one key, by the cheaper request.
+// readOne is read for one key, by the cheaper request, which takes no key that
+// begins or ends with a space.
 func (b *Backend) readOne(ctx context.Context, c *conn, key string) ([]dcs.Entry, error) {
 	sent := dcs.Now()
 	entries, err := call(ctx, c, func(ctx context.Context, token string) ([]dcs.Entry, error) {

@@ -25,6 +25,10 @@ type Config struct {
 	// "holdfast-" and the root with "-" for whatever is no letter or digit. A
 	// node that is not in the catalog is registered, without checks.
 	Node string
+	// Checks are health checks of that node which a session ends with, like
+	// "serfHealth". None is the default: a check that fails because of a slow
+	// network costs a healthy primary its lock.
+	Checks []string
 	// TokenFile holds the ACL token. It is read again when Consul refuses the
 	// token. Without it the environment's CONSUL_HTTP_TOKEN is used, if set.
 	TokenFile string

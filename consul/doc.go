@@ -44,6 +44,8 @@
 // read go out together. That a session is gone is believed when the quorum says
 // so.
 //
+// Sessions have no health checks unless Config.Checks names some.
+//
 // Config.LockDelay is how long nobody gets a key whose session Consul ended. It
 // is 1 ms unless you say otherwise: Consul's own default of 15 s protects
 // holders that do not know when they have lost, and ours do. A key that another

@@ -57,10 +57,15 @@ func (b *Backend) create(ctx context.Context, c *conn, ttl time.Duration) (*leas
 	for {
 		granted := min(max(ttl, time.Duration(b.minTTL.Load())), maxTTL)
 		id, err := call(ctx, c, func(ctx context.Context, token string) (string, error) {
-			id, _, err := c.api.Session().CreateNoChecks(&api.SessionEntry{
-				Name: backendSession, Node: b.c.Node, TTL: granted.String(),
+			s := &api.SessionEntry{
+				Name: backendSession, Node: b.c.Node, TTL: granted.String(), NodeChecks: b.c.Checks,
 				Behavior: api.SessionBehaviorDelete, LockDelay: b.c.LockDelay,
-			}, writing(ctx, token))
+			}
+			create := c.api.Session().CreateNoChecks
+			if len(b.c.Checks) > 0 {
+				create = c.api.Session().Create
+			}
+			id, _, err := create(s, writing(ctx, token))
 			return id, err
 		})
 		if err == nil {
@@ -123,6 +128,7 @@ func (b *Backend) learnMinTTL(ctx context.Context) error {
 	if a.Value > 0 {
 		b.minTTL.Store(int64(a.Value))
 	}
+	b.c.Logger.Info("sessions as Consul grants them", "node", b.c.Node, "shortest_ttl", a.Value, "lock_delay", b.c.LockDelay, "checks", b.c.Checks)
 	return nil
 }
 

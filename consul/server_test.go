@@ -115,7 +115,11 @@ func TestForeignLockDelay(t *testing.T) {
 	s := newSuite(t)
 	admin, b := s.admin(t), s.open(t)
 	defer b.Close()
-	id, _, err := admin.Session().Create(&api.SessionEntry{LockDelay: 5 * time.Second, Behavior: "delete"}, nil)
+	foreign := &api.SessionEntry{LockDelay: 5 * time.Second, Behavior: "delete"}
+	if os.Getenv("HOLDFAST_PROFILE") == "slow" {
+		foreign.LockDelay = 0 // Consul's default of 15 s
+	}
+	id, _, err := admin.Session().Create(foreign, nil)
 	require.NoError(t, err)
 	ok, _, err := admin.KV().Acquire(&api.KVPair{Key: s.root + "/leader", Session: id}, nil)
 	require.NoError(t, err)
@@ -133,7 +137,28 @@ func TestForeignLockDelay(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err := b.Commit(budget(t), dcs.Txn{If: []dcs.Cond{dcs.Absent("leader")}, Then: []dcs.Write{dcs.PutLeased("leader", nil, l.ID())}})
 		return err == nil
-	}, 10*time.Second, 50*time.Millisecond)
+	}, 20*time.Second, 50*time.Millisecond)
+}
+
+// Sessions have the checks that were asked for, and the lock-delay that was
+// set.
+func TestChecksAndLockDelayAsAsked(t *testing.T) {
+	s := newSuite(t)
+	c := s.config(conformance.Opening{})
+	c.Endpoints, c.Node, c.Checks, c.LockDelay = c.Endpoints[:1], "", []string{"serfHealth"}, 3*time.Second
+	var log lines
+	c.Logger = log.logger()
+	b, err := open(t.Context(), c, false)
+	require.NoError(t, err)
+	defer b.Close()
+	require.Contains(t, log.String(), "lock_delay=3s")
+	l, _, err := b.Grant(budget(t), suiteTiming.TTL)
+	require.NoError(t, err)
+	info, _, err := s.admin(t).Session().Info(string(l.ID()), nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{"serfHealth"}, info.NodeChecks)
+	require.Equal(t, 3*time.Second, info.LockDelay)
+	require.NoError(t, l.Revoke(budget(t)))
 }
 
 // Secrets show in no log and no error.

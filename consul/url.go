@@ -2,6 +2,7 @@ package consul
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -18,6 +19,7 @@ type driver struct{}
 var params = append([]dcs.Param{
 	{Name: "token_file", Usage: "file with the ACL token, read again when Consul refuses it; default: CONSUL_HTTP_TOKEN of the environment, if set"},
 	{Name: "node", Usage: "catalog node that sessions belong to; default: the agent's own with one host, holdfast-<root> with several"},
+	{Name: "checks", Usage: "health checks of that node which sessions end with, with commas between them; default: none"},
 	{Name: "lock_delay", Usage: "how long nobody gets a key after Consul ended its session, like 15s; default 1ms"},
 	{Name: "dc", Usage: "datacenter of the keys; default: the agent's"},
 	{Name: "namespace", Usage: "Consul Enterprise namespace; default: none"},
@@ -64,6 +66,9 @@ func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
 	}
 	c.Endpoints, c.Root = faults.Place(u, exampleURL)
 	faults.Bool(u, "wait", false)
+	if v := u.Params["checks"]; v != "" {
+		c.Checks = strings.Split(v, ",")
+	}
 	if v := u.Params["lock_delay"]; v != "" {
 		d, err := time.ParseDuration(v)
 		if err != nil {

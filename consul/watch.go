@@ -110,7 +110,9 @@ func (v *view) poll(ctx context.Context) {
 	}
 }
 
-// query is one blocking query, consistent: an old leader's view is none.
+// query is one blocking query. It is answered by the leader without asking the
+// others each time: the view of one that has been replaced is not wrong but
+// old, which the questions beside it find.
 func (v *view) query(ctx context.Context) (listed, error) {
 	limit := blocking + blocking/16 + v.b.c.Timing.RetryTimeout // Consul adds up to a sixteenth
 	if v.index == 0 {
@@ -120,7 +122,7 @@ func (v *view) query(ctx context.Context) (listed, error) {
 	defer cancel()
 	return call(ctx, v.c, func(ctx context.Context, token string) (listed, error) {
 		o := v.c.reading(ctx, token)
-		o.WaitIndex, o.WaitTime = uint64(v.index), blocking
+		o.RequireConsistent, o.WaitIndex, o.WaitTime = false, uint64(v.index), blocking
 		pairs, meta, err := v.c.api.KV().List(v.b.root, o)
 		if err != nil {
 			return listed{}, err
