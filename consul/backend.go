@@ -208,8 +208,10 @@ func (b *Backend) read(ctx context.Context, c *conn, keys ...string) ([]dcs.Entr
 		rest, err := b.read(ctx, c, keys[maxReads:]...)
 		return append(first, rest...), err
 	}
-	if len(keys) == 1 && strings.TrimSpace(keys[0]) == keys[0] {
-		return b.readOne(ctx, c, keys[0]) //nolint:gosec // G602: it has one
+	if len(keys) == 1 {
+		if key := keys[0]; strings.TrimSpace(key) == key { //nolint:gosec // G602: it has one
+			return b.readOne(ctx, c, key)
+		}
 	}
 	ops := make(api.KVTxnOps, 0, len(keys))
 	for _, k := range unique(keys) {
