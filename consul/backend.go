@@ -2,6 +2,7 @@ package consul
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -342,9 +343,12 @@ func (b *Backend) top(ctx context.Context, c *conn) (dcs.Revision, error) {
 	return index, err
 }
 
-// ready asks for the shortest session and for a key, for Open.
+// ready asks for the shortest session and for a key, for Open. Who may only
+// read keys may open the store too.
 func (b *Backend) ready(ctx context.Context) error {
-	if err := b.learnMinTTL(ctx); err != nil {
+	if err := b.learnMinTTL(ctx); errors.Is(err, dcs.ErrUnauthorized) {
+		b.c.Logger.Info("the shortest session is not known: the token may make none", "error", err)
+	} else if err != nil {
 		return err
 	}
 	_, err := b.Get(ctx, "holdfast")

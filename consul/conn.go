@@ -54,7 +54,7 @@ func (b *Backend) connected(addr string) (*conn, error) {
 		scheme = "https"
 	}
 	client, err := api.NewClient(&api.Config{
-		Address: addr, Scheme: scheme, HttpClient: &http.Client{Transport: b.c.wrap(checked{t})},
+		Address: addr, Scheme: scheme, HttpClient: &http.Client{Transport: b.c.wrap(checked{t}), CheckRedirect: stay},
 		Datacenter: b.c.Datacenter, Namespace: b.c.Namespace, Partition: b.c.Partition,
 	})
 	if err != nil {
@@ -64,6 +64,9 @@ func (b *Backend) connected(addr string) (*conn, error) {
 	b.conns[addr] = c
 	return c, nil
 }
+
+// stay follows no redirection: the token is for the endpoints that were given.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 const (
 	mostConns    = 8

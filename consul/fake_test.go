@@ -202,6 +202,23 @@ func TestGoneIsConfirmed(t *testing.T) {
 	require.Error(t, err)
 }
 
+// A redirection is not followed: the token would go along.
+func TestRedirectionsAreNotFollowed(t *testing.T) {
+	elsewhere, a := newFake(t), newFake(t)
+	b := quiet(t, a)
+	a.mu.Lock()
+	a.say["get"] = func(w http.ResponseWriter) {
+		w.Header().Set("Location", elsewhere.URL+"/v1/kv/t/k")
+		w.WriteHeader(http.StatusTemporaryRedirect)
+	}
+	a.mu.Unlock()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err := b.Get(ctx, "k")
+	require.ErrorIs(t, err, dcs.ErrUnavailable)
+	require.Empty(t, elsewhere.heard())
+}
+
 // Datacenter, namespace and partition are in every request.
 func TestPlacesArePassedThrough(t *testing.T) {
 	a := newFake(t)

@@ -180,6 +180,28 @@ func TestTokensAreNotTold(t *testing.T) {
 	require.NotContains(t, err.Error()+log.String(), strings.TrimSpace(string(secret)))
 }
 
+// Who may only read keys opens the store and looks on.
+func TestReaderOpens(t *testing.T) {
+	cluster := secured.Get(t)
+	conf, err := cluster.Authority().Client().Config(cluster.Authority())
+	require.NoError(t, err)
+	tok := &tokens{tb: t, admin: (&suite{cluster: cluster}).admin(t), file: t.TempDir() + "/token"}
+	tok.renew(`key_prefix "holdfast/" { policy = "read" }`)
+	b, err := open(t.Context(), Config{
+		Endpoints: cluster.Endpoints(), Root: suiteRoot, Node: "holdfast-suite", Timing: suiteTiming, TLS: conf, TokenFile: tok.file,
+	}, false)
+	require.NoError(t, err)
+	defer b.Close()
+	s, err := b.Snapshot(budget(t), "")
+	require.NoError(t, err)
+	_, _, err = b.Grant(budget(t), suiteTiming.TTL)
+	require.ErrorIs(t, err, dcs.ErrUnauthorized)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err = b.Wait(ctx, "nothing", s.Revision)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
 // With Consul's own defaults: a frozen server is taken out of the catalog after
 // some ten seconds, and the sessions that were made on it live on, because they
 // belong to a node of their own; the shortest session is 10 s.

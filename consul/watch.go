@@ -143,7 +143,7 @@ func (v *view) loop(ctx context.Context, loops *sync.WaitGroup) error {
 			return context.Cause(ctx)
 		case a := <-v.answers:
 			if a.err != nil {
-				v.blame = true
+				v.blame = remote.Judge(a.err).Blame
 				return a.err
 			}
 			v.opened(nil)
@@ -161,7 +161,7 @@ func (v *view) loop(ctx context.Context, loops *sync.WaitGroup) error {
 		case a := <-v.told:
 			v.asking = false
 			if a.err != nil {
-				v.blame = true
+				v.blame = remote.Judge(a.err).Blame
 				return a.err
 			}
 			v.copy.Alive()
