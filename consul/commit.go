@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/consul/api"
 
@@ -46,23 +45,9 @@ func (t transport) Recall(key string) (dcs.Entry, bool) {
 // a read where it must be known who holds a key that is written.
 func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer, error) {
 	b := t.b
-	var lease dcs.LeaseID
-	if r.Marker.Create {
-		var err error
-		if lease, err = b.markers.Lease(ctx); err != nil {
-			return attempt.Answer{}, err
-		}
-	}
-	deadline, _ := ctx.Deadline()
-	at := b.pool.Pick(endpoint.Write)
-	ctx, cancel := context.WithTimeout(ctx, b.pool.AttemptTimeout(endpoint.Write, time.Until(deadline), r.Copy/2)) // every other one is a hedge
-	defer cancel()
-	a, err := b.send(ctx, at.Endpoint(), r, lease)
-	at.End(err)
-	if err == nil {
-		dcs.AnsweredBy(ctx, a.Endpoint)
-	}
-	return a, err
+	return remote.Send(ctx, b.pool, &b.markers, r, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
+		return b.send(ctx, addr, r, lease)
+	})
 }
 
 func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, lease dcs.LeaseID) (attempt.Answer, error) {

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -86,17 +85,8 @@ func (s *suite) admin(tb testing.TB) *api.Client {
 // suiteClient is a client with a tap in its connections.
 type suiteClient struct {
 	*Backend
-	tap *tap
-
-	mu      sync.Mutex
-	sockets []net.Conn
-}
-
-// dialled keeps a connection, for sockets.
-func (c *suiteClient) dialled(nc net.Conn) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.sockets = append(c.sockets, nc)
+	tap   *tap
+	conns testcluster.Sockets
 }
 
 func (s *suite) config(o conformance.Opening) Config {
@@ -118,7 +108,7 @@ func (s *suite) config(o conformance.Opening) Config {
 
 func tapped(c Config, open func(Config) (*Backend, error)) (*suiteClient, error) {
 	s := &suiteClient{tap: &tap{root: c.Root + "/"}}
-	c.wrap, c.dialled, c.name = s.tap.wrap, s.dialled, named
+	c.wrap, c.dialled, c.name = s.tap.wrap, s.conns.Dialled, named
 	b, err := open(c)
 	if err != nil {
 		return nil, err
@@ -152,14 +142,7 @@ func inject(b dcs.Backend, f conformance.Fault) (lift func()) { return b.(*suite
 
 // sockets reads back what holds on a client's connections.
 func sockets(b dcs.Backend) []conformance.Socket {
-	c := b.(*suiteClient)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var out []conformance.Socket
-	for _, nc := range c.sockets {
-		out = append(out, conformance.ReadSocket("dialled", nc))
-	}
-	return out
+	return b.(*suiteClient).conns.Read()
 }
 
 // dropBookkeeping removes every marker, as the end of their sessions does.
@@ -171,27 +154,9 @@ func (s *suite) dropBookkeeping(tb testing.TB) {
 // secure opens a client of the server with TLS and ACLs.
 func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.Backend, error) {
 	cluster := secured.Get(tb)
-	ca := cluster.Authority()
-	pair, rules := ca.Client(), testcluster.ConsulRules("holdfast-suite")
-	switch who {
-	case conformance.ExpiredCert:
-		pair = ca.Expired()
-	case conformance.MissingRight:
+	rules := testcluster.ConsulRules("holdfast-suite")
+	if who == conformance.MissingRight {
 		rules = testcluster.ConsulReader
-	}
-	conf, err := pair.Config(ca)
-	require.NoError(tb, err)
-	switch who {
-	case conformance.NoCert:
-		conf.Certificates = nil
-	case conformance.WrongHost:
-		conf.ServerName = "elsewhere.test"
-	case conformance.UnknownCA:
-		other, err := testcluster.NewAuthority(filepath.Join(tb.TempDir(), "other"), nil)
-		require.NoError(tb, err)
-		stranger, err := pair.Config(other)
-		require.NoError(tb, err)
-		conf.RootCAs = stranger.RootCAs
 	}
 	t := &tokens{tb: tb, admin: (&suite{cluster: cluster}).admin(tb), file: filepath.Join(tb.TempDir(), "token")}
 	switch who {
@@ -203,7 +168,7 @@ func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.B
 	default:
 		t.renew(rules)
 	}
-	return openSecure(cluster, conf, t.file, log)
+	return openSecure(cluster, cluster.Authority().For(tb, who), t.file, log)
 }
 
 func openSecure(cluster *testcluster.Cluster, conf *tls.Config, tokenFile string, log *slog.Logger) (dcs.Backend, error) {

@@ -6,9 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"log/slog"
-	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -87,17 +85,8 @@ func (s *suite) byHand(tb testing.TB, do func(ctx context.Context, cc *grpc.Clie
 // suiteClient is a client with a tap in its connections.
 type suiteClient struct {
 	*Backend
-	tap *tap
-
-	mu      sync.Mutex
-	sockets []net.Conn
-}
-
-// dialled keeps a connection, for sockets.
-func (c *suiteClient) dialled(nc net.Conn) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.sockets = append(c.sockets, nc)
+	tap   *tap
+	conns testcluster.Sockets
 }
 
 func (s *suite) config(o conformance.Opening) Config {
@@ -113,7 +102,7 @@ func (s *suite) config(o conformance.Opening) Config {
 
 func tapped(c Config) (*suiteClient, error) {
 	s := &suiteClient{tap: &tap{root: "/" + c.Root + "/"}}
-	c.dial, c.dialled, c.name = append(s.tap.options(), c.dial...), s.dialled, named
+	c.dial, c.dialled, c.name = append(s.tap.options(), c.dial...), s.conns.Dialled, named
 	b, err := New(c)
 	if err != nil {
 		return nil, err
@@ -150,14 +139,7 @@ func inject(b dcs.Backend, f conformance.Fault) (lift func()) { return b.(*suite
 
 // sockets reads back what holds on a client's connections.
 func sockets(b dcs.Backend) []conformance.Socket {
-	c := b.(*suiteClient)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var out []conformance.Socket
-	for _, nc := range c.sockets {
-		out = append(out, conformance.ReadSocket("dialled", nc))
-	}
-	return out
+	return b.(*suiteClient).conns.Read()
 }
 
 // dropBookkeeping removes every marker, as the end of their leases does.
@@ -172,11 +154,8 @@ func (s *suite) dropBookkeeping(tb testing.TB) {
 // secure opens a client of the cluster with users.
 func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.Backend, error) {
 	cluster := secured.Get(tb)
-	ca := cluster.Authority()
-	pair, user, password := ca.Client(), testcluster.Suite, testcluster.Password
+	user, password := testcluster.Suite, testcluster.Password
 	switch who {
-	case conformance.ExpiredCert:
-		pair = ca.Expired()
 	case conformance.WrongPassword:
 		password = "wrong-" + testcluster.Password
 	case conformance.MissingRight:
@@ -184,21 +163,7 @@ func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.B
 	case conformance.ShortToken:
 		outdateTokens(tb, cluster)
 	}
-	conf, err := pair.Config(ca)
-	require.NoError(tb, err)
-	switch who {
-	case conformance.NoCert:
-		conf.Certificates = nil
-	case conformance.WrongHost:
-		conf.ServerName = "elsewhere.test"
-	case conformance.UnknownCA:
-		other, err := testcluster.NewAuthority(filepath.Join(tb.TempDir(), "other"), nil)
-		require.NoError(tb, err)
-		stranger, err := pair.Config(other)
-		require.NoError(tb, err)
-		conf.RootCAs = stranger.RootCAs
-	}
-	return openSecure(cluster, conf, user, password, log)
+	return openSecure(cluster, cluster.Authority().For(tb, who), user, password, log)
 }
 
 func openSecure(cluster *testcluster.Cluster, conf *tls.Config, user, password string, log *slog.Logger) (dcs.Backend, error) {

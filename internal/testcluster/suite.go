@@ -2,7 +2,11 @@ package testcluster
 
 import (
 	"context"
+	"crypto/tls"
+	"net"
+	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -67,4 +71,52 @@ func (c *Cluster) strike(tb testing.TB, i int, t conformance.Trouble) (heal func
 	}
 	tb.Fatalf("%v: no such fault", t.Do)
 	return nil
+}
+
+// Sockets keeps the connections that a client makes, for a harness's Sockets.
+type Sockets struct {
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+// Dialled keeps one.
+func (s *Sockets) Dialled(c net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns = append(s.conns, c)
+}
+
+// Read reads back what holds on them.
+func (s *Sockets) Read() []conformance.Socket {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []conformance.Socket
+	for _, c := range s.conns {
+		out = append(out, conformance.ReadSocket("dialled", c))
+	}
+	return out
+}
+
+// For is the TLS of the client that a case asks for: with the right
+// certificate, or a wrong one, or none.
+func (a *Authority) For(tb testing.TB, who conformance.Credentials) *tls.Config {
+	pair := a.Client()
+	if who == conformance.ExpiredCert {
+		pair = a.Expired()
+	}
+	conf, err := pair.Config(a)
+	require.NoError(tb, err)
+	switch who {
+	case conformance.NoCert:
+		conf.Certificates = nil
+	case conformance.WrongHost:
+		conf.ServerName = "elsewhere.test"
+	case conformance.UnknownCA:
+		other, err := NewAuthority(filepath.Join(tb.TempDir(), "other"), nil)
+		require.NoError(tb, err)
+		stranger, err := pair.Config(other)
+		require.NoError(tb, err)
+		conf.RootCAs = stranger.RootCAs
+	}
+	return conf
 }

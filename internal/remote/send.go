@@ -1,0 +1,34 @@
+package remote
+
+import (
+	"context"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+)
+
+// Send sends one copy of r to one server, as [attempt.Transport] asks for: one
+// is the sending itself, with the lease of the marker where r makes one.
+func Send(ctx context.Context, p *endpoint.Pool, m *Markers, r attempt.Request,
+	one func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error),
+) (attempt.Answer, error) {
+	var lease dcs.LeaseID
+	if r.Marker.Create {
+		var err error
+		if lease, err = m.Lease(ctx); err != nil {
+			return attempt.Answer{}, err
+		}
+	}
+	deadline, _ := ctx.Deadline()
+	at := p.Pick(endpoint.Write)
+	ctx, cancel := context.WithTimeout(ctx, p.AttemptTimeout(endpoint.Write, time.Until(deadline), r.Copy/2)) // every other one is a hedge
+	defer cancel()
+	a, err := one(ctx, at.Endpoint(), lease)
+	at.End(err)
+	if err == nil {
+		dcs.AnsweredBy(ctx, a.Endpoint)
+	}
+	return a, err
+}
