@@ -1,0 +1,73 @@
+package raftstore
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// underWay is an attempt at addr, with the context that it ends.
+func underWay(t *testing.T, addr string) (*attempt, context.Context) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	t.Cleanup(func() { cancel(nil) })
+	return &attempt{to: addr, cancel: cancel}, ctx
+}
+
+// A change of the leader ends the calls to everybody else, at once; that nobody
+// leads ends none.
+func TestTurnEndsCallsToOthers(t *testing.T) {
+	r := newRoute()
+	old, oldCtx := underWay(t, "old")
+	leads, leadsCtx := underWay(t, "new")
+	gone, goneCtx := underWay(t, "old")
+	r.begin(old)
+	r.begin(leads)
+	r.begin(gone)
+	r.end(gone)
+	changed := r.next()
+	r.turn("")
+	<-changed
+	require.NoError(t, oldCtx.Err(), "nobody leads: the old one may yet answer")
+	changed = r.next()
+	r.turn("new")
+	<-changed
+	require.ErrorIs(t, context.Cause(oldCtx), errMoved)
+	require.NoError(t, leadsCtx.Err())
+	require.NoError(t, goneCtx.Err(), "a call that is over is nobody's")
+}
+
+// A node that closes ends the calls under way, and those that begin later.
+func TestShutEndsLaterCallsToo(t *testing.T) {
+	r := newRoute()
+	before, beforeCtx := underWay(t, "x")
+	r.begin(before)
+	r.shut()
+	require.ErrorIs(t, context.Cause(beforeCtx), dcs.ErrClosed)
+	after, afterCtx := underWay(t, "x")
+	r.begin(after)
+	require.ErrorIs(t, context.Cause(afterCtx), dcs.ErrClosed)
+}
+
+// What the voters said is worth nothing to a node that Raft has deposed
+// meanwhile, though it has not been told yet.
+func TestConfirmedAsksRaftLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLeader(t)
+		defer l.stop()
+		l.lead(2)
+		hold := make(chan struct{})
+		l.voters.mu.Lock()
+		l.voters.hold = map[string]chan struct{}{"b": hold}
+		l.voters.mu.Unlock()
+		read := make(chan error, 1)
+		go func() { read <- l.confirmed(t.Context(), "", 0) }()
+		synctest.Wait()
+		l.raftTerm.Store(0)
+		close(hold)
+		require.ErrorIs(t, <-read, errSuperseded)
+	})
+}
