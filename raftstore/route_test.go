@@ -2,8 +2,10 @@ package raftstore
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -70,4 +72,43 @@ func TestConfirmedAsksRaftLast(t *testing.T) {
 		close(hold)
 		require.ErrorIs(t, <-read, errSuperseded)
 	})
+}
+
+// A command that may have been taken stays unclear, whatever becomes of its
+// later copies: one was sent and never answered, or the leader itself could
+// not tell.
+func TestUnclearIsNotForgotten(t *testing.T) {
+	for name, answer := range map[string]*reply{"no answer": nil, "the leader cannot tell": {kind: replyUnclear, text: "cannot tell"}} {
+		t.Run(name, func(t *testing.T) {
+			tc := newTestCluster(t, 3, nil)
+			at := tc.leader()
+			asks := tc.node[(at+1)%3].node
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			leader := tc.node[at].node
+			cut := func() {
+				asks.net.gate(errors.New("cut off"))
+				asks.net.closeConns()
+			}
+			leader.net.serve(func(ctx context.Context, op byte, body []byte) []byte {
+				if op != opPropose {
+					return leader.answer(ctx, op, body)
+				}
+				if answer == nil {
+					cut() // its connection ends without an answer
+					<-ctx.Done()
+					return nil
+				}
+				defer time.AfterFunc(20*time.Millisecond, cut) // the answer goes first
+				return answer.encode()
+			})
+			tries := 0
+			o := asks.ask(ctx, &request{op: opPropose, key: waitKey{client: 1, seq: 1}, data: (&command{kind: cmdOpen}).encode()}, func() { tries++ })
+			require.Error(t, o.err)
+			require.Greater(t, tries, 1, "later copies were not sent")
+			require.True(t, o.unclear)
+			asks.net.gate(nil)
+			leader.net.serve(leader.answer)
+		})
+	}
 }
