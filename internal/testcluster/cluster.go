@@ -151,7 +151,7 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 // wire makes the network, the servers' places in it and their proxies.
 func (c *Cluster) wire(ctx context.Context) error {
 	if !c.o.Loopback {
-		n, err := fault.NewNetwork(ctx, 2*c.o.Nodes) // each may be replaced
+		n, err := fault.NewNetwork(ctx, 2*c.o.Nodes+1) // each may be replaced, and an agent be in front
 		if err != nil && !errors.Is(err, fault.ErrUnsupported) {
 			return err
 		}
