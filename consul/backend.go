@@ -65,7 +65,7 @@ func New(c Config) (*Backend, error) {
 		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.decided, HedgeFloor: hedgeFloor,
 	})
 	b.commits = attempt.New(transport{b}, attempt.Options{
-		Backend: backendName, ModifiedOnly: true,
+		Backend: backendName, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
 		HedgeAfter: func() time.Duration { return b.pool.HedgeAfter(endpoint.Write) },
 	})
 	if b.ofAgent() {
@@ -78,6 +78,11 @@ func New(c Config) (*Backend, error) {
 // hedgeFloor is longer than the Pool's own: Consul's answers are slower, and a
 // second copy costs it more, than etcd's.
 const hedgeFloor = 20 * time.Millisecond
+
+// settleShare is the part of a budget that is kept for settling a Commit. It is
+// less than the usual quarter: Consul's elections take long, and are to fit
+// into what is left.
+const settleShare = 8
 
 // ofAgent reports whether sessions belong to the agent's own node.
 func (b *Backend) ofAgent() bool { return b.c.Node == "" }

@@ -20,8 +20,8 @@ func TestPagesTellWhatIs(t *testing.T) {
 	require.Contains(t, string(page), "TTL 12 s, LoopWait 2 s, RetryTimeout 5 s with `raft_multiplier = 1`")
 	caps := Config{MinTTL: defaultMinTTL}.caps()
 	require.NoError(t, dcs.Timing{TTL: 12 * time.Second, LoopWait: 2 * time.Second, RetryTimeout: 5 * time.Second}.Validate(caps))
-	require.Equal(t, dcs.Timing{TTL: 9 * time.Second, LoopWait: time.Second, RetryTimeout: 4 * time.Second}, suiteTiming)
-	require.Contains(t, string(page), "LoopWait 1 s, RetryTimeout 4 s")
+	require.Equal(t, dcs.Timing{TTL: 11 * time.Second, LoopWait: time.Second, RetryTimeout: 5 * time.Second}, suiteTiming)
+	require.Contains(t, string(page), "LoopWait 1 s, RetryTimeout 5 s")
 
 	doc, err := os.ReadFile("doc.go")
 	require.NoError(t, err)
