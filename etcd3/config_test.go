@@ -1,6 +1,7 @@
 package etcd3
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -85,6 +86,9 @@ func TestMeanings(t *testing.T) {
 	defer b.Close()
 	c, err := b.connected("127.0.0.1:1")
 	require.NoError(t, err)
+	soon, cancel := context.WithTimeout(t.Context(), sameMoment/2)
+	defer cancel()
+	require.Equal(t, context.DeadlineExceeded, c.failed(soon, status.Error(codes.DeadlineExceeded, "context deadline exceeded"), true), "the member noticed first")
 	for name, test := range map[string]struct {
 		err                   error
 		left                  bool

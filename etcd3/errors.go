@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
@@ -56,6 +57,9 @@ var meanings = map[string]meaning{
 	message(rpctypes.ErrGRPCAuthOldRevision):        {kind: dcs.ErrUnauthorized, refused: true},
 }
 
+// sameMoment is how far two sides' views of one deadline may be apart.
+const sameMoment = 10 * time.Millisecond
+
 func message(err error) string { return status.Convert(err).Message() }
 
 // certificates are the texts by which a refused certificate is known: gRPC
@@ -71,6 +75,13 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 	var f *remote.Failure
 	if errors.As(err, &f) {
 		return f
+	}
+	if status.Code(err) == codes.DeadlineExceeded {
+		// A member that is told our deadline may find it over before we do: that
+		// is silence, and no fault of its own to tell of.
+		if d, ok := ctx.Deadline(); ok && time.Until(d) < sameMoment {
+			return context.DeadlineExceeded
+		}
 	}
 	f = &remote.Failure{Endpoint: c.addr, Err: err, Text: text(err), Blame: true, Refused: !left}
 	s := status.Convert(err)
