@@ -100,12 +100,20 @@ func (*consul) ready(ctx context.Context, c *Cluster, s *Server) (bool, error) {
 	if leader == "" {
 		return false, errors.New("it has no leader")
 	}
-	var peers []string
-	if err := get(ctx, c, s, "/v1/status/peers", &peers); err != nil {
+	// A server that was away for some seconds may have been taken out, and
+	// votes again only a while after it is back.
+	var raft struct{ Servers []struct{ Voter bool } }
+	if err := get(ctx, c, s, "/v1/operator/raft/configuration", &raft); err != nil {
 		return false, err
 	}
-	if len(peers) != len(c.Servers()) {
-		return false, fmt.Errorf("it knows %d servers", len(peers))
+	voters := 0
+	for _, r := range raft.Servers {
+		if r.Voter {
+			voters++
+		}
+	}
+	if voters != len(c.Servers()) || len(raft.Servers) != voters {
+		return false, fmt.Errorf("%d of %d servers vote", voters, len(raft.Servers))
 	}
 	var keys []string // a consistent read, which the quorum answers
 	if err := get(ctx, c, s, "/v1/kv/?keys&consistent", &keys); err != nil {
