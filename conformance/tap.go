@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
@@ -111,6 +112,40 @@ func lifted(ctx context.Context, by []<-chan struct{}) error {
 		}
 	}
 	return nil
+}
+
+// Pass does with one copy what the faults in force say: send makes the request
+// and returns when it is answered, again where it arrives twice, and with
+// another context where it arrives after its sender has given it up.
+func (t *Tap) Pass(ctx context.Context, r Request, send func(ctx context.Context) error) error {
+	f := t.Judge(r)
+	if f.LoseRequest {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	if err := f.AwaitRequest(ctx); err != nil {
+		go func() {
+			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+			defer cancel()
+			if f.AwaitRequest(late) == nil {
+				_ = send(late) // nobody waits for it any more
+			}
+		}()
+		return err
+	}
+	if f.Repeat {
+		_ = send(ctx)
+	}
+	if f.LoseAnswer {
+		_ = send(ctx)
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	err := send(ctx)
+	if late := f.AwaitAnswer(ctx); late != nil {
+		return late
+	}
+	return err
 }
 
 // ReadSocket reads a connection's keepalive back from the system, for a

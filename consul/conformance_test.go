@@ -64,9 +64,6 @@ func (s *suite) notApplicable() map[string]string {
 	out := map[string]string{
 		"Clock/Stepped": "Consul counts sessions by Go's monotonic clock, which no step of the wall clock moves; what could be wrong here is forbidden by a linter rule",
 	}
-	if os.Getenv("HOLDFAST_PROFILE") != "slow" {
-		out["Rotate/HalfHealthy"] = "in the slow profile only: now and then Consul itself takes longer to elect than the budget, and its servers' clean-up changes the voters meanwhile"
-	}
 	if !s.cluster.HasNetwork() {
 		out["Rotate/Blackholed"] = "packets can be dropped only where root may make network namespaces"
 		out["Rotate/AllReplaced"] = "a new server can take the old one's name, not its port"

@@ -92,6 +92,10 @@ func (*consul) command(ctx context.Context, c *Cluster, s *Server, joins bool) (
 	return s.host.Command(ctx, path, append([]string{"agent", "-config-file", file}, c.o.Flags...)...), nil
 }
 
+// serfFailed is the status of a member that a server believes to be dead, not to
+// have left.
+const serfFailed = 4
+
 func (*consul) ready(ctx context.Context, c *Cluster, s *Server) (bool, error) {
 	var leader string
 	if err := get(ctx, c, s, "/v1/status/leader", &leader); err != nil {
@@ -114,6 +118,17 @@ func (*consul) ready(ctx context.Context, c *Cluster, s *Server) (bool, error) {
 	}
 	if voters != len(c.Servers()) || len(raft.Servers) != voters {
 		return false, fmt.Errorf("%d of %d servers vote", voters, len(raft.Servers))
+	}
+	// A server that believes that another one is dead takes it out when it gets
+	// to lead: after a partition that belief outlasts it by some seconds.
+	var members []struct{ Status int }
+	if err := get(ctx, c, s, "/v1/agent/members", &members); err != nil {
+		return false, err
+	}
+	for _, m := range members {
+		if m.Status == serfFailed {
+			return false, errors.New("it believes that another server is dead")
+		}
 	}
 	var keys []string // a consistent read, which the quorum answers
 	if err := get(ctx, c, s, "/v1/kv/?keys&consistent", &keys); err != nil {
