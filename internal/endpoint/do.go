@@ -30,7 +30,13 @@ type Answer[T any] struct {
 // The error is that of a Final verdict, [dcs.ErrClosed] after Close, or else
 // ctx's, with the last fault that was found.
 func Do[T any](ctx context.Context, p *Pool, c Class, f func(ctx context.Context, endpoint string) (T, error)) (Answer[T], error) {
-	d := &call[T]{p: p, class: c, f: f, idle: make(chan struct{}, 1)}
+	return DoAt(ctx, p, c, func() string { return "" }, f)
+}
+
+// DoAt is Do for a call of something that is at one endpoint and moves only
+// where it must: at says where it is, as for [Pool.PickAt].
+func DoAt[T any](ctx context.Context, p *Pool, c Class, at func() string, f func(ctx context.Context, endpoint string) (T, error)) (Answer[T], error) {
+	d := &call[T]{p: p, class: c, at: at, f: f, idle: make(chan struct{}, 1)}
 	d.answer.Clear = true
 	for round := 0; ; round++ {
 		if p.life.Err() != nil {
@@ -50,6 +56,7 @@ func Do[T any](ctx context.Context, p *Pool, c Class, f func(ctx context.Context
 type call[T any] struct {
 	p     *Pool
 	class Class
+	at    func() string
 	f     func(context.Context, string) (T, error)
 	idle  chan struct{} // told when the last open copy ends
 
@@ -130,7 +137,7 @@ func (d *call[T]) beside(ctx context.Context) bool {
 // copy runs one copy, which is counted in open already.
 func (d *call[T]) copy(ctx context.Context) {
 	d.mu.Lock()
-	a := d.p.Pick(d.class, d.tried...)
+	a := d.p.PickAt(d.class, d.at(), d.tried...)
 	d.tried = append(d.tried, a.Endpoint())
 	sent := dcs.Now()
 	if d.answer.First.IsZero() {

@@ -91,11 +91,19 @@ func (a *Attempt) Endpoint() string { return a.m.addr }
 // Pick chooses an endpoint for a copy that is sent now: the one in use, unless
 // it is in avoid, silent, or left out. Whatever the state of the others, some
 // endpoint is returned. End must be called, once.
-func (p *Pool) Pick(c Class, avoid ...string) *Attempt {
+func (p *Pool) Pick(c Class, avoid ...string) *Attempt { return p.PickAt(c, "", avoid...) }
+
+// PickAt is Pick for what is at one endpoint, such as a session, and moves only
+// where it must: at is chosen while it is well and not much slower than the one
+// in use. Empty means nowhere.
+func (p *Pool) PickAt(c Class, at string, avoid ...string) *Attempt {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.now()
-	m := p.best(c, now, avoid)
+	m := p.find(at)
+	if m == nil || m.out || m.strikes > 0 || p.silent(m, now) || slices.Contains(avoid, at) || slower(m, p.current) {
+		m = p.best(c, now, avoid)
+	}
 	if len(avoid) == 0 {
 		p.hedges = min(hedgeBurst, p.hedges+1.0/hedgeShare)
 	}
