@@ -45,7 +45,7 @@ func (t transport) Recall(key string) (dcs.Entry, bool) {
 // a read where it must be known who holds a key that is written.
 func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer, error) {
 	b := t.b
-	return remote.Send(ctx, b.pool, &b.markers, r, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
+	return remote.Send(ctx, b.pool, &b.markers, r, remote.Anywhere, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
 		return b.send(ctx, addr, r, lease)
 	})
 }

@@ -215,28 +215,8 @@ func (v *view) lagging(check *time.Timer) error {
 
 // take makes the copy what was read.
 func (v *view) take(l listed) {
-	tree := v.copy.Tree
-	before, now := tree.Snapshot(""), map[string]bool{}
-	var wrote []dcs.Entry
-	var deleted []string
-	for _, e := range remote.Visible("", dcs.Snapshot{Entries: l.entries}).Entries {
-		now[e.Key] = true
-		if old, ok := before.Get(e.Key); !ok || old.Modified != e.Modified {
-			wrote = append(wrote, e)
-		}
-	}
-	for _, e := range before.Entries {
-		if !now[e.Key] {
-			deleted = append(deleted, e.Key)
-		}
-	}
-	if len(wrote)+len(deleted) > 0 {
-		tree.Follow(max(l.index, tree.Revision()+1), wrote, deleted)
-	} else {
-		tree.Advance(l.index)
-	}
-	v.copy.Alive()
-	if tree.Revision() >= v.copy.Latest() {
+	v.copy.Take(l.index, remote.Visible("", dcs.Snapshot{Entries: l.entries}).Entries)
+	if v.copy.Tree.Revision() >= v.copy.Latest() {
 		v.behind = dcs.Instant{}
 	}
 }

@@ -29,7 +29,7 @@ type transport struct{ b *Backend }
 // Send implements [attempt.Transport]: one transaction to one member.
 func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer, error) {
 	b := t.b
-	return remote.Send(ctx, b.pool, &b.markers, r, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
+	return remote.Send(ctx, b.pool, &b.markers, r, remote.Anywhere, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
 		return b.send(ctx, addr, r, lease)
 	})
 }

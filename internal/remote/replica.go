@@ -124,12 +124,16 @@ func (r *Replica) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 			return dcs.Snapshot{}, err
 		}
 		if base := r.Begins(); synced && since < base {
-			still, err := r.before(ctx, prefix, since)
-			if err != nil {
+			switch was, err := r.before(ctx, prefix, since); {
+			case err != nil:
 				return dcs.Snapshot{}, err
-			}
-			if still {
+			case was == unchanged:
 				since = base
+			case was == unclear:
+				// What may have been changed meanwhile may not be in the copy yet.
+				if s, ok, err := r.fresh(ctx, prefix, since); ok || err != nil {
+					return s, err
+				}
 			}
 		}
 		if synced && r.Tree.MovedSince(prefix, since) {
@@ -150,23 +154,35 @@ func (r *Replica) Begins() dcs.Revision {
 	return r.base
 }
 
-// before reports whether nothing changed between since and the copy's
-// beginning, which the copy cannot tell.
-func (r *Replica) before(ctx context.Context, prefix string, since dcs.Revision) (bool, error) {
+// past is what is known of the time before the copy's beginning.
+type past uint8
+
+const (
+	changed   past = iota // the copy shows it
+	unchanged             // the store says so
+	unclear               // it cannot be told
+)
+
+// before says whether anything changed between since and the copy's beginning,
+// which the copy cannot always tell.
+func (r *Replica) before(ctx context.Context, prefix string, since dcs.Revision) (past, error) {
 	now := map[string]bool{}
 	for _, e := range r.Tree.Snapshot(prefix).Entries {
 		if e.Modified > since {
-			return false, nil
+			return changed, nil
 		}
 		now[e.Key] = true
 	}
 	if since == 0 {
-		return false, nil
+		return changed, nil
 	}
 	one, cancel := context.WithTimeout(ctx, r.Budget)
 	defer cancel()
-	still := r.Still(one, prefix, since, now)
-	return still && ctx.Err() == nil, ctx.Err()
+	was := unclear
+	if r.Still(one, prefix, since, now) {
+		was = unchanged
+	}
+	return was, ctx.Err()
 }
 
 // state is what a Wait that began at began has to know.
@@ -220,6 +236,11 @@ func (r *Replica) answer(ctx context.Context, prefix string, since dcs.Revision)
 	if s.Revision <= since {
 		return s, false, nil
 	}
+	return r.fresh(ctx, prefix, since)
+}
+
+// fresh is the store's own Snapshot, if it is later than since.
+func (r *Replica) fresh(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, bool, error) {
 	one, cancel := context.WithTimeout(ctx, r.Budget)
 	defer cancel()
 	s, err := r.Snapshot(one, prefix)
@@ -243,6 +264,31 @@ func (r *Replica) Alive() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.heard, r.fault = dcs.Now(), nil
+}
+
+// Take makes the Tree what was read of the whole of it, bookkeeping left out,
+// and notes that the store was heard of.
+func (r *Replica) Take(rev dcs.Revision, entries []dcs.Entry) {
+	before, now := r.Tree.Snapshot(""), map[string]bool{}
+	var wrote []dcs.Entry
+	var deleted []string
+	for _, e := range entries {
+		now[e.Key] = true
+		if old, ok := before.Get(e.Key); !ok || old.Modified != e.Modified {
+			wrote = append(wrote, e)
+		}
+	}
+	for _, e := range before.Entries {
+		if !now[e.Key] {
+			deleted = append(deleted, e.Key)
+		}
+	}
+	if len(wrote)+len(deleted) > 0 {
+		r.Tree.Follow(max(rev, r.Tree.Revision()+1), wrote, deleted)
+	} else {
+		r.Tree.Advance(rev)
+	}
+	r.Alive()
 }
 
 // Forget says that the Tree is no copy any more: it is read anew before the
