@@ -87,6 +87,7 @@ type Server struct {
 	mu     sync.Mutex
 	proc   *fault.Process
 	output *os.File
+	off    time.Duration // of its wall clock
 }
 
 // driver is what differs between the kinds.

@@ -2,11 +2,13 @@ package testcluster
 
 import (
 	"context"
+	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/go-zookeeper/zk"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/metadata"
 
@@ -74,4 +76,26 @@ func TestEtcdReplace(t *testing.T) {
 	after := c.Endpoints()
 	require.NotEqual(t, before[1], after[1])
 	require.Equal(t, before[0], after[0])
+}
+
+// What the suite takes for a step of ZooKeeper's clocks is one: nodes carry the
+// wall clock's time.
+func TestZooKeeperClocksStep(t *testing.T) {
+	c := New(t, Options{Kind: ZooKeeper, Nodes: 1, Loopback: true})
+	if !CanStepClocks() {
+		t.Skip("there is no C compiler")
+	}
+	admin, err := c.ZooKeeperAdmin(0)
+	require.NoError(t, err)
+	defer admin.Close()
+	for i, by := range []time.Duration{0, 5 * time.Minute, -10 * time.Minute} {
+		require.NoError(t, c.StepClocks(by))
+		path := fmt.Sprint("/stepped", i)
+		_, err := admin.Create(path, nil, 0, zk.WorldACL(zk.PermAll))
+		require.NoError(t, err)
+		_, stat, err := admin.Get(path)
+		require.NoError(t, err)
+		want := time.Now().Add([]time.Duration{0, 5 * time.Minute, -5 * time.Minute}[i])
+		require.InDelta(t, want.UnixMilli(), stat.Ctime, 10000)
+	}
 }

@@ -2,19 +2,44 @@ package testcluster
 
 import (
 	"context"
+	"crypto/sha1" //nolint:gosec // G505: as ZooKeeper's digest scheme has it
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/go-zookeeper/zk"
 )
 
-// zookeeperTick is the servers' tickTime: sessions are granted 2 to 20 of it.
-const zookeeperTick = 200 * time.Millisecond
+const (
+	// zookeeperTick is the servers' tickTime: sessions are granted from 2 of it.
+	zookeeperTick = 100 * time.Millisecond
+	// zookeeperSync is syncLimit: how many ticks a leader may be silent.
+	zookeeperSync = 8
+	// longestSession is maxSessionTimeout; 20 ticks would be too few for any
+	// test's TTL.
+	longestSession = time.Minute
+)
+
+// The superuser of every ZooKeeper cluster, who may do everything.
+const (
+	superUser     = "super"
+	superPassword = "holdfast"
+)
+
+// ZooKeeperTick is the tickTime of every ZooKeeper cluster.
+const ZooKeeperTick = zookeeperTick
 
 type zookeeper struct{}
 
@@ -23,59 +48,272 @@ func (*zookeeper) ports() map[string]int {
 }
 
 // election: a frozen leader is noticed after syncLimit ticks, and a new one
-// serves after another round; measured up to 2.8 s.
-func (*zookeeper) election(Options) time.Duration { return 5 * time.Second }
+// serves after some rounds more.
+func (*zookeeper) election(Options) time.Duration { return 2500 * time.Millisecond }
 
-func (*zookeeper) command(ctx context.Context, c *Cluster, s *Server, _ bool) (*exec.Cmd, error) {
-	lines := []string{
-		"tickTime=" + strconv.FormatInt(zookeeperTick.Milliseconds(), 10), "initLimit=25", "syncLimit=10",
-		"dataDir=" + s.dir, "clientPort=" + strconv.Itoa(s.ports["client"]), "clientPortAddress=" + s.host.Addr(),
-		"admin.enableServer=false", "4lw.commands.whitelist=*", "maxClientCnxns=0",
-	}
-	id := 0
-	for i, m := range c.Servers() {
-		lines = append(lines, fmt.Sprintf("server.%d=%s:%d:%d", i+1, m.host.Addr(), m.ports["peer"], m.ports["vote"]))
-		if m == s {
-			id = i + 1
+func (z *zookeeper) command(ctx context.Context, c *Cluster, s *Server, _ bool) (*exec.Cmd, error) {
+	conf := filepath.Join(s.dir, "zoo.cfg")
+	if _, err := os.Stat(conf); errors.Is(err, os.ErrNotExist) { // later ZooKeeper itself keeps it
+		if err := z.configure(c, s, conf); err != nil {
+			return nil, err
 		}
 	}
-	lines = append(lines, c.o.Flags...)
-	conf := filepath.Join(s.dir, "zoo.cfg")
-	if err := os.WriteFile(conf, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
-		return nil, err
+	args := []string{
+		"-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-cp", zookeeperJar + ":" + nettyJars,
+		"-Dzookeeper.DigestAuthenticationProvider.superDigest=" + superUser + ":" + digest(superUser, superPassword),
+		"org.apache.zookeeper.server.quorum.QuorumPeerMain", conf,
 	}
-	if err := os.WriteFile(filepath.Join(s.dir, "myid"), []byte(strconv.Itoa(id)), 0o600); err != nil {
-		return nil, err
+	cmd := s.host.Command(ctx, "java", args...)
+	if lib := clockLibrary(); lib != "" {
+		if err := s.stepClock(0); err != nil {
+			return nil, err
+		}
+		if cmd.Env == nil {
+			cmd.Env = os.Environ()
+		}
+		cmd.Env = append(cmd.Env, "LD_PRELOAD="+lib, "HOLDFAST_CLOCK="+s.clock())
 	}
-	return s.host.Command(ctx, "java", "-Xmx256m", "-XX:+UseSerialGC", "-cp", zookeeperJar,
-		"org.apache.zookeeper.server.quorum.QuorumPeerMain", conf), nil
+	return cmd, nil
 }
 
-func (*zookeeper) ready(ctx context.Context, _ *Cluster, s *Server) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, moment)
-	defer cancel()
-	conn, err := s.host.Dial(ctx, "tcp", s.Direct())
+// nettyJars are what ZooKeeper needs for TLS, beyond what its own jar names.
+const nettyJars = "/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar"
+
+// configure writes a server's first configuration.
+func (z *zookeeper) configure(c *Cluster, s *Server, conf string) error {
+	lines := []string{
+		"tickTime=" + strconv.FormatInt(zookeeperTick.Milliseconds(), 10), "initLimit=100", "syncLimit=" + strconv.Itoa(zookeeperSync),
+		"dataDir=" + s.dir, "admin.enableServer=false", "4lw.commands.whitelist=*", "maxClientCnxns=0",
+		"reconfigEnabled=true", "standaloneEnabled=false",
+	}
+	if !c.o.Defaults {
+		lines = append(lines, "maxSessionTimeout="+strconv.FormatInt(longestSession.Milliseconds(), 10))
+	}
+	members := c.Servers()
+	if !slices.Contains(members, s) {
+		members = append(members, s)
+	}
+	for _, m := range members {
+		lines = append(lines, z.member(m))
+	}
+	if c.o.Security {
+		tls, err := z.tls(c, s)
+		if err != nil {
+			return err
+		}
+		lines = append(lines, tls...)
+	}
+	lines = append(lines, c.o.Flags...)
+	if err := os.WriteFile(conf, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(s.dir, "myid"), []byte(strconv.Itoa(z.id(s))), 0o600)
+}
+
+// id is a server's number, which is never used again.
+func (*zookeeper) id(s *Server) int {
+	n, _ := strconv.Atoi(strings.TrimPrefix(s.name, "n")) // we made it
+	return n + 1
+}
+
+// member is a server in the configuration.
+func (z *zookeeper) member(s *Server) string {
+	line := fmt.Sprintf("server.%d=%s:%d:%d:participant", z.id(s), s.host.Addr(), s.ports["peer"], s.ports["vote"])
+	if s.c.o.Security {
+		return line // its only port for clients is the secure one
+	}
+	return line + fmt.Sprintf(";%s:%d", s.host.Addr(), s.ports["client"])
+}
+
+// tls are the lines that switch mutual TLS on. ZooKeeper wants certificate and
+// key in one file, and the key as PKCS 8.
+func (*zookeeper) tls(c *Cluster, s *Server) ([]string, error) {
+	pair := c.ca.Server()
+	cert, err := tls.LoadX509KeyPair(pair.Cert, pair.Key)
+	if err != nil {
+		return nil, err
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(s.dir, "server.pem")
+	both := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})
+	for _, der := range cert.Certificate {
+		both = append(both, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	if err := os.WriteFile(file, both, 0o600); err != nil {
+		return nil, err
+	}
+	return []string{
+		"serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory",
+		"secureClientPort=" + strconv.Itoa(s.ports["client"]), "secureClientPortAddress=" + s.host.Addr(),
+		"ssl.keyStore.location=" + file, "ssl.trustStore.location=" + c.ca.File(), "ssl.clientAuth=need",
+	}, nil
+}
+
+func digest(user, password string) string {
+	sum := sha1.Sum([]byte(user + ":" + password)) //nolint:gosec // G401: as ZooKeeper's digest scheme has it
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+func (*zookeeper) ready(ctx context.Context, c *Cluster, s *Server) (bool, error) {
+	answer, err := ask4(ctx, c, s, "srvr")
 	if err != nil {
 		return false, err
+	}
+	switch {
+	case strings.Contains(answer, "Mode: leader"):
+		answer, err := ask4(ctx, c, s, "mntr")
+		if want := fmt.Sprintf("zk_synced_followers\t%d", len(c.Servers())-1); err == nil && !strings.Contains(answer, want) && len(c.Servers()) > 1 {
+			err = errors.New("not all follow it")
+		}
+		return true, err
+	case strings.Contains(answer, "Mode: follower"):
+		return false, nil
+	default:
+		return false, errors.New(strings.TrimSpace(answer))
+	}
+}
+
+// ask4 asks one of ZooKeeper's questions of four letters.
+func ask4(ctx context.Context, c *Cluster, s *Server, question string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, moment)
+	defer cancel()
+	conn, err := zookeeperDial(ctx, c, s)
+	if err != nil {
+		return "", err
 	}
 	defer conn.Close()
 	deadline, _ := ctx.Deadline()
 	_ = conn.SetDeadline(deadline)
-	if _, err := io.WriteString(conn, "srvr"); err != nil {
-		return false, err
+	if _, err := io.WriteString(conn, question); err != nil {
+		return "", err
 	}
 	answer, err := io.ReadAll(conn)
+	return string(answer), err
+}
+
+func zookeeperDial(ctx context.Context, c *Cluster, s *Server) (net.Conn, error) {
+	conn, err := s.host.Dial(ctx, "tcp", s.Direct())
+	if err != nil || c.ca == nil {
+		return conn, err
+	}
+	conf, err := c.ca.Client().Config(c.ca)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	switch text := string(answer); {
-	case strings.Contains(text, "Mode: leader"):
-		return true, nil
-	case strings.Contains(text, "Mode: follower"):
-		return false, nil
-	default:
-		return false, errors.New(strings.TrimSpace(text))
-	}
+	conf.ServerName = s.host.Addr()
+	return tls.Client(conn, conf), nil
 }
 
 func (*zookeeper) started(context.Context, *Cluster) error { return nil }
+
+// ZooKeeperAdmin is a client of one server with every right, not through its
+// proxy. Its Close ends it.
+func (c *Cluster) ZooKeeperAdmin(i int) (*zk.Conn, error) { return c.zookeeperAdmin(c.Servers()[i]) }
+
+func (c *Cluster) zookeeperAdmin(s *Server) (*zk.Conn, error) {
+	conn, _, err := zk.Connect([]string{s.Direct()}, 10*time.Second, zk.WithLogInfo(false), zk.WithLogger(nobody{}),
+		zk.WithDialer(func(string, string, time.Duration) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(context.Background(), moment)
+			defer cancel()
+			return zookeeperDial(ctx, c, s)
+		}))
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.AddAuth("digest", []byte(superUser+":"+superPassword)); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+type nobody struct{}
+
+func (nobody) Printf(string, ...any) {}
+
+// ZooKeeperReadOnly takes the right to write everything at and below path away
+// from everybody, until heal.
+func (c *Cluster) ZooKeeperReadOnly(paths []string) (heal func() error, err error) {
+	set := func(perms int32) error {
+		admin, err := c.ZooKeeperAdmin(0)
+		if err != nil {
+			return err
+		}
+		defer admin.Close()
+		for _, p := range paths {
+			if err := permit(admin, p, perms); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return func() error { return set(zk.PermAll) }, set(zk.PermRead)
+}
+
+func permit(c *zk.Conn, path string, perms int32) error {
+	_, err := c.SetACL(path, zk.WorldACL(perms), -1)
+	if errors.Is(err, zk.ErrNoNode) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	names, _, err := c.Children(path)
+	if err != nil && !errors.Is(err, zk.ErrNoNode) {
+		return err
+	}
+	for _, n := range names {
+		if err := permit(c, path+"/"+n, perms); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reconfigure changes the membership through any server but not.
+func (z *zookeeper) reconfigure(ctx context.Context, c *Cluster, not *Server, joining, leaving []string) error {
+	return settled(ctx, func() error {
+		var last error
+		for _, s := range c.Servers() {
+			if s == not {
+				continue
+			}
+			admin, err := c.zookeeperAdmin(s)
+			if err != nil {
+				last = err
+				continue
+			}
+			_, err = admin.IncrementalReconfig(joining, leaving, -1)
+			admin.Close()
+			if err == nil {
+				return nil
+			}
+			last = err
+		}
+		return last
+	})
+}
+
+func (z *zookeeper) leave(ctx context.Context, c *Cluster, s *Server) error {
+	return z.reconfigure(ctx, c, s, nil, []string{strconv.Itoa(z.id(s))})
+}
+
+// join has nothing to do: a server that is started follows, and votes once it
+// is welcome.
+func (*zookeeper) join(context.Context, *Cluster, *Server) error { return nil }
+
+func (z *zookeeper) welcome(ctx context.Context, c *Cluster, s *Server) error {
+	if err := z.reconfigure(ctx, c, s, []string{z.member(s)}, nil); err != nil {
+		return err
+	}
+	return settled(ctx, func() error {
+		_, err := z.ready(ctx, c, s)
+		return err
+	})
+}
+
+// inheritsNames says that clients find a new server by the old one's name.
+func (*zookeeper) inheritsNames() {}
