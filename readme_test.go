@@ -10,7 +10,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 	_ "github.com/holdfast-dcs/holdfast/etcd3" // the etcd3:// scheme
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
-	_ "github.com/holdfast-dcs/holdfast/memstore" // the mem:// scheme
+	_ "github.com/holdfast-dcs/holdfast/memstore"  // the mem:// scheme
+	_ "github.com/holdfast-dcs/holdfast/zookeeper" // the zookeeper:// scheme
 )
 
 // The README's program is the Example that is compiled and run, to the letter.
@@ -28,6 +29,7 @@ func TestReadmeTableOfBackends(t *testing.T) {
 		"`memstore` (tests)": "mem://readme/table",
 		"`etcd3`":            "etcd3://" + endpoints(t, testcluster.Etcd) + "/readme",
 		"`consul`":           "consul://" + endpoints(t, testcluster.Consul) + "/readme",
+		"`zookeeper`":        "zookeeper://" + endpoints(t, testcluster.ZooKeeper) + "/readme",
 	} {
 		store, err := dcs.Open(t.Context(), url, dcs.Options{})
 		if err != nil {
@@ -52,7 +54,11 @@ func endpoints(t *testing.T, kind testcluster.Kind) string {
 	if own := testcluster.External(kind); own != nil {
 		return strings.Join(own, ",")
 	}
-	return strings.Join(testcluster.New(t, testcluster.Options{Kind: kind, Nodes: 1, Loopback: true}).Endpoints(), ",")
+	o := testcluster.Options{Kind: kind, Nodes: 1, Loopback: true}
+	if kind == testcluster.ZooKeeper {
+		o.Defaults, o.Flags = true, []string{"tickTime=2000"} // the table has a server's own limits
+	}
+	return strings.Join(testcluster.New(t, o).Endpoints(), ",")
 }
 
 func tableRow(name string, c dcs.Caps, r dcs.Renewal) string {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -149,6 +150,29 @@ func TestFailoverOnConsul(t *testing.T) {
 	require.NoError(t, err)
 	for _, kv := range left {
 		require.NotEmpty(t, kv.Session, "%s was left behind, and no session ends it", kv.Key)
+	}
+}
+
+// TestFailoverOnZooKeeper is the same on ZooKeeper.
+func TestFailoverOnZooKeeper(t *testing.T) {
+	c := testcluster.New(t, testcluster.Options{Kind: testcluster.ZooKeeper})
+	url := fmt.Sprintf("zookeeper://%s/demo?tick=%v", strings.Join(c.Endpoints(), ","), testcluster.ZooKeeperTick)
+	cmd, dir := program(t, "-json", "-ttl", "3s", "-store", url)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	requireNothingLeft(t, dir)
+	require.Contains(t, string(out), "every guarantee held")
+	admin, err := c.ZooKeeperAdmin(0)
+	require.NoError(t, err)
+	defer admin.Close()
+	names, _, err := admin.Children("/demo")
+	require.NoError(t, err)
+	for _, n := range names {
+		_, stat, err := admin.Get("/demo/" + n)
+		require.NoError(t, err)
+		if stat.NumChildren == 0 && stat.Cversion == 0 {
+			require.NotZero(t, stat.EphemeralOwner, "%s was left behind, and no session ends it", n)
+		}
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	_ "github.com/holdfast-dcs/holdfast/etcd3" // the etcd3:// scheme
 	"github.com/holdfast-dcs/holdfast/examples/internal/event"
 	_ "github.com/holdfast-dcs/holdfast/raftstore" // the raft:// scheme
+	_ "github.com/holdfast-dcs/holdfast/zookeeper" // the zookeeper:// scheme
 )
 
 // program is one member of a scope.

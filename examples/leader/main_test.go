@@ -170,6 +170,13 @@ func TestLeaderOnConsul(t *testing.T) {
 	scene(t, func(int) string { return "consul://" + strings.Join(c.Endpoints(), ",") + "/demo" })
 }
 
+func TestLeaderOnZooKeeper(t *testing.T) {
+	c := testcluster.New(t, testcluster.Options{Kind: testcluster.ZooKeeper})
+	scene(t, func(int) string {
+		return fmt.Sprintf("zookeeper://%s/demo?tick=%v", strings.Join(c.Endpoints(), ","), testcluster.ZooKeeperTick)
+	})
+}
+
 func TestMistakesAreNamed(t *testing.T) {
 	for want, args := range map[string][]string{
 		"mandatory":      {"-name", "a"},

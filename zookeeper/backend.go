@@ -1,0 +1,351 @@
+package zookeeper
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/keepalive"
+)
+
+// Backend is a client of one ZooKeeper ensemble: a [dcs.Backend] and a
+// [dcs.Settler]. Give it to [dcs.New]. All methods are safe for concurrent use.
+type Backend struct {
+	c       Config
+	root    string // with the slash before it
+	pool    *endpoint.Pool
+	commits *attempt.Committer
+	markers remote.Markers
+	copy    remote.Replica
+	floor   remote.Floor
+	known   known
+	made    made
+	dialer  *keepalive.Dialer
+	learned atomic.Pointer[limits]
+	asking  chan struct{} // held by who learns the limits
+
+	life      context.Context //nolint:containedctx // the Backend's end
+	end       context.CancelCauseFunc
+	closing   sync.Once
+	farewells sync.WaitGroup // what goes on beside the calls
+	calls     sync.WaitGroup // the library's, which may outlast their contexts
+
+	mu     sync.Mutex
+	links  map[string]*session // that calls go through, by server
+	leases map[dcs.LeaseID]*lease
+}
+
+var (
+	_ dcs.Backend = (*Backend)(nil)
+	_ dcs.Settler = (*Backend)(nil)
+)
+
+// New returns a client. It does no I/O: the first call does, within its
+// budget. Settings that cannot work are ErrInvalid, all of them at once.
+func New(c Config) (*Backend, error) {
+	c, err := c.check()
+	if err != nil {
+		return nil, err
+	}
+	b := &Backend{c: c, root: "/" + c.Root, links: map[string]*session{}, leases: map[dcs.LeaseID]*lease{}, asking: make(chan struct{}, 1)}
+	if c.limited() {
+		l := c.limits()
+		b.learned.Store(&l)
+	}
+	b.life, b.end = context.WithCancelCause(context.Background())
+	derived, _ := keepalive.Derive(c.Timing.TTL, c.Timing.LoopWait)
+	b.dialer = &keepalive.Dialer{Config: derived, Base: &net.Dialer{Resolver: c.Resolver}, Logger: c.Logger}
+	b.copy.Init(b.source())
+	b.markers = remote.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
+	b.pool = endpoint.New(endpoint.Options{
+		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
+		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.decided, HedgeFloor: hedgeFloor,
+	})
+	b.commits = attempt.New(transport{b}, attempt.Options{
+		Backend: backendName, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
+		HedgeAfter: func() time.Duration { return b.pool.HedgeAfter(endpoint.Write) },
+	})
+	b.pool.Start()
+	return b, nil
+}
+
+// hedgeFloor is longer than the Pool's own: a second copy may have to take a
+// session to another server.
+const hedgeFloor = 20 * time.Millisecond
+
+// settleShare is the part of a budget that is kept for settling a Commit. It is
+// less than the usual quarter: an election is to fit into what is left.
+const settleShare = 8
+
+// decided passes the Pool's decisions on, and to the watch.
+func (b *Backend) decided(ev dcs.EndpointEvent) {
+	if ev.Change == dcs.Ejected || ev.Change == dcs.Removed {
+		b.copy.Leave(ev.From)
+	}
+	if b.c.Observer.Endpoint != nil {
+		b.c.Observer.Endpoint(ev)
+	}
+}
+
+// Name returns "zookeeper", for errors and logs.
+func (b *Backend) Name() string { return backendName }
+
+// Caps implements [dcs.Backend]. MinTTL and MaxTTL are what the servers grant,
+// once that is known.
+func (b *Backend) Caps() dcs.Caps { return b.limits().caps() }
+
+// Endpoints are the addresses of Config, the best first.
+func (b *Backend) Endpoints() []string { return b.pool.Endpoints() }
+
+// Close implements [dcs.Backend]. The client's leases run out as those of a
+// process that died; the one of its markers is given back.
+func (b *Backend) Close() error {
+	b.closing.Do(func() {
+		b.markers.Close()
+		b.mu.Lock()
+		b.end(dcs.ErrClosed)
+		var leases, links []*session
+		for _, l := range b.leases {
+			leases = append(leases, l.s)
+		}
+		for _, s := range b.links {
+			links = append(links, s)
+		}
+		b.mu.Unlock()
+		for _, s := range leases {
+			s.end(dcs.ErrClosed)
+		}
+		_ = b.commits.Close() // it has no error to return
+		b.copy.Close()
+		b.pool.Close()
+		for _, s := range links {
+			s.goodbye()
+		}
+		b.farewells.Wait()
+		b.calls.Wait()
+	})
+	return nil
+}
+
+// do makes a call that may be sent twice, at one server after the other.
+func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx context.Context, addr string) (T, error)) (endpoint.Answer[T], error) {
+	return doAt(ctx, b, class, func() string { return "" }, f)
+}
+
+// doAt is do for what is at one server already.
+func doAt[T any](ctx context.Context, b *Backend, class endpoint.Class, at func() string, f func(ctx context.Context, addr string) (T, error)) (endpoint.Answer[T], error) {
+	a, err := endpoint.DoAt(ctx, b.pool, class, at, f)
+	if a.Endpoint != "" {
+		dcs.AnsweredBy(ctx, a.Endpoint)
+	}
+	return a, err
+}
+
+// link returns the session that calls at one server go through. It holds
+// nothing, so that another one takes its place when its connection breaks.
+func (b *Backend) link(addr string) (*session, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s, ok := b.links[addr]; ok && s.ended() == nil {
+		return s, nil
+	}
+	if b.life.Err() != nil {
+		return nil, context.Cause(b.life)
+	}
+	s, err := b.newSession(sessionOptions{ttl: b.linkTTL(), once: true})
+	if err != nil {
+		return nil, err
+	}
+	b.links[addr] = s
+	return s, nil
+}
+
+// linkTTL is how long a session of a process that died stays with the servers.
+func (b *Backend) linkTTL() time.Duration {
+	lim := b.limits()
+	return min(max(b.c.Timing.TTL, lim.MinTTL), lim.MaxTTL)
+}
+
+// lease returns one that this Backend granted, nil for any other.
+func (b *Backend) lease(id dcs.LeaseID) *lease {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.leases[id]
+}
+
+// markerLease grants the markers' lease: a session that the library keeps
+// alive by itself.
+func (b *Backend) markerLease(ctx context.Context, ttl time.Duration) (dcs.Lease, error) {
+	if err := b.learn(ctx); err != nil {
+		return nil, err
+	}
+	a, err := do(ctx, b, endpoint.Write, func(ctx context.Context, addr string) (*lease, error) {
+		return b.grant(ctx, addr, ttl, sessionOptions{kept: true})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return a.Value, nil
+}
+
+// dial connects to a server.
+func (b *Backend) dial(ctx context.Context, addr string) (net.Conn, error) {
+	for !b.pool.AllowDial() {
+		if remote.Pause(ctx, b.c.jitter(2*betweenDials)); ctx.Err() != nil || b.life.Err() != nil {
+			return nil, errDials
+		}
+	}
+	c, err := b.dialer.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	if b.c.dialled != nil {
+		b.c.dialled(c)
+	}
+	if b.c.TLS == nil {
+		return c, nil
+	}
+	return b.encrypted(ctx, c, addr)
+}
+
+const betweenDials = 20 * time.Millisecond
+
+// Get implements [dcs.Backend].
+func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
+	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, addr string) ([]dcs.Entry, error) {
+		return through(ctx, b, addr, request{"Get", []string{key}}, func(c *zk.Conn) ([]dcs.Entry, error) {
+			if err := barrier(c); err != nil {
+				return nil, err
+			}
+			return b.plainly(c, []string{key})
+		})
+	})
+	switch {
+	case err != nil:
+		return dcs.Entry{}, remote.Kinded(backendName, "Get", key, a.Endpoint, err)
+	case len(a.Value) == 0:
+		return dcs.Entry{}, &dcs.Error{Backend: backendName, Op: "Get", Key: key, Endpoint: a.Endpoint, Kind: dcs.ErrNotFound}
+	}
+	return a.Value[0], nil
+}
+
+// through makes a request in the session of one server's calls.
+func through[T any](ctx context.Context, b *Backend, addr string, r request, f func(c *zk.Conn) (T, error)) (T, error) {
+	s, err := b.link(addr)
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	v, _, err := call(ctx, s, addr, r, f)
+	return v, err
+}
+
+// Snapshot implements [dcs.Backend].
+func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
+	for {
+		s, at, err := b.snapshot(ctx, prefix)
+		if err != nil {
+			return dcs.Snapshot{}, remote.Kinded(backendName, "Snapshot", prefix, at, err)
+		}
+		if b.floor.Raise(s.Revision) {
+			return s, nil
+		}
+	}
+}
+
+func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, string, error) {
+	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, addr string) (dcs.Snapshot, error) {
+		s, err := b.link(addr)
+		if err != nil {
+			return dcs.Snapshot{}, err
+		}
+		v, rev, err := b.stable(ctx, s, addr, request{"Snapshot", []string{prefix}}, b.path(prefix))
+		return dcs.Snapshot{Revision: rev, Entries: b.entries(v)}, err
+	})
+	return a.Value, a.Endpoint, err
+}
+
+// probe asks the quorum through one server, for the Pool. ZooKeeper does not
+// tell clients which server leads.
+func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error) {
+	_, err = through(ctx, b, addr, request{op: "Probe"}, func(c *zk.Conn) (struct{}, error) { return struct{}{}, barrier(c) })
+	return false, err
+}
+
+// ready learns what the servers grant and asks for a key, for Open.
+func (b *Backend) ready(ctx context.Context) error {
+	if err := b.learn(ctx); err != nil {
+		return remote.Kinded(backendName, "Open", "", "", err)
+	}
+	_, err := b.Get(ctx, "holdfast")
+	if dcs.KindOf(err) == dcs.ErrNotFound { //nolint:errorlint // KindOf returns a sentinel
+		return nil
+	}
+	return err
+}
+
+// limits are what the servers grant; before that is known, what they do by
+// default.
+func (b *Backend) limits() limits {
+	if l := b.learned.Load(); l != nil {
+		return *l
+	}
+	return b.c.limits()
+}
+
+// learn asks the servers for the shortest and the longest session that they
+// grant, once: what a session is asked for is moved between both in silence.
+// Two sessions are made for it, which end at once.
+func (b *Backend) learn(ctx context.Context) error {
+	select {
+	case b.asking <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-b.asking }()
+	if b.learned.Load() != nil {
+		return nil
+	}
+	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, addr string) ([2]time.Duration, error) {
+		var got [2]time.Duration
+		for i, ttl := range []time.Duration{time.Millisecond, longest} {
+			err := b.c.tap(ctx, request{op: "Probe"}, nil, func(*zk.Conn) error {
+				return b.aside(ctx, addr, func(c net.Conn) error {
+					g, err := ask(c, granted{timeout: ttl}, 0)
+					if err != nil {
+						return err
+					}
+					if got[i] = g.timeout; g.refused {
+						return errFrame
+					}
+					return endSession(c)
+				})
+			})
+			if err != nil {
+				return got, err
+			}
+		}
+		return got, nil
+	})
+	if err != nil {
+		return err
+	}
+	lim := b.c.measured(a.Value[0], a.Value[1])
+	b.learned.Store(&lim)
+	b.c.Logger.Info("sessions as ZooKeeper grants them", "shortest", a.Value[0], "longest", a.Value[1], "tick", lim.tick)
+	return nil
+}
+
+// longest is asked for to learn what is granted.
+const longest = 24 * time.Hour
+
+var errDials = errors.New("too many connections were made within a second")

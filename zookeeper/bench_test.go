@@ -1,0 +1,217 @@
+package zookeeper
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+)
+
+// benchTiming is the default's size: nothing runs out while a benchmark runs.
+var benchTiming = dcs.Timing{TTL: 30 * time.Second, LoopWait: 10 * time.Second, RetryTimeout: 10 * time.Second}
+
+// rig is three servers with our client and the vendor's.
+type rig struct {
+	cluster *testcluster.Cluster
+	store   *dcs.Store
+	raw     *zk.Conn
+}
+
+func newRig(b *testing.B) *rig {
+	b.Helper()
+	c := testcluster.New(b, testcluster.Options{Kind: testcluster.ZooKeeper})
+	r := &rig{cluster: c, store: client(b, c)}
+	r.raw = vendor(b, r.store)
+	_, err := r.raw.Create("/raw", nil, 0, zk.WorldACL(zk.PermAll))
+	require.NoError(b, err)
+	for range 500 { // warm on both sides, the servers' compiler too
+		_, err := r.store.Commit(b.Context(), dcs.Txn{Then: []dcs.Write{dcs.Put("warm", nil)}})
+		require.NoError(b, err)
+		_, err = r.raw.Set("/raw", nil, -1)
+		require.NoError(b, err)
+	}
+	return r
+}
+
+func client(b *testing.B, c *testcluster.Cluster) *dcs.Store {
+	backend, err := New(Config{
+		Endpoints: c.Endpoints(), Root: "bench", Timing: benchTiming,
+		Tick: testcluster.ZooKeeperTick, MinTTL: 2 * testcluster.ZooKeeperTick, MaxTTL: time.Minute,
+	})
+	require.NoError(b, err)
+	s, err := dcs.New(backend, dcs.Options{Timing: benchTiming})
+	require.NoError(b, err)
+	b.Cleanup(func() { s.Close() })
+	return s
+}
+
+// vendor is the library as its documentation has it, with one address: the one
+// that ours uses.
+func vendor(b *testing.B, ours *dcs.Store) *zk.Conn {
+	_, err := ours.Snapshot(b.Context(), "")
+	require.NoError(b, err)
+	return library(b, ours.Unwrap().(*Backend).Endpoints()[:1], 10*time.Second)
+}
+
+func library(b *testing.B, addrs []string, ttl time.Duration) *zk.Conn {
+	c, _, err := zk.Connect(addrs, ttl, zk.WithLogInfo(false), zk.WithLogger(silent{}))
+	require.NoError(b, err)
+	b.Cleanup(c.Close)
+	return c
+}
+
+// BenchmarkConfirm: target at most 1.3 x a raw Set, though it also reads the
+// lock.
+func BenchmarkConfirm(b *testing.B) {
+	r := newRig(b)
+	ctx := b.Context()
+	s, err := r.store.NewSession(ctx, dcs.SessionOptions{})
+	require.NoError(b, err)
+	hold, err := s.Acquire(ctx, "confirm", nil)
+	require.NoError(b, err)
+	confirm := testcluster.Timed("confirm", func() error { return hold.Confirm(ctx) })
+	set := testcluster.Timed("set", func() error { _, err := r.raw.Set("/raw", []byte("x"), -1); return err })
+	for range 200 {
+		confirm.Once()
+		set.Once()
+	}
+	testcluster.Versus(b, 0.5, 20, 50, confirm, set)
+}
+
+// rawLock takes the vendor's lock and returns what releases it.
+func rawLock(c *zk.Conn, key string) func() {
+	l := zk.NewLock(c, key, zk.WorldACL(zk.PermAll))
+	if err := l.Lock(); err != nil {
+		panic(err)
+	}
+	return func() {
+		if err := l.Unlock(); err != nil {
+			panic(err)
+		}
+	}
+}
+
+// BenchmarkAcquire: target at most 1.0 x zk.Lock.
+func BenchmarkAcquire(b *testing.B) {
+	r := newRig(b)
+	ctx := b.Context()
+	s, err := r.store.NewSession(ctx, dcs.SessionOptions{})
+	require.NoError(b, err)
+	timed := func(name string, take func() func()) testcluster.Side {
+		return testcluster.Side{Name: name, Once: func() time.Duration {
+			begin := time.Now()
+			release := take()
+			took := time.Since(begin)
+			release()
+			return took
+		}}
+	}
+	acquire := timed("acquire", func() func() { return testcluster.Take(ctx, s, "lock") })
+	lock := timed("zk-lock", func() func() { return rawLock(r.raw, "/raw/lock") })
+	for range 50 {
+		acquire.Once()
+		lock.Once()
+	}
+	testcluster.Versus(b, 0.5, 20, 30, acquire, lock)
+}
+
+// BenchmarkHandover: from the holder's Release to the waiter's Acquire. Target:
+// at most 1.0 x zk.Lock's.
+func BenchmarkHandover(b *testing.B) {
+	for _, wait := range []time.Duration{15 * time.Millisecond, 250 * time.Millisecond} {
+		b.Run(wait.String(), func(b *testing.B) {
+			r := newRig(b)
+			other := client(b, r.cluster)
+			raw := vendor(b, other)
+			ctx := b.Context()
+			var sessions []*dcs.Session
+			for _, s := range []*dcs.Store{r.store, other} {
+				session, err := s.NewSession(ctx, dcs.SessionOptions{})
+				require.NoError(b, err)
+				sessions = append(sessions, session)
+			}
+			clients := []*zk.Conn{r.raw, raw}
+			n := 0
+			mine := testcluster.Side{Name: "holdfast", Once: func() time.Duration {
+				n++
+				return testcluster.Handover(wait, func(i int) func() { return testcluster.Take(ctx, sessions[i], fmt.Sprint("lock", n)) })
+			}}
+			theirs := testcluster.Side{Name: "zk-lock", Once: func() time.Duration {
+				n++
+				return testcluster.Handover(wait, func(i int) func() { return rawLock(clients[i], fmt.Sprint("/raw/lock", n)) })
+			}}
+			mine.Once()
+			theirs.Once()
+			testcluster.Versus(b, 0.5, 6, 4, mine, theirs)
+		})
+	}
+}
+
+// BenchmarkFaults puts 30 times with one of three servers frozen, 3 s a call at
+// most, beside the vendor's client, which is connected to that server and knows
+// the others.
+func BenchmarkFaults(b *testing.B) {
+	r := newRig(b)
+	i := (r.cluster.Leader(b.Context()) + 1) % 3
+	raw := connected(b, r.cluster, i)
+	thaw, err := r.cluster.Servers()[i].Process().Freeze()
+	require.NoError(b, err)
+	defer thaw()
+	testcluster.PutWhile(b, puts(r, raw))
+}
+
+// BenchmarkSilent is the same with a server that accepts and never answers:
+// the vendor's client waits 6.7 session timeouts for its handshake.
+func BenchmarkSilent(b *testing.B) {
+	r := newRig(b)
+	i := (r.cluster.Leader(b.Context()) + 1) % 3
+	raw := connected(b, r.cluster, i)
+	heal := r.cluster.Servers()[i].Proxy().Silent()
+	defer heal()
+	testcluster.PutWhile(b, puts(r, raw))
+}
+
+// connected is the library with all addresses, at server i first, with a
+// session of 3 s.
+func connected(b *testing.B, c *testcluster.Cluster, i int) *zk.Conn {
+	first := true
+	addrs := c.Endpoints()
+	raw, _, err := zk.Connect(addrs, 3*time.Second, zk.WithLogInfo(false), zk.WithLogger(silent{}),
+		zk.WithDialer(func(network, addr string, timeout time.Duration) (net.Conn, error) {
+			if first {
+				addr, first = addrs[i], false
+			}
+			return (&net.Dialer{Timeout: timeout}).DialContext(b.Context(), network, addr)
+		}))
+	require.NoError(b, err)
+	b.Cleanup(raw.Close)
+	_, err = raw.Set("/raw", nil, -1)
+	require.NoError(b, err)
+	return raw
+}
+
+func puts(r *rig, raw *zk.Conn) map[string]func(ctx context.Context, n int) error {
+	return map[string]func(ctx context.Context, n int) error{
+		"holdfast": func(ctx context.Context, n int) error {
+			_, err := r.store.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put(fmt.Sprint("k", n), nil)}})
+			return err
+		},
+		"go-zookeeper": func(ctx context.Context, n int) error {
+			done := make(chan error, 1) // it knows no contexts
+			go func() { _, err := raw.Set("/raw", fmt.Append(nil, n), -1); done <- err }()
+			select {
+			case err := <-done:
+				return err
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		},
+	}
+}

@@ -1,0 +1,264 @@
+package zookeeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/go-zookeeper/zk"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+// Commit implements [dcs.Backend].
+func (b *Backend) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
+	return b.commits.Commit(ctx, t)
+}
+
+// Settle implements [dcs.Settler].
+func (b *Backend) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, error) {
+	return b.commits.Settle(ctx, e)
+}
+
+// transport is what the attempt machinery sends through.
+type transport struct{ b *Backend }
+
+// Read implements [attempt.Transport].
+func (t transport) Read(ctx context.Context, keys ...string) ([]dcs.Entry, error) {
+	a, err := do(ctx, t.b, endpoint.Read, func(ctx context.Context, addr string) ([]dcs.Entry, error) {
+		s, err := t.b.link(addr)
+		if err != nil {
+			return nil, err
+		}
+		return t.b.look(ctx, s, addr, keys, true)
+	})
+	return a.Value, err
+}
+
+// Recall implements [attempt.Recaller].
+func (t transport) Recall(key string) (dcs.Entry, bool) {
+	s, ok := t.b.known.of(key)
+	return dcs.Entry{Key: key, Created: s.created, Modified: s.modified, Lease: s.lease}, ok && s.entry
+}
+
+// Send implements [attempt.Transport]: one Multi in one session at one server.
+func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer, error) {
+	b := t.b
+	at := func(lease dcs.LeaseID) string {
+		if l := b.lease(owner(r, lease)); l != nil {
+			return l.s.where()
+		}
+		return ""
+	}
+	return remote.Send(ctx, b.pool, &b.markers, r, at, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
+		return b.send(ctx, addr, r, lease)
+	})
+}
+
+// owner is the lease in whose session r must be sent: an ephemeral node is
+// its session's own. Empty means any.
+func owner(r attempt.Request, marker dcs.LeaseID) dcs.LeaseID {
+	if r.Marker.Create {
+		return marker
+	}
+	for _, w := range r.Txn.Then {
+		if w.Lease != "" {
+			return w.Lease
+		}
+	}
+	return ""
+}
+
+// session is that in which r is sent.
+func (b *Backend) sessionOf(addr string, id dcs.LeaseID) (*session, error) {
+	if id == "" {
+		return b.link(addr)
+	}
+	l := b.lease(id)
+	if l == nil {
+		return nil, &remote.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Refused: true, Err: fmt.Errorf("the lease %s was not granted by this Store: ZooKeeper takes a key bound to a session from that session only", id)}
+	}
+	return l.s, nil
+}
+
+func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, lease dcs.LeaseID) (attempt.Answer, error) {
+	a := attempt.Answer{Endpoint: addr}
+	id := owner(r, lease)
+	s, err := b.sessionOf(addr, id)
+	if err != nil {
+		return a, err
+	}
+	p := &plan{b: b, r: r, whole: r.Whole(lease)}
+	if entries, err := p.prepare(ctx, s, addr); err != nil {
+		return b.unsent(a, s, id, err)
+	} else if entries != nil {
+		a.Outcome, a.Seen, a.Entries = attempt.Refused, true, entries
+		return a, nil
+	}
+	p.build()
+	type answer struct {
+		results []zk.MultiResponse
+		refusal error
+		seen    seen
+	}
+	keys := p.keys()
+	got, w, err := call(ctx, s, addr, p.request(), func(c *zk.Conn) (answer, error) {
+		results, err := c.Multi(p.ops...)
+		refusal := refusalOf(results, err)
+		if refusal == nil {
+			return answer{results: results}, err
+		}
+		if errors.Is(refusal, zk.ErrNoNode) {
+			b.made.forget() // somebody may have taken a parent away
+		}
+		// It was answered by the quorum: what is read after it on the same
+		// connection is not older.
+		got, err := b.states(c, keys)
+		if err != nil {
+			err = &afterwards{err}
+		}
+		return answer{refusal: refusal, seen: got}, err
+	})
+	switch {
+	case err != nil:
+		return b.unsent(a, s, id, err)
+	case got.refusal == nil:
+		a.Outcome, a.Revision = attempt.Applied, p.learn(got.results)
+		b.copy.Saw(a.Revision)
+		return a, nil
+	case !s.on(w):
+		return a, &remote.Failure{Endpoint: addr, Err: errBroken, Refused: true}
+	}
+	if err := b.forbidden(addr, got.refusal); err != nil {
+		return a, err
+	}
+	a.Outcome, a.Seen, a.Entries = attempt.Refused, true, b.noted(got.seen)
+	return a, nil
+}
+
+// afterwards is the failure of a read after a refusal.
+type afterwards struct{ error }
+
+func (e *afterwards) Unwrap() error { return e.error }
+
+// unsent judges what stood in the way of a transaction.
+func (b *Backend) unsent(a attempt.Answer, s *session, id dcs.LeaseID, err error) (attempt.Answer, error) {
+	var late *afterwards
+	if id != "" && errors.Is(s.ended(), errExpired) {
+		if b.markers.Lost(id) {
+			return a, &remote.Failure{Endpoint: a.Endpoint, Err: errExpired, Refused: errors.Is(err, attempt.ErrNotSent)}
+		}
+		if errors.Is(err, attempt.ErrNotSent) || errors.Is(err, errExpired) {
+			a.Outcome = attempt.LeaseLost // P14
+			return a, nil
+		}
+	}
+	if errors.As(err, &late) {
+		return a, remote.NotSent(err)
+	}
+	return a, err
+}
+
+// forbidden is the failure of what ZooKeeper will never do, nil for a
+// condition that failed.
+func (b *Backend) forbidden(addr string, refusal error) error {
+	switch {
+	case errors.Is(refusal, zk.ErrNoAuth), errors.Is(refusal, zk.ErrInvalidACL):
+		return &remote.Failure{Endpoint: addr, Kind: dcs.ErrUnauthorized, Err: b.needs(refusal), Refused: true}
+	case errors.Is(refusal, zk.ErrNotEmpty):
+		return &remote.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: errors.New("there are keys below the key"), Refused: true}
+	case errors.Is(refusal, zk.ErrNoChildrenForEphemerals):
+		return &remote.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: errors.New("a key above it is bound to a lease"), Refused: true}
+	}
+	return nil
+}
+
+// refusalOf is why a Multi was refused, nil if it was not: the first
+// operation's error that is not the echo of another's.
+func refusalOf(results []zk.MultiResponse, err error) error {
+	for _, r := range results {
+		if refusing(r.Error) {
+			return r.Error
+		}
+	}
+	if refusing(err) {
+		return err
+	}
+	return nil
+}
+
+func refusing(err error) bool {
+	for _, known := range []error{zk.ErrNoNode, zk.ErrNodeExists, zk.ErrBadVersion, zk.ErrNotEmpty, zk.ErrNoChildrenForEphemerals, zk.ErrNoAuth, zk.ErrInvalidACL} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
+}
+
+// look reads the nodes of keys in one session at one server, and notes what is
+// known of them; after a barrier it is the quorum's word.
+func (b *Backend) look(ctx context.Context, s *session, addr string, keys []string, confirmed bool) ([]dcs.Entry, error) {
+	got, _, err := call(ctx, s, addr, request{"Read", keys}, func(c *zk.Conn) (seen, error) {
+		if confirmed {
+			if err := barrier(c); err != nil {
+				return seen{}, err
+			}
+		}
+		return b.states(c, keys)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return b.noted(got), nil
+}
+
+// seen is what was read of keys, and around them.
+type seen struct {
+	keys   []string
+	nodes  []node
+	epochs map[string]int32 // versions, by path
+	there  map[string]bool  // parents and epoch nodes, by path
+}
+
+// states reads the nodes of keys, and before them their epochs and whether
+// their parents are there.
+func (b *Backend) states(c *zk.Conn, keys []string) (seen, error) {
+	got := seen{keys: unique(keys), epochs: map[string]int32{}, there: map[string]bool{}}
+	var around, paths []string
+	for _, k := range got.keys {
+		paths = append(paths, b.path(k))
+		around = append(around, b.epochOf(k))
+		around = append(around, b.made.missing(slices.Concat(parents(b.path(k)), parents(b.epochOf(k))))...)
+	}
+	around = unique(around)
+	nodes, err := readAll(c, around)
+	if err != nil {
+		return seen{}, err
+	}
+	for i, n := range nodes {
+		got.epochs[around[i]], got.there[around[i]] = n.stat.Version, n.there
+	}
+	got.nodes, err = readAll(c, paths)
+	return got, err
+}
+
+// noted notes what was read, and returns the entries.
+func (b *Backend) noted(got seen) []dcs.Entry {
+	for path, there := range got.there {
+		b.made.set(path, there)
+	}
+	entries := []dcs.Entry{} // not nil: it was read
+	for i, n := range got.nodes {
+		key := got.keys[i]
+		b.known.note(key, n.state(got.epochs[b.epochOf(key)]))
+		if n.entry() {
+			entries = append(entries, n.of(key))
+		}
+	}
+	return entries
+}

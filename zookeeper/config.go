@@ -1,0 +1,197 @@
+package zookeeper
+
+import (
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+// Config says how to reach ZooKeeper. Endpoints and Root are mandatory.
+type Config struct {
+	// Endpoints are host:port of the servers, the port 2181 where it is left
+	// out.
+	Endpoints []string
+	// Root is the tree to work in, like "pg/main": every key is a node below
+	// /pg/main. It takes the place of what other clients call a chroot. Stores
+	// with different roots do not see each other.
+	Root string
+	// User and Password are digest credentials; empty means none. What we make
+	// then belongs to that user alone, unless ACL says otherwise.
+	User, Password string
+	// ACL is that of all that we make, like "world:anyone:cdrwa", several with
+	// commas between them. Empty means everything for the User, or for
+	// everybody where there is none. Permissions are the letters c(reate),
+	// d(elete), r(ead), w(rite) and a(dminister).
+	ACL string
+	// Tick is the servers' tickTime, which decides how soon a renewal is
+	// proven. Zero means that it is measured: half the shortest session that
+	// the servers grant or a twentieth of the longest, whichever is longer,
+	// which is the tick unless both minSessionTimeout and maxSessionTimeout
+	// were lowered. A longer one than the servers' is safe.
+	Tick time.Duration
+	// MinTTL and MaxTTL are the servers' minSessionTimeout and
+	// maxSessionTimeout. Zero means that the first call that needs them, or
+	// Open, asks for them.
+	MinTTL, MaxTTL time.Duration
+	// TLS switches TLS on: Endpoints are then of the servers' secureClientPort.
+	// Nil means plain text.
+	TLS *tls.Config
+	// Timing is what the programs on this store use; timeouts and keepalive
+	// are derived from it. See dcs.Timing.WithDefaults for zero fields.
+	Timing dcs.Timing
+	// Resolver looks up the hosts' names; nil means the system's. A name is
+	// looked up for each connection, so that it may move.
+	Resolver *net.Resolver
+	// Logger gets what an operator needs to know; nil means silent.
+	Logger *slog.Logger
+	// Observer is told of every decision about an endpoint; the zero value is
+	// off.
+	Observer dcs.Observer
+
+	acl  []zk.ACL
+	auth []byte // nil: none
+
+	// A test's: what stands between a call and the library, and who is told of
+	// each connection made.
+	tap     tap
+	dialled func(net.Conn)
+}
+
+const (
+	backendName  = "zookeeper"
+	defaultPort  = "2181"
+	schemeDigest = "digest"
+
+	// What ZooKeeper does by default: tickTime 2 s, sessions of 2 to 20 ticks,
+	// and jute.maxbuffer, 1 MiB a packet.
+	defaultTick  = 2 * time.Second
+	fewestTicks  = 2
+	mostTicks    = 20
+	maxFrame     = 1<<20 + 64<<10
+	maxValue     = 1<<20 - 64<<10
+	maxTxnOps    = 64
+	maxTxnBytes  = maxValue + 2<<10
+	shortestTick = time.Millisecond
+)
+
+// limits are what the servers grant.
+type limits struct {
+	MinTTL, MaxTTL, tick time.Duration
+}
+
+func (l limits) caps() dcs.Caps {
+	return dcs.Caps{
+		MinTTL: l.MinTTL, MaxTTL: l.MaxTTL, MaxValue: maxValue, MaxTxnOps: maxTxnOps, MaxTxnBytes: maxTxnBytes,
+		SelfExpiry: true,
+	}
+}
+
+// limited reports whether the settings say all of it.
+func (c Config) limited() bool { return c.Tick > 0 && c.MinTTL > 0 && c.MaxTTL > 0 }
+
+// limits are the settings', and for what they leave out the servers' defaults.
+func (c Config) limits() limits {
+	tick := c.Tick
+	if tick == 0 {
+		tick = defaultTick
+	}
+	return c.measured(fewestTicks*tick, mostTicks*max(tick, defaultTick))
+}
+
+// measured are the settings', and for what they leave out what the servers
+// granted.
+func (c Config) measured(shortest, longest time.Duration) limits {
+	l := limits{c.MinTTL, c.MaxTTL, c.Tick}
+	if l.MinTTL == 0 {
+		l.MinTTL = shortest
+	}
+	if l.MaxTTL == 0 {
+		l.MaxTTL = longest
+	}
+	if l.tick == 0 {
+		l.tick = max(shortest/fewestTicks, longest/mostTicks, shortestTick)
+	}
+	return l
+}
+
+func (c Config) check() (Config, error) {
+	var faults remote.Faults
+	c.Endpoints, c.Root = faults.Common(c.Endpoints, defaultPort, c.Root)
+	if c.Root == "zookeeper" || strings.HasPrefix(c.Root, "zookeeper/") {
+		faults.Add("Root %q: what is below /zookeeper is ZooKeeper's own", c.Root)
+	}
+	if (c.User == "") != (c.Password == "") {
+		faults.Add("User and Password belong together")
+	}
+	if strings.Contains(c.User, ":") {
+		faults.Add("User %q: a digest user's name has no colon", c.User)
+	}
+	if c.User != "" {
+		c.auth = []byte(c.User + ":" + c.Password)
+	}
+	var err error
+	if c.acl, err = parseACL(c.ACL, c.auth != nil); err != nil {
+		faults.Add("ACL: %w", err)
+	}
+	for name, d := range map[string]time.Duration{"Tick": c.Tick, "MinTTL": c.MinTTL, "MaxTTL": c.MaxTTL} {
+		if d < 0 {
+			faults.Add("%s %v: it is not negative", name, d)
+		}
+	}
+	if c.MinTTL > 0 && c.MaxTTL > 0 && c.MinTTL > c.MaxTTL {
+		faults.Add("MinTTL %v is above MaxTTL %v", c.MinTTL, c.MaxTTL)
+	}
+	c.Timing = faults.Timing(c.Timing, c.limits().caps())
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.tap == nil {
+		c.tap = straight
+	}
+	return c, faults.Err(backendName)
+}
+
+// jitter is a random duration up to d.
+func (Config) jitter(d time.Duration) time.Duration { return rand.N(d) } //nolint:gosec // G404: jitter
+
+var permissions = map[rune]int32{'r': zk.PermRead, 'w': zk.PermWrite, 'c': zk.PermCreate, 'd': zk.PermDelete, 'a': zk.PermAdmin}
+
+// parseACL reads scheme:id:permissions, with commas between several.
+func parseACL(text string, user bool) ([]zk.ACL, error) {
+	switch {
+	case text == "" && user:
+		return zk.AuthACL(zk.PermAll), nil
+	case text == "":
+		return zk.WorldACL(zk.PermAll), nil
+	}
+	var out []zk.ACL
+	for _, one := range strings.Split(text, ",") {
+		scheme, rest, _ := strings.Cut(one, ":")
+		i := strings.LastIndex(rest, ":")
+		if scheme == "" || i < 0 {
+			return nil, fmt.Errorf("%q: it is scheme:id:permissions, like world:anyone:cdrwa", one)
+		}
+		acl := zk.ACL{Scheme: scheme, ID: rest[:i]}
+		for _, letter := range rest[i+1:] {
+			bit, ok := permissions[letter]
+			if !ok {
+				return nil, fmt.Errorf("%q: the permissions are some of cdrwa", one)
+			}
+			acl.Perms |= bit
+		}
+		if acl.Perms == 0 {
+			return nil, fmt.Errorf("%q: it names no permission", one)
+		}
+		out = append(out, acl)
+	}
+	return out, nil
+}

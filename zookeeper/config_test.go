@@ -1,0 +1,219 @@
+package zookeeper
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+func TestConfigNamesEveryFault(t *testing.T) {
+	_, err := New(Config{
+		Endpoints: []string{"zk://h:2181"}, Root: "zookeeper/quota", User: "a:b", ACL: "world:anyone:x", Tick: -1, MinTTL: 9 * time.Second, MaxTTL: time.Second,
+	})
+	require.ErrorIs(t, err, dcs.ErrInvalid)
+	for _, part := range []string{"without a scheme", "ZooKeeper's own", "belong together", "no colon", "ACL", "Tick", "MinTTL"} {
+		require.ErrorContains(t, err, part)
+	}
+	_, err = New(Config{
+		Endpoints: []string{"h"}, Root: "r", Timing: dcs.Timing{TTL: time.Second, LoopWait: 10 * time.Second, RetryTimeout: 10 * time.Second},
+	})
+	require.ErrorIs(t, err, dcs.ErrInvalid)
+	require.ErrorContains(t, err, "RetryTimeout")
+}
+
+func TestACL(t *testing.T) {
+	for text, want := range map[string][]zk.ACL{
+		"":                                  {{Perms: zk.PermAll, Scheme: "world", ID: "anyone"}},
+		"world:anyone:r":                    {{Perms: zk.PermRead, Scheme: "world", ID: "anyone"}},
+		"auth::cdrwa,ip:10.0.0.0/8:rw":      {{Perms: zk.PermAll, Scheme: "auth"}, {Perms: zk.PermRead | zk.PermWrite, Scheme: "ip", ID: "10.0.0.0/8"}},
+		"digest:me:aGFzaA==:cdrw,sasl:me:a": {{Perms: zk.PermAll &^ zk.PermAdmin, Scheme: "digest", ID: "me:aGFzaA=="}, {Perms: zk.PermAdmin, Scheme: "sasl", ID: "me"}},
+	} {
+		got, err := parseACL(text, false)
+		require.NoError(t, err, text)
+		require.Equal(t, want, got, text)
+	}
+	user, err := parseACL("", true)
+	require.NoError(t, err)
+	require.Equal(t, zk.AuthACL(zk.PermAll), user)
+	for _, text := range []string{"world", "world:anyone", "world:anyone:", "world:anyone:z", ":x:r", ","} {
+		_, err := parseACL(text, false)
+		require.Error(t, err, text)
+	}
+}
+
+// A tick that is too long is safe, one that is too short is not: of what the
+// servers' limits say the longer one counts.
+func TestTickIsMeasured(t *testing.T) {
+	ms := time.Millisecond
+	for _, c := range []struct {
+		config            Config
+		shortest, longest time.Duration
+		want              limits
+	}{
+		{Config{}, 4000 * ms, 40000 * ms, limits{4000 * ms, 40000 * ms, 2000 * ms}},
+		{Config{}, 1 * ms, 40000 * ms, limits{1 * ms, 40000 * ms, 2000 * ms}},
+		{Config{}, 4000 * ms, 5000 * ms, limits{4000 * ms, 5000 * ms, 2000 * ms}},
+		{Config{Tick: 100 * ms}, 4000 * ms, 40000 * ms, limits{4000 * ms, 40000 * ms, 100 * ms}},
+		{Config{MinTTL: 1 * ms, MaxTTL: 9 * ms}, 4000 * ms, 40000 * ms, limits{1 * ms, 9 * ms, 2000 * ms}},
+	} {
+		require.Equal(t, c.want, c.config.measured(c.shortest, c.longest))
+	}
+	require.Equal(t, limits{4 * time.Second, 40 * time.Second, 2 * time.Second}, Config{}.limits(), "ZooKeeper's defaults")
+}
+
+func TestURL(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(secret, []byte("p:w\n"), 0o600))
+	u, err := dcs.ParseURL("zookeeper://h1:1,h2/pg/main?user=me&password_file=" + filepath.ToSlash(secret) + "&acl=world:anyone:r&tick=100ms&tls=true")
+	require.NoError(t, err)
+	c, err := configFromURL(u, dcs.Options{})
+	require.NoError(t, err)
+	require.Equal(t, []string{"h1:1", "h2"}, c.Endpoints)
+	require.Equal(t, []any{"pg/main", "me", "p:w", "world:anyone:r", 100 * time.Millisecond}, []any{c.Root, c.User, c.Password, c.ACL, c.Tick})
+	require.NotNil(t, c.TLS)
+	b, err := New(c)
+	require.NoError(t, err)
+	defer b.Close()
+	require.Equal(t, []string{"h1:1", "h2:2181"}, b.c.Endpoints)
+
+	for url, want := range map[string]string{
+		"zookeeper:///r":                               "no host",
+		"zookeeper://h":                                "no root",
+		"zookeeper://h/r?wait=perhaps":                 "true or false",
+		"zookeeper://h/r?tls_cert=x":                   "tls_key",
+		"zookeeper://h/r?tick=soon":                    "tick",
+		"zookeeper://h/r?nosuch=1":                     "nosuch",
+		"zookeeper://h/r?user=a":                       "belong together",
+		"zookeeper://h/r?user=a&password_file=/no/x/y": "password_file",
+	} {
+		_, err := dcs.Open(t.Context(), url, dcs.Options{})
+		require.ErrorIs(t, err, dcs.ErrInvalid, url)
+		require.ErrorContains(t, err, want, url)
+	}
+}
+
+// What a call brought means one thing each; what is not in the table is
+// unclear, and the server is to blame.
+func TestMeanings(t *testing.T) {
+	b, err := New(Config{Endpoints: []string{"127.0.0.1:1"}, Root: "r", User: "me", Password: "secret"})
+	require.NoError(t, err)
+	defer b.Close()
+	s, err := b.newSession(sessionOptions{ttl: time.Second})
+	require.NoError(t, err)
+	defer s.end(dcs.ErrClosed)
+	for name, c := range map[string]struct {
+		err            error
+		kind           error
+		refused, blame bool
+	}{
+		"the connection broke": {err: zk.ErrConnectionClosed, blame: true},
+		"an unknown code":      {err: zk.ErrUnknown, blame: true},
+		"the session moved":    {err: zk.ErrSessionMoved, refused: true},
+		"no right":             {err: zk.ErrNoAuth, kind: dcs.ErrUnauthorized, refused: true},
+		"a bad ACL":            {err: zk.ErrInvalidACL, kind: dcs.ErrUnauthorized, refused: true},
+		"the session is over":  {err: zk.ErrSessionExpired},
+	} {
+		err := b.failed(s, "h:1", c.err)
+		var f *remote.Failure
+		require.ErrorAs(t, err, &f, name)
+		require.Equal(t, []any{c.refused, c.blame}, []any{f.Refused, f.Blame}, name)
+		require.Equal(t, c.kind, f.Kind, name)
+		require.Equal(t, c.refused, errors.Is(err, attempt.ErrNotSent), name)
+		require.NotContains(t, err.Error(), "secret", name)
+	}
+	for name, c := range map[string]struct {
+		err  error
+		kind error
+	}{
+		"refused":               {err: &net.OpError{Op: "dial", Err: errors.New("connection refused")}},
+		"an unknown authority":  {err: &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, kind: dcs.ErrUnauthorized},
+		"another host":          {err: x509.HostnameError{Certificate: &x509.Certificate{}}, kind: dcs.ErrUnauthorized},
+		"our certificate":       {err: &net.OpError{Op: "remote error", Err: tls.AlertError(42)}, kind: dcs.ErrUnauthorized},
+		"the server went away":  {err: io.EOF},
+		"no answer in its time": {err: os.ErrDeadlineExceeded},
+	} {
+		err := b.unreachable("h:1", c.err)
+		var f *remote.Failure
+		require.ErrorAs(t, err, &f, name)
+		require.Equal(t, c.kind, f.Kind, name)
+		require.True(t, f.Refused && f.Blame, name)
+	}
+}
+
+// A node is a key unless it is a parent: ours say so by their value, others by
+// having, or having had, nodes below them.
+func TestKeysAndParents(t *testing.T) {
+	for name, c := range map[string]struct {
+		n             node
+		entry, branch bool
+	}{
+		"absent":                            {n: node{}},
+		"a value":                           {n: node{there: true, value: []byte("x")}, entry: true},
+		"an empty value":                    {n: node{there: true}, entry: true, branch: true},
+		"ephemeral":                         {n: node{there: true, stat: zk.Stat{EphemeralOwner: 1}}, entry: true},
+		"a parent of ours":                  {n: node{there: true, value: parentValue}, branch: true},
+		"another's parent":                  {n: node{there: true, stat: zk.Stat{NumChildren: 1, Cversion: 1}}, branch: true},
+		"another's parent with a value":     {n: node{there: true, value: []byte("x"), stat: zk.Stat{NumChildren: 1}}, branch: true},
+		"another's parent, empty again":     {n: node{there: true, stat: zk.Stat{Cversion: 2}}, branch: true},
+		"a value that once had nodes below": {n: node{there: true, value: []byte("x"), stat: zk.Stat{Cversion: 2}}, entry: true},
+	} {
+		require.Equal(t, c.entry, c.n.entry(), name)
+		require.Equal(t, c.branch, c.n.branch(), name)
+	}
+	require.Equal(t, []string{"/a", "/a/b"}, parents("/a/b/c"))
+}
+
+// frame makes one for a stream.
+func frame(body []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
+}
+
+// The heads of frames are found wherever the stream is cut.
+func FuzzFrames(f *testing.F) {
+	f.Add([]byte("one"), []byte(""), bytes.Repeat([]byte("x"), 200), uint8(1))
+	f.Add([]byte{}, []byte{0, 0, 0, 1}, []byte("three"), uint8(3))
+	f.Fuzz(func(t *testing.T, a, b, c []byte, step uint8) {
+		var stream []byte
+		var want [][]byte
+		for _, body := range [][]byte{a, b, c} {
+			stream = append(stream, frame(body)...)
+			want = append(want, body[:min(len(body), mostHead)])
+		}
+		var r frames
+		var got [][]byte
+		for len(stream) > 0 {
+			n := min(len(stream), int(step)+1)
+			r.feed(stream[:n], func(head []byte) { got = append(got, bytes.Clone(head)) })
+			stream = stream[n:]
+		}
+		require.Len(t, got, len(want))
+		for i := range want {
+			require.Equal(t, string(want[i]), string(got[i]))
+		}
+	})
+}
+
+// Whatever a server answers to a handshake is taken or refused.
+func FuzzGranted(f *testing.F) {
+	f.Add(asking(granted{id: 1, timeout: time.Second, password: []byte("0123456789abcdef")}, 7)[frameHead+8:])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, body []byte) {
+		g := parseGranted(body)
+		require.Equal(t, g.refused, g.id == 0)
+	})
+}

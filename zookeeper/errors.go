@@ -1,0 +1,94 @@
+package zookeeper
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/go-zookeeper/zk"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+var errBehind = errors.New("its view lags behind the store's")
+
+// failed makes a failure of what a call at one server brought.
+func (b *Backend) failed(s *session, addr string, err error) error {
+	var f *remote.Failure
+	if errors.As(err, &f) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	var late *afterwards
+	f = &remote.Failure{Endpoint: addr, Err: err, Blame: true}
+	switch {
+	case errors.As(err, &late):
+		return err
+	case b.life.Err() != nil:
+		f.Err, f.Blame = context.Cause(b.life), false
+	case errors.Is(s.ended(), errExpired), errors.Is(err, zk.ErrSessionExpired):
+		// Nothing was written by a session that is over; who asks for a lease
+		// makes more of it.
+		f.Err, f.Blame = errExpired, false
+	case errors.Is(err, zk.ErrSessionMoved):
+		f.Refused, f.Blame = true, false
+	case errors.Is(err, zk.ErrNoAuth), errors.Is(err, zk.ErrAuthFailed), errors.Is(err, zk.ErrInvalidACL):
+		f.Kind, f.Err, f.Refused, f.Blame = dcs.ErrUnauthorized, b.needs(err), true, false
+	}
+	return f
+}
+
+// needs says which rights are missing.
+func (b *Backend) needs(err error) error {
+	who := "without a user"
+	if b.c.User != "" {
+		who = "as the user " + b.c.User
+	}
+	return fmt.Errorf("%w (%s); we need cdrw on %s and what is below it, and r on /", err, who, b.root)
+}
+
+// unreachable is the failure of a connection that was not made, or broke
+// before the session was granted: nothing was sent.
+func (b *Backend) unreachable(addr string, err error) error {
+	var f *remote.Failure
+	if errors.As(err, &f) {
+		return err
+	}
+	f = &remote.Failure{Endpoint: addr, Err: err, Blame: true, Refused: true}
+	if b.life.Err() != nil {
+		f.Err, f.Blame = context.Cause(b.life), false
+		return f
+	}
+	var (
+		alert     tls.AlertError
+		unknown   x509.UnknownAuthorityError
+		host      x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		untrusted *tls.CertificateVerificationError
+		remoteErr *net.OpError
+	)
+	switch {
+	case errors.As(err, &alert), errors.As(err, &unknown), errors.As(err, &host), errors.As(err, &invalid), errors.As(err, &untrusted):
+		f.Kind = dcs.ErrUnauthorized
+	case errors.As(err, &remoteErr) && remoteErr.Op == "remote error":
+		f.Kind = dcs.ErrUnauthorized // the server refused our certificate
+	}
+	return f
+}
+
+// encrypted is TLS on a connection to addr.
+func (b *Backend) encrypted(ctx context.Context, c net.Conn, addr string) (net.Conn, error) {
+	conf := b.c.TLS.Clone()
+	if conf.ServerName == "" {
+		conf.ServerName, _, _ = net.SplitHostPort(addr) // it was checked
+	}
+	t := tls.Client(c, conf)
+	if err := t.HandshakeContext(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return t, nil
+}

@@ -1,0 +1,85 @@
+package zookeeper
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/conformance"
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+)
+
+// faults is the servers, for the suite's fault cases.
+func (s *suite) faults() *conformance.Cluster {
+	if s.cluster == nil {
+		return nil
+	}
+	c := s.cluster.Faults()
+	c.Outside, c.EndLease = s.outside, s.endLease
+	c.ReadOnly = func(tb testing.TB) func() {
+		heal, err := s.cluster.ZooKeeperReadOnly(append(parents("/"+s.root), "/"+s.root))
+		require.NoError(tb, err)
+		once := sync.OnceFunc(func() { require.NoError(tb, heal()) })
+		tb.Cleanup(once)
+		return once
+	}
+	c.Replace = func(tb testing.TB, i int) string {
+		require.NoError(tb, s.cluster.Replace(context.Background(), i))
+		return s.cluster.Endpoints()[i]
+	}
+	if testcluster.CanStepClocks() {
+		c.StepClock = func(tb testing.TB, by time.Duration) { require.NoError(tb, s.cluster.StepClocks(by)) }
+	}
+	return c
+}
+
+// endLease ends a lease of any of the suite's clients, as a third party that
+// has the session's password.
+func (s *suite) endLease(tb testing.TB, id dcs.LeaseID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range s.clients {
+		l := b.lease(id)
+		if l == nil {
+			continue
+		}
+		g, seen := l.s.identity()
+		ctx, cancel := context.WithTimeout(context.Background(), suiteTiming.RetryTimeout)
+		defer cancel()
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.cluster.Servers()[0].Direct())
+		require.NoError(tb, err)
+		defer conn.Close()
+		now, err := ask(conn, g, int64(seen))
+		require.NoError(tb, err)
+		require.False(tb, now.refused)
+		require.NoError(tb, endSession(conn))
+		return
+	}
+	tb.Fatalf("nobody has the lease %s", id)
+}
+
+// late connects to the first server for what arrives after its sender has
+// given it up.
+func (s *session) late(string, string, time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), suiteTiming.RetryTimeout)
+	defer cancel()
+	return s.b.dialer.DialContext(ctx, "tcp", s.b.c.Endpoints[0])
+}
+
+// outside names the servers by address: their names are known in this process
+// only.
+func (s *suite) outside(testing.TB) string {
+	var addrs []string
+	for _, server := range s.cluster.Servers() {
+		addrs = append(addrs, server.Proxy().Addr())
+	}
+	return fmt.Sprintf("zookeeper://%s/%s?tick=%v&ttl=%v&loop_wait=%v&retry_timeout=%v", strings.Join(addrs, ","), s.root,
+		testcluster.ZooKeeperTick, suiteTiming.TTL, suiteTiming.LoopWait, suiteTiming.RetryTimeout)
+}

@@ -1,0 +1,216 @@
+package zookeeper
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/conformance"
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+)
+
+// suiteTiming leaves an election of the servers', 2.5 s at most, room in a
+// budget.
+var suiteTiming = dcs.Timing{TTL: 8 * time.Second, LoopWait: time.Second, RetryTimeout: 3500 * time.Millisecond}
+
+const suiteRoot = "holdfast/suite"
+
+// shared are the servers that all tests share, and secured the one with TLS.
+var (
+	shared  = testcluster.Shared{Options: testcluster.Options{Kind: testcluster.ZooKeeper, Domain: "zookeeper.test"}}
+	secured = testcluster.Shared{Options: testcluster.Options{Kind: testcluster.ZooKeeper, Nodes: 1, Security: true, Loopback: true}}
+)
+
+func TestMain(m *testing.M) {
+	conformance.Process()
+	code := m.Run()
+	shared.Close()
+	secured.Close()
+	os.Exit(code)
+}
+
+// suite is what the conformance suite runs on.
+type suite struct {
+	cluster   *testcluster.Cluster // nil: the user's own servers
+	endpoints []string
+	root      string
+
+	mu      sync.Mutex
+	clients []*Backend
+}
+
+// fresh is the suite with a tree of its own.
+func (s *suite) fresh() *suite {
+	own := &suite{cluster: s.cluster, endpoints: s.endpoints}
+	if s.cluster != nil {
+		own.endpoints = s.cluster.Endpoints()
+	}
+	own.root = suiteRoot + "/" + strings.ToLower(rand.Text()[:10])
+	return own
+}
+
+func newSuite(tb testing.TB) *suite {
+	if own := testcluster.External(testcluster.ZooKeeper); own != nil {
+		return (&suite{endpoints: own}).fresh()
+	}
+	return (&suite{cluster: shared.Get(tb)}).fresh()
+}
+
+// admin runs f with a client that has every right, not through a proxy.
+func (s *suite) admin(tb testing.TB, f func(c *zk.Conn)) {
+	tb.Helper()
+	if s.cluster == nil {
+		c, _, err := zk.Connect(s.endpoints, 10*time.Second, zk.WithLogInfo(false), zk.WithLogger(silent{}))
+		require.NoError(tb, err)
+		defer c.Close()
+		f(c)
+		return
+	}
+	c, err := s.cluster.ZooKeeperAdmin(0)
+	require.NoError(tb, err)
+	defer c.Close()
+	f(c)
+}
+
+// suiteClient is a client with a tap before the library.
+type suiteClient struct {
+	*Backend
+	tap   *testTap
+	conns testcluster.Sockets
+}
+
+func (s *suite) config(o conformance.Opening) Config {
+	c := Config{
+		Endpoints: s.endpoints, Root: s.root, Timing: cmp.Or(o.Timing, suiteTiming), Logger: o.Logger, Observer: o.Observer,
+	}
+	if o.Endpoints != nil {
+		c.Endpoints = o.Endpoints
+	}
+	if s.cluster != nil {
+		// Its longest session is not 20 ticks.
+		c.Tick, c.MinTTL, c.MaxTTL = testcluster.ZooKeeperTick, 2*testcluster.ZooKeeperTick, time.Minute
+		c.Resolver = s.cluster.Resolver()
+	}
+	return c
+}
+
+func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
+	client := &suiteClient{tap: &testTap{}}
+	c := s.config(o)
+	c.tap, c.dialled = client.tap.send, client.conns.Dialled
+	var err error
+	if o.Endpoints == nil && !o.Wait {
+		client.Backend, err = New(c)
+	} else {
+		client.Backend, err = open(tb.Context(), c, o.Wait)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clients = append(s.clients, client.Backend)
+	return client, nil
+}
+
+func (s *suite) open(tb testing.TB) dcs.Backend {
+	b, err := s.openWith(tb, conformance.Opening{})
+	require.NoError(tb, err)
+	return b
+}
+
+func requests(b dcs.Backend) int64 { return b.(*suiteClient).tap.Requests() }
+
+func inject(b dcs.Backend, f conformance.Fault) (lift func()) { return b.(*suiteClient).tap.Inject(f) }
+
+// sockets reads back what holds on a client's connections.
+func sockets(b dcs.Backend) []conformance.Socket { return b.(*suiteClient).conns.Read() }
+
+// dropBookkeeping removes every marker, as the end of their session does.
+func (s *suite) dropBookkeeping(tb testing.TB) {
+	s.admin(tb, func(c *zk.Conn) {
+		names, _, err := c.Children("/" + s.root + "/" + markers)
+		if !errors.Is(err, zk.ErrNoNode) {
+			require.NoError(tb, err)
+		}
+		for _, n := range names {
+			if err := c.Delete("/"+s.root+"/"+markers+"/"+n, -1); !errors.Is(err, zk.ErrNoNode) {
+				require.NoError(tb, err)
+			}
+		}
+	})
+}
+
+// testTap does what the suite's faults say with every call. What arrives after
+// its sender has closed the connection arrives on another one.
+type testTap struct{ conformance.Tap }
+
+func (t *testTap) send(ctx context.Context, r request, s *session, send func(c *zk.Conn) error) error {
+	return t.Pass(ctx, conformance.Request{Op: r.op, Keys: r.keys}, func(now context.Context) error {
+		switch {
+		case s == nil:
+			return send(nil)
+		case now == ctx || !s.o.once || s.ended() == nil:
+			return send(s.conn)
+		}
+		c, _, err := zk.Connect([]string{"late"}, 10*time.Second, zk.WithLogInfo(false), zk.WithLogger(silent{}), zk.WithDialer(s.late))
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return send(c)
+	})
+}
+
+const (
+	secretUser   = "suite"
+	readingUser  = "reader"
+	readerSecret = "reads-only"
+)
+
+// secure opens a client of the server with TLS and users.
+func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.Backend, error) {
+	cluster := secured.Get(tb)
+	owners(tb, cluster)
+	c := Config{
+		Endpoints: cluster.Endpoints(), Root: suiteRoot, User: secretUser, Password: conformance.Secret, Timing: suiteTiming,
+		Tick: testcluster.ZooKeeperTick, MinTTL: 2 * testcluster.ZooKeeperTick, MaxTTL: time.Minute,
+		Logger: log, TLS: cluster.Authority().For(tb, who),
+	}
+	switch who {
+	case conformance.WrongPassword:
+		c.Password = "wrong-" + conformance.Secret
+	case conformance.MissingRight:
+		c.User, c.Password = readingUser, readerSecret
+	}
+	b, err := New(c)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// owners makes the root of the suite's tree: one user's, whom another one may
+// look at.
+func owners(tb testing.TB, cluster *testcluster.Cluster) {
+	c, err := cluster.ZooKeeperAdmin(0)
+	require.NoError(tb, err)
+	defer c.Close()
+	acl := append(zk.DigestACL(zk.PermAll, secretUser, conformance.Secret), zk.DigestACL(zk.PermRead, readingUser, readerSecret)...)
+	for _, path := range append(parents("/"+suiteRoot), "/"+suiteRoot) {
+		if _, err := c.Create(path, nil, 0, acl); !errors.Is(err, zk.ErrNodeExists) {
+			require.NoError(tb, err)
+		}
+	}
+}

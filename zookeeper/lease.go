@@ -1,0 +1,298 @@
+package zookeeper
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+// lease is one of ZooKeeper's sessions, with nothing else in it.
+type lease struct {
+	b   *Backend
+	s   *session
+	id  dcs.LeaseID
+	ttl time.Duration
+
+	mu     sync.Mutex
+	from   dcs.Instant // what is proven
+	told   dcs.Instant // when a renewal was last asked for or answered
+	on     *wire       // where writes were answered
+	writes []answered  // there, the oldest first
+	wake   chan struct{}
+}
+
+// answered is a write of the quorum's that was answered on the lease's
+// connection.
+type answered struct{ sent, at dcs.Instant }
+
+// Grant implements [dcs.Backend]. ZooKeeper chooses the session's number, so
+// that a Grant that stays unclear leaves one that runs out by itself.
+func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
+	if err := b.learn(ctx); err != nil {
+		return nil, dcs.Renewal{}, remote.Granted(backendName, "", true, err)
+	}
+	a, err := do(ctx, b, endpoint.Write, func(ctx context.Context, addr string) (*lease, error) {
+		return b.grant(ctx, addr, ttl, sessionOptions{quiet: true})
+	})
+	if err != nil {
+		return nil, dcs.Renewal{}, remote.Granted(backendName, a.Endpoint, a.Clear, err)
+	}
+	l := a.Value
+	if a.First.Before(l.from) {
+		l.from = a.First // P1: the sending of the first copy
+	}
+	b.farewells.Add(1)
+	go l.keep()
+	return l, l.renewal(), nil
+}
+
+// grant makes a session at one server. It counts when a write in it was
+// answered: so that a server which has not heard of it yet is behind what was
+// seen in the session, and refuses it instead of calling it over.
+func (b *Backend) grant(ctx context.Context, addr string, ttl time.Duration, o sessionOptions) (*lease, error) {
+	lim := b.limits()
+	o.ttl = min(max(ttl, lim.MinTTL), lim.MaxTTL)
+	s, err := b.newSession(o)
+	if err != nil {
+		return nil, err
+	}
+	began := dcs.Now()
+	_, w, err := call(ctx, s, addr, request{op: "Grant"}, func(c *zk.Conn) (struct{}, error) { return struct{}{}, barrier(c) })
+	if err != nil {
+		b.abandon(s)
+		return nil, err
+	}
+	sent, g := w.grant()
+	l := &lease{b: b, s: s, id: leaseID(g.id), ttl: g.timeout, from: sent, told: dcs.Now(), wake: make(chan struct{}, 1)}
+	l.wrote(w, began)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.life.Err() != nil {
+		s.end(dcs.ErrClosed)
+		return nil, context.Cause(b.life)
+	}
+	b.leases[l.id] = l
+	return l, nil
+}
+
+// abandon ends a session that was granted for nothing: it holds nothing, and
+// runs out by itself.
+func (b *Backend) abandon(s *session) { s.end(errAbandoned) }
+
+var errAbandoned = errors.New("the session was given up")
+
+// wrote notes a write of the quorum's that was answered, and what it proves
+// (P2): an earlier write renewed the session, if more than a tick lies between
+// its answer and this one's sending on one connection. The server has told the
+// leader of the session in between.
+func (l *lease) wrote(w *wire, sent dcs.Instant) {
+	now := dcs.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.on != w || !l.s.on(w) {
+		l.on, l.writes = w, nil
+	}
+	tick := l.b.limits().tick
+	keep := 0
+	for i, e := range l.writes {
+		if !e.at.Add(tick).Before(sent) {
+			break
+		}
+		keep = i
+		if l.from.Before(e.sent) {
+			l.from = e.sent
+		}
+	}
+	l.writes = append(slices.Clone(l.writes[keep:]), answered{sent, now})
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// write is a write of the quorum's in the lease's session.
+func (l *lease) write(ctx context.Context, addr string) error {
+	_, err := confirmed(ctx, l, addr, nil)
+	return err
+}
+
+// confirmed writes in the lease's session and reads keys after it.
+func confirmed(ctx context.Context, l *lease, addr string, keys []string) ([]dcs.Entry, error) {
+	sent := dcs.Now()
+	entries, w, err := call(ctx, l.s, addr, request{"Renew", keys}, func(c *zk.Conn) ([]dcs.Entry, error) {
+		if err := barrier(c); err != nil {
+			return nil, err
+		}
+		return l.b.plainly(c, keys)
+	})
+	if err != nil {
+		return nil, l.lost(err)
+	}
+	l.wrote(w, sent)
+	return entries, nil
+}
+
+// plainly reads the entries of keys.
+func (b *Backend) plainly(c *zk.Conn, keys []string) ([]dcs.Entry, error) {
+	paths := make([]string, len(keys))
+	for i, k := range keys {
+		paths[i] = b.path(k)
+	}
+	nodes, err := readAll(c, paths)
+	var out []dcs.Entry
+	for i, n := range nodes {
+		if n.entry() {
+			out = append(out, n.of(keys[i])) //nolint:gosec // G602: they are as many
+		}
+	}
+	return out, err
+}
+
+// lost makes ErrLost of what the session's end brings.
+func (l *lease) lost(err error) error {
+	over := l.s.ended()
+	switch {
+	case errors.Is(over, errExpired):
+		return &remote.Failure{Kind: dcs.ErrLost, Err: errExpired}
+	case errors.Is(over, dcs.ErrClosed):
+		return dcs.ErrClosed
+	}
+	return err
+}
+
+// keep writes again as soon as a tick has passed since the last write was
+// answered, so that what is proven never lags behind (P2). It does so for a
+// while after a renewal only, and where the session is connected: nothing but
+// renewals keeps a lease.
+func (l *lease) keep() {
+	defer l.b.farewells.Done()
+	for l.s.ended() == nil && l.b.life.Err() == nil {
+		pause, due := l.due()
+		if !due {
+			select {
+			case <-l.wake:
+			case <-l.b.life.Done():
+			}
+			continue
+		}
+		if pause > 0 {
+			remote.Pause(l.b.life, pause)
+			continue
+		}
+		addr := l.s.where()
+		if addr == "" {
+			l.idle()
+			continue
+		}
+		ctx, cancel := context.WithTimeout(l.b.life, l.b.c.Timing.RetryTimeout/2)
+		err := l.write(ctx, addr)
+		cancel()
+		if err != nil {
+			l.idle()
+		}
+	}
+}
+
+// due is when the next write of keep's is due.
+func (l *lease) due() (time.Duration, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.writes) == 0 || l.told.Elapsed() > l.grace() {
+		return 0, false
+	}
+	last := l.writes[len(l.writes)-1]
+	return l.b.limits().tick + onceMore - last.at.Elapsed(), true
+}
+
+// onceMore makes more than a tick of a tick.
+const onceMore = time.Millisecond
+
+// idle stops keep until the next write is answered.
+func (l *lease) idle() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.writes = nil
+}
+
+// grace is how long keep goes on after a renewal: a Session renews every third
+// of the TTL at least.
+func (l *lease) grace() time.Duration { return l.ttl/3 + l.b.limits().tick }
+
+// renewal tells what ZooKeeper grants. A session's end is rounded up to the
+// next tick, and a server tells the leader of its sessions every half tick.
+func (l *lease) renewal() dcs.Renewal {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	tick := l.b.limits().tick
+	return dcs.Renewal{From: l.from, TTL: l.ttl, Expiry: l.ttl + l.grace() + 2*tick + late}
+}
+
+// late is how much later a session's keys are gone: its end is an entry of the
+// log.
+const late = 100 * time.Millisecond
+
+// ID implements [dcs.Lease].
+func (l *lease) ID() dcs.LeaseID { return l.id }
+
+// Renew implements [dcs.Lease].
+func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) {
+	l.asked()
+	defer l.asked()
+	a, err := doAt(ctx, l.b, endpoint.Renew, l.s.where, func(ctx context.Context, addr string) ([]dcs.Entry, error) {
+		return confirmed(ctx, l, addr, unique(keys))
+	})
+	if err != nil {
+		return dcs.Renewal{}, remote.Kinded(backendName, "Renew", "", a.Endpoint, err)
+	}
+	r := l.renewal()
+	r.Entries = a.Value
+	slices.SortFunc(r.Entries, func(a, b dcs.Entry) int { return cmp.Compare(a.Key, b.Key) })
+	return r, nil
+}
+
+func (l *lease) asked() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.told = dcs.Now()
+}
+
+// Revoke implements [dcs.Lease]. It takes the session up on a connection of
+// its own: the library can close a session only where it is connected, once,
+// and does not tell whether it did.
+func (l *lease) Revoke(ctx context.Context) error {
+	if errors.Is(l.s.ended(), errExpired) {
+		return nil
+	}
+	a, err := do(ctx, l.b, endpoint.Write, func(ctx context.Context, addr string) (struct{}, error) {
+		g, seen := l.s.identity()
+		return struct{}{}, l.b.revoke(ctx, addr, g, seen)
+	})
+	if err != nil {
+		return remote.Kinded(backendName, "Revoke", "", a.Endpoint, err)
+	}
+	l.s.end(errExpired)
+	return nil
+}
+
+// revoke ends a session at one server.
+func (b *Backend) revoke(ctx context.Context, addr string, g granted, seen dcs.Revision) error {
+	return b.c.tap(ctx, request{op: "Revoke"}, nil, func(*zk.Conn) error {
+		return b.aside(ctx, addr, func(c net.Conn) error {
+			now, err := ask(c, g, int64(seen)) //nolint:gosec // G115: it was an int64
+			if err != nil || now.refused {
+				return err
+			}
+			return endSession(c)
+		})
+	})
+}

@@ -1,0 +1,336 @@
+package zookeeper
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/go-zookeeper/zk"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+// made remembers which parents and epoch nodes are there. Nobody takes them
+// away in the ordinary course; where one is missing all the same, the
+// transaction is refused and they are looked at again.
+type made struct {
+	mu  sync.Mutex
+	all map[string]bool
+}
+
+func (m *made) set(path string, there bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.all == nil {
+		m.all = map[string]bool{}
+	}
+	m.all[path] = there
+}
+
+func (m *made) has(path string) (there, known bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	there, known = m.all[path]
+	return there, known
+}
+
+// missing are those of paths that are not known to be there.
+func (m *made) missing(paths []string) []string {
+	var out []string
+	for _, p := range paths {
+		if there, _ := m.has(p); !there {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func unique(s []string) []string {
+	s = slices.Clone(s)
+	slices.Sort(s)
+	return slices.Compact(s)
+}
+
+func (m *made) forget() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.all = nil
+}
+
+// plan is a transaction as a Multi. ZooKeeper compares a node's version, which
+// begins anew with every incarnation: so every creation also writes the epoch
+// node of its key, and every comparison also compares the version which that
+// had when the key's was read.
+type plan struct {
+	b     *Backend
+	r     attempt.Request
+	whole dcs.Txn
+
+	ops     []any
+	parents []string         // to be made
+	epochs  map[string]int32 // epoch nodes that are compared; their version
+	bumps   map[string]bool  // epoch nodes that are written
+	writes  []wrote
+	at      map[string]int // where the epochs' operations are in ops
+}
+
+// wrote is a write of the plan, for what is known afterwards.
+type wrote struct {
+	w   dcs.Write
+	set int // the SetData in ops; -1 for a creation or deletion
+}
+
+// request is what the plan is for.
+func (p *plan) request() request {
+	switch {
+	case p.r.Marker.Create:
+		return request{"Mark", p.keys()}
+	case len(p.r.Txn.If)+len(p.r.Txn.Then) == 0:
+		return request{"Settle", p.keys()}
+	}
+	return request{"Commit", p.keys()}
+}
+
+// keys are all that the plan is about.
+func (p *plan) keys() []string {
+	keys := p.r.Keys()
+	for _, w := range p.whole.Then {
+		keys = append(keys, w.Key)
+	}
+	return unique(keys)
+}
+
+// prepare learns what must be known of the keys. Entries mean that a condition
+// does not hold, on the quorum's word.
+func (p *plan) prepare(ctx context.Context, s *session, addr string) ([]dcs.Entry, error) {
+	keys := p.missing()
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	if _, err := p.b.look(ctx, s, addr, keys, false); err != nil {
+		return nil, notSent(err)
+	}
+	if len(p.wrong()) == 0 {
+		return nil, nil
+	}
+	entries, err := p.b.look(ctx, s, addr, p.keys(), true)
+	if err != nil {
+		return nil, notSent(err)
+	}
+	if len(p.wrong()) == 0 {
+		return nil, nil
+	}
+	return entries, nil
+}
+
+func notSent(err error) error { return remote.NotSent(err) }
+
+// missing are the keys that must be looked at.
+func (p *plan) missing() []string {
+	keys := p.wrong()
+	conds := p.conds()
+	for _, w := range p.whole.Then {
+		is, conditional := conds[w.Key]
+		_, known := p.b.known.of(w.Key)
+		_, epoch := p.b.made.has(p.b.epochOf(w.Key))
+		if !known && !(conditional && is == 0) || !epoch || len(p.b.made.missing(parents(p.b.path(w.Key)))) > 0 {
+			keys = append(keys, w.Key)
+		}
+	}
+	return unique(keys)
+}
+
+// wrong are the keys whose condition does not hold by what is known, or of
+// which nothing is.
+func (p *plan) wrong() []string {
+	var out []string
+	for _, c := range p.whole.If {
+		s, known := p.b.known.of(c.Key)
+		if known && s.holds() != c.Is || !known && (c.Is != 0 || !p.puts(c.Key)) {
+			out = append(out, c.Key)
+		}
+	}
+	return out
+}
+
+func (p *plan) conds() map[string]dcs.Revision {
+	out := map[string]dcs.Revision{}
+	for _, c := range p.whole.If {
+		out[c.Key] = c.Is
+	}
+	return out
+}
+
+func (p *plan) puts(key string) bool {
+	return slices.ContainsFunc(p.whole.Then, func(w dcs.Write) bool { return w.Key == key && !w.Delete })
+}
+
+// build makes the operations: the marker's first.
+func (p *plan) build() {
+	p.epochs, p.bumps, p.at = map[string]int32{}, map[string]bool{}, map[string]int{}
+	b := p.b
+	written := map[string]bool{}
+	var rest []any
+	for i, w := range p.whole.Then {
+		written[w.Key] = true
+		ops, set := p.write(w)
+		if i == 0 && !p.r.Marker.Create {
+			p.ops = append(p.ops, ops...)
+			p.writes = append(p.writes, wrote{w, 0})
+			continue
+		}
+		if set >= 0 {
+			set += len(rest)
+		}
+		p.writes = append(p.writes, wrote{w, set})
+		rest = append(rest, ops...)
+	}
+	for _, c := range p.whole.If {
+		if !written[c.Key] {
+			rest = append(rest, p.compare(c)...)
+		}
+	}
+	paths := unique(append(slices.Collect(maps.Keys(p.epochs)), slices.Collect(maps.Keys(p.bumps))...))
+	for _, path := range paths {
+		p.under(path)
+	}
+	for _, path := range p.parents {
+		p.ops = append(p.ops, &zk.CreateRequest{Path: path, Data: parentValue, Acl: b.c.acl})
+	}
+	for _, path := range paths {
+		p.epoch(path)
+	}
+	for i := range p.writes {
+		if i > 0 && p.writes[i].set >= 0 {
+			p.writes[i].set += len(p.ops)
+		}
+	}
+	p.ops = append(p.ops, rest...)
+}
+
+// epoch compares an epoch node, or writes it, or both, or makes it.
+func (p *plan) epoch(path string) {
+	version, compared := p.epochs[path]
+	if !compared {
+		version = -1
+	}
+	if there, _ := p.b.made.has(path); !there {
+		p.ops = append(p.ops, &zk.CreateRequest{Path: path, Data: parentValue, Acl: p.b.c.acl})
+		version = -1
+	}
+	p.at[path] = len(p.ops)
+	if p.bumps[path] {
+		p.ops = append(p.ops, &zk.SetDataRequest{Path: path, Data: parentValue, Version: version})
+	} else {
+		p.ops = append(p.ops, &zk.CheckVersionRequest{Path: path, Version: version})
+	}
+}
+
+// create makes a node of a key.
+func (p *plan) create(key string, value []byte, ephemeral bool) any {
+	path, flags := p.b.path(key), int32(0)
+	if ephemeral {
+		flags = zk.FlagEphemeral
+	}
+	p.under(path)
+	return &zk.CreateRequest{Path: path, Data: value, Acl: p.b.c.acl, Flags: flags}
+}
+
+// under makes the parents of path that are known not to be there.
+func (p *plan) under(path string) {
+	for _, up := range parents(path) {
+		if there, known := p.b.made.has(up); !there && known && !slices.Contains(p.parents, up) {
+			p.parents = append(p.parents, up)
+		}
+	}
+}
+
+// rests notes that the plan rests on what is known of key.
+func (p *plan) rests(key string, s state) { p.epochs[p.b.epochOf(key)] = s.epoch }
+
+// compare is a condition on a key that is not written.
+func (p *plan) compare(c dcs.Cond) []any {
+	s, _ := p.b.known.of(c.Key)
+	path := p.b.path(c.Key)
+	if s.there {
+		p.rests(c.Key, s)
+		return []any{&zk.CheckVersionRequest{Path: path, Version: s.version}}
+	}
+	return p.absent(c.Key)
+}
+
+// absent proves that there is no node: ZooKeeper has no operation for it.
+func (p *plan) absent(key string) []any {
+	return []any{p.create(key, nil, false), &zk.DeleteRequest{Path: p.b.path(key), Version: -1}}
+}
+
+// write is one write, as what is known of the key makes it necessary; set is
+// the place of a SetData among the operations.
+func (p *plan) write(w dcs.Write) (ops []any, set int) {
+	s, _ := p.b.known.of(w.Key)
+	path := p.b.path(w.Key)
+	marker := w.Key == p.r.Marker.Key
+	switch {
+	case marker && !p.r.Marker.Create:
+		// Its name is never used again, so that its version says everything.
+		return []any{&zk.SetDataRequest{Path: path, Data: w.Value, Version: s.version}}, 0
+	case w.Delete && s.entry:
+		p.rests(w.Key, s)
+		return []any{&zk.DeleteRequest{Path: path, Version: s.version}}, -1
+	case w.Delete && s.there:
+		p.rests(w.Key, s)
+		return []any{&zk.CheckVersionRequest{Path: path, Version: s.version}}, -1
+	case w.Delete:
+		return p.absent(w.Key), -1
+	case s.entry && s.lease == w.Lease:
+		p.rests(w.Key, s)
+		return []any{&zk.SetDataRequest{Path: path, Data: w.Value, Version: s.version}}, 0
+	case s.there:
+		p.rests(w.Key, s)
+		ops = append(ops, &zk.DeleteRequest{Path: path, Version: s.version})
+	}
+	p.bumps[p.b.epochOf(w.Key)] = true
+	return append(ops, p.create(w.Key, w.Value, w.Lease != "")), -1
+}
+
+// learn notes what the transaction wrote, and returns its revision.
+func (p *plan) learn(results []zk.MultiResponse) dcs.Revision {
+	b := p.b
+	var rev dcs.Revision
+	for _, r := range results {
+		if r.Stat != nil && r.Stat.Mzxid > 0 {
+			rev = dcs.Revision(r.Stat.Mzxid)
+		}
+	}
+	for _, path := range p.parents {
+		b.made.set(path, true)
+	}
+	versions := map[string]int32{}
+	for path, i := range p.at {
+		b.made.set(path, true)
+		versions[path] = p.epochs[path]
+		if p.bumps[path] && i < len(results) && results[i].Stat != nil {
+			versions[path] = results[i].Stat.Version
+			b.known.moved(results[i].Stat.Version, func(key string) bool { return b.epochOf(key) == path })
+		}
+	}
+	for _, w := range p.writes {
+		epoch := versions[b.epochOf(w.w.Key)]
+		switch {
+		case w.w.Delete:
+			b.known.note(w.w.Key, state{epoch: epoch})
+		case w.set >= 0 && w.set < len(results) && results[w.set].Stat != nil:
+			stat := results[w.set].Stat
+			b.known.note(w.w.Key, state{
+				there: true, entry: true, version: stat.Version, lease: w.w.Lease, epoch: epoch,
+				created: dcs.Revision(stat.Czxid), modified: dcs.Revision(stat.Mzxid), //nolint:gosec // G115: zxids are not negative
+			})
+		default:
+			b.known.note(w.w.Key, state{there: true, entry: true, created: rev, modified: rev, lease: w.w.Lease, epoch: epoch})
+		}
+	}
+	return rev
+}

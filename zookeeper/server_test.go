@@ -1,0 +1,323 @@
+package zookeeper
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/conformance"
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+)
+
+// budget is a context for one call.
+func budget(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), suiteTiming.RetryTimeout)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// ours is a client of the shared servers, without a tap.
+func ours(t *testing.T, s *suite, change func(*Config)) *Backend {
+	c := s.config(conformance.Opening{})
+	if change != nil {
+		change(&c)
+	}
+	b, err := New(c)
+	require.NoError(t, err)
+	t.Cleanup(func() { b.Close() })
+	return b
+}
+
+// P2: what a follower acknowledged is no renewal yet. The follower is frozen
+// the moment a renewal is answered; the key must be there until the Renewal's
+// From + TTL, and one that counted from its own sending would not be.
+func TestRenewalIsProvenByTwoWrites(t *testing.T) {
+	s := newSuite(t)
+	if s.cluster == nil {
+		t.Skip("the servers are the user's own")
+	}
+	follower := (s.cluster.Leader(t.Context()) + 1) % 3
+	through := ours(t, s, func(c *Config) { c.Endpoints = []string{s.endpoints[follower]} })
+	look := ours(t, s, func(c *Config) { c.Endpoints = []string{s.endpoints[(follower+1)%3]} })
+	const ttl = 1500 * time.Millisecond
+	gained := time.Duration(0)
+	for round := range 3 {
+		key := "held" + string(rune('a'+round))
+		l, first, err := through.Grant(budget(t), ttl)
+		require.NoError(t, err)
+		_, err = through.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.PutLeased(key, nil, l.ID())}})
+		require.NoError(t, err)
+		// Long enough for the leader to have forgotten all but what follows.
+		require.Eventually(t, func() bool { return first.From.Elapsed() > ttl/2 }, ttl, time.Millisecond)
+		sent := dcs.Now()
+		r, err := l.Renew(budget(t))
+		require.NoError(t, err)
+		require.False(t, sent.Before(r.From), "it is proven by what went before")
+		gained += r.From.Elapsed() - first.From.Elapsed()
+		thaw, err := s.cluster.Servers()[follower].Process().Freeze()
+		require.NoError(t, err)
+		for r.From.Elapsed() < ttl {
+			_, err := look.Get(budget(t), key)
+			if r.From.Elapsed() < ttl {
+				require.NoError(t, err, "gone %v after From", r.From.Elapsed())
+			}
+		}
+		thaw()
+		require.NoError(t, s.cluster.Healthy(t.Context()))
+	}
+	require.Negative(t, gained, "From has moved on since the grant")
+}
+
+// From follows the renewals within two ticks and what the servers take, though
+// a renewal is one write.
+func TestFromNeverLagsByALoopWait(t *testing.T) {
+	b := ours(t, newSuite(t), nil)
+	l, _, err := b.Grant(budget(t), suiteTiming.TTL)
+	require.NoError(t, err)
+	for range 3 {
+		<-time.After(suiteTiming.LoopWait)
+		sent := dcs.Now()
+		r, err := l.Renew(budget(t))
+		require.NoError(t, err)
+		lag := r.From.Elapsed() - sent.Elapsed()
+		require.Less(t, lag, 2*testcluster.ZooKeeperTick+suiteTiming.LoopWait/2)
+	}
+}
+
+// The library makes a new session by itself when one is over, and sends in it
+// what was queued. Ours connects no more.
+func TestNoSecondSessionUnderALease(t *testing.T) {
+	s := newSuite(t)
+	if s.cluster == nil {
+		t.Skip("the servers are the user's own")
+	}
+	var dials atomic.Int64
+	b := ours(t, s, func(c *Config) { c.dialled = func(net.Conn) { dials.Add(1) } })
+	s.clients = append(s.clients, b)
+	l, _, err := b.Grant(budget(t), suiteTiming.TTL)
+	require.NoError(t, err)
+	_, err = b.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.PutLeased("mine", nil, l.ID())}})
+	require.NoError(t, err)
+	s.endLease(t, l.ID())
+	_, err = l.Renew(budget(t))
+	require.ErrorIs(t, err, dcs.ErrLost)
+	before := dials.Load()
+	_, err = b.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.PutLeased("mine", nil, l.ID())}})
+	require.ErrorIs(t, err, dcs.ErrLost)
+	_, err = l.Renew(budget(t))
+	require.ErrorIs(t, err, dcs.ErrLost)
+	require.Equal(t, before, dials.Load(), "nothing was connected for it")
+	_, err = b.Get(budget(t), "mine")
+	require.ErrorIs(t, err, dcs.ErrNotFound)
+
+	// The library by itself, to see that this is worth a test.
+	var first *wire
+	direct := s.cluster.Servers()[0].Direct()
+	raw, _, err := zk.Connect([]string{direct}, suiteTiming.TTL, zk.WithLogInfo(false), zk.WithLogger(silent{}),
+		zk.WithDialer(func(string, string, time.Duration) (net.Conn, error) {
+			c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", direct)
+			if err != nil || first != nil {
+				return c, err
+			}
+			first, err = newWire(c, direct, false, time.Time{})
+			return first, err
+		}))
+	require.NoError(t, err)
+	defer raw.Close()
+	_, _, err = raw.Exists("/")
+	require.NoError(t, err)
+	_, g := first.grant()
+	require.NoError(t, b.aside(budget(t), s.endpoints[0], func(c net.Conn) error {
+		if _, err := ask(c, g, 0); err != nil {
+			return err
+		}
+		return endSession(c)
+	}))
+	require.Eventually(t, func() bool { return raw.State() == zk.StateHasSession && raw.SessionID() != g.id }, 10*time.Second, 10*time.Millisecond)
+}
+
+// A server that accepts and says nothing is noticed within one attempt: the
+// library by itself waits for 6.7 session timeouts.
+func TestSilentServerIsNoticedWithinAnAttempt(t *testing.T) {
+	s := newSuite(t)
+	if s.cluster == nil {
+		t.Skip("the servers are the user's own")
+	}
+	var log lines
+	b := ours(t, s, func(c *Config) { c.Logger = log.logger() })
+	_, err := b.Get(budget(t), "k")
+	require.ErrorIs(t, err, dcs.ErrNotFound)
+	for i := range 3 {
+		heal := s.cluster.Servers()[i].Proxy().Silent()
+		for range 5 {
+			began := time.Now()
+			_, err := b.Get(budget(t), "k")
+			require.ErrorIs(t, err, dcs.ErrNotFound)
+			require.Less(t, time.Since(began), 500*time.Millisecond)
+		}
+		heal()
+	}
+}
+
+// Foreign writers write and read what we do: plain nodes with plain values, as
+// zkCli and Patroni make them.
+func TestForeignWriters(t *testing.T) {
+	s := newSuite(t)
+	b := ours(t, s, nil)
+	s.admin(t, func(c *zk.Conn) {
+		all := zk.WorldACL(zk.PermAll)
+		for _, path := range append(parents("/"+s.root+"/members"), "/"+s.root+"/members") {
+			if _, err := c.Create(path, nil, 0, all); !errors.Is(err, zk.ErrNodeExists) {
+				require.NoError(t, err)
+			}
+		}
+		_, err := c.Create("/"+s.root+"/leader", []byte("a"), zk.FlagEphemeral, all)
+		require.NoError(t, err)
+		_, err = c.Create("/"+s.root+"/members/a", []byte(`{"role":"primary"}`), zk.FlagEphemeral, all)
+		require.NoError(t, err)
+		got, err := b.Snapshot(budget(t), "")
+		require.NoError(t, err)
+		require.Len(t, got.Entries, 2, "its parents are no keys")
+		leader, _ := got.Get("leader")
+		require.Equal(t, "a", string(leader.Value))
+		require.Equal(t, leaseID(c.SessionID()), leader.Lease)
+
+		// Their changes are seen, and conflict with ours.
+		seen := make(chan dcs.Snapshot, 1)
+		go func() {
+			s, _ := b.Wait(budget(t), "leader", got.Revision)
+			seen <- s
+		}()
+		_, err = c.Set("/"+s.root+"/leader", []byte("b"), -1)
+		require.NoError(t, err)
+		now := <-seen
+		require.Len(t, now.Entries, 1)
+		require.Equal(t, "b", string(now.Entries[0].Value))
+		_, err = b.Commit(budget(t), dcs.Txn{If: []dcs.Cond{dcs.ModifiedAt("leader", leader.Modified)}, Then: []dcs.Write{dcs.Put("leader", nil)}})
+		require.ErrorIs(t, err, dcs.ErrConflict)
+		require.NoError(t, c.Delete("/"+s.root+"/leader", -1))
+
+		// Ours are theirs to see.
+		l, _, err := b.Grant(budget(t), suiteTiming.TTL)
+		require.NoError(t, err)
+		_, err = b.Commit(budget(t), dcs.Txn{
+			If:   []dcs.Cond{dcs.Absent("leader")},
+			Then: []dcs.Write{dcs.PutLeased("leader", []byte("c"), l.ID()), dcs.PutLeased("members/c", []byte("{}"), l.ID()), dcs.Put("config", []byte("ttl: 30"))},
+		})
+		require.NoError(t, err)
+		for path, want := range map[string]string{"leader": "c", "members/c": "{}", "config": "ttl: 30"} {
+			value, stat, err := c.Get("/" + s.root + "/" + path)
+			require.NoError(t, err)
+			require.Equal(t, want, string(value))
+			require.Equal(t, path != "config", stat.EphemeralOwner != 0, path)
+		}
+		_, err = c.Create("/"+s.root+"/leader", []byte("d"), zk.FlagEphemeral, all)
+		require.ErrorIs(t, err, zk.ErrNodeExists)
+	})
+}
+
+// A key has no keys below it, also where only what is stored says so.
+func TestKeysBelowKeysAreRefused(t *testing.T) {
+	b := ours(t, newSuite(t), nil)
+	l, _, err := b.Grant(budget(t), suiteTiming.TTL)
+	require.NoError(t, err)
+	_, err = b.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Put("a/b", nil), dcs.PutLeased("c", nil, l.ID())}})
+	require.NoError(t, err)
+	_, err = b.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Put("a", nil)}})
+	require.ErrorIs(t, err, dcs.ErrInvalid)
+	_, err = b.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Put("c/d", nil)}})
+	require.ErrorIs(t, err, dcs.ErrInvalid)
+	_, err = b.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Delete("a/b")}})
+	require.NoError(t, err)
+	first, err := b.Commit(budget(t), dcs.Txn{If: []dcs.Cond{dcs.Absent("a")}, Then: []dcs.Write{dcs.Put("a", nil)}})
+	require.NoError(t, err, "what is below it is gone")
+	e, err := b.Get(budget(t), "a")
+	require.NoError(t, err)
+	require.Equal(t, first, e.Created)
+}
+
+// What somebody took away below us is made anew: parents and bookkeeping.
+func TestWholeTreeTakenAway(t *testing.T) {
+	s := newSuite(t)
+	b := ours(t, s, nil)
+	put := func() {
+		_, err := b.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Put("deep/er/key", []byte("v"))}})
+		require.NoError(t, err)
+	}
+	put()
+	s.admin(t, func(c *zk.Conn) {
+		var remove func(path string)
+		remove = func(path string) {
+			names, _, err := c.Children(path)
+			require.NoError(t, err)
+			for _, n := range names {
+				remove(path + "/" + n)
+			}
+			require.NoError(t, c.Delete(path, -1))
+		}
+		remove("/" + s.root)
+	})
+	put()
+	e, err := b.Get(budget(t), "deep/er/key")
+	require.NoError(t, err)
+	require.Equal(t, "v", string(e.Value))
+}
+
+// The servers' limits and tick are learnt at Open, or at the first Grant.
+func TestLimitsAreLearnt(t *testing.T) {
+	c := testcluster.New(t, testcluster.Options{Kind: testcluster.ZooKeeper, Nodes: 1, Loopback: true, Defaults: true})
+	tick := testcluster.ZooKeeperTick
+	conf := Config{Endpoints: c.Endpoints(), Root: "learnt", Timing: dcs.Timing{TTL: 2 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: 700 * time.Millisecond}}
+	b, err := open(t.Context(), conf, false)
+	require.NoError(t, err)
+	defer b.Close()
+	require.Equal(t, limits{2 * tick, 20 * tick, tick}, b.limits())
+	require.Equal(t, []time.Duration{2 * tick, 20 * tick}, []time.Duration{b.Caps().MinTTL, b.Caps().MaxTTL})
+
+	fresh, err := New(conf)
+	require.NoError(t, err)
+	defer fresh.Close()
+	require.Equal(t, 40*time.Second, fresh.Caps().MaxTTL, "ZooKeeper's default")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, r, err := fresh.Grant(ctx, time.Hour)
+	require.NoError(t, err)
+	require.Equal(t, 20*tick, r.TTL)
+	require.Equal(t, 20*tick, fresh.Caps().MaxTTL)
+}
+
+// What a user makes is the user's alone, unless an ACL says otherwise.
+func TestWhatIsMadeIsTheUsers(t *testing.T) {
+	s := newSuite(t)
+	mine := func(c *Config) { c.User, c.Password = "me", "mine" }
+	b := ours(t, s, mine)
+	_, err := b.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("v"))}})
+	require.NoError(t, err)
+	_, err = ours(t, s, mine).Get(budget(t), "k")
+	require.NoError(t, err)
+	_, err = ours(t, s, nil).Get(budget(t), "k")
+	require.ErrorIs(t, err, dcs.ErrUnauthorized)
+	require.ErrorContains(t, err, "cdrw on /"+s.root)
+
+	s = s.fresh()
+	_, err = ours(t, s, func(c *Config) { mine(c); c.ACL = "auth::cdrwa,world:anyone:r" }).
+		Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("v"))}})
+	require.NoError(t, err)
+	_, err = ours(t, s, nil).Get(budget(t), "k")
+	require.NoError(t, err, "everybody may read")
+}
+
+// lines collects a log.
+type lines struct{ atomic.Int64 }
+
+func (l *lines) Write(p []byte) (int, error) { l.Add(1); return len(p), nil }
+
+func (l *lines) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }

@@ -1,0 +1,469 @@
+package zookeeper
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+// session is one of ZooKeeper's sessions in the client library's hands. It is
+// connected where a call wants it and not otherwise: it is the library's
+// dialer and host provider, and so decides when the library connects, whereto,
+// and that it never does again once the session is over. Without that the
+// library would make another session under the same name by itself, and send
+// what it had queued in it.
+type session struct {
+	b    *Backend
+	o    sessionOptions
+	conn *zk.Conn
+
+	mu      sync.Mutex
+	want    string             // where to connect next
+	dialing string             // where it is being connected
+	stop    context.CancelFunc // ends that
+	turn    int                // counts the places that were wanted
+	next    *wire              // on which the session is being asked for
+	live    *wire              // on which it is
+	last    granted
+	seen    dcs.Revision
+	fault   error         // of the last try to connect
+	over    error         // nothing is connected any more
+	done    chan struct{} // closed then
+	change  chan struct{} // closed when any of these changes
+
+	signing chan struct{} // held by who gives the credentials
+	signed  bool
+}
+
+type sessionOptions struct {
+	ttl time.Duration
+	// once: the session is over with its first connection.
+	once bool
+	// quiet: only calls keep it alive.
+	quiet bool
+	// kept: it is connected always, wherever the Pool says.
+	kept bool
+	// event is told of what happens to nodes, in the order of the answers. It
+	// must not block.
+	event func(zk.Event)
+}
+
+var (
+	errExpired   = errors.New("ZooKeeper says that the session is over")
+	errElsewhere = errors.New("the session was moved elsewhere meanwhile")
+	errBroken    = errors.New("the connection broke")
+)
+
+// newSession makes a session that is nowhere yet.
+func (b *Backend) newSession(o sessionOptions) (*session, error) {
+	s := &session{b: b, o: o, done: make(chan struct{}), change: make(chan struct{}), signing: make(chan struct{}, 1)}
+	conn, _, err := zk.Connect([]string{"wherever-the-session-is-wanted"}, o.ttl,
+		zk.WithDialer(s.dial), zk.WithHostProvider(s), zk.WithEventCallback(s.event),
+		zk.WithLogger(silent{}), zk.WithLogInfo(false), zk.WithMaxBufferSize(maxFrame), zk.WithMaxConnBufferSize(maxFrame))
+	if err != nil {
+		return nil, err
+	}
+	s.conn = conn
+	return s, nil
+}
+
+// silent is the library's logger: what it says, calls say with their endpoint.
+type silent struct{}
+
+func (silent) Printf(string, ...any) {}
+
+// Init implements [zk.HostProvider].
+func (*session) Init([]string) error { return nil }
+
+// Len implements [zk.HostProvider].
+func (*session) Len() int { return 1 }
+
+// Connected implements [zk.HostProvider].
+func (*session) Connected() {}
+
+// Next implements [zk.HostProvider]. The place is dial's to know. Where the
+// session is over, the library must be told that it has tried everything: only
+// then does it look whether it was closed.
+func (s *session) Next() (string, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return "", s.over != nil
+}
+
+// dial is the library's dialer: it waits until the session is wanted somewhere.
+func (s *session) dial(string, string, time.Duration) (net.Conn, error) {
+	ctx, addr, err := s.wanted()
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.b.dial(ctx, addr)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil && (ctx.Err() != nil || s.over != nil) {
+		c.Close()
+		err = errElsewhere
+	}
+	if err == nil {
+		s.next, err = newWire(c, addr, s.o.quiet, time.Now().Add(s.b.c.Timing.RetryTimeout/2))
+	}
+	if err != nil {
+		s.missed(addr, err)
+		return nil, err
+	}
+	return s.next, nil
+}
+
+// wanted waits until the session is wanted somewhere, or over.
+func (s *session) wanted() (context.Context, string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		if s.over != nil {
+			// The library answers what is queued when it comes back from here,
+			// its own Close too, which is being queued now.
+			s.mu.Unlock()
+			remote.Pause(context.Background(), farewell)
+			s.mu.Lock()
+			return nil, "", s.over
+		}
+		if s.want == "" && s.o.kept {
+			s.mu.Unlock()
+			remote.Pause(s.b.life, betweenDials)
+			best := s.b.pool.Endpoints()[0]
+			s.mu.Lock()
+			if s.want == "" {
+				s.want = best
+			}
+			continue
+		}
+		if s.want != "" {
+			ctx, stop := context.WithTimeout(s.b.life, s.b.c.Timing.RetryTimeout/2)
+			s.dialing, s.want, s.stop = s.want, "", stop
+			return ctx, s.dialing, nil
+		}
+		change := s.change
+		s.mu.Unlock()
+		<-change
+		s.mu.Lock()
+	}
+}
+
+// farewell is how long the library is given to queue the end of a session.
+const farewell = 5 * time.Millisecond
+
+// event is the library's: of its connection, and of nodes.
+func (s *session) event(ev zk.Event) {
+	if ev.Type != zk.EventSession {
+		if s.o.event != nil {
+			s.o.event(ev)
+		}
+		return
+	}
+	switch ev.State {
+	case zk.StateHasSession:
+		s.up()
+	case zk.StateExpired:
+		s.end(errExpired)
+	case zk.StateDisconnected:
+		s.down()
+	}
+}
+
+func (s *session) up() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.live, s.next, s.dialing = s.next, nil, ""
+	s.stop()
+	_, s.last = s.live.grant()
+	s.changed()
+}
+
+func (s *session) down() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w := s.next; w != nil {
+		s.missed(w.addr, w.why())
+	}
+	if w := s.live; w != nil {
+		s.seen = max(s.seen, w.latest())
+		s.live = nil
+		if s.o.once && s.over == nil {
+			s.finish(errBroken)
+		}
+	}
+	s.changed()
+}
+
+// missed ends a try to connect that failed. Under s.mu.
+func (s *session) missed(addr string, err error) {
+	if err == nil {
+		err = errBroken
+	}
+	s.fault, s.next, s.dialing = s.b.unreachable(addr, err), nil, ""
+	s.stop()
+	s.changed()
+}
+
+func (s *session) changed() {
+	close(s.change)
+	s.change = make(chan struct{})
+}
+
+// at connects the session to one server, if it is not, and returns the
+// connection. It gives up when ctx ends.
+func (s *session) at(ctx context.Context, addr string) (*wire, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over == nil && (s.live == nil || s.live.addr != addr) && s.want != addr && s.dialing != addr {
+		s.turn++
+		s.want = addr
+		s.leave()
+		s.changed()
+	}
+	for turn := s.turn; ; {
+		switch {
+		case s.over != nil:
+			return nil, s.over
+		case s.live != nil && s.live.addr == addr:
+			return s.live, nil
+		case s.turn != turn:
+			return nil, &remote.Failure{Endpoint: addr, Err: errElsewhere, Refused: true}
+		case s.want != addr && s.dialing != addr:
+			return nil, s.fault
+		}
+		change := s.change
+		s.mu.Unlock()
+		select {
+		case <-change:
+		case <-ctx.Done():
+		}
+		s.mu.Lock()
+		if ctx.Err() != nil {
+			if s.turn == turn && s.live == nil {
+				s.want = ""
+				s.leave()
+			}
+			return nil, &remote.Failure{Endpoint: addr, Err: ctx.Err(), Blame: true, Refused: true}
+		}
+	}
+}
+
+// leave gives up the connection, and the one that is being made. Under s.mu.
+func (s *session) leave() {
+	if s.dialing != "" {
+		s.stop()
+	}
+	if s.next != nil {
+		s.next.Close()
+	}
+	if s.live != nil {
+		s.live.Close()
+		s.seen = max(s.seen, s.live.latest())
+		s.live = nil
+	}
+}
+
+// cut closes a connection on which an answer was waited for in vain.
+func (s *session) cut(w *wire) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live == w {
+		s.leave()
+		if s.o.once && s.over == nil {
+			s.finish(errBroken)
+		}
+		s.changed()
+	}
+	w.Close()
+}
+
+// where is the server that the session is connected to; "" without one.
+func (s *session) where() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live == nil {
+		return ""
+	}
+	return s.live.addr
+}
+
+// on reports whether the session is still connected by w.
+func (s *session) on(w *wire) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.live == w
+}
+
+// ended is why the session is over, nil while it is not.
+func (s *session) ended() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.over
+}
+
+// identity is what takes the session up again, and the largest zxid that was
+// seen in it.
+func (s *session) identity() (granted, dcs.Revision) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live != nil {
+		s.seen = max(s.seen, s.live.latest())
+	}
+	return s.last, s.seen
+}
+
+// end ends the use of a session. ZooKeeper is not told: see [session.goodbye].
+func (s *session) end(why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over == nil {
+		s.finish(why)
+	}
+}
+
+// finish is end, under s.mu.
+func (s *session) finish(why error) {
+	s.over = why
+	close(s.done)
+	s.leave()
+	s.changed()
+	s.b.farewells.Add(1)
+	go func() {
+		defer s.b.farewells.Done()
+		s.conn.Close()
+	}()
+}
+
+// goodbye ends a session that nothing depends on, and tells ZooKeeper if that
+// answers at once.
+func (s *session) goodbye() {
+	s.mu.Lock()
+	live := s.live
+	s.mu.Unlock()
+	if live == nil {
+		s.end(dcs.ErrClosed)
+		return
+	}
+	s.b.farewells.Add(1)
+	go func() {
+		defer s.b.farewells.Done()
+		told := make(chan struct{})
+		go func() { defer close(told); s.conn.Close() }()
+		t := time.NewTimer(patience)
+		defer t.Stop()
+		select {
+		case <-told:
+		case <-t.C:
+		}
+		s.end(dcs.ErrClosed)
+	}()
+}
+
+const patience = 250 * time.Millisecond
+
+// sign gives the credentials, once: the library gives them again by itself
+// whenever it has connected again. ZooKeeper takes wrong ones without a word,
+// so that the root is read with them.
+func (s *session) sign(ctx context.Context) error {
+	if s.b.c.auth == nil {
+		return nil
+	}
+	select {
+	case s.signing <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-s.signing }()
+	if s.signed {
+		return nil
+	}
+	done := make(chan error, 1)
+	go func() {
+		err := s.conn.AddAuth(schemeDigest, s.b.c.auth)
+		if err == nil {
+			_, err = read(s.conn, s.b.root)
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		s.signed = err == nil
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// request says what a call is for, to a test that stands in between.
+type request struct {
+	op   string
+	keys []string
+}
+
+// tap is a test that stands between a call and the library: it sends when and
+// where it likes.
+type tap func(ctx context.Context, r request, s *session, send func(c *zk.Conn) error) error
+
+func straight(_ context.Context, _ request, s *session, send func(c *zk.Conn) error) error {
+	if s == nil {
+		return send(nil)
+	}
+	return send(s.conn)
+}
+
+// call makes one request in a session at one server. The library knows no
+// contexts: an answer that does not come by ctx's deadline costs the connection,
+// so that nothing waits for it.
+func call[T any](ctx context.Context, s *session, addr string, r request, f func(c *zk.Conn) (T, error)) (T, *wire, error) {
+	var zero T
+	w, err := s.at(ctx, addr)
+	if err != nil {
+		return zero, nil, err
+	}
+	type result struct {
+		v   T
+		err error
+	}
+	done := make(chan result, 1)
+	s.b.calls.Add(1)
+	go func() {
+		defer s.b.calls.Done()
+		answer := make(chan T, 2) // a test may send it twice
+		err := s.sign(ctx)
+		if err == nil {
+			err = s.b.c.tap(ctx, r, s, func(c *zk.Conn) error {
+				v, err := f(c)
+				select {
+				case answer <- v:
+				default:
+				}
+				return err
+			})
+		}
+		select {
+		case v := <-answer:
+			done <- result{v, err}
+		default:
+			done <- result{zero, err}
+		}
+	}()
+	select {
+	case r := <-done:
+		if r.err != nil {
+			return r.v, w, s.b.failed(s, addr, r.err)
+		}
+		return r.v, w, nil
+	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			s.cut(w)
+		}
+		return zero, w, ctx.Err()
+	}
+}

@@ -1,0 +1,337 @@
+package zookeeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-zookeeper/zk"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+// source is what the copy of the tree is made from.
+func (b *Backend) source() remote.Source {
+	return remote.Source{
+		Backend: backendName, Budget: b.c.Timing.RetryTimeout, Life: b.life,
+		Read: func(ctx context.Context) (dcs.Snapshot, error) {
+			s, _, err := b.snapshot(ctx, "")
+			return s, err
+		},
+		Snapshot: b.Snapshot, Raise: b.floor.Raise, Still: b.still, Follow: b.follow,
+	}
+}
+
+// Wait implements [dcs.Backend].
+func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+	return b.copy.Wait(ctx, prefix, since)
+}
+
+// still looks when a node was last made or taken away at or below prefix: a
+// parent tells. Where there is nothing now, those above tell, of more than is
+// asked.
+func (b *Backend) still(ctx context.Context, prefix string, since dcs.Revision, _ map[string]bool) bool {
+	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, addr string) (view, error) {
+		return through(ctx, b, addr, request{"Wait", []string{prefix}}, func(c *zk.Conn) (view, error) {
+			if err := barrier(c); err != nil {
+				return nil, err
+			}
+			path := b.path(prefix)
+			v, err := collect(c, path, b.hidden)
+			if err != nil || len(v) > 0 {
+				return v, err
+			}
+			above := slices.DeleteFunc(parents(path), func(p string) bool { return len(p) < len(b.root) })
+			nodes, err := readAll(c, above)
+			for i, n := range nodes {
+				v[above[i]] = n
+			}
+			return v, err
+		})
+	})
+	if err != nil || len(a.Value) == 0 {
+		return false
+	}
+	for _, n := range a.Value {
+		if n.there && max(dcs.Revision(n.stat.Czxid), dcs.Revision(n.stat.Pzxid)) > since { //nolint:gosec // G115: zxids are not negative
+			return false
+		}
+	}
+	return true
+}
+
+// watch is the tree at one server, in a session of its own: every node that
+// tells of a change is read again, and nothing else is. ZooKeeper sends an
+// answer after the news of all that was done before it, so that a tree of which
+// no news is left to be read is that of the latest answer's moment.
+type watch struct {
+	b    *Backend
+	copy *remote.Replica
+	s    *session
+	addr string
+
+	nodes  view
+	behind bool // a check is due
+
+	mu     sync.Mutex
+	values map[string]bool // nodes to be read again
+	lists  map[string]bool // nodes whose children are to be listed again
+	news   chan struct{}
+}
+
+// follow watches at one server, until it fails.
+func (b *Backend) follow(ctx context.Context) error {
+	at := b.pool.Pick(endpoint.Read)
+	v := &watch{b: b, copy: &b.copy, addr: at.Endpoint(), nodes: view{}, values: map[string]bool{b.root: true}, lists: map[string]bool{}, news: make(chan struct{}, 1)}
+	s, err := b.newSession(sessionOptions{ttl: b.linkTTL(), once: true, event: v.event})
+	if err != nil {
+		at.End(err)
+		return err
+	}
+	v.s = s
+	defer s.goodbye()
+	err = v.ask(ctx) // from here on it is not older than what was seen before
+	at.End(err)
+	if err == nil {
+		err = v.loop(ctx)
+	}
+	if err != nil && ctx.Err() == nil && remote.Judge(err).Blame {
+		b.pool.Blame(v.addr, err.Error())
+	}
+	return err
+}
+
+// event notes what has to be read again. It is called before any later answer
+// is.
+func (v *watch) event(ev zk.Event) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch ev.Type {
+	case zk.EventNodeChildrenChanged:
+		v.lists[ev.Path] = true
+	case zk.EventNodeCreated, zk.EventNodeDeleted, zk.EventNodeDataChanged:
+		v.values[ev.Path] = true
+	default:
+		return
+	}
+	select {
+	case v.news <- struct{}{}:
+	default:
+	}
+}
+
+// owed takes what has to be read.
+func (v *watch) owed() (values, lists []string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	values, lists = slices.Sorted(maps.Keys(v.values)), slices.Sorted(maps.Keys(v.lists))
+	clear(v.values)
+	clear(v.lists)
+	return values, lists
+}
+
+func (v *watch) quiet() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.values)+len(v.lists) == 0
+}
+
+func (v *watch) loop(ctx context.Context) error {
+	quiet := time.NewTimer(v.copy.Every)
+	defer quiet.Stop()
+	check := time.NewTimer(time.Hour) // for a view that may lag
+	check.Stop()
+	defer check.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-v.s.done:
+			return &remote.Failure{Endpoint: v.addr, Err: v.s.ended(), Blame: true}
+		case <-v.news:
+			err = v.read(ctx, request{op: "Wait"}, nil)
+			quiet.Reset(v.copy.Every)
+		case <-v.copy.Behind:
+			if !v.behind {
+				v.behind = true
+				check.Reset(v.copy.Limit)
+			}
+		case <-check.C:
+			v.behind = false
+			err = v.catchUp(ctx)
+		case <-quiet.C:
+			err = v.ask(ctx)
+			quiet.Reset(v.copy.Every)
+		case addr := <-v.copy.Left:
+			if addr == v.addr {
+				return fmt.Errorf("%s was left out", addr)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// ask asks the quorum through the server, which brings the view up to now.
+func (v *watch) ask(ctx context.Context) error {
+	return v.read(ctx, request{op: "Probe"}, barrier)
+}
+
+// catchUp asks where the view is behind what another answer named: it may be
+// that nothing in the tree was changed by it.
+func (v *watch) catchUp(ctx context.Context) error {
+	latest := v.copy.Latest()
+	if v.copy.Tree.Revision() >= latest {
+		return nil
+	}
+	if err := v.ask(ctx); err != nil {
+		return err
+	}
+	if v.copy.Tree.Revision() < latest {
+		return &remote.Failure{Endpoint: v.addr, Err: errBehind, Blame: true}
+	}
+	return nil
+}
+
+// read reads what has to be, until nothing has, and makes the copy what was
+// read.
+func (v *watch) read(ctx context.Context, r request, first func(c *zk.Conn) error) error {
+	limit := v.b.pool.AttemptTimeout(endpoint.Read, v.b.c.Timing.RetryTimeout, 0)
+	for again := true; again; {
+		one, cancel := context.WithTimeout(ctx, limit)
+		_, w, err := call(one, v.s, v.addr, r, func(c *zk.Conn) (struct{}, error) {
+			if first != nil {
+				if err := first(c); err != nil {
+					return struct{}{}, err
+				}
+			}
+			return struct{}{}, v.refresh(c)
+		})
+		cancel()
+		if err != nil {
+			return err
+		}
+		// In this order: the news before the latest answer has been noted.
+		rev := w.latest()
+		if again = !v.quiet(); !again {
+			v.copy.Take(rev, v.b.entries(v.nodes))
+		}
+		r, first = request{op: "Wait"}, nil
+	}
+	return nil
+}
+
+// refresh reads what has to be, and asks for news of it.
+func (v *watch) refresh(c *zk.Conn) error {
+	for {
+		values, lists := v.owed()
+		if len(values)+len(lists) == 0 {
+			return nil
+		}
+		more, err := v.readValues(c, values)
+		if err != nil {
+			return err
+		}
+		if err := v.readLists(c, unique(append(lists, more...))); err != nil {
+			return err
+		}
+	}
+}
+
+// readValues reads nodes, and returns those whose children have to be listed.
+func (v *watch) readValues(c *zk.Conn, paths []string) (branches []string, err error) {
+	nodes, errs := make([]node, len(paths)), make([]error, len(paths))
+	together(len(paths), func(i int) { nodes[i], errs[i] = v.readValue(c, paths[i]) })
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	for i, path := range paths {
+		old, had := v.nodes[path]
+		if !nodes[i].there {
+			v.drop(path)
+			continue
+		}
+		v.nodes[path] = nodes[i]
+		if nodes[i].branch() && !(had && old.branch() && old.stat.Czxid == nodes[i].stat.Czxid) {
+			branches = append(branches, path)
+		}
+	}
+	return branches, nil
+}
+
+func (v *watch) readValue(c *zk.Conn, path string) (node, error) {
+	for {
+		value, stat, _, err := c.GetW(path)
+		switch {
+		case err == nil:
+			return node{true, *stat, value}, nil
+		case !errors.Is(err, zk.ErrNoNode):
+			return node{}, err
+		case path != v.b.root:
+			return node{}, nil // its parent tells if it comes back
+		}
+		if there, _, _, err := c.ExistsW(path); err != nil || !there {
+			return node{}, err
+		}
+	}
+}
+
+func (v *watch) readLists(c *zk.Conn, paths []string) error {
+	names, stats, errs := make([][]string, len(paths)), make([]*zk.Stat, len(paths)), make([]error, len(paths))
+	together(len(paths), func(i int) { names[i], stats[i], _, errs[i] = c.ChildrenW(paths[i]) })
+	for i, path := range paths {
+		switch {
+		case errors.Is(errs[i], zk.ErrNoNode):
+			v.drop(path)
+		case errs[i] != nil:
+			return errs[i]
+		default:
+			v.list(path, names[i], *stats[i])
+		}
+	}
+	return nil
+}
+
+// list takes the children of a node.
+func (v *watch) list(path string, names []string, stat zk.Stat) {
+	if n, ok := v.nodes[path]; ok {
+		n.stat = stat
+		v.nodes[path] = n
+	}
+	now := map[string]bool{}
+	for _, name := range names {
+		child := path + "/" + name
+		if v.b.hidden(child) {
+			continue
+		}
+		now[child] = true
+		if _, ok := v.nodes[child]; !ok {
+			v.mu.Lock()
+			v.values[child] = true
+			v.mu.Unlock()
+		}
+	}
+	for child := range v.nodes {
+		if rest, ok := strings.CutPrefix(child, path+"/"); ok && !strings.Contains(rest, "/") && !now[child] {
+			v.drop(child)
+		}
+	}
+}
+
+// drop takes a node out, and what is below it.
+func (v *watch) drop(path string) {
+	for p := range v.nodes {
+		if p == path || strings.HasPrefix(p, path+"/") {
+			delete(v.nodes, p)
+		}
+	}
+}

@@ -1,0 +1,154 @@
+package zookeeper
+
+import (
+	"encoding/binary"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// wire is one connection of a session, below the client library, which tells
+// neither what a server granted nor the zxid of an answer: both are read here
+// as they pass by.
+type wire struct {
+	net.Conn
+	addr  string
+	quiet bool // the library's pings are not sent: they would renew the session
+
+	reading frames // by the library's one reader
+
+	mu      sync.Mutex
+	sent    dcs.Instant // when the session was asked for
+	granted granted     // what was answered
+	zxid    int64       // the largest in any answer
+	fault   error       // why it ended
+}
+
+// newWire gives the server until deadline to grant the session: the library
+// would wait for 6.7 session timeouts.
+func newWire(c net.Conn, addr string, quiet bool, deadline time.Time) (*wire, error) {
+	return &wire{Conn: c, addr: addr, quiet: quiet}, c.SetDeadline(deadline)
+}
+
+// SetReadDeadline does nothing: the library's deadlines would cut a connection
+// on which nothing was asked. A server's silence is found by the calls, which
+// have deadlines of their own.
+func (w *wire) SetReadDeadline(time.Time) error { return nil }
+
+const (
+	xidPing    = -2
+	opClose    = -11
+	frameHead  = 4
+	headerSize = 16 // of an answer: xid, zxid, error
+)
+
+// Write sends one frame: the library writes each in one piece.
+func (w *wire) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	first := w.sent.IsZero()
+	if first {
+		w.sent = dcs.Now() // P1
+	}
+	w.mu.Unlock()
+	if !first && w.quiet && len(p) >= 2*frameHead && int32(binary.BigEndian.Uint32(p[frameHead:])) == xidPing { //nolint:gosec // G115: as the protocol has it
+		return len(p), nil
+	}
+	n, err := w.Conn.Write(p)
+	w.failed(err)
+	return n, err
+}
+
+// Read passes on what comes, and looks at the head of every frame.
+func (w *wire) Read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	w.reading.feed(p[:n], w.frame)
+	w.failed(err)
+	return n, err
+}
+
+// frame takes the head of an answer, when the whole of it has been read and
+// before the library looks at it.
+func (w *wire) frame(head []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.granted.id == 0 && !w.granted.refused {
+		w.granted = parseGranted(head)
+		_ = w.SetDeadline(time.Time{}) // a connection that is broken says so soon enough
+		return
+	}
+	if len(head) < headerSize {
+		return
+	}
+	if xid := int32(binary.BigEndian.Uint32(head)); xid >= 0 { //nolint:gosec // G115: as the protocol has it
+		w.zxid = max(w.zxid, int64(binary.BigEndian.Uint64(head[4:]))) //nolint:gosec // G115: as the protocol has it
+	}
+}
+
+func (w *wire) failed(err error) {
+	if err == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fault == nil {
+		w.fault = err
+	}
+}
+
+// grant is when the session was asked for on this connection, and the answer.
+func (w *wire) grant() (sent dcs.Instant, g granted) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sent, w.granted
+}
+
+// latest is the largest zxid of any answer.
+func (w *wire) latest() dcs.Revision {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return dcs.Revision(w.zxid) //nolint:gosec // G115: zxids are not negative
+}
+
+func (w *wire) why() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.fault
+}
+
+// frames finds the heads of the frames in a stream.
+type frames struct {
+	size [frameHead]byte
+	have int    // bytes of size
+	left int    // bytes of the body to come
+	head []byte // its first ones
+}
+
+// mostHead is how much of a frame is looked at.
+const mostHead = 64
+
+// feed takes the next bytes; each is called at the end of every frame.
+func (f *frames) feed(p []byte, each func(head []byte)) {
+	for len(p) > 0 {
+		if f.have < frameHead {
+			n := copy(f.size[f.have:], p)
+			f.have += n
+			p = p[n:]
+			if f.have == frameHead {
+				f.left, f.head = int(binary.BigEndian.Uint32(f.size[:])), f.head[:0]
+			}
+			if f.have < frameHead || f.left > 0 {
+				continue
+			}
+		}
+		n := min(len(p), f.left)
+		f.head = append(f.head, p[:min(n, mostHead-len(f.head))]...)
+		f.left -= n
+		p = p[n:]
+		if f.left == 0 {
+			each(f.head)
+			f.have = 0
+		}
+	}
+}
