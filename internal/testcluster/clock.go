@@ -36,7 +36,7 @@ var clockLibrary = sync.OnceValue(func() string {
 	if os.WriteFile(source, clockSource, 0o600) != nil {
 		return ""
 	}
-	if exec.Command("cc", "-shared", "-fPIC", "-O2", "-o", built, source, "-ldl").Run() != nil { //nolint:gosec,noctx // G204: our own file; it takes a moment
+	if exec.Command("cc", "-shared", "-fPIC", "-O2", "-o", built, source, "-ldl").Run() != nil { //nolint:gosec // G204: our own file
 		return ""
 	}
 	if os.Rename(built, lib) != nil {
