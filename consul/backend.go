@@ -162,18 +162,13 @@ type listed struct {
 // list reads everything whose key begins with prefix, consistently and at one
 // moment.
 func (b *Backend) list(ctx context.Context, c *conn, prefix string) (listed, error) {
-	sent := dcs.Now()
-	l, err := call(ctx, c, func(ctx context.Context, token string) (listed, error) {
-		pairs, meta, err := c.api.KV().List(b.root+prefix, c.reading(ctx, token))
+	return consistent(ctx, c, func(o *api.QueryOptions) (listed, error) {
+		pairs, meta, err := c.api.KV().List(b.root+prefix, o)
 		if err != nil {
 			return listed{}, err
 		}
 		return b.listing(pairs, meta)
 	})
-	if err == nil {
-		c.proved(sent)
-	}
-	return l, err
 }
 
 // listing is what a list brought. What Consul hides from the token is not
@@ -194,13 +189,7 @@ func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 	a, err := do(b.c.name(ctx, "Get"), b, endpoint.Read, func(ctx context.Context, c *conn) ([]dcs.Entry, error) {
 		return b.read(ctx, c, key)
 	})
-	switch {
-	case err != nil:
-		return dcs.Entry{}, remote.Kinded(backendName, "Get", key, a.Endpoint, err)
-	case len(a.Value) == 0:
-		return dcs.Entry{}, &dcs.Error{Backend: backendName, Op: "Get", Key: key, Endpoint: a.Endpoint, Kind: dcs.ErrNotFound}
-	}
-	return a.Value[0], nil
+	return remote.Found(backendName, key, a.Endpoint, a.Value, err)
 }
 
 // read reads keys, consistently and at one moment; those that are absent are
@@ -220,12 +209,11 @@ func (b *Backend) read(ctx context.Context, c *conn, keys ...string) ([]dcs.Entr
 		}
 	}
 	ops := make(api.KVTxnOps, 0, len(keys))
-	for _, k := range unique(keys) {
+	for _, k := range remote.Unique(keys) {
 		ops = append(ops, &api.KVTxnOp{Verb: api.KVGetOrEmpty, Key: b.root + k})
 	}
-	sent := dcs.Now()
-	entries, err := call(ctx, c, func(ctx context.Context, token string) ([]dcs.Entry, error) {
-		ok, resp, _, err := c.api.KV().Txn(ops, c.reading(ctx, token))
+	return consistent(ctx, c, func(o *api.QueryOptions) ([]dcs.Entry, error) {
+		ok, resp, _, err := c.api.KV().Txn(ops, o)
 		if err != nil {
 			return nil, err
 		}
@@ -240,49 +228,26 @@ func (b *Backend) read(ctx context.Context, c *conn, keys ...string) ([]dcs.Entr
 		}
 		return out, nil
 	})
-	if err == nil {
-		c.proved(sent)
-	}
-	return entries, err
 }
 
 // readOne is read for one key, by the cheaper request, which takes no key that
 // begins or ends with a space.
 func (b *Backend) readOne(ctx context.Context, c *conn, key string) ([]dcs.Entry, error) {
-	sent := dcs.Now()
-	entries, err := call(ctx, c, func(ctx context.Context, token string) ([]dcs.Entry, error) {
-		p, _, err := c.api.KV().Get(b.root+key, c.reading(ctx, token))
+	return consistent(ctx, c, func(o *api.QueryOptions) ([]dcs.Entry, error) {
+		p, _, err := c.api.KV().Get(b.root+key, o)
 		if err != nil || p == nil {
 			return nil, err
 		}
 		return []dcs.Entry{b.entry(p)}, nil
 	})
-	if err == nil {
-		c.proved(sent)
-	}
-	return entries, err
 }
 
 // maxReads is how many keys one request reads: Consul takes 128 operations.
 const maxReads = 120
 
-func unique(keys []string) []string {
-	keys = slices.Clone(keys)
-	slices.Sort(keys)
-	return slices.Compact(keys)
-}
-
 // Snapshot implements [dcs.Backend].
 func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
-	for {
-		s, at, err := b.snapshot(b.c.name(ctx, "Snapshot"), prefix)
-		if err != nil {
-			return dcs.Snapshot{}, remote.Kinded(backendName, "Snapshot", prefix, at, err)
-		}
-		if b.floor.Raise(s.Revision) {
-			return remote.Visible(prefix, s), nil
-		}
-	}
+	return b.floor.Snapshot(backendName, prefix, func() (dcs.Snapshot, string, error) { return b.snapshot(b.c.name(ctx, "Snapshot"), prefix) })
 }
 
 // snapshot reads the tree. Consul's index is that of the last change below the
@@ -334,18 +299,13 @@ func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error
 // top asks for the names at the top of the tree: a question of constant size,
 // answered by the quorum, that brings the tree's index.
 func (b *Backend) top(ctx context.Context, c *conn) (dcs.Revision, error) {
-	sent := dcs.Now()
-	index, err := call(ctx, c, func(ctx context.Context, token string) (dcs.Revision, error) {
-		_, meta, err := c.api.KV().Keys(b.root, "/", c.reading(ctx, token))
+	return consistent(ctx, c, func(o *api.QueryOptions) (dcs.Revision, error) {
+		_, meta, err := c.api.KV().Keys(b.root, "/", o)
 		if err != nil {
 			return 0, err
 		}
 		return dcs.Revision(meta.LastIndex), nil
 	})
-	if err == nil {
-		c.proved(sent)
-	}
-	return index, err
 }
 
 // ready asks for the shortest session and for a key, for Open. Who may only

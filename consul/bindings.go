@@ -3,19 +3,16 @@ package consul
 import (
 	"context"
 	"strings"
-	"sync"
 
 	"github.com/hashicorp/consul/api"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // bindings remembers what was last seen of the keys that were written: a write
 // is built on it, and refused by Consul where it is not true any more.
-type bindings struct {
-	mu  sync.Mutex
-	all map[string]binding
-}
+type bindings struct{ remote.Memory[binding] }
 
 // binding is what is known of a key; the zero value is that it is absent.
 type binding struct {
@@ -23,31 +20,10 @@ type binding struct {
 	session           dcs.LeaseID
 }
 
-// mostBindings bounds the memory; all of it is dropped then.
-const mostBindings = 1024
-
-func (k *bindings) of(key string) (binding, bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	b, ok := k.all[key]
-	return b, ok
-}
-
-func (k *bindings) note(key string, b binding) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.all == nil || len(k.all) >= mostBindings {
-		k.all = map[string]binding{}
-	}
-	k.all[key] = b
-}
-
 // forget drops what a transaction wrote, or may have.
 func (k *bindings) forget(t dcs.Txn) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	for _, w := range t.Then {
-		delete(k.all, w.Key)
+		k.Forget(w.Key)
 	}
 }
 
@@ -60,13 +36,13 @@ func (k *bindings) missing(t dcs.Txn) []string {
 		if i == 0 || w.Delete {
 			continue
 		}
-		now, known := k.of(w.Key)
+		now, known := k.Of(w.Key)
 		for _, c := range t.If {
 			if c.Key != w.Key {
 				continue
 			}
 			if c.Is == 0 {
-				k.note(w.Key, binding{})
+				k.Note(w.Key, binding{})
 				now, known = binding{}, true
 			} else if now.modified != c.Is {
 				known = false
@@ -96,10 +72,10 @@ func (b *Backend) look(ctx context.Context, c *conn, keys []string) ([]dcs.Entry
 		return nil, err
 	}
 	for _, k := range keys {
-		b.known.note(k, binding{})
+		b.known.Note(k, binding{})
 	}
 	for _, e := range entries {
-		b.known.note(e.Key, binding{e.Created, e.Modified, e.Lease})
+		b.known.Note(e.Key, binding{e.Created, e.Modified, e.Lease})
 	}
 	return entries, nil
 }
@@ -123,9 +99,9 @@ func (b *Backend) learn(t dcs.Txn, results []*api.KVPair) dcs.Revision {
 		switch {
 		case i == 0:
 		case w.Delete:
-			b.known.note(w.Key, binding{})
+			b.known.Note(w.Key, binding{})
 		default:
-			b.known.note(w.Key, binding{created[w.Key], rev, w.Lease})
+			b.known.Note(w.Key, binding{created[w.Key], rev, w.Lease})
 		}
 	}
 	return rev

@@ -37,7 +37,7 @@ func (t transport) Read(ctx context.Context, keys ...string) ([]dcs.Entry, error
 
 // Recall implements [attempt.Recaller].
 func (t transport) Recall(key string) (dcs.Entry, bool) {
-	now, known := t.b.known.of(key)
+	now, known := t.b.known.Of(key)
 	return dcs.Entry{Key: key, Created: now.created, Modified: now.modified, Lease: now.session}, known
 }
 
@@ -149,7 +149,7 @@ func (b *Backend) write(w dcs.Write) api.KVTxnOps {
 	if w.Delete {
 		return api.KVTxnOps{{Verb: api.KVDelete, Key: b.root + w.Key}}
 	}
-	now, _ := b.known.of(w.Key)
+	now, _ := b.known.Of(w.Key)
 	switch {
 	case w.Lease != "":
 		lock := b.put(api.KVLock, w)

@@ -162,6 +162,17 @@ func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, token
 	}
 }
 
+// consistent is call for a read that the quorum answers: it is a proof, from its
+// sending on (P2).
+func consistent[T any](ctx context.Context, c *conn, f func(o *api.QueryOptions) (T, error)) (T, error) {
+	sent := dcs.Now()
+	v, err := call(ctx, c, func(ctx context.Context, token string) (T, error) { return f(c.reading(ctx, token)) })
+	if err == nil {
+		c.proved(sent)
+	}
+	return v, err
+}
+
 // proven returns when the latest consistent read through c was sent (P2).
 func (c *conn) proven() dcs.Instant {
 	c.mu.Lock()

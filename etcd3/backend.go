@@ -184,28 +184,21 @@ func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 		r, _, err := b.read(ctx, c, &pb.RangeRequest{Key: b.physical(key)})
 		return r, err
 	})
-	switch {
-	case err != nil:
-		return dcs.Entry{}, remote.Kinded(backendName, "Get", key, a.Endpoint, err)
-	case len(a.Value[0].Kvs) == 0:
-		return dcs.Entry{}, &dcs.Error{Backend: backendName, Op: "Get", Key: key, Endpoint: a.Endpoint, Kind: dcs.ErrNotFound}
+	var entries []dcs.Entry
+	if err == nil {
+		for _, kv := range a.Value[0].Kvs {
+			entries = append(entries, b.entry(kv))
+		}
 	}
-	return b.entry(a.Value[0].Kvs[0]), nil
+	return remote.Found(backendName, key, a.Endpoint, entries, err)
 }
 
-// Snapshot implements [dcs.Backend].
+// Snapshot implements [dcs.Backend]. An answer that was under way for long may
+// be older than one that came since.
 func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
-	for {
-		s, at, err := b.snapshot(b.c.name(ctx, "Snapshot"), prefix)
-		if err != nil {
-			return dcs.Snapshot{}, remote.Kinded(backendName, "Snapshot", prefix, at, err)
-		}
-		// An answer that was under way for long may be older than one that
-		// came since; Revision never falls on one Store.
-		if b.floor.Raise(s.Revision) {
-			return remote.Visible(prefix, s), nil
-		}
-	}
+	return b.floor.Snapshot(backendName, prefix, func() (dcs.Snapshot, string, error) {
+		return b.snapshot(b.c.name(ctx, "Snapshot"), prefix)
+	})
 }
 
 func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, string, error) {

@@ -30,34 +30,12 @@ func (t *tap) unary(ctx context.Context, method string, req, reply any, cc *grpc
 	if !ok {
 		return invoke(ctx, method, req, reply, cc, opts...)
 	}
-	f := t.Judge(r)
-	if f.LoseRequest {
-		<-ctx.Done()
-		return context.Cause(ctx)
-	}
-	if err := f.AwaitRequest(ctx); err != nil {
-		// Its sender gave it up; it arrives all the same.
-		go func() {
-			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-			defer cancel()
-			_ = f.AwaitRequest(late)
-			_ = invoke(late, method, req, proto.Clone(reply.(proto.Message)), cc) // its options are its sender's
-		}()
-		return err
-	}
-	if f.Repeat {
-		_ = invoke(ctx, method, req, proto.Clone(reply.(proto.Message)), cc, opts...)
-	}
-	if f.LoseAnswer {
-		_ = invoke(ctx, method, req, proto.Clone(reply.(proto.Message)), cc, opts...)
-		<-ctx.Done()
-		return context.Cause(ctx)
-	}
-	err := invoke(ctx, method, req, reply, cc, opts...)
-	if late := f.AwaitAnswer(ctx); late != nil {
-		return late
-	}
-	return err
+	return t.Pass(ctx, r, func(now context.Context) error {
+		if now != ctx { // its sender gave it up; it arrives all the same
+			return invoke(now, method, req, proto.Clone(reply.(proto.Message)), cc) // its options are its sender's
+		}
+		return invoke(ctx, method, req, reply, cc, opts...)
+	})
 }
 
 // stream is the tap in front of the renewal streams and the watch.

@@ -229,13 +229,7 @@ func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 			return b.plainly(c, []string{key})
 		})
 	})
-	switch {
-	case err != nil:
-		return dcs.Entry{}, remote.Kinded(backendName, "Get", key, a.Endpoint, err)
-	case len(a.Value) == 0:
-		return dcs.Entry{}, &dcs.Error{Backend: backendName, Op: "Get", Key: key, Endpoint: a.Endpoint, Kind: dcs.ErrNotFound}
-	}
-	return a.Value[0], nil
+	return remote.Found(backendName, key, a.Endpoint, a.Value, err)
 }
 
 // through makes a request in the session of one server's calls.
@@ -251,15 +245,7 @@ func through[T any](ctx context.Context, b *Backend, addr string, r request, f f
 
 // Snapshot implements [dcs.Backend].
 func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
-	for {
-		s, at, err := b.snapshot(ctx, prefix)
-		if err != nil {
-			return dcs.Snapshot{}, remote.Kinded(backendName, "Snapshot", prefix, at, err)
-		}
-		if b.floor.Raise(s.Revision) {
-			return s, nil
-		}
-	}
+	return b.floor.Snapshot(backendName, prefix, func() (dcs.Snapshot, string, error) { return b.snapshot(ctx, prefix) })
 }
 
 func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, string, error) {

@@ -41,7 +41,7 @@ func (t transport) Read(ctx context.Context, keys ...string) ([]dcs.Entry, error
 
 // Recall implements [attempt.Recaller].
 func (t transport) Recall(key string) (dcs.Entry, bool) {
-	s, ok := t.b.known.of(key)
+	s, ok := t.b.known.Of(key)
 	return dcs.Entry{Key: key, Created: s.created, Modified: s.modified, Lease: s.lease}, ok && s.entry
 }
 
@@ -113,7 +113,7 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 			return answer{results: results}, err
 		}
 		if errors.Is(refusal, zk.ErrNoNode) {
-			b.made.forget() // somebody may have taken a parent away
+			b.made.Clear() // somebody may have taken a parent away
 		}
 		// It was answered by the quorum: what is read after it on the same
 		// connection is not older.
@@ -228,14 +228,14 @@ type seen struct {
 // states reads the nodes of keys, and before them their epochs and whether
 // their parents are there.
 func (b *Backend) states(c *zk.Conn, keys []string) (seen, error) {
-	got := seen{keys: unique(keys), epochs: map[string]int32{}, there: map[string]bool{}}
+	got := seen{keys: remote.Unique(keys), epochs: map[string]int32{}, there: map[string]bool{}}
 	var around, paths []string
 	for _, k := range got.keys {
 		paths = append(paths, b.path(k))
 		around = append(around, b.epochOf(k))
 		around = append(around, b.made.missing(slices.Concat(parents(b.path(k)), parents(b.epochOf(k))))...)
 	}
-	around = unique(around)
+	around = remote.Unique(around)
 	nodes, err := readAll(c, around)
 	if err != nil {
 		return seen{}, err
@@ -250,12 +250,12 @@ func (b *Backend) states(c *zk.Conn, keys []string) (seen, error) {
 // noted notes what was read, and returns the entries.
 func (b *Backend) noted(got seen) []dcs.Entry {
 	for path, there := range got.there {
-		b.made.set(path, there)
+		b.made.Note(path, there)
 	}
 	entries := []dcs.Entry{} // not nil: it was read
 	for i, n := range got.nodes {
 		key := got.keys[i]
-		b.known.note(key, n.state(got.epochs[b.epochOf(key)]))
+		b.known.Note(key, n.state(got.epochs[b.epochOf(key)]))
 		if n.entry() {
 			entries = append(entries, n.of(key))
 		}

@@ -1,9 +1,8 @@
 package zookeeper
 
 import (
-	"sync"
-
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // state is what is known of a key's node: a write is built on it, and refused
@@ -34,39 +33,31 @@ func (s state) holds() dcs.Revision {
 }
 
 // known remembers what was last seen of the keys that were written.
-type known struct {
-	mu  sync.Mutex
-	all map[string]state
-}
-
-// mostKnown bounds the memory; all of it is dropped then.
-const mostKnown = 1024
-
-func (k *known) of(key string) (state, bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	s, ok := k.all[key]
-	return s, ok
-}
-
-func (k *known) note(key string, s state) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.all == nil || len(k.all) >= mostKnown {
-		k.all = map[string]state{}
-	}
-	k.all[key] = s
-}
+type known struct{ remote.Memory[state] }
 
 // moved notes that we moved an epoch node from one version to the next: what
 // was known under the former is known under the latter.
 func (k *known) moved(to int32, same func(key string) bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for key, s := range k.all {
+	k.Change(func(key string, s state) state {
 		if s.epoch == to-1 && same(key) {
 			s.epoch = to
-			k.all[key] = s
+		}
+		return s
+	})
+}
+
+// made remembers which parents and epoch nodes are there. Nobody takes them
+// away in the ordinary course; where one is missing all the same, the
+// transaction is refused and they are looked at again.
+type made struct{ remote.Memory[bool] }
+
+// missing are those of paths that are not known to be there.
+func (m *made) missing(paths []string) []string {
+	var out []string
+	for _, p := range paths {
+		if there, _ := m.Of(p); !there {
+			out = append(out, p)
 		}
 	}
+	return out
 }

@@ -249,7 +249,7 @@ func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) 
 	l.asked()
 	defer l.asked()
 	a, err := doAt(ctx, l.b, endpoint.Renew, l.s.where, func(ctx context.Context, addr string) ([]dcs.Entry, error) {
-		return confirmed(ctx, l, addr, unique(keys))
+		return confirmed(ctx, l, addr, remote.Unique(keys))
 	})
 	if err != nil {
 		return dcs.Renewal{}, remote.Kinded(backendName, "Renew", "", a.Endpoint, err)

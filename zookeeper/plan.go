@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"sync"
 
 	"github.com/go-zookeeper/zk"
 
@@ -12,53 +11,6 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
-
-// made remembers which parents and epoch nodes are there. Nobody takes them
-// away in the ordinary course; where one is missing all the same, the
-// transaction is refused and they are looked at again.
-type made struct {
-	mu  sync.Mutex
-	all map[string]bool
-}
-
-func (m *made) set(path string, there bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.all == nil {
-		m.all = map[string]bool{}
-	}
-	m.all[path] = there
-}
-
-func (m *made) has(path string) (there, known bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	there, known = m.all[path]
-	return there, known
-}
-
-// missing are those of paths that are not known to be there.
-func (m *made) missing(paths []string) []string {
-	var out []string
-	for _, p := range paths {
-		if there, _ := m.has(p); !there {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
-func unique(s []string) []string {
-	s = slices.Clone(s)
-	slices.Sort(s)
-	return slices.Compact(s)
-}
-
-func (m *made) forget() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.all = nil
-}
 
 // plan is a transaction as a Multi. ZooKeeper compares a node's version, which
 // begins anew with every incarnation: so every creation also writes the epoch
@@ -100,7 +52,7 @@ func (p *plan) keys() []string {
 	for _, w := range p.whole.Then {
 		keys = append(keys, w.Key)
 	}
-	return unique(keys)
+	return remote.Unique(keys)
 }
 
 // prepare learns what must be known of the keys. Entries mean that a condition
@@ -134,13 +86,13 @@ func (p *plan) missing() []string {
 	conds := p.conds()
 	for _, w := range p.whole.Then {
 		is, conditional := conds[w.Key]
-		_, known := p.b.known.of(w.Key)
-		_, epoch := p.b.made.has(p.b.epochOf(w.Key))
+		_, known := p.b.known.Of(w.Key)
+		_, epoch := p.b.made.Of(p.b.epochOf(w.Key))
 		if !known && !(conditional && is == 0) || !epoch || len(p.b.made.missing(parents(p.b.path(w.Key)))) > 0 {
 			keys = append(keys, w.Key)
 		}
 	}
-	return unique(keys)
+	return remote.Unique(keys)
 }
 
 // wrong are the keys whose condition does not hold by what is known, or of
@@ -148,7 +100,7 @@ func (p *plan) missing() []string {
 func (p *plan) wrong() []string {
 	var out []string
 	for _, c := range p.whole.If {
-		s, known := p.b.known.of(c.Key)
+		s, known := p.b.known.Of(c.Key)
 		if known && s.holds() != c.Is || !known && (c.Is != 0 || !p.puts(c.Key)) {
 			out = append(out, c.Key)
 		}
@@ -193,7 +145,7 @@ func (p *plan) build() {
 			rest = append(rest, p.compare(c)...)
 		}
 	}
-	paths := unique(append(slices.Collect(maps.Keys(p.epochs)), slices.Collect(maps.Keys(p.bumps))...))
+	paths := remote.Unique(append(slices.Collect(maps.Keys(p.epochs)), slices.Collect(maps.Keys(p.bumps))...))
 	for _, path := range paths {
 		p.under(path)
 	}
@@ -217,7 +169,7 @@ func (p *plan) epoch(path string) {
 	if !compared {
 		version = -1
 	}
-	if there, _ := p.b.made.has(path); !there {
+	if there, _ := p.b.made.Of(path); !there {
 		p.ops = append(p.ops, &zk.CreateRequest{Path: path, Data: parentValue, Acl: p.b.c.acl})
 		version = -1
 	}
@@ -242,7 +194,7 @@ func (p *plan) create(key string, value []byte, ephemeral bool) any {
 // under makes the parents of path that are known not to be there.
 func (p *plan) under(path string) {
 	for _, up := range parents(path) {
-		if there, known := p.b.made.has(up); !there && known && !slices.Contains(p.parents, up) {
+		if there, known := p.b.made.Of(up); !there && known && !slices.Contains(p.parents, up) {
 			p.parents = append(p.parents, up)
 		}
 	}
@@ -253,7 +205,7 @@ func (p *plan) rests(key string, s state) { p.epochs[p.b.epochOf(key)] = s.epoch
 
 // compare is a condition on a key that is not written.
 func (p *plan) compare(c dcs.Cond) []any {
-	s, _ := p.b.known.of(c.Key)
+	s, _ := p.b.known.Of(c.Key)
 	path := p.b.path(c.Key)
 	if s.there {
 		p.rests(c.Key, s)
@@ -270,7 +222,7 @@ func (p *plan) absent(key string) []any {
 // write is one write, as what is known of the key makes it necessary; set is
 // the place of a SetData among the operations.
 func (p *plan) write(w dcs.Write) (ops []any, set int) {
-	s, _ := p.b.known.of(w.Key)
+	s, _ := p.b.known.Of(w.Key)
 	path := p.b.path(w.Key)
 	marker := w.Key == p.r.Marker.Key
 	switch {
@@ -306,11 +258,11 @@ func (p *plan) learn(results []zk.MultiResponse) dcs.Revision {
 		}
 	}
 	for _, path := range p.parents {
-		b.made.set(path, true)
+		b.made.Note(path, true)
 	}
 	versions := map[string]int32{}
 	for path, i := range p.at {
-		b.made.set(path, true)
+		b.made.Note(path, true)
 		versions[path] = p.epochs[path]
 		if p.bumps[path] && i < len(results) && results[i].Stat != nil {
 			versions[path] = results[i].Stat.Version
@@ -321,15 +273,15 @@ func (p *plan) learn(results []zk.MultiResponse) dcs.Revision {
 		epoch := versions[b.epochOf(w.w.Key)]
 		switch {
 		case w.w.Delete:
-			b.known.note(w.w.Key, state{epoch: epoch})
+			b.known.Note(w.w.Key, state{epoch: epoch})
 		case w.set >= 0 && w.set < len(results) && results[w.set].Stat != nil:
 			stat := results[w.set].Stat
-			b.known.note(w.w.Key, state{
+			b.known.Note(w.w.Key, state{
 				there: true, entry: true, version: stat.Version, lease: w.w.Lease, epoch: epoch,
 				created: dcs.Revision(stat.Czxid), modified: dcs.Revision(stat.Mzxid), //nolint:gosec // G115: zxids are not negative
 			})
 		default:
-			b.known.note(w.w.Key, state{there: true, entry: true, created: rev, modified: rev, lease: w.w.Lease, epoch: epoch})
+			b.known.Note(w.w.Key, state{there: true, entry: true, created: rev, modified: rev, lease: w.w.Lease, epoch: epoch})
 		}
 	}
 	return rev

@@ -47,11 +47,7 @@ func open(ctx context.Context, c Config, wait bool) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := remote.Ready(ctx, b.c.Timing, b.c.Logger, wait, b.ready); err != nil {
-		_ = b.Close()
-		return nil, err
-	}
-	return b, nil
+	return remote.Opened(ctx, b, b.c.Timing, b.c.Logger, wait, b.ready)
 }
 
 func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {

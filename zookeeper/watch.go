@@ -241,7 +241,7 @@ func (v *watch) refresh(c *zk.Conn) error {
 		if err != nil {
 			return err
 		}
-		if err := v.readLists(c, unique(append(lists, more...))); err != nil {
+		if err := v.readLists(c, remote.Unique(append(lists, more...))); err != nil {
 			return err
 		}
 	}

@@ -71,6 +71,17 @@ func Kinded(backend, op, key, at string, err error) *dcs.Error {
 	return e
 }
 
+// Found is what a Get returns of the entries that were read of its key.
+func Found(backend, key, at string, entries []dcs.Entry, err error) (dcs.Entry, error) {
+	switch {
+	case err != nil:
+		return dcs.Entry{}, Kinded(backend, "Get", key, at, err)
+	case len(entries) == 0:
+		return dcs.Entry{}, &dcs.Error{Backend: backend, Op: "Get", Key: key, Endpoint: at, Kind: dcs.ErrNotFound}
+	}
+	return entries[0], nil
+}
+
 // Granted is Kinded for a Grant: clear says that no copy granted anything or
 // ever will.
 func Granted(backend, at string, clear bool, err error) *dcs.Error {

@@ -28,6 +28,20 @@ func (f *Floor) Raise(rev dcs.Revision) bool {
 	}
 }
 
+// Snapshot is a Backend's: it reads, again where what was read is older than
+// what the Store has returned. read also names the server that answered.
+func (f *Floor) Snapshot(backend, prefix string, read func() (s dcs.Snapshot, at string, err error)) (dcs.Snapshot, error) {
+	for {
+		s, at, err := read()
+		if err != nil {
+			return dcs.Snapshot{}, Kinded(backend, "Snapshot", prefix, at, err)
+		}
+		if f.Raise(s.Revision) {
+			return Visible(prefix, s), nil
+		}
+	}
+}
+
 // Visible leaves the bookkeeping out of what was read under prefix.
 func Visible(prefix string, s dcs.Snapshot) dcs.Snapshot {
 	if prefix == "" {

@@ -172,6 +172,17 @@ func (f *Faults) TLS(u *dcs.URL) *tls.Config {
 	return conf
 }
 
+// Opened is b once the store has answered question, as for [Ready]; else b is
+// closed.
+func Opened[B interface{ Close() error }](ctx context.Context, b B, t dcs.Timing, log *slog.Logger, wait bool, question func(ctx context.Context) error) (B, error) {
+	if err := Ready(ctx, t, log, wait, question); err != nil {
+		_ = b.Close() // the question's error is the one to tell
+		var none B
+		return none, err
+	}
+	return b, nil
+}
+
 // Ready asks the store one question, again and again where wait says so.
 func Ready(ctx context.Context, t dcs.Timing, log *slog.Logger, wait bool, question func(ctx context.Context) error) error {
 	for {

@@ -1,0 +1,66 @@
+package remote
+
+import (
+	"slices"
+	"sync"
+)
+
+// Memory remembers what was last seen of keys, for what is built on it and
+// refused by the store where it is not true any more. The zero value is ready.
+type Memory[T any] struct {
+	mu  sync.Mutex
+	all map[string]T
+}
+
+// mostRemembered bounds the memory; all of it is dropped then.
+const mostRemembered = 1024
+
+// Of returns what was last seen of key, and whether anything was.
+func (m *Memory[T]) Of(key string) (T, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v, ok := m.all[key]
+	return v, ok
+}
+
+// Note remembers v of key.
+func (m *Memory[T]) Note(key string, v T) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.all == nil || len(m.all) >= mostRemembered {
+		m.all = map[string]T{}
+	}
+	m.all[key] = v
+}
+
+// Forget drops what is known of keys.
+func (m *Memory[T]) Forget(keys ...string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, key := range keys {
+		delete(m.all, key)
+	}
+}
+
+// Clear drops everything.
+func (m *Memory[T]) Clear() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.all = nil
+}
+
+// Change changes what is known of every key.
+func (m *Memory[T]) Change(f func(key string, v T) T) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for key, v := range m.all {
+		m.all[key] = f(key, v)
+	}
+}
+
+// Unique are the keys in order, each once.
+func Unique(keys []string) []string {
+	keys = slices.Clone(keys)
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
