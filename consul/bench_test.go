@@ -62,8 +62,7 @@ func vendor(b *testing.B, c *testcluster.Cluster, ours *dcs.Store) *api.Client {
 func BenchmarkConfirm(b *testing.B) {
 	r := newRig(b)
 	ctx := b.Context()
-	s, err := r.store.NewSession(ctx, dcs.SessionOptions{})
-	require.NoError(b, err)
+	s := testcluster.Session(b, r.store)
 	hold, err := s.Acquire(ctx, "confirm", nil)
 	require.NoError(b, err)
 	id, _, err := r.raw.Session().CreateNoChecks(&api.SessionEntry{TTL: "60s", Behavior: "delete"}, nil)
@@ -119,61 +118,20 @@ func rawSession(b *testing.B, raw *api.Client) string {
 // BenchmarkAcquire: target at most 1.0 x api.Lock.
 func BenchmarkAcquire(b *testing.B) {
 	r := newRig(b)
-	ctx := b.Context()
-	s, err := r.store.NewSession(ctx, dcs.SessionOptions{})
-	require.NoError(b, err)
 	id := rawSession(b, r.raw)
-	acquire := testcluster.Side{Name: "acquire", Once: func() time.Duration {
-		begin := time.Now()
-		release := testcluster.Take(ctx, s, "lock")
-		took := time.Since(begin)
-		release()
-		return took
-	}}
-	lock := testcluster.Side{Name: "api-lock", Once: func() time.Duration {
-		begin := time.Now()
-		release := rawLock(r.raw, id, "raw/lock")
-		took := time.Since(begin)
-		release()
-		return took
-	}}
-	for range 20 {
-		acquire.Once()
-		lock.Once()
-	}
-	testcluster.Versus(b, 0.5, 20, 30, acquire, lock)
+	testcluster.Acquiring(b, testcluster.Session(b, r.store), "api-lock", func() func() { return rawLock(r.raw, id, "raw/lock") })
 }
 
 // BenchmarkHandover: from the holder's Release to the waiter's Acquire. Target:
 // at most 1.0 x api.Lock's.
 func BenchmarkHandover(b *testing.B) {
-	for _, wait := range []time.Duration{15 * time.Millisecond, 250 * time.Millisecond} {
-		b.Run(wait.String(), func(b *testing.B) {
-			r := newRig(b)
-			other := ours(b, r.cluster)
-			raw := vendor(b, r.cluster, other)
-			ctx := b.Context()
-			var sessions []*dcs.Session
-			for _, s := range []*dcs.Store{r.store, other} {
-				session, err := s.NewSession(ctx, dcs.SessionOptions{})
-				require.NoError(b, err)
-				sessions = append(sessions, session)
-			}
-			clients, ids := []*api.Client{r.raw, raw}, []string{rawSession(b, r.raw), rawSession(b, raw)}
-			n := 0
-			mine := testcluster.Side{Name: "holdfast", Once: func() time.Duration {
-				n++
-				return testcluster.Handover(wait, func(i int) func() { return testcluster.Take(ctx, sessions[i], fmt.Sprint("lock", n)) })
-			}}
-			theirs := testcluster.Side{Name: "api-lock", Once: func() time.Duration {
-				n++
-				return testcluster.Handover(wait, func(i int) func() { return rawLock(clients[i], ids[i], fmt.Sprint("raw/lock", n)) })
-			}}
-			mine.Once()
-			theirs.Once()
-			testcluster.Versus(b, 0.5, 6, 4, mine, theirs)
-		})
-	}
+	testcluster.HandingOver(b, "api-lock", func(b *testing.B) ([2]*dcs.Store, func(client, n int) func()) {
+		r := newRig(b)
+		other := ours(b, r.cluster)
+		clients := []*api.Client{r.raw, vendor(b, r.cluster, other)}
+		ids := []string{rawSession(b, clients[0]), rawSession(b, clients[1])}
+		return [2]*dcs.Store{r.store, other}, func(i, n int) func() { return rawLock(clients[i], ids[i], fmt.Sprint("raw/lock", n)) }
+	})
 }
 
 // BenchmarkFaults puts 30 times with one of three servers frozen, 3 s a call at

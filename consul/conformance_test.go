@@ -7,24 +7,18 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
 func TestConformance(t *testing.T) {
 	s := newSuite(t)
-	conformance.Run(t, conformance.Harness{
-		Name:   "consul",
-		Timing: suiteTiming,
-		New: func(testing.TB) conformance.Store {
-			s := s.fresh()
-			return conformance.Store{
-				Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
-				Requests: requests, Inject: inject, Sockets: sockets, Secure: secure, Cluster: s.faults(),
-			}
-		},
-		NotApplicable: s.notApplicable(),
-		// The servers live as long as the tests.
-		Ours: []string{"conformance/fault.", "internal/testcluster."},
-	})
+	conformance.Run(t, testcluster.Harness("consul", suiteTiming, func(testing.TB) conformance.Store {
+		s := s.fresh()
+		return conformance.Store{
+			Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
+			Requests: requests, Inject: inject, Sockets: sockets, Secure: secure, Cluster: s.faults(),
+		}
+	}, s.notApplicable()))
 }
 
 // The contract through one agent in front of the servers, the usual deployment:
@@ -34,37 +28,31 @@ func TestConformanceThroughAnAgent(t *testing.T) {
 		t.Skip("in the slow profile: it is the contract half once more")
 	}
 	s := newSuite(t)
-	if s.cluster == nil {
+	if s.Cluster == nil {
 		t.Skip("the servers are the user's own")
 	}
-	addr, err := s.cluster.ConsulAgent(t.Context())
+	addr, err := s.Cluster.ConsulAgent(t.Context())
 	require.NoError(t, err)
 	s.agent = addr
 	na := conformance.WithoutCluster("one agent is all that there is; the servers are struck in TestConformance")
 	na["Auth/*"], na["TLS/*"] = "TestConformance shows them", "TestConformance shows them"
-	conformance.Run(t, conformance.Harness{
-		Name:   "consul, one agent",
-		Timing: suiteTiming,
-		New: func(testing.TB) conformance.Store {
-			s := s.fresh()
-			return conformance.Store{
-				Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
-				Requests: requests, Inject: inject, Sockets: sockets,
-			}
-		},
-		NotApplicable: na,
-		Ours:          []string{"conformance/fault.", "internal/testcluster."},
-	})
+	conformance.Run(t, testcluster.Harness("consul, one agent", suiteTiming, func(testing.TB) conformance.Store {
+		s := s.fresh()
+		return conformance.Store{
+			Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
+			Requests: requests, Inject: inject, Sockets: sockets,
+		}
+	}, na))
 }
 
 func (s *suite) notApplicable() map[string]string {
-	if s.cluster == nil {
+	if s.Cluster == nil {
 		return conformance.WithoutCluster("the servers are the user's own: nothing may be done to them")
 	}
 	out := map[string]string{
 		"Clock/Stepped": "Consul counts sessions by Go's monotonic clock, which no step of the wall clock moves; what could be wrong here is forbidden by a linter rule",
 	}
-	if !s.cluster.HasNetwork() {
+	if !s.Cluster.HasNetwork() {
 		out["Rotate/Blackholed"] = "packets can be dropped only where root may make network namespaces"
 		out["Rotate/AllReplaced"] = "a new server can take the old one's name, not its port"
 		out["Rotate/HalfHealthy"] = "a server can be cut off from its peers only where root may make network namespaces"

@@ -2,8 +2,6 @@ package consul
 
 import (
 	"context"
-	"fmt"
-	"strings"
 	"sync"
 	"testing"
 
@@ -15,21 +13,21 @@ import (
 
 // faults is the servers, for the suite's fault cases.
 func (s *suite) faults() *conformance.Cluster {
-	if s.cluster == nil {
+	if s.Cluster == nil {
 		return nil
 	}
-	c := s.cluster.Faults()
+	c := s.Cluster.Faults()
 	c.Outside = s.outside
 	c.ReadOnly = func(tb testing.TB) func() {
-		heal, err := s.cluster.ConsulReadOnly()
+		heal, err := s.Cluster.ConsulReadOnly()
 		require.NoError(tb, err)
 		once := sync.OnceFunc(func() { require.NoError(tb, heal()) })
 		tb.Cleanup(once)
 		return once
 	}
 	c.Replace = func(tb testing.TB, i int) string {
-		require.NoError(tb, s.cluster.Replace(context.Background(), i))
-		return s.cluster.Endpoints()[i]
+		require.NoError(tb, s.Cluster.Replace(context.Background(), i))
+		return s.Cluster.Endpoints()[i]
 	}
 	c.EndLease = func(tb testing.TB, id dcs.LeaseID) {
 		_, err := s.admin(tb).Session().Destroy(string(id), nil)
@@ -38,13 +36,6 @@ func (s *suite) faults() *conformance.Cluster {
 	return c
 }
 
-// outside names the servers by address: their names are known in this process
-// only.
 func (s *suite) outside(testing.TB) string {
-	var addrs []string
-	for _, server := range s.cluster.Servers() {
-		addrs = append(addrs, server.Proxy().Addr())
-	}
-	return fmt.Sprintf("consul://%s/%s?node=holdfast-suite&ttl=%v&loop_wait=%v&retry_timeout=%v", strings.Join(addrs, ","), s.root,
-		suiteTiming.TTL, suiteTiming.LoopWait, suiteTiming.RetryTimeout)
+	return s.Outside("consul", suiteTiming, "node=holdfast-suite")
 }

@@ -25,8 +25,6 @@ import (
 // budget.
 var suiteTiming = dcs.Timing{TTL: 11 * time.Second, LoopWait: time.Second, RetryTimeout: 5 * time.Second}
 
-const suiteRoot = "holdfast/suite"
-
 // shared are the servers that all tests share, and secured the one with TLS and
 // ACLs.
 var (
@@ -44,40 +42,29 @@ func TestMain(m *testing.M) {
 
 // suite is what the conformance suite runs on.
 type suite struct {
-	cluster   *testcluster.Cluster // nil: the user's own servers
-	endpoints []string
-	agent     string // "": through the servers
-	root      string
+	testcluster.Site
+	agent string // "": through the servers
 }
 
 // fresh is the suite with a tree of its own.
 func (s *suite) fresh() *suite {
-	own := *s
-	switch {
-	case s.agent != "":
-		own.endpoints = []string{s.agent}
-	case s.cluster != nil:
-		own.endpoints = s.cluster.Endpoints()
+	own := &suite{s.Fresh(), s.agent}
+	if s.agent != "" {
+		own.Endpoints = []string{s.agent}
 	}
-	own.root = suiteRoot + "/" + strings.ToLower(rand.Text()[:10])
-	return &own
+	return own
 }
 
-func newSuite(tb testing.TB) *suite {
-	if own := testcluster.External(testcluster.Consul); own != nil {
-		return (&suite{endpoints: own}).fresh()
-	}
-	return (&suite{cluster: shared.Get(tb)}).fresh()
-}
+func newSuite(tb testing.TB) *suite { return &suite{Site: shared.Site(tb)} }
 
 // admin is a client with every right, not through a proxy.
 func (s *suite) admin(tb testing.TB) *api.Client {
-	if s.cluster == nil {
-		c, err := api.NewClient(&api.Config{Address: s.endpoints[0]})
+	if s.Cluster == nil {
+		c, err := api.NewClient(&api.Config{Address: s.Endpoints[0]})
 		require.NoError(tb, err)
 		return c
 	}
-	c, err := s.cluster.ConsulAdmin(0)
+	c, err := s.Cluster.ConsulAdmin(0)
 	require.NoError(tb, err)
 	return c
 }
@@ -91,17 +78,14 @@ type suiteClient struct {
 
 func (s *suite) config(o conformance.Opening) Config {
 	c := Config{
-		Endpoints: s.endpoints, Root: s.root, Node: "holdfast-suite", MinTTL: time.Second,
-		Timing: cmp.Or(o.Timing, suiteTiming), Logger: o.Logger, Observer: o.Observer,
+		Endpoints: s.Endpoints, Root: s.Root, Node: "holdfast-suite", MinTTL: time.Second,
+		Timing: cmp.Or(o.Timing, suiteTiming), Logger: o.Logger, Observer: o.Observer, Resolver: s.Resolver(),
 	}
 	if s.agent != "" {
 		c.Node = ""
 	}
 	if o.Endpoints != nil {
 		c.Endpoints = o.Endpoints
-	}
-	if s.cluster != nil {
-		c.Resolver = s.cluster.Resolver()
 	}
 	return c
 }
@@ -147,7 +131,7 @@ func sockets(b dcs.Backend) []conformance.Socket {
 
 // dropBookkeeping removes every marker, as the end of their sessions does.
 func (s *suite) dropBookkeeping(tb testing.TB) {
-	_, err := s.admin(tb).KV().DeleteTree(s.root+"/.op/", nil)
+	_, err := s.admin(tb).KV().DeleteTree(s.Root+"/.op/", nil)
 	require.NoError(tb, err)
 }
 
@@ -158,7 +142,7 @@ func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.B
 	if who == conformance.MissingRight {
 		rules = testcluster.ConsulReader
 	}
-	t := &tokens{tb: tb, admin: (&suite{cluster: cluster}).admin(tb), file: filepath.Join(tb.TempDir(), "token")}
+	t := &tokens{tb: tb, admin: (&suite{Site: testcluster.Site{Cluster: cluster}}).admin(tb), file: filepath.Join(tb.TempDir(), "token")}
 	switch who {
 	case conformance.WrongPassword:
 		t.write("wrong-" + conformance.Secret)
@@ -173,7 +157,7 @@ func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.B
 
 func openSecure(cluster *testcluster.Cluster, conf *tls.Config, tokenFile string, log *slog.Logger) (dcs.Backend, error) {
 	b, err := New(Config{
-		Endpoints: cluster.Endpoints(), Root: suiteRoot, Node: "holdfast-suite", MinTTL: time.Second,
+		Endpoints: cluster.Endpoints(), Root: testcluster.SiteRoot, Node: "holdfast-suite", MinTTL: time.Second,
 		Timing: suiteTiming, Logger: log, TLS: conf, TokenFile: tokenFile,
 	})
 	if err != nil {

@@ -48,7 +48,7 @@ func budget(t *testing.T) context.Context {
 // and a warning says what follows.
 func TestOneAgentNeedsNoCatalog(t *testing.T) {
 	s := newSuite(t)
-	if s.cluster == nil {
+	if s.Cluster == nil {
 		t.Skip("the servers are the user's own")
 	}
 	var log lines
@@ -121,7 +121,7 @@ func TestForeignLockDelay(t *testing.T) {
 	}
 	id, _, err := admin.Session().Create(foreign, nil)
 	require.NoError(t, err)
-	ok, _, err := admin.KV().Acquire(&api.KVPair{Key: s.root + "/leader", Session: id}, nil)
+	ok, _, err := admin.KV().Acquire(&api.KVPair{Key: s.Root + "/leader", Session: id}, nil)
 	require.NoError(t, err)
 	require.True(t, ok)
 	_, err = admin.Session().Destroy(id, nil)
@@ -166,7 +166,7 @@ func TestTokensAreNotTold(t *testing.T) {
 	cluster := secured.Get(t)
 	conf, err := cluster.Authority().Client().Config(cluster.Authority())
 	require.NoError(t, err)
-	tok := &tokens{tb: t, admin: (&suite{cluster: cluster}).admin(t), file: t.TempDir() + "/token"}
+	tok := &tokens{tb: t, admin: (&suite{Site: testcluster.Site{Cluster: cluster}}).admin(t), file: t.TempDir() + "/token"}
 	tok.renew(testcluster.ConsulReader)
 	secret, err := os.ReadFile(tok.file)
 	require.NoError(t, err)
@@ -185,10 +185,10 @@ func TestReaderOpens(t *testing.T) {
 	cluster := secured.Get(t)
 	conf, err := cluster.Authority().Client().Config(cluster.Authority())
 	require.NoError(t, err)
-	tok := &tokens{tb: t, admin: (&suite{cluster: cluster}).admin(t), file: t.TempDir() + "/token"}
+	tok := &tokens{tb: t, admin: (&suite{Site: testcluster.Site{Cluster: cluster}}).admin(t), file: t.TempDir() + "/token"}
 	tok.renew(`key_prefix "holdfast/" { policy = "read" }`)
 	b, err := open(t.Context(), Config{
-		Endpoints: cluster.Endpoints(), Root: suiteRoot, Node: "holdfast-suite", Timing: suiteTiming, TLS: conf, TokenFile: tok.file,
+		Endpoints: cluster.Endpoints(), Root: testcluster.SiteRoot, Node: "holdfast-suite", Timing: suiteTiming, TLS: conf, TokenFile: tok.file,
 	}, false)
 	require.NoError(t, err)
 	defer b.Close()

@@ -70,8 +70,7 @@ func vendor(b *testing.B, c *testcluster.Cluster) *clientv3.Client {
 func BenchmarkConfirm(b *testing.B) {
 	r := newRig(b)
 	ctx := b.Context()
-	s, err := r.store.NewSession(ctx, dcs.SessionOptions{})
-	require.NoError(b, err)
+	s := testcluster.Session(b, r.store)
 	hold, err := s.Acquire(ctx, "confirm", nil)
 	require.NoError(b, err)
 	l, err := r.raw.Grant(ctx, 60)
@@ -98,93 +97,44 @@ func BenchmarkConfirm(b *testing.B) {
 		testcluster.Timed("get", func() error { _, err := r.raw.Get(ctx, "/bench/confirm"); return err }))
 }
 
+// campaign takes the vendor's lock and returns what releases it.
+func campaign(ctx context.Context, s *concurrency.Session, key string) func() {
+	e := concurrency.NewElection(s, key)
+	if err := e.Campaign(ctx, "x"); err != nil {
+		panic(err)
+	}
+	return func() {
+		if err := e.Resign(ctx); err != nil {
+			panic(err)
+		}
+	}
+}
+
+func campaigner(b *testing.B, raw *clientv3.Client) *concurrency.Session {
+	s, err := concurrency.NewSession(raw, concurrency.WithTTL(60))
+	require.NoError(b, err)
+	b.Cleanup(func() { s.Close() })
+	return s
+}
+
 // BenchmarkAcquire: target at most 0.8 x concurrency.Election's Campaign.
 func BenchmarkAcquire(b *testing.B) {
 	r := newRig(b)
-	ctx := b.Context()
-	s, err := r.store.NewSession(ctx, dcs.SessionOptions{})
-	require.NoError(b, err)
-	es, err := concurrency.NewSession(r.raw, concurrency.WithTTL(60))
-	require.NoError(b, err)
-	defer es.Close()
-	acquire := testcluster.Side{Name: "acquire", Once: func() time.Duration {
-		begin := time.Now()
-		h, err := s.Acquire(ctx, "lock", []byte("a"))
-		took := time.Since(begin)
-		if err == nil {
-			err = h.Release(ctx)
-		}
-		if err != nil {
-			panic(err)
-		}
-		return took
-	}}
-	campaign := testcluster.Side{Name: "campaign", Once: func() time.Duration {
-		e := concurrency.NewElection(es, "/raw/lock")
-		begin := time.Now()
-		err := e.Campaign(ctx, "a")
-		took := time.Since(begin)
-		if err == nil {
-			err = e.Resign(ctx)
-		}
-		if err != nil {
-			panic(err)
-		}
-		return took
-	}}
-	for range 50 {
-		acquire.Once()
-		campaign.Once()
-	}
-	testcluster.Versus(b, 0.5, 20, 30, acquire, campaign)
+	theirs := campaigner(b, r.raw)
+	testcluster.Acquiring(b, testcluster.Session(b, r.store), "campaign", func() func() { return campaign(b.Context(), theirs, "/raw/lock") })
 }
 
 // BenchmarkHandover: from the holder's Release to the waiter's Acquire. Target:
 // at most 1.1 x Election's where the waiter was there for 250 ms, 0.2 x where
 // it was for 15 ms.
 func BenchmarkHandover(b *testing.B) {
-	for _, wait := range []time.Duration{15 * time.Millisecond, 250 * time.Millisecond} {
-		b.Run(wait.String(), func(b *testing.B) {
-			r := newRig(b)
-			other, raw := ours(b, r.cluster), vendor(b, r.cluster)
-			ctx := b.Context()
-			var sessions []*dcs.Session
-			var elections []*concurrency.Session
-			for _, s := range []*dcs.Store{r.store, other} {
-				session, err := s.NewSession(ctx, dcs.SessionOptions{})
-				require.NoError(b, err)
-				sessions = append(sessions, session)
-			}
-			for _, c := range []*clientv3.Client{r.raw, raw} {
-				session, err := concurrency.NewSession(c, concurrency.WithTTL(60))
-				require.NoError(b, err)
-				b.Cleanup(func() { session.Close() })
-				elections = append(elections, session)
-			}
-			n := 0
-			mine := testcluster.Side{Name: "holdfast", Once: func() time.Duration {
-				n++
-				return testcluster.Handover(wait, func(i int) func() { return testcluster.Take(ctx, sessions[i], fmt.Sprint("lock", n)) })
-			}}
-			theirs := testcluster.Side{Name: "election", Once: func() time.Duration {
-				n++
-				return testcluster.Handover(wait, func(i int) func() {
-					e := concurrency.NewElection(elections[i], fmt.Sprint("/raw/lock", n))
-					if err := e.Campaign(ctx, "x"); err != nil {
-						panic(err)
-					}
-					return func() {
-						if err := e.Resign(ctx); err != nil {
-							panic(err)
-						}
-					}
-				})
-			}}
-			mine.Once()
-			theirs.Once()
-			testcluster.Versus(b, 0.5, 6, 4, mine, theirs)
-		})
-	}
+	testcluster.HandingOver(b, "election", func(b *testing.B) ([2]*dcs.Store, func(client, n int) func()) {
+		r := newRig(b)
+		elections := []*concurrency.Session{campaigner(b, r.raw), campaigner(b, vendor(b, r.cluster))}
+		return [2]*dcs.Store{r.store, ours(b, r.cluster)}, func(i, n int) func() {
+			return campaign(b.Context(), elections[i], fmt.Sprint("/raw/lock", n))
+		}
+	})
 }
 
 // BenchmarkWaits: 1,000 Waits on one Store are woken by one write. Target: p99

@@ -4,32 +4,26 @@ import (
 	"testing"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
 func TestConformance(t *testing.T) {
 	s := newSuite(t)
-	conformance.Run(t, conformance.Harness{
-		Name:   "etcd3",
-		Timing: suiteTiming,
-		New: func(testing.TB) conformance.Store {
-			s := s.fresh()
-			return conformance.Store{
-				Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
-				Requests: requests, Inject: inject, Sockets: sockets, Secure: secure, Cluster: s.faults(),
-			}
-		},
-		NotApplicable: s.notApplicable(),
-		// The clusters live as long as the tests.
-		Ours: []string{"conformance/fault.", "internal/testcluster."},
-	})
+	conformance.Run(t, testcluster.Harness("etcd3", suiteTiming, func(testing.TB) conformance.Store {
+		s := s.fresh()
+		return conformance.Store{
+			Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
+			Requests: requests, Inject: inject, Sockets: sockets, Secure: secure, Cluster: s.faults(),
+		}
+	}, s.notApplicable()))
 }
 
 func (s *suite) notApplicable() map[string]string {
 	out := map[string]string{"Clock/Stepped": "etcd counts leases by Go's monotonic clock, which no step of the wall clock moves; what could be wrong here is forbidden by a linter rule"}
-	if s.cluster == nil {
+	if s.Cluster == nil {
 		return conformance.WithoutCluster("the servers are the user's own: nothing may be done to them")
 	}
-	if !s.cluster.HasNetwork() {
+	if !s.Cluster.HasNetwork() {
 		out["Rotate/Blackholed"] = "packets can be dropped only where root may make network namespaces"
 	}
 	return out

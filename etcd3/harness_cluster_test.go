@@ -2,8 +2,6 @@ package etcd3
 
 import (
 	"context"
-	"fmt"
-	"strings"
 	"sync"
 	"testing"
 
@@ -17,22 +15,22 @@ import (
 
 // faults is the servers, for the suite's fault cases.
 func (s *suite) faults() *conformance.Cluster {
-	if s.cluster == nil {
+	if s.Cluster == nil {
 		return nil
 	}
-	c := s.cluster.Faults()
+	c := s.Cluster.Faults()
 	strike := c.Strike
 	c.Strike = func(tb testing.TB, i int, t conformance.Trouble) func() {
-		if t.Do == conformance.Partitioned && !s.cluster.HasNetwork() {
+		if t.Do == conformance.Partitioned && !s.Cluster.HasNetwork() {
 			return s.standIn(tb, i)
 		}
 		return strike(tb, i, t)
 	}
 	c.ReadOnly, c.EndLease, c.Outside = s.readOnly, s.endLease, s.outside
 	c.Replace = func(tb testing.TB, i int) string {
-		require.NoError(tb, s.cluster.Replace(context.Background(), i))
-		s.endpoints = s.cluster.Endpoints()
-		return s.endpoints[i]
+		require.NoError(tb, s.Cluster.Replace(context.Background(), i))
+		s.Endpoints = s.Cluster.Endpoints()
+		return s.Endpoints[i]
 	}
 	return c
 }
@@ -40,7 +38,7 @@ func (s *suite) faults() *conformance.Cluster {
 // standIn takes a member's place and answers as one that is cut off from its
 // peers, where no network of one's own can be made.
 func (s *suite) standIn(tb testing.TB, i int) (heal func()) {
-	server := s.cluster.Servers()[i]
+	server := s.Cluster.Servers()[i]
 	var header *pb.ResponseHeader
 	s.byHand(tb, func(ctx context.Context, cc *grpc.ClientConn) error {
 		status, err := pb.NewMaintenanceClient(cc).Status(ctx, &pb.StatusRequest{})
@@ -77,11 +75,4 @@ func (s *suite) endLease(tb testing.TB, id dcs.LeaseID) {
 
 // outside names the servers by address: their names are known in this process
 // only.
-func (s *suite) outside(testing.TB) string {
-	var addrs []string
-	for _, server := range s.cluster.Servers() {
-		addrs = append(addrs, server.Proxy().Addr())
-	}
-	return fmt.Sprintf("etcd3://%s/%s?discovery=false&ttl=%v&loop_wait=%v&retry_timeout=%v", strings.Join(addrs, ","), s.root,
-		suiteTiming.TTL, suiteTiming.LoopWait, suiteTiming.RetryTimeout)
-}
+func (s *suite) outside(testing.TB) string { return s.Outside("etcd3", suiteTiming, "discovery=false") }

@@ -3,11 +3,9 @@ package etcd3
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"log/slog"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -26,8 +24,6 @@ import (
 // budget; etcd grants whole seconds.
 var suiteTiming = dcs.Timing{TTL: 4 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: 1700 * time.Millisecond}
 
-const suiteRoot = "holdfast/suite"
-
 // shared is the cluster that all tests share, and secured the one with users.
 var (
 	shared  = testcluster.Shared{Options: testcluster.Options{Kind: testcluster.Etcd, Version: os.Getenv("HOLDFAST_ETCD_VERSION"), Domain: "etcd.test"}}
@@ -43,36 +39,19 @@ func TestMain(m *testing.M) {
 }
 
 // suite is what the conformance suite runs on.
-type suite struct {
-	cluster   *testcluster.Cluster // nil: the user's own servers
-	endpoints []string
-	root      string
-}
+type suite struct{ testcluster.Site }
 
 // fresh is the suite with a tree of its own.
-func (s *suite) fresh() *suite {
-	own := *s
-	if s.cluster != nil {
-		own.endpoints = s.cluster.Endpoints()
-	}
-	own.root = suiteRoot + "/" + strings.ToLower(rand.Text()[:10])
-	return &own
-}
+func (s *suite) fresh() *suite { return &suite{s.Fresh()} }
 
-func newSuite(tb testing.TB) *suite {
-	if own := testcluster.External(testcluster.Etcd); own != nil {
-		return (&suite{endpoints: own}).fresh()
-	}
-	c := shared.Get(tb)
-	return (&suite{cluster: c}).fresh()
-}
+func newSuite(tb testing.TB) *suite { return &suite{shared.Site(tb)} }
 
 // byHand does something to the store that no client of ours does, through a
 // connection that lives no longer.
 func (s *suite) byHand(tb testing.TB, do func(ctx context.Context, cc *grpc.ClientConn) error) {
-	addr := s.endpoints[0]
-	if s.cluster != nil {
-		addr = s.cluster.Servers()[0].Direct()
+	addr := s.Endpoints[0]
+	if s.Cluster != nil {
+		addr = s.Cluster.Servers()[0].Direct()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -91,11 +70,8 @@ type suiteClient struct {
 
 func (s *suite) config(o conformance.Opening) Config {
 	c := Config{
-		Endpoints: s.endpoints, Root: s.root, Timing: cmp.Or(o.Timing, suiteTiming),
-		Logger: o.Logger, Observer: o.Observer,
-	}
-	if s.cluster != nil {
-		c.Resolver = s.cluster.Resolver()
+		Endpoints: s.Endpoints, Root: s.Root, Timing: cmp.Or(o.Timing, suiteTiming),
+		Logger: o.Logger, Observer: o.Observer, Resolver: s.Resolver(),
 	}
 	return c
 }
@@ -114,7 +90,7 @@ func tapped(c Config) (*suiteClient, error) {
 func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
 	c := s.config(o)
 	if o.Endpoints != nil {
-		c.Endpoints, c.NoDiscovery = o.Endpoints, len(o.Endpoints) < len(s.endpoints)
+		c.Endpoints, c.NoDiscovery = o.Endpoints, len(o.Endpoints) < len(s.Endpoints)
 	}
 	b, err := tapped(c)
 	require.NoError(tb, err)
@@ -144,7 +120,7 @@ func sockets(b dcs.Backend) []conformance.Socket {
 
 // dropBookkeeping removes every marker, as the end of their leases does.
 func (s *suite) dropBookkeeping(tb testing.TB) {
-	dir := "/" + s.root + "/.op/"
+	dir := "/" + s.Root + "/.op/"
 	s.byHand(tb, func(ctx context.Context, cc *grpc.ClientConn) error {
 		_, err := pb.NewKVClient(cc).DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte(dir), RangeEnd: below(dir)})
 		return err
@@ -168,7 +144,7 @@ func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.B
 
 func openSecure(cluster *testcluster.Cluster, conf *tls.Config, user, password string, log *slog.Logger) (dcs.Backend, error) {
 	b, err := New(Config{
-		Endpoints: cluster.Endpoints(), Root: suiteRoot, Timing: suiteTiming, Logger: log,
+		Endpoints: cluster.Endpoints(), Root: testcluster.SiteRoot, Timing: suiteTiming, Logger: log,
 		TLS: conf, Username: user, Password: password,
 	})
 	if err != nil {

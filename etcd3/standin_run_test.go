@@ -19,8 +19,8 @@ import (
 // place: the client leaves it as it leaves the real one.
 func TestStandInIsLeft(t *testing.T) {
 	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Etcd, Loopback: true})
-	s := (&suite{cluster: c}).fresh()
-	b, err := New(Config{Endpoints: s.endpoints, Root: s.root, Timing: suiteTiming})
+	s := (&suite{testcluster.Site{Cluster: c}}).fresh()
+	b, err := New(Config{Endpoints: s.Endpoints, Root: s.Root, Timing: suiteTiming})
 	require.NoError(t, err)
 	defer b.Close()
 	store, err := dcs.New(b, dcs.Options{Timing: suiteTiming})
@@ -30,7 +30,7 @@ func TestStandInIsLeft(t *testing.T) {
 	hold, err := session.Acquire(t.Context(), "standin", nil)
 	require.NoError(t, err)
 	used := b.Endpoints()[0]
-	for i, e := range s.endpoints {
+	for i, e := range s.Endpoints {
 		if e == used {
 			defer s.standIn(t, i)()
 		}
@@ -50,7 +50,7 @@ func TestStandInIsLeft(t *testing.T) {
 // The stand-in answers as a member does that is really cut off.
 func TestStandInAnswersAsTheRealOne(t *testing.T) {
 	s := newSuite(t)
-	if s.cluster == nil || !s.cluster.HasNetwork() {
+	if s.Cluster == nil || !s.Cluster.HasNetwork() {
 		t.Skip("packets can be dropped only where root may make network namespaces")
 	}
 	var head *pb.ResponseHeader
@@ -59,12 +59,12 @@ func TestStandInAnswersAsTheRealOne(t *testing.T) {
 		head = r.GetHeader()
 		return err
 	})
-	addrs := map[string]string{"stand-in": newStandIn(t, head), "real": s.cluster.Servers()[1].Direct()}
-	heal, err := s.cluster.Partition(1)
+	addrs := map[string]string{"stand-in": newStandIn(t, head), "real": s.Cluster.Servers()[1].Direct()}
+	heal, err := s.Cluster.Partition(1)
 	require.NoError(t, err)
 	defer func() {
 		require.NoError(t, heal())
-		require.NoError(t, s.cluster.Healthy(context.Background()))
+		require.NoError(t, s.Cluster.Healthy(context.Background()))
 	}()
 	for name, addr := range addrs {
 		t.Run(name, func(t *testing.T) {

@@ -17,9 +17,9 @@ import (
 // meanwhile is not missed: a deletion neither.
 func TestWatchSurvivesACompaction(t *testing.T) {
 	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Etcd})
-	s := (&suite{cluster: c}).fresh()
+	s := (&suite{testcluster.Site{Cluster: c}}).fresh()
 	timing := dcs.Timing{TTL: 30 * time.Second, LoopWait: time.Second, RetryTimeout: 10 * time.Second}
-	b, err := New(Config{Endpoints: s.endpoints, Root: s.root, Timing: timing})
+	b, err := New(Config{Endpoints: s.Endpoints, Root: s.Root, Timing: timing})
 	require.NoError(t, err)
 	store, err := dcs.New(b, dcs.Options{Timing: timing})
 	require.NoError(t, err)
@@ -42,15 +42,15 @@ func TestWatchSurvivesACompaction(t *testing.T) {
 	require.Eventually(t, func() bool { return b.copy.Begins() > 0 }, 5*time.Second, time.Millisecond)
 
 	var heals []func()
-	for i := range s.endpoints {
+	for i := range s.Endpoints {
 		heals = append(heals, s.faults().Strike(t, i, conformance.Trouble{Do: conformance.Refused}))
 	}
 	admin, err := c.Admin(ctx)
 	require.NoError(t, err)
 	defer admin.Close()
-	_, err = admin.Put(ctx, "/"+s.root+"/c/kept", "new")
+	_, err = admin.Put(ctx, "/"+s.Root+"/c/kept", "new")
 	require.NoError(t, err)
-	last, err := admin.Delete(ctx, "/"+s.root+"/c/gone")
+	last, err := admin.Delete(ctx, "/"+s.Root+"/c/gone")
 	require.NoError(t, err)
 	for i := range 20 {
 		last2, err := admin.Put(ctx, "/elsewhere", fmt.Sprint(i))

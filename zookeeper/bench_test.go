@@ -72,8 +72,7 @@ func library(b *testing.B, addrs []string, ttl time.Duration) *zk.Conn {
 func BenchmarkConfirm(b *testing.B) {
 	r := newRig(b)
 	ctx := b.Context()
-	s, err := r.store.NewSession(ctx, dcs.SessionOptions{})
-	require.NoError(b, err)
+	s := testcluster.Session(b, r.store)
 	hold, err := s.Acquire(ctx, "confirm", nil)
 	require.NoError(b, err)
 	confirm := testcluster.Timed("confirm", func() error { return hold.Confirm(ctx) })
@@ -101,57 +100,18 @@ func rawLock(c *zk.Conn, key string) func() {
 // BenchmarkAcquire: target at most 1.0 x zk.Lock.
 func BenchmarkAcquire(b *testing.B) {
 	r := newRig(b)
-	ctx := b.Context()
-	s, err := r.store.NewSession(ctx, dcs.SessionOptions{})
-	require.NoError(b, err)
-	timed := func(name string, take func() func()) testcluster.Side {
-		return testcluster.Side{Name: name, Once: func() time.Duration {
-			begin := time.Now()
-			release := take()
-			took := time.Since(begin)
-			release()
-			return took
-		}}
-	}
-	acquire := timed("acquire", func() func() { return testcluster.Take(ctx, s, "lock") })
-	lock := timed("zk-lock", func() func() { return rawLock(r.raw, "/raw/lock") })
-	for range 50 {
-		acquire.Once()
-		lock.Once()
-	}
-	testcluster.Versus(b, 0.5, 20, 30, acquire, lock)
+	testcluster.Acquiring(b, testcluster.Session(b, r.store), "zk-lock", func() func() { return rawLock(r.raw, "/raw/lock") })
 }
 
 // BenchmarkHandover: from the holder's Release to the waiter's Acquire. Target:
 // at most 1.0 x zk.Lock's.
 func BenchmarkHandover(b *testing.B) {
-	for _, wait := range []time.Duration{15 * time.Millisecond, 250 * time.Millisecond} {
-		b.Run(wait.String(), func(b *testing.B) {
-			r := newRig(b)
-			other := client(b, r.cluster)
-			raw := vendor(b, other)
-			ctx := b.Context()
-			var sessions []*dcs.Session
-			for _, s := range []*dcs.Store{r.store, other} {
-				session, err := s.NewSession(ctx, dcs.SessionOptions{})
-				require.NoError(b, err)
-				sessions = append(sessions, session)
-			}
-			clients := []*zk.Conn{r.raw, raw}
-			n := 0
-			mine := testcluster.Side{Name: "holdfast", Once: func() time.Duration {
-				n++
-				return testcluster.Handover(wait, func(i int) func() { return testcluster.Take(ctx, sessions[i], fmt.Sprint("lock", n)) })
-			}}
-			theirs := testcluster.Side{Name: "zk-lock", Once: func() time.Duration {
-				n++
-				return testcluster.Handover(wait, func(i int) func() { return rawLock(clients[i], fmt.Sprint("/raw/lock", n)) })
-			}}
-			mine.Once()
-			theirs.Once()
-			testcluster.Versus(b, 0.5, 6, 4, mine, theirs)
-		})
-	}
+	testcluster.HandingOver(b, "zk-lock", func(b *testing.B) ([2]*dcs.Store, func(client, n int) func()) {
+		r := newRig(b)
+		other := client(b, r.cluster)
+		clients := []*zk.Conn{r.raw, vendor(b, other)}
+		return [2]*dcs.Store{r.store, other}, func(i, n int) func() { return rawLock(clients[i], fmt.Sprint("/raw/lock", n)) }
+	})
 }
 
 // BenchmarkFaults puts 30 times with one of three servers frozen, 3 s a call at

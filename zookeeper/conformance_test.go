@@ -9,20 +9,13 @@ import (
 
 func TestConformance(t *testing.T) {
 	s := newSuite(t)
-	conformance.Run(t, conformance.Harness{
-		Name:   "zookeeper",
-		Timing: suiteTiming,
-		New: func(testing.TB) conformance.Store {
-			s := s.fresh()
-			return conformance.Store{
-				Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
-				Requests: requests, Inject: inject, Sockets: sockets, Secure: secure, Cluster: s.faults(),
-			}
-		},
-		NotApplicable: s.notApplicable(),
-		// The servers live as long as the tests.
-		Ours: []string{"conformance/fault.", "internal/testcluster."},
-	})
+	conformance.Run(t, testcluster.Harness("zookeeper", suiteTiming, func(testing.TB) conformance.Store {
+		s := s.fresh()
+		return conformance.Store{
+			Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
+			Requests: requests, Inject: inject, Sockets: sockets, Secure: secure, Cluster: s.faults(),
+		}
+	}, s.notApplicable()))
 }
 
 func (s *suite) notApplicable() map[string]string {
@@ -31,7 +24,7 @@ func (s *suite) notApplicable() map[string]string {
 		"Holder/ConfirmsKeepFailing": "a node stays its session's: Caps.Rebind is false",
 		"Auth/TokenRenewed":          "digest credentials do not run out",
 	}
-	if s.cluster == nil {
+	if s.Cluster == nil {
 		for name, why := range conformance.WithoutCluster("the servers are the user's own: nothing may be done to them") {
 			out[name] = why
 		}
@@ -40,7 +33,7 @@ func (s *suite) notApplicable() map[string]string {
 	if !testcluster.CanStepClocks() {
 		out["Clock/Stepped"] = "the servers' clocks can be stepped only where there is a C compiler"
 	}
-	if !s.cluster.HasNetwork() {
+	if !s.Cluster.HasNetwork() {
 		out["Rotate/Blackholed"] = "packets can be dropped only where root may make network namespaces"
 		out["Rotate/AllReplaced"] = "a new server can take the old one's name, not its port"
 		out["Rotate/HalfHealthy"] = "a server can be cut off from its peers only where root may make network namespaces"

@@ -2,9 +2,7 @@ package zookeeper
 
 import (
 	"context"
-	"fmt"
 	"net"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,24 +16,24 @@ import (
 
 // faults is the servers, for the suite's fault cases.
 func (s *suite) faults() *conformance.Cluster {
-	if s.cluster == nil {
+	if s.Cluster == nil {
 		return nil
 	}
-	c := s.cluster.Faults()
+	c := s.Cluster.Faults()
 	c.Outside, c.EndLease = s.outside, s.endLease
 	c.ReadOnly = func(tb testing.TB) func() {
-		heal, err := s.cluster.ZooKeeperReadOnly(append(parents("/"+s.root), "/"+s.root))
+		heal, err := s.Cluster.ZooKeeperReadOnly(append(parents("/"+s.Root), "/"+s.Root))
 		require.NoError(tb, err)
 		once := sync.OnceFunc(func() { require.NoError(tb, heal()) })
 		tb.Cleanup(once)
 		return once
 	}
 	c.Replace = func(tb testing.TB, i int) string {
-		require.NoError(tb, s.cluster.Replace(context.Background(), i))
-		return s.cluster.Endpoints()[i]
+		require.NoError(tb, s.Cluster.Replace(context.Background(), i))
+		return s.Cluster.Endpoints()[i]
 	}
 	if testcluster.CanStepClocks() {
-		c.StepClock = func(tb testing.TB, by time.Duration) { require.NoError(tb, s.cluster.StepClocks(by)) }
+		c.StepClock = func(tb testing.TB, by time.Duration) { require.NoError(tb, s.Cluster.StepClocks(by)) }
 	}
 	return c
 }
@@ -53,7 +51,7 @@ func (s *suite) endLease(tb testing.TB, id dcs.LeaseID) {
 		g, seen := l.s.identity()
 		ctx, cancel := context.WithTimeout(context.Background(), suiteTiming.RetryTimeout)
 		defer cancel()
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.cluster.Servers()[0].Direct())
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.Cluster.Servers()[0].Direct())
 		require.NoError(tb, err)
 		defer conn.Close()
 		now, err := ask(conn, g, int64(seen))
@@ -73,13 +71,6 @@ func (s *session) late(string, string, time.Duration) (net.Conn, error) {
 	return s.b.dialer.DialContext(ctx, "tcp", s.b.c.Endpoints[0])
 }
 
-// outside names the servers by address: their names are known in this process
-// only.
 func (s *suite) outside(testing.TB) string {
-	var addrs []string
-	for _, server := range s.cluster.Servers() {
-		addrs = append(addrs, server.Proxy().Addr())
-	}
-	return fmt.Sprintf("zookeeper://%s/%s?tick=%v&ttl=%v&loop_wait=%v&retry_timeout=%v", strings.Join(addrs, ","), s.root,
-		testcluster.ZooKeeperTick, suiteTiming.TTL, suiteTiming.LoopWait, suiteTiming.RetryTimeout)
+	return s.Outside("zookeeper", suiteTiming, "tick="+testcluster.ZooKeeperTick.String())
 }

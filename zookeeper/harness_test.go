@@ -3,11 +3,9 @@ package zookeeper
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"log/slog"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -23,8 +21,6 @@ import (
 // suiteTiming leaves an election of the servers', 2.5 s at most, room in a
 // budget.
 var suiteTiming = dcs.Timing{TTL: 8 * time.Second, LoopWait: time.Second, RetryTimeout: 3500 * time.Millisecond}
-
-const suiteRoot = "holdfast/suite"
 
 // shared are the servers that all tests share, and secured the one with TLS.
 var (
@@ -42,42 +38,28 @@ func TestMain(m *testing.M) {
 
 // suite is what the conformance suite runs on.
 type suite struct {
-	cluster   *testcluster.Cluster // nil: the user's own servers
-	endpoints []string
-	root      string
+	testcluster.Site
 
 	mu      sync.Mutex
 	clients []*Backend
 }
 
 // fresh is the suite with a tree of its own.
-func (s *suite) fresh() *suite {
-	own := &suite{cluster: s.cluster, endpoints: s.endpoints}
-	if s.cluster != nil {
-		own.endpoints = s.cluster.Endpoints()
-	}
-	own.root = suiteRoot + "/" + strings.ToLower(rand.Text()[:10])
-	return own
-}
+func (s *suite) fresh() *suite { return &suite{Site: s.Fresh()} }
 
-func newSuite(tb testing.TB) *suite {
-	if own := testcluster.External(testcluster.ZooKeeper); own != nil {
-		return (&suite{endpoints: own}).fresh()
-	}
-	return (&suite{cluster: shared.Get(tb)}).fresh()
-}
+func newSuite(tb testing.TB) *suite { return &suite{Site: shared.Site(tb)} }
 
 // admin runs f with a client that has every right, not through a proxy.
 func (s *suite) admin(tb testing.TB, f func(c *zk.Conn)) {
 	tb.Helper()
-	if s.cluster == nil {
-		c, _, err := zk.Connect(s.endpoints, 10*time.Second, zk.WithLogInfo(false), zk.WithLogger(silent{}))
+	if s.Cluster == nil {
+		c, _, err := zk.Connect(s.Endpoints, 10*time.Second, zk.WithLogInfo(false), zk.WithLogger(silent{}))
 		require.NoError(tb, err)
 		defer c.Close()
 		f(c)
 		return
 	}
-	c, err := s.cluster.ZooKeeperAdmin(0)
+	c, err := s.Cluster.ZooKeeperAdmin(0)
 	require.NoError(tb, err)
 	defer c.Close()
 	f(c)
@@ -92,15 +74,14 @@ type suiteClient struct {
 
 func (s *suite) config(o conformance.Opening) Config {
 	c := Config{
-		Endpoints: s.endpoints, Root: s.root, Timing: cmp.Or(o.Timing, suiteTiming), Logger: o.Logger, Observer: o.Observer,
+		Endpoints: s.Endpoints, Root: s.Root, Timing: cmp.Or(o.Timing, suiteTiming), Logger: o.Logger, Observer: o.Observer, Resolver: s.Resolver(),
 	}
 	if o.Endpoints != nil {
 		c.Endpoints = o.Endpoints
 	}
-	if s.cluster != nil {
+	if s.Cluster != nil {
 		// Its longest session is not 20 ticks.
 		c.Tick, c.MinTTL, c.MaxTTL = testcluster.ZooKeeperTick, 2*testcluster.ZooKeeperTick, time.Minute
-		c.Resolver = s.cluster.Resolver()
 	}
 	return c
 }
@@ -140,12 +121,12 @@ func sockets(b dcs.Backend) []conformance.Socket { return b.(*suiteClient).conns
 // dropBookkeeping removes every marker, as the end of their session does.
 func (s *suite) dropBookkeeping(tb testing.TB) {
 	s.admin(tb, func(c *zk.Conn) {
-		names, _, err := c.Children("/" + s.root + "/" + markers)
+		names, _, err := c.Children("/" + s.Root + "/" + markers)
 		if !errors.Is(err, zk.ErrNoNode) {
 			require.NoError(tb, err)
 		}
 		for _, n := range names {
-			if err := c.Delete("/"+s.root+"/"+markers+"/"+n, -1); !errors.Is(err, zk.ErrNoNode) {
+			if err := c.Delete("/"+s.Root+"/"+markers+"/"+n, -1); !errors.Is(err, zk.ErrNoNode) {
 				require.NoError(tb, err)
 			}
 		}
@@ -184,7 +165,7 @@ func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.B
 	cluster := secured.Get(tb)
 	owners(tb, cluster)
 	c := Config{
-		Endpoints: cluster.Endpoints(), Root: suiteRoot, User: secretUser, Password: conformance.Secret, Timing: suiteTiming,
+		Endpoints: cluster.Endpoints(), Root: testcluster.SiteRoot, User: secretUser, Password: conformance.Secret, Timing: suiteTiming,
 		Tick: testcluster.ZooKeeperTick, MinTTL: 2 * testcluster.ZooKeeperTick, MaxTTL: time.Minute,
 		Logger: log, TLS: cluster.Authority().For(tb, who),
 	}
@@ -208,7 +189,7 @@ func owners(tb testing.TB, cluster *testcluster.Cluster) {
 	require.NoError(tb, err)
 	defer c.Close()
 	acl := append(zk.DigestACL(zk.PermAll, secretUser, conformance.Secret), zk.DigestACL(zk.PermRead, readingUser, readerSecret)...)
-	for _, path := range append(parents("/"+suiteRoot), "/"+suiteRoot) {
+	for _, path := range append(parents("/"+testcluster.SiteRoot), "/"+testcluster.SiteRoot) {
 		if _, err := c.Create(path, nil, 0, acl); !errors.Is(err, zk.ErrNodeExists) {
 			require.NoError(tb, err)
 		}

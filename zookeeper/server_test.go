@@ -41,12 +41,12 @@ func ours(t *testing.T, s *suite, change func(*Config)) *Backend {
 // From + TTL, and one that counted from its own sending would not be.
 func TestRenewalIsProvenByTwoWrites(t *testing.T) {
 	s := newSuite(t)
-	if s.cluster == nil {
+	if s.Cluster == nil {
 		t.Skip("the servers are the user's own")
 	}
-	follower := (s.cluster.Leader(t.Context()) + 1) % 3
-	through := ours(t, s, func(c *Config) { c.Endpoints = []string{s.endpoints[follower]} })
-	look := ours(t, s, func(c *Config) { c.Endpoints = []string{s.endpoints[(follower+1)%3]} })
+	follower := (s.Cluster.Leader(t.Context()) + 1) % 3
+	through := ours(t, s, func(c *Config) { c.Endpoints = []string{s.Endpoints[follower]} })
+	look := ours(t, s, func(c *Config) { c.Endpoints = []string{s.Endpoints[(follower+1)%3]} })
 	const ttl = 1500 * time.Millisecond
 	gained := time.Duration(0)
 	for round := range 3 {
@@ -62,7 +62,7 @@ func TestRenewalIsProvenByTwoWrites(t *testing.T) {
 		require.NoError(t, err)
 		require.False(t, sent.Before(r.From), "it is proven by what went before")
 		gained += r.From.Elapsed() - first.From.Elapsed()
-		thaw, err := s.cluster.Servers()[follower].Process().Freeze()
+		thaw, err := s.Cluster.Servers()[follower].Process().Freeze()
 		require.NoError(t, err)
 		for r.From.Elapsed() < ttl {
 			_, err := look.Get(budget(t), key)
@@ -71,7 +71,7 @@ func TestRenewalIsProvenByTwoWrites(t *testing.T) {
 			}
 		}
 		thaw()
-		require.NoError(t, s.cluster.Healthy(t.Context()))
+		require.NoError(t, s.Cluster.Healthy(t.Context()))
 	}
 	require.Negative(t, gained, "From has moved on since the grant")
 }
@@ -96,7 +96,7 @@ func TestFromNeverLagsByALoopWait(t *testing.T) {
 // what was queued. Ours connects no more.
 func TestNoSecondSessionUnderALease(t *testing.T) {
 	s := newSuite(t)
-	if s.cluster == nil {
+	if s.Cluster == nil {
 		t.Skip("the servers are the user's own")
 	}
 	var dials atomic.Int64
@@ -120,7 +120,7 @@ func TestNoSecondSessionUnderALease(t *testing.T) {
 
 	// The library by itself, to see that this is worth a test.
 	var first *wire
-	direct := s.cluster.Servers()[0].Direct()
+	direct := s.Cluster.Servers()[0].Direct()
 	raw, _, err := zk.Connect([]string{direct}, suiteTiming.TTL, zk.WithLogInfo(false), zk.WithLogger(silent{}),
 		zk.WithDialer(func(string, string, time.Duration) (net.Conn, error) {
 			c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", direct)
@@ -135,7 +135,7 @@ func TestNoSecondSessionUnderALease(t *testing.T) {
 	_, _, err = raw.Exists("/")
 	require.NoError(t, err)
 	_, g := first.grant()
-	require.NoError(t, b.aside(budget(t), s.endpoints[0], func(c net.Conn) error {
+	require.NoError(t, b.aside(budget(t), s.Endpoints[0], func(c net.Conn) error {
 		if _, err := ask(c, g, 0); err != nil {
 			return err
 		}
@@ -148,7 +148,7 @@ func TestNoSecondSessionUnderALease(t *testing.T) {
 // library by itself waits for 6.7 session timeouts.
 func TestSilentServerIsNoticedWithinAnAttempt(t *testing.T) {
 	s := newSuite(t)
-	if s.cluster == nil {
+	if s.Cluster == nil {
 		t.Skip("the servers are the user's own")
 	}
 	var log lines
@@ -156,7 +156,7 @@ func TestSilentServerIsNoticedWithinAnAttempt(t *testing.T) {
 	_, err := b.Get(budget(t), "k")
 	require.ErrorIs(t, err, dcs.ErrNotFound)
 	for i := range 3 {
-		heal := s.cluster.Servers()[i].Proxy().Silent()
+		heal := s.Cluster.Servers()[i].Proxy().Silent()
 		for range 5 {
 			began := time.Now()
 			_, err := b.Get(budget(t), "k")
@@ -174,14 +174,14 @@ func TestForeignWriters(t *testing.T) {
 	b := ours(t, s, nil)
 	s.admin(t, func(c *zk.Conn) {
 		all := zk.WorldACL(zk.PermAll)
-		for _, path := range append(parents("/"+s.root+"/members"), "/"+s.root+"/members") {
+		for _, path := range append(parents("/"+s.Root+"/members"), "/"+s.Root+"/members") {
 			if _, err := c.Create(path, nil, 0, all); !errors.Is(err, zk.ErrNodeExists) {
 				require.NoError(t, err)
 			}
 		}
-		_, err := c.Create("/"+s.root+"/leader", []byte("a"), zk.FlagEphemeral, all)
+		_, err := c.Create("/"+s.Root+"/leader", []byte("a"), zk.FlagEphemeral, all)
 		require.NoError(t, err)
-		_, err = c.Create("/"+s.root+"/members/a", []byte(`{"role":"primary"}`), zk.FlagEphemeral, all)
+		_, err = c.Create("/"+s.Root+"/members/a", []byte(`{"role":"primary"}`), zk.FlagEphemeral, all)
 		require.NoError(t, err)
 		got, err := b.Snapshot(budget(t), "")
 		require.NoError(t, err)
@@ -196,14 +196,14 @@ func TestForeignWriters(t *testing.T) {
 			s, _ := b.Wait(budget(t), "leader", got.Revision)
 			seen <- s
 		}()
-		_, err = c.Set("/"+s.root+"/leader", []byte("b"), -1)
+		_, err = c.Set("/"+s.Root+"/leader", []byte("b"), -1)
 		require.NoError(t, err)
 		now := <-seen
 		require.Len(t, now.Entries, 1)
 		require.Equal(t, "b", string(now.Entries[0].Value))
 		_, err = b.Commit(budget(t), dcs.Txn{If: []dcs.Cond{dcs.ModifiedAt("leader", leader.Modified)}, Then: []dcs.Write{dcs.Put("leader", nil)}})
 		require.ErrorIs(t, err, dcs.ErrConflict)
-		require.NoError(t, c.Delete("/"+s.root+"/leader", -1))
+		require.NoError(t, c.Delete("/"+s.Root+"/leader", -1))
 
 		// Ours are theirs to see.
 		l, _, err := b.Grant(budget(t), suiteTiming.TTL)
@@ -214,12 +214,12 @@ func TestForeignWriters(t *testing.T) {
 		})
 		require.NoError(t, err)
 		for path, want := range map[string]string{"leader": "c", "members/c": "{}", "config": "ttl: 30"} {
-			value, stat, err := c.Get("/" + s.root + "/" + path)
+			value, stat, err := c.Get("/" + s.Root + "/" + path)
 			require.NoError(t, err)
 			require.Equal(t, want, string(value))
 			require.Equal(t, path != "config", stat.EphemeralOwner != 0, path)
 		}
-		_, err = c.Create("/"+s.root+"/leader", []byte("d"), zk.FlagEphemeral, all)
+		_, err = c.Create("/"+s.Root+"/leader", []byte("d"), zk.FlagEphemeral, all)
 		require.ErrorIs(t, err, zk.ErrNodeExists)
 	})
 }
@@ -263,7 +263,7 @@ func TestWholeTreeTakenAway(t *testing.T) {
 			}
 			require.NoError(t, c.Delete(path, -1))
 		}
-		remove("/" + s.root)
+		remove("/" + s.Root)
 	})
 	put()
 	e, err := b.Get(budget(t), "deep/er/key")
@@ -305,7 +305,7 @@ func TestWhatIsMadeIsTheUsers(t *testing.T) {
 	require.NoError(t, err)
 	_, err = ours(t, s, nil).Get(budget(t), "k")
 	require.ErrorIs(t, err, dcs.ErrUnauthorized)
-	require.ErrorContains(t, err, "cdrw on /"+s.root)
+	require.ErrorContains(t, err, "cdrw on /"+s.Root)
 
 	s = s.fresh()
 	_, err = ours(t, s, func(c *Config) { mine(c); c.ACL = "auth::cdrwa,world:anyone:r" }).

@@ -102,6 +102,61 @@ func Handover(wait time.Duration, take func(i int) func()) time.Duration {
 	return got.Sub(begin)
 }
 
+// Session is one of s's.
+func Session(b *testing.B, s *dcs.Store) *dcs.Session {
+	b.Helper()
+	session, err := s.NewSession(b.Context(), dcs.SessionOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return session
+}
+
+// Acquiring times the taking of a lock beside the vendor's way, under its name;
+// lock takes it and returns what releases it.
+func Acquiring(b *testing.B, s *dcs.Session, name string, lock func() func()) {
+	b.Helper()
+	timed := func(name string, take func() func()) Side {
+		return Side{name, func() time.Duration {
+			begin := time.Now()
+			release := take()
+			took := time.Since(begin)
+			release()
+			return took
+		}}
+	}
+	ours, theirs := timed("acquire", func() func() { return Take(b.Context(), s, "lock") }), timed(name, lock)
+	for range 50 { // warm on both sides
+		ours.Once()
+		theirs.Once()
+	}
+	Versus(b, 0.5, 20, 30, ours, theirs)
+}
+
+// HandingOver times hand-overs of a lock beside the vendor's way, under its
+// name, after short and long waits. rig makes two Stores and what takes the
+// vendor's lock of a number as one of two clients.
+func HandingOver(b *testing.B, name string, rig func(b *testing.B) (stores [2]*dcs.Store, lock func(client, n int) func())) {
+	for _, wait := range []time.Duration{15 * time.Millisecond, 250 * time.Millisecond} {
+		b.Run(wait.String(), func(b *testing.B) {
+			stores, lock := rig(b)
+			sessions := []*dcs.Session{Session(b, stores[0]), Session(b, stores[1])}
+			n := 0
+			mine := Side{"holdfast", func() time.Duration {
+				n++
+				return Handover(wait, func(i int) func() { return Take(b.Context(), sessions[i], fmt.Sprint("lock", n)) })
+			}}
+			theirs := Side{name, func() time.Duration {
+				n++
+				return Handover(wait, func(i int) func() { return lock(i, n) })
+			}}
+			mine.Once()
+			theirs.Once()
+			Versus(b, 0.5, 6, 4, mine, theirs)
+		})
+	}
+}
+
 // PutWhile puts 30 times with each of puts, 3 s a call at most, all at the same
 // time, and reports for each the calls that failed, the slowest, and when the
 // last one failed.
