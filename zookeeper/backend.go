@@ -42,6 +42,8 @@ type Backend struct {
 	mu     sync.Mutex
 	links  map[string]*session // that calls go through, by server
 	leases map[dcs.LeaseID]*lease
+
+	retired remote.Memory[bool] // leases that are over
 }
 
 var (
@@ -188,9 +190,7 @@ func (b *Backend) markerLease(ctx context.Context, ttl time.Duration) (dcs.Lease
 	if err := b.learn(ctx); err != nil {
 		return nil, err
 	}
-	a, err := do(ctx, b, endpoint.Write, func(ctx context.Context, addr string) (*lease, error) {
-		return b.grant(ctx, addr, ttl, sessionOptions{kept: true})
-	})
+	a, err := b.granted(ctx, ttl, sessionOptions{kept: true})
 	if err != nil {
 		return nil, err
 	}

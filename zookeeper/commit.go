@@ -78,11 +78,13 @@ func (b *Backend) sessionOf(addr string, id dcs.LeaseID) (*session, error) {
 	if id == "" {
 		return b.link(addr)
 	}
-	l := b.lease(id)
-	if l == nil {
-		return nil, &remote.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Refused: true, Err: fmt.Errorf("the lease %s was not granted by this Store: ZooKeeper takes a key bound to a session from that session only", id)}
+	if l := b.lease(id); l != nil {
+		return l.s, nil
 	}
-	return l.s, nil
+	if over, _ := b.retired.Of(string(id)); over {
+		return nil, errExpired
+	}
+	return nil, &remote.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Refused: true, Err: fmt.Errorf("the lease %s was not granted by this Store: ZooKeeper takes a key bound to a session from that session only", id)}
 }
 
 func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, lease dcs.LeaseID) (attempt.Answer, error) {
@@ -90,7 +92,7 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 	id := owner(r, lease)
 	s, err := b.sessionOf(addr, id)
 	if err != nil {
-		return a, err
+		return b.over(a, id, err)
 	}
 	p := &plan{b: b, r: r, whole: r.Whole(lease)}
 	if entries, err := p.prepare(ctx, s, addr); err != nil {
@@ -148,19 +150,26 @@ func (e *afterwards) Unwrap() error { return e.error }
 // unsent judges what stood in the way of a transaction.
 func (b *Backend) unsent(a attempt.Answer, s *session, id dcs.LeaseID, err error) (attempt.Answer, error) {
 	var late *afterwards
-	if id != "" && errors.Is(s.ended(), errExpired) {
-		if b.markers.Lost(id) {
-			return a, &remote.Failure{Endpoint: a.Endpoint, Err: errExpired, Refused: errors.Is(err, attempt.ErrNotSent)}
-		}
-		if errors.Is(err, attempt.ErrNotSent) || errors.Is(err, errExpired) {
-			a.Outcome = attempt.LeaseLost // P14
-			return a, nil
-		}
+	if id != "" && errors.Is(s.ended(), errExpired) && (errors.Is(err, attempt.ErrNotSent) || errors.Is(err, errExpired)) {
+		return b.over(a, id, errExpired)
 	}
 	if errors.As(err, &late) {
 		return a, remote.NotSent(err)
 	}
 	return a, err
+}
+
+// over is the answer to a transaction in a session that is over: nothing was
+// written (P14).
+func (b *Backend) over(a attempt.Answer, id dcs.LeaseID, err error) (attempt.Answer, error) {
+	if !errors.Is(err, errExpired) {
+		return a, err
+	}
+	if b.markers.Lost(id) {
+		return a, &remote.Failure{Endpoint: a.Endpoint, Err: err, Refused: true}
+	}
+	a.Outcome = attempt.LeaseLost
+	return a, nil
 }
 
 // forbidden is the failure of what ZooKeeper will never do, nil for a

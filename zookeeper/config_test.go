@@ -126,7 +126,7 @@ func TestMeanings(t *testing.T) {
 		"the session moved":    {err: zk.ErrSessionMoved, refused: true},
 		"no right":             {err: zk.ErrNoAuth, kind: dcs.ErrUnauthorized, refused: true},
 		"a bad ACL":            {err: zk.ErrInvalidACL, kind: dcs.ErrUnauthorized, refused: true},
-		"the session is over":  {err: zk.ErrSessionExpired},
+		"the session is over":  {err: zk.ErrSessionExpired, refused: true},
 	} {
 		err := b.failed(s, "h:1", c.err)
 		var f *remote.Failure

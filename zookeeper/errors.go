@@ -29,10 +29,10 @@ func (b *Backend) failed(s *session, addr string, err error) error {
 		return err
 	case b.life.Err() != nil:
 		f.Err, f.Blame = context.Cause(b.life), false
-	case errors.Is(s.ended(), errExpired), errors.Is(err, zk.ErrSessionExpired):
-		// Nothing was written by a session that is over; who asks for a lease
-		// makes more of it.
-		f.Err, f.Blame = errExpired, false
+	case errors.Is(err, zk.ErrSessionExpired):
+		f.Err, f.Refused, f.Blame = errExpired, true, false
+	case errors.Is(s.ended(), errExpired):
+		f.Blame = false // it may have been done before
 	case errors.Is(err, zk.ErrSessionMoved):
 		f.Refused, f.Blame = true, false
 	case errors.Is(err, zk.ErrNoAuth), errors.Is(err, zk.ErrAuthFailed), errors.Is(err, zk.ErrInvalidACL):

@@ -41,9 +41,7 @@ func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.
 	if err := b.learn(ctx); err != nil {
 		return nil, dcs.Renewal{}, remote.Granted(backendName, "", true, err)
 	}
-	a, err := do(ctx, b, endpoint.Write, func(ctx context.Context, addr string) (*lease, error) {
-		return b.grant(ctx, addr, ttl, sessionOptions{quiet: true})
-	})
+	a, err := b.granted(ctx, ttl, sessionOptions{quiet: true})
 	if err != nil {
 		return nil, dcs.Renewal{}, remote.Granted(backendName, a.Endpoint, a.Clear, err)
 	}
@@ -56,12 +54,43 @@ func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.
 	return l, l.renewal(), nil
 }
 
+// granted makes a session at one server after the other. Of several that were
+// made the first counts, and the others run out.
+func (b *Backend) granted(ctx context.Context, ttl time.Duration, o sessionOptions) (endpoint.Answer[*lease], error) {
+	var mu sync.Mutex
+	var all []*lease
+	over := false
+	a, err := do(ctx, b, endpoint.Write, func(ctx context.Context, addr string) (*lease, error) {
+		l, err := b.grant(ctx, addr, ttl, o)
+		if err != nil {
+			return nil, err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if all = append(all, l); over {
+			l.s.end(errAbandoned)
+		}
+		return l, nil
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	over = true
+	for _, l := range all {
+		if err != nil || l != a.Value {
+			l.s.end(errAbandoned)
+		}
+	}
+	return a, err
+}
+
 // grant makes a session at one server. It counts when a write in it was
 // answered: so that a server which has not heard of it yet is behind what was
 // seen in the session, and refuses it instead of calling it over.
 func (b *Backend) grant(ctx context.Context, addr string, ttl time.Duration, o sessionOptions) (*lease, error) {
 	lim := b.limits()
 	o.ttl = min(max(ttl, lim.MinTTL), lim.MaxTTL)
+	l := &lease{b: b, wake: make(chan struct{}, 1)}
+	o.over = func() { b.retire(l.ID()) }
 	s, err := b.newSession(o)
 	if err != nil {
 		return nil, err
@@ -69,11 +98,13 @@ func (b *Backend) grant(ctx context.Context, addr string, ttl time.Duration, o s
 	began := dcs.Now()
 	_, w, err := call(ctx, s, addr, request{op: "Grant"}, func(c *zk.Conn) (struct{}, error) { return struct{}{}, barrier(c) })
 	if err != nil {
-		b.abandon(s)
+		s.end(errAbandoned) // it holds nothing, and runs out by itself
 		return nil, err
 	}
 	sent, g := w.grant()
-	l := &lease{b: b, s: s, id: leaseID(g.id), ttl: g.timeout, from: sent, told: dcs.Now(), wake: make(chan struct{}, 1)}
+	l.mu.Lock()
+	l.s, l.id, l.ttl, l.from, l.told = s, leaseID(g.id), g.timeout, sent, dcs.Now()
+	l.mu.Unlock()
 	l.wrote(w, began)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -85,9 +116,15 @@ func (b *Backend) grant(ctx context.Context, addr string, ttl time.Duration, o s
 	return l, nil
 }
 
-// abandon ends a session that was granted for nothing: it holds nothing, and
-// runs out by itself.
-func (b *Backend) abandon(s *session) { s.end(errAbandoned) }
+// retire forgets a lease that is over, but for its name.
+func (b *Backend) retire(id dcs.LeaseID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, ok := b.leases[id]; ok {
+		delete(b.leases, id)
+		b.retired.Note(string(id), true)
+	}
+}
 
 var errAbandoned = errors.New("the session was given up")
 
@@ -181,7 +218,7 @@ func (l *lease) keep() {
 		if !due {
 			select {
 			case <-l.wake:
-			case <-l.b.life.Done():
+			case <-l.s.done:
 			}
 			continue
 		}
@@ -242,7 +279,11 @@ func (l *lease) renewal() dcs.Renewal {
 const late = 100 * time.Millisecond
 
 // ID implements [dcs.Lease].
-func (l *lease) ID() dcs.LeaseID { return l.id }
+func (l *lease) ID() dcs.LeaseID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.id
+}
 
 // Renew implements [dcs.Lease].
 func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) {

@@ -1,0 +1,108 @@
+package zookeeper
+
+import (
+	"context"
+	"errors"
+
+	"github.com/go-zookeeper/zk"
+)
+
+// sign gives the credentials, once: the library gives them again by itself
+// whenever it has connected again. ZooKeeper takes wrong ones without a word,
+// so that the root is read with them.
+func (s *session) sign(ctx context.Context) error {
+	if s.b.c.auth == nil {
+		return nil
+	}
+	select {
+	case s.signing <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-s.signing }()
+	if s.signed {
+		return nil
+	}
+	done := make(chan error, 1)
+	go func() {
+		err := s.conn.AddAuth(schemeDigest, s.b.c.auth)
+		if err == nil {
+			_, err = read(s.conn, s.b.root)
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		s.signed = err == nil
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// request says what a call is for, to a test that stands in between.
+type request struct {
+	op   string
+	keys []string
+}
+
+// tap is a test that stands between a call and the library: it sends when and
+// where it likes.
+type tap func(ctx context.Context, r request, s *session, send func(c *zk.Conn) error) error
+
+func straight(_ context.Context, _ request, s *session, send func(c *zk.Conn) error) error {
+	if s == nil {
+		return send(nil)
+	}
+	return send(s.conn)
+}
+
+// call makes one request in a session at one server. The library knows no
+// contexts: an answer that does not come by ctx's deadline costs the connection,
+// so that nothing waits for it.
+func call[T any](ctx context.Context, s *session, addr string, r request, f func(c *zk.Conn) (T, error)) (T, *wire, error) {
+	var zero T
+	w, err := s.at(ctx, addr)
+	if err != nil {
+		return zero, nil, err
+	}
+	type result struct {
+		v   T
+		err error
+	}
+	done := make(chan result, 1)
+	s.b.calls.Add(1)
+	go func() {
+		defer s.b.calls.Done()
+		answer := make(chan T, 2) // a test may send it twice
+		err := s.sign(ctx)
+		if err == nil {
+			err = s.b.c.tap(ctx, r, s, func(c *zk.Conn) error {
+				v, err := f(c)
+				select {
+				case answer <- v:
+				default:
+				}
+				return err
+			})
+		}
+		select {
+		case v := <-answer:
+			done <- result{v, err}
+		default:
+			done <- result{zero, err}
+		}
+	}()
+	select {
+	case r := <-done:
+		if r.err != nil {
+			return r.v, w, s.b.failed(s, addr, r.err)
+		}
+		return r.v, w, nil
+	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			s.cut(w)
+		}
+		return zero, w, ctx.Err()
+	}
+}
