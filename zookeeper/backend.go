@@ -33,11 +33,10 @@ type Backend struct {
 	learned atomic.Pointer[limits]
 	asking  chan struct{} // held by who learns the limits
 
-	life      context.Context //nolint:containedctx // the Backend's end
-	end       context.CancelCauseFunc
-	closing   sync.Once
-	farewells sync.WaitGroup // what goes on beside the calls
-	calls     sync.WaitGroup // the library's, which may outlast their contexts
+	life    context.Context //nolint:containedctx // the Backend's end
+	end     context.CancelCauseFunc
+	closing sync.Once
+	beside  errands // the library's calls, which may outlast their contexts, and ends of sessions
 
 	mu     sync.Mutex
 	links  map[string]*session // that calls go through, by server
@@ -132,8 +131,7 @@ func (b *Backend) Close() error {
 		for _, s := range links {
 			s.goodbye()
 		}
-		b.farewells.Wait()
-		b.calls.Wait()
+		b.beside.wait()
 	})
 	return nil
 }

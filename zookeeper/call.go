@@ -71,9 +71,7 @@ func call[T any](ctx context.Context, s *session, addr string, r request, f func
 		err error
 	}
 	done := make(chan result, 1)
-	s.b.calls.Add(1)
-	go func() {
-		defer s.b.calls.Done()
+	s.b.beside.run(func() {
 		answer := make(chan T, 2) // a test may send it twice
 		err := s.sign(ctx)
 		if err == nil {
@@ -92,7 +90,7 @@ func call[T any](ctx context.Context, s *session, addr string, r request, f func
 		default:
 			done <- result{zero, err}
 		}
-	}()
+	})
 	select {
 	case r := <-done:
 		if r.err != nil {

@@ -49,8 +49,7 @@ func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.
 	if a.First.Before(l.from) {
 		l.from = a.First // P1: the sending of the first copy
 	}
-	b.farewells.Add(1)
-	go l.keep()
+	b.beside.run(l.keep)
 	return l, l.renewal(), nil
 }
 
@@ -212,7 +211,6 @@ func (l *lease) lost(err error) error {
 // while after a renewal only, and where the session is connected: nothing but
 // renewals keeps a lease.
 func (l *lease) keep() {
-	defer l.b.farewells.Done()
 	for l.s.ended() == nil && l.b.life.Err() == nil {
 		pause, due := l.due()
 		if !due {

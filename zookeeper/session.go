@@ -38,6 +38,9 @@ type session struct {
 	done    chan struct{} // closed then
 	change  chan struct{} // closed when any of these changes
 
+	left sync.Once
+	gone chan struct{} // closed when the library's part has ended
+
 	signing chan struct{} // held by who gives the credentials
 	signed  bool
 }
@@ -65,7 +68,7 @@ var (
 
 // newSession makes a session that is nowhere yet.
 func (b *Backend) newSession(o sessionOptions) (*session, error) {
-	s := &session{b: b, o: o, done: make(chan struct{}), change: make(chan struct{}), signing: make(chan struct{}, 1)}
+	s := &session{b: b, o: o, done: make(chan struct{}), gone: make(chan struct{}), change: make(chan struct{}), signing: make(chan struct{}, 1)}
 	conn, _, err := zk.Connect([]string{"wherever-the-session-is-wanted"}, o.ttl,
 		zk.WithDialer(s.dial), zk.WithHostProvider(s), zk.WithEventCallback(s.event),
 		zk.WithLogger(silent{}), zk.WithLogInfo(false), zk.WithMaxBufferSize(maxFrame), zk.WithMaxConnBufferSize(maxFrame))
@@ -91,12 +94,23 @@ func (*session) Len() int { return 1 }
 func (*session) Connected() {}
 
 // Next implements [zk.HostProvider]. The place is dial's to know. Where the
-// session is over, the library must be told that it has tried everything: only
-// then does it look whether it was closed.
+// session is over, this is where the library's end begins: it is told that it has
+// tried everything, looks only then whether it was closed, and answers what is
+// queued, its own Close too, which is queued meanwhile and takes a second
+// otherwise.
 func (s *session) Next() (string, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return "", s.over != nil
+	if s.ended() == nil {
+		return "", false
+	}
+	go s.quit()
+	remote.Pause(context.Background(), farewell)
+	return "", true
+}
+
+// quit ends the library's part.
+func (s *session) quit() {
+	s.conn.Close()
+	s.left.Do(func() { close(s.gone) })
 }
 
 // dial is the library's dialer: it waits until the session is wanted somewhere.
@@ -128,11 +142,6 @@ func (s *session) wanted() (context.Context, string, error) {
 	defer s.mu.Unlock()
 	for {
 		if s.over != nil {
-			// The library answers what is queued when it comes back from here,
-			// its own Close too, which is being queued now.
-			s.mu.Unlock()
-			remote.Pause(context.Background(), farewell)
-			s.mu.Lock()
 			return nil, "", s.over
 		}
 		if s.want == "" && s.o.kept {
@@ -336,14 +345,12 @@ func (s *session) finish(why error) {
 	close(s.done)
 	s.leave()
 	s.changed()
-	s.b.farewells.Add(1)
-	go func() {
-		defer s.b.farewells.Done()
-		s.conn.Close()
+	s.b.beside.run(func() {
+		<-s.gone
 		if s.o.over != nil {
 			s.o.over()
 		}
-	}()
+	})
 }
 
 // goodbye ends a session that nothing depends on, and tells ZooKeeper if that
@@ -356,19 +363,16 @@ func (s *session) goodbye() {
 		s.end(dcs.ErrClosed)
 		return
 	}
-	s.b.farewells.Add(1)
-	go func() {
-		defer s.b.farewells.Done()
-		told := make(chan struct{})
-		go func() { defer close(told); s.conn.Close() }()
+	s.b.beside.run(func() {
+		go s.quit()
 		t := time.NewTimer(patience)
 		defer t.Stop()
 		select {
-		case <-told:
+		case <-s.gone:
 		case <-t.C:
 		}
 		s.end(dcs.ErrClosed)
-	}()
+	})
 }
 
 const patience = 250 * time.Millisecond
