@@ -302,6 +302,45 @@ func TestTheGravestFaultIsTold(t *testing.T) {
 	})
 }
 
+// What is at one endpoint, such as a session, stays there while that is well, and
+// comes along when it is not.
+func TestWhatIsAtOneEndpointStaysThere(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBench("a", "b", "c")
+		b.leader = "a"
+		p := started(b.options("a", "b", "c"))
+		defer p.Close()
+		time.Sleep(time.Second) // the first probes
+		at := "b"
+		call := func() time.Duration {
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			began := time.Now()
+			a, err := DoAt(ctx, p, Renew, func() string { return at }, b.call)
+			require.NoError(t, err)
+			at = a.Value
+			return time.Since(began)
+		}
+		for range 20 {
+			call()
+			require.Equal(t, "b", at, "though a leads")
+		}
+		b.set("b", "hang")
+		require.LessOrEqual(t, call(), 30*time.Millisecond)
+		require.NotEqual(t, "b", at)
+		stays := at
+		for range 20 {
+			call()
+			require.Equal(t, stays, at)
+		}
+		b.servers[stays].after = 200 * time.Millisecond // it has become far
+		for range 50 {
+			call()
+		}
+		require.NotEqual(t, stays, at)
+	})
+}
+
 func TestFarLeaderIsNotPreferred(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("far", "b", "c")

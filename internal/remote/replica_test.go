@@ -1,12 +1,15 @@
 package remote
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
 // docs/operations.md tells the watch's times as they are.
@@ -22,4 +25,36 @@ func TestOperationsPageTellsTheWatch(t *testing.T) {
 	short, near := times(1700 * time.Millisecond)
 	require.Contains(t, string(page), fmt.Sprintf("every | min(2.5 s, R/4), and left after as long again | %g s | %d ms |", long.Seconds(), short.Milliseconds()))
 	require.Contains(t, string(page), fmt.Sprintf("| min(500 ms, R/6), once another answer named a later revision | %d ms | %d ms |", far.Milliseconds(), near.Milliseconds()))
+}
+
+// Where neither the copy nor the store can tell what changed before the copy
+// began, the store is asked how it is now: the copy may not have it yet.
+func TestWaitFromBeforeTheCopy(t *testing.T) {
+	life, end := context.WithCancel(context.Background())
+	var f Floor
+	var r Replica
+	now := dcs.Snapshot{Revision: 20, Entries: []dcs.Entry{{Key: "k", Created: 5, Modified: 5}}}
+	still := false
+	r.Init(Source{
+		Backend: "b", Budget: 5 * time.Second, Life: life, Raise: f.Raise,
+		Read:     func(context.Context) (dcs.Snapshot, error) { return now, nil },
+		Snapshot: func(context.Context, string) (dcs.Snapshot, error) { return dcs.Snapshot{Revision: 30}, nil },
+		Still:    func(context.Context, string, dcs.Revision, map[string]bool) bool { return still },
+		Follow:   func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	})
+	defer r.Close()
+	defer end()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	s, err := r.Wait(ctx, "k", 4)
+	require.NoError(t, err)
+	require.Len(t, s.Entries, 1, "the copy shows the change")
+	s, err = r.Wait(ctx, "k", 10)
+	require.NoError(t, err)
+	require.Empty(t, s.Entries, "it was deleted, and the copy does not show it")
+	still = true
+	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	_, err = r.Wait(short, "k", 10)
+	require.ErrorIs(t, err, context.DeadlineExceeded, "nothing changed")
 }

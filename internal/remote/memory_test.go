@@ -1,0 +1,31 @@
+package remote
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestMemory(t *testing.T) {
+	var m Memory[int]
+	_, known := m.Of("a")
+	require.False(t, known)
+	m.Note("a", 1)
+	m.Note("b", 2)
+	m.Change(func(_ string, v int) int { return 10 * v })
+	v, known := m.Of("b")
+	require.Equal(t, []any{20, true}, []any{v, known})
+	m.Forget("a", "nothing")
+	_, known = m.Of("a")
+	require.False(t, known)
+	for i := range mostRemembered {
+		m.Note(fmt.Sprint("k", i), i)
+	}
+	require.LessOrEqual(t, len(m.all), mostRemembered)
+	v, known = m.Of(fmt.Sprint("k", mostRemembered-1))
+	require.Equal(t, []any{mostRemembered - 1, true}, []any{v, known}, "the latest is known")
+	m.Clear()
+	require.Empty(t, m.all)
+	require.Equal(t, []string{"a", "b"}, Unique([]string{"b", "a", "b"}))
+}
