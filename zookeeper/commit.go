@@ -73,7 +73,7 @@ func owner(r attempt.Request, marker dcs.LeaseID) dcs.LeaseID {
 	return ""
 }
 
-// session is that in which r is sent.
+// sessionOf is the session of a lease, or that of any call.
 func (b *Backend) sessionOf(addr string, id dcs.LeaseID) (*session, error) {
 	if id == "" {
 		return b.link(addr)
@@ -182,15 +182,17 @@ func (b *Backend) forbidden(addr string, refusal error) error {
 		return &remote.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: errors.New("there are keys below the key"), Refused: true}
 	case errors.Is(refusal, zk.ErrNoChildrenForEphemerals):
 		return &remote.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: errors.New("a key above it is bound to a lease"), Refused: true}
+	case !refusing(refusal): // a quota, for example
+		return &remote.Failure{Endpoint: addr, Kind: dcs.ErrUnavailable, Err: refusal, Refused: true}
 	}
 	return nil
 }
 
-// refusalOf is why a Multi was refused, nil if it was not: the first
-// operation's error that is not the echo of another's.
+// refusalOf is why a Multi was refused, nil if it was not, or if that cannot be
+// told: the error of the first operation that has one, or of the whole.
 func refusalOf(results []zk.MultiResponse, err error) error {
 	for _, r := range results {
-		if refusing(r.Error) {
+		if r.Error != nil {
 			return r.Error
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -176,6 +177,69 @@ func TestKeysAndParents(t *testing.T) {
 		require.Equal(t, c.branch, c.n.branch(), name)
 	}
 	require.Equal(t, []string{"/a", "/a/b"}, parents("/a/b/c"))
+}
+
+// Where one epoch node stands for several keys, a transaction rests on what was
+// read of it first: between that and the last reading a key may have been
+// deleted and created.
+func TestPlanRestsOnTheOldestEpoch(t *testing.T) {
+	b, err := New(Config{Endpoints: []string{"127.0.0.1:1"}, Root: "r"})
+	require.NoError(t, err)
+	defer b.Close()
+	first, second := "a", ""
+	for i := 0; second == ""; i++ {
+		if key := fmt.Sprint("k", i); b.epochOf(key) == b.epochOf(first) {
+			second = key
+		}
+	}
+	b.known.Note(first, state{there: true, entry: true, version: 3, modified: 30, epoch: 5})
+	b.known.Note(second, state{there: true, entry: true, version: 4, modified: 40, epoch: 7})
+	b.known.Note(".op/m", state{there: true, entry: true, version: 1, modified: 10})
+	b.made.Note(b.epochOf(first), true)
+	for _, keys := range [][2]string{{first, second}, {second, first}} {
+		r := attempt.Request{Marker: attempt.Marker{Key: ".op/m", Modified: 10}, Txn: dcs.Txn{
+			If:   []dcs.Cond{dcs.ModifiedAt(keys[0], 30), dcs.ModifiedAt(keys[1], 40)},
+			Then: []dcs.Write{dcs.Delete(keys[0]), dcs.Put(keys[1], nil)},
+		}}
+		p := &plan{b: b, r: r, whole: r.Whole("")}
+		p.build()
+		require.Contains(t, p.ops, &zk.CheckVersionRequest{Path: b.epochOf(first), Version: 5})
+	}
+
+	// Our own creation moves the epoch by one, and what was known moves along.
+	b.known.moved(8, func(key string) bool { return b.epochOf(key) == b.epochOf(first) })
+	s, _ := b.known.Of(second)
+	require.Equal(t, int32(8), s.epoch)
+	s, _ = b.known.Of(first)
+	require.Equal(t, int32(5), s.epoch, "others moved it in between")
+}
+
+func TestRefusals(t *testing.T) {
+	quota := errors.New("unknown error: -125")
+	for name, c := range map[string]struct {
+		results []zk.MultiResponse
+		err     error
+		want    error
+	}{
+		"applied":              {results: []zk.MultiResponse{{Stat: &zk.Stat{}}, {}}},
+		"a condition":          {results: []zk.MultiResponse{{}, {Error: zk.ErrBadVersion}, {Error: errors.New("unknown error: -2")}}, err: zk.ErrBadVersion, want: zk.ErrBadVersion},
+		"the whole":            {err: zk.ErrNodeExists, want: zk.ErrNodeExists},
+		"a code of no table":   {results: []zk.MultiResponse{{}, {Error: quota}}, err: quota, want: quota},
+		"the connection broke": {err: zk.ErrConnectionClosed},
+	} {
+		require.Equal(t, c.want, refusalOf(c.results, c.err), name)
+	}
+	b, err := New(Config{Endpoints: []string{"127.0.0.1:1"}, Root: "r"})
+	require.NoError(t, err)
+	defer b.Close()
+	for refusal, kind := range map[error]error{
+		zk.ErrBadVersion: nil, zk.ErrNodeExists: nil, zk.ErrNoNode: nil,
+		zk.ErrNoAuth: dcs.ErrUnauthorized, zk.ErrNotEmpty: dcs.ErrInvalid, zk.ErrNoChildrenForEphemerals: dcs.ErrInvalid, quota: dcs.ErrUnavailable,
+	} {
+		err := b.forbidden("h:1", refusal)
+		require.Equal(t, kind, dcs.KindOf(err), refusal)
+		require.Equal(t, kind != nil, errors.Is(err, attempt.ErrNotSent), refusal)
+	}
 }
 
 // frame makes one for a stream.

@@ -224,7 +224,7 @@ func (l *lease) keep() {
 			remote.Pause(l.b.life, pause)
 			continue
 		}
-		addr := l.s.where()
+		addr := l.s.connected()
 		if addr == "" {
 			l.idle()
 			continue

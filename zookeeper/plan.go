@@ -200,8 +200,15 @@ func (p *plan) under(path string) {
 	}
 }
 
-// rests notes that the plan rests on what is known of key.
-func (p *plan) rests(key string, s state) { p.epochs[p.b.epochOf(key)] = s.epoch }
+// rests notes that the plan rests on what is known of key: of several with one
+// epoch node on what was read first, so that nothing is believed for longer than
+// it was looked after.
+func (p *plan) rests(key string, s state) {
+	path := p.b.epochOf(key)
+	if e, ok := p.epochs[path]; !ok || s.epoch < e {
+		p.epochs[path] = s.epoch
+	}
+}
 
 // compare is a condition on a key that is not written.
 func (p *plan) compare(c dcs.Cond) []any {

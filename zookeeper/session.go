@@ -1,6 +1,7 @@
 package zookeeper
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -34,6 +35,7 @@ type session struct {
 	last    granted
 	seen    dcs.Revision
 	fault   error         // of the last try to connect
+	misses  int           // tries in a row that failed
 	over    error         // nothing is connected any more
 	done    chan struct{} // closed then
 	change  chan struct{} // closed when any of these changes
@@ -145,8 +147,9 @@ func (s *session) wanted() (context.Context, string, error) {
 			return nil, "", s.over
 		}
 		if s.want == "" && s.o.kept {
+			pause := min(betweenDials<<min(s.misses, 10), longestMiss)
 			s.mu.Unlock()
-			remote.Pause(s.b.life, betweenDials)
+			remote.Pause(s.b.life, s.b.c.jitter(pause))
 			best := s.b.pool.Endpoints()[0]
 			s.mu.Lock()
 			if s.want == "" {
@@ -169,6 +172,9 @@ func (s *session) wanted() (context.Context, string, error) {
 // farewell is how long the library is given to queue the end of a session.
 const farewell = 5 * time.Millisecond
 
+// longestMiss is the longest pause of a session that is kept connected.
+const longestMiss = time.Second
+
 // event is the library's: of its connection, and of nodes.
 func (s *session) event(ev zk.Event) {
 	if ev.Type != zk.EventSession {
@@ -190,7 +196,7 @@ func (s *session) event(ev zk.Event) {
 func (s *session) up() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.live, s.next, s.dialing = s.next, nil, ""
+	s.live, s.next, s.dialing, s.misses = s.next, nil, "", 0
 	s.stop()
 	_, s.last = s.live.grant()
 	s.changed()
@@ -218,6 +224,7 @@ func (s *session) missed(addr string, err error) {
 		err = errBroken
 	}
 	s.fault, s.next, s.dialing = s.b.unreachable(addr, err), nil, ""
+	s.misses++
 	s.stop()
 	s.changed()
 }
@@ -295,8 +302,18 @@ func (s *session) cut(w *wire) {
 	w.Close()
 }
 
-// where is the server that the session is connected to; "" without one.
+// where is the server that the session is at, or on its way to; "" without one.
 func (s *session) where() string {
+	if at := s.connected(); at != "" {
+		return at
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return cmp.Or(s.want, s.dialing)
+}
+
+// connected is the server that the session is connected to; "" without one.
+func (s *session) connected() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.live == nil {
