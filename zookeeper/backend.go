@@ -31,7 +31,8 @@ type Backend struct {
 	made    made
 	dialer  *keepalive.Dialer
 	learned atomic.Pointer[limits]
-	asking  chan struct{} // held by who learns the limits
+	asking  chan struct{}    // held by who learns the limits
+	asked   [2]time.Duration // what was learnt of them, under asking
 
 	life    context.Context //nolint:containedctx // the Backend's end
 	end     context.CancelCauseFunc
@@ -70,6 +71,7 @@ func New(c Config) (*Backend, error) {
 	b.pool = endpoint.New(endpoint.Options{
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
 		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.decided, HedgeFloor: hedgeFloor,
+		DialsPerSecond: dialsPerSecond,
 	})
 	b.commits = attempt.New(transport{b}, attempt.Options{
 		Backend: backendName, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
@@ -82,6 +84,9 @@ func New(c Config) (*Backend, error) {
 // hedgeFloor is longer than the Pool's own: a second copy may have to take a
 // session to another server.
 const hedgeFloor = 20 * time.Millisecond
+
+// dialsPerSecond is more than the Pool's own: each lease has a connection.
+const dialsPerSecond = 50
 
 // settleShare is the part of a budget that is kept for settling a Commit. It is
 // less than the usual quarter: an election is to fit into what is left.
@@ -241,23 +246,6 @@ func through[T any](ctx context.Context, b *Backend, addr string, r request, f f
 	return v, err
 }
 
-// Snapshot implements [dcs.Backend].
-func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
-	return b.floor.Snapshot(backendName, prefix, func() (dcs.Snapshot, string, error) { return b.snapshot(ctx, prefix) })
-}
-
-func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, string, error) {
-	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, addr string) (dcs.Snapshot, error) {
-		s, err := b.link(addr)
-		if err != nil {
-			return dcs.Snapshot{}, err
-		}
-		v, rev, err := b.stable(ctx, s, addr, request{"Snapshot", []string{prefix}}, b.path(prefix))
-		return dcs.Snapshot{Revision: rev, Entries: b.entries(v)}, err
-	})
-	return a.Value, a.Endpoint, err
-}
-
 // probe asks the quorum through one server, for the Pool. ZooKeeper does not
 // tell clients which server leads.
 func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error) {
@@ -288,7 +276,7 @@ func (b *Backend) limits() limits {
 
 // learn asks the servers for the shortest and the longest session that they
 // grant, once: what a session is asked for is moved between both in silence.
-// Two sessions are made for it, which end at once.
+// Each time a session is made, which ends at once.
 func (b *Backend) learn(ctx context.Context) error {
 	select {
 	case b.asking <- struct{}{}:
@@ -299,34 +287,40 @@ func (b *Backend) learn(ctx context.Context) error {
 	if b.learned.Load() != nil {
 		return nil
 	}
-	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, addr string) ([2]time.Duration, error) {
-		var got [2]time.Duration
-		for i, ttl := range []time.Duration{time.Millisecond, longest} {
-			err := b.c.tap(ctx, request{op: "Probe"}, nil, func(*zk.Conn) error {
-				return b.aside(ctx, addr, func(c net.Conn) error {
-					g, err := ask(c, granted{timeout: ttl}, 0)
-					if err != nil {
-						return err
-					}
-					if got[i] = g.timeout; g.refused {
-						return errFrame
-					}
-					return endSession(c)
-				})
-			})
-			if err != nil {
-				return got, err
-			}
+	for i, ttl := range []time.Duration{time.Millisecond, longest} {
+		if b.asked[i] > 0 {
+			continue // by a call whose time was over then
 		}
-		return got, nil
-	})
-	if err != nil {
-		return err
+		a, err := do(ctx, b, endpoint.Write, func(ctx context.Context, addr string) (time.Duration, error) {
+			return b.grants(ctx, addr, ttl)
+		})
+		if err != nil {
+			return err
+		}
+		b.asked[i] = a.Value
 	}
-	lim := b.c.measured(a.Value[0], a.Value[1])
+	lim := b.c.measured(b.asked[0], b.asked[1])
 	b.learned.Store(&lim)
-	b.c.Logger.Info("sessions as ZooKeeper grants them", "shortest", a.Value[0], "longest", a.Value[1], "tick", lim.tick)
+	b.c.Logger.Info("sessions as ZooKeeper grants them", "shortest", b.asked[0], "longest", b.asked[1], "tick", lim.tick)
 	return nil
+}
+
+// grants is what one server grants who asks for ttl.
+func (b *Backend) grants(ctx context.Context, addr string, ttl time.Duration) (granted time.Duration, err error) {
+	err = b.c.tap(ctx, request{op: "Probe"}, nil, func(*zk.Conn) error {
+		return b.aside(ctx, addr, func(c net.Conn) error {
+			g, err := ask(c, newcomer(ttl), 0)
+			switch {
+			case err != nil:
+				return err
+			case g.refused:
+				return errFrame
+			}
+			granted = g.timeout
+			return endSession(c)
+		})
+	})
+	return granted, err
 }
 
 // longest is asked for to learn what is granted.

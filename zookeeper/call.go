@@ -58,8 +58,9 @@ func straight(_ context.Context, _ request, s *session, send func(c *zk.Conn) er
 }
 
 // call makes one request in a session at one server. The library knows no
-// contexts: an answer that does not come by ctx's deadline costs the connection,
-// so that nothing waits for it.
+// contexts: an answer that does not come by ctx's deadline is not waited for any
+// longer, and a server that has answered nothing for a while costs the
+// connection. Not one that is only slow: to connect anew is more work for it.
 func call[T any](ctx context.Context, s *session, addr string, r request, f func(c *zk.Conn) (T, error)) (T, *wire, error) {
 	var zero T
 	w, err := s.at(ctx, addr)
@@ -98,9 +99,13 @@ func call[T any](ctx context.Context, s *session, addr string, r request, f func
 		}
 		return r.v, w, nil
 	case <-ctx.Done():
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) && w.silent() >= s.b.c.Timing.RetryTimeout/silentShare {
 			s.cut(w)
 		}
 		return zero, w, ctx.Err()
 	}
 }
+
+// silentShare is the part of a budget after which a silent connection is given
+// up.
+const silentShare = 3

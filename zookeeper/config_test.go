@@ -214,6 +214,57 @@ func TestPlanRestsOnTheOldestEpoch(t *testing.T) {
 	require.Equal(t, int32(5), s.epoch, "others moved it in between")
 }
 
+// Two readings tell how a tree was between them, though it is written all the
+// time.
+func TestMoment(t *testing.T) {
+	at := func(made, written int64, version int32, value string) node {
+		return node{there: true, stat: zk.Stat{Czxid: made, Mzxid: written, Pzxid: made, Version: version}, value: []byte(value)}
+	}
+	top := func(cversion int32, paths ...string) node {
+		n := at(1, 1, 0, "")
+		n.stat.NumChildren, n.below = 1, &listing{paths, zk.Stat{Cversion: cversion}}
+		return n
+	}
+	a, b := at(1, 5, 2, "a5"), at(2, 9, 4, "b9")
+	earlier := view{"/r": top(2, "/r/a", "/r/b"), "/r/a": a, "/r/b": b}
+	for name, c := range map[string]struct {
+		later view
+		want  string
+	}{
+		"unchanged":                      {view{"/r": top(2, "/r/a", "/r/b"), "/r/a": a, "/r/b": b}, "a5 b9 "},
+		"changed once, afterwards":       {view{"/r": top(2, "/r/a", "/r/b"), "/r/a": at(1, 12, 3, "a12"), "/r/b": b}, "a5 b9 "},
+		"changed before it":              {view{"/r": top(2, "/r/a", "/r/b"), "/r/a": at(1, 10, 4, "a10"), "/r/b": b}, "a10 b9 "},
+		"one before, one after":          {view{"/r": top(2, "/r/a", "/r/b"), "/r/a": at(1, 10, 3, "a10"), "/r/b": at(2, 11, 5, "b11")}, "a10 b9 "},
+		"made afterwards":                {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b, "/r/c": at(11, 11, 0, "c11")}, "a5 b9 "},
+		"made before it":                 {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b, "/r/c": at(10, 10, 0, "c10")}, "a5 b9 c10"},
+		"changed twice, the last after":  {view{"/r": top(2, "/r/a", "/r/b"), "/r/a": at(1, 12, 4, "a12"), "/r/b": b}, ""},
+		"made before it, changed since":  {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b, "/r/c": at(10, 11, 1, "c11")}, ""},
+		"made, and gone when it is read": {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b}, ""},
+		"another came and went":          {view{"/r": top(4, "/r/a", "/r/b"), "/r/a": a, "/r/b": b}, ""},
+		"made anew":                      {view{"/r": top(4, "/r/a", "/r/b"), "/r/a": at(8, 8, 2, "a8"), "/r/b": b}, ""},
+		"taken away":                     {view{"/r": top(3, "/r/b"), "/r/b": b}, ""},
+		"one for another":                {view{"/r": top(4, "/r/b", "/r/c"), "/r/b": b, "/r/c": at(11, 11, 0, "c11")}, ""},
+		"no longer there":                {view{}, ""},
+	} {
+		v, ok := earlier.moment(c.later, "/r", 10)
+		require.Equal(t, c.want != "", ok, name)
+		if ok {
+			require.Equal(t, c.want, string(v["/r/a"].value)+" "+string(v["/r/b"].value)+" "+string(v["/r/c"].value), name)
+		}
+	}
+	unlisted := view{"/r": top(2), "/r/a": a}
+	n := unlisted["/r"]
+	n.below = nil
+	unlisted["/r"] = n
+	_, ok := unlisted.moment(unlisted, "/r", 10)
+	require.False(t, ok, "what is below a node is not known")
+	v, ok := view{}.moment(view{"/r": at(11, 11, 0, "")}, "/r", 10)
+	require.True(t, ok)
+	require.Empty(t, v, "the tree was made afterwards")
+	_, ok = view{}.moment(view{"/r": at(10, 10, 0, "")}, "/r", 10)
+	require.False(t, ok)
+}
+
 func TestRefusals(t *testing.T) {
 	quota := errors.New("unknown error: -125")
 	for name, c := range map[string]struct {

@@ -19,9 +19,9 @@
 // key can be bound to a lease only by the Store that was granted it. A Commit is
 // one Multi. A node stays its session's: to bind a key to another lease, or to
 // none, it is deleted and created again in the same Multi, and its token changes
-// (Caps.Rebind is false). A Snapshot is read node by node, again and again until
-// two readings prove that nothing changed between them, after a transaction of
-// the quorum; a Get and the keys of a renewal are read after one, too. All Waits
+// (Caps.Rebind is false). A Snapshot is read node by node, after a transaction of
+// the quorum, again and again until two readings prove how the tree was between
+// them; a Get and the keys of a renewal are read after one, too. All Waits
 // of a Store share one watch, which keeps a copy of the tree in memory: every
 // node that tells of a change is read again, and no other.
 //

@@ -20,6 +20,9 @@ type granted struct {
 
 const passwordSize = 16
 
+// newcomer asks for a session of its own.
+func newcomer(ttl time.Duration) granted { return granted{timeout: ttl} }
+
 // parseGranted reads an answer: version, timeout, id, password.
 func parseGranted(body []byte) granted {
 	const fixed = 4 + 4 + 8 + 4

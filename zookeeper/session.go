@@ -264,8 +264,8 @@ func (s *session) at(ctx context.Context, addr string) (*wire, error) {
 		}
 		s.mu.Lock()
 		if ctx.Err() != nil {
-			if s.turn == turn && s.live == nil {
-				s.want = ""
+			if s.o.quiet && s.turn == turn && s.live == nil {
+				s.want = "" // or it would be kept alive later than was asked
 				s.leave()
 			}
 			return nil, &remote.Failure{Endpoint: addr, Err: ctx.Err(), Blame: true, Refused: true}

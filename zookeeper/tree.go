@@ -2,11 +2,9 @@ package zookeeper
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -58,11 +56,20 @@ func parents(path string) []string {
 	return out
 }
 
-// node is what was read of one.
+// node is what was read of one, and of the nodes directly below it where it was
+// listed.
 type node struct {
 	there bool
 	stat  zk.Stat
 	value []byte
+	below *listing
+}
+
+// listing is what was directly below a node at one moment, bookkeeping left
+// out.
+type listing struct {
+	paths []string
+	stat  zk.Stat
 }
 
 // entry reports whether n is a key with a value, and not only a parent.
@@ -97,7 +104,7 @@ func read(c *zk.Conn, path string) (node, error) {
 	if err != nil {
 		return node{}, err
 	}
-	return node{true, *stat, value}, nil
+	return node{there: true, stat: *stat, value: value}, nil
 }
 
 // readAll reads several nodes at once: in the order in which they are asked,
@@ -134,9 +141,15 @@ type view map[string]node
 
 // collect reads everything at and below path.
 func collect(c *zk.Conn, path string, skip func(path string) bool) (view, error) {
+	return gather(path, func(paths []string) ([]node, error) { return readAll(c, paths) },
+		func(paths []string) ([]*listing, error) { return list(c, paths, skip) })
+}
+
+// gather reads everything at and below path, level by level.
+func gather(path string, read func(paths []string) ([]node, error), list func(paths []string) ([]*listing, error)) (view, error) {
 	out := view{}
 	for level := []string{path}; len(level) > 0; {
-		nodes, err := readAll(c, level)
+		nodes, err := read(level)
 		if err != nil {
 			return nil, err
 		}
@@ -149,47 +162,49 @@ func collect(c *zk.Conn, path string, skip func(path string) bool) (view, error)
 				branches = append(branches, level[i])
 			}
 		}
-		if level, _, err = below(c, branches, skip); err != nil {
+		lists, err := list(branches)
+		if err != nil {
 			return nil, err
+		}
+		level = nil
+		for i, l := range lists {
+			out.listed(branches[i], l)
+			level = append(level, l.paths...)
 		}
 	}
 	return out, nil
 }
 
-// below lists what is directly below paths, with what their nodes say at that
-// moment.
-func below(c *zk.Conn, paths []string, skip func(path string) bool) ([]string, []*zk.Stat, error) {
-	names, stats, errs := make([][]string, len(paths)), make([]*zk.Stat, len(paths)), make([]error, len(paths))
-	together(len(paths), func(i int) {
-		names[i], stats[i], errs[i] = c.Children(paths[i])
-		if errors.Is(errs[i], zk.ErrNoNode) {
-			errs[i], stats[i] = nil, &zk.Stat{}
-		}
-	})
-	var out []string
-	for i, path := range paths {
-		for _, name := range names[i] {
-			if child := path + "/" + name; !skip(child) {
-				out = append(out, child)
-			}
-		}
+// listed notes what is below a node.
+func (v view) listed(path string, l *listing) {
+	if n, ok := v[path]; ok {
+		n.below = l
+		v[path] = n
 	}
-	return out, stats, errors.Join(errs...)
 }
 
-// same reports whether the nodes of two views, read one after the other, were
-// not changed in between.
-func (v view) same(other view) bool {
-	if len(v) != len(other) {
-		return false
-	}
-	for path, n := range v {
-		o, ok := other[path]
-		if !ok || n.stat.Czxid != o.stat.Czxid || n.stat.Mzxid != o.stat.Mzxid || n.stat.Pzxid != o.stat.Pzxid {
-			return false
+// list lists what is directly below paths.
+func list(c *zk.Conn, paths []string, skip func(path string) bool) ([]*listing, error) {
+	out, errs := make([]*listing, len(paths)), make([]error, len(paths))
+	together(len(paths), func(i int) {
+		out[i] = &listing{}
+		names, stat, err := c.Children(paths[i])
+		if errors.Is(err, zk.ErrNoNode) {
+			return
 		}
-	}
-	return true
+		if errs[i] = err; err != nil {
+			return
+		}
+		out[i].stat = *stat
+		for _, name := range names {
+			if child := paths[i] + "/" + name; !skip(child) {
+				out[i].paths = append(out[i].paths, child)
+			} else {
+				out[i].stat.Cversion-- // as if it had never been
+			}
+		}
+	})
+	return out, errors.Join(errs...)
 }
 
 // entries are the keys of a view.
@@ -207,85 +222,4 @@ func (b *Backend) entries(v view) []dcs.Entry {
 // hidden reports whether path is bookkeeping.
 func (b *Backend) hidden(path string) bool {
 	return strings.HasPrefix(path, b.root+"/.")
-}
-
-// again reads the nodes of v once more, all at once, and those that are below
-// them and not in v. same says that there are none, and that nothing was
-// changed between the last reading of v and the first of now.
-func (v view) again(c *zk.Conn, top string, skip func(path string) bool) (now view, same bool, err error) {
-	paths := []string{top}
-	var branches []string
-	for path, n := range v {
-		if path != top {
-			paths = append(paths, path)
-		}
-		if n.stat.NumChildren > 0 {
-			branches = append(branches, path)
-		}
-	}
-	var nodes []node
-	var names []string
-	var stats []*zk.Stat
-	errs := make([]error, 2)
-	together(2, func(i int) {
-		if i == 0 {
-			nodes, errs[0] = readAll(c, paths)
-		} else {
-			names, stats, errs[1] = below(c, branches, skip)
-		}
-	})
-	if err := errors.Join(errs...); err != nil {
-		return nil, false, err
-	}
-	now = view{}
-	for i, n := range nodes {
-		if n.there {
-			now[paths[i]] = n
-		}
-	}
-	same = v.same(now)
-	for i, path := range branches {
-		same = same && stats[i].Pzxid == v[path].stat.Pzxid
-	}
-	for _, path := range names {
-		if _, ok := v[path]; ok {
-			continue
-		}
-		same = false
-		fresh, err := collect(c, path, skip)
-		if err != nil {
-			return nil, false, err
-		}
-		maps.Copy(now, fresh)
-	}
-	return now, same, nil
-}
-
-// stable reads everything at and below path as it was at one moment: twice
-// without a change in between, after a transaction of the quorum.
-func (b *Backend) stable(ctx context.Context, s *session, addr string, r request, path string) (view, dcs.Revision, error) {
-	var known view
-	var at dcs.Revision
-	for {
-		same := false
-		now, w, err := call(ctx, s, addr, r, func(c *zk.Conn) (now view, err error) {
-			if known != nil {
-				now, same, err = known.again(c, path, b.hidden)
-				return now, err
-			}
-			if err := barrier(c); err != nil {
-				return nil, err
-			}
-			return collect(c, path, b.hidden)
-		})
-		switch {
-		case err != nil:
-			return nil, 0, err
-		case same:
-			return known, at, nil
-		}
-		// Where nothing is changed from here to the next reading, this is the
-		// tree of this moment.
-		known, at = now, w.latest()
-	}
 }

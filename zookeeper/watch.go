@@ -127,12 +127,15 @@ func (v *watch) event(ev zk.Event) {
 	}
 }
 
-// owed takes what has to be read.
+// owed takes what has to be read next.
 func (v *watch) owed() (values, lists []string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	values, lists = slices.Sorted(maps.Keys(v.values)), slices.Sorted(maps.Keys(v.lists))
-	clear(v.values)
+	values = values[:min(len(values), atOnce)]
+	for _, path := range values {
+		delete(v.values, path)
+	}
 	clear(v.lists)
 	return values, lists
 }
@@ -230,21 +233,14 @@ func (v *watch) read(ctx context.Context, r request, first func(c *zk.Conn) erro
 	return nil
 }
 
-// refresh reads what has to be, and asks for news of it.
+// refresh reads some of what has to be, and asks for news of it.
 func (v *watch) refresh(c *zk.Conn) error {
-	for {
-		values, lists := v.owed()
-		if len(values)+len(lists) == 0 {
-			return nil
-		}
-		more, err := v.readValues(c, values)
-		if err != nil {
-			return err
-		}
-		if err := v.readLists(c, remote.Unique(append(lists, more...))); err != nil {
-			return err
-		}
+	values, lists := v.owed()
+	more, err := v.readValues(c, values)
+	if err != nil {
+		return err
 	}
+	return v.readLists(c, remote.Unique(append(lists, more...)))
 }
 
 // readValues reads nodes, and returns those whose children have to be listed.
@@ -273,7 +269,7 @@ func (v *watch) readValue(c *zk.Conn, path string) (node, error) {
 		value, stat, _, err := c.GetW(path)
 		switch {
 		case err == nil:
-			return node{true, *stat, value}, nil
+			return node{there: true, stat: *stat, value: value}, nil
 		case !errors.Is(err, zk.ErrNoNode):
 			return node{}, err
 		case path != v.b.root:

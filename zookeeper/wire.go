@@ -23,6 +23,7 @@ type wire struct {
 	sent    dcs.Instant // when the session was asked for
 	granted granted     // what was answered
 	zxid    int64       // the largest in any answer
+	owing   dcs.Instant // the first sending after the last answer; zero: none
 	fault   error       // why it ended
 }
 
@@ -51,6 +52,9 @@ func (w *wire) Write(p []byte) (int, error) {
 	if first {
 		w.sent = dcs.Now() // P1
 	}
+	if w.owing.IsZero() {
+		w.owing = dcs.Now()
+	}
 	w.mu.Unlock()
 	if !first && w.quiet && len(p) >= 2*frameHead && int32(binary.BigEndian.Uint32(p[frameHead:])) == xidPing { //nolint:gosec // G115: as the protocol has it
 		return len(p), nil
@@ -73,6 +77,7 @@ func (w *wire) Read(p []byte) (int, error) {
 func (w *wire) frame(head []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.owing = dcs.Instant{}
 	if w.granted.id == 0 && !w.granted.refused {
 		w.granted = parseGranted(head)
 		_ = w.SetDeadline(time.Time{}) // a connection that is broken says so soon enough
@@ -102,6 +107,16 @@ func (w *wire) grant() (sent dcs.Instant, g granted) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.sent, w.granted
+}
+
+// silent is for how long the server has owed an answer, with none of any kind.
+func (w *wire) silent() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.owing.IsZero() {
+		return 0
+	}
+	return w.owing.Elapsed()
 }
 
 // latest is the largest zxid of any answer.

@@ -67,6 +67,11 @@ type Options struct {
 	// Zero means three Budgets.
 	TopologyInterval time.Duration
 
+	// DialsPerSecond is how many connections AllowDial allows, after as many
+	// again at once; zero means 20, after 10. A store whose leases have
+	// connections of their own needs more.
+	DialsPerSecond int
+
 	// Judge says what an attempt's error means. The end of the attempt's
 	// context is judged by the Pool itself.
 	Judge func(error) Verdict

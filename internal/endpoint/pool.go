@@ -39,6 +39,9 @@ func New(o Options) *Pool {
 		dials:  bucket{tokens: dialBurst, burst: dialBurst, perSecond: dialsPerSecond},
 		probes: bucket{tokens: probeBurst, burst: probeBurst, perSecond: probesPerSecond},
 	}
+	if n := float64(o.DialsPerSecond); n > 0 {
+		p.dials = bucket{tokens: n, burst: n, perSecond: n}
+	}
 	p.life, p.cancel = context.WithCancelCause(context.Background())
 	for _, addr := range o.Seeds {
 		if p.find(addr) == nil {
