@@ -222,7 +222,7 @@ func TestMoment(t *testing.T) {
 	}
 	top := func(cversion int32, paths ...string) node {
 		n := at(1, 1, 0, "")
-		n.stat.NumChildren, n.below = 1, &listing{paths, zk.Stat{Cversion: cversion}}
+		n.stat.NumChildren, n.below = 1, &listing{paths, zk.Stat{Cversion: cversion, Pzxid: 11}}
 		return n
 	}
 	a, b := at(1, 5, 2, "a5"), at(2, 9, 4, "b9")
@@ -237,6 +237,7 @@ func TestMoment(t *testing.T) {
 		"one before, one after":          {view{"/r": top(2, "/r/a", "/r/b"), "/r/a": at(1, 10, 3, "a10"), "/r/b": at(2, 11, 5, "b11")}, "a10 b9 "},
 		"made afterwards":                {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b, "/r/c": at(11, 11, 0, "c11")}, "a5 b9 "},
 		"made before it":                 {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b, "/r/c": at(10, 10, 0, "c10")}, "a5 b9 c10"},
+		"made before it, and anew since": {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b, "/r/c": at(13, 13, 0, "c13")}, ""},
 		"changed twice, the last after":  {view{"/r": top(2, "/r/a", "/r/b"), "/r/a": at(1, 12, 4, "a12"), "/r/b": b}, ""},
 		"made before it, changed since":  {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b, "/r/c": at(10, 11, 1, "c11")}, ""},
 		"made, and gone when it is read": {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b}, ""},

@@ -249,8 +249,8 @@ func (v view) arrived(earlier, now *listing, later view, z dcs.Revision, out vie
 		}
 		n, ok := later[path]
 		switch {
-		case !ok:
-			return false
+		case !ok || n.stat.Czxid > now.stat.Pzxid:
+			return false // it is not the one that was listed
 		case revision(n.stat.Czxid) > z:
 		case n.stat.NumChildren > 0 || revision(n.stat.Mzxid) > z:
 			return false
