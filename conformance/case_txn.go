@@ -258,10 +258,17 @@ func concurrentCAS(e *env) {
 	const clients = 64
 	each := e.rounds(1, 10)
 	k := e.key("counter")
-	e.open().put(k, "0")
-	var unclear atomic.Int64
-	e.together(clients, func(int) {
+	// Each is connected before they meet: how fast many come at once is
+	// Herd/Reconnect's question.
+	var stores []*client
+	for range clients {
 		c := e.open()
+		c.put(k, "0")
+		stores = append(stores, c)
+	}
+	var unclear atomic.Int64
+	e.together(clients, func(i int) {
+		c := stores[i]
 		for range each {
 			for {
 				en := c.get(k)
