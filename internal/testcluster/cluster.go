@@ -6,6 +6,7 @@
 package testcluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -355,6 +356,10 @@ func (c *Cluster) ask(ctx context.Context) (leaders int, err error) {
 		}
 		if leads {
 			leaders++
+		}
+		// What a server does not say: its peers may not hear it for seconds yet.
+		if stalled, err := s.host.Stalled(); err != nil || stalled {
+			return 0, cmp.Or(err, fmt.Errorf("%s: a connection to another server waits for TCP", s.name))
 		}
 	}
 	return leaders, nil
