@@ -62,7 +62,7 @@ func New(c Config) (*Backend, error) {
 	b.markers = remote.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
 	b.pool = endpoint.New(endpoint.Options{
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
-		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.decided, HedgeFloor: hedgeFloor,
+		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.copy.Observer(c.Observer.Endpoint), HedgeFloor: hedgeFloor,
 	})
 	b.commits = attempt.New(transport{b}, attempt.Options{
 		Backend: backendName, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
@@ -86,16 +86,6 @@ const settleShare = 8
 
 // ofAgent reports whether sessions belong to the agent's own node.
 func (b *Backend) ofAgent() bool { return b.c.Node == "" }
-
-// decided passes the Pool's decisions on, and to the watch.
-func (b *Backend) decided(ev dcs.EndpointEvent) {
-	if ev.Change == dcs.Ejected || ev.Change == dcs.Removed {
-		b.copy.Leave(ev.From)
-	}
-	if b.c.Observer.Endpoint != nil {
-		b.c.Observer.Endpoint(ev)
-	}
-}
 
 // Name returns "consul", for errors and logs.
 func (b *Backend) Name() string { return backendName }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -16,7 +15,6 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
 
@@ -68,10 +66,7 @@ func (b *Backend) connected(addr string) (*conn, error) {
 // stay follows no redirection: the token is for the endpoints that were given.
 func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-const (
-	mostConns    = 8
-	betweenDials = 20 * time.Millisecond
-)
+const mostConns = 8
 
 // idle is how long an unused connection is kept. Consul's agents keep theirs
 // longer.
@@ -85,10 +80,8 @@ func (b *Backend) transport() *http.Transport {
 		MaxConnsPerHost: mostConns, MaxIdleConnsPerHost: mostConns, IdleConnTimeout: idle, DisableCompression: true,
 		TLSHandshakeTimeout: b.c.Timing.RetryTimeout,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			for !b.pool.AllowDial() {
-				if remote.Pause(ctx, rand.N(2*betweenDials)); ctx.Err() != nil || b.life.Err() != nil { //nolint:gosec // G404: jitter
-					return nil, errDials
-				}
+			if err := b.pool.AwaitDial(ctx); err != nil {
+				return nil, err
 			}
 			nc, err := dialer.DialContext(ctx, network, addr)
 			if err == nil && b.c.dialled != nil {

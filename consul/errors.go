@@ -15,7 +15,6 @@ import (
 )
 
 var (
-	errDials  = errors.New("too many connections were made within a second")
 	errBehind = errors.New("its view lags behind the store's")
 	errAlive  = errors.New("it said that the session is gone, and the store says that it is not")
 )

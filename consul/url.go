@@ -3,7 +3,6 @@ package consul
 import (
 	"context"
 	"strings"
-	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
@@ -11,10 +10,9 @@ import (
 
 const exampleURL = "consul://10.0.0.1:8500,10.0.0.2:8500,10.0.0.3:8500/pg/main"
 
-func init() { dcs.Register("consul", driver{}) }
-
-// driver opens consul://host:port,…/root?…
-type driver struct{}
+func init() {
+	dcs.Register("consul", remote.Driver[Config, *Backend]{Options: params, Config: configFromURL, Client: open})
+}
 
 var params = append([]dcs.Param{
 	{Name: "token_file", Usage: "file with the ACL token, read again when Consul refuses it; default: CONSUL_HTTP_TOKEN of the environment, if set"},
@@ -26,23 +24,6 @@ var params = append([]dcs.Param{
 	{Name: "partition", Usage: "Consul Enterprise admin partition; default: none"},
 	remote.WaitParam,
 }, remote.TLSParams()...)
-
-// Params implements dcs.Driver.
-func (driver) Params() []dcs.Param { return params }
-
-// Open implements dcs.Driver. It asks the store for its shortest session and a
-// key, so that a wrong address, certificate or token is found here.
-func (driver) Open(ctx context.Context, u *dcs.URL, o dcs.Options) (dcs.Backend, error) {
-	c, err := configFromURL(u, o)
-	if err != nil {
-		return nil, err
-	}
-	b, err := open(ctx, c, u.Params["wait"] == "true")
-	if err != nil {
-		return nil, err
-	}
-	return b, nil
-}
 
 // open makes a Backend that knows the servers' limits.
 func open(ctx context.Context, c Config, wait bool) (*Backend, error) {
@@ -65,12 +46,6 @@ func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
 	if v := u.Params["checks"]; v != "" {
 		c.Checks = strings.Split(v, ",")
 	}
-	if v := u.Params["lock_delay"]; v != "" {
-		d, err := time.ParseDuration(v)
-		if err != nil {
-			faults.Add("option lock_delay=%s: it is a duration like 15s", v)
-		}
-		c.LockDelay = d
-	}
+	c.LockDelay = faults.Duration(u, "lock_delay", "15s")
 	return c, faults.Err(backendName)
 }

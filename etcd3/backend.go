@@ -58,7 +58,7 @@ func New(c Config) (*Backend, error) {
 	b.markers = remote.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
 	o := endpoint.Options{
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
-		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.decided,
+		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.copy.Observer(c.Observer.Endpoint),
 	}
 	if !c.NoDiscovery {
 		o.Topology = b.members
@@ -70,16 +70,6 @@ func New(c Config) (*Backend, error) {
 	})
 	b.pool.Start()
 	return b, nil
-}
-
-// decided passes the Pool's decisions on, and to the watch.
-func (b *Backend) decided(ev dcs.EndpointEvent) {
-	if ev.Change == dcs.Ejected || ev.Change == dcs.Removed {
-		b.copy.Leave(ev.From)
-	}
-	if b.c.Observer.Endpoint != nil {
-		b.c.Observer.Endpoint(ev)
-	}
 }
 
 // Name returns "etcd3", for errors and logs.

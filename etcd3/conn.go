@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
@@ -80,7 +81,7 @@ func (b *Backend) dialOptions() []grpc.DialOption {
 		grpc.WithConnectParams(params), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			if !b.pool.AllowDial() {
-				return nil, errDials
+				return nil, endpoint.ErrDials
 			}
 			nc, err := dialer.DialContext(ctx, "tcp", addr)
 			if err == nil && b.c.dialled != nil {

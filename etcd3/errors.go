@@ -17,7 +17,6 @@ import (
 var (
 	errOtherCluster = errors.New("it belongs to another cluster")
 	errTerm         = errors.New("the store's leader changed during the renewal")
-	errDials        = errors.New("too many connections were made within a second")
 	errBehind       = errors.New("its view lags behind the store's")
 )
 

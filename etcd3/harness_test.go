@@ -17,6 +17,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
@@ -94,13 +95,10 @@ func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, err
 	}
 	b, err := tapped(c)
 	require.NoError(tb, err)
-	if o.Endpoints != nil || o.Wait {
-		if err := b.open(tb.Context(), o.Wait); err != nil {
-			_ = b.Close()
-			return nil, err
-		}
+	if o.Endpoints == nil && !o.Wait {
+		return b, nil
 	}
-	return b, nil
+	return remote.Opened[dcs.Backend](tb.Context(), b, b.c.Timing, b.c.Logger, o.Wait, b.ready)
 }
 
 func (s *suite) open(tb testing.TB) dcs.Backend {

@@ -9,10 +9,9 @@ import (
 
 const exampleURL = "etcd3://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379/pg/main"
 
-func init() { dcs.Register("etcd3", driver{}) }
-
-// driver opens etcd3://host:port,…/root?…
-type driver struct{}
+func init() {
+	dcs.Register("etcd3", remote.Driver[Config, *Backend]{Options: params, Config: configFromURL, Client: open})
+}
 
 var params = append([]dcs.Param{
 	{Name: "username", Usage: "etcd user to log in as; default: no login"},
@@ -21,30 +20,13 @@ var params = append([]dcs.Param{
 	remote.WaitParam,
 }, remote.TLSParams()...)
 
-// Params implements dcs.Driver.
-func (driver) Params() []dcs.Param { return params }
-
-// Open implements dcs.Driver. It asks the store one question, so that a wrong
-// address, certificate or password is found here.
-func (driver) Open(ctx context.Context, u *dcs.URL, o dcs.Options) (dcs.Backend, error) {
-	c, err := configFromURL(u, o)
-	if err != nil {
-		return nil, err
-	}
+// open makes a Backend that the store has answered one question.
+func open(ctx context.Context, c Config, wait bool) (*Backend, error) {
 	b, err := New(c)
 	if err != nil {
 		return nil, err
 	}
-	if err := b.open(ctx, u.Params["wait"] == "true"); err != nil {
-		_ = b.Close()
-		return nil, err
-	}
-	return b, nil
-}
-
-// open asks one question, again and again where wait says so.
-func (b *Backend) open(ctx context.Context, wait bool) error {
-	return remote.Ready(ctx, b.c.Timing, b.c.Logger, wait, b.ready)
+	return remote.Opened(ctx, b, b.c.Timing, b.c.Logger, wait, b.ready)
 }
 
 func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {

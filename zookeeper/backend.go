@@ -2,7 +2,6 @@ package zookeeper
 
 import (
 	"context"
-	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -70,7 +69,7 @@ func New(c Config) (*Backend, error) {
 	b.markers = remote.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
 	b.pool = endpoint.New(endpoint.Options{
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
-		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.decided, HedgeFloor: hedgeFloor,
+		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.copy.Observer(c.Observer.Endpoint), HedgeFloor: hedgeFloor,
 		DialsPerSecond: dialsPerSecond,
 	})
 	b.commits = attempt.New(transport{b}, attempt.Options{
@@ -91,16 +90,6 @@ const dialsPerSecond = 50
 // settleShare is the part of a budget that is kept for settling a Commit. It is
 // less than the usual quarter: an election is to fit into what is left.
 const settleShare = 8
-
-// decided passes the Pool's decisions on, and to the watch.
-func (b *Backend) decided(ev dcs.EndpointEvent) {
-	if ev.Change == dcs.Ejected || ev.Change == dcs.Removed {
-		b.copy.Leave(ev.From)
-	}
-	if b.c.Observer.Endpoint != nil {
-		b.c.Observer.Endpoint(ev)
-	}
-}
 
 // Name returns "zookeeper", for errors and logs.
 func (b *Backend) Name() string { return backendName }
@@ -202,10 +191,8 @@ func (b *Backend) markerLease(ctx context.Context, ttl time.Duration) (dcs.Lease
 
 // dial connects to a server.
 func (b *Backend) dial(ctx context.Context, addr string) (net.Conn, error) {
-	for !b.pool.AllowDial() {
-		if remote.Pause(ctx, b.c.jitter(2*betweenDials)); ctx.Err() != nil || b.life.Err() != nil {
-			return nil, errDials
-		}
+	if err := b.pool.AwaitDial(ctx); err != nil {
+		return nil, err
 	}
 	c, err := b.dialer.DialContext(ctx, "tcp", addr)
 	if err != nil {
@@ -219,8 +206,6 @@ func (b *Backend) dial(ctx context.Context, addr string) (net.Conn, error) {
 	}
 	return b.encrypted(ctx, c, addr)
 }
-
-const betweenDials = 20 * time.Millisecond
 
 // Get implements [dcs.Backend].
 func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
@@ -325,5 +310,3 @@ func (b *Backend) grants(ctx context.Context, addr string, ttl time.Duration) (g
 
 // longest is asked for to learn what is granted.
 const longest = 24 * time.Hour
-
-var errDials = errors.New("too many connections were made within a second")

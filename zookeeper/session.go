@@ -147,7 +147,7 @@ func (s *session) wanted() (context.Context, string, error) {
 			return nil, "", s.over
 		}
 		if s.want == "" && s.o.kept {
-			pause := min(betweenDials<<min(s.misses, 10), longestMiss)
+			pause := min(shortestMiss<<min(s.misses, 10), longestMiss)
 			s.mu.Unlock()
 			remote.Pause(s.b.life, s.b.c.jitter(pause))
 			best := s.b.pool.Endpoints()[0]
@@ -172,8 +172,12 @@ func (s *session) wanted() (context.Context, string, error) {
 // farewell is how long the library is given to queue the end of a session.
 const farewell = 5 * time.Millisecond
 
-// longestMiss is the longest pause of a session that is kept connected.
-const longestMiss = time.Second
+// How long a session that is kept connected pauses before it tries again, the
+// first time and at most.
+const (
+	shortestMiss = 20 * time.Millisecond
+	longestMiss  = time.Second
+)
 
 // event is the library's: of its connection, and of nodes.
 func (s *session) event(ev zk.Event) {
@@ -304,11 +308,11 @@ func (s *session) cut(w *wire) {
 
 // where is the server that the session is at, or on its way to; "" without one.
 func (s *session) where() string {
-	if at := s.connected(); at != "" {
-		return at
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.live != nil {
+		return s.live.addr
+	}
 	return cmp.Or(s.want, s.dialing)
 }
 

@@ -202,15 +202,21 @@ func (d *call[T]) given(ctxErr error) error {
 
 // rest pauses between two rounds, with full jitter.
 func (d *call[T]) rest(ctx context.Context, round int) {
-	d.p.mu.Lock()
-	pause := d.p.jitter(min(minBackoff<<min(round, 10), maxBackoff))
-	d.p.mu.Unlock()
-	t := time.NewTimer(pause)
+	d.p.pause(ctx, min(minBackoff<<min(round, 10), maxBackoff))
+}
+
+// pause waits for a random time of at most ceiling, or until ctx or the Pool
+// ends.
+func (p *Pool) pause(ctx context.Context, ceiling time.Duration) {
+	p.mu.Lock()
+	d := p.jitter(ceiling)
+	p.mu.Unlock()
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
 	case <-ctx.Done():
-	case <-d.p.life.Done():
+	case <-p.life.Done():
 	}
 }
 

@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -355,6 +356,23 @@ func (p *Pool) AllowDial() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.dials.take(p.now())
+}
+
+// ErrDials is why a connection is not made now.
+var ErrDials = errors.New("too many connections were made within a second")
+
+// betweenDials is the usual pause of who waits for [Pool.AllowDial].
+const betweenDials = 20 * time.Millisecond
+
+// AwaitDial waits until a connection may be made. When ctx or the Pool ends
+// before, it returns ErrDials.
+func (p *Pool) AwaitDial(ctx context.Context) error {
+	for !p.AllowDial() {
+		if p.pause(ctx, 2*betweenDials); ctx.Err() != nil || p.life.Err() != nil {
+			return ErrDials
+		}
+	}
+	return nil
 }
 
 // jitter returns a random duration in (0, ceiling].

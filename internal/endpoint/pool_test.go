@@ -431,6 +431,23 @@ func TestDialsAreFew(t *testing.T) {
 	})
 }
 
+func TestDialIsAwaited(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		p := started(newBench("a").options("a"))
+		defer p.Close()
+		for p.AllowDial() { //nolint:revive // until none is left
+		}
+		began := time.Now()
+		require.NoError(t, p.AwaitDial(t.Context()))
+		require.LessOrEqual(t, time.Since(began), time.Second/dialsPerSecond+2*betweenDials)
+		for p.AllowDial() { //nolint:revive // until none is left
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		require.ErrorIs(t, p.AwaitDial(ctx), ErrDials)
+	})
+}
+
 func TestBlameMovesCallsElsewhere(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b")

@@ -1,12 +1,10 @@
 package remote
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -116,6 +114,19 @@ func (f *Faults) Bool(u *dcs.URL, name string, def bool) bool {
 	}
 }
 
+// Duration reads an option that is a duration, like example; 0 without it.
+func (f *Faults) Duration(u *dcs.URL, name, example string) time.Duration {
+	v := u.Params[name]
+	if v == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil {
+		f.Add("option %s=%s: it is a duration like %s", name, v, example)
+	}
+	return d
+}
+
 // Secret reads the file that an option names: a secret, without the end of its
 // line. Empty without the option.
 func (f *Faults) Secret(u *dcs.URL, name string) string {
@@ -170,29 +181,4 @@ func (f *Faults) TLS(u *dcs.URL) *tls.Config {
 		}
 	}
 	return conf
-}
-
-// Opened is b once the store has answered question, as for [Ready]; else b is
-// closed.
-func Opened[B interface{ Close() error }](ctx context.Context, b B, t dcs.Timing, log *slog.Logger, wait bool, question func(ctx context.Context) error) (B, error) {
-	if err := Ready(ctx, t, log, wait, question); err != nil {
-		_ = b.Close() // the question's error is the one to tell
-		var none B
-		return none, err
-	}
-	return b, nil
-}
-
-// Ready asks the store one question, again and again where wait says so.
-func Ready(ctx context.Context, t dcs.Timing, log *slog.Logger, wait bool, question func(ctx context.Context) error) error {
-	for {
-		one, cancel := context.WithTimeout(ctx, t.RetryTimeout)
-		err := question(one)
-		cancel()
-		if err == nil || !wait || ctx.Err() != nil || errors.Is(err, dcs.ErrUnauthorized) {
-			return err
-		}
-		log.Warn("waiting for the store", "error", err)
-		Pause(ctx, min(t.LoopWait, time.Second))
-	}
 }

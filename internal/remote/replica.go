@@ -98,11 +98,19 @@ func (r *Replica) Saw(rev dcs.Revision) {
 // Latest is the largest revision that any answer named.
 func (r *Replica) Latest() dcs.Revision { return dcs.Revision(r.latest.Load()) }
 
-// Leave tells the watch that a server was left out.
-func (r *Replica) Leave(addr string) {
-	select {
-	case r.Left <- addr:
-	default:
+// Observer is the Pool's: it tells the watch which servers were left out, and
+// passes every decision on to next, which may be nil.
+func (r *Replica) Observer(next func(dcs.EndpointEvent)) func(dcs.EndpointEvent) {
+	return func(ev dcs.EndpointEvent) {
+		if ev.Change == dcs.Ejected || ev.Change == dcs.Removed {
+			select {
+			case r.Left <- ev.From:
+			default:
+			}
+		}
+		if next != nil {
+			next(ev)
+		}
 	}
 }
 

@@ -58,3 +58,20 @@ func TestWaitFromBeforeTheCopy(t *testing.T) {
 	_, err = r.Wait(short, "k", 10)
 	require.ErrorIs(t, err, context.DeadlineExceeded, "nothing changed")
 }
+
+// The watch hears of the servers that are left out, and of no others; the
+// user's observer hears of everything.
+func TestReplicaObserves(t *testing.T) {
+	var r Replica
+	r.Init(Source{Budget: time.Second})
+	var heard []dcs.EndpointChange
+	observe := r.Observer(func(ev dcs.EndpointEvent) { heard = append(heard, ev.Change) })
+	all := []dcs.EndpointChange{dcs.Switched, dcs.Ejected, dcs.Restored, dcs.Removed}
+	for i, c := range all {
+		observe(dcs.EndpointEvent{From: fmt.Sprint("s", i), Change: c})
+	}
+	require.Equal(t, all, heard)
+	require.Len(t, r.Left, 2)
+	require.Equal(t, []string{"s1", "s3"}, []string{<-r.Left, <-r.Left})
+	r.Observer(nil)(dcs.EndpointEvent{Change: dcs.Switched})
+}
