@@ -210,12 +210,14 @@ func (b *Backend) dial(ctx context.Context, addr string) (net.Conn, error) {
 // Get implements [dcs.Backend].
 func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, addr string) ([]dcs.Entry, error) {
-		return through(ctx, b, addr, request{"Get", []string{key}}, func(c *zk.Conn) ([]dcs.Entry, error) {
-			if err := barrier(c); err != nil {
-				return nil, err
-			}
-			return b.plainly(c, []string{key})
+		s, err := b.link(addr)
+		if err != nil {
+			return nil, err
+		}
+		v, _, err := call(ctx, s, addr, request{"Get", []string{key}}, func(c *zk.Conn) ([]dcs.Entry, error) {
+			return proven(s, c, func() ([]dcs.Entry, error) { return b.plainly(c, []string{key}) })
 		})
+		return v, err
 	})
 	return remote.Found(backendName, key, a.Endpoint, a.Value, err)
 }
@@ -234,7 +236,7 @@ func through[T any](ctx context.Context, b *Backend, addr string, r request, f f
 // probe asks the quorum through one server, for the Pool. ZooKeeper does not
 // tell clients which server leads.
 func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error) {
-	_, err = through(ctx, b, addr, request{op: "Probe"}, func(c *zk.Conn) (struct{}, error) { return struct{}{}, barrier(c) })
+	_, err = through(ctx, b, addr, request{op: "Probe"}, askQuorum)
 	return false, err
 }
 

@@ -2,6 +2,7 @@ package zookeeper
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"testing"
@@ -112,6 +113,42 @@ func BenchmarkHandover(b *testing.B) {
 		clients := []*zk.Conn{r.raw, vendor(b, other)}
 		return [2]*dcs.Store{r.store, other}, func(i, n int) func() { return rawLock(clients[i], fmt.Sprint("/raw/lock", n)) }
 	})
+}
+
+// BenchmarkHandoverOfOneNode puts beside it a lock that is one node of its
+// holder's, as ours is, in the vendor's plainest way: zk.Lock's waiter has its
+// node in the queue before, and only lists the queue then.
+func BenchmarkHandoverOfOneNode(b *testing.B) {
+	testcluster.HandingOver(b, "one-node", func(b *testing.B) ([2]*dcs.Store, func(client, n int) func()) {
+		r := newRig(b)
+		other := client(b, r.cluster)
+		clients := []*zk.Conn{r.raw, vendor(b, other)}
+		return [2]*dcs.Store{r.store, other}, func(i, n int) func() { return oneNode(clients[i], fmt.Sprint("/raw/node", n)) }
+	})
+}
+
+// oneNode takes the lock that is the node at path.
+func oneNode(c *zk.Conn, path string) (release func()) {
+	for {
+		_, err := c.Create(path, []byte("x"), zk.FlagEphemeral, zk.WorldACL(zk.PermAll))
+		if err == nil {
+			return func() {
+				if err := c.Delete(path, -1); err != nil {
+					panic(err)
+				}
+			}
+		}
+		if !errors.Is(err, zk.ErrNodeExists) {
+			panic(err)
+		}
+		there, _, gone, err := c.ExistsW(path)
+		if err != nil {
+			panic(err)
+		}
+		if there {
+			<-gone
+		}
+	}
 }
 
 // BenchmarkFaults puts 30 times with one of three servers frozen, 3 s a call at

@@ -5,6 +5,8 @@ import (
 	"errors"
 
 	"github.com/go-zookeeper/zk"
+
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // sign gives the credentials, once: the library gives them again by itself
@@ -109,3 +111,38 @@ func call[T any](ctx context.Context, s *session, addr string, r request, f func
 // silentShare is the part of a budget after which a silent connection is given
 // up.
 const silentShare = 3
+
+// proven reads what is not older than the call, in a session that is connected:
+// after a barrier, but without waiting for its answer. ZooKeeper answers what is
+// asked on one connection in the order of the asking, so that it is enough that
+// the barrier was sent before. Another call's will do.
+func proven[T any](s *session, c *zk.Conn, read func() (T, error)) (T, error) {
+	var zero T
+	s.mu.Lock()
+	w := s.live
+	s.mu.Unlock()
+	if w == nil || c != s.conn { // a test sends it elsewhere
+		if err := barrier(c); err != nil {
+			return zero, err
+		}
+		return read()
+	}
+	sent, answered := w.nextMulti(), make(chan error, 1)
+	go func() { answered <- barrier(c) }()
+	select {
+	case <-sent:
+	case err := <-answered:
+		if err != nil {
+			return zero, err
+		}
+		answered <- nil
+	}
+	v, err := read()
+	if failed := <-answered; failed != nil {
+		return zero, failed
+	}
+	if err == nil && !s.on(w) { // what was asked later may have gone elsewhere
+		return zero, &remote.Failure{Endpoint: w.addr, Err: errBroken}
+	}
+	return v, err
+}

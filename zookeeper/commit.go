@@ -215,12 +215,10 @@ func refusing(err error) bool {
 // known of them; after a barrier it is the quorum's word.
 func (b *Backend) look(ctx context.Context, s *session, addr string, keys []string, confirmed bool) ([]dcs.Entry, error) {
 	got, _, err := call(ctx, s, addr, request{"Read", keys}, func(c *zk.Conn) (seen, error) {
-		if confirmed {
-			if err := barrier(c); err != nil {
-				return seen{}, err
-			}
+		if !confirmed {
+			return b.states(c, keys)
 		}
-		return b.states(c, keys)
+		return proven(s, c, func() (seen, error) { return b.states(c, keys) })
 	})
 	if err != nil {
 		return nil, err

@@ -95,7 +95,7 @@ func (b *Backend) grant(ctx context.Context, addr string, ttl time.Duration, o s
 		return nil, err
 	}
 	began := dcs.Now()
-	_, w, err := call(ctx, s, addr, request{op: "Grant"}, func(c *zk.Conn) (struct{}, error) { return struct{}{}, barrier(c) })
+	_, w, err := call(ctx, s, addr, request{op: "Grant"}, askQuorum)
 	if err != nil {
 		s.end(errAbandoned) // it holds nothing, and runs out by itself
 		return nil, err
@@ -156,20 +156,12 @@ func (l *lease) wrote(w *wire, sent dcs.Instant) {
 	}
 }
 
-// write is a write of the quorum's in the lease's session.
-func (l *lease) write(ctx context.Context, addr string) error {
-	_, err := confirmed(ctx, l, addr, nil)
-	return err
-}
-
-// confirmed writes in the lease's session and reads keys after it.
-func confirmed(ctx context.Context, l *lease, addr string, keys []string) ([]dcs.Entry, error) {
+// confirmed makes a write of the quorum's in the lease's session, and reads
+// keys after it.
+func (l *lease) confirmed(ctx context.Context, addr string, keys []string) ([]dcs.Entry, error) {
 	sent := dcs.Now()
 	entries, w, err := call(ctx, l.s, addr, request{"Renew", keys}, func(c *zk.Conn) ([]dcs.Entry, error) {
-		if err := barrier(c); err != nil {
-			return nil, err
-		}
-		return l.b.plainly(c, keys)
+		return proven(l.s, c, func() ([]dcs.Entry, error) { return l.b.plainly(c, keys) })
 	})
 	if err != nil {
 		return nil, l.lost(err)
@@ -230,7 +222,7 @@ func (l *lease) keep() {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(l.b.life, l.b.c.Timing.RetryTimeout/2)
-		err := l.write(ctx, addr)
+		_, err := l.confirmed(ctx, addr, nil)
 		cancel()
 		if err != nil {
 			l.idle()
@@ -288,7 +280,7 @@ func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) 
 	l.asked()
 	defer l.asked()
 	a, err := doAt(ctx, l.b, endpoint.Renew, l.s.where, func(ctx context.Context, addr string) ([]dcs.Entry, error) {
-		return confirmed(ctx, l, addr, remote.Unique(keys))
+		return l.confirmed(ctx, addr, remote.Unique(keys))
 	})
 	if err != nil {
 		return dcs.Renewal{}, remote.Kinded(backendName, "Renew", "", a.Endpoint, err)

@@ -63,22 +63,20 @@ func (p *plan) prepare(ctx context.Context, s *session, addr string) ([]dcs.Entr
 		return nil, nil
 	}
 	if _, err := p.b.look(ctx, s, addr, keys, false); err != nil {
-		return nil, notSent(err)
+		return nil, remote.NotSent(err)
 	}
 	if len(p.wrong()) == 0 {
 		return nil, nil
 	}
 	entries, err := p.b.look(ctx, s, addr, p.keys(), true)
 	if err != nil {
-		return nil, notSent(err)
+		return nil, remote.NotSent(err)
 	}
 	if len(p.wrong()) == 0 {
 		return nil, nil
 	}
 	return entries, nil
 }
-
-func notSent(err error) error { return remote.NotSent(err) }
 
 // missing are the keys that must be looked at.
 func (p *plan) missing() []string {
@@ -261,7 +259,7 @@ func (p *plan) learn(results []zk.MultiResponse) dcs.Revision {
 	var rev dcs.Revision
 	for _, r := range results {
 		if r.Stat != nil && r.Stat.Mzxid > 0 {
-			rev = dcs.Revision(r.Stat.Mzxid)
+			rev = revision(r.Stat.Mzxid)
 		}
 	}
 	for _, path := range p.parents {
@@ -285,7 +283,7 @@ func (p *plan) learn(results []zk.MultiResponse) dcs.Revision {
 			stat := results[w.set].Stat
 			b.known.Note(w.w.Key, state{
 				there: true, entry: true, version: stat.Version, lease: w.w.Lease, epoch: epoch,
-				created: dcs.Revision(stat.Czxid), modified: dcs.Revision(stat.Mzxid), //nolint:gosec // G115: zxids are not negative
+				created: revision(stat.Czxid), modified: revision(stat.Mzxid),
 			})
 		default:
 			b.known.Note(w.w.Key, state{there: true, entry: true, created: rev, modified: rev, lease: w.w.Lease, epoch: epoch})

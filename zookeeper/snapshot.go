@@ -18,30 +18,20 @@ func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, er
 	return b.floor.Snapshot(backendName, prefix, func() (dcs.Snapshot, string, error) { return b.snapshot(ctx, prefix) })
 }
 
-// snapshot asks the quorum through one server, whichever answers first, and
-// reads the tree there: in as many requests as there are nodes, which have
-// deadlines of their own.
+// snapshot reads the tree at one server, after the quorum was asked there: in
+// as many requests as there are nodes, which have deadlines of their own.
 func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, string, error) {
 	for {
-		r := &reader{b: b, request: request{"Snapshot", []string{prefix}}, top: b.path(prefix)}
-		a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, addr string) (*wire, error) {
-			s, err := b.link(addr)
-			if err != nil {
-				return nil, err
-			}
-			_, w, err := call(ctx, s, addr, r.request, func(c *zk.Conn) (struct{}, error) { return struct{}{}, barrier(c) })
-			return w, err
-		})
+		r, err := b.newReader(ctx, request{"Snapshot", []string{prefix}})
 		if err != nil {
-			return dcs.Snapshot{}, a.Endpoint, err
+			return dcs.Snapshot{}, r.addr, err
 		}
-		r.addr, r.on = a.Endpoint, a.Value
-		v, rev, err := r.stable(ctx)
+		v, rev, err := r.stable(ctx, b.path(prefix))
 		if err == nil {
-			return dcs.Snapshot{Revision: rev, Entries: b.entries(v)}, a.Endpoint, nil
+			return dcs.Snapshot{Revision: rev, Entries: b.entries(v)}, r.addr, nil
 		}
 		if ctx.Err() != nil || remote.Judge(err).Final {
-			return dcs.Snapshot{}, a.Endpoint, err
+			return dcs.Snapshot{}, r.addr, err
 		}
 	}
 }
@@ -51,9 +41,22 @@ func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, st
 type reader struct {
 	b       *Backend
 	request request
-	top     string
 	addr    string
 	on      *wire
+}
+
+// newReader asks the quorum through one server, whichever answers first: what
+// is read there after it is not older.
+func (b *Backend) newReader(ctx context.Context, r request) (*reader, error) {
+	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, addr string) (*wire, error) {
+		s, err := b.link(addr)
+		if err != nil {
+			return nil, err
+		}
+		_, w, err := call(ctx, s, addr, r, askQuorum)
+		return w, err
+	})
+	return &reader{b: b, request: r, addr: a.Endpoint, on: a.Value}, err
 }
 
 // atOnce is how many nodes are asked for together.
@@ -91,7 +94,7 @@ func (r *reader) lists(ctx context.Context, paths []string) ([]*listing, error) 
 	if len(paths) == 0 {
 		return nil, nil
 	}
-	return reading(ctx, r, func(c *zk.Conn) ([]*listing, error) { return list(c, paths, r.b.hidden) })
+	return reading(ctx, r, func(c *zk.Conn) ([]*listing, error) { return r.b.list(c, paths) })
 }
 
 // both reads nodes and lists others, in one go where they are few: the less time
@@ -108,7 +111,7 @@ func (r *reader) both(ctx context.Context, paths, branches []string) ([]node, []
 			if i == 0 {
 				a.nodes, errs[0] = readAll(c, first)
 			} else {
-				a.lists, errs[1] = list(c, branches, r.b.hidden)
+				a.lists, errs[1] = r.b.list(c, branches)
 			}
 		})
 		return a, errors.Join(errs...)
@@ -125,17 +128,17 @@ func (r *reader) gather(ctx context.Context, path string) (view, error) {
 		func(paths []string) ([]*listing, error) { return r.lists(ctx, paths) })
 }
 
-// stable reads everything twice, until two readings tell how it was between
+// stable reads everything at and below top twice, until two readings tell how it was between
 // them.
-func (r *reader) stable(ctx context.Context) (view, dcs.Revision, error) {
-	known, err := r.gather(ctx, r.top)
+func (r *reader) stable(ctx context.Context, top string) (view, dcs.Revision, error) {
+	known, err := r.gather(ctx, top)
 	for err == nil {
 		at := r.on.latest()
 		var now view
-		if now, err = r.again(ctx, known); err != nil {
+		if now, err = r.again(ctx, top, known); err != nil {
 			break
 		}
-		if v, ok := known.moment(now, r.top, at); ok {
+		if v, ok := known.moment(now, top, at); ok {
 			return v, at, nil
 		}
 		known = now
@@ -147,11 +150,11 @@ func (r *reader) stable(ctx context.Context) (view, dcs.Revision, error) {
 }
 
 // again reads the nodes of v once more, and those that have come below them.
-func (r *reader) again(ctx context.Context, v view) (view, error) {
-	paths := []string{r.top}
+func (r *reader) again(ctx context.Context, top string, v view) (view, error) {
+	paths := []string{top}
 	var branches []string
 	for path, n := range v {
-		if path != r.top {
+		if path != top {
 			paths = append(paths, path)
 		}
 		if n.below != nil || n.stat.NumChildren > 0 {
@@ -260,5 +263,3 @@ func (v view) arrived(earlier, now *listing, later view, z dcs.Revision, out vie
 	}
 	return true
 }
-
-func revision(zxid int64) dcs.Revision { return dcs.Revision(zxid) } //nolint:gosec // G115: zxids are not negative

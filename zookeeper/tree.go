@@ -85,9 +85,12 @@ func (n node) branch() bool {
 func (n node) of(key string) dcs.Entry {
 	return dcs.Entry{
 		Key: key, Value: n.value, Lease: leaseID(n.stat.EphemeralOwner),
-		Created: dcs.Revision(n.stat.Czxid), Modified: dcs.Revision(n.stat.Mzxid), //nolint:gosec // G115: zxids are not negative
+		Created: revision(n.stat.Czxid), Modified: revision(n.stat.Mzxid),
 	}
 }
+
+// revision is a zxid as the contract has it.
+func revision(zxid int64) dcs.Revision { return dcs.Revision(zxid) } //nolint:gosec // G115: zxids are not negative
 
 func leaseID(session int64) dcs.LeaseID {
 	if session == 0 {
@@ -136,14 +139,11 @@ func barrier(c *zk.Conn) error {
 	return err
 }
 
+// askQuorum is the barrier as a call of its own.
+func askQuorum(c *zk.Conn) (struct{}, error) { return struct{}{}, barrier(c) }
+
 // view is a tree as it was read, node by node.
 type view map[string]node
-
-// collect reads everything at and below path.
-func collect(c *zk.Conn, path string, skip func(path string) bool) (view, error) {
-	return gather(path, func(paths []string) ([]node, error) { return readAll(c, paths) },
-		func(paths []string) ([]*listing, error) { return list(c, paths, skip) })
-}
 
 // gather reads everything at and below path, level by level.
 func gather(path string, read func(paths []string) ([]node, error), list func(paths []string) ([]*listing, error)) (view, error) {
@@ -183,8 +183,19 @@ func (v view) listed(path string, l *listing) {
 	}
 }
 
+// children are the nodes below path that are no bookkeeping.
+func (b *Backend) children(path string, names []string) []string {
+	var out []string
+	for _, name := range names {
+		if child := path + "/" + name; !b.hidden(child) {
+			out = append(out, child)
+		}
+	}
+	return out
+}
+
 // list lists what is directly below paths.
-func list(c *zk.Conn, paths []string, skip func(path string) bool) ([]*listing, error) {
+func (b *Backend) list(c *zk.Conn, paths []string) ([]*listing, error) {
 	out, errs := make([]*listing, len(paths)), make([]error, len(paths))
 	together(len(paths), func(i int) {
 		out[i] = &listing{}
@@ -195,14 +206,8 @@ func list(c *zk.Conn, paths []string, skip func(path string) bool) ([]*listing, 
 		if errs[i] = err; err != nil {
 			return
 		}
-		out[i].stat = *stat
-		for _, name := range names {
-			if child := paths[i] + "/" + name; !skip(child) {
-				out[i].paths = append(out[i].paths, child)
-			} else {
-				out[i].stat.Cversion-- // as if it had never been
-			}
-		}
+		out[i].stat, out[i].paths = *stat, b.children(paths[i], names)
+		out[i].stat.Cversion -= int32(len(names) - len(out[i].paths)) //nolint:gosec // G115: as if bookkeeping had never been there; few
 	})
 	return out, errors.Join(errs...)
 }

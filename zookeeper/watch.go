@@ -38,33 +38,37 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 // parent tells. Where there is nothing now, those above tell, of more than is
 // asked.
 func (b *Backend) still(ctx context.Context, prefix string, since dcs.Revision, _ map[string]bool) bool {
-	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, addr string) (view, error) {
-		return through(ctx, b, addr, request{"Wait", []string{prefix}}, func(c *zk.Conn) (view, error) {
-			if err := barrier(c); err != nil {
-				return nil, err
-			}
-			path := b.path(prefix)
-			v, err := collect(c, path, b.hidden)
-			if err != nil || len(v) > 0 {
-				return v, err
-			}
-			above := slices.DeleteFunc(parents(path), func(p string) bool { return len(p) < len(b.root) })
-			nodes, err := readAll(c, above)
-			for i, n := range nodes {
-				v[above[i]] = n
-			}
-			return v, err
-		})
-	})
-	if err != nil || len(a.Value) == 0 {
+	r, err := b.newReader(ctx, request{"Wait", []string{prefix}})
+	if err != nil {
 		return false
 	}
-	for _, n := range a.Value {
-		if n.there && max(dcs.Revision(n.stat.Czxid), dcs.Revision(n.stat.Pzxid)) > since { //nolint:gosec // G115: zxids are not negative
+	path := b.path(prefix)
+	v, err := r.gather(ctx, path)
+	if err == nil && len(v) == 0 {
+		v, err = r.above(ctx, path)
+	}
+	if err != nil || len(v) == 0 {
+		return false
+	}
+	for _, n := range v {
+		if max(revision(n.stat.Czxid), revision(n.stat.Pzxid)) > since {
 			return false
 		}
 	}
 	return true
+}
+
+// above reads the nodes above path, as far as they are the store's.
+func (r *reader) above(ctx context.Context, path string) (view, error) {
+	paths := slices.DeleteFunc(parents(path), func(p string) bool { return len(p) < len(r.b.root) })
+	nodes, err := r.nodes(ctx, paths)
+	out := view{}
+	for i, n := range nodes {
+		if n.there {
+			out[paths[i]] = n
+		}
+	}
+	return out, err
 }
 
 // watch is the tree at one server, in a session of its own: every node that
@@ -236,20 +240,37 @@ func (v *watch) read(ctx context.Context, r request, first func(c *zk.Conn) erro
 // refresh reads some of what has to be, and asks for news of it.
 func (v *watch) refresh(c *zk.Conn) error {
 	values, lists := v.owed()
-	more, err := v.readValues(c, values)
-	if err != nil {
+	var (
+		nodes []node
+		below []*listing
+		errs  [2]error
+	)
+	together(2, func(i int) {
+		if i == 0 {
+			nodes, errs[0] = v.readValues(c, values)
+		} else {
+			below, errs[1] = v.readLists(c, lists)
+		}
+	})
+	if err := errors.Join(errs[:]...); err != nil {
 		return err
 	}
-	return v.readLists(c, remote.Unique(append(lists, more...)))
+	branches := slices.DeleteFunc(v.takeValues(values, nodes), func(path string) bool { return slices.Contains(lists, path) })
+	v.takeLists(lists, below)
+	below, err := v.readLists(c, branches)
+	v.takeLists(branches, below)
+	return err
 }
 
-// readValues reads nodes, and returns those whose children have to be listed.
-func (v *watch) readValues(c *zk.Conn, paths []string) (branches []string, err error) {
+func (v *watch) readValues(c *zk.Conn, paths []string) ([]node, error) {
 	nodes, errs := make([]node, len(paths)), make([]error, len(paths))
 	together(len(paths), func(i int) { nodes[i], errs[i] = v.readValue(c, paths[i]) })
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
+	return nodes, errors.Join(errs...)
+}
+
+// takeValues takes what was read of nodes, and returns those whose children
+// have to be listed.
+func (v *watch) takeValues(paths []string, nodes []node) (branches []string) {
 	for i, path := range paths {
 		old, had := v.nodes[path]
 		if !nodes[i].there {
@@ -261,7 +282,7 @@ func (v *watch) readValues(c *zk.Conn, paths []string) (branches []string, err e
 			branches = append(branches, path)
 		}
 	}
-	return branches, nil
+	return branches
 }
 
 func (v *watch) readValue(c *zk.Conn, path string) (node, error) {
@@ -281,39 +302,52 @@ func (v *watch) readValue(c *zk.Conn, path string) (node, error) {
 	}
 }
 
-func (v *watch) readLists(c *zk.Conn, paths []string) error {
-	names, stats, errs := make([][]string, len(paths)), make([]*zk.Stat, len(paths)), make([]error, len(paths))
-	together(len(paths), func(i int) { names[i], stats[i], _, errs[i] = c.ChildrenW(paths[i]) })
-	for i, path := range paths {
+// readLists lists what is directly below nodes; nil is of a node that is not
+// there.
+func (v *watch) readLists(c *zk.Conn, paths []string) ([]*listing, error) {
+	out, errs := make([]*listing, len(paths)), make([]error, len(paths))
+	together(len(paths), func(i int) {
+		names, stat, _, err := c.ChildrenW(paths[i])
 		switch {
-		case errors.Is(errs[i], zk.ErrNoNode):
-			v.drop(path)
-		case errs[i] != nil:
-			return errs[i]
-		default:
-			v.list(path, names[i], *stats[i])
+		case err == nil:
+			out[i] = &listing{stat: *stat, paths: v.b.children(paths[i], names)}
+		case !errors.Is(err, zk.ErrNoNode):
+			errs[i] = err
 		}
+	})
+	return out, errors.Join(errs...)
+}
+
+// takeLists takes what was listed. A node that was not there then may be there
+// now: what tells is its value.
+func (v *watch) takeLists(paths []string, below []*listing) {
+	for i, l := range below {
+		if l == nil {
+			v.owe(paths[i])
+			continue
+		}
+		v.list(paths[i], l)
 	}
-	return nil
+}
+
+// owe notes a node that is to be read again.
+func (v *watch) owe(path string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.values[path] = true
 }
 
 // list takes the children of a node.
-func (v *watch) list(path string, names []string, stat zk.Stat) {
+func (v *watch) list(path string, l *listing) {
 	if n, ok := v.nodes[path]; ok {
-		n.stat = stat
+		n.stat = l.stat
 		v.nodes[path] = n
 	}
 	now := map[string]bool{}
-	for _, name := range names {
-		child := path + "/" + name
-		if v.b.hidden(child) {
-			continue
-		}
+	for _, child := range l.paths {
 		now[child] = true
 		if _, ok := v.nodes[child]; !ok {
-			v.mu.Lock()
-			v.values[child] = true
-			v.mu.Unlock()
+			v.owe(child)
 		}
 	}
 	for child := range v.nodes {
@@ -323,11 +357,13 @@ func (v *watch) list(path string, names []string, stat zk.Stat) {
 	}
 }
 
-// drop takes a node out, and what is below it.
+// drop takes a node out, and what is below it. What was known of it is not true
+// any more: a write that waits for its end need not look.
 func (v *watch) drop(path string) {
 	for p := range v.nodes {
 		if p == path || strings.HasPrefix(p, path+"/") {
 			delete(v.nodes, p)
+			v.b.known.Forget(v.b.key(p))
 		}
 	}
 }

@@ -20,11 +20,12 @@ type wire struct {
 	reading frames // by the library's one reader
 
 	mu      sync.Mutex
-	sent    dcs.Instant // when the session was asked for
-	granted granted     // what was answered
-	zxid    int64       // the largest in any answer
-	owing   dcs.Instant // the first sending after the last answer; zero: none
-	fault   error       // why it ended
+	sent    dcs.Instant   // when the session was asked for
+	granted granted       // what was answered
+	zxid    int64         // the largest in any answer
+	owing   dcs.Instant   // the first sending after the last answer; zero: none
+	fault   error         // why it ended
+	multi   chan struct{} // closed when the next transaction was sent; nil: nobody waits
 }
 
 // newWire gives the server until deadline to grant the session: the library
@@ -40,6 +41,7 @@ func (w *wire) SetReadDeadline(time.Time) error { return nil }
 
 const (
 	xidPing    = -2
+	opMulti    = 14
 	opClose    = -11
 	frameHead  = 4
 	headerSize = 16 // of an answer: xid, zxid, error
@@ -47,21 +49,48 @@ const (
 
 // Write sends one frame: the library writes each in one piece.
 func (w *wire) Write(p []byte) (int, error) {
+	xid, op := opening(p)
+	if w.quiet && xid == xidPing {
+		return len(p), nil
+	}
 	w.mu.Lock()
-	first := w.sent.IsZero()
-	if first {
+	if w.sent.IsZero() {
 		w.sent = dcs.Now() // P1
 	}
 	if w.owing.IsZero() {
 		w.owing = dcs.Now()
 	}
 	w.mu.Unlock()
-	if !first && w.quiet && len(p) >= 2*frameHead && int32(binary.BigEndian.Uint32(p[frameHead:])) == xidPing { //nolint:gosec // G115: as the protocol has it
-		return len(p), nil
-	}
 	n, err := w.Conn.Write(p)
 	w.failed(err)
+	if err == nil && op == opMulti {
+		w.mu.Lock()
+		if w.multi != nil {
+			close(w.multi)
+			w.multi = nil
+		}
+		w.mu.Unlock()
+	}
 	return n, err
+}
+
+// opening is what a frame that is sent begins with, behind its size.
+func opening(p []byte) (xid, op int32) {
+	if len(p) < 3*frameHead {
+		return 0, 0
+	}
+	xid = int32(binary.BigEndian.Uint32(p[frameHead:]))         //nolint:gosec // G115: as the protocol has it
+	return xid, int32(binary.BigEndian.Uint32(p[2*frameHead:])) //nolint:gosec // G115: as the protocol has it
+}
+
+// nextMulti is closed when the next transaction has been sent.
+func (w *wire) nextMulti() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.multi == nil {
+		w.multi = make(chan struct{})
+	}
+	return w.multi
 }
 
 // Read passes on what comes, and looks at the head of every frame.
@@ -123,7 +152,7 @@ func (w *wire) silent() time.Duration {
 func (w *wire) latest() dcs.Revision {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return dcs.Revision(w.zxid) //nolint:gosec // G115: zxids are not negative
+	return revision(w.zxid)
 }
 
 func (w *wire) why() error {

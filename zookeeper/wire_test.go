@@ -1,0 +1,124 @@
+package zookeeper
+
+import (
+	"encoding/binary"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// A ping that is not sent is not answered either: a quiet connection owes
+// nothing for it, and is not cut for the server's silence.
+func TestQuietConnectionOwesNothingForAPing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		w, err := newWire(ours, "server", true, time.Time{})
+		require.NoError(t, err)
+		defer w.Close()
+		ping := binary.BigEndian.AppendUint32(nil, 8)
+		xid := int32(xidPing)
+		ping = binary.BigEndian.AppendUint32(ping, uint32(xid))
+		ping = binary.BigEndian.AppendUint32(ping, 11)
+
+		_, err = w.Write(ping)
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		require.Zero(t, w.silent())
+
+		go func() { _, _ = theirs.Read(make([]byte, 64)) }()
+		_, err = w.Write(asking(newcomer(time.Second), 0))
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		require.Equal(t, time.Second, w.silent())
+	})
+}
+
+// nextFrame reads one from c: its xid and what it asks for.
+func nextFrame(c net.Conn) (xid, op int32, err error) {
+	body, err := readFrame(c)
+	if err != nil {
+		return 0, 0, err
+	}
+	xid, op = opening(append(make([]byte, frameHead), body...))
+	return xid, op, nil
+}
+
+// answer is the frame that answers xid.
+func answer(xid, code int32, body ...byte) []byte {
+	p := binary.BigEndian.AppendUint32(nil, uint32(xid))
+	p = binary.BigEndian.AppendUint64(p, 1)
+	p = binary.BigEndian.AppendUint32(p, uint32(code))
+	return frame(append(p, body...))
+}
+
+// pipelined is a server that holds the answer to a transaction back until a
+// read has come, as a real one does not, and says in which order they came.
+func pipelined(c net.Conn, reads chan<- bool) error {
+	if _, err := readFrame(c); err != nil { // the session
+		return err
+	}
+	grant := asking(granted{id: 1, timeout: 10 * time.Second}, 0)
+	body := append(grant[frameHead:frameHead+4:frameHead+4], grant[16:]...) // the same without the zxid
+	if _, err := c.Write(frame(body)); err != nil {
+		return err
+	}
+	checked := []byte{0, 0, 0, 13, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 1, 0xff, 0xff, 0xff, 0xff}
+	var owed []int32
+	for {
+		xid, op, err := nextFrame(c)
+		if err != nil {
+			return err
+		}
+		if op == opMulti {
+			owed = append(owed, xid)
+			continue
+		}
+		reads <- len(owed) > 0
+		for _, multi := range owed {
+			if _, err := c.Write(answer(multi, 0, checked...)); err != nil {
+				return err
+			}
+		}
+		owed = nil
+		if _, err := c.Write(answer(xid, codeNoNode)); err != nil {
+			return err
+		}
+	}
+}
+
+const codeNoNode = -101
+
+// A Get asks the quorum and reads at once: the read is sent after the question,
+// and does not wait for its answer.
+func TestReadIsSentBehindTheBarrier(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	reads := make(chan bool, 1000)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { defer c.Close(); _ = pipelined(c, reads) }()
+		}
+	}()
+	b, err := New(Config{
+		Endpoints: []string{l.Addr().String()}, Root: "r", Timing: suiteTiming,
+		Tick: 2 * time.Second, MinTTL: 4 * time.Second, MaxTTL: time.Minute,
+	})
+	require.NoError(t, err)
+	defer b.Close()
+	for range 200 {
+		_, err := b.Get(t.Context(), "k")
+		require.ErrorIs(t, err, dcs.ErrNotFound)
+		require.True(t, <-reads, "a read was sent before the question that it rests on")
+	}
+}
