@@ -1,7 +1,6 @@
 package zookeeper
 
 import (
-	"os"
 	"testing"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
@@ -30,9 +29,6 @@ func (s *suite) notApplicable() map[string]string {
 			out[name] = why
 		}
 		return out
-	}
-	if os.Getenv("HOLDFAST_PROFILE") != "slow" {
-		out["Rotate/HalfHealthy"] = "in the slow profile only: now and then ZooKeeper takes longer than the budget to elect when one server after the other is cut off"
 	}
 	if !testcluster.CanStepClocks() {
 		out["Clock/Stepped"] = "the servers' clocks can be stepped only where there is a C compiler"

@@ -435,12 +435,12 @@ func TestDialIsAwaited(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := started(newBench("a").options("a"))
 		defer p.Close()
-		for p.AllowDial() { //nolint:revive // until none is left
+		for p.AllowDial() { // until none is left
 		}
 		began := time.Now()
 		require.NoError(t, p.AwaitDial(t.Context()))
 		require.LessOrEqual(t, time.Since(began), time.Second/dialsPerSecond+2*betweenDials)
-		for p.AllowDial() { //nolint:revive // until none is left
+		for p.AllowDial() { // until none is left
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()

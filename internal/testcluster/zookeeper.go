@@ -32,6 +32,11 @@ const (
 	longestSession = time.Minute
 )
 
+// promptVotes bound an election: by default a vote that was lost is sent again
+// after pauses that grow to a minute, and to connect to a server that does not
+// answer takes five seconds, during which its votes are not asked for.
+var promptVotes = []string{"-Dzookeeper.fastleader.maxNotificationInterval=200", "-Dzookeeper.cnxTimeout=500"}
+
 // The superuser of every ZooKeeper cluster, who may do everything.
 const (
 	superUser     = "super"
@@ -61,8 +66,11 @@ func (z *zookeeper) command(ctx context.Context, c *Cluster, s *Server, _ bool) 
 	args := []string{
 		"-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-cp", zookeeperJar + ":" + nettyJars,
 		"-Dzookeeper.DigestAuthenticationProvider.superDigest=" + superUser + ":" + digest(superUser, superPassword),
-		"org.apache.zookeeper.server.quorum.QuorumPeerMain", conf,
 	}
+	if !c.o.Defaults {
+		args = append(args, promptVotes...)
+	}
+	args = append(args, "org.apache.zookeeper.server.quorum.QuorumPeerMain", conf)
 	cmd := s.host.Command(ctx, "java", args...)
 	if lib := clockLibrary(); lib != "" {
 		if err := s.stepClock(0); err != nil {
