@@ -12,6 +12,8 @@ BENCHCOUNT ?= 6
 BENCHOUT ?= bench.txt
 TESTTIMEOUT ?= 15m
 SLOWTIMEOUT ?= 3h
+# Cases that mostly wait for time to pass run beside each other, so many.
+SLEEPERS ?= 6
 
 # The systems whose code in keepalive and dcs must at least type-check.
 VET_SYSTEMS := linux darwin freebsd netbsd openbsd dragonfly windows illumos solaris aix
@@ -104,15 +106,15 @@ endef
 .PHONY: test
 test: export HOLDFAST_REQUIRE_SERVERS = 1
 test: test-deps ## Run all tests with the race detector
-	$(GO) test -race -count=1 -p 1 -timeout $(TESTTIMEOUT) ./...
+	$(GO) test -race -count=1 -p 1 -parallel $(SLEEPERS) -timeout $(TESTTIMEOUT) ./...
 
 .PHONY: test-slow
 test-slow: export HOLDFAST_REQUIRE_SERVERS = 1
 test-slow: export HOLDFAST_PROFILE = slow
 test-slow: test-deps ## Run the suite's slow profile: long faults, many rounds
-	$(GO) test -race -count=1 -p 1 -v -timeout $(SLOWTIMEOUT) ./conformance/... ./memstore/... ./raftstore/... ./etcd3/... ./consul/... ./zookeeper/...
-	HOLDFAST_ETCD_VERSION=3.5 $(GO) test -race -count=1 -p 1 -v -timeout $(SLOWTIMEOUT) ./etcd3/...
-	$(GO) test -count=1 -p 1 -v -timeout $(SLOWTIMEOUT) -run 'TestConformance/Herd' ./etcd3/... # 200 clients are too many for the race detector
+	$(GO) test -race -count=1 -p 1 -parallel $(SLEEPERS) -v -timeout $(SLOWTIMEOUT) ./conformance/... ./memstore/... ./raftstore/... ./etcd3/... ./consul/... ./zookeeper/...
+	HOLDFAST_ETCD_VERSION=3.5 $(GO) test -race -count=1 -p 1 -parallel $(SLEEPERS) -v -timeout $(SLOWTIMEOUT) ./etcd3/...
+	$(GO) test -count=1 -p 1 -parallel $(SLEEPERS) -v -timeout $(SLOWTIMEOUT) -run 'TestConformance/Herd' ./etcd3/... # 200 clients are too many for the race detector
 
 # The packages that have a test function of the kind $(1), as ./path arguments.
 packages_with = $$({ grep -rlE --include='*_test.go' '^func $(1)[A-Z]' . || true; } | xargs -r -n1 dirname | sort -u)
