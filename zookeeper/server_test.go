@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -273,7 +274,7 @@ func TestWholeTreeTakenAway(t *testing.T) {
 
 // The servers' limits and tick are learnt at Open, or at the first Grant.
 func TestLimitsAreLearnt(t *testing.T) {
-	c := testcluster.New(t, testcluster.Options{Kind: testcluster.ZooKeeper, Nodes: 1, Loopback: true, Defaults: true})
+	c := testcluster.New(t, testcluster.Options{Kind: testcluster.ZooKeeper, Nodes: 1, Loopback: true, Flags: []string{"maxSessionTimeout=2000"}})
 	tick := testcluster.ZooKeeperTick
 	conf := Config{Endpoints: c.Endpoints(), Root: "learnt", Timing: dcs.Timing{TTL: 2 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: 700 * time.Millisecond}}
 	b, err := open(t.Context(), conf, false)
@@ -292,6 +293,42 @@ func TestLimitsAreLearnt(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 20*tick, r.TTL)
 	require.Equal(t, 20*tick, fresh.Caps().MaxTTL)
+}
+
+// With ZooKeeper's own tick and limits, and the timing that docs/operations.md
+// gives for them, a holder's calls ride out a frozen leader, which its followers
+// notice after 10 s.
+func TestZooKeepersOwnDefaults(t *testing.T) {
+	if os.Getenv("HOLDFAST_PROFILE") != "slow" {
+		t.Skip("in the slow profile: it takes a minute")
+	}
+	c := testcluster.New(t, testcluster.Options{Kind: testcluster.ZooKeeper, Defaults: true})
+	timing := dcs.Timing{TTL: 35 * time.Second, LoopWait: 5 * time.Second, RetryTimeout: 14 * time.Second}
+	b, err := open(t.Context(), Config{Endpoints: c.Endpoints(), Root: "defaults", Timing: timing}, false)
+	require.NoError(t, err)
+	defer b.Close()
+	require.Equal(t, limits{4 * time.Second, 40 * time.Second, 2 * time.Second}, b.limits())
+	store, err := dcs.New(b, dcs.Options{Timing: timing})
+	require.NoError(t, err)
+	session, err := store.NewSession(t.Context(), dcs.SessionOptions{})
+	require.NoError(t, err)
+	hold, err := session.Acquire(t.Context(), "leader", []byte("a"))
+	require.NoError(t, err)
+
+	thaw, err := c.Servers()[c.Leader(t.Context())].Process().Freeze()
+	require.NoError(t, err)
+	defer thaw()
+	slowest, calls := time.Duration(0), 0
+	for began := time.Now(); time.Since(began) < 40*time.Second; calls++ {
+		begin := time.Now()
+		_, err := store.Commit(t.Context(), dcs.Txn{If: []dcs.Cond{hold.Guard()}, Then: []dcs.Write{dcs.Put("k", nil)}})
+		require.NoError(t, err)
+		require.True(t, hold.Valid())
+		slowest = max(slowest, time.Since(begin))
+	}
+	t.Logf("%d calls, the slowest %v", calls, slowest)
+	require.Greater(t, slowest, 5*time.Second, "the leader was not missed")
+	require.NoError(t, hold.Confirm(t.Context()))
 }
 
 // What a user makes is the user's alone, unless an ACL says otherwise.

@@ -288,37 +288,6 @@ func TestNetworkCuts(t *testing.T) {
 	require.ErrorIs(t, err, ErrUnsupported)
 }
 
-// After a cut a connection goes on waiting for TCP, and that is seen.
-func TestStalled(t *testing.T) {
-	n := network(t, 2)
-	a, b := n.Host(0), n.Host(1)
-	l, err := b.Listen(t.Context(), "tcp", b.Addr()+":0")
-	require.NoError(t, err)
-	defer l.Close()
-	c, err := a.Dial(t.Context(), "tcp", l.Addr().String())
-	require.NoError(t, err)
-	defer c.Close()
-	stalled := func(h *Host) bool {
-		s, err := h.Stalled()
-		require.NoError(t, err)
-		return s
-	}
-	_, err = c.Write([]byte("x"))
-	require.NoError(t, err)
-	require.Eventually(t, func() bool { return !stalled(a) }, long, time.Millisecond)
-	heal, err := a.CutPeers()
-	require.NoError(t, err)
-	_, err = c.Write([]byte("y"))
-	require.NoError(t, err)
-	require.Eventually(t, func() bool { return stalled(a) }, long, time.Millisecond)
-	require.False(t, stalled(b), "it has nothing to send")
-	require.NoError(t, heal())
-	require.Eventually(t, func() bool { return !stalled(a) }, long, time.Millisecond)
-	stuck, err := Loopback().Stalled()
-	require.NoError(t, err)
-	require.False(t, stuck)
-}
-
 func TestNetworkCommand(t *testing.T) {
 	n := network(t, 1)
 	out, err := n.Host(0).Command(t.Context(), "ip", "-o", "address").CombinedOutput()

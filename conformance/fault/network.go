@@ -2,14 +2,8 @@ package fault
 
 import (
 	"context"
-	"encoding/binary"
 	"net"
-	"net/netip"
-	"os"
 	"os/exec"
-	"slices"
-	"strconv"
-	"strings"
 )
 
 // Host is one machine of a [Network], or this one.
@@ -63,51 +57,6 @@ func (h *Host) CutPeers() (lift func() error, err error) {
 		}
 	}
 	return h.n.cut(pairs)
-}
-
-// Stalled reports whether a connection between the Host and another one waits
-// to send again what was not acknowledged. TCP doubles that wait with every try:
-// after a cut of seconds a connection stays silent for seconds more, though
-// every packet would pass.
-func (h *Host) Stalled() (bool, error) {
-	if h.n == nil {
-		return false, nil
-	}
-	tables, err := inside(h.name, func() (string, error) {
-		v4, err := os.ReadFile("/proc/thread-self/net/tcp")
-		if err != nil {
-			return "", err
-		}
-		v6, err := os.ReadFile("/proc/thread-self/net/tcp6")
-		return string(v4) + string(v6), err
-	})
-	for line := range strings.Lines(tables) {
-		if to, again := resending(line); again && slices.ContainsFunc(h.n.hosts, func(o *Host) bool { return o != h && o.addr == to }) {
-			return true, nil
-		}
-	}
-	return false, err
-}
-
-// resending reads a line of the kernel's table: whereto the connection goes, and
-// whether something was sent again and is to be once more.
-func resending(line string) (to string, again bool) {
-	const (
-		remote, timer, tries = 2, 5, 6 // columns
-		retransmit           = "01:"
-	)
-	f := strings.Fields(line)
-	if len(f) <= tries {
-		return "", false
-	}
-	addr, _, _ := strings.Cut(f[remote], ":")
-	word, err := strconv.ParseUint(addr[max(0, len(addr)-8):], 16, 32) // IPv4, and that in IPv6
-	if err != nil {
-		return "", false // the table's title
-	}
-	var v4 [net.IPv4len]byte
-	binary.NativeEndian.PutUint32(v4[:], uint32(word))
-	return netip.AddrFrom4(v4).String(), strings.HasPrefix(f[timer], retransmit) && strings.Trim(f[tries], "0") != ""
 }
 
 // CutClients drops every packet between the Host and this machine. The other

@@ -43,7 +43,7 @@ const (
 	superPassword = "holdfast"
 )
 
-// ZooKeeperTick is the tickTime of every ZooKeeper cluster.
+// ZooKeeperTick is the tickTime of every ZooKeeper cluster without Defaults.
 const ZooKeeperTick = zookeeperTick
 
 type zookeeper struct{}
@@ -90,12 +90,14 @@ const nettyJars = "/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolve
 // configure writes a server's first configuration.
 func (z *zookeeper) configure(c *Cluster, s *Server, conf string) error {
 	lines := []string{
-		"tickTime=" + strconv.FormatInt(zookeeperTick.Milliseconds(), 10), "initLimit=100", "syncLimit=" + strconv.Itoa(zookeeperSync),
 		"dataDir=" + s.dir, "admin.enableServer=false", "4lw.commands.whitelist=*", "maxClientCnxns=0",
 		"reconfigEnabled=true", "standaloneEnabled=false",
 	}
-	if !c.o.Defaults {
-		lines = append(lines, "maxSessionTimeout="+strconv.FormatInt(longestSession.Milliseconds(), 10))
+	if c.o.Defaults { // as in ZooKeeper's sample configuration
+		lines = append(lines, "tickTime=2000", "initLimit=10", "syncLimit=5")
+	} else {
+		lines = append(lines, "tickTime="+strconv.FormatInt(zookeeperTick.Milliseconds(), 10), "initLimit=100",
+			"syncLimit="+strconv.Itoa(zookeeperSync), "maxSessionTimeout="+strconv.FormatInt(longestSession.Milliseconds(), 10))
 	}
 	members := c.Servers()
 	if !slices.Contains(members, s) {
