@@ -152,32 +152,48 @@ func oneNode(c *zk.Conn, path string) (release func()) {
 }
 
 // BenchmarkFaults puts 30 times with one of three servers frozen, 3 s a call at
-// most, beside the vendor's client, which is connected to that server and knows
-// the others.
+// most, beside the vendor's client. Both are connected to that server, which
+// does not lead, and know the others.
 func BenchmarkFaults(b *testing.B) {
 	r := newRig(b)
 	i := (r.cluster.Leader(b.Context()) + 1) % 3
-	raw := connected(b, r.cluster, i)
+	r.store = startingAt(b, r.cluster, i)
+	raw := connecting(b, r.cluster, i)
+	for _, put := range puts(r, raw) {
+		require.NoError(b, put(b.Context(), 0))
+	}
 	thaw, err := r.cluster.Servers()[i].Process().Freeze()
 	require.NoError(b, err)
 	defer thaw()
 	testcluster.PutWhile(b, puts(r, raw))
 }
 
-// BenchmarkSilent is the same with a server that accepts and never answers:
-// the vendor's client waits 6.7 session timeouts for its handshake.
+// BenchmarkSilent is the same with a server that accepts and never answers, and
+// clients that come to it first: the vendor's waits 6.7 session timeouts for its
+// handshake, or until the server behind closes a connection on which it was
+// asked nothing (10 s).
 func BenchmarkSilent(b *testing.B) {
 	r := newRig(b)
 	i := (r.cluster.Leader(b.Context()) + 1) % 3
-	raw := connected(b, r.cluster, i)
 	heal := r.cluster.Servers()[i].Proxy().Silent()
 	defer heal()
-	testcluster.PutWhile(b, puts(r, raw))
+	r.store = startingAt(b, r.cluster, i)
+	testcluster.PutWhile(b, puts(r, connecting(b, r.cluster, i)))
 }
 
-// connected is the library with all addresses, at server i first, with a
+// startingAt is a client of ours whose calls go to server i first.
+func startingAt(b *testing.B, c *testcluster.Cluster, i int) *dcs.Store {
+	for {
+		s := client(b, c)
+		if s.Unwrap().(*Backend).Endpoints()[0] == c.Endpoints()[i] { // it is drawn by lot
+			return s
+		}
+	}
+}
+
+// connecting is the library with all addresses, at server i first, with a
 // session of 3 s.
-func connected(b *testing.B, c *testcluster.Cluster, i int) *zk.Conn {
+func connecting(b *testing.B, c *testcluster.Cluster, i int) *zk.Conn {
 	first := true
 	addrs := c.Endpoints()
 	raw, _, err := zk.Connect(addrs, 3*time.Second, zk.WithLogInfo(false), zk.WithLogger(silent{}),
@@ -189,8 +205,6 @@ func connected(b *testing.B, c *testcluster.Cluster, i int) *zk.Conn {
 		}))
 	require.NoError(b, err)
 	b.Cleanup(raw.Close)
-	_, err = raw.Set("/raw", nil, -1)
-	require.NoError(b, err)
 	return raw
 }
 
