@@ -34,7 +34,7 @@ func (t transport) Read(ctx context.Context, keys ...string) ([]dcs.Entry, error
 		if err != nil {
 			return nil, err
 		}
-		return t.b.look(ctx, s, addr, keys, true)
+		return t.b.look(ctx, s, addr, request{"Read", keys}, true)
 	})
 	return a.Value, err
 }
@@ -211,14 +211,14 @@ func refusing(err error) bool {
 	return false
 }
 
-// look reads the nodes of keys in one session at one server, and notes what is
-// known of them; after a barrier it is the quorum's word.
-func (b *Backend) look(ctx context.Context, s *session, addr string, keys []string, confirmed bool) ([]dcs.Entry, error) {
-	got, _, err := call(ctx, s, addr, request{"Read", keys}, func(c *zk.Conn) (seen, error) {
+// look reads the nodes of r's keys in one session at one server, and notes what
+// is known of them; after a barrier it is the quorum's word.
+func (b *Backend) look(ctx context.Context, s *session, addr string, r request, confirmed bool) ([]dcs.Entry, error) {
+	got, _, err := call(ctx, s, addr, r, func(c *zk.Conn) (seen, error) {
 		if !confirmed {
-			return b.states(c, keys)
+			return b.states(c, r.keys)
 		}
-		return proven(s, c, func() (seen, error) { return b.states(c, keys) })
+		return proven(s, c, func() (seen, error) { return b.states(c, r.keys) })
 	})
 	if err != nil {
 		return nil, err

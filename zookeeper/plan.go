@@ -62,13 +62,13 @@ func (p *plan) prepare(ctx context.Context, s *session, addr string) ([]dcs.Entr
 	if len(keys) == 0 {
 		return nil, nil
 	}
-	if _, err := p.b.look(ctx, s, addr, keys, false); err != nil {
+	if _, err := p.b.look(ctx, s, addr, request{"Read", keys}, false); err != nil {
 		return nil, remote.NotSent(err)
 	}
 	if len(p.wrong()) == 0 {
 		return nil, nil
 	}
-	entries, err := p.b.look(ctx, s, addr, p.keys(), true)
+	entries, err := p.b.look(ctx, s, addr, p.request(), true) // this copy's answer, if it says no
 	if err != nil {
 		return nil, remote.NotSent(err)
 	}
