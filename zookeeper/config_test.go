@@ -202,6 +202,7 @@ func TestPlanRestsOnTheOldestEpoch(t *testing.T) {
 			Then: []dcs.Write{dcs.Delete(keys[0]), dcs.Put(keys[1], nil)},
 		}}
 		p := &plan{b: b, r: r, whole: r.Whole("")}
+		p.know()
 		p.build()
 		require.Contains(t, p.ops, &zk.CheckVersionRequest{Path: b.epochOf(first), Version: 5})
 	}
@@ -212,6 +213,36 @@ func TestPlanRestsOnTheOldestEpoch(t *testing.T) {
 	require.Equal(t, int32(8), s.epoch)
 	s, _ = b.known.Of(first)
 	require.Equal(t, int32(5), s.epoch, "others moved it in between")
+}
+
+// A transaction is built on what its conditions were held against: what another
+// call learns in between must not let it pass.
+func TestPlanIsBuiltOnWhatItChecked(t *testing.T) {
+	b, err := New(Config{Endpoints: []string{"127.0.0.1:1"}, Root: "r"})
+	require.NoError(t, err)
+	defer b.Close()
+	now := func(version int32, modified dcs.Revision) {
+		b.known.Note("a", state{there: true, entry: true, version: version, modified: modified, epoch: 5})
+		b.known.Note(".op/m", state{there: true, entry: true, version: version, modified: modified})
+	}
+	now(3, 30)
+	for _, path := range append(parents(b.path(".op/m")), b.epochOf("a"), b.epochOf(".op/m")) {
+		b.made.Note(path, true)
+	}
+	r := attempt.Request{Marker: attempt.Marker{Key: ".op/m", Modified: 30, Nonce: []byte("n")}, Txn: dcs.Txn{
+		If: []dcs.Cond{dcs.ModifiedAt("a", 30)}, Then: []dcs.Write{dcs.Put("a", []byte("v"))},
+	}}
+	p := &plan{b: b, r: r, whole: r.Whole("")}
+	entries, err := p.prepare(t.Context(), nil, "")
+	require.NoError(t, err)
+	require.Nil(t, entries)
+	now(4, 40) // a later write of this client's was answered, or another copy of this one
+	p.build()
+	require.Equal(t, []any{
+		&zk.SetDataRequest{Path: b.path(".op/m"), Data: []byte("n"), Version: 3},
+		&zk.CheckVersionRequest{Path: b.epochOf("a"), Version: 5},
+		&zk.SetDataRequest{Path: b.path("a"), Data: []byte("v"), Version: 3},
+	}, p.ops)
 }
 
 // Two readings tell how a tree was between them, though it is written all the

@@ -20,6 +20,7 @@ type plan struct {
 	b     *Backend
 	r     attempt.Request
 	whole dcs.Txn
+	seen  map[string]state // what is known of the keys, as it was checked
 
 	ops     []any
 	parents []string         // to be made
@@ -58,6 +59,7 @@ func (p *plan) keys() []string {
 // prepare learns what must be known of the keys. Entries mean that a condition
 // does not hold, on the quorum's word.
 func (p *plan) prepare(ctx context.Context, s *session, addr string) ([]dcs.Entry, error) {
+	p.know()
 	keys := p.missing()
 	if len(keys) == 0 {
 		return nil, nil
@@ -65,17 +67,30 @@ func (p *plan) prepare(ctx context.Context, s *session, addr string) ([]dcs.Entr
 	if _, err := p.b.look(ctx, s, addr, request{"Read", keys}, false); err != nil {
 		return nil, remote.NotSent(err)
 	}
-	if len(p.wrong()) == 0 {
+	if p.know(); len(p.wrong()) == 0 {
 		return nil, nil
 	}
 	entries, err := p.b.look(ctx, s, addr, p.request(), true) // this copy's answer, if it says no
 	if err != nil {
 		return nil, remote.NotSent(err)
 	}
-	if len(p.wrong()) == 0 {
+	if p.know(); len(p.wrong()) == 0 {
 		return nil, nil
 	}
 	return entries, nil
+}
+
+// know takes down what is known of the keys. The conditions are held against
+// that, and the operations are made of that: other calls go on learning, another
+// copy of this one among them, and a version that came later would let pass what
+// its revision does not.
+func (p *plan) know() {
+	p.seen = map[string]state{}
+	for _, key := range p.keys() {
+		if s, ok := p.b.known.Of(key); ok {
+			p.seen[key] = s
+		}
+	}
 }
 
 // missing are the keys that must be looked at.
@@ -84,7 +99,7 @@ func (p *plan) missing() []string {
 	conds := p.conds()
 	for _, w := range p.whole.Then {
 		is, conditional := conds[w.Key]
-		_, known := p.b.known.Of(w.Key)
+		_, known := p.seen[w.Key]
 		_, epoch := p.b.made.Of(p.b.epochOf(w.Key))
 		if !known && !(conditional && is == 0) || !epoch || len(p.b.made.missing(parents(p.b.path(w.Key)))) > 0 {
 			keys = append(keys, w.Key)
@@ -98,7 +113,7 @@ func (p *plan) missing() []string {
 func (p *plan) wrong() []string {
 	var out []string
 	for _, c := range p.whole.If {
-		s, known := p.b.known.Of(c.Key)
+		s, known := p.seen[c.Key]
 		if known && s.holds() != c.Is || !known && (c.Is != 0 || !p.puts(c.Key)) {
 			out = append(out, c.Key)
 		}
@@ -210,7 +225,7 @@ func (p *plan) rests(key string, s state) {
 
 // compare is a condition on a key that is not written.
 func (p *plan) compare(c dcs.Cond) []any {
-	s, _ := p.b.known.Of(c.Key)
+	s := p.seen[c.Key]
 	path := p.b.path(c.Key)
 	if s.there {
 		p.rests(c.Key, s)
@@ -227,7 +242,7 @@ func (p *plan) absent(key string) []any {
 // write is one write, as what is known of the key makes it necessary; set is
 // the place of a SetData among the operations.
 func (p *plan) write(w dcs.Write) (ops []any, set int) {
-	s, _ := p.b.known.Of(w.Key)
+	s := p.seen[w.Key]
 	path := p.b.path(w.Key)
 	marker := w.Key == p.r.Marker.Key
 	switch {

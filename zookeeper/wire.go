@@ -60,16 +60,15 @@ func (w *wire) Write(p []byte) (int, error) {
 	if w.owing.IsZero() {
 		w.owing = dcs.Now()
 	}
+	var waiting chan struct{} // who asks from now on waits for a later one
+	if op == opMulti {
+		waiting, w.multi = w.multi, nil
+	}
 	w.mu.Unlock()
 	n, err := w.Conn.Write(p)
 	w.failed(err)
-	if err == nil && op == opMulti {
-		w.mu.Lock()
-		if w.multi != nil {
-			close(w.multi)
-			w.multi = nil
-		}
-		w.mu.Unlock()
+	if err == nil && waiting != nil {
+		close(waiting)
 	}
 	return n, err
 }
@@ -83,7 +82,8 @@ func opening(p []byte) (xid, op int32) {
 	return xid, int32(binary.BigEndian.Uint32(p[2*frameHead:])) //nolint:gosec // G115: as the protocol has it
 }
 
-// nextMulti is closed when the next transaction has been sent.
+// nextMulti is closed when a transaction has been sent whose sending began after
+// this call.
 func (w *wire) nextMulti() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()

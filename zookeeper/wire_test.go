@@ -2,6 +2,7 @@ package zookeeper
 
 import (
 	"encoding/binary"
+	"io"
 	"net"
 	"testing"
 	"testing/synctest"
@@ -36,6 +37,42 @@ func TestQuietConnectionOwesNothingForAPing(t *testing.T) {
 		require.NoError(t, err)
 		time.Sleep(time.Second)
 		require.Equal(t, time.Second, w.silent())
+	})
+}
+
+// A transaction counts for who asked before it was on its way: one that is being
+// sent already may have been answered before.
+func TestNextMultiIsALaterOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		w, err := newWire(ours, "server", false, time.Time{})
+		require.NoError(t, err)
+		defer w.Close()
+		over := func(ch <-chan struct{}) bool {
+			synctest.Wait()
+			select {
+			case <-ch:
+				return true
+			default:
+				return false
+			}
+		}
+		multi := frame([]byte{0, 0, 0, 1, 0, 0, 0, opMulti})
+		send := func() { go func() { _, _ = w.Write(multi) }() }
+		receive := func() {
+			_, err := io.ReadFull(theirs, make([]byte, len(multi)))
+			require.NoError(t, err)
+		}
+		send()
+		synctest.Wait() // it is on its way, and nobody has read it
+		next := w.nextMulti()
+		receive()
+		require.False(t, over(next))
+		send()
+		require.False(t, over(next), "it has not been sent yet")
+		receive()
+		require.True(t, over(next))
 	})
 }
 
