@@ -364,3 +364,17 @@ func FuzzGranted(f *testing.F) {
 		require.Equal(t, g.refused, g.id == 0)
 	})
 }
+
+// A node that was not there when it was listed, and is there when it is read, is
+// listed again: nothing else would tell of what comes below it.
+func TestWatchListsWhatCameBack(t *testing.T) {
+	b, err := New(Config{Endpoints: []string{"127.0.0.1:1"}, Root: "r"})
+	require.NoError(t, err)
+	defer b.Close()
+	parent := node{there: true, stat: zk.Stat{Czxid: 7}, value: parentValue}
+	v := &watch{b: b, nodes: view{}, values: map[string]bool{}}
+	require.Equal(t, []string{"/r/a"}, v.takeValues([]string{"/r/a"}, []node{parent}))
+	v.takeLists([]string{"/r/a"}, []*listing{nil})
+	require.True(t, v.values["/r/a"], "its value tells whether it is there")
+	require.Equal(t, []string{"/r/a"}, v.takeValues([]string{"/r/a"}, []node{parent}))
+}

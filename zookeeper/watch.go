@@ -319,10 +319,11 @@ func (v *watch) readLists(c *zk.Conn, paths []string) ([]*listing, error) {
 }
 
 // takeLists takes what was listed. A node that was not there then may be there
-// now: what tells is its value.
+// now: what tells is its value, and then it is listed again.
 func (v *watch) takeLists(paths []string, below []*listing) {
 	for i, l := range below {
 		if l == nil {
+			v.drop(paths[i])
 			v.owe(paths[i])
 			continue
 		}
