@@ -222,21 +222,21 @@ func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 	return remote.Found(backendName, key, a.Endpoint, a.Value, err)
 }
 
-// through makes a request in the session of one server's calls.
-func through[T any](ctx context.Context, b *Backend, addr string, r request, f func(c *zk.Conn) (T, error)) (T, error) {
+// through makes a request in the session of one server's calls, and returns the
+// connection, too.
+func through[T any](ctx context.Context, b *Backend, addr string, r request, f func(c *zk.Conn) (T, error)) (T, *wire, error) {
 	s, err := b.link(addr)
 	if err != nil {
 		var zero T
-		return zero, err
+		return zero, nil, err
 	}
-	v, _, err := call(ctx, s, addr, r, f)
-	return v, err
+	return call(ctx, s, addr, r, f)
 }
 
 // probe asks the quorum through one server, for the Pool. ZooKeeper does not
 // tell clients which server leads.
 func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error) {
-	_, err = through(ctx, b, addr, request{op: "Probe"}, askQuorum)
+	_, _, err = through(ctx, b, addr, request{op: "Probe"}, askQuorum)
 	return false, err
 }
 

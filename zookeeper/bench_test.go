@@ -106,26 +106,23 @@ func BenchmarkAcquire(b *testing.B) {
 
 // BenchmarkHandover: from the holder's Release to the waiter's Acquire. Target:
 // at most 1.0 x zk.Lock's.
-func BenchmarkHandover(b *testing.B) {
-	testcluster.HandingOver(b, "zk-lock", func(b *testing.B) ([2]*dcs.Store, func(client, n int) func()) {
+func BenchmarkHandover(b *testing.B) { handover(b, "zk-lock", rawLock) }
+
+// handover puts our hand-overs beside those of the vendor's client, where lock
+// takes the lock that is named.
+func handover(b *testing.B, name string, lock func(c *zk.Conn, key string) (release func())) {
+	testcluster.HandingOver(b, name, func(b *testing.B) ([2]*dcs.Store, func(client, n int) func()) {
 		r := newRig(b)
 		other := client(b, r.cluster)
 		clients := []*zk.Conn{r.raw, vendor(b, other)}
-		return [2]*dcs.Store{r.store, other}, func(i, n int) func() { return rawLock(clients[i], fmt.Sprint("/raw/lock", n)) }
+		return [2]*dcs.Store{r.store, other}, func(i, n int) func() { return lock(clients[i], fmt.Sprint("/raw/lock", n)) }
 	})
 }
 
 // BenchmarkHandoverOfOneNode puts beside it a lock that is one node of its
 // holder's, as ours is, in the vendor's plainest way: zk.Lock's waiter has its
 // node in the queue before, and only lists the queue then.
-func BenchmarkHandoverOfOneNode(b *testing.B) {
-	testcluster.HandingOver(b, "one-node", func(b *testing.B) ([2]*dcs.Store, func(client, n int) func()) {
-		r := newRig(b)
-		other := client(b, r.cluster)
-		clients := []*zk.Conn{r.raw, vendor(b, other)}
-		return [2]*dcs.Store{r.store, other}, func(i, n int) func() { return oneNode(clients[i], fmt.Sprint("/raw/node", n)) }
-	})
-}
+func BenchmarkHandoverOfOneNode(b *testing.B) { handover(b, "one-node", oneNode) }
 
 // oneNode takes the lock that is the node at path.
 func oneNode(c *zk.Conn, path string) (release func()) {

@@ -94,7 +94,7 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 	if err != nil {
 		return b.over(a, id, err)
 	}
-	p := &plan{b: b, r: r, whole: r.Whole(lease)}
+	p := newPlan(b, r, lease)
 	if entries, err := p.prepare(ctx, s, addr); err != nil {
 		return b.unsent(a, s, id, err)
 	} else if entries != nil {
@@ -107,7 +107,6 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 		refusal error
 		seen    seen
 	}
-	keys := p.keys()
 	got, w, err := call(ctx, s, addr, p.request(), func(c *zk.Conn) (answer, error) {
 		results, err := c.Multi(p.ops...)
 		refusal := refusalOf(results, err)
@@ -119,7 +118,7 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 		}
 		// It was answered by the quorum: what is read after it on the same
 		// connection is not older.
-		got, err := b.states(c, keys)
+		got, err := b.states(c, p.keys)
 		if err != nil {
 			err = &afterwards{err}
 		}

@@ -201,7 +201,7 @@ func TestPlanRestsOnTheOldestEpoch(t *testing.T) {
 			If:   []dcs.Cond{dcs.ModifiedAt(keys[0], 30), dcs.ModifiedAt(keys[1], 40)},
 			Then: []dcs.Write{dcs.Delete(keys[0]), dcs.Put(keys[1], nil)},
 		}}
-		p := &plan{b: b, r: r, whole: r.Whole("")}
+		p := newPlan(b, r, "")
 		p.know()
 		p.build()
 		require.Contains(t, p.ops, &zk.CheckVersionRequest{Path: b.epochOf(first), Version: 5})
@@ -232,7 +232,7 @@ func TestPlanIsBuiltOnWhatItChecked(t *testing.T) {
 	r := attempt.Request{Marker: attempt.Marker{Key: ".op/m", Modified: 30, Nonce: []byte("n")}, Txn: dcs.Txn{
 		If: []dcs.Cond{dcs.ModifiedAt("a", 30)}, Then: []dcs.Write{dcs.Put("a", []byte("v"))},
 	}}
-	p := &plan{b: b, r: r, whole: r.Whole("")}
+	p := newPlan(b, r, "")
 	entries, err := p.prepare(t.Context(), nil, "")
 	require.NoError(t, err)
 	require.Nil(t, entries)

@@ -20,6 +20,7 @@ type plan struct {
 	b     *Backend
 	r     attempt.Request
 	whole dcs.Txn
+	keys  []string         // all that it is about
 	seen  map[string]state // what is known of the keys, as it was checked
 
 	ops     []any
@@ -40,20 +41,22 @@ type wrote struct {
 func (p *plan) request() request {
 	switch {
 	case p.r.Marker.Create:
-		return request{"Mark", p.keys()}
+		return request{"Mark", p.keys}
 	case len(p.r.Txn.If)+len(p.r.Txn.Then) == 0:
-		return request{"Settle", p.keys()}
+		return request{"Settle", p.keys}
 	}
-	return request{"Commit", p.keys()}
+	return request{"Commit", p.keys}
 }
 
-// keys are all that the plan is about.
-func (p *plan) keys() []string {
-	keys := p.r.Keys()
+// newPlan is the plan of r, with the lease of the marker where r makes one.
+func newPlan(b *Backend, r attempt.Request, lease dcs.LeaseID) *plan {
+	p := &plan{b: b, r: r, whole: r.Whole(lease)}
+	keys := r.Keys()
 	for _, w := range p.whole.Then {
 		keys = append(keys, w.Key)
 	}
-	return remote.Unique(keys)
+	p.keys = remote.Unique(keys)
+	return p
 }
 
 // prepare learns what must be known of the keys. Entries mean that a condition
@@ -86,7 +89,7 @@ func (p *plan) prepare(ctx context.Context, s *session, addr string) ([]dcs.Entr
 // its revision does not.
 func (p *plan) know() {
 	p.seen = map[string]state{}
-	for _, key := range p.keys() {
+	for _, key := range p.keys {
 		if s, ok := p.b.known.Of(key); ok {
 			p.seen[key] = s
 		}

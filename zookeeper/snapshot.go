@@ -49,11 +49,7 @@ type reader struct {
 // is read there after it is not older.
 func (b *Backend) newReader(ctx context.Context, r request) (*reader, error) {
 	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, addr string) (*wire, error) {
-		s, err := b.link(addr)
-		if err != nil {
-			return nil, err
-		}
-		_, w, err := call(ctx, s, addr, r, askQuorum)
+		_, w, err := through(ctx, b, addr, r, askQuorum)
 		return w, err
 	})
 	return &reader{b: b, request: r, addr: a.Endpoint, on: a.Value}, err
@@ -64,14 +60,9 @@ const atOnce = 256
 
 // reading makes requests on the reader's connection.
 func reading[T any](ctx context.Context, r *reader, f func(c *zk.Conn) (T, error)) (T, error) {
-	var zero T
-	s, err := r.b.link(r.addr)
-	if err != nil {
-		return zero, err
-	}
 	one, cancel := context.WithTimeout(ctx, r.b.pool.AttemptTimeout(endpoint.Read, r.b.c.Timing.RetryTimeout, 0))
 	defer cancel()
-	v, w, err := call(one, s, r.addr, r.request, f)
+	v, w, err := through(one, r.b, r.addr, r.request, f)
 	if err == nil && w != r.on {
 		err = &remote.Failure{Endpoint: r.addr, Err: errBroken, Refused: true}
 	}

@@ -13,21 +13,26 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
+// piped is a connection, and the server's end of it.
+func piped(t *testing.T, quiet bool) (w *wire, theirs net.Conn) {
+	ours, theirs := net.Pipe()
+	w, err := newWire(ours, "server", quiet, time.Time{})
+	require.NoError(t, err)
+	t.Cleanup(func() { w.Close(); theirs.Close() })
+	return w, theirs
+}
+
 // A ping that is not sent is not answered either: a quiet connection owes
 // nothing for it, and is not cut for the server's silence.
 func TestQuietConnectionOwesNothingForAPing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ours, theirs := net.Pipe()
-		defer theirs.Close()
-		w, err := newWire(ours, "server", true, time.Time{})
-		require.NoError(t, err)
-		defer w.Close()
+		w, theirs := piped(t, true)
 		ping := binary.BigEndian.AppendUint32(nil, 8)
 		xid := int32(xidPing)
 		ping = binary.BigEndian.AppendUint32(ping, uint32(xid))
 		ping = binary.BigEndian.AppendUint32(ping, 11)
 
-		_, err = w.Write(ping)
+		_, err := w.Write(ping)
 		require.NoError(t, err)
 		time.Sleep(time.Second)
 		require.Zero(t, w.silent())
@@ -44,11 +49,7 @@ func TestQuietConnectionOwesNothingForAPing(t *testing.T) {
 // sent already may have been answered before.
 func TestNextMultiIsALaterOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ours, theirs := net.Pipe()
-		defer theirs.Close()
-		w, err := newWire(ours, "server", false, time.Time{})
-		require.NoError(t, err)
-		defer w.Close()
+		w, theirs := piped(t, false)
 		over := func(ch <-chan struct{}) bool {
 			synctest.Wait()
 			select {
