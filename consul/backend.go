@@ -64,10 +64,9 @@ func New(c Config) (*Backend, error) {
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
 		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.copy.Observer(c.Observer.Endpoint), HedgeFloor: hedgeFloor,
 	})
-	b.commits = attempt.New(transport{b}, attempt.Options{
+	b.commits = attempt.New(transport{b}, remote.Committing(b.pool, attempt.Options{
 		Backend: backendName, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
-		HedgeAfter: func() time.Duration { return b.pool.HedgeAfter(endpoint.Write) },
-	})
+	}))
 	if b.ofAgent() {
 		c.Logger.Warn("sessions belong to the agent's node: they end when it leaves or is deregistered", "endpoint", c.Endpoints[0])
 	}

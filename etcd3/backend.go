@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -64,10 +63,7 @@ func New(c Config) (*Backend, error) {
 		o.Topology = b.members
 	}
 	b.pool = endpoint.New(o)
-	b.commits = attempt.New(transport{b}, attempt.Options{
-		Backend:    backendName,
-		HedgeAfter: func() time.Duration { return b.pool.HedgeAfter(endpoint.Write) },
-	})
+	b.commits = attempt.New(transport{b}, remote.Committing(b.pool, attempt.Options{Backend: backendName}))
 	b.pool.Start()
 	return b, nil
 }

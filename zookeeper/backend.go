@@ -72,10 +72,9 @@ func New(c Config) (*Backend, error) {
 		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.copy.Observer(c.Observer.Endpoint), HedgeFloor: hedgeFloor,
 		DialsPerSecond: dialsPerSecond,
 	})
-	b.commits = attempt.New(transport{b}, attempt.Options{
+	b.commits = attempt.New(transport{b}, remote.Committing(b.pool, attempt.Options{
 		Backend: backendName, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
-		HedgeAfter: func() time.Duration { return b.pool.HedgeAfter(endpoint.Write) },
-	})
+	}))
 	b.pool.Start()
 	return b, nil
 }

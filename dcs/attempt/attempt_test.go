@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -321,4 +322,60 @@ func (o *oddErrors) Send(ctx context.Context, r Request) (Answer, error) {
 		return Answer{}, o.err
 	}
 	return o.store.Send(ctx, r)
+}
+
+// lazy is a store that takes its time.
+type lazy struct {
+	*store
+	takes time.Duration
+	asked []Request
+	at    []time.Duration
+	start time.Time
+}
+
+func (s *lazy) Send(ctx context.Context, r Request) (Answer, error) {
+	if len(r.Txn.Then) == 0 {
+		return s.store.Send(ctx, r)
+	}
+	s.mu.Lock()
+	s.asked, s.at = append(s.asked, r), append(s.at, time.Since(s.start))
+	s.mu.Unlock()
+	select {
+	case <-time.After(s.takes):
+		return s.store.Send(ctx, r)
+	case <-ctx.Done():
+		return Answer{}, ctx.Err()
+	}
+}
+
+// A copy that is slow is not given up for the next one: it is answered.
+func TestSlowCopyIsLeftAlone(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := &lazy{store: newStore(), takes: 1200 * time.Millisecond, start: time.Now()}
+		asked := 0
+		c := New(s, Options{
+			AttemptTimeout: 1500 * time.Millisecond,
+			HedgeAfter:     func() time.Duration { return 100 * time.Millisecond },
+			Hedge:          func() bool { asked++; return false },
+			ResendAfter:    func(_ time.Duration, round int) time.Duration { return time.Duration(round+1) * 400 * time.Millisecond },
+		})
+		defer c.Close()
+		if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(s.start); d != s.takes {
+			t.Fatalf("answered after %v, want the first copy's answer after %v", d, s.takes)
+		}
+		if want := []time.Duration{0, 400 * time.Millisecond}; !slices.Equal(s.at[:2], want) || len(s.at) > 3 {
+			t.Fatalf("copies at %v, want %v and one at most as the answer comes", s.at, want)
+		}
+		for i, r := range s.asked {
+			if r.Hedge || r.Round != i || r.Copy != i {
+				t.Fatalf("copy %d: %+v", i, r)
+			}
+		}
+		if asked == 0 {
+			t.Fatal("no hedge was asked for")
+		}
+	})
 }

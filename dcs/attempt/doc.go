@@ -80,7 +80,7 @@
 //
 // Everything happens within the deadline of the Commit's context. The last part
 // of it is kept for settling ([Options.SettleReserve]); hedging is off unless
-// [Options.HedgeAfter] says when.
+// [Options.HedgeAfter] says when, and [Options.Hedge] can limit it.
 //
 // The example of Committer has the smallest Transport; package memstore is a
 // complete one, with a transport that loses, delays, repeats and reorders what

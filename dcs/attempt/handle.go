@@ -180,13 +180,13 @@ func holds(c dcs.Cond, e *dcs.Entry) bool {
 }
 
 // copy sends one copy of the attempt and returns an answer that was Seen.
-func (h *handle) copy(ctx context.Context, n int) (Answer, error) {
-	r := Request{Marker: h.marker, Txn: h.txn, Copy: n}
-	if n > 0 && !rule.On(rule.P13Resend) {
+func (h *handle) copy(ctx context.Context, n nth) (Answer, error) {
+	r := n.of(h.marker, h.txn)
+	if n.copy > 0 && !rule.On(rule.P13Resend) {
 		h.resendAsNew(ctx, &r)
 	}
 	if h.c.o.ModifiedOnly {
-		if ans, err := h.resolve(ctx, &r, n == 0); err != nil || ans.Outcome == Refused {
+		if ans, err := h.resolve(ctx, &r, n.copy == 0); err != nil || ans.Outcome == Refused {
 			return ans, err
 		}
 	}

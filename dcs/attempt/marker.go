@@ -58,8 +58,8 @@ func (c *Committer) create(ctx context.Context, key string) error {
 	if err != nil {
 		return c.fail("Commit", "", dcs.ErrUnavailable, err)
 	}
-	v := c.volley(func(ctx context.Context, n int) (Answer, error) {
-		return c.t.Send(ctx, Request{Marker: Marker{Key: key, Create: true, Nonce: nonce}, Copy: n})
+	v := c.volley(func(ctx context.Context, n nth) (Answer, error) {
+		return c.t.Send(ctx, n.of(Marker{Key: key, Create: true, Nonce: nonce}, dcs.Txn{}))
 	})
 	return c.until(ctx, v, func(e event) bool { return e.ans.Outcome == Applied || e.ans.Outcome == Refused })
 }
@@ -67,7 +67,7 @@ func (c *Committer) create(ctx context.Context, key string) error {
 // read reads keys, as often as it takes.
 func (c *Committer) read(ctx context.Context, keys ...string) ([]dcs.Entry, error) {
 	var found []dcs.Entry
-	v := c.volley(func(ctx context.Context, _ int) (Answer, error) {
+	v := c.volley(func(ctx context.Context, _ nth) (Answer, error) {
 		entries, err := c.t.Read(ctx, keys...)
 		return Answer{Outcome: Applied, Entries: entries}, err
 	})

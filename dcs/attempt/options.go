@@ -23,6 +23,13 @@ type Options struct {
 	// is sent beside it; it is asked at each sending, so that it can follow
 	// the store's latency. Nil, or a result <= 0, means never.
 	HedgeAfter func() time.Duration
+	// Hedge is asked when that time is over: false means that the second copy
+	// is not sent now, and HedgeAfter is asked again. Nil means always true.
+	Hedge func() bool
+	// ResendAfter says how long a copy may stay unanswered before another one
+	// is sent beside it, hedge or not, with left to go and after so many
+	// rounds (see [Request]). Nil, or a result <= 0, means not before it ends.
+	ResendAfter func(left time.Duration, round int) time.Duration
 	// AttemptTimeout bounds one copy. Zero means a third of what is left of
 	// the budget when it is sent.
 	AttemptTimeout time.Duration
@@ -69,6 +76,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.HedgeAfter == nil {
 		o.HedgeAfter = func() time.Duration { return 0 }
+	}
+	if o.Hedge == nil {
+		o.Hedge = func() bool { return true }
+	}
+	if o.ResendAfter == nil {
+		o.ResendAfter = func(time.Duration, int) time.Duration { return 0 }
 	}
 	if o.Rand == nil {
 		o.Rand = rand.Reader

@@ -146,8 +146,8 @@ func (c *Committer) fence(ctx context.Context, h *handle, kept bool) *outcome {
 }
 
 // fenceCopy sends one copy of the transaction that only takes the marker.
-func (h *handle) fenceCopy(ctx context.Context, n int) (Answer, error) {
-	r := Request{Marker: h.marker, Copy: n}
+func (h *handle) fenceCopy(ctx context.Context, n nth) (Answer, error) {
+	r := n.of(h.marker, dcs.Txn{})
 	r.Marker.Nonce = h.abandon
 	if !rule.On(rule.P11NoNeedsMarker) {
 		entries, err := h.c.t.Read(ctx, r.Keys()...)

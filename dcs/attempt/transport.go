@@ -68,6 +68,10 @@ type Request struct {
 	// Copy counts the copies of one request from 0: a transport with several
 	// endpoints sends copy n+1 to another one than copy n.
 	Copy int
+	// Hedge says that it is sent beside a copy that is unanswered.
+	Hedge bool
+	// Round counts the copies from 0 without the hedges.
+	Round int
 }
 
 // Whole returns the transaction to apply atomically: the marker's condition

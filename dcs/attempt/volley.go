@@ -27,18 +27,29 @@ func (e event) definite() bool {
 // the read's nature, makes that safe). It belongs to one goroutine.
 type volley struct {
 	c    *Committer
-	send func(ctx context.Context, n int) (Answer, error)
+	send func(ctx context.Context, n nth) (Answer, error)
 	out  chan event
 
-	sent    int  // copies so far
-	open    int  // of them, without an answer yet
-	unclear bool // one ended without telling what became of it
-	refused bool // the store has seen one and refused it
-	hold    bool // collect answers, send nothing more
-	fails   int  // for the back-off; whoever judges an answer a failure raises it
+	sent    nth         // the next copy's place
+	late    *time.Timer // when another copy is sent whatever becomes of those that are open
+	open    int         // of them, without an answer yet
+	unclear bool        // one ended without telling what became of it
+	refused bool        // the store has seen one and refused it
+	hold    bool        // collect answers, send nothing more
+	fails   int         // for the back-off; whoever judges an answer a failure raises it
 }
 
-func (c *Committer) volley(send func(ctx context.Context, n int) (Answer, error)) *volley {
+// nth is the place of a copy among those of its request.
+type nth struct {
+	copy, round int
+	hedge       bool
+}
+
+func (n nth) of(m Marker, t dcs.Txn) Request {
+	return Request{Marker: m, Txn: t, Copy: n.copy, Round: n.round, Hedge: n.hedge}
+}
+
+func (c *Committer) volley(send func(ctx context.Context, n nth) (Answer, error)) *volley {
 	return &volley{c: c, send: send, out: make(chan event)}
 }
 
@@ -70,7 +81,7 @@ func (v *volley) next(ctx context.Context) (event, bool) {
 	for ctx.Err() == nil {
 		pause, more := v.due()
 		if more && pause <= 0 {
-			v.launch(ctx)
+			v.launch(ctx, false)
 			continue
 		}
 		var fire <-chan time.Time
@@ -84,7 +95,12 @@ func (v *volley) next(ctx context.Context) (event, bool) {
 			stop()
 			return v.take(e), true
 		case <-fire:
-			v.launch(ctx)
+			if v.open == 0 || v.c.o.Hedge() {
+				v.launch(ctx, v.open > 0)
+			}
+		case <-v.overdue():
+			stop()
+			v.launch(ctx, false)
 		case <-ctx.Done():
 			stop()
 		}
@@ -96,6 +112,14 @@ func (v *volley) next(ctx context.Context) (event, bool) {
 	default:
 		return event{}, false
 	}
+}
+
+// overdue fires when another copy is to be sent beside those that are open.
+func (v *volley) overdue() <-chan time.Time {
+	if v.late == nil || v.open == 0 || v.hold {
+		return nil
+	}
+	return v.late.C
 }
 
 func (v *volley) take(e event) event {
@@ -110,17 +134,25 @@ func (v *volley) take(e event) event {
 }
 
 // launch sends one copy. Its goroutine ends with ctx at the latest.
-func (v *volley) launch(ctx context.Context) {
+func (v *volley) launch(ctx context.Context, hedge bool) {
+	left := noDeadline
+	if deadline, ok := ctx.Deadline(); ok {
+		left = time.Until(deadline)
+	}
 	n := v.sent
-	v.sent++
+	n.hedge = hedge
+	v.sent.copy++
 	v.open++
+	if !hedge {
+		v.sent.round++
+		v.late = nil
+		if d := v.c.o.ResendAfter(left, n.round); d > 0 {
+			v.late = time.NewTimer(d)
+		}
+	}
 	v.c.running.Add(1)
 	go func() {
 		defer v.c.running.Done()
-		left := noDeadline
-		if deadline, ok := ctx.Deadline(); ok {
-			left = time.Until(deadline)
-		}
 		one, cancel := context.WithTimeout(ctx, v.c.o.attemptTimeout(left))
 		defer cancel()
 		ans, err := v.send(one, n)

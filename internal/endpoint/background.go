@@ -119,7 +119,7 @@ func (p *Pool) proved(m *member, now, took time.Duration, leads bool) {
 	} else {
 		m.leads = false
 	}
-	m.probeAt = now + p.o.SampleInterval/2 + p.jitter(p.o.SampleInterval)
+	m.probeAt = now + p.sampled()
 	if !m.out {
 		m.strikes = 0
 		return

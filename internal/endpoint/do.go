@@ -81,13 +81,11 @@ func (d *call[T]) round(ctx context.Context, n int) bool {
 	d.cancel, d.tried = cancel, d.tried[:0]
 	d.mu.Unlock()
 
-	var hedge *time.Timer
-	if after := d.p.HedgeAfter(d.class); after > 0 {
-		hedge = time.AfterFunc(after, func() { d.hedge(rctx, after) })
-		defer hedge.Stop()
-	}
+	after := d.p.HedgeAfter(d.class)
+	hedge := time.AfterFunc(after, func() { d.hedge(rctx, after) })
+	defer hedge.Stop()
 	for d.more(rctx) {
-		d.copy(rctx)
+		d.copy(rctx, false)
 	}
 	for {
 		d.mu.Lock()
@@ -115,15 +113,19 @@ func (d *call[T]) more(ctx context.Context) bool {
 }
 
 // hedge runs a copy beside those under way, and another one when it fails; a
-// third one comes later.
+// third one comes later. So does the first where none is allowed now.
 func (d *call[T]) hedge(ctx context.Context, after time.Duration) {
-	if !d.beside(ctx) || !d.p.takeHedge() {
+	if !d.beside(ctx) {
+		return
+	}
+	if !d.p.TakeHedge() {
+		time.AfterFunc(2*after, func() { d.hedge(ctx, 2*after) })
 		return
 	}
 	again := time.AfterFunc(2*after, func() { d.hedge(ctx, 2*after) })
 	defer again.Stop()
 	for d.beside(ctx) && d.more(ctx) {
-		d.copy(ctx)
+		d.copy(ctx, true)
 	}
 }
 
@@ -135,9 +137,12 @@ func (d *call[T]) beside(ctx context.Context) bool {
 }
 
 // copy runs one copy, which is counted in open already.
-func (d *call[T]) copy(ctx context.Context) {
+func (d *call[T]) copy(ctx context.Context, hedge bool) {
 	d.mu.Lock()
 	a := d.p.PickAt(d.class, d.at(), d.tried...)
+	if hedge {
+		a.Hedge()
+	}
 	d.tried = append(d.tried, a.Endpoint())
 	sent := dcs.Now()
 	if d.answer.First.IsZero() {

@@ -68,29 +68,6 @@ func (m *member) usual(c Class) time.Duration {
 	return 0
 }
 
-// silent reports whether it owes an answer for longer than is usual.
-func (p *Pool) silent(m *member, now time.Duration) bool {
-	for _, a := range m.open {
-		if now-a.start > p.hedge(m, a.class) {
-			return true
-		}
-	}
-	return false
-}
-
-// hedge is the silence of m after which another endpoint is asked too.
-func (p *Pool) hedge(m *member, c Class) time.Duration {
-	floor := p.o.HedgeFloor
-	if c == Write {
-		floor *= 2
-	}
-	l := m.lat[c]
-	if l.mean == 0 {
-		return max(min(4*m.usual(c), p.o.AttemptFloor/2), 4*floor) // nothing is known: the first call dials, too
-	}
-	return max(min(4*l.mean+l.dev, p.o.AttemptFloor/2), floor)
-}
-
 // slower reports whether a is so much slower than b that it matters. Classes
 // of which one of the two knows nothing say nothing.
 func slower(a, b *member) bool {

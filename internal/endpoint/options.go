@@ -92,6 +92,13 @@ type Options struct {
 	Rand func(n int64) int64
 }
 
+// Patience is how many times its own time a write's copy is left alone, within
+// the third of what is left of the call that any copy has at most, though
+// another one is sent beside it (see [Attempt.Late]): a store that is slow gets
+// through with what it was asked, where copies that are given up are only asked
+// again.
+const Patience = 3
+
 const (
 	maxAttemptFloor = 500 * time.Millisecond
 	minAttempt      = 10 * time.Millisecond
@@ -108,9 +115,12 @@ const (
 	// The pause between two rounds, before jitter.
 	minBackoff = 5 * time.Millisecond
 	maxBackoff = 250 * time.Millisecond
-	// Hedges may be one in hedgeShare calls, after a burst.
-	hedgeShare = 5
-	hedgeBurst = 20
+	// Hedges may be one in hedgeShare calls, after a burst. One that is
+	// answered first is not counted, one that is overtaken by the first copy
+	// counts as uselessHedge.
+	hedgeShare   = 5
+	hedgeBurst   = 5
+	uselessHedge = 5
 	// dialsPerSecond and dialBurst bound AllowDial, probesPerSecond the
 	// background's questions.
 	dialsPerSecond  = 20

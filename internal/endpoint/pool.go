@@ -81,17 +81,6 @@ func (p *Pool) find(addr string) *member {
 	return nil
 }
 
-// Attempt is one copy of a call at one endpoint.
-type Attempt struct {
-	p     *Pool
-	m     *member
-	class Class
-	start time.Duration
-}
-
-// Endpoint is where the copy goes.
-func (a *Attempt) Endpoint() string { return a.m.addr }
-
 // Pick chooses an endpoint for a copy that is sent now: the one in use, unless
 // it is in avoid, silent, or left out. Whatever the state of the others, some
 // endpoint is returned. End must be called, once.
@@ -163,57 +152,6 @@ func (p *Pool) before(a, b *member, c Class) bool {
 	return a.triedAt < b.triedAt
 }
 
-// End says what became of the attempt: nil for an answer, ErrOvertaken when
-// another copy was answered first, the context's error when it was given up,
-// else the error.
-func (a *Attempt) End(err error) {
-	p := a.p
-	p.mu.Lock()
-	now := p.now()
-	a.m.remove(a)
-	took := now - a.start
-	switch {
-	case err == nil:
-		p.answer(a, took)
-	case isContext(err) || err == ErrOvertaken: //nolint:errorlint // given by us, never wrapped
-		p.unanswered(a, took, now, err)
-	default:
-		switch v := p.o.Judge(err); {
-		case v.Final:
-			a.m.strikes = 0
-		case v.Blame:
-			p.strike(a.m, now, v.Reason, v.Refused)
-		}
-	}
-	p.reconsider()
-	p.mu.Unlock()
-	p.tell()
-}
-
-func (p *Pool) answer(a *Attempt, took time.Duration) {
-	m := a.m
-	m.lat[a.class].add(m.lat[a.class].damped(took))
-	m.strikes = 0
-	p.answered[a.class] = max(p.answered[a.class], a.start)
-	if m.out {
-		p.restore(m, "answers again")
-	}
-}
-
-// unanswered judges silence: it counts against the endpoint when its own time
-// ran out, or when what was sent elsewhere later has been answered.
-func (p *Pool) unanswered(a *Attempt, took, now time.Duration, err error) {
-	// A copy that was sent with little time left proves nothing by its end.
-	expired := isDeadline(err) && took >= p.o.AttemptFloor*9/10
-	if !expired && (took <= p.hedge(a.m, a.class) || p.answered[a.class] <= a.start) {
-		return
-	}
-	p.strike(a.m, now, "no answer within "+round(took).String(), false)
-	if p.answered[a.class] > a.start {
-		a.m.lat[a.class].atLeast(took) // in an outage of all, silence says nothing of latency
-	}
-}
-
 // strike counts a fault. A hard one leaves the endpoint out at once.
 func (p *Pool) strike(m *member, now time.Duration, why string, hard bool) {
 	m.strikes++
@@ -283,41 +221,6 @@ func (p *Pool) reconsider() {
 		}
 		return
 	}
-}
-
-// HedgeAfter is the silence after which a second copy of a call may be sent,
-// for attempt.Options.HedgeAfter; 0 means that too many have been sent.
-func (p *Pool) HedgeAfter(c Class) time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.hedges < 1 {
-		return 0
-	}
-	return p.hedge(p.current, c)
-}
-
-// takeHedge spends a hedge, if there is one left.
-func (p *Pool) takeHedge() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.hedges < 1 {
-		return false
-	}
-	p.hedges--
-	return true
-}
-
-// AttemptTimeout is the time for a copy of a call with left to go, in the
-// given round (from 0): never all of it while another round could follow.
-func (p *Pool) AttemptTimeout(c Class, left time.Duration, round int) time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	d := p.o.AttemptFloor << min(max(round-steadyRounds+1, 0), 16)
-	d = max(d, 4*p.current.usual(c))
-	if share := left * 2 / 3; share >= minAttempt {
-		d = min(d, share)
-	}
-	return max(d, minAttempt)
 }
 
 // Blame says that a backend found the endpoint at fault by other means: a

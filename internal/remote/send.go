@@ -9,6 +9,16 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
+// Committing are o with p's say in when a Commit's further copies are sent.
+func Committing(p *endpoint.Pool, o attempt.Options) attempt.Options {
+	o.HedgeAfter = func() time.Duration { return p.HedgeAfter(endpoint.Write) }
+	o.Hedge = p.TakeHedge
+	o.ResendAfter = func(left time.Duration, round int) time.Duration {
+		return p.AttemptTimeout(endpoint.Write, left, round)
+	}
+	return o
+}
+
 // Send sends one copy of r to one server, as [attempt.Transport] asks for: one
 // is the sending itself, with the lease of the marker where r makes one. at says
 // where r should go while that is well, as for [endpoint.Pool.PickAt].
@@ -24,9 +34,15 @@ func Send(ctx context.Context, p *endpoint.Pool, m *Markers, r attempt.Request, 
 	}
 	deadline, _ := ctx.Deadline()
 	a := p.PickAt(endpoint.Write, at(lease))
-	ctx, cancel := context.WithTimeout(ctx, p.AttemptTimeout(endpoint.Write, time.Until(deadline), r.Copy/2)) // every other one is a hedge
+	limit := p.AttemptTimeout(endpoint.Write, time.Until(deadline), r.Round)
+	ctx, cancel := context.WithTimeout(ctx, endpoint.Patience*limit)
 	defer cancel()
+	late := time.AfterFunc(limit, a.Late)
+	defer late.Stop()
 	answer, err := one(ctx, a.Endpoint(), lease)
+	if r.Hedge && (err != nil || answer.Outcome == attempt.Applied) {
+		a.Hedge() // what was refused neither won nor came too late
+	}
 	a.End(err)
 	if err == nil {
 		dcs.AnsweredBy(ctx, answer.Endpoint)

@@ -1,0 +1,113 @@
+package endpoint
+
+import (
+	"context"
+	"time"
+)
+
+// Attempt is one copy of a call at one endpoint.
+type Attempt struct {
+	p     *Pool
+	m     *member
+	class Class
+	start time.Duration
+	hedge bool
+	late  bool
+	ended bool
+}
+
+// Endpoint is where the copy goes.
+func (a *Attempt) Endpoint() string { return a.m.addr }
+
+// Hedge says that the copy is sent beside one that is unanswered, after
+// [Pool.TakeHedge]: how it ends decides what it costs.
+func (a *Attempt) Hedge() { a.hedge = true }
+
+// Late says that the copy's time is over though it is left alone, because its
+// answer will still do: it counts as silence now, and no more.
+func (a *Attempt) Late() {
+	p := a.p
+	p.mu.Lock()
+	if a.ended {
+		p.mu.Unlock()
+		return
+	}
+	now := p.now()
+	a.late = true
+	a.m.remove(a)
+	p.unanswered(a, now-a.start, now, context.DeadlineExceeded)
+	p.reconsider()
+	p.mu.Unlock()
+	p.tell()
+}
+
+// End says what became of the attempt: nil for an answer, ErrOvertaken when
+// another copy was answered first, the context's error when it was given up,
+// else the error.
+func (a *Attempt) End(err error) {
+	p := a.p
+	p.mu.Lock()
+	now := p.now()
+	a.ended = true
+	a.m.remove(a)
+	took := now - a.start
+	if a.hedge {
+		p.hedged(err)
+	}
+	switch {
+	case a.late && err == nil:
+		a.m.lat[a.class].add(a.m.lat[a.class].damped(took))
+		p.well(a.m, now)
+	case a.late && isContext(err):
+	case err == nil:
+		p.answer(a, took, now)
+	case isContext(err) || err == ErrOvertaken: //nolint:errorlint // given by us, never wrapped
+		p.unanswered(a, took, now, err)
+	default:
+		switch v := p.o.Judge(err); {
+		case v.Final:
+			a.m.strikes = 0
+		case v.Blame:
+			p.strike(a.m, now, v.Reason, v.Refused)
+		}
+	}
+	p.reconsider()
+	p.mu.Unlock()
+	p.tell()
+}
+
+func (p *Pool) answer(a *Attempt, took, now time.Duration) {
+	m := a.m
+	m.lat[a.class].add(m.lat[a.class].damped(took))
+	p.well(m, now)
+	p.answered[a.class] = max(p.answered[a.class], a.start)
+	if m.out {
+		p.restore(m, "answers again")
+	}
+}
+
+// well forgets the faults of an endpoint that answered, and the probe that was
+// to tell what they were.
+func (p *Pool) well(m *member, now time.Duration) {
+	if m.strikes > 0 && !m.out {
+		m.strikes = 0
+		m.probeAt = now + p.sampled()
+	}
+}
+
+// sampled is how long an endpoint that is well and not in use is not asked.
+func (p *Pool) sampled() time.Duration { return p.o.SampleInterval/2 + p.jitter(p.o.SampleInterval) }
+
+// unanswered judges silence: it counts against the endpoint when its own time
+// ran out, or when what was sent elsewhere later has been answered.
+func (p *Pool) unanswered(a *Attempt, took, now time.Duration, err error) {
+	// A copy that was sent with little time left proves nothing by its end.
+	expired := isDeadline(err) && took >= p.o.AttemptFloor*9/10
+	if !expired && (took <= p.hedge(a.m, a.class) || p.answered[a.class] <= a.start) {
+		return
+	}
+	p.strike(a.m, now, "no answer within "+round(took).String(), false)
+	if p.answered[a.class] > a.start {
+		a.m.lat[a.class].atLeast(took) // in an outage of all, silence says nothing of latency
+	}
+}

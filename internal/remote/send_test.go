@@ -1,0 +1,92 @@
+package remote
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+)
+
+// drowsy is a store that answers at once, or much later, wherever it is asked.
+type drowsy struct {
+	pool          *endpoint.Pool
+	after         time.Duration
+	first, hedges int // copies
+}
+
+func (s *drowsy) Read(_ context.Context, keys ...string) ([]dcs.Entry, error) {
+	return []dcs.Entry{{Key: keys[0], Created: 1, Modified: 1}}, nil // the marker
+}
+
+func (s *drowsy) Send(ctx context.Context, r attempt.Request) (attempt.Answer, error) {
+	if r.Marker.Create {
+		return attempt.Answer{Outcome: attempt.Applied, Revision: 1}, nil
+	}
+	if r.Hedge {
+		s.hedges++
+	} else {
+		s.first++
+	}
+	return Send(ctx, s.pool, nil, r, Anywhere, func(ctx context.Context, addr string, _ dcs.LeaseID) (attempt.Answer, error) {
+		select {
+		case <-time.After(s.after):
+			return attempt.Answer{Outcome: attempt.Applied, Revision: 2, Endpoint: addr}, nil
+		case <-ctx.Done():
+			return attempt.Answer{}, ctx.Err()
+		}
+	})
+}
+
+func (s *drowsy) committer() *attempt.Committer {
+	return attempt.New(s, Committing(s.pool, attempt.Options{Backend: "test"}))
+}
+
+// The second copies of Commits count among all others: a store that is slow
+// everywhere is not asked twice for everything.
+func TestCommitsAreHedgedAsOftenAsReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := endpoint.New(endpoint.Options{Backend: "test", Seeds: []string{"a", "b", "c"}, Budget: 3 * time.Second})
+		defer p.Close()
+		s := &drowsy{pool: p}
+		c := s.committer()
+		defer c.Close()
+		const calls = 200
+		for i := range calls {
+			s.after = time.Millisecond
+			if i%4 == 3 {
+				s.after = 200 * time.Millisecond
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			_, err := c.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+			cancel()
+			require.NoError(t, err)
+		}
+		require.Equal(t, calls, s.first)
+		require.NotZero(t, s.hedges)
+		require.LessOrEqual(t, s.hedges, 15, "of %d slow ones", calls/4)
+	})
+}
+
+// What takes longer than a copy's time is answered all the same, when it is.
+func TestSlowWritesGetThrough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := endpoint.New(endpoint.Options{Backend: "test", Seeds: []string{"a", "b", "c"}, Budget: 3 * time.Second})
+		defer p.Close()
+		s := &drowsy{pool: p, after: 700 * time.Millisecond}
+		c := s.committer()
+		defer c.Close()
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		_, err := c.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+		require.NoError(t, err)
+		require.Equal(t, s.after, time.Since(began))
+		require.Equal(t, 2, s.first, "another one went elsewhere meanwhile")
+	})
+}
