@@ -17,7 +17,7 @@ func TestOperationsPageTellsTheDefaults(t *testing.T) {
 	for _, want := range []string{
 		fmt.Sprintf("| one copy of a call, first %s rounds | R/6, at most %s; four times what is usual there if that is longer | %s | %s |", words[steadyRounds], spaced(maxAttemptFloor), spaced(long.AttemptFloor), spaced(short.AttemptFloor)),
 		fmt.Sprintf("at least %v (%v for writes)", spaced(long.HedgeFloor), spaced(2*long.HedgeFloor)),
-		fmt.Sprintf("one in %s calls, after a burst of %d; one that is answered first is not counted, one that the first copy overtakes counts as %s", words[hedgeShare], hedgeBurst, words[uselessHedge]),
+		fmt.Sprintf("%s at a time; one that the first copy overtakes uses up what %d calls earn", words[hedgeBurst], hedgeShare*uselessHedge),
 		fmt.Sprintf("%s times its own time; another one is sent beside it", words[Patience]),
 		fmt.Sprintf("%s faults in a row", words[strikesOut]),
 		fmt.Sprintf("%s answers of the quorum in a row", words[provenBy]),

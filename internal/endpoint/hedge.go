@@ -44,16 +44,15 @@ func (p *Pool) TakeHedge() bool {
 	return true
 }
 
-// hedged settles the price of a hedge: nothing where it was answered first; and
-// more than was spent where the first copy was, because a store that is slow
-// everywhere is only made slower by more copies. Under p.mu.
+// hedged settles the price of a hedge: more than was spent where the first copy
+// was answered before it, because a store that is slow everywhere is only made
+// slower by more copies; else nothing. Under p.mu.
 func (p *Pool) hedged(err error) {
-	switch {
-	case err == nil:
-		p.hedges = min(hedgeBurst, p.hedges+1)
-	case isContext(err) && !isDeadline(err):
+	if isContext(err) && !isDeadline(err) {
 		p.hedges = max(-uselessHedge, p.hedges-(uselessHedge-1))
+		return
 	}
+	p.hedges = min(hedgeBurst, p.hedges+1)
 }
 
 // AttemptTimeout is the time for a copy of a call with left to go, in the

@@ -115,9 +115,8 @@ const (
 	// The pause between two rounds, before jitter.
 	minBackoff = 5 * time.Millisecond
 	maxBackoff = 250 * time.Millisecond
-	// Hedges may be one in hedgeShare calls, after a burst. One that is
-	// answered first is not counted, one that is overtaken by the first copy
-	// counts as uselessHedge.
+	// Hedges may be hedgeBurst at a time. One that is overtaken by the first
+	// copy costs uselessHedge of them; a call earns a hedgeShare of one.
 	hedgeShare   = 5
 	hedgeBurst   = 5
 	uselessHedge = 5

@@ -583,8 +583,8 @@ func TestWhatAHedgeCosts(t *testing.T) {
 		require.Equal(t, 100, ends(nil), "it was answered first")
 		require.Equal(t, hedgeBurst/uselessHedge, ends(ErrOvertaken))
 		require.Equal(t, hedgeBurst/uselessHedge, ends(fmt.Errorf("put: %w", context.Canceled)))
-		require.Equal(t, hedgeBurst, ends(context.DeadlineExceeded), "nobody answered")
-		require.Equal(t, hedgeBurst, ends(errRefused))
+		require.Equal(t, 100, ends(context.DeadlineExceeded), "nobody answered")
+		require.Equal(t, 100, ends(errRefused))
 	})
 }
 
