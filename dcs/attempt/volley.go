@@ -31,8 +31,8 @@ type volley struct {
 	out  chan event
 
 	sent    nth         // the next copy's place
-	late    *time.Timer // when another copy is sent whatever becomes of those that are open
-	open    int         // of them, without an answer yet
+	open    int         // copies without an answer yet
+	late    *time.Timer // when another one is sent beside them
 	unclear bool        // one ended without telling what became of it
 	refused bool        // the store has seen one and refused it
 	hold    bool        // collect answers, send nothing more
