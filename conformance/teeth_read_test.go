@@ -156,7 +156,8 @@ var waitTeeth = []tooth{
 			if err != nil || since == 0 {
 				return s, err
 			}
-			return b.Backend.Wait(ctx, prefix, s.Revision)
+			_, err = b.Backend.Wait(ctx, prefix, s.Revision)
+			return s, err
 		}
 	}},
 	{"a watch replays the past", "Wait/NeverBackwards", func(_ testing.TB, b *broken) {
