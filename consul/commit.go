@@ -103,11 +103,7 @@ func (b *Backend) refused(ctx context.Context, c *conn, r attempt.Request, whole
 			a.Outcome = attempt.LeaseLost
 		}
 	}
-	keys := r.Keys()
-	for _, w := range whole.Then {
-		keys = append(keys, w.Key)
-	}
-	entries, err := b.look(ctx, c, keys)
+	entries, err := b.look(ctx, c, remote.Keys(r))
 	if err != nil {
 		return a, remote.NotSent(err) // it was refused, and we do not know why
 	}

@@ -50,13 +50,7 @@ func (p *plan) request() request {
 
 // newPlan is the plan of r, with the lease of the marker where r makes one.
 func newPlan(b *Backend, r attempt.Request, lease dcs.LeaseID) *plan {
-	p := &plan{b: b, r: r, whole: r.Whole(lease)}
-	keys := r.Keys()
-	for _, w := range p.whole.Then {
-		keys = append(keys, w.Key)
-	}
-	p.keys = remote.Unique(keys)
-	return p
+	return &plan{b: b, r: r, whole: r.Whole(lease), keys: remote.Keys(r)}
 }
 
 // prepare learns what must be known of the keys. Entries mean that a condition

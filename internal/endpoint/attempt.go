@@ -55,12 +55,9 @@ func (a *Attempt) End(err error) {
 		p.hedged(err)
 	}
 	switch {
-	case a.late && err == nil:
-		a.m.lat[a.class].add(a.m.lat[a.class].damped(took))
-		p.well(a.m, now)
-	case a.late && isContext(err):
 	case err == nil:
 		p.answer(a, took, now)
+	case a.late && isContext(err): // its silence has been counted
 	case isContext(err) || err == ErrOvertaken: //nolint:errorlint // given by us, never wrapped
 		p.unanswered(a, took, now, err)
 	default:
@@ -80,6 +77,9 @@ func (p *Pool) answer(a *Attempt, took, now time.Duration) {
 	m := a.m
 	m.lat[a.class].add(m.lat[a.class].damped(took))
 	p.well(m, now)
+	if a.late {
+		return // it was slow: what was found since stands
+	}
 	p.answered[a.class] = max(p.answered[a.class], a.start)
 	if m.out {
 		p.restore(m, "answers again")

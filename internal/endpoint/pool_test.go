@@ -112,6 +112,13 @@ func (b *bench) options(seeds ...string) Options {
 	}
 }
 
+// unsampled is a Pool that asks those that are well nothing by itself.
+func (b *bench) unsampled(seeds ...string) *Pool {
+	o := b.options(seeds...)
+	o.SampleInterval = -1
+	return started(o)
+}
+
 func (b *bench) count(change dcs.EndpointChange, from string) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -181,9 +188,7 @@ func TestSilentEndpointIsLeftAtOnceAndComesBack(t *testing.T) {
 func TestRefusedEndpointsAreTriedPastAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
-		o := b.options("a", "b", "c")
-		o.SampleInterval = -1
-		p := started(o)
+		p := b.unsampled("a", "b", "c")
 		defer p.Close()
 		first := p.Endpoints()
 		b.set(first[0], "refuse")
@@ -195,32 +200,6 @@ func TestRefusedEndpointsAreTriedPastAtOnce(t *testing.T) {
 			require.LessOrEqual(t, took, 2*time.Millisecond)
 		}
 		require.Equal(t, 1, b.count(dcs.Ejected, first[0]), "one line, not one a call")
-	})
-}
-
-// One endpoint hangs, the hedge meets one that refuses: the third is asked at
-// once and not after the first one's time-out.
-func TestHedgeThatFailsGoesOn(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		b := newBench("a", "b", "c")
-		o := b.options("a", "b", "c")
-		o.SampleInterval = -1
-		p := started(o)
-		defer p.Close()
-		for _, n := range []string{"a", "b", "c"} { // learn latencies
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			a := p.Pick(Read, without(n, "a", "b", "c")...)
-			_, err := b.call(ctx, a.Endpoint())
-			a.End(err)
-			cancel()
-		}
-		first := p.Endpoints()
-		b.set(first[0], "hang")
-		b.set(first[1], "refuse")
-		who, took, err := b.do(t, p, Read)
-		require.NoError(t, err)
-		require.Equal(t, first[2], who)
-		require.LessOrEqual(t, took, 30*time.Millisecond)
 	})
 }
 
@@ -531,94 +510,4 @@ func schedule(t *testing.T, seed uint64) {
 		require.LessOrEqual(t, took, budget)
 		time.Sleep(time.Duration(i%7) * 5 * time.Millisecond)
 	}
-}
-
-// A store that is slow everywhere gets few second copies: none of them helps.
-func TestHedgesThatDoNotHelpStop(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		b := newBench("a", "b", "c")
-		o := b.options("a", "b", "c")
-		o.SampleInterval = -1
-		p := started(o)
-		defer p.Close()
-		slow := func(d time.Duration) {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			for _, s := range b.servers {
-				s.after = d
-			}
-		}
-		_, _, err := b.do(t, p, Read) // learn
-		require.NoError(t, err)
-		const calls = 200
-		before := b.calls("a") + b.calls("b") + b.calls("c")
-		for i := range calls {
-			slow(time.Millisecond)
-			if i%4 == 3 {
-				slow(100 * time.Millisecond)
-			}
-			_, _, err := b.do(t, p, Read)
-			require.NoError(t, err)
-		}
-		copies := b.calls("a") + b.calls("b") + b.calls("c") - before
-		require.Greater(t, copies, calls, "it was tried")
-		require.LessOrEqual(t, copies-calls, hedgeBurst/uselessHedge+calls/(hedgeShare*uselessHedge)+1)
-	})
-}
-
-func TestWhatAHedgeCosts(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		b := newBench("a", "b")
-		p := New(b.options("a", "b"))
-		defer p.Close()
-		ends := func(err error) (allowed int) {
-			p.hedges = hedgeBurst
-			for ; allowed < 100 && p.TakeHedge(); allowed++ {
-				a := p.Pick(Write, "a")
-				a.Hedge()
-				a.End(err)
-			}
-			return allowed
-		}
-		require.Equal(t, 100, ends(nil), "it was answered first")
-		require.Equal(t, hedgeBurst/uselessHedge, ends(ErrOvertaken))
-		require.Equal(t, hedgeBurst/uselessHedge, ends(fmt.Errorf("put: %w", context.Canceled)))
-		require.Equal(t, 100, ends(context.DeadlineExceeded), "nobody answered")
-		require.Equal(t, 100, ends(errRefused))
-	})
-}
-
-// A copy whose time is over moves calls elsewhere; when it is answered after
-// all, the endpoint was slow and is not at fault.
-func TestLateAnswerIsNoFault(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		b := newBench("a", "b")
-		p := New(b.options("a", "b"))
-		defer p.Close()
-		p.current = p.find("a")
-		a := p.Pick(Write)
-		time.Sleep(500 * time.Millisecond)
-		a.Late()
-		m := p.find("a")
-		require.Equal(t, 1, m.strikes)
-		require.Empty(t, m.open)
-		require.Equal(t, "b", p.Endpoints()[0], "who asks now asks elsewhere")
-		soon := m.probeAt
-		time.Sleep(200 * time.Millisecond)
-		a.End(nil)
-		require.Zero(t, m.strikes)
-		require.Greater(t, m.probeAt, soon, "nothing is to be found out any more")
-		require.Equal(t, 700*time.Millisecond, m.lat[Write].mean, "it is known to be slow")
-
-		a = p.Pick(Write)
-		a.End(nil)
-		a.Late() // too late to be late
-		require.Zero(t, p.find(a.Endpoint()).strikes)
-
-		a = p.PickAt(Write, "b", "a")
-		time.Sleep(500 * time.Millisecond)
-		a.Late()
-		a.End(context.DeadlineExceeded)
-		require.Equal(t, 1, p.find(a.Endpoint()).strikes, "silence counts once")
-	})
 }

@@ -19,6 +19,16 @@ func Committing(p *endpoint.Pool, o attempt.Options) attempt.Options {
 	return o
 }
 
+// Keys are all that r is about, each once: the marker, the keys of its conditions
+// and those that it writes.
+func Keys(r attempt.Request) []string {
+	keys := r.Keys()
+	for _, w := range r.Txn.Then {
+		keys = append(keys, w.Key)
+	}
+	return Unique(keys)
+}
+
 // Send sends one copy of r to one server, as [attempt.Transport] asks for: one
 // is the sending itself, with the lease of the marker where r makes one. at says
 // where r should go while that is well, as for [endpoint.Pool.PickAt].

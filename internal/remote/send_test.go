@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,7 +16,9 @@ import (
 
 // drowsy is a store that answers at once, or much later, wherever it is asked.
 type drowsy struct {
-	pool          *endpoint.Pool
+	pool *endpoint.Pool
+
+	mu            sync.Mutex
 	after         time.Duration
 	first, hedges int // copies
 }
@@ -28,19 +31,28 @@ func (s *drowsy) Send(ctx context.Context, r attempt.Request) (attempt.Answer, e
 	if r.Marker.Create {
 		return attempt.Answer{Outcome: attempt.Applied, Revision: 1}, nil
 	}
+	s.mu.Lock()
+	after := s.after
 	if r.Hedge {
 		s.hedges++
 	} else {
 		s.first++
 	}
+	s.mu.Unlock()
 	return Send(ctx, s.pool, nil, r, Anywhere, func(ctx context.Context, addr string, _ dcs.LeaseID) (attempt.Answer, error) {
 		select {
-		case <-time.After(s.after):
+		case <-time.After(after):
 			return attempt.Answer{Outcome: attempt.Applied, Revision: 2, Endpoint: addr}, nil
 		case <-ctx.Done():
 			return attempt.Answer{}, ctx.Err()
 		}
 	})
+}
+
+func (s *drowsy) takes(after time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.after = after
 }
 
 func (s *drowsy) committer() *attempt.Committer {
@@ -58,9 +70,9 @@ func TestCommitsAreHedgedAsOftenAsReads(t *testing.T) {
 		defer c.Close()
 		const calls = 200
 		for i := range calls {
-			s.after = time.Millisecond
+			s.takes(time.Millisecond)
 			if i%4 == 3 {
-				s.after = 200 * time.Millisecond
+				s.takes(200 * time.Millisecond)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 			_, err := c.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
