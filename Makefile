@@ -10,8 +10,10 @@ FUZZTIME ?= 20s
 BENCH ?= .
 BENCHCOUNT ?= 6
 BENCHOUT ?= bench.txt
-TESTTIMEOUT ?= 15m
+TESTTIMEOUT ?= 25m
 SLOWTIMEOUT ?= 3h
+# What make test tests.
+TESTS ?= ./...
 # Cases that mostly wait for time to pass run beside each other, so many.
 SLEEPERS ?= 6
 
@@ -30,11 +32,13 @@ GOLANGCI_LINT := $(TOOLS)/golangci-lint
 GOFUMPT := $(TOOLS)/gofumpt
 GOVULNCHECK := $(TOOLS)/govulncheck
 BENCHSTAT := $(TOOLS)/benchstat
+GOTESTSUM := $(TOOLS)/gotestsum
 
 PKG_golangci-lint := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 PKG_gofumpt := mvdan.cc/gofumpt
 PKG_govulncheck := golang.org/x/vuln/cmd/govulncheck
 PKG_benchstat := golang.org/x/perf/cmd/benchstat
+PKG_gotestsum := gotest.tools/gotestsum
 
 .PHONY: help
 help: ## Show this list
@@ -103,10 +107,14 @@ endef
 
 # Packages run one after the other, because latencies are bounded, and always
 # anew: what depends on time and on the machine proves nothing from a cache.
+# The last lines name every test that failed or was not over: of a long log often
+# only the end is at hand.
 .PHONY: test
 test: export HOLDFAST_REQUIRE_SERVERS = 1
-test: test-deps ## Run all tests with the race detector
-	$(GO) test -race -count=1 -p 1 -parallel $(SLEEPERS) -timeout $(TESTTIMEOUT) ./...
+test: test-deps $(GOTESTSUM) ## Run all tests with the race detector
+	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	$(GOTESTSUM) --format pkgname --format-icons text -- -race -count=1 -p 1 -parallel $(SLEEPERS) -timeout $(TESTTIMEOUT) $(TESTS) | tee "$$log" \
+		|| { echo; grep '^=== FAIL: ' "$$log"; exit 1; }
 
 .PHONY: test-slow
 test-slow: export HOLDFAST_REQUIRE_SERVERS = 1
@@ -144,7 +152,7 @@ vuln: $(GOVULNCHECK) ## Look our dependencies up in Go's vulnerability database 
 	$(GOVULNCHECK) ./...
 
 .PHONY: tools
-tools: $(GOLANGCI_LINT) $(GOFUMPT) $(GOVULNCHECK) $(BENCHSTAT)
+tools: $(GOLANGCI_LINT) $(GOFUMPT) $(GOVULNCHECK) $(BENCHSTAT) $(GOTESTSUM)
 
 # Built beside and then renamed, so that a run that was cut short leaves no half
 # a tool and two runs at once do not meet.

@@ -12,8 +12,8 @@ import (
 
 func TestConformance(t *testing.T) {
 	s := newSuite(t)
-	conformance.Run(t, testcluster.Harness("consul", suiteTiming, func(testing.TB) conformance.Store {
-		s := s.fresh()
+	conformance.Run(t, testcluster.Harness("consul", suiteTiming, func(tb testing.TB) conformance.Store {
+		s := s.fresh(tb)
 		return conformance.Store{
 			Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
 			Requests: requests, Inject: inject, Sockets: sockets, Secure: secure, Cluster: s.faults(),
@@ -36,8 +36,8 @@ func TestConformanceThroughAnAgent(t *testing.T) {
 	s.agent = addr
 	na := conformance.WithoutCluster("one agent is all that there is; the servers are struck in TestConformance")
 	na["Auth/*"], na["TLS/*"] = "TestConformance shows them", "TestConformance shows them"
-	conformance.Run(t, testcluster.Harness("consul, one agent", suiteTiming, func(testing.TB) conformance.Store {
-		s := s.fresh()
+	conformance.Run(t, testcluster.Harness("consul, one agent", suiteTiming, func(tb testing.TB) conformance.Store {
+		s := s.fresh(tb)
 		return conformance.Store{
 			Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
 			Requests: requests, Inject: inject, Sockets: sockets,

@@ -47,8 +47,8 @@ type suite struct {
 }
 
 // fresh is the suite with a tree of its own.
-func (s *suite) fresh() *suite {
-	own := &suite{s.Fresh(), s.agent}
+func (s *suite) fresh(tb testing.TB) *suite {
+	own := &suite{s.Fresh(tb), s.agent}
 	if s.agent != "" {
 		own.Endpoints = []string{s.agent}
 	}

@@ -9,8 +9,8 @@ import (
 
 func TestConformance(t *testing.T) {
 	s := newSuite(t)
-	conformance.Run(t, testcluster.Harness("etcd3", suiteTiming, func(testing.TB) conformance.Store {
-		s := s.fresh()
+	conformance.Run(t, testcluster.Harness("etcd3", suiteTiming, func(tb testing.TB) conformance.Store {
+		s := s.fresh(tb)
 		return conformance.Store{
 			Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
 			Requests: requests, Inject: inject, Sockets: sockets, Secure: secure, Cluster: s.faults(),

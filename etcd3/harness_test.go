@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 type suite struct{ testcluster.Site }
 
 // fresh is the suite with a tree of its own.
-func (s *suite) fresh() *suite { return &suite{s.Fresh()} }
+func (s *suite) fresh(tb testing.TB) *suite { return &suite{s.Fresh(tb)} }
 
 func newSuite(tb testing.TB) *suite { return &suite{shared.Site(tb)} }
 

@@ -45,7 +45,7 @@ type suite struct {
 }
 
 // fresh is the suite with a tree of its own.
-func (s *suite) fresh() *suite { return &suite{Site: s.Fresh()} }
+func (s *suite) fresh(tb testing.TB) *suite { return &suite{Site: s.Fresh(tb)} }
 
 func newSuite(tb testing.TB) *suite { return &suite{Site: shared.Site(tb)} }
 

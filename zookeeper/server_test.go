@@ -344,7 +344,7 @@ func TestWhatIsMadeIsTheUsers(t *testing.T) {
 	require.ErrorIs(t, err, dcs.ErrUnauthorized)
 	require.ErrorContains(t, err, "cdrw on /"+s.Root)
 
-	s = s.fresh()
+	s = s.fresh(t)
 	_, err = ours(t, s, func(c *Config) { mine(c); c.ACL = "auth::cdrwa,world:anyone:r" }).
 		Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("v"))}})
 	require.NoError(t, err)

@@ -72,6 +72,7 @@ type Cluster struct {
 	servers []*Server
 	agents  []*Server // that serve clients and are no members
 	made    int       // servers made so far, for names
+	ill     error     // it did not get well in time
 }
 
 // Server is one server of a Cluster.
@@ -325,63 +326,6 @@ func (c *Cluster) Authority() *Authority { return c.ca }
 // Election is the longest that the servers need for a new leader when the old
 // one stops, as their settings have it.
 func (c *Cluster) Election() time.Duration { return c.drv.election(c.o) }
-
-// Healthy returns when every server serves and one of them leads.
-func (c *Cluster) Healthy(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
-	defer cancel()
-	for {
-		leaders, err := c.ask(ctx)
-		if err == nil && leaders == 1 {
-			return nil
-		}
-		if err == nil {
-			err = fmt.Errorf("%d of the servers lead", leaders)
-		}
-		select {
-		case <-time.After(25 * time.Millisecond):
-		case <-ctx.Done():
-			return fmt.Errorf("testcluster: %s is not healthy: %w%s", c.o.Kind, err, c.outputs())
-		}
-	}
-}
-
-func (c *Cluster) ask(ctx context.Context) (leaders int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	for _, s := range c.Servers() {
-		leads, err := c.drv.ready(ctx, c, s)
-		if err != nil {
-			return 0, fmt.Errorf("%s: %w", s.name, err)
-		}
-		if leads {
-			leaders++
-		}
-	}
-	return leaders, nil
-}
-
-func (c *Cluster) outputs() string {
-	out := ""
-	for _, s := range c.Servers() {
-		text := s.Output()
-		out += "\n" + s.name + ": " + text[max(0, len(text)-1000):]
-	}
-	return out
-}
-
-// Leader is the index of the server that leads, or -1.
-func (c *Cluster) Leader(ctx context.Context) int {
-	for i, s := range c.Servers() {
-		ctx, cancel := context.WithTimeout(ctx, time.Second)
-		leads, err := c.drv.ready(ctx, c, s)
-		cancel()
-		if err == nil && leads {
-			return i
-		}
-	}
-	return -1
-}
 
 // RestartAll kills every server at once and starts them again.
 func (c *Cluster) RestartAll(ctx context.Context) error {

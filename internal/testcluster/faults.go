@@ -37,6 +37,13 @@ func (c *Cluster) Replace(ctx context.Context, i int) error {
 	if !ok {
 		return fmt.Errorf("%w: %s", fault.ErrUnsupported, c.o.Kind)
 	}
+	if err := c.replace(ctx, r, i); err != nil {
+		return c.giveUp(fmt.Errorf("testcluster: server %d of %s is not replaced: %w%s", i, c.o.Kind, err, c.outputs()))
+	}
+	return c.Healthy(ctx)
+}
+
+func (c *Cluster) replace(ctx context.Context, r replacer, i int) error {
 	old := c.Servers()[i]
 	if err := r.leave(ctx, c, old); err != nil {
 		return err
@@ -66,12 +73,9 @@ func (c *Cluster) Replace(ctx context.Context, i int) error {
 	if err := s.start(true); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
-	if err := r.welcome(ctx, c, s); err != nil {
-		return err
-	}
-	return c.Healthy(ctx)
+	return r.welcome(ctx, c, s)
 }
 
 // moment is how long a server may take to answer a question of readiness.

@@ -93,22 +93,38 @@ func New(tb testing.TB, o Options) *Cluster {
 type Shared struct {
 	Options Options
 
-	once sync.Once
-	c    *Cluster
-	err  error
+	mu  sync.Mutex
+	c   *Cluster
+	err error
 }
 
-// Get returns the cluster, which the first call starts.
+// Get returns the cluster, which the first call starts. One that a test has left
+// ill, and which that test has failed for, is ended and another one started:
+// every later test would wait for it in vain.
 func (s *Shared) Get(tb testing.TB) *Cluster {
 	tb.Helper()
-	s.once.Do(func() { s.c, s.err = Start(context.Background(), s.Options) })
-	Need(tb, s.err)
-	return s.c
+	c, err := s.get()
+	Need(tb, err)
+	return c
+}
+
+func (s *Shared) get() (*Cluster, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.c != nil && !s.c.usable() {
+		s.c.Close()
+		s.c = nil
+	}
+	if s.c == nil && s.err == nil {
+		s.c, s.err = Start(context.Background(), s.Options)
+	}
+	return s.c, s.err
 }
 
 // Close ends the cluster, if it was started.
 func (s *Shared) Close() {
-	s.once.Do(func() {})
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.c != nil {
 		s.c.Close()
 	}

@@ -17,6 +17,8 @@ type Site struct {
 	Cluster   *Cluster // nil: the user's own servers
 	Endpoints []string
 	Root      string
+
+	shared *Shared // nil: Cluster stays
 }
 
 // SiteRoot is what every Site's Root begins with.
@@ -26,13 +28,16 @@ const SiteRoot = "holdfast/suite"
 // names.
 func (s *Shared) Site(tb testing.TB) Site {
 	if own := External(s.Options.Kind); own != nil {
-		return Site{Endpoints: own}.Fresh()
+		return Site{Endpoints: own}.Fresh(tb)
 	}
-	return Site{Cluster: s.Get(tb)}.Fresh()
+	return Site{shared: s}.Fresh(tb)
 }
 
 // Fresh is the Site with a tree of its own, and the servers as they are now.
-func (s Site) Fresh() Site {
+func (s Site) Fresh(tb testing.TB) Site {
+	if s.shared != nil {
+		s.Cluster = s.shared.Get(tb)
+	}
 	if s.Cluster != nil {
 		s.Endpoints = s.Cluster.Endpoints()
 	}

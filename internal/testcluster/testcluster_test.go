@@ -35,6 +35,27 @@ func TestKindsStartSurviveAndLeaveNothing(t *testing.T) {
 	}
 }
 
+// One case that leaves the servers ill must not be followed by all others that
+// wait for them, each for a minute.
+func TestSharedClusterThatIsIllIsReplaced(t *testing.T) {
+	shared := Shared{Options: Options{Kind: Etcd, Loopback: true}}
+	defer shared.Close()
+	first := shared.Get(t)
+	site := Site{shared: &shared}.Fresh(t)
+	require.Same(t, first, site.Cluster)
+	first.Servers()[1].Kill()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	require.ErrorContains(t, first.Healthy(ctx), "n1 (ended: signal: killed)")
+
+	site = site.Fresh(t)
+	require.NotSame(t, first, site.Cluster)
+	require.Same(t, site.Cluster, shared.Get(t))
+	require.Equal(t, site.Cluster.Endpoints(), site.Endpoints)
+	require.NoDirExists(t, first.dir)
+	require.NoError(t, site.Cluster.Healthy(t.Context()))
+}
+
 func TestEtcdPartitionIsHalfHealthy(t *testing.T) {
 	c := New(t, Options{Kind: Etcd})
 	if !c.HasNetwork() {
