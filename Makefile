@@ -107,14 +107,17 @@ endef
 
 # Packages run one after the other, because latencies are bounded, and always
 # anew: what depends on time and on the machine proves nothing from a cache.
-# The last lines name every test that failed or was not over: of a long log often
-# only the end is at hand.
+# The last lines name every test that failed or was not over, with the end of what
+# it said: of a long log often only the end is at hand.
+failed_tests = awk 'function told() { for (i = (n > 4 ? n - 3 : 1); i <= n; i++) print substr(line[i], 1, 300); n = 0; on = 0 } \
+	/^(=== |DONE )/ { told() } /^=== FAIL: / { print; on = 1; next } on && NF { line[++n] = $$0 } END { told() }'
+
 .PHONY: test
 test: export HOLDFAST_REQUIRE_SERVERS = 1
 test: test-deps $(GOTESTSUM) ## Run all tests with the race detector
 	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
 	$(GOTESTSUM) --format pkgname --format-icons text -- -race -count=1 -p 1 -parallel $(SLEEPERS) -timeout $(TESTTIMEOUT) $(TESTS) | tee "$$log" \
-		|| { echo; grep '^=== FAIL: ' "$$log"; exit 1; }
+		|| { echo; $(failed_tests) "$$log"; exit 1; }
 
 .PHONY: test-slow
 test-slow: export HOLDFAST_REQUIRE_SERVERS = 1
