@@ -98,7 +98,7 @@
 // A value has at most 368 KiB and a Txn 60 conditions and writes: what a
 // transaction takes with its default settings (512 KiB of JSON with values in
 // base64, and 128 operations), less what the bookkeeping needs. While the
-// servers elect a leader nothing works: 2 to 4 s with raft_multiplier 1, and up
+// servers elect a leader nothing works: 2 to 4.3 s with raft_multiplier 1, and up
 // to 20 s with Consul's default of 5, so that RetryTimeout should be longer
 // (docs/operations.md). Consul forgets deletions after 15 minutes: a Wait from
 // an older revision returns at once. A restore from a snapshot makes indexes

@@ -21,7 +21,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// suiteTiming leaves an election of the servers', 4 s at most, room in a
+// suiteTiming leaves an election of the servers', 4.5 s at most, room in a
 // budget.
 var suiteTiming = dcs.Timing{TTL: 11 * time.Second, LoopWait: time.Second, RetryTimeout: 5 * time.Second}
 
