@@ -116,7 +116,7 @@ failed_tests = awk 'function told() { for (i = (n > 4 ? n - 3 : 1); i <= n; i++)
 test: export HOLDFAST_REQUIRE_SERVERS = 1
 test: test-deps $(GOTESTSUM) ## Run all tests with the race detector
 	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
-	$(GOTESTSUM) --format pkgname --format-icons text -- -race -count=1 -p 1 -parallel $(SLEEPERS) -timeout $(TESTTIMEOUT) $(TESTS) | tee "$$log" \
+	$(GOTESTSUM) --format pkgname --format-icons text --hide-summary=skipped -- -race -count=1 -p 1 -parallel $(SLEEPERS) -timeout $(TESTTIMEOUT) $(TESTS) | tee "$$log" \
 		|| { echo; $(failed_tests) "$$log"; exit 1; }
 
 .PHONY: test-slow
