@@ -105,13 +105,13 @@ if [ ! -x "$(call server_path,$(1),$(2))" ]; then \
 fi
 endef
 
-# Packages run one after the other, because latencies are bounded, and always
-# anew: what depends on time and on the machine proves nothing from a cache.
 # The last lines name every test that failed or was not over, with the end of what
 # it said: of a long log often only the end is at hand.
 failed_tests = awk 'function told() { for (i = (n > 4 ? n - 3 : 1); i <= n; i++) print substr(line[i], 1, 300); n = 0; on = 0 } \
 	/^(=== |DONE )/ { told() } /^=== FAIL: / { print; on = 1; next } on && NF { line[++n] = $$0 } END { told() }'
 
+# Packages run one after the other, because latencies are bounded, and always
+# anew: what depends on time and on the machine proves nothing from a cache.
 .PHONY: test
 test: export HOLDFAST_REQUIRE_SERVERS = 1
 test: test-deps $(GOTESTSUM) ## Run all tests with the race detector

@@ -72,7 +72,7 @@ type Cluster struct {
 	servers []*Server
 	agents  []*Server // that serve clients and are no members
 	made    int       // servers made so far, for names
-	ill     error     // it did not get well in time
+	ill     bool      // it was given up
 }
 
 // Server is one server of a Cluster.

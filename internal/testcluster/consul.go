@@ -99,11 +99,13 @@ func (*consul) command(ctx context.Context, c *Cluster, s *Server, joins bool) (
 // have left.
 const serfFailed = 4
 
-const raftMembers = "/v1/operator/raft/configuration"
-
 func (*consul) ready(ctx context.Context, c *Cluster, s *Server) (bool, error) {
+	admin, err := c.consulAdmin(s)
+	if err != nil {
+		return false, err
+	}
 	var leader string
-	if err := get(ctx, c, s, "/v1/status/leader", &leader); err != nil {
+	if err := get(ctx, admin, "/v1/status/leader", &leader); err != nil {
 		return false, err
 	}
 	if leader == "" {
@@ -111,8 +113,8 @@ func (*consul) ready(ctx context.Context, c *Cluster, s *Server) (bool, error) {
 	}
 	// A server that was away for some seconds may have been taken out, and
 	// votes again only a while after it is back.
-	var raft struct{ Servers []struct{ Voter bool } }
-	if err := get(ctx, c, s, raftMembers, &raft); err != nil {
+	var raft api.RaftConfiguration
+	if err := get(ctx, admin, raftMembers, &raft); err != nil {
 		return false, err
 	}
 	voters := 0
@@ -127,7 +129,7 @@ func (*consul) ready(ctx context.Context, c *Cluster, s *Server) (bool, error) {
 	// A server that believes that another one is dead takes it out when it gets
 	// to lead: after a partition that belief outlasts it by some seconds.
 	var members []struct{ Status int }
-	if err := get(ctx, c, s, "/v1/agent/members", &members); err != nil {
+	if err := get(ctx, admin, "/v1/agent/members", &members); err != nil {
 		return false, err
 	}
 	for _, m := range members {
@@ -135,33 +137,31 @@ func (*consul) ready(ctx context.Context, c *Cluster, s *Server) (bool, error) {
 			return false, errors.New("it believes that another server is dead")
 		}
 	}
-	return leader == s.addr("server"), c.follows(ctx, s)
+	return leader == s.addr("server"), follows(ctx, admin, s.name)
 }
 
-// follows reports an error unless what the quorum takes through s is soon in the
-// copy that s has. After a partition the connection by which the leader sends the
-// log may stand still for seconds longer than those by which it is asked: then
-// the store needs the third server, and must not be robbed of it next.
-func (c *Cluster) follows(ctx context.Context, s *Server) error {
+// raftMembers brings an [api.RaftConfiguration].
+const raftMembers = "/v1/operator/raft/configuration"
+
+// follows reports an error unless what the quorum takes through a server is soon
+// in the copy that the server has. After a partition the connection by which the
+// leader sends the log may stand still for seconds longer than those by which it
+// is asked: then the store needs the third server, and must not be robbed of it
+// next.
+func follows(ctx context.Context, admin *api.Client, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, moment)
 	defer cancel()
-	admin, err := c.consulAdmin(s)
-	if err != nil {
-		return err
-	}
-	mark := &api.KVPair{Key: "holdfast-follows/" + s.name, Value: []byte(rand.Text())}
+	mark := &api.KVPair{Key: "holdfast-follows/" + name, Value: []byte(rand.Text())}
 	if _, err := admin.KV().Put(mark, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
 		return err
 	}
-	for {
+	return until(ctx, 5*time.Millisecond, func() error {
 		own, _, err := admin.KV().Get(mark.Key, (&api.QueryOptions{AllowStale: true}).WithContext(ctx))
-		if err != nil {
-			return fmt.Errorf("it does not follow: %w", err)
+		if err == nil && (own == nil || !bytes.Equal(own.Value, mark.Value)) {
+			err = errors.New("it does not follow")
 		}
-		if own != nil && bytes.Equal(own.Value, mark.Value) {
-			return nil
-		}
-	}
+		return err
+	})
 }
 
 // ConsulAdmin is a client of one server with every right, not through its
@@ -170,27 +170,22 @@ func (c *Cluster) ConsulAdmin(i int) (*api.Client, error) {
 	return c.consulAdmin(c.Servers()[i])
 }
 
-func (c *Cluster) consulAdmin(s *Server) (*api.Client, error) {
-	client, scheme, err := c.consulHTTP()
-	if err != nil {
-		return nil, err
-	}
-	return api.NewClient(&api.Config{Address: s.Direct(), Scheme: scheme, Token: Token, HttpClient: client})
-}
-
 // consulPatience bounds every request of ours: Consul's API has no time-out.
 const consulPatience = 15 * time.Second
 
-// consulHTTP is an HTTP client that leaves no connection behind.
-func (c *Cluster) consulHTTP() (client *http.Client, scheme string, err error) {
+// consulAdmin leaves no connection behind.
+func (c *Cluster) consulAdmin(s *Server) (*api.Client, error) {
 	t, scheme := &http.Transport{DisableKeepAlives: true}, "http"
 	if c.ca != nil {
-		scheme = "https"
-		if t.TLSClientConfig, err = c.ca.Client().Config(c.ca); err != nil {
-			return nil, "", err
+		conf, err := c.ca.Client().Config(c.ca)
+		if err != nil {
+			return nil, err
 		}
+		t.TLSClientConfig, scheme = conf, "https"
 	}
-	return &http.Client{Transport: t, Timeout: consulPatience}, scheme, nil
+	return api.NewClient(&api.Config{
+		Address: s.Direct(), Scheme: scheme, Token: Token, HttpClient: &http.Client{Transport: t, Timeout: consulPatience},
+	})
 }
 
 // ConsulAgent starts an agent in front of the servers, as it runs on clients'
@@ -265,8 +260,12 @@ func (c *Cluster) without(ctx context.Context, s *Server) (gone bool, err error)
 		if other == s {
 			continue
 		}
-		var raft struct{ Servers []struct{ Address string } }
-		if err = get(ctx, c, other, raftMembers, &raft); err != nil {
+		var admin *api.Client
+		if admin, err = c.consulAdmin(other); err != nil {
+			return false, err
+		}
+		var raft api.RaftConfiguration
+		if err = get(ctx, admin, raftMembers, &raft); err != nil {
 			continue
 		}
 		for _, r := range raft.Servers {
@@ -293,17 +292,11 @@ func (c *Cluster) put(ctx context.Context, s *Server, path string) error {
 func (*consul) join(context.Context, *Cluster, *Server) error { return nil }
 
 func (k *consul) welcome(ctx context.Context, c *Cluster, s *Server) error {
-	for {
-		_, err := k.ready(ctx, c, s)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
-			return fmt.Errorf("testcluster: %s does not join: %w", s.name, errors.Join(ctx.Err(), err))
-		}
+	err := until(ctx, 50*time.Millisecond, func() error { _, err := k.ready(ctx, c, s); return err })
+	if err != nil {
+		return fmt.Errorf("testcluster: %s does not join: %w", s.name, errors.Join(ctx.Err(), err))
 	}
+	return nil
 }
 
 // retire hands the lead over, as Consul's manual tells operators to before they
@@ -312,7 +305,7 @@ func (k *consul) retire(c *Cluster, s *Server) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	var leads bool
-	err := settled(ctx, func() (err error) { leads, err = k.ready(ctx, c, s); return err })
+	err := until(ctx, 100*time.Millisecond, func() (err error) { leads, err = k.ready(ctx, c, s); return err })
 	if err != nil || !leads {
 		return err
 	}
@@ -344,30 +337,12 @@ func (*consul) reunite(ctx context.Context, c *Cluster) {
 // Consul tells nobody its servers' HTTP addresses.
 func (*consul) inheritsNames() {}
 
-func get(ctx context.Context, c *Cluster, s *Server, path string, into any) error {
+// get asks a server something that it should know at once.
+func get(ctx context.Context, admin *api.Client, path string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, moment)
 	defer cancel()
-	client, scheme, err := c.consulHTTP()
-	if err != nil {
-		return err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+s.Direct()+path, nil)
-	if err != nil {
-		return err
-	}
-	req.Header.Set("X-Consul-Token", Token)
-	resp, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode == http.StatusNotFound {
-		return nil // no keys yet
-	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", path, resp.Status)
-	}
-	return json.NewDecoder(resp.Body).Decode(into)
+	_, err := admin.Raw().Query(path, into, (&api.QueryOptions{}).WithContext(ctx))
+	return err
 }
 
 func (*consul) started(context.Context, *Cluster) error { return nil }

@@ -274,15 +274,5 @@ func (e *etcd) welcome(ctx context.Context, c *Cluster, s *Server) error {
 func settled(ctx context.Context, change func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	for {
-		err := change()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
-			return err
-		}
-	}
+	return until(ctx, 100*time.Millisecond, change)
 }

@@ -73,7 +73,7 @@ func (c *Cluster) replace(ctx context.Context, r replacer, i int) error {
 	if err := s.start(true); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	return r.welcome(ctx, c, s)
 }

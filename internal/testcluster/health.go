@@ -18,22 +18,35 @@ type reuniter interface {
 func (c *Cluster) Healthy(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
-	for help := time.Now().Add(time.Second); ; {
+	help := time.Now().Add(time.Second)
+	err := until(ctx, 25*time.Millisecond, func() error {
 		leaders, err := c.ask(ctx)
-		if err == nil && leaders == 1 {
-			return nil
-		}
-		if err == nil {
+		if err == nil && leaders != 1 {
 			err = fmt.Errorf("%d of the servers lead", leaders)
 		}
-		if r, ok := c.drv.(reuniter); ok && time.Now().After(help) {
+		if r, ok := c.drv.(reuniter); ok && err != nil && time.Now().After(help) {
 			r.reunite(ctx, c)
 			help = time.Now().Add(time.Second)
 		}
+		return err
+	})
+	if err != nil {
+		return c.giveUp(fmt.Errorf("testcluster: %s is not healthy: %w%s", c.o.Kind, err, c.outputs()))
+	}
+	return nil
+}
+
+// until tries again and again, and returns the last try's error when ctx ends.
+func until(ctx context.Context, pause time.Duration, try func() error) error {
+	for {
+		err := try()
+		if err == nil {
+			return nil
+		}
 		select {
-		case <-time.After(25 * time.Millisecond):
+		case <-time.After(pause):
 		case <-ctx.Done():
-			return c.giveUp(fmt.Errorf("testcluster: %s is not healthy: %w%s", c.o.Kind, err, c.outputs()))
+			return err
 		}
 	}
 }
@@ -41,15 +54,15 @@ func (c *Cluster) Healthy(ctx context.Context) error {
 func (c *Cluster) giveUp(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ill = err
+	c.ill = true
 	return err
 }
 
-// usable reports whether Healthy never failed.
+// usable reports whether the cluster was not given up.
 func (c *Cluster) usable() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.ill == nil
+	return !c.ill
 }
 
 func (c *Cluster) ask(ctx context.Context) (leaders int, err error) {
