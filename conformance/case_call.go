@@ -3,6 +3,7 @@ package conformance
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -88,9 +89,7 @@ func healthyBudgets(e *env) {
 		begin := time.Now()
 		_ = c.do(ctx) // on a healthy store it may well succeed in time
 		cancel()
-		if took := time.Since(begin); took > limit+slack {
-			e.Errorf("%s with a context of %v returned after %v", c.name, limit, took)
-		}
+		e.atMost(time.Since(begin), limit+slack, begin, fmt.Sprintf("%s with a context of %v", c.name, limit))
 	}
 }
 
@@ -106,9 +105,7 @@ func (e *env) cutShort(c call, short bool) {
 	begin := time.Now()
 	err := c.do(ctx)
 	took := time.Since(begin)
-	if took > limit+slack {
-		e.Errorf("%s to a silent store returned after %v; its budget is %v", c.name, took, limit)
-	}
+	e.atMost(took, limit+slack, begin, c.name+" to a silent store")
 	if err == nil {
 		e.Errorf("%s to a silent store succeeded", c.name)
 		return
@@ -153,9 +150,7 @@ func ctxCancelled(e *env) {
 				return
 			}
 			<-ctx.Done()
-			if late := took - at.Sub(begin); late > slack {
-				e.Errorf("%s returned %v after its context ended", calls[i].name, late)
-			}
+			e.atMost(took-at.Sub(begin), slack, at, calls[i].name+" after its context ended")
 			if !errors.Is(err, dcs.ErrUnavailable) || !errors.Is(err, context.Canceled) {
 				e.Errorf("%s, cancelled: %v; want one that matches ErrUnavailable and context.Canceled", calls[i].name, err)
 			}

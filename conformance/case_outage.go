@@ -130,13 +130,9 @@ func (e *env) control(s *dcs.Session, h *dcs.Hold) {
 			break
 		}
 	}
-	select {
-	case <-s.Done():
-		if early := -deadline.Elapsed(); early > 5*time.Millisecond {
-			e.Errorf("the session ended %v before its deadline: %v", early, s.Err())
-		}
-	case <-time.After(50*time.Millisecond + max(-deadline.Elapsed(), 0)):
-		e.Errorf("the session is not over 50 ms after its deadline")
+	e.within(50*time.Millisecond+max(-deadline.Elapsed(), 0), s.Done(), "the session ends at its deadline")
+	if early := -deadline.Elapsed(); early > 5*time.Millisecond {
+		e.Errorf("the session ended %v before its deadline: %v", early, s.Err())
 	}
 	if h.Valid() {
 		e.Errorf("the Hold is Valid() after the deadline")
@@ -247,7 +243,7 @@ func earlyExpiry(e *env) {
 
 func linkLost(e *env) {
 	a := e.open()
-	begin := dcs.Now()
+	started, begin := time.Now(), dcs.Now()
 	s := a.session()
 	answered := dcs.Now()
 	lift := e.inject(a, Fault{Do: LoseRequest})
@@ -260,9 +256,7 @@ func linkLost(e *env) {
 	}
 	// The grant was sent between begin and answered, for whole seconds where
 	// the store has no finer ones.
-	if late := end.Sub(answered) - (ttl + time.Second) - 50*time.Millisecond; late > 0 {
-		e.Errorf("Done closed %v after the grant's From + TTL", late)
-	}
+	e.atMost(end.Sub(answered)-(ttl+time.Second), 50*time.Millisecond, started, "Done after the grant's From + TTL")
 	if early := ttl - dcs.Margin(ttl) - end.Sub(begin); early > 50*time.Millisecond {
 		e.Errorf("Done closed %v too early", early)
 	}
@@ -274,6 +268,7 @@ func (e *env) keepsLock(what string, slowest time.Duration, f func()) {
 	d, _ := e.drive(Opening{})
 	var over atomic.Bool
 	var t *tally
+	began := time.Now()
 	loading := e.start(func() {
 		t = &tally{}
 		for !over.Load() {
@@ -289,7 +284,7 @@ func (e *env) keepsLock(what string, slowest time.Duration, f func()) {
 	for _, f := range t.failed() {
 		e.Errorf("%s: a call failed: %s", what, f)
 	}
-	e.atMost(quantile(t.after(0), 1), slowest, "the slowest call")
+	e.atMost(quantile(t.after(0), 1), slowest, began, "the slowest call")
 	observer, _ := e.opened(Opening{})
 	e.stillHeld(observer, d.hold, what)
 }
@@ -427,7 +422,7 @@ func herd(e *env) {
 		}
 	})
 	took := time.Since(healed)
-	e.atMost(took, 2*e.timing.TTL, "all have a session again")
+	e.atMost(took, 2*e.timing.TTL, healed, "all have a session again")
 	rate := float64(count()-before) / float64(n) / max(took.Seconds(), 1)
 	e.Logf("%d sessions were back after %v, with %.1f requests a second each", n, took.Round(time.Millisecond), rate)
 	if rate > 100 {

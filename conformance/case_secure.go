@@ -77,9 +77,7 @@ func (e *env) refusedClient(who Credentials) {
 	begin := time.Now()
 	c, err := e.secure(who)
 	if err != nil {
-		if took := time.Since(begin); took > e.budget()+patient {
-			e.Errorf("Open with %s failed only after %v", who, took)
-		}
+		e.atMost(time.Since(begin), e.budget()+patient, begin, "Open with "+string(who))
 		e.tells(who, err)
 		e.noSecrets(err)
 		return

@@ -50,9 +50,14 @@ func (e *env) strikeAll(t Trouble) (heal func()) {
 	}
 }
 
-// election is what a call may take longer because server i is out of order: E
-// if it leads the store, else nothing.
-func (e *env) election(i int) time.Duration {
+// election is what a call may take longer because of verb at server i: E if the
+// server leads the store and cannot go on leading, else nothing.
+func (e *env) election(i int, verb TroubleVerb) time.Duration {
+	switch verb {
+	case Refused, Blackholed, Silent, ResetAll, Delayed, Unresolved: // its peers still reach it
+		return 0
+	case Killed, Stopped, Frozen, Partitioned:
+	}
 	if e.s.Cluster.Leader(e) == i {
 		return e.s.Cluster.Election
 	}
@@ -148,6 +153,7 @@ type tally struct {
 	mu    sync.Mutex
 	calls []measured
 	began time.Time
+	ended time.Time
 }
 
 func (t *tally) time(op string, f func() error) {
@@ -230,11 +236,14 @@ func (d *driver) load(limit time.Duration) *tally {
 			e.breathe(10 * time.Millisecond)
 		}
 	})
+	t.ended = time.Now()
 	return t
 }
 
-// moving follows changes that somebody else makes.
+// moving follows changes that another client makes.
 type moving struct {
+	writes *tally // the other client's commits
+
 	mu    sync.Mutex
 	slow  time.Duration // the longest from the write's answer to its sight
 	wrote map[string]time.Time
@@ -242,7 +251,7 @@ type moving struct {
 
 // moves lets writer change a key now and then, and reader wait for it.
 func (e *env) moves(reader, writer *client) (stop func() *moving) {
-	m := &moving{wrote: map[string]time.Time{}}
+	m := &moving{writes: &tally{began: time.Now()}, wrote: map[string]time.Time{}}
 	key := e.key("moves", reader.serial)
 	writer.put(key, "0")
 	over := make(chan struct{})
@@ -268,10 +277,13 @@ func (e *env) moves(reader, writer *client) (stop func() *moving) {
 	writing := e.start(func() {
 		for n := 1; ; n++ {
 			value := fmt.Sprint(n)
-			_, err := writer.Commit(e.ctx, dcs.Txn{Then: []dcs.Write{dcs.Put(key, []byte(value))}})
-			if err == nil {
-				m.write(value)
-			}
+			m.writes.time("Commit", func() error {
+				_, err := writer.Commit(e.ctx, dcs.Txn{Then: []dcs.Write{dcs.Put(key, []byte(value))}})
+				if err == nil {
+					m.write(value)
+				}
+				return err
+			})
 			select {
 			case <-over:
 				return

@@ -124,14 +124,25 @@ func (e *env) settle() {
 	}
 }
 
-// within requires that ch is closed before limit has passed.
+// within requires that ch is closed before limit has passed, and the time that
+// the control took meanwhile.
 func (e *env) within(limit time.Duration, ch <-chan struct{}, what string) {
-	t := time.NewTimer(limit)
-	defer t.Stop()
-	select {
-	case <-ch:
-	case <-t.C:
-		e.Fatalf("%s: not within %v", what, limit)
+	begin := time.Now()
+	for {
+		delayed := e.delayed(begin)
+		took := time.Since(begin)
+		if took >= limit+delayed {
+			e.measured(latency{what, took, limit, delayed})
+			e.Fatalf("%s: not within %v%s", what, limit, allowance(delayed))
+		}
+		t := time.NewTimer(limit + delayed - took)
+		select {
+		case <-ch:
+			t.Stop()
+			e.measured(latency{what, time.Since(begin), limit, e.delayed(begin)})
+			return
+		case <-t.C:
+		}
 	}
 }
 

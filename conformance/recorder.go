@@ -28,6 +28,7 @@ type recorder struct {
 	failed   bool
 	over     bool // the case was given up: nothing is recorded any more
 	cleanups []func()
+	measures []latency
 }
 
 const keptMessages = 20
@@ -114,6 +115,25 @@ func (r *recorder) log(text string) {
 	if !r.over && len(r.logs) < 10*keptMessages {
 		r.logs = append(r.logs, strings.TrimSpace(text))
 	}
+}
+
+// measure keeps l, or what was measured before under the same name if that has
+// less room to its bound.
+func (r *recorder) measure(l latency) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over {
+		return
+	}
+	for i, m := range r.measures {
+		if m.what == l.what {
+			if l.excess() > m.excess() {
+				r.measures[i] = l
+			}
+			return
+		}
+	}
+	r.measures = append(r.measures, l)
 }
 
 // A case that skips itself hides what it does not show.

@@ -27,6 +27,8 @@ type outcome struct {
 	failures []string
 	logs     []string
 	took     time.Duration
+
+	latencies []latency
 }
 
 // report collects the outcomes of one run.
@@ -80,9 +82,22 @@ func (r *report) table() string {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", c.Name, r.backend, o.verdict, last)
 	}
 	_ = w.Flush() // a strings.Builder takes everything
+	r.latencies(&b)
 	fmt.Fprintf(&b, "%d passed, %d failed, %d not applicable (profile %s)\n",
 		count[passed], count[failed], count[notApplicable], profileName())
 	return b.String()
+}
+
+// latencies prints each measured latency with its bound and control.
+func (r *report) latencies(b *strings.Builder) {
+	w := tabwriter.NewWriter(b, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "\ncase\tlatency\tmeasured\tbound\tcontrol")
+	for _, c := range table() {
+		for _, l := range r.outcomes[c.Name].latencies {
+			fmt.Fprintf(w, "%s\t%s\t%v\t%v\t%v\n", c.Name, l.what, round(l.figure), round(l.bound), round(l.control))
+		}
+	}
+	_ = w.Flush() // a strings.Builder takes everything
 }
 
 // jsonLine is one line of HOLDFAST_CONFORMANCE_JSON.
@@ -94,6 +109,16 @@ type jsonLine struct {
 	Profile string  `json:"profile"`
 	Virtual bool    `json:"virtual"`
 	Reason  string  `json:"reason,omitempty"`
+
+	Latencies []jsonLatency `json:"latencies,omitempty"`
+}
+
+// jsonLatency is a latency in seconds.
+type jsonLatency struct {
+	What    string  `json:"what"`
+	Seconds float64 `json:"seconds"`
+	Bound   float64 `json:"bound"`
+	Control float64 `json:"control"`
 }
 
 // writeJSON appends, because several packages may write to one file.
@@ -116,6 +141,9 @@ func (r *report) writeJSON(name string) (err error) {
 		line := jsonLine{
 			Case: c.Name, Backend: r.backend, Result: strings.ToLower(string(o.verdict)),
 			Seconds: o.took.Seconds(), Profile: profileName(), Virtual: r.virtual, Reason: o.reason,
+		}
+		for _, l := range o.latencies {
+			line.Latencies = append(line.Latencies, jsonLatency{l.what, l.figure.Seconds(), l.bound.Seconds(), l.control.Seconds()})
 		}
 		if err := enc.Encode(line); err != nil {
 			return err

@@ -68,6 +68,9 @@ func runCase(t *testing.T, h Harness, c spec) (o outcome) {
 // runBody runs a case, its cleanups and the leak check, in the bubble that it
 // is called in, if any.
 func runBody(tb testing.TB, h Harness, c spec) outcome {
+	if !h.Virtual {
+		defer machine.use()()
+	}
 	before := goroutines()
 	rec := newRecorder(tb, tb.Name())
 	limit := c.limit
@@ -77,8 +80,10 @@ func runBody(tb testing.TB, h Harness, c spec) outcome {
 	if h.Virtual || slowProfile() {
 		limit *= 60
 	}
+	began := time.Now()
 	ended := watched(rec, limit, "the case", func() {
 		e := newEnv(rec, h, c)
+		defer e.fastEnough(began)
 		c.run(e)
 	})
 	// Cleanups end the clients, which also frees a body that hangs in a call.
@@ -93,6 +98,7 @@ func runBody(tb testing.TB, h Harness, c spec) outcome {
 	if o.failures, o.logs, bad = rec.result(); bad {
 		o.verdict = failed
 	}
+	o.latencies = rec.measures
 	return o
 }
 

@@ -1,0 +1,193 @@
+package conformance
+
+import (
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+)
+
+// control measures what the machine can do while cases run, so that a bound on
+// a latency can be widened by the time that the machine itself took. A sample
+// does what a commit costs a machine without any store: it waits for a timer,
+// passes a byte through loopback sockets as often as a commit changes hands,
+// and now and then writes to the disk. Its delay is everything beyond the
+// timer's own time.
+//
+// All cases of a process share one control. It runs while it has a user.
+type control struct {
+	mu      sync.Mutex
+	users   int
+	stop    chan struct{}
+	stopped chan struct{}
+	samples []sample // the oldest first
+	due     time.Time
+}
+
+// sample is one measurement: it was due then and ended so much later.
+type sample struct {
+	due   time.Time
+	delay time.Duration
+}
+
+const (
+	samplePause  = 20 * time.Millisecond
+	sampleHops   = 8  // a commit's: client, proxy, server, leader, follower, and back
+	sampleDisk   = 10 // one sample in so many writes to the disk
+	samplesKept  = 1 << 17
+	sampleLength = 1024
+)
+
+var machine control
+
+// use keeps the control running until release. The run's owner is the last
+// user, which waits until the goroutine has ended.
+func (c *control) use() (release func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.users++; c.users == 1 {
+		c.stop, c.stopped = make(chan struct{}), make(chan struct{})
+		go c.run(c.stop, c.stopped)
+	}
+	return sync.OnceFunc(func() {
+		c.mu.Lock()
+		c.users--
+		last, stopped := c.users == 0, c.stopped
+		if last {
+			close(c.stop)
+		}
+		c.mu.Unlock()
+		if last {
+			<-stopped
+		}
+	})
+}
+
+func (c *control) run(stop, stopped chan struct{}) {
+	defer close(stopped)
+	echo := newEcho()
+	defer echo.close()
+	file, err := os.CreateTemp("", "holdfast-control-")
+	if err == nil {
+		defer os.Remove(filepath.Clean(file.Name()))
+		defer file.Close()
+	}
+	timer := time.NewTimer(samplePause)
+	defer timer.Stop()
+	for n := 0; ; n++ {
+		due := time.Now().Add(samplePause)
+		timer.Reset(samplePause)
+		c.begin(due)
+		select {
+		case <-timer.C:
+		case <-stop:
+			c.begin(time.Time{})
+			return
+		}
+		echo.pass(sampleHops)
+		if file != nil && n%sampleDisk == 0 {
+			if _, err := file.WriteAt(make([]byte, sampleLength), 0); err == nil {
+				_ = file.Sync() // a disk that fails shows in the store's own answers
+			}
+		}
+		c.end(sample{due, time.Since(due)})
+	}
+}
+
+func (c *control) begin(due time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.due = due
+}
+
+func (c *control) end(s sample) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.samples) == samplesKept {
+		c.samples = slices.Delete(c.samples, 0, samplesKept/2)
+	}
+	c.samples = append(c.samples, s)
+}
+
+// between returns the delays of the samples that were under way from then to
+// then, sorted. One that has not ended counts with its delay so far.
+func (c *control) between(from, to time.Time) []time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []time.Duration
+	for i := len(c.samples) - 1; i >= 0; i-- {
+		s := c.samples[i]
+		if s.due.Add(s.delay).Before(from) {
+			break
+		}
+		if !s.due.After(to) {
+			out = append(out, s.delay)
+		}
+	}
+	if late := time.Since(c.due); !c.due.IsZero() && late > 0 && c.due.Before(to) {
+		out = append(out, late)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// echo passes bytes through a pair of loopback connections, by a goroutine at
+// the other end.
+type echo struct {
+	here, there net.Conn
+	over        chan struct{}
+}
+
+// newEcho returns an echo, or one that does nothing where loopback sockets
+// cannot be had.
+func newEcho() *echo {
+	e := &echo{}
+	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // loopback: there is nothing to wait for
+	if err != nil {
+		return e
+	}
+	defer ln.Close()
+	here, err := net.Dial("tcp", ln.Addr().String()) //nolint:noctx // loopback: there is nothing to wait for
+	if err != nil {
+		return e
+	}
+	there, err := ln.Accept()
+	if err != nil {
+		here.Close()
+		return e
+	}
+	e.here, e.there, e.over = here, there, make(chan struct{})
+	go func() {
+		defer close(e.over)
+		_, _ = io.Copy(there, there) // ends when the connection is closed
+	}()
+	return e
+}
+
+// pass changes hands n times.
+func (e *echo) pass(n int) {
+	if e.here == nil {
+		return
+	}
+	one := []byte{1}
+	for range n / 2 {
+		if _, err := e.here.Write(one); err != nil {
+			return
+		}
+		if _, err := io.ReadFull(e.here, one); err != nil {
+			return
+		}
+	}
+}
+
+func (e *echo) close() {
+	if e.here == nil {
+		return
+	}
+	e.here.Close()
+	e.there.Close()
+	<-e.over
+}

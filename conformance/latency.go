@@ -1,0 +1,82 @@
+package conformance
+
+import (
+	"fmt"
+	"time"
+)
+
+// latency is a measured latency of a case with its bound, and the control of
+// the same window, by which the bound was widened.
+type latency struct {
+	what                   string
+	figure, bound, control time.Duration
+}
+
+// excess is how far the figure is above the widened bound; below it when
+// negative.
+func (l latency) excess() time.Duration { return l.figure - l.bound - l.control }
+
+func (l latency) String() string {
+	return fmt.Sprintf("%s: %v, at most %v%s", l.what, round(l.figure), round(l.bound), allowance(l.control))
+}
+
+func allowance(control time.Duration) string {
+	if control == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (and %v that the machine took, by the control)", round(control))
+}
+
+func round(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
+
+// delayed is the longest delay of the control since from: what this machine
+// may have added to the latency of one call.
+func (e *env) delayed(from time.Time) time.Duration { return e.delayedAt(1, from, time.Now()) }
+
+// delayedAt is a quantile of the control's delays from then to then. Virtual
+// time has none.
+func (e *env) delayedAt(q float64, from, to time.Time) time.Duration {
+	if e.h.Virtual {
+		return 0
+	}
+	return quantile(machine.between(from, to), q)
+}
+
+// measured records a latency for the report: of those with one name the one
+// that came closest to its bound, or exceeded it most.
+func (e *env) measured(l latency) {
+	if r, ok := e.TB.(*recorder); ok && !e.h.Virtual {
+		r.measure(l)
+	}
+}
+
+// atMost requires that a latency measured since from is at most bound, and the
+// control's longest delay in that time.
+func (e *env) atMost(figure, bound time.Duration, from time.Time, what string) {
+	e.bounded(latency{what, figure, bound, e.delayed(from)})
+}
+
+// bounded requires that l is within its widened bound.
+func (e *env) bounded(l latency) {
+	e.measured(l)
+	if l.excess() > 0 {
+		e.Errorf("%v", l)
+	}
+}
+
+// stall is the longest time for which the machine may stand still in a case:
+// the store's own election, since a store that does not run for longer elects.
+func (e *env) stall() time.Duration {
+	if c := e.s.Cluster; c != nil && c.Election > 0 {
+		return c.Election
+	}
+	return e.budget()
+}
+
+// fastEnough fails a case during which the machine stood still for longer than
+// the store's own election: whatever the case found says nothing.
+func (e *env) fastEnough(from time.Time) {
+	if delay := e.delayed(from); delay > e.stall() {
+		e.Errorf("machine too slow: it stood still for %v by the control; the store's own election takes %v", round(delay), e.stall())
+	}
+}
