@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -185,24 +186,67 @@ func TestInterrupted(t *testing.T) {
 		"reader gone":     func(_ *os.Process, stdout io.Closer) error { return stdout.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			cmd, dir := program(t, "-json", "-ttl", "2s")
-			stdout, err := cmd.StdoutPipe()
-			require.NoError(t, err)
-			require.NoError(t, cmd.Start())
-			lines := bufio.NewScanner(stdout)
-			for lines.Scan() {
-				if strings.Contains(lines.Text(), `"event":"leading"`) {
-					break
-				}
-			}
-			require.NoError(t, end(cmd.Process, stdout))
-			_, _ = io.Copy(io.Discard, stdout)
-			var exit *exec.ExitError
-			require.ErrorAs(t, cmd.Wait(), &exit)
-			require.Equal(t, 130, exit.ExitCode())
-			requireNothingLeft(t, dir)
+			// A child inherits an ignored signal, and the tests may run under
+			// nohup; one that is caught here has its default in the child.
+			signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+			defer signal.Reset(syscall.SIGHUP)
+			r := start(t)
+			r.await(t, `"event":"leading"`)
+			require.NoError(t, end(r.cmd.Process, r.stdout))
+			r.requireInterrupted(t)
 		})
 	}
+}
+
+// TestNohup: under nohup a closed terminal ends nothing.
+func TestNohup(t *testing.T) {
+	signal.Ignore(syscall.SIGHUP)
+	defer signal.Reset(syscall.SIGHUP)
+	r := start(t)
+	r.await(t, `"event":"leading"`)
+	require.NoError(t, r.cmd.Process.Signal(syscall.SIGHUP))
+	r.await(t, `"act":"switchover"`)
+	require.NoError(t, r.cmd.Process.Signal(syscall.SIGINT))
+	r.requireInterrupted(t)
+}
+
+// running is the demonstration under way.
+type running struct {
+	cmd    *exec.Cmd
+	dir    string
+	stdout io.ReadCloser
+	lines  *bufio.Scanner
+}
+
+func start(t *testing.T) *running {
+	t.Helper()
+	cmd, dir := program(t, "-json", "-ttl", "2s")
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	return &running{cmd, dir, stdout, bufio.NewScanner(stdout)}
+}
+
+// await reads the output up to a line that contains text.
+func (r *running) await(t *testing.T, text string) {
+	t.Helper()
+	for r.lines.Scan() {
+		if strings.Contains(r.lines.Text(), text) {
+			return
+		}
+	}
+	t.Fatalf("the output ended without %s: %v", text, r.lines.Err())
+}
+
+// requireInterrupted fails unless the program ends as one that was interrupted
+// and leaves nothing behind.
+func (r *running) requireInterrupted(t *testing.T) {
+	t.Helper()
+	_, _ = io.Copy(io.Discard, r.stdout) // the reader may be gone
+	var exit *exec.ExitError
+	require.ErrorAs(t, r.cmd.Wait(), &exit)
+	require.Equal(t, 130, exit.ExitCode())
+	requireNothingLeft(t, r.dir)
 }
 
 // TestBrokenGuaranteesAreReported: each broken guarantee makes the run fail
