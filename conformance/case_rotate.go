@@ -69,6 +69,9 @@ func (e *env) strikeFor() time.Duration {
 // rotationTime is what the first calls may take to leave a server.
 const rotationTime = 500 * time.Millisecond
 
+// minCalls is how many calls a percentile takes.
+const minCalls = 100
+
 // lagTime is how long a Wait may stay with a server that lags behind while
 // calls are frequent.
 const lagTime = 2 * time.Second
@@ -109,19 +112,20 @@ func (e *env) rotateOne(i int, verb TroubleVerb) {
 
 	heal := e.strike(i, Trouble{Do: verb})
 	seenBy := max(min(e.budget(), lagTime), extra+rotationTime)
-	t := d.load(max(e.strikeFor(), seenBy+e.strikeFor()/4, extra+rotationTime+e.strikeFor()/2)) // some of it when the store has elected
+	rotated := extra + rotationTime
+	t := d.loadUntil(max(e.strikeFor(), seenBy+e.strikeFor()/4, rotated+e.strikeFor()/2), rotated, minCalls)
 	view := stop()
 	heal()
 	e.s.Cluster.Healthy(e)
 
-	all, later := t.after(0), t.after(extra+rotationTime)
+	all, later := t.after(0), t.after(rotated)
 	e.Logf("%s %v (in use: %v, leads: %v): %d calls, %d failed, slowest %v, p95 %v later on; healthy p99 %v; a change was seen after %v at most",
 		at, verb, i == used, extra > 0, len(all), len(t.failed()), quantile(all, 1).Round(time.Millisecond),
 		quantile(later, 0.95).Round(10*time.Microsecond), p99.Round(10*time.Microsecond), view.slow.Round(time.Millisecond))
 	for _, f := range t.failed() {
 		e.Errorf("%s %v: a call failed: %s", at, verb, f)
 	}
-	if len(later) < 100 {
+	if len(later) < minCalls {
 		e.Errorf("only %d calls were made once the first had rotated", len(later))
 	}
 	e.asFastAs(view.writes, t, extra, p99)

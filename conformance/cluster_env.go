@@ -216,8 +216,16 @@ func (e *env) drive(o Opening) (*driver, *decisions) {
 }
 
 // load makes calls for a while.
-func (d *driver) load(limit time.Duration) *tally {
+func (d *driver) load(limit time.Duration) *tally { return d.loadUntil(limit, 0, 0) }
+
+// loadUntil is load, and goes on for up to three times as long until so many
+// calls began after a time.
+func (d *driver) loadUntil(limit, after time.Duration, calls int) *tally {
 	t := &tally{began: time.Now()}
+	enough := func() bool {
+		is := time.Since(t.began)
+		return is >= 4*limit || is >= limit && (calls == 0 || len(t.after(after)) >= calls)
+	}
 	e := d.e
 	loops := []struct {
 		op string
@@ -231,7 +239,7 @@ func (d *driver) load(limit time.Duration) *tally {
 		{"Confirm", func() error { return d.hold.Confirm(e.ctx) }},
 	}
 	e.together(len(loops), func(i int) {
-		for time.Since(t.began) < limit {
+		for !enough() {
 			t.time(loops[i].op, loops[i].do)
 			e.breathe(10 * time.Millisecond)
 		}
