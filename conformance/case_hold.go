@@ -216,8 +216,8 @@ func releaseIsComplete(e *env) {
 	lock := e.key("lock")
 	h := e.acquire(s, lock, "a")
 	sentValid := make(chan bool, 64)
-	lift := func() {}
-	if e.s.Inject != nil {
+	lift, watched := func() {}, e.hasInject()
+	if watched {
 		lift = e.inject(a, Fault{Do: Pass, When: func(q Request) bool {
 			if q.Op == "Commit" && q.Touches(lock) {
 				select {
@@ -238,7 +238,7 @@ func releaseIsComplete(e *env) {
 			e.Fatal("Valid() was true while the Release was being sent (P6)")
 		}
 	}
-	if e.s.Inject != nil && seen == 0 {
+	if watched && seen == 0 {
 		e.Fatal("Release sent nothing")
 	}
 	e.ended(h, slack, dcs.ErrReleased, "Release")

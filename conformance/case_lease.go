@@ -238,8 +238,7 @@ func fromNotLaterThanSend(e *env) {
 			e.Fatalf("From lies %v before the call: more than a whole TTL", begin.Sub(next.From))
 		}
 	}
-	if e.s.Inject == nil {
-		e.Log("the harness has no Inject: From could not be compared with the sending")
+	if !e.hasInject() {
 		return
 	}
 	e.fromOfRenew(a, l, k)

@@ -84,7 +84,7 @@ func readOnlyTouchesNothing(e *env) {
 	before := a.snapshot(e.prefix)
 	var mu sync.Mutex
 	var wrote []string
-	if e.s.Inject != nil {
+	if e.hasInject() {
 		e.inject(reader, Fault{Do: Pass, When: func(q Request) bool {
 			if writes[q.Op] {
 				mu.Lock()

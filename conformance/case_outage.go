@@ -395,8 +395,9 @@ func herd(e *env) {
 			sessions[first+i] = clients[first+i].session()
 		})
 	}
+	counted := e.has(e.s.Requests != nil, "Requests")
 	count := func() (sent int64) {
-		if e.s.Requests == nil {
+		if !counted {
 			return 0
 		}
 		for _, c := range clients {

@@ -204,6 +204,7 @@ func (e *env) settled(c *client, err error) string {
 		}
 		switch {
 		case errors.Is(err, errors.ErrUnsupported):
+			e.without("dcs.Settler")
 			return "cannot tell"
 		case !errors.Is(err, dcs.ErrUnavailable):
 			return "no"
@@ -306,9 +307,7 @@ func unclearSlot(e *env) {
 }
 
 func markerLost(e *env) {
-	if e.s.DropBookkeeping == nil {
-		e.Fatalf("the harness has no DropBookkeeping: give it, or say why %s is not applicable", e.c.Name)
-	}
+	e.needs(e.s.DropBookkeeping != nil, "DropBookkeeping")
 	for _, warm := range []bool{true, false} {
 		a, b := e.pair()
 		if warm {

@@ -58,9 +58,7 @@ var secureCases = []spec{
 // secure opens a client with the credentials who, or returns why that was
 // refused.
 func (e *env) secure(who Credentials) (*client, error) {
-	if e.s.Secure == nil {
-		e.Fatalf("the harness has no Secure: give it, or say why %s is not applicable", e.c.Name)
-	}
+	e.needs(e.s.Secure != nil, "Secure")
 	log := slog.New(slog.NewTextHandler(e.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	raw, err := e.s.Secure(e, who, log)
 	if err != nil {

@@ -331,7 +331,7 @@ func confirmsKeepFailing(e *env) {
 func unclearMove(e *env) {
 	a, b := e.pair()
 	if !a.Caps().Rebind {
-		e.Log("without Caps.Rebind a session never moves its keys")
+		e.without("Caps.Rebind") // a session never moves its keys
 		return
 	}
 	e.Cleanup(e.keepLease(b))

@@ -319,9 +319,7 @@ func manyWaiters(e *env) {
 }
 
 func notAPoll(e *env) {
-	if e.s.Requests == nil {
-		e.Fatalf("the harness has no Requests: give it, or say why %s is not applicable", e.c.Name)
-	}
+	e.needs(e.s.Requests != nil, "Requests")
 	a, b := e.pair()
 	a.put(e.key("k"), "v")
 	since := b.snapshot(e.prefix).Revision

@@ -55,9 +55,10 @@ func (e *env) openAlone() *client {
 	return e.open()
 }
 
-// openTimed returns a client for another timing.
+// openTimed returns a client for another timing, or one for the harness's where
+// the harness has no way to set it.
 func (e *env) openTimed(t dcs.Timing) dcs.Backend {
-	if e.s.OpenWith == nil {
+	if !e.has(e.s.OpenWith != nil, "OpenWith") {
 		return e.s.Open(e)
 	}
 	raw, err := e.s.OpenWith(e, Opening{Timing: t})

@@ -25,7 +25,9 @@
 // for a hook of [Store] (put faults in the way of a client's requests, count
 // them, read sockets back), or for the case's name in NotApplicable with the
 // reason. What does not apply is printed and counted; any other skip is a
-// failure, and so is a name that no case has.
+// failure, and so is a name that no case has. A case that can check a part of
+// its rule without a hook does so, and its result names the hook: "pass,
+// without Inject".
 //
 // # A case
 //

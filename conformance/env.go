@@ -209,11 +209,36 @@ func (e *env) kind(err, kind error, what string) (current *dcs.Entry) {
 	return typed.Current
 }
 
+// needs ends the case when the harness lacks a hook without which nothing of
+// the case can be checked.
+func (e *env) needs(present bool, hook string) {
+	if !present {
+		e.Fatalf("the harness has no %s: give it, or say why %s is not applicable", hook, e.c.Name)
+	}
+}
+
+// has reports whether the harness has a hook that only a part of the case
+// needs. When it does not, the result of the case names the hook.
+func (e *env) has(present bool, hook string) bool {
+	if !present {
+		e.without(hook)
+	}
+	return present
+}
+
+// without records that a part of the case cannot be checked for want of a hook,
+// or of an ability that backends may lack. The result of the case names it.
+func (e *env) without(what string) {
+	if r, ok := e.TB.(*recorder); ok {
+		r.lacks(what)
+	}
+}
+
+func (e *env) hasInject() bool { return e.has(e.s.Inject != nil, "Inject") }
+
 // inject puts a fault on the client's requests until lift, or the case's end.
 func (e *env) inject(c *client, f Fault) (lift func()) {
-	if e.s.Inject == nil {
-		e.Fatalf("the harness has no Inject: give it, or say why %s is not applicable", e.c.Name)
-	}
+	e.needs(e.s.Inject != nil, "Inject")
 	if f.When == nil {
 		f.When = func(Request) bool { return true }
 	}

@@ -46,8 +46,9 @@ type Harness struct {
 }
 
 // Store is the store as one case sees it. Open is required; the others are
-// hooks that some cases need. A case whose hook is missing fails unless
-// NotApplicable names it.
+// hooks that some cases need. A case that can check nothing without a hook
+// fails where the hook is missing, unless NotApplicable names the case. A case
+// that can check a part runs, and its result names the missing hook.
 type Store struct {
 	// Open returns a new client, independent of every other one: with its own
 	// connections and bookkeeping. The suite closes it.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,7 +27,8 @@ type recorder struct {
 	failures []string
 	logs     []string
 	failed   bool
-	over     bool // the case was given up: nothing is recorded any more
+	without  []string // hooks and abilities that checks were left out for, in the order of the checks
+	over     bool     // the case was given up: nothing is recorded any more
 	cleanups []func()
 	measures []latency
 }
@@ -136,6 +138,15 @@ func (r *recorder) measure(l latency) {
 	r.measures = append(r.measures, l)
 }
 
+// lacks records that a check was left out for want of a hook or an ability.
+func (r *recorder) lacks(what string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.over && !slices.Contains(r.without, what) {
+		r.without = append(r.without, what)
+	}
+}
+
 // A case that skips itself hides what it does not show.
 func (r *recorder) Skip(args ...any) { r.Fatal("skipped without being declared:", fmt.Sprint(args...)) }
 
@@ -196,10 +207,14 @@ func (r *recorder) recoverPanic() {
 	}
 }
 
-// result takes what was recorded and stops recording.
-func (r *recorder) result() (failures, logs []string, failed bool) {
+// result returns the outcome of case c and stops recording.
+func (r *recorder) result(c spec) outcome {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.over = true
-	return r.failures, r.logs, r.failed
+	o := outcome{c: c, verdict: passed, failures: r.failures, logs: r.logs, without: r.without, latencies: r.measures}
+	if r.failed {
+		o.verdict = failed
+	}
+	return o
 }

@@ -93,13 +93,7 @@ func runBody(tb testing.TB, h Harness, c spec) outcome {
 			rec.fail("a goroutine outlives the case and every client of it:\n" + stack)
 		}
 	}
-	o := outcome{c: c, verdict: passed}
-	var bad bool
-	if o.failures, o.logs, bad = rec.result(); bad {
-		o.verdict = failed
-	}
-	o.latencies = rec.measures
-	return o
+	return rec.result(c)
 }
 
 // watched runs f until it ends or the limit is reached; then it records where

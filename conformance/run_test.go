@@ -119,7 +119,7 @@ func TestJSON(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "out.json")
 	r := &report{backend: "b"}
 	cases := table()
-	r.add(outcome{c: cases[0], verdict: passed, took: time.Second})
+	r.add(outcome{c: cases[0], verdict: passed, took: time.Second, without: []string{"Inject"}})
 	r.add(outcome{c: cases[1], verdict: notApplicable, reason: "because"})
 	require.NoError(t, r.writeJSON(file))
 	require.NoError(t, r.writeJSON(file), "several backends write to one file")
@@ -133,9 +133,11 @@ func TestJSON(t *testing.T) {
 		lines = append(lines, l)
 	}
 	require.Len(t, lines, 4)
-	require.Equal(t, jsonLine{Case: cases[0].Name, Backend: "b", Result: "pass", Seconds: 1, Profile: profileName()}, lines[0])
+	require.Equal(t, jsonLine{Case: cases[0].Name, Backend: "b", Result: "pass", Seconds: 1, Profile: profileName(), Without: []string{"Inject"}}, lines[0])
 	require.Equal(t, jsonLine{Case: cases[1].Name, Backend: "b", Result: "n/a", Profile: profileName(), Reason: "because"}, lines[1])
+	require.Contains(t, r.table(), "pass, without Inject")
 	require.Contains(t, r.table(), "1 passed, 0 failed, 1 not applicable")
+	require.Contains(t, r.table(), "1 of those that passed left checks out")
 }
 
 func TestCasesAreTold(t *testing.T) {

@@ -1,0 +1,112 @@
+package conformance
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/memstore"
+)
+
+// hook is one field of Store that a harness may leave out.
+type hook struct {
+	name   string
+	remove func(s *Store)
+}
+
+var hooks = []hook{
+	{"OpenWith", func(s *Store) { s.OpenWith = nil }},
+	{"Cluster", func(s *Store) { s.Cluster = nil }},
+	{"Requests", func(s *Store) { s.Requests = nil }},
+	{"Inject", func(s *Store) { s.Inject = nil }},
+	{"DropBookkeeping", func(s *Store) { s.DropBookkeeping = nil }},
+}
+
+// usage notes the hooks that a case calls.
+type usage struct {
+	mu   sync.Mutex
+	used map[string]bool
+}
+
+func (u *usage) note(hook string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.used[hook] = true
+}
+
+// watch makes s note every hook that is called.
+func (u *usage) watch(s Store) Store {
+	out := s
+	out.OpenWith = func(tb testing.TB, o Opening) (dcs.Backend, error) {
+		u.note("OpenWith")
+		return s.OpenWith(tb, o)
+	}
+	out.Requests = func(b dcs.Backend) int64 {
+		u.note("Requests")
+		return s.Requests(b)
+	}
+	out.Inject = func(b dcs.Backend, f Fault) func() {
+		u.note("Inject")
+		return s.Inject(b, f)
+	}
+	out.DropBookkeeping = func(tb testing.TB) {
+		u.note("DropBookkeeping")
+		s.DropBookkeeping(tb)
+	}
+	cluster := *s.Cluster
+	cluster.Healthy = func(tb testing.TB) {
+		u.note("Cluster")
+		s.Cluster.Healthy(tb)
+	}
+	out.Cluster = &cluster
+	return out
+}
+
+// changed returns h with every Store changed by f.
+func (h Harness) changed(f func(s Store) Store) Harness {
+	sound := h.New
+	h.New = func(tb testing.TB) Store { return f(sound(tb)) }
+	return h
+}
+
+// TestNoCaseHidesAMissingHook takes each hook away from the cases that call it:
+// a case must then fail, or its result must name the hook.
+func TestNoCaseHidesAMissingHook(t *testing.T) {
+	full := memHarness("memstore", memstore.Options{})
+	for _, c := range table() {
+		if _, na := full.notApplicable(c.Name); na {
+			continue
+		}
+		u := &usage{used: map[string]bool{}}
+		o := runCase(t, full.changed(u.watch), c)
+		require.Equal(t, string(passed), o.result(), "%s on a harness with every hook: %s", c.Name, first(o.failures))
+		for _, hook := range hooks {
+			if !u.used[hook.name] {
+				continue
+			}
+			o := runCase(t, full.changed(func(s Store) Store { hook.remove(&s); return s }), c)
+			if o.verdict != failed {
+				require.Equal(t, []string{hook.name}, o.without, "%s passes without %s and does not say so", c.Name, hook.name)
+			}
+		}
+	}
+}
+
+// TestResultNamesWhatIsMissing shows the result of a case that left checks out
+// in the table and in the JSON lines.
+func TestResultNamesWhatIsMissing(t *testing.T) {
+	o := trial(t, true, func(e *env) {
+		require.False(e, e.has(false, "Inject"))
+		require.True(e, e.has(true, "Requests"))
+		e.without("Caps.Rebind")
+		require.False(e, e.has(false, "Inject"))
+	})
+	require.Equal(t, "pass, without Inject, Caps.Rebind", o.result())
+	o = trial(t, true, func(e *env) {
+		e.without("Inject")
+		e.Error("broken")
+	})
+	require.Equal(t, "FAIL, without Inject", o.result())
+}
