@@ -25,9 +25,12 @@ func Cases() []Case {
 // spec is a case with what runs it.
 type spec struct {
 	Case
-	// sleeps: mostly waits for time to pass, and measures nothing that a busy
-	// machine would spoil; with real time it runs beside others of its kind.
+	// sleeps: the case mostly waits for time to pass. With real time it runs at
+	// the same time as other such cases.
 	sleeps bool
+	// alone: the case strikes servers, compares latencies or looks at the whole
+	// process. With real time it runs after the others, and no case with it.
+	alone bool
 	// limit is the watchdog's; zero means a minute and ten TTL.
 	limit time.Duration
 	run   func(e *env)
@@ -44,4 +47,12 @@ func table() []spec {
 		all = append(all, area...)
 	}
 	return all
+}
+
+// faultCases marks the cases that strike servers as alone.
+func faultCases(cases []spec) []spec {
+	for i := range cases {
+		cases[i].alone = !cases[i].sleeps
+	}
+	return cases
 }

@@ -21,7 +21,7 @@ var callCases = []spec{
 		Name:   "Call/CtxCancelled",
 		Rule:   "A call whose context ends returns within 100 ms and matches the context's error; one that had ended before writes nothing.",
 		Learnt: "A cancelled write that is carried on by a library's own goroutine.",
-	}, run: ctxCancelled},
+	}, sleeps: true, run: ctxCancelled},
 	{Case: Case{
 		Name:   "Call/SilenceEnds",
 		Rule:   "Wait and Acquire have no budget, but a store that is silent for RetryTimeout ends them with ErrUnavailable, never a hang; they work again when it answers.",

@@ -24,7 +24,7 @@ var closeCases = []spec{
 		Name:   "Close/NoGoroutineLeft",
 		Rule:   "A client that was opened, used for everything and closed leaves no goroutine behind.",
 		Learnt: "Watchers and keepalive loops that outlive their client renew a lease that nobody knows of.",
-	}, run: noGoroutineLeft},
+	}, alone: true, run: noGoroutineLeft},
 }
 
 func closeBounded(e *env) {

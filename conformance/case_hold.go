@@ -31,12 +31,12 @@ var holdCases = []spec{
 		Name:   "Hold/ExternalDelete",
 		Rule:   "When somebody deletes the lock's key, the next renewal ends the Hold with ErrLost.",
 		Learnt: "A session that renews its lease only, and never looks at its keys, leads for ever without a lock.",
-	}, run: externalDelete},
+	}, sleeps: true, run: externalDelete},
 	{Case: Case{
 		Name:   "Hold/ExternalTakeover",
 		Rule:   "When another takes the lock after such a deletion, or writes over it, the next renewal ends the Hold with ErrLost, and its Release leaves the new holder's key alone.",
 		Learnt: "\"The key is there\" is not \"the key is mine\".",
-	}, run: externalTakeover},
+	}, sleeps: true, run: externalTakeover},
 	{Case: Case{
 		Name:   "Hold/StaleRelease",
 		Rule:   "A Release that comes after another's acquisition deletes nothing of theirs (P18).",

@@ -12,7 +12,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-var outageCases = []spec{
+var outageCases = faultCases([]spec{
 	{Case: Case{
 		Name:   "Outage/AllDown",
 		Rule:   "No quorum for 3 TTL: every call is ErrUnavailable within B + ε; a Session ends at its deadline, never before, and not later than a control timer of the same process + 50 ms; afterwards a new Session works without a restart.",
@@ -73,7 +73,7 @@ var outageCases = []spec{
 		Rule:   "50 sessions (slow profile: 200, or 100 under the race detector) when the store comes back after an outage: the rate of requests is bounded, and all have a session again within 2 TTL.",
 		Learnt: "A store that comes back and is at once knocked over by those who waited for it.",
 	}, run: herd, limit: 5 * time.Minute},
-}
+})
 
 func allDown(e *env) {
 	e.cluster()

@@ -14,7 +14,7 @@ func rotateCase(name, what, learnt string, verb TroubleVerb) spec {
 	return spec{Case: Case{Name: name, Rule: what + ": " + rotateRule, Learnt: learnt}, run: func(e *env) { e.rotate(verb) }}
 }
 
-var rotateCases = []spec{
+var rotateCases = faultCases([]spec{
 	rotateCase("Rotate/Frozen", "One server after the other is frozen for 3 s",
 		"A frozen server's kernel still acknowledges: TCP sees nothing. etcd's own client with one of three frozen fails a third of its calls until somebody restarts it.", Frozen),
 	rotateCase("Rotate/Silent", "The server in use accepts connections and answers nothing",
@@ -54,7 +54,7 @@ var rotateCases = []spec{
 		Rule:   "With the first seed down Open succeeds within B + ε; with all down it fails by then, as ErrUnavailable, or waits instead if asked to.",
 		Learnt: "A manager that starts while one server of three is rebooted must not fail; one that starts before the store must be able to wait.",
 	}, run: seedDown},
-}
+})
 
 // strikeFor is how long a server is out of order: in the fast profile long
 // enough for the first calls to rotate, for the hundred calls that a percentile

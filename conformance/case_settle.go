@@ -38,7 +38,7 @@ var settleCases = []spec{
 		Name:   "Hold/OldAnswerJudgesNothingNew",
 		Rule:   "The answer to a renewal judges only Holds that existed when it was sent (P5).",
 		Learnt: "Released, re-acquired, and then the old answer says \"the key is not there\": a false ErrLost.",
-	}, run: oldAnswer},
+	}, sleeps: true, run: oldAnswer},
 	{Case: Case{
 		Name:   "Holder/ConfirmsKeepFailing",
 		Rule:   "Renewals fail while commits work: where Caps.Rebind, the keys move to a fresh lease, the token stays, and the Hold is valid only while its key is there; elsewhere the Hold ends by its deadline (P20).",

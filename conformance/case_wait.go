@@ -37,7 +37,7 @@ var waitCases = []spec{
 		Name:   "Wait/CtxEnds",
 		Rule:   "While the store answers, the context ends Wait with the context's bare error, at once.",
 		Learnt: "A caller that cannot tell \"I stopped waiting\" from \"the store is silent\" counts outages that are none.",
-	}, run: waitCtxEnds},
+	}, sleeps: true, run: waitCtxEnds},
 	{Case: Case{
 		Name:   "Wait/ManyWaiters",
 		Rule:   "1,000 waiters on one client wake for one write.",

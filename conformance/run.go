@@ -3,6 +3,7 @@ package conformance
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,26 +20,80 @@ func Run(t *testing.T, h Harness) {
 	}
 	report := &report{backend: h.Name, virtual: h.Virtual}
 	t.Cleanup(func() { report.finish(t) })
+	t.Logf("conformance: %d cases", len(table()))
+	s := schedule{t: t, run: func(t *testing.T, c spec) { runOne(t, h, c, report) }}
+	if h.Virtual { // work alone: nothing is gained by running two at once
+		for _, c := range table() {
+			s.one(c)
+		}
+		return
+	}
+	defer machine.use()()
+	before := goroutines()
+	s.together()
+	for _, stack := range leaked(before, false, h.Ours) {
+		t.Errorf("a goroutine outlives the cases that ran at the same time and every client of theirs:\n%s", stack)
+	}
+	s.alone()
+}
+
+// runOne runs one case as the test t.
+func runOne(t *testing.T, h Harness, c spec, report *report) {
+	if why, ok := h.notApplicable(c.Name); ok {
+		report.add(outcome{c: c, verdict: notApplicable, reason: why})
+		t.Skipf("not applicable to %s: %s", h.Name, why)
+	}
+	o := runCase(t, h, c)
+	report.add(o)
+	if o.verdict == failed || testing.Verbose() {
+		for _, l := range o.logs {
+			t.Log(l)
+		}
+	}
+	if o.verdict == failed {
+		t.Errorf("%s: %s\n\n%s", c.Name, c.Rule, strings.Join(o.failures, "\n\n"))
+	}
+}
+
+// schedule decides which cases run at the same time.
+type schedule struct {
+	t   *testing.T
+	run func(t *testing.T, c spec)
+}
+
+// sleepers is how many of the cases that mostly wait run at once.
+const sleepers = 12
+
+func (s schedule) one(c spec) { s.t.Run(c.Name, func(t *testing.T) { s.run(t, c) }) }
+
+// together runs every case that need not be alone: those that work one after
+// the other, and those that mostly wait at the same time.
+func (s schedule) together() {
+	var all sync.WaitGroup
+	free := make(chan struct{}, sleepers)
 	for _, c := range table() {
-		t.Run(c.Name, func(t *testing.T) {
-			if why, ok := h.notApplicable(c.Name); ok {
-				report.add(outcome{c: c, verdict: notApplicable, reason: why})
-				t.Skipf("not applicable to %s: %s", h.Name, why)
-			}
-			if c.sleeps && !h.Virtual {
-				t.Parallel()
-			}
-			o := runCase(t, h, c)
-			report.add(o)
-			if o.verdict == failed || testing.Verbose() {
-				for _, l := range o.logs {
-					t.Log(l)
-				}
-			}
-			if o.verdict == failed {
-				t.Errorf("%s: %s\n\n%s", c.Name, c.Rule, strings.Join(o.failures, "\n\n"))
-			}
-		})
+		if c.sleeps {
+			all.Go(func() {
+				free <- struct{}{}
+				defer func() { <-free }()
+				s.one(c)
+			})
+		}
+	}
+	for _, c := range table() {
+		if !c.sleeps && !c.alone {
+			s.one(c)
+		}
+	}
+	all.Wait()
+}
+
+// alone runs the other cases.
+func (s schedule) alone() {
+	for _, c := range table() {
+		if c.alone {
+			s.one(c)
+		}
 	}
 }
 
@@ -88,7 +143,7 @@ func runBody(tb testing.TB, h Harness, c spec) outcome {
 	})
 	// Cleanups end the clients, which also frees a body that hangs in a call.
 	ended = watched(rec, limit, "closing its clients", rec.cleanup) && ended
-	if ended && (h.Virtual || !c.sleeps) {
+	if ended && (h.Virtual || c.alone) {
 		for _, stack := range leaked(before, h.Virtual, h.Ours) {
 			rec.fail("a goroutine outlives the case and every client of it:\n" + stack)
 		}

@@ -71,7 +71,7 @@ func TestHarnessFaults(t *testing.T) {
 func trial(t *testing.T, virtual bool, run func(e *env)) outcome {
 	t.Helper()
 	h := Harness{Name: "trial", Virtual: virtual, New: smallest}
-	return runCase(t, h, spec{Case: Case{Name: "Trial/Case"}, limit: 300 * time.Millisecond, run: run})
+	return runCase(t, h, spec{Case: Case{Name: "Trial/Case"}, alone: true, limit: 300 * time.Millisecond, run: run})
 }
 
 func TestWhatFailsACase(t *testing.T) {
