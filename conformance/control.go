@@ -113,7 +113,7 @@ func (c *control) end(s sample) {
 }
 
 // between returns the delays of the samples that were under way from then to
-// then, sorted. One that has not ended counts with its delay so far.
+// then. One that has not ended counts with its delay so far.
 func (c *control) between(from, to time.Time) []time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -130,7 +130,6 @@ func (c *control) between(from, to time.Time) []time.Duration {
 	if late := time.Since(c.due); !c.due.IsZero() && late > 0 && c.due.Before(to) {
 		out = append(out, late)
 	}
-	slices.Sort(out)
 	return out
 }
 

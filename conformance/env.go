@@ -128,14 +128,8 @@ func (e *env) settle() {
 // the control took meanwhile.
 func (e *env) within(limit time.Duration, ch <-chan struct{}, what string) {
 	begin := time.Now()
-	for {
-		delayed := e.delayed(begin)
-		took := time.Since(begin)
-		if took >= limit+delayed {
-			e.measured(latency{what, took, limit, delayed})
-			e.Fatalf("%s: not within %v%s", what, limit, allowance(delayed))
-		}
-		t := time.NewTimer(limit + delayed - took)
+	for wait := limit; wait > 0; wait = e.more(limit, begin) {
+		t := time.NewTimer(wait)
 		select {
 		case <-ch:
 			t.Stop()
@@ -144,6 +138,19 @@ func (e *env) within(limit time.Duration, ch <-chan struct{}, what string) {
 		case <-t.C:
 		}
 	}
+	l := latency{what, time.Since(begin), limit, e.delayed(begin)}
+	e.measured(l)
+	e.Fatalf("%s: not within %v%s", what, limit, allowance(l.control))
+}
+
+// more is how much longer a limit is widened by the control, or zero. The
+// control has to run meanwhile, so it is never asked without a pause.
+func (e *env) more(limit time.Duration, begin time.Time) time.Duration {
+	left := limit + e.delayed(begin) - time.Since(begin)
+	if left <= 0 {
+		return 0
+	}
+	return max(left, samplePause)
 }
 
 // promptly runs f and requires that it returns within limit.

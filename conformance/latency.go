@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -31,7 +32,16 @@ func round(d time.Duration) time.Duration { return d.Round(100 * time.Microsecon
 
 // delayed is the longest delay of the control since from: what this machine
 // may have added to the latency of one call.
-func (e *env) delayed(from time.Time) time.Duration { return e.delayedAt(1, from, time.Now()) }
+func (e *env) delayed(from time.Time) time.Duration {
+	if e.h.Virtual {
+		return 0
+	}
+	var longest time.Duration
+	for _, d := range machine.between(from, time.Now()) {
+		longest = max(longest, d)
+	}
+	return longest
+}
 
 // delayedAt is a quantile of the control's delays from then to then. Virtual
 // time has none.
@@ -39,7 +49,9 @@ func (e *env) delayedAt(q float64, from, to time.Time) time.Duration {
 	if e.h.Virtual {
 		return 0
 	}
-	return quantile(machine.between(from, to), q)
+	delays := machine.between(from, to)
+	slices.Sort(delays)
+	return quantile(delays, q)
 }
 
 // measured records a latency for the report: of those with one name the one

@@ -104,12 +104,16 @@ func (r *report) table() string {
 	return b.String()
 }
 
-// latencies prints each measured latency with its bound and control.
+// latencies prints the measured latencies with bound and control, except those
+// far below their bounds. The JSON lines have all.
 func (r *report) latencies(b *strings.Builder) {
 	w := tabwriter.NewWriter(b, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "\ncase\tlatency\tmeasured\tbound\tcontrol")
 	for _, c := range table() {
 		for _, l := range r.outcomes[c.Name].latencies {
+			if l.figure < l.bound/4 {
+				continue
+			}
 			fmt.Fprintf(w, "%s\t%s\t%v\t%v\t%v\n", c.Name, l.what, round(l.figure), round(l.bound), round(l.control))
 		}
 	}

@@ -1,0 +1,81 @@
+package conformance
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// took adds a sample to the control, as if the machine had stood still.
+func took(d time.Duration) { machine.end(sample{time.Now(), d}) }
+
+func TestControlWidensBounds(t *testing.T) {
+	for name, c := range map[string]struct {
+		body    func(e *env)
+		verdict verdict
+	}{
+		"within its bound": {func(e *env) { e.atMost(time.Millisecond, time.Millisecond, time.Now(), "a call") }, passed},
+		"above its bound": {func(e *env) {
+			begin := time.Now()
+			e.atMost(time.Hour, time.Millisecond, begin, "a call")
+		}, failed},
+		"the machine took the difference": {func(e *env) {
+			begin := time.Now()
+			took(600 * time.Millisecond)
+			e.atMost(500*time.Millisecond, time.Millisecond, begin, "a call")
+		}, passed},
+		"the machine took it before": {func(e *env) {
+			machine.end(sample{time.Now().Add(-3 * time.Hour), 2 * time.Hour})
+			e.atMost(time.Hour, time.Millisecond, time.Now(), "a call")
+		}, failed},
+		"a channel that closes late": {func(e *env) {
+			done := e.start(func() { e.pass(60 * time.Millisecond) })
+			took(100 * time.Millisecond)
+			e.within(time.Millisecond, done, "a call")
+		}, passed},
+		"a channel that never closes": {func(e *env) {
+			took(20 * time.Millisecond)
+			e.within(time.Millisecond, make(chan struct{}), "a call")
+		}, failed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := trial(t, false, c.body)
+			require.Equal(t, c.verdict, o.verdict, "%v", o.failures)
+			require.Len(t, o.latencies, 1)
+			require.Equal(t, "a call", o.latencies[0].what)
+		})
+	}
+}
+
+// A machine that stood still for longer than a store's election fails the case,
+// with the figures, whatever the case found.
+func TestMachineTooSlow(t *testing.T) {
+	o := trial(t, false, func(e *env) { took(e.stall() + time.Second) })
+	require.Equal(t, failed, o.verdict)
+	require.Contains(t, first(o.failures), "machine too slow: it stood still for 1.7s by the control; the store's own election takes 700ms")
+}
+
+// The control measures: a sample has passed its hops and ended.
+func TestControlRuns(t *testing.T) {
+	var c control
+	release := c.use()
+	begin := time.Now()
+	require.Eventually(t, func() bool { return len(c.between(begin, time.Now())) > 2 }, 10*time.Second, samplePause)
+	release()
+	release()
+	require.Zero(t, c.users)
+	for _, d := range c.between(begin, time.Now()) {
+		require.Positive(t, d)
+	}
+}
+
+// Of latencies with one name the report keeps the one closest to its bound.
+func TestWorstLatencyIsReported(t *testing.T) {
+	o := trial(t, false, func(e *env) {
+		for _, d := range []time.Duration{time.Second, 3 * time.Second, 2 * time.Second} {
+			e.measured(latency{"a call", d, 5 * time.Second, 0})
+		}
+	})
+	require.Equal(t, []latency{{"a call", 3 * time.Second, 5 * time.Second, 0}}, o.latencies)
+}
