@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -54,7 +55,17 @@ const expiryGrace = time.Second
 
 // shortTTL is the TTL for cases that let a lease run out.
 func (e *env) shortTTL(c *client) time.Duration {
-	return max(c.Caps().MinTTL, min(e.timing.TTL, time.Second))
+	short := 2 * time.Second // a busy machine can bind and renew within half of it
+	if e.h.Virtual {
+		short = time.Second
+	}
+	return max(c.Caps().MinTTL, min(e.timing.TTL, short))
+}
+
+// ranOut reports whether a call failed because its lease, granted as r, ended in
+// time: a busy machine may take the whole life of the shortest leases.
+func (e *env) ranOut(err error, r dcs.Renewal) bool {
+	return errors.Is(err, dcs.ErrLost) && r.From.Elapsed() >= r.TTL
 }
 
 // keepLease keeps a lease of c alive until stop: where a store does not remove
@@ -208,8 +219,15 @@ func grantedIsReported(e *env) {
 			e.Fatalf("Grant(%v) granted %v; Caps say %v to %v", ttl, r.TTL, caps.MinTTL, highest)
 		}
 		k := e.key("bound")
-		a.bind(k, "v", l)
-		again, err := l.Renew(e.ctx, k)
+		_, err := a.Commit(e.ctx, dcs.Txn{Then: []dcs.Write{dcs.PutLeased(k, []byte("v"), l.ID())}})
+		var again dcs.Renewal
+		if err == nil {
+			again, err = l.Renew(e.ctx, k)
+		}
+		if e.ranOut(err, r) {
+			e.Logf("Grant(%v): the lease of %v ran out before it was renewed", ttl, r.TTL)
+			continue
+		}
 		require.NoError(e, err)
 		require.Equal(e, r.TTL, again.TTL, "Renew reports another TTL than Grant(%v)", ttl)
 		a.revoke(l)
@@ -218,7 +236,12 @@ func grantedIsReported(e *env) {
 	l, r := a.grantFor(1)
 	answered := time.Now()
 	k := e.key("below the minimum")
-	a.bind(k, "v", l)
+	_, err := a.Commit(e.ctx, dcs.Txn{Then: []dcs.Write{dcs.PutLeased(k, []byte("v"), l.ID())}})
+	if e.ranOut(err, r) {
+		e.Logf("the lease of %v ran out before a key was bound to it", r.TTL)
+		return
+	}
+	require.NoError(e, err)
 	e.runsOut(b, k, r, answered)
 }
 

@@ -72,6 +72,10 @@ const patient = 5 * time.Second
 
 // refusedClient requires that a client with bad credentials is told so.
 func (e *env) refusedClient(who Credentials) {
+	// The server serves: what follows is its answer, not that it starts.
+	good, err := e.secure(Good)
+	require.NoError(e, err)
+	good.put(e.key("served"), "v")
 	begin := time.Now()
 	c, err := e.secure(who)
 	if err != nil {

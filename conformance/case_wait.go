@@ -259,16 +259,18 @@ func waitCtxEnds(e *env) {
 	for _, c := range []*client{a, b} {
 		ctx, cancel := context.WithCancel(e.ctx)
 		var err error
-		done := e.start(func() { _, err = c.Wait(ctx, e.prefix, max(since, c.snapshot(e.prefix).Revision)) })
+		since := max(since, c.snapshot(e.prefix).Revision)
+		done := e.start(func() { _, err = c.Wait(ctx, e.prefix, since) })
 		e.pass(50 * time.Millisecond)
 		cancel()
 		e.within(slack, done, "Wait ends with its context")
 		bare(e, err, context.Canceled)
 
 		limit := e.budget() + e.budget()/4 // a context is no budget: it may be longer
-		ctx, cancel = context.WithTimeout(e.ctx, limit)
+		since = c.snapshot(e.prefix).Revision
 		begin := time.Now()
-		_, err = c.Wait(ctx, e.prefix, c.snapshot(e.prefix).Revision)
+		ctx, cancel = context.WithTimeout(e.ctx, limit)
+		_, err = c.Wait(ctx, e.prefix, since)
 		cancel()
 		bare(e, err, context.DeadlineExceeded)
 		if took := time.Since(begin); took < limit {

@@ -267,22 +267,9 @@ func (s *Server) start(join bool) error {
 			return err
 		}
 	}
-	prioritise(cmd)
 	cmd.Stdout, cmd.Stderr = s.output, s.output
 	s.proc, err = fault.StartProcess(cmd)
 	return err
-}
-
-// prioritise lets a server run before the tests where root may ask for that. In
-// production servers and clients do not share processors: the servers must not
-// elect because the machine that tests a client is busy.
-func prioritise(cmd *exec.Cmd) {
-	nice, err := exec.LookPath("nice")
-	if err != nil || os.Geteuid() != 0 {
-		return
-	}
-	cmd.Args = append([]string{"nice", "-n", "-10", cmd.Path}, cmd.Args[1:]...)
-	cmd.Path = nice
 }
 
 // Process is the server's running program.
