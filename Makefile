@@ -32,13 +32,11 @@ GOLANGCI_LINT := $(TOOLS)/golangci-lint
 GOFUMPT := $(TOOLS)/gofumpt
 GOVULNCHECK := $(TOOLS)/govulncheck
 BENCHSTAT := $(TOOLS)/benchstat
-GOTESTSUM := $(TOOLS)/gotestsum
 
 PKG_golangci-lint := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 PKG_gofumpt := mvdan.cc/gofumpt
 PKG_govulncheck := golang.org/x/vuln/cmd/govulncheck
 PKG_benchstat := golang.org/x/perf/cmd/benchstat
-PKG_gotestsum := gotest.tools/gotestsum
 
 .PHONY: help
 help: ## Show this list
@@ -72,17 +70,9 @@ lint: $(GOLANGCI_LINT) ## Run the linters, depguard's import rules among them
 	$(GOLANGCI_LINT) config verify
 	$(GOLANGCI_LINT) run ./...
 
-# What tests need and a fresh machine may lack: ip(8), for network namespaces,
-# and ZooKeeper. Without them (or without root) the tests say so.
-.PHONY: test-deps
-test-deps: test-servers
-	@missing=""; \
-	command -v ip >/dev/null || missing="iproute2"; \
-	[ -e /usr/share/java/zookeeper.jar ] || missing="$$missing zookeeper"; \
-	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; } >/dev/null 2>&1 \
-			|| echo "could not be installed: $$missing; tests that need it will say so"; \
-	fi
+.PHONY: deps
+deps: ## Install the system packages that the tests need, as root
+	@tools/deps.sh
 
 # The servers under test, each from a module of its own, built once for each
 # version. internal/testcluster looks for them in the same place.
@@ -90,10 +80,16 @@ SERVERS := $(CACHE)/holdfast/servers
 server_path = $(SERVERS)/$(1)-$(shell sed -nE 's,^(require )?[[:space:]]*$(2) (v[^ ]+).*,\2,p' testservers/$(1)/go.mod)/$(1)
 
 .PHONY: test-servers
-test-servers: ## Build etcd and Consul for the tests (the first time takes minutes)
+test-servers: server-etcd server-consul ## Build etcd and Consul for the tests (the first time takes minutes)
+
+.PHONY: server-etcd
+server-etcd:
 	@$(call build_server,etcd,go.etcd.io/etcd/server/v3)
-	@$(call build_server,consul,github.com/hashicorp/consul)
 	@if [ "$${HOLDFAST_PROFILE:-}" = slow ] || [ "$${HOLDFAST_ETCD_VERSION:-}" = 3.5 ]; then $(call build_server,etcd35,go.etcd.io/etcd/server/v3); fi
+
+.PHONY: server-consul
+server-consul:
+	@$(call build_server,consul,github.com/hashicorp/consul)
 
 define build_server
 if [ ! -x "$(call server_path,$(1),$(2))" ]; then \
@@ -105,24 +101,20 @@ if [ ! -x "$(call server_path,$(1),$(2))" ]; then \
 fi
 endef
 
-# The last lines name every test that failed or was not over, with the end of what
-# it said: of a long log often only the end is at hand.
-failed_tests = awk 'function told() { for (i = (n > 4 ? n - 3 : 1); i <= n; i++) print substr(line[i], 1, 300); n = 0; on = 0 } \
-	/^(=== |DONE )/ { told() } /^=== FAIL: / { print; on = 1; next } on && NF { line[++n] = $$0 } END { told() }'
-
-# Packages run one after the other, because latencies are bounded, and always
-# anew: what depends on time and on the machine proves nothing from a cache.
+# internal/testrun builds the servers while it runs the tests that need none. Tests
+# always run again, because a cached result proves nothing about time.
+MAKE_PROGRAM := $(MAKE)
 .PHONY: test
 test: export HOLDFAST_REQUIRE_SERVERS = 1
-test: test-deps $(GOTESTSUM) ## Run all tests with the race detector
-	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
-	$(GOTESTSUM) --format pkgname --format-icons text --hide-summary=skipped -- -race -count=1 -p 1 -parallel $(SLEEPERS) -timeout $(TESTTIMEOUT) $(TESTS) | tee "$$log" \
-		|| { echo; $(failed_tests) "$$log"; exit 1; }
+test: deps ## Run all tests with the race detector
+	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
+	$(GO) build -o "$$work/testrun" ./internal/testrun; \
+	"$$work/testrun" -race -parallel $(SLEEPERS) -timeout $(TESTTIMEOUT) -make "$(MAKE_PROGRAM)" $(TESTS)
 
 .PHONY: test-slow
 test-slow: export HOLDFAST_REQUIRE_SERVERS = 1
 test-slow: export HOLDFAST_PROFILE = slow
-test-slow: test-deps ## Run the suite's slow profile: long faults, many rounds
+test-slow: deps test-servers ## Run the suite's slow profile: long faults, many rounds
 	$(GO) test -race -count=1 -p 1 -parallel $(SLEEPERS) -v -timeout $(SLOWTIMEOUT) ./conformance/... ./memstore/... ./raftstore/... ./etcd3/... ./consul/... ./zookeeper/...
 	HOLDFAST_ETCD_VERSION=3.5 $(GO) test -race -count=1 -p 1 -parallel $(SLEEPERS) -v -timeout $(SLOWTIMEOUT) ./etcd3/...
 	$(GO) test -count=1 -p 1 -parallel $(SLEEPERS) -v -timeout $(SLOWTIMEOUT) -run 'TestConformance/Herd' ./etcd3/... # 200 clients are too many for the race detector
@@ -155,7 +147,7 @@ vuln: $(GOVULNCHECK) ## Look our dependencies up in Go's vulnerability database 
 	$(GOVULNCHECK) ./...
 
 .PHONY: tools
-tools: $(GOLANGCI_LINT) $(GOFUMPT) $(GOVULNCHECK) $(BENCHSTAT) $(GOTESTSUM)
+tools: $(GOLANGCI_LINT) $(GOFUMPT) $(GOVULNCHECK) $(BENCHSTAT)
 
 # Built beside and then renamed, so that a run that was cut short leaves no half
 # a tool and two runs at once do not meet.

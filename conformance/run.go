@@ -18,6 +18,7 @@ func Run(t *testing.T, h Harness) {
 	if faults := h.check(); len(faults) > 0 {
 		t.Fatalf("conformance: this harness is wrong:\n\t%s", strings.Join(faults, "\n\t"))
 	}
+	t.Logf("conformance: %d cases", len(table())) // make test's progress
 	report := &report{backend: h.Name, virtual: h.Virtual}
 	t.Cleanup(func() { report.finish(t) })
 	t.Logf("conformance: %d cases", len(table()))

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+// load says how a package's tests use the machine.
+type load int
+
+const (
+	// waits: the tests mostly wait, so other packages run at the same time.
+	waits load = iota
+	// computes: the tests keep the processors busy. No other process measures
+	// meanwhile.
+	computes
+	// measures: the tests bound latencies from their first to their last. No other
+	// process measures or computes meanwhile.
+	measures
+)
+
+// lanes is how many packages run at the same time: the three longest ones, and
+// one after the other the short ones. Each of the longest spends most of its time
+// waiting for a store's time to pass.
+const lanes = 4
+
+// testcluster is the package that starts servers. A package whose tests import it
+// needs every server unless settings says otherwise.
+const testcluster = "internal/testcluster"
+
+// allServers are the servers that make server-NAME builds.
+var allServers = []string{"etcd", "consul"}
+
+// setting is what the runner knows about one package beforehand.
+type setting struct {
+	path    string // relative to the module
+	load    load
+	servers []string // nil means that the imports decide
+}
+
+// settings lists the packages in the order in which they should start. A package
+// that is not listed starts after these, and waits.
+var settings = []setting{
+	// The longest ones start first because they bound the whole run. Their suites
+	// take the machine's lock themselves while they measure.
+	{path: "consul", servers: []string{"consul"}},
+	{path: "zookeeper", servers: []string{}}, // comes from a package of the system
+	{path: "etcd3", servers: []string{"etcd"}},
+	// These compute, and start early so that they are over when the longest ones
+	// begin to measure.
+	{path: "conformance", load: computes},      // breaks every rule of the suite, in virtual time
+	{path: "memstore", load: computes},         // random walks, in virtual time
+	{path: "dcs", load: computes},              // random walks, in virtual time
+	{path: "dcs/attempt", load: computes},      // every interleaving, in virtual time
+	{path: "internal/testrun", load: computes}, // builds a module of its own
+	{path: ".", load: computes},                // lists the module's imports for ten systems
+	{path: "raftstore"},
+	{path: testcluster},
+	{path: "examples/failover", servers: []string{"etcd"}},
+	// Single figures of a few milliseconds, in tests of a few seconds.
+	{path: "keepalive", load: measures},
+	{path: "conformance/fault", load: measures},
+}
+
+// pkg is a package as go list describes it.
+type pkg struct {
+	ImportPath, Dir           string
+	Module                    struct{ Path string }
+	TestGoFiles, XTestGoFiles []string
+	TestImports, XTestImports []string
+}
+
+// path returns the package's path relative to its module, "." for the root.
+func (p pkg) path() string {
+	if p.ImportPath == p.Module.Path {
+		return "."
+	}
+	return strings.TrimPrefix(p.ImportPath, p.Module.Path+"/")
+}
+
+// arg returns the package as an argument of go test.
+func (p pkg) arg() string {
+	if p.path() == "." {
+		return "."
+	}
+	return "./" + p.path()
+}
+
+// list returns the packages that patterns match and that have tests.
+func list(ctx context.Context, dir string, patterns []string) ([]pkg, error) {
+	args := append([]string{"list", "-json=ImportPath,Dir,Module,TestGoFiles,XTestGoFiles,TestImports,XTestImports"}, patterns...)
+	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // G204: the caller names the packages
+	cmd.Dir = dir
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("go list %s: %w\n%s", strings.Join(patterns, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	var found []pkg
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return nil, fmt.Errorf("go list: %w", err)
+		}
+		if len(p.TestGoFiles)+len(p.XTestGoFiles) > 0 {
+			found = append(found, p)
+		}
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("no package that matches %s has tests", strings.Join(patterns, " "))
+	}
+	return found, nil
+}
+
+// plan returns the packages as jobs, in the order in which they should start.
+func plan(packages []pkg) []*job {
+	rank := func(p pkg) int {
+		if i := slices.IndexFunc(settings, func(s setting) bool { return s.path == p.path() }); i >= 0 {
+			return i
+		}
+		return len(settings)
+	}
+	packages = slices.Clone(packages)
+	slices.SortStableFunc(packages, func(a, b pkg) int { return rank(a) - rank(b) })
+	var jobs []*job
+	for _, p := range packages {
+		j := &job{pkg: p, record: newRecord()}
+		if i := rank(p); i < len(settings) {
+			j.load, j.servers = settings[i].load, settings[i].servers
+		}
+		imports := slices.Concat(p.TestImports, p.XTestImports)
+		if j.servers == nil && (p.path() == testcluster || slices.Contains(imports, p.Module.Path+"/"+testcluster)) {
+			j.servers = allServers
+		}
+		jobs = append(jobs, j)
+	}
+	return jobs
+}

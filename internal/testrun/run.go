@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/internal/machinelock"
+)
+
+// job is one package's tests.
+type job struct {
+	pkg     pkg
+	load    load
+	servers []string
+
+	state  state
+	binary string
+	record *record
+	begin  time.Time
+	took   time.Duration
+	cpu    time.Duration
+	// err says why the tests did not run, or how their program ended.
+	err error
+}
+
+// state is how far a job is.
+type state int
+
+const (
+	toBuild state = iota
+	toRun
+	running
+	over
+)
+
+// build builds the job's test program below dir.
+func (r *runner) build(ctx context.Context, j *job, dir string) error {
+	j.binary = filepath.Join(dir, strings.ReplaceAll(j.pkg.path(), "/", "-")+".test")
+	args := []string{"test", "-c", "-o", j.binary}
+	if r.race {
+		args = append(args, "-race")
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, j.pkg.arg())...) //nolint:gosec // G204: go and the caller's packages
+	cmd.Dir = r.dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot build the tests: %w\n%s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// buildServer builds a server with the least priority, because tests run
+// meanwhile.
+func (r *runner) buildServer(ctx context.Context, name string) error {
+	target := "server-" + name
+	cmd := exec.CommandContext(ctx, "nice", "-n", "19", r.make, "--no-print-directory", target) //nolint:gosec // G204: the caller names make
+	cmd.Dir = r.dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+		return fmt.Errorf("%s %s: %w\n%s", r.make, target, err, strings.Join(lines[max(0, len(lines)-tailLines):], "\n"))
+	}
+	return nil
+}
+
+// count sets how many tests the job has. A program that cannot list its tests
+// fails when it runs.
+func (j *job) count(ctx context.Context) {
+	cmd := exec.CommandContext(ctx, j.binary, "-test.list", ".") //nolint:gosec // G204: the program was just built
+	cmd.Dir = j.pkg.Dir
+	out, err := cmd.Output()
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(out)) {
+		if strings.HasPrefix(line, "Test") || strings.HasPrefix(line, "Example") || strings.HasPrefix(line, "Fuzz") {
+			j.record.total++
+		}
+	}
+}
+
+// acquire takes the machine's lock. A process that holds it may be no child of
+// this one, so the wait ends with ctx too.
+func (r *runner) acquire(ctx context.Context, lock func(path string) (func(), error)) (unlock func(), err error) {
+	type result struct {
+		unlock func()
+		err    error
+	}
+	got := make(chan result, 1)
+	go func() { // ends with the lock, or with this process
+		unlock, err := lock(r.lock)
+		got <- result{unlock, err}
+	}()
+	select {
+	case res := <-got:
+		return res.unlock, res.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// test runs the job's tests. Where their load asks for the machine's lock, the
+// runner holds it, and the tests must not wait for it themselves.
+func (r *runner) test(ctx context.Context, j *job) error {
+	env := append(os.Environ(), machinelock.Env+"=")
+	unlock, err := func() {}, error(nil)
+	switch j.load {
+	case waits:
+		env = append(os.Environ(), machinelock.Env+"="+r.lock)
+	case computes:
+		unlock, err = r.acquire(ctx, machinelock.RLock)
+	case measures:
+		unlock, err = r.acquire(ctx, machinelock.Lock)
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	log, err := os.Create(r.logFile(j))
+	if err != nil {
+		return err
+	}
+	j.begin = time.Now()
+	err = r.execute(ctx, j, env, log)
+	j.took = time.Since(j.begin)
+	return errors.Join(err, log.Close())
+}
+
+func (r *runner) logFile(j *job) string {
+	name := strings.ReplaceAll(j.pkg.path(), "/", "-")
+	if name == "." {
+		name = "root"
+	}
+	return filepath.Join(r.logs, name+".log")
+}
+
+// grace is how long a test program may take to end after its own timeout.
+const grace = time.Minute
+
+// execute runs the test program and follows what go tool test2json makes of its
+// output.
+func (r *runner) execute(ctx context.Context, j *job, env []string, log io.Writer) error {
+	convert := exec.Command("go", "tool", "test2json", "-t", "-p", j.pkg.ImportPath) //nolint:gosec,noctx // ends with its input
+	convert.Stderr = log
+	input, err := convert.StdinPipe()
+	if err != nil {
+		return err
+	}
+	stream, err := convert.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := convert.Start(); err != nil {
+		return err
+	}
+	followed := make(chan error, 1)
+	go func() { followed <- j.record.follow(stream, log) }() // ends with convert's output
+	err = r.program(ctx, j, env, input)
+	input.Close()
+	return errors.Join(err, <-followed, convert.Wait())
+}
+
+// program runs the test program. A program that leaves a child with its output
+// open fails.
+func (r *runner) program(ctx context.Context, j *job, env []string, output io.Writer) error {
+	if r.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, r.timeout+grace)
+		defer cancel()
+	}
+	cmd := exec.CommandContext(ctx, j.binary, "-test.v=test2json", "-test.paniconexit0", //nolint:gosec // G204: the program was just built
+		"-test.timeout="+r.timeout.String(), "-test.parallel="+strconv.Itoa(r.parallel))
+	cmd.Dir, cmd.Env, cmd.WaitDelay = j.pkg.Dir, env, 10*time.Second
+	// Not the pipe itself, so that Wait gives up on a child that holds it.
+	both := struct{ io.Writer }{output}
+	cmd.Stdout, cmd.Stderr = both, both
+	err := cmd.Run()
+	if cmd.ProcessState != nil {
+		j.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	}
+	if errors.Is(err, exec.ErrWaitDelay) {
+		return errors.New("the tests left a process that holds their output open")
+	}
+	return err
+}

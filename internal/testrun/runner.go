@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/internal/machinelock"
+)
+
+// runner runs the tests of packages.
+type runner struct {
+	dir      string // the module's
+	make     string
+	race     bool
+	parallel int
+	timeout  time.Duration
+	lanes    int
+	patterns []string
+	lock     string // the machine's lock file
+	out      *printer
+
+	logs  string
+	begin time.Time
+	jobs  []*job
+	// servers holds each server's build error, once the build is over.
+	servers map[string]error
+	built   bool // every test program is
+}
+
+// lockFile returns the lock file of this machine, which every run on it shares.
+func lockFile() (string, error) {
+	if path := os.Getenv(machinelock.Env); path != "" {
+		return path, nil
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, "holdfast")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "machine.lock"), nil
+}
+
+// step is something that changes what may start next.
+type step func(r *runner)
+
+// run runs the tests and reports whether all of them passed.
+func (r *runner) run(ctx context.Context) (bool, error) {
+	r.begin = time.Now()
+	packages, err := list(ctx, r.dir, r.patterns)
+	if err != nil {
+		return false, err
+	}
+	r.jobs, r.servers = plan(packages), map[string]error{}
+	if r.logs, err = os.MkdirTemp("", "holdfast-test-"); err != nil {
+		return false, err
+	}
+	work, err := os.MkdirTemp("", "holdfast-build-")
+	if err != nil {
+		return false, err
+	}
+	defer os.RemoveAll(work)
+	r.schedule(ctx, work)
+	return r.summarise(ctx.Err() != nil), nil
+}
+
+// schedule builds everything and runs each package when it is its turn, until
+// all are over.
+func (r *runner) schedule(ctx context.Context, work string) {
+	steps := make(chan step)
+	builds := 2
+	go r.buildAll(ctx, work, steps) // ends with a last step
+	go r.buildServers(ctx, steps)   // ends with a last step
+	ticker := time.NewTicker(r.out.interval)
+	defer ticker.Stop()
+	for builds > 0 || r.count(over) < len(r.jobs) {
+		select {
+		case next := <-steps:
+			if next == nil {
+				builds--
+			} else {
+				next(r)
+			}
+			r.start(ctx, steps)
+		case <-ticker.C:
+			r.out.progress(r.status())
+		}
+	}
+}
+
+func (r *runner) count(s state) (n int) {
+	for _, j := range r.jobs {
+		if j.state == s {
+			n++
+		}
+	}
+	return n
+}
+
+// buildAll builds the test programs in the order of the plan. No process measures
+// meanwhile.
+func (r *runner) buildAll(ctx context.Context, work string, steps chan<- step) {
+	defer func() { steps <- nil }()
+	unlock, lockErr := r.acquire(ctx, machinelock.RLock)
+	if lockErr == nil {
+		defer unlock()
+	}
+	for _, j := range r.jobs {
+		err := lockErr
+		if err == nil {
+			err = r.build(ctx, j, work)
+		}
+		if err == nil {
+			j.count(ctx)
+		}
+		steps <- func(r *runner) {
+			if j.state = toRun; err != nil {
+				r.finish(j, err)
+			}
+		}
+	}
+	steps <- func(r *runner) { r.built = true }
+}
+
+// buildServers builds the servers that the jobs need, one after the other.
+func (r *runner) buildServers(ctx context.Context, steps chan<- step) {
+	defer func() { steps <- nil }()
+	for _, name := range allServers {
+		if !slices.ContainsFunc(r.jobs, func(j *job) bool { return slices.Contains(j.servers, name) }) {
+			continue
+		}
+		err := r.buildServer(ctx, name)
+		steps <- func(r *runner) { r.servers[name] = err }
+	}
+}
+
+// start starts the jobs that may run now, in the order of the plan.
+func (r *runner) start(ctx context.Context, steps chan<- step) {
+	for _, j := range r.jobs {
+		if j.state != toRun || r.count(running) == r.lanes {
+			continue
+		}
+		ready, err := r.ready(j)
+		if err = errors.Join(err, ctx.Err()); err != nil {
+			r.finish(j, err)
+			continue
+		}
+		if !ready {
+			continue
+		}
+		j.state = running
+		go func() { // ends with a step
+			err := r.test(ctx, j)
+			steps <- func(r *runner) { r.finish(j, err) }
+		}()
+	}
+}
+
+// ready reports whether a job may run now. The error says why it never may.
+func (r *runner) ready(j *job) (bool, error) {
+	if j.load == measures && !r.built {
+		return false, nil // it would wait in its lane for the builds to end
+	}
+	for _, name := range j.servers {
+		err, built := r.servers[name]
+		if !built {
+			return false, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("not run, because the server %s could not be built", name)
+		}
+	}
+	return true, nil
+}
+
+// finish ends a job.
+func (r *runner) finish(j *job, err error) {
+	j.state, j.err = over, err
+	r.out.line(r.ended(j))
+}
