@@ -63,7 +63,8 @@ var settings = []setting{
 	{path: ".", load: computes},                // lists the module's imports for ten systems
 	{path: "raftstore"},
 	{path: testcluster},
-	{path: "examples/failover", servers: []string{"etcd"}},
+	{path: "examples/failover"},
+	{path: "examples/leader"},
 	// Single figures of a few milliseconds, in tests of a few seconds.
 	{path: "keepalive", load: measures},
 	{path: "conformance/fault", load: measures},

@@ -26,7 +26,8 @@ type job struct {
 	record *record
 	begin  time.Time
 	took   time.Duration
-	cpu    time.Duration
+	cpu    time.Duration // the test program's and its children's
+	pid    int
 	// err says why the tests did not run, or how their program ended.
 	err error
 }
@@ -181,8 +182,8 @@ func (r *runner) program(ctx context.Context, j *job, env []string, output io.Wr
 	both := struct{ io.Writer }{output}
 	cmd.Stdout, cmd.Stderr = both, both
 	err := cmd.Run()
-	if cmd.ProcessState != nil {
-		j.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	if p := cmd.ProcessState; p != nil {
+		j.pid, j.cpu = p.Pid(), p.UserTime()+p.SystemTime()
 	}
 	if errors.Is(err, exec.ErrWaitDelay) {
 		return errors.New("the tests left a process that holds their output open")

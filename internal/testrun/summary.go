@@ -135,7 +135,7 @@ func (r *runner) summarise(interrupted bool) bool {
 	if interrupted {
 		r.out.line("interrupted")
 	}
-	r.out.line(fmt.Sprintf("%d packages in %s; whole output: %s", len(r.jobs), clock(time.Since(r.begin)), r.logs))
+	r.out.line(fmt.Sprintf("packages: %d, time: %s, whole output: %s", len(r.jobs), clock(time.Since(r.begin)), r.logs))
 	r.out.line(fmt.Sprintf("%d passed, %d failed, %d skipped", passed, failed, skipped))
 	return failed == 0 && !interrupted
 }

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// samplePackage returns a package of a module, with the imports of its tests.
+func samplePackage(path string, imports ...string) pkg {
+	p := pkg{ImportPath: "example.test/sample/" + path, XTestImports: imports}
+	if path == "." {
+		p.ImportPath = "example.test/sample"
+	}
+	p.Module.Path = "example.test/sample"
+	return p
+}
+
+func TestPlan(t *testing.T) {
+	const servers = "example.test/sample/internal/testcluster"
+	jobs := plan([]pkg{
+		samplePackage("."), samplePackage("added/later"), samplePackage("added/withservers", servers), samplePackage("consul", servers),
+		samplePackage("etcd3", servers), samplePackage("keepalive"), samplePackage("zookeeper", servers), samplePackage(testcluster),
+	})
+	var order []string
+	for _, j := range jobs {
+		order = append(order, j.pkg.arg())
+	}
+	require.Equal(t, []string{
+		"./consul", "./zookeeper", "./etcd3", ".", "./internal/testcluster", "./keepalive", "./added/later", "./added/withservers",
+	}, order)
+	byPath := map[string]*job{}
+	for _, j := range jobs {
+		byPath[j.pkg.path()] = j
+	}
+	require.Equal(t, []string{"consul"}, byPath["consul"].servers)
+	require.Equal(t, []string{"etcd"}, byPath["etcd3"].servers)
+	require.Empty(t, byPath["zookeeper"].servers)
+	require.Equal(t, allServers, byPath[testcluster].servers)
+	require.Equal(t, allServers, byPath["added/withservers"].servers)
+	require.Empty(t, byPath["added/later"].servers)
+	require.Equal(t, waits, byPath["added/later"].load)
+	require.Equal(t, computes, byPath["."].load)
+	require.Equal(t, measures, byPath["keepalive"].load)
+}
+
+func TestSettingsNamePackagesOnce(t *testing.T) {
+	packages, err := list(t.Context(), "../..", []string{"./..."})
+	require.NoError(t, err)
+	var paths []string
+	for _, s := range settings {
+		require.NotContains(t, paths, s.path)
+		paths = append(paths, s.path)
+		require.True(t, slices.ContainsFunc(packages, func(p pkg) bool { return p.path() == s.path }), "no package with tests: %s", s.path)
+	}
+}
+
+func TestListReportsWhatGoSays(t *testing.T) {
+	_, err := list(t.Context(), ".", []string{"./missing"})
+	require.ErrorContains(t, err, "missing")
+}
