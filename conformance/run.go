@@ -18,10 +18,9 @@ func Run(t *testing.T, h Harness) {
 	if faults := h.check(); len(faults) > 0 {
 		t.Fatalf("conformance: this harness is wrong:\n\t%s", strings.Join(faults, "\n\t"))
 	}
-	t.Logf("conformance: %d cases", len(table())) // make test's progress
 	report := &report{backend: h.Name, virtual: h.Virtual}
 	t.Cleanup(func() { report.finish(t) })
-	t.Logf("conformance: %d cases", len(table()))
+	t.Logf("conformance: %d cases", len(table())) // make test shows its progress by this line
 	s := schedule{t: t, run: func(t *testing.T, c spec) { runOne(t, h, c, report) }}
 	if h.Virtual { // work alone: nothing is gained by running two at once
 		for _, c := range table() {

@@ -2,6 +2,7 @@ package fault
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -286,6 +287,31 @@ func TestNetworkCuts(t *testing.T) {
 	require.NoError(t, heal())
 	_, err = Loopback().CutPeers()
 	require.ErrorIs(t, err, ErrUnsupported)
+}
+
+// Packages are tested at the same time, and each process chooses ranges of
+// addresses that the others must not have.
+func TestNetworksOfSeveralProcesses(t *testing.T) {
+	const child = "HOLDFAST_FAULT_NETWORKS"
+	if os.Getenv(child) != "" {
+		for range 5 {
+			network(t, 1)
+		}
+		return
+	}
+	network(t, 1) // skips the test where there are none
+	var all []*exec.Cmd
+	var outputs [4]bytes.Buffer
+	for i := range outputs {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), child+"=1")
+		cmd.Stdout, cmd.Stderr = &outputs[i], &outputs[i]
+		require.NoError(t, cmd.Start())
+		all = append(all, cmd)
+	}
+	for i, cmd := range all {
+		require.NoError(t, cmd.Wait(), "%s", &outputs[i])
+	}
 }
 
 func TestNetworkCommand(t *testing.T) {

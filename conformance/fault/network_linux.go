@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-dcs/holdfast/internal/machinelock"
 )
 
 // Network is a few hosts, each in a network namespace, joined by a router in
@@ -34,6 +36,10 @@ var (
 	networkMu sync.Mutex
 	networks  int
 )
+
+// rangesLock is held while a range of addresses is chosen and before its route
+// exists, because another process may choose at the same time.
+const rangesLock = "/var/run/" + prefix + ".lock"
 
 // prefix begins the name of every namespace; the maker's pid follows.
 const prefix = "hfnet"
@@ -97,6 +103,11 @@ func (n *Network) build(ctx context.Context, hosts int) error {
 // that no route of it covers yet.
 func (n *Network) uplink(ctx context.Context) (base string, err error) {
 	dev := fmt.Sprintf("hf%d-%d", os.Getpid(), networks)
+	unlock, err := machinelock.Lock(rangesLock)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	if err := ip(ctx, fmt.Sprintf("link add %s type veth peer name near netns %s", dev, n.router)); err != nil {
 		return "", fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
