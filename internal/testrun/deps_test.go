@@ -93,12 +93,13 @@ func TestDepsWithoutRoot(t *testing.T) {
 func TestDepsNamesTestsThatExist(t *testing.T) {
 	script, err := os.ReadFile(depsScript)
 	require.NoError(t, err)
+	repository := os.DirFS("../..")
 	var sources bytes.Buffer
-	require.NoError(t, filepath.WalkDir("../..", func(path string, _ fs.DirEntry, err error) error {
+	require.NoError(t, fs.WalkDir(repository, ".", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, ".go") {
 			return err
 		}
-		text, err := os.ReadFile(path)
+		text, err := fs.ReadFile(repository, path)
 		sources.Write(text)
 		return err
 	}))

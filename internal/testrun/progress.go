@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,25 +56,23 @@ func (p *printer) clear() {
 func (r *runner) status() string {
 	parts := []string{fmt.Sprintf("%s %d of %d packages", clock(time.Since(r.begin)), r.count(over), len(r.jobs))}
 	for _, j := range r.jobs {
-		switch {
-		case j.state == running:
+		if j.state == running {
 			parts = append(parts, j.status())
-		case j.state == toBuild:
-			parts = append(parts, j.pkg.path()+" is being built")
-			return strings.Join(parts, " | ")
 		}
 	}
 	return strings.Join(append(parts, r.pending()...), " | ")
 }
 
-// pending names the packages that wait for a server.
+// pending names the package whose tests are being built, and those that wait for
+// a server.
 func (r *runner) pending() (parts []string) {
 	for _, j := range r.jobs {
-		for _, name := range j.servers {
-			if _, built := r.servers[name]; !built && j.state == toRun {
-				parts = append(parts, fmt.Sprintf("%s waits for the server %s to be built", j.pkg.path(), name))
-				break
-			}
+		if j.state == toBuild {
+			return append(parts, j.pkg.path()+" is being built")
+		}
+		notBuilt := func(name string) bool { _, built := r.servers[name]; return !built }
+		if i := slices.IndexFunc(j.servers, notBuilt); i >= 0 && j.state == toRun {
+			parts = append(parts, j.pkg.path()+" waits for the server "+j.servers[i])
 		}
 	}
 	return parts
