@@ -65,7 +65,7 @@ func rulesOnPage(t *testing.T) []ruleOnPage {
 	return rules
 }
 
-// cites matches a mention of rule n: P7, rule.P7Marker, TestP7; not HTTP7 or P70.
+// cites matches a mention of rule n: P7, TestP7; not HTTP7 or P70.
 func cites(n int) *regexp.Regexp {
 	return regexp.MustCompile(fmt.Sprintf(`(?:^|[^0-9A-Z])P%d(?:[^0-9]|$)`, n))
 }

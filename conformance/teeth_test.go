@@ -3,6 +3,8 @@ package conformance
 import (
 	"strings"
 	"testing"
+
+	"github.com/holdfast-dcs/holdfast/internal/mutants"
 )
 
 // tooth is a store with one thing wrong, and the case that must fail on it.
@@ -65,8 +67,14 @@ func TestEveryCaseHasTeeth(t *testing.T) {
 	for _, tooth := range teeth() {
 		caught[tooth.caught] = true
 	}
-	for _, tooth := range ruleTeeth {
-		caught[tooth.caught] = true
+	rules, err := mutants.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range rules {
+		for _, k := range m.Kills {
+			caught[strings.TrimPrefix(k.Test, "TestConformance/")] = true
+		}
 	}
 	for _, c := range Cases() {
 		if strings.HasPrefix(c.Name, "Auth/") || strings.HasPrefix(c.Name, "TLS/") {
@@ -78,4 +86,37 @@ func TestEveryCaseHasTeeth(t *testing.T) {
 			t.Errorf("no broken store shows that %s can fail", c.Name)
 		}
 	}
+}
+
+// bites requires that the case fails, and says how.
+func bites(t *testing.T, h Harness, name string) {
+	t.Helper()
+	c, ok := find(name)
+	if !ok {
+		t.Fatalf("there is no case %q", name)
+	}
+	o := runCase(t, h, c)
+	if o.verdict != failed {
+		t.Fatalf("%s passed a store that breaks its rule: %s", name, c.Rule)
+	}
+	t.Logf("%s: %s", name, first(o.failures))
+}
+
+func find(name string) (spec, bool) {
+	for _, c := range table() {
+		if c.Name == name {
+			return c, true
+		}
+	}
+	return spec{}, false
+}
+
+func first(failures []string) string {
+	if len(failures) == 0 {
+		return "(no message)"
+	}
+	if f := failures[0]; len(f) > 400 {
+		return f[:400] + " …"
+	}
+	return failures[0]
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"github.com/holdfast-dcs/holdfast/internal/rule"
 )
 
 // TryAcquire takes the lock key, with value, if it is free, and answers within
@@ -43,7 +41,6 @@ func (s *Session) TryAcquire(ctx context.Context, key string, value []byte) (*Ho
 	if err != nil {
 		return nil, s.failure(op, key, err)
 	}
-	s.tie(ctx, h)
 	return h, nil
 }
 
@@ -63,7 +60,6 @@ func (s *Session) Acquire(ctx context.Context, key string, value []byte) (*Hold,
 		}
 		h, err := s.acquireOnce(ctx, key, value)
 		if err == nil {
-			s.tie(ctx, h)
 			return h, nil
 		}
 		var e *Error
@@ -89,17 +85,6 @@ func (s *Session) waitFailure(ctx context.Context, key string, err error) error 
 		return ctx.Err()
 	}
 	return s.failure("Acquire", key, err)
-}
-
-// tie is nothing: the context of an Acquire does not govern the Hold.
-func (s *Session) tie(ctx context.Context, h *Hold) {
-	if !rule.On(rule.AcquireCtxFree) {
-		context.AfterFunc(ctx, func() {
-			s.mu.Lock()
-			defer s.unlock()
-			s.lose(h, ctx.Err())
-		})
-	}
 }
 
 // free returns an error if the session holds key itself, or is over. Called
@@ -178,11 +163,6 @@ func (s *Session) attempt(ctx context.Context, c *claim, value []byte) (*Hold, e
 		return nil, err
 	case errors.Is(err, ErrConflict):
 		err = s.nameHolder(ctx, c, err)
-		if e := (*Error)(nil); !rule.On(rule.P17OneAttempt) && errors.As(err, &e) && e.Current != nil && e.Current.Lease == c.lease.ID() {
-			h, err := s.adopt(c, e.Current.Created) // what P17 forbids
-			s.unclaim(c)
-			return h, err
-		}
 	case errors.Is(err, ErrLost):
 		s.leaseLost(c.lease, err) // P14
 	}
@@ -274,10 +254,8 @@ func (s *Session) settleAcquire(c *claim, err error) {
 		}
 		switch how {
 		case landed:
-			if rule.On(rule.P16LateYes) {
-				s.log.Info("a late answer: the lock was taken after all and is given back", "key", c.key, "token", rev)
-				s.removeForGood(c.key, rev, nil)
-			}
+			s.log.Info("a late answer: the lock was taken after all and is given back", "key", c.key, "token", rev)
+			s.removeForGood(c.key, rev, nil)
 		case hopeless:
 			s.unsettled(c.key, err)
 		}

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
-
-	"github.com/holdfast-dcs/holdfast/internal/rule"
 )
 
 // Hold is a lock that its Session holds: one incarnation of one key. It ends
@@ -172,11 +170,7 @@ func (h *Hold) Release(ctx context.Context) error {
 	s := h.s
 	ctx, cancel := context.WithTimeout(ctx, s.timing.RetryTimeout)
 	defer cancel()
-	if rule.On(rule.P6FalseFirst) {
-		h.release() // P6
-	} else {
-		defer h.release()
-	}
+	h.release() // P6
 	c, err := s.claim(ctx, h.key)
 	if h.isGone() {
 		if c != nil {

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-
-	"github.com/holdfast-dcs/holdfast/internal/rule"
 )
 
 // publication is a key that the session has published. Under the session's mu.
@@ -92,12 +90,12 @@ func (s *Session) mayPublish(ctx context.Context, c *claim, value []byte) (*Cond
 		p = *before
 	}
 	s.mu.Unlock()
-	first := before == nil || !rule.On(rule.P19FirstPublish) // P19
+	first := before == nil // P19
 	at := func(r Revision) *Cond { cond := ModifiedAt(c.key, r); return &cond }
 	switch {
 	case err != nil:
 		return nil, "", err
-	case p.displaced && !first:
+	case p.displaced:
 		return nil, "", &Error{Kind: ErrConflict, Err: errDisplaced}
 	case p.known && bytes.Equal(p.value, value):
 		return nil, "", nil

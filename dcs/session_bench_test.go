@@ -3,11 +3,9 @@ package dcs
 import (
 	"context"
 	"errors"
-	"fmt"
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,51 +48,11 @@ func stacks() string {
 	return string(buf[:runtime.Stack(buf, true)])
 }
 
-// fails runs f, which is expected to fail, and reports whether it did.
-func fails(t *testing.T, f func(b *bench)) bool {
-	t.Helper()
-	failed := false
-	synctest.Test(t, func(t *testing.T) {
-		rec := &recorder{TB: t}
-		b := &bench{TB: rec, w: newWorld()}
-		over := make(chan struct{})
-		go func() {
-			defer close(over)
-			f(b)
-		}()
-		<-over
-		b.closeAll()
-		time.Sleep(10 * time.Minute)
-		failed = rec.failed.Load()
-		if failed {
-			t.Log("caught: " + *rec.why.Load())
-		}
-	})
-	return failed
-}
-
 func (b *bench) closeAll() {
 	for _, s := range b.stores {
 		_ = s.Close()
 	}
 }
-
-// recorder is a TB that takes note of failures and does not pass them on.
-type recorder struct {
-	testing.TB
-	failed atomic.Bool
-	why    atomic.Pointer[string]
-}
-
-func (r *recorder) note(why string) {
-	if r.failed.CompareAndSwap(false, true) {
-		r.why.Store(&why)
-	}
-}
-func (r *recorder) Error(args ...any)            { r.note(fmt.Sprint(args...)) }
-func (r *recorder) Errorf(f string, args ...any) { r.note(fmt.Sprintf(f, args...)) }
-func (r *recorder) Fatal(args ...any)            { r.Error(args...); runtime.Goexit() }
-func (r *recorder) Fatalf(f string, args ...any) { r.Errorf(f, args...); runtime.Goexit() }
 
 func (b *bench) store(be Backend) *Store {
 	b.Helper()

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"github.com/holdfast-dcs/holdfast/internal/rule"
 )
 
 // claim is the right to write one key for the session: one attempt at a time,
@@ -23,7 +21,7 @@ var errBusy = errors.New("nothing was sent: an earlier attempt on this key, or t
 // tryClaim takes the claim on key, or returns what to wait for. Called under
 // mu.
 func (s *Session) tryClaim(key string) (*claim, <-chan struct{}) {
-	if c := s.claims[key]; c != nil && rule.On(rule.P17OneAttempt) { // P17
+	if c := s.claims[key]; c != nil { // P17
 		return nil, c.done
 	}
 	if s.moving != nil { // P20
@@ -129,11 +127,8 @@ func (s *Session) unsettled(key string, err error) {
 // remove deletes an incarnation of an own key. Nil says that it is gone,
 // whoever removed it.
 func (s *Session) remove(ctx context.Context, key string, token Revision) error {
-	t := Txn{If: []Cond{CreatedAt(key, token)}, Then: []Write{Delete(key)}} // P18
-	if !rule.On(rule.P18OwnIncarnation) {
-		t.If = nil
-	}
-	_, err := s.store.Commit(ctx, t)
+	own := CreatedAt(key, token) // P18
+	_, err := s.store.Commit(ctx, Txn{If: []Cond{own}, Then: []Write{Delete(key)}})
 	if errors.Is(err, ErrConflict) {
 		return nil
 	}

@@ -7,8 +7,6 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
-
-	"github.com/holdfast-dcs/holdfast/internal/rule"
 )
 
 // live reports whether the deadline lies ahead, asking the clocks now. The
@@ -19,10 +17,10 @@ func (s *Session) live() bool {
 		if at == nil {
 			return false
 		}
-		if !rule.On(rule.P3Deadline) || at.Elapsed() < 0 { // P3
+		if at.Elapsed() < 0 { // P3
 			return true
 		}
-		if !rule.On(rule.P4Final) || s.until.CompareAndSwap(at, nil) {
+		if s.until.CompareAndSwap(at, nil) {
 			return false
 		}
 	}
@@ -42,12 +40,12 @@ func (s *Session) remaining() time.Duration {
 // is too late then.
 func (s *Session) advance() bool {
 	at := s.lease.until
-	if s.spare != nil && rule.On(rule.P20BothLeases) && s.spare.until.Before(at) {
+	if s.spare != nil && s.spare.until.Before(at) {
 		at = s.spare.until // P20: the earlier one
 	}
 	for {
 		old := s.until.Load()
-		if old == nil || (rule.On(rule.P4Final) && !s.live()) {
+		if old == nil || !s.live() {
 			return false // P4
 		}
 		if !old.Before(at) {
@@ -63,9 +61,7 @@ func (s *Session) advance() bool {
 // ring is called by the alarm, perhaps too early.
 func (s *Session) ring() {
 	if s.live() {
-		if left := -s.Deadline().Elapsed(); left > 0 || rule.On(rule.P3Deadline) {
-			s.alarm.set(s.Deadline())
-		}
+		s.alarm.set(s.Deadline())
 		return
 	}
 	s.expire()
@@ -73,9 +69,6 @@ func (s *Session) ring() {
 
 // expire ends a session whose deadline has passed.
 func (s *Session) expire() {
-	if s.until.Load() != nil {
-		return // P4 is switched off
-	}
 	s.mu.Lock()
 	defer s.unlock()
 	s.expireLocked()

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/holdfast-dcs/holdfast/internal/rule"
 )
 
 // renew is the session's one goroutine that renews.
@@ -54,7 +52,7 @@ func (s *Session) round() (ttl time.Duration, failures int) {
 	waiting := s.confirms
 	s.confirms = nil
 	leases := []*tenure{s.lease}
-	if s.spare != nil && rule.On(rule.P20BothLeases) {
+	if s.spare != nil {
 		leases = append(leases, s.spare) // P20
 	}
 	what, gate := s.ask(), s.gate
@@ -156,9 +154,6 @@ func (s *Session) early(t *tenure, what []asked, a renewed) {
 // attemptTime is how long one attempt may take: no attempt outlives the
 // deadline.
 func (s *Session) attemptTime() time.Duration {
-	if !rule.On(rule.P3Deadline) || !rule.On(rule.P4Final) {
-		return s.timing.RetryTimeout
-	}
 	return min(s.timing.RetryTimeout, s.remaining())
 }
 
@@ -217,12 +212,6 @@ func (t *tenure) confirmed(r Renewal) {
 // check judges Holds and published keys by what a renewal read. Called under
 // mu.
 func (s *Session) check(what []asked, r Renewal) {
-	if !rule.On(rule.OwnershipChecked) {
-		return
-	}
-	if !rule.On(rule.P5JudgeLater) {
-		what = s.ask()
-	}
 	for _, a := range what {
 		e, found := r.Entry(a.key)
 		switch {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/rule"
 )
 
 // granted is what the server says of a lease.
@@ -28,9 +27,6 @@ func (r *root) granted(l *lease, live bool, keys []string) granted {
 }
 
 func (g granted) renewal(from dcs.Instant) dcs.Renewal {
-	if !rule.On(rule.P1FromSending) {
-		from = dcs.Now()
-	}
 	return dcs.Renewal{From: from, TTL: g.ttl, Expiry: g.expiry, Entries: g.entries}
 }
 

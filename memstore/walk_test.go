@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/rule"
 )
 
 // A random walk over the store's faults: several clients with Sessions, Holds
@@ -24,9 +23,37 @@ import (
 // docs/protocol.md promises.
 
 var (
-	walkSeed = flag.Uint64("walk.seed", 0, "walk only this seed")
-	walkFor  = flag.Duration("walk.for", 0, "go on with new seeds for so long (default 3s, with HOLDFAST_PROFILE=slow 10m)")
+	walkSeed   = flag.Uint64("walk.seed", 0, "walk only this seed")
+	walkFor    = flag.Duration("walk.for", 0, "go on with new seeds for so long (default 3s, with HOLDFAST_PROFILE=slow 10m)")
+	walkRounds = flag.Int("walk.rounds", 0, "walk this many seeds, beginning with 1 or -walk.seed, however long that takes")
 )
+
+// walkStart returns the first seed, and whether the walk ends with it.
+func walkStart(t *testing.T) (seed uint64, single bool) {
+	seed = *walkSeed
+	if env := os.Getenv("HOLDFAST_SEED"); env != "" && seed == 0 {
+		n, err := strconv.ParseUint(env, 10, 64)
+		if err != nil {
+			t.Fatalf("HOLDFAST_SEED=%q: %v", env, err)
+		}
+		seed = n
+	}
+	switch {
+	case *walkRounds > 0:
+		return max(seed, 1), *walkRounds == 1
+	case seed == 0:
+		return rand.Uint64N(1 << 40), false
+	}
+	return seed, true
+}
+
+// walkEnds reports whether the walk ends after these rounds.
+func walkEnds(start time.Time, rounds int) bool {
+	if *walkRounds > 0 {
+		return rounds >= *walkRounds
+	}
+	return time.Since(start) > walkLength()
+}
 
 // walkLength is for how long to walk.
 func walkLength() time.Duration {
@@ -40,18 +67,7 @@ func walkLength() time.Duration {
 }
 
 func TestWalk(t *testing.T) {
-	seed := *walkSeed
-	if env := os.Getenv("HOLDFAST_SEED"); env != "" && seed == 0 {
-		n, err := strconv.ParseUint(env, 10, 64)
-		if err != nil {
-			t.Fatalf("HOLDFAST_SEED=%q: %v", env, err)
-		}
-		seed = n
-	}
-	single := seed != 0
-	if !single {
-		seed = rand.Uint64N(1 << 40)
-	}
+	seed, single := walkStart(t)
 	// One goroutine at a time: faster here, and the same seed is the same walk.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	start, rounds := time.Now(), 0
@@ -66,7 +82,7 @@ func TestWalk(t *testing.T) {
 		if len(faults) > 0 {
 			t.Fatalf("repeat with: go test -race ./memstore -run TestWalk$ -walk.seed=%d", seed)
 		}
-		if single || time.Since(start) > walkLength() {
+		if single || walkEnds(start, rounds) {
 			break
 		}
 		seed++
@@ -75,29 +91,6 @@ func TestWalk(t *testing.T) {
 	t.Logf("%d rounds, %d steps (%.0f a second), %v of virtual time: %s", rounds, total.steps, float64(total.steps)/took.Seconds(), total.virtual.Round(time.Second), &total)
 	if !single {
 		total.check(t)
-	}
-}
-
-// The walk is worth something only if it finds what is broken: with any one of
-// these rules off it must come back with a fault.
-func TestWalkFindsBrokenRules(t *testing.T) {
-	for name, r := range map[string]rule.Rule{
-		"P7": rule.P7Marker, "P8": rule.P8ReadBack, "P9": rule.P9MarkerFirst, "P10": rule.P10EveryCopy,
-		"P11": rule.P11NoNeedsMarker, "P12": rule.P12SlotBusy, "P13": rule.P13Resend,
-		"P1": rule.P1FromSending, "P6": rule.P6FalseFirst, "P16": rule.P16LateYes, "P17": rule.P17OneAttempt,
-		"P18": rule.P18OwnIncarnation, "ownership": rule.OwnershipChecked, "acquire context": rule.AcquireCtxFree,
-	} {
-		t.Run(name, func(t *testing.T) {
-			defer rule.Off(r)()
-			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-			for seed := uint64(1); seed <= 400; seed++ {
-				if faults, _ := walk(t, seed); len(faults) > 0 {
-					t.Logf("found in round %d: %s", seed, faults[0])
-					return
-				}
-			}
-			t.Error("400 rounds without the rule, and nothing was found")
-		})
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/kv"
-	"github.com/holdfast-dcs/holdfast/internal/rule"
 )
 
 // step is what a scripted transport does with one copy.
@@ -231,19 +230,12 @@ func run(t *testing.T, body func(t *testing.T)) {
 	synctest.Test(t, body)
 }
 
-// needs runs body twice: with everything on it must find nothing wrong, with r
-// off it must.
-func needs(t *testing.T, r rule.Rule, body func(t *testing.T) error) {
+// runErr runs body in virtual time and requires that it returns no error.
+func runErr(t *testing.T, body func(t *testing.T) error) {
 	t.Helper()
 	run(t, func(t *testing.T) {
 		if err := body(t); err != nil {
-			t.Errorf("with every rule on: %v", err)
-		}
-	})
-	defer rule.Off(r)()
-	run(t, func(t *testing.T) {
-		if err := body(t); err == nil {
-			t.Error("the rule's absence goes unnoticed")
+			t.Error(err)
 		}
 	})
 }

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/rule"
 )
 
 const nonceBytes = 16
@@ -35,7 +34,7 @@ func (c *Committer) newHandle(s *slot, t dcs.Txn) (*handle, error) {
 	}
 	h := &handle{
 		c: c, slot: s, txn: clone(t), created: s.created,
-		marker:  Marker{Key: s.key, Create: s.modified == 0, Modified: s.modified, Nonce: b[:nonceBytes:nonceBytes]},
+		marker:  Marker{Key: s.key, Modified: s.modified, Nonce: b[:nonceBytes:nonceBytes]},
 		abandon: b[nonceBytes:],
 		turn:    make(chan struct{}, 1),
 	}
@@ -105,11 +104,6 @@ const (
 // judge says what a refusal of a copy means. The marker is judged before any
 // other condition and before the lease (P9).
 func (h *handle) judge(a Answer) (verdict, dcs.Revision) {
-	first := rule.On(rule.P9MarkerFirst)
-	if e := h.refusal(a); !first && e != nil {
-		h.found = e
-		return no, 0
-	}
 	if v, rev := h.judgeMarker(a); v != open {
 		return v, rev
 	}
@@ -128,8 +122,6 @@ func (h *handle) judgeMarker(a Answer) (verdict, dcs.Revision) {
 		return yes, m.Modified
 	case m != nil && bytes.Equal(m.Value, h.abandon):
 		return ended, 0
-	case h.marker.Modified == 0 && m == nil: // with P8 off only
-		return open, 0
 	case m == nil || m.Created != h.created || m.Modified != h.marker.Modified:
 		return gone, 0
 	}
@@ -141,11 +133,7 @@ func (h *handle) judgeMarker(a Answer) (verdict, dcs.Revision) {
 func (h *handle) refusal(a Answer) *dcs.Error {
 	if a.Outcome == LeaseLost {
 		// P14: nothing was written, and nothing bound to that lease will be.
-		kind := dcs.ErrLost
-		if !rule.On(rule.P14DeadLease) {
-			kind = dcs.ErrUnavailable
-		}
-		e := h.c.fail("Commit", h.key, kind, nil)
+		e := h.c.fail("Commit", h.key, dcs.ErrLost, nil)
 		e.Endpoint = a.Endpoint
 		return e
 	}
@@ -182,9 +170,6 @@ func holds(c dcs.Cond, e *dcs.Entry) bool {
 // copy sends one copy of the attempt and returns an answer that was Seen.
 func (h *handle) copy(ctx context.Context, n nth) (Answer, error) {
 	r := n.of(h.marker, h.txn)
-	if n.copy > 0 && !rule.On(rule.P13Resend) {
-		h.resendAsNew(ctx, &r)
-	}
 	if h.c.o.ModifiedOnly {
 		if ans, err := h.resolve(ctx, &r, n.copy == 0); err != nil || ans.Outcome == Refused {
 			return ans, err
@@ -254,17 +239,6 @@ func (h *handle) recall(r *Request) bool {
 	}
 	r.Txn.If = conds
 	return true
-}
-
-// resendAsNew makes a copy that excludes none of the others: what P13 forbids.
-func (h *handle) resendAsNew(ctx context.Context, r *Request) {
-	entries, err := h.c.t.Read(ctx, r.Marker.Key)
-	if m := (Answer{Entries: entries}).entry(r.Marker.Key); err == nil && m != nil {
-		r.Marker.Modified = m.Modified
-	}
-	if b, err := h.c.random(nonceBytes); err == nil {
-		r.Marker.Nonce = b
-	}
 }
 
 // unsent marks the failure of a read as one of a copy that wrote nothing. Only

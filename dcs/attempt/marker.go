@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/rule"
 )
 
 var errVanished = errors.New("the marker vanished right after it was made")
@@ -13,11 +12,11 @@ var errVanished = errors.New("the marker vanished right after it was made")
 // prepare makes s's marker if it has none, and reads what Commits on it will
 // be conditional on.
 func (c *Committer) prepare(ctx context.Context, s *slot) error {
+	if s.made {
+		return nil
+	}
 	var last error
 	for ctx.Err() == nil {
-		if s.made && !s.stale {
-			return nil
-		}
 		if s.key == "" {
 			name, err := c.name()
 			if err != nil {
@@ -25,22 +24,15 @@ func (c *Committer) prepare(ctx context.Context, s *slot) error {
 			}
 			s.key = name
 		}
-		// P8: without a reading back, "absent" would be the condition.
-		if !rule.On(rule.P8ReadBack) && !s.stale {
-			s.made = true
-			return nil
-		}
-		if !s.made {
-			if err := c.create(ctx, s.key); err != nil {
-				return err
-			}
+		if err := c.create(ctx, s.key); err != nil {
+			return err
 		}
 		entries, err := c.read(ctx, s.key)
 		if err != nil {
 			return err
 		}
 		if m := (Answer{Entries: entries}).entry(s.key); m != nil {
-			s.made, s.stale, s.created, s.modified = true, false, m.Created, m.Modified
+			s.made, s.created, s.modified = true, m.Created, m.Modified
 			return nil
 		}
 		s.forget()

@@ -9,12 +9,11 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/rule"
 )
 
 // A copy that lands after another one had landed writes nothing.
 func TestP7CopiesExcludeEachOther(t *testing.T) {
-	needs(t, rule.P7Marker, func(t *testing.T) error {
+	runErr(t, func(t *testing.T) error {
 		s := newStore()
 		s.script = onCopies(hold)
 		c := New(s, hedged())
@@ -34,7 +33,7 @@ func TestP7CopiesExcludeEachOther(t *testing.T) {
 // An attempt lands, its answer is lost, the marker expires: if "absent" were
 // what a fence is conditional on, it would win and say no.
 func TestP8MarkerIsMadeAndReadFirst(t *testing.T) {
-	needs(t, rule.P8ReadBack, func(t *testing.T) error {
+	runErr(t, func(t *testing.T) error {
 		s := newStore()
 		s.script = always(lose, commit)
 		s.after = func(k kindOfRequest) {
@@ -54,7 +53,7 @@ func TestP8MarkerIsMadeAndReadFirst(t *testing.T) {
 
 // Of a copy that is done twice the second answer says "conflict": with itself.
 func TestP9ConflictWithOneselfIsYes(t *testing.T) {
-	needs(t, rule.P9MarkerFirst, func(t *testing.T) error {
+	runErr(t, func(t *testing.T) error {
 		s := newStore()
 		s.script = onCopies(repeat)
 		c := New(s, Options{})
@@ -72,7 +71,7 @@ func TestP9ConflictWithOneselfIsYes(t *testing.T) {
 
 // One copy is answered "conflict", another one arrives when the lock is free.
 func TestP10HedgedConflictNeverLands(t *testing.T) {
-	needs(t, rule.P10EveryCopy, func(t *testing.T) error {
+	runErr(t, func(t *testing.T) error {
 		s := newStore()
 		held := s.write(dcs.Put("lock", []byte("theirs")))
 		s.script = onCopies(hold)
@@ -97,7 +96,7 @@ func TestP10HedgedConflictNeverLands(t *testing.T) {
 
 // Nothing is heard of any copy; what is read back is not a no.
 func TestP11NoNeedsTheMarker(t *testing.T) {
-	needs(t, rule.P11NoNeedsMarker, func(t *testing.T) error {
+	runErr(t, func(t *testing.T) error {
 		s := newStore()
 		s.script = always(hold, commit)
 		c := New(s, Options{})
@@ -119,7 +118,7 @@ func TestP11NoNeedsTheMarker(t *testing.T) {
 func TestP11LostMarkerIsFenced(t *testing.T) {
 	for name, remade := range map[string]bool{"absent": false, "of another incarnation": true} {
 		t.Run(name, func(t *testing.T) {
-			needs(t, rule.P11NoNeedsMarker, func(t *testing.T) error {
+			runErr(t, func(t *testing.T) error {
 				s := newStore()
 				s.script = always(lose, commit)
 				var marker string
@@ -178,7 +177,7 @@ func TestP11LostMarkerIsRemade(t *testing.T) {
 // An attempt lands unclear; were its slot used again, settling would not find
 // its nonce.
 func TestP12UnclearSlotOnlySettles(t *testing.T) {
-	needs(t, rule.P12SlotBusy, func(t *testing.T) error {
+	runErr(t, func(t *testing.T) error {
 		s := newStore()
 		o := hedged()
 		o.Slots = 1
@@ -241,7 +240,7 @@ func TestP12NoSlotNothingSent(t *testing.T) {
 
 // A copy lands, its answer is lost: the next one must not land again.
 func TestP13ResentCopiesLandOnce(t *testing.T) {
-	needs(t, rule.P13Resend, func(t *testing.T) error {
+	runErr(t, func(t *testing.T) error {
 		s := newStore()
 		s.script = onCopies(lose)
 		c := New(s, Options{})
@@ -265,7 +264,7 @@ func leased(l dcs.LeaseID) dcs.Txn {
 }
 
 func TestP14DeadLeaseIsLost(t *testing.T) {
-	needs(t, rule.P14DeadLease, func(t *testing.T) error {
+	runErr(t, func(t *testing.T) error {
 		s := newStore()
 		c := New(s, Options{})
 		defer c.Close()
@@ -280,7 +279,7 @@ func TestP14DeadLeaseIsLost(t *testing.T) {
 // A dead lease is a definite no only when every copy was answered so: a late
 // copy of the lease's Grant may make it live again.
 func TestP10HedgedDeadLeaseNeverLands(t *testing.T) {
-	needs(t, rule.P10EveryCopy, func(t *testing.T) error {
+	runErr(t, func(t *testing.T) error {
 		s := newStore()
 		s.script = onCopies(hold)
 		c := New(s, hedged())
@@ -300,7 +299,7 @@ func TestP10HedgedDeadLeaseNeverLands(t *testing.T) {
 
 // The lease ended after the attempt had landed with it: that is a yes.
 func TestP9MarkerBeforeLease(t *testing.T) {
-	needs(t, rule.P9MarkerFirst, func(t *testing.T) error {
+	runErr(t, func(t *testing.T) error {
 		s := newStore()
 		s.tree.Grant("l")
 		s.script = onCopies(repeat)

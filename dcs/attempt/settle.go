@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/rule"
 )
 
 // patience is how many times in a row a condition on Created is resolved anew
@@ -62,7 +61,7 @@ func (c *Committer) attempt(ctx, sending context.Context, h *handle) *outcome {
 			continue
 		case no:
 			// P10: another copy may still find the condition holding.
-			if v.clear() || !rule.On(rule.P10EveryCopy) {
+			if v.clear() {
 				return c.conclude(h, &outcome{fail: h.found})
 			}
 		default:
@@ -135,13 +134,7 @@ func (c *Committer) fence(ctx context.Context, h *handle, kept bool) *outcome {
 	if kept {
 		return out
 	}
-	if rule.On(rule.P12SlotBusy) {
-		c.pool.keep(h)
-	} else {
-		s := *h.slot
-		s.stale, h.slot = true, &slot{}
-		c.pool.give(&s)
-	}
+	c.pool.keep(h) // P12
 	return out
 }
 
@@ -149,14 +142,6 @@ func (c *Committer) fence(ctx context.Context, h *handle, kept bool) *outcome {
 func (h *handle) fenceCopy(ctx context.Context, n nth) (Answer, error) {
 	r := n.of(h.marker, dcs.Txn{})
 	r.Marker.Nonce = h.abandon
-	if !rule.On(rule.P11NoNeedsMarker) {
-		entries, err := h.c.t.Read(ctx, r.Keys()...)
-		ans := Answer{Outcome: Refused, Seen: true, Entries: entries}
-		if m := ans.entry(h.marker.Key); err == nil && (m == nil || string(m.Value) != string(h.marker.Nonce)) {
-			ans.Outcome = Applied
-		}
-		return ans, err
-	}
 	ans, err := h.c.t.Send(ctx, r)
 	if err != nil || ans.Seen || ans.Outcome != Refused {
 		return ans, err
@@ -170,13 +155,8 @@ func (h *handle) fenceCopy(ctx context.Context, n nth) (Answer, error) {
 func (c *Committer) conclude(h *handle, o *outcome) *outcome {
 	s := h.slot
 	switch {
-	case o.fail == nil && !rule.On(rule.P13Resend):
-		s.stale = true
 	case o.fail == nil:
 		s.modified = o.rev
-		if s.created == 0 { // with P8 off only
-			s.stale = true
-		}
 	case o.fail.Kind == dcs.ErrAmbiguous: //nolint:errorlint // the kind itself, whatever the cause is
 		s.forget()
 	}
@@ -190,17 +170,11 @@ func (c *Committer) conclude(h *handle, o *outcome) *outcome {
 }
 
 func (h *handle) no(marker dcs.Revision) *outcome {
-	if marker == 0 { // with P11 off only
-		marker = h.marker.Modified
-	}
 	return &outcome{rev: marker, abandoned: true, why: h.last}
 }
 
 // fenced is the last word where the marker was lost.
 func (h *handle) fenced() *outcome {
-	if !rule.On(rule.P12SlotBusy) || !rule.On(rule.P11NoNeedsMarker) {
-		return h.no(0)
-	}
 	e := h.c.fail("Commit", h.key, dcs.ErrAmbiguous, errMarkerGone)
 	e.Fenced = true
 	return &outcome{fail: e}

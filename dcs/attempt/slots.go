@@ -11,7 +11,6 @@ import (
 type slot struct {
 	key      string       // chosen at random, dropped when the marker was lost
 	made     bool         // created and modified were read from the store
-	stale    bool         // modified is to be read again
 	created  dcs.Revision // the incarnation
 	modified dcs.Revision
 }

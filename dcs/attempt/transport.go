@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/rule"
 )
 
 // ErrNotSent is wrapped by a Send error that is definite: this copy wrote
@@ -81,9 +80,7 @@ type Request struct {
 func (r Request) Whole(markerLease dcs.LeaseID) dcs.Txn {
 	var t dcs.Txn
 	// P7: at most one copy finds the marker at this revision, ever.
-	if rule.On(rule.P7Marker) || r.Marker.Create {
-		t.If = append(t.If, dcs.ModifiedAt(r.Marker.Key, r.Marker.Modified))
-	}
+	t.If = append(t.If, dcs.ModifiedAt(r.Marker.Key, r.Marker.Modified))
 	t.If = append(t.If, r.Txn.If...)
 	t.Then = append(t.Then, dcs.PutLeased(r.Marker.Key, r.Marker.Nonce, markerLease))
 	t.Then = append(t.Then, r.Txn.Then...)
