@@ -14,6 +14,8 @@ TESTTIMEOUT ?= 25m
 SLOWTIMEOUT ?= 3h
 # What make test tests.
 TESTS ?= ./...
+# The mutants that make mutants runs, by name; none is all.
+MUTANTS ?=
 # Cases that mostly wait for time to pass run beside each other, so many.
 SLEEPERS ?= 6
 
@@ -110,6 +112,10 @@ test: deps ## Run all tests with the race detector
 	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
 	$(GO) build -o "$$work/testrun" ./internal/testrun; \
 	"$$work/testrun" -race -parallel $(SLEEPERS) -timeout $(TESTTIMEOUT) -make "$(MAKE_PROGRAM)" $(TESTS)
+
+.PHONY: mutants
+mutants: ## Break each safety rule; its tests must fail (MUTANTS=name for one)
+	@$(GO) run ./internal/mutants/cmd $(MUTANTS)
 
 .PHONY: test-slow
 test-slow: export HOLDFAST_REQUIRE_SERVERS = 1

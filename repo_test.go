@@ -220,7 +220,7 @@ func TestMakeTargets(t *testing.T) {
 		t.Fatalf("make: %v\n%s", err, out)
 	}
 	contributing := read(t, "CONTRIBUTING.md")
-	for _, target := range []string{"help", "check", "deps", "test", "test-slow", "bench", "fuzz", "lint", "vuln"} {
+	for _, target := range []string{"help", "check", "deps", "test", "mutants", "test-slow", "bench", "fuzz", "lint", "vuln"} {
 		if !regexp.MustCompile(`(?m)^\s+make ` + target + `\s+\S`).Match(out) {
 			t.Errorf("make help does not list %s", target)
 		}
@@ -228,8 +228,8 @@ func TestMakeTargets(t *testing.T) {
 			t.Errorf("CONTRIBUTING.md does not explain make %s", target)
 		}
 	}
-	if script := read(t, ".ci/run"); !strings.Contains(script, "\nexec make check test\n") {
-		t.Error(".ci/run does not run make check test")
+	if script := read(t, ".ci/run"); !strings.Contains(script, "\nexec make check test mutants\n") {
+		t.Error(".ci/run does not run make check test mutants")
 	}
 	if info, err := os.Stat(".ci/run"); err != nil || info.Mode()&0o111 == 0 {
 		t.Errorf(".ci/run cannot be executed: %v", err)

@@ -21,12 +21,25 @@ func (m Mutant) Apply(root string) (map[string]string, error) {
 			}
 			source = string(b)
 		}
-		// Whole lines: the match begins after a line's end.
-		source, old := "\n"+source, "\n"+e.Old
-		if n := strings.Count(source, old); n != 1 {
-			return nil, fmt.Errorf("mutant %s: the old lines are found %d times in %s, want once:\n%s", m.Name, n, e.File, e.Old)
+		found := lines(source, e.Old)
+		if len(found) != 1 {
+			return nil, fmt.Errorf("mutant %s: the old lines are found %d times in %s, want once:\n%s", m.Name, len(found), e.File, e.Old)
 		}
-		changed[e.File] = strings.Replace(source, old, "\n"+e.New, 1)[1:]
+		changed[e.File] = source[:found[0]] + e.New + source[found[0]+len(e.Old):]
 	}
 	return changed, nil
+}
+
+// lines returns the offsets in source at which the lines begin that are old.
+func lines(source, old string) (found []int) {
+	for at := 0; ; {
+		if strings.HasPrefix(source[at:], old) {
+			found = append(found, at)
+		}
+		next := strings.IndexByte(source[at:], '\n')
+		if next < 0 {
+			return found
+		}
+		at += next + 1
+	}
 }

@@ -1,0 +1,177 @@
+package mutants
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Runner builds mutants and runs the tests that must fail on them.
+type Runner struct {
+	Root    string        // of the module
+	Workers int           // mutants at once
+	Timeout time.Duration // of one run of a test binary
+	Out     io.Writer     // a line for each mutant
+}
+
+// Result is the outcome of one mutant. A nil Err says that each of its tests
+// failed on it.
+type Result struct {
+	Mutant Mutant
+	Err    error
+	Took   time.Duration
+}
+
+// Run first runs the tests of all mutants on the code as it is, where they must
+// pass, and then every mutant. The error is about the former; it leaves no
+// mutant run.
+func (r *Runner) Run(ctx context.Context, all []Mutant) ([]Result, error) {
+	work, err := os.MkdirTemp("", "mutants")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(work)
+	if err := r.unmutated(ctx, work, all); err != nil {
+		return nil, fmt.Errorf("without any mutant: %w", err)
+	}
+	results := make([]Result, len(all))
+	var done int
+	var mu sync.Mutex
+	r.parallel(len(all), func(i int) {
+		start := time.Now()
+		res := Result{Mutant: all[i], Err: r.mutant(ctx, filepath.Join(work, all[i].Name), all[i])}
+		res.Took = time.Since(start)
+		results[i] = res
+		mu.Lock()
+		defer mu.Unlock()
+		done++
+		fmt.Fprintf(r.Out, "%*d of %d  %s\n", len(fmt.Sprint(len(all))), done, len(all), res)
+	})
+	return results, ctx.Err()
+}
+
+func (r Result) String() string {
+	took := r.Took.Round(100 * time.Millisecond)
+	if r.Err != nil {
+		return fmt.Sprintf("FAIL    %s (%v): %v", r.Mutant.Name, took, r.Err)
+	}
+	kills := make([]string, len(r.Mutant.Kills))
+	for i, k := range r.Mutant.Kills {
+		kills[i] = k.String()
+	}
+	return fmt.Sprintf("killed  %s (%v) by %s", r.Mutant.Name, took, strings.Join(kills, "; "))
+}
+
+// parallel calls f for 0 to n-1, on several goroutines, which end before it
+// returns.
+func (r *Runner) parallel(n int, f func(i int)) {
+	next := make(chan int)
+	var wg sync.WaitGroup
+	for range max(r.Workers, 1) {
+		wg.Go(func() {
+			for i := range next {
+				f(i)
+			}
+		})
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+}
+
+// unmutated runs the tests of all mutants, grouped by package.
+func (r *Runner) unmutated(ctx context.Context, work string, all []Mutant) error {
+	tests := make(map[string][]Kill)
+	for _, m := range all {
+		for _, k := range m.Kills {
+			if !slices.ContainsFunc(tests[k.Package], func(o Kill) bool { return o.String() == k.String() }) {
+				tests[k.Package] = append(tests[k.Package], k)
+			}
+		}
+	}
+	packages := sortedKeys(tests)
+	errs := make([]error, len(packages))
+	r.parallel(len(packages), func(i int) {
+		errs[i] = r.unmutatedPackage(ctx, work, packages[i], tests[packages[i]])
+	})
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Runner) unmutatedPackage(ctx context.Context, work, pkg string, tests []Kill) error {
+	start := time.Now()
+	b, err := r.build(ctx, work, pkg, "")
+	if err != nil {
+		return err
+	}
+	for _, group := range together(tests) {
+		out, err := r.test(ctx, b, group)
+		if err != nil {
+			return fmt.Errorf("%s: %w\n%s", pkg, err, tail(out))
+		}
+		for _, k := range group {
+			if !out.passed(k.Test) {
+				return fmt.Errorf("%s was not run, or skipped", k)
+			}
+		}
+	}
+	fmt.Fprintf(r.Out, "passed  %s without any mutant: %d tests (%v)\n", pkg, len(tests), time.Since(start).Round(100*time.Millisecond))
+	return nil
+}
+
+// together groups tests that one run of a test binary can select: those with
+// the same flags and the same number of name elements.
+func together(tests []Kill) [][]Kill {
+	groups := make(map[string][]Kill)
+	for _, k := range tests {
+		key := fmt.Sprint(strings.Count(k.Test, "/"), k.Flags)
+		groups[key] = append(groups[key], k)
+	}
+	var all [][]Kill
+	for _, key := range sortedKeys(groups) {
+		all = append(all, groups[key])
+	}
+	return all
+}
+
+// mutant returns nil if each of m's tests fails on m.
+func (r *Runner) mutant(ctx context.Context, work string, m Mutant) error {
+	if err := os.Mkdir(work, 0o700); err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	overlay, err := m.overlay(r.Root, work)
+	if err != nil {
+		return err
+	}
+	binaries := make(map[string]binary)
+	for _, k := range m.Kills {
+		if _, built := binaries[k.Package]; !built {
+			b, err := r.build(ctx, work, k.Package, overlay)
+			if err != nil {
+				return err
+			}
+			binaries[k.Package] = b
+		}
+		out, err := r.test(ctx, binaries[k.Package], []Kill{k})
+		switch {
+		case err == nil:
+			return fmt.Errorf("survives %s", k)
+		case !out.killed(k.Test):
+			return fmt.Errorf("%s ended for another reason than its own failure: %w\n%s", k, err, tail(out))
+		}
+	}
+	return nil
+}
