@@ -142,29 +142,44 @@ func TestReadGoesBeforeTheFirstRenewal(t *testing.T) {
 }
 
 // P2: From is at most a TTL after the sending of the read that the renewal
-// rests on, and a read that is older than a TTL serves no more.
+// rests on.
 func TestFromRestsOnTheRead(t *testing.T) {
 	a := newFake(t)
 	b := quiet(t, a)
 	c, err := b.connected(a.addr())
 	require.NoError(t, err)
-	l := &lease{b, "s", suiteTiming.TTL}
-	begin := dcs.Now()
-	read := begin.Add(-suiteTiming.TTL + 50*time.Millisecond)
 	c.mu.Lock()
-	c.proof = read
+	c.proof = dcs.Instant{}
 	c.mu.Unlock()
-	a.slow["renew"] = 100 * time.Millisecond
+	// The renewal is sent when the read's TTL is over.
+	const slow = 100 * time.Millisecond
+	l := &lease{b, "s", slow / 2}
+	var once sync.Once
+	var read dcs.Instant // not before its sending
+	a.mu.Lock()
+	a.slow["top"] = slow
+	a.say["top"] = func(w http.ResponseWriter) {
+		once.Do(func() { read = dcs.Now().Add(-slow) })
+		_, _ = w.Write([]byte("[]"))
+	}
+	a.mu.Unlock()
 	r, err := l.confirm(t.Context(), c, nil)
 	require.NoError(t, err)
-	require.False(t, read.Add(l.ttl).Before(r.From), "From %v after the read's TTL", r.From.Sub(read.Add(l.ttl)))
+	require.False(t, read.Add(l.ttl).Before(r.From), "From is %v after the read's TTL", r.From.Sub(read.Add(l.ttl)))
+}
 
-	a.heard()
+// P2: a read that is older than a TTL serves no more.
+func TestOldReadIsReplaced(t *testing.T) {
+	a := newFake(t)
+	b := quiet(t, a)
+	c, err := b.connected(a.addr())
+	require.NoError(t, err)
+	l := &lease{b, "s", suiteTiming.TTL}
 	c.mu.Lock()
 	c.proof = dcs.Now().Add(-suiteTiming.TTL)
 	c.mu.Unlock()
-	begin = dcs.Now()
-	r, err = l.confirm(t.Context(), c, nil)
+	begin := dcs.Now()
+	r, err := l.confirm(t.Context(), c, nil)
 	require.NoError(t, err)
 	require.Equal(t, "top", a.heard()[0], "a new read first")
 	require.False(t, r.From.Before(begin))

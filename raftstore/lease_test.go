@@ -182,6 +182,12 @@ func TestP21TermsEndEndsItsAnswers(t *testing.T) {
 	})
 }
 
+// P22: the clocks of holder and leader may differ by one part in a hundred.
+func TestP22ExpiryLeavesRoomForClocks(t *testing.T) {
+	require.Equal(t, 60*time.Millisecond+time.Second, expiry(time.Second))
+	require.Equal(t, 650*time.Millisecond+time.Minute, expiry(time.Minute))
+}
+
 // P22: the renewal extends when it is received, and is confirmed only after
 // the evidence.
 func TestP22ExtendsAtReceipt(t *testing.T) {
