@@ -31,6 +31,8 @@ func TestRecalledEntries(t *testing.T) {
 		"rewritten since":     {func(m *mindful) { m.see("lock"); m.write(dcs.Put("lock", []byte("2"))) }, false, 1, 2, nil},
 		"nothing":             {func(*mindful) {}, false, 1, 1, nil},
 		"another incarnation": {func(m *mindful) { m.see("lock") }, true, 0, 1, dcs.ErrConflict},
+		"the other's entry":   {func(m *mindful) { m.retake(); m.see("lock") }, false, 1, 0, dcs.ErrConflict},
+		"no revision":         {func(m *mindful) { m.see("lock"); m.forgetModified("lock"); m.write(dcs.Delete("lock")) }, false, 1, 0, dcs.ErrConflict},
 	} {
 		t.Run(name, func(t *testing.T) {
 			run(t, func(t *testing.T) {
@@ -38,8 +40,7 @@ func TestRecalledEntries(t *testing.T) {
 				token := m.write(dcs.Put("lock", []byte("1")))
 				test.remember(m)
 				if test.taken {
-					m.write(dcs.Delete("lock"))
-					m.write(dcs.Put("lock", []byte("theirs")))
+					m.retake()
 				}
 				c := New(m, Options{ModifiedOnly: true})
 				defer c.Close()
@@ -58,6 +59,17 @@ func TestRecalledEntries(t *testing.T) {
 			})
 		})
 	}
+}
+
+// retake makes the lock another client's: a new incarnation.
+func (m *mindful) retake() {
+	m.write(dcs.Delete("lock"))
+	m.write(dcs.Put("lock", []byte("theirs")))
+}
+
+// forgetModified leaves of an entry only the incarnation.
+func (m *mindful) forgetModified(key string) {
+	m.seen[key] = dcs.Entry{Key: key, Created: m.seen[key].Created}
 }
 
 func (m *mindful) see(key string) {

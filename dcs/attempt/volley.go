@@ -50,7 +50,7 @@ func (n nth) of(m Marker, t dcs.Txn) Request {
 }
 
 func (c *Committer) volley(send func(ctx context.Context, n nth) (Answer, error)) *volley {
-	return &volley{c: c, send: send, out: make(chan event)}
+	return &volley{c: c, send: send, out: make(chan event, inFlight)}
 }
 
 // clear reports whether every copy that was sent certainly wrote nothing, and
@@ -156,9 +156,23 @@ func (v *volley) launch(ctx context.Context, hedge bool) {
 		one, cancel := context.WithTimeout(ctx, v.c.o.attemptTimeout(left))
 		defer cancel()
 		ans, err := v.send(one, n)
-		select {
-		case v.out <- event{ans: ans, err: err}:
-		case <-ctx.Done():
-		}
+		v.deliver(ctx, event{ans: ans, err: err})
 	}()
+}
+
+// deliver hands e to next. An answer that came in time is kept for next even
+// if ctx ends before next looks. A failure after that reports only the end.
+func (v *volley) deliver(ctx context.Context, e event) {
+	if e.err != nil && ctx.Err() != nil {
+		return
+	}
+	select {
+	case v.out <- e:
+		return
+	default:
+	}
+	select {
+	case v.out <- e:
+	case <-ctx.Done():
+	}
 }

@@ -1,0 +1,113 @@
+package attempt
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// highest is a source of randomness that makes every pause as long as it can be.
+type highest struct{}
+
+func (highest) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = 0xff
+	}
+	return len(b), nil
+}
+
+// A failed copy is followed by a pause that doubles up to its limit, however
+// early a slow copy would be joined by another one.
+func TestBackOffDoubles(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		s.script = onCopies(broken, broken, broken, broken, broken, broken, broken)
+		c := New(s, Options{Rand: highest{}, ResendAfter: func(time.Duration, int) time.Duration { return time.Millisecond }})
+		defer c.Close()
+		if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
+			t.Fatal(err)
+		}
+		var pauses []time.Duration
+		for i := 1; i < len(s.at); i++ {
+			pauses = append(pauses, (s.at[i] - s.at[i-1]).Round(time.Millisecond))
+		}
+		ms := time.Millisecond
+		if want := []time.Duration{10 * ms, 20 * ms, 40 * ms, 80 * ms, 160 * ms, 250 * ms, 250 * ms}; !slices.Equal(pauses, want) {
+			t.Fatalf("pauses of %v, want %v", pauses, want)
+		}
+	})
+}
+
+// Hedges stop at two unanswered copies. They are marked as hedges, and a Round
+// does not count them.
+func TestHedgesAreBoundedAndNamed(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := &lazy{store: newStore(), takes: time.Hour, start: time.Now()}
+		o := hedged()
+		o.AttemptTimeout = time.Second
+		c := New(s, o)
+		defer c.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // 1.5 s for sending
+		defer cancel()
+		_, err := c.Commit(ctx, put("x", "1"))
+		if err := kindIs(err, dcs.ErrUnavailable); err != nil {
+			t.Fatal(err)
+		}
+		ms := time.Millisecond
+		if early := s.at[:min(3, len(s.at))]; len(early) < 3 || early[1] != 100*ms || early[2] < time.Second {
+			t.Fatalf("copies at %v, want the third one when the first has ended", s.at)
+		}
+		for i, want := range []Request{{}, {Copy: 1, Round: 1, Hedge: true}, {Copy: 2, Round: 1, Hedge: true}} {
+			if r := s.asked[i]; r.Copy != want.Copy || r.Round != want.Round || r.Hedge != want.Hedge {
+				t.Errorf("copy %d: Copy %d, Round %d, Hedge %v", i, r.Copy, r.Round, r.Hedge)
+			}
+		}
+	})
+}
+
+// Options.Hedge limits the copies sent beside others, not those sent after a
+// failure.
+func TestRefusedHedgeDoesNotStopRetries(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		s.script = onCopies(broken)
+		o := hedged()
+		o.Hedge = func() bool { return false }
+		c := New(s, o)
+		defer c.Close()
+		if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil || s.sent[commit] != 2 || s.sent[fencing] != 0 {
+			t.Fatalf("got %v, sent %v", err, s.sent)
+		}
+	})
+}
+
+// An answer that is there when the call's time ends counts, even if the call
+// was busy when it came.
+func TestAnswerInHandAtTheDeadline(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := &lazy{store: newStore(), takes: 200 * time.Millisecond, start: time.Now()}
+		s.script = always(swallow, fencing)
+		o := hedged()
+		ctx, cancel := context.WithTimeout(t.Context(), budget)
+		defer cancel()
+		o.Hedge = func() bool { // the answer comes, then the time is over
+			time.Sleep(200 * time.Millisecond)
+			cancel()
+			time.Sleep(time.Millisecond)
+			return false
+		}
+		c := New(s, o)
+		defer c.Close()
+		rev, err := c.Commit(ctx, put("x", "1"))
+		if e, _ := s.tree.Get("x"); err != nil || e.Modified != rev {
+			t.Fatalf("got %d, %v; want the answer %d", rev, err, e.Modified)
+		}
+		if errors.Is(err, context.Canceled) || s.sent[fencing] != 0 {
+			t.Fatalf("%d fences for what was answered", s.sent[fencing])
+		}
+	})
+}
