@@ -255,6 +255,9 @@ func TestRefusalThatCannotBeRead(t *testing.T) {
 		if err := kindIs(err, dcs.ErrUnavailable); err != nil {
 			t.Fatal(err) // refused, we do not know why: not a conflict, not ambiguous
 		}
+		if s.sent[fencing] != 0 {
+			t.Fatalf("%d fences for what was refused", s.sent[fencing])
+		}
 	})
 }
 
@@ -297,19 +300,21 @@ func TestMarkerCreationIsRepeatable(t *testing.T) {
 
 // A transport's own idea of the kind does not show through what is proven.
 func TestTransportKindsAreCausesOnly(t *testing.T) {
-	run(t, func(t *testing.T) {
-		s := newStore()
-		odd := &oddErrors{store: s, err: fmt.Errorf("odd: %w", dcs.ErrLost)}
-		c := New(odd, Options{})
-		defer c.Close()
-		_, err := c.Commit(within(t, budget), lock("mine"))
-		if errors.Is(err, dcs.ErrLost) || errors.Is(err, dcs.ErrAmbiguous) || dcs.KindOf(err) != dcs.ErrUnavailable {
-			t.Fatalf("got %v, want a no that blames nothing else", err)
-		}
-		if !strings.Contains(err.Error(), "odd") {
-			t.Fatalf("the cause is missing: %v", err)
-		}
-	})
+	for _, kind := range []error{dcs.ErrLost, dcs.ErrAmbiguous} {
+		run(t, func(t *testing.T) {
+			s := newStore()
+			odd := &oddErrors{store: s, err: fmt.Errorf("odd: %w", kind)}
+			c := New(odd, Options{})
+			defer c.Close()
+			_, err := c.Commit(within(t, budget), lock("mine"))
+			if errors.Is(err, kind) || dcs.KindOf(err) != dcs.ErrUnavailable {
+				t.Fatalf("got %v, want a no that blames nothing else", err)
+			}
+			if !strings.Contains(err.Error(), "odd") {
+				t.Fatalf("the cause is missing: %v", err)
+			}
+		})
+	}
 }
 
 type oddErrors struct {

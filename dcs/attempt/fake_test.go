@@ -56,6 +56,7 @@ type store struct {
 	after   func(k kindOfRequest) // runs when a copy was applied, before its answer
 	unseen  bool                  // refusals carry no entries
 	noReads bool                  // reads are not answered
+	refuse  error                 // what the next read fails with
 	only    error                 // what down says besides ErrNotSent
 	sent    map[kindOfRequest]int
 	reads   int
@@ -144,8 +145,12 @@ func (s *store) Read(ctx context.Context, keys ...string) ([]dcs.Entry, error) {
 	s.mu.Lock()
 	silent := s.noReads
 	s.reads++
-	found := s.entries(keys)
+	found, failed := s.entries(keys), s.refuse
+	s.refuse = nil
 	s.mu.Unlock()
+	if failed != nil {
+		return nil, failed
+	}
 	if silent {
 		<-ctx.Done()
 		return nil, ctx.Err()

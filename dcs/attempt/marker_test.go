@@ -1,6 +1,7 @@
 package attempt
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -121,51 +122,150 @@ func TestP11LostMarkerAtTheEndOfTheBudget(t *testing.T) {
 	})
 }
 
-// The marker is lost while a copy is unanswered. Its answer still counts: a yes
-// is a yes, and a refusal of every copy allows a new marker.
+// tardy answers the first copy of a Commit half a second late.
+type tardy struct {
+	*store
+	first bool
+}
+
+func (s *tardy) Send(ctx context.Context, r Request) (Answer, error) {
+	late := kindOf(r) == commit && !s.first
+	s.first = s.first || late
+	a, err := s.store.Send(ctx, r)
+	if late {
+		time.Sleep(500 * time.Millisecond)
+	}
+	return a, err
+}
+
+// The marker is lost while a copy is unanswered. That copy had landed, so its
+// answer makes the outcome a yes.
 func TestP11LostMarkerWaitsForOpenCopies(t *testing.T) {
 	run(t, func(t *testing.T) {
-		s := newStore()
-		slow := &lazy{store: s, takes: 200 * time.Millisecond, start: s.start}
-		first := true
-		s.script = func(k kindOfRequest, r Request) step {
-			if k == commit && first { // the first copy arrives, at 200 ms
-				first = false
-				time.AfterFunc(50*time.Millisecond, s.loseMarkers)
+		s := &tardy{store: newStore()}
+		s.script = func(k kindOfRequest, _ Request) step {
+			if k == commit && s.sent[commit] == 1 {
+				s.loseMarkers()
 			}
 			return answer
 		}
-		c := New(slow, hedged())
+		c := New(s, hedged())
 		defer c.Close()
 		rev, err := c.Commit(within(t, budget), lock("mine"))
-		if e, _ := s.tree.Get("lock"); err != nil || e.Created != rev {
-			t.Fatalf("got %d, %v; want %d", rev, err, e.Created)
+		if e, _ := s.tree.Get("lock"); err != nil || e.Created != rev || s.sent[commit] != 2 {
+			t.Fatalf("got %d, %v after %d copies; want %d", rev, err, s.sent[commit], e.Created)
 		}
 	})
 }
 
 // With requests that may arrive twice, a refusal by the store itself says
-// nothing of the second arrival either.
+// nothing of the second arrival either. Commit reports that refusal once the
+// marker is won. Settle reports it as the no that it is.
 func TestDuplicatesOfWhatTheStoreRefused(t *testing.T) {
-	run(t, func(t *testing.T) {
-		s := newStore()
-		s.only = &dcs.Error{Kind: dcs.ErrUnavailable, Err: errors.New("no space left")}
-		s.script = func(k kindOfRequest, r Request) step {
-			if k != commit {
+	for _, silent := range []bool{false, true} {
+		run(t, func(t *testing.T) {
+			s := newStore()
+			s.only = &dcs.Error{Kind: dcs.ErrUnauthorized, Err: errors.New("no right to write")}
+			s.script = func(k kindOfRequest, r Request) step {
+				switch {
+				case k == commit:
+					s.held = append(s.held, func() { _, _ = s.apply(r) })
+					return down
+				case k == fencing && silent:
+					return swallow
+				}
 				return answer
 			}
-			s.held = append(s.held, func() { _, _ = s.apply(r) })
-			return down
+			c := New(s, Options{Duplicates: true})
+			defer c.Close()
+			_, err := c.Commit(within(t, budget), lock("mine"))
+			want := dcs.ErrUnauthorized
+			var e *dcs.Error
+			if silent && errors.As(err, &e) && e.Kind == dcs.ErrAmbiguous {
+				s.script = nil
+				_, err = c.Settle(within(t, budget), e)
+				want = dcs.ErrConflict
+			}
+			if err := kindIs(err, want); err != nil {
+				t.Fatal(err)
+			}
+			s.land()
+			if v := s.value("lock"); v != "(absent)" {
+				t.Fatalf("the lock is %q after a definite no", v)
+			}
+		})
+	}
+}
+
+// The fence wins the marker and its answer is lost. Its next copy finds the
+// fence's own nonce, which is a no and not a yes, and the slot goes on from
+// there.
+func TestP11LostAnswerOfTheFence(t *testing.T) {
+	for _, unseen := range []bool{false, true} {
+		run(t, func(t *testing.T) {
+			s := newStore()
+			s.unseen = unseen
+			s.script = func(k kindOfRequest, _ Request) step {
+				switch {
+				case k == commit:
+					return hold
+				case k == fencing && s.sent[fencing] == 0:
+					return lose
+				}
+				return answer
+			}
+			c := New(s, Options{Slots: 1})
+			defer c.Close()
+			_, err := c.Commit(within(t, budget), lock("mine"))
+			if err := kindIs(err, dcs.ErrUnavailable); err != nil {
+				t.Fatal(err)
+			}
+			s.land()
+			if v := s.value("lock"); v != "(absent)" || s.sent[fencing] != 2 {
+				t.Fatalf("the lock is %q after a definite no and %d fences", v, s.sent[fencing])
+			}
+			s.script = nil
+			copies := s.sent[commit]
+			if _, err := c.Commit(within(t, budget), put("next", "1")); err != nil || s.sent[commit] != copies+1 || s.sent[create] != 1 {
+				t.Fatalf("got %v, sent %v; want one more copy under the same marker", err, s.sent)
+			}
+		})
+	}
+}
+
+// A condition that failed when the store checked it is a conflict, even if it
+// holds by the time the entries are read.
+func TestConflictThatIsOverWhenRead(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		s.unseen = true
+		s.write(dcs.Put("lock", []byte("theirs")))
+		s.after = func(k kindOfRequest) {
+			if k == commit {
+				s.write(dcs.Delete("lock"))
+			}
 		}
-		c := New(s, Options{Duplicates: true})
+		c := New(s, Options{})
 		defer c.Close()
 		_, err := c.Commit(within(t, budget), lock("mine"))
-		if err := kindIs(err, dcs.ErrUnavailable); err != nil {
-			t.Fatal(err)
+		var e *dcs.Error
+		if !errors.As(err, &e) || e.Kind != dcs.ErrConflict || e.Key != "lock" || e.Current != nil {
+			t.Fatalf("got %+v, want a conflict with no holder", err)
 		}
-		s.land()
-		if v := s.value("lock"); v != "(absent)" {
-			t.Fatalf("the lock is %q after a definite no", v)
+	})
+}
+
+// A dead lease is ErrLost too where the transport did not read the marker
+// along.
+func TestP14DeadLeaseUnseen(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		s.unseen = true
+		c := New(s, Options{})
+		defer c.Close()
+		_, err := c.Commit(within(t, budget), leased("dead"))
+		if err := kindIs(err, dcs.ErrLost); err != nil || s.sent[commit] != 1 {
+			t.Fatalf("%v after %d copies", err, s.sent[commit])
 		}
 	})
 }

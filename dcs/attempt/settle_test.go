@@ -38,6 +38,9 @@ func TestSettleLater(t *testing.T) {
 					}
 					_, err = c.Settle(within(t, time.Second), e)
 				}
+				if n := len(c.pool.unclear); n != 1 {
+					t.Fatalf("%d attempts wait for their settling, want one", n)
+				}
 				s.script = nil
 				if tc.want == dcs.ErrAmbiguous {
 					s.loseMarkers()

@@ -1,0 +1,105 @@
+package attempt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// guarded is a write under the lock whose token is given.
+func guarded(token dcs.Revision) dcs.Txn {
+	return dcs.Txn{If: []dcs.Cond{dcs.CreatedAt("lock", token)}, Then: []dcs.Write{dcs.Put("x", []byte("guarded"))}}
+}
+
+// A condition on Created is resolved by a read before anything is sent. The
+// Commit waits for a read that fails, and ends with one that is refused.
+func TestReadThatResolvesFails(t *testing.T) {
+	noRight := &dcs.Error{Kind: dcs.ErrUnauthorized, Err: errors.New("no right to read")}
+	for name, tc := range map[string]struct {
+		fails error
+		want  error
+	}{
+		"unclear":             {errors.New("connection reset"), nil},
+		"unclear with a kind": {&dcs.Error{Kind: dcs.ErrUnavailable, Err: errors.New("connection reset")}, nil},
+		"refused outright":    {fmt.Errorf("%w: %w", ErrNotSent, noRight), dcs.ErrUnauthorized},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(t *testing.T) {
+				s := newStore()
+				token := s.write(dcs.Put("lock", nil))
+				c := New(s, Options{ModifiedOnly: true})
+				defer c.Close()
+				if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
+					t.Fatal(err)
+				}
+				s.refuse = tc.fails
+				start := time.Now()
+				_, err := c.Commit(within(t, budget), guarded(token))
+				if dcs.KindOf(err) != tc.want || time.Since(start) > time.Second {
+					t.Fatalf("after %v: %v, want %v at once", time.Since(start), err, tc.want)
+				}
+			})
+		})
+	}
+}
+
+// Nothing was sent while the condition was unresolved, so there is nothing to
+// fence.
+func TestUnresolvedConditionIsNotSent(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		token := s.write(dcs.Put("lock", nil))
+		c := New(s, Options{ModifiedOnly: true})
+		defer c.Close()
+		if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
+			t.Fatal(err)
+		}
+		s.noReads = true
+		_, err := c.Commit(within(t, budget), guarded(token))
+		if err := kindIs(err, dcs.ErrUnavailable); err != nil || s.sent[commit] != 1 || s.sent[fencing] != 0 {
+			t.Fatalf("%v, sent %v", err, s.sent)
+		}
+	})
+}
+
+// contrary refuses every Commit though all its conditions hold.
+type contrary struct {
+	*store
+	copies int
+	stop   func()
+}
+
+func (s *contrary) Send(ctx context.Context, r Request) (Answer, error) {
+	if kindOf(r) != commit {
+		return s.store.Send(ctx, r)
+	}
+	if s.copies++; s.copies > 1000 {
+		s.stop()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Answer{Outcome: Refused, Seen: true, Entries: s.entries(r.Keys())}, nil
+}
+
+// A store that refuses for no reason is asked again with pauses.
+func TestRefusedForNothing(t *testing.T) {
+	run(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), budget)
+		defer cancel()
+		s := &contrary{store: newStore(), stop: cancel}
+		c := New(s, Options{Rand: rand.NewChaCha8([32]byte{1})})
+		defer c.Close()
+		_, err := c.Commit(ctx, put("x", "1"))
+		if err := kindIs(err, dcs.ErrUnavailable); err != nil {
+			t.Fatal(err)
+		}
+		if s.copies < 30 || s.copies > 200 {
+			t.Fatalf("%d copies in 7.5 s, want pauses of up to 250 ms between them", s.copies)
+		}
+	})
+}
