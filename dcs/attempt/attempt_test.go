@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -151,6 +152,9 @@ func TestCancelAndClose(t *testing.T) {
 				if !errors.Is(err, dcs.ErrClosed) || errors.Is(err, dcs.ErrAmbiguous) != (tc.do == swallow) {
 					t.Fatalf("cut short by Close: %v", err)
 				}
+				if tc.do == down && dcs.KindOf(err) != dcs.ErrClosed {
+					t.Fatalf("cut short by Close with nothing sent: %v", err)
+				}
 				if err := c.Close(); err != nil {
 					t.Fatal(err)
 				}
@@ -261,23 +265,47 @@ func TestRefusalThatCannotBeRead(t *testing.T) {
 	})
 }
 
+// exhausted is a source of randomness that has left bytes to give, and fails
+// once when it has fewer than are asked for.
+type exhausted struct {
+	left   int
+	failed bool
+	after  io.Reader
+}
+
+func (e *exhausted) Read(b []byte) (int, error) {
+	switch {
+	case e.failed:
+	case e.left < len(b):
+		e.failed = true
+		return 0, errors.New("no randomness")
+	}
+	e.left -= len(b)
+	return e.after.Read(b)
+}
+
 func TestNoRandomnessNothingSent(t *testing.T) {
-	run(t, func(t *testing.T) {
-		s := newStore()
-		c := New(s, Options{Rand: strings.NewReader("too little")})
-		defer c.Close()
-		_, err := c.Commit(within(t, budget), put("x", "1"))
-		if err := kindIs(err, dcs.ErrUnavailable); err != nil {
-			t.Fatal(err)
-		}
-		if len(s.sent) != 0 {
-			t.Fatal("sent without a nonce")
-		}
-	})
+	for left, sent := range map[int]int{10: 0, 20: 0, 40: 1} { // for a name, for its creation, for a Commit
+		run(t, func(t *testing.T) {
+			s := newStore()
+			c := New(s, Options{Slots: 1, Rand: &exhausted{left: left, after: rand.NewChaCha8([32]byte{1})}})
+			defer c.Close()
+			_, err := c.Commit(within(t, budget), put("x", "1"))
+			if err := kindIs(err, dcs.ErrUnavailable); err != nil {
+				t.Fatal(err)
+			}
+			if s.sent[create] != sent || s.sent[commit] != 0 {
+				t.Fatalf("sent %v without randomness", s.sent)
+			}
+			if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
+				t.Fatalf("the slot was not given back: %v", err)
+			}
+		})
+	}
 }
 
 func TestMarkerCreationIsRepeatable(t *testing.T) {
-	for _, do := range []step{lose, swallow, broken, down, repeat} {
+	for _, do := range []step{lose, swallow, broken, down, repeat, vague} {
 		run(t, func(t *testing.T) {
 			s := newStore()
 			s.script = func(k kindOfRequest, _ Request) step {
@@ -291,8 +319,8 @@ func TestMarkerCreationIsRepeatable(t *testing.T) {
 			if _, err := c.Commit(within(t, budget), lock("mine")); err != nil {
 				t.Fatal(err)
 			}
-			if n := len(s.tree.Snapshot(".op").Entries); n != 1 {
-				t.Fatalf("%d markers", n)
+			if n := len(s.tree.Snapshot(".op").Entries); n != 1 || s.reads != 1 {
+				t.Fatalf("%d markers after %d reads", n, s.reads)
 			}
 		})
 	}

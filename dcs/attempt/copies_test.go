@@ -111,3 +111,45 @@ func TestAnswerInHandAtTheDeadline(t *testing.T) {
 		}
 	})
 }
+
+// The reserve for settling never takes more than half of the budget.
+func TestReserveLeavesTimeForSending(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := &lazy{store: newStore(), takes: 4 * time.Second, start: time.Now()}
+		c := New(s, Options{SettleReserve: time.Hour, AttemptTimeout: budget})
+		defer c.Close()
+		if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
+			t.Fatal(err)
+		}
+		s.takes = time.Hour
+		_, err := c.Commit(within(t, budget), put("x", "2"))
+		if err := kindIs(err, dcs.ErrUnavailable); err != nil || time.Since(s.start) != 9*time.Second {
+			t.Fatalf("%v after %v, want it settled after 4 s and 5 s", err, time.Since(s.start))
+		}
+	})
+}
+
+// With a budget that is nearly spent, a copy still gets the time in which a
+// store can answer.
+func TestShortBudgetLeavesTimeForAnAnswer(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := &lazy{store: newStore(), takes: 5 * time.Millisecond, start: time.Now()}
+		c := New(s, Options{})
+		defer c.Close()
+		if _, err := c.Commit(within(t, 9*time.Millisecond), put("x", "1")); err != nil || len(s.at) != 1 {
+			t.Fatalf("got %v after copies at %v", err, s.at)
+		}
+	})
+}
+
+// A store that names the condition which failed names the marker's first (P9).
+func TestWholeStatesTheMarkerFirst(t *testing.T) {
+	r := Request{Marker: Marker{Key: ".op/1", Modified: 7, Nonce: []byte("nonce")}, Txn: lock("mine")}
+	whole := r.Whole("kept")
+	if whole.If[0] != dcs.ModifiedAt(".op/1", 7) || whole.If[1] != r.Txn.If[0] {
+		t.Errorf("conditions %+v", whole.If)
+	}
+	if w := whole.Then[0]; w.Key != ".op/1" || string(w.Value) != "nonce" || w.Lease != "kept" || whole.Then[1].Key != "lock" {
+		t.Errorf("writes %+v", whole.Then)
+	}
+}

@@ -25,7 +25,7 @@ const (
 	repeat              // apply it twice, give the second answer
 	down                // refuse it outright
 	broken              // it never arrives, and an error says nothing
-	vague                // it arrives when the test says so, its answer says nothing
+	vague               // it arrives when the test says so, its answer says nothing
 )
 
 // kind is what a request is about.

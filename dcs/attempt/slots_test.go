@@ -96,13 +96,41 @@ func TestMarkerRefusedOutright(t *testing.T) {
 		s := newStore()
 		s.only = &dcs.Error{Kind: dcs.ErrUnauthorized, Endpoint: "m1", Err: errors.New("no right to write")}
 		s.script = always(down, create)
-		c := New(s, Options{})
+		c := New(s, Options{Slots: 1})
 		defer c.Close()
 		start := time.Now()
 		_, err := c.Commit(within(t, budget), put("x", "1"))
 		want := "dcs: Commit: unauthorized [m1]: no right to write"
 		if err == nil || err.Error() != want || !errors.Is(err, dcs.ErrUnauthorized) || time.Since(start) > time.Second {
 			t.Fatalf("after %v: %v, want %s", time.Since(start), err, want)
+		}
+		s.script = nil
+		if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
+			t.Fatalf("the slot was not given back: %v", err)
+		}
+	})
+}
+
+// A marker that vanishes before it was read gets another name (P7).
+func TestP7VanishedMarkerIsNotUsedAgain(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		var names []string
+		s.script = func(k kindOfRequest, r Request) step {
+			if k == create {
+				names = append(names, r.Marker.Key)
+			}
+			return answer
+		}
+		s.after = func(k kindOfRequest) {
+			if k == create && len(names) == 1 {
+				s.loseMarkers()
+			}
+		}
+		c := New(s, Options{})
+		defer c.Close()
+		if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil || len(names) != 2 || names[0] == names[1] {
+			t.Fatalf("got %v with the markers %q, want two names", err, names)
 		}
 	})
 }

@@ -88,6 +88,9 @@ func TestBindingIsAsWritten(t *testing.T) {
 	require.NoError(t, tr.Commit(6, dcs.Txn{Then: []dcs.Write{dcs.Put("c", nil)}}, Options{}))
 	c, _ = tr.Get("c")
 	require.Equal(t, dcs.Revision(6), c.Created, "without Rebind a changed binding re-creates")
+	require.NoError(t, tr.Commit(7, dcs.Txn{Then: []dcs.Write{dcs.Put("c", nil)}}, Options{}))
+	c, _ = tr.Get("c")
+	require.Equal(t, dcs.Revision(6), c.Created, "without Rebind an unchanged binding keeps the incarnation")
 }
 
 func TestPrefixIsAPathNotAString(t *testing.T) {
@@ -130,6 +133,54 @@ func TestLoadRefusesAnUnboundLease(t *testing.T) {
 	require.ErrorContains(t, err, "gone")
 	require.Equal(t, dcs.Revision(1), tr.Revision())
 	require.Len(t, tr.Snapshot("").Entries, 1)
+}
+
+// The position never falls. It moves with every change, the end of a lease
+// included.
+func TestPositionOnlyRises(t *testing.T) {
+	tr := New()
+	tr.Grant("l")
+	put(t, tr, 1, dcs.PutLeased("a", nil, "l"))
+	tr.EndLease(4, "l")
+	require.Equal(t, dcs.Revision(4), tr.Revision())
+	require.True(t, tr.MovedSince("a", 3))
+	tr.Advance(3)
+	require.Equal(t, dcs.Revision(4), tr.Revision())
+	tr.Follow(2, nil, nil)
+	require.Equal(t, dcs.Revision(4), tr.Revision())
+}
+
+func TestEndedLeaseReturnsItsKeysSorted(t *testing.T) {
+	tr := New()
+	tr.Grant("l")
+	var keys []string
+	for i := range 20 {
+		keys = append(keys, fmt.Sprintf("k%02d", i))
+		put(t, tr, dcs.Revision(i+1), dcs.PutLeased(keys[i], nil, "l"))
+	}
+	require.Equal(t, keys, tr.EndLease(30, "l"))
+}
+
+func TestLoadWakesEveryWaiter(t *testing.T) {
+	tr := New()
+	put(t, tr, 1, dcs.Put("a", nil))
+	moved := tr.Moved("z")
+	require.NoError(t, tr.Load(tr.Dump()))
+	select {
+	case <-moved:
+	default:
+		t.Fatal("a waiter on a prefix without a change sleeps on")
+	}
+}
+
+func TestConflictIsACopy(t *testing.T) {
+	tr := New()
+	put(t, tr, 1, dcs.Put("a", nil))
+	var c *Conflict
+	require.ErrorAs(t, tr.Check([]dcs.Cond{dcs.Absent("a")}), &c)
+	c.Current.Modified = 99
+	e, _ := tr.Get("a")
+	require.Equal(t, dcs.Revision(1), e.Modified)
 }
 
 // model is the naive meaning of a Tree: maps, and a scan for everything.

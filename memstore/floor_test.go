@@ -1,0 +1,73 @@
+package memstore
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// An answer that names a revision is a promise. A Snapshot that is answered
+// later, from before it, is asked again.
+func TestSnapshotIsNotOlderThanAnyAnswer(t *testing.T) {
+	for name, call := range map[string]func(t *testing.T, s *Server, a *Backend, l dcs.Lease) error{
+		"Get": func(t *testing.T, _ *Server, a *Backend, _ dcs.Lease) error {
+			_, err := a.Get(budget(t), "x")
+			return err
+		},
+		"Commit": func(t *testing.T, _ *Server, a *Backend, _ dcs.Lease) error {
+			_, err := a.Commit(budget(t), put("x", "2"))
+			return err
+		},
+		"Settle": func(t *testing.T, s *Server, a *Backend, _ dcs.Lease) error {
+			lost := s.Inject(Match{Op: OpCommit | OpSettle, Client: "patient"}, DropReply())
+			_, err := a.Commit(budget(t), put("x", "2"))
+			lost.Lift()
+			var e *dcs.Error
+			if !errors.As(err, &e) || e.Kind != dcs.ErrAmbiguous {
+				t.Fatalf("got %v, want an ambiguous Commit", err)
+			}
+			_, err = a.Settle(budget(t), e)
+			return err
+		},
+		"Renew": func(t *testing.T, _ *Server, _ *Backend, l dcs.Lease) error {
+			_, err := l.Renew(budget(t), "x")
+			return err
+		},
+		"Wait": func(t *testing.T, _ *Server, a *Backend, _ dcs.Lease) error {
+			_, err := a.Wait(budget(t), "", 0)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pair(t, Options{}, func(t *testing.T, s *Server, _, b *Backend) {
+				a := s.Open(ClientOptions{Name: "patient", AttemptTimeout: time.Hour})
+				defer a.Close()
+				l, _, err := a.Grant(budget(t), time.Hour)
+				if err != nil {
+					t.Fatal(err)
+				}
+				held := s.Inject(Match{Op: OpSnapshot, Client: "patient"}, HoldReply(), Once())
+				old := make(chan dcs.Snapshot)
+				go func() {
+					snap, err := a.Snapshot(t.Context(), "")
+					if err != nil {
+						t.Error(err)
+					}
+					old <- snap
+				}()
+				synctest.Wait()
+				mustCommit(t, b, put("x", "1"))
+				if err := call(t, s, a, l); err != nil {
+					t.Fatal(err)
+				}
+				held.Release()
+				if snap := <-old; len(snap.Entries) != 1 {
+					t.Errorf("a Snapshot of revision %d, from before what the client was answered", snap.Revision)
+				}
+			})
+		})
+	}
+}
