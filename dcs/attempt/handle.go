@@ -16,9 +16,8 @@ type handle struct {
 	c       *Committer
 	slot    *slot
 	txn     dcs.Txn
-	key     string // for errors: the first key of the transaction
-	marker  Marker // as the copies carry it
-	created dcs.Revision
+	key     string        // for errors: the first key of the transaction
+	marker  Marker        // as the copies carry it
 	abandon []byte        // the nonce that wins the marker for a no (P11)
 	turn    chan struct{} // held by whoever settles
 	done    *outcome      // under turn; nil while unclear
@@ -33,7 +32,7 @@ func (c *Committer) newHandle(s *slot, t dcs.Txn) (*handle, error) {
 		return nil, err
 	}
 	h := &handle{
-		c: c, slot: s, txn: clone(t), created: s.created,
+		c: c, slot: s, txn: clone(t),
 		marker:  Marker{Key: s.key, Modified: s.modified, Nonce: b[:nonceBytes:nonceBytes]},
 		abandon: b[nonceBytes:],
 		turn:    make(chan struct{}, 1),
@@ -122,7 +121,7 @@ func (h *handle) judgeMarker(a Answer) (verdict, dcs.Revision) {
 		return yes, m.Modified
 	case m != nil && bytes.Equal(m.Value, h.abandon):
 		return ended, 0
-	case m == nil || m.Created != h.created || m.Modified != h.marker.Modified:
+	case m == nil || m.Modified != h.marker.Modified:
 		return gone, 0
 	}
 	return open, 0

@@ -32,7 +32,7 @@ func (c *Committer) prepare(ctx context.Context, s *slot) error {
 			return err
 		}
 		if m := (Answer{Entries: entries}).entry(s.key); m != nil {
-			s.made, s.created, s.modified = true, m.Created, m.Modified
+			s.made, s.modified = true, m.Modified
 			return nil
 		}
 		s.forget()
@@ -42,9 +42,9 @@ func (c *Committer) prepare(ctx context.Context, s *slot) error {
 }
 
 // create makes the marker in a transaction of its own, if absent (P8). It may
-// be repeated under the same name: whoever made it, it is read afterwards, and
-// a copy that lands late finds it present or makes another incarnation, which
-// is recognised by its Created.
+// be repeated under the same name, because the marker is read afterwards. A copy
+// that lands late finds the marker present, or makes another incarnation whose
+// revision differs (docs/decisions/0011).
 func (c *Committer) create(ctx context.Context, key string) error {
 	nonce, err := c.random(nonceBytes)
 	if err != nil {

@@ -9,9 +9,8 @@ import (
 
 // slot is one marker. Whoever took it from the pool owns it alone.
 type slot struct {
-	key      string       // chosen at random, dropped when the marker was lost
-	made     bool         // created and modified were read from the store
-	created  dcs.Revision // the incarnation
+	key      string // chosen at random, dropped when the marker was lost
+	made     bool   // modified was read from the store
 	modified dcs.Revision
 }
 
