@@ -33,6 +33,11 @@ var kvCases = []spec{
 		Learnt: "Percent signs and double slashes in a Consul URL name another key; an etcd range over members/a also returns members/ab.",
 	}, run: hostileKeys},
 	{Case: Case{
+		Name:   "KV/NestedKeys",
+		Rule:   "A write of a key below or above another one is ErrInvalid with nothing written, or is stored in full: neither key hides, changes or removes the other.",
+		Learnt: "ZooKeeper has no node below an ephemeral one, and a tree that takes a node with children for a directory hides its value.",
+	}, run: nestedKeys},
+	{Case: Case{
 		Name:   "KV/Limits",
 		Rule:   "What Caps allows is stored, one byte or operation more is ErrInvalid before anything is sent; empty and binary values survive.",
 		Learnt: "Limits that are only the server's own show up as unclear errors after the request was sent.",

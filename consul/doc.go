@@ -25,8 +25,8 @@
 // writes nothing. A Snapshot is one consistent read. All Waits of a Store share
 // one blocking query, which keeps a copy of the tree in memory.
 //
-// Consul does not know that a key has no keys below it: Txn.Check finds that
-// within a transaction, nothing finds it against what is stored.
+// Consul cannot verify that a key has no keys below it. Txn.Check does within a
+// transaction. A key below or above a stored one is stored like any other.
 //
 // # What is granted
 //

@@ -110,7 +110,9 @@ func Delete(key string) Write { return Write{Key: key, Delete: true} }
 //
 // Then must not be empty, at most one lease may appear in it, no two writes
 // may name one key, no two conditions may name one key, and no key of a Txn
-// may lie below another one. [Txn.Check] says so before anything is sent.
+// may lie below another one. [Txn.Check] says so before anything is sent. No key
+// may lie below or above a stored one either. A store that can detect such a
+// write refuses it with ErrInvalid.
 type Txn struct {
 	If   []Cond
 	Then []Write

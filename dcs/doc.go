@@ -125,9 +125,15 @@
 //
 // One grammar for all backends: printable ASCII, at most [MaxKey] bytes, parts
 // separated by single slashes, no "." or "..", nothing before the first or
-// after the last part, and no first part that begins with a dot. A key never
-// has keys below it. [CheckKey] and [Txn.Check] tell (KV/HostileKeys,
-// Txn/Shape). The backend puts a root of its own before every key.
+// after the last part, and no first part that begins with a dot. [CheckKey]
+// reports violations (KV/HostileKeys). The backend puts a root of its own before
+// every key.
+//
+// A key never has keys below it. [Txn.Check] verifies this within a Txn
+// (Txn/Shape). Against the stored keys callers must keep it themselves, because
+// not every store can verify it. A Commit that violates it returns ErrInvalid
+// with nothing written where the store can detect it. Elsewhere both keys are
+// stored, and neither hides, changes or removes the other (KV/NestedKeys).
 //
 // # Capabilities
 //

@@ -21,8 +21,8 @@
 // nothing. A Snapshot is one read of one revision. All Waits of a Store share
 // one watch, which keeps a copy of the tree in memory.
 //
-// etcd does not know that a key has no keys below it: Txn.Check finds that
-// within a transaction, nothing finds it against what is stored.
+// etcd cannot verify that a key has no keys below it. Txn.Check does within a
+// transaction. A key below or above a stored one is stored like any other.
 //
 // # What is granted
 //

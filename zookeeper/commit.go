@@ -134,7 +134,7 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 	case !s.on(w):
 		return a, &remote.Failure{Endpoint: addr, Err: errBroken, Refused: true}
 	}
-	if err := b.forbidden(addr, got.refusal); err != nil {
+	if err := b.forbidden(addr, got.refusal, got.seen); err != nil {
 		return a, err
 	}
 	a.Outcome, a.Seen, a.Entries = attempt.Refused, true, b.noted(got.seen)
@@ -171,9 +171,10 @@ func (b *Backend) over(a attempt.Answer, id dcs.LeaseID, err error) (attempt.Ans
 	return a, nil
 }
 
-// forbidden is the failure of what ZooKeeper will never do, nil for a
-// condition that failed.
-func (b *Backend) forbidden(addr string, refusal error) error {
+// forbidden returns the failure for a transaction that ZooKeeper or the contract
+// rules out, and nil for a condition that failed. after was read after the
+// refusal.
+func (b *Backend) forbidden(addr string, refusal error, after seen) error {
 	switch {
 	case errors.Is(refusal, zk.ErrNoAuth), errors.Is(refusal, zk.ErrInvalidACL):
 		return &remote.Failure{Endpoint: addr, Kind: dcs.ErrUnauthorized, Err: b.needs(refusal), Refused: true}
@@ -181,6 +182,8 @@ func (b *Backend) forbidden(addr string, refusal error) error {
 		return &remote.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: errors.New("there are keys below the key"), Refused: true}
 	case errors.Is(refusal, zk.ErrNoChildrenForEphemerals):
 		return &remote.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: errors.New("a key above it is bound to a lease"), Refused: true}
+	case errors.Is(refusal, zk.ErrNodeExists) && after.above != "":
+		return &remote.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: fmt.Errorf("key %q exists: a key never has keys below it, use a sibling", after.above), Refused: true}
 	case !refusing(refusal): // a quota, for example
 		return &remote.Failure{Endpoint: addr, Kind: dcs.ErrUnavailable, Err: refusal, Refused: true}
 	}
@@ -231,6 +234,7 @@ type seen struct {
 	nodes  []node
 	epochs map[string]int32 // versions, by path
 	there  map[string]bool  // parents and epoch nodes, by path
+	above  string           // a key that one of keys lies below
 }
 
 // states reads the nodes of keys, and before them their epochs and whether
@@ -250,6 +254,12 @@ func (b *Backend) states(c *zk.Conn, keys []string) (seen, error) {
 	}
 	for i, n := range nodes {
 		got.epochs[around[i]], got.there[around[i]] = n.stat.Version, n.there
+		// With an empty value the node may be a directory that another program
+		// made and has not used yet.
+		if key, ok := b.keyOf(around[i]); ok && n.entry() && len(n.value) > 0 {
+			// Not noted as a parent: making it is refused while the key exists.
+			got.there[around[i]], got.above = false, key
+		}
 	}
 	got.nodes, err = readAll(c, paths)
 	return got, err

@@ -319,10 +319,13 @@ func TestRefusals(t *testing.T) {
 		zk.ErrBadVersion: nil, zk.ErrNodeExists: nil, zk.ErrNoNode: nil,
 		zk.ErrNoAuth: dcs.ErrUnauthorized, zk.ErrNotEmpty: dcs.ErrInvalid, zk.ErrNoChildrenForEphemerals: dcs.ErrInvalid, quota: dcs.ErrUnavailable,
 	} {
-		err := b.forbidden("h:1", refusal)
+		err := b.forbidden("h:1", refusal, seen{})
 		require.Equal(t, kind, dcs.KindOf(err), refusal)
 		require.Equal(t, kind != nil, errors.Is(err, attempt.ErrNotSent), refusal)
 	}
+	below := b.forbidden("h:1", zk.ErrNodeExists, seen{above: "config"})
+	require.ErrorIs(t, below, dcs.ErrInvalid)
+	require.ErrorContains(t, below, `"config"`)
 }
 
 // frame makes one for a stream.

@@ -30,6 +30,11 @@
 // by the nodes that it has or had below it. Parents stay when the last key below
 // them goes.
 //
+// A key below or above a stored one is ErrInvalid, with two exceptions. A key
+// with an empty value looks like a parent that another program made, and a key
+// below it hides it. A client that knew a node as a parent does not notice when
+// another client makes a key of it.
+//
 // ZooKeeper compares a node's version, which begins at 0 again when a key is
 // deleted and created. So every creation also writes one of sixteen nodes below
 // /pg/main/.epoch, and every comparison compares that node's version, too. Other

@@ -287,6 +287,7 @@ func (p *plan) learn(results []zk.MultiResponse) dcs.Revision {
 		}
 	}
 	for _, w := range p.writes {
+		b.made.Forget(b.path(w.w.Key)) // no parent, but a key or nothing
 		epoch := versions[b.epochOf(w.w.Key)]
 		switch {
 		case w.w.Delete:

@@ -37,6 +37,13 @@ func (b *Backend) path(key string) string {
 
 func (b *Backend) key(path string) string { return strings.TrimPrefix(path, b.root+"/") }
 
+// keyOf returns the key whose node is at path. It reports false for the root,
+// for what is above the root, and for bookkeeping.
+func (b *Backend) keyOf(path string) (string, bool) {
+	key, ok := strings.CutPrefix(path, b.root+"/")
+	return key, ok && !strings.HasPrefix(key, ".")
+}
+
 // epochOf is the node that is written whenever key is created: of all keys
 // with one hash.
 func (b *Backend) epochOf(key string) string {
