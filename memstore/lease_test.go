@@ -1,0 +1,78 @@
+package memstore
+
+import (
+	"testing"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// A second copy of a Grant finds the lease and neither makes another one nor
+// extends it: nobody renewed.
+func TestSecondCopyOfAGrantExtendsNothing(t *testing.T) {
+	pair(t, Options{}, func(t *testing.T, s *Server, a, b *Backend) {
+		s.Inject(Match{Op: OpGrant}, Duplicate(2*time.Second), Once())
+		l, r, err := a.Grant(budget(t), 3*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustCommit(t, a, dcs.Txn{Then: []dcs.Write{dcs.PutLeased("x", nil, l.ID())}})
+		time.Sleep(2500 * time.Millisecond)
+		if leases := s.Leases(); len(leases) != 1 || leases[0].Left > 500*time.Millisecond {
+			t.Fatalf("after the second copy: %+v", leases)
+		}
+		time.Sleep(r.Expiry - 2500*time.Millisecond + time.Millisecond)
+		_, err = b.Get(budget(t), "x")
+		wantKind(t, err, dcs.ErrNotFound)
+	})
+}
+
+func TestRenewalsEntriesAreSorted(t *testing.T) {
+	pair(t, Options{}, func(t *testing.T, _ *Server, a, _ *Backend) {
+		l, _, err := a.Grant(budget(t), time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustCommit(t, a, dcs.Txn{Then: []dcs.Write{dcs.Put("a", nil), dcs.Put("b", nil), dcs.Put("c", nil)}})
+		r, err := l.Renew(budget(t), "c", "a", "absent", "b")
+		if err != nil || len(r.Entries) != 3 {
+			t.Fatalf("got %+v, %v", r, err)
+		}
+		for i, key := range []string{"a", "b", "c"} {
+			if r.Entries[i].Key != key {
+				t.Errorf("entry %d is %q, want %q", i, r.Entries[i].Key, key)
+			}
+		}
+	})
+}
+
+// A lease's timer may fire just before a renewal, or the server's end, takes
+// the lock that it waits for.
+func TestTimerThatFiredTooEarly(t *testing.T) {
+	pair(t, Options{}, func(t *testing.T, s *Server, a, _ *Backend) {
+		if _, _, err := a.Grant(budget(t), 3*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		fire := func() {
+			for _, l := range s.root("default").leases {
+				s.root("default").expire(l)
+			}
+		}
+		time.Sleep(2 * time.Second)
+		fire()
+		if n := len(s.Leases()); n != 1 {
+			t.Fatal("the lease ended though its time was not over")
+		}
+		s.Down()
+		time.Sleep(time.Minute)
+		fire()
+		if n := len(s.Leases()); n != 1 {
+			t.Fatal("the lease ended while the server was down")
+		}
+		s.Up()
+		time.Sleep(3*time.Second + time.Millisecond)
+		if n := len(s.Leases()); n != 0 {
+			t.Fatal("the lease lives on")
+		}
+	})
+}
