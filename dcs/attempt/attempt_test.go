@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -247,58 +246,21 @@ func TestModifiedOnly(t *testing.T) {
 }
 
 func TestRefusalThatCannotBeRead(t *testing.T) {
-	run(t, func(t *testing.T) {
-		s := newStore()
-		c := New(s, Options{})
-		defer c.Close()
-		if _, err := c.Commit(within(t, budget), lock("mine")); err != nil {
-			t.Fatal(err)
-		}
-		s.unseen, s.noReads = true, true
-		_, err := c.Commit(within(t, budget), lock("mine"))
-		if err := kindIs(err, dcs.ErrUnavailable); err != nil {
-			t.Fatal(err) // refused, we do not know why: not a conflict, not ambiguous
-		}
-		if s.sent[fencing] != 0 {
-			t.Fatalf("%d fences for what was refused", s.sent[fencing])
-		}
-	})
-}
-
-// exhausted is a source of randomness that has left bytes to give, and fails
-// once when it has fewer than are asked for.
-type exhausted struct {
-	left   int
-	failed bool
-	after  io.Reader
-}
-
-func (e *exhausted) Read(b []byte) (int, error) {
-	switch {
-	case e.failed:
-	case e.left < len(b):
-		e.failed = true
-		return 0, errors.New("no randomness")
-	}
-	e.left -= len(b)
-	return e.after.Read(b)
-}
-
-func TestNoRandomnessNothingSent(t *testing.T) {
-	for left, sent := range map[int]int{10: 0, 20: 0, 40: 1} { // for a name, for its creation, for a Commit
+	for _, silent := range []bool{false, true} {
 		run(t, func(t *testing.T) {
 			s := newStore()
-			c := New(s, Options{Slots: 1, Rand: &exhausted{left: left, after: rand.NewChaCha8([32]byte{1})}})
+			c := New(s, Options{})
 			defer c.Close()
-			_, err := c.Commit(within(t, budget), put("x", "1"))
-			if err := kindIs(err, dcs.ErrUnavailable); err != nil {
+			if _, err := c.Commit(within(t, budget), lock("mine")); err != nil {
 				t.Fatal(err)
 			}
-			if s.sent[create] != sent || s.sent[commit] != 0 {
-				t.Fatalf("sent %v without randomness", s.sent)
+			s.unseen, s.noReads, s.cutOff = true, silent, !silent
+			_, err := c.Commit(within(t, budget), lock("mine"))
+			if err := kindIs(err, dcs.ErrUnavailable); err != nil {
+				t.Fatal(err) // refused, we do not know why: not a conflict, not ambiguous
 			}
-			if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
-				t.Fatalf("the slot was not given back: %v", err)
+			if !silent && s.sent[fencing] != 0 { // one that is silent may be unanswered at the end
+				t.Fatalf("%d fences for what was refused", s.sent[fencing])
 			}
 		})
 	}

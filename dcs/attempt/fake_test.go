@@ -57,6 +57,7 @@ type store struct {
 	unseen  bool                  // refusals carry no entries
 	noReads bool                  // reads are not answered
 	refuse  error                 // what the next read fails with
+	cutOff  bool                  // reads fail at once
 	only    error                 // what down says besides ErrNotSent
 	sent    map[kindOfRequest]int
 	reads   int
@@ -147,6 +148,9 @@ func (s *store) Read(ctx context.Context, keys ...string) ([]dcs.Entry, error) {
 	s.reads++
 	found, failed := s.entries(keys), s.refuse
 	s.refuse = nil
+	if s.cutOff {
+		failed = errors.New("connection reset")
+	}
 	s.mu.Unlock()
 	if failed != nil {
 		return nil, failed

@@ -129,8 +129,10 @@ type tardy struct {
 }
 
 func (s *tardy) Send(ctx context.Context, r Request) (Answer, error) {
+	s.mu.Lock()
 	late := kindOf(r) == commit && !s.first
 	s.first = s.first || late
+	s.mu.Unlock()
 	a, err := s.store.Send(ctx, r)
 	if late {
 		time.Sleep(500 * time.Millisecond)

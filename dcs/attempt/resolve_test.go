@@ -16,6 +16,19 @@ func guarded(token dcs.Revision) dcs.Txn {
 	return dcs.Txn{If: []dcs.Cond{dcs.CreatedAt("lock", token)}, Then: []dcs.Write{dcs.Put("x", []byte("guarded"))}}
 }
 
+// locked returns a store that checks Modified only and holds a lock, and a
+// Committer whose marker is made.
+func locked(t *testing.T) (*store, *Committer, dcs.Revision) {
+	t.Helper()
+	s := newStore()
+	token := s.write(dcs.Put("lock", nil))
+	c := New(s, Options{ModifiedOnly: true})
+	if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
+		t.Fatal(err)
+	}
+	return s, c, token
+}
+
 // A condition on Created is resolved by a read before anything is sent. The
 // Commit waits for a read that fails, and ends with one that is refused.
 func TestReadThatResolvesFails(t *testing.T) {
@@ -30,13 +43,8 @@ func TestReadThatResolvesFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			run(t, func(t *testing.T) {
-				s := newStore()
-				token := s.write(dcs.Put("lock", nil))
-				c := New(s, Options{ModifiedOnly: true})
+				s, c, token := locked(t)
 				defer c.Close()
-				if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
-					t.Fatal(err)
-				}
 				s.refuse = tc.fails
 				start := time.Now()
 				_, err := c.Commit(within(t, budget), guarded(token))
@@ -52,14 +60,9 @@ func TestReadThatResolvesFails(t *testing.T) {
 // fence.
 func TestUnresolvedConditionIsNotSent(t *testing.T) {
 	run(t, func(t *testing.T) {
-		s := newStore()
-		token := s.write(dcs.Put("lock", nil))
-		c := New(s, Options{ModifiedOnly: true})
+		s, c, token := locked(t)
 		defer c.Close()
-		if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
-			t.Fatal(err)
-		}
-		s.noReads = true
+		s.cutOff = true
 		_, err := c.Commit(within(t, budget), guarded(token))
 		if err := kindIs(err, dcs.ErrUnavailable); err != nil || s.sent[commit] != 1 || s.sent[fencing] != 0 {
 			t.Fatalf("%v, sent %v", err, s.sent)

@@ -3,6 +3,8 @@ package attempt
 import (
 	"context"
 	"errors"
+	"io"
+	"math/rand/v2"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -133,6 +135,45 @@ func TestP7VanishedMarkerIsNotUsedAgain(t *testing.T) {
 			t.Fatalf("got %v with the markers %q, want two names", err, names)
 		}
 	})
+}
+
+// exhausted is a source of randomness that has left bytes to give, and fails
+// once when it has fewer than are asked for.
+type exhausted struct {
+	left   int
+	failed bool
+	after  io.Reader
+}
+
+func (e *exhausted) Read(b []byte) (int, error) {
+	switch {
+	case e.failed:
+	case e.left < len(b):
+		e.failed = true
+		return 0, errors.New("no randomness")
+	}
+	e.left -= len(b)
+	return e.after.Read(b)
+}
+
+func TestNoRandomnessNothingSent(t *testing.T) {
+	for left, sent := range map[int]int{10: 0, 20: 0, 40: 1} { // for a name, for its creation, for a Commit
+		run(t, func(t *testing.T) {
+			s := newStore()
+			c := New(s, Options{Slots: 1, Rand: &exhausted{left: left, after: rand.NewChaCha8([32]byte{1})}})
+			defer c.Close()
+			_, err := c.Commit(within(t, budget), put("x", "1"))
+			if err := kindIs(err, dcs.ErrUnavailable); err != nil {
+				t.Fatal(err)
+			}
+			if s.sent[create] != sent || s.sent[commit] != 0 {
+				t.Fatalf("sent %v without randomness", s.sent)
+			}
+			if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
+				t.Fatalf("the slot was not given back: %v", err)
+			}
+		})
+	}
 }
 
 // lingering is a transport whose calls take their time to end.
