@@ -71,3 +71,42 @@ func TestSnapshotIsNotOlderThanAnyAnswer(t *testing.T) {
 		})
 	}
 }
+
+func TestClosedClientAsksNothing(t *testing.T) {
+	pair(t, Options{}, func(t *testing.T, s *Server, a, _ *Backend) {
+		mustCommit(t, a, put("x", "1"))
+		if err := a.Close(); err != nil {
+			t.Fatal(err)
+		}
+		asked := s.Requests(Match{Client: "a"})
+		_, err := a.Get(budget(t), "x")
+		wantKind(t, err, dcs.ErrClosed)
+		if n := s.Requests(Match{Client: "a"}); n != asked {
+			t.Errorf("%d requests of a closed client", n-asked)
+		}
+	})
+}
+
+// A Wait ends for silence when RetryTimeout has passed since the last answer,
+// not since its beginning.
+func TestWaitCountsSilenceFromTheLastAnswer(t *testing.T) {
+	pair(t, Options{}, func(t *testing.T, s *Server, a, b *Backend) {
+		since := mustCommit(t, b, put("x", "1"))
+		ended := make(chan error, 1)
+		frozen := s.FreezeWatch(Match{Client: "a"})
+		go func() {
+			_, err := a.Wait(t.Context(), "", since)
+			ended <- err
+		}()
+		time.Sleep(7 * time.Second)
+		frozen.Lift()
+		time.Sleep(2 * time.Second) // an answer: nothing has changed
+		frozen = s.FreezeWatch(Match{Client: "a"})
+		time.Sleep(5 * time.Second)
+		frozen.Lift()
+		mustCommit(t, b, put("x", "2"))
+		if err := <-ended; err != nil {
+			t.Fatalf("got %v, want the change: RetryTimeout is 10 s, and the last answer came 7.5 s ago", err)
+		}
+	})
+}

@@ -27,6 +27,33 @@ func TestSecondCopyOfAGrantExtendsNothing(t *testing.T) {
 	})
 }
 
+// P1: a renewal counts from the sending of the copy that was answered.
+func TestP1RenewalOfASecondCopy(t *testing.T) {
+	pair(t, Options{}, func(t *testing.T, s *Server, a, _ *Backend) {
+		l, _, err := a.Grant(budget(t), time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Inject(Match{Op: OpRenew}, Hang(), Once())
+		start := time.Now()
+		r, err := l.Renew(budget(t))
+		if err != nil || time.Since(start) < time.Second || r.From.Elapsed() != 0 {
+			t.Fatalf("after %v: %v, counted from %v ago, want the second copy's sending", time.Since(start), err, r.From.Elapsed())
+		}
+	})
+}
+
+// A Grant is ambiguous if any of its copies may have been done, not only the
+// last one.
+func TestGrantWithOneUnclearCopy(t *testing.T) {
+	pair(t, Options{}, func(t *testing.T, s *Server, a, _ *Backend) {
+		s.Inject(Match{Op: OpGrant, When: func(c Call) bool { return c.Copy == 0 }}, Hang())
+		s.Inject(Match{Op: OpGrant, When: func(c Call) bool { return c.Copy > 0 }}, Full())
+		_, _, err := a.Grant(budget(t), time.Hour)
+		wantKind(t, err, dcs.ErrAmbiguous)
+	})
+}
+
 func TestRenewalsEntriesAreSorted(t *testing.T) {
 	pair(t, Options{}, func(t *testing.T, _ *Server, a, _ *Backend) {
 		l, _, err := a.Grant(budget(t), time.Hour)
