@@ -2,7 +2,6 @@ package dcs
 
 import (
 	"context"
-	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -129,21 +128,16 @@ func TestP3DoneAtTheLastDeadline(t *testing.T) {
 
 // P3, P4: the machine sleeps past the deadline while Go's clock stands still.
 func TestP3BothClocks(t *testing.T) {
-	var slept atomic.Int64
-	defer func(was func() time.Duration) { bootClock = was }(bootClock)
-	bootClock = func() time.Duration {
-		return bootAtStart + time.Since(monoAtStart) + time.Duration(slept.Load())
-	}
-	suspend := func(d time.Duration) { slept.Add(int64(d)) }
+	sleep := suspend(t, 0)
 	inTime(t, func(b *bench) {
 		_, s := b.actor()
 		h := b.hold(s, "leader")
-		suspend(20 * time.Second)
+		sleep(20 * time.Second)
 		if left := h.Remaining(); left > 9400*time.Millisecond {
 			b.Fatalf("%v remain", left)
 		}
 		b.valid(h, true)
-		suspend(10 * time.Second)
+		sleep(10 * time.Second)
 		b.valid(h, false)
 		b.is(h.Err(), ErrExpired) // also before any timer had its turn
 		if !isDone(h.Done()) {

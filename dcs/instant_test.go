@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/big"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,16 +15,17 @@ import (
 // passes.
 func suspend(t *testing.T, jitter time.Duration) (sleep func(time.Duration)) {
 	t.Helper()
-	slept, old := time.Duration(0), bootClock
+	var slept atomic.Int64
+	old := bootClock
 	bootClock = func() time.Duration {
 		if jitter > 0 {
 			time.Sleep(rand.N(jitter))
 			defer func() { time.Sleep(rand.N(jitter)) }()
 		}
-		return bootAtStart + time.Since(monoAtStart) + slept
+		return bootAtStart + time.Since(monoAtStart) + time.Duration(slept.Load())
 	}
 	t.Cleanup(func() { bootClock = old })
-	return func(d time.Duration) { slept += d }
+	return func(d time.Duration) { slept.Add(int64(d)) }
 }
 
 func TestInstantCountsSleep(t *testing.T) {
