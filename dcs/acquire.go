@@ -152,12 +152,8 @@ func (s *Session) attempt(ctx context.Context, c *claim, value []byte) (*Hold, e
 	switch {
 	case err == nil:
 		h, err := s.adopt(c, rev)
-		if err != nil {
-			s.handOver(c, func() { s.removeForGood(c.key, rev, nil) })
-			return nil, err
-		}
 		s.unclaim(c)
-		return h, nil
+		return h, err
 	case errors.Is(err, ErrAmbiguous):
 		s.settleAcquire(c, err)
 		return nil, err
@@ -194,15 +190,15 @@ func (s *Session) readBack(ctx context.Context, c *claim, err error) (Revision, 
 }
 
 // adopt makes the Hold of an attempt that was answered yes, for the Session
-// and the lease that it carried (P16), if both are still good.
+// and the lease that it carried (P16), if both are still good. If they are not,
+// the key ends with that lease.
 func (s *Session) adopt(c *claim, token Revision) (*Hold, error) {
-	ok := s.live()
-	if !ok {
-		s.expire()
-	}
 	s.mu.Lock()
 	defer s.unlock()
-	if s.err != nil || !ok || c.lease != s.lease {
+	if !s.live() {
+		s.expireLocked()
+	}
+	if s.err != nil || c.lease != s.lease {
 		return nil, &Error{Kind: ErrExpired, Err: errors.New("the lock was taken too late: the session is over")}
 	}
 	h := &Hold{s: s, key: c.key, token: token, done: make(chan struct{})}

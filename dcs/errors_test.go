@@ -119,6 +119,8 @@ func TestBackendErrorsAreWrappedOnce(t *testing.T) {
 		"no kind":              {&Error{Err: eof}, ErrUnavailable, ErrAmbiguous, Error{Err: eof}},
 		"nil":                  {(*Error)(nil), ErrUnavailable, ErrAmbiguous, Error{}},
 		"typed, wrapped":       {fmt.Errorf("x: %w", &Error{Kind: ErrConflict, Endpoint: "h", Current: &Entry{Key: "k"}}), ErrUnavailable, ErrConflict, Error{Endpoint: "h", Current: &Entry{Key: "k"}}},
+		"ambiguous, wrapped":   {fmt.Errorf("x: %w", &Error{Kind: ErrAmbiguous, Attempt: 7}), ErrUnavailable, ErrAmbiguous, Error{Attempt: 7}},
+		"fenced, wrapped":      {fmt.Errorf("x: %w", &Error{Kind: ErrAmbiguous, Fenced: true}), ErrUnavailable, ErrAmbiguous, Error{Fenced: true}},
 		"the gravest of three": {errors.Join(ErrConflict, ErrUnavailable, ErrUnauthorized), ErrUnauthorized, ErrUnauthorized, Error{}},
 		"the gravest of two":   {errors.Join(ErrUnauthorized, &Error{Kind: ErrAmbiguous}), ErrUnavailable, ErrAmbiguous, Error{}},
 	} {

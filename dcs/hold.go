@@ -255,9 +255,7 @@ func (s *Session) lose(h *Hold, reason error) {
 // drop takes h out of the session. Called under mu.
 func (s *Session) drop(h *Hold, err error) {
 	h.finish(err)
-	if s.holds[h.key] == h {
-		delete(s.holds, h.key)
-	}
+	delete(s.holds, h.key)
 }
 
 // finish ends h. Called under mu.

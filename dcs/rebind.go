@@ -22,7 +22,7 @@ func (s *Session) considerMove() {
 	keys := len(s.ask())
 	_, settles := s.store.b.(Settler)
 	switch {
-	case s.err != nil, !s.store.caps.Rebind, s.moving != nil, s.stuck, len(s.claims) > 0:
+	case !s.store.caps.Rebind, s.moving != nil, s.stuck, len(s.claims) > 0:
 		return
 	case keys > 0 && !settles, s.store.caps.MaxTxnOps > 0 && 2*keys > s.store.caps.MaxTxnOps:
 		return

@@ -285,6 +285,9 @@ func TestP20ValueChangesMeanwhile(t *testing.T) {
 		if e, _ := b.w.get("leader"); string(e.Value) != "young" || e.Lease == first {
 			b.Fatalf("%+v", e)
 		}
+		if b.w.granted != 2 {
+			b.Errorf("%d leases were granted for one move", b.w.granted-1)
+		}
 		b.close(s)
 	})
 }

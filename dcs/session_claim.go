@@ -89,9 +89,6 @@ func (s *Session) settle(err error) (Revision, fate) {
 	if !errors.As(err, &e) {
 		return 0, hopeless
 	}
-	if e.Fenced {
-		return 0, fenced
-	}
 	for n := 0; ; n++ {
 		ctx, cancel := s.call(s.life)
 		rev, err := s.store.Settle(ctx, e)

@@ -64,29 +64,36 @@ func TestP16AcquireAnsweredAfterClose(t *testing.T) {
 	})
 }
 
-// P3: no attempt is given more time than the session has. A backend divides
-// that time among its servers.
+// P3: no attempt is given more time than the session has, neither a renewal nor
+// a move. A backend divides that time among its servers.
 func TestP3NoAttemptOutlivesTheDeadline(t *testing.T) {
 	inTime(t, func(b *bench) {
-		c, s := b.actor()
-		var latest time.Time
+		c, s := b.mover()
+		latest := map[string]time.Time{}
+		note := func(ctx context.Context, call string) {
+			c.hook(func() {
+				if at, ok := ctx.Deadline(); !ok || at.After(latest[call]) {
+					latest[call] = at
+				}
+			})
+		}
 		c.hook(func() {
 			c.onRenew = func(ctx context.Context, _ LeaseID, _ func() (Renewal, error)) (Renewal, error) {
-				at, ok := ctx.Deadline()
-				if !ok {
-					b.Error("a renewal without a deadline")
-				}
-				if at.After(latest) {
-					latest = at
-				}
+				note(ctx, "Renew")
 				return Renewal{}, errDown()
+			}
+			c.onGrant = func(ctx context.Context, _ func() (Lease, Renewal, error)) (Lease, Renewal, error) {
+				note(ctx, "Grant")
+				return nil, Renewal{}, errDown()
 			}
 		})
 		end := time.Now().Add(-s.Deadline().Elapsed())
 		time.Sleep(time.Until(end))
 		b.is(s.Err(), ErrExpired)
-		if !latest.Equal(end) {
-			b.Errorf("an attempt may last until %v after the deadline", latest.Sub(end))
+		for _, call := range []string{"Renew", "Grant"} {
+			if !latest[call].Equal(end) {
+				b.Errorf("the last %s may take until %v after the deadline", call, latest[call].Sub(end))
+			}
 		}
 		b.close(s)
 	})

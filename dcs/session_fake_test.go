@@ -2,7 +2,6 @@ package dcs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -133,9 +132,13 @@ type client struct {
 	onCommit func(ctx context.Context, t Txn, do func() (Revision, error)) (Revision, error)
 	onGrant  func(ctx context.Context, do func() (Lease, Renewal, error)) (Lease, Renewal, error)
 	onGet    func(ctx context.Context, key string, do func() (Entry, error)) (Entry, error)
+	onRevoke func(ctx context.Context, id LeaseID, do func() error) error
 	ttl      time.Duration // what is granted, if not what was asked for
 	sent     []Txn
+	waits    int
 	renewals map[LeaseID]int
+	revokes  map[LeaseID]int
+	asked    []string // the keys of the last renewal
 }
 
 func (c *client) Name() string { return "fake" }
@@ -166,6 +169,12 @@ func (c *client) renewed(id LeaseID) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.renewals[id]
+}
+
+func (c *client) revoked(id LeaseID) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.revokes[id]
 }
 
 func (c *client) Get(ctx context.Context, key string) (Entry, error) {
@@ -203,6 +212,7 @@ func (w *world) snapshot(prefix string) Snapshot {
 }
 
 func (c *client) Wait(ctx context.Context, prefix string, since Revision) (Snapshot, error) {
+	c.hook(func() { c.waits++ })
 	for {
 		c.w.mu.Lock()
 		snap, changed := c.w.snapshot(prefix), c.w.changed
@@ -285,6 +295,7 @@ func (l *fakeLease) Renew(ctx context.Context, keys ...string) (Renewal, error) 
 		l.c.renewals = map[LeaseID]int{}
 	}
 	l.c.renewals[l.id]++
+	l.c.asked = keys
 	l.c.mu.Unlock()
 	if hook != nil {
 		return hook(ctx, l.id, do)
@@ -293,99 +304,26 @@ func (l *fakeLease) Renew(ctx context.Context, keys ...string) (Renewal, error) 
 }
 
 func (l *fakeLease) Revoke(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return &Error{Kind: ErrUnavailable, Err: err}
-	}
-	l.c.w.mu.Lock()
-	defer l.c.w.mu.Unlock()
-	if _, live := l.c.w.leases[l.id]; live {
-		l.c.w.endLease(l.id)
-	}
-	return nil
-}
-
-// settling is a client that can settle what unclear makes.
-type settling struct {
-	*client
-	blocked bool // cannot settle now
-	fenced  bool // answers with the last word only
-	lost    bool // says no because the lease was found dead
-	settled int
-}
-
-// unclear is a Commit that nobody has heard of yet.
-type unclear struct {
-	mu     sync.Mutex
-	do     func() (Revision, error)
-	rev    Revision
-	landed bool
-	fenced bool
-}
-
-func (u *unclear) land() error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.landed || u.fenced {
-		return errors.New("too late")
-	}
-	rev, err := u.do()
-	if err == nil {
-		u.landed, u.rev = true, rev
-	}
-	return err
-}
-
-func (u *unclear) err() error { return &Error{Kind: ErrAmbiguous, Attempt: u} }
-
-func (s *settling) Settle(_ context.Context, e *Error) (Revision, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	u, ok := e.Attempt.(*unclear)
-	if s.blocked || !ok {
-		return 0, &Error{Kind: ErrAmbiguous, Attempt: e.Attempt}
-	}
-	s.settled++
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.fenced = true
-	if s.fenced {
-		return 0, &Error{Kind: ErrAmbiguous, Fenced: true}
-	}
-	if u.landed {
-		return u.rev, nil
-	}
-	if s.lost {
-		return 0, &Error{Kind: ErrLost}
-	}
-	return 0, &Error{Kind: ErrConflict}
-}
-
-// catch makes the next Commit that fits unclear, and keeps it back.
-func (c *client) catch(fits func(Txn) bool) *unclear {
-	u := &unclear{}
-	c.hook(func() {
-		c.onCommit = func(_ context.Context, t Txn, do func() (Revision, error)) (Revision, error) {
-			u.mu.Lock()
-			caught := u.do == nil && fits(t)
-			if caught {
-				u.do = do
-			}
-			u.mu.Unlock()
-			if !caught {
-				return do()
-			}
-			return 0, u.err()
+	do := func() error {
+		if err := ctx.Err(); err != nil {
+			return &Error{Kind: ErrUnavailable, Err: err}
 		}
-	})
-	return u
-}
-
-func anyTxn(Txn) bool     { return true }
-func deletes(t Txn) bool  { return t.Then[0].Delete }
-func moves(t Txn) bool    { return t.Lease() != "" && t.If[0].Is != 0 }
-func errDown() error      { return &Error{Kind: ErrUnavailable, Err: errors.New("down")} }
-func refuseAll(c *client) { c.hook(func() { c.onRenew = failRenew }) }
-
-func failRenew(context.Context, LeaseID, func() (Renewal, error)) (Renewal, error) {
-	return Renewal{}, errDown()
+		l.c.w.mu.Lock()
+		defer l.c.w.mu.Unlock()
+		if _, live := l.c.w.leases[l.id]; live {
+			l.c.w.endLease(l.id)
+		}
+		return nil
+	}
+	l.c.mu.Lock()
+	hook := l.c.onRevoke
+	if l.c.revokes == nil {
+		l.c.revokes = map[LeaseID]int{}
+	}
+	l.c.revokes[l.id]++
+	l.c.mu.Unlock()
+	if hook != nil {
+		return hook(ctx, l.id, do)
+	}
+	return do()
 }

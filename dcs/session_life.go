@@ -35,9 +35,10 @@ func (s *Session) remaining() time.Duration {
 	return max(-at.Elapsed(), 0)
 }
 
-// advance moves the deadline to what the leases in use now prove. It is called
-// under mu and reports false when the deadline has passed: an answer in hand
-// is too late then.
+// advance sets the deadline to what the leases in use prove, and reports false
+// when the deadline has passed. An answer in hand is too late then. Called
+// under mu. The deadline never moves back, because a lease's own does not (see
+// confirmed) and a spare lease that ends before it is refused (see useSpare).
 func (s *Session) advance() bool {
 	at := s.lease.until
 	if s.spare != nil && s.spare.until.Before(at) {
@@ -47,9 +48,6 @@ func (s *Session) advance() bool {
 		old := s.until.Load()
 		if old == nil || !s.live() {
 			return false // P4
-		}
-		if !old.Before(at) {
-			return true // P3: only forward
 		}
 		if s.until.CompareAndSwap(old, &at) {
 			s.last = at // the alarm rings at the old one and is set anew then

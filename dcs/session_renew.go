@@ -63,10 +63,7 @@ func (s *Session) round() (ttl time.Duration, failures int) {
 	s.mu.Lock()
 	defer s.unlock()
 	err := s.judge(leases, what, answers)
-	switch {
-	case s.err != nil:
-		err = s.err
-	case s.lease != leases[0]:
+	if s.err == nil && s.lease != leases[0] {
 		// The keys moved meanwhile: ask again, of the lease that counts now.
 		s.confirms = append(waiting, s.confirms...)
 		waiting = nil
@@ -143,7 +140,7 @@ func (s *Session) send(leases []*tenure, what []asked, gate func() error) []rene
 func (s *Session) early(t *tenure, what []asked, a renewed) {
 	s.mu.Lock()
 	defer s.unlock()
-	if a.err != nil || s.err != nil || t != s.lease && t != s.spare {
+	if a.err != nil {
 		return
 	}
 	t.confirmed(a.Renewal)
@@ -192,9 +189,7 @@ func (s *Session) judge(leases []*tenure, what []asked, answers []renewed) error
 	if s.err != nil {
 		return s.err
 	}
-	if slices.Contains(leases, s.lease) {
-		s.noteOutcome(failed)
-	}
+	s.noteOutcome(failed)
 	return failed
 }
 
@@ -209,9 +204,12 @@ func (t *tenure) confirmed(r Renewal) {
 	}
 }
 
-// check judges Holds and published keys by what a renewal read. Called under
-// mu.
+// check judges Holds and published keys by what a renewal read. A session that
+// is over judges nothing, because it deletes its keys itself. Called under mu.
 func (s *Session) check(what []asked, r Renewal) {
+	if s.err != nil {
+		return
+	}
 	for _, a := range what {
 		e, found := r.Entry(a.key)
 		switch {

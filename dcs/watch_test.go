@@ -55,6 +55,31 @@ func TestWatch(t *testing.T) {
 	})
 }
 
+// A store that nothing was ever written to is at revision 0, and is waited for
+// like any other.
+func TestWatchFromRevisionZero(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &scripted{}
+		snapshots := 0
+		b.snapshot = func(context.Context, string) (Snapshot, error) { snapshots++; return Snapshot{}, nil }
+		b.wait = func(_ context.Context, _ string, since Revision) (Snapshot, error) {
+			time.Sleep(time.Second)
+			return Snapshot{Revision: since + 1}, nil
+		}
+		s := newStore(t, b, Options{})
+		var seen []Revision
+		for snap, err := range s.Watch(t.Context(), "") {
+			if err != nil || snap.Revision == 2 || snapshots > 1 {
+				break
+			}
+			seen = append(seen, snap.Revision)
+		}
+		if len(seen) != 2 || snapshots != 1 {
+			t.Errorf("revisions %v before the second change, %d snapshots", seen, snapshots)
+		}
+	})
+}
+
 // Errors are yielded and the watch goes on, with pauses that stay short; the
 // first tree after an outage is the next one.
 func TestWatchOutlivesAnOutage(t *testing.T) {

@@ -1,0 +1,85 @@
+package dcs
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+// P19: a first Publish that landed after all was the first one. The next takes
+// nothing over.
+func TestP19SettledFirstPublishIsNoSecondTakeover(t *testing.T) {
+	for name, fenced := range map[string]bool{"settled": false, "fenced": true} {
+		t.Run(name, func(t *testing.T) {
+			inTime(t, func(b *bench) {
+				c, s := b.actor()
+				c.hook(func() { c.blocked = true })
+				u := c.catch(publishes)
+				_, err := s.Publish(b.Context(), "members/a", []byte("first"))
+				b.is(err, ErrAmbiguous)
+				b.must(u.land())
+				c.hook(func() { c.blocked, c.fenced = false, fenced })
+				time.Sleep(5 * time.Second)
+				other := b.plain()
+				_, err = other.Publish(b.Context(), "members/a", []byte("other"))
+				b.must(err)
+				_, err = s.Publish(b.Context(), "members/a", []byte("back"))
+				b.is(err, ErrConflict)
+				b.member("other", other.Lease())
+				b.close(s)
+				b.close(other)
+			})
+		})
+	}
+}
+
+// P19: a Publish that cannot be settled does not keep renewals from judging a
+// key that the session had published before.
+func TestP19TakeoverAfterAFencedPublish(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		_, err := s.Publish(b.Context(), "members/a", []byte("one"))
+		b.must(err)
+		c.hook(func() { c.fenced = true })
+		c.catch(publishes)
+		_, err = s.Publish(b.Context(), "members/a", []byte("two"))
+		b.is(err, ErrAmbiguous)
+		time.Sleep(time.Second)
+		other := b.plain()
+		_, err = other.Publish(b.Context(), "members/a", []byte("other"))
+		b.must(err)
+		time.Sleep(11 * time.Second)
+		if n := b.seen(func(e StateEvent) bool { return e.Displaced && e.Lease == s.Lease() }); n != 1 {
+			b.Errorf("%d takeovers were reported", n)
+		}
+		b.close(s)
+		b.close(other)
+	})
+}
+
+// P20: a key that has the value already, on a lease that the session has left,
+// is written again.
+func TestPublishLeavesNoKeyOnAnEarlierLease(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.mover()
+		first := s.Lease()
+		c.failOn(first)
+		time.Sleep(time.Minute)
+		if s.Lease() == first {
+			b.Fatal("no move was made")
+		}
+		_, err := b.w.apply(Txn{Then: []Write{Put("members/a", []byte("one"))}}, true)
+		b.must(err)
+		c.hook(func() {
+			c.onGet = func(_ context.Context, _ string, do func() (Entry, error)) (Entry, error) {
+				e, err := do()
+				e.Lease = first // as of a store that is late to delete what was bound to it
+				return e, err
+			}
+		})
+		_, err = s.Publish(b.Context(), "members/a", []byte("one"))
+		b.must(err)
+		b.member("one", s.Lease())
+		b.close(s)
+	})
+}
