@@ -15,6 +15,7 @@ func TestP4RenewalAnsweredAfterASuspendRevivesNothing(t *testing.T) {
 		h := b.hold(s, "leader")
 		c.hook(func() {
 			c.onRenew = func(_ context.Context, _ LeaseID, do func() (Renewal, error)) (Renewal, error) {
+				c.hook(func() { c.onRenew = nil })
 				r, err := do()
 				sleep(25 * time.Second) // 10 s to 35 s; the deadline is at 29.4 s
 				return r, err

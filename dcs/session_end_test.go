@@ -93,6 +93,12 @@ func TestLeaseIsRevokedOnce(t *testing.T) {
 	}{
 		"closed": {func(*bench, *settling, *Session) {}, 1},
 		"expired": {func(b *bench, c *settling, s *Session) {
+			c.hook(func() {
+				c.onRevoke = func(_ context.Context, _ LeaseID, do func() error) error {
+					time.Sleep(time.Second) // Close must not meet the revoking after the margin
+					return do()
+				}
+			})
 			refuseAll(c.client)
 			time.Sleep(29400 * time.Millisecond)
 			b.is(s.Err(), ErrExpired)
@@ -211,7 +217,11 @@ func TestCloseIsNoTakeover(t *testing.T) {
 			}
 		})
 		time.Sleep(11 * time.Second)
+		start := time.Now()
 		b.close(s)
+		if d := time.Since(start); d != 0 {
+			b.Errorf("Close waited %v for a renewal", d)
+		}
 		if n := b.seen(func(e StateEvent) bool { return e.Displaced }); n != 0 {
 			b.Errorf("%d takeovers were reported", n)
 		}
