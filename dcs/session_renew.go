@@ -213,11 +213,11 @@ func (s *Session) check(what []asked, r Renewal) {
 	for _, a := range what {
 		e, found := r.Entry(a.key)
 		switch {
-		case a.hold != nil && s.holds[a.key] == a.hold: // P5
+		case a.hold != nil: // P5: one that is over already is not lost again
 			if !found || e.Created != a.hold.token || !s.mine[e.Lease] {
 				s.lose(a.hold, foreign(a.key, e, found))
 			}
-		case a.pub != nil && s.pubs[a.key] == a.pub && !a.pub.displaced:
+		case s.pubs[a.key] == a.pub: // P5
 			if !found || !s.mine[e.Lease] {
 				s.displace(a.pub, foreign(a.key, e, found))
 			}
