@@ -39,17 +39,24 @@ func TestP16NoHoldUnderAnotherLease(t *testing.T) {
 	})
 }
 
+// moved returns a session that has moved to its second lease, and the first one.
+func (b *bench) moved() (*settling, *Session, LeaseID) {
+	b.Helper()
+	c, s := b.mover()
+	first := s.Lease()
+	c.failOn(first)
+	time.Sleep(time.Minute)
+	if s.Lease() == first {
+		b.Fatal("no move was made")
+	}
+	return c, s, first
+}
+
 // P11, P16: a key on a lease that the session has left is not the doing of an
 // attempt that carried the present one.
 func TestP11ReadBackUnderAnEarlierLease(t *testing.T) {
 	inTime(t, func(b *bench) {
-		c, s := b.mover()
-		first := s.Lease()
-		c.failOn(first)
-		time.Sleep(time.Minute)
-		if s.Lease() == first {
-			b.Fatal("no move was made")
-		}
+		c, s, first := b.moved()
 		c.hook(func() {
 			c.onCommit = func(context.Context, Txn, func() (Revision, error)) (Revision, error) {
 				return 0, &Error{Kind: ErrAmbiguous, Fenced: true}
