@@ -11,6 +11,16 @@ import (
 )
 
 var txnTeeth = []tooth{
+	{"a key below another one is dropped in silence", "KV/NestedKeys", func(_ testing.TB, b *broken) {
+		b.commit = func(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
+			r, err := b.Backend.Commit(ctx, t)
+			if errors.Is(err, dcs.ErrInvalid) {
+				s, serr := b.Backend.Snapshot(ctx, "")
+				return s.Revision, serr
+			}
+			return r, err
+		}
+	}},
 	{"two winners", "Hold/OneWinner", func(_ testing.TB, b *broken) {
 		b.dropping(func(c dcs.Cond) bool { return c.Is == 0 })
 	}},
