@@ -160,11 +160,11 @@ func TestLightPackagesStayLight(t *testing.T) {
 }
 
 func TestArrowsPointDown(t *testing.T) {
-	backends := own("memstore", "raftstore", "etcd3", "consul", "zookeeper")
-	above := own("examples", "cmd")
+	above := own("examples", "cmd", "internal/docgen")
 	suite := own("conformance")
 	testcluster := own("internal/testcluster")
 	packages := list(t, "", "", "./...")
+	backends := backends(packages)
 	for _, name := range []string{"dcs", "dcs/attempt", "keepalive", "memstore", "raftstore", "etcd3", "consul", "zookeeper", "conformance", "conformance/fault", "internal/endpoint", "internal/remote", "internal/testcluster", "examples/failover", "examples/leader"} {
 		if _, ok := packages[module+"/"+name]; !ok {
 			incomplete(t, name)

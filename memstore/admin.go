@@ -61,7 +61,7 @@ func (s *Server) Up() {
 		for _, l := range r.leases {
 			l.paused = false
 			if s.o.LeasesRunOn {
-				l.timer.Reset(max(time.Until(l.until), 0))
+				l.timer.Reset(max(l.until.Sub(dcs.Now()), 0))
 			} else {
 				r.extend(l)
 			}
@@ -116,7 +116,7 @@ func (s *Server) Leases() []LeaseInfo {
 			}
 			sort.Strings(keys)
 			order[id] = l.order
-			out = append(out, LeaseInfo{ID: id, Root: name, TTL: l.ttl, Left: max(time.Until(l.until), 0), Keys: keys})
+			out = append(out, LeaseInfo{ID: id, Root: name, TTL: l.ttl, Left: max(l.until.Sub(dcs.Now()), 0), Keys: keys})
 		}
 	}
 	sort.Slice(out, func(i, j int) bool { return order[out[i].ID] < order[out[j].ID] })

@@ -44,7 +44,7 @@ type lease struct {
 	order  int
 	ttl    time.Duration
 	life   time.Duration // from the arrival of a renewal to the end
-	until  time.Time
+	until  dcs.Instant
 	timer  *time.Timer
 	paused bool // the server is down and lets no time pass
 	over   bool // expired, its keys still there (NoSelfExpiry)
@@ -181,7 +181,7 @@ func (r *root) renew(id dcs.LeaseID) (*lease, bool) {
 }
 
 func (r *root) extend(l *lease) {
-	l.until = time.Now().Add(l.life)
+	l.until = dcs.Now().Add(l.life)
 	l.timer.Reset(l.life)
 }
 
@@ -190,7 +190,7 @@ func (r *root) expire(l *lease) {
 	r.s.mu.Lock()
 	defer r.s.mu.Unlock()
 	// A renewal that came between the timer's firing and the lock counts.
-	if r.leases[l.id] != l || l.paused || l.over || time.Now().Before(l.until) {
+	if r.leases[l.id] != l || l.paused || l.over || dcs.Now().Before(l.until) {
 		return
 	}
 	l.over = true

@@ -129,7 +129,8 @@ func (s *session) dial(string, string, time.Duration) (net.Conn, error) {
 		err = errElsewhere
 	}
 	if err == nil {
-		s.next, err = newWire(c, addr, s.o.quiet, time.Now().Add(s.b.c.Timing.RetryTimeout/2))
+		deadline := time.Now().Add(s.b.c.Timing.RetryTimeout / 2) //nolint:forbidigo // the net package compares its monotonic reading
+		s.next, err = newWire(c, addr, s.o.quiet, deadline)
 	}
 	if err != nil {
 		s.missed(addr, err)
