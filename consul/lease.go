@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+	"github.com/holdfast-dcs/holdfast/internal/expiry"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
@@ -132,15 +133,11 @@ func (b *Backend) learnMinTTL(ctx context.Context) error {
 	return nil
 }
 
-// late is how much later than twice its TTL a session's keys are gone: its end
-// is an entry of the log.
-const late = 100 * time.Millisecond
-
 // renewal tells what Consul grants. It ends a session after twice the TTL that
 // was asked for; only once that is what we count on (P2): the other half covers
 // a renewal that was taken by a leader that had been replaced.
 func (l *lease) renewal(from dcs.Instant) dcs.Renewal {
-	return dcs.Renewal{From: from, TTL: l.ttl, Expiry: 2*l.ttl + late}
+	return dcs.Renewal{From: from, TTL: l.ttl, Expiry: expiry.Consul(l.ttl)}
 }
 
 // ID implements [dcs.Lease].

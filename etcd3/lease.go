@@ -17,6 +17,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+	"github.com/holdfast-dcs/holdfast/internal/expiry"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
@@ -113,15 +114,11 @@ func (b *Backend) grantedTTL(ctx context.Context, c *conn, id int64) (int64, err
 	return r.GrantedTTL, b.seen(c, r.Header)
 }
 
-// slack is how much later than its TTL etcd removes a lease's keys: it looks
-// every 500 ms, and revokes through a log entry.
-const slack = time.Second
-
 func (l *lease) renewal(from dcs.Instant, seconds int64) dcs.Renewal {
 	ttl := time.Duration(min(seconds, int64(maxTTL/time.Second))) * time.Second
 	r := dcs.Renewal{From: from, TTL: ttl, Expiry: ttl}
 	if ttl < maxTTL {
-		r.Expiry += slack
+		r.Expiry = expiry.Etcd3(ttl)
 	}
 	return r
 }

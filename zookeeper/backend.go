@@ -70,7 +70,7 @@ func New(c Config) (*Backend, error) {
 	b.pool = endpoint.New(endpoint.Options{
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
 		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.copy.Observer(c.Observer.Endpoint), HedgeFloor: hedgeFloor,
-		DialsPerSecond: dialsPerSecond,
+		DialsPerSecond: endpoint.LeaseDialsPerSecond,
 	})
 	b.commits = attempt.New(transport{b}, remote.Committing(b.pool, attempt.Options{
 		Backend: backendName, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
@@ -82,9 +82,6 @@ func New(c Config) (*Backend, error) {
 // hedgeFloor is longer than the Pool's own: a second copy may have to take a
 // session to another server.
 const hedgeFloor = 20 * time.Millisecond
-
-// dialsPerSecond is more than the Pool's own: each lease has a connection.
-const dialsPerSecond = 50
 
 // settleShare is the part of a budget that is kept for settling a Commit. It is
 // less than the usual quarter: an election is to fit into what is left.

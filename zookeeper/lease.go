@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+	"github.com/holdfast-dcs/holdfast/internal/expiry"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
@@ -251,22 +252,15 @@ func (l *lease) idle() {
 	l.writes = nil
 }
 
-// grace is how long keep goes on after a renewal: a Session renews every third
-// of the TTL at least.
-func (l *lease) grace() time.Duration { return l.ttl/3 + l.b.limits().tick }
+// grace returns how long keep goes on after a renewal.
+func (l *lease) grace() time.Duration { return expiry.ZooKeeperGrace(l.ttl, l.b.limits().tick) }
 
-// renewal tells what ZooKeeper grants. A session's end is rounded up to the
-// next tick, and a server tells the leader of its sessions every half tick.
+// renewal returns what ZooKeeper grants.
 func (l *lease) renewal() dcs.Renewal {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	tick := l.b.limits().tick
-	return dcs.Renewal{From: l.from, TTL: l.ttl, Expiry: l.ttl + l.grace() + 2*tick + late}
+	return dcs.Renewal{From: l.from, TTL: l.ttl, Expiry: expiry.ZooKeeper(l.ttl, l.b.limits().tick)}
 }
-
-// late is how much later a session's keys are gone: its end is an entry of the
-// log.
-const late = 100 * time.Millisecond
 
 // ID implements [dcs.Lease].
 func (l *lease) ID() dcs.LeaseID {

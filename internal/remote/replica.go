@@ -65,10 +65,19 @@ type Replica struct {
 // Init makes r ready.
 func (r *Replica) Init(s Source) {
 	r.Source, r.Tree = s, kv.New()
-	r.Every = min(2500*time.Millisecond, s.Budget/4)
-	r.Limit = min(500*time.Millisecond, s.Budget/6)
+	r.Every, r.Limit = WatchTimes(s.Budget)
 	r.Behind, r.Left, r.change = make(chan struct{}, 1), make(chan string, 16), make(chan struct{})
 }
+
+// WatchTimes returns a Replica's Every and Limit for a budget.
+func WatchTimes(budget time.Duration) (every, limit time.Duration) {
+	return min(maxProbePause, budget/4), min(maxLag, budget/6)
+}
+
+const (
+	maxProbePause = 2500 * time.Millisecond
+	maxLag        = 500 * time.Millisecond
+)
 
 // Close waits for the watch, once Life has ended.
 func (r *Replica) Close() {
