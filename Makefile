@@ -45,7 +45,7 @@ help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: check
-check: fmt-check vet lint vet-systems ## Format, vet, lint, import rules, vet for ten systems
+check: fmt-check vet lint vet-systems docs-check ## Format, vet, lint, import rules, vet for ten systems, generated docs
 
 .PHONY: fmt
 fmt: $(GOFUMPT) ## Format all Go files
@@ -66,6 +66,14 @@ vet:
 vet-systems:
 	@$(foreach os,$(VET_SYSTEMS),echo "vet $(os)/$(or $(VET_ARCH_$(os)),amd64)"; \
 		GOOS=$(os) GOARCH=$(or $(VET_ARCH_$(os)),amd64) CGO_ENABLED=0 $(GO) vet ./keepalive ./dcs/... ;)
+
+.PHONY: docs
+docs: ## Write the generated parts of README.md and docs/
+	@$(GO) run ./internal/docgen
+
+.PHONY: docs-check
+docs-check:
+	@$(GO) run ./internal/docgen -check
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## Run the linters, depguard's import rules among them

@@ -220,7 +220,7 @@ func TestMakeTargets(t *testing.T) {
 		t.Fatalf("make: %v\n%s", err, out)
 	}
 	contributing := read(t, "CONTRIBUTING.md")
-	for _, target := range []string{"help", "check", "deps", "test", "mutants", "test-slow", "bench", "fuzz", "lint", "vuln"} {
+	for _, target := range []string{"help", "check", "deps", "docs", "test", "mutants", "test-slow", "bench", "fuzz", "lint", "vuln"} {
 		if !regexp.MustCompile(`(?m)^\s+make ` + target + `\s+\S`).Match(out) {
 			t.Errorf("make help does not list %s", target)
 		}

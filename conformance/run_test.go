@@ -151,36 +151,3 @@ func TestCasesAreTold(t *testing.T) {
 		require.NotEmpty(t, c.Learnt, c.Name)
 	}
 }
-
-// TestDocsListEveryCase holds docs/conformance.md to the table: every case with
-// its rule, in order, and no other.
-func TestDocsListEveryCase(t *testing.T) {
-	page, err := os.ReadFile(filepath.Join("..", "docs", "conformance.md"))
-	require.NoError(t, err)
-	var want strings.Builder
-	for _, c := range Cases() {
-		fmt.Fprintf(&want, "| %s | %s | %s |\n", c.Name, c.Rule, c.Learnt)
-	}
-	if os.Getenv("HOLDFAST_UPDATE_DOCS") != "" {
-		begin, end := tableBounds(t, string(page))
-		page = []byte(string(page[:begin]) + want.String() + string(page[end:]))
-		require.NoError(t, os.WriteFile(filepath.Join("..", "docs", "conformance.md"), page, 0o644)) //nolint:gosec // G703: the page is the repository's own
-	}
-	begin, end := tableBounds(t, string(page))
-	require.Equal(t, want.String(), string(page[begin:end]),
-		"docs/conformance.md does not list the cases as they are: HOLDFAST_UPDATE_DOCS=1 go test ./conformance -run DocsListEveryCase writes them")
-}
-
-func tableBounds(t *testing.T, page string) (begin, end int) {
-	t.Helper()
-	const head = "| Case | Must hold | Learnt from |\n| --- | --- | --- |\n"
-	at := strings.Index(page, head)
-	require.GreaterOrEqual(t, at, 0, "docs/conformance.md has no table of cases")
-	begin = at + len(head)
-	rest := page[begin:]
-	for strings.HasPrefix(rest, "|") {
-		_, after, _ := strings.Cut(rest, "\n")
-		rest = after
-	}
-	return begin, len(page) - len(rest)
-}

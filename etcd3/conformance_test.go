@@ -1,6 +1,7 @@
 package etcd3
 
 import (
+	"os"
 	"testing"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
@@ -9,7 +10,11 @@ import (
 
 func TestConformance(t *testing.T) {
 	s := newSuite(t)
-	conformance.Run(t, testcluster.Harness("etcd3", suiteTiming, func(tb testing.TB) conformance.Store {
+	name := "etcd3"
+	if version := os.Getenv("HOLDFAST_ETCD_VERSION"); version != "" {
+		name += ", " + version
+	}
+	conformance.Run(t, testcluster.Harness(name, suiteTiming, func(tb testing.TB) conformance.Store {
 		s := s.fresh(tb)
 		return conformance.Store{
 			Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
