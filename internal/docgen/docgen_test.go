@@ -24,7 +24,7 @@ func constant(name, text string) section {
 func module(t *testing.T, page string) (root string) {
 	t.Helper()
 	root = t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(root, "page.md"), []byte(page), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(root, "page.md"), []byte(page), 0o600)) //nolint:gosec // G703: the directory is the test's own
 	return root
 }
 
@@ -123,12 +123,12 @@ func TestResults(t *testing.T) {
 }
 
 func TestResultsThatAreWrong(t *testing.T) {
-	for line, want := range map[string]string{
-		`{"case":"KV/Limit","backend":"a","result":"pass","profile":"PROFILE"}`: `slow.jsonl:1: the suite has no case "KV/Limit"`,
-		`{"case":"KV/Limits","backend":"a","result":"pass","profile":"other"}`:  `slow.jsonl:1: profile "other", want "slow"`,
-		`{"case":`: "slow.jsonl:1: unexpected end of JSON input",
+	for _, c := range []struct{ line, want string }{
+		{`{"case":"KV/Limit","backend":"a","result":"pass","profile":"PROFILE"}`, `slow.jsonl:1: the suite has no case "KV/Limit"`},
+		{`{"case":"KV/Limits","backend":"a","result":"pass","profile":"other"}`, `slow.jsonl:1: profile "other", want "slow"`},
+		{`{"case":`, "slow.jsonl:1: unexpected end of JSON input"},
 	} {
-		_, err := renderByCase(t.Context(), writeResults(t, line))
-		require.ErrorContains(t, err, want)
+		_, err := renderByCase(t.Context(), writeResults(t, c.line))
+		require.ErrorContains(t, err, c.want)
 	}
 }
