@@ -2,6 +2,7 @@ package conformance_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
@@ -28,15 +29,16 @@ func ExampleRun() {
 	// Output: go test runs the suite against mystore
 }
 
-// Every case is a rule in words.
+// Cases lists what the suite tests.
 func ExampleCases() {
 	for _, c := range conformance.Cases() {
-		if c.Name == "Hold/TokenRises" {
-			fmt.Println(c.Rule)
-			fmt.Println(c.Learnt)
+		if strings.HasPrefix(c.Name, "KV/") {
+			fmt.Println(c.Name)
 		}
 	}
 	// Output:
-	// The token rises strictly over 200 re-acquisitions, whoever holds, and is the key's Created.
-	// A token that repeats lets an old leader's write pass a resource that compares them.
+	// KV/ReadYourWrite
+	// KV/LinearizableAcrossClients
+	// KV/HostileKeys
+	// KV/Limits
 }

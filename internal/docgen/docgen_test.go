@@ -66,13 +66,6 @@ func TestMarkersThatDoNotMatch(t *testing.T) {
 	}
 }
 
-// The module's own pages are up to date: what make check checks.
-func TestPagesAreUpToDate(t *testing.T) {
-	root, err := moduleRoot()
-	require.NoError(t, err)
-	require.NoError(t, run(t.Context(), root, true, sections))
-}
-
 func TestAdviceThatCannotWork(t *testing.T) {
 	caps := dcs.Caps{MinTTL: 10 * time.Second}
 	good := advice{timing(12*time.Second, 2*time.Second, 5*time.Second), 4 * time.Second, ""}

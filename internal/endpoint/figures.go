@@ -12,9 +12,9 @@ type Figures struct {
 	// Budget is the call's; the next four fields are the Options' defaults.
 	Budget                                                    time.Duration
 	AttemptFloor, HedgeFloor, ProbeInterval, TopologyInterval time.Duration
-	// MaxAttemptFloor bounds AttemptFloor, MaxProbeInterval the pause between two
-	// probes of an endpoint that goes on failing.
-	MaxAttemptFloor, MaxProbeInterval time.Duration
+	// MaxProbeInterval bounds the pause between two probes of an endpoint that goes
+	// on failing.
+	MaxProbeInterval time.Duration
 	// SteadyRounds have attempts of AttemptFloor; later ones double.
 	SteadyRounds int
 	// HedgeBurst is how many hedges may run at a time. UselessHedgeCalls is how
@@ -33,8 +33,8 @@ func FiguresFor(budget time.Duration) Figures {
 	return Figures{
 		Budget: budget, AttemptFloor: o.AttemptFloor, HedgeFloor: o.HedgeFloor,
 		ProbeInterval: o.ProbeInterval, TopologyInterval: o.TopologyInterval,
-		MaxAttemptFloor: maxAttemptFloor, MaxProbeInterval: maxPause * o.ProbeInterval,
-		SteadyRounds: steadyRounds, HedgeBurst: hedgeBurst, UselessHedgeCalls: hedgeShare * uselessHedge,
+		MaxProbeInterval: maxPause * o.ProbeInterval,
+		SteadyRounds:     steadyRounds, HedgeBurst: hedgeBurst, UselessHedgeCalls: hedgeShare * uselessHedge,
 		EjectAfter: strikesOut, RestoreAfter: provenBy, DialsPerSecond: dialsPerSecond, DialBurst: dialBurst,
 	}
 }
