@@ -14,6 +14,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/holdfast-dcs/holdfast/internal/mutants"
 )
 
 //go:generate go run .
@@ -34,6 +36,7 @@ var sections = []section{
 	{"docs/conformance.md", "results", renderTotals},
 	{"docs/conformance.md", "results by case", renderByCase},
 	{"docs/conformance.md", "not applicable", renderNotApplicable},
+	{"docs/conformance.md", "mutants", func(context.Context, string) (string, error) { return mutants.Table() }},
 }
 
 func main() {

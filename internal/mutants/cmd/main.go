@@ -21,10 +21,9 @@ import (
 )
 
 func main() {
-	table := flag.Bool("table", false, "print the table of docs/conformance.md instead")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx, *table, flag.Args(), os.Stdout)
+	err := run(ctx, flag.Args(), os.Stdout)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -32,12 +31,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, table bool, names []string, out io.Writer) error {
-	if table {
-		text, err := mutants.Table()
-		fmt.Fprint(out, text)
-		return err
-	}
+func run(ctx context.Context, names []string, out io.Writer) error {
 	chosen, err := choose(names)
 	if err != nil {
 		return err
