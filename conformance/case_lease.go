@@ -173,8 +173,8 @@ func lateAnswer(e *env) {
 	l, r, err := a.raw.Grant(ctx, e.shortTTL(a))
 	require.NoError(e, err)
 	token := a.bind(k, "a", l)
-	var sent firstSent
-	lift := e.inject(a, Fault{Do: HoldAnswer, When: func(q Request) bool { return q.Op == "Renew" && sent.note() }})
+	var sent sending
+	lift := e.inject(a, Fault{Do: HoldAnswer, When: func(q Request) bool { return q.Op == "Renew" && sent.first() }})
 	// Whatever the backend sends after the first copy must not renew anything.
 	lose := e.inject(a, Fault{Do: LoseRequest, When: func(q Request) bool {
 		at := sent.at.Load()
@@ -250,7 +250,7 @@ func fromNotLaterThanSend(e *env) {
 	k := e.key("k")
 	l, r := a.grant()
 	a.bind(k, "v", l)
-	// Without a hook only this can be told: From is not later than the answer
+	// Without Inject only this can be checked: From is not later than the answer
 	// and not much earlier than the call.
 	for range 10 {
 		begin := dcs.Now()
@@ -266,17 +266,27 @@ func fromNotLaterThanSend(e *env) {
 	}
 	e.fromOfRenew(a, l, k)
 	e.fromOfGrant(a)
+	e.grantAnswerLost(a)
 }
 
-// firstSent is the instant at which the first copy of a request was sent.
-type firstSent struct{ at atomic.Pointer[dcs.Instant] }
+// sending is the instant at which one copy of a request was sent.
+type sending struct{ at atomic.Pointer[dcs.Instant] }
 
-func (f *firstSent) note() (first bool) {
+// first notes the sending of a copy unless one was noted before, and reports
+// whether it did.
+func (f *sending) first() bool {
 	now := dcs.Now()
 	return f.at.CompareAndSwap(nil, &now)
 }
 
-func (f *firstSent) before(e *env, what string, r dcs.Renewal) {
+// last notes the sending of a copy instead of the one noted before.
+func (f *sending) last() {
+	now := dcs.Now()
+	f.at.Store(&now)
+}
+
+// before requires that r promises nothing from later than the sending.
+func (f *sending) before(e *env, what string, r dcs.Renewal) {
 	at := f.at.Load()
 	if at == nil {
 		e.Fatalf("%s: nothing was sent", what)
@@ -286,37 +296,53 @@ func (f *firstSent) before(e *env, what string, r dcs.Renewal) {
 	}
 }
 
-// fromOfRenew holds the answers of all copies back: whichever counts, it was
-// sent no later than the last one.
+// answeredLate makes one call whose requests of the kind op are all answered
+// late, and returns what it promised. sent is called for every copy.
+func (e *env) answeredLate(a *client, op string, sent func(), do func() (dcs.Renewal, error)) dcs.Renewal {
+	look := e.inject(a, Fault{Do: Pass, When: func(q Request) bool {
+		if q.Op == op {
+			sent()
+		}
+		return false
+	}})
+	lift := e.inject(a, Fault{Do: HoldAnswer, When: on(op)})
+	var r dcs.Renewal
+	var err error
+	done := e.start(func() { r, err = do() })
+	e.pass(min(e.budget()/10, 150*time.Millisecond)) // less than any copy is given
+	lift()
+	e.within(e.budget()+slack, done, op+" returns once its answer came")
+	look()
+	require.NoError(e, err, "a %s that was answered late", op)
+	e.promised(r)
+	return r
+}
+
+// fromOfRenew has renewals answered late. Whichever copy counts, it was sent no
+// later than the last one.
 func (e *env) fromOfRenew(a *client, l dcs.Lease, k string) {
 	for range 3 {
-		var last atomic.Pointer[dcs.Instant]
-		lift := e.inject(a, Fault{Do: HoldAnswer, When: func(q Request) bool {
-			if q.Op != "Renew" {
-				return false
-			}
-			now := dcs.Now()
-			last.Store(&now)
-			return true
-		}})
-		var r dcs.Renewal
-		var err error
-		done := e.start(func() { r, err = l.Renew(e.ctx, k) })
-		e.pass(min(e.budget()/10, 150*time.Millisecond)) // less than any copy is given
-		lift()
-		e.within(e.budget()+slack, done, "Renew returns")
-		require.NoError(e, err)
-		sent := firstSent{}
-		sent.at.Store(last.Load())
+		var sent sending
+		r := e.answeredLate(a, "Renew", sent.last, func() (dcs.Renewal, error) { return l.Renew(e.ctx, k) })
 		sent.before(e, "a renewal answered late", r)
 	}
 }
 
-// fromOfGrant loses the answer to the first copy of a Grant: From is of that
-// copy, because the lease may run since then.
+// fromOfGrant has a Grant answered late. From is of the first copy, because the
+// lease may run since then.
 func (e *env) fromOfGrant(a *client) {
-	var sent firstSent
-	lift := e.inject(a, Fault{Do: LoseAnswer, When: func(q Request) bool { return q.Op == "Grant" && sent.note() }})
+	var sent sending
+	r := e.answeredLate(a, "Grant", func() { sent.first() }, func() (dcs.Renewal, error) {
+		_, r, err := a.Grant(e.ctx, e.timing.TTL)
+		return r, err
+	})
+	sent.before(e, "a Grant answered late", r)
+}
+
+// grantAnswerLost loses the answer to the first copy of a Grant.
+func (e *env) grantAnswerLost(a *client) {
+	var sent sending
+	lift := e.inject(a, Fault{Do: LoseAnswer, When: func(q Request) bool { return q.Op == "Grant" && sent.first() }})
 	l, r, err := a.Grant(e.ctx, e.timing.TTL)
 	lift()
 	if err != nil {

@@ -85,7 +85,7 @@ func lostAfterCommit(e *env) {
 	next := e.acquire(b.session(), lock, "b")
 	e.pass(e.budget())
 	e.stillHeld(b, next, "acquired after a Release whose answer was lost")
-	e.fromOfGrant(a)
+	e.grantAnswerLost(a)
 }
 
 // lateCopy holds back the first copy of a commit. Another one does it; others

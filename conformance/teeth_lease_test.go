@@ -47,6 +47,17 @@ var leaseTeeth = []tooth{
 			}
 		})
 	}},
+	{"a Grant counts from the reply, and is never repeated", "Lease/FromNotLaterThanSend", func(_ testing.TB, b *broken) {
+		b.grant = func(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
+			begin := dcs.Now()
+			l, r, err := b.Backend.Grant(ctx, ttl)
+			r.From = dcs.Now()
+			if begin.Elapsed() > slack+150*time.Millisecond { // longer than the suite holds an answer back: a copy was lost
+				return nil, r, &dcs.Error{Kind: dcs.ErrAmbiguous, Err: errors.New("the answer was lost")}
+			}
+			return l, r, err
+		}
+	}},
 	{"revoking only stops renewing", "Lease/RevokedIsLost", func(_ testing.TB, b *broken) {
 		b.leases(func(l *brokenLease, _ *dcs.Renewal) {
 			l.revoke = func(context.Context) error { return nil }
