@@ -57,7 +57,9 @@ func (c *client) follow(prefix string, since dcs.Revision, limit time.Duration, 
 	defer cancel()
 	for {
 		s, err := c.Wait(ctx, prefix, since)
-		if errors.Is(err, context.DeadlineExceeded) {
+		// A context that ends Wait yields its bare error. An error of the store
+		// may hold a timeout too, and is the store's failure.
+		if dcs.KindOf(err) == nil && errors.Is(err, context.DeadlineExceeded) {
 			c.e.Fatalf("after %v Wait(since %d) has not delivered the last state", limit, since)
 		}
 		require.NoError(c.e, err, "Wait")

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
@@ -134,6 +136,31 @@ func sortEntries(entries []dcs.Entry) {
 	}
 }
 
+// timingOut fails every Wait that has to wait, with a timeout of its own inside.
+func (b *broken) timingOut() {
+	b.wait = func(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+		one, cancel := context.WithTimeout(ctx, time.Millisecond)
+		defer cancel()
+		s, err := b.Backend.Wait(one, prefix, since)
+		if err != nil && ctx.Err() == nil {
+			err = &dcs.Error{Kind: dcs.ErrUnavailable, Err: err}
+		}
+		return s, err
+	}
+}
+
+// TestWaitsOwnErrorIsReported has a store fail a Wait with a timeout inside. The
+// suite must report that error, and not take it for the end of its own patience.
+func TestWaitsOwnErrorIsReported(t *testing.T) {
+	c, ok := find("Wait/LastStateNeverMissed")
+	require.True(t, ok)
+	o := runCase(t, brokenHarness("timing out", func(_ testing.TB, b *broken) { b.timingOut() }), c)
+	require.Equal(t, failed, o.verdict)
+	all := strings.Join(o.failures, "\n")
+	require.Contains(t, all, dcs.ErrUnavailable.Error())
+	require.NotContains(t, all, "has not delivered the last state")
+}
+
 // waiting lets f judge each snapshot that Wait would return: false means wait
 // on, past it.
 func (b *broken) waiting(f func(since dcs.Revision, s dcs.Snapshot) bool) {
@@ -177,6 +204,7 @@ var waitTeeth = []tooth{
 			return s, err
 		}
 	}},
+	{"a watch that times out", "Wait/LastStateNeverMissed", func(_ testing.TB, b *broken) { b.timingOut() }},
 	{"deletions do not wake", "Wait/Delete", func(_ testing.TB, b *broken) {
 		b.waiting(func(since dcs.Revision, s dcs.Snapshot) bool {
 			for _, en := range s.Entries {
