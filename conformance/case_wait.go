@@ -34,6 +34,11 @@ var waitCases = []spec{
 		Learnt: "Read-your-write that holds for Get but not for the watch cache.",
 	}, run: waitOwnWrite},
 	{Case: Case{
+		Name:   "Wait/SinceZero",
+		Rule:   "Wait since revision 0 returns a tree at once, where keys exist, where none does and where all were deleted; no Snapshot is at revision 0.",
+		Learnt: "A follower that begins with nothing and is told nothing until the next change acts on the leader of an hour ago, or waits for one that is there.",
+	}, run: waitSinceZero},
+	{Case: Case{
 		Name:   "Wait/CtxEnds",
 		Rule:   "While the store answers, the context ends Wait with the context's bare error, at once.",
 		Learnt: "A caller that cannot tell \"I stopped waiting\" from \"the store is silent\" counts outages that are none.",
@@ -150,6 +155,11 @@ func neverBackwards(e *env) {
 						e.Fatalf("follower %d: %q went back from %d to %d", i, en.Key, rev[en.Key], en.Modified)
 					}
 					rev[en.Key] = en.Modified
+				}
+				for k := range rev {
+					if _, there := s.Get(k); !there {
+						e.Fatalf("follower %d: %q is gone at %d, and nothing was deleted", i, k, s.Revision)
+					}
 				}
 				if en, ok := s.Get(e.key("count")); ok {
 					now, err := strconv.Atoi(string(en.Value))

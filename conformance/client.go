@@ -225,6 +225,9 @@ func (c *client) awaitGone(key string, limit time.Duration) {
 
 // wellFormed checks what every Snapshot must be.
 func (e *env) wellFormed(prefix string, s dcs.Snapshot) {
+	if s.Revision == 0 {
+		e.Fatalf("Snapshot(%q) is at revision 0, which means absent", prefix)
+	}
 	for i, en := range s.Entries {
 		switch {
 		case !dcs.Under(prefix, en.Key):

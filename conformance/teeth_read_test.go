@@ -205,6 +205,27 @@ var waitTeeth = []tooth{
 		}
 	}},
 	{"a watch that times out", "Wait/LastStateNeverMissed", func(_ testing.TB, b *broken) { b.timingOut() }},
+	{"a watch that begins with the next change", "Wait/SinceZero", func(_ testing.TB, b *broken) {
+		b.wait = func(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+			s, err := b.Backend.Snapshot(ctx, prefix)
+			if err == nil && since == 0 && len(s.Entries) > 0 {
+				since = s.Revision
+			}
+			return b.Backend.Wait(ctx, prefix, since)
+		}
+	}},
+	{"a watch that begins with the first key", "Wait/SinceZero", func(_ testing.TB, b *broken) {
+		b.waiting(func(since dcs.Revision, s dcs.Snapshot) bool { return since > 0 || len(s.Entries) > 0 })
+	}},
+	{"an empty store is at revision 0", "Wait/SinceZero", func(_ testing.TB, b *broken) {
+		b.wait = func(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+			s, err := b.Backend.Wait(ctx, prefix, since)
+			if err == nil && len(s.Entries) == 0 {
+				s.Revision = 0
+			}
+			return s, err
+		}
+	}},
 	{"deletions do not wake", "Wait/Delete", func(_ testing.TB, b *broken) {
 		b.waiting(func(since dcs.Revision, s dcs.Snapshot) bool {
 			for _, en := range s.Entries {

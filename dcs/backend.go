@@ -32,8 +32,9 @@ type Entry struct {
 
 // Snapshot is a tree as it was at one moment.
 type Snapshot struct {
-	// Revision is the store's position. It never falls between two Snapshots
-	// of one Store; equal content may carry a larger one.
+	// Revision is the store's position. It is never 0, not even of an empty
+	// store, and never falls between two Snapshots of one Store; equal content
+	// may carry a larger one.
 	Revision Revision
 	// Entries are sorted by key. They are read-only and may be shared.
 	Entries []Entry
@@ -215,9 +216,10 @@ type Backend interface {
 
 	// Wait blocks until the tree under prefix moved past since, then returns
 	// a newer Snapshot of it. It is level-triggered: steps between may be
-	// skipped, the last state never is. While the store answers, the context
-	// ends it with the context's bare error; a store silent for RetryTimeout
-	// ends it with ErrUnavailable.
+	// skipped, the last state never is. Since revision 0 every tree has moved,
+	// so Wait must return one at once, even where no key exists. While the
+	// store answers, the context ends it with the context's bare error; a
+	// store silent for RetryTimeout ends it with ErrUnavailable.
 	Wait(ctx context.Context, prefix string, since Revision) (Snapshot, error)
 
 	// Commit applies t atomically if all its conditions hold and returns the

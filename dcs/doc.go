@@ -41,8 +41,9 @@
 //     client, sees it (KV/ReadYourWrite, KV/LinearizableAcrossClients,
 //     Snapshot/RevisionNeverFalls).
 //  7. No missed state. [Store.Wait] and [Store.Watch] deliver the last state of a
-//     tree, without polling, and never go backwards (Wait/LastStateNeverMissed,
-//     Wait/NeverBackwards, Wait/NotAPoll).
+//     tree, without polling, and never go backwards; a Wait since revision 0
+//     returns a tree at once, empty or not (Wait/LastStateNeverMissed,
+//     Wait/NeverBackwards, Wait/NotAPoll, Wait/SinceZero).
 //  8. No early end. While a lease is renewed, nobody else who goes through a
 //     Backend can take a key bound to it; when it ends, exactly the keys bound
 //     to it go (Lease/ExpiresInBounds, Txn/BindingIsAsWritten, Txn/DeadLease).
@@ -168,7 +169,8 @@
 //     (P1). Lease.Renew reads the keys it is given in the same round.
 //   - Revisions are totally ordered over all keys and over deletion and re-creation;
 //     a value that is written again unchanged gets a new one (Txn/SameValue,
-//     Txn/ReCreated, Txn/RevisionReturned).
+//     Txn/ReCreated, Txn/RevisionReturned). An empty store has a revision above 0
+//     (Wait/SinceZero).
 //   - Bookkeeping lives under first parts that begin with a dot, and never shows in
 //     Get, Snapshot or Wait (Txn/BookkeepingHidden).
 //   - Return by the context's deadline, and end every goroutine in Close.

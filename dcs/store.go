@@ -142,9 +142,12 @@ func (s *Store) Snapshot(ctx context.Context, prefix string) (Snapshot, error) {
 
 // Wait blocks until the tree under prefix moved past since, the Revision of an
 // earlier Snapshot, and returns a newer one. Steps between may be skipped, the
-// last state never is. It has no budget: ctx ends it, with the context's bare
-// error, while the store answers; a store that is silent for RetryTimeout ends
-// it with [ErrUnavailable]. Calling it again with the same since is safe.
+// last state never is. Since 0 it returns a tree at once, even where no key
+// exists. A Wait may lag behind the writes of other clients, which a Snapshot
+// does not, and never behind those of its own. It has no budget: ctx ends it,
+// with the context's bare error, while the store answers; a store that is silent
+// for RetryTimeout ends it with [ErrUnavailable]. Calling it again with the same
+// since is safe.
 func (s *Store) Wait(ctx context.Context, prefix string, since Revision) (Snapshot, error) {
 	if err := checkPrefix(prefix); err != nil {
 		return Snapshot{}, s.invalid(opWait, prefix, err)

@@ -64,6 +64,7 @@ func (s *Server) root(name string) *root {
 	r, ok := s.roots[name]
 	if !ok {
 		r = &root{s: s, tree: kv.New(), leases: map[dcs.LeaseID]*lease{}}
+		r.tree.Advance(1) // the empty tree: no Snapshot is at revision 0
 		s.roots[name] = r
 	}
 	return r

@@ -23,11 +23,11 @@ func TestBackendCloseEndsEverything(t *testing.T) {
 	tc := newTestCluster(t, 3, nil)
 	ctx := testCtx(t)
 	b := tc.node[tc.follower()]
-	_, err := b.Snapshot(ctx, "")
+	s, err := b.Snapshot(ctx, "")
 	require.NoError(t, err)
 	waiting := make(chan error, 1)
 	go func() {
-		_, err := b.Wait(ctx, "never", 0)
+		_, err := b.Wait(ctx, "never", s.Revision)
 		waiting <- err
 	}()
 	// A call that nobody answers.

@@ -264,11 +264,11 @@ func TestNoQuorum(t *testing.T) {
 	require.NoError(t, err)
 	_, err = b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
 	require.NoError(t, err)
-	_, err = b.Wait(ctx, "k", 0)
+	s, err := b.Wait(ctx, "k", 0)
 	require.NoError(t, err)
 	waiting := make(chan error, 1)
 	go func() {
-		_, err := b.Wait(ctx, "never", 0)
+		_, err := b.Wait(ctx, "never", s.Revision)
 		waiting <- err
 	}()
 	for i := range tc.node {

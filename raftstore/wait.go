@@ -65,7 +65,7 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 		}
 		if v.behind > 0 && asked != v.changed {
 			asked = v.changed
-			if s, ok := b.waitElsewhere(ctx, prefix, max(since, 1)); ok && s.Revision >= floor {
+			if s, ok := b.waitElsewhere(ctx, prefix, since); ok && s.Revision >= floor {
 				return s, nil
 			}
 		}

@@ -106,7 +106,8 @@ func (t *Tree) Snapshot(prefix string) dcs.Snapshot {
 
 // MovedSince reports whether anything at or below prefix was written or
 // deleted after revision since. It may say yes without a change when since is
-// older than the tree's memory, never no after one.
+// older than the tree's memory, never no after one. Revision 0 is older than
+// every tree, so that everything has moved since.
 func (t *Tree) MovedSince(prefix string, since dcs.Revision) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -114,6 +115,9 @@ func (t *Tree) MovedSince(prefix string, since dcs.Revision) bool {
 }
 
 func (t *Tree) movedSince(prefix string, since dcs.Revision) bool {
+	if since == 0 {
+		return true
+	}
 	if rev, ok := t.moved[prefix]; ok {
 		return rev > since
 	}

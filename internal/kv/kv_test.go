@@ -254,6 +254,9 @@ func (m *model) snapshot(prefix string) []dcs.Entry {
 }
 
 func (m *model) moved(prefix string, since dcs.Revision) bool {
+	if since == 0 {
+		return true
+	}
 	for k, r := range m.last {
 		if r > since && dcs.Under(prefix, k) {
 			return true
