@@ -19,6 +19,10 @@ type Opening struct {
 	// Endpoints are the servers that the client is told of: some of
 	// [Cluster.Endpoints]. Nil means all.
 	Endpoints []string
+	// Faults are in force from the client's first request on, those that the
+	// opening itself sends included, until the client is closed. A harness
+	// that has [Store.Inject] must do that.
+	Faults []Fault
 	// Wait asks the opening to wait for a store that does not answer yet,
 	// until tb's context ends, instead of failing when its budget is spent.
 	Wait bool

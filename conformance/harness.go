@@ -60,7 +60,8 @@ type Store struct {
 	OpenAlone func(tb testing.TB) dcs.Backend
 
 	// OpenWith is Open with settings of the case's own, such as another
-	// timing. The fault cases need it; nil means Open, with the harness's.
+	// timing, or faults that are in force before the client is open. The fault
+	// cases need it; nil means Open, with the harness's.
 	OpenWith func(tb testing.TB, o Opening) (dcs.Backend, error)
 
 	// Cluster is the servers, for the fault cases.
@@ -103,9 +104,18 @@ type Fault struct {
 
 // Request is one copy of one request, as it leaves a client.
 type Request struct {
-	// Op is the method on whose behalf it is sent: Get, Snapshot, Wait,
-	// Commit, Grant, Renew or Revoke. What the backend sends for itself has a
-	// name of its own, such as Settle.
+	// Op is the method on whose behalf the request is sent: Get, Snapshot,
+	// Wait, Commit, Grant, Renew or Revoke. A request that the backend sends
+	// for itself is one of
+	//
+	//   - Probe: finds out whether a server answers, what it grants or which
+	//     servers there are, and changes nothing;
+	//   - Read: reads in the course of a Commit;
+	//   - Login: presents credentials;
+	//   - Mark: makes the marker of an attempt;
+	//   - Settle: wins the marker of an attempt.
+	//
+	// Any other request has any other name. The suite takes it for a write.
 	Op string
 	// Keys are the keys it writes or reads, as far as the transport knows
 	// them. Bookkeeping keys may be among them.

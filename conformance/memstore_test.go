@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,7 +34,7 @@ func memHarness(name string, o memstore.Options) Harness {
 				Requests: func(b dcs.Backend) int64 {
 					return int64(server.Requests(memstore.Match{Client: memClient(b)}))
 				},
-				Inject: func(b dcs.Backend, f Fault) func() { return memInject(server, b, f) },
+				Inject: func(b dcs.Backend, f Fault) func() { return memInject(server, memClient(b), f) },
 				DropBookkeeping: func(tb testing.TB) {
 					for _, e := range server.Entries("default") {
 						if e.Key[0] == '.' && !server.Delete("default", e.Key) {
@@ -63,7 +64,7 @@ func memClient(b dcs.Backend) string {
 	return m.ClientName()
 }
 
-func memInject(s *memstore.Server, b dcs.Backend, f Fault) (lift func()) {
+func memInject(s *memstore.Server, client string, f Fault) (lift func()) {
 	var verbs []memstore.Fault
 	switch f.Do {
 	case HoldRequest:
@@ -80,7 +81,7 @@ func memInject(s *memstore.Server, b dcs.Backend, f Fault) (lift func()) {
 	if f.Times > 0 {
 		verbs = append(verbs, memstore.Times(f.Times))
 	}
-	i := s.Inject(memstore.Match{Client: memClient(b), When: func(c memstore.Call) bool {
+	i := s.Inject(memstore.Match{Client: client, When: func(c memstore.Call) bool {
 		return f.When(Request{Op: operations[c.Op], Keys: c.Keys})
 	}}, verbs...)
 	return func() { i.Lift(); i.Release() }
@@ -90,9 +91,14 @@ func memInject(s *memstore.Server, b dcs.Backend, f Fault) (lift func()) {
 // is done to what goes through it.
 func memDoors(s *memstore.Server, timing dcs.Timing) (*Cluster, func(testing.TB, Opening) (dcs.Backend, error)) {
 	doors := []string{"m1", "m2", "m3"}
+	var opened atomic.Int64
 	open := func(tb testing.TB, o Opening) (dcs.Backend, error) {
+		name := fmt.Sprintf("opened with settings, %d", opened.Add(1))
+		for _, f := range o.Faults {
+			tb.Cleanup(memInject(s, name, f))
+		}
 		b := s.Open(memstore.ClientOptions{
-			Timing: cmp.Or(o.Timing, timing), Endpoints: o.Endpoints, Logger: o.Logger, Observer: o.Observer,
+			Name: name, Timing: cmp.Or(o.Timing, timing), Endpoints: o.Endpoints, Logger: o.Logger, Observer: o.Observer,
 			AttemptTimeout: 50 * time.Millisecond, // what waits for no disk is answered by then
 		})
 		if o.Endpoints == nil && !o.Wait {

@@ -118,6 +118,12 @@ var readTeeth = []tooth{
 			return en, err
 		}
 	}},
+	{"an Open that writes", "Member/ReadOnlyClientTouchesNothing", func(tb testing.TB, b *broken) {
+		txn := dcs.Txn{Then: []dcs.Write{dcs.Put("clients/"+b.ClientName(), nil)}}
+		if _, err := b.Backend.Commit(tb.Context(), txn); err != nil {
+			tb.Error(err)
+		}
+	}},
 	{"a reader takes a lease", "Member/ReadOnlyClientTouchesNothing", func(_ testing.TB, b *broken) {
 		b.snapshot = func(ctx context.Context, prefix string) (dcs.Snapshot, error) {
 			if _, _, err := b.Backend.Grant(ctx, time.Minute); err != nil {

@@ -90,8 +90,11 @@ func (s *suite) config(o conformance.Opening) Config {
 	return c
 }
 
-func tapped(c Config, open func(Config) (*Backend, error)) (*suiteClient, error) {
+func tapped(c Config, open func(Config) (*Backend, error), faults ...conformance.Fault) (*suiteClient, error) {
 	s := &suiteClient{tap: &tap{root: c.Root + "/"}}
+	for _, f := range faults {
+		s.tap.Inject(f)
+	}
 	c.wrap, c.dialled, c.name = s.tap.wrap, s.conns.Dialled, named
 	b, err := open(c)
 	if err != nil {
@@ -107,7 +110,7 @@ func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, err
 			return New(c)
 		}
 		return open(tb.Context(), c, o.Wait)
-	})
+	}, o.Faults...)
 	if err != nil {
 		return nil, err
 	}

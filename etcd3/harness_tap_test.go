@@ -120,8 +120,8 @@ func (s *tappedStream) RecvMsg(m any) error {
 	}
 }
 
-// describe names a request as the suite does. Logins and what the client does
-// to find its servers are no requests of the store's users.
+// describe names a request as the suite does. A login is no request of the
+// store's users.
 func (t *tap) describe(ctx context.Context, method string, req any) (conformance.Request, bool) {
 	switch m := req.(type) {
 	case *pb.TxnRequest:
@@ -139,6 +139,8 @@ func (t *tap) describe(ctx context.Context, method string, req any) (conformance
 			return conformance.Request{Op: "Probe"}, true
 		}
 		return conformance.Request{Op: "Wait"}, true
+	case *pb.MemberListRequest, *pb.StatusRequest:
+		return conformance.Request{Op: "Probe"}, true
 	}
 	return conformance.Request{Op: method[strings.LastIndexByte(method, '/')+1:]}, !strings.HasSuffix(method, "/Authenticate")
 }

@@ -77,8 +77,11 @@ func (s *suite) config(o conformance.Opening) Config {
 	return c
 }
 
-func tapped(c Config) (*suiteClient, error) {
+func tapped(c Config, faults ...conformance.Fault) (*suiteClient, error) {
 	s := &suiteClient{tap: &tap{root: "/" + c.Root + "/"}}
+	for _, f := range faults {
+		s.tap.Inject(f)
+	}
 	c.dial, c.dialled, c.name = append(s.tap.options(), c.dial...), s.conns.Dialled, named
 	b, err := New(c)
 	if err != nil {
@@ -93,7 +96,7 @@ func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, err
 	if o.Endpoints != nil {
 		c.Endpoints, c.NoDiscovery = o.Endpoints, len(o.Endpoints) < len(s.Endpoints)
 	}
-	b, err := tapped(c)
+	b, err := tapped(c, o.Faults...)
 	require.NoError(tb, err)
 	if o.Endpoints == nil && !o.Wait {
 		return b, nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,7 +35,7 @@ func harness(name string, o memstore.Options) conformance.Harness {
 				Requests: func(b dcs.Backend) int64 {
 					return int64(server.Requests(memstore.Match{Client: client(b)}))
 				},
-				Inject: func(b dcs.Backend, f conformance.Fault) func() { return inject(server, b, f) },
+				Inject: func(b dcs.Backend, f conformance.Fault) func() { return inject(server, client(b), f) },
 				DropBookkeeping: func(tb testing.TB) {
 					for _, e := range server.Entries("default") {
 						if e.Key[0] == '.' && !server.Delete("default", e.Key) {
@@ -64,7 +65,7 @@ func client(b dcs.Backend) string {
 	return m.ClientName()
 }
 
-func inject(s *memstore.Server, b dcs.Backend, f conformance.Fault) (lift func()) {
+func inject(s *memstore.Server, client string, f conformance.Fault) (lift func()) {
 	var verbs []memstore.Fault
 	switch f.Do {
 	case conformance.HoldRequest:
@@ -81,7 +82,7 @@ func inject(s *memstore.Server, b dcs.Backend, f conformance.Fault) (lift func()
 	if f.Times > 0 {
 		verbs = append(verbs, memstore.Times(f.Times))
 	}
-	i := s.Inject(memstore.Match{Client: client(b), When: func(c memstore.Call) bool {
+	i := s.Inject(memstore.Match{Client: client, When: func(c memstore.Call) bool {
 		return f.When(conformance.Request{Op: operations[c.Op], Keys: c.Keys})
 	}}, verbs...)
 	return func() { i.Lift(); i.Release() }
@@ -91,9 +92,14 @@ func inject(s *memstore.Server, b dcs.Backend, f conformance.Fault) (lift func()
 // is done to what goes through it.
 func doors(s *memstore.Server, timing dcs.Timing) (*conformance.Cluster, func(testing.TB, conformance.Opening) (dcs.Backend, error)) {
 	doors := []string{"m1", "m2", "m3"}
+	var opened atomic.Int64
 	open := func(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
+		name := fmt.Sprintf("opened with settings, %d", opened.Add(1))
+		for _, f := range o.Faults {
+			tb.Cleanup(inject(s, name, f))
+		}
 		b := s.Open(memstore.ClientOptions{
-			Timing: cmp.Or(o.Timing, timing), Endpoints: o.Endpoints, Logger: o.Logger, Observer: o.Observer,
+			Name: name, Timing: cmp.Or(o.Timing, timing), Endpoints: o.Endpoints, Logger: o.Logger, Observer: o.Observer,
 			AttemptTimeout: 50 * time.Millisecond, // what waits for no disk is answered by then
 		})
 		if o.Endpoints == nil && !o.Wait {

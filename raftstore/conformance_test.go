@@ -27,6 +27,9 @@ func TestConformance(t *testing.T) {
 					if o.Timing != suiteTiming && o.Timing != (dcs.Timing{}) {
 						return s.openWith(tb, o)
 					}
+					if len(o.Faults) > 0 {
+						return s.openFaulty(tb, o.Faults), nil
+					}
 					return p.open(tb), nil
 				},
 				Requests: requests, Inject: inject, Sockets: sockets, Secure: s.secure.open,

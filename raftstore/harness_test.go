@@ -162,6 +162,16 @@ func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, err
 	return s.on(tc.node[tc.follower()]), nil
 }
 
+// openFaulty opens a client whose requests meet faults. Its node is open
+// already, and a client on it sends nothing to open.
+func (s *suite) openFaulty(tb testing.TB, faults []conformance.Fault) dcs.Backend {
+	b := s.open(tb)
+	for _, f := range faults {
+		tb.Cleanup(inject(b, f))
+	}
+	return b
+}
+
 // sockets reads back what holds on a node's connections.
 func sockets(b dcs.Backend) []conformance.Socket {
 	var out []conformance.Socket

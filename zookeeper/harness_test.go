@@ -88,6 +88,9 @@ func (s *suite) config(o conformance.Opening) Config {
 
 func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
 	client := &suiteClient{tap: &testTap{}}
+	for _, f := range o.Faults {
+		client.tap.Inject(f)
+	}
 	c := s.config(o)
 	c.tap, c.dialled = client.tap.send, client.conns.Dialled
 	var err error
