@@ -41,7 +41,7 @@ func table() []spec {
 	var all []spec
 	for _, area := range [][]spec{
 		kvCases, txnCases, bindingCases, snapshotCases, waitCases, leaseCases, holdCases,
-		contestCases, memberCases, callCases, closeCases, keepaliveCases, secureCases, replyCases, settleCases,
+		contestCases, memberCases, openCases, callCases, closeCases, keepaliveCases, secureCases, replyCases, settleCases,
 		rotateCases, outageCases,
 	} {
 		all = append(all, area...)

@@ -72,11 +72,6 @@ type Cluster struct {
 
 	// StepClock moves the wall clocks of all servers.
 	StepClock func(tb testing.TB, by time.Duration)
-
-	// Outside returns a URL that another process opens with [dcs.Open] to
-	// become a client. The test binary must call [Process] first in its
-	// TestMain, since that other process is the test binary itself.
-	Outside func(tb testing.TB) (url string)
 }
 
 // Trouble is a fault of one server.

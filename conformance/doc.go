@@ -15,7 +15,10 @@
 //		conformance.Run(t, conformance.Harness{
 //			Name: "mystore",
 //			New: func(tb testing.TB) conformance.Store {
-//				return conformance.Store{Open: func(tb testing.TB) dcs.Backend { return mystore.New(cluster.Addrs) }}
+//				return conformance.Store{
+//					Open: func(tb testing.TB) dcs.Backend { return mystore.New(cluster.Addrs) },
+//					URL:  func(tb testing.TB) string { return "mystore://" + cluster.Addrs },
+//				}
 //			},
 //			NotApplicable: na,
 //		})

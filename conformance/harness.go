@@ -64,6 +64,13 @@ type Store struct {
 	// cases need it; nil means Open, with the harness's.
 	OpenWith func(tb testing.TB, o Opening) (dcs.Backend, error)
 
+	// URL returns the URL by which [dcs.Open] becomes a client of the same
+	// tree as that of OpenWith's clients (of Open's, without OpenWith), in this
+	// process and, for Holder/PausedPastTTL, in another one. That other
+	// process is the test binary itself, whose TestMain must call [Process]
+	// first. One client at a time is open by URL.
+	URL func(tb testing.TB) string
+
 	// Cluster is the servers, for the fault cases.
 	Cluster *Cluster
 

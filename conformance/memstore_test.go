@@ -3,11 +3,15 @@ package conformance
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/memstore"
@@ -25,12 +29,12 @@ func memHarness(name string, o memstore.Options) Harness {
 	timing := dcs.Timing{TTL: 10 * time.Second, LoopWait: 2 * time.Second, RetryTimeout: 3 * time.Second}
 	return Harness{
 		Name: name, Virtual: true, Timing: timing,
-		New: func(testing.TB) Store {
-			server := memstore.NewServer(o)
+		New: func(tb testing.TB) Store {
+			server, url := serve(tb, o, timing)
 			cluster, openWith := memDoors(server, timing)
 			return Store{
 				Open:     func(testing.TB) dcs.Backend { return server.Open(memstore.ClientOptions{Timing: timing}) },
-				OpenWith: openWith, Cluster: cluster,
+				OpenWith: openWith, URL: url, Cluster: cluster,
 				Requests: func(b dcs.Backend) int64 {
 					return int64(server.Requests(memstore.Match{Client: memClient(b)}))
 				},
@@ -54,6 +58,20 @@ func memHarness(name string, o memstore.Options) Harness {
 			"Holder/PausedPastTTL":     "no other process reaches a store in memory",
 		},
 	}
+}
+
+// serve starts a server, and says how it is opened by URL. A server whose limits
+// no URL can express has none.
+func serve(tb testing.TB, o memstore.Options, timing dcs.Timing) (*memstore.Server, func(testing.TB) string) {
+	if o != (memstore.Options{}) {
+		return memstore.NewServer(o), nil
+	}
+	name := strings.ToLower(rand.Text())
+	url := fmt.Sprintf("mem://%s/default?ttl=%v&loop_wait=%v&retry_timeout=%v", name, timing.TTL, timing.LoopWait, timing.RetryTimeout)
+	keeper, err := dcs.Open(tb.Context(), url, dcs.Options{}) // the server lives as long as one client of it
+	require.NoError(tb, err)
+	tb.Cleanup(func() { require.NoError(tb, keeper.Close()) })
+	return memstore.Shared(name), func(testing.TB) string { return url }
 }
 
 func memClient(b dcs.Backend) string {

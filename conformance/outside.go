@@ -23,7 +23,7 @@ const (
 	outsideLock = "HOLDFAST_CONFORMANCE_OUTSIDE_LOCK"
 )
 
-// Process is what a TestMain calls first if its harness has [Cluster.Outside].
+// Process is what a TestMain calls first if its harness has [Store.URL].
 // In the test binary itself it returns at once. In the process that the suite
 // starts from the same binary it is a client of the store, and does not return.
 func Process() {
@@ -126,14 +126,11 @@ type outsider struct {
 }
 
 func (e *env) outside(lock string) *outsider {
-	c := e.s.Cluster
-	if c.Outside == nil {
-		e.Fatalf("the harness has no Cluster.Outside")
-	}
+	e.needs(e.s.URL != nil, "URL")
 	binary, err := os.Executable()
 	require.NoError(e, err)
 	cmd := exec.CommandContext(context.WithoutCancel(e.ctx), binary, "-test.run=^$") //nolint:gosec // G204: ourselves
-	cmd.Env = append(os.Environ(), outsideURL+"="+c.Outside(e), outsideLock+"="+lock)
+	cmd.Env = append(os.Environ(), outsideURL+"="+e.s.URL(e), outsideLock+"="+lock)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	require.NoError(e, err)

@@ -25,7 +25,7 @@ func smallest(testing.TB) Store {
 
 // needHooks are the cases that a harness without hooks has to declare.
 var needHooks = []string{
-	"Wait/NotAPoll", "Call/SilenceEnds", "Lease/LateAnswerRevivesNothing", "Reply/*",
+	"Wait/NotAPoll", "Open/ByURL", "Call/SilenceEnds", "Lease/LateAnswerRevivesNothing", "Reply/*",
 	"Hold/DeadlineWithoutProof", "Hold/LostIsFinal", "Hold/OldAnswerJudgesNothingNew", "Holder/*",
 }
 

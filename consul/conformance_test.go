@@ -15,7 +15,7 @@ func TestConformance(t *testing.T) {
 	conformance.Run(t, testcluster.Harness("consul", suiteTiming, func(tb testing.TB) conformance.Store {
 		s := s.fresh(tb)
 		return conformance.Store{
-			Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
+			Open: s.open, OpenWith: s.openWith, URL: s.url, DropBookkeeping: s.dropBookkeeping,
 			Requests: requests, Inject: inject, Sockets: sockets, Secure: secure, Cluster: s.faults(),
 		}
 	}, s.notApplicable()))
@@ -39,7 +39,7 @@ func TestConformanceThroughAnAgent(t *testing.T) {
 	conformance.Run(t, testcluster.Harness("consul, one agent", suiteTiming, func(tb testing.TB) conformance.Store {
 		s := s.fresh(tb)
 		return conformance.Store{
-			Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
+			Open: s.open, OpenWith: s.openWith, URL: s.url, DropBookkeeping: s.dropBookkeeping,
 			Requests: requests, Inject: inject, Sockets: sockets,
 		}
 	}, na))

@@ -17,7 +17,6 @@ func (s *suite) faults() *conformance.Cluster {
 		return nil
 	}
 	c := s.Cluster.Faults()
-	c.Outside = s.outside
 	c.ReadOnly = func(tb testing.TB) func() {
 		heal, err := s.Cluster.ConsulReadOnly()
 		require.NoError(tb, err)
@@ -34,8 +33,4 @@ func (s *suite) faults() *conformance.Cluster {
 		require.NoError(tb, err)
 	}
 	return c
-}
-
-func (s *suite) outside(testing.TB) string {
-	return s.Outside("consul", suiteTiming, "node=holdfast-suite")
 }

@@ -123,6 +123,14 @@ func (s *suite) open(tb testing.TB) dcs.Backend {
 	return b
 }
 
+func (s *suite) url(testing.TB) string {
+	if s.agent != "" {
+		site := testcluster.Site{Endpoints: s.Endpoints, Root: s.Root}
+		return site.URL("consul", suiteTiming, "lock_delay=1ms")
+	}
+	return s.URL("consul", suiteTiming, "node=holdfast-suite")
+}
+
 func requests(b dcs.Backend) int64 { return b.(*suiteClient).tap.Requests() }
 
 func inject(b dcs.Backend, f conformance.Fault) (lift func()) { return b.(*suiteClient).tap.Inject(f) }

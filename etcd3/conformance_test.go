@@ -17,7 +17,7 @@ func TestConformance(t *testing.T) {
 	conformance.Run(t, testcluster.Harness(name, suiteTiming, func(tb testing.TB) conformance.Store {
 		s := s.fresh(tb)
 		return conformance.Store{
-			Open: s.open, OpenWith: s.openWith, DropBookkeeping: s.dropBookkeeping,
+			Open: s.open, OpenWith: s.openWith, URL: s.url, DropBookkeeping: s.dropBookkeeping,
 			Requests: requests, Inject: inject, Sockets: sockets, Secure: secure, Cluster: s.faults(),
 		}
 	}, s.notApplicable()))

@@ -26,7 +26,7 @@ func (s *suite) faults() *conformance.Cluster {
 		}
 		return strike(tb, i, t)
 	}
-	c.ReadOnly, c.EndLease, c.Outside = s.readOnly, s.endLease, s.outside
+	c.ReadOnly, c.EndLease = s.readOnly, s.endLease
 	c.Replace = func(tb testing.TB, i int) string {
 		require.NoError(tb, s.Cluster.Replace(context.Background(), i))
 		s.Endpoints = s.Cluster.Endpoints()
@@ -72,7 +72,3 @@ func (s *suite) endLease(tb testing.TB, id dcs.LeaseID) {
 		return err
 	})
 }
-
-// outside names the servers by address: their names are known in this process
-// only.
-func (s *suite) outside(testing.TB) string { return s.Outside("etcd3", suiteTiming, "discovery=false") }

@@ -110,6 +110,8 @@ func (s *suite) open(tb testing.TB) dcs.Backend {
 	return b
 }
 
+func (s *suite) url(testing.TB) string { return s.URL("etcd3", suiteTiming, "discovery=false") }
+
 func requests(b dcs.Backend) int64 { return b.(*suiteClient).tap.Requests() }
 
 func inject(b dcs.Backend, f conformance.Fault) (lift func()) { return b.(*suiteClient).tap.Inject(f) }

@@ -3,11 +3,15 @@ package memstore_test
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -26,12 +30,12 @@ func harness(name string, o memstore.Options) conformance.Harness {
 	timing := dcs.Timing{TTL: 10 * time.Second, LoopWait: 2 * time.Second, RetryTimeout: 3 * time.Second}
 	return conformance.Harness{
 		Name: name, Virtual: true, Timing: timing,
-		New: func(testing.TB) conformance.Store {
-			server := memstore.NewServer(o)
+		New: func(tb testing.TB) conformance.Store {
+			server, url := serve(tb, o, timing)
 			cluster, openWith := doors(server, timing)
 			return conformance.Store{
 				Open:     func(testing.TB) dcs.Backend { return server.Open(memstore.ClientOptions{Timing: timing}) },
-				OpenWith: openWith, Cluster: cluster,
+				OpenWith: openWith, URL: url, Cluster: cluster,
 				Requests: func(b dcs.Backend) int64 {
 					return int64(server.Requests(memstore.Match{Client: client(b)}))
 				},
@@ -55,6 +59,20 @@ func harness(name string, o memstore.Options) conformance.Harness {
 			"Holder/PausedPastTTL":     "no other process reaches a store in memory",
 		},
 	}
+}
+
+// serve starts a server, and says how it is opened by URL. A server whose limits
+// no URL can express has none.
+func serve(tb testing.TB, o memstore.Options, timing dcs.Timing) (*memstore.Server, func(testing.TB) string) {
+	if o != (memstore.Options{}) {
+		return memstore.NewServer(o), nil
+	}
+	name := strings.ToLower(rand.Text())
+	url := fmt.Sprintf("mem://%s/default?ttl=%v&loop_wait=%v&retry_timeout=%v", name, timing.TTL, timing.LoopWait, timing.RetryTimeout)
+	keeper, err := dcs.Open(tb.Context(), url, dcs.Options{}) // the server lives as long as one client of it
+	require.NoError(tb, err)
+	tb.Cleanup(func() { require.NoError(tb, keeper.Close()) })
+	return memstore.Shared(name), func(testing.TB) string { return url }
 }
 
 func client(b dcs.Backend) string {

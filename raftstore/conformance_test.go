@@ -22,7 +22,7 @@ func TestConformance(t *testing.T) {
 		Timing: suiteTiming,
 		New: func(testing.TB) conformance.Store {
 			return conformance.Store{
-				Open: s.open, OpenAlone: openAlone, Cluster: p.faults(),
+				Open: s.open, OpenAlone: openAlone, URL: p.url, Cluster: p.faults(),
 				OpenWith: func(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
 					if o.Timing != suiteTiming && o.Timing != (dcs.Timing{}) {
 						return s.openWith(tb, o)

@@ -134,7 +134,6 @@ func (p *processes) faults() *conformance.Cluster {
 			defer cancel()
 			require.NoError(tb, (&leaseHandle{b: p.tc.node[0], id: id}).Revoke(ctx))
 		},
-		Outside: p.outside,
 	}
 }
 
@@ -211,9 +210,9 @@ func (p *processes) strike(tb testing.TB, i int, t conformance.Trouble) (heal fu
 	return nil
 }
 
-// outside gives node c away: the other process is c for as long as the case
-// lasts.
-func (p *processes) outside(tb testing.TB) string {
+// url gives node c away: what opens the URL, in this process or in another one,
+// is c for as long as the case lasts.
+func (p *processes) url(tb testing.TB) string {
 	c := p.nodes[1]
 	c.stop()
 	tb.Cleanup(func() { c.start(tb); p.healthy(tb) })

@@ -20,7 +20,7 @@ func (s *suite) faults() *conformance.Cluster {
 		return nil
 	}
 	c := s.Cluster.Faults()
-	c.Outside, c.EndLease = s.outside, s.endLease
+	c.EndLease = s.endLease
 	c.ReadOnly = func(tb testing.TB) func() {
 		heal, err := s.Cluster.ZooKeeperReadOnly(append(parents("/"+s.Root), "/"+s.Root))
 		require.NoError(tb, err)
@@ -69,8 +69,4 @@ func (s *session) late(string, string, time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), suiteTiming.RetryTimeout)
 	defer cancel()
 	return s.b.dialer.DialContext(ctx, "tcp", s.b.c.Endpoints[0])
-}
-
-func (s *suite) outside(testing.TB) string {
-	return s.Outside("zookeeper", suiteTiming, "tick="+testcluster.ZooKeeperTick.String())
 }

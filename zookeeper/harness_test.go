@@ -114,6 +114,14 @@ func (s *suite) open(tb testing.TB) dcs.Backend {
 	return b
 }
 
+func (s *suite) url(testing.TB) string {
+	options := "wait=false"
+	if s.Cluster != nil {
+		options = "tick=" + testcluster.ZooKeeperTick.String()
+	}
+	return s.URL("zookeeper", suiteTiming, options)
+}
+
 func requests(b dcs.Backend) int64 { return b.(*suiteClient).tap.Requests() }
 
 func inject(b dcs.Backend, f conformance.Fault) (lift func()) { return b.(*suiteClient).tap.Inject(f) }

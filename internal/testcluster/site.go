@@ -53,12 +53,16 @@ func (s Site) Resolver() *net.Resolver {
 	return s.Cluster.Resolver()
 }
 
-// Outside is the URL for another process, which does not know the servers'
-// names; options are the backend's own, like "node=x".
-func (s Site) Outside(scheme string, t dcs.Timing, options string) string {
-	var addrs []string
-	for _, server := range s.Cluster.Servers() {
-		addrs = append(addrs, server.Proxy().Addr())
+// URL returns the URL of the Site's tree, for another process too. It names
+// servers by address because their names are known to this process only. The
+// options are the backend's own, like "node=x".
+func (s Site) URL(scheme string, t dcs.Timing, options string) string {
+	addrs := s.Endpoints
+	if s.Cluster != nil {
+		addrs = nil
+		for _, server := range s.Cluster.Servers() {
+			addrs = append(addrs, server.Proxy().Addr())
+		}
 	}
 	return fmt.Sprintf("%s://%s/%s?%s&ttl=%v&loop_wait=%v&retry_timeout=%v", scheme, strings.Join(addrs, ","), s.Root, options, t.TTL, t.LoopWait, t.RetryTimeout)
 }
