@@ -6,7 +6,7 @@
 //
 // # A backend of your own
 //
-// Ten lines run the suite:
+// Some fifteen lines run the suite:
 //
 //	func TestConformance(t *testing.T) {
 //		cluster := startServers(t) // once: every case keeps to keys of its own

@@ -175,5 +175,5 @@
 //     Get, Snapshot or Wait (Txn/BookkeepingHidden).
 //   - Return by the context's deadline, and end every goroutine in Close.
 //
-// Then run the suite: package conformance has a template of ten lines.
+// Then run the suite: package conformance has a template of some fifteen lines.
 package dcs
