@@ -40,5 +40,6 @@ func ExampleCases() {
 	// KV/ReadYourWrite
 	// KV/LinearizableAcrossClients
 	// KV/HostileKeys
+	// KV/NestedKeys
 	// KV/Limits
 }
