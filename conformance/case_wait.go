@@ -36,7 +36,7 @@ var waitCases = []spec{
 	{Case: Case{
 		Name:   "Wait/SinceZero",
 		Rule:   "Wait since revision 0 returns a tree at once, where keys exist, where none does and where all were deleted; no Snapshot is at revision 0.",
-		Learnt: "A follower that begins with nothing and is told nothing until the next change acts on the leader of an hour ago, or waits for one that is there.",
+		Learnt: "A follower that begins with nothing and learns nothing before the next change waits for a leader that is there.",
 	}, run: waitSinceZero},
 	{Case: Case{
 		Name:   "Wait/CtxEnds",

@@ -35,7 +35,7 @@ func waitSinceZero(e *env) {
 		}
 	default:
 		a.put(never, "v")
-		e.within(e.budget()+slack, done, "the first key wakes who has seen that there was none")
+		e.within(e.budget()+slack, done, "the first key wakes a Wait that began with none")
 		require.Len(e, got.Entries, 1)
 	}
 }

@@ -60,8 +60,8 @@ func memHarness(name string, o memstore.Options) Harness {
 	}
 }
 
-// serve starts a server, and says how it is opened by URL. A server whose limits
-// no URL can express has none.
+// serve starts a server and returns the hook for its URL, or nil where no URL can
+// express the server's options.
 func serve(tb testing.TB, o memstore.Options, timing dcs.Timing) (*memstore.Server, func(testing.TB) string) {
 	if o != (memstore.Options{}) {
 		return memstore.NewServer(o), nil

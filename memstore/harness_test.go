@@ -61,8 +61,8 @@ func harness(name string, o memstore.Options) conformance.Harness {
 	}
 }
 
-// serve starts a server, and says how it is opened by URL. A server whose limits
-// no URL can express has none.
+// serve starts a server and returns the hook for its URL, or nil where no URL can
+// express the server's options.
 func serve(tb testing.TB, o memstore.Options, timing dcs.Timing) (*memstore.Server, func(testing.TB) string) {
 	if o != (memstore.Options{}) {
 		return memstore.NewServer(o), nil
