@@ -97,7 +97,7 @@ func backends(packages map[string]goPackage) []string {
 var exempt = map[string][]string{
 	"arrows":     {"conformance", "examples", "internal/testcluster", "internal/docgen"},
 	"production": {"conformance", "internal/testcluster"},
-	"wall clock": {"conformance", "examples", "internal/testcluster", "internal/testrun", "internal/mutants"},
+	"wall clock": {"conformance", "examples", "internal/mutants", "internal/testcluster", "internal/testrun"},
 	"only":       {"examples", "internal/docgen"},
 	"strict":     {"internal/testcluster", "internal/testrun", "internal/docgen"},
 }

@@ -32,14 +32,10 @@ func ExampleRun() {
 // Cases lists what the suite tests.
 func ExampleCases() {
 	for _, c := range conformance.Cases() {
-		if strings.HasPrefix(c.Name, "KV/") {
+		if strings.HasPrefix(c.Name, "Keepalive/") {
 			fmt.Println(c.Name)
 		}
 	}
 	// Output:
-	// KV/ReadYourWrite
-	// KV/LinearizableAcrossClients
-	// KV/HostileKeys
-	// KV/NestedKeys
-	// KV/Limits
+	// Keepalive/HugeTTL
 }
