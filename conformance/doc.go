@@ -37,12 +37,17 @@
 // Every case runs on keys under a first part of its own, with at least two
 // independent clients, under a watchdog, and is followed by a search for
 // goroutines that it left. With Harness.Virtual it runs in a bubble of
-// testing/synctest, where time costs nothing; else the cases that mostly wait
-// for time to pass run beside each other.
+// testing/synctest, where time costs nothing. Else the cases that mostly wait
+// for time to pass run at the same time, and those that strike servers run
+// afterwards, one at a time.
 //
 // Bounds: a call returns within its budget (Timing.RetryTimeout) and 100 ms; a
 // key is there for TTL after a renewal's From, and gone one second after its
-// Expiry. A busy machine needs a longer Timing, not more patience of the suite.
+// Expiry. A bound on a latency is widened by what a control in the same window
+// shows that the machine took; the report has both. A case during which the
+// machine stood still for longer than the store's own election fails as
+// "machine too slow". A store that cannot answer within its budget on a busy
+// machine needs a longer Timing.
 //
 // # What comes out
 //
