@@ -16,7 +16,7 @@ var holdCases = []spec{
 		Name:   "Hold/OneWinner",
 		Rule:   "Of 32 contenders one wins in every round, and each loser is told who holds.",
 		Learnt: "The first thing a lock must do, and the last that a test with two contenders shows.",
-	}, run: oneWinner},
+	}, alone: true, run: oneWinner},
 	{Case: Case{
 		Name:   "Hold/TokenRises",
 		Rule:   "The token rises strictly over 200 re-acquisitions, whoever holds, and is the key's Created.",

@@ -26,7 +26,7 @@ var kvCases = []spec{
 		Name:   "KV/LinearizableAcrossClients",
 		Rule:   "A read that starts after a commit returned sees it, on any client; the history of concurrent reads, writes and compare-and-sets on several clients is linearizable.",
 		Learnt: "A manager that reads an old leader key through another member acts on it.",
-	}, run: linearizableAcrossClients},
+	}, alone: true, run: linearizableAcrossClients},
 	{Case: Case{
 		Name:   "KV/HostileKeys",
 		Rule:   "Keys outside the grammar are ErrInvalid before anything is sent, for every call; every printable byte is stored verbatim; a prefix ends at a slash.",

@@ -51,7 +51,7 @@ var txnCases = []spec{
 		Name:   "Txn/ConcurrentCAS",
 		Rule:   "64 clients increment one counter with compare-and-set; nothing is lost.",
 		Learnt: "The plainest way to see that a conditional write is not conditional.",
-	}, run: concurrentCAS},
+	}, alone: true, run: concurrentCAS},
 }
 
 // conflict requires that t is refused by one of its conditions. It returns the

@@ -47,7 +47,7 @@ var waitCases = []spec{
 		Name:   "Wait/ManyWaiters",
 		Rule:   "1,000 waiters on one client wake for one write.",
 		Learnt: "A connection or a session for each watcher exhausts one end or the other.",
-	}, run: manyWaiters},
+	}, alone: true, run: manyWaiters},
 	{Case: Case{
 		Name:   "Wait/NotAPoll",
 		Rule:   "While nothing changes, a Wait costs at most one probe in min(2.5 s, RetryTimeout/4) and a handful of requests a minute.",

@@ -109,11 +109,11 @@ func (r *runner) acquire(ctx context.Context, lock func(path string) (func(), er
 // test runs the job's tests. Where their load asks for the machine's lock, the
 // runner holds it, and the tests must not wait for it themselves.
 func (r *runner) test(ctx context.Context, j *job) error {
-	env := append(os.Environ(), machinelock.Env+"=")
+	lockFile := ""
 	unlock, err := func() {}, error(nil)
 	switch j.load {
 	case waits:
-		env = append(os.Environ(), machinelock.Env+"="+r.lock)
+		lockFile = r.lock
 	case computes:
 		unlock, err = r.acquire(ctx, machinelock.RLock)
 	case measures:
@@ -128,6 +128,7 @@ func (r *runner) test(ctx context.Context, j *job) error {
 		return err
 	}
 	j.begin = time.Now()
+	env := append(os.Environ(), machinelock.Env+"="+lockFile, "TMPDIR="+r.scratch)
 	err = r.execute(ctx, j, env, log)
 	j.took = time.Since(j.begin)
 	return errors.Join(err, log.Close())

@@ -24,9 +24,10 @@ type runner struct {
 	lock     string // the machine's lock file
 	out      *printer
 
-	logs  string
-	begin time.Time
-	jobs  []*job
+	logs    string
+	scratch string // for the tests' temporary files
+	begin   time.Time
+	jobs    []*job
 	// servers holds each server's build error, once the build is over.
 	servers map[string]error
 	built   bool // every test program is
@@ -67,6 +68,10 @@ func (r *runner) run(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	defer os.RemoveAll(work)
+	if r.scratch, err = scratch(roomIn); err != nil {
+		return false, err
+	}
+	defer os.RemoveAll(r.scratch)
 	r.schedule(ctx, work)
 	return r.summarise(ctx.Err() != nil), nil
 }
