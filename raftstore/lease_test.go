@@ -266,6 +266,38 @@ func TestP22JudgedAfterTheEvidence(t *testing.T) {
 	}
 }
 
+// P2: the answer that comes with a request counts only in the leader's term.
+func TestP2CallersAnswerInAnotherTermDoesNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLeader(t)
+		defer l.stop()
+		l.lead(2)
+		l.voters.set("b", 0) // it answers nothing but what comes with the request
+		for _, votedIn := range []uint64{1, 3} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			require.ErrorIs(t, l.confirmed(ctx, "b", votedIn), context.DeadlineExceeded)
+			cancel()
+		}
+		require.NoError(t, l.confirmed(t.Context(), "b", 2))
+	})
+}
+
+// A read is refused by a node that ceased to lead while it gathered evidence.
+func TestReadIsRefusedAfterTheLeadership(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLeader(t)
+		defer l.stop()
+		l.lead(2)
+		l.voters.set("b", 0)
+		read := make(chan error, 1)
+		go func() { read <- l.confirmed(context.Background(), "", 0) }()
+		pending(t, read, "without evidence")
+		l.raftTerm.Store(0)
+		l.voters.set("b", 2)
+		require.ErrorIs(t, <-read, errSuperseded)
+	})
+}
+
 // A lease that is not live is lost only on evidence.
 func TestUnknownLeaseIsLostOnEvidence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

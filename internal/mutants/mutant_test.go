@@ -3,6 +3,7 @@ package mutants
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -21,6 +22,26 @@ func TestCommittedMutantsApply(t *testing.T) {
 			_, err := m.Apply("../..")
 			require.NoError(t, err)
 		})
+	}
+}
+
+// TestEveryRuleHasAMutant requires a mutant for each rule of docs/protocol.md
+// except P23, which nothing implements yet.
+func TestEveryRuleHasAMutant(t *testing.T) {
+	all, err := All()
+	require.NoError(t, err)
+	broken := make(map[string]bool)
+	for _, m := range all {
+		for _, rule := range m.Rules {
+			broken[rule] = true
+		}
+	}
+	page, err := os.ReadFile("../../docs/protocol.md")
+	require.NoError(t, err)
+	rules := regexp.MustCompile(`(?m)^### (P\d+):`).FindAllStringSubmatch(string(page), -1)
+	require.NotEmpty(t, rules)
+	for _, rule := range rules {
+		require.Equal(t, rule[1] != "P23", broken[rule[1]], rule[1])
 	}
 }
 
