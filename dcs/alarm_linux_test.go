@@ -36,7 +36,7 @@ func TestAlarmByBootClock(t *testing.T) {
 }
 
 // All alarms of a process share one descriptor and one goroutine, and each
-// rings at its own time.
+// rings at its own time: the others here are an hour away.
 func TestAlarmsShareOneBell(t *testing.T) {
 	var work sync.WaitGroup
 	rung := make(chan int, 100)
@@ -44,29 +44,38 @@ func TestAlarmsShareOneBell(t *testing.T) {
 	before := runtime.NumGoroutine()
 	for i := range 50 {
 		a := newAlarm(func() { rung <- i }, work.Go)
-		a.set(Now().Add(time.Duration(50-i) * 2 * time.Millisecond))
-		a.timer.Stop() // as if it stood still
+		a.boot.set(Now().Add(time.Hour))
 		alarms = append(alarms, a)
 	}
 	if more := runtime.NumGoroutine() - before; more > 5 {
 		t.Errorf("50 alarms cost %d goroutines", more)
 	}
-	last := 50
-	for range 50 {
+	rings := func(i int) {
 		select {
-		case i := <-rung:
-			if i > last+5 { // they may overtake each other by little
-				t.Errorf("%d rang after %d", i, last)
+		case got := <-rung:
+			if got != i {
+				t.Errorf("alarm %d rang instead of %d", got, i)
 			}
-			last = min(last, i)
 		case <-time.After(10 * time.Second):
-			t.Fatal("one never rang")
+			t.Fatalf("alarm %d never rang", i)
 		}
 	}
+	for i, a := range alarms {
+		a.boot.set(Now().Add(2 * time.Millisecond))
+		rings(i)
+	}
+	// One is set before the other has rung, and none after.
+	alarms[1].boot.set(Now().Add(time.Second))
+	alarms[0].boot.set(Now().Add(2 * time.Millisecond))
+	rings(0)
+	rings(1)
 	for _, a := range alarms {
 		a.stop()
 	}
 	work.Wait()
+	if len(rung) > 0 {
+		t.Errorf("%d alarms rang that were not due", len(rung))
+	}
 	if bell.file != nil {
 		t.Error("the descriptor is still open")
 	}
