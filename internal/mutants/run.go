@@ -29,8 +29,8 @@ type Result struct {
 }
 
 // Run first runs the tests of all mutants on the code as it is, where they must
-// pass, and then every mutant. The error is about the former; it leaves no
-// mutant run.
+// pass, and then every mutant. The error is about the former, or that of ctx; it
+// leaves mutants without a result.
 func (r *Runner) Run(ctx context.Context, all []Mutant) ([]Result, error) {
 	work, err := os.MkdirTemp("", "mutants")
 	if err != nil {
@@ -44,6 +44,9 @@ func (r *Runner) Run(ctx context.Context, all []Mutant) ([]Result, error) {
 	var done int
 	var mu sync.Mutex
 	r.parallel(len(all), func(i int) {
+		if ctx.Err() != nil {
+			return
+		}
 		start := time.Now()
 		res := Result{Mutant: all[i], Err: r.mutant(ctx, filepath.Join(work, all[i].Name), all[i])}
 		res.Took = time.Since(start)
