@@ -75,7 +75,7 @@ func (e *env) refusedClient(who Credentials) {
 	// The server serves: what follows is its answer, not that it starts.
 	good, err := e.secure(Good)
 	require.NoError(e, err)
-	good.put(e.key("served"), "v")
+	e.served("a client with everything right", func() error { _, err := good.Commit(e.ctx, putOne(e)); return err })
 	begin := time.Now()
 	c, err := e.secure(who)
 	if err != nil {

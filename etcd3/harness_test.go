@@ -23,7 +23,7 @@ import (
 
 // suiteTiming leaves an election of the cluster's, 1 s at most, room in a
 // budget; etcd grants whole seconds.
-var suiteTiming = dcs.Timing{TTL: 6 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: 2500 * time.Millisecond}
+var suiteTiming = dcs.Timing{TTL: 9 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: 4 * time.Second}
 
 // shared is the cluster that all tests share, and secured the one with users.
 var (

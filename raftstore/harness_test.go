@@ -15,7 +15,7 @@ import (
 
 // suiteTiming is short, and leaves an election with a split vote room in a
 // budget.
-var suiteTiming = dcs.Timing{TTL: 4500 * time.Millisecond, LoopWait: 400 * time.Millisecond, RetryTimeout: 2 * time.Second}
+var suiteTiming = dcs.Timing{TTL: 6500 * time.Millisecond, LoopWait: 400 * time.Millisecond, RetryTimeout: 3 * time.Second}
 
 // suite is what the conformance suite runs on: three nodes over real sockets
 // and disks, shared by all cases, and as many clients as the cases open.

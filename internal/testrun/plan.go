@@ -16,20 +16,21 @@ import (
 type load int
 
 const (
-	// waits: the tests mostly wait, so other packages run at the same time.
+	// waits: the tests mostly wait, so other packages run at the same time. They
+	// start when everything is built.
 	waits load = iota
 	// computes: the tests keep the processors busy. No other process measures
-	// meanwhile.
+	// meanwhile, but the others may still be built.
 	computes
 	// measures: the tests bound latencies from their first to their last. No other
 	// process measures or computes meanwhile.
 	measures
 )
 
-// lanes is how many packages run at the same time: the three longest ones, and
-// one after the other the short ones. Each of the longest spends most of its time
-// waiting for a store's time to pass.
-const lanes = 4
+// lanes is how many packages run at the same time. Their suites mostly wait for a
+// store's time to pass. With three of them, and two programs that keep the
+// processors busy, two processors left stores no time to answer within a budget.
+const lanes = 2
 
 // testcluster is the package that starts servers. A package whose tests import it
 // needs every server unless settings says otherwise.
@@ -48,19 +49,17 @@ type setting struct {
 // settings lists the packages in the order in which they should start. A package
 // that is not listed starts after these, and waits.
 var settings = []setting{
-	// The longest ones start first because they bound the whole run. Their suites
-	// take the machine's lock themselves while they measure.
-	{path: "consul", servers: []string{"consul"}},
-	{path: "zookeeper", servers: []string{}}, // comes from a package of the system
-	{path: "etcd3", servers: []string{"etcd"}},
-	// These compute, and start early so that they are over when the longest ones
-	// begin to measure.
+	// These compute. They are built first and run while the others are built.
 	{path: "conformance", load: computes},      // breaks every rule of the suite, in virtual time
 	{path: "memstore", load: computes},         // random walks, in virtual time
 	{path: "dcs", load: computes},              // random walks, in virtual time
 	{path: "dcs/attempt", load: computes},      // every interleaving, in virtual time
 	{path: "internal/testrun", load: computes}, // builds a module of its own
 	{path: ".", load: computes},                // lists the module's imports for ten systems
+	// The longest ones start first because they bound the whole run.
+	{path: "consul", servers: []string{"consul"}},
+	{path: "zookeeper", servers: []string{}}, // comes from a package of the system
+	{path: "etcd3", servers: []string{"etcd"}},
 	{path: "raftstore"},
 	{path: testcluster},
 	{path: "examples/failover"},

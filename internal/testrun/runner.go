@@ -170,8 +170,8 @@ func (r *runner) start(ctx context.Context, steps chan<- step) {
 
 // ready reports whether a job may run now. The error says why it never may.
 func (r *runner) ready(j *job) (bool, error) {
-	if j.load == measures && !r.built {
-		return false, nil // it would wait in its lane for the builds to end
+	if j.load != computes && !r.built {
+		return false, nil
 	}
 	for _, name := range j.servers {
 		err, built := r.servers[name]
