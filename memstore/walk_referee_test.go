@@ -66,8 +66,8 @@ type held struct {
 
 // referee knows what is true at the server and compares.
 type referee struct {
-	s   *Server
-	ttl time.Duration
+	s       *Server
+	noticed time.Duration // how long after a theft a Hold may be Valid at most
 
 	mu      sync.Mutex
 	faults  []string
@@ -80,9 +80,12 @@ type referee struct {
 	taken   map[string]time.Time // per key, when an outsider last took it from its holder
 }
 
-func newReferee(s *Server, ttl time.Duration) *referee {
+// newReferee allows a stolen Hold the budget of a renewal and the TTL. A renewal
+// that began before the Hold existed does not judge it (P5), but a copy of it that
+// was sent after the theft may still extend the session.
+func newReferee(s *Server, timing dcs.Timing) *referee {
 	r := &referee{
-		s: s, ttl: ttl, tokens: map[string]dcs.Revision{}, promise: map[dcs.LeaseID]time.Time{},
+		s: s, noticed: timing.RetryTimeout + timing.TTL, tokens: map[string]dcs.Revision{}, promise: map[dcs.LeaseID]time.Time{},
 		exempts: map[dcs.LeaseID]bool{}, taken: map[string]time.Time{},
 	}
 	s.onCommit, s.onExpire = r.landed, r.expired
@@ -226,7 +229,7 @@ func (r *referee) watchHolds() {
 				r.did.ended++
 			}
 		}
-		if h.Valid() && !h.robbed.IsZero() && time.Since(h.robbed) > r.ttl {
+		if h.Valid() && !h.robbed.IsZero() && time.Since(h.robbed) > r.noticed {
 			found = append(found, fmt.Sprintf("a Hold of %s is Valid %v after its key was taken away", h.key, time.Since(h.robbed)))
 		}
 		if !h.Valid() || h.tainted {

@@ -132,7 +132,7 @@ func newWorld(seed uint64) *world {
 		},
 	}
 	w.s = NewServer(w.o)
-	w.ref = newReferee(w.s, w.timing.TTL)
+	w.ref = newReferee(w.s, w.timing)
 	for i := range 3 {
 		b := w.s.Open(ClientOptions{
 			Name: string(rune('a' + i)), Timing: w.timing, Slots: 1 + rng.IntN(3), Seed: seed*8 + uint64(i) + 1,
