@@ -42,15 +42,14 @@ const (
 	over
 )
 
-// build builds the job's test program below dir, with less priority than the
-// tests that run meanwhile.
+// build builds the job's test program below dir.
 func (r *runner) build(ctx context.Context, j *job, dir string) error {
 	j.binary = filepath.Join(dir, strings.ReplaceAll(j.pkg.path(), "/", "-")+".test")
-	args := []string{"-n", "5", "go", "test", "-c", "-o", j.binary}
+	args := []string{"test", "-c", "-o", j.binary}
 	if r.race {
 		args = append(args, "-race")
 	}
-	cmd := exec.CommandContext(ctx, "nice", append(args, j.pkg.arg())...) //nolint:gosec // G204: go and the caller's packages
+	cmd := exec.CommandContext(ctx, "go", append(args, j.pkg.arg())...) //nolint:gosec // G204: go and the caller's packages
 	cmd.Dir = r.dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot build the tests: %w\n%s", err, strings.TrimSpace(string(out)))
