@@ -79,7 +79,9 @@ func oneWinner(e *env) {
 	lock := e.key("lock")
 	sessions := make([]*dcs.Session, n)
 	for i := range sessions { // one after the other: how fast many come at once is Herd/Reconnect's question
-		sessions[i] = e.open().session()
+		c := e.open()
+		c.put(e.key("connected", c.serial), "v")
+		sessions[i] = c.session()
 	}
 	for round := range e.rounds(20, 200) {
 		holds := make([]*dcs.Hold, n)

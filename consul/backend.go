@@ -34,6 +34,7 @@ type Backend struct {
 	life    context.Context //nolint:containedctx // the Backend's end
 	end     context.CancelCauseFunc
 	closing sync.Once
+	sockets socketSet
 
 	mu    sync.Mutex
 	conns map[string]*conn
@@ -114,6 +115,7 @@ func (b *Backend) Close() error {
 		for _, c := range b.conns {
 			c.http.CloseIdleConnections()
 		}
+		b.sockets.close()
 	})
 	return nil
 }

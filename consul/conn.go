@@ -84,10 +84,13 @@ func (b *Backend) transport() *http.Transport {
 				return nil, err
 			}
 			nc, err := dialer.DialContext(ctx, network, addr)
-			if err == nil && b.c.dialled != nil {
+			if err != nil {
+				return nil, err
+			}
+			if b.c.dialled != nil {
 				b.c.dialled(nc)
 			}
-			return nc, err
+			return b.sockets.add(nc)
 		},
 	}
 	if b.c.TLS != nil {

@@ -3,6 +3,7 @@ package consul
 import (
 	"context"
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -255,4 +256,27 @@ func TestPlacesArePassedThrough(t *testing.T) {
 			require.Contains(t, u, part)
 		}
 	}
+}
+
+// Every connection ends with its client: one that is idle, and one whose dial
+// was under way when the client was closed.
+func TestConnectionsEndWithTheirClient(t *testing.T) {
+	agent := newFake(t)
+	b := fakeClient(t, nil, agent)
+	dial := b.transport().DialContext
+	idle, err := dial(t.Context(), "tcp", agent.addr())
+	require.NoError(t, err)
+	ended, err := dial(t.Context(), "tcp", agent.addr())
+	require.NoError(t, err)
+	require.NoError(t, ended.Close())
+	require.NoError(t, b.Close())
+	_, err = idle.Read(make([]byte, 1))
+	require.ErrorIs(t, err, net.ErrClosed)
+	nc, err := net.Dial("tcp", agent.addr())
+	require.NoError(t, err)
+	_, err = b.sockets.add(nc)
+	require.ErrorIs(t, err, dcs.ErrClosed)
+	_, err = nc.Read(make([]byte, 1))
+	require.ErrorIs(t, err, net.ErrClosed)
+	require.Empty(t, b.sockets.open)
 }
