@@ -15,7 +15,9 @@ import (
 // does what a commit costs a machine without any store: it waits for a timer,
 // passes a byte through loopback sockets as often as a commit changes hands,
 // and now and then writes to the disk. Its delay is everything beyond the
-// timer's own time.
+// timer's own time. What the timer and the disk took is how long the machine
+// stood still; the sockets also show how busy this process is, with dozens of
+// clients in it.
 //
 // All cases of a process share one control. It runs while it has a user.
 type control struct {
@@ -27,10 +29,11 @@ type control struct {
 	due     time.Time
 }
 
-// sample is one measurement: it was due then and ended so much later.
+// sample is one measurement: it was due then and ended so much later. For a part
+// of the delay the machine stood still.
 type sample struct {
-	due   time.Time
-	delay time.Duration
+	due          time.Time
+	delay, still time.Duration
 }
 
 const (
@@ -87,13 +90,16 @@ func (c *control) run(stop, stopped chan struct{}) {
 			c.begin(time.Time{})
 			return
 		}
+		woken := time.Now()
 		echo.pass(sampleHops)
+		passed := time.Now()
 		if file != nil && n%sampleDisk == 0 {
 			if _, err := file.WriteAt(make([]byte, sampleLength), 0); err == nil {
 				_ = file.Sync() // a disk that fails shows in the store's own answers
 			}
 		}
-		c.end(sample{due, time.Since(due)})
+		delay := time.Since(due)
+		c.end(sample{due, delay, delay - passed.Sub(woken)})
 	}
 }
 
@@ -112,23 +118,23 @@ func (c *control) end(s sample) {
 	c.samples = append(c.samples, s)
 }
 
-// between returns the delays of the samples that were under way from then to
-// then. One that has not ended counts with its delay so far.
-func (c *control) between(from, to time.Time) []time.Duration {
+// between returns the samples that were under way from then to then. One that has
+// not ended counts with its delay so far.
+func (c *control) between(from, to time.Time) []sample {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var out []time.Duration
+	var out []sample
 	for i := len(c.samples) - 1; i >= 0; i-- {
 		s := c.samples[i]
 		if s.due.Add(s.delay).Before(from) {
 			break
 		}
 		if !s.due.After(to) {
-			out = append(out, s.delay)
+			out = append(out, s)
 		}
 	}
 	if late := time.Since(c.due); !c.due.IsZero() && late > 0 && c.due.Before(to) {
-		out = append(out, late)
+		out = append(out, sample{c.due, late, 0})
 	}
 	return out
 }

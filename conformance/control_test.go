@@ -8,7 +8,7 @@ import (
 )
 
 // took adds a sample to the control, as if the machine had stood still.
-func took(d time.Duration) { machine.end(sample{time.Now(), d}) }
+func took(d time.Duration) { machine.end(sample{time.Now(), d, d}) }
 
 func TestControlWidensBounds(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -26,7 +26,7 @@ func TestControlWidensBounds(t *testing.T) {
 			e.atMost(500*time.Millisecond, time.Millisecond, begin, "a call")
 		}, passed},
 		"the machine took it before": {func(e *env) {
-			machine.end(sample{time.Now().Add(-3 * time.Hour), 2 * time.Hour})
+			machine.end(sample{time.Now().Add(-3 * time.Hour), 2 * time.Hour, 2 * time.Hour})
 			e.atMost(time.Hour, time.Millisecond, time.Now(), "a call")
 		}, failed},
 		"a channel that closes late": {func(e *env) {
@@ -65,8 +65,9 @@ func TestControlRuns(t *testing.T) {
 	release()
 	release()
 	require.Zero(t, c.users)
-	for _, d := range c.between(begin, time.Now()) {
-		require.Positive(t, d)
+	for _, s := range c.between(begin, time.Now()) {
+		require.Positive(t, s.delay)
+		require.LessOrEqual(t, s.still, s.delay)
 	}
 }
 
