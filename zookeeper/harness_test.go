@@ -20,7 +20,7 @@ import (
 
 // suiteTiming leaves an election of the servers', 2.5 s at most, room in a
 // budget.
-var suiteTiming = dcs.Timing{TTL: 11 * time.Second, LoopWait: time.Second, RetryTimeout: 5 * time.Second}
+var suiteTiming = dcs.Timing{TTL: 15 * time.Second, LoopWait: time.Second, RetryTimeout: 7 * time.Second}
 
 // shared are the servers that all tests share, and secured the one with TLS.
 var (
