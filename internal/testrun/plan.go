@@ -27,10 +27,14 @@ const (
 	measures
 )
 
-// lanes is how many packages run at the same time. Their suites mostly wait for a
-// store's time to pass. With three of them, and two programs that keep the
-// processors busy, two processors left stores no time to answer within a budget.
-const lanes = 2
+// lanes is how many packages run at the same time. Their tests mostly wait for a
+// store's time to pass.
+const lanes = 3
+
+// clusters is how many packages with a cluster of servers run at the same time.
+// With three of them, and two programs that keep the processors busy, two
+// processors left stores no time to answer within a budget.
+const clusters = 2
 
 // testcluster is the package that starts servers. A package whose tests import it
 // needs every server unless settings says otherwise.
@@ -44,6 +48,7 @@ type setting struct {
 	path    string // relative to the module
 	load    load
 	servers []string // nil means that the imports decide
+	cluster bool     // the tests keep a cluster of three servers all the while
 }
 
 // settings lists the packages in the order in which they should start. A package
@@ -57,9 +62,9 @@ var settings = []setting{
 	{path: "internal/testrun", load: computes}, // builds a module of its own
 	{path: ".", load: computes},                // lists the module's imports for ten systems
 	// The longest ones start first because they bound the whole run.
-	{path: "consul", servers: []string{"consul"}},
-	{path: "zookeeper", servers: []string{}}, // comes from a package of the system
-	{path: "etcd3", servers: []string{"etcd"}},
+	{path: "consul", servers: []string{"consul"}, cluster: true},
+	{path: "zookeeper", servers: []string{}, cluster: true}, // comes from a package of the system
+	{path: "etcd3", servers: []string{"etcd"}, cluster: true},
 	{path: "raftstore"},
 	{path: testcluster},
 	{path: "examples/failover"},
@@ -136,7 +141,7 @@ func plan(packages []pkg) []*job {
 	for _, p := range packages {
 		j := &job{pkg: p, record: newRecord()}
 		if i := rank(p); i < len(settings) {
-			j.load, j.servers = settings[i].load, settings[i].servers
+			j.load, j.servers, j.cluster = settings[i].load, settings[i].servers, settings[i].cluster
 		}
 		imports := slices.Concat(p.TestImports, p.XTestImports)
 		if j.servers == nil && (p.path() == testcluster || slices.Contains(imports, p.Module.Path+"/"+testcluster)) {

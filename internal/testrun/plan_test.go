@@ -43,6 +43,27 @@ func TestPlan(t *testing.T) {
 	require.Equal(t, waits, byPath["added/later"].load)
 	require.Equal(t, computes, byPath["."].load)
 	require.Equal(t, measures, byPath["keepalive"].load)
+	require.True(t, byPath["etcd3"].cluster)
+	require.False(t, byPath["keepalive"].cluster)
+}
+
+// No more packages with a cluster run at the same time than two processors serve.
+func TestClustersTakeTurns(t *testing.T) {
+	r := &runner{built: true, servers: map[string]error{}}
+	for range clusters + 1 {
+		r.jobs = append(r.jobs, &job{cluster: true, state: running})
+	}
+	next, other := r.jobs[clusters], &job{state: toRun}
+	next.state = toRun
+	for job, want := range map[*job]bool{next: false, other: true} {
+		ready, err := r.ready(job)
+		require.NoError(t, err)
+		require.Equal(t, want, ready)
+	}
+	r.jobs[0].state = over
+	ready, err := r.ready(next)
+	require.NoError(t, err)
+	require.True(t, ready)
 }
 
 func TestSettingsNamePackagesOnce(t *testing.T) {

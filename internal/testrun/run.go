@@ -20,6 +20,7 @@ type job struct {
 	pkg     pkg
 	load    load
 	servers []string
+	cluster bool
 
 	state  state
 	binary string

@@ -109,6 +109,16 @@ func (r *runner) count(s state) (n int) {
 	return n
 }
 
+// runningClusters returns how many of the running jobs have a cluster.
+func (r *runner) runningClusters() (n int) {
+	for _, j := range r.jobs {
+		if j.state == running && j.cluster {
+			n++
+		}
+	}
+	return n
+}
+
 // buildAll builds the test programs in the order of the plan. No process measures
 // meanwhile.
 func (r *runner) buildAll(ctx context.Context, work string, steps chan<- step) {
@@ -170,7 +180,7 @@ func (r *runner) start(ctx context.Context, steps chan<- step) {
 
 // ready reports whether a job may run now. The error says why it never may.
 func (r *runner) ready(j *job) (bool, error) {
-	if j.load != computes && !r.built {
+	if j.load != computes && !r.built || j.cluster && r.runningClusters() == clusters {
 		return false, nil
 	}
 	for _, name := range j.servers {
