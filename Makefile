@@ -16,8 +16,8 @@ SLOWTIMEOUT ?= 3h
 TESTS ?= ./...
 # The mutants that make mutants runs, by name; none is all.
 MUTANTS ?=
-# Cases that mostly wait for time to pass run beside each other, so many.
-SLEEPERS ?= 6
+# How many parallel tests of one package run at the same time.
+PARALLEL ?= 6
 
 # The systems whose code in keepalive and dcs must at least type-check.
 VET_SYSTEMS := linux darwin freebsd netbsd openbsd dragonfly windows illumos solaris aix
@@ -119,7 +119,7 @@ test: export HOLDFAST_REQUIRE_SERVERS = 1
 test: deps ## Run all tests with the race detector
 	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
 	$(GO) build -o "$$work/testrun" ./internal/testrun; \
-	"$$work/testrun" -race -parallel $(SLEEPERS) -timeout $(TESTTIMEOUT) -make "$(MAKE_PROGRAM)" $(TESTS)
+	"$$work/testrun" -race -parallel $(PARALLEL) -timeout $(TESTTIMEOUT) -make "$(MAKE_PROGRAM)" $(TESTS)
 
 .PHONY: mutants
 mutants: ## Break each safety rule; its tests must fail (MUTANTS=name for one)
@@ -129,9 +129,9 @@ mutants: ## Break each safety rule; its tests must fail (MUTANTS=name for one)
 test-slow: export HOLDFAST_REQUIRE_SERVERS = 1
 test-slow: export HOLDFAST_PROFILE = slow
 test-slow: deps test-servers ## Run the suite's slow profile: long faults, many rounds
-	$(GO) test -race -count=1 -p 1 -parallel $(SLEEPERS) -v -timeout $(SLOWTIMEOUT) ./conformance/... ./memstore/... ./raftstore/... ./etcd3/... ./consul/... ./zookeeper/...
-	HOLDFAST_ETCD_VERSION=3.5 $(GO) test -race -count=1 -p 1 -parallel $(SLEEPERS) -v -timeout $(SLOWTIMEOUT) ./etcd3/...
-	$(GO) test -count=1 -p 1 -parallel $(SLEEPERS) -v -timeout $(SLOWTIMEOUT) -run 'TestConformance/Herd' ./etcd3/... # 200 clients are too many for the race detector
+	$(GO) test -race -count=1 -p 1 -parallel $(PARALLEL) -v -timeout $(SLOWTIMEOUT) ./conformance/... ./memstore/... ./raftstore/... ./etcd3/... ./consul/... ./zookeeper/...
+	HOLDFAST_ETCD_VERSION=3.5 $(GO) test -race -count=1 -p 1 -parallel $(PARALLEL) -v -timeout $(SLOWTIMEOUT) ./etcd3/...
+	$(GO) test -count=1 -p 1 -parallel $(PARALLEL) -v -timeout $(SLOWTIMEOUT) -run 'TestConformance/Herd' ./etcd3/... # 200 clients are too many for the race detector
 
 # The packages that have a test function of the kind $(1), as ./path arguments.
 packages_with = $$({ grep -rlE --include='*_test.go' '^func $(1)[A-Z]' . || true; } | xargs -r -n1 dirname | sort -u)
