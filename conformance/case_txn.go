@@ -286,7 +286,7 @@ func concurrentCAS(e *env) {
 					unclear.Add(1) // it may count or not
 					break
 				}
-				if dcs.KindOf(err) != dcs.ErrUnavailable { // so many may be too many for a busy machine
+				if !errors.Is(err, dcs.ErrUnavailable) { // so many may be too many for a busy machine
 					e.kind(err, dcs.ErrConflict, "a compare-and-set")
 				}
 			}

@@ -1,31 +1,12 @@
-// Package machinelock keeps the tests that measure latency from disturbing each
-// other when several test processes share one machine.
-//
-// A process that measures holds the lock exclusively while it does so. A process
-// that keeps the processors busy holds the lock shared. A process that mostly
-// waits needs no lock.
+// Package machinelock lets the processes of one machine exclude each other by a
+// file. The runner of make test holds the lock exclusively while tests measure
+// latency, and shared while tests keep the processors busy.
 package machinelock
 
 import (
 	"fmt"
 	"os"
 )
-
-// Env names the environment variable that holds the lock file's path. The runner
-// of make test sets it. Without it nothing else is running, and [Exclusive]
-// returns at once.
-const Env = "HOLDFAST_EXCLUSIVE"
-
-// Exclusive blocks until no other process holds the lock named by [Env], and
-// takes it. The caller must call unlock once. The process must not hold the lock
-// already.
-func Exclusive() (unlock func(), err error) {
-	path := os.Getenv(Env)
-	if path == "" {
-		return func() {}, nil
-	}
-	return Lock(path)
-}
 
 // Lock blocks until no other process holds the lock file at path, and takes it
 // exclusively.

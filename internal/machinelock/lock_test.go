@@ -47,10 +47,10 @@ func requireGranted(t *testing.T, got <-chan func()) (unlock func()) {
 
 func TestExclusiveExcludesEveryOtherHolder(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
-	t.Setenv(Env, path)
-	first, err := Exclusive()
+	exclusive := func() (func(), error) { return Lock(path) }
+	first, err := exclusive()
 	require.NoError(t, err)
-	second := acquire(t, Exclusive)
+	second := acquire(t, exclusive)
 	requireBlocked(t, second)
 	first()
 	unlockSecond := requireGranted(t, second)
@@ -72,16 +72,6 @@ func TestSharedHoldersExcludeOnlyExclusiveOnes(t *testing.T) {
 	requireBlocked(t, third)
 	second()
 	requireGranted(t, third)()
-}
-
-func TestExclusiveWithoutEnvReturnsAtOnce(t *testing.T) {
-	t.Setenv(Env, "")
-	first, err := Exclusive()
-	require.NoError(t, err)
-	defer first()
-	second, err := Exclusive()
-	require.NoError(t, err)
-	second()
 }
 
 func TestLockReportsAFileThatCannotBeOpened(t *testing.T) {

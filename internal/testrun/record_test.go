@@ -139,7 +139,6 @@ func TestSummary(t *testing.T) {
 		}
 	}
 	t.Setenv("HOLDFAST_REQUIRE_SERVERS", "1")
-	t.Setenv("HOLDFAST_EXCLUSIVE", "/not/to/be/repeated")
 	broken := &job{pkg: pkg{ImportPath: "example.test/sample/broken"}, record: newRecord(), state: over, err: errors.New("cannot build the tests: exit status 1\nbroken_test.go:5:33: undefined: undefined")}
 	broken.pkg.Module.Path = "example.test/sample"
 	var out bytes.Buffer

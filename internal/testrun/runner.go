@@ -35,9 +35,6 @@ type runner struct {
 
 // lockFile returns the lock file of this machine, which every run on it shares.
 func lockFile() (string, error) {
-	if path := os.Getenv(machinelock.Env); path != "" {
-		return path, nil
-	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", err

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/holdfast-dcs/holdfast/internal/machinelock"
 )
 
 // failure is one thing that failed, and the command that repeats it.
@@ -69,7 +67,7 @@ func (r *runner) failures(j *job) (found []failure) {
 func (r *runner) repeat(j *job, test string) string {
 	var words []string
 	for _, v := range os.Environ() {
-		if strings.HasPrefix(v, "HOLDFAST_") && !strings.HasPrefix(v, machinelock.Env+"=") {
+		if strings.HasPrefix(v, "HOLDFAST_") {
 			words = append(words, quote(v))
 		}
 	}
