@@ -49,7 +49,7 @@ func TestControlWidensBounds(t *testing.T) {
 }
 
 // A machine that stood still for longer than a store's election fails the case,
-// with the figures, whatever the case found.
+// with the figures, even when the case found nothing else.
 func TestMachineTooSlow(t *testing.T) {
 	o := trial(t, false, func(e *env) { took(e.stall() + time.Second) })
 	require.Equal(t, failed, o.verdict)

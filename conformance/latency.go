@@ -89,7 +89,7 @@ func (e *env) stall() time.Duration {
 }
 
 // fastEnough fails a case during which the machine stood still for longer than
-// the store's own election: whatever the case found says nothing.
+// the store's own election. Its findings say nothing about the store then.
 func (e *env) fastEnough(from time.Time) {
 	if e.h.Virtual {
 		return

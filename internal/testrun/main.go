@@ -27,7 +27,7 @@ func main() {
 }
 
 // main runs the tests until they are over or a signal interrupts them. Its last
-// line counts the tests whatever happened.
+// line counts the tests in every case.
 func (r *runner) main() bool {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -11,8 +11,8 @@ const memory = "/dev/shm"
 const memoryNeeded = 6 << 30
 
 // scratch makes a directory for the temporary files of the tests, in memory where
-// there is room. The disk is shared with the builds and with whatever else the
-// machine does, and one fsync was seen to take seconds. A server that is killed
+// there is room. The disk is shared with the builds and with other programs, and
+// one fsync was seen to take seconds. A server that is killed
 // keeps its files in memory as it keeps them in the page cache, so no test shows
 // less for that. The slow profile and a plain go test use the disk.
 func scratch(room func(dir string) (bytes uint64, usable bool)) (dir string, err error) {
