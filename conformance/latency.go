@@ -30,27 +30,27 @@ func allowance(control time.Duration) string {
 
 func round(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
 
+// samples returns the control's samples from then to then. Virtual time has none.
+func (e *env) samples(from, to time.Time) []sample {
+	if e.h.Virtual {
+		return nil
+	}
+	return machine.between(from, to)
+}
+
 // delayed is the longest delay of the control since from: what this machine
 // may have added to the latency of one call.
-func (e *env) delayed(from time.Time) time.Duration {
-	if e.h.Virtual {
-		return 0
-	}
-	var longest time.Duration
-	for _, s := range machine.between(from, time.Now()) {
+func (e *env) delayed(from time.Time) (longest time.Duration) {
+	for _, s := range e.samples(from, time.Now()) {
 		longest = max(longest, s.delay)
 	}
 	return longest
 }
 
-// delayedAt is a quantile of the control's delays from then to then. Virtual
-// time has none.
+// delayedAt is a quantile of the control's delays from then to then.
 func (e *env) delayedAt(q float64, from, to time.Time) time.Duration {
-	if e.h.Virtual {
-		return 0
-	}
 	var delays []time.Duration
-	for _, s := range machine.between(from, to) {
+	for _, s := range e.samples(from, to) {
 		delays = append(delays, s.delay)
 	}
 	slices.Sort(delays)
@@ -91,11 +91,8 @@ func (e *env) stall() time.Duration {
 // fastEnough fails a case during which the machine stood still for longer than
 // the store's own election. Its findings say nothing about the store then.
 func (e *env) fastEnough(from time.Time) {
-	if e.h.Virtual {
-		return
-	}
 	var longest time.Duration
-	for _, s := range machine.between(from, time.Now()) {
+	for _, s := range e.samples(from, time.Now()) {
 		longest = max(longest, s.still)
 	}
 	if longest > e.stall() {

@@ -133,7 +133,7 @@
 // A key never has keys below it. [Txn.Check] verifies this within a Txn
 // (Txn/Shape). Against the stored keys callers must keep it themselves, because
 // not every store can verify it. A Commit that violates it returns ErrInvalid
-// with nothing written where the store can detect it. Elsewhere both keys are
+// with nothing written where the store can detect it. Where it cannot, both are
 // stored, and neither hides, changes or removes the other (KV/NestedKeys).
 //
 // # Capabilities

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// P4: whatever ended a session, its deadline moves no more.
+// P4: the deadline of a session that has ended moves no more.
 func TestP4AnEndedSessionIsNotLive(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, s := b.actor()
@@ -61,8 +61,8 @@ func TestReasonOfTheEndIsTheLastFailure(t *testing.T) {
 	})
 }
 
-// A lost session leaves its lease alone for the margin, so that whatever must
-// still stop has that time.
+// A lost session leaves its lease alone for the margin, which its owner has to
+// stop in.
 func TestLostSessionRevokesAfterTheMargin(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()

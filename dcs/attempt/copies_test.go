@@ -69,7 +69,7 @@ func TestHedgesAreBoundedAndNamed(t *testing.T) {
 	})
 }
 
-// Options.Hedge limits the copies sent beside others, not those sent after a
+// Options.Hedge limits hedges. It does not limit the copies that are sent after a
 // failure.
 func TestRefusedHedgeDoesNotStopRetries(t *testing.T) {
 	run(t, func(t *testing.T) {
