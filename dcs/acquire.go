@@ -9,7 +9,10 @@ import (
 // TryAcquire takes the lock key, with value, if it is free, and answers within
 // the budget. ErrConflict says that somebody holds it: the *[Error]'s Current
 // is the holder's entry, where it could be read. A lock is not re-entrant: that
-// this Session holds it already is ErrConflict too.
+// this Session holds it already is ErrConflict too. A key that is a member key
+// is ErrInvalid (see [CheckLockKey]). While a Release of the key by this Session
+// is not carried out yet, TryAcquire returns ErrUnavailable with nothing sent,
+// and Acquire waits.
 //
 // ErrAmbiguous says that the lock may have been taken, or may still be. The
 // Session finds that out in the background and gives the lock back if it was;
@@ -20,7 +23,7 @@ import (
 // ctx governs this call only, not the Hold's life.
 func (s *Session) TryAcquire(ctx context.Context, key string, value []byte) (*Hold, error) {
 	const op = "TryAcquire"
-	if err := CheckKey(key); err != nil {
+	if err := CheckLockKey(key); err != nil {
 		return nil, renamed(op, key, err)
 	}
 	call, cancel := s.call(ctx)
@@ -29,7 +32,7 @@ func (s *Session) TryAcquire(ctx context.Context, key string, value []byte) (*Ho
 	err := s.free(key)
 	var c *claim
 	if err == nil {
-		if c, _ = s.tryClaim(key); c == nil {
+		if c, _ = s.tryClaimLock(key); c == nil {
 			err = &Error{Kind: ErrUnavailable, Err: errBusy}
 		}
 	}
@@ -51,7 +54,7 @@ func (s *Session) TryAcquire(ctx context.Context, key string, value []byte) (*Ho
 // ErrAmbiguous too, and a lock that was taken after all is given back. For
 // everything else see [Session.TryAcquire].
 func (s *Session) Acquire(ctx context.Context, key string, value []byte) (*Hold, error) {
-	if err := CheckKey(key); err != nil {
+	if err := CheckLockKey(key); err != nil {
 		return nil, renamed("Acquire", key, err)
 	}
 	for {
@@ -104,7 +107,7 @@ func (s *Session) free(key string) error {
 func (s *Session) acquireOnce(ctx context.Context, key string, value []byte) (*Hold, error) {
 	ctx, cancel := s.call(ctx)
 	defer cancel()
-	c, err := s.claim(ctx, key)
+	c, err := s.awaitClaim(ctx, key, s.tryClaimLock)
 	if err != nil {
 		return nil, err
 	}
@@ -171,14 +174,16 @@ func isFenced(err error) bool {
 	return errors.Is(err, ErrAmbiguous) && errors.As(err, &e) && e.Fenced
 }
 
-// readBack finds out what became of an attempt that can not land any more
-// (P11): a key bound to the attempt's lease is its own doing, since the claim
-// keeps every other attempt of the session away. It returns err itself when
-// the key cannot be read.
+// readBack finds out whether an attempt that cannot land any more has landed
+// (P11). The key is the attempt's own if it is bound to the attempt's lease and
+// was created later than everything the Store had seen before the attempt was
+// sent: an older incarnation under the same lease is an earlier Hold's, and its
+// Release may still be under way. readBack returns err itself when the key
+// cannot be read.
 func (s *Session) readBack(ctx context.Context, c *claim, err error) (Revision, error) {
 	e, rerr := s.store.Get(ctx, c.key)
 	switch {
-	case rerr == nil && e.Lease == c.lease.ID():
+	case rerr == nil && e.Lease == c.lease.ID() && e.Created > c.newest:
 		return e.Created, nil
 	case rerr == nil:
 		return 0, &Error{Kind: ErrConflict, Current: &e}
@@ -194,21 +199,21 @@ func (s *Session) readBack(ctx context.Context, c *claim, err error) (Revision, 
 // the key ends with that lease.
 func (s *Session) adopt(c *claim, token Revision) (*Hold, error) {
 	s.mu.Lock()
-	defer s.unlock()
+	defer s.mu.Unlock()
 	if !s.live() {
 		s.expireLocked()
 	}
 	if s.err != nil || c.lease != s.lease {
 		return nil, &Error{Kind: ErrExpired, Err: errors.New("the lock was taken too late: the session is over")}
 	}
-	h := &Hold{s: s, key: c.key, token: token, done: make(chan struct{})}
+	h := &Hold{s: s, key: c.key, token: token, done: make(chan struct{}), removed: make(chan struct{})}
 	s.holds[c.key] = h
-	s.announce(StateEvent{Key: h.key, Token: token, From: Lost, To: s.state})
-	s.later(func() { s.log.Info("lock acquired", "key", h.key, "token", token, "lease", c.lease.ID()) })
+	s.queueEvent(StateEvent{Key: h.key, Token: token, From: Lost, To: s.state})
+	s.log.Info("lock acquired", "key", h.key, "token", token, "lease", c.lease.ID())
 	return h, nil
 }
 
-// nameHolder sees to it that a conflict says who holds the key.
+// nameHolder adds the holder's entry to a conflict that lacks it.
 func (s *Session) nameHolder(ctx context.Context, c *claim, err error) error {
 	var e *Error
 	if !errors.As(err, &e) || e.Current != nil {
@@ -226,7 +231,7 @@ func (s *Session) nameHolder(ctx context.Context, c *claim, err error) error {
 // gone (P14).
 func (s *Session) leaseLost(t *tenure, err error) {
 	s.mu.Lock()
-	defer s.unlock()
+	defer s.mu.Unlock()
 	if t == s.lease {
 		s.endLocked(&Error{Op: "Commit", Kind: ErrLost, Err: err})
 	}
@@ -250,7 +255,7 @@ func (s *Session) settleAcquire(c *claim, err error) {
 		}
 		switch how {
 		case landed:
-			s.log.Info("a late answer: the lock was taken after all and is given back", "key", c.key, "token", rev)
+			s.log.Info("acquire completed after its call had failed; releasing the lock", "key", c.key, "token", rev)
 			s.removeForGood(c.key, rev, nil)
 		case hopeless:
 			s.unsettled(c.key, err)

@@ -124,7 +124,11 @@ func (c *call) finish(ctx context.Context, err error) error {
 		if c.op.long && cut != nil && bare(err, cut) {
 			err = cut
 		} else {
-			err = c.s.wrap(c.op, c.key, err, cut)
+			e := c.s.wrap(c.op, c.key, err, cut)
+			if e.Current != nil {
+				c.s.learn(e.Current.Modified)
+			}
+			err = e
 		}
 	}
 	c.s.health.note(c.s.log, c.s.o.Timing.LoopWait, c.op, c.key, err)

@@ -303,9 +303,8 @@ func ExampleParseURL() {
 // Count what fails.
 func ExampleObserver() {
 	ctx := context.Background()
-	observer := dcs.Observer{Call: func(e dcs.CallEvent) {
-		fmt.Println(e.Backend, e.Op, e.Key, dcs.KindOf(e.Err))
-	}}
+	events := make(chan dcs.CallEvent)
+	observer := dcs.Observer{Call: func(e dcs.CallEvent) { events <- e }} // it may block
 	store, err := dcs.New(memstore.New(memstore.Options{}), dcs.Options{Observer: observer})
 	if err != nil {
 		log.Fatal(err)
@@ -313,6 +312,10 @@ func ExampleObserver() {
 	defer store.Close()
 	_, _ = store.Get(ctx, "leader")
 	_, _ = store.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("status", nil)}})
+	for range 2 {
+		e := <-events
+		fmt.Println(e.Backend, e.Op, e.Key, dcs.KindOf(e.Err))
+	}
 	// Output:
 	// memstore Get leader not found
 	// memstore Commit status <nil>

@@ -22,8 +22,9 @@ type Hold struct {
 
 	// Under the session's mu.
 	err      error
-	gone     bool // the incarnation is known to be deleted
-	removing bool // somebody waits in the background to delete it
+	gone     bool          // the incarnation is known to be deleted
+	removing bool          // a goroutine waits to delete it
+	removed  chan struct{} // closed when a released incarnation is deleted
 }
 
 // Key returns the lock's key.
@@ -97,9 +98,11 @@ func (h *Hold) Confirm(ctx context.Context) error {
 }
 
 // Update rewrites the lock's value. The incarnation, the token and the binding
-// stay. ErrLost says that the lock was no longer ours, and that nothing was
-// written; ErrAmbiguous that the new value may have been written or may still
-// be; it is settled in the background before the next write of this key.
+// stay. ErrLost, ErrExpired and ErrReleased report that the Hold is over and that
+// nothing was written. ErrAmbiguous reports that the new value may have been
+// written or may still be, also where the Hold has ended meanwhile (see
+// [Hold.Err]). The session settles it in the background before the next write of
+// this key.
 func (h *Hold) Update(ctx context.Context, value []byte) error {
 	const op = "Update"
 	s := h.s
@@ -129,7 +132,7 @@ func (h *Hold) Update(ctx context.Context, value []byte) error {
 		if errors.As(err, &e) && (e.Current == nil || e.Current.Created != h.token) {
 			s.mu.Lock()
 			s.lose(h, fmt.Errorf("a write under its guard was refused: %w", plain(err)))
-			s.unlock()
+			s.mu.Unlock()
 		}
 	case errors.Is(err, ErrLost):
 		s.leaseLost(c.lease, err) // P14
@@ -138,12 +141,10 @@ func (h *Hold) Update(ctx context.Context, value []byte) error {
 	return h.failure(op, err)
 }
 
-// failure is what a call returns: the Hold's own end comes first.
+// failure is what a call returns: the Hold's own end comes before what the call
+// met because of it.
 func (h *Hold) failure(op string, err error) error {
-	if over := h.Err(); over != nil {
-		return renamed(op, h.key, over)
-	}
-	return renamed(op, h.key, err)
+	return writeFailure(op, h.key, err, h.Err())
 }
 
 // settleWrite settles an unclear rewriting of an own key in the background. Its
@@ -222,12 +223,13 @@ func (h *Hold) removeLater() {
 // release ends the hold because its owner gives it up.
 func (h *Hold) release() {
 	h.s.mu.Lock()
-	defer h.s.unlock()
+	defer h.s.mu.Unlock()
 	if h.err != nil {
 		return
 	}
+	h.s.removals[h.key] = h.removed // P17
 	h.s.drop(h, &Error{Op: "Release", Key: h.key, Kind: ErrReleased})
-	h.s.later(func() { h.s.log.Info("lock released", "key", h.key, "token", h.token) })
+	h.s.log.Info("lock released", "key", h.key, "token", h.token)
 }
 
 func (h *Hold) isGone() bool {
@@ -236,10 +238,16 @@ func (h *Hold) isGone() bool {
 	return h.gone
 }
 
+// setGone records that the incarnation is deleted. If h was released, its key may
+// be acquired again.
 func (h *Hold) setGone() {
 	h.s.mu.Lock()
 	defer h.s.mu.Unlock()
 	h.gone = true
+	if h.s.removals[h.key] == h.removed {
+		close(h.removed)
+		delete(h.s.removals, h.key)
+	}
 }
 
 // lose ends a Hold whose key is somebody else's on the store's word. Called
@@ -249,7 +257,7 @@ func (s *Session) lose(h *Hold, reason error) {
 		return
 	}
 	s.drop(h, &Error{Op: "Renew", Key: h.key, Kind: ErrLost, Err: reason})
-	s.later(func() { s.log.Warn("lock lost", "key", h.key, "token", h.token, "reason", reason) })
+	s.log.Warn("lock lost", "key", h.key, "token", h.token, "reason", reason)
 }
 
 // drop takes h out of the session. Called under mu.
@@ -266,5 +274,5 @@ func (h *Hold) finish(err error) {
 	h.over.Store(true)
 	h.err = err
 	close(h.done)
-	h.s.announce(StateEvent{Key: h.key, Token: h.token, From: h.s.state, To: Lost, Reason: err})
+	h.s.queueEvent(StateEvent{Key: h.key, Token: h.token, From: h.s.state, To: Lost, Reason: err})
 }

@@ -36,6 +36,44 @@ func CheckPrefix(prefix string) error {
 	return nil
 }
 
+// memberPart is the part before the last one of every member key.
+const memberPart = "members"
+
+// CheckMemberKey returns an ErrInvalid unless key can be published, which means
+// that it is in the grammar of [CheckKey] and its last part but one is
+// "members", as in "members/a" or "pg/main/members/a". Member keys and lock keys
+// are told apart by this name alone, so that neither is ever taken for the other
+// (P19).
+func CheckMemberKey(key string) error {
+	err := checkKey(key)
+	if err == nil && !isMemberKey(key) {
+		err = fmt.Errorf("not a member key: the last part but one must be %q, as in %q", memberPart, memberPart+"/a")
+	}
+	if err != nil {
+		return &Error{Op: "CheckMemberKey", Key: key, Kind: ErrInvalid, Err: err}
+	}
+	return nil
+}
+
+// CheckLockKey returns an ErrInvalid unless key can be acquired, which means that
+// it is in the grammar of [CheckKey] and is no member key (see [CheckMemberKey]).
+func CheckLockKey(key string) error {
+	err := checkKey(key)
+	if err == nil && isMemberKey(key) {
+		err = fmt.Errorf("a member key cannot be a lock: use a name whose last part but one is not %q", memberPart)
+	}
+	if err != nil {
+		return &Error{Op: "CheckLockKey", Key: key, Kind: ErrInvalid, Err: err}
+	}
+	return nil
+}
+
+// isMemberKey reports whether key, which is in the grammar, is a member key.
+func isMemberKey(key string) bool {
+	parts := strings.Split(key, "/")
+	return len(parts) > 1 && parts[len(parts)-2] == memberPart
+}
+
 // Under reports whether key is prefix itself or lies below it. Everything lies
 // under the empty prefix.
 func Under(prefix, key string) bool {

@@ -26,6 +26,9 @@ func (l *storeLease) Renew(ctx context.Context, keys ...string) (Renewal, error)
 	if err = c.finish(ctx, err); err != nil {
 		return Renewal{}, err
 	}
+	for _, e := range r.Entries {
+		l.s.learn(e.Modified)
+	}
 	return r, nil
 }
 

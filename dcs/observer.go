@@ -3,19 +3,28 @@ package dcs
 import "time"
 
 // Observer is a set of optional callbacks over everything a Store, its
-// sessions and its backend do; nil means off. Callbacks must not block and may
-// be called from several goroutines at once. Events are structs, so that they
+// sessions and its backend do; nil means off. Events are structs, so that they
 // can grow.
+//
+// Each callback receives its events in order and one at a time, from a goroutine
+// of its own, shortly after the event and possibly after the call that caused it
+// has returned. A callback may block and may call any method of the Store and
+// its Sessions, Close included. Events that arrive while [QueueSize] others wait
+// are dropped, which the Logger reports; see [Detached]. A program must not
+// learn from events alone that a lock is lost: use [Hold.Valid], [Hold.Done]
+// and [Session.Done].
 type Observer struct {
-	// Call is told of every finished call.
+	// Call receives every finished call.
 	Call func(CallEvent)
-	// Endpoint is told of every decision about the servers: a switch from one
-	// to another, one that is left out, one that is back.
+	// Endpoint receives every decision about the servers: a switch from one
+	// to another, an ejection, a return.
 	Endpoint func(EndpointEvent)
-	// Renewal is told of every finished renewal of a session.
+	// Renewal receives every finished renewal of a session.
 	Renewal func(RenewalEvent)
-	// State is told of every change of a Session's or Hold's state.
+	// State receives every change of a Session's or Hold's state.
 	State func(StateEvent)
+
+	detached bool // the callbacks queue already
 }
 
 // CallEvent is one finished call to a backend.
@@ -91,8 +100,8 @@ type StateEvent struct {
 	From, To State
 	// Reason says why: the error that ended it, or nil.
 	Reason error
-	// Displaced says that another session took over the published key Key;
-	// the Session itself goes on.
+	// Displaced reports that another session took over the published key Key,
+	// or that the key was deleted. The Session itself goes on.
 	Displaced bool
 }
 

@@ -109,9 +109,7 @@ func Open(ctx context.Context, rawURL string, o Options) (*Store, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &Error{Backend: u.Scheme, Op: opOpen.name, Kind: ErrUnavailable, Err: err}
 	}
-	if o.Logger == nil {
-		o.Logger = discard
-	}
+	o.Logger, o.Observer = Detached(o.Logger, o.Observer)
 	b, err := d.Open(ctx, u, o)
 	if err == nil && b == nil {
 		err = errors.New("the driver returned no backend and no error")

@@ -65,6 +65,7 @@ func TestOpen(t *testing.T) {
 	if s.Unwrap() != b {
 		t.Error("the Store does not stand on the driver's Backend")
 	}
+	flush(s.log, time.Second)
 	if text := log.String(); !strings.Contains(text, "TTL 6s is below this store's minimum: it grants 10s") {
 		t.Errorf("no warning in the log: %s", text)
 	}

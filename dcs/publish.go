@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 )
 
@@ -13,7 +14,7 @@ type publication struct {
 	value     []byte   // as it was last written
 	modified  Revision // of the last write
 	known     bool     // value and modified are what the store had last
-	displaced bool     // another session has taken the key over
+	displaced bool     // another session has taken the key over, or it was deleted
 
 	// A first Publish that nobody could settle: it may have landed unless the
 	// key is still at saw.
@@ -22,21 +23,24 @@ type publication struct {
 }
 
 // Publish writes a member key bound to the session's lease: it goes when the
-// session does. Published again with the value it has, it is not rewritten, and
-// nothing is sent.
+// session does. The key must be one that [CheckMemberKey] accepts. Published
+// again with the value it has, it is not rewritten, and nothing is sent.
 //
 // The session's first Publish of a key takes it over from whatever lease it is
-// bound to (a restart under the same name) and returns that lease's id; the
-// session that held it learns that at its next renewal and never writes it
-// back. Later ones write only what is still this session's own (P19): once the
-// key was taken over or deleted a state event tells, and Publish is
-// ErrConflict, while the session and its Holds go on.
+// bound to (a restart under the same name) and returns that lease's id. The
+// session that published it before learns that at its next renewal and must not
+// write it while it is there. Later calls write only what is still this
+// session's own, or a key that is absent (P19). Where another session has taken
+// the key over, a state event reports it and Publish returns ErrConflict with
+// that session's entry, while this session and its Holds go on.
 //
-// ErrAmbiguous says that the value may have been written or may still be; that
-// is settled in the background, and a Publish that follows waits for it.
+// ErrAmbiguous reports that the value may have been written or may still be,
+// also where the session has ended meanwhile (see [Session.Err]). The session
+// settles it in the background, and a Publish that follows waits for that.
+// ErrUnavailable reports that nothing was written.
 func (s *Session) Publish(ctx context.Context, key string, value []byte) (displaced LeaseID, err error) {
 	const op = "Publish"
-	if err := CheckKey(key); err != nil {
+	if err := CheckMemberKey(key); err != nil {
 		return "", renamed(op, key, err)
 	}
 	ctx, cancel := s.call(ctx)
@@ -45,38 +49,43 @@ func (s *Session) Publish(ctx context.Context, key string, value []byte) (displa
 	if err != nil {
 		return "", s.failure(op, key, err)
 	}
-	value = slices.Clone(value)
-	for n := 0; ; n++ {
-		var cond *Cond
-		if cond, displaced, err = s.mayPublish(ctx, c, value); err != nil || cond == nil {
-			break
-		}
-		var rev Revision
-		rev, err = s.store.Commit(ctx, Txn{If: []Cond{*cond}, Then: []Write{PutLeased(key, value, c.lease.ID())}})
-		if err == nil {
-			s.published(key, value, rev)
-			break
-		}
-		if errors.Is(err, ErrAmbiguous) {
-			s.settlePublish(c, value, cond.Is, err)
-			return displaced, s.failure(op, key, err)
-		}
-		if errors.Is(err, ErrLost) {
-			s.leaseLost(c.lease, err) // P14
-		}
-		if !errors.Is(err, ErrConflict) {
-			break
-		}
-		s.forget(key) // what was known or read is out of date: read again
-		if pause(ctx, n) != nil {
-			break
-		}
+	displaced, err = s.publish(ctx, c, slices.Clone(value))
+	if !errors.Is(err, ErrAmbiguous) {
+		s.unclaim(c)
 	}
-	s.unclaim(c)
-	if err != nil || s.Err() != nil {
-		return displaced, s.failure(op, key, err)
+	if over := s.Err(); err != nil || over != nil {
+		return displaced, writeFailure(op, key, err, over)
 	}
 	return displaced, nil
+}
+
+// publish writes value to the claimed key as often as other writers come first.
+// The claim of an unclear write is handed over to its settling.
+func (s *Session) publish(ctx context.Context, c *claim, value []byte) (LeaseID, error) {
+	for n := 0; ; n++ {
+		cond, displaced, err := s.mayPublish(ctx, c, value)
+		if err != nil || cond == nil {
+			return displaced, err
+		}
+		rev, err := s.store.Commit(ctx, Txn{If: []Cond{*cond}, Then: []Write{PutLeased(c.key, value, c.lease.ID())}})
+		switch {
+		case err == nil:
+			s.published(c.key, value, rev)
+			return displaced, nil
+		case errors.Is(err, ErrAmbiguous):
+			s.settlePublish(c, value, cond.Is, err)
+			return displaced, err
+		case errors.Is(err, ErrLost):
+			s.leaseLost(c.lease, err) // P14
+			return displaced, err
+		case !errors.Is(err, ErrConflict):
+			return displaced, err
+		}
+		s.forget(c.key) // what was known or read is out of date: read again
+		if over := pause(ctx, n); over != nil {
+			return "", &Error{Kind: ErrUnavailable, Err: fmt.Errorf("nothing was written: other writers changed the key before each of %d attempts: %w", n+1, over)}
+		}
+	}
 }
 
 // mayPublish returns the condition under which key may be written now (P19),
@@ -84,7 +93,6 @@ func (s *Session) Publish(ctx context.Context, key string, value []byte) (displa
 func (s *Session) mayPublish(ctx context.Context, c *claim, value []byte) (*Cond, LeaseID, error) {
 	var p publication
 	s.mu.Lock()
-	err := s.free(c.key)
 	before := s.pubs[c.key]
 	if before != nil {
 		p = *before
@@ -93,20 +101,19 @@ func (s *Session) mayPublish(ctx context.Context, c *claim, value []byte) (*Cond
 	first := before == nil // P19
 	at := func(r Revision) *Cond { cond := ModifiedAt(c.key, r); return &cond }
 	switch {
-	case err != nil:
-		return nil, "", err
-	case p.displaced:
-		return nil, "", &Error{Kind: ErrConflict, Err: errDisplaced}
-	case p.known && bytes.Equal(p.value, value):
+	case p.known && !p.displaced && bytes.Equal(p.value, value):
 		return nil, "", nil
-	case p.known:
+	case p.known && !p.displaced:
 		return at(p.modified), "", nil
 	}
 	e, err := s.store.Get(ctx, c.key)
-	if err != nil && !errors.Is(err, ErrNotFound) {
+	if errors.Is(err, ErrNotFound) {
+		return at(0), "", nil // P19: an absent key may be published again
+	}
+	if err != nil {
 		return nil, "", err
 	}
-	own := err == nil && s.owns(e.Lease)
+	own := s.owns(e.Lease)
 	switch {
 	case own && e.Lease == c.lease.ID() && bytes.Equal(e.Value, value):
 		s.published(c.key, value, e.Modified)
@@ -117,16 +124,12 @@ func (s *Session) mayPublish(ctx context.Context, c *claim, value []byte) (*Cond
 		return at(e.Modified), e.Lease, nil
 	}
 	s.mu.Lock()
-	s.displace(before, foreign(c.key, e, err == nil))
-	s.unlock()
-	refused := &Error{Kind: ErrConflict, Err: errDisplaced}
-	if err == nil {
-		refused.Current = &e
-	}
-	return nil, "", refused
+	s.displace(before, foreign(c.key, e, true))
+	s.mu.Unlock()
+	return nil, "", &Error{Kind: ErrConflict, Current: &e, Err: errDisplaced}
 }
 
-var errDisplaced = errors.New("another session took this key over, or it was deleted: this one publishes it no more")
+var errDisplaced = errors.New("another session has taken the member key over; it can be published again once it is absent")
 
 // owns reports whether the lease is, or was, this session's.
 func (s *Session) owns(lease LeaseID) bool {
@@ -173,13 +176,13 @@ func (s *Session) settlePublish(c *claim, value []byte, saw Revision, err error)
 	})
 }
 
-// displace takes note that p is another session's now, on the store's word: it
-// is never written again (P19). Called under mu.
+// displace records that p is not this session's any more, on the store's word.
+// It is written again only where it is absent (P19). Called under mu.
 func (s *Session) displace(p *publication, reason error) {
 	if p == nil || p.displaced {
 		return
 	}
 	p.displaced = true
-	s.announce(StateEvent{Key: p.key, From: s.state, To: Lost, Displaced: true, Reason: &Error{Op: "Publish", Key: p.key, Kind: ErrConflict, Err: reason}})
-	s.later(func() { s.log.Warn("published key was taken over", "key", p.key, "reason", reason) })
+	s.queueEvent(StateEvent{Key: p.key, From: s.state, To: Lost, Displaced: true, Reason: &Error{Op: "Publish", Key: p.key, Kind: ErrConflict, Err: reason}})
+	s.log.Warn("published key was taken over or deleted", "key", p.key, "reason", reason)
 }

@@ -86,20 +86,93 @@ func TestP19TakeoverIsConditional(t *testing.T) {
 	})
 }
 
-// A key that was deleted by hand is not written back either.
-func TestP19DeletedIsDisplaced(t *testing.T) {
+// P19: a member key that was deleted may be published again, whether a renewal
+// has seen it absent or not.
+func TestP19DeletedMayBePublishedAgain(t *testing.T) {
+	for name, wait := range map[string]time.Duration{"at once": 0, "after a renewal": 11 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			inTime(t, func(b *bench) {
+				_, s := b.actor()
+				for _, value := range []string{"one", "two", "three"} {
+					_, err := s.Publish(b.Context(), "members/a", []byte(value))
+					b.must(err)
+					b.member(value, s.Lease())
+					_, err = b.w.apply(Txn{Then: []Write{Delete("members/a")}}, false)
+					b.must(err)
+					time.Sleep(wait)
+				}
+				want := map[bool]int{false: 3, true: 0}[wait == 0]
+				if n := b.seen(func(e StateEvent) bool { return e.Displaced }); n != want || s.Err() != nil {
+					b.Fatalf("%d deletions were reported, want %d; session %v", n, want, s.Err())
+				}
+				b.close(s)
+			})
+		})
+	}
+}
+
+// P19: a key that another session took over is not written while it is there,
+// and may be published again once it is absent.
+func TestP19DisplacedMayPublishAnAbsentKey(t *testing.T) {
+	for _, rebind := range []bool{false, true} {
+		inTime(t, func(b *bench) {
+			open := func() *Session { return b.session(&settling{client: &client{w: b.w, rebind: rebind}}) }
+			old, young := open(), open()
+			for _, s := range []*Session{old, young} {
+				_, err := s.Publish(b.Context(), "members/a", []byte("value"))
+				b.must(err)
+			}
+			for range 2 { // before its renewal reports the takeover, and after
+				_, err := old.Publish(b.Context(), "members/a", []byte("back"))
+				b.is(err, ErrConflict)
+				time.Sleep(11 * time.Second)
+			}
+			b.close(young)
+			displaced, err := old.Publish(b.Context(), "members/a", []byte("back"))
+			b.must(err)
+			if displaced != "" {
+				b.Errorf("displaced %q", displaced)
+			}
+			b.member("back", old.Lease())
+			third := open() // a restart takes over again, and is not taken over
+			_, err = third.Publish(b.Context(), "members/a", []byte("third"))
+			b.must(err)
+			_, err = old.Publish(b.Context(), "members/a", []byte("again"))
+			b.is(err, ErrConflict)
+			b.close(old)
+			b.member("third", third.Lease())
+			b.close(third)
+		})
+	}
+}
+
+// P19: a lock is never published, and a member key is never acquired. Both are
+// refused before anything is sent, whoever holds or has published the key.
+func TestP19LockAndMemberKeyAreDisjoint(t *testing.T) {
 	inTime(t, func(b *bench) {
-		_, s := b.actor()
-		_, err := s.Publish(b.Context(), "members/a", []byte("one"))
+		c, s := b.actor()
+		other := b.plain()
+		h := b.hold(other, "leader")
+		_, err := s.Publish(b.Context(), "members/a", nil)
 		b.must(err)
-		_, err = b.w.apply(Txn{Then: []Write{Delete("members/a")}}, false)
+		_, err = other.Publish(b.Context(), "x/members/b", nil)
 		b.must(err)
-		_, err = s.Publish(b.Context(), "members/a", []byte("two"))
-		b.is(err, ErrConflict)
-		if n := b.seen(func(e StateEvent) bool { return e.Displaced }); n != 1 || s.Err() != nil {
-			b.Fatalf("told %d times, session %v", n, s.Err())
+		sent := c.count("")
+		_, err = s.Publish(b.Context(), "leader", []byte("mine"))
+		b.is(err, ErrInvalid)
+		for _, key := range []string{"members/a", "x/members/b", "members/c"} {
+			_, err = s.Acquire(b.Context(), key, nil)
+			b.is(err, ErrInvalid)
+			_, err = s.TryAcquire(b.Context(), key, nil)
+			b.is(err, ErrInvalid)
 		}
+		if c.count("") != sent || c.waits > 0 {
+			b.Error("something was sent")
+		}
+		b.must(h.Confirm(b.Context()))
+		b.valid(h, true)
 		b.close(s)
+		b.close(other)
 	})
 }
 
@@ -237,13 +310,12 @@ func TestP19RenewalTells(t *testing.T) {
 func TestPublishRefused(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, s := b.actor()
-		b.hold(s, "leader")
-		_, err := s.Publish(b.Context(), "leader", nil)
-		b.is(err, ErrConflict)
-		_, err = s.Publish(b.Context(), "a//b", nil)
-		b.is(err, ErrInvalid)
+		for _, key := range []string{"leader", "members", "members/a/b", "members-a", "xmembers/a", "a//b", "members/", ".op/members/a"} {
+			_, err := s.Publish(b.Context(), key, nil)
+			b.is(err, ErrInvalid)
+		}
 		b.w.end(s.Lease())
-		_, err = s.Publish(b.Context(), "members/a", nil)
+		_, err := s.Publish(b.Context(), "members/a", nil)
 		b.is(err, ErrLost)
 		b.is(s.Err(), ErrLost)
 		b.close(s)

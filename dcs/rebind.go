@@ -124,7 +124,7 @@ func (s *Session) moveTo(ctx context.Context, spare *tenure) error {
 var errRenewedMeanwhile = errors.New("the old lease is renewed again, for longer than the fresh one")
 
 // useSpare makes the deadline the earlier one of both leases (P20). It does not
-// move back (P3): if the old lease was renewed while the move was prepared,
+// move back for that: if the old lease was renewed while the move was prepared,
 // the session is promised more than the fresh lease would keep.
 func (s *Session) useSpare(t *tenure) error {
 	s.mu.Lock()
@@ -162,7 +162,7 @@ func (s *Session) moveTxn(ctx context.Context, spare *tenure) (Txn, error) {
 		}
 		s.check([]asked{a}, read) // the reading began after the Hold did (P5)
 		own := a.pub != nil && !a.pub.displaced || a.hold != nil && s.holds[a.key] == a.hold
-		s.unlock()
+		s.mu.Unlock()
 		if own {
 			t.If = append(t.If, ModifiedAt(a.key, e.Modified)) // P18, P20
 			t.Then = append(t.Then, PutLeased(a.key, e.Value, spare.ID()))
@@ -210,7 +210,7 @@ func (s *Session) readMove(t Txn, spare *tenure) fate {
 // moved makes spare the lease of the session and revokes the old one.
 func (s *Session) moved(spare *tenure) {
 	s.mu.Lock()
-	defer s.unlock()
+	defer s.mu.Unlock()
 	if s.err != nil {
 		return
 	}
@@ -222,7 +222,7 @@ func (s *Session) moved(spare *tenure) {
 	}
 	s.failed, s.failures = nil, 0
 	s.setState(Held, nil)
-	s.later(func() { s.log.Info("moved to a fresh lease", "from", old.ID(), "to", spare.ID()) })
+	s.log.Info("moved to a fresh lease", "from", old.ID(), "to", spare.ID())
 	s.poke()
 	s.work.Go(func() { _ = s.revoke(s.life, old) })
 }

@@ -3,6 +3,7 @@ package dcs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -13,7 +14,7 @@ import (
 type SessionOptions struct {
 	// Timing is this session's own; zero means the Store's.
 	Timing Timing
-	// Logger defaults to the Store's.
+	// Logger defaults to the Store's. See [Detached].
 	Logger *slog.Logger
 }
 
@@ -57,11 +58,9 @@ type Session struct {
 	holds    map[string]*Hold
 	pubs     map[string]*publication
 	claims   map[string]*claim
+	removals map[string]chan struct{} // released locks that are not deleted yet: Hold.removed (P17)
 	confirms []chan error
-	closing  bool
-
-	news    []func() // events and log lines, told in order outside mu
-	telling bool
+	closing  *shutdown // the last attempt of Close
 }
 
 // tenure is one lease and how long it is good for.
@@ -74,7 +73,8 @@ type tenure struct {
 // NewSession grants a lease and starts to renew it. The session lives until
 // [Session.Close], until it is lost, or until the Store is closed; ctx governs
 // this call only. A Timing that breaks its own rule, for the TTL that the store
-// grants too, is ErrInvalid, and a lease that was granted is revoked.
+// grants too, is ErrInvalid. A lease that was granted in vain is revoked in the
+// background, within one budget.
 func (s *Store) NewSession(ctx context.Context, o SessionOptions) (*Session, error) {
 	timing := s.Timing()
 	if o.Timing != (Timing{}) {
@@ -96,10 +96,13 @@ func (s *Store) NewSession(ctx context.Context, o SessionOptions) (*Session, err
 			return n, nil
 		}
 	}
-	// The context may be spent; the lease must not linger for that.
-	free, stop := context.WithTimeout(context.WithoutCancel(ctx), timing.RetryTimeout)
-	defer stop()
-	_ = lease.Revoke(free) // else it expires by itself
+	// The caller's context may have ended, and its budget is not to be spent
+	// twice.
+	s.spawn(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), timing.RetryTimeout)
+		defer cancel()
+		_ = lease.Revoke(ctx) // otherwise the lease expires by itself
+	})
 	return nil, renamed("NewSession", "", err)
 }
 
@@ -108,6 +111,7 @@ func (s *Store) startSession(lease Lease, granted Renewal, timing Timing, log *s
 	if log == nil {
 		log = s.log
 	}
+	log = detachedLogger(log)
 	until := Deadline(granted.From, granted.TTL) // P3
 	n := &Session{
 		store: s, timing: timing, log: log,
@@ -115,7 +119,7 @@ func (s *Store) startSession(lease Lease, granted Renewal, timing Timing, log *s
 		last:  until,
 		lease: &tenure{Lease: lease, granted: granted, until: until},
 		mine:  map[LeaseID]bool{lease.ID(): true}, leases: map[LeaseID]Lease{lease.ID(): lease},
-		holds: map[string]*Hold{}, pubs: map[string]*publication{}, claims: map[string]*claim{},
+		holds: map[string]*Hold{}, pubs: map[string]*publication{}, claims: map[string]*claim{}, removals: map[string]chan struct{}{},
 	}
 	n.until.Store(&until)
 	n.life, n.kill = context.WithCancel(context.Background())
@@ -124,8 +128,8 @@ func (s *Store) startSession(lease Lease, granted Renewal, timing Timing, log *s
 		return nil, &Error{Kind: ErrExpired, Err: errors.New("the grant was answered after the lease's deadline")}
 	}
 	n.alarm = newAlarm(n.ring, n.work.Go)
-	n.announce(StateEvent{From: Lost, To: Held})
-	n.later(func() { log.Info("session started", "lease", lease.ID(), "ttl", granted.TTL) })
+	n.queueEvent(StateEvent{From: Lost, To: Held})
+	log.Info("session started", "lease", lease.ID(), "ttl", granted.TTL)
 	if err := s.register(n); err != nil {
 		n.alarm.stop()
 		n.kill()
@@ -133,8 +137,6 @@ func (s *Store) startSession(lease Lease, granted Renewal, timing Timing, log *s
 	}
 	n.alarm.set(until)
 	n.work.Go(n.renew)
-	n.mu.Lock()
-	n.unlock() // tells
 	return n, nil
 }
 
@@ -206,6 +208,20 @@ func (s *Session) call(ctx context.Context) (context.Context, context.CancelFunc
 func (s *Session) failure(op, key string, err error) error {
 	if over := s.Err(); over != nil {
 		return renamed(op, key, over)
+	}
+	return renamed(op, key, err)
+}
+
+// writeFailure is failure for a call that wrote to a key of the session. over
+// is the end of the session or the Hold. An unclear write stays unclear although
+// the session or the Hold has ended, because others may have read the value.
+func writeFailure(op, key string, err, over error) error {
+	switch {
+	case over == nil:
+	case errors.Is(err, ErrAmbiguous):
+		err = &Error{Kind: ErrAmbiguous, Err: fmt.Errorf("%w; then %w", err, over)}
+	default:
+		err = over
 	}
 	return renamed(op, key, err)
 }

@@ -10,13 +10,14 @@ import (
 // and none while an earlier one is unclear (P17). It belongs to the lease that
 // the attempt carries (P16); no move begins while there is one (P20).
 type claim struct {
-	key   string
-	lease *tenure
-	done  chan struct{}
+	key    string
+	lease  *tenure
+	newest Revision // the newest one that the Store had seen when the claim was taken (P11)
+	done   chan struct{}
 }
 
 // errBusy says why nothing was sent.
-var errBusy = errors.New("nothing was sent: an earlier attempt on this key, or the move to a fresh lease, is not settled yet")
+var errBusy = errors.New("nothing was sent: an earlier attempt on this key, its removal, or the move to a fresh lease is not settled yet")
 
 // tryClaim takes the claim on key, or returns what to wait for. Called under
 // mu.
@@ -27,16 +28,30 @@ func (s *Session) tryClaim(key string) (*claim, <-chan struct{}) {
 	if s.moving != nil { // P20
 		return nil, s.moving
 	}
-	c := &claim{key: key, lease: s.lease, done: make(chan struct{})}
+	c := &claim{key: key, lease: s.lease, newest: s.store.newest(), done: make(chan struct{})}
 	s.claims[key] = c
 	return c, nil
 }
 
+// tryClaimLock is tryClaim for an Acquire, which must not begin while a removal
+// of the key is pending. Called under mu.
+func (s *Session) tryClaimLock(key string) (*claim, <-chan struct{}) {
+	if gone := s.removals[key]; gone != nil { // P17
+		return nil, gone
+	}
+	return s.tryClaim(key)
+}
+
 // claim waits for the claim on key until ctx ends.
 func (s *Session) claim(ctx context.Context, key string) (*claim, error) {
+	return s.awaitClaim(ctx, key, s.tryClaim)
+}
+
+// awaitClaim waits until try returns the claim on key, or until ctx ends.
+func (s *Session) awaitClaim(ctx context.Context, key string, try func(key string) (*claim, <-chan struct{})) (*claim, error) {
 	for {
 		s.mu.Lock()
-		c, busy := s.tryClaim(key)
+		c, busy := try(key)
 		s.mu.Unlock()
 		if c != nil {
 			return c, nil
@@ -97,8 +112,8 @@ func (s *Session) settle(err error) (Revision, fate) {
 		switch {
 		case err == nil:
 			return rev, landed
-		case errors.Is(err, errors.ErrUnsupported):
-			return 0, hopeless
+		case errors.Is(err, errors.ErrUnsupported), errors.Is(err, ErrInvalid):
+			return 0, hopeless // asking again gets the same answer
 		case errors.Is(err, ErrConflict), errors.Is(err, ErrLost):
 			return 0, refused
 		case errors.Is(err, ErrAmbiguous) && errors.As(err, &next) && (next.Attempt != nil || next.Fenced):

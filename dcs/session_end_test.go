@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -240,6 +241,7 @@ func TestRefusedGrantIsRevokedWithASpentContext(t *testing.T) {
 		}
 		_, err := b.store(c).NewSession(ctx, SessionOptions{})
 		b.is(err, ErrInvalid)
+		synctest.Wait()
 		if b.w.live() != 0 {
 			b.Error("the lease was not revoked")
 		}

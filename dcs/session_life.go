@@ -3,6 +3,7 @@ package dcs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -36,9 +37,8 @@ func (s *Session) remaining() time.Duration {
 }
 
 // advance sets the deadline to what the leases in use prove, and reports false
-// when the deadline has passed. An answer in hand is too late then. Called
-// under mu. The deadline never moves back, because a lease's own does not (see
-// confirmed) and a spare lease that ends before it is refused (see useSpare).
+// when that has passed. An answer in hand is too late then. Called under mu. The
+// deadline moves back where the store has shortened a lease's life (P3).
 func (s *Session) advance() bool {
 	at := s.lease.until
 	if s.spare != nil && s.spare.until.Before(at) {
@@ -50,8 +50,11 @@ func (s *Session) advance() bool {
 			return false // P4
 		}
 		if s.until.CompareAndSwap(old, &at) {
-			s.last = at // the alarm rings at the old one and is set anew then
-			return true
+			s.last = at
+			if at.Before(*old) {
+				s.alarm.set(at) // otherwise it fires at the old one and is set again then
+			}
+			return s.live()
 		}
 	}
 }
@@ -68,7 +71,7 @@ func (s *Session) ring() {
 // expire ends a session whose deadline has passed.
 func (s *Session) expire() {
 	s.mu.Lock()
-	defer s.unlock()
+	defer s.mu.Unlock()
 	s.expireLocked()
 }
 
@@ -84,7 +87,7 @@ func (s *Session) expireLocked() {
 // stays.
 func (s *Session) end(err error) {
 	s.mu.Lock()
-	defer s.unlock()
+	defer s.mu.Unlock()
 	s.endLocked(err)
 }
 
@@ -98,7 +101,7 @@ func (s *Session) endLocked(err error) {
 		h.finish(err)
 	}
 	s.holds = map[string]*Hold{}
-	s.announce(StateEvent{From: s.state, To: Lost, Reason: err})
+	s.queueEvent(StateEvent{From: s.state, To: Lost, Reason: err})
 	s.state = Lost
 	close(s.done)
 	s.kill()
@@ -107,7 +110,7 @@ func (s *Session) endLocked(err error) {
 	if errors.Is(err, ErrReleased) {
 		level = slog.LevelInfo
 	}
-	s.later(func() { s.log.Log(context.Background(), level, "session over", "lease", lease, "reason", err) })
+	s.log.Log(context.Background(), level, "session over", "lease", lease, "reason", err)
 	s.store.unregister(s)
 	if errors.Is(err, ErrLost) {
 		delete(s.leases, s.lease.ID()) // it is gone already
@@ -167,35 +170,77 @@ func (s *Session) revoke(ctx context.Context, l Lease) error {
 	}
 }
 
+// shutdown is one attempt to delete what a closed session leaves in the store.
+type shutdown struct {
+	done chan struct{}
+	err  error // valid once done is closed
+}
+
 // Close gives up every lock, revokes the lease and ends the session. Valid is
-// false before anything is sent (P6). It is bounded by ctx and by the budget,
-// idempotent and safe to repeat; an error says that the store did not confirm
-// the end, and that the keys go when the lease expires.
+// false before anything is sent (P6). Nil reports that the lease and its keys
+// are gone. Close returns by ctx and by the budget. The deletion goes on in the
+// background for one budget when ctx ends sooner, even when it had ended before
+// the call.
+//
+// Close is idempotent and safe to repeat. ErrUnavailable reports that the store
+// has not confirmed the end, and ErrClosed that the Store was closed first: in
+// both cases the keys stay until the lease expires, or until a deletion that is
+// still under way succeeds.
 func (s *Session) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timing.RetryTimeout)
 	defer cancel()
+	run := s.shutDown()
+	select {
+	case <-run.done:
+	case <-ctx.Done():
+		return &Error{Op: "Close", Kind: ErrUnavailable, Err: fmt.Errorf("the end of the lease is not confirmed yet: %w", ctx.Err())}
+	}
+	s.waitIdle(ctx)
+	switch {
+	case run.err == nil:
+		return nil
+	case errors.Is(run.err, ErrClosed):
+		return &Error{Op: "Close", Kind: ErrClosed, Err: errors.New("the Store was closed before the Session: its keys stay until the lease expires")}
+	default:
+		return &Error{Op: "Close", Kind: ErrUnavailable, Err: run.err}
+	}
+}
+
+// shutDown ends the session and deletes its keys in the background. Calls that
+// come while that is under way share it.
+func (s *Session) shutDown() *shutdown {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	var held []*Hold
 	for _, h := range s.holds {
 		held = append(held, h)
 	}
-	if !s.closing {
-		s.closing = true
+	switch {
+	case s.closing == nil:
 		close(s.close)
+	case !isClosed(s.closing.done):
+		return s.closing
 	}
 	s.endLocked(&Error{Op: "Close", Kind: ErrReleased}) // P6
-	over := s.err
-	s.unlock()
-	var err error
-	if !errors.Is(over, ErrClosed) {
+	run := &shutdown{done: make(chan struct{})}
+	s.closing = run
+	go func() {
+		defer close(run.done)
+		ctx, cancel := context.WithTimeout(context.Background(), s.timing.RetryTimeout)
+		defer cancel()
 		s.removeAll(ctx, held)
-		err = s.revokeAll(ctx)
+		run.err = s.revokeAll(ctx)
+	}()
+	return run
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
-	s.settleDown(ctx)
-	if err != nil && !errors.Is(err, ErrClosed) {
-		return &Error{Op: "Close", Kind: ErrUnavailable, Err: err}
-	}
-	return nil
 }
 
 // removeAll deletes the locks of a session that is being closed. Revoking the
@@ -219,8 +264,8 @@ func (s *Session) removeAll(ctx context.Context, held []*Hold) {
 	wg.Wait()
 }
 
-// settleDown waits for the session's goroutines, until ctx ends.
-func (s *Session) settleDown(ctx context.Context) {
+// waitIdle waits for the session's goroutines, until ctx ends.
+func (s *Session) waitIdle(ctx context.Context) {
 	idle := make(chan struct{})
 	go func() {
 		s.work.Wait()
@@ -242,37 +287,13 @@ func (s *Session) spawn(f func()) bool {
 	return true
 }
 
-// later tells f after mu is released, in order. Called under mu.
-func (s *Session) later(f func()) { s.news = append(s.news, f) }
-
-// announce tells the observer of a change of state. Called under mu.
-func (s *Session) announce(e StateEvent) {
+// queueEvent queues a change of state for the observer. Called under mu, so that
+// events are in order; the callback runs elsewhere (see [Detached]).
+func (s *Session) queueEvent(e StateEvent) {
 	e.Lease = s.lease.ID()
-	if tell := s.store.o.Observer.State; tell != nil {
-		s.later(func() { tell(e) })
+	if callback := s.store.o.Observer.State; callback != nil {
+		callback(e)
 	}
-}
-
-// unlock releases mu and tells what was left to tell. Callbacks run without mu,
-// so that they may ask the session; one goroutine at a time, so that they come
-// in order.
-func (s *Session) unlock() {
-	if s.telling {
-		s.mu.Unlock()
-		return
-	}
-	s.telling = true
-	for len(s.news) > 0 {
-		news := s.news
-		s.news = nil
-		s.mu.Unlock()
-		for _, tell := range news {
-			tell()
-		}
-		s.mu.Lock()
-	}
-	s.telling = false
-	s.mu.Unlock()
 }
 
 // Short pauses with full jitter: a herd of sessions must not come back in

@@ -61,7 +61,7 @@ func (s *Session) round() (ttl time.Duration, failures int) {
 	answers := s.send(leases, what, gate)
 
 	s.mu.Lock()
-	defer s.unlock()
+	defer s.mu.Unlock()
 	err := s.judge(leases, what, answers)
 	if s.err == nil && s.lease != leases[0] {
 		// The keys moved meanwhile: ask again, of the lease that counts now.
@@ -139,12 +139,11 @@ func (s *Session) send(leases []*tenure, what []asked, gate func() error) []rene
 // that hangs until the deadline must not end the session. judge sees it again.
 func (s *Session) early(t *tenure, what []asked, a renewed) {
 	s.mu.Lock()
-	defer s.unlock()
+	defer s.mu.Unlock()
 	if a.err != nil {
 		return
 	}
-	t.confirmed(a.Renewal)
-	s.check(what, a.Renewal)
+	s.take(t, what, a.Renewal)
 	s.advance() // P20: to the earlier one; too late, judge says so
 }
 
@@ -165,8 +164,7 @@ func (s *Session) judge(leases []*tenure, what []asked, answers []renewed) error
 		}
 		switch {
 		case a.err == nil:
-			t.confirmed(a.Renewal)
-			s.check(what, a.Renewal)
+			s.take(t, what, a.Renewal)
 		case errors.Is(a.err, ErrLost) && t == s.lease:
 			s.endLocked(&Error{Op: "Renew", Kind: ErrLost, Err: a.err})
 		case errors.Is(a.err, ErrLost):
@@ -184,7 +182,7 @@ func (s *Session) judge(leases []*tenure, what []asked, answers []renewed) error
 		s.expireLocked()
 	}
 	for i, a := range answers {
-		s.tellRenewal(leases[i], a)
+		s.queueRenewal(leases[i], a)
 	}
 	if s.err != nil {
 		return s.err
@@ -197,11 +195,28 @@ func (s *Session) judge(leases []*tenure, what []asked, answers []renewed) error
 // only.
 func plain(err error) error { return errors.New(err.Error()) }
 
-// confirmed takes a confirmed renewal of t. The deadline only moves forward.
-func (t *tenure) confirmed(r Renewal) {
-	if at := Deadline(r.From, r.TTL); t.until.Before(at) { // P3
-		t.until, t.granted = at, r
+// confirmed takes a confirmed renewal of t (P3). One that was sent earlier than
+// the last one changes nothing. One that was sent later always sets the deadline,
+// also where the store has shortened the lease's life. Of two that count from the
+// same instant the shorter life holds. It reports whether the life is shorter
+// than before.
+func (t *tenure) confirmed(r Renewal) (shorter bool) {
+	at := Deadline(r.From, r.TTL)
+	if r.From.Before(t.granted.From) || !t.granted.From.Before(r.From) && !at.Before(t.until) {
+		return false
 	}
+	shorter = r.TTL < t.granted.TTL
+	t.until, t.granted = at, r
+	return shorter
+}
+
+// take takes a confirmed renewal of t and what it read. Called under mu.
+func (s *Session) take(t *tenure, what []asked, r Renewal) {
+	before := t.granted.TTL
+	if t.confirmed(r) {
+		s.log.Warn("the store shortened the lease", "lease", t.ID(), "ttl", r.TTL, "ttl_before", before, "timing_fits", s.timing.CheckGrant(r.TTL) == nil)
+	}
+	s.check(what, r)
 }
 
 // check judges Holds and published keys by what a renewal read. A session that
@@ -255,30 +270,28 @@ func (s *Session) setState(to State, reason error) {
 	}
 	from := s.state
 	s.state = to
-	s.announce(StateEvent{From: from, To: to, Reason: reason})
+	s.queueEvent(StateEvent{From: from, To: to, Reason: reason})
 	for _, h := range s.holds {
-		s.announce(StateEvent{Key: h.key, Token: h.token, From: from, To: to, Reason: reason})
+		s.queueEvent(StateEvent{Key: h.key, Token: h.token, From: from, To: to, Reason: reason})
 	}
 	lease, left := s.lease.ID(), max(-s.last.Elapsed(), 0)
-	s.later(func() {
-		if to == Held {
-			s.log.Info("lease is renewed again", "lease", lease, "remaining", left)
-		} else {
-			s.log.Warn("lease could not be renewed: counting down", "lease", lease, "remaining", left, "reason", reason)
-		}
-	})
+	if to == Held {
+		s.log.Info("lease is renewed again", "lease", lease, "remaining", left)
+	} else {
+		s.log.Warn("lease could not be renewed: counting down", "lease", lease, "remaining", left, "reason", reason)
+	}
 }
 
-func (s *Session) tellRenewal(t *tenure, a renewed) {
-	tell := s.store.o.Observer.Renewal
-	if tell == nil {
+func (s *Session) queueRenewal(t *tenure, a renewed) {
+	callback := s.store.o.Observer.Renewal
+	if callback == nil {
 		return
 	}
 	e := RenewalEvent{Lease: t.ID(), Duration: a.took, Deadline: s.last, Err: a.err}
 	if a.err == nil {
 		e.Renewal = a.Renewal
 	}
-	s.later(func() { tell(e) })
+	callback(e)
 }
 
 // poke asks for a renewal now.

@@ -172,7 +172,7 @@ func ruleP19(b *bench) {
 		c := &settling{client: &client{w: b.w, rebind: rebind}}
 		o := &settling{client: &client{w: b.w, rebind: rebind}}
 		old, young := b.session(c), b.session(o)
-		lock := b.hold(old, key+"-lock")
+		lock := b.hold(old, map[bool]string{false: "lock-a", true: "lock-b"}[rebind])
 		displaced, err := old.Publish(b.Context(), key, []byte("old"))
 		b.must(err)
 		if displaced != "" {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -182,6 +183,7 @@ func TestSessionRefusesGrantThatBreaksItsTiming(t *testing.T) {
 				b.Errorf("%q is not named: %v", word, err)
 			}
 		}
+		synctest.Wait()
 		if b.w.live() != 0 {
 			b.Error("the refused lease was not revoked")
 		}
@@ -206,6 +208,7 @@ func TestSessionGrantAnsweredTooLate(t *testing.T) {
 		}
 		_, err := b.store(c).NewSession(b.Context(), SessionOptions{})
 		b.is(err, ErrExpired)
+		synctest.Wait()
 		if b.w.live() != 0 {
 			b.Error("the lease was not revoked")
 		}
@@ -225,7 +228,7 @@ func TestStoreCloseEndsSessions(t *testing.T) {
 		if !isDone(h.Done()) || !isDone(s.Done()) {
 			b.Fatal("not done")
 		}
-		b.must(s.Close(b.Context()))
+		b.is(s.Close(b.Context()), ErrClosed)
 		_, err = st.NewSession(b.Context(), SessionOptions{})
 		b.is(err, ErrClosed)
 	})
@@ -330,6 +333,7 @@ func TestObserverAndStates(t *testing.T) {
 		}
 		b.must(h.Release(b.Context()))
 		b.close(s)
+		synctest.Wait() // the events are delivered
 		for _, key := range []string{"", "leader"} {
 			var got []State
 			for _, e := range b.states {
@@ -350,7 +354,7 @@ func TestObserverAndStates(t *testing.T) {
 			}
 		}
 		if failed == 0 || ok == 0 {
-			b.Errorf("%d failed renewals and %d confirmed ones were told", failed, ok)
+			b.Errorf("%d failed renewals and %d confirmed ones were reported", failed, ok)
 		}
 	})
 }

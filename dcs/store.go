@@ -17,9 +17,10 @@ type Options struct {
 	// Timing defaults to [DefaultTiming]; see [Timing.WithDefaults]. Its
 	// RetryTimeout is the budget of every call.
 	Timing Timing
-	// Logger receives what an operator needs to know; nil means silent.
+	// Logger receives what an operator needs to know; nil means silent. A
+	// handler that blocks delays nothing but the log; see [Detached].
 	Logger *slog.Logger
-	// Observer is told of calls, renewals, switches and state changes.
+	// Observer receives calls, renewals, switches and state changes.
 	Observer Observer
 }
 
@@ -50,8 +51,13 @@ type Store struct {
 	open   context.Context //nolint:containedctx // the Store's own life: it ends when Close begins
 	shut   context.CancelFunc
 
-	mu   sync.Mutex
-	ends map[ender]struct{} // what lives on this Store and ends with it; nil once closed
+	mu         sync.Mutex
+	ends       map[ender]struct{} // what lives on this Store and ends with it; nil once closed
+	background sync.WaitGroup     // goroutines that Close waits for
+
+	// seen is the largest revision that an answer has named. A Commit that is
+	// sent later gets a larger one (P11).
+	seen atomic.Uint64
 
 	closed    atomic.Bool
 	closeOnce sync.Once
@@ -68,9 +74,7 @@ func New(b Backend, o Options) (*Store, error) {
 	s := &Store{b: b, o: o, name: backendName(b), caps: b.Caps(), ends: map[ender]struct{}{}}
 	s.open, s.shut = context.WithCancel(context.Background())
 	s.o.Timing = o.Timing.WithDefaults()
-	if s.o.Logger == nil {
-		s.o.Logger = discard
-	}
+	s.o.Logger, s.o.Observer = Detached(o.Logger, o.Observer)
 	s.log = s.o.Logger.With("backend", s.name)
 	faults := append(s.caps.faults(), o.Timing.faults(s.caps)...)
 	if len(faults) > 0 {
@@ -120,6 +124,7 @@ func (s *Store) Get(ctx context.Context, key string) (Entry, error) {
 	if err = c.finish(ctx, err); err != nil {
 		return Entry{}, err
 	}
+	s.learn(e.Modified)
 	return e, nil
 }
 
@@ -137,6 +142,7 @@ func (s *Store) Snapshot(ctx context.Context, prefix string) (Snapshot, error) {
 	if err = c.finish(ctx, err); err != nil {
 		return Snapshot{}, err
 	}
+	s.learn(snap.Revision)
 	return snap, nil
 }
 
@@ -160,6 +166,7 @@ func (s *Store) Wait(ctx context.Context, prefix string, since Revision) (Snapsh
 	if err = c.finish(ctx, err); err != nil {
 		return Snapshot{}, err
 	}
+	s.learn(snap.Revision)
 	return snap, nil
 }
 
@@ -180,6 +187,7 @@ func (s *Store) Commit(ctx context.Context, t Txn) (Revision, error) {
 	if err = c.finish(ctx, err); err != nil {
 		return 0, err
 	}
+	s.learn(rev)
 	return rev, nil
 }
 
@@ -212,6 +220,7 @@ func (s *Store) Settle(ctx context.Context, e *Error) (Revision, error) {
 	if err = c.finish(ctx, err); err != nil {
 		return 0, keepAttempt(err, e)
 	}
+	s.learn(rev)
 	return rev, nil
 }
 
@@ -246,6 +255,19 @@ func (s *Store) Grant(ctx context.Context, ttl time.Duration) (Lease, Renewal, e
 	return &storeLease{s: s, l: l}, r, nil
 }
 
+// learn takes note of a revision that an answer named.
+func (s *Store) learn(rev Revision) {
+	for {
+		old := s.seen.Load()
+		if uint64(rev) <= old || s.seen.CompareAndSwap(old, uint64(rev)) {
+			return
+		}
+	}
+}
+
+// newest returns the largest revision that an answer has named.
+func (s *Store) newest() Revision { return Revision(s.seen.Load()) }
+
 // Caps returns what the store can do.
 func (s *Store) Caps() Caps { return s.caps }
 
@@ -259,7 +281,9 @@ func (s *Store) Unwrap() Backend { return s.b }
 // Close ends every Session of the Store with [ErrClosed], without releasing
 // what they hold (close the Sessions first for that), and closes the backend.
 // Later calls of anything but Caps, Timing and Unwrap return ErrClosed. Close
-// is idempotent; a second call waits for the first one.
+// is idempotent; a second call waits for the first one. Close waits up to 100 ms
+// for log records to be delivered, and for no callback of the Observer: a
+// callback may call Close.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		s.mu.Lock()
@@ -275,8 +299,25 @@ func (s *Store) Close() error {
 			s.closeErr = s.wrap(opClose, "", err, nil)
 			s.log.Warn("closing the backend failed", "error", s.closeErr)
 		}
+		s.background.Wait()
+		flush(s.log, flushTime)
 	})
 	return s.closeErr
+}
+
+// flushTime bounds how long Close waits for log records to be delivered.
+const flushTime = 100 * time.Millisecond
+
+// spawn runs f in a goroutine that Close waits for, and reports false when the
+// Store is closed. f must return soon after the backend was closed.
+func (s *Store) spawn(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ends == nil {
+		return false
+	}
+	s.background.Go(f)
+	return true
 }
 
 // ender is what ends with its Store: a Session.

@@ -102,6 +102,7 @@ func TestObserverSeesEveryCall(t *testing.T) {
 		for _, name := range []string{"Get", "Wait", "Snapshot", "Commit", "Grant", "Renew", "Revoke", "Settle"} {
 			events = nil
 			err := all[name](t.Context())
+			synctest.Wait() // the event is delivered
 			if len(events) != 1 {
 				t.Errorf("%s: %d events", name, len(events))
 				continue
@@ -117,6 +118,7 @@ func TestObserverSeesEveryCall(t *testing.T) {
 		}
 		events = nil
 		_, _ = s.Get(t.Context(), "/bad")
+		synctest.Wait()
 		if len(events) != 0 {
 			t.Errorf("a call that was not made is reported: %+v", events)
 		}
@@ -139,6 +141,7 @@ func TestOutagesAreLogged(t *testing.T) {
 				_, _ = s.Get(t.Context(), "k")
 				time.Sleep(10 * time.Millisecond)
 			}
+			synctest.Wait() // the records are delivered
 			return log.String()
 		}
 		for _, c := range []struct {
