@@ -102,9 +102,7 @@ func (c Config) check() (Config, error) {
 		}
 	}
 	c.Timing = faults.Timing(c.Timing, c.caps())
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
+	c.Logger, c.Observer = dcs.Detached(c.Logger, c.Observer)
 	if c.wrap == nil {
 		c.wrap = func(r roundTripper) roundTripper { return r }
 	}

@@ -37,6 +37,12 @@ func (l *lines) String() string {
 
 func (l *lines) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
+// await waits until the log contains text.
+func (l *lines) await(t *testing.T, text string) {
+	t.Helper()
+	require.Eventually(t, func() bool { return strings.Contains(l.String(), text) }, 10*time.Second, time.Millisecond)
+}
+
 // budget is a context for one call.
 func budget(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), suiteTiming.RetryTimeout)
@@ -57,7 +63,7 @@ func TestOneAgentNeedsNoCatalog(t *testing.T) {
 	b, err := open(t.Context(), c, false)
 	require.NoError(t, err)
 	defer b.Close()
-	require.Contains(t, log.String(), "sessions belong to the agent's node")
+	log.await(t, "sessions belong to the agent's node")
 	l, _, err := b.Grant(budget(t), suiteTiming.TTL)
 	require.NoError(t, err)
 	info, _, err := s.admin(t).Session().Info(string(l.ID()), nil)
@@ -151,7 +157,7 @@ func TestChecksAndLockDelayAsAsked(t *testing.T) {
 	b, err := open(t.Context(), c, false)
 	require.NoError(t, err)
 	defer b.Close()
-	require.Contains(t, log.String(), "lock_delay=3s")
+	log.await(t, "lock_delay=3s")
 	l, _, err := b.Grant(budget(t), suiteTiming.TTL)
 	require.NoError(t, err)
 	info, _, err := s.admin(t).Session().Info(string(l.ID()), nil)

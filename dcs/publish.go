@@ -49,12 +49,16 @@ func (s *Session) Publish(ctx context.Context, key string, value []byte) (displa
 	if err != nil {
 		return "", s.failure(op, key, err)
 	}
+	if over := s.Err(); over != nil {
+		s.unclaim(c)
+		return "", renamed(op, key, over)
+	}
 	displaced, err = s.publish(ctx, c, slices.Clone(value))
 	if !errors.Is(err, ErrAmbiguous) {
 		s.unclaim(c)
 	}
-	if over := s.Err(); err != nil || over != nil {
-		return displaced, writeFailure(op, key, err, over)
+	if err != nil {
+		return displaced, writeFailure(op, key, err, s.Err())
 	}
 	return displaced, nil
 }

@@ -67,9 +67,7 @@ func (c Config) check() (Config, error) {
 		faults.Add("Username and Password belong together: set both or neither")
 	}
 	c.Timing = faults.Timing(c.Timing, caps)
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
+	c.Logger, c.Observer = dcs.Detached(c.Logger, c.Observer)
 	if c.name == nil {
 		c.name = func(ctx context.Context, _ string) context.Context { return ctx }
 	}

@@ -119,8 +119,6 @@ func (o ClientOptions) withDefaults() ClientOptions {
 	if o.HedgeAfter == 0 {
 		o.HedgeAfter = o.AttemptTimeout / 2
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger, o.Observer = dcs.Detached(o.Logger, o.Observer)
 	return o
 }

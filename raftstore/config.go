@@ -82,7 +82,7 @@ type Config struct {
 	SnapshotInterval time.Duration
 	// Logger receives what an operator needs to know; nil means silent.
 	Logger *slog.Logger
-	// Observer is told of calls and switches; the zero value is off.
+	// Observer receives switches of the leader; the zero value is off.
 	Observer dcs.Observer
 }
 
@@ -109,6 +109,7 @@ func (c Config) check() (Config, error) {
 	c = c.checkAddresses(f)
 	c.checkTLS(f)
 	c = c.checkTimes(f)
+	c.Logger, c.Observer = dcs.Detached(c.Logger, c.Observer)
 	return c, f.err()
 }
 

@@ -151,9 +151,7 @@ func (c Config) check() (Config, error) {
 		faults.Add("MinTTL %v is above MaxTTL %v", c.MinTTL, c.MaxTTL)
 	}
 	c.Timing = faults.Timing(c.Timing, c.limits().caps())
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
+	c.Logger, c.Observer = dcs.Detached(c.Logger, c.Observer)
 	if c.tap == nil {
 		c.tap = straight
 	}
