@@ -60,11 +60,10 @@ func (s *Server) Up() {
 	for _, r := range s.roots {
 		for _, l := range r.leases {
 			l.paused = false
-			if s.o.LeasesRunOn {
-				l.timer.Reset(max(l.until.Sub(dcs.Now()), 0))
-			} else {
-				r.extend(l)
+			if !s.o.LeasesRunOn {
+				l.beginAnew()
 			}
+			l.schedule()
 		}
 	}
 }
@@ -76,6 +75,21 @@ func (s *Server) ReadOnly(on bool) {
 	defer s.mu.Unlock()
 	s.faults.readOnly = on
 	s.faults.change()
+}
+
+// LimitTTL makes the server grant a TTL of at most limit from now on, and renew
+// every lease for at most that, whatever it was granted for. ZooKeeper does so
+// when a client reconnects to a server that allows shorter sessions. Zero ends
+// that. A limit below Options.MinTTL counts as MinTTL, because Caps do not
+// change.
+//
+// A lease has the shorter life, counted from the renewal, once its client has
+// been given the answer. Until then, and if the answer is lost, it lives for as
+// long as the answers before it have promised.
+func (s *Server) LimitTTL(limit time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.limit = max(limit, 0)
 }
 
 // EndLease ends a lease early, as an operator can, and removes its keys. It

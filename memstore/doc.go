@@ -72,6 +72,7 @@
 //	Down(), Up()             no quorum: nothing is done, no lease expires
 //	ReadOnly(on)             reads work, writes and renewals do not
 //	FreezeWatch(match)       watches fall silent, everything else works
+//	LimitTTL(max)            leases are granted and renewed for at most max
 //	EndLease(id)             an operator ends a lease early
 //	Delete, Put              an operator changes a key
 //

@@ -10,20 +10,17 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// granted is what the server says of a lease.
+// granted is what the server says of a live lease.
 type granted struct {
-	live    bool
-	ttl     time.Duration
-	expiry  time.Duration
-	entries []dcs.Entry
-	rev     dcs.Revision
+	ttl       time.Duration
+	expiry    time.Duration
+	extension *extension // by a renewal
+	entries   []dcs.Entry
+	rev       dcs.Revision
 }
 
-func (r *root) granted(l *lease, live bool, keys []string) granted {
-	if !live {
-		return granted{}
-	}
-	return granted{live: true, ttl: l.ttl, expiry: l.life, entries: r.entries(keys), rev: r.tree.Revision()}
+func (r *root) granted(l *lease, x *extension, keys []string) granted {
+	return granted{ttl: l.ttl, expiry: r.s.o.expiry(l.ttl), extension: x, entries: r.entries(keys), rev: r.tree.Revision()}
 }
 
 func (g granted) renewal(from dcs.Instant) dcs.Renewal {
@@ -49,7 +46,7 @@ func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.
 	id := dcs.LeaseID(hex.EncodeToString(raw[:]))
 	first := dcs.Now() // P1: the sending of the first copy, whichever is answered
 	a, err := ask(ctx, b, Call{Op: OpGrant, Lease: id}, func(r *root) granted {
-		return r.granted(r.grant(id, ttl), true, nil)
+		return r.granted(r.grant(id, ttl), nil, nil)
 	})
 	if err != nil {
 		if !a.clear {
@@ -69,16 +66,20 @@ func (l *clientLease) ID() dcs.LeaseID { return l.id }
 func (l *clientLease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) {
 	keys = slices.Sorted(slices.Values(keys))
 	a, err := ask(ctx, l.b, Call{Op: OpRenew, Lease: l.id, Keys: keys}, func(r *root) granted {
-		lease, live := r.renew(l.id)
-		return r.granted(lease, live, keys)
+		lease, x := r.renew(l.id)
+		if x == nil {
+			return granted{}
+		}
+		return r.granted(lease, x, keys)
 	})
 	switch {
 	case err != nil:
 		return dcs.Renewal{}, l.b.fail("Renew", "", err)
-	case !a.v.live:
+	case a.v.extension == nil:
 		return dcs.Renewal{}, l.b.fail("Renew", "", dcs.ErrLost)
 	}
 	l.b.raise(a.v.rev)
+	l.b.s.answered(l.b.o.Root, l.id, a.v.extension, a.sent)
 	return a.v.renewal(a.sent), nil // P4: true however late it is
 }
 

@@ -20,8 +20,9 @@ type Server struct {
 
 	mu      sync.Mutex
 	roots   map[string]*root
-	clients int // opened so far, for their names
-	leases  int // granted so far, for stable listings
+	clients int           // opened so far, for their names
+	leases  int           // granted so far, for stable listings
+	limit   time.Duration // of TTLs, by LimitTTL; 0 is none
 	faults  faults
 	count   map[countKey]int
 
@@ -42,12 +43,15 @@ type root struct {
 type lease struct {
 	id     dcs.LeaseID
 	order  int
-	ttl    time.Duration
-	life   time.Duration // from the arrival of a renewal to the end
+	asked  time.Duration // by the client, for its TTL
+	ttl    time.Duration // granted by the Grant or the renewal that came last
 	until  dcs.Instant
 	timer  *time.Timer
 	paused bool // the server is down and lets no time pass
 	over   bool // expired, its keys still there (NoSelfExpiry)
+
+	extensions []*extension // that count: the lease ends with the last of them
+	counted    dcs.Instant  // when the renewal was sent that the client counts on
 }
 
 // NewServer returns an empty store.
@@ -159,31 +163,27 @@ func (r *root) grant(id dcs.LeaseID, ttl time.Duration) *lease {
 		return l
 	}
 	s := r.s
-	ttl = min(max(ttl, s.o.MinTTL), s.o.MaxTTL)
 	s.leases++
-	l := &lease{id: id, order: s.leases, ttl: ttl, life: s.o.expiry(ttl)}
+	l := &lease{id: id, order: s.leases, asked: ttl, ttl: s.grantable(ttl)}
 	r.leases[id] = l
 	r.tree.Grant(id)
-	l.timer = time.AfterFunc(l.life, func() { r.expire(l) })
-	r.extend(l)
+	life := s.o.expiry(l.ttl)
+	l.timer = time.AfterFunc(life, func() { r.expire(l) })
+	l.extend(life).answered = true // no renewal is sent before
 	r.sweep()
 	return l
 }
 
-// renew extends lease id and reports whether it was live.
-func (r *root) renew(id dcs.LeaseID) (*lease, bool) {
+// renew extends lease id; it returns nil if the lease is not live.
+func (r *root) renew(id dcs.LeaseID) (*lease, *extension) {
 	l, ok := r.leases[id]
 	if !ok || l.over {
-		return nil, false
+		return nil, nil
 	}
-	r.extend(l)
+	l.ttl = r.s.grantable(l.asked)
+	x := l.extend(r.s.o.expiry(l.ttl))
 	r.sweep()
-	return l, true
-}
-
-func (r *root) extend(l *lease) {
-	l.until = dcs.Now().Add(l.life)
-	l.timer.Reset(l.life)
+	return l, x
 }
 
 // expire is the lease's timer.

@@ -1,0 +1,77 @@
+package memstore
+
+import (
+	"slices"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// extension is the life that a lease got by its Grant or by one renewal.
+type extension struct {
+	made     dcs.Instant // when the request arrived
+	life     time.Duration
+	until    dcs.Instant
+	answered bool // the client has the answer
+}
+
+// grantable returns the TTL that a client which asks for ttl is granted now.
+// Under s.mu.
+func (s *Server) grantable(ttl time.Duration) time.Duration {
+	if s.limit > 0 {
+		ttl = min(ttl, s.limit)
+	}
+	return min(max(ttl, s.o.MinTTL), s.o.MaxTTL)
+}
+
+// answered records that the client of lease id has been given the answer to a
+// renewal that it sent at from.
+func (s *Server) answered(rootName string, id dcs.LeaseID, x *extension, from dcs.Instant) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l, ok := s.root(rootName).leases[id]; ok {
+		l.answered(x, from)
+	}
+}
+
+// extend lets l live for life from now, and never less long than before: the
+// client may not get the answer.
+func (l *lease) extend(life time.Duration) *extension {
+	now := dcs.Now()
+	x := &extension{made: now, life: life, until: now.Add(life)}
+	l.extensions = append(slices.DeleteFunc(l.extensions, func(o *extension) bool { return !x.until.Before(o.until) }), x)
+	l.schedule()
+	return x
+}
+
+// answered lets the client count on x, which its renewal sent at from made, and
+// on nothing that was sent earlier (P3): the lease may end sooner now. An
+// extension whose answer is still on its way counts if it may have been sent
+// later.
+func (l *lease) answered(x *extension, from dcs.Instant) {
+	if from.Before(l.counted) {
+		return // the client counts on a renewal that it sent later
+	}
+	l.counted, x.answered = from, true
+	l.extensions = append(slices.DeleteFunc(l.extensions, func(o *extension) bool { return o.answered || o.made.Before(from) }), x)
+	l.schedule()
+}
+
+// beginAnew lets each extension begin now.
+func (l *lease) beginAnew() {
+	now := dcs.Now()
+	for _, x := range l.extensions {
+		x.until = now.Add(x.life)
+	}
+}
+
+// schedule lets l end with the last of its extensions.
+func (l *lease) schedule() {
+	l.until = dcs.Instant{}
+	for _, x := range l.extensions {
+		if l.until.Before(x.until) {
+			l.until = x.until
+		}
+	}
+	l.timer.Reset(max(l.until.Sub(dcs.Now()), 0))
+}
