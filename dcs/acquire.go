@@ -188,7 +188,7 @@ func (s *Session) readBack(ctx context.Context, c *claim, err error) (Revision, 
 	case rerr == nil:
 		return 0, &Error{Kind: ErrConflict, Current: &e}
 	case errors.Is(rerr, ErrNotFound):
-		return 0, &Error{Kind: ErrUnavailable, Err: fmt.Errorf("nothing was written: %w", plain(err))}
+		return 0, &Error{Kind: ErrUnavailable, Err: fmt.Errorf("the lock is not held: %w", plain(err))}
 	default:
 		return 0, err
 	}

@@ -24,10 +24,13 @@ type actor struct {
 	lease   dcs.Lease
 	open    []*entryLog // unclear
 	n       int
+	step    func()
 }
 
 func newActor(w *world, name string, store *dcs.Store, seed uint64) *actor {
-	return &actor{w: w, name: name, store: store, rng: rand.New(rand.NewPCG(seed, 2)), holds: map[string]*dcs.Hold{}}
+	a := &actor{w: w, name: name, store: store, rng: rand.New(rand.NewPCG(seed, 2)), holds: map[string]*dcs.Hold{}}
+	a.step = a.storeStep
+	return a
 }
 
 // live takes n steps.
@@ -56,7 +59,8 @@ func (a *actor) bounded(what string, f func(ctx context.Context) error) error {
 	return err
 }
 
-func (a *actor) step() {
+// storeStep is any step of a program that uses a Store and its Sessions.
+func (a *actor) storeStep() {
 	key := walkKeys[a.rng.IntN(len(walkKeys))]
 	switch a.rng.IntN(20) {
 	case 0, 1, 2:

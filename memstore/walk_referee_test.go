@@ -3,6 +3,7 @@ package memstore
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -64,20 +65,27 @@ type held struct {
 	over    bool      // it was seen to be over
 }
 
+// promise is what the last renewal of a lease has promised.
+type promise struct {
+	from  dcs.Instant
+	until time.Time
+}
+
 // referee knows what is true at the server and compares.
 type referee struct {
 	s       *Server
 	noticed time.Duration // how long after a theft a Hold may be Valid at most
 
-	mu      sync.Mutex
-	faults  []string
-	did     tally
-	logs    []*entryLog
-	holds   []*held
-	tokens  map[string]dcs.Revision // per key, the highest that was acquired
-	promise map[dcs.LeaseID]time.Time
-	exempts map[dcs.LeaseID]bool
-	taken   map[string]time.Time // per key, when an outsider last took it from its holder
+	mu       sync.Mutex
+	faults   []string
+	did      tally
+	logs     []*entryLog
+	holds    []*held
+	tokens   map[string]dcs.Revision // per key, the highest that was acquired
+	promises map[dcs.LeaseID]promise
+	exempts  map[dcs.LeaseID]bool
+	taken    map[string]time.Time    // per key, when an outsider last took it from its holder
+	values   map[string]dcs.Revision // every value that has landed
 }
 
 // newReferee allows a stolen Hold the budget of a renewal and the TTL. A renewal
@@ -85,8 +93,8 @@ type referee struct {
 // was sent after the theft may still extend the session.
 func newReferee(s *Server, timing dcs.Timing) *referee {
 	r := &referee{
-		s: s, noticed: timing.RetryTimeout + timing.TTL, tokens: map[string]dcs.Revision{}, promise: map[dcs.LeaseID]time.Time{},
-		exempts: map[dcs.LeaseID]bool{}, taken: map[string]time.Time{},
+		s: s, noticed: timing.RetryTimeout + timing.TTL, tokens: map[string]dcs.Revision{}, promises: map[dcs.LeaseID]promise{},
+		exempts: map[dcs.LeaseID]bool{}, taken: map[string]time.Time{}, values: map[string]dcs.Revision{},
 	}
 	s.onCommit, s.onExpire = r.landed, r.expired
 	return r
@@ -111,6 +119,9 @@ func (r *referee) landed(tree *root, t dcs.Txn, rev dcs.Revision) {
 	for _, w := range t.Then {
 		var key string
 		var token dcs.Revision
+		r.mu.Lock()
+		r.values[string(w.Value)] = rev
+		r.mu.Unlock()
 		if strings.HasPrefix(w.Key, "log/") {
 			if e, _ := tree.get(w.Key); e.Created != e.Modified {
 				r.fault("%s landed twice: at %d and at %d", w.Key, e.Created, e.Modified)
@@ -241,6 +252,8 @@ func (r *referee) watchHolds() {
 		valid[h.key] = h
 		if e, _ := tree.get(h.key); e.Created != h.Token() {
 			found = append(found, fmt.Sprintf("a Hold of %s with token %d is Valid, the key is at %d", h.key, h.Token(), e.Created))
+		} else if strings.HasPrefix(string(e.Value), "published") {
+			found = append(found, fmt.Sprintf("a Hold of %s is Valid, and its key is published as %q", h.key, e.Value))
 		}
 	}
 	r.mu.Unlock()
@@ -252,7 +265,7 @@ func (r *referee) watchHolds() {
 // orphans checks, on a store that has been well for long enough, that every
 // lock that is taken belongs to somebody who knows it.
 func (r *referee) orphans() {
-	for _, k := range walkKeys {
+	for _, k := range slices.Concat(walkKeys, []string{"own/a", "own/b"}) {
 		r.s.mu.Lock()
 		e, taken := r.s.root("default").get(k)
 		if l := r.s.root("default").leases[e.Lease]; l != nil && l.over {
@@ -285,6 +298,13 @@ func (r *referee) taint(key string) {
 	}
 }
 
+// untouched reports whether no outsider has taken key since then.
+func (r *referee) untouched(key string, since time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.taken[key].Before(since)
+}
+
 // exempt says that somebody ends a lease, or may.
 func (r *referee) exempt(id dcs.LeaseID) {
 	r.mu.Lock()
@@ -297,10 +317,12 @@ func (r *referee) exempt(id dcs.LeaseID) {
 func (r *referee) promised(id dcs.LeaseID, n dcs.Renewal) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	until := time.Now().Add(n.TTL - n.From.Elapsed())
-	if until.After(r.promise[id]) {
-		r.promise[id] = until
+	p := promise{from: n.From, until: time.Now().Add(n.TTL - n.From.Elapsed())}
+	old := r.promises[id]
+	if p.from.Before(old.from) || !old.from.Before(p.from) && p.until.After(old.until) && !old.from.IsZero() {
+		return // the one that was sent later counts, and of two from one moment the shorter (P3)
 	}
+	r.promises[id] = p
 }
 
 func (r *referee) renewed(ev dcs.RenewalEvent) {
@@ -320,7 +342,7 @@ func (r *referee) expired(id dcs.LeaseID) {
 func (r *referee) mayBeLost(id dcs.LeaseID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.exempts[id] || !time.Now().Before(r.promise[id])
+	return r.exempts[id] || !time.Now().Before(r.promises[id].until)
 }
 
 // final compares what was told with what is there, when nothing is under way
@@ -343,8 +365,8 @@ func (r *referee) final() {
 			r.fault("%s is still unclear", l.key)
 		}
 	}
-	for _, k := range walkKeys {
-		if e, ok := tree[k]; ok {
+	for k, e := range tree {
+		if e.Lease != "" || slices.Contains(walkKeys, k) {
 			r.fault("%s is an orphan: %+v", k, e)
 		}
 	}

@@ -66,7 +66,11 @@ func walkLength() time.Duration {
 	return 3 * time.Second
 }
 
-func TestWalk(t *testing.T) {
+func TestWalk(t *testing.T) { walkSeeds(t, walk, (*tally).check) }
+
+// walkSeeds walks seed after seed and fails with the first one that has faults.
+// check judges what all of them did, if there were several.
+func walkSeeds(t *testing.T, walk func(t *testing.T, seed uint64) ([]string, tally), check func(*tally, testing.TB)) {
 	seed, single := walkStart(t)
 	// One goroutine at a time: faster here, and the same seed is the same walk.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
@@ -80,7 +84,7 @@ func TestWalk(t *testing.T) {
 			t.Errorf("seed %d: %s", seed, f)
 		}
 		if len(faults) > 0 {
-			t.Fatalf("repeat with: go test -race ./memstore -run TestWalk$ -walk.seed=%d", seed)
+			t.Fatalf("repeat with: go test -race ./memstore -run %s$ -walk.seed=%d", t.Name(), seed)
 		}
 		if single || walkEnds(start, rounds) {
 			break
@@ -90,7 +94,7 @@ func TestWalk(t *testing.T) {
 	took := time.Since(start)
 	t.Logf("%d rounds, %d steps (%.0f a second), %v of virtual time: %s", rounds, total.steps, float64(total.steps)/took.Seconds(), total.virtual.Round(time.Second), &total)
 	if !single {
-		total.check(t)
+		check(&total, t)
 	}
 }
 
@@ -98,8 +102,11 @@ func TestWalk(t *testing.T) {
 func walk(t *testing.T, seed uint64) (faults []string, did tally) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(seed)
+		for range 3 {
+			w.join(dcs.Options{Observer: dcs.Observer{Renewal: w.ref.renewed}})
+		}
 		start := time.Now()
-		w.run()
+		w.run(w.torment)
 		w.ref.did.virtual = time.Since(start)
 		faults, did = w.ref.faults, w.ref.did
 	})
@@ -108,6 +115,7 @@ func walk(t *testing.T, seed uint64) (faults []string, did tally) {
 
 // world is one round.
 type world struct {
+	seed   uint64
 	rng    *rand.Rand
 	s      *Server
 	o      Options
@@ -123,7 +131,7 @@ func newWorld(seed uint64) *world {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	chance := func(p float64) bool { return rng.Float64() < p }
 	w := &world{
-		rng: rng, stop: make(chan struct{}),
+		seed: seed, rng: rng, stop: make(chan struct{}),
 		timing: dcs.Timing{TTL: 10 * time.Second, LoopWait: 2 * time.Second, RetryTimeout: 3 * time.Second},
 		o: Options{
 			NoRebind: chance(0.3), NoSelfExpiry: chance(0.2), LeasesRunOn: chance(0.3), Duplicating: chance(0.3), ModifiedOnly: chance(0.4),
@@ -133,29 +141,35 @@ func newWorld(seed uint64) *world {
 	}
 	w.s = NewServer(w.o)
 	w.ref = newReferee(w.s, w.timing)
-	for i := range 3 {
-		b := w.s.Open(ClientOptions{
-			Name: string(rune('a' + i)), Timing: w.timing, Slots: 1 + rng.IntN(3), Seed: seed*8 + uint64(i) + 1,
-			AttemptTimeout: 400 * time.Millisecond, HedgeAfter: 150 * time.Millisecond,
-		})
-		store, err := dcs.New(b, dcs.Options{Timing: w.timing, Observer: dcs.Observer{Renewal: w.ref.renewed}})
-		if err != nil {
-			panic(err)
-		}
-		w.actors = append(w.actors, newActor(w, b.ClientName(), store, rng.Uint64()))
-	}
 	return w
+}
+
+// join adds an actor, whose Store has the options o and the world's timing.
+func (w *world) join(o dcs.Options) *actor {
+	i := len(w.actors)
+	b := w.s.Open(ClientOptions{
+		Name: string(rune('a' + i)), Timing: w.timing, Slots: 1 + w.rng.IntN(3), Seed: w.seed*8 + uint64(i) + 1,
+		AttemptTimeout: 400 * time.Millisecond, HedgeAfter: 150 * time.Millisecond,
+	})
+	o.Timing = w.timing
+	store, err := dcs.New(b, o)
+	if err != nil {
+		panic(err)
+	}
+	a := newActor(w, b.ClientName(), store, w.rng.Uint64())
+	w.actors = append(w.actors, a)
+	return a
 }
 
 // run plays: faults and steps, then a store that is well again, then the end
 // of everybody, each judged by the referee.
-func (w *world) run() {
+func (w *world) run(torment func()) {
 	done := make(chan struct{})
 	for _, a := range w.actors {
 		go func() { a.live(60); done <- struct{}{} }()
 	}
 	nemesis := make(chan struct{})
-	go func() { w.torment(); close(nemesis) }()
+	go func() { torment(); close(nemesis) }()
 	watching := make(chan struct{})
 	go func() { w.ref.watch(w.stop); close(watching) }()
 	for range w.actors {
@@ -167,6 +181,7 @@ func (w *world) run() {
 	time.Sleep(4 * w.timing.TTL) // leases that nobody renews have ended
 	w.ref.watchHolds()
 	w.ref.orphans()
+	w.abandonedLeases()
 	for _, a := range w.actors {
 		a.finish()
 	}
@@ -186,12 +201,7 @@ func (w *world) torment() {
 	for {
 		select {
 		case <-w.stop:
-			w.s.Up()
-			w.s.ReadOnly(false)
-			for _, i := range all {
-				i.Lift()
-				i.Release()
-			}
+			w.recover(all)
 			return
 		case <-time.After(time.Duration(w.rng.IntN(700)) * time.Millisecond):
 		}
@@ -219,6 +229,39 @@ func (w *world) torment() {
 		default:
 			i := w.disturb()
 			all, held = append(all, i), append(held, i)
+		}
+	}
+}
+
+// recover ends all faults, and what is held arrives.
+func (w *world) recover(all []*Injection) {
+	w.s.Up()
+	w.s.ReadOnly(false)
+	w.s.LimitTTL(0)
+	for _, i := range all {
+		i.Lift()
+		i.Release()
+	}
+}
+
+// abandonedLeases checks, on a store that has been well for long enough, that
+// every live lease is one of a session or an actor that goes on.
+func (w *world) abandonedLeases() {
+	known := map[dcs.LeaseID]bool{}
+	for _, a := range w.actors {
+		if a.session != nil && a.session.Err() == nil {
+			known[a.session.Lease()] = true
+		}
+		if a.lease != nil {
+			known[a.lease.ID()] = true
+		}
+	}
+	for _, l := range w.s.Leases() {
+		w.s.mu.Lock()
+		over := w.s.root("default").leases[l.ID] == nil || w.s.root("default").leases[l.ID].over
+		w.s.mu.Unlock()
+		if !known[l.ID] && !over {
+			w.ref.fault("lease %s outlives its session", l.ID)
 		}
 	}
 }

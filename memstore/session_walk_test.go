@@ -1,0 +1,330 @@
+package memstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// A random walk over the methods of Session and Hold: two sessions contend for a
+// lock and a member key, and each has a lock and a member key of its own. Copies
+// and markers are lost, leases get shorter lives, logs block, and callbacks call
+// back. The referee checks what it checks in every walk, and that nothing lands
+// that was refused.
+
+func TestSessionWalk(t *testing.T) {
+	walkSeeds(t, sessionWalk, func(did *tally, tb testing.TB) {
+		if did.steps > 5000 && min(did.holds, did.ended, did.yes, did.refused, did.ambiguous) == 0 {
+			tb.Errorf("the walk never met some answer: %s", did)
+		}
+	})
+}
+
+func sessionWalk(t *testing.T, seed uint64) (faults []string, did tally) {
+	synctest.Test(t, func(*testing.T) {
+		w := newWorld(seed)
+		p := &pressure{world: w, blocked: w.rng.IntN(4) == 0, free: make(chan struct{})}
+		var writers []*writer
+		for range 2 {
+			writers = append(writers, p.join())
+		}
+		start := time.Now()
+		w.run(p.torment)
+		for _, k := range writers {
+			k.seen.Store(nil)
+			k.judge()
+		}
+		time.Sleep(10 * time.Second) // a callback that sleeps; any other goroutine that is left fails the test
+		w.ref.did.virtual = time.Since(start)
+		faults, did = w.ref.faults, w.ref.did
+	})
+	return faults, did
+}
+
+// pressure is what makes life hard for the sessions of a world.
+type pressure struct {
+	*world
+	blocked bool          // logs and callbacks block until the store is well
+	free    chan struct{} // closed then
+}
+
+func (p *pressure) torment() {
+	var all, held []*Injection
+	for {
+		select {
+		case <-p.stop:
+			p.recover(all)
+			close(p.free)
+			return
+		case <-time.After(time.Duration(p.rng.IntN(500)) * time.Millisecond):
+		}
+		p.ref.count(&p.ref.did.faults)
+		switch n := p.rng.IntN(80); n {
+		case 0:
+			p.s.Down()
+			p.pause(4000)
+			p.s.Up()
+		case 1:
+			p.endSomeLease()
+		case 2:
+			p.takeAway(walkKeys[0])
+		case 3, 4, 5:
+			p.s.LimitTTL(time.Duration(4+p.rng.IntN(7)) * time.Second)
+		case 6:
+			p.s.LimitTTL(0)
+		case 7, 8:
+			for _, i := range slices.Backward(held) {
+				i.Release()
+			}
+			held = nil
+		default:
+			if n < 40 {
+				p.loseMarkers()
+				continue
+			}
+			i := p.disturb()
+			all, held = append(all, i), append(held, i)
+		}
+	}
+}
+
+// join adds a program that uses a Session, with a log that may block and
+// callbacks that ask the session, close it, or panic.
+func (p *pressure) join() *writer {
+	k := &writer{p: p, rng: rand.New(rand.NewPCG(p.seed, uint64(len(p.actors)+100)))}
+	k.actor = p.world.join(dcs.Options{
+		Logger:   slog.New(pressedHandler{p: p}),
+		Observer: dcs.Observer{Renewal: p.ref.renewed, State: k.observe},
+	})
+	k.step = k.sessionStep
+	return k
+}
+
+// pressedHandler is a log whose reader does not read while p blocks.
+type pressedHandler struct{ p *pressure }
+
+func (pressedHandler) Enabled(context.Context, slog.Level) bool { return true }
+func (h pressedHandler) WithAttrs([]slog.Attr) slog.Handler     { return h }
+func (h pressedHandler) WithGroup(string) slog.Handler          { return h }
+func (h pressedHandler) Handle(context.Context, slog.Record) error {
+	if h.p.blocked {
+		<-h.p.free
+	}
+	return nil
+}
+
+// write is one value that a call was to write. No value is written twice.
+type write struct {
+	op, key, value string
+	err            error
+}
+
+// writer is a program that uses a Session, step by step.
+type writer struct {
+	*actor
+	p      *pressure
+	writes []write
+	seen   atomic.Pointer[dcs.Session] // the session, for the callbacks
+
+	mu  sync.Mutex
+	rng *rand.Rand // of the callbacks
+}
+
+func (k *writer) draw(n int) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.rng.IntN(n)
+}
+
+// observe is a callback that does more than it should.
+func (k *writer) observe(dcs.StateEvent) {
+	s := k.seen.Load()
+	if s == nil {
+		return
+	}
+	switch n := k.draw(40); {
+	case n < 20:
+		_, _, _, _ = s.Err(), s.State(), s.Deadline(), s.Granted()
+	case n < 24:
+		time.Sleep(time.Duration(k.draw(3000)) * time.Millisecond)
+	case n < 26:
+		_, _ = k.store.Get(context.Background(), walkKeys[0])
+	case n == 26:
+		_ = s.Close(context.Background())
+	case n == 27:
+		panic("a callback that is broken")
+	case n == 28 && k.p.blocked:
+		<-k.p.free
+	}
+}
+
+// sessionStep is any method of the session or of one of its holds.
+func (k *writer) sessionStep() {
+	if k.session == nil || k.session.Err() != nil {
+		k.begin()
+		return
+	}
+	lock := [2]string{walkKeys[0], "own/" + k.name}[k.actor.rng.IntN(2)]
+	member := [2]string{"members/x", "members/" + k.name}[k.actor.rng.IntN(2)]
+	if k.actor.rng.IntN(12) == 0 { // a program that confuses them
+		lock, member = member, lock
+	}
+	switch k.actor.rng.IntN(20) {
+	case 0, 1, 2, 3:
+		k.acquire(lock, k.actor.rng.IntN(2) == 0)
+	case 4, 5:
+		k.update(lock)
+	case 6, 7:
+		k.release(lock)
+	case 8, 9, 10, 11, 12: // in a row, as in a program that hands over and comes back
+		k.update(lock)
+		k.release(lock)
+		k.acquire(lock, true)
+	case 13, 14, 15:
+		k.publish(member)
+	case 16:
+		k.confirm(lock)
+	case 17:
+		if n := len(k.old); n > 0 { // of a Hold that may be long over
+			h := k.old[k.actor.rng.IntN(n)]
+			_ = k.bounded("Release", h.Release)
+			if h.Valid() {
+				k.w.ref.fault("%s: Valid after Release of %s", k.name, h.Key())
+			}
+		}
+	case 18:
+		k.look(lock)
+	case 19:
+		k.end()
+	}
+}
+
+func (k *writer) begin() {
+	k.session = nil
+	_ = k.bounded("NewSession", func(ctx context.Context) error {
+		s, err := k.store.NewSession(ctx, dcs.SessionOptions{})
+		if err == nil {
+			k.session = s
+			k.seen.Store(s)
+		}
+		return err
+	})
+}
+
+// end closes the session, now and then with a context that has ended.
+func (k *writer) end() {
+	s := k.session
+	k.session = nil
+	clear(k.holds)
+	_ = k.bounded("Session.Close", func(ctx context.Context) error {
+		if k.actor.rng.IntN(3) == 0 {
+			ended, cancel := context.WithCancel(ctx)
+			cancel()
+			ctx = ended
+		}
+		return s.Close(ctx)
+	})
+}
+
+// value returns one that was never written.
+func (k *writer) value(op string) string {
+	k.n++
+	return fmt.Sprintf("%s %s %d", op, k.name, k.n)
+}
+
+func (k *writer) acquire(key string, wait bool) {
+	if k.live1(key) != nil {
+		return
+	}
+	value, before, asked := k.value("acquired"), k.w.ref.highest(key), time.Now()
+	var h *dcs.Hold
+	var err error
+	if wait {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(k.actor.rng.IntN(8000))*time.Millisecond)
+		h, err = k.session.Acquire(ctx, key, []byte(value))
+		cancel()
+	} else {
+		err = k.bounded("TryAcquire", func(ctx context.Context) (err error) {
+			h, err = k.session.TryAcquire(ctx, key, []byte(value))
+			return err
+		})
+	}
+	if err == nil {
+		k.w.ref.acquired(key, h, before, asked)
+		k.holds[key] = h
+		k.old = append(k.old, h)
+	}
+	// Otherwise the error is the session's end, whatever the attempt did; or an
+	// outsider may have deleted what the attempt took, and what lost its marker.
+	if k.session.Err() == nil && k.w.ref.untouched(key, asked) {
+		k.wrote("Acquire", key, value, err)
+	}
+}
+
+func (k *writer) update(key string) {
+	if h := k.live1(key); h != nil {
+		value := k.value("updated")
+		err := k.bounded("Update", func(ctx context.Context) error { return h.Update(ctx, []byte(value)) })
+		k.wrote("Update", key, value, err)
+	}
+}
+
+func (k *writer) publish(key string) {
+	value := k.value("published")
+	err := k.bounded("Publish", func(ctx context.Context) error {
+		_, err := k.session.Publish(ctx, key, []byte(value))
+		return err
+	})
+	k.wrote("Publish", key, value, err)
+}
+
+// look reads what needs no store.
+func (k *writer) look(key string) {
+	_, _, _, _ = k.session.Lease(), k.session.Granted(), k.session.Deadline(), k.session.State()
+	h := k.live1(key)
+	if h == nil {
+		return
+	}
+	if h.Valid() && (h.Remaining() > k.w.timing.TTL || h.Deadline().Elapsed() > 0) {
+		k.w.ref.fault("%s: %v remain of a Hold of %s", k.name, h.Remaining(), key)
+	}
+	select {
+	case <-h.Done():
+		if h.Err() == nil || h.Valid() {
+			k.w.ref.fault("%s: a Hold of %s is done, and valid or without an error", k.name, key)
+		}
+	default:
+	}
+}
+
+func (k *writer) wrote(op, key, value string, err error) {
+	k.writes = append(k.writes, write{op, key, value, err})
+	switch {
+	case err == nil:
+		k.w.ref.count(&k.w.ref.did.yes)
+	case errors.Is(err, dcs.ErrAmbiguous):
+		k.w.ref.count(&k.w.ref.did.ambiguous)
+	default:
+		k.w.ref.count(&k.w.ref.did.refused)
+	}
+}
+
+// judge compares what the program was told with what has landed.
+func (k *writer) judge() {
+	for _, c := range k.writes {
+		rev, landed := k.w.ref.values[c.value]
+		if landed && c.err != nil && !errors.Is(c.err, dcs.ErrAmbiguous) {
+			k.w.ref.fault("%s: %s of %s was refused and landed at %d: %v", k.name, c.op, c.key, rev, c.err)
+		}
+	}
+}
