@@ -61,7 +61,7 @@ type node struct {
 	lead   *leadership
 	route  *route
 	raft   *raft.Raft
-	trans  *raft.NetworkTransport
+	trans  *raftTransport
 	peers  raft.Transport // trans, or what a test made of it
 
 	life    context.Context //nolint:containedctx // it is the node's end
@@ -136,13 +136,13 @@ func (n *node) unwind() error {
 // startRaft starts Raft and the goroutines that serve it.
 func (n *node) startRaft(hlog *hcLogger, w wiring) error {
 	c := n.config
-	n.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	n.trans = &raftTransport{NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		ServerAddressProvider: n.net,
 		Logger:                hlog.Named("transport"),
 		Stream:                n.net.raftLayer(),
 		MaxPool:               3,
 		Timeout:               max(2*c.ElectionTimeout, time.Second),
-	})
+	})}
 	n.undo(n.trans.Close)
 	n.peers = w.transport(n.trans)
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(n.dir.snapsDir(), keptSnapshots, hlog.Named("snapshots"))
@@ -358,6 +358,7 @@ func (n *node) stopRaft() error {
 	go func() {
 		defer close(done)
 		_ = stopped.Error() // it is always nil, and comes when Raft has ended
+		n.trans.drain()
 	}()
 	timer := time.NewTimer(shutdownBound)
 	defer timer.Stop()
