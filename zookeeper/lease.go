@@ -139,6 +139,8 @@ func (l *lease) wrote(w *wire, sent dcs.Instant) {
 	if l.on != w || !l.s.on(w) {
 		l.on, l.writes = w, nil
 	}
+	_, g := w.grant()
+	l.ttl = min(l.ttl, g.timeout) // P3: the server may keep the session for less than the one before
 	tick := l.b.limits().tick
 	keep := 0
 	for i, e := range l.writes {
@@ -147,7 +149,7 @@ func (l *lease) wrote(w *wire, sent dcs.Instant) {
 		}
 		keep = i
 		if l.from.Before(e.sent) {
-			l.from = e.sent
+			l.from, l.ttl = e.sent, g.timeout
 		}
 	}
 	l.writes = append(slices.Clone(l.writes[keep:]), answered{sent, now})
