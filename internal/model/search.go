@@ -1,0 +1,69 @@
+// Package model searches the histories of small models of the safety rules in
+// docs/protocol.md for one that breaks the promise. A model has a switch for each
+// rule. The search looks at every history within the bounds that the tests set:
+// it finds none with all rules on, and the shortest one with a rule off. It checks
+// the rules, not the code that implements them.
+package model
+
+// step is one event and the state after it.
+type step[S comparable] struct {
+	text string
+	to   S
+}
+
+// outcome is the result of a search.
+type outcome struct {
+	states    int      // the number of different states
+	violation string   // empty if no state has one
+	trace     []string // the shortest history that leads to the violation
+}
+
+// visit records how a search came to a state.
+type visit[S comparable] struct {
+	state  S
+	parent int
+	text   string
+}
+
+// search visits every state that next leads to from start, those with fewer
+// steps first. It ends at the first state for which violation returns a text.
+func search[S comparable](start S, next func(S) []step[S], violation func(S) string) outcome {
+	visits := []visit[S]{{state: start, parent: -1}}
+	seen := map[S]struct{}{start: {}}
+	for i := 0; i < len(visits); i++ {
+		state := visits[i].state
+		if text := violation(state); text != "" {
+			return outcome{states: len(seen), violation: text, trace: trace(visits, i)}
+		}
+		for _, st := range next(state) {
+			if _, found := seen[st.to]; !found {
+				seen[st.to] = struct{}{}
+				visits = append(visits, visit[S]{state: st.to, parent: i, text: st.text})
+			}
+		}
+	}
+	return outcome{states: len(seen)}
+}
+
+// trace returns the steps from the start to visits[i].
+func trace[S comparable](visits []visit[S], i int) []string {
+	if visits[i].parent < 0 {
+		return nil
+	}
+	return append(trace(visits, visits[i].parent), visits[i].text)
+}
+
+// choices collects the steps that are possible in a state.
+type choices[S comparable] struct {
+	state S
+	steps []step[S]
+}
+
+// add adds a step that changes the state if it is possible.
+func (c *choices[S]) add(possible bool, text string, change func(*S)) {
+	if possible {
+		to := c.state
+		change(&to)
+		c.steps = append(c.steps, step[S]{text, to})
+	}
+}
