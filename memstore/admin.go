@@ -61,7 +61,7 @@ func (s *Server) Up() {
 		for _, l := range r.leases {
 			l.paused = false
 			if !s.o.LeasesRunOn {
-				l.beginAnew()
+				l.restart()
 			}
 			l.schedule()
 		}
@@ -84,8 +84,8 @@ func (s *Server) ReadOnly(on bool) {
 // change.
 //
 // A lease has the shorter life, counted from the renewal, once its client has
-// been given the answer. Until then, and if the answer is lost, it lives for as
-// long as the answers before it have promised.
+// been given the answer. Until then, and if the answer is lost, it lives as long
+// as the answers before have granted.
 func (s *Server) LimitTTL(limit time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -34,8 +34,8 @@ func (s *Server) answered(rootName string, id dcs.LeaseID, x *extension, from dc
 	}
 }
 
-// extend lets l live for life from now, and never less long than before: the
-// client may not get the answer.
+// extend lets l live for life from now, and never shorter than before, because
+// the client may not get the answer.
 func (l *lease) extend(life time.Duration) *extension {
 	now := dcs.Now()
 	x := &extension{made: now, life: life, until: now.Add(life)}
@@ -44,10 +44,10 @@ func (l *lease) extend(life time.Duration) *extension {
 	return x
 }
 
-// answered lets the client count on x, which its renewal sent at from made, and
-// on nothing that was sent earlier (P3): the lease may end sooner now. An
-// extension whose answer is still on its way counts if it may have been sent
-// later.
+// answered records that the client has the answer to the renewal that it sent at
+// from and that made x. What it sent earlier does not count any more (P3), so
+// that the lease may end sooner now. An extension whose answer is still on its
+// way counts if its renewal may have been sent later.
 func (l *lease) answered(x *extension, from dcs.Instant) {
 	if from.Before(l.counted) {
 		return // the client counts on a renewal that it sent later
@@ -57,8 +57,8 @@ func (l *lease) answered(x *extension, from dcs.Instant) {
 	l.schedule()
 }
 
-// beginAnew lets each extension begin now.
-func (l *lease) beginAnew() {
+// restart starts the time of each extension again.
+func (l *lease) restart() {
 	now := dcs.Now()
 	for _, x := range l.extensions {
 		x.until = now.Add(x.life)

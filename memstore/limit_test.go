@@ -42,7 +42,7 @@ func renewing(t *testing.T, l dcs.Lease) <-chan renewal {
 	return answer
 }
 
-// wantTTL requires a renewal for ttl that was sent at the age ago.
+// wantTTL requires a renewal for ttl whose From lies ago in the past.
 func wantTTL(t *testing.T, r renewal, ttl, ago time.Duration) {
 	t.Helper()
 	if r.err != nil || r.TTL != ttl || r.From.Elapsed() != ago {
@@ -92,7 +92,7 @@ func TestLimitTTLKeepsToMinTTL(t *testing.T) {
 	})
 }
 
-// A client cannot know of an answer that it did not get: the lease keeps the
+// A client cannot know of an answer that it did not get. The lease keeps the
 // longer life that the client counts on.
 func TestShorterLifeWhoseAnswerIsLost(t *testing.T) {
 	limited(t, Options{}, func(t *testing.T, s *Server, _ *Backend, l dcs.Lease) {
@@ -146,8 +146,8 @@ func TestOvertakenAnswerShortensNothing(t *testing.T) {
 	})
 }
 
-// A renewal that arrived after another one was sent may itself be the later
-// one: it counts until the client knows better.
+// A renewal that arrived after another one was sent may itself be the later one.
+// It counts until the answer to a later one is there.
 func TestAnswerThatIsOnItsWayCounts(t *testing.T) {
 	pair(t, Options{}, func(t *testing.T, s *Server, _, _ *Backend) {
 		patient := s.Open(ClientOptions{Name: "patient", AttemptTimeout: time.Hour})
@@ -173,7 +173,7 @@ func TestAnswerThatIsOnItsWayCounts(t *testing.T) {
 	})
 }
 
-// After an outage a lease begins anew with the life that its client knows of.
+// After an outage a lease has the life that its client knows of.
 func TestOutageKeepsTheShorterLife(t *testing.T) {
 	for _, runOn := range []bool{false, true} {
 		limited(t, Options{LeasesRunOn: runOn}, func(t *testing.T, s *Server, _ *Backend, l dcs.Lease) {
