@@ -56,7 +56,7 @@ func (e *env) caller() (*client, []call) {
 		{"Renew", func(ctx context.Context) error { _, err := renewed.Renew(ctx, k); return err }},
 		{"Revoke", revoked.Revoke},
 		{"TryAcquire", func(ctx context.Context) error { _, err := s.TryAcquire(ctx, at("tried"), nil); return err }},
-		{"Publish", func(ctx context.Context) error { _, err := s.Publish(ctx, at("published"), nil); return err }},
+		{"Publish", func(ctx context.Context) error { _, err := s.Publish(ctx, at("members"), nil); return err }},
 		{"Confirm", confirmed.Confirm},
 		{"Update", func(ctx context.Context) error { return updated.Update(ctx, []byte("x")) }},
 		{"Release", released.Release},

@@ -76,7 +76,7 @@ func callsAfterClose(e *env) {
 		"NewSession": func(ctx context.Context) error { _, err := c.NewSession(ctx, dcs.SessionOptions{}); return err },
 		"TryAcquire": func(ctx context.Context) error { _, err := s.TryAcquire(ctx, e.key("x"), nil); return err },
 		"Acquire":    func(ctx context.Context) error { _, err := s.Acquire(ctx, e.key("x"), nil); return err },
-		"Publish":    func(ctx context.Context) error { _, err := s.Publish(ctx, e.key("y"), nil); return err },
+		"Publish":    func(ctx context.Context) error { _, err := s.Publish(ctx, e.key("members", "y"), nil); return err },
 		"Confirm":    h.Confirm,
 		"Update":     func(ctx context.Context) error { return h.Update(ctx, nil) },
 		"Watch": func(ctx context.Context) error {
@@ -119,7 +119,7 @@ func (e *env) useAll(c *client) {
 	_, err := l.Renew(e.ctx, k)
 	require.NoError(e, err)
 	s := c.session()
-	_, err = s.Publish(e.ctx, e.key("member", c.serial), []byte("v"))
+	_, err = s.Publish(e.ctx, e.key("members", c.serial), []byte("v"))
 	require.NoError(e, err)
 	e.acquire(s, e.key("lock", c.serial), "v")
 	first, err := c.Wait(e.ctx, e.prefix, 0)

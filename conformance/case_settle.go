@@ -297,7 +297,7 @@ func confirmsKeepFailing(e *env) {
 	e.Cleanup(e.keepLease(b))
 	s := a.session()
 	h1, h2 := e.acquire(s, e.key("lock"), "a"), e.acquire(s, e.key("second lock"), "a")
-	_, err := s.Publish(e.ctx, e.key("member"), []byte("m"))
+	_, err := s.Publish(e.ctx, e.key("members", "a"), []byte("m"))
 	require.NoError(e, err)
 	from := s.Lease()
 	stop1, stop2 := e.guardian(b, h1), e.guardian(b, h2)
@@ -317,7 +317,7 @@ func confirmsKeepFailing(e *env) {
 	if s.Lease() == from {
 		e.Fatal("the session never moved to a fresh lease")
 	}
-	require.Equal(e, s.Lease(), b.get(e.key("member")).Lease, "the published key moved too")
+	require.Equal(e, s.Lease(), b.get(e.key("members", "a")).Lease, "the published key moved too")
 	lift()
 	e.pass(2 * e.oneRenewal())
 	require.NoError(e, h1.Confirm(e.ctx))
