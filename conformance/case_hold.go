@@ -52,6 +52,11 @@ var holdCases = []spec{
 		Rule:   "Confirm is a renewal sent after the call, and finds at once what the store knows: a key deleted, a lease gone.",
 		Learnt: "A confirmation from memory confirms only that one believed it a moment ago.",
 	}, run: confirmAsks},
+	{Case: Case{
+		Name:   "Hold/ShorterLife",
+		Rule:   "A confirmed renewal with a shorter TTL brings the deadline forward, to its From + TTL less the margin. The Hold goes on while renewals are confirmed; when they fail it is over before another session gets the lock (P3).",
+		Learnt: "ZooKeeper negotiates the session's time at each connection: a client that keeps the longer time it had before goes on believing in a lock that another has taken.",
+	}, sleeps: true, run: shorterLife},
 }
 
 // ended requires that h is over within limit, for the reason kind.
@@ -280,4 +285,70 @@ func confirmAsks(e *env) {
 		e.kind(h.Confirm(e.ctx), dcs.ErrLost, "Confirm after the key was deleted")
 	})
 	e.ended(h, slack, dcs.ErrLost, "Confirm said so")
+}
+
+// longSession starts a session for twice the suite's TTL, so that the suite's own
+// is a shorter one that still leaves time for renewals.
+func (c *client) longSession() *dcs.Session {
+	t := c.e.timing
+	t.TTL *= 2
+	return c.sessionFor(t)
+}
+
+// deadlineFollows requires that the deadline of s is not later than the last
+// confirmed renewal says.
+func (e *env) deadlineFollows(s *dcs.Session) {
+	at := s.Deadline()
+	r := s.Granted() // no older than the deadline
+	if proven := dcs.Deadline(r.From, r.TTL); proven.Before(at) {
+		e.Fatalf("the deadline is %v later than a renewal for %v allows", at.Sub(proven), r.TTL)
+	}
+}
+
+func shorterLife(e *env) {
+	a, b := e.pair()
+	s, next := a.longSession(), b.longSession()
+	h := e.acquire(s, e.key("lock"), "a")
+	e.pass(e.renewEvery())
+	require.NoError(e, h.Confirm(e.ctx))
+	e.deadlineFollows(s)
+	if !e.has(e.s.LimitTTL != nil, "LimitTTL") {
+		return
+	}
+	short, before := max(e.timing.TTL, a.Caps().MinTTL), s.Granted().TTL
+	if before <= short {
+		e.Fatalf("the store granted %v: no more than %v, to which the case limits it", before, short)
+	}
+	e.Cleanup(e.s.LimitTTL(e, short))
+	require.NoError(e, h.Confirm(e.ctx))
+	at := s.Deadline()
+	if latest := dcs.Deadline(dcs.Now(), short); latest.Before(at) {
+		e.Fatalf("after a renewal for %v, instead of %v before, the deadline is %v too late", short, before, at.Sub(latest))
+	}
+	e.deadlineFollows(s)
+	if e.hasInject() {
+		h = e.passesOn(a, b, h, s.Granted(), next)
+	}
+	e.pass(short + e.oneRenewal())
+	e.stillHeld(b, h, "longer than the shorter TTL, with renewals")
+}
+
+// passesOn lets the renewals of a fail, which holds h by lease, until next has
+// the lock. It requires that h is over by then, and returns the Hold of next.
+func (e *env) passesOn(a, b *client, h *dcs.Hold, lease dcs.Renewal, next *dcs.Session) (taken *dcs.Hold) {
+	stop := e.guardian(b, h)
+	lift := e.inject(a, Fault{Do: LoseRequest})
+	taking := e.start(func() {
+		var err error
+		taken, err = next.Acquire(e.ctx, h.Key(), []byte("b"))
+		require.NoError(e, err)
+		if h.Valid() {
+			e.Fatalf("two Holds are Valid(): the earlier one for %v more", h.Remaining())
+		}
+	})
+	e.ended(h, lease.TTL, dcs.ErrExpired, "no renewal was confirmed")
+	e.within(lease.Expiry+expiryGrace+e.budget(), taking, "another session gets the lock")
+	stop()
+	lift()
+	return taken
 }

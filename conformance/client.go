@@ -172,8 +172,11 @@ func (c *client) grantFor(ttl time.Duration) (dcs.Lease, dcs.Renewal) {
 }
 
 // session starts a session, closed when the case ends.
-func (c *client) session() *dcs.Session {
-	s, err := c.NewSession(c.e.ctx, dcs.SessionOptions{})
+func (c *client) session() *dcs.Session { return c.sessionFor(dcs.Timing{}) }
+
+// sessionFor is session with a timing of its own; zero means the client's.
+func (c *client) sessionFor(t dcs.Timing) *dcs.Session {
+	s, err := c.NewSession(c.e.ctx, dcs.SessionOptions{Timing: t})
 	require.NoError(c.e, err, "NewSession")
 	c.e.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), c.e.budget())

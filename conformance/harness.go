@@ -86,6 +86,12 @@ type Store struct {
 	// store (attempt markers), as the end of a lease that they hang on does.
 	DropBookkeeping func(tb testing.TB)
 
+	// LimitTTL makes the store grant a TTL of at most limit, and renew every
+	// lease for at most that, until lift. Renewals that are sent after LimitTTL
+	// has returned must report the limited TTL. The limit is at least
+	// Caps.MinTTL.
+	LimitTTL func(tb testing.TB, limit time.Duration) (lift func())
+
 	// Sockets returns the keepalive settings that are in force on b's
 	// connections, dialled and accepted, as read back from the sockets.
 	Sockets func(b dcs.Backend) []Socket

@@ -46,6 +46,10 @@ func memHarness(name string, o memstore.Options) Harness {
 						}
 					}
 				},
+				LimitTTL: func(_ testing.TB, limit time.Duration) func() {
+					server.LimitTTL(limit)
+					return func() { server.LimitTTL(0) }
+				},
 			}
 		},
 		NotApplicable: map[string]string{

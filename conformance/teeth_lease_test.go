@@ -25,6 +25,16 @@ var leaseTeeth = []tooth{
 			report(r)
 		})
 	}},
+	{"what the Grant granted is reported for ever", "Hold/ShorterLife", func(_ testing.TB, b *broken) {
+		b.leases(func(l *brokenLease, granted *dcs.Renewal) {
+			first := *granted
+			l.renew = func(ctx context.Context, keys ...string) (dcs.Renewal, error) {
+				r, err := l.Lease.Renew(ctx, keys...)
+				r.TTL, r.Expiry = first.TTL, first.Expiry
+				return r, err
+			}
+		})
+	}},
 	{"renewal without a round trip", "Lease/UnknownIsLost", func(_ testing.TB, b *broken) { b.renewingBlindly() }},
 	{"an answer that nobody waited for", "Lease/LateAnswerRevivesNothing", func(_ testing.TB, b *broken) {
 		b.leases(func(l *brokenLease, granted *dcs.Renewal) {

@@ -3,6 +3,7 @@ package conformance
 import (
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -23,6 +24,7 @@ var hooks = []hook{
 	{"Inject", func(s *Store) { s.Inject = nil }},
 	{"URL", func(s *Store) { s.URL = nil }},
 	{"DropBookkeeping", func(s *Store) { s.DropBookkeeping = nil }},
+	{"LimitTTL", func(s *Store) { s.LimitTTL = nil }},
 }
 
 // usage notes the hooks that a case calls.
@@ -55,6 +57,10 @@ func (u *usage) watch(s Store) Store {
 	out.DropBookkeeping = func(tb testing.TB) {
 		u.note("DropBookkeeping")
 		s.DropBookkeeping(tb)
+	}
+	out.LimitTTL = func(tb testing.TB, limit time.Duration) func() {
+		u.note("LimitTTL")
+		return s.LimitTTL(tb, limit)
 	}
 	out.URL = func(tb testing.TB) string {
 		u.note("URL")

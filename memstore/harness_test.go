@@ -47,6 +47,10 @@ func harness(name string, o memstore.Options) conformance.Harness {
 						}
 					}
 				},
+				LimitTTL: func(_ testing.TB, limit time.Duration) func() {
+					server.LimitTTL(limit)
+					return func() { server.LimitTTL(0) }
+				},
 			}
 		},
 		NotApplicable: map[string]string{
