@@ -27,6 +27,11 @@ var memberCases = []spec{
 		Rule:   "A client that only lists creates no lease and no bookkeeping, and touches no lock, under the holder's own name too: from before it is open until it is closed it sends nothing but reads.",
 		Learnt: "A monitoring script that joins the cluster by looking at it.",
 	}, run: readOnlyTouchesNothing},
+	{Case: Case{
+		Name:   "Member/NotALock",
+		Rule:   "A key is a member key if the last part but one of its name is \"members\". Publish of any other key, and TryAcquire and Acquire of a member key, are ErrInvalid with nothing sent. A member key that was deleted can be published again; one that another session published is ErrConflict while it is there (P19).",
+		Learnt: "Publish took over a lock as if it were the record of a process that had restarted, and Acquire of a key that its own session had published waited for ever.",
+	}, sleeps: true, run: memberIsNoLock},
 }
 
 func memberLeaseBound(e *env) {
@@ -141,4 +146,64 @@ func (e *env) onlyRead(sent map[string]int) {
 			e.Errorf("a client that only reads sent %d requests %q; those that change nothing are %v", n, op, reading)
 		}
 	}
+}
+
+func memberIsNoLock(e *env) {
+	c, calls := e.counting()
+	b := e.open()
+	s, other := c.session(), b.session()
+	member := e.key("members", "a")
+	h := e.acquire(s, e.key("lock"), "a")
+	for _, k := range []string{h.Key(), e.key("free"), e.key("members"), e.key("members", "a", "b"), e.key("members-", "a")} {
+		e.refused(calls, fmt.Sprintf("Publish(%q)", k), func() error { _, err := s.Publish(e.ctx, k, nil); return err })
+	}
+	_, err := other.Publish(e.ctx, h.Key(), []byte("b"))
+	e.kind(err, dcs.ErrInvalid, "Publish of another's lock")
+	require.NoError(e, h.Confirm(e.ctx))
+	e.stillHeld(b, h, "after Publish of its key was refused")
+
+	_, err = s.Publish(e.ctx, member, []byte("a"))
+	require.NoError(e, err)
+	_, err = other.Publish(e.ctx, e.key("members", "b"), []byte("b"))
+	require.NoError(e, err)
+	for whose, k := range map[string]string{"its own": member, "another's": e.key("members", "b"), "nobody's": e.key("members", "c")} {
+		e.promptly(slack, "acquiring a member key", func() {
+			e.refused(calls, "TryAcquire of "+whose+" member key", func() error { _, err := s.TryAcquire(e.ctx, k, nil); return err })
+			e.refused(calls, "Acquire of "+whose+" member key", func() error { _, err := s.Acquire(e.ctx, k, nil); return err })
+		})
+	}
+	e.publishedAgain(b, s, other, member)
+	require.NoError(e, h.Confirm(e.ctx))
+	e.stillHeld(b, h, "after all that happened to a member key of its session")
+}
+
+// publishedAgain takes a member key away from the session s that published it.
+func (e *env) publishedAgain(b *client, s, other *dcs.Session, member string) {
+	noticed := e.oneRenewal() // s has noticed by then
+	own := func(value, what string) {
+		displaced, err := s.Publish(e.ctx, member, []byte(value))
+		require.NoError(e, err, what)
+		require.Empty(e, displaced, what)
+		en := b.get(member)
+		require.Equal(e, value, string(en.Value), what)
+		require.Equal(e, s.Lease(), en.Lease, what)
+	}
+	b.del(member)
+	own("again", "Publish of a member key just after it was deleted")
+	b.del(member)
+	e.pass(noticed)
+	own("again", "Publish of a member key that was deleted")
+
+	displaced, err := other.Publish(e.ctx, member, []byte("b"))
+	require.NoError(e, err)
+	require.Equal(e, s.Lease(), displaced, "the displaced lease")
+	taken := b.get(member)
+	for range 2 {
+		_, err = s.Publish(e.ctx, member, []byte("mine"))
+		e.kind(err, dcs.ErrConflict, "Publish of a member key that another session has published")
+		require.Equal(e, taken, b.get(member), "another's member key was written over")
+		e.pass(noticed)
+	}
+	require.NoError(e, other.Close(e.ctx))
+	own("mine", "Publish of a member key whose other publisher is gone")
 }

@@ -103,6 +103,9 @@ var txnTeeth = []tooth{
 			}
 		})
 	}},
+	{"a changed key is written over", "Member/NotALock", func(_ testing.TB, b *broken) {
+		b.dropping(func(c dcs.Cond) bool { return c.On == dcs.Modified && c.Is != 0 })
+	}},
 	{"release by name", "Hold/StaleRelease", func(_ testing.TB, b *broken) {
 		b.rewriting(func(_ context.Context, t *dcs.Txn) {
 			if t.Then[0].Delete {
