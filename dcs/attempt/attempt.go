@@ -133,23 +133,15 @@ func (c *Committer) sendingTime(ctx context.Context) (context.Context, context.C
 
 // slot returns a slot with its marker made and read, owned by the caller.
 func (c *Committer) slot(ctx context.Context) (*slot, error) {
-	for {
-		s, h := c.pool.take(ctx)
-		switch {
-		case s != nil:
-			if err := c.prepare(ctx, s); err != nil {
-				c.pool.give(s)
-				return nil, err
-			}
-			return s, nil
-		case h != nil:
-			// P12: the slot of an unclear attempt serves only its settling.
-			c.settle(ctx, h)
-		}
-		if ctx.Err() != nil {
-			return nil, c.over(ctx, errors.New("every slot is busy or waits for its attempt to be settled"))
-		}
+	s := c.pool.take(ctx, func(ctx context.Context, h *handle) { c.settle(ctx, h) })
+	if s == nil {
+		return nil, c.over(ctx, errors.New("every slot is busy or waits for its attempt to be settled"))
 	}
+	if err := c.prepare(ctx, s); err != nil {
+		c.pool.give(s)
+		return nil, err
+	}
+	return s, nil
 }
 
 // over is the failure of a Commit of which nothing was sent, or everything

@@ -2,6 +2,7 @@ package attempt
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -25,102 +26,115 @@ type pool struct {
 	made    int
 	free    []*slot   // the last one given back is taken first: few are used
 	unclear []*handle // oldest first
-	waiting []chan *slot
+	waiting []*waiter // in the order in which they get slots; none while one is free
 }
 
-// take returns a free slot; or an unclear attempt that has to be settled first
-// (P12), if there is no free slot; or waits until there is one of both. It
-// returns neither when ctx ends.
-func (p *pool) take(ctx context.Context) (*slot, *handle) {
+// waiter is a Commit that waits for a slot. It settles unclear attempts while
+// there are any.
+type waiter struct {
+	slot *slot              // set once, under the pool's mu
+	stop context.CancelFunc // ends its settling when slot is set
+	look chan struct{}      // has room for one; sent when an attempt became unclear
+}
+
+// take returns a slot that is free or is given back until ctx ends, else nil.
+// Meanwhile it calls settle with unclear attempts (P12). An attempt that cannot
+// be settled must not keep the Commit from its slot, so the context of settle
+// ends when the slot is there.
+func (p *pool) take(ctx context.Context, settle func(context.Context, *handle)) *slot {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	w := &waiter{stop: stop, look: make(chan struct{}, 1)}
+	if s := p.enter(w); s != nil {
+		return s
+	}
+	for ctx.Err() == nil {
+		if h := p.next(); h != nil {
+			settle(ctx, h)
+			continue
+		}
+		select {
+		case <-w.look:
+		case <-ctx.Done():
+		}
+	}
+	return p.leave(w)
+}
+
+// enter returns a free slot, or queues w.
+func (p *pool) enter(w *waiter) *slot {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	if n := len(p.free); n > 0 {
 		s := p.free[n-1]
 		p.free = p.free[:n-1]
-		p.mu.Unlock()
-		return s, nil
+		return s
 	}
 	if p.made < p.size {
 		p.made++
-		p.mu.Unlock()
-		return &slot{}, nil
+		return &slot{}
 	}
-	if len(p.unclear) > 0 {
-		h := p.unclear[0]
-		p.unclear = append(p.unclear[1:], h) // the next one settles another
-		p.mu.Unlock()
-		return nil, h
-	}
-	turn := make(chan *slot, 1)
-	p.waiting = append(p.waiting, turn)
-	p.mu.Unlock()
-	select {
-	case s := <-turn:
-		if s == nil { // an attempt became unclear: look again
-			return p.take(ctx)
-		}
-		return s, nil
-	case <-ctx.Done():
-		p.leave(turn)
-		return nil, nil
-	}
+	p.waiting = append(p.waiting, w)
+	return nil
 }
 
-// leave withdraws a waiter, and passes on what it was given meanwhile.
-func (p *pool) leave(turn chan *slot) {
+// leave ends w's waiting and returns the slot that it was given, or nil.
+func (p *pool) leave(w *waiter) *slot {
 	p.mu.Lock()
-	for i, w := range p.waiting {
-		if w == turn {
-			p.waiting = append(p.waiting[:i], p.waiting[i+1:]...)
-			p.mu.Unlock()
-			return
-		}
+	defer p.mu.Unlock()
+	if i := slices.Index(p.waiting, w); i >= 0 {
+		p.waiting = slices.Delete(p.waiting, i, i+1)
 	}
-	p.mu.Unlock()
-	if s := <-turn; s != nil {
-		p.give(s)
-	} else {
-		p.wake()
-	}
+	return w.slot
 }
 
-// give returns a slot that nothing unclear is about any more.
+// next returns an unclear attempt, or nil. The call after it returns another
+// one, if there are several.
+func (p *pool) next() *handle {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.unclear) == 0 {
+		return nil
+	}
+	h := p.unclear[0]
+	p.unclear = append(p.unclear[1:], h)
+	return h
+}
+
+// give hands a slot that no unclear attempt needs any more to the first Commit
+// that waits, or makes it free.
 func (p *pool) give(s *slot) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.waiting) > 0 {
-		p.waiting[0] <- s
-		p.waiting = p.waiting[1:]
+	if len(p.waiting) == 0 {
+		p.free = append(p.free, s)
 		return
 	}
-	p.free = append(p.free, s)
+	w := p.waiting[0]
+	p.waiting = slices.Delete(p.waiting, 0, 1)
+	w.slot = s
+	w.stop()
 }
 
-// wake lets one waiter look for something to settle.
-func (p *pool) wake() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.waiting) > 0 {
-		p.waiting[0] <- nil
-		p.waiting = p.waiting[1:]
-	}
-}
-
-// keep sets h's slot aside until h is settled.
+// keep sets h's slot aside until h is settled. Every waiter learns of it: one
+// that settles h may be given another slot before h is settled.
 func (p *pool) keep(h *handle) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.unclear = append(p.unclear, h)
-	p.mu.Unlock()
-	p.wake()
+	for _, w := range p.waiting {
+		select {
+		case w.look <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // settled takes h off the unclear ones and gives its slot back.
 func (p *pool) settled(h *handle) {
 	p.mu.Lock()
-	for i, u := range p.unclear {
-		if u == h {
-			p.unclear = append(p.unclear[:i], p.unclear[i+1:]...)
-			break
-		}
+	if i := slices.Index(p.unclear, h); i >= 0 {
+		p.unclear = slices.Delete(p.unclear, i, i+1)
 	}
 	p.mu.Unlock()
 	p.give(h.slot)

@@ -5,55 +5,59 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Who stops waiting passes on what it was given in that moment, or somebody
-// else waits for ever.
-func TestPoolPassesOn(t *testing.T) {
-	first, second := make(chan *slot, 1), make(chan *slot, 1)
-	p := &pool{size: 1, made: 1, waiting: []chan *slot{first, second}}
-	p.wake()
-	p.leave(first)
-	select {
-	case s := <-second:
-		if s != nil {
-			t.Error("a slot out of nowhere")
-		}
-	default:
-		t.Error("the call to look again was lost")
-	}
+// A slot that is given to a waiter in the moment in which its time is over is
+// not lost. A waiter that has left is given none.
+func TestPoolLosesNoSlot(t *testing.T) {
+	p := &pool{size: 1, made: 1}
 	given := &slot{}
-	p.waiting = []chan *slot{first, second}
-	p.give(given)
-	p.leave(first)
-	select {
-	case s := <-second:
-		if s != given {
-			t.Error("another slot")
+	late, gone, next := &waiter{stop: func() {}}, &waiter{}, &waiter{stop: func() {}}
+	for _, w := range []*waiter{late, gone, next} {
+		if s := p.enter(w); s != nil {
+			t.Fatal("a slot out of nowhere")
 		}
-	default:
-		t.Error("the slot was lost")
 	}
-	p.waiting = []chan *slot{first}
 	p.give(given)
-	p.leave(first)
-	if s, _ := p.take(t.Context()); s != given {
-		t.Error("the slot was lost with nobody waiting")
+	if s := p.leave(late); s != given {
+		t.Errorf("got %p, want the slot that was given", s)
+	}
+	if s := p.leave(gone); s != nil {
+		t.Errorf("got %p, want no slot", s)
+	}
+	p.give(given)
+	if s := p.leave(next); s != given {
+		t.Errorf("got %p, want the slot that was given", s)
+	}
+	p.give(given)
+	if s := p.enter(late); s != given || len(p.waiting) != 0 {
+		t.Errorf("got %p, want the free slot", s)
 	}
 }
 
-// One attempt that cannot be settled does not keep the others from being.
+// One attempt that cannot be settled does not keep the others from being
+// settled.
 func TestPoolSettlesInTurn(t *testing.T) {
 	a, b := &handle{}, &handle{}
 	p := &pool{size: 2, made: 2, unclear: []*handle{a, b}}
 	for _, want := range []*handle{a, b, a} {
-		if s, h := p.take(t.Context()); s != nil || h != want {
-			t.Fatalf("got %p, %p; want %p", s, h, want)
+		ctx, cancel := context.WithCancel(t.Context())
+		s := p.take(ctx, func(_ context.Context, h *handle) {
+			if h != want {
+				t.Errorf("settles %p, want %p", h, want)
+			}
+			cancel()
+		})
+		if s != nil {
+			t.Fatal("a slot out of nowhere")
 		}
 	}
 }
@@ -206,5 +210,108 @@ func TestCloseWaitsForEveryCopy(t *testing.T) {
 		if err := c.Close(); err != nil || s.under.Load() != 0 {
 			t.Fatalf("closed with %d copies under way: %v", s.under.Load(), err)
 		}
+	})
+}
+
+// occupied is a store that takes its time for the commits of some keys.
+type occupied struct {
+	*store
+	takes map[string]time.Duration
+}
+
+func (s *occupied) Send(ctx context.Context, r Request) (Answer, error) {
+	if kindOf(r) == commit {
+		select {
+		case <-time.After(s.takes[r.Txn.Then[0].Key]):
+		case <-ctx.Done():
+			return Answer{}, ctx.Err()
+		}
+	}
+	return s.store.Send(ctx, r)
+}
+
+// A Commit that settles another one's attempt takes a slot as soon as one is
+// given back. Of several such Commits each takes one. The attempt remains to be
+// settled.
+func TestP12SettlerTakesTheFreeSlot(t *testing.T) {
+	for _, waiting := range []int{1, 3} {
+		run(t, func(t *testing.T) {
+			s := &occupied{newStore(), map[string]time.Duration{}}
+			unclear := func(k kindOfRequest, r Request) step {
+				if k == fencing || k == commit && r.Txn.Then[0].Key == "unclear" {
+					return swallow
+				}
+				return answer
+			}
+			s.script = unclear
+			c := New(s, Options{Slots: 3, AttemptTimeout: time.Hour})
+			defer c.Close()
+			_, err := c.Commit(within(t, budget), put("unclear", "1"))
+			var e *dcs.Error
+			if !errors.As(err, &e) || e.Attempt == nil {
+				t.Fatalf("got %v, want it to be settled later", err)
+			}
+			var wg sync.WaitGroup
+			commit := func(key string, takes, after time.Duration) {
+				s.takes[key] = takes
+				wg.Go(func() {
+					start := time.Now()
+					if _, err := c.Commit(within(t, time.Hour), put(key, "1")); err != nil || time.Since(start) != after {
+						t.Errorf("%s: %v after %v, want an answer after %v", key, err, time.Since(start), after)
+					}
+				})
+				synctest.Wait() // it has its slot, or settles
+			}
+			commit("busy", time.Second, time.Second)
+			commit("busy too", 5*time.Second, 5*time.Second)
+			for n := range waiting {
+				commit("waits "+strconv.Itoa(n), 0, time.Second)
+			}
+			wg.Wait()
+			if free := len(c.pool.free); free != 2 || len(c.pool.unclear) != 1 || len(c.pool.waiting) != 0 {
+				t.Errorf("%d slots are free and %d unclear, want 2 and 1; %d Commits wait", free, len(c.pool.unclear), len(c.pool.waiting))
+			}
+			s.script = nil
+			if _, err := c.Settle(within(t, budget), e); dcs.KindOf(err) != dcs.ErrConflict || len(c.pool.free) != 3 {
+				t.Errorf("settled as %v, %d slots are free", err, len(c.pool.free))
+			}
+		})
+	}
+}
+
+// A Commit that waits for a busy slot settles what becomes unclear meanwhile,
+// also when the Commit that was the first to do so has found a slot.
+func TestP12SettlingIsTakenOver(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := newStore()
+		s.script = func(k kindOfRequest, r Request) step {
+			at := time.Since(s.start)
+			switch {
+			case k == fencing && at < 10*time.Second:
+				return swallow
+			case k != commit:
+				return answer
+			}
+			switch key := r.Txn.Then[0].Key; {
+			case key == "unclear", key == "first", key == "busy" && at < 5*time.Second:
+				return swallow
+			}
+			return answer
+		}
+		c := New(s, Options{Slots: 2, AttemptTimeout: time.Second})
+		var wg sync.WaitGroup
+		begin := func(key string, budget time.Duration) {
+			wg.Go(func() { _, _ = c.Commit(within(t, budget), put(key, "1")) })
+			synctest.Wait()
+		}
+		begin("busy", time.Hour)
+		begin("unclear", 2*time.Second)
+		begin("first", 2*time.Hour) // settles from 2 s on, and keeps the slot that is free after 5 s
+		_, err := c.Commit(within(t, time.Hour), put("second", "1"))
+		if took := time.Since(s.start); err != nil || took < 10*time.Second || took > 12*time.Second {
+			t.Errorf("%v after %v, want the slot that can be settled after 10 s", err, took)
+		}
+		c.Close()
+		wg.Wait()
 	})
 }
