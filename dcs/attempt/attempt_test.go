@@ -288,32 +288,38 @@ func TestMarkerCreationIsRepeatable(t *testing.T) {
 	}
 }
 
-// A transport's own idea of the kind does not show through what is proven.
+// A transport's own idea of the kind does not show through what is proven,
+// whether it fails the Commit's copies or those that make the marker.
 func TestTransportKindsAreCausesOnly(t *testing.T) {
-	for _, kind := range []error{dcs.ErrLost, dcs.ErrAmbiguous} {
-		run(t, func(t *testing.T) {
-			s := newStore()
-			odd := &oddErrors{store: s, err: fmt.Errorf("odd: %w", kind)}
-			c := New(odd, Options{})
-			defer c.Close()
-			_, err := c.Commit(within(t, budget), lock("mine"))
-			if errors.Is(err, kind) || dcs.KindOf(err) != dcs.ErrUnavailable {
-				t.Fatalf("got %v, want a no that blames nothing else", err)
-			}
-			if !strings.Contains(err.Error(), "odd") {
-				t.Fatalf("the cause is missing: %v", err)
-			}
-		})
+	for _, odd := range []error{
+		fmt.Errorf("odd: %w", dcs.ErrLost),
+		fmt.Errorf("odd: %w", dcs.ErrAmbiguous),
+		fmt.Errorf("odd: %w: %w", ErrNotSent, dcs.ErrAmbiguous), // which contradict each other
+	} {
+		for _, on := range []kindOfRequest{commit, create} {
+			run(t, func(t *testing.T) {
+				c := New(&oddErrors{store: newStore(), err: odd, on: on}, Options{})
+				defer c.Close()
+				_, err := c.Commit(within(t, budget), lock("mine"))
+				if errors.Is(err, dcs.ErrLost) || errors.Is(err, dcs.ErrAmbiguous) || dcs.KindOf(err) != dcs.ErrUnavailable {
+					t.Fatalf("got %v, want a no that blames nothing else", err)
+				}
+				if !strings.Contains(err.Error(), "odd") {
+					t.Fatalf("the cause is missing: %v", err)
+				}
+			})
+		}
 	}
 }
 
 type oddErrors struct {
 	*store
 	err error
+	on  kindOfRequest
 }
 
 func (o *oddErrors) Send(ctx context.Context, r Request) (Answer, error) {
-	if kindOf(r) == commit {
+	if kindOf(r) == o.on {
 		return Answer{}, o.err
 	}
 	return o.store.Send(ctx, r)

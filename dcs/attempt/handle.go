@@ -166,48 +166,54 @@ func holds(c dcs.Cond, e *dcs.Entry) bool {
 	}
 }
 
-// copy sends one copy of the attempt and returns an answer that was Seen.
-func (h *handle) copy(ctx context.Context, n nth) (Answer, error) {
+// copy sends one copy of the attempt.
+func (h *handle) copy(ctx context.Context, n nth) event {
 	r := n.of(h.marker, h.txn)
 	if h.c.o.ModifiedOnly {
-		if ans, err := h.resolve(ctx, &r, n.copy == 0); err != nil || ans.Outcome == Refused {
-			return ans, err
+		if e := h.resolve(ctx, &r, n.copy == 0); e.unsent {
+			return e
 		}
 	}
-	ans, err := h.c.t.Send(ctx, r)
-	if err != nil || ans.Seen || (ans.Outcome != Refused && ans.Outcome != LeaseLost) {
-		return ans, err
+	return h.c.send(ctx, r)
+}
+
+// send sends r and reads the entries that explain a refusal, unless the
+// transport has returned them. If the read fails, the event has both the
+// refusal and the failure.
+func (c *Committer) send(ctx context.Context, r Request) event {
+	ans, err := c.t.Send(ctx, r)
+	switch {
+	case err != nil:
+		return event{err: err} // an Answer that comes with an error says nothing
+	case ans.Seen || !ans.refused():
+		return event{ans: ans}
 	}
-	entries, err := h.c.t.Read(ctx, r.Keys()...)
-	if err != nil {
-		return Answer{}, unsent(err) // refused, and we do not know why
-	}
-	ans.Entries, ans.Seen = entries, true
-	return ans, nil
+	ans.Entries, err = c.t.Read(ctx, r.Keys()...)
+	return event{ans: ans, err: err}
 }
 
 // resolve turns the conditions on Created into conditions on Modified, by a
 // read that finds the incarnation in place. Finding another one is a refusal
-// of a copy that need not be sent. The first copy may rest on what is
-// remembered of the keys.
-func (h *handle) resolve(ctx context.Context, r *Request, first bool) (Answer, error) {
+// of a copy that need not be sent, and a read that fails leaves it unsent too.
+// The first copy may rest on what is remembered of the keys.
+func (h *handle) resolve(ctx context.Context, r *Request, first bool) event {
 	need := false
 	for _, c := range h.txn.If {
 		need = need || (c.On == dcs.Created && c.Is != 0)
 	}
 	if !need || first && h.recall(r) {
-		return Answer{}, nil
+		return event{}
 	}
 	entries, err := h.c.t.Read(ctx, r.Keys()...)
 	if err != nil {
-		return Answer{}, unsent(err)
+		return event{err: err, unsent: true}
 	}
 	ans := Answer{Outcome: Refused, Seen: true, Entries: entries}
 	conds := make([]dcs.Cond, len(h.txn.If))
 	for i, c := range h.txn.If {
 		e := ans.entry(c.Key)
 		if c.On == dcs.Created && !holds(c, e) {
-			return ans, nil
+			return event{ans: ans, unsent: true}
 		}
 		if c.On == dcs.Created && e != nil {
 			c = dcs.ModifiedAt(c.Key, e.Modified)
@@ -215,7 +221,7 @@ func (h *handle) resolve(ctx context.Context, r *Request, first bool) (Answer, e
 		conds[i] = c
 	}
 	r.Txn.If = conds
-	return Answer{}, nil
+	return event{}
 }
 
 // recall resolves r's conditions from what the transport remembers, if it
@@ -239,17 +245,3 @@ func (h *handle) recall(r *Request) bool {
 	r.Txn.If = conds
 	return true
 }
-
-// unsent marks the failure of a read as one of a copy that wrote nothing. Only
-// a read that was refused outright, with a kind, ends a Commit.
-func unsent(err error) error {
-	if errors.Is(err, ErrNotSent) {
-		return err
-	}
-	return &notSent{err}
-}
-
-type notSent struct{ err error }
-
-func (e *notSent) Error() string   { return e.err.Error() }
-func (e *notSent) Unwrap() []error { return []error{ErrNotSent} }

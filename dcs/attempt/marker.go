@@ -50,8 +50,9 @@ func (c *Committer) create(ctx context.Context, key string) error {
 	if err != nil {
 		return c.fail("Commit", "", dcs.ErrUnavailable, err)
 	}
-	v := c.volley(func(ctx context.Context, n nth) (Answer, error) {
-		return c.t.Send(ctx, n.of(Marker{Key: key, Create: true, Nonce: nonce}, dcs.Txn{}))
+	v := c.volley(func(ctx context.Context, n nth) event {
+		ans, err := c.t.Send(ctx, n.of(Marker{Key: key, Create: true, Nonce: nonce}, dcs.Txn{}))
+		return event{ans: ans, err: err}
 	})
 	return c.until(ctx, v, func(e event) bool { return e.ans.Outcome == Applied || e.ans.Outcome == Refused })
 }
@@ -59,9 +60,9 @@ func (c *Committer) create(ctx context.Context, key string) error {
 // read reads keys, as often as it takes.
 func (c *Committer) read(ctx context.Context, keys ...string) ([]dcs.Entry, error) {
 	var found []dcs.Entry
-	v := c.volley(func(ctx context.Context, _ nth) (Answer, error) {
+	v := c.volley(func(ctx context.Context, _ nth) event {
 		entries, err := c.t.Read(ctx, keys...)
-		return Answer{Outcome: Applied, Entries: entries}, err
+		return event{ans: Answer{Entries: entries}, err: err}
 	})
 	err := c.until(ctx, v, func(e event) bool { found = e.ans.Entries; return true })
 	return found, err
@@ -82,7 +83,7 @@ func (c *Committer) until(ctx context.Context, v *volley, done func(event) bool)
 		case e.err == nil && done(e):
 			return nil
 		case e.err != nil:
-			last = e.err
+			last = asCause(e.err)
 			if final := c.final(e.err); final != nil {
 				return final
 			}
@@ -92,10 +93,10 @@ func (c *Committer) until(ctx context.Context, v *volley, done func(event) bool)
 }
 
 // final returns the failure that err ends a Commit with, or nil if the store
-// may be asked again.
+// may be asked again. ErrAmbiguous contradicts ErrNotSent and ends nothing.
 func (c *Committer) final(err error) *dcs.Error {
 	kind := dcs.KindOf(err)
-	if kind == nil || !errors.Is(err, ErrNotSent) {
+	if kind == nil || kind == dcs.ErrAmbiguous || !errors.Is(err, ErrNotSent) { //nolint:errorlint // KindOf returns a sentinel
 		return nil
 	}
 	f := c.fail("Commit", "", kind, err)

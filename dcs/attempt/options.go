@@ -43,8 +43,9 @@ type Options struct {
 	// Duplicates says that what Send sends may arrive more than once, some of
 	// it late: through a proxy that repeats requests, or a client library that
 	// cannot be told not to. A refusal of one arrival then says nothing of the
-	// next one, so that every conflict costs one more transaction, which wins
-	// the marker, and a lost marker is always [dcs.ErrAmbiguous].
+	// next one. Every refusal therefore costs one more transaction, which wins
+	// the marker, and a marker that is lost after a copy was sent is
+	// [dcs.ErrAmbiguous].
 	Duplicates bool
 	// Rand is where names, nonces and jitter come from; nil means crypto/rand.
 	// A test that wants the same run twice gives a seeded one. It is read

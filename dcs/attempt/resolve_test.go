@@ -18,11 +18,12 @@ func guarded(token dcs.Revision) dcs.Txn {
 
 // locked returns a store that checks Modified only and holds a lock, and a
 // Committer whose marker is made.
-func locked(t *testing.T) (*store, *Committer, dcs.Revision) {
+func locked(t *testing.T, o Options) (*store, *Committer, dcs.Revision) {
 	t.Helper()
 	s := newStore()
 	token := s.write(dcs.Put("lock", nil))
-	c := New(s, Options{ModifiedOnly: true})
+	o.ModifiedOnly = true
+	c := New(s, o)
 	if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +44,7 @@ func TestReadThatResolvesFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			run(t, func(t *testing.T) {
-				s, c, token := locked(t)
+				s, c, token := locked(t, Options{})
 				defer c.Close()
 				s.refuse = tc.fails
 				start := time.Now()
@@ -60,7 +61,7 @@ func TestReadThatResolvesFails(t *testing.T) {
 // fence.
 func TestUnresolvedConditionIsNotSent(t *testing.T) {
 	run(t, func(t *testing.T) {
-		s, c, token := locked(t)
+		s, c, token := locked(t, Options{})
 		defer c.Close()
 		s.cutOff = true
 		_, err := c.Commit(within(t, budget), guarded(token))

@@ -139,15 +139,10 @@ func (c *Committer) fence(ctx context.Context, h *handle, kept bool) *outcome {
 }
 
 // fenceCopy sends one copy of the transaction that only takes the marker.
-func (h *handle) fenceCopy(ctx context.Context, n nth) (Answer, error) {
+func (h *handle) fenceCopy(ctx context.Context, n nth) event {
 	r := n.of(h.marker, dcs.Txn{})
 	r.Marker.Nonce = h.abandon
-	ans, err := h.c.t.Send(ctx, r)
-	if err != nil || ans.Seen || ans.Outcome != Refused {
-		return ans, err
-	}
-	ans.Entries, err = h.c.t.Read(ctx, h.marker.Key)
-	return ans, err
+	return h.c.send(ctx, r)
 }
 
 // conclude records how h ended and gives its slot back, ready for the next
@@ -186,14 +181,28 @@ func (h *handle) ambiguous(cause error) *dcs.Error {
 	return e
 }
 
-// note remembers a failure for the text of what is returned. A transport's
-// own idea of the kind must not show through what the marker proved.
+// note remembers a failure as the cause of what is returned.
 func (h *handle) note(err error) {
-	switch kind := dcs.KindOf(err); {
-	case err == nil:
-	case kind == nil || kind == dcs.ErrUnauthorized || kind == dcs.ErrClosed: //nolint:errorlint // KindOf gives the sentinel
-		h.last = err
-	default:
-		h.last = errors.New(err.Error())
+	if err != nil {
+		h.last = asCause(err)
 	}
+}
+
+// asCause returns err without its kind, unless that is ErrUnauthorized or
+// ErrClosed. A transport's own idea of the kind must not show through what the
+// marker proved, or through the failure of a Commit that sent nothing.
+func asCause(err error) error {
+	switch dcs.KindOf(err) {
+	case nil, dcs.ErrUnauthorized, dcs.ErrClosed: //nolint:errorlint // KindOf returns a sentinel
+		return err
+	}
+	return textOf(err)
+}
+
+// textOf returns an error with err's text that matches nothing.
+func textOf(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.New(err.Error())
 }

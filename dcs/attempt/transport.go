@@ -15,8 +15,9 @@ import (
 // An error that wraps ErrNotSent and carries a kind (see [dcs.KindOf]) is the
 // store's own refusal and ends the Commit with that kind, as soon as no other
 // copy is unclear: ErrInvalid for what will never pass, ErrUnauthorized,
-// ErrUnavailable for a full store. Without a kind the copy never left, and
-// another one is sent while the budget lasts.
+// ErrUnavailable for a full store. With ErrClosed, of a transport that is
+// closed, or without a kind the copy never left; without a kind another one is
+// sent while the budget lasts.
 var ErrNotSent = errors.New("nothing was sent, or it was refused outright")
 
 // Transport is what the author of a backend writes: one transaction and one
@@ -126,6 +127,9 @@ type Answer struct {
 	// Endpoint names the server that answered, for errors.
 	Endpoint string
 }
+
+// refused reports whether the store refused the copy.
+func (a Answer) refused() bool { return a.Outcome == Refused || a.Outcome == LeaseLost }
 
 func (a Answer) entry(key string) *dcs.Entry {
 	for i := range a.Entries {

@@ -8,32 +8,43 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// event is what became of one copy.
+// event is the outcome of one copy.
 type event struct {
-	ans Answer
-	err error
+	ans    Answer
+	err    error // of Send, or of the read that was to explain the refusal in ans
+	unsent bool  // the copy was not given to the Transport
 }
 
 // definite reports whether the copy certainly wrote nothing.
 func (e event) definite() bool {
-	if e.err != nil {
-		return errors.Is(e.err, ErrNotSent)
-	}
-	return e.ans.Outcome == Refused || e.ans.Outcome == LeaseLost
+	return e.unsent || e.ans.refused() || errors.Is(e.err, ErrNotSent)
 }
+
+// refused reports whether the store has seen the copy and refused it. A second
+// arrival of such a copy may be applied (P10).
+func (e event) refused() bool {
+	if e.unsent {
+		return false
+	}
+	return e.ans.refused() || errors.Is(e.err, ErrNotSent) && byStore(dcs.KindOf(e.err))
+}
+
+// byStore reports whether an ErrNotSent of that kind is the store's refusal.
+// ErrClosed is the transport's own, and without a kind the copy never left.
+func byStore(kind error) bool { return kind != nil && kind != dcs.ErrClosed } //nolint:errorlint // KindOf returns a sentinel
 
 // volley sends copies of one request: the first at once, a hedge beside one
 // that stays unanswered, another after one that failed (P13: the marker, or
 // the read's nature, makes that safe). It belongs to one goroutine.
 type volley struct {
 	c    *Committer
-	send func(ctx context.Context, n nth) (Answer, error)
+	send func(ctx context.Context, n nth) event
 	out  chan event
 
 	sent    nth         // the next copy's place
 	open    int         // copies without an answer yet
 	late    *time.Timer // when another one is sent beside them
-	unclear bool        // one ended without telling what became of it
+	unclear bool        // the outcome of one is unknown
 	refused bool        // the store has seen one and refused it
 	hold    bool        // collect answers, send nothing more
 	fails   int         // for the back-off; whoever judges an answer a failure raises it
@@ -49,7 +60,7 @@ func (n nth) of(m Marker, t dcs.Txn) Request {
 	return Request{Marker: m, Txn: t, Copy: n.copy, Round: n.round, Hedge: n.hedge}
 }
 
-func (c *Committer) volley(send func(ctx context.Context, n nth) (Answer, error)) *volley {
+func (c *Committer) volley(send func(ctx context.Context, n nth) event) *volley {
 	return &volley{c: c, send: send, out: make(chan event, inFlight)}
 }
 
@@ -127,7 +138,7 @@ func (v *volley) take(e event) event {
 	switch {
 	case !e.definite():
 		v.unclear = true
-	case e.err == nil || dcs.KindOf(e.err) != nil:
+	case e.refused():
 		v.refused = true
 	}
 	return e
@@ -155,8 +166,7 @@ func (v *volley) launch(ctx context.Context, hedge bool) {
 		defer v.c.running.Done()
 		one, cancel := context.WithTimeout(ctx, v.c.o.attemptTimeout(left))
 		defer cancel()
-		ans, err := v.send(one, n)
-		v.deliver(ctx, event{ans: ans, err: err})
+		v.deliver(ctx, v.send(one, n))
 	}()
 }
 

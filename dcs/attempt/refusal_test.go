@@ -1,0 +1,140 @@
+package attempt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// With requests that may arrive twice, a refused copy may land at its second
+// arrival, also where the reason of the refusal cannot be read. A definite no
+// needs the marker.
+func TestP10DuplicatesOfAnUnreadRefusal(t *testing.T) {
+	for name, tc := range map[string]struct {
+		txn    dcs.Txn
+		allow  func(s *store) // lets a second arrival land
+		silent bool           // no fence of the Commit arrives
+		want   error
+	}{
+		"a condition failed":              {lock("mine"), unlock, false, dcs.ErrUnavailable},
+		"a dead lease":                    {leased("dead"), grant, false, dcs.ErrUnavailable},
+		"a condition failed, not settled": {lock("mine"), unlock, true, dcs.ErrAmbiguous},
+		"a dead lease, not settled":       {leased("dead"), grant, true, dcs.ErrAmbiguous},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(t *testing.T) {
+				s := newStore()
+				s.write(dcs.Put("lock", []byte("theirs")))
+				c := New(s, Options{Duplicates: true, Slots: 1})
+				defer c.Close()
+				if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
+					t.Fatal(err)
+				}
+				s.unseen, s.cutOff = true, true
+				s.script = func(k kindOfRequest, r Request) step {
+					switch {
+					case k == commit:
+						s.held = append(s.held, func() { _, _ = s.apply(r) })
+					case k == fencing && tc.silent:
+						return swallow
+					}
+					return answer
+				}
+				_, err := c.Commit(within(t, budget), tc.txn)
+				if err := kindIs(err, tc.want); err != nil {
+					t.Error(err)
+				}
+				s.script = nil
+				var e *dcs.Error
+				if errors.As(err, &e) && e.Kind == dcs.ErrAmbiguous {
+					_, err = c.Settle(within(t, budget), e)
+					if err := kindIs(err, dcs.ErrConflict); err != nil {
+						t.Error(err)
+					}
+				}
+				tc.allow(s)
+				s.land()
+				if v := s.value(tc.txn.Then[0].Key); v != "(absent)" {
+					t.Errorf("%s is %q after a definite no", tc.txn.Then[0].Key, v)
+				}
+			})
+		})
+	}
+}
+
+func unlock(s *store) { s.write(dcs.Delete("lock")) }
+func grant(s *store)  { s.tree.Grant("dead") }
+
+// A copy that was not sent cannot arrive twice. There is nothing to fence, and a
+// marker that such a copy finds lost is made again.
+func TestP10DuplicatesOfWhatWasNotSent(t *testing.T) {
+	noRight := &dcs.Error{Kind: dcs.ErrUnauthorized, Err: errors.New("no right to read")}
+	for name, tc := range map[string]struct {
+		prepare func(s *store)
+		want    error
+	}{
+		"the read is refused":               {func(s *store) { s.refuse = fmt.Errorf("%w: %w", ErrNotSent, noRight) }, dcs.ErrUnauthorized},
+		"no read succeeds":                  {func(s *store) { s.cutOff = true }, dcs.ErrUnavailable},
+		"another incarnation":               {retake, dcs.ErrConflict},
+		"another incarnation and no marker": {func(s *store) { retake(s); s.loseMarkers() }, dcs.ErrConflict},
+		"the transport is closed": {func(s *store) {
+			s.only = dcs.ErrClosed
+			s.script = always(down, commit, fencing)
+		}, dcs.ErrClosed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(t *testing.T) {
+				s, c, token := locked(t, Options{Duplicates: true})
+				defer c.Close()
+				tc.prepare(s)
+				_, err := c.Commit(within(t, budget), guarded(token))
+				if err := kindIs(err, tc.want); err != nil || s.sent[fencing] != 0 {
+					t.Errorf("%v, sent %v; want no fence", err, s.sent)
+				}
+			})
+		})
+	}
+}
+
+// retake makes the lock another client's.
+func retake(s *store) {
+	s.write(dcs.Delete("lock"))
+	s.write(dcs.Put("lock", []byte("theirs")))
+}
+
+// leaseless is a store that refuses the first fence for its lease, without a
+// word about the marker.
+type leaseless struct {
+	*store
+	refused bool
+}
+
+func (s *leaseless) Send(ctx context.Context, r Request) (Answer, error) {
+	if kindOf(r) == fencing && !s.refused {
+		s.refused = true
+		return Answer{Outcome: LeaseLost}, nil
+	}
+	return s.store.Send(ctx, r)
+}
+
+// A fence that is refused for its lease says nothing of the marker, which is
+// read.
+func TestP11FenceRefusedForItsLease(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := &leaseless{store: newStore()}
+		s.script = always(hold, commit)
+		c := New(s, Options{})
+		defer c.Close()
+		_, err := c.Commit(within(t, budget), lock("mine"))
+		if err := kindIs(err, dcs.ErrUnavailable); err != nil || !s.refused {
+			t.Error(err)
+		}
+		s.land()
+		if v := s.value("lock"); v != "(absent)" {
+			t.Errorf("the lock is %q after it was said that nothing lands any more", v)
+		}
+	})
+}
