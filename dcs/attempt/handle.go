@@ -3,7 +3,6 @@ package attempt
 import (
 	"bytes"
 	"context"
-	"errors"
 	"slices"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -71,21 +70,40 @@ type outcome struct {
 
 // answer is what the caller of op is told.
 func (o *outcome) answer(h *handle, op string) (dcs.Revision, error) {
-	settling := op == "Settle"
 	switch {
-	case settling && o.fail != nil && o.fail.Kind != dcs.ErrAmbiguous && errors.Is(o.fail.Kind, dcs.ErrUnavailable): //nolint:errorlint // the kind itself
-		return 0, h.c.fail(op, h.key, dcs.ErrConflict, errors.New(o.fail.Error()))
+	case op == "Settle" && o.settlesAsConflict():
+		// P11: the marker was won. The reason must not be matched, because of the
+		// definite kinds a Settler returns ErrConflict and ErrLost only.
+		return 0, h.c.fail(op, h.key, dcs.ErrConflict, textOf(o.reason()))
 	case o.fail != nil:
 		e := *o.fail
 		e.Op = op
 		return 0, &e
-	case o.abandoned && settling:
-		// Somebody was told ErrAmbiguous, and is now told no.
-		return 0, h.c.fail(op, h.key, dcs.ErrConflict, o.why)
 	case o.abandoned:
 		return 0, h.c.fail(op, h.key, dcs.ErrUnavailable, o.why)
 	}
 	return o.rev, nil
+}
+
+// settlesAsConflict reports whether o is a definite no for which Settle must
+// answer ErrConflict.
+func (o *outcome) settlesAsConflict() bool {
+	if o.fail == nil {
+		return o.abandoned
+	}
+	switch o.fail.Kind {
+	case dcs.ErrConflict, dcs.ErrLost, dcs.ErrAmbiguous: //nolint:errorlint // the kind itself, whatever the cause is
+		return false
+	}
+	return true
+}
+
+// reason returns why o is a no, or nil if nothing else went wrong.
+func (o *outcome) reason() error {
+	if o.fail != nil {
+		return o.fail
+	}
+	return o.why
 }
 
 // verdict is what an answer says of an attempt.

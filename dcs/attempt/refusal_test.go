@@ -138,3 +138,87 @@ func TestP11FenceRefusedForItsLease(t *testing.T) {
 		}
 	})
 }
+
+// kinds are all sentinels of package dcs.
+var kinds = []error{
+	dcs.ErrNotFound, dcs.ErrConflict, dcs.ErrLost, dcs.ErrReleased, dcs.ErrUnavailable, dcs.ErrExpired,
+	dcs.ErrAmbiguous, dcs.ErrUnauthorized, dcs.ErrInvalid, dcs.ErrClosed,
+}
+
+// failing is a store that does not answer the first copy of a Commit. All that
+// follows fails with err, until that is nil.
+type failing struct {
+	*store
+	err    error
+	copies int
+}
+
+func (s *failing) Send(ctx context.Context, r Request) (Answer, error) {
+	s.mu.Lock()
+	err, first := s.err, s.copies == 0
+	if kindOf(r) == commit {
+		s.copies++
+	}
+	s.mu.Unlock()
+	switch {
+	case err == nil || kindOf(r) == create:
+		return s.store.Send(ctx, r)
+	case first:
+		<-ctx.Done()
+		return Answer{}, ctx.Err()
+	}
+	return Answer{}, err
+}
+
+// One copy is unanswered, the others fail with an error of some kind. Once the
+// marker is won, Settle answers a final no that matches one kind only, also
+// where a Commit that needed the slot has won the marker.
+func TestP11SettleAnswersAFinalNo(t *testing.T) {
+	for _, kind := range kinds {
+		refused := fmt.Errorf("%w: %w", ErrNotSent, kind)
+		for _, err := range []error{refused, fmt.Errorf("odd: %w", kind)} {
+			want := dcs.ErrConflict
+			if kind == dcs.ErrLost && errors.Is(err, ErrNotSent) {
+				want = dcs.ErrLost
+			}
+			for _, byCommit := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%v, another Commit %v", err, byCommit), func(t *testing.T) {
+					run(t, func(t *testing.T) { settleFinally(t, err, want, byCommit) })
+				})
+			}
+		}
+	}
+}
+
+func settleFinally(t *testing.T, fault, want error, byCommit bool) {
+	t.Helper()
+	s := &failing{store: newStore(), err: fault}
+	o := hedged()
+	o.Slots = 1
+	c := New(s, o)
+	defer c.Close()
+	_, err := c.Commit(within(t, budget), put("x", "1"))
+	var e *dcs.Error
+	if !errors.As(err, &e) || e.Kind != dcs.ErrAmbiguous || e.Attempt == nil {
+		t.Fatalf("got %v, want it to be settled later", err)
+	}
+	s.mu.Lock()
+	s.err = nil
+	s.mu.Unlock()
+	if byCommit {
+		if _, err := c.Commit(within(t, budget), put("y", "1")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		_, err = c.Settle(within(t, budget), e)
+		for _, k := range kinds {
+			if errors.Is(err, k) != (k == want) {
+				t.Errorf("Settle answered %v, which must match %v only", err, want)
+			}
+		}
+	}
+	if n := s.sent[fencing]; n != 1 {
+		t.Errorf("settled with %d fences, want one", n)
+	}
+}
