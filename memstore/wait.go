@@ -8,6 +8,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/kv"
 )
 
 // watch is the server's side of one Wait.
@@ -15,14 +16,24 @@ type watch struct {
 	moved bool
 	snap  dcs.Snapshot    // if moved
 	next  <-chan struct{} // closed at the next change, if not
+	on    *kv.Watch       // of the tree, until the Wait ends
 }
 
-func (r *root) watch(prefix string, since dcs.Revision) watch {
-	next := r.tree.Moved(inside(prefix))
+// watch is the beginning of a watch. It may arrive when the Wait has ended and
+// stopped on, and watches nothing then.
+func (r *root) watch(on *kv.Watch, prefix string, since dcs.Revision) watch {
+	w := watch{next: on.Moved(), on: on}
 	if r.moved(prefix, since) {
-		return watch{moved: true, snap: r.snapshot(prefix)}
+		w.moved, w.snap = true, r.snapshot(prefix)
 	}
-	return watch{next: next}
+	return w
+}
+
+// watchTree returns a Watch of prefix, which the caller must stop.
+func (b *Backend) watchTree(prefix string) *kv.Watch {
+	b.s.mu.Lock()
+	defer b.s.mu.Unlock()
+	return b.s.root(b.o.Root).tree.Watch(inside(prefix))
 }
 
 func (r *root) moved(prefix string, since dcs.Revision) bool {
@@ -38,11 +49,13 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 		every   = min(2500*time.Millisecond, timing/4)
 		heard   = dcs.Now() // when the store last answered this Wait
 		failure error
+		on      = b.watchTree(prefix)
 	)
+	defer on.Stop()
 	for n, from := 0, b.current.Load(); ; n++ {
 		c := b.through(Call{Op: OpWait, Keys: []string{prefix}}, from, n)
 		one, cancel := context.WithTimeout(ctx, min(every, max(timing-heard.Elapsed(), time.Millisecond)))
-		w, err := send(one, b, c, func(r *root) watch { return r.watch(prefix, since) })
+		w, err := send(one, b, c, func(r *root) watch { return r.watch(on, prefix, since) })
 		cancel()
 		if err == nil {
 			heard = dcs.Now()
@@ -104,7 +117,7 @@ func (b *Backend) follow(ctx context.Context, c Call, w watch, prefix string, si
 		select {
 		case <-next:
 			b.travel(ctx)
-			w = b.push(c, prefix, since)
+			w = b.push(c, w.on, prefix, since)
 			*heard = dcs.Now()
 		case <-changed:
 		case <-probe.C:
@@ -151,8 +164,8 @@ func (b *Backend) travel(ctx context.Context) {
 }
 
 // push is the server telling what a change has made of the tree.
-func (b *Backend) push(c Call, prefix string, since dcs.Revision) watch {
+func (b *Backend) push(c Call, on *kv.Watch, prefix string, since dcs.Revision) watch {
 	b.s.mu.Lock()
 	defer b.s.mu.Unlock()
-	return b.s.root(c.Root).watch(prefix, since)
+	return b.s.root(c.Root).watch(on, prefix, since)
 }

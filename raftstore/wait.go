@@ -51,9 +51,11 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 	w.enter()
 	defer w.leave()
 	tree := b.node.state.tree
+	watch := tree.Watch(prefix)
+	defer watch.Stop()
 	var asked <-chan struct{} // the probe after which the leader was asked
 	for {
-		moved, applied := tree.Moved(prefix), b.node.state.next()
+		moved, applied := watch.Moved(), b.node.state.next()
 		v := w.view()
 		if v.caught && tree.Revision() >= floor {
 			applied = nil

@@ -1,6 +1,9 @@
 package raftstore
 
 import (
+	"context"
+	"fmt"
+	"reflect"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -97,4 +100,19 @@ func TestWaitOnANodeThatFallsBehind(t *testing.T) {
 	s, err := behind.Wait(ctx, "k", 0)
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, s.Revision, rev)
+}
+
+// A Wait that has ended leaves nothing in the node's state.
+func TestWaitLeavesNothing(t *testing.T) {
+	b := newTestCluster(t, 1, nil).node[0]
+	ctx := testCtx(t)
+	rev, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+	require.NoError(t, err)
+	for i := range 10 {
+		short, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+		_, err = b.Wait(short, fmt.Sprint("quiet/", i), rev)
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	}
+	require.Zero(t, reflect.ValueOf(b.node.state.tree).Elem().FieldByName("waiters").Len(), "prefixes that no Wait watches")
 }

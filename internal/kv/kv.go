@@ -42,7 +42,7 @@ type Tree struct {
 	leases   map[dcs.LeaseID]map[string]struct{} // live leases and the keys bound to them
 	moved    map[string]dcs.Revision             // per key and each prefix of it: its last change
 	floor    dcs.Revision                        // what moved is taken to be where it has no record
-	waiters  map[string]chan struct{}            // per prefix: closed at the next change below it
+	waiters  map[string]*waiter                  // per prefix that is watched
 	maxMoved int
 }
 
@@ -52,7 +52,7 @@ func New() *Tree {
 		entries:  iradix.New[*dcs.Entry](),
 		leases:   map[dcs.LeaseID]map[string]struct{}{},
 		moved:    map[string]dcs.Revision{},
-		waiters:  map[string]chan struct{}{},
+		waiters:  map[string]*waiter{},
 		maxMoved: 1 << 16,
 	}
 }
@@ -122,19 +122,6 @@ func (t *Tree) movedSince(prefix string, since dcs.Revision) bool {
 		return rev > since
 	}
 	return t.floor > since
-}
-
-// Moved returns a channel that is closed at the next change at or below
-// prefix. Take it before asking MovedSince, and no change goes unnoticed.
-func (t *Tree) Moved(prefix string) <-chan struct{} {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	ch, ok := t.waiters[prefix]
-	if !ok {
-		ch = make(chan struct{})
-		t.waiters[prefix] = ch
-	}
-	return ch
 }
 
 // Live reports whether lease was granted and has not ended.

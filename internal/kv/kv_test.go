@@ -100,7 +100,9 @@ func TestPrefixIsAPathNotAString(t *testing.T) {
 	require.Len(t, tr.Snapshot("members").Entries, 3)
 	require.Len(t, tr.Snapshot("z").Entries, 1)
 	require.Empty(t, tr.Snapshot("mem").Entries)
-	ch := tr.Moved("members/a")
+	watch := tr.Watch("members/a")
+	defer watch.Stop()
+	ch := watch.Moved()
 	put(t, tr, 2, dcs.Put("members/ab", nil))
 	select {
 	case <-ch:
@@ -164,7 +166,7 @@ func TestEndedLeaseReturnsItsKeysSorted(t *testing.T) {
 func TestLoadWakesEveryWaiter(t *testing.T) {
 	tr := New()
 	put(t, tr, 1, dcs.Put("a", nil))
-	moved := tr.Moved("z")
+	moved := tr.Watch("z").Moved()
 	require.NoError(t, tr.Load(tr.Dump()))
 	select {
 	case <-moved:
@@ -348,7 +350,7 @@ func TestFollow(t *testing.T) {
 	tree.Become(5, []dcs.Entry{{Key: "a/b", Modified: 3, Created: 2, Lease: "L"}, {Key: "c", Modified: 5, Created: 5}})
 	require.True(t, tree.MovedSince("a", 4), "what was before is not known")
 	require.False(t, tree.MovedSince("a", 5))
-	moved := tree.Moved("a")
+	moved := tree.Watch("a").Moved()
 	tree.Follow(7, []dcs.Entry{{Key: "a/b", Modified: 6, Created: 2}}, []string{"c"})
 	<-moved
 	require.True(t, tree.MovedSince("a", 5))

@@ -148,10 +148,7 @@ func (t *Tree) touch(rev dcs.Revision, key string) {
 
 func (t *Tree) touchPrefix(rev dcs.Revision, prefix string) {
 	t.moved[prefix] = rev
-	if ch, ok := t.waiters[prefix]; ok {
-		close(ch)
-		delete(t.waiters, prefix)
-	}
+	t.wake(prefix)
 }
 
 // forget drops the memory of what moved when: keys that were deleted would
@@ -245,9 +242,8 @@ func (t *Tree) Load(s State) error {
 	}
 	t.entries, t.leases, t.rev = txn.Commit(), leases, s.Revision
 	t.forget()
-	for p, ch := range t.waiters {
-		close(ch)
-		delete(t.waiters, p)
+	for prefix := range t.waiters {
+		t.wake(prefix)
 	}
 	return nil
 }

@@ -134,8 +134,10 @@ func (r *Replica) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 		go r.run()
 	})
 	began := dcs.Now()
+	watch := r.Tree.Watch(prefix)
+	defer watch.Stop()
 	for {
-		moved := r.Tree.Moved(prefix)
+		moved := watch.Moved()
 		synced, change, silent, fault := r.state(began)
 		if err := r.over(ctx, prefix, silent, fault); err != nil {
 			return dcs.Snapshot{}, err

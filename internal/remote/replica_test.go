@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"testing"
 	"time"
 
@@ -58,4 +59,25 @@ func TestReplicaObserves(t *testing.T) {
 	require.Len(t, r.Left, 2)
 	require.Equal(t, []string{"s1", "s3"}, []string{<-r.Left, <-r.Left})
 	r.Observer(nil)(dcs.EndpointEvent{Change: dcs.Switched})
+}
+
+// A Wait that has ended leaves nothing in the copy.
+func TestReplicaWaitLeavesNothing(t *testing.T) {
+	life, end := context.WithCancel(t.Context())
+	var f Floor
+	var r Replica
+	r.Init(Source{
+		Backend: "b", Budget: 5 * time.Second, Life: life, Raise: f.Raise,
+		Read:   func(context.Context) (dcs.Snapshot, error) { return dcs.Snapshot{Revision: 20}, nil },
+		Follow: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	})
+	defer r.Close()
+	defer end()
+	for i := range 10 {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		_, err := r.Wait(ctx, fmt.Sprint("quiet/", i), 20)
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	}
+	require.Zero(t, reflect.ValueOf(r.Tree).Elem().FieldByName("waiters").Len(), "prefixes that no Wait watches")
 }
