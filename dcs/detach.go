@@ -48,7 +48,7 @@ func detachedLogger(log *slog.Logger) *slog.Logger {
 
 // report returns a log record that has no caller.
 func report(level slog.Level, text string, args ...any) slog.Record {
-	r := slog.NewRecord(time.Now(), level, text, 0)
+	r := slog.NewRecord(time.Now(), level, text, 0) //nolint:forbidigo // the time of a log record
 	r.Add(args...)
 	return r
 }

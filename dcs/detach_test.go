@@ -22,6 +22,7 @@ func (h stuck) Handle(ctx context.Context, r slog.Record) error {
 	<-h.gate
 	return h.Handler.Handle(ctx, r)
 }
+
 func (h stuck) WithAttrs(a []slog.Attr) slog.Handler { return stuck{h.Handler.WithAttrs(a), h.gate} }
 
 // buffer is a log that may be read while it is written.

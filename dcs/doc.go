@@ -83,7 +83,8 @@
 //
 //   - A Session renews its lease every min(LoopWait, TTL/3). A confirmed renewal
 //     moves its deadline to From + TTL - max(TTL/50, 100 ms), where From is
-//     never later than the sending of the request. At the deadline the Session
+//     never later than the sending of the request. The deadline moves back where
+//     the store grants a shorter TTL than before (Hold/ShorterLife). At the deadline the Session
 //     and its Holds are over by themselves, whatever the store does; no answer
 //     that comes later revives them (Lease/FromNotLaterThanSend,
 //     Lease/LateAnswerRevivesNothing).
@@ -130,6 +131,11 @@
 // reports violations (KV/HostileKeys). The backend puts a root of its own before
 // every key.
 //
+// A key whose last part but one is "members", as in "pg/main/members/a", is a
+// member key. Only a member key can be published and only another key can be
+// acquired, so that a lock and a member key are never taken for each other
+// ([CheckMemberKey], [CheckLockKey], Member/NotALock).
+//
 // A key never has keys below it. [Txn.Check] verifies this within a Txn
 // (Txn/Shape). Against the stored keys callers must keep it themselves, because
 // not every store can verify it. A Commit that violates it returns ErrInvalid
@@ -145,11 +151,13 @@
 //
 // # Observing
 //
-// [Options] take a [log/slog.Logger], which is told what an operator needs to
+// [Options] take a [log/slog.Logger], which receives what an operator needs to
 // know (an outage is two lines, not one a call), and an [Observer], whose
 // callbacks see every call with its server, outcome and duration, every change
 // of server, every renewal, and every change of state. Neither sees values or
-// secrets.
+// secrets. Both receive what is queued for them, so that a handler or a callback
+// that blocks stops no call and no renewal; a callback may call any method,
+// Close included ([Detached]).
 //
 // # Writing a backend
 //
@@ -174,6 +182,10 @@
 //   - Bookkeeping lives under first parts that begin with a dot, and never shows in
 //     Get, Snapshot or Wait (Txn/BookkeepingHidden).
 //   - Return by the context's deadline, and end every goroutine in Close.
+//   - Log and report events through what [Detached] returns, so that no handler
+//     blocks an answer.
+//   - A Renewal carries the TTL that this renewal was granted, which may be shorter
+//     than the Grant's (P3).
 //
 // Then run the suite: package conformance has a template of some fifteen lines.
 package dcs

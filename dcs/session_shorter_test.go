@@ -91,7 +91,7 @@ func TestP3ShorterLifeIsOver(t *testing.T) {
 		})
 		time.Sleep(11 * time.Second)
 		b.valid(h, true) // the answer is on its way
-		time.Sleep(time.Second)
+		time.Sleep(time.Second + time.Millisecond)
 		b.valid(h, false)
 		b.is(s.Err(), ErrExpired)
 		b.close(s)

@@ -382,13 +382,12 @@ func TestGateKeepsTheSessionFromRenewing(t *testing.T) {
 // Callbacks may ask the session, and come in order, also when they are slow.
 func TestCallbacksMayAsk(t *testing.T) {
 	inTime(t, func(b *bench) {
-		var s *Session
-		var h *Hold
+		var held atomic.Pointer[Hold]
 		var got []State
 		st, err := New(&settling{client: &client{w: b.w}}, Options{Observer: Observer{State: func(e StateEvent) {
-			if s != nil && h != nil {
+			if h := held.Load(); h != nil {
 				time.Sleep(time.Second)
-				_, _, _, _ = s.Err(), s.State(), h.Err(), s.Lease()
+				_, _, _, _ = h.s.Err(), h.s.State(), h.Err(), h.s.Lease()
 			}
 			if e.Key == "" {
 				got = append(got, e.To)
@@ -396,13 +395,15 @@ func TestCallbacksMayAsk(t *testing.T) {
 		}}})
 		b.must(err)
 		b.stores = append(b.stores, st)
-		s, err = st.NewSession(b.Context(), SessionOptions{})
+		s, err := st.NewSession(b.Context(), SessionOptions{})
 		b.must(err)
-		h = b.hold(s, "leader")
+		h := b.hold(s, "leader")
+		held.Store(h)
 		b.w.end(s.Lease())
 		b.is(h.Confirm(b.Context()), ErrLost)
 		b.close(s)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if len(got) != 2 || got[0] != Held || got[1] != Lost {
 			b.Errorf("told %v", got)
 		}

@@ -275,6 +275,7 @@ func TestEndpointsAreLeft(t *testing.T) {
 				t.Fatal("not written")
 			}
 		}
+		synctest.Wait() // the event is delivered
 		if time.Since(start) > 0 || len(switched) != 1 || switched[0].From != "m1" || switched[0].To != "m2" {
 			t.Fatalf("after %v: %+v", time.Since(start), switched)
 		}

@@ -103,7 +103,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if *url == "" || *name == "" {
 		return fmt.Errorf("-store and -name are mandatory, like -store etcd3://127.0.0.1:2379/demo -name a: %w", flag.ErrHelp)
 	}
-	if err := dcs.CheckKey(*scope + "/members/" + *name); err != nil {
+	if err := dcs.CheckMemberKey(*scope + "/members/" + *name); err != nil {
 		return err
 	}
 	p := &program{scope: *scope, name: *name, say: &event.Narrator{Log: event.NewLog(out), Member: *name}}

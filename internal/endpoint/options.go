@@ -47,7 +47,7 @@ type Options struct {
 
 	// AttemptFloor is the time that one copy gets in the first three rounds,
 	// which is when a store elects a leader; later ones are twice as long
-	// each. Zero means a sixth of Budget, at most 500 ms. An endpoint that is
+	// each. Zero means a sixth of Budget, at most 450 ms. An endpoint that is
 	// usually slower gets four times its usual latency.
 	AttemptFloor time.Duration
 	// HedgeFloor is the shortest silence after which a second copy is sent:
@@ -100,7 +100,10 @@ type Options struct {
 const Patience = 3
 
 const (
-	maxAttemptFloor = 500 * time.Millisecond
+	// maxAttemptFloor leaves time for the next copy: a call whose first copy is
+	// sent to a silent server must be answered within 500 ms all the same
+	// (conformance, Rotate), also when no hedge may be sent.
+	maxAttemptFloor = 450 * time.Millisecond
 	minAttempt      = 10 * time.Millisecond
 	hedgeFloor      = 5 * time.Millisecond
 	// steadyRounds are as long as the first one.
