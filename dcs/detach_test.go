@@ -104,6 +104,57 @@ func TestBlockedLogAndObserverStopNothing(t *testing.T) {
 	})
 }
 
+// A log handler that is slow delays no call.
+func TestSlowLogDelaysNothing(t *testing.T) {
+	inTime(t, func(b *bench) {
+		log := slog.New(slow{slog.NewTextHandler(&buffer{}, nil), func() { time.Sleep(time.Minute) }})
+		st, err := New(&scripted{}, Options{Logger: log})
+		b.must(err)
+		start := time.Now()
+		for range 3 {
+			_, err = st.Get(b.Context(), "k")
+			b.is(err, ErrUnavailable)
+		}
+		if d := time.Since(start); d != 0 {
+			b.Errorf("three calls took %v", d)
+		}
+	})
+}
+
+// Callbacks that are slow delay no call.
+func TestSlowCallbacksDelayNothing(t *testing.T) {
+	inTime(t, func(b *bench) {
+		late := func() { time.Sleep(time.Minute) }
+		st, err := New(&settling{client: &client{w: b.w}}, Options{
+			Observer: Observer{Call: func(CallEvent) { late() }, State: func(StateEvent) { late() }, Renewal: func(RenewalEvent) { late() }},
+		})
+		b.must(err)
+		b.stores = append(b.stores, st)
+		start := time.Now()
+		s, err := st.NewSession(b.Context(), SessionOptions{})
+		b.must(err)
+		h := b.hold(s, "leader")
+		b.must(h.Confirm(b.Context()))
+		b.must(h.Release(b.Context()))
+		b.close(s)
+		if d := time.Since(start); d != 0 {
+			b.Errorf("five calls took %v", d)
+		}
+		time.Sleep(time.Hour)
+	})
+}
+
+type slow struct {
+	slog.Handler
+	late func()
+}
+
+func (h slow) Handle(ctx context.Context, r slog.Record) error {
+	h.late()
+	return h.Handler.Handle(ctx, r)
+}
+func (h slow) WithAttrs(a []slog.Attr) slog.Handler { return slow{h.Handler.WithAttrs(a), h.late} }
+
 // What is dropped is counted and reported once the log works again.
 func TestDroppedRecordsAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

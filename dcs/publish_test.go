@@ -161,7 +161,9 @@ func TestP19LockAndMemberKeyAreDisjoint(t *testing.T) {
 		_, err = s.Publish(b.Context(), "leader", []byte("mine"))
 		b.is(err, ErrInvalid)
 		for _, key := range []string{"members/a", "x/members/b", "members/c"} {
-			_, err = s.Acquire(b.Context(), key, nil)
+			ctx, cancel := context.WithTimeout(b.Context(), time.Second)
+			_, err = s.Acquire(ctx, key, nil)
+			cancel()
 			b.is(err, ErrInvalid)
 			_, err = s.TryAcquire(b.Context(), key, nil)
 			b.is(err, ErrInvalid)

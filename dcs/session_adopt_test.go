@@ -58,6 +58,32 @@ func TestP17NoAcquireWhileARemovalIsPending(t *testing.T) {
 	}
 }
 
+// P17: a Release that has not got hold of its key yet, because an Update is
+// unclear, keeps every Acquire from it.
+func TestP17RemovalKeepsTheKey(t *testing.T) {
+	inTime(t, func(b *bench) {
+		_, s := b.actor()
+		h := b.hold(s, "leader")
+		update, err := s.claim(b.Context(), "leader")
+		b.must(err)
+		ctx, cancel := context.WithTimeout(b.Context(), time.Second)
+		defer cancel()
+		b.is(h.Release(ctx), ErrAmbiguous)
+		s.mu.Lock()
+		delete(s.claims, "leader") // as at the moment when the Update is settled
+		early, pending := s.tryClaimLock("leader")
+		s.claims["leader"] = update
+		s.mu.Unlock()
+		if early != nil || pending == nil {
+			b.Error("an Acquire comes before the removal")
+		}
+		s.unclaim(update)
+		<-h.removed
+		b.must(b.claimed(s, "leader"))
+		b.close(s)
+	})
+}
+
 // P17: a Release that has failed keeps the key from TryAcquire and Acquire until
 // the incarnation is gone, and no longer.
 func TestP17RemovalEnds(t *testing.T) {

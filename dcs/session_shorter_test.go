@@ -30,11 +30,11 @@ func TestP3ShorterLife(t *testing.T) {
 			c := &settling{client: &client{w: b.w, rebind: rebind}}
 			s := b.session(c)
 			h := b.hold(s, "leader")
-			c.shorten(24 * time.Second)
+			c.shorten(12 * time.Second)
 			time.Sleep(10 * time.Second)
 			b.must(h.Confirm(b.Context()))
-			if left, want := h.Remaining(), 24*time.Second-Margin(24*time.Second); left != want {
-				b.Fatalf("%v remain after a renewal for 24 s, want %v", left, want)
+			if left, want := h.Remaining(), 12*time.Second-Margin(12*time.Second); left != want {
+				b.Fatalf("%v remain after a renewal for 12 s, want %v", left, want)
 			}
 			c.hook(func() {
 				c.onRenew = failRenew
