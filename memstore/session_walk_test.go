@@ -204,9 +204,11 @@ func (k *writer) sessionStep() {
 		}
 	case 18:
 		k.look(lock)
+		k.guarded(lock)
 	case 19:
 		k.end()
 	}
+	k.settle()
 }
 
 func (k *writer) begin() {
@@ -250,9 +252,13 @@ func (k *writer) acquire(key string, wait bool) {
 	var h *dcs.Hold
 	var err error
 	if wait {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(k.actor.rng.IntN(8000))*time.Millisecond)
+		limit := time.Duration(k.actor.rng.IntN(8000)) * time.Millisecond
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		h, err = k.session.Acquire(ctx, key, []byte(value))
 		cancel()
+		if took := time.Since(asked); took > limit+100*time.Millisecond {
+			k.w.ref.fault("%s: Acquire came back after %v of %v: %v", k.name, took, limit, err)
+		}
 	} else {
 		err = k.bounded("TryAcquire", func(ctx context.Context) (err error) {
 			h, err = k.session.TryAcquire(ctx, key, []byte(value))
@@ -302,6 +308,13 @@ func (k *writer) look(key string) {
 	case <-h.Done():
 		if h.Err() == nil || h.Valid() {
 			k.w.ref.fault("%s: a Hold of %s is done, and valid or without an error", k.name, key)
+		}
+	default:
+	}
+	select {
+	case <-k.session.Done():
+		if k.session.Err() == nil || h.Valid() {
+			k.w.ref.fault("%s: a session is done, and has no error or a valid Hold", k.name)
 		}
 	default:
 	}
