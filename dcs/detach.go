@@ -19,9 +19,9 @@ import (
 // has been delivered, one record reports how many were dropped. A panic is
 // recovered and reported in the same way.
 //
-// [New] and [Open] detach what is in their Options. Authors of backends must
-// detach the logger and the observer of their own configuration before they use
-// them under a lock or in the path of an answer. Detaching twice is harmless. A
+// [New] and [Open] detach the Logger and the Observer of their Options. Authors
+// of backends must detach those of their own configuration before they use them
+// under a lock or in the path of an answer. Detaching twice is harmless. A
 // nil log is returned as a logger that discards everything. The Enabled method
 // of log's handler is still called by the caller and must not block.
 func Detached(log *slog.Logger, o Observer) (*slog.Logger, Observer) {
@@ -94,7 +94,7 @@ func (h *detachedHandler) Enabled(ctx context.Context, l slog.Level) bool {
 func (h *detachedHandler) Handle(ctx context.Context, r slog.Record) error {
 	r = r.Clone()
 	ctx = context.WithoutCancel(ctx)
-	h.queue.post(func() { _ = h.to.Handle(ctx, r) }) // nobody is left to receive the error
+	h.queue.post(func() { _ = h.to.Handle(ctx, r) }) // the caller has gone on: the error has no receiver
 	return nil
 }
 
@@ -171,7 +171,7 @@ func (b *outbox) run() {
 }
 
 // next takes the oldest function from the queue. Once the queue is empty it
-// returns the report of what was dropped, and nil after that.
+// returns the report of the dropped entries, and nil after that.
 func (b *outbox) next() func() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

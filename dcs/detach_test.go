@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// stuck is a log handler that blocks, like a pipe that nobody reads.
+// stuck is a log handler that blocks, like a pipe that is full.
 type stuck struct {
 	slog.Handler
 	gate chan struct{}
@@ -155,7 +155,7 @@ func (h slow) Handle(ctx context.Context, r slog.Record) error {
 }
 func (h slow) WithAttrs(a []slog.Attr) slog.Handler { return slow{h.Handler.WithAttrs(a), h.late} }
 
-// What is dropped is counted and reported once the log works again.
+// Dropped records are counted and reported once the log works again.
 func TestDroppedRecordsAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out buffer
@@ -246,7 +246,7 @@ func (h panicking) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-// Callbacks may close what they observe.
+// Callbacks may close the Store and the Session that they observe.
 func TestCallbacksMayClose(t *testing.T) {
 	for name, x := range map[string]func(st *Store, s *Session) error{
 		"the Store":   func(st *Store, _ *Session) error { return st.Close() },

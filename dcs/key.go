@@ -41,9 +41,9 @@ const memberPart = "members"
 
 // CheckMemberKey returns an ErrInvalid unless key can be published, which means
 // that it is in the grammar of [CheckKey] and its last part but one is
-// "members", as in "members/a" or "pg/main/members/a". Member keys and lock keys
-// are told apart by this name alone, so that neither is ever taken for the other
-// (P19).
+// "members", as in "members/a" or "pg/main/members/a". Only this name
+// distinguishes member keys from lock keys, so that neither is ever taken for the
+// other (P19).
 func CheckMemberKey(key string) error {
 	err := checkKey(key)
 	if err == nil && !isMemberKey(key) {

@@ -28,8 +28,8 @@ type publication struct {
 //
 // The session's first Publish of a key takes it over from whatever lease it is
 // bound to (a restart under the same name) and returns that lease's id. The
-// session that published it before learns that at its next renewal and must not
-// write it while it is there. Later calls write only what is still this
+// session that published it before detects that at its next renewal and must not
+// write it while it exists. Later calls write only what is still this
 // session's own, or a key that is absent (P19). Where another session has taken
 // the key over, a state event reports it and Publish returns ErrConflict with
 // that session's entry, while this session and its Holds go on.
@@ -85,7 +85,7 @@ func (s *Session) publish(ctx context.Context, c *claim, value []byte) (LeaseID,
 		case !errors.Is(err, ErrConflict):
 			return displaced, err
 		}
-		s.forget(c.key) // what was known or read is out of date: read again
+		s.forget(c.key) // the remembered or read entry is out of date: read again
 		if over := pause(ctx, n); over != nil {
 			return "", &Error{Kind: ErrUnavailable, Err: fmt.Errorf("nothing was written: other writers changed the key before each of %d attempts: %w", n+1, over)}
 		}

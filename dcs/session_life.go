@@ -288,7 +288,7 @@ func (s *Session) spawn(f func()) bool {
 }
 
 // queueEvent queues a change of state for the observer. Called under mu, so that
-// events are in order; the callback runs elsewhere (see [Detached]).
+// events are in order; the callback runs in a goroutine of its own (see [Detached]).
 func (s *Session) queueEvent(e StateEvent) {
 	e.Lease = s.lease.ID()
 	if callback := s.store.o.Observer.State; callback != nil {

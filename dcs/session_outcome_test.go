@@ -63,7 +63,7 @@ func TestSessionCloseAfterStoreClose(t *testing.T) {
 }
 
 // Publish that runs out of time while others write the key has no conflict to
-// report: nobody took the key over.
+// report: no session took the key over.
 func TestPublishRunsOutOfTimeInContention(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()

@@ -210,7 +210,8 @@ func (t *tenure) confirmed(r Renewal) (shorter bool) {
 	return shorter
 }
 
-// take takes a confirmed renewal of t and what it read. Called under mu.
+// take applies a confirmed renewal of t and the entries that it read. Called under
+// mu.
 func (s *Session) take(t *tenure, what []asked, r Renewal) {
 	before := t.granted.TTL
 	if t.confirmed(r) {

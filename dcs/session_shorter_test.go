@@ -57,8 +57,7 @@ func TestP3ShorterLife(t *testing.T) {
 	}
 }
 
-// P3: the end comes at the earlier deadline by itself, and not only when
-// somebody asks.
+// P3: Done is closed at the earlier deadline also when no method is called.
 func TestP3TimerMovesBackWithTheDeadline(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()

@@ -19,8 +19,8 @@ import (
 // A random walk over the methods of Session and Hold: two sessions contend for a
 // lock and a member key, and each has a lock and a member key of its own. Copies
 // and markers are lost, leases get shorter lives, logs block, and callbacks call
-// back. The referee checks what it checks in every walk, and that nothing lands
-// that was refused.
+// back. The referee checks the same as in every walk, and that no refused value
+// lands.
 
 func TestSessionWalk(t *testing.T) {
 	walkSeeds(t, sessionWalk, func(did *tally, tb testing.TB) {
@@ -332,7 +332,8 @@ func (k *writer) wrote(op, key, value string, err error) {
 	}
 }
 
-// judge compares what the program was told with what has landed.
+// judge compares the answers that the program got with the values that have
+// landed.
 func (k *writer) judge() {
 	for _, c := range k.writes {
 		rev, landed := k.w.ref.values[c.value]
