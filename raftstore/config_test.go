@@ -14,6 +14,8 @@ func TestConfigDefaults(t *testing.T) {
 	three := []Peer{{"a", "127.0.0.1:7001"}, {"b", "127.0.0.1:7002"}, {"c", "127.0.0.1:7003"}}
 	c, err := Config{ID: "b", Dir: "d", Root: "r", Peers: three}.check()
 	require.NoError(t, err)
+	require.NotNil(t, c.Logger)
+	c.Logger, c.Observer = nil, dcs.Observer{} // detached
 	require.Equal(t, Config{
 		ID: "b", Dir: "d", Root: "r", Listen: "127.0.0.1:7002", Advertise: "127.0.0.1:7002", Peers: three,
 		Timing: dcs.DefaultTiming, HeartbeatTimeout: time.Second, ElectionTimeout: time.Second,
@@ -31,6 +33,7 @@ func TestConfigDefaults(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "db1.test:7001", c.Advertise)
 
+	c.Logger, c.Observer = dcs.Detached(c.Logger, c.Observer)
 	again, err := c.check()
 	require.NoError(t, err)
 	require.Equal(t, c, again, "settings that are filled in stay what they are")
