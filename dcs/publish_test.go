@@ -147,7 +147,8 @@ func TestP19DisplacedMayPublishAnAbsentKey(t *testing.T) {
 }
 
 // P19: a lock is never published, and a member key is never acquired. Both are
-// refused before anything is sent, whoever holds or has published the key.
+// refused before anything is sent, whichever session holds or has published the
+// key.
 func TestP19LockAndMemberKeyAreDisjoint(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()

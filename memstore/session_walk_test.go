@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -59,43 +58,29 @@ type pressure struct {
 }
 
 func (p *pressure) torment() {
-	var all, held []*Injection
-	for {
-		select {
-		case <-p.stop:
-			p.recover(all)
-			close(p.free)
-			return
-		case <-time.After(time.Duration(p.rng.IntN(500)) * time.Millisecond):
-		}
-		p.ref.count(&p.ref.did.faults)
-		switch n := p.rng.IntN(80); n {
-		case 0:
+	p.strike(500, func(n *nemesis) {
+		switch i := p.rng.IntN(80); {
+		case i == 0:
 			p.s.Down()
 			p.pause(4000)
 			p.s.Up()
-		case 1:
+		case i == 1:
 			p.endSomeLease()
-		case 2:
+		case i == 2:
 			p.takeAway(walkKeys[0])
-		case 3, 4, 5:
+		case i < 6:
 			p.s.LimitTTL(time.Duration(4+p.rng.IntN(7)) * time.Second)
-		case 6:
+		case i == 6:
 			p.s.LimitTTL(0)
-		case 7, 8:
-			for _, i := range slices.Backward(held) {
-				i.Release()
-			}
-			held = nil
+		case i < 9:
+			n.release()
+		case i < 40:
+			p.loseMarkers()
 		default:
-			if n < 40 {
-				p.loseMarkers()
-				continue
-			}
-			i := p.disturb()
-			all, held = append(all, i), append(held, i)
+			n.add(p.disturb())
 		}
-	}
+	})
+	close(p.free)
 }
 
 // join adds a program that uses a Session, with a log that may block and
@@ -270,7 +255,7 @@ func (k *writer) acquire(key string, wait bool) {
 		k.holds[key] = h
 		k.old = append(k.old, h)
 	}
-	// Otherwise the error is the session's end, whatever the attempt did; or an
+	// Otherwise the error is the session's end, and says nothing of the attempt; or an
 	// outsider may have deleted what the attempt took, and what lost its marker.
 	if k.session.Err() == nil && k.w.ref.untouched(key, asked) {
 		k.wrote("Acquire", key, value, err)

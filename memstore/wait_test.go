@@ -18,7 +18,7 @@ func watched(b *Backend) int {
 	return reflect.ValueOf(tree).Elem().FieldByName("waiters").Len()
 }
 
-// A Wait that has ended leaves nothing at the server, whatever ended it, and
+// A Wait leaves nothing at the server, no matter how it has ended, and
 // also where a copy of its request arrives after that.
 func TestWaitLeavesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

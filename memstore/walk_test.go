@@ -195,18 +195,40 @@ func (w *world) run(torment func()) {
 	w.ref.final()
 }
 
-// torment is the nemesis: now and then a fault, for a while.
-func (w *world) torment() {
-	var all, held []*Injection
+// nemesis is the faults that are in force.
+type nemesis struct{ all, held []*Injection }
+
+// add puts one more fault in the way of some client.
+func (n *nemesis) add(i *Injection) { n.all, n.held = append(n.all, i), append(n.held, i) }
+
+// release lets what is held arrive now, the last first.
+func (n *nemesis) release() {
+	for _, i := range slices.Backward(n.held) {
+		i.Release()
+	}
+	n.held = nil
+}
+
+// strike calls fault now and then, at most pause apart, until the world stops,
+// and ends all faults then.
+func (w *world) strike(pause int, fault func(*nemesis)) {
+	var n nemesis
 	for {
 		select {
 		case <-w.stop:
-			w.recover(all)
+			w.recover(n.all)
 			return
-		case <-time.After(time.Duration(w.rng.IntN(700)) * time.Millisecond):
+		case <-time.After(time.Duration(w.rng.IntN(pause)) * time.Millisecond):
 		}
 		w.ref.count(&w.ref.did.faults)
-		switch n := w.rng.IntN(40); n {
+		fault(&n)
+	}
+}
+
+// torment brings a fault now and then, for a while.
+func (w *world) torment() {
+	w.strike(700, func(n *nemesis) {
+		switch w.rng.IntN(40) {
 		case 0:
 			w.s.Down()
 			w.pause(4000)
@@ -222,15 +244,11 @@ func (w *world) torment() {
 		case 4, 5:
 			w.loseMarkers()
 		case 6:
-			for _, i := range slices.Backward(held) { // what is late arrives now, the last first
-				i.Release()
-			}
-			held = nil
+			n.release()
 		default:
-			i := w.disturb()
-			all, held = append(all, i), append(held, i)
+			n.add(w.disturb())
 		}
-	}
+	})
 }
 
 // recover ends all faults, and what is held arrives.
