@@ -3,6 +3,7 @@ package dcs
 import (
 	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -132,6 +133,7 @@ func TestP3BothClocks(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, s := b.actor()
 		h := b.hold(s, "leader")
+		synctest.Wait() // else the renewing goroutine may begin after the sleep, and renew at once
 		sleep(20 * time.Second)
 		if left := h.Remaining(); left > 9400*time.Millisecond {
 			b.Fatalf("%v remain", left)
