@@ -40,17 +40,9 @@ func detachedLogger(log *slog.Logger) *slog.Logger {
 	if _, done := log.Handler().(*detachedHandler); done {
 		return log
 	}
-	to := log.Handler()
-	return slog.New(&detachedHandler{to: to, queue: &outbox{reportDropped: func(n uint64) {
-		_ = to.Handle(context.Background(), report(slog.LevelWarn, "log records were dropped because the log handler is too slow", "dropped", n, "queue_size", QueueSize))
+	return slog.New(&detachedHandler{to: log.Handler(), queue: &outbox{reportDropped: func(n uint64) {
+		log.Warn("log records were dropped because the log handler is too slow", "dropped", n, "queue_size", QueueSize)
 	}}})
-}
-
-// report returns a log record that has no caller.
-func report(level slog.Level, text string, args ...any) slog.Record {
-	r := slog.NewRecord(time.Now(), level, text, 0) //nolint:forbidigo // the time of a log record
-	r.Add(args...)
-	return r
 }
 
 func detachedObserver(log *slog.Logger, o Observer) Observer {

@@ -84,10 +84,10 @@
 //   - A Session renews its lease every min(LoopWait, TTL/3). A confirmed renewal
 //     moves its deadline to From + TTL - max(TTL/50, 100 ms), where From is
 //     never later than the sending of the request. The deadline moves back where
-//     the store grants a shorter TTL than before (Hold/ShorterLife). At the deadline the Session
-//     and its Holds are over by themselves, whatever the store does; no answer
-//     that comes later revives them (Lease/FromNotLaterThanSend,
-//     Lease/LateAnswerRevivesNothing).
+//     the store grants a shorter TTL than before (Hold/ShorterLife). At the
+//     deadline the Session and its Holds are over by themselves, also while the
+//     store does not answer; no answer that comes later revives them
+//     (Lease/FromNotLaterThanSend, Lease/LateAnswerRevivesNothing).
 //   - A call has one budget: the smaller of its context's deadline and
 //     RetryTimeout. Attempts, pauses and changes of server all spend from it.
 //     Wait, Watch and Acquire take as long as their context.

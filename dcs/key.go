@@ -21,19 +21,13 @@ const MaxKey = 512
 // Every other byte is stored as it is, percent signs and spaces too. Store
 // checks keys before any I/O; a Backend may rely on it.
 func CheckKey(key string) error {
-	if err := checkKey(key); err != nil {
-		return &Error{Op: "CheckKey", Key: key, Kind: ErrInvalid, Err: err}
-	}
-	return nil
+	return asInvalid("CheckKey", key, checkKey(key))
 }
 
 // CheckPrefix is [CheckKey] for a prefix, which names a key and everything
 // below it. The empty prefix is the whole tree.
 func CheckPrefix(prefix string) error {
-	if err := checkPrefix(prefix); err != nil {
-		return &Error{Op: "CheckPrefix", Key: prefix, Kind: ErrInvalid, Err: err}
-	}
-	return nil
+	return asInvalid("CheckPrefix", prefix, checkPrefix(prefix))
 }
 
 // memberPart is the part before the last one of every member key.
@@ -49,10 +43,7 @@ func CheckMemberKey(key string) error {
 	if err == nil && !isMemberKey(key) {
 		err = fmt.Errorf("not a member key: the last part but one must be %q, as in %q", memberPart, memberPart+"/a")
 	}
-	if err != nil {
-		return &Error{Op: "CheckMemberKey", Key: key, Kind: ErrInvalid, Err: err}
-	}
-	return nil
+	return asInvalid("CheckMemberKey", key, err)
 }
 
 // CheckLockKey returns an ErrInvalid unless key can be acquired, which means that
@@ -62,10 +53,15 @@ func CheckLockKey(key string) error {
 	if err == nil && isMemberKey(key) {
 		err = fmt.Errorf("a member key cannot be a lock: use a name whose last part but one is not %q", memberPart)
 	}
-	if err != nil {
-		return &Error{Op: "CheckLockKey", Key: key, Kind: ErrInvalid, Err: err}
+	return asInvalid("CheckLockKey", key, err)
+}
+
+// asInvalid returns err as an ErrInvalid of op on key, or nil.
+func asInvalid(op, key string, err error) error {
+	if err == nil {
+		return nil
 	}
-	return nil
+	return &Error{Op: op, Key: key, Kind: ErrInvalid, Err: err}
 }
 
 // isMemberKey reports whether key, which is in the grammar, is a member key.

@@ -255,9 +255,7 @@ func (s *Session) removeAll(ctx context.Context, held []*Hold) {
 	for _, h := range held {
 		wg.Go(func() {
 			if s.remove(ctx, h.key, h.token) == nil {
-				s.mu.Lock()
-				h.gone = true
-				s.mu.Unlock()
+				h.setGone()
 			}
 		})
 	}

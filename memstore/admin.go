@@ -78,8 +78,8 @@ func (s *Server) ReadOnly(on bool) {
 }
 
 // LimitTTL makes the server grant a TTL of at most limit from now on, and renew
-// every lease for at most that, whatever it was granted for. ZooKeeper does so
-// when a client reconnects to a server that allows shorter sessions. Zero ends
+// every lease for at most that, also one that was granted for longer. ZooKeeper
+// does so when a client reconnects to a server that allows shorter sessions. Zero ends
 // that. A limit below Options.MinTTL counts as MinTTL, because Caps do not
 // change.
 //
