@@ -120,3 +120,38 @@ func TestZooKeeperClocksStep(t *testing.T) {
 		require.InDelta(t, want.UnixMilli(), stat.Ctime, 10000)
 	}
 }
+
+// A winner that pauses before its port is open loses its followers, and must
+// not wait for them for longer than a client's budget.
+func TestZooKeeperElectsAgainAfterAPause(t *testing.T) {
+	c := New(t, Options{Kind: ZooKeeper})
+	if !c.HasNetwork() {
+		t.Log("no network of its own here: nothing to cut")
+		return
+	}
+	leader := c.Leader(t.Context())
+	winner := 2
+	if leader == winner {
+		winner = 1
+	}
+	heal, err := c.Partition(leader)
+	require.NoError(t, err)
+	cut := time.Now()
+	<-time.After(900 * time.Millisecond) // the others have noticed and vote
+	thaw, err := c.Servers()[winner].Process().Freeze()
+	require.NoError(t, err)
+	<-time.After(1200 * time.Millisecond) // the pause
+	thaw()
+	require.Eventually(t, func() bool {
+		for i, s := range c.Servers() {
+			answer, err := ask4(t.Context(), c, s, "srvr")
+			if i != leader && err == nil && strings.Contains(answer, "Mode: leader") {
+				return true
+			}
+		}
+		return false
+	}, 9*time.Second, 20*time.Millisecond)
+	t.Logf("another server led %v after the leader was cut off", time.Since(cut).Round(10*time.Millisecond))
+	require.NoError(t, heal())
+	require.NoError(t, c.Healthy(t.Context()))
+}

@@ -27,6 +27,11 @@ const (
 	zookeeperTick = 100 * time.Millisecond
 	// zookeeperSync is syncLimit: how many ticks a leader may be silent.
 	zookeeperSync = 8
+	// zookeeperInit is initLimit: how many ticks the winner of an election waits
+	// for a majority. A follower that finds its port closed tries five times,
+	// 100 ms apart, and then asks for votes again, which the winner takes no part
+	// in before its wait is over.
+	zookeeperInit = 20
 	// longestSession is maxSessionTimeout; 20 ticks would be too few for any
 	// test's TTL.
 	longestSession = time.Minute
@@ -96,7 +101,7 @@ func (z *zookeeper) configure(c *Cluster, s *Server, conf string) error {
 	if c.o.Defaults { // as in ZooKeeper's sample configuration
 		lines = append(lines, "tickTime=2000", "initLimit=10", "syncLimit=5")
 	} else {
-		lines = append(lines, "tickTime="+strconv.FormatInt(zookeeperTick.Milliseconds(), 10), "initLimit=100",
+		lines = append(lines, "tickTime="+strconv.FormatInt(zookeeperTick.Milliseconds(), 10), "initLimit="+strconv.Itoa(zookeeperInit),
 			"syncLimit="+strconv.Itoa(zookeeperSync), "maxSessionTimeout="+strconv.FormatInt(longestSession.Milliseconds(), 10))
 	}
 	members := c.Servers()
