@@ -49,18 +49,27 @@ var notOurs = []string{
 }
 
 // leaked waits until the goroutines that were not there before have ended,
-// and returns those that have not.
-func leaked(before map[string]string, virtual bool, ignore []string) []string {
+// and returns those that have not, without those whose stacks match ignore.
+// Goroutines are left out, too, that were started by one that was there before
+// and matches shared, or by another one that was started so.
+func leaked(before map[string]string, virtual bool, ignore, shared []string) []string {
 	deadline := time.Now().Add(2 * time.Second)
+	theirs := map[string]bool{} // what a shared goroutine has started
 	for {
 		if virtual {
 			synctest.Wait()
 		}
 		var left []string
 		for id, stack := range goroutines() {
-			if _, there := before[id]; !there && !matchesAny(stack, notOurs) && !matchesAny(stack, ignore) {
-				left = append(left, stack)
+			if _, there := before[id]; there || matchesAny(stack, notOurs) || matchesAny(stack, ignore) {
+				continue
 			}
+			by := startedBy(stack)
+			if parent, there := before[by]; there && matchesAny(parent, shared) || theirs[by] {
+				theirs[id] = true
+				continue
+			}
+			left = append(left, stack)
 		}
 		if len(left) == 0 || time.Now().After(deadline) {
 			return left
@@ -68,6 +77,15 @@ func leaked(before map[string]string, virtual bool, ignore []string) []string {
 		// A goroutine that has been told to end offers nothing to wait for.
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// startedBy returns the id of the goroutine that started the one with this
+// stack, or "".
+func startedBy(stack string) string {
+	_, last, _ := strings.Cut(stack, "\ncreated by ")
+	last, _, _ = strings.Cut(last, "\n")
+	_, id, _ := strings.Cut(last, " in goroutine ")
+	return id
 }
 
 func matchesAny(s string, parts []string) bool {

@@ -31,7 +31,7 @@ func Run(t *testing.T, h Harness) {
 	defer machine.use()()
 	before := goroutines()
 	s.together()
-	for _, stack := range leaked(before, false, h.Ours) {
+	for _, stack := range leaked(before, false, h.Ours, nil) {
 		t.Errorf("a goroutine outlives the cases that ran at the same time and every client of theirs:\n%s", stack)
 	}
 	s.alone()
@@ -144,7 +144,7 @@ func runBody(tb testing.TB, h Harness, c spec) outcome {
 	// Cleanups end the clients, which also frees a body that hangs in a call.
 	ended = watched(rec, limit, "closing its clients", rec.cleanup) && ended
 	if ended && (h.Virtual || c.alone) {
-		for _, stack := range leaked(before, h.Virtual, h.Ours) {
+		for _, stack := range leaked(before, h.Virtual, h.Ours, nil) {
 			rec.fail("a goroutine outlives the case and every client of it:\n" + stack)
 		}
 	}

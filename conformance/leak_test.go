@@ -1,0 +1,40 @@
+package conformance
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// sharedLoop stands for a cluster that several cases share: it starts
+// goroutines, which start others, while a case runs.
+func sharedLoop(start <-chan struct{}, started chan<- struct{}, end <-chan struct{}) {
+	<-start
+	go func() {
+		go func() {
+			started <- struct{}{}
+			<-end
+		}()
+		<-end
+	}()
+	<-end
+}
+
+// TestLeakedDistinguishesSharedGoroutines: what a shared cluster starts during
+// a case is not the client's, and what the case starts is.
+func TestLeakedDistinguishesSharedGoroutines(t *testing.T) {
+	start, started, end := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	defer close(end)
+	go sharedLoop(start, started, end)
+	shared := []string{"conformance.sharedLoop"}
+	before := goroutines()
+	start <- struct{}{}
+	<-started
+	require.Empty(t, leaked(before, false, nil, shared))
+	require.Len(t, leaked(before, false, nil, nil), 2)
+
+	go func() { <-end }()
+	left := leaked(before, false, nil, shared)
+	require.Len(t, left, 1)
+	require.Contains(t, left[0], "TestLeakedDistinguishesSharedGoroutines")
+}
