@@ -207,6 +207,11 @@ func (n *node) serve(ctx context.Context, r *request) reply {
 // do does what r asks, or says why not.
 func (n *node) do(ctx context.Context, r *request, rep *reply) (err error) {
 	if r.op == opPropose {
+		// P15: a refused command never reaches the log, and a node that cannot
+		// read an entry of the log would stop for good.
+		if err := checkProposal(r.key, r.data); err != nil {
+			return fmt.Errorf("%w: command refused: %w", errNotSent, err)
+		}
 		rep.result, err = n.lead.submit(ctx, r.key, r.data)
 		return err
 	}
