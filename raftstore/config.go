@@ -46,7 +46,8 @@ type Config struct {
 	Root string
 	// Listen is the host:port this node listens on for everything; it
 	// defaults to its own address in Peers. Port 0 takes any free port, for
-	// a single node only.
+	// a single node only. Connections that arrive there are bounded; see
+	// "Network" in the package's documentation.
 	Listen string
 	// Advertise is the address the others reach this node at. It defaults to
 	// its own address in Peers, which it must equal, else to Listen.

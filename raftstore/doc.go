@@ -57,6 +57,15 @@
 // renewal by the leader's clock, plus the time that one log entry takes;
 // Renewal.Expiry says so with 200 ms for that entry.
 //
+// # Network
+//
+// A connection is unproven until its TLS handshake and its hello are through.
+// At most an eighth of the process's descriptors, within 8 and 128, are
+// unproven connections, at most half of them from one IPv4 address or IPv6 /64
+// network. Each may send 64 KiB and must be through within the time of a dial.
+// Further ones are closed at once. The address at which a node of Peers was
+// last proven to be has places of its own.
+//
 // # Versions
 //
 // Log entries, snapshots, calls between nodes and the data directory bear a

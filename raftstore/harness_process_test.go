@@ -55,21 +55,30 @@ type processes struct {
 
 // child is one node that is a process.
 type child struct {
-	url  string
-	proc *fault.Process
+	url   string
+	files int // its limit of open files, 0 for this process's own
+	proc  *fault.Process
 }
 
 // newProcesses starts them.
 func newProcesses(t testing.TB) *processes {
+	t.Helper()
+	return startProcesses(t, 0, func(*Config) {})
+}
+
+// startProcesses starts them with settings that edit changes; b and c may open
+// that many files each.
+func startProcesses(t testing.TB, files int, edit func(*Config)) *processes {
 	t.Helper()
 	p := &processes{suite: &suite{}, configs: clusterConfigs(t, 3)}
 	for i := range p.configs {
 		suiteConfig(&p.configs[i], suiteTiming)
 		// So that a split vote, too, leaves a Commit's budget some room.
 		p.configs[i].HeartbeatTimeout = 200 * time.Millisecond
+		edit(&p.configs[i])
 	}
 	for _, c := range p.configs[1:] {
-		n := &child{url: urlOf(c)}
+		n := &child{url: urlOf(c), files: files}
 		p.nodes = append(p.nodes, n)
 		n.start(t)
 		t.Cleanup(func() { n.proc.Kill() })
@@ -88,14 +97,22 @@ func urlOf(c Config) string {
 	for _, p := range c.Peers {
 		peers = append(peers, p.ID+"="+p.Addr)
 	}
-	return fmt.Sprintf("raft://%s?id=%s&root=%s&peers=%s&heartbeat_timeout=%v&min_ttl=%v&ttl=%v&loop_wait=%v&retry_timeout=%v",
+	url := fmt.Sprintf("raft://%s?id=%s&root=%s&peers=%s&heartbeat_timeout=%v&min_ttl=%v&ttl=%v&loop_wait=%v&retry_timeout=%v",
 		c.Dir, c.ID, c.Root, strings.Join(peers, ","), c.HeartbeatTimeout, c.MinTTL, c.Timing.TTL, c.Timing.LoopWait, c.Timing.RetryTimeout)
+	if c.TLS != nil {
+		url += fmt.Sprintf("&tls_cert=%s&tls_key=%s&tls_ca=%s", c.TLS.CertFile, c.TLS.KeyFile, c.TLS.CAFile)
+	}
+	return url
 }
 
 func (n *child) start(tb testing.TB) {
 	exe, err := os.Executable()
 	require.NoError(tb, err)
 	cmd := exec.CommandContext(context.Background(), exe, "-test.run=^$")
+	if n.files > 0 {
+		script := fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, n.files)
+		cmd = exec.CommandContext(context.Background(), "sh", "-c", script, exe, "-test.run=^$")
+	}
 	cmd.Env = append(os.Environ(), nodeURL+"="+n.url)
 	cmd.Stderr = os.Stderr
 	_, err = cmd.StdinPipe() // open for as long as this process lives

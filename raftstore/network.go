@@ -41,6 +41,7 @@ type network struct {
 	dialer  *keepalive.Dialer
 	timeout time.Duration // of a dial or an accepted handshake
 	reg     *registry
+	admit   *admission
 	raft    *raftStream
 	calls   *callClient
 	handler atomic.Pointer[callHandler]
@@ -64,6 +65,7 @@ func newNetwork(c Config) (*network, error) {
 		peers:   map[string]string{},
 		timeout: min(max(2*c.ElectionTimeout, leastDial), mostDial),
 		reg:     newRegistry(),
+		admit:   newAdmission(descriptorLimit()),
 		refused: newRepeats(),
 	}
 	for _, p := range c.Peers {
@@ -197,94 +199,6 @@ func (n *network) close() error {
 	return n.closed
 }
 
-// acceptAll accepts until the listener is closed. Each handshake has a
-// goroutine and a deadline of its own: a silent peer holds up nobody.
-func (n *network) acceptAll(ctx context.Context) {
-	for {
-		conn, err := n.ln.Accept()
-		if err == nil {
-			if !n.reg.spawn(func() { n.accepted(ctx, conn) }) {
-				conn.Close()
-			}
-			continue
-		}
-		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-			return
-		}
-		// Out of file descriptors, most often: others must be closed first.
-		n.log.Warn("a connection could not be accepted", "error", err)
-		pause(ctx, 100*time.Millisecond)
-	}
-}
-
-// accepted makes the handshakes and hands the connection over.
-func (n *network) accepted(ctx context.Context, raw net.Conn) {
-	conn, err := n.handshake(ctx, raw)
-	if err != nil {
-		raw.Close()
-		n.reportRefusal(ctx, raw.RemoteAddr(), err)
-		return
-	}
-	switch conn.kind {
-	case kindRaft:
-		n.raft.deliver(conn)
-	default:
-		n.answerCalls(ctx, conn)
-	}
-}
-
-// reportRefusal tells an operator of connections that should not be made, and
-// not more often than is of use.
-func (n *network) reportRefusal(ctx context.Context, remote net.Addr, err error) {
-	level := slog.LevelDebug
-	if errors.Is(err, errPeerRefused) {
-		level = slog.LevelWarn
-		held, ok := n.refused.pass(err.Error())
-		if !ok {
-			return
-		}
-		if held > 0 {
-			err = fmt.Errorf("%w (and %d more like it)", err, held)
-		}
-	}
-	n.log.Log(ctx, level, "a connection was refused", "remote", remote.String(), "error", err)
-}
-
-func (n *network) handshake(ctx context.Context, raw net.Conn) (*trackedConn, error) {
-	ctx, cancel := context.WithTimeout(ctx, n.timeout)
-	defer cancel()
-	// Registered from the start, so that closeConns ends handshakes too.
-	leave, err := n.reg.enter(cancel, nil)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	conn, k, peer, err := n.identify(ctx, raw)
-	if err := cmp.Or(err, ctx.Err()); err != nil {
-		return nil, err
-	}
-	return n.reg.track(conn, k, peer, false)
-}
-
-// identify learns what an accepted connection is for and who made it.
-func (n *network) identify(ctx context.Context, raw net.Conn) (net.Conn, kind, string, error) {
-	defer boundBy(ctx, raw)()
-	conn, byALPN := raw, kind(0)
-	if n.creds != nil {
-		t := tls.Server(raw, n.creds.server())
-		if err := t.HandshakeContext(ctx); err != nil {
-			answerPlain(err)
-			return nil, 0, "", explainTLS(err)
-		}
-		conn, byALPN = t, alpnKind(t.ConnectionState().NegotiatedProtocol)
-	}
-	k, peer, err := n.hello.welcome(conn)
-	if err == nil && n.creds != nil && k != byALPN {
-		err = fmt.Errorf("%w: its hello and its ALPN name differ", errPeerRefused)
-	}
-	return conn, k, peer, err
-}
-
 // dial connects to a node and makes the handshakes. An error means that
 // nothing but those was sent.
 func (n *network) dial(ctx context.Context, k kind, addr string) (*trackedConn, error) {
@@ -306,7 +220,15 @@ func (n *network) dial(ctx context.Context, k kind, addr string) (*trackedConn, 
 		raw.Close()
 		return nil, fmt.Errorf("%s: %w", addr, err)
 	}
+	n.proven(peer, raw)
 	return n.reg.track(conn, k, peer, true)
+}
+
+// proven notes where a node of the cluster is.
+func (n *network) proven(peer string, conn net.Conn) {
+	if n.config.peerAddr(peer) != "" {
+		n.admit.proven(peer, conn.RemoteAddr())
+	}
 }
 
 func (n *network) introduce(ctx context.Context, raw net.Conn, k kind, addr string) (net.Conn, string, error) {

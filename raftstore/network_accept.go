@@ -1,0 +1,118 @@
+package raftstore
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+)
+
+// acceptAll accepts until the listener is closed. Each handshake has a
+// goroutine and a deadline of its own: a silent peer holds up nobody.
+func (n *network) acceptAll(ctx context.Context) {
+	for {
+		conn, err := n.ln.Accept()
+		if err == nil {
+			n.admitted(ctx, conn)
+			continue
+		}
+		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return
+		}
+		// Out of file descriptors, most often: others must be closed first.
+		n.log.Warn("a connection could not be accepted", "error", err)
+		pause(ctx, 100*time.Millisecond)
+	}
+}
+
+// admitted starts the handshakes if there is a place for one more stranger,
+// else it closes the connection at once.
+func (n *network) admitted(ctx context.Context, raw net.Conn) {
+	leave, err := n.admit.enter(raw.RemoteAddr())
+	if err != nil {
+		raw.Close()
+		n.reportRefusal(ctx, raw.RemoteAddr(), err)
+		return
+	}
+	if !n.reg.spawn(func() { n.accepted(ctx, raw, leave) }) {
+		raw.Close()
+	}
+}
+
+// accepted makes the handshakes and hands the connection over. proven gives
+// its place among the strangers back.
+func (n *network) accepted(ctx context.Context, raw net.Conn, proven func()) {
+	conn, err := n.handshake(ctx, raw)
+	if err != nil {
+		raw.Close()
+		proven()
+		n.reportRefusal(ctx, raw.RemoteAddr(), err)
+		return
+	}
+	proven()
+	switch conn.kind {
+	case kindRaft:
+		n.raft.deliver(conn)
+	default:
+		n.answerCalls(ctx, conn)
+	}
+}
+
+// reportRefusal tells an operator of connections that should not be made, and
+// not more often than is of use.
+func (n *network) reportRefusal(ctx context.Context, remote net.Addr, err error) {
+	level := slog.LevelDebug
+	if errors.Is(err, errPeerRefused) || errors.Is(err, errCrowded) {
+		level = slog.LevelWarn
+		held, ok := n.refused.pass(err.Error())
+		if !ok {
+			return
+		}
+		if held > 0 {
+			err = fmt.Errorf("%w (and %d more like it)", err, held)
+		}
+	}
+	n.log.Log(ctx, level, "a connection was refused", "remote", remote.String(), "error", err)
+}
+
+func (n *network) handshake(ctx context.Context, raw net.Conn) (*trackedConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, n.timeout)
+	defer cancel()
+	// Registered from the start, so that closeConns ends handshakes too.
+	leave, err := n.reg.enter(cancel, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	conn, k, peer, err := n.identify(ctx, raw)
+	if err := cmp.Or(err, ctx.Err()); err != nil {
+		return nil, err
+	}
+	n.proven(peer, raw)
+	return n.reg.track(conn, k, peer, false)
+}
+
+// identify learns what an accepted connection is for and who made it.
+func (n *network) identify(ctx context.Context, raw net.Conn) (net.Conn, kind, string, error) {
+	defer boundBy(ctx, raw)()
+	conn, byALPN := raw, kind(0)
+	if n.creds != nil {
+		bounded := &helloConn{Conn: raw, left: helloBytes}
+		defer bounded.lift()
+		t := tls.Server(bounded, n.creds.server())
+		if err := t.HandshakeContext(ctx); err != nil {
+			answerPlain(err)
+			return nil, 0, "", explainTLS(err)
+		}
+		conn, byALPN = t, alpnKind(t.ConnectionState().NegotiatedProtocol)
+	}
+	k, peer, err := n.hello.welcome(conn)
+	if err == nil && n.creds != nil && k != byALPN {
+		err = fmt.Errorf("%w: its hello and its ALPN name differ", errPeerRefused)
+	}
+	return conn, k, peer, err
+}

@@ -1,0 +1,148 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+)
+
+const (
+	// leastUnproven and mostUnproven bound the accepted connections whose
+	// hello is not through, within an eighth of the process's descriptors. The
+	// rest is for the disk, for the other nodes and for the program around.
+	leastUnproven = 8
+	mostUnproven  = 128
+	// helloBytes bounds what an accepted connection may send before its hello
+	// is through: a TLS handshake with a chain of certificates, and the hello.
+	helloBytes = 64 << 10
+)
+
+// errCrowded refuses a connection while too many others have not proven who
+// they are.
+var errCrowded = errors.New("too many connections are waiting for their handshake")
+
+// admission bounds the accepted connections that are not authenticated, in all
+// and for each remote address. Addresses of the other nodes have places of
+// their own, so that a crowd elsewhere never keeps a node out.
+type admission struct {
+	most, perHost int
+
+	mu      sync.Mutex
+	waiting int                   // from hosts that are no node's
+	byHost  map[netip.Prefix]int  // connections of each host
+	nodes   map[string]netip.Addr // where each node was last proven to be
+}
+
+// newAdmission returns the bounds for a process that may have that many
+// descriptors; 0 is an unknown number.
+func newAdmission(descriptors uint64) *admission {
+	most := mostUnproven
+	if descriptors > 0 {
+		most = int(min(max(descriptors/8, leastUnproven), mostUnproven))
+	}
+	return &admission{
+		most: most, perHost: most / 2,
+		byHost: map[netip.Prefix]int{}, nodes: map[string]netip.Addr{},
+	}
+}
+
+// enter takes a place for a connection from remote. The returned function
+// gives it back, once.
+func (a *admission) enter(remote net.Addr) (leave func(), err error) {
+	from := hostOf(remote)
+	host := networkOf(from)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	stranger := !a.isNode(from)
+	switch {
+	case a.byHost[host] >= a.perHost:
+		return nil, fmt.Errorf("%w: %d from this address", errCrowded, a.perHost)
+	case stranger && a.waiting >= a.most:
+		return nil, fmt.Errorf("%w: %d in all", errCrowded, a.most)
+	}
+	a.byHost[host]++
+	if stranger {
+		a.waiting++
+	}
+	return func() { a.leave(host, stranger) }, nil
+}
+
+func (a *admission) leave(host netip.Prefix, stranger bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.byHost[host]--; a.byHost[host] == 0 {
+		delete(a.byHost, host)
+	}
+	if stranger {
+		a.waiting--
+	}
+}
+
+func (a *admission) isNode(from netip.Addr) bool {
+	for _, addr := range a.nodes {
+		if addr == from {
+			return true
+		}
+	}
+	return false
+}
+
+// proven notes where the node named id is. The caller knows that id is one of
+// the cluster's, so that they are few.
+func (a *admission) proven(id string, remote net.Addr) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.nodes[id] = hostOf(remote)
+}
+
+// hostOf returns remote without its port, the zero Addr if it is no IP
+// address.
+func hostOf(remote net.Addr) netip.Addr {
+	tcp, ok := remote.(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}
+	}
+	return tcp.AddrPort().Addr().Unmap().WithZone("")
+}
+
+// networkOf returns what one host can choose addresses from: the address
+// itself, or the /64 network of an IPv6 address.
+func networkOf(host netip.Addr) netip.Prefix {
+	bits := host.BitLen()
+	if host.Is6() {
+		bits = 64
+	}
+	p, err := host.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+// helloConn is an accepted connection that may send helloBytes until lift is
+// called.
+type helloConn struct {
+	net.Conn
+	left   int
+	lifted bool
+}
+
+func (c *helloConn) Read(b []byte) (int, error) {
+	if c.lifted {
+		return c.Conn.Read(b)
+	}
+	if c.left == 0 {
+		return 0, fmt.Errorf("%w: more than %d bytes came before the hello was through", errPeerRefused, helloBytes)
+	}
+	n, err := c.Conn.Read(b[:min(len(b), c.left)])
+	c.left -= n
+	return n, err
+}
+
+// lift ends the bound. The goroutine that reads the hello calls it.
+func (c *helloConn) lift() { c.lifted = true }
+
+// NetConn returns the wrapped connection, for keepalive to find the socket.
+func (c *helloConn) NetConn() net.Conn { return c.Conn }
