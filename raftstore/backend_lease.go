@@ -59,20 +59,47 @@ func (h *leaseHandle) Renew(ctx context.Context, keys ...string) (dcs.Renewal, e
 	b := h.b
 	ctx, cancel := b.budget(ctx)
 	defer cancel()
-	var from dcs.Instant
-	r := &request{op: opRenew, lease: h.id, keys: slices.Clone(keys)}
+	keys = slices.Compact(slices.Sorted(slices.Values(keys)))
+	from, first, err := h.renew(ctx, keys[:min(len(keys), maxRenewKeys)])
+	if err != nil {
+		return dcs.Renewal{}, err
+	}
+	entries := first.entries
+	for rest := range slices.Chunk(keys[min(len(keys), maxRenewKeys):], maxRenewKeys) {
+		// The renewal counts from the first call, so that all keys are read
+		// after it.
+		_, rep, err := h.renew(ctx, rest)
+		if err != nil {
+			return dcs.Renewal{}, err
+		}
+		entries = append(entries, rep.entries...)
+	}
+	for _, e := range entries {
+		b.raise(e.Modified)
+	}
+	return renewal(from, first.ttl, entries), nil // P4: true however late it is
+}
+
+// renew confirms the lease in one call, which reads at most maxRenewKeys keys.
+// from is when that call's answered copy was sent.
+func (h *leaseHandle) renew(ctx context.Context, keys []string) (from dcs.Instant, rep reply, err error) {
+	b := h.b
+	r := &request{op: opRenew, lease: h.id, keys: keys}
 	// P1: the sending of the copy that is answered; copies do not overlap.
 	o := b.node.ask(ctx, r, func() { from = dcs.Now() })
 	switch {
 	case o.err != nil:
-		return dcs.Renewal{}, b.unavailable(ctx, "Renew", "", o)
+		return from, rep, b.unavailable(ctx, "Renew", "", o)
 	case o.reply.kind == replyGone:
-		return dcs.Renewal{}, b.fail("Renew", "", dcs.ErrLost, o.endpoint, errGone)
+		return from, rep, b.fail("Renew", "", dcs.ErrLost, o.endpoint, errGone)
+	case o.reply.elsewise:
+		// Too large to send: our own copy will do, once it is as new.
+		if o.err = b.node.await(ctx, o.reply.revision); o.err != nil {
+			return from, rep, b.unavailable(ctx, "Renew", "", o)
+		}
+		o.reply.entries = b.node.entriesOf(keys)
 	}
-	for _, e := range o.reply.entries {
-		b.raise(e.Modified)
-	}
-	return renewal(from, o.reply.ttl, o.reply.entries), nil // P4: true however late it is
+	return from, o.reply, nil
 }
 
 // Revoke ends the lease. See dcs.Lease.

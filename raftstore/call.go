@@ -28,8 +28,8 @@ func (n *network) call(ctx context.Context, addr string, op byte, body []byte) (
 }
 
 func (n *network) roundTrip(ctx context.Context, addr string, op byte, body []byte) ([]byte, error) {
-	if len(body) > maxBody {
-		return nil, notSent(addr, fmt.Errorf("a request of %d bytes is above the limit of %d", len(body), maxBody))
+	if len(body) > maxRequest {
+		return nil, notSent(addr, fmt.Errorf("a request of %d bytes is above the limit of %d", len(body), maxRequest))
 	}
 	if addr != n.self {
 		return n.calls.call(ctx, addr, op, body)

@@ -24,12 +24,19 @@ import (
 const (
 	frameHeader = 24
 
-	// maxBody bounds a request or a reply. It is far above what a Txn may
-	// hold, because a Snapshot of the whole tree is one reply.
-	maxBody = 64 << 20
+	// callOverhead is what a request may have on top of its command, and a
+	// reply on top of its entries: numbers, names and a reason.
+	callOverhead = 4 << 10
+	// maxRequest bounds the body of a request: the largest command. The keys
+	// of a renewal are bounded by maxRenewKeys and need less.
+	maxRequest = maxCommand + callOverhead
+	// maxReply bounds the body of a reply: the largest tree that is sent.
+	maxReply = mostReply + callOverhead
+	// maxReason bounds the text of a reply that was refused or failed.
+	maxReason = 1 << 10
 
 	// trustedBody is the most that is allocated on a header's word alone.
-	trustedBody = 1 << 20
+	trustedBody = 64 << 10
 )
 
 type frameKind byte
@@ -46,6 +53,20 @@ const (
 	frameCancel frameKind = 5
 )
 
+// mostBody returns the bound of a frame's body in bytes.
+func (k frameKind) mostBody() int {
+	switch k {
+	case frameRequest:
+		return maxRequest
+	case frameReply:
+		return maxReply
+	case frameRefused, frameFailed:
+		return maxReason
+	case frameCancel:
+	}
+	return 0
+}
+
 type frame struct {
 	kind   frameKind
 	op     byte
@@ -60,7 +81,7 @@ var errBadFrame = errors.New("malformed frame")
 func appendFrame(dst []byte, f frame) []byte {
 	var h [frameHeader]byte
 	h[0], h[1], h[2] = wireVersion, byte(f.kind), f.op
-	binary.LittleEndian.PutUint32(h[4:], uint32(len(f.body))) //nolint:gosec // senders check the body against maxBody
+	binary.LittleEndian.PutUint32(h[4:], uint32(len(f.body))) //nolint:gosec // senders check the body against mostBody
 	binary.LittleEndian.PutUint64(h[8:], f.id)
 	binary.LittleEndian.PutUint64(h[16:], uint64(max(f.budget, 0)))
 	dst = append(dst, h[:]...)
@@ -83,14 +104,14 @@ func readFrame(r *bufio.Reader) (frame, error) {
 		id:     binary.LittleEndian.Uint64(h[8:]),
 		budget: time.Duration(binary.LittleEndian.Uint64(h[16:])), //nolint:gosec // checked below
 	}
-	size := binary.LittleEndian.Uint32(h[4:])
+	size, most := binary.LittleEndian.Uint32(h[4:]), f.kind.mostBody()
 	switch {
 	case h[0] != wireVersion:
 		return frame{}, versionError(h[0], wireVersion)
 	case f.kind < frameRequest || f.kind > frameCancel || h[3] != 0 || f.budget < 0:
 		return frame{}, fmt.Errorf("%w: header % x", errBadFrame, h)
-	case size > maxBody:
-		return frame{}, fmt.Errorf("%w: a body of %d bytes is above the limit of %d", errBadFrame, size, maxBody)
+	case int64(size) > int64(most):
+		return frame{}, fmt.Errorf("%w: a body of %d bytes is above the limit of %d", errBadFrame, size, most)
 	}
 	if _, err := r.Discard(frameHeader); err != nil {
 		return frame{}, err

@@ -73,7 +73,7 @@ func TestBadReplies(t *testing.T) {
 	a, _ := startPair(t)
 	huge := func(f frame) []byte {
 		b := appendFrame(nil, frame{kind: frameReply, id: f.id})
-		binary.LittleEndian.PutUint32(b[4:], maxBody+1)
+		binary.LittleEndian.PutUint32(b[4:], maxReply+1)
 		return b
 	}
 	for name, tc := range map[string]struct {

@@ -9,18 +9,14 @@ import (
 	"time"
 )
 
-const (
-	// maxAnswering bounds the requests of one connection that are being
-	// answered at once; more are refused unexecuted.
-	maxAnswering = 4096
-
-	callReadBuffer = 64 << 10
-)
+const callReadBuffer = 64 << 10
 
 var errOverloaded = errors.New("the node answers too many calls already")
 
 // answering is one connection's requests under way.
 type answering struct {
+	load    *load
+	owner   string // whose load it is
 	w       *frameWriter
 	wg      sync.WaitGroup
 	mu      sync.Mutex
@@ -30,7 +26,7 @@ type answering struct {
 // answerCalls answers the requests on one accepted connection, until it ends.
 func (n *network) answerCalls(ctx context.Context, conn *trackedConn) {
 	ctx, cancel := context.WithCancel(ctx)
-	a := &answering{w: newFrameWriter(), cancels: map[uint64]context.CancelFunc{}}
+	a := &answering{load: n.load, owner: n.owner(conn.peer), w: newFrameWriter(), cancels: map[uint64]context.CancelFunc{}}
 	a.wg.Go(func() {
 		_ = a.w.run(conn) // the reader below ends with the connection
 		conn.Close()
@@ -74,8 +70,8 @@ func (a *answering) begin(ctx context.Context, n *network, f frame) error {
 	ctx, cancel := withBudget(ctx, f.budget)
 	a.mu.Lock()
 	_, twice := a.cancels[f.id]
-	full := len(a.cancels) >= maxAnswering
-	if !twice && !full {
+	accepted := !twice && a.load.begin(a.owner, len(f.body))
+	if accepted {
 		a.cancels[f.id] = cancel
 	}
 	a.mu.Unlock()
@@ -83,7 +79,7 @@ func (a *answering) begin(ctx context.Context, n *network, f frame) error {
 	case twice:
 		cancel()
 		return fmt.Errorf("%w: request ID %d is in use", errBadFrame, f.id)
-	case full:
+	case !accepted:
 		cancel()
 		return a.refuse(f.id, errOverloaded)
 	}
@@ -104,6 +100,7 @@ func (a *answering) refuse(id uint64, why error) error {
 }
 
 func (a *answering) answer(ctx context.Context, h callHandler, f frame) {
+	defer a.load.end(a.owner, len(f.body))
 	defer a.end(f.id)
 	reply := frame{kind: frameReply, id: f.id, body: h(ctx, f.op, f.body)}
 	if ctx.Err() != nil {
@@ -111,9 +108,9 @@ func (a *answering) answer(ctx context.Context, h callHandler, f frame) {
 		// own deadline is the one it goes by.
 		return
 	}
-	if len(reply.body) > maxBody {
+	if len(reply.body) > maxReply {
 		reply.kind = frameFailed
-		reply.body = fmt.Appendf(nil, "a reply of %d bytes is above the limit of %d", len(reply.body), maxBody)
+		reply.body = fmt.Appendf(nil, "a reply of %d bytes is above the limit of %d", len(reply.body), maxReply)
 	}
 	if _, err := a.w.queue(reply); errors.Is(err, errBacklog) {
 		// A peer that does not read its replies is better served by a new

@@ -199,29 +199,37 @@ func TestFrozenPeerAfterDial(t *testing.T) {
 func TestRequestAboveTheLimit(t *testing.T) {
 	a, b := startPair(t)
 	for _, addr := range []string{a.addr(), b.addr()} {
-		_, err := a.call(testContext(t), addr, 1, make([]byte, maxBody+1))
+		_, err := a.call(testContext(t), addr, 1, make([]byte, maxRequest+1))
 		require.ErrorIs(t, err, errNotSent)
-		require.ErrorContains(t, err, fmt.Sprint("limit of ", maxBody))
+		require.ErrorContains(t, err, fmt.Sprint("limit of ", maxRequest))
 	}
 }
 
 func TestReplyAboveTheLimit(t *testing.T) {
 	a, b := startPair(t)
-	b.serve(func(context.Context, byte, []byte) []byte { return make([]byte, maxBody+1) })
+	b.serve(func(context.Context, byte, []byte) []byte { return make([]byte, maxReply+1) })
 	_, err := a.call(testContext(t), b.addr(), 1, nil)
-	require.ErrorContains(t, err, fmt.Sprint("limit of ", maxBody))
+	require.ErrorContains(t, err, fmt.Sprint("limit of ", maxReply))
 	require.NotErrorIs(t, err, errNotSent, "it was executed")
 }
 
 func TestLargeBodies(t *testing.T) {
 	a, b := startPair(t)
-	body := make([]byte, 20<<20)
+	body := make([]byte, maxRequest)
 	for i := range body {
 		body[i] = byte(i * 7)
 	}
+	large := bytes.Repeat(body, maxReply/maxRequest)
+	b.serve(func(_ context.Context, _ byte, got []byte) []byte {
+		if !bytes.Equal(body, got) {
+			return nil
+		}
+		return large
+	})
 	reply, err := a.call(testContext(t), b.addr(), 1, body)
 	require.NoError(t, err)
-	require.True(t, bytes.Equal(body, reply[1:]))
+	require.True(t, bytes.Equal(large, reply))
+	b.serve(echo)
 	reply, err = a.call(testContext(t), b.addr(), 1, nil)
 	require.NoError(t, err)
 	require.Equal(t, []byte{1}, reply)

@@ -105,8 +105,9 @@ func (c *command) size() int {
 
 // decodeCommand reads one log entry. Values alias data. The error is a
 // *formatError where a newer release wrote it.
-func decodeCommand(data []byte) (command, error) {
-	d := &decoder{b: data}
+func decodeCommand(data []byte) (command, error) { return readCommand(&decoder{b: data}) }
+
+func readCommand(d *decoder) (command, error) {
 	d.version("a log entry", commandVersion)
 	c := command{kind: commandKind(d.byte())}
 	if c.kind.numbered() {
@@ -125,7 +126,7 @@ func decodeCommand(data []byte) (command, error) {
 		c.lease = d.lease()
 	case cmdExpire:
 		c.term = d.uint()
-		for range d.count() {
+		for range d.list() {
 			c.leases = append(c.leases, d.lease())
 		}
 	case cmdCancel:
@@ -155,10 +156,10 @@ func encodeTxn(e *encoder, t dcs.Txn) {
 
 func decodeTxn(d *decoder) dcs.Txn {
 	var t dcs.Txn
-	for range d.count() {
+	for range d.list() {
 		t.If = append(t.If, dcs.Cond{Key: d.string(), On: dcs.Field(d.byte()), Is: d.revision()})
 	}
-	for range d.count() {
+	for range d.list() {
 		t.Then = append(t.Then, dcs.Write{Key: d.string(), Delete: d.bool(), Value: d.bytes(), Lease: d.lease()})
 	}
 	return t

@@ -26,7 +26,7 @@ func checkProposal(key waitKey, data []byte) error {
 	if len(data) > maxCommand {
 		return fmt.Errorf("a command of %d bytes: a leader takes at most %d", len(data), maxCommand)
 	}
-	c, err := decodeCommand(data)
+	c, err := readCommand(&decoder{b: data, most: maxTxnOps})
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,12 @@ import (
 // errShort says that bytes ended before the value did, or went on after it.
 var errShort = errors.New("truncated or malformed")
 
+// errLongList says that a list has more elements than it may have.
+var errLongList = errors.New("a list is too long")
+
+// leastEntry is the least that an encoded entry takes: five lengths and numbers.
+const leastEntry = 5
+
 // formatError says that bytes were written by a newer release.
 type formatError struct {
 	what      string
@@ -61,8 +67,9 @@ func (e *encoder) entries(v []dcs.Entry) {
 // zero and err is set, so that callers check once, at the end. Byte slices it
 // returns alias the buffer.
 type decoder struct {
-	b   []byte
-	err error
+	b    []byte
+	err  error
+	most int // the most elements of a list; 0 is no bound
 }
 
 func (d *decoder) fail() {
@@ -91,6 +98,16 @@ func (d *decoder) uint() uint64 {
 	}
 	d.b = d.b[n:]
 	return v
+}
+
+// list reads the number of elements of a list.
+func (d *decoder) list() int {
+	n := d.count()
+	if d.most > 0 && n > d.most && d.err == nil {
+		d.b, d.err = nil, fmt.Errorf("%w: %d elements, at most %d", errLongList, n, d.most)
+		return 0
+	}
+	return n
 }
 
 // count reads the length of a list whose elements take at least one byte
@@ -144,6 +161,10 @@ func (d *decoder) entry() dcs.Entry {
 
 func (d *decoder) entries() []dcs.Entry {
 	n := d.count()
+	if n > len(d.b)/leastEntry {
+		d.fail()
+		return nil
+	}
 	if n == 0 {
 		return nil
 	}

@@ -66,6 +66,11 @@
 // Further ones are closed at once. The address at which a node of Peers was
 // last proven to be has places of its own.
 //
+// A node of the cluster may have as many established connections as that, 4096
+// calls in work and 32 MiB of their requests; nodes that are not in Peers share
+// one such allowance. A request is at most as large as the largest Txn and 68
+// KiB, a reply 8 MiB and 4 KiB. Memory is taken as the bytes arrive.
+//
 // # Versions
 //
 // Log entries, snapshots, calls between nodes and the data directory bear a

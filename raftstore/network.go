@@ -42,6 +42,7 @@ type network struct {
 	timeout time.Duration // of a dial or an accepted handshake
 	reg     *registry
 	admit   *admission
+	load    *load
 	raft    *raftStream
 	calls   *callClient
 	handler atomic.Pointer[callHandler]
@@ -68,6 +69,7 @@ func newNetwork(c Config) (*network, error) {
 		admit:   newAdmission(descriptorLimit()),
 		refused: newRepeats(),
 	}
+	n.load = newLoad(n.admit.most)
 	for _, p := range c.Peers {
 		n.peers[p.Addr] = p.ID
 	}
@@ -226,9 +228,18 @@ func (n *network) dial(ctx context.Context, k kind, addr string) (*trackedConn, 
 
 // proven notes where a node of the cluster is.
 func (n *network) proven(peer string, conn net.Conn) {
-	if n.config.peerAddr(peer) != "" {
-		n.admit.proven(peer, conn.RemoteAddr())
+	if id := n.owner(peer); id != "" {
+		n.admit.proven(id, conn.RemoteAddr())
 	}
+}
+
+// owner returns the name under which a node's connections and calls are
+// counted: its own if it is in Peers, else "".
+func (n *network) owner(peer string) string {
+	if n.config.peerAddr(peer) == "" {
+		return ""
+	}
+	return peer
 }
 
 func (n *network) introduce(ctx context.Context, raw net.Conn, k kind, addr string) (net.Conn, string, error) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -54,6 +55,17 @@ func (n *network) accepted(ctx context.Context, raw net.Conn, proven func()) {
 		return
 	}
 	proven()
+	owner := n.owner(conn.peer)
+	if !n.load.connect(owner) {
+		conn.Close()
+		n.reportRefusal(ctx, raw.RemoteAddr(), fmt.Errorf("%w: %d established connections of this node", errCrowded, n.load.mostConns))
+		return
+	}
+	leave := conn.leave
+	conn.leave = sync.OnceFunc(func() {
+		leave()
+		n.load.disconnect(owner)
+	})
 	switch conn.kind {
 	case kindRaft:
 		n.raft.deliver(conn)

@@ -29,6 +29,9 @@ const callVersion = 1
 // only the position is, and the other node reads its own copy once it is there.
 const mostReply = 8 << 20
 
+// maxRenewKeys bounds the keys that one renewal reads.
+const maxRenewKeys = 1024
+
 // request is one call to whoever leads. Nodes never pass a request on: a node
 // that does not lead says so, and the caller finds the leader.
 type request struct {
@@ -47,7 +50,7 @@ type request struct {
 	since  dcs.Revision // opRead: nothing is sent unless it moved past this
 
 	lease dcs.LeaseID // opRenew
-	keys  []string    // opRenew
+	keys  []string    // opRenew, at most maxRenewKeys
 }
 
 func (r *request) encode() []byte {
@@ -77,7 +80,7 @@ func (r *request) encode() []byte {
 }
 
 func decodeRequest(op byte, body []byte) (*request, error) {
-	d := &decoder{b: body}
+	d := &decoder{b: body, most: maxRenewKeys}
 	d.version("a request of another node", callVersion)
 	r := &request{op: op, voter: raft.ServerID(d.string()), term: d.uint()}
 	switch op {
@@ -88,7 +91,7 @@ func decodeRequest(op byte, body []byte) (*request, error) {
 		r.prefix, r.single, r.since = d.string(), d.bool(), d.revision()
 	case opRenew:
 		r.lease = d.lease()
-		for range d.count() {
+		for range d.list() {
 			r.keys = append(r.keys, d.string())
 		}
 	case opPosition:
@@ -121,20 +124,15 @@ type reply struct {
 	text   string // replyNotDone, replyUnclear
 
 	result   result        // opPropose
-	revision dcs.Revision  // opRead, opPosition: where the state is
-	elsewise bool          // opRead: too large to send; read at revision or later
+	revision dcs.Revision  // opRead, opRenew, opPosition: where the state is
+	elsewise bool          // opRead, opRenew: too large to send; read at revision or later
 	moved    bool          // opRead: it moved past since; else entries are left out
 	ttl      time.Duration // opRenew
 	entries  []dcs.Entry   // opRead, opRenew
 }
 
 func (r *reply) encode() []byte {
-	size := 64 + len(r.text)
-	for i := range r.entries {
-		e := &r.entries[i]
-		size += 48 + len(e.Key) + len(e.Value) + len(e.Lease)
-	}
-	e := &encoder{b: make([]byte, 0, size)}
+	e := &encoder{b: make([]byte, 0, 64+len(r.text)+entriesSize(r.entries))}
 	e.byte(callVersion)
 	e.byte(byte(r.kind))
 	e.string(r.leader)
@@ -146,6 +144,16 @@ func (r *reply) encode() []byte {
 	e.duration(r.ttl)
 	e.entries(r.entries)
 	return e.b
+}
+
+// entriesSize is a little more than the encoded entries take.
+func entriesSize(entries []dcs.Entry) int {
+	size := 0
+	for i := range entries {
+		e := &entries[i]
+		size += 48 + len(e.Key) + len(e.Value) + len(e.Lease)
+	}
+	return size
 }
 
 func decodeReply(body []byte) (reply, error) {
@@ -168,18 +176,20 @@ func (n *node) answer(ctx context.Context, op byte, body []byte) []byte {
 		return (&reply{kind: replyNotDone, text: err.Error()}).encode()
 	}
 	rep := n.serve(ctx, r)
-	if op == opRead && r.tooLarge(rep.entries) {
+	if entriesSize(rep.entries) > mostReply {
 		rep.entries, rep.elsewise = nil, true
 	}
+	rep.text = clipped(rep.text)
 	return rep.encode()
 }
 
-func (r *request) tooLarge(entries []dcs.Entry) bool {
-	size := 0
-	for i := range entries {
-		size += len(entries[i].Key) + len(entries[i].Value)
+// clipped returns text, shortened to maxReason bytes.
+func clipped(text string) string {
+	if len(text) <= maxReason {
+		return text
 	}
-	return !r.single && size > mostReply
+	const cut = "…"
+	return strings.ToValidUTF8(text[:maxReason-len(cut)], "") + cut
 }
 
 // serve does what r asks if this node leads.
@@ -222,6 +232,7 @@ func (n *node) do(ctx context.Context, r *request, rep *reply) (err error) {
 		rep.ttl, err = n.lead.renew(ctx, r.lease, r.voter, r.term)
 		if err == nil && len(r.keys) > 0 {
 			if err = n.await(ctx, seen); err == nil {
+				rep.revision = seen
 				rep.entries = n.entriesOf(r.keys)
 			}
 		}

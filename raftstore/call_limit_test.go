@@ -1,0 +1,254 @@
+package raftstore
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// Every kind of frame has a bound, which is what Caps needs and no more.
+func TestFrameBoundsFitCaps(t *testing.T) {
+	for kind, most := range map[frameKind]uint32{
+		frameRequest: maxTxnBytes + commandOverhead + callOverhead,
+		frameReply:   mostReply + callOverhead,
+		frameRefused: maxReason,
+		frameFailed:  maxReason,
+		frameCancel:  0,
+	} {
+		head := func(size uint32) *bufio.Reader {
+			b := appendFrame(nil, frame{kind: kind, id: 1})
+			binary.LittleEndian.PutUint32(b[4:], size)
+			return bufio.NewReader(bytes.NewReader(b))
+		}
+		_, err := readFrame(head(most + 1))
+		require.ErrorIs(t, err, errBadFrame, "kind %d", kind)
+		require.ErrorContains(t, err, fmt.Sprint("limit of ", most))
+		_, err = readFrame(head(most))
+		require.NotErrorIs(t, err, errBadFrame, "kind %d", kind)
+	}
+	require.LessOrEqual(t, maxReason, callOverhead, "a reply without entries fits")
+}
+
+// meteredReader notes the largest buffer that it was given to fill.
+type meteredReader struct {
+	io.Reader
+	largest int
+}
+
+func (r *meteredReader) Read(b []byte) (int, error) {
+	r.largest = max(r.largest, len(b))
+	return r.Reader.Read(b)
+}
+
+// A length that is claimed costs no memory before the bytes arrive.
+func TestClaimedLengthCostsNoMemory(t *testing.T) {
+	for _, sent := range []int{0, 1000, 200_000} {
+		r := &meteredReader{Reader: bytes.NewReader(make([]byte, sent))}
+		_, err := readBody(r, maxRequest)
+		require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+		require.LessOrEqual(t, r.largest, max(trustedBody, 2*sent), "%d bytes arrived", sent)
+	}
+	require.LessOrEqual(t, trustedBody, 64<<10)
+}
+
+// Lists that are longer than any call needs are refused before they are made.
+func TestLongListsAreRefused(t *testing.T) {
+	r := &request{op: opRenew, voter: "a", lease: "r-1", keys: make([]string, maxRenewKeys+1)}
+	_, err := decodeRequest(opRenew, r.encode())
+	require.ErrorIs(t, err, errLongList)
+	r.keys = r.keys[1:]
+	_, err = decodeRequest(opRenew, r.encode())
+	require.NoError(t, err)
+
+	c := &command{kind: cmdTxn}
+	c.txn.If = make([]dcs.Cond, maxTxnOps+1)
+	require.ErrorIs(t, checkProposal(keyOf(c), c.encode()), errLongList)
+	c.txn.If, c.txn.Then = nil, make([]dcs.Write, maxTxnOps+1)
+	require.ErrorIs(t, checkProposal(keyOf(c), c.encode()), errLongList)
+
+	// An entry takes five bytes at least.
+	e := &encoder{}
+	e.uint(101)
+	e.raw(make([]byte, 500))
+	d := &decoder{b: e.b}
+	require.Empty(t, d.entries())
+	require.ErrorIs(t, d.end(), errShort)
+}
+
+// callBy makes a call connection to n as the node named id.
+func callBy(t *testing.T, n *network, id string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", n.addr())
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	_, err = n.hello.asPeer(id).greet(conn, kindCall, "")
+	require.NoError(t, err)
+	return conn
+}
+
+// send writes a request, answer reads the kind of the next answer.
+func send(t *testing.T, conn net.Conn, id uint64, size int) {
+	t.Helper()
+	_, err := conn.Write(appendFrame(nil, frame{kind: frameRequest, op: 7, id: id, body: make([]byte, size)}))
+	require.NoError(t, err)
+}
+
+func answer(t *testing.T, conn net.Conn) frame {
+	t.Helper()
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+	f, err := readFrame(bufio.NewReader(conn))
+	require.NoError(t, err)
+	return f
+}
+
+// A node's calls in work are bounded in number and in bytes, over all its
+// connections together. Another node's calls are not concerned.
+func TestCallsOfOneNodeAreBounded(t *testing.T) {
+	for name, bound := range map[string]struct{ calls, size int }{
+		"number": {maxAnswering, 0},
+		"bytes":  {maxAnsweringBytes / maxTxnBytes, maxTxnBytes},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := startPair(t)
+			release := make(chan struct{})
+			var inside atomic.Int32
+			b.serve(func(context.Context, byte, []byte) []byte {
+				inside.Add(1)
+				<-release
+				return nil
+			})
+			first, second := callBy(t, b, "c"), callBy(t, b, "d") // names that are not in Peers are one node
+			for i := range bound.calls {
+				send(t, first, uint64(i), bound.size)
+			}
+			require.Eventually(t, func() bool { return int(inside.Load()) == bound.calls }, 10*time.Second, time.Millisecond)
+			send(t, second, 1, maxTxnBytes)
+			f := answer(t, second)
+			assert.Equal(t, frameRefused, f.kind)
+			assert.Equal(t, errOverloaded.Error(), string(f.body))
+			done := make(chan error, 1)
+			go func() {
+				_, err := a.call(testContext(t), b.addr(), 7, make([]byte, maxTxnBytes))
+				done <- err
+			}()
+			require.Eventually(t, func() bool { return int(inside.Load()) == bound.calls+1 }, 10*time.Second, time.Millisecond)
+			close(release)
+			require.NoError(t, <-done)
+			assert.Equal(t, frameReply, answer(t, first).kind)
+			require.Eventually(t, func() bool {
+				b.load.mu.Lock()
+				defer b.load.mu.Unlock()
+				return b.load.of[""] != nil && *b.load.of[""] == (nodeLoad{conns: 2})
+			}, 10*time.Second, time.Millisecond)
+			send(t, second, 2, maxTxnBytes)
+			assert.Equal(t, frameReply, answer(t, second).kind)
+		})
+	}
+}
+
+// Calls count until they end, though their connection is gone.
+func TestCallOutlivesItsConnection(t *testing.T) {
+	_, b := startPair(t)
+	entered, release := make(chan struct{}), make(chan struct{})
+	b.serve(func(context.Context, byte, []byte) []byte {
+		close(entered)
+		<-release
+		return nil
+	})
+	conn := callBy(t, b, "c")
+	send(t, conn, 1, 10)
+	<-entered
+	conn.Close()
+	gone := func(want *nodeLoad) func() bool {
+		return func() bool {
+			b.load.mu.Lock()
+			defer b.load.mu.Unlock()
+			return want == nil && b.load.of[""] == nil || want != nil && b.load.of[""] != nil && *b.load.of[""] == *want
+		}
+	}
+	require.Eventually(t, gone(&nodeLoad{calls: 1, bytes: 10}), 10*time.Second, time.Millisecond)
+	close(release)
+	require.Eventually(t, gone(nil), 10*time.Second, time.Millisecond)
+}
+
+// A node has a bounded number of connections; names that are not in Peers
+// share theirs.
+func TestConnectionsOfOneNodeAreBounded(t *testing.T) {
+	a, b := startPair(t)
+	mustCall(t, a, b.addr(), "x")
+	b.load.mu.Lock()
+	b.load.mostConns = 4
+	b.load.mu.Unlock()
+	for i := range 4 {
+		conn := callBy(t, b, fmt.Sprint("stranger-", i))
+		send(t, conn, 1, 0)
+		require.Equal(t, frameReply, answer(t, conn).kind)
+	}
+	conn := callBy(t, b, "stranger-5")
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+	_, err := conn.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+	mustCall(t, a, b.addr(), "another node")
+	a.closeConns()
+	require.Eventually(t, func() bool {
+		b.load.mu.Lock()
+		defer b.load.mu.Unlock()
+		return b.load.of["a"] == nil
+	}, 10*time.Second, time.Millisecond, "a node without connections is forgotten")
+}
+
+// A renewal may read more keys, and more bytes, than one call carries.
+func TestRenewReadsMoreThanACallCarries(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	ctx := testCtx(t)
+	b := tc.node[tc.follower()]
+	lease, _, err := b.Grant(ctx, 10*time.Second)
+	require.NoError(t, err)
+	var keys []string
+	var small dcs.Txn
+	for i := range maxRenewKeys + 5 {
+		keys = append(keys, fmt.Sprintf("k%04d", i))
+		if i%500 == 0 {
+			small.Then = append(small.Then, dcs.PutLeased(keys[i], nil, lease.ID()))
+		}
+	}
+	_, err = b.Commit(ctx, small)
+	require.NoError(t, err)
+	for i := range mostReply/maxValue + 1 {
+		key := fmt.Sprint("big", i)
+		keys = append(keys, key)
+		_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.PutLeased(key, make([]byte, maxValue), lease.ID())}})
+		require.NoError(t, err)
+	}
+	var sent []dcs.Instant // when each call was on its way
+	b.node.net.setTap(func(_ context.Context, e tapEvent) bool {
+		if e.op == opRenew && !e.answered {
+			sent = append(sent, dcs.Now())
+		}
+		return true
+	})
+	before := dcs.Now()
+	r, err := lease.Renew(ctx, keys...)
+	require.NoError(t, err)
+	b.node.net.setTap(nil)
+	require.Greater(t, len(sent), 1)
+	require.True(t, before.Before(r.From))
+	require.True(t, r.From.Before(sent[0]), "P1: it counts from the first call, before any key was read")
+	require.Len(t, r.Entries, len(small.Then)+mostReply/maxValue+1)
+	for i, e := range r.Entries {
+		require.Equal(t, lease.ID(), e.Lease)
+		require.True(t, i == 0 || r.Entries[i-1].Key < e.Key, "sorted")
+	}
+}
