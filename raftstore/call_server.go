@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 )
@@ -37,7 +38,7 @@ func (n *network) answerCalls(ctx context.Context, conn *trackedConn) {
 	conn.Close()
 	a.wg.Wait()
 	if errors.Is(err, errBadFrame) || errors.Is(err, errPeerRefused) {
-		n.log.Warn("a call connection was closed", "peer", conn.peer, "remote", conn.RemoteAddr().String(), "error", err)
+		n.logPeer(ctx, slog.LevelWarn, "a call connection was closed", conn.RemoteAddr(), err, "peer", conn.peer)
 	}
 }
 

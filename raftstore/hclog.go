@@ -19,13 +19,21 @@ import (
 // down, Raft says so several times a second.
 const repeatEvery = 10 * time.Second
 
-// maxRemembered bounds the messages that repetitions are counted of.
-const maxRemembered = 256
+const (
+	// maxRemembered bounds the messages of Raft that repetitions are counted of.
+	maxRemembered = 256
+	// maxPeerLines bounds the lines about peers within repeatEvery.
+	maxPeerLines = 64
+)
 
-// repeats holds back messages that were said a moment ago.
+// repeats holds back messages that were said a moment ago, and every message
+// while most different ones were.
 type repeats struct {
-	mu   sync.Mutex
-	seen map[string]*repeated
+	most int
+
+	mu     sync.Mutex
+	seen   map[string]*repeated
+	others int // messages held back because seen was full
 }
 
 type repeated struct {
@@ -33,27 +41,48 @@ type repeated struct {
 	held int
 }
 
-func newRepeats() *repeats { return &repeats{seen: map[string]*repeated{}} }
+func newRepeats(most int) *repeats { return &repeats{most: most, seen: map[string]*repeated{}} }
 
-// pass reports whether msg is to be said now, and how often it was held back
-// since it was said last.
-func (r *repeats) pass(msg string) (held int, ok bool) {
+// pass reports whether msg is to be said now. The arguments say how often it
+// and others were held back since then.
+func (r *repeats) pass(msg string) (args []any, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e := r.seen[msg]
 	if e != nil && e.at.Elapsed() < repeatEvery {
 		e.held++
-		return 0, false
+		return nil, false
 	}
 	if e == nil {
-		if len(r.seen) >= maxRemembered {
-			clear(r.seen)
+		if len(r.seen) >= r.most && !r.forget() {
+			r.others++
+			return nil, false
 		}
 		e = &repeated{}
 		r.seen[msg] = e
 	}
-	held, e.held, e.at = e.held, 0, dcs.Now()
-	return held, true
+	if e.held > 0 {
+		args = append(args, "repeated", e.held)
+	}
+	if r.others > 0 {
+		args = append(args, "others", r.others)
+	}
+	e.held, e.at, r.others = 0, dcs.Now(), 0
+	return args, true
+}
+
+// forget drops the messages that may be said again, and reports whether there
+// were any. What was held back of them counts among the others.
+func (r *repeats) forget() bool {
+	any := false
+	for msg, e := range r.seen {
+		if e.at.Elapsed() >= repeatEvery {
+			r.others += e.held
+			delete(r.seen, msg)
+			any = true
+		}
+	}
+	return any
 }
 
 // hcLogger hands what hashicorp's packages say to a slog.Logger. Warnings and
@@ -69,7 +98,7 @@ type hcLogger struct {
 var _ hclog.Logger = (*hcLogger)(nil)
 
 func newHCLogger(out *slog.Logger) *hcLogger {
-	return &hcLogger{out: quietLogger(out), repeats: newRepeats()}
+	return &hcLogger{out: quietLogger(out), repeats: newRepeats(maxRemembered)}
 }
 
 func slogLevel(l hclog.Level) slog.Level {
@@ -99,9 +128,7 @@ func (l *hcLogger) Log(level hclog.Level, msg string, args ...any) {
 		if !ok {
 			return
 		}
-		if held > 0 {
-			args = append(args[:len(args):len(args)], "repeated", held)
-		}
+		args = append(args[:len(args):len(args)], held...)
 	}
 	if l.name != "" {
 		args = append([]any{"part", l.name}, args...)
@@ -109,12 +136,18 @@ func (l *hcLogger) Log(level hclog.Level, msg string, args ...any) {
 	l.out.Log(ctx, at, msg, hcArgs(args)...)
 }
 
-// hcArgs renders hclog's own ways of formatting.
+// hcArgs renders hclog's own ways of formatting, and shortens what another
+// node may have written.
 func hcArgs(args []any) []any {
 	args = slices.Clone(args)
 	for i, a := range args {
-		if f, ok := a.(hclog.Format); ok {
-			args[i] = fmtHC(f)
+		switch a := a.(type) {
+		case hclog.Format:
+			args[i] = clipped(fmtHC(a))
+		case string:
+			args[i] = clipped(a)
+		case error:
+			args[i] = clipped(a.Error())
 		}
 	}
 	return args

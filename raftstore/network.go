@@ -67,7 +67,7 @@ func newNetwork(c Config) (*network, error) {
 		timeout: min(max(2*c.ElectionTimeout, leastDial), mostDial),
 		reg:     newRegistry(),
 		admit:   newAdmission(descriptorLimit()),
-		refused: newRepeats(),
+		refused: newRepeats(maxPeerLines),
 	}
 	n.load = newLoad(n.admit.most)
 	for _, p := range c.Peers {

@@ -25,7 +25,7 @@ func (n *network) acceptAll(ctx context.Context) {
 			return
 		}
 		// Out of file descriptors, most often: others must be closed first.
-		n.log.Warn("a connection could not be accepted", "error", err)
+		n.logPeer(ctx, slog.LevelWarn, "a connection could not be accepted", nil, err)
 		pause(ctx, 100*time.Millisecond)
 	}
 }
@@ -74,21 +74,38 @@ func (n *network) accepted(ctx context.Context, raw net.Conn, proven func()) {
 	}
 }
 
-// reportRefusal tells an operator of connections that should not be made, and
-// not more often than is of use.
+// reportRefusal logs a connection that was not established. Those that should
+// not be made are an operator's concern.
 func (n *network) reportRefusal(ctx context.Context, remote net.Addr, err error) {
 	level := slog.LevelDebug
 	if errors.Is(err, errPeerRefused) || errors.Is(err, errCrowded) {
 		level = slog.LevelWarn
-		held, ok := n.refused.pass(err.Error())
-		if !ok {
-			return
-		}
-		if held > 0 {
-			err = fmt.Errorf("%w (and %d more like it)", err, held)
+	}
+	n.logPeer(ctx, level, "a connection was refused", remote, err)
+}
+
+// logPeer logs something about the peer at remote, which may be nil. The limit
+// is on the message, the kind of failure and the address, because a peer
+// chooses its port and can change the text of an error.
+func (n *network) logPeer(ctx context.Context, level slog.Level, msg string, remote net.Addr, err error, args ...any) {
+	if !n.log.Enabled(ctx, level) {
+		return
+	}
+	failure := "other"
+	for _, kind := range []error{errPeerRefused, errCrowded, errBadFrame} {
+		if errors.Is(err, kind) {
+			failure = kind.Error()
 		}
 	}
-	n.log.Log(ctx, level, "a connection was refused", "remote", remote.String(), "error", err)
+	held, ok := n.refused.pass(msg + "\x00" + failure + "\x00" + networkOf(hostOf(remote)).String())
+	if !ok {
+		return
+	}
+	if remote != nil {
+		args = append(args, "remote", remote.String())
+	}
+	args = append(args, "error", clipped(err.Error()))
+	n.log.Log(ctx, level, msg, append(args, held...)...)
 }
 
 func (n *network) handshake(ctx context.Context, raw net.Conn) (*trackedConn, error) {

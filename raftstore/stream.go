@@ -2,6 +2,8 @@ package raftstore
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -45,9 +47,13 @@ func (s *raftStream) deliver(conn *trackedConn) {
 		conn.Close()
 	case <-timer.C:
 		conn.Close()
-		s.n.log.Warn("a connection was dropped because Raft does not take it", "remote", conn.RemoteAddr().String())
+		s.n.logPeer(context.Background(), slog.LevelWarn, "a Raft connection was dropped", conn.RemoteAddr(), errNotTaken)
 	}
 }
+
+// errNotTaken says that Raft's transport, which accepts connections one by one,
+// is stuck or has ended.
+var errNotTaken = errors.New("the connection is not taken by Raft")
 
 // Dial connects to another node's Raft.
 func (s *raftStream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
