@@ -72,6 +72,9 @@ type Config struct {
 	// HeartbeatTimeout is how long a follower hears nothing from the Raft
 	// leader before it stands for election. It defaults to TTL/30, 300 ms at
 	// least and 1 s at most. A new leader is there after about twice as long.
+	// It must be longer than a round trip between the nodes, and should be five
+	// times as long. A dial may take three heartbeat timeouts, with TLS four,
+	// within 500 ms and 3 s.
 	HeartbeatTimeout time.Duration
 	// ElectionTimeout is how long a candidate waits for votes. It defaults to
 	// HeartbeatTimeout and is never shorter.

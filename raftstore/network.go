@@ -23,6 +23,11 @@ const (
 	// leastDial and mostDial bound what a dial and its handshakes may take.
 	leastDial = 500 * time.Millisecond
 	mostDial  = 3 * time.Second
+	// dialRoundTrips is what a dial takes: one round trip to connect, one for
+	// the hello, and one to spare for a name to be resolved or a slow machine.
+	// TLS takes tlsRoundTrips more.
+	dialRoundTrips = 3
+	tlsRoundTrips  = 1
 	// closeBound is how long close waits for goroutines to end.
 	closeBound = 2 * time.Second
 )
@@ -64,7 +69,7 @@ func newNetwork(c Config) (*network, error) {
 		self:    c.Advertise,
 		hello:   hello{version: wireVersion, cluster: newClusterID(c.Root, c.memberIDs()), id: c.ID},
 		peers:   map[string]string{},
-		timeout: min(max(2*c.ElectionTimeout, leastDial), mostDial),
+		timeout: dialTime(c),
 		reg:     newRegistry(),
 		admit:   newAdmission(descriptorLimit()),
 		refused: newRepeats(maxPeerLines),
@@ -84,6 +89,17 @@ func newNetwork(c Config) (*network, error) {
 	n.cancel = cancel
 	n.reg.spawn(func() { n.acceptAll(ctx) })
 	return n, nil
+}
+
+// dialTime returns what a dial, or the handshake of an accepted connection, may
+// take. Raft cannot follow a leader whose round trip is longer than the
+// heartbeat timeout, so wherever it can, a dial has the time that it needs.
+func dialTime(c Config) time.Duration {
+	trips := dialRoundTrips
+	if c.TLS != nil {
+		trips += tlsRoundTrips
+	}
+	return min(max(time.Duration(trips)*c.HeartbeatTimeout, leastDial), mostDial)
 }
 
 func (n *network) listen(keep keepalive.Config) error {

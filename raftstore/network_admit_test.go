@@ -90,7 +90,7 @@ func TestCrowdIsTurnedAway(t *testing.T) {
 	log := &recorder{}
 	a, b := startPair(t, func(c *Config) {
 		c.Logger = log.logger()
-		c.ElectionTimeout = time.Minute // silent connections stay for as long as possible
+		c.HeartbeatTimeout = mostDial // silent connections stay for as long as possible
 	})
 	b.admit.mu.Lock()
 	b.admit.perHost = 4

@@ -94,7 +94,7 @@ func TestRefusalsAreNotRepeated(t *testing.T) {
 
 // TestCloseConnsEndsHandshakes: what is not yet a connection is dropped too.
 func TestCloseConnsEndsHandshakes(t *testing.T) {
-	_, b := startPair(t, func(c *Config) { c.ElectionTimeout = time.Minute })
+	_, b := startPair(t, func(c *Config) { c.HeartbeatTimeout = mostDial })
 	require.Equal(t, mostDial, b.timeout)
 	silent, err := net.Dial("tcp", b.addr())
 	require.NoError(t, err)
