@@ -63,8 +63,10 @@
 // At most an eighth of the process's descriptors, within 8 and 128, are
 // unproven connections, at most half of them from one IPv4 address or IPv6 /64
 // network. Each may send 64 KiB and must be through within the time of a dial
-// (Config.HeartbeatTimeout). Further ones are closed at once. The address at
-// which a node of Peers was last proven to be has places of its own.
+// (Config.HeartbeatTimeout). Beyond that, the connection that has been silent
+// for the longest time is closed at once, or the new one if all have sent
+// something. The address at which a node of Peers was last proven to be has
+// places of its own.
 //
 // A node of the cluster may have as many established connections as that, 4096
 // calls in work and 32 MiB of their requests; nodes that are not in Peers share

@@ -33,28 +33,27 @@ func (n *network) acceptAll(ctx context.Context) {
 // admitted starts the handshakes if there is a place for one more stranger,
 // else it closes the connection at once.
 func (n *network) admitted(ctx context.Context, raw net.Conn) {
-	leave, err := n.admit.enter(raw.RemoteAddr())
-	if err != nil {
-		raw.Close()
-		n.reportRefusal(ctx, raw.RemoteAddr(), err)
-		return
+	p, crowded := n.admit.enter(raw)
+	if crowded != nil {
+		n.reportRefusal(ctx, raw.RemoteAddr(), crowded)
 	}
-	if !n.reg.spawn(func() { n.accepted(ctx, raw, leave) }) {
+	if p == nil || !n.reg.spawn(func() { n.accepted(ctx, p) }) {
 		raw.Close()
 	}
 }
 
-// accepted makes the handshakes and hands the connection over. proven gives
-// its place among the strangers back.
-func (n *network) accepted(ctx context.Context, raw net.Conn, proven func()) {
-	conn, err := n.handshake(ctx, raw)
+// accepted makes the handshakes and hands the connection over.
+func (n *network) accepted(ctx context.Context, p *place) {
+	raw := p.conn
+	conn, err := n.handshake(ctx, p)
 	if err != nil {
 		raw.Close()
-		proven()
+	}
+	n.admit.leave(p)
+	if err != nil {
 		n.reportRefusal(ctx, raw.RemoteAddr(), err)
 		return
 	}
-	proven()
 	owner := n.owner(conn.peer)
 	if !n.load.connect(owner) {
 		conn.Close()
@@ -108,7 +107,7 @@ func (n *network) logPeer(ctx context.Context, level slog.Level, msg string, rem
 	n.log.Log(ctx, level, msg, append(args, held...)...)
 }
 
-func (n *network) handshake(ctx context.Context, raw net.Conn) (*trackedConn, error) {
+func (n *network) handshake(ctx context.Context, p *place) (*trackedConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, n.timeout)
 	defer cancel()
 	// Registered from the start, so that closeConns ends handshakes too.
@@ -117,21 +116,21 @@ func (n *network) handshake(ctx context.Context, raw net.Conn) (*trackedConn, er
 		return nil, err
 	}
 	defer leave()
-	conn, k, peer, err := n.identify(ctx, raw)
+	conn, k, peer, err := n.identify(ctx, p)
 	if err := cmp.Or(err, ctx.Err()); err != nil {
 		return nil, err
 	}
-	n.proven(peer, raw)
+	n.proven(peer, p.conn)
 	return n.reg.track(conn, k, peer, false)
 }
 
 // identify learns what an accepted connection is for and who made it.
-func (n *network) identify(ctx context.Context, raw net.Conn) (net.Conn, kind, string, error) {
-	defer boundBy(ctx, raw)()
-	conn, byALPN := raw, kind(0)
+func (n *network) identify(ctx context.Context, p *place) (net.Conn, kind, string, error) {
+	defer boundBy(ctx, p.conn)()
+	bounded := &helloConn{Conn: p.conn, left: helloBytes, spoke: func() { n.admit.spoke(p) }}
+	defer bounded.lift()
+	conn, byALPN := net.Conn(bounded), kind(0)
 	if n.creds != nil {
-		bounded := &helloConn{Conn: raw, left: helloBytes}
-		defer bounded.lift()
 		t := tls.Server(bounded, n.creds.server())
 		if err := t.HandshakeContext(ctx); err != nil {
 			answerPlain(err)

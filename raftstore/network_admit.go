@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 )
 
@@ -30,7 +31,8 @@ type admission struct {
 	most, perHost int
 
 	mu      sync.Mutex
-	waiting int                   // from hosts that are no node's
+	places  []*place              // the oldest first
+	waiting int                   // those from hosts that are no node's
 	byHost  map[netip.Prefix]int  // connections of each host
 	nodes   map[string]netip.Addr // where each node was last proven to be
 }
@@ -48,36 +50,86 @@ func newAdmission(descriptors uint64) *admission {
 	}
 }
 
-// enter takes a place for a connection from remote. The returned function
-// gives it back, once.
-func (a *admission) enter(remote net.Addr) (leave func(), err error) {
-	from := hostOf(remote)
-	host := networkOf(from)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	stranger := !a.isNode(from)
-	switch {
-	case a.byHost[host] >= a.perHost:
-		return nil, fmt.Errorf("%w: %d from this address", errCrowded, a.perHost)
-	case stranger && a.waiting >= a.most:
-		return nil, fmt.Errorf("%w: %d in all", errCrowded, a.most)
-	}
-	a.byHost[host]++
-	if stranger {
-		a.waiting++
-	}
-	return func() { a.leave(host, stranger) }, nil
+// place is what an accepted connection has until it is proven.
+type place struct {
+	conn     net.Conn
+	host     netip.Prefix
+	stranger bool
+	quiet    bool // nothing has come from it yet
 }
 
-func (a *admission) leave(host netip.Prefix, stranger bool) {
+// enter takes a place for conn. If there is none, crowded says why, and the
+// connection that has been silent for the longest time gives way, because a
+// node speaks at once. Without such a connection p is nil, and the caller must
+// close conn.
+func (a *admission) enter(conn net.Conn) (p *place, crowded error) {
+	from := hostOf(conn.RemoteAddr())
+	p = &place{conn: conn, host: networkOf(from), quiet: true}
+	a.mu.Lock()
+	p.stranger = !a.isNode(from)
+	switch {
+	case a.byHost[p.host] >= a.perHost:
+		crowded = fmt.Errorf("%w: %d from this address", errCrowded, a.perHost)
+	case p.stranger && a.waiting >= a.most:
+		crowded = fmt.Errorf("%w: %d in all", errCrowded, a.most)
+	}
+	var gone *place
+	if crowded != nil {
+		if gone = a.oldestQuiet(p); gone == nil {
+			a.mu.Unlock()
+			return nil, crowded
+		}
+		a.remove(gone)
+	}
+	a.places = append(a.places, p)
+	a.byHost[p.host]++
+	if p.stranger {
+		a.waiting++
+	}
+	a.mu.Unlock()
+	if gone != nil {
+		gone.conn.Close()
+	}
+	return p, crowded
+}
+
+// oldestQuiet returns the place that makes room for p, or nil.
+func (a *admission) oldestQuiet(p *place) *place {
+	sameHost := a.byHost[p.host] >= a.perHost
+	for _, other := range a.places {
+		if other.quiet && (sameHost && other.host == p.host || !sameHost && other.stranger) {
+			return other
+		}
+	}
+	return nil
+}
+
+// leave gives p back. It may be called twice.
+func (a *admission) leave(p *place) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.byHost[host]--; a.byHost[host] == 0 {
-		delete(a.byHost, host)
+	a.remove(p)
+}
+
+func (a *admission) remove(p *place) {
+	at := slices.Index(a.places, p)
+	if at < 0 {
+		return
 	}
-	if stranger {
+	a.places = slices.Delete(a.places, at, at+1)
+	if a.byHost[p.host]--; a.byHost[p.host] == 0 {
+		delete(a.byHost, p.host)
+	}
+	if p.stranger {
 		a.waiting--
 	}
+}
+
+// spoke notes that something came from p's connection.
+func (a *admission) spoke(p *place) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p.quiet = false
 }
 
 func (a *admission) isNode(from netip.Addr) bool {
@@ -122,9 +174,10 @@ func networkOf(host netip.Addr) netip.Prefix {
 }
 
 // helloConn is an accepted connection that may send helloBytes until lift is
-// called.
+// called. It calls spoke when the first of them came.
 type helloConn struct {
 	net.Conn
+	spoke  func()
 	left   int
 	lifted bool
 }
@@ -137,6 +190,9 @@ func (c *helloConn) Read(b []byte) (int, error) {
 		return 0, fmt.Errorf("%w: more than %d bytes came before the hello was through", errPeerRefused, helloBytes)
 	}
 	n, err := c.Conn.Read(b[:min(len(b), c.left)])
+	if n > 0 && c.left == helloBytes {
+		c.spoke()
+	}
 	c.left -= n
 	return n, err
 }

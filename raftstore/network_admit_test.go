@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"io"
 	"net"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,39 +32,61 @@ func TestAdmissionLeavesDescriptors(t *testing.T) {
 	}
 }
 
+// knock is a connection from somewhere.
+type knock struct {
+	net.Conn
+	at     net.Addr
+	closed bool
+}
+
+func (k *knock) RemoteAddr() net.Addr { return k.at }
+
+func (k *knock) Close() error {
+	k.closed = true
+	return nil
+}
+
+// crowd takes places for connections from host that have spoken.
+func crowd(t *testing.T, a *admission, host string, count int) (places []*place) {
+	t.Helper()
+	for range count {
+		p, crowded := a.enter(&knock{at: from(t, host)})
+		require.NoError(t, crowded)
+		a.spoke(p)
+		places = append(places, p)
+	}
+	return places
+}
+
+// refused expects that there is no place for a connection from host.
+func refused(t *testing.T, a *admission, host, why string) {
+	t.Helper()
+	p, crowded := a.enter(&knock{at: from(t, host)})
+	require.Nil(t, p)
+	require.ErrorIs(t, crowded, errCrowded)
+	require.ErrorContains(t, crowded, why)
+}
+
 func TestAdmissionIsBoundedPerAddressAndInAll(t *testing.T) {
 	a := newAdmission(128) // 16 in all, 8 an address
-	enter := func(host string, count int) (leave []func()) {
-		for range count {
-			l, err := a.enter(from(t, host))
-			require.NoError(t, err)
-			leave = append(leave, l)
-		}
-		return leave
-	}
-	refused := func(host, why string) {
-		t.Helper()
-		_, err := a.enter(from(t, host))
-		require.ErrorIs(t, err, errCrowded)
-		require.ErrorContains(t, err, why)
-	}
-	first := enter("192.0.2.1", 8)
-	refused("192.0.2.1", "8 from this address")
-	refused("::ffff:192.0.2.1", "8 from this address")
-	enter("2001:db8::1", 4)
-	v6 := enter("2001:db8::2", 4)
-	refused("2001:db8:0:0:ffff::3", "8 from this address") // one /64 network
-	refused("192.0.2.2", "16 in all")
+	first := crowd(t, a, "192.0.2.1", 8)
+	refused(t, a, "192.0.2.1", "8 from this address")
+	refused(t, a, "::ffff:192.0.2.1", "8 from this address")
+	v6 := append(crowd(t, a, "2001:db8::1", 4), crowd(t, a, "2001:db8::2", 4)...)
+	refused(t, a, "2001:db8:0:0:ffff::3", "8 from this address") // one /64 network
+	refused(t, a, "192.0.2.2", "16 in all")
 
-	// Places are given back, each to whom it was taken from.
-	first[0]()
-	enter("192.0.2.2", 1)
-	refused("192.0.2.2", "16 in all")
-	for _, leave := range append(first[1:], v6...) {
-		leave()
+	// Places are given back, each to whom it was taken from, and once.
+	a.leave(first[0])
+	a.leave(first[0])
+	crowd(t, a, "192.0.2.2", 1)
+	refused(t, a, "192.0.2.2", "16 in all")
+	for _, p := range append(first, v6...) {
+		a.leave(p)
 	}
-	enter("192.0.2.2", 7)
-	require.Len(t, a.byHost, 2, "addresses without connections are forgotten")
+	crowd(t, a, "192.0.2.2", 7)
+	require.Len(t, a.byHost, 1, "addresses without connections are forgotten")
+	require.Len(t, a.places, 8)
 }
 
 // A crowd that comes from everywhere keeps no node of the cluster out.
@@ -71,17 +95,43 @@ func TestAdmissionKeepsPlacesForNodes(t *testing.T) {
 	a.proven("b", from(t, "192.0.2.1"))
 	a.proven("b", from(t, "192.0.2.2")) // it moved
 	for i := range 16 {
-		_, err := a.enter(from(t, net.IPv4(198, 51, 100, byte(i)).String()))
-		require.NoError(t, err)
+		crowd(t, a, net.IPv4(198, 51, 100, byte(i)).String(), 1)
 	}
-	_, err := a.enter(from(t, "192.0.2.1"))
-	require.ErrorIs(t, err, errCrowded)
-	for range 8 {
-		_, err := a.enter(from(t, "192.0.2.2"))
-		require.NoError(t, err)
+	refused(t, a, "192.0.2.1", "16 in all")
+	crowd(t, a, "192.0.2.2", 8)
+	refused(t, a, "192.0.2.2", "8 from this address") // a node's own places are bounded too
+}
+
+// The connection that has been silent for the longest time makes room: of the
+// same address if that has too many, else any stranger's.
+func TestSilentConnectionsGiveWay(t *testing.T) {
+	a := newAdmission(128)
+	a.proven("b", from(t, "203.0.113.1"))
+	enter := func(host string) *knock {
+		k := &knock{at: from(t, host)}
+		p, _ := a.enter(k)
+		require.NotNil(t, p)
+		return k
 	}
-	_, err = a.enter(from(t, "192.0.2.2"))
-	require.ErrorIs(t, err, errCrowded, "a node's own places are bounded too")
+	node := enter("203.0.113.1")
+	spoken := crowd(t, a, "192.0.2.1", 6)
+	other := enter("192.0.2.2")
+	first, second := enter("192.0.2.1"), enter("192.0.2.1")
+	third := enter("192.0.2.1")
+	require.True(t, first.closed)
+	require.False(t, other.closed || second.closed || third.closed)
+	for i := range 7 {
+		enter(net.IPv4(198, 51, 100, byte(i)).String())
+	}
+	require.Equal(t, 16, a.waiting)
+	require.False(t, other.closed)
+	enter("198.51.100.100")
+	require.True(t, other.closed)
+	require.False(t, second.closed || third.closed || node.closed)
+	require.Equal(t, 16, a.waiting)
+	for _, p := range spoken {
+		require.False(t, p.conn.(*knock).closed)
+	}
 }
 
 // A connection too many is closed at once, which the log says once; when the
@@ -90,42 +140,54 @@ func TestCrowdIsTurnedAway(t *testing.T) {
 	log := &recorder{}
 	a, b := startPair(t, func(c *Config) {
 		c.Logger = log.logger()
-		c.HeartbeatTimeout = mostDial // silent connections stay for as long as possible
+		c.HeartbeatTimeout = mostDial // unproven connections stay for as long as possible
 	})
 	b.admit.mu.Lock()
 	b.admit.perHost = 4
 	b.admit.mu.Unlock()
-	dial := func() net.Conn {
+	dial := func(first ...byte) net.Conn {
 		conn, err := net.Dial("tcp", b.addr())
 		require.NoError(t, err)
 		t.Cleanup(func() { conn.Close() })
+		_, err = conn.Write(first)
+		require.NoError(t, err)
 		return conn
+	}
+	waiting := func(count int) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			b.admit.mu.Lock()
+			defer b.admit.mu.Unlock()
+			return len(b.admit.places) == count && !slices.ContainsFunc(b.admit.places, func(p *place) bool { return p.quiet })
+		}, 10*time.Second, time.Millisecond)
 	}
 	var crowd []net.Conn
 	for range 4 {
-		crowd = append(crowd, dial())
+		crowd = append(crowd, dial(helloMarker|byte(kindCall)))
 	}
+	waiting(4)
 	for range 10 {
 		conn := dial()
 		require.NoError(t, conn.SetReadDeadline(time.Now().Add(b.timeout/2)))
 		_, err := conn.Read(make([]byte, 1))
-		require.ErrorIs(t, err, io.EOF)
+		require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
 	}
 	lines := func() int { return strings.Count(log.String(), errCrowded.Error()) }
 	require.Eventually(t, func() bool { return lines() > 0 }, 10*time.Second, time.Millisecond)
 	for _, conn := range crowd {
 		conn.Close()
 	}
-	require.Eventually(t, func() bool {
-		b.admit.mu.Lock()
-		defer b.admit.mu.Unlock()
-		return b.admit.waiting == 0
-	}, 10*time.Second, time.Millisecond)
+	waiting(0)
 	mustCall(t, a, b.addr(), "there is room")
 	// What is established takes no place, whatever number there is.
 	for range 8 {
 		raftPair(t, a, b)
 	}
+	// Silent connections keep nobody out, of the same address either.
+	for range 20 {
+		dial()
+	}
+	raftPair(t, a, b)
 	require.Equal(t, 1, lines())
 }
 
@@ -157,10 +219,12 @@ func TestBytesBeforeTheHelloAreBounded(t *testing.T) {
 		_, _ = far.Write(make([]byte, helloBytes+100))
 		far.Close()
 	}()
-	c := &helloConn{Conn: near, left: helloBytes}
+	times := 0
+	c := &helloConn{Conn: near, left: helloBytes, spoke: func() { times++ }}
 	got, err := io.Copy(io.Discard, c)
 	require.ErrorIs(t, err, errPeerRefused)
 	require.Equal(t, int64(helloBytes), got)
+	require.Equal(t, 1, times)
 	c.lift()
 	got, err = io.Copy(io.Discard, c)
 	require.NoError(t, err)
