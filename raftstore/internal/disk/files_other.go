@@ -1,0 +1,9 @@
+//go:build !linux
+
+package disk
+
+// Allocate implements File.
+func (f osFile) Allocate(size int64) error { return f.Truncate(size) }
+
+// DropCache implements File.
+func (osFile) DropCache() {}
