@@ -4,17 +4,9 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-)
-
-// What a store of this kind can hold.
-const (
-	maxTTL      = 24 * time.Hour
-	maxValue    = 1 << 20
-	maxTxnOps   = 128
-	maxTxnBytes = maxValue + 64<<10
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 // Backend is one node of the cluster, as a store: it serves every call,
@@ -73,8 +65,8 @@ func (b *Backend) Status() Status { return b.node.status() }
 // the time that one log entry takes.
 func (b *Backend) Caps() dcs.Caps {
 	return dcs.Caps{
-		MinTTL: b.config.MinTTL, MaxTTL: maxTTL,
-		MaxValue: maxValue, MaxTxnOps: maxTxnOps, MaxTxnBytes: maxTxnBytes,
+		MinTTL: b.config.MinTTL, MaxTTL: state.MaxTTL,
+		MaxValue: state.MaxValue, MaxTxnOps: state.MaxTxnOps, MaxTxnBytes: state.MaxTxnBytes,
 		Rebind: true, SelfExpiry: true,
 	}
 }
@@ -119,7 +111,7 @@ func (b *Backend) fetch(ctx context.Context, prefix string, since dcs.Revision) 
 			o.err = err
 			return dcs.Snapshot{}, false, o
 		}
-		s = b.node.state.tree.Snapshot(prefix)
+		s = b.node.state.Tree().Snapshot(prefix)
 	}
 	b.raise(s.Revision)
 	return s, true, o

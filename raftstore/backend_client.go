@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 // clientHolder holds the client that this backend's commands belong to (P15).
@@ -34,7 +35,7 @@ func newSequence(id uint64) *sequence {
 func (s *sequence) begin(ctx context.Context, closed <-chan struct{}) (seq, low uint64, err error) {
 	for {
 		s.mu.Lock()
-		if s.next-s.low < clientWindow/2 {
+		if s.next-s.low < state.ClientWindow/2 {
 			seq = s.next
 			s.next++
 			s.open[seq] = struct{}{}
@@ -121,13 +122,13 @@ func (b *Backend) openClient(ctx context.Context) (*sequence, outcome) {
 // newClient makes a client. Copies of the entry make clients that nobody uses,
 // and that are forgotten in time; none is ever made twice.
 func (b *Backend) newClient(ctx context.Context) (*sequence, outcome) {
-	c := &command{kind: cmdOpen}
-	rand.Read(c.nonce[:])
-	o := b.node.ask(ctx, &request{op: opPropose, key: keyOf(c), data: c.encode()}, nothing)
+	c := &state.Command{Kind: state.KindOpen}
+	rand.Read(c.Nonce[:])
+	o := b.node.ask(ctx, &request{op: opPropose, key: c.Key(), data: c.Encode()}, nothing)
 	if o.err != nil {
 		return nil, o
 	}
-	return newSequence(uint64(o.reply.result.revision)), outcome{}
+	return newSequence(uint64(o.reply.result.Revision)), outcome{}
 }
 
 // dropClient forgets a client that the cluster does not know any more.

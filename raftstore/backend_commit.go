@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 // Commit applies t if all its conditions hold. Every copy of it that is sent
@@ -18,7 +19,7 @@ func (b *Backend) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
 		key = t.Then[0].Key
 	}
 	a := &unsettled{b: b, op: "Commit", key: key}
-	r, err := b.execute(ctx, a, &command{kind: cmdTxn, txn: t})
+	r, err := b.execute(ctx, a, &state.Command{Kind: state.KindTxn, Txn: t})
 	if err != nil {
 		return 0, err
 	}
@@ -27,20 +28,20 @@ func (b *Backend) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
 
 // verdict turns the result of a Commit into its answer; withdrawn is the kind
 // of answer to a Commit that was cancelled in time.
-func (b *Backend) verdict(a *unsettled, r result, withdrawn error) (dcs.Revision, error) {
-	switch r.status {
-	case statusDone:
-		b.raise(r.revision)
-		return r.revision, nil
-	case statusConflict:
-		e := b.fail(a.op, a.key, dcs.ErrConflict, "", errors.New(r.detail))
-		e.Current = r.current
+func (b *Backend) verdict(a *unsettled, r state.Result, withdrawn error) (dcs.Revision, error) {
+	switch r.Status {
+	case state.StatusDone:
+		b.raise(r.Revision)
+		return r.Revision, nil
+	case state.StatusConflict:
+		e := b.fail(a.op, a.key, dcs.ErrConflict, "", errors.New(r.Detail))
+		e.Current = r.Current
 		return 0, e
-	case statusDeadLease:
+	case state.StatusDeadLease:
 		return 0, b.fail(a.op, a.key, dcs.ErrLost, "", errGone)
-	case statusNested:
-		return 0, b.fail(a.op, a.key, dcs.ErrInvalid, "", errors.New(r.detail))
-	case statusCancelled:
+	case state.StatusNested:
+		return 0, b.fail(a.op, a.key, dcs.ErrInvalid, "", errors.New(r.Detail))
+	case state.StatusCancelled:
 		return 0, b.fail(a.op, a.key, withdrawn, "", errWithdrawn)
 	default:
 		e := b.fail(a.op, a.key, dcs.ErrAmbiguous, "", errForgotten)
@@ -52,7 +53,7 @@ func (b *Backend) verdict(a *unsettled, r result, withdrawn error) (dcs.Revision
 // execute brings a numbered command into the log and returns its result. An
 // error is ready to be returned to the caller of op. A part of the budget is
 // kept back for a Cancel.
-func (b *Backend) execute(whole context.Context, a *unsettled, c *command) (result, error) {
+func (b *Backend) execute(whole context.Context, a *unsettled, c *state.Command) (state.Result, error) {
 	deadline := time.Now().Add(b.config.Timing.RetryTimeout) //nolint:forbidigo // contexts speak this clock; monotonic
 	if own, ok := whole.Deadline(); ok && own.Before(deadline) {
 		deadline = own
@@ -62,22 +63,22 @@ func (b *Backend) execute(whole context.Context, a *unsettled, c *command) (resu
 	for {
 		s, o := b.client(ctx)
 		if o.err != nil {
-			return result{}, b.unavailable(ctx, a.op, a.key, o) // nothing was sent
+			return state.Result{}, b.unavailable(ctx, a.op, a.key, o) // nothing was sent
 		}
 		seq, low, err := s.begin(ctx, b.life.Done())
 		if err != nil {
-			return result{}, b.unavailable(ctx, a.op, a.key, outcome{err: err})
+			return state.Result{}, b.unavailable(ctx, a.op, a.key, outcome{err: err})
 		}
 		a.client, a.seq = s, seq
-		c.client, c.seq, c.low = s.id, seq, low
-		o = b.node.ask(ctx, &request{op: opPropose, key: keyOf(c), data: c.encode()}, nothing)
+		c.Client, c.Seq, c.Low = s.id, seq, low
+		o = b.node.ask(ctx, &request{op: opPropose, key: c.Key(), data: c.Encode()}, nothing)
 		switch {
 		case o.err != nil && o.unclear:
 			return b.clear(whole, deadline, a, o)
 		case o.err != nil: // no copy was taken, and none is under way
 			s.end(seq)
-			return result{}, b.unavailable(ctx, a.op, a.key, o)
-		case o.reply.result.status == statusUnknownClient:
+			return state.Result{}, b.unavailable(ctx, a.op, a.key, o)
+		case o.reply.result.Status == state.StatusUnknownClient:
 			b.dropClient(s)
 			if !o.unclear {
 				// Its only copy found the client forgotten: a definite no.
@@ -92,7 +93,7 @@ func (b *Backend) execute(whole context.Context, a *unsettled, c *command) (resu
 
 // clear settles what stayed unclear with what is left of the budget, and hands
 // it to the background where that is not enough.
-func (b *Backend) clear(whole context.Context, deadline time.Time, a *unsettled, o outcome) (result, error) {
+func (b *Backend) clear(whole context.Context, deadline time.Time, a *unsettled, o outcome) (state.Result, error) {
 	ctx, cancel := context.WithDeadline(whole, deadline)
 	defer cancel()
 	if ctx.Err() == nil {
@@ -103,5 +104,5 @@ func (b *Backend) clear(whole context.Context, deadline time.Time, a *unsettled,
 	b.settles.later(a)
 	e := b.fail(a.op, a.key, dcs.ErrAmbiguous, o.endpoint, withContext(ctx, o.err))
 	e.Attempt = a
-	return result{}, e
+	return state.Result{}, e
 }

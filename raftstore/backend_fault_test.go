@@ -7,9 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 // dropReplies loses the first n replies to calls of that kind, as a network
@@ -70,7 +72,7 @@ func TestP15CancelFindsTheYes(t *testing.T) {
 	require.NoError(t, err)
 	b.node.net.setTap(func(_ context.Context, e tapEvent) bool {
 		r, err := decodeRequest(e.op, e.body)
-		return e.op == opQuestion || !e.answered || err != nil || e.op != opPropose || r.key.cancel
+		return e.op == opQuestion || !e.answered || err != nil || e.op != opPropose || r.key.Cancel
 	})
 	rev, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
 	require.NoError(t, err)
@@ -97,7 +99,7 @@ func TestSettleAmbiguousCommit(t *testing.T) {
 			if e.op != opPropose {
 				return true
 			}
-			if r, err := decodeRequest(e.op, e.body); err == nil && r.key.cancel || !landed && !e.answered {
+			if r, err := decodeRequest(e.op, e.body); err == nil && r.key.Cancel || !landed && !e.answered {
 				return false
 			}
 			return !e.answered
@@ -150,7 +152,7 @@ func TestP15LateCommandNeverLands(t *testing.T) {
 		if e.op != opPropose {
 			return true
 		}
-		if r, err := decodeRequest(e.op, e.body); err == nil && r.key.cancel {
+		if r, err := decodeRequest(e.op, e.body); err == nil && r.key.Cancel {
 			return true
 		}
 		late.Store(&e.body)
@@ -163,7 +165,7 @@ func TestP15LateCommandNeverLands(t *testing.T) {
 	rep, err := decodeReply(leader.node.answer(ctx, opPropose, *late.Load()))
 	require.NoError(t, err)
 	require.Equal(t, replyDone, rep.kind)
-	require.Contains(t, []status{statusCancelled, statusSettled}, rep.result.status)
+	require.Contains(t, []state.Status{state.StatusCancelled, state.StatusSettled}, rep.result.Status)
 	_, err = b.Get(ctx, "k")
 	require.ErrorIs(t, err, dcs.ErrNotFound)
 }
@@ -214,6 +216,16 @@ func TestForgottenClientGoesOn(t *testing.T) {
 	require.NotEqual(t, old.id, b.clients.present.id)
 }
 
+// forgetClients makes so many clients that the cluster forgets all others.
+func forgetClients(t *testing.T, b *Backend) {
+	data := (&state.Command{Kind: state.KindOpen}).Encode()
+	var last raft.ApplyFuture
+	for range 2 * 4096 {
+		last = b.node.raft.Apply(data, 0)
+	}
+	require.NoError(t, last.Error())
+}
+
 // P15: the answer to a command got lost and its client was forgotten since. A
 // copy of it is not executed under a new name: nobody can tell any more, and
 // it will not land later.
@@ -228,7 +240,7 @@ func TestP15ForgottenClientIsNotExecutedTwice(t *testing.T) {
 		if e.op != opPropose || !e.answered || lost.Swap(true) {
 			return true
 		}
-		clear(b.node.state.clients.byID) // nothing is being applied
+		forgetClients(t, b)
 		return false
 	})
 	_, err = b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})

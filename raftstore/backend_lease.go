@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 // expirySlack is what an expiry may take beyond its due time: a log entry.
@@ -24,11 +25,11 @@ func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.
 	if ttl <= 0 {
 		return nil, dcs.Renewal{}, b.fail("Grant", "", dcs.ErrInvalid, "", errors.New("the TTL must be positive, like 30s"))
 	}
-	ttl = min(max(ttl, b.config.MinTTL), maxTTL)
+	ttl = min(max(ttl, b.config.MinTTL), state.MaxTTL)
 	h := &leaseHandle{b: b, id: dcs.LeaseID("r-" + rand.Text())}
 	a := &unsettled{b: b, op: "Grant"}
 	from := dcs.Now() // P1: before the first copy
-	r, err := b.execute(ctx, a, &command{kind: cmdGrant, lease: h.id, ttl: ttl})
+	r, err := b.execute(ctx, a, &state.Command{Kind: state.KindGrant, Lease: h.id, TTL: ttl})
 	if err != nil {
 		var e *dcs.Error
 		if errors.As(err, &e) {
@@ -36,11 +37,11 @@ func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.
 		}
 		return nil, dcs.Renewal{}, err
 	}
-	switch r.status {
-	case statusDone:
-		b.raise(r.revision)
+	switch r.Status {
+	case state.StatusDone:
+		b.raise(r.Revision)
 		return h, renewal(from, ttl, nil), nil
-	case statusCancelled:
+	case state.StatusCancelled:
 		return nil, dcs.Renewal{}, b.fail("Grant", "", dcs.ErrUnavailable, "", errWithdrawn)
 	default:
 		return nil, dcs.Renewal{}, b.fail("Grant", "", dcs.ErrAmbiguous, "", errForgotten)
@@ -106,7 +107,7 @@ func (h *leaseHandle) renew(ctx context.Context, keys []string) (from dcs.Instan
 func (h *leaseHandle) Revoke(ctx context.Context) error {
 	b := h.b
 	a := &unsettled{b: b, op: "Revoke"}
-	r, err := b.execute(ctx, a, &command{kind: cmdRevoke, lease: h.id})
+	r, err := b.execute(ctx, a, &state.Command{Kind: state.KindRevoke, Lease: h.id})
 	var e *dcs.Error
 	switch {
 	case errors.As(err, &e):
@@ -114,10 +115,10 @@ func (h *leaseHandle) Revoke(ctx context.Context) error {
 			e.Kind, e.Attempt = dcs.ErrUnavailable, nil // it may be repeated
 		}
 		return e
-	case r.status == statusDone:
-		b.raise(r.revision)
+	case r.Status == state.StatusDone:
+		b.raise(r.Revision)
 		return nil
-	case r.status == statusCancelled:
+	case r.Status == state.StatusCancelled:
 		return b.fail("Revoke", "", dcs.ErrUnavailable, "", errWithdrawn)
 	default:
 		return b.fail("Revoke", "", dcs.ErrUnavailable, "", errForgotten)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 // unsettled is a numbered command whose outcome is not known.
@@ -17,19 +18,19 @@ type unsettled struct {
 	seq     uint64
 
 	mu     sync.Mutex
-	result *result // set once it is known
+	result *state.Result // set once it is known
 }
 
 // settle asks for the outcome, and makes sure that there is one: a command
 // that was not applied by then never will be (P15).
-func (a *unsettled) settle(ctx context.Context) (result, error) {
+func (a *unsettled) settle(ctx context.Context) (state.Result, error) {
 	if r, ok := a.known(); ok {
 		return r, nil
 	}
-	c := &command{kind: cmdCancel, client: a.client.id, seq: a.seq, low: a.client.lowest()}
-	o := a.b.node.ask(ctx, &request{op: opPropose, key: keyOf(c), data: c.encode()}, nothing)
+	c := &state.Command{Kind: state.KindCancel, Client: a.client.id, Seq: a.seq, Low: a.client.lowest()}
+	o := a.b.node.ask(ctx, &request{op: opPropose, key: c.Key(), data: c.Encode()}, nothing)
 	if o.err != nil {
-		return result{}, o.err
+		return state.Result{}, o.err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -41,11 +42,11 @@ func (a *unsettled) settle(ctx context.Context) (result, error) {
 	return *a.result, nil
 }
 
-func (a *unsettled) known() (result, bool) {
+func (a *unsettled) known() (state.Result, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.result == nil {
-		return result{}, false
+		return state.Result{}, false
 	}
 	return *a.result, true
 }

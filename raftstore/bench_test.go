@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 // steady keeps the leader where it is, however loaded the machine is.
@@ -37,7 +38,7 @@ func benchmarkCommit(b *testing.B, leader *Backend, writers int) {
 	}
 	s, o := leader.newClient(ctx)
 	require.NoError(b, o.err)
-	apply := func(c *command) error { return leader.node.raft.Apply(c.encode(), 0).Error() }
+	apply := func(c *state.Command) error { return leader.node.raft.Apply(c.Encode(), 0).Error() }
 	kinds := []func(w int) error{
 		func(w int) error { _, err := leader.Commit(ctx, txn(w)); return err },
 		func(w int) error {
@@ -46,10 +47,10 @@ func benchmarkCommit(b *testing.B, leader *Backend, writers int) {
 				return err
 			}
 			defer s.end(seq)
-			return apply(&command{kind: cmdTxn, client: s.id, seq: seq, low: low, txn: txn(w)})
+			return apply(&state.Command{Kind: state.KindTxn, Client: s.id, Seq: seq, Low: low, Txn: txn(w)})
 		},
 		func(w int) error {
-			return apply(&command{kind: cmdExpire, leases: []dcs.LeaseID{dcs.LeaseID(make([]byte, 120))}})
+			return apply(&state.Command{Kind: state.KindExpire, Leases: []dcs.LeaseID{dcs.LeaseID(make([]byte, 120))}})
 		},
 	}
 	// Short turns, so that all kinds meet the same machine.

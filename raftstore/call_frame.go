@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 // A frame is one message of a call connection:
@@ -29,7 +31,7 @@ const (
 	callOverhead = 4 << 10
 	// maxRequest bounds the body of a request: the largest command. The keys
 	// of a renewal are bounded by maxRenewKeys and need less.
-	maxRequest = maxCommand + callOverhead
+	maxRequest = state.MaxCommand + callOverhead
 	// maxReply bounds the body of a reply: the largest tree that is sent.
 	maxReply = mostReply + callOverhead
 	// maxReason bounds the text of a reply that was refused or failed.

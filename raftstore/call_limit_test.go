@@ -16,12 +16,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/codec"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 // Every kind of frame has a bound, which is what Caps needs and no more.
 func TestFrameBoundsFitCaps(t *testing.T) {
 	for kind, most := range map[frameKind]uint32{
-		frameRequest: maxTxnBytes + commandOverhead + callOverhead,
+		frameRequest: state.MaxCommand + callOverhead,
 		frameReply:   mostReply + callOverhead,
 		frameRefused: maxReason,
 		frameFailed:  maxReason,
@@ -67,24 +69,10 @@ func TestClaimedLengthCostsNoMemory(t *testing.T) {
 func TestLongListsAreRefused(t *testing.T) {
 	r := &request{op: opRenew, voter: "a", lease: "r-1", keys: make([]string, maxRenewKeys+1)}
 	_, err := decodeRequest(opRenew, r.encode())
-	require.ErrorIs(t, err, errLongList)
+	require.ErrorIs(t, err, codec.ErrLongList)
 	r.keys = r.keys[1:]
 	_, err = decodeRequest(opRenew, r.encode())
 	require.NoError(t, err)
-
-	c := &command{kind: cmdTxn}
-	c.txn.If = make([]dcs.Cond, maxTxnOps+1)
-	require.ErrorIs(t, checkProposal(keyOf(c), c.encode()), errLongList)
-	c.txn.If, c.txn.Then = nil, make([]dcs.Write, maxTxnOps+1)
-	require.ErrorIs(t, checkProposal(keyOf(c), c.encode()), errLongList)
-
-	// An entry takes five bytes at least.
-	e := &encoder{}
-	e.uint(101)
-	e.raw(make([]byte, 500))
-	d := &decoder{b: e.b}
-	require.Empty(t, d.entries())
-	require.ErrorIs(t, d.end(), errShort)
 }
 
 // callBy makes a call connection to n as the node named id.
@@ -118,7 +106,7 @@ func answer(t *testing.T, conn net.Conn) frame {
 func TestCallsOfOneNodeAreBounded(t *testing.T) {
 	for name, bound := range map[string]struct{ calls, size int }{
 		"number": {maxAnswering, 0},
-		"bytes":  {maxAnsweringBytes / maxTxnBytes, maxTxnBytes},
+		"bytes":  {maxAnsweringBytes / state.MaxTxnBytes, state.MaxTxnBytes},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := startPair(t)
@@ -134,13 +122,13 @@ func TestCallsOfOneNodeAreBounded(t *testing.T) {
 				send(t, first, uint64(i), bound.size)
 			}
 			require.Eventually(t, func() bool { return int(inside.Load()) == bound.calls }, 10*time.Second, time.Millisecond)
-			send(t, second, 1, maxTxnBytes)
+			send(t, second, 1, state.MaxTxnBytes)
 			f := answer(t, second)
 			assert.Equal(t, frameRefused, f.kind)
 			assert.Equal(t, errOverloaded.Error(), string(f.body))
 			done := make(chan error, 1)
 			go func() {
-				_, err := a.call(testContext(t), b.addr(), 7, make([]byte, maxTxnBytes))
+				_, err := a.call(testContext(t), b.addr(), 7, make([]byte, state.MaxTxnBytes))
 				done <- err
 			}()
 			require.Eventually(t, func() bool { return int(inside.Load()) == bound.calls+1 }, 10*time.Second, time.Millisecond)
@@ -152,7 +140,7 @@ func TestCallsOfOneNodeAreBounded(t *testing.T) {
 				defer b.load.mu.Unlock()
 				return b.load.of[""] != nil && *b.load.of[""] == (nodeLoad{conns: 2})
 			}, 10*time.Second, time.Millisecond)
-			send(t, second, 2, maxTxnBytes)
+			send(t, second, 2, state.MaxTxnBytes)
 			assert.Equal(t, frameReply, answer(t, second).kind)
 		})
 	}
@@ -226,10 +214,10 @@ func TestRenewReadsMoreThanACallCarries(t *testing.T) {
 	}
 	_, err = b.Commit(ctx, small)
 	require.NoError(t, err)
-	for i := range mostReply/maxValue + 1 {
+	for i := range mostReply/state.MaxValue + 1 {
 		key := fmt.Sprint("big", i)
 		keys = append(keys, key)
-		_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.PutLeased(key, make([]byte, maxValue), lease.ID())}})
+		_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.PutLeased(key, make([]byte, state.MaxValue), lease.ID())}})
 		require.NoError(t, err)
 	}
 	var sent []dcs.Instant // when each call was on its way
@@ -246,7 +234,7 @@ func TestRenewReadsMoreThanACallCarries(t *testing.T) {
 	require.Greater(t, len(sent), 1)
 	require.True(t, before.Before(r.From))
 	require.True(t, r.From.Before(sent[0]), "P1: it counts from the first call, before any key was read")
-	require.Len(t, r.Entries, len(small.Then)+mostReply/maxValue+1)
+	require.Len(t, r.Entries, len(small.Then)+mostReply/state.MaxValue+1)
 	for i, e := range r.Entries {
 		require.Equal(t, lease.ID(), e.Lease)
 		require.True(t, i == 0 || r.Entries[i-1].Key < e.Key, "sorted")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 // Peer is one node of the cluster: its name, which never changes, and the
@@ -229,8 +230,8 @@ func (c Config) checkTimes(f *faults) Config {
 	f.inRange("HeartbeatTimeout", c.HeartbeatTimeout, minTimeout, maxTimeout)
 	f.inRange("ElectionTimeout", c.ElectionTimeout, max(minTimeout, c.HeartbeatTimeout), maxTimeout)
 	c.MinTTL = cmp.Or(c.MinTTL, max(defaultMinTTL, c.HeartbeatTimeout+2*c.ElectionTimeout+100*time.Millisecond))
-	f.inRange("MinTTL", c.MinTTL, minMinTTL, maxTTL)
-	f.timing(c.Timing.Validate(dcs.Caps{MinTTL: min(max(c.MinTTL, minMinTTL), maxTTL), MaxTTL: maxTTL}))
+	f.inRange("MinTTL", c.MinTTL, minMinTTL, state.MaxTTL)
+	f.timing(c.Timing.Validate(dcs.Caps{MinTTL: min(max(c.MinTTL, minMinTTL), state.MaxTTL), MaxTTL: state.MaxTTL}))
 	c.SnapshotThreshold = cmp.Or(c.SnapshotThreshold, defaultThreshold)
 	c.SnapshotInterval = cmp.Or(c.SnapshotInterval, defaultInterval)
 	f.inRange("SnapshotInterval", c.SnapshotInterval, 5*time.Millisecond, 24*time.Hour)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/codec"
 )
 
 // P2: evidence that a leader still speaks for the quorum.
@@ -226,7 +228,7 @@ func encodeTerm(term uint64) []byte { return binary.BigEndian.AppendUint64(nil, 
 
 func decodeTerm(b []byte) (uint64, error) {
 	if len(b) != 8 {
-		return 0, errShort
+		return 0, codec.ErrShort
 	}
 	return binary.BigEndian.Uint64(b), nil
 }

@@ -107,7 +107,7 @@ func TestP2PausedLeaderConfirmsNothing(t *testing.T) {
 	wires.phase.Store(pausing)
 	wires.paused.Store(&addr)
 	other := tc.leaderButNot(at)
-	tc.eventually(func() bool { return !other.state.tree.Live(lease.ID()) }, "the lease does not end")
+	tc.eventually(func() bool { return !other.state.Tree().Live(lease.ID()) }, "the lease does not end")
 	tc.eventually(func() bool {
 		n := 0
 		wires.held.Range(func(any, any) bool { n++; return true })

@@ -6,6 +6,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 // tapState is what a client's requests meet.
@@ -132,25 +133,25 @@ func describe(op byte, body []byte) conformance.Request {
 }
 
 func describeCommand(data []byte) conformance.Request {
-	c, err := decodeCommand(data)
+	c, err := state.DecodeCommand(data)
 	if err != nil {
 		return conformance.Request{Op: err.Error()}
 	}
-	switch c.kind {
-	case cmdTxn:
+	switch c.Kind {
+	case state.KindTxn:
 		var keys []string
-		for _, cond := range c.txn.If {
+		for _, cond := range c.Txn.If {
 			keys = append(keys, cond.Key)
 		}
-		for _, w := range c.txn.Then {
+		for _, w := range c.Txn.Then {
 			keys = append(keys, w.Key)
 		}
 		return conformance.Request{Op: "Commit", Keys: keys}
-	case cmdGrant:
+	case state.KindGrant:
 		return conformance.Request{Op: "Grant"}
-	case cmdRevoke:
+	case state.KindRevoke:
 		return conformance.Request{Op: "Revoke"}
-	case cmdCancel:
+	case state.KindCancel:
 		return conformance.Request{Op: "Settle"}
 	default:
 		return conformance.Request{Op: "Mark"}

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 // errNotLeader says that this node does not lead, so that nothing was done.
@@ -19,7 +20,7 @@ var errNotLeader = errors.New("this node is not the Raft leader")
 // the leases' time and confirms. Everything it knows belongs to one term and
 // is thrown away with it (P21).
 type leadership struct {
-	state *fsm
+	state *state.FSM
 	queue chan *proposal // to the one goroutine that hands proposals to Raft
 
 	// leads reports whether Raft leads in that very term; clock is monotonic;
@@ -32,7 +33,7 @@ type leadership struct {
 	mu      sync.Mutex
 	current *term       // nil while another node leads, or nobody
 	leading atomic.Bool // current is not nil: a hint, read without the lock
-	waiting map[waitKey][]*proposal
+	waiting map[state.Key][]*proposal
 	running sync.WaitGroup
 }
 
@@ -51,9 +52,9 @@ type term struct {
 	order  leaseHeap
 }
 
-func newLeadership(life context.Context, state *fsm) *leadership {
-	l := &leadership{life: life, state: state, queue: make(chan *proposal, 4*appendBatch), waiting: map[waitKey][]*proposal{}}
-	state.onApply = l.applied
+func newLeadership(life context.Context, fsm *state.FSM) *leadership {
+	l := &leadership{life: life, state: fsm, queue: make(chan *proposal, 4*appendBatch), waiting: map[state.Key][]*proposal{}}
+	fsm.OnApply = l.applied
 	return l
 }
 
@@ -91,7 +92,7 @@ func (t *term) run() {
 	defer t.evidence.close()
 	defer t.end()
 	// P21: an entry of our own term first.
-	if !t.propose(&command{kind: cmdTerm, term: t.number}) {
+	if !t.propose(&state.Command{Kind: state.KindTerm, Term: t.number}) {
 		return
 	}
 	select {
@@ -103,9 +104,9 @@ func (t *term) run() {
 
 // propose hands a command of the leader's own to Raft. It reports false when
 // the term is over.
-func (t *term) propose(c *command) bool {
+func (t *term) propose(c *state.Command) bool {
 	select {
-	case t.l.queue <- &proposal{data: c.encode()}:
+	case t.l.queue <- &proposal{data: c.Encode()}:
 		return true
 	case <-t.life.Done():
 		return false
@@ -165,30 +166,30 @@ func (l *leadership) confirmed(ctx context.Context, voted raft.ServerID, votedIn
 // applied is told of every command, after its effect is visible, on the FSM's
 // goroutine. Raft's futures are not needed: what was applied is answered here,
 // what was not is settled by the end of the term.
-func (l *leadership) applied(c *command, index, term uint64, r result) {
+func (l *leadership) applied(c *state.Command, index, term uint64, r state.Result) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if c.kind == cmdOpen || c.kind.numbered() {
-		l.settle(keyOf(c), r)
+	if c.Kind == state.KindOpen || c.Kind.Numbered() {
+		l.settle(c.Key(), r)
 	}
 	t := l.current
 	if t == nil {
 		return
 	}
-	switch c.kind {
-	case cmdTerm:
-		if c.term == t.number && term == t.number {
-			t.open(l.state.ttls)
+	switch c.Kind {
+	case state.KindTerm:
+		if c.Term == t.number && term == t.number {
+			t.open(l.state.TTLs())
 		}
-	case cmdGrant, cmdRevoke:
-		ttl, live := l.state.ttls[c.lease]
-		t.follow(c.lease, ttl, live)
-	case cmdExpire:
-		for _, id := range c.leases {
-			ttl, live := l.state.ttls[id]
+	case state.KindGrant, state.KindRevoke:
+		ttl, live := l.state.TTL(c.Lease)
+		t.follow(c.Lease, ttl, live)
+	case state.KindExpire:
+		for _, id := range c.Leases {
+			ttl, live := l.state.TTL(id)
 			t.follow(id, ttl, live)
 		}
-	case cmdOpen, cmdTxn, cmdCancel:
+	case state.KindOpen, state.KindTxn, state.KindCancel:
 	}
 }
 

@@ -5,27 +5,15 @@ import (
 	"fmt"
 	"slices"
 	"sync/atomic"
+
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 // proposal is one command on its way into the log.
 type proposal struct {
 	data  []byte
-	taken atomic.Bool // for Raft, or by a caller that gives up before that
-	done  chan result // buffered; at most one result
-}
-
-// waitKey finds who waits for a command when it is applied.
-type waitKey struct {
-	cancel      bool
-	client, seq uint64
-	nonce       nonce
-}
-
-func keyOf(c *command) waitKey {
-	if c.kind == cmdOpen {
-		return waitKey{nonce: c.nonce}
-	}
-	return waitKey{cancel: c.kind == cmdCancel, client: c.client, seq: c.seq}
+	taken atomic.Bool       // for Raft, or by a caller that gives up before that
+	done  chan state.Result // buffered; at most one result
 }
 
 // submit brings a command into the log and waits until it is applied here. An
@@ -35,11 +23,11 @@ func keyOf(c *command) waitKey {
 // Raft's own future is not waited for: it knows no context, and may never be
 // resolved when Raft is shut down. What was applied is answered by the state
 // machine, what was not by the end of the term.
-func (l *leadership) submit(ctx context.Context, key waitKey, data []byte) (result, error) {
-	p := &proposal{data: data, done: make(chan result, 1)}
+func (l *leadership) submit(ctx context.Context, key state.Key, data []byte) (state.Result, error) {
+	p := &proposal{data: data, done: make(chan state.Result, 1)}
 	t := l.register(key, p)
 	if t == nil {
-		return result{}, errNotLeader
+		return state.Result{}, errNotLeader
 	}
 	defer l.forget(t, key, p)
 	queue := l.queue
@@ -57,18 +45,18 @@ func (l *leadership) submit(ctx context.Context, key waitKey, data []byte) (resu
 		}
 	}
 	if p.taken.CompareAndSwap(false, true) {
-		return result{}, fmt.Errorf("%w: %w", errNotSent, cause)
+		return state.Result{}, fmt.Errorf("%w: %w", errNotSent, cause)
 	}
 	select {
 	case r := <-p.done:
 		return r, nil
 	default:
-		return result{}, cause
+		return state.Result{}, cause
 	}
 }
 
 // register notes who waits for the command, and returns the present term.
-func (l *leadership) register(key waitKey, p *proposal) *term {
+func (l *leadership) register(key state.Key, p *proposal) *term {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.current != nil {
@@ -78,7 +66,7 @@ func (l *leadership) register(key waitKey, p *proposal) *term {
 }
 
 // settle answers everybody who waits for a command. The caller holds the lock.
-func (l *leadership) settle(key waitKey, r result) {
+func (l *leadership) settle(key state.Key, r state.Result) {
 	list, ok := l.waiting[key]
 	if !ok {
 		return
@@ -90,7 +78,7 @@ func (l *leadership) settle(key waitKey, r result) {
 }
 
 // forget ends the waiting of a caller.
-func (l *leadership) forget(t *term, key waitKey, p *proposal) {
+func (l *leadership) forget(t *term, key state.Key, p *proposal) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	list, ok := l.waiting[key]

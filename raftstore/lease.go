@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 // errGone is the quorum's word that a lease is not live.
@@ -158,7 +159,7 @@ func (t *term) expire() {
 		due, next := t.mark()
 		for len(due) > 0 {
 			n := min(len(due), expireBatch)
-			c := &command{kind: cmdExpire, term: t.number, leases: due[:n]}
+			c := &state.Command{Kind: state.KindExpire, Term: t.number, Leases: due[:n]}
 			if !t.propose(c) {
 				return
 			}

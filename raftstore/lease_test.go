@@ -11,7 +11,25 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
+
+// testLog feeds a state.
+type testLog struct {
+	f           *state.FSM
+	index, term uint64
+}
+
+func (l *testLog) add(c state.Command) {
+	l.index++
+	l.f.Apply(&raft.Log{Index: l.index, Term: l.term, Type: raft.LogCommand, Data: c.Encode()})
+}
+
+// open makes a client and returns its id.
+func (l *testLog) open() uint64 {
+	l.add(state.Command{Kind: state.KindOpen})
+	return l.index
+}
 
 // testLeader is a leadership over a log that the test appends to.
 type testLeader struct {
@@ -25,13 +43,8 @@ type testLeader struct {
 
 func newTestLeader(t *testing.T) *testLeader {
 	life, end := context.WithCancel(context.Background())
-	log := newTestLog(t)
+	log := &testLog{f: state.New(), term: 1}
 	l := &testLeader{leadership: newLeadership(life, log.f), t: t, log: log, node: end}
-	applied := log.f.onApply
-	log.f.onApply = func(c *command, index, term uint64, r result) {
-		log.last = r
-		applied(c, index, term, r)
-	}
 	begun := time.Now()
 	l.clock = func() time.Duration { return time.Since(begun) }
 	l.leads = func(term uint64) bool { return l.raftTerm.Load() == term }
@@ -55,29 +68,29 @@ func (l *testLeader) elect(term uint64) {
 }
 
 // applyNext takes the next proposal of the leader into the log.
-func (l *testLeader) applyNext() command {
+func (l *testLeader) applyNext() state.Command {
 	l.t.Helper()
 	synctest.Wait()
 	select {
 	case p := <-l.queue:
-		c, err := decodeCommand(p.data)
+		c, err := state.DecodeCommand(p.data)
 		require.NoError(l.t, err)
 		l.log.term = l.raftTerm.Load()
 		l.log.add(c)
 		return c
 	default:
 		l.t.Fatal("nothing was proposed")
-		return command{}
+		return state.Command{}
 	}
 }
 
 func (l *testLeader) lead(term uint64) {
 	l.elect(term)
-	require.Equal(l.t, cmdTerm, l.applyNext().kind)
+	require.Equal(l.t, state.KindTerm, l.applyNext().Kind)
 }
 
 func (l *testLeader) grant(id dcs.LeaseID, ttl time.Duration) {
-	l.log.add(command{kind: cmdGrant, client: l.log.open(), seq: 1, low: 1, lease: id, ttl: ttl})
+	l.log.add(state.Command{Kind: state.KindGrant, Client: l.log.open(), Seq: 1, Low: 1, Lease: id, TTL: ttl})
 }
 
 func (l *testLeader) stop() {
@@ -114,8 +127,8 @@ func TestP21NothingBeforeTheTermsOwnEntry(t *testing.T) {
 		pending(t, read, "before the term's first entry")
 		// What term 1 left: the end of the lease.
 		l.log.term = 1
-		l.log.add(command{kind: cmdExpire, term: 1, leases: []dcs.LeaseID{"l"}})
-		require.Equal(t, cmdTerm, l.applyNext().kind)
+		l.log.add(state.Command{Kind: state.KindExpire, Term: 1, Leases: []dcs.LeaseID{"l"}})
+		require.Equal(t, state.KindTerm, l.applyNext().Kind)
 		require.ErrorIs(t, <-renewal, errGone)
 		require.NoError(t, <-read)
 	})
@@ -130,9 +143,9 @@ func TestP21AnotherTermsEntryOpensNothing(t *testing.T) {
 		read := make(chan error, 1)
 		go func() { read <- l.confirmed(context.Background(), "", 0) }()
 		l.log.term = 1
-		l.log.add(command{kind: cmdTerm, term: 1})
+		l.log.add(state.Command{Kind: state.KindTerm, Term: 1})
 		l.log.term = 3 // proposed in term 2, and lingered until term 3
-		l.log.add(command{kind: cmdTerm, term: 2})
+		l.log.add(state.Command{Kind: state.KindTerm, Term: 2})
 		pending(t, read, "by another term's entry")
 		l.applyNext()
 		require.NoError(t, <-read)
@@ -161,8 +174,8 @@ func TestP21NewLeaderExtendsAll(t *testing.T) {
 		synctest.Wait()
 		require.Empty(t, l.queue)
 		time.Sleep(time.Millisecond)
-		require.Equal(t, command{kind: cmdExpire, term: 6, leases: []dcs.LeaseID{"l"}}, l.applyNext())
-		require.False(t, l.log.f.tree.Live("l"))
+		require.Equal(t, state.Command{Kind: state.KindExpire, Term: 6, Leases: []dcs.LeaseID{"l"}}, l.applyNext())
+		require.False(t, l.log.f.Tree().Live("l"))
 	})
 }
 
@@ -206,7 +219,7 @@ func TestP22ExtendsAtReceipt(t *testing.T) {
 		require.NoError(t, <-renewal)
 		// The evidence extends nothing: the deadline is that of the receipt.
 		time.Sleep(time.Second + 20*time.Millisecond)
-		require.Equal(t, cmdExpire, l.applyNext().kind)
+		require.Equal(t, state.KindExpire, l.applyNext().Kind)
 	})
 }
 
@@ -224,7 +237,7 @@ func TestP22RenewalMeetsTheMark(t *testing.T) {
 			time.Sleep(time.Minute)
 			pending(t, renewal, "while its expiry is on its way")
 			if applied {
-				require.Equal(t, cmdExpire, l.applyNext().kind)
+				require.Equal(t, state.KindExpire, l.applyNext().Kind)
 				require.ErrorIs(t, <-renewal, errGone)
 				require.ErrorIs(t, <-l.beginRenew("l"), errGone)
 				return
@@ -245,7 +258,7 @@ func TestP22JudgedAfterTheEvidence(t *testing.T) {
 	}{
 		"the time is up": {func(l *testLeader) { time.Sleep(time.Minute); l.applyNext() }, errGone},
 		"it was revoked": {func(l *testLeader) {
-			l.log.add(command{kind: cmdRevoke, client: l.log.open(), seq: 1, low: 1, lease: "l"})
+			l.log.add(state.Command{Kind: state.KindRevoke, Client: l.log.open(), Seq: 1, Low: 1, Lease: "l"})
 		}, errGone},
 		"Raft leads no more": {func(l *testLeader) { l.raftTerm.Store(0) }, errSuperseded},
 	}
@@ -326,11 +339,11 @@ func TestLeasesEndInTime(t *testing.T) {
 		time.Sleep(4 * time.Second)
 		require.NoError(t, <-l.beginRenew("kept"))
 		time.Sleep(expiry(5*time.Second) - 4*time.Second)
-		require.ElementsMatch(t, []dcs.LeaseID{"early", "twin"}, l.applyNext().leases)
+		require.ElementsMatch(t, []dcs.LeaseID{"early", "twin"}, l.applyNext().Leases)
 		time.Sleep(4 * time.Second)
-		require.Equal(t, []dcs.LeaseID{"kept"}, l.applyNext().leases)
+		require.Equal(t, []dcs.LeaseID{"kept"}, l.applyNext().Leases)
 		time.Sleep(time.Hour)
-		require.Equal(t, []dcs.LeaseID{"late"}, l.applyNext().leases)
+		require.Equal(t, []dcs.LeaseID{"late"}, l.applyNext().Leases)
 	})
 }
 
@@ -340,16 +353,16 @@ func TestSubmitGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
 		defer l.stop()
-		_, err := l.submit(context.Background(), waitKey{}, nil)
+		_, err := l.submit(context.Background(), state.Key{}, nil)
 		require.ErrorIs(t, err, errNotLeader)
 		l.lead(2)
 		client := l.log.open()
-		c := command{kind: cmdTxn, client: client, seq: 1, low: 1, txn: dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}}}
+		c := state.Command{Kind: state.KindTxn, Client: client, Seq: 1, Low: 1, Txn: dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}}}
 		for _, taken := range []bool{false, true} {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			answer := make(chan error, 1)
 			go func() {
-				_, err := l.submit(ctx, keyOf(&c), c.encode())
+				_, err := l.submit(ctx, c.Key(), c.Encode())
 				answer <- err
 			}()
 			synctest.Wait()

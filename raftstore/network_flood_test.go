@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 // slowProfile reports whether the tests may take long.
@@ -84,7 +85,7 @@ func TestSilentConnectionsLeaveDescriptorsToTheDisk(t *testing.T) {
 	most := 0
 	value := make([]byte, 1<<10)
 	if slowProfile() {
-		value = make([]byte, maxValue) // enough of them to begin new files of the log
+		value = make([]byte, state.MaxValue) // enough of them to begin new files of the log
 	}
 	for i := range 100 {
 		_, err := a.Commit(testCtx(t), dcs.Txn{Then: []dcs.Write{dcs.Put(fmt.Sprint("k", i%4), value)}})

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 const (
@@ -57,7 +58,7 @@ type node struct {
 	dir    *dataDir
 	net    *network
 	store  *logStore
-	state  *fsm
+	state  *state.FSM
 	lead   *leadership
 	route  *route
 	raft   *raft.Raft
@@ -82,7 +83,7 @@ func startNode(c Config, w wiring) (_ *node, err error) {
 	if c, err = c.check(); err != nil {
 		return nil, err
 	}
-	n := &node{config: c, id: raft.ServerID(c.ID), log: quietLogger(c.Logger), state: newFSM()}
+	n := &node{config: c, id: raft.ServerID(c.ID), log: quietLogger(c.Logger), state: state.New()}
 	n.life, n.end = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -161,14 +162,14 @@ func (n *node) startRaft(hlog *hcLogger, w wiring) error {
 	n.lead.clock = leaderClock
 	n.lead.leads = n.leads
 	n.lead.gather = n.gather
-	n.state.onBroken = n.broken
+	n.state.OnBroken = n.broken
 	cache, err := raft.NewLogCache(cachedEntries, w.logs(n.store))
 	if err != nil {
 		return err
 	}
 	n.raft, err = raft.NewRaft(rc, n.state, cache, n.store, snaps, n.peers)
 	if err != nil {
-		if unreadable := n.state.unreadable(); unreadable != nil {
+		if unreadable := n.state.Unreadable(); unreadable != nil {
 			err = unreadable
 		}
 		return openError(dcs.ErrUnavailable, "the data in %s can not be used: restore the directory from a copy of this node, or, if the other nodes are in good health, empty it and let this node join again as new: %w", n.dir.path, err)
@@ -376,7 +377,7 @@ var errStuck = errors.New("a write to the disk did not return; its goroutine is 
 
 // status assembles what this node knows.
 func (n *node) status() Status {
-	return newStatus(n.config, n.net, n.store, n.raft, n.state.applied.Load())
+	return newStatus(n.config, n.net, n.store, n.raft, n.state.Applied())
 }
 
 // clockStart is the zero of every leadership's clock.

@@ -11,6 +11,8 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/codec"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 // The operations between nodes.
@@ -42,8 +44,8 @@ type request struct {
 	voter raft.ServerID
 	term  uint64
 
-	key  waitKey // opPropose: who is answered
-	data []byte  // opPropose: the command
+	key  state.Key // opPropose: who is answered
+	data []byte    // opPropose: the command
 
 	prefix string       // opRead
 	single bool         // opRead: that key alone
@@ -54,51 +56,51 @@ type request struct {
 }
 
 func (r *request) encode() []byte {
-	e := &encoder{b: make([]byte, 0, 96+len(r.data)+len(r.prefix))}
-	e.byte(callVersion)
-	e.string(string(r.voter))
-	e.uint(r.term)
+	e := &codec.Encoder{B: make([]byte, 0, 96+len(r.data)+len(r.prefix))}
+	e.Byte(callVersion)
+	e.Text(string(r.voter))
+	e.Uint(r.term)
 	switch r.op {
 	case opPropose:
-		e.bool(r.key.cancel)
-		e.uint(r.key.client)
-		e.uint(r.key.seq)
-		e.raw(r.key.nonce[:])
-		e.bytes(r.data)
+		e.Bool(r.key.Cancel)
+		e.Uint(r.key.Client)
+		e.Uint(r.key.Seq)
+		e.Raw(r.key.Nonce[:])
+		e.Bytes(r.data)
 	case opRead:
-		e.string(r.prefix)
-		e.bool(r.single)
-		e.uint(uint64(r.since))
+		e.Text(r.prefix)
+		e.Bool(r.single)
+		e.Uint(uint64(r.since))
 	case opRenew:
-		e.string(string(r.lease))
-		e.uint(uint64(len(r.keys)))
+		e.Text(string(r.lease))
+		e.Uint(uint64(len(r.keys)))
 		for _, k := range r.keys {
-			e.string(k)
+			e.Text(k)
 		}
 	}
-	return e.b
+	return e.B
 }
 
 func decodeRequest(op byte, body []byte) (*request, error) {
-	d := &decoder{b: body, most: maxRenewKeys}
-	d.version("a request of another node", callVersion)
-	r := &request{op: op, voter: raft.ServerID(d.string()), term: d.uint()}
+	d := codec.NewDecoder(body, maxRenewKeys)
+	d.Version("a request of another node", callVersion)
+	r := &request{op: op, voter: raft.ServerID(d.Text()), term: d.Uint()}
 	switch op {
 	case opPropose:
-		r.key = waitKey{cancel: d.bool(), client: d.uint(), seq: d.uint(), nonce: nonce(d.raw(len(nonce{})))}
-		r.data = d.bytes()
+		r.key = state.Key{Cancel: d.Bool(), Client: d.Uint(), Seq: d.Uint(), Nonce: state.Nonce(d.Raw(len(state.Nonce{})))}
+		r.data = d.Bytes()
 	case opRead:
-		r.prefix, r.single, r.since = d.string(), d.bool(), d.revision()
+		r.prefix, r.single, r.since = d.Text(), d.Bool(), d.Revision()
 	case opRenew:
-		r.lease = d.lease()
-		for range d.list() {
-			r.keys = append(r.keys, d.string())
+		r.lease = d.Lease()
+		for range d.List() {
+			r.keys = append(r.keys, d.Text())
 		}
 	case opPosition:
 	default:
 		return nil, fmt.Errorf("unknown operation %d", op)
 	}
-	return r, d.end()
+	return r, d.End()
 }
 
 // verdict of a node on a request.
@@ -123,7 +125,7 @@ type reply struct {
 	leader string // replyNotLeader
 	text   string // replyNotDone, replyUnclear
 
-	result   result        // opPropose
+	result   state.Result  // opPropose
 	revision dcs.Revision  // opRead, opRenew, opPosition: where the state is
 	elsewise bool          // opRead, opRenew: too large to send; read at revision or later
 	moved    bool          // opRead: it moved past since; else entries are left out
@@ -132,18 +134,18 @@ type reply struct {
 }
 
 func (r *reply) encode() []byte {
-	e := &encoder{b: make([]byte, 0, 64+len(r.text)+entriesSize(r.entries))}
-	e.byte(callVersion)
-	e.byte(byte(r.kind))
-	e.string(r.leader)
-	e.string(r.text)
-	encodeResult(e, r.result)
-	e.uint(uint64(r.revision))
-	e.bool(r.elsewise)
-	e.bool(r.moved)
-	e.duration(r.ttl)
-	e.entries(r.entries)
-	return e.b
+	e := &codec.Encoder{B: make([]byte, 0, 64+len(r.text)+entriesSize(r.entries))}
+	e.Byte(callVersion)
+	e.Byte(byte(r.kind))
+	e.Text(r.leader)
+	e.Text(r.text)
+	state.EncodeResult(e, r.result)
+	e.Uint(uint64(r.revision))
+	e.Bool(r.elsewise)
+	e.Bool(r.moved)
+	e.Duration(r.ttl)
+	e.Entries(r.entries)
+	return e.B
 }
 
 // entriesSize is a little more than the encoded entries take.
@@ -157,12 +159,12 @@ func entriesSize(entries []dcs.Entry) int {
 }
 
 func decodeReply(body []byte) (reply, error) {
-	d := &decoder{b: body}
-	d.version("a reply of another node", callVersion)
-	r := reply{kind: replyKind(d.byte()), leader: d.string(), text: d.string(), result: decodeResult(d)}
-	r.revision, r.elsewise, r.moved = d.revision(), d.bool(), d.bool()
-	r.ttl, r.entries = d.duration(), d.entries()
-	return r, d.end()
+	d := codec.NewDecoder(body, 0)
+	d.Version("a reply of another node", callVersion)
+	r := reply{kind: replyKind(d.Byte()), leader: d.Text(), text: d.Text(), result: state.DecodeResult(d)}
+	r.revision, r.elsewise, r.moved = d.Revision(), d.Bool(), d.Bool()
+	r.ttl, r.entries = d.Duration(), d.Entries()
+	return r, d.End()
 }
 
 // answer answers a call of another node.
@@ -194,7 +196,7 @@ func clipped(text string) string {
 
 // serve does what r asks if this node leads.
 func (n *node) serve(ctx context.Context, r *request) reply {
-	if err := n.state.failed(); err != nil {
+	if err := n.state.Failed(); err != nil {
 		return reply{kind: replyNotDone, text: err.Error()}
 	}
 	var rep reply
@@ -219,7 +221,7 @@ func (n *node) do(ctx context.Context, r *request, rep *reply) (err error) {
 	if r.op == opPropose {
 		// P15: a refused command never reaches the log, and a node that cannot
 		// read an entry of the log would stop for good.
-		if err := checkProposal(r.key, r.data); err != nil {
+		if err := state.CheckProposal(r.key, r.data); err != nil {
 			return fmt.Errorf("%w: command refused: %w", errNotSent, err)
 		}
 		rep.result, err = n.lead.submit(ctx, r.key, r.data)
@@ -252,14 +254,14 @@ func (n *node) do(ctx context.Context, r *request, rep *reply) (err error) {
 func (n *node) read(r *request, rep *reply) {
 	switch {
 	case r.op == opPosition:
-		rep.revision = dcs.Revision(n.state.applied.Load())
+		rep.revision = dcs.Revision(n.state.Applied())
 	case r.single:
 		rep.moved = true
-		rep.revision = n.state.tree.Revision()
+		rep.revision = n.state.Tree().Revision()
 		rep.entries = n.entriesOf([]string{r.prefix})
 	default:
-		if rep.moved = n.state.tree.MovedSince(r.prefix, r.since); rep.moved || r.since == 0 {
-			s := n.state.tree.Snapshot(r.prefix)
+		if rep.moved = n.state.Tree().MovedSince(r.prefix, r.since); rep.moved || r.since == 0 {
+			s := n.state.Tree().Snapshot(r.prefix)
 			rep.revision, rep.entries, rep.moved = s.Revision, s.Entries, true
 		}
 	}
@@ -269,7 +271,7 @@ func (n *node) read(r *request, rep *reply) {
 func (n *node) entriesOf(keys []string) []dcs.Entry {
 	var out []dcs.Entry
 	for _, k := range keys {
-		if e, ok := n.state.tree.Get(k); ok {
+		if e, ok := n.state.Tree().Get(k); ok {
 			out = append(out, e)
 		}
 	}
@@ -279,9 +281,9 @@ func (n *node) entriesOf(keys []string) []dcs.Entry {
 
 // await blocks until this node's own state is at revision r or later.
 func (n *node) await(ctx context.Context, r dcs.Revision) error {
-	for n.state.applied.Load() < uint64(r) {
-		moved := n.state.next()
-		if n.state.applied.Load() >= uint64(r) {
+	for n.state.Applied() < uint64(r) {
+		moved := n.state.Next()
+		if n.state.Applied() >= uint64(r) {
 			break
 		}
 		select {

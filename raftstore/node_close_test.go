@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 // Close ends calls under way with ErrClosed, and every goroutine.
@@ -160,7 +161,7 @@ func (l *newerLog) StoreLogs(logs []*raft.Log) error {
 	for _, e := range logs {
 		if e.Type == raft.LogCommand && l.spoil.CompareAndSwap(true, false) {
 			e.Data = bytes.Clone(e.Data)
-			e.Data[0] = commandVersion + 1
+			e.Data[0] = state.Version + 1
 		}
 	}
 	return l.LogStore.StoreLogs(logs)
@@ -189,18 +190,17 @@ func TestNodeStopsAtAnEntryItCanNotRead(t *testing.T) {
 				spoil[at].Store(true)
 			} else {
 				// What a leader stores it also sends: only its reading can fail alone.
-				_, err := decodeCommand([]byte{commandVersion + 1})
-				stopped.node.state.fail(err)
+				stopped.node.state.Apply(&raft.Log{Type: raft.LogCommand, Data: []byte{state.Version + 1}})
 			}
 			_, err := other.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("v"))}})
 			require.NoError(t, err)
-			tc.eventually(func() bool { return stopped.node.state.failed() != nil }, "the node did not stop")
+			tc.eventually(func() bool { return stopped.node.state.Failed() != nil }, "the node did not stop")
 
 			soon, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 			defer cancel()
 			_, err = stopped.Get(soon, "k")
 			require.ErrorIs(t, err, dcs.ErrUnavailable)
-			require.ErrorContains(t, stopped.node.state.failed(), "format version 2")
+			require.ErrorContains(t, stopped.node.state.Failed(), "format version 2")
 			tc.eventually(func() bool { return strings.Contains(logs[at].String(), "this node stops") }, "nothing was logged")
 			for i := range tc.node {
 				if i == at {

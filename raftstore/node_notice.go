@@ -51,7 +51,7 @@ func (n *node) startNotices() {
 			n.running.Go(func() { n.notify(s, wake) })
 		}
 	}
-	n.state.onBatch.Store(&n.notices)
+	n.state.OnBatch(n.notices.applied)
 }
 
 func (n *node) notify(to raft.Server, wake <-chan struct{}) {

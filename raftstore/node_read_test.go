@@ -38,7 +38,7 @@ func TestReadsAreNotOlderThanWaits(t *testing.T) {
 		require.Equal(t, v, string(s.Entries[0].Value))
 		rev = s.Revision
 	}
-	require.Less(t, leader.node.state.applied.Load(), uint64(rev), "the leader was to be behind")
+	require.Less(t, leader.node.state.Applied(), uint64(rev), "the leader was to be behind")
 
 	for name, read := range map[string]func(ctx context.Context, b *Backend) (string, error){
 		"Get": func(ctx context.Context, b *Backend) (string, error) {

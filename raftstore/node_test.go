@@ -130,7 +130,7 @@ func TestSnapshotIsRestored(t *testing.T) {
 	want, err := leader.Snapshot(ctx, "")
 	require.NoError(t, err)
 	require.NoError(t, back.node.await(ctx, want.Revision))
-	require.Equal(t, want.Entries, back.node.state.tree.Snapshot("").Entries)
+	require.Equal(t, want.Entries, back.node.state.Tree().Snapshot("").Entries)
 	require.NotZero(t, installed.Load(), "it caught up without a snapshot")
 	// All from their own snapshots; the client goes on where it was.
 	tc.stopAll()
@@ -146,7 +146,7 @@ func TestSnapshotIsRestored(t *testing.T) {
 	// Alone, a node can not know how old its snapshot is: it shows it to nobody.
 	tc.stopAll()
 	alone := tc.start(away)
-	require.NotEmpty(t, alone.node.state.tree.Snapshot("").Entries)
+	require.NotEmpty(t, alone.node.state.Tree().Snapshot("").Entries)
 	short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 	defer cancel()
 	s, err := alone.Wait(short, "", 0)

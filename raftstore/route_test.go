@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 // underWay is an attempt at addr, with the context that it ends.
@@ -103,7 +104,7 @@ func TestUnclearIsNotForgotten(t *testing.T) {
 				return answer.encode()
 			})
 			tries := 0
-			o := asks.ask(ctx, &request{op: opPropose, key: waitKey{client: 1, seq: 1}, data: (&command{kind: cmdOpen}).encode()}, func() { tries++ })
+			o := asks.ask(ctx, &request{op: opPropose, key: state.Key{Client: 1, Seq: 1}, data: (&state.Command{Kind: state.KindOpen}).Encode()}, func() { tries++ })
 			require.Error(t, o.err)
 			require.Greater(t, tries, 1, "later copies were not sent")
 			require.True(t, o.unclear)

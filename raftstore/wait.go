@@ -50,12 +50,12 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 	w := &b.waits
 	w.enter()
 	defer w.leave()
-	tree := b.node.state.tree
+	tree := b.node.state.Tree()
 	watch := tree.Watch(prefix)
 	defer watch.Stop()
 	var asked <-chan struct{} // the probe after which the leader was asked
 	for {
-		moved, applied := watch.Moved(), b.node.state.next()
+		moved, applied := watch.Moved(), b.node.state.Next()
 		v := w.view()
 		if v.caught && tree.Revision() >= floor {
 			applied = nil

@@ -93,7 +93,7 @@ func TestWaitOnANodeThatFallsBehind(t *testing.T) {
 		require.NoError(t, err)
 		require.GreaterOrEqual(t, s.Revision, rev)
 		require.Less(t, begun.Elapsed(), min(testTiming.RetryTimeout, 4*time.Second))
-		require.Less(t, behind.node.state.applied.Load(), uint64(rev), "it did not fall behind")
+		require.Less(t, behind.node.state.Applied(), uint64(rev), "it did not fall behind")
 	}
 	// It has returned rev, and returns nothing older from then on.
 	starved.Store(nil)
@@ -114,5 +114,5 @@ func TestWaitLeavesNothing(t *testing.T) {
 		cancel()
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	}
-	require.Zero(t, reflect.ValueOf(b.node.state.tree).Elem().FieldByName("waiters").Len(), "prefixes that no Wait watches")
+	require.Zero(t, reflect.ValueOf(b.node.state.Tree()).Elem().FieldByName("waiters").Len(), "prefixes that no Wait watches")
 }

@@ -1,11 +1,12 @@
-package raftstore
+package state
 
+// The bounds of what is kept for clients.
 const (
 	// maxClients bounds the memory of clients that are gone. The one that was
 	// silent for the longest part of the log is forgotten, never one by time.
 	maxClients = 4096
-	// clientWindow bounds the commands of one client that are not settled.
-	clientWindow = 1024
+	// ClientWindow bounds the commands of one client that are not settled.
+	ClientWindow = 1024
 )
 
 // clients is what makes a command land at most once (P15).
@@ -18,13 +19,13 @@ type clients struct {
 type client struct {
 	last    uint64 // index of its newest command
 	low     uint64 // what is below was answered; no copy of it is executed
-	results map[uint64]result
+	results map[uint64]Result
 }
 
 func newClients() clients { return clients{byID: map[uint64]*client{}, most: maxClients} }
 
 func (s *clients) open(index uint64) {
-	s.byID[index] = &client{last: index, results: map[uint64]result{}}
+	s.byID[index] = &client{last: index, results: map[uint64]Result{}}
 	if len(s.byID) <= s.most {
 		return
 	}
@@ -40,7 +41,7 @@ func (s *clients) open(index uint64) {
 // settle forgets the results below low. A result is below it at most once, so
 // that this costs no more than there are results.
 func (c *client) settle(low uint64) {
-	if low > c.low+clientWindow {
+	if low > c.low+ClientWindow {
 		clear(c.results)
 		c.low = low
 	}
@@ -51,20 +52,20 @@ func (c *client) settle(low uint64) {
 
 // once looks a numbered command up. Either r is its answer, or execute says
 // that it is to be executed now and its result kept with its client.
-func (s *clients) once(cmd *command, index uint64) (c *client, r result, execute bool) {
-	c, ok := s.byID[cmd.client]
+func (s *clients) once(cmd *Command, index uint64) (c *client, r Result, execute bool) {
+	c, ok := s.byID[cmd.Client]
 	if !ok {
-		return nil, result{status: statusUnknownClient}, false
+		return nil, Result{Status: StatusUnknownClient}, false
 	}
 	c.last = index
-	c.settle(cmd.low)
-	switch r, done := c.results[cmd.seq]; {
-	case cmd.seq < c.low:
-		return c, result{status: statusSettled}, false
+	c.settle(cmd.Low)
+	switch r, done := c.results[cmd.Seq]; {
+	case cmd.Seq < c.low:
+		return c, Result{Status: StatusSettled}, false
 	case done:
 		return c, r, false
-	case cmd.seq-c.low >= clientWindow:
-		return c, result{status: statusAhead}, false
+	case cmd.Seq-c.low >= ClientWindow:
+		return c, Result{Status: StatusAhead}, false
 	}
-	return c, result{}, true
+	return c, Result{}, true
 }

@@ -1,4 +1,4 @@
-package raftstore
+package state
 
 import (
 	"bytes"
@@ -17,34 +17,34 @@ import (
 // testLog feeds an fsm and remembers each answer.
 type testLog struct {
 	t     *testing.T
-	f     *fsm
+	f     *FSM
 	index uint64
 	term  uint64
-	last  result
+	last  Result
 	logs  []*raft.Log
 }
 
 func newTestLog(t *testing.T) *testLog {
-	l := &testLog{t: t, f: newFSM(), term: 1}
-	l.f.onApply = func(_ *command, _, _ uint64, r result) { l.last = r }
+	l := &testLog{t: t, f: New(), term: 1}
+	l.f.OnApply = func(_ *Command, _, _ uint64, r Result) { l.last = r }
 	return l
 }
 
-func (l *testLog) add(c command) result {
+func (l *testLog) add(c Command) Result {
 	l.t.Helper()
 	l.index++
-	e := &raft.Log{Index: l.index, Term: l.term, Type: raft.LogCommand, Data: c.encode()}
+	e := &raft.Log{Index: l.index, Term: l.term, Type: raft.LogCommand, Data: c.Encode()}
 	l.logs = append(l.logs, e)
 	l.f.Apply(e)
-	require.NoError(l.t, l.f.failed())
+	require.NoError(l.t, l.f.Failed())
 	return l.last
 }
 
-func (l *testLog) put(client, seq, low uint64, key string) result {
-	return l.add(command{kind: cmdTxn, client: client, seq: seq, low: low, txn: dcs.Txn{Then: []dcs.Write{dcs.Put(key, nil)}}})
+func (l *testLog) put(client, seq, low uint64, key string) Result {
+	return l.add(Command{Kind: KindTxn, Client: client, Seq: seq, Low: low, Txn: dcs.Txn{Then: []dcs.Write{dcs.Put(key, nil)}}})
 }
 
-func (l *testLog) open() uint64 { return uint64(l.add(command{kind: cmdOpen}).revision) }
+func (l *testLog) open() uint64 { return uint64(l.add(Command{Kind: KindOpen}).Revision) }
 
 func (l *testLog) snapshot() []byte {
 	s, err := l.f.Snapshot()
@@ -57,14 +57,14 @@ func (l *testLog) snapshot() []byte {
 func TestAnswersComeLast(t *testing.T) {
 	l := newTestLog(t)
 	var seen uint64
-	l.f.onApply = func(_ *command, index, _ uint64, r result) {
+	l.f.OnApply = func(_ *Command, index, _ uint64, r Result) {
 		l.last, seen = r, index
 		require.Equal(t, index, l.f.applied.Load())
 		require.EqualValues(t, index, l.f.tree.Revision())
 	}
 	client := l.open()
 	l.put(client, 1, 1, "k")
-	l.add(command{kind: cmdTerm, term: l.term})
+	l.add(Command{Kind: KindTerm, Term: l.term})
 	require.Equal(t, l.index, seen)
 }
 
@@ -72,18 +72,18 @@ func TestAnswersComeLast(t *testing.T) {
 func TestP15AppliedOnce(t *testing.T) {
 	l := newTestLog(t)
 	client := l.open()
-	create := command{kind: cmdTxn, client: client, seq: 1, low: 1, txn: dcs.Txn{
+	create := Command{Kind: KindTxn, Client: client, Seq: 1, Low: 1, Txn: dcs.Txn{
 		If: []dcs.Cond{dcs.Absent("k")}, Then: []dcs.Write{dcs.Put("k", nil)},
 	}}
 	first := l.add(create)
-	require.Equal(t, statusDone, first.status)
+	require.Equal(t, StatusDone, first.Status)
 	require.Equal(t, first, l.add(create), "a copy is answered as the first")
 	refused := create
-	refused.seq = 2
+	refused.Seq = 2
 	conflict := l.add(refused)
-	require.Equal(t, statusConflict, conflict.status)
-	require.Equal(t, first.revision, conflict.current.Created)
-	l.add(command{kind: cmdTxn, client: client, seq: 3, low: 1, txn: dcs.Txn{Then: []dcs.Write{dcs.Delete("k")}}})
+	require.Equal(t, StatusConflict, conflict.Status)
+	require.Equal(t, first.Revision, conflict.Current.Created)
+	l.add(Command{Kind: KindTxn, Client: client, Seq: 3, Low: 1, Txn: dcs.Txn{Then: []dcs.Write{dcs.Delete("k")}}})
 	require.Equal(t, conflict, l.add(refused), "a copy of a refusal lands nowhere, though its condition holds by now")
 	_, found := l.f.tree.Get("k")
 	require.False(t, found)
@@ -96,11 +96,11 @@ func TestP15BelowLowIsRefused(t *testing.T) {
 	l.put(client, 1, 1, "a")
 	l.put(client, 2, 2, "b")
 	require.Len(t, l.f.clients.byID[client].results, 1, "an answered result is forgotten")
-	require.Equal(t, statusSettled, l.put(client, 1, 1, "a").status)
-	require.Equal(t, statusAhead, l.put(client, 2+clientWindow, 2, "c").status)
-	require.Equal(t, statusDone, l.put(client, 3+3*clientWindow, 3+3*clientWindow, "c").status)
+	require.Equal(t, StatusSettled, l.put(client, 1, 1, "a").Status)
+	require.Equal(t, StatusAhead, l.put(client, 2+ClientWindow, 2, "c").Status)
+	require.Equal(t, StatusDone, l.put(client, 3+3*ClientWindow, 3+3*ClientWindow, "c").Status)
 	require.Len(t, l.f.clients.byID[client].results, 1)
-	restored := newFSM()
+	restored := New()
 	require.NoError(t, restored.Restore(io.NopCloser(bytes.NewReader(l.snapshot()))))
 	require.Equal(t, l.f.clients.byID, restored.clients.byID, "a snapshot keeps what is refused")
 }
@@ -116,8 +116,8 @@ func TestP15UnknownClientExecutesNothing(t *testing.T) {
 	require.NotContains(t, l.f.clients.byID, second)
 	require.Contains(t, l.f.clients.byID, third)
 	for _, client := range []uint64{second, 12345} {
-		require.Equal(t, statusUnknownClient, l.put(client, 1, 1, "lost").status)
-		require.Equal(t, statusUnknownClient, l.add(command{kind: cmdCancel, client: client, seq: 1}).status)
+		require.Equal(t, StatusUnknownClient, l.put(client, 1, 1, "lost").Status)
+		require.Equal(t, StatusUnknownClient, l.add(Command{Kind: KindCancel, Client: client, Seq: 1}).Status)
 	}
 	_, found := l.f.tree.Get("lost")
 	require.False(t, found)
@@ -127,9 +127,9 @@ func TestP15UnknownClientExecutesNothing(t *testing.T) {
 func TestP15Cancel(t *testing.T) {
 	l := newTestLog(t)
 	client := l.open()
-	cancel := func(seq uint64) result { return l.add(command{kind: cmdCancel, client: client, seq: seq, low: 1}) }
-	require.Equal(t, statusCancelled, cancel(1).status)
-	require.Equal(t, statusCancelled, l.put(client, 1, 1, "k").status, "the command comes after its Cancel")
+	cancel := func(seq uint64) Result { return l.add(Command{Kind: KindCancel, Client: client, Seq: seq, Low: 1}) }
+	require.Equal(t, StatusCancelled, cancel(1).Status)
+	require.Equal(t, StatusCancelled, l.put(client, 1, 1, "k").Status, "the command comes after its Cancel")
 	_, found := l.f.tree.Get("k")
 	require.False(t, found)
 	done := l.put(client, 2, 1, "k")
@@ -141,21 +141,21 @@ func TestP15Cancel(t *testing.T) {
 func TestP22ExpiryOfAnotherTermIsVoid(t *testing.T) {
 	l := newTestLog(t)
 	client := l.open()
-	l.add(command{kind: cmdGrant, client: client, seq: 1, low: 1, lease: "l", ttl: time.Second})
+	l.add(Command{Kind: KindGrant, Client: client, Seq: 1, Low: 1, Lease: "l", TTL: time.Second})
 	l.term = 3
-	l.add(command{kind: cmdExpire, term: 1, leases: []dcs.LeaseID{"l"}})
+	l.add(Command{Kind: KindExpire, Term: 1, Leases: []dcs.LeaseID{"l"}})
 	require.True(t, l.f.tree.Live("l"))
-	l.add(command{kind: cmdExpire, term: 3, leases: []dcs.LeaseID{"l", "unknown"}})
+	l.add(Command{Kind: KindExpire, Term: 3, Leases: []dcs.LeaseID{"l", "unknown"}})
 	require.False(t, l.f.tree.Live("l"))
 	require.Empty(t, l.f.ttls)
 }
 
 func TestP14DeadLeaseWritesNothing(t *testing.T) {
 	l := newTestLog(t)
-	r := l.add(command{kind: cmdTxn, client: l.open(), seq: 1, txn: dcs.Txn{
+	r := l.add(Command{Kind: KindTxn, Client: l.open(), Seq: 1, Txn: dcs.Txn{
 		Then: []dcs.Write{dcs.Put("a", nil), dcs.PutLeased("b", nil, "dead")},
 	}})
-	require.Equal(t, statusDeadLease, r.status)
+	require.Equal(t, StatusDeadLease, r.Status)
 	require.Empty(t, l.f.tree.Snapshot("").Entries)
 }
 
@@ -170,34 +170,34 @@ func TestStateIsDeterministic(t *testing.T) {
 		client := clients[random.IntN(len(clients))]
 		seq, key := uint64(i/4+1), fmt.Sprintf("k/%d", random.IntN(20))
 		lease := dcs.LeaseID(fmt.Sprint("l", random.IntN(10)))
-		c := command{client: client, seq: seq, low: seq - min(seq, 5)}
+		c := Command{Client: client, Seq: seq, Low: seq - min(seq, 5)}
 		switch random.IntN(8) {
 		case 0:
 			clients = append(clients, l.open())
 			continue
 		case 1:
-			c.kind, c.lease, c.ttl = cmdGrant, lease, time.Second
+			c.Kind, c.Lease, c.TTL = KindGrant, lease, time.Second
 		case 2:
-			c.kind, c.lease = cmdRevoke, lease
+			c.Kind, c.Lease = KindRevoke, lease
 		case 3:
-			c.kind = cmdCancel
+			c.Kind = KindCancel
 		case 4:
-			c = command{kind: cmdExpire, term: l.term, leases: []dcs.LeaseID{lease}}
+			c = Command{Kind: KindExpire, Term: l.term, Leases: []dcs.LeaseID{lease}}
 		default:
-			c.kind, c.txn = cmdTxn, dcs.Txn{
+			c.Kind, c.Txn = KindTxn, dcs.Txn{
 				If:   []dcs.Cond{dcs.ModifiedAt(key, dcs.Revision(random.IntN(3)))},
 				Then: []dcs.Write{dcs.PutLeased(key, []byte{byte(i)}, lease)},
 			}
 			if random.IntN(2) == 0 {
-				c.txn.If = nil
+				c.Txn.If = nil
 			}
 			if random.IntN(2) == 0 {
-				c.txn.Then[0].Lease = ""
+				c.Txn.Then[0].Lease = ""
 			}
 		}
 		l.add(c)
 	}
-	other := newFSM()
+	other := New()
 	other.clients.most = 3
 	for at := 0; at < len(l.logs); {
 		n := min(random.IntN(64)+1, len(l.logs)-at)
@@ -206,7 +206,7 @@ func TestStateIsDeterministic(t *testing.T) {
 		if at > len(l.logs)/2 && other.unread == nil {
 			s, err := other.Snapshot()
 			require.NoError(t, err)
-			other = newFSM()
+			other = New()
 			other.clients.most = 3
 			require.NoError(t, other.Restore(io.NopCloser(bytes.NewReader(s.(*snapshot).encode()))))
 		}
@@ -229,7 +229,7 @@ func TestSnapshotThatCanNotBeRead(t *testing.T) {
 	} {
 		err := l.f.Restore(io.NopCloser(bytes.NewReader(bad)))
 		require.ErrorContains(t, err, "snapshot: ", name)
-		require.Equal(t, err, l.f.unreadable())
+		require.Equal(t, err, l.f.Unreadable())
 		require.Equal(t, good, l.snapshot(), "it changed something")
 	}
 }
@@ -240,10 +240,10 @@ func TestLogThatCanNotBeRead(t *testing.T) {
 	l := newTestLog(t)
 	client := l.open()
 	var told []error
-	l.f.onBroken = func(err error) { told = append(told, err) }
-	newer := (&command{kind: cmdTerm}).encode()
-	newer[0] = commandVersion + 1
-	later := (&command{kind: cmdTxn, client: client, seq: 1, txn: dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}}}).encode()
+	l.f.OnBroken = func(err error) { told = append(told, err) }
+	newer := (&Command{Kind: KindTerm}).Encode()
+	newer[0] = Version + 1
+	later := (&Command{Kind: KindTxn, Client: client, Seq: 1, Txn: dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}}}).Encode()
 	answers := l.f.ApplyBatch([]*raft.Log{
 		{Index: 2, Term: 1, Data: newer}, {Index: 3, Term: 1, Data: later}, {Index: 4, Term: 1, Data: newer},
 	})

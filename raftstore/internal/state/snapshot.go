@@ -1,4 +1,4 @@
-package raftstore
+package state
 
 import (
 	"errors"
@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/kv"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/codec"
 )
 
 // snapshotVersion is the first byte of every snapshot.
@@ -27,8 +28,8 @@ type snapshot struct {
 }
 
 // Snapshot freezes the state: raft.FSM. Raft calls it between two batches.
-func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
-	if err := f.failed(); err != nil {
+func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
+	if err := f.Failed(); err != nil {
 		return nil, err
 	}
 	s := &snapshot{
@@ -55,57 +56,57 @@ func (s *snapshot) Persist(sink raft.SnapshotSink) error {
 func (s *snapshot) Release() {}
 
 func (s *snapshot) encode() []byte {
-	e := &encoder{}
-	e.byte(snapshotVersion)
-	e.uint(uint64(s.tree.Revision))
-	e.uint(s.term)
-	e.entries(s.tree.Entries)
-	e.uint(uint64(len(s.tree.Leases)))
+	e := &codec.Encoder{}
+	e.Byte(snapshotVersion)
+	e.Uint(uint64(s.tree.Revision))
+	e.Uint(s.term)
+	e.Entries(s.tree.Entries)
+	e.Uint(uint64(len(s.tree.Leases)))
 	for _, l := range s.tree.Leases {
-		e.string(string(l))
-		e.duration(s.ttls[l])
+		e.Text(string(l))
+		e.Duration(s.ttls[l])
 	}
-	e.uint(uint64(len(s.clients)))
+	e.Uint(uint64(len(s.clients)))
 	for _, id := range slices.Sorted(maps.Keys(s.clients)) {
 		c := s.clients[id]
-		e.uint(id)
-		e.uint(c.last)
-		e.uint(c.low)
-		e.uint(uint64(len(c.results)))
+		e.Uint(id)
+		e.Uint(c.last)
+		e.Uint(c.low)
+		e.Uint(uint64(len(c.results)))
 		for _, seq := range slices.Sorted(maps.Keys(c.results)) {
-			e.uint(seq)
-			encodeResult(e, c.results[seq])
+			e.Uint(seq)
+			EncodeResult(e, c.results[seq])
 		}
 	}
-	return e.b
+	return e.B
 }
 
 func decodeSnapshot(b []byte) (*snapshot, error) {
-	d := &decoder{b: b}
-	d.version("a snapshot", snapshotVersion)
+	d := codec.NewDecoder(b, 0)
+	d.Version("a snapshot", snapshotVersion)
 	s := &snapshot{ttls: map[dcs.LeaseID]time.Duration{}, clients: map[uint64]*client{}}
-	s.tree.Revision, s.term = d.revision(), d.uint()
-	s.tree.Entries = d.entries()
-	for range d.count() {
-		l := d.lease()
+	s.tree.Revision, s.term = d.Revision(), d.Uint()
+	s.tree.Entries = d.Entries()
+	for range d.Count() {
+		l := d.Lease()
 		s.tree.Leases = append(s.tree.Leases, l)
-		s.ttls[l] = d.duration()
+		s.ttls[l] = d.Duration()
 	}
-	for range d.count() {
-		id := d.uint()
-		c := &client{last: d.uint(), low: d.uint(), results: map[uint64]result{}}
-		for range d.count() {
-			seq := d.uint()
-			c.results[seq] = decodeResult(d)
+	for range d.Count() {
+		id := d.Uint()
+		c := &client{last: d.Uint(), low: d.Uint(), results: map[uint64]Result{}}
+		for range d.Count() {
+			seq := d.Uint()
+			c.results[seq] = DecodeResult(d)
 		}
 		s.clients[id] = c
 	}
-	return s, d.end()
+	return s, d.End()
 }
 
 // Restore replaces the state by a snapshot: raft.FSM. A snapshot that can not
 // be read changes nothing.
-func (f *fsm) Restore(from io.ReadCloser) error {
+func (f *FSM) Restore(from io.ReadCloser) error {
 	b, err := io.ReadAll(from)
 	if err = errors.Join(err, from.Close()); err != nil {
 		return err

@@ -1,0 +1,70 @@
+package raftstore
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
+)
+
+// P15: what CheckProposal refuses is answered with words and is never proposed.
+func TestP15LeaderRefusesBadCommands(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	ctx := testCtx(t)
+	leader, other := tc.node[tc.leader()], tc.node[tc.follower()]
+	client, o := other.client(ctx)
+	require.NoError(t, o.err)
+	for name, bad := range map[string]struct {
+		edit func(c *state.Command, r *request)
+		want string
+	}{
+		"version":        {func(_ *state.Command, r *request) { r.data[0] = state.Version + 1 }, "format version 2 and this release reads up to 1"},
+		"another number": {func(_ *state.Command, r *request) { r.key.Seq++ }, "does not match"},
+		"expire": {func(c *state.Command, r *request) {
+			*c = state.Command{Kind: state.KindExpire, Term: 1, Leases: []dcs.LeaseID{"r-1"}}
+			r.data, r.key = c.Encode(), c.Key()
+		}, "only a leader"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := &state.Command{Kind: state.KindTxn, Client: client.id, Seq: 1, Low: 1, Txn: dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("v"))}}}
+			r := &request{op: opPropose, voter: other.node.id, key: c.Key(), data: c.Encode()}
+			bad.edit(c, r)
+			before := leader.node.raft.LastIndex()
+			body, err := other.node.net.call(ctx, leader.node.net.addr(), opPropose, r.encode())
+			require.NoError(t, err)
+			rep, err := decodeReply(body)
+			require.NoError(t, err)
+			require.Equal(t, replyNotDone, rep.kind, "%s", rep.text)
+			require.Contains(t, rep.text, bad.want)
+			require.Equal(t, before, leader.node.raft.LastIndex(), "it is in the log")
+		})
+	}
+	for _, b := range tc.node {
+		require.NoError(t, b.node.state.Failed())
+		_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("after", nil)}})
+		require.NoError(t, err)
+	}
+}
+
+func FuzzDecodeCall(f *testing.F) {
+	for op := opPropose; op <= opPosition; op++ {
+		r := request{op: op, voter: "a", term: 3, prefix: "p", since: 4, lease: "l", keys: []string{"k"}, data: []byte("d")}
+		f.Add(op, r.encode())
+	}
+	rep := reply{kind: replyDone, entries: []dcs.Entry{{Key: "k", Value: []byte("v")}}, result: state.Result{Status: state.StatusConflict, Current: &dcs.Entry{}}}
+	f.Add(opQuestion, rep.encode())
+	f.Fuzz(func(t *testing.T, op byte, data []byte) {
+		if r, err := decodeRequest(op, data); err == nil {
+			again, err := decodeRequest(op, r.encode())
+			require.NoError(t, err)
+			require.Equal(t, r, again)
+		}
+		if r, err := decodeReply(data); err == nil {
+			again, err := decodeReply(r.encode())
+			require.NoError(t, err)
+			require.Equal(t, r, again)
+		}
+	})
+}
