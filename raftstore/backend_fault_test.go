@@ -221,7 +221,7 @@ func forgetClients(t *testing.T, b *Backend) {
 	data := (&state.Command{Kind: state.KindOpen}).Encode()
 	var last raft.ApplyFuture
 	for range 2 * 4096 {
-		last = b.node.raft.Apply(data, 0)
+		last = b.node.member().raft.Apply(data, 0)
 	}
 	require.NoError(t, last.Error())
 }

@@ -38,7 +38,7 @@ func benchmarkCommit(b *testing.B, leader *Backend, writers int) {
 	}
 	s, o := leader.newClient(ctx)
 	require.NoError(b, o.err)
-	apply := func(c *state.Command) error { return leader.node.raft.Apply(c.Encode(), 0).Error() }
+	apply := func(c *state.Command) error { return leader.node.member().raft.Apply(c.Encode(), 0).Error() }
 	kinds := []func(w int) error{
 		func(w int) error { _, err := leader.Commit(ctx, txn(w)); return err },
 		func(w int) error {
@@ -114,7 +114,7 @@ func BenchmarkRenew(b *testing.B) {
 		tc.settled() // the grant is on every disk
 		before := writes()
 		verify, renew := inTurns(b,
-			func() error { return leader.node.raft.VerifyLeader().Error() },
+			func() error { return leader.node.member().raft.VerifyLeader().Error() },
 			func() error { _, err := lease.Renew(ctx, "some/key"); return err })
 		report(b, "verify", verify, renew, writes()-before)
 	})

@@ -117,11 +117,11 @@ func TestP2PausedLeaderConfirmsNothing(t *testing.T) {
 	require.Greater(t, other.leading(), old.leading())
 
 	wires.phase.Store(resuming)
-	verified := old.raft.VerifyLeader()
+	verified := old.member().raft.VerifyLeader()
 	// Its main loop has taken that up once it has answered often enough; it
 	// picks at random among what waits.
 	for range 30 {
-		require.ErrorIs(t, old.raft.BootstrapCluster(raft.Configuration{}).Error(), raft.ErrCantBootstrap)
+		require.ErrorIs(t, old.member().raft.BootstrapCluster(raft.Configuration{}).Error(), raft.ErrCantBootstrap)
 	}
 	soon, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer cancel()

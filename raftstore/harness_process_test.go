@@ -199,7 +199,7 @@ func (p *processes) leader(tb testing.TB) int {
 		case p.configs[2].ID:
 			return 1
 		case p.configs[0].ID:
-			_ = a.node.raft.LeadershipTransfer().Error() // asked again if refused
+			_ = a.node.member().raft.LeadershipTransfer().Error() // asked again if refused
 			p.healthy(tb)
 		default:
 			p.healthy(tb)

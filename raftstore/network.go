@@ -48,7 +48,7 @@ type network struct {
 	reg     *registry
 	admit   *admission
 	load    *load
-	raft    *raftStream
+	raft    atomic.Pointer[raftStream] // nil while Raft does not run
 	calls   *callClient
 	handler atomic.Pointer[callHandler]
 	tap     atomic.Pointer[tapFunc]
@@ -60,7 +60,7 @@ type network struct {
 }
 
 // newNetwork listens at once and accepts connections; calls are refused until
-// serve, and Raft's connections wait for the first Accept.
+// serve, and Raft's until openRaft.
 func newNetwork(c Config) (*network, error) {
 	keep, _ := keepalive.Derive(c.Timing.TTL, c.Timing.LoopWait)
 	n := &network{
@@ -81,7 +81,6 @@ func newNetwork(c Config) (*network, error) {
 	n.dialer = &keepalive.Dialer{Config: keep, Base: &net.Dialer{ControlContext: n.mayDial}, Logger: n.log}
 	n.dialer.Base.SetMultipathTCP(false) // it knows no user timeout
 	n.calls = newCallClient(n)
-	n.raft = newRaftStream(n)
 	if err := n.listen(keep); err != nil {
 		return nil, err
 	}
@@ -164,8 +163,13 @@ func (n *network) mayDial(_ context.Context, _, address string, _ syscall.RawCon
 // addr returns the address the others reach this node at.
 func (n *network) addr() string { return n.self }
 
-// raftLayer returns what Raft's transport dials and accepts through.
-func (n *network) raftLayer() raft.StreamLayer { return n.raft }
+// openRaft returns what a new Raft transport dials and accepts through. The one
+// before must be closed.
+func (n *network) openRaft() raft.StreamLayer {
+	s := newRaftStream(n)
+	n.raft.Store(s)
+	return s
+}
 
 // ServerAddr returns the address of a node as Peers has it, so that a changed
 // address in the settings counts, not the one in an old log entry. It makes
@@ -199,7 +203,9 @@ func (n *network) close() error {
 		n.ln.Close()
 		n.handler.Store(nil)
 		n.cancel()
-		n.raft.stop()
+		if s := n.raft.Load(); s != nil {
+			s.stop()
+		}
 		n.reg.close()
 		ended := make(chan struct{})
 		go func() {

@@ -67,7 +67,11 @@ func (n *network) accepted(ctx context.Context, p *place) {
 	})
 	switch conn.kind {
 	case kindRaft:
-		n.raft.deliver(conn)
+		if s := n.raft.Load(); s != nil {
+			s.deliver(conn)
+		} else {
+			conn.Close()
+		}
 	default:
 		n.answerCalls(ctx, conn)
 	}

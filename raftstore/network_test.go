@@ -50,9 +50,13 @@ func startNetwork(t testing.TB, c Config) *network {
 	require.NoError(t, err)
 	n, err := newNetwork(c)
 	require.NoError(t, err)
+	n.openRaft()
 	t.Cleanup(func() { assert.NoError(t, n.close()) })
 	return n
 }
+
+// raftLayer returns what Raft's transport would use.
+func (n *network) raftLayer() raft.StreamLayer { return n.raft.Load() }
 
 // startPair starts two nodes, each of which echoes calls.
 func startPair(t testing.TB, edit ...func(*Config)) (a, b *network) {

@@ -170,8 +170,12 @@ func decodeReply(body []byte) (reply, error) {
 // answer answers a call of another node.
 func (n *node) answer(ctx context.Context, op byte, body []byte) []byte {
 	if op == opQuestion {
+		m := n.member()
+		if m == nil {
+			return nil // no term: the answer counts for nothing
+		}
 		// P2: read after the question came.
-		return encodeTerm(n.raft.CurrentTerm())
+		return encodeTerm(m.raft.CurrentTerm())
 	}
 	r, err := decodeRequest(op, body)
 	if err != nil {
@@ -227,9 +231,13 @@ func (n *node) do(ctx context.Context, r *request, rep *reply) (err error) {
 		rep.result, err = n.lead.submit(ctx, r.key, r.data)
 		return err
 	}
+	m := n.member()
+	if m == nil {
+		return errNotLeader
+	}
 	// What is committed by now may be applied on a follower, and seen there
 	// by a Wait, before it is applied here: no read is answered without it.
-	seen := dcs.Revision(n.raft.CommitIndex())
+	seen := dcs.Revision(m.raft.CommitIndex())
 	if r.op == opRenew {
 		rep.ttl, err = n.lead.renew(ctx, r.lease, r.voter, r.term)
 		if err == nil && len(r.keys) > 0 {

@@ -29,16 +29,16 @@ func TestP15LeaderRefusesBadCommands(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := &state.Command{Kind: state.KindTxn, Client: client.id, Seq: 1, Low: 1, Txn: dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("v"))}}}
-			r := &request{op: opPropose, voter: other.node.id, key: c.Key(), data: c.Encode()}
+			r := &request{op: opPropose, voter: other.node.member().id, key: c.Key(), data: c.Encode()}
 			bad.edit(c, r)
-			before := leader.node.raft.LastIndex()
+			before := leader.node.member().raft.LastIndex()
 			body, err := other.node.net.call(ctx, leader.node.net.addr(), opPropose, r.encode())
 			require.NoError(t, err)
 			rep, err := decodeReply(body)
 			require.NoError(t, err)
 			require.Equal(t, replyNotDone, rep.kind, "%s", rep.text)
 			require.Contains(t, rep.text, bad.want)
-			require.Equal(t, before, leader.node.raft.LastIndex(), "it is in the log")
+			require.Equal(t, before, leader.node.member().raft.LastIndex(), "it is in the log")
 		})
 	}
 	for _, b := range tc.node {

@@ -15,7 +15,7 @@ func (n *node) close() error {
 	n.closing.Do(func() {
 		n.end()
 		n.handOver()
-		n.closed = n.unwind()
+		n.closed = n.undo.run()
 	})
 	return n.closed
 }
@@ -24,16 +24,17 @@ func (n *node) close() error {
 // others then need not notice first that this node has gone. Where it fails,
 // they elect as after a crash.
 func (n *node) handOver() {
-	if n.leading() == 0 {
+	m := n.member()
+	if m == nil || m.leading() == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), handOverBound)
 	defer cancel()
-	heir, ok := n.heir(ctx)
+	heir, ok := m.heir(ctx)
 	if !ok {
 		return
 	}
-	moved := n.raft.LeadershipTransferToServer(heir.id, raft.ServerAddress(heir.addr))
+	moved := m.raft.LeadershipTransferToServer(heir.id, raft.ServerAddress(heir.addr))
 	done := make(chan error, 1)
 	go func() { done <- moved.Error() }() // it ends with Raft at the latest
 	select {
@@ -46,16 +47,16 @@ func (n *node) handOver() {
 
 // heir is the voter that answers first: Raft itself would pick one by its log,
 // also one that is frozen.
-func (n *node) heir(ctx context.Context) (voter, bool) {
+func (m *member) heir(ctx context.Context) (voter, bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	voters := n.currentVoters()
+	voters := m.currentVoters()
 	answers := make(chan *voter, len(voters))
 	for _, v := range voters {
 		go func() {
-			if v.id == n.id {
+			if v.id == m.id {
 				answers <- nil
-			} else if _, err := n.askTerm(ctx, v.addr); err != nil {
+			} else if _, err := m.node.askTerm(ctx, v.addr); err != nil {
 				answers <- nil
 			} else {
 				answers <- &v

@@ -96,13 +96,13 @@ func TestTheHeirIsOneThatAnswers(t *testing.T) {
 		}
 		silent := b.config.Peers[i].Addr
 		n.net.setTap(func(_ context.Context, e tapEvent) bool { return e.addr != silent })
-		heir, ok := n.heir(testCtx(t))
+		heir, ok := n.member().heir(testCtx(t))
 		require.True(t, ok)
 		require.NotEqual(t, silent, heir.addr)
-		require.NotEqual(t, n.id, heir.id)
+		require.NotEqual(t, n.member().id, heir.id)
 	}
 	n.net.setTap(func(_ context.Context, e tapEvent) bool { return false })
-	_, ok := n.heir(testCtx(t))
+	_, ok := n.member().heir(testCtx(t))
 	require.False(t, ok, "nobody answers")
 	n.net.setTap(nil)
 }

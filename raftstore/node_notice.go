@@ -16,24 +16,70 @@ import (
 // committed and is named with its term, so that a follower which lacks it or
 // has another one in its place refuses. If it is lost, commitTimeout stands in.
 
-// notices tells followers of commits.
+// notices tells the other servers of the present configuration of commits.
 type notices struct {
+	m *member
+
 	mu          sync.Mutex
 	index, term uint64 // the newest entry applied here, and its term
-	wake        []chan struct{}
+	from        []raft.Server
+	to          map[raft.ServerID]*notified
+	closed      bool
+}
+
+// notified is a server that is told of commits.
+type notified struct {
+	raft.Server
+	wake chan struct{} // closed when the server has left the configuration
 }
 
 // applied is told of each batch that was applied here, on the FSM's goroutine.
 func (s *notices) applied(index, term uint64) {
+	servers := s.m.servers()
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.index, s.term = index, term
-	s.mu.Unlock()
-	for _, c := range s.wake {
+	if s.closed {
+		return
+	}
+	if !sameServers(servers, s.from) {
+		s.follow(servers)
+	}
+	for _, to := range s.to {
 		select {
-		case c <- struct{}{}:
+		case to.wake <- struct{}{}:
 		default:
 		}
 	}
+}
+
+// follow starts a goroutine for each server that is new and ends those of the
+// servers that have gone. The caller holds the lock.
+func (s *notices) follow(servers []raft.Server) {
+	old := s.to
+	s.from, s.to = servers, map[raft.ServerID]*notified{}
+	for _, server := range servers {
+		if server.ID == s.m.id {
+			continue
+		}
+		to := old[server.ID]
+		delete(old, server.ID)
+		if to == nil {
+			to = &notified{Server: server, wake: make(chan struct{}, 1)}
+			s.m.running.Go(func() { s.notify(to) })
+		}
+		s.to[server.ID] = to
+	}
+	for _, gone := range old {
+		close(gone.wake)
+	}
+}
+
+// close starts no further goroutine; those that run end with the member.
+func (s *notices) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
 }
 
 func (s *notices) newest() (index, term uint64) {
@@ -42,35 +88,27 @@ func (s *notices) newest() (index, term uint64) {
 	return s.index, s.term
 }
 
-// startNotices starts a goroutine for each other member.
-func (n *node) startNotices() {
-	for _, s := range n.members().Servers {
-		if s.ID != n.id {
-			wake := make(chan struct{}, 1)
-			n.notices.wake = append(n.notices.wake, wake)
-			n.running.Go(func() { n.notify(s, wake) })
-		}
-	}
-	n.state.OnBatch(n.notices.applied)
-}
-
-func (n *node) notify(to raft.Server, wake <-chan struct{}) {
+func (s *notices) notify(to *notified) {
+	m := s.m
 	for {
 		select {
-		case <-wake:
-		case <-n.life.Done():
+		case _, present := <-to.wake:
+			if !present {
+				return
+			}
+		case <-m.life.Done():
 			return
 		}
-		term := n.leading()
-		index, indexTerm := n.notices.newest()
-		if term == 0 || index != n.raft.LastIndex() {
+		term := m.leading()
+		index, indexTerm := s.newest()
+		if term == 0 || index != m.raft.LastIndex() {
 			continue // not ours to tell, or the next entry will tell
 		}
-		err := n.peers.AppendEntries(to.ID, to.Address, &raft.AppendEntriesRequest{
+		err := m.peers.AppendEntries(to.ID, to.Address, &raft.AppendEntriesRequest{
 			RPCHeader: raft.RPCHeader{
 				ProtocolVersion: raft.ProtocolVersionMax,
-				ID:              []byte(n.id),
-				Addr:            n.peers.EncodePeer(n.id, raft.ServerAddress(n.net.addr())),
+				ID:              []byte(m.id),
+				Addr:            m.peers.EncodePeer(m.id, raft.ServerAddress(m.node.net.addr())),
 			},
 			Term:              term,
 			PrevLogEntry:      index,
@@ -78,7 +116,7 @@ func (n *node) notify(to raft.Server, wake <-chan struct{}) {
 			LeaderCommitIndex: index,
 		}, &raft.AppendEntriesResponse{})
 		if err != nil {
-			pause(n.life, n.config.HeartbeatTimeout)
+			pause(m.life, m.node.config.HeartbeatTimeout)
 		}
 	}
 }

@@ -24,8 +24,8 @@ func TestReadsAreNotOlderThanWaits(t *testing.T) {
 	require.NoError(t, err)
 
 	// The leader's state machine stops after the batch that is under way.
-	leader.node.notices.mu.Lock()
-	proceed := leader.node.notices.mu.Unlock
+	leader.node.member().notices.mu.Lock()
+	proceed := leader.node.member().notices.mu.Unlock
 	defer func() { proceed() }()
 	unanswered, giveUp := context.WithCancel(ctx)
 	defer giveUp()

@@ -85,14 +85,15 @@ func (r *route) shut() {
 // follow turns Raft's observations of the leader into turns of the route. An
 // observation that is dropped because one is waiting already changes nothing:
 // the leader is asked for anew.
-func (n *node) follow() {
+func (m *member) follow() {
+	n := m.node
 	seen := make(chan raft.Observation, 1)
 	o := raft.NewObserver(seen, false, func(o *raft.Observation) bool {
 		_, ok := o.Data.(raft.LeaderObservation)
 		return ok
 	})
-	n.raft.RegisterObserver(o)
-	defer n.raft.DeregisterObserver(o)
+	m.raft.RegisterObserver(o)
+	defer m.raft.DeregisterObserver(o)
 	known := n.leaderAddr()
 	n.route.turn(known)
 	for {
@@ -104,8 +105,7 @@ func (n *node) follow() {
 				n.tell(known, now)
 				known = now
 			}
-		case <-n.life.Done():
-			n.route.shut()
+		case <-m.life.Done():
 			return
 		}
 	}
@@ -123,7 +123,11 @@ func (n *node) tell(from, to string) {
 
 // leaderAddr returns the address of the leader Raft knows, or "".
 func (n *node) leaderAddr() string {
-	addr, id := n.raft.LeaderWithID()
+	m := n.member()
+	if m == nil {
+		return ""
+	}
+	addr, id := m.raft.LeaderWithID()
 	if id == "" {
 		return ""
 	}
@@ -214,7 +218,9 @@ func (n *node) linger(ctx context.Context, changed <-chan struct{}) bool {
 // try sends one copy of r, to this node itself where it leads.
 func (n *node) try(ctx context.Context, to string, r *request) (reply, error) {
 	// P2: the caller's own answer is read after the call was made.
-	r.voter, r.term = n.id, n.raft.CurrentTerm()
+	if m := n.member(); m != nil {
+		r.voter, r.term = m.id, m.raft.CurrentTerm()
+	}
 	if to == n.net.addr() && n.net.tap.Load() == nil {
 		return n.serve(ctx, r), nil
 	}

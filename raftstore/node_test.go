@@ -120,7 +120,7 @@ func TestSnapshotIsRestored(t *testing.T) {
 			if b == nil {
 				continue
 			}
-			if first, err := b.node.store.FirstIndex(); err != nil || first <= 50 {
+			if first, err := b.node.member().store.FirstIndex(); err != nil || first <= 50 {
 				return false
 			}
 		}
@@ -243,7 +243,7 @@ func (tc *testCluster) settled() {
 	l := tc.node[tc.leader()]
 	tc.eventually(func() bool {
 		for _, b := range tc.node {
-			if b != nil && b.node.raft.LastIndex() != l.node.raft.LastIndex() {
+			if b != nil && b.node.member().raft.LastIndex() != l.node.member().raft.LastIndex() {
 				return false
 			}
 		}

@@ -72,24 +72,33 @@ type ConnStatus struct {
 	Keepalive keepalive.Config
 }
 
-// newStatus assembles a Status from the node's parts. applied is what the
-// state contains, which Raft itself knows only roughly.
-func newStatus(c Config, n *network, l *logStore, r *raft.Raft, applied uint64) Status {
+// newStatus assembles a Status from the node's parts. What the state contains
+// comes from the state itself: Raft knows it only roughly.
+func newStatus(n *node) Status {
 	s := Status{
-		ID: c.ID, Addr: n.addr(),
-		State: r.State().String(), Term: r.CurrentTerm(),
-		Committed: r.CommitIndex(), Applied: applied,
-		LastContact: lastContact(r), Disk: l.stats(), Conns: n.conns(),
+		ID: n.config.ID, Addr: n.net.addr(),
+		State: raft.Follower.String(), Applied: n.state.Applied(),
+		LastContact: NeverContacted, Conns: n.net.conns(),
 	}
+	if m := n.member(); m != nil {
+		m.addTo(&s)
+	}
+	return s
+}
+
+// addTo fills in what the member knows.
+func (m *member) addTo(s *Status) {
+	r := m.raft
+	s.State, s.Term = r.State().String(), r.CurrentTerm()
+	s.Committed, s.LastContact, s.Disk = r.CommitIndex(), lastContact(r), m.store.stats()
 	s.LastLog = r.LastIndex() // read last: never behind what is committed
 	addr, id := r.LeaderWithID()
 	s.LeaderID, s.LeaderAddr = string(id), string(addr)
-	for _, server := range r.GetConfiguration().Configuration().Servers {
+	for _, server := range m.servers() {
 		if server.Suffrage == raft.Voter {
 			s.Voters = append(s.Voters, Peer{ID: string(server.ID), Addr: string(server.Address)})
 		}
 	}
-	return s
 }
 
 func lastContact(r *raft.Raft) time.Duration {

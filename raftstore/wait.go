@@ -29,7 +29,7 @@ type waits struct {
 	changed chan struct{} // closed when a probe ends
 	behind  dcs.Revision  // what this node should have and had not; 0 = up to date
 	last    error         // why the last probe failed
-	caught  bool          // this node has caught up since it was started
+	caught  *member       // the member that has caught up since it was started
 }
 
 func (w *waits) init(b *Backend) {
@@ -57,7 +57,7 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 	for {
 		moved, applied := watch.Moved(), b.node.state.Next()
 		v := w.view()
-		if v.caught && tree.Revision() >= floor {
+		if v.caught != nil && v.caught == b.node.member() && tree.Revision() >= floor {
 			applied = nil
 			if tree.MovedSince(prefix, since) {
 				s := tree.Snapshot(prefix)
@@ -114,7 +114,7 @@ type view struct {
 	changed <-chan struct{}
 	behind  dcs.Revision
 	last    error
-	caught  bool
+	caught  *member
 }
 
 func (w *waits) view() view {
@@ -143,7 +143,7 @@ func (w *waits) leave() {
 // longer, so that a Wait after a Wait starts no probe of its own.
 func (w *waits) probe() {
 	for {
-		begun := dcs.Now()
+		begun, member := dcs.Now(), w.b.node.member()
 		behind, err := w.once()
 		w.mu.Lock()
 		close(w.changed)
@@ -151,7 +151,9 @@ func (w *waits) probe() {
 		w.behind, w.last = behind, err
 		if err == nil {
 			w.alive = begun
-			w.caught = w.caught || behind == 0
+			if behind == 0 {
+				w.caught = member
+			}
 		}
 		w.mu.Unlock()
 		pause(w.b.life, w.every-begun.Elapsed())

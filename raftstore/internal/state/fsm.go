@@ -79,6 +79,16 @@ func (f *FSM) TTL(id dcs.LeaseID) (ttl time.Duration, live bool) {
 // OnApply, and the result is valid until that returns.
 func (f *FSM) TTLs() map[dcs.LeaseID]time.Duration { return f.ttls }
 
+// Reset empties f, for a Raft that applies the log again from its beginning or
+// from a snapshot. It must be called while Raft does not run.
+func (f *FSM) Reset() {
+	_ = f.tree.Load(kv.State{}) // nothing in it can be wrong
+	f.ttls, f.clients = map[dcs.LeaseID]time.Duration{}, newClients()
+	f.onBatch.Store(nil)
+	f.term.Store(0)
+	f.applied.Store(0)
+}
+
 // Apply applies one entry: raft.FSM.
 func (f *FSM) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
 

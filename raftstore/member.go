@@ -1,0 +1,312 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// member is a node's part in Raft: one instance of Raft with its log, its
+// transport and the goroutines around it. A node may end one and start another.
+type member struct {
+	node  *node
+	id    raft.ServerID
+	raft  *raft.Raft
+	store *logStore
+	trans *raftTransport
+	peers raft.Transport // trans, or what a test made of it
+
+	life    context.Context //nolint:containedctx // it is the member's end
+	end     context.CancelFunc
+	undo    closers
+	running sync.WaitGroup
+	stuck   bool // Raft did not end; set by stop
+
+	voters  voterCache
+	notices notices
+}
+
+// startMember opens the log and starts Raft on it. On an error nothing is left
+// open.
+func (n *node) startMember() (err error) {
+	m := &member{node: n, id: raft.ServerID(n.config.ID)}
+	m.life, m.end = context.WithCancel(n.life)
+	m.notices.m = m
+	defer func() {
+		if err != nil {
+			m.end()
+			err = errors.Join(err, m.undo.run())
+		}
+	}()
+	n.state.Reset()
+	if m.store, err = openLogStore(n.dir, n.hlog); err != nil {
+		return err
+	}
+	m.undo.add(m.unlessStuck(m.store.Close))
+	changes := make(chan bool, 16)
+	if err := m.startRaft(changes); err != nil {
+		return err
+	}
+	n.lead.gather = m.gather
+	n.part.Store(m)
+	m.startLoops(changes)
+	return nil
+}
+
+func (m *member) unlessStuck(f func() error) func() error {
+	return func() error {
+		if m.stuck {
+			return nil
+		}
+		return f()
+	}
+}
+
+// stopMember ends this node's part in Raft, if it has one. It is bounded. The
+// member stays to be asked for its last state.
+func (n *node) stopMember() error {
+	m := n.member()
+	if m == nil {
+		return nil
+	}
+	m.end()
+	return m.undo.run()
+}
+
+// startRaft starts Raft on the store.
+func (m *member) startRaft(changes chan<- bool) error {
+	n := m.node
+	c := n.config
+	m.trans = &raftTransport{NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		ServerAddressProvider: n.net,
+		Logger:                n.hlog.Named("transport"),
+		Stream:                n.net.openRaft(),
+		MaxPool:               3,
+		Timeout:               max(2*c.ElectionTimeout, time.Second),
+	})}
+	m.undo.add(m.trans.Close)
+	m.peers = n.wiring.transport(m.trans)
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(n.dir.snapsDir(), keptSnapshots, n.hlog.Named("snapshots"))
+	if err != nil {
+		return openError(dcs.ErrUnavailable, "snapshots in %s: the directory must be readable and writable by this user: %w", n.dir.snapsDir(), err)
+	}
+	rc := m.raftConfig(changes)
+	n.wiring.adjust(rc)
+	err = raft.BootstrapCluster(rc, m.store, m.store, snaps, m.peers, n.members())
+	if err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
+		return openError(dcs.ErrUnavailable, "the first start in %s failed: %w", n.dir.path, err)
+	}
+	cache, err := raft.NewLogCache(cachedEntries, n.wiring.logs(m.store))
+	if err != nil {
+		return err
+	}
+	m.raft, err = raft.NewRaft(rc, n.state, cache, m.store, snaps, m.peers)
+	if err != nil {
+		if unreadable := n.state.Unreadable(); unreadable != nil {
+			err = unreadable
+		}
+		return openError(dcs.ErrUnavailable, "the data in %s can not be used: restore the directory from a copy of this node, or, if the other nodes are in good health, empty it and let this node join again as new: %w", n.dir.path, err)
+	}
+	return nil
+}
+
+func (m *member) raftConfig(changes chan<- bool) *raft.Config {
+	c := m.node.config
+	rc := raft.DefaultConfig()
+	rc.LocalID = m.id
+	rc.HeartbeatTimeout = c.HeartbeatTimeout
+	rc.ElectionTimeout = c.ElectionTimeout
+	// As long as Raft allows: a leader that steps down earlier than the others
+	// would elect only loses time. What it confirms rests on evidence of ours,
+	// not on this.
+	rc.LeaderLeaseTimeout = c.HeartbeatTimeout
+	rc.CommitTimeout = commitTimeout
+	rc.MaxAppendEntries = appendBatch
+	// Proposals queue up while the disk writes, and share the next write.
+	// Nobody waits for a future that Raft might drop with the queue.
+	rc.BatchApplyCh = true
+	rc.SnapshotThreshold = c.SnapshotThreshold
+	rc.SnapshotInterval = c.SnapshotInterval
+	rc.TrailingLogs = min(keptEntries, c.SnapshotThreshold)
+	rc.ShutdownOnRemove = false
+	rc.NotifyCh = changes
+	rc.Logger = m.node.hlog
+	rc.NoLegacyTelemetry = true
+	return rc
+}
+
+// startLoops starts the goroutines around Raft. They end with the member's
+// life, the watch only after Raft, which would block on a channel that nobody
+// reads.
+func (m *member) startLoops(changes <-chan bool) {
+	watched := make(chan struct{})
+	stopWatch := make(chan struct{})
+	go func() {
+		defer close(watched)
+		m.watch(changes, stopWatch)
+	}()
+	m.undo.add(func() error {
+		err := m.stopRaft()
+		close(stopWatch)
+		<-watched
+		m.node.lead.close()
+		m.notices.close()
+		m.running.Wait()
+		return err
+	})
+	m.running.Go(m.send)
+	m.running.Go(m.follow)
+	m.node.state.OnBatch(m.notices.applied)
+}
+
+// stopRaft ends Raft, within a bound: its goroutines can hang in the disk.
+func (m *member) stopRaft() error {
+	stopped := m.raft.Shutdown()
+	err := m.trans.Close() // ends what waits for other nodes
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = stopped.Error() // it is always nil, and comes when Raft has ended
+		m.trans.drain()
+	}()
+	timer := time.NewTimer(shutdownBound)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return err
+	case <-timer.C:
+		m.stuck = true
+		return errors.Join(err, errStuck)
+	}
+}
+
+// errStuck says that Raft did not end: a thread of it sits in the kernel.
+var errStuck = errors.New("a write to the disk did not return; its goroutine is left behind")
+
+// watch takes every change of the leadership from Raft, at once and always:
+// Raft's main loop waits for it.
+func (m *member) watch(changes <-chan bool, stop <-chan struct{}) {
+	for {
+		select {
+		case <-changes:
+			m.node.lead.changed(m.leading())
+		case <-stop:
+			return
+		}
+	}
+}
+
+// leading returns the term this member leads in, or 0. Raft leaves the leader's
+// state before it enters a newer term, so a leader's state between two equal
+// terms belongs to that term.
+func (m *member) leading() uint64 {
+	for {
+		term := m.raft.CurrentTerm()
+		if m.raft.State() != raft.Leader {
+			return 0
+		}
+		if m.raft.CurrentTerm() == term {
+			return term
+		}
+	}
+}
+
+// leading returns the term this node leads in, or 0.
+func (n *node) leading() uint64 {
+	if m := n.member(); m != nil {
+		return m.leading()
+	}
+	return 0
+}
+
+// leads reports whether this node leads in that very term.
+func (n *node) leads(term uint64) bool {
+	m := n.member()
+	return m != nil && m.raft.State() == raft.Leader && m.raft.CurrentTerm() == term
+}
+
+// send hands proposals to Raft: one goroutine, because that call blocks as
+// long as Raft's main loop does, and knows no context.
+func (m *member) send() {
+	for {
+		select {
+		case p := <-m.node.lead.queue:
+			if p.taken.CompareAndSwap(false, true) {
+				m.raft.Apply(p.data, 0)
+			}
+		case <-m.life.Done():
+			return
+		}
+	}
+}
+
+// gather makes the evidence of one term.
+func (m *member) gather(life context.Context, term uint64) *evidence {
+	return &evidence{
+		term:   term,
+		self:   m.id,
+		pause:  m.node.config.HeartbeatTimeout / 8,
+		life:   life,
+		voters: m.currentVoters,
+		own:    m.raft.CurrentTerm,
+		ask:    m.node.askTerm,
+		askers: map[raft.ServerID]*asker{},
+	}
+}
+
+// askTerm puts the question of P2 to another voter.
+func (n *node) askTerm(ctx context.Context, addr string) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, max(n.config.HeartbeatTimeout, 100*time.Millisecond))
+	defer cancel()
+	reply, err := n.net.call(ctx, addr, opQuestion, nil)
+	if err != nil {
+		return 0, err
+	}
+	return decodeTerm(reply)
+}
+
+// servers returns the servers of the latest configuration, which may not be
+// committed. Raft never changes a configuration in place.
+func (m *member) servers() []raft.Server {
+	return m.raft.GetConfiguration().Configuration().Servers
+}
+
+// voterCache holds the voters of the configuration that Raft last returned.
+type voterCache struct {
+	mu     sync.Mutex
+	from   []raft.Server
+	voters []voter
+}
+
+// currentVoters returns the voters of the latest configuration.
+func (m *member) currentVoters() []voter {
+	servers := m.servers()
+	c := &m.voters
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if sameServers(servers, c.from) {
+		return c.voters
+	}
+	c.from, c.voters = servers, nil
+	for _, s := range servers {
+		if s.Suffrage != raft.Voter {
+			continue
+		}
+		addr := string(s.Address)
+		if known, err := m.node.net.ServerAddr(s.ID); err == nil {
+			addr = string(known)
+		}
+		c.voters = append(c.voters, voter{id: s.ID, addr: addr})
+	}
+	return c.voters
+}
+
+// sameServers reports whether a and b are one and the same list.
+func sameServers(a, b []raft.Server) bool {
+	return len(a) > 0 && len(a) == len(b) && &a[0] == &b[0]
+}
