@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/hashicorp/raft"
 )
 
 // errNotSent marks the errors of calls of which certainly nothing was sent or,
@@ -15,6 +17,20 @@ var errNotSent = errors.New("not sent")
 // with its interest or with the connection. The body is the handler's to
 // keep; the reply is the caller's. It may run many times at once.
 type callHandler func(ctx context.Context, op byte, body []byte) []byte
+
+type callerKey struct{}
+
+// withCaller notes which server makes a call. Its connection says so, not the
+// request: what a request brings along counts as that server's word (P2).
+func withCaller(ctx context.Context, id raft.ServerID) context.Context {
+	return context.WithValue(ctx, callerKey{}, id)
+}
+
+// callerOf returns the server that makes a call, or "".
+func callerOf(ctx context.Context) raft.ServerID {
+	id, _ := ctx.Value(callerKey{}).(raft.ServerID)
+	return id
+}
 
 // call makes one request to the node at addr and returns its reply; body is
 // the callee's from then on, the reply the caller's. It returns by ctx's
@@ -41,7 +57,7 @@ func (n *network) roundTrip(ctx context.Context, addr string, op byte, body []by
 	if err := ctx.Err(); err != nil {
 		return nil, notSent(addr, err)
 	}
-	reply := (*h)(ctx, op, body)
+	reply := (*h)(withCaller(ctx, n.serverID()), op, body)
 	// As on a connection: an answer that comes too late is none.
 	if err := ctx.Err(); err != nil {
 		return nil, unclear(addr, err)

@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
 type fakePeer struct {
@@ -169,7 +171,7 @@ func FuzzReadFrame(f *testing.F) {
 	f.Add(appendFrame(nil, frame{kind: frameRequest, op: 3, id: 9, budget: time.Second, body: []byte("abc")}))
 	f.Add(appendFrame(nil, frame{kind: frameCancel, id: 1 << 63}))
 	f.Add([]byte{wireVersion, 1, 0, 0, 0xff, 0xff, 0xff, 0xff})
-	f.Add([]byte{2})
+	f.Add([]byte{3})
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		in := bytes.NewReader(raw)
 		got, err := readFrame(bufio.NewReaderSize(in, 64))
@@ -184,7 +186,12 @@ func FuzzReadFrame(f *testing.F) {
 
 func FuzzWelcome(f *testing.F) {
 	own := hello{version: wireVersion, cluster: newClusterID("r", []string{"a", "b"}), id: "a"}
-	f.Add(own.asPeer("b").tail([]byte{helloMarker | byte(kindCall), wireVersion}))
+	own.incarnation, own.life = disk.Incarnation{1}, disk.Life{2}
+	peer := own.asPeer("b")
+	f.Add(peer.opening(kindSetup))
+	f.Add(peer.opening(kindCall))
+	peer.wanted = own.life
+	f.Add(peer.opening(kindCall))
 	f.Add([]byte{helloMarker | byte(kindRaft), 200})
 	f.Add([]byte{tlsHandshake, 3, 1})
 	f.Fuzz(func(t *testing.T, raw []byte) {
@@ -193,15 +200,17 @@ func FuzzWelcome(f *testing.F) {
 			io.Writer
 		}{bytes.NewReader(raw), io.Discard})
 		if err == nil {
-			require.True(t, k == kindRaft || k == kindCall)
-			require.True(t, validID(peer) && peer != own.id)
+			require.True(t, k == kindRaft || k == kindCall || k == kindSetup)
+			require.True(t, validID(peer.id) && peer.id != own.id)
+			require.True(t, k == kindSetup || peer.incarnation == own.incarnation && peer.wanted == own.life)
 		}
-		_, err = own.greet(struct {
+		other, err := own.greet(struct {
 			io.Reader
 			io.Writer
 		}{bytes.NewReader(raw), io.Discard}, kindCall, "b")
 		if err == nil {
 			require.Equal(t, byte(verdictWelcome), raw[2])
+			require.Equal(t, own.incarnation, other.incarnation)
 		}
 	})
 }

@@ -26,7 +26,7 @@ type answering struct {
 
 // answerCalls answers the requests on one accepted connection, until it ends.
 func (n *network) answerCalls(ctx context.Context, conn *trackedConn) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(withCaller(ctx, serverID(conn.peer, conn.hello.life)))
 	a := &answering{load: n.load, owner: n.owner(conn.peer), w: newFrameWriter(), cancels: map[uint64]context.CancelFunc{}}
 	a.wg.Go(func() {
 		_ = a.w.run(conn) // the reader below ends with the connection

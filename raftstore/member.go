@@ -34,7 +34,7 @@ type member struct {
 // startMember opens the log and starts Raft on it. On an error nothing is left
 // open.
 func (n *node) startMember() (err error) {
-	m := &member{node: n, id: raft.ServerID(n.config.ID)}
+	m := &member{node: n, id: n.net.serverID()}
 	m.life, m.end = context.WithCancel(n.life)
 	m.notices.m = m
 	defer func() {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/keepalive"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
 const (
@@ -40,7 +41,8 @@ type network struct {
 	log     *slog.Logger
 	ln      net.Listener
 	self    string
-	hello   hello
+	mu      sync.Mutex
+	hello   hello             // under mu, once nodes connect
 	peers   map[string]string // address to ID
 	creds   *credentials      // nil without TLS
 	dialer  *keepalive.Dialer
@@ -67,7 +69,7 @@ func newNetwork(c Config) (*network, error) {
 		config:  c,
 		log:     quietLogger(c.Logger),
 		self:    c.Advertise,
-		hello:   hello{version: wireVersion, cluster: newClusterID(c.Root, c.memberIDs()), id: c.ID},
+		hello:   hello{version: wireVersion, cluster: newClusterID(c.Root, c.memberIDs()), id: c.ID, incarnation: disk.Incarnation(newClusterID(c.Root, c.memberIDs()))},
 		peers:   map[string]string{},
 		timeout: dialTime(c),
 		reg:     newRegistry(),
@@ -171,17 +173,52 @@ func (n *network) openRaft() raft.StreamLayer {
 	return s
 }
 
-// ServerAddr returns the address of a node as Peers has it, so that a changed
-// address in the settings counts, not the one in an old log entry. It makes
-// the network a raft.ServerAddressProvider.
+// ServerAddr returns the address of a server: that of its node as Peers has it,
+// so that a changed address in the settings counts, not the one in an old log
+// entry, and its life. It makes the network a raft.ServerAddressProvider.
 func (n *network) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
-	if addr := n.config.peerAddr(string(id)); addr != "" {
-		return raft.ServerAddress(addr), nil
+	node, life := splitServer(id)
+	addr := n.config.peerAddr(node)
+	if addr == "" && node == n.config.ID {
+		addr = n.self
 	}
-	if string(id) == n.config.ID {
-		return raft.ServerAddress(n.self), nil
+	if addr == "" {
+		return "", fmt.Errorf("node %q is not in Peers", node)
 	}
-	return "", fmt.Errorf("node %q is not in Peers", id)
+	return raft.ServerAddress(lifeAddr(addr, life)), nil
+}
+
+// greeting returns who this node is now.
+func (n *network) greeting() hello {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.hello
+}
+
+// serverID returns the name of this node's data among the servers.
+func (n *network) serverID() raft.ServerID {
+	h := n.greeting()
+	return serverID(h.id, h.life)
+}
+
+// become changes who this node is and drops every connection on which it was
+// somebody else.
+func (n *network) become(change func(*hello)) {
+	n.mu.Lock()
+	change(&n.hello)
+	n.mu.Unlock()
+	n.closeConns()
+}
+
+// establish registers a connection whose hello is through, unless this node has
+// become somebody else since.
+func (n *network) establish(conn net.Conn, k kind, own, peer hello, dialled bool) (*trackedConn, error) {
+	t, err := n.reg.track(conn, k, peer, dialled)
+	if err == nil && n.greeting() != own {
+		t.Close()
+		return nil, errOtherLife
+	}
+	return t, err
 }
 
 // serve starts answering calls with h.
@@ -223,8 +260,9 @@ func (n *network) close() error {
 	return n.closed
 }
 
-// dial connects to a node and makes the handshakes. An error means that
-// nothing but those was sent.
+// dial connects to a node and makes the handshakes. The address may name the
+// life that must answer, as ServerAddr does. An error means that nothing but
+// the handshakes was sent.
 func (n *network) dial(ctx context.Context, k kind, addr string) (*trackedConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, n.timeout)
 	defer cancel()
@@ -233,19 +271,22 @@ func (n *network) dial(ctx context.Context, k kind, addr string) (*trackedConn, 
 		return nil, err
 	}
 	defer leave()
+	own := n.greeting()
+	addr, own.wanted = splitAddr(addr)
 	// The name is resolved anew at every dial.
 	raw, err := n.dialer.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	conn, peer, err := n.introduce(ctx, raw, k, addr)
+	conn, peer, err := n.introduce(ctx, raw, k, addr, own)
 	n.outcast.dialled(addr, err)
 	if err := cmp.Or(err, ctx.Err()); err != nil {
 		raw.Close()
 		return nil, fmt.Errorf("%s: %w", addr, err)
 	}
-	n.proven(peer, raw)
-	return n.reg.track(conn, k, peer, true)
+	n.proven(peer.id, raw)
+	own.wanted = disk.Life{}
+	return n.establish(conn, k, own, peer, true)
 }
 
 // proven notes where a node of the cluster is.
@@ -264,21 +305,21 @@ func (n *network) owner(peer string) string {
 	return peer
 }
 
-func (n *network) introduce(ctx context.Context, raw net.Conn, k kind, addr string) (net.Conn, string, error) {
+func (n *network) introduce(ctx context.Context, raw net.Conn, k kind, addr string, own hello) (net.Conn, hello, error) {
 	defer boundBy(ctx, raw)()
 	conn := raw
 	if n.creds != nil {
 		host, _, err := net.SplitHostPort(addr)
 		if err != nil {
-			return nil, "", err
+			return nil, hello{}, err
 		}
-		t := tls.Client(raw, n.creds.client(host, k, n.hello.version))
+		t := tls.Client(raw, n.creds.client(host, k, own.version))
 		if err := t.HandshakeContext(ctx); err != nil {
-			return nil, "", explainTLS(err)
+			return nil, hello{}, explainTLS(err)
 		}
 		conn = t
 	}
-	peer, err := n.hello.greet(conn, k, n.peers[addr])
+	peer, err := own.greet(conn, k, n.peers[addr])
 	if n.creds != nil && err != nil && !errors.Is(err, errPeerRefused) {
 		// TLS 1.3 tells a client that its certificate is refused only when
 		// it reads for the first time.

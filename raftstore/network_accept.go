@@ -120,16 +120,17 @@ func (n *network) handshake(ctx context.Context, p *place) (*trackedConn, error)
 		return nil, err
 	}
 	defer leave()
-	conn, k, peer, err := n.identify(ctx, p)
+	own := n.greeting()
+	conn, k, peer, err := n.identify(ctx, p, own)
 	if err := cmp.Or(err, ctx.Err()); err != nil {
 		return nil, err
 	}
-	n.proven(peer, p.conn)
-	return n.reg.track(conn, k, peer, false)
+	n.proven(peer.id, p.conn)
+	return n.establish(conn, k, own, peer, false)
 }
 
 // identify learns what an accepted connection is for and who made it.
-func (n *network) identify(ctx context.Context, p *place) (net.Conn, kind, string, error) {
+func (n *network) identify(ctx context.Context, p *place, own hello) (net.Conn, kind, hello, error) {
 	defer boundBy(ctx, p.conn)()
 	bounded := &helloConn{Conn: p.conn, left: helloBytes, spoke: func() { n.admit.spoke(p) }}
 	defer bounded.lift()
@@ -138,11 +139,11 @@ func (n *network) identify(ctx context.Context, p *place) (net.Conn, kind, strin
 		t := tls.Server(bounded, n.creds.server())
 		if err := t.HandshakeContext(ctx); err != nil {
 			answerPlain(err)
-			return nil, 0, "", explainTLS(err)
+			return nil, 0, hello{}, explainTLS(err)
 		}
 		conn, byALPN = t, alpnKind(t.ConnectionState().NegotiatedProtocol)
 	}
-	k, peer, err := n.hello.welcome(conn)
+	k, peer, err := own.welcome(conn)
 	if err == nil && n.creds != nil && k != byALPN {
 		err = fmt.Errorf("%w: its hello and its ALPN name differ", errPeerRefused)
 	}

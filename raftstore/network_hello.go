@@ -2,16 +2,19 @@ package raftstore
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
 // wireVersion is the version of everything on the wire: the hello, the frames
 // of calls and what Raft sends. Nodes of different versions refuse each other.
-const wireVersion = 1
+const wireVersion = 2
 
 // clusterID tells clusters apart: nodes that do not agree on root and members
 // never exchange a message.
@@ -80,28 +83,66 @@ const (
 	verdictCluster verdict = 2 // another cluster
 	verdictTwin    verdict = 3 // both nodes have the same ID
 	verdictRefused verdict = 4 // any other reason
+	// verdictIncarnation refuses Raft and calls between nodes that do not belong
+	// to one founding of the cluster; verdictLife, what is meant for another
+	// life of this node.
+	verdictIncarnation verdict = 5
+	verdictLife        verdict = 6
 )
 
-// hello is who this node is.
+// errOtherLife says that the node that was dialled lost its data and is another
+// server of the cluster now.
+var errOtherLife = errors.New("the node there has another life than the one that was wanted")
+
+// errUnfounded says that one of two nodes has not taken part in the first start
+// of the cluster yet.
+var errUnfounded = errors.New("the cluster's first start is not over on both nodes")
+
+// hello is who a node is. Its life is that of its data: a node that lost them
+// has another one.
 type hello struct {
-	version byte
-	cluster clusterID
-	id      string
+	version     byte
+	cluster     clusterID
+	incarnation disk.Incarnation
+	life        disk.Life
+	starts      uint32 // of this life
+	boot        uint64 // of this process, random
+	id          string
+
+	// wanted is the life that the dialling side wants to reach. The answer does
+	// not carry it.
+	wanted disk.Life
 }
+
+const helloFixed = 16 + 16 + 8 + 4 + 8 + 1
 
 func (h hello) tail(b []byte) []byte {
 	b = append(b, h.cluster[:]...)
+	b = append(b, h.incarnation[:]...)
+	b = append(b, h.life[:]...)
+	b = binary.BigEndian.AppendUint32(b, h.starts)
+	b = binary.BigEndian.AppendUint64(b, h.boot)
 	b = append(b, byte(len(h.id))) //nolint:gosec // maxNodeID fits a byte
 	return append(b, h.id...)
 }
 
+// opening returns what the dialling side sends.
+func (h hello) opening(k kind) []byte {
+	b := append([]byte{helloMarker | byte(k), h.version, 0}, h.wanted[:]...)
+	return h.tail(b)
+}
+
 func readTail(r io.Reader) (h hello, err error) {
-	var fixed [17]byte
+	var fixed [helloFixed]byte
 	if _, err := io.ReadFull(r, fixed[:]); err != nil {
 		return h, err
 	}
 	copy(h.cluster[:], fixed[:16])
-	id := make([]byte, fixed[16])
+	copy(h.incarnation[:], fixed[16:32])
+	copy(h.life[:], fixed[32:40])
+	h.starts = binary.BigEndian.Uint32(fixed[40:])
+	h.boot = binary.BigEndian.Uint64(fixed[44:])
+	id := make([]byte, fixed[helloFixed-1])
 	if _, err := io.ReadFull(r, id); err != nil {
 		return h, err
 	}
@@ -114,34 +155,34 @@ func readTail(r io.Reader) (h hello, err error) {
 
 // greet is the dialling side's half. want is the node that must answer, ""
 // when any may.
-func (h hello) greet(rw io.ReadWriter, k kind, want string) (peer string, err error) {
-	if _, err := rw.Write(h.tail([]byte{helloMarker | byte(k), h.version})); err != nil {
-		return "", err
+func (h hello) greet(rw io.ReadWriter, k kind, want string) (peer hello, err error) {
+	if _, err := rw.Write(h.opening(k)); err != nil {
+		return hello{}, err
 	}
 	var head [3]byte
 	if _, err := io.ReadFull(rw, head[:]); err != nil {
 		if head[0] == tlsAlert {
-			return "", fmt.Errorf("%w: it wants TLS and this node has none: set TLS on all nodes or on none", errPeerRefused)
+			return hello{}, fmt.Errorf("%w: it wants TLS and this node has none: set TLS on all nodes or on none", errPeerRefused)
 		}
-		return "", fmt.Errorf("no answer to the hello: %w", err)
+		return hello{}, fmt.Errorf("no answer to the hello: %w", err)
 	}
 	switch {
 	case head[0] == tlsAlert:
-		return "", fmt.Errorf("%w: it wants TLS and this node has none: set TLS on all nodes or on none", errPeerRefused)
+		return hello{}, fmt.Errorf("%w: it wants TLS and this node has none: set TLS on all nodes or on none", errPeerRefused)
 	case head[0]&helloMarkerMask != helloMarker:
-		return "", fmt.Errorf("%w: what answers there is no node of this store", errPeerRefused)
+		return hello{}, fmt.Errorf("%w: what answers there is no node of this store", errPeerRefused)
 	case verdict(head[2]) == verdictVersion || head[1] != h.version:
-		return "", versionError(head[1], h.version)
+		return hello{}, versionError(head[1], h.version)
 	}
 	other, err := readTail(rw)
 	if err != nil {
-		return "", fmt.Errorf("no answer to the hello: %w", err)
+		return hello{}, fmt.Errorf("no answer to the hello: %w", err)
 	}
-	return other.id, h.judge(other, verdict(head[2]), want)
+	return other, h.judge(other, k, verdict(head[2]), want)
 }
 
 // judge turns the other side's answer into words.
-func (h hello) judge(other hello, v verdict, want string) error {
+func (h hello) judge(other hello, k kind, v verdict, want string) error {
 	switch {
 	case v == verdictCluster || other.cluster != h.cluster:
 		return fmt.Errorf("%w: node %q there belongs to another cluster (%v, this node's is %v): Root and the IDs in Peers must be the same on every node", errPeerRefused, other.id, other.cluster, h.cluster)
@@ -149,10 +190,27 @@ func (h hello) judge(other hello, v verdict, want string) error {
 		return fmt.Errorf("%w: the node there is named %q too: every node needs an ID of its own", errPeerRefused, other.id)
 	case want != "" && other.id != want:
 		return fmt.Errorf("%w: node %q answers there, Peers says %q: correct the addresses", errPeerRefused, other.id, want)
+	case v == verdictIncarnation || k != kindSetup && h.apart(other):
+		return h.apartError(other)
+	case v == verdictLife || k != kindSetup && h.wanted != (disk.Life{}) && other.life != h.wanted:
+		return fmt.Errorf("node %q: %w", other.id, errOtherLife)
 	case v != verdictWelcome:
 		return fmt.Errorf("node %q refused the connection", other.id)
 	}
 	return nil
+}
+
+// apart reports whether this node and the other one do not belong to one
+// founding of the cluster.
+func (h hello) apart(other hello) bool {
+	return h.incarnation != other.incarnation || h.incarnation == disk.Incarnation{}
+}
+
+func (h hello) apartError(other hello) error {
+	if h.incarnation == (disk.Incarnation{}) || other.incarnation == (disk.Incarnation{}) {
+		return fmt.Errorf("node %q: %w", other.id, errUnfounded)
+	}
+	return fmt.Errorf("%w: node %q there belongs to another incarnation of the cluster (%v, this node's is %v), which was founded separately: if the other nodes are right, start this node once with rejoin=true", errPeerRefused, other.id, other.incarnation, h.incarnation)
 }
 
 func versionError(theirs, ours byte) error {
@@ -161,10 +219,10 @@ func versionError(theirs, ours byte) error {
 
 // welcome is the accepting side's half: it reads a hello, answers it and
 // returns what the connection is for and whose it is.
-func (h hello) welcome(rw io.ReadWriter) (k kind, peer string, err error) {
+func (h hello) welcome(rw io.ReadWriter) (k kind, peer hello, err error) {
 	var head [2]byte
 	if _, err := io.ReadFull(rw, head[:1]); err != nil {
-		return 0, "", fmt.Errorf("no hello: %w", err)
+		return 0, hello{}, fmt.Errorf("no hello: %w", err)
 	}
 	answer := func(v verdict) error {
 		_, err := rw.Write(h.tail([]byte{head[0]&^helloMarkerMask | helloMarker, h.version, byte(v)}))
@@ -173,32 +231,48 @@ func (h hello) welcome(rw io.ReadWriter) (k kind, peer string, err error) {
 	if head[0] == tlsHandshake {
 		// Anything that is not TLS makes the other side say so.
 		_ = answer(verdictRefused)
-		return 0, "", fmt.Errorf("%w: it wants TLS and this node has none: set TLS on all nodes or on none", errPeerRefused)
+		return 0, hello{}, fmt.Errorf("%w: it wants TLS and this node has none: set TLS on all nodes or on none", errPeerRefused)
 	}
 	k = kind(head[0] &^ helloMarkerMask)
-	if head[0]&helloMarkerMask != helloMarker || (k != kindRaft && k != kindCall) {
-		return 0, "", fmt.Errorf("%w: no hello of this store (first byte 0x%02x)", errPeerRefused, head[0])
+	if head[0]&helloMarkerMask != helloMarker || k < kindRaft || k > kindSetup {
+		return 0, hello{}, fmt.Errorf("%w: no hello of this store (first byte 0x%02x)", errPeerRefused, head[0])
 	}
 	if _, err := io.ReadFull(rw, head[1:]); err != nil {
-		return 0, "", fmt.Errorf("no hello: %w", err)
+		return 0, hello{}, fmt.Errorf("no hello: %w", err)
 	}
 	if head[1] != h.version {
 		_ = answer(verdictVersion)
-		return 0, "", versionError(head[1], h.version)
+		return 0, hello{}, versionError(head[1], h.version)
+	}
+	var rest [9]byte
+	if _, err := io.ReadFull(rw, rest[:]); err != nil {
+		return 0, hello{}, fmt.Errorf("no hello: %w", err)
 	}
 	other, err := readTail(rw)
 	if err != nil {
-		return 0, "", fmt.Errorf("no hello: %w", err)
+		return 0, hello{}, fmt.Errorf("no hello: %w", err)
 	}
-	v := verdictWelcome
+	copy(other.wanted[:], rest[1:])
+	v := h.verdict(other, k)
+	if err := answer(v); err != nil {
+		return 0, hello{}, err
+	}
+	return k, other, h.judge(other, k, v, "")
+}
+
+// verdict judges the hello of a node that dialled. Its wanted life must be the
+// own one for Raft's traffic and for calls: both count as acts of that server.
+func (h hello) verdict(other hello, k kind) verdict {
 	switch {
 	case other.cluster != h.cluster:
-		v = verdictCluster
+		return verdictCluster
 	case other.id == h.id:
-		v = verdictTwin
+		return verdictTwin
+	case k == kindSetup:
+	case h.apart(other):
+		return verdictIncarnation
+	case other.wanted != h.life:
+		return verdictLife
 	}
-	if err := answer(v); err != nil {
-		return 0, "", err
-	}
-	return k, other.id, h.judge(other, v, "")
+	return verdictWelcome
 }

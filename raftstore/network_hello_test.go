@@ -18,12 +18,12 @@ import (
 // TestPeersThatDoNotFit: both sides must say what is wrong, the dialling one
 // to its caller and the accepting one to its log, and send nothing.
 func TestPeersThatDoNotFit(t *testing.T) {
-	const version = "version 2 of the protocol, this one version 1: run the same release"
+	const version = "version 3 of the protocol, this one version 2: run the same release"
 	for name, tc := range map[string]struct {
 		edit             func(a *network, peers []Peer)
 		atDialler, atLog string
 	}{
-		"version": {func(a *network, _ []Peer) { a.hello.version = 2 }, "speaks version 1 of the protocol, this one version 2", version},
+		"version": {func(a *network, _ []Peer) { a.hello.version = 3 }, "speaks version 2 of the protocol, this one version 3", version},
 		"cluster": {func(a *network, _ []Peer) { a.hello.cluster[0]++ }, "belongs to another cluster", "belongs to another cluster"},
 		"twin":    {func(a *network, _ []Peer) { a.hello.id = "b" }, `is named "b" too`, "every node needs an ID of its own"},
 		"swapped": {func(a *network, p []Peer) { a.peers[p[1].Addr] = "c" }, `node "b" answers there, Peers says "c"`, ""},
@@ -50,10 +50,10 @@ func TestPeersThatDoNotFit(t *testing.T) {
 // name both.
 func TestOtherVersionOverTLS(t *testing.T) {
 	a, b := startPair(t, newTestCA(t).secure(t))
-	a.hello.version = 2
+	a.hello.version = 3
 	_, err := a.call(testContext(t), b.addr(), 1, nil)
 	require.ErrorIs(t, err, errPeerRefused)
-	require.ErrorContains(t, err, "version 1 of the protocol, this one version 2")
+	require.ErrorContains(t, err, "version 2 of the protocol, this one version 3")
 }
 
 func TestHelloAndALPNMustAgree(t *testing.T) {

@@ -17,8 +17,9 @@ var errNetworkClosed = errors.New("the node is closed")
 type kind byte
 
 const (
-	kindRaft kind = 1 // Raft's own traffic
-	kindCall kind = 2 // calls between nodes
+	kindRaft  kind = 1 // Raft's own traffic
+	kindCall  kind = 2 // calls between nodes
+	kindSetup kind = 3 // founding and joining; the nodes need not be members
 )
 
 func (k kind) String() string {
@@ -27,6 +28,8 @@ func (k kind) String() string {
 		return "raft"
 	case kindCall:
 		return "call"
+	case kindSetup:
+		return "setup"
 	default:
 		return "unknown"
 	}
@@ -91,8 +94,8 @@ func (r *registry) spawn(f func()) bool {
 
 // track registers an established connection; closing it takes it out. A
 // refused connection is closed.
-func (r *registry) track(conn net.Conn, k kind, peer string, dialled bool) (*trackedConn, error) {
-	t := &trackedConn{Conn: conn, kind: k, peer: peer, dialled: dialled}
+func (r *registry) track(conn net.Conn, k kind, peer hello, dialled bool) (*trackedConn, error) {
+	t := &trackedConn{Conn: conn, kind: k, peer: peer.id, hello: peer, dialled: dialled}
 	leave, err := r.enter(t.sever, t)
 	if err != nil {
 		conn.Close()
@@ -151,6 +154,7 @@ type trackedConn struct {
 	net.Conn
 	kind    kind
 	peer    string // the other node's ID, as it gave it
+	hello   hello  // all of what it said
 	dialled bool
 	leave   func()
 }

@@ -25,7 +25,7 @@ const (
 )
 
 // callVersion is the first byte of every request and reply.
-const callVersion = 1
+const callVersion = 2
 
 // mostReply is the largest tree that is sent to another node; of a larger one
 // only the position is, and the other node reads its own copy once it is there.
@@ -39,8 +39,9 @@ const maxRenewKeys = 1024
 type request struct {
 	op byte
 
-	// voter is the calling node and term the one it was in, read after the
-	// call was made: an answer to P2's question, given in advance.
+	// term is the one that the calling server was in, read after the call was
+	// made: an answer to P2's question, given in advance. voter is that server,
+	// as its connection says. It is not sent.
 	voter raft.ServerID
 	term  uint64
 
@@ -58,7 +59,6 @@ type request struct {
 func (r *request) encode() []byte {
 	e := &codec.Encoder{B: make([]byte, 0, 96+len(r.data)+len(r.prefix))}
 	e.Byte(callVersion)
-	e.Text(string(r.voter))
 	e.Uint(r.term)
 	switch r.op {
 	case opPropose:
@@ -84,7 +84,7 @@ func (r *request) encode() []byte {
 func decodeRequest(op byte, body []byte) (*request, error) {
 	d := codec.NewDecoder(body, maxRenewKeys)
 	d.Version("a request of another node", callVersion)
-	r := &request{op: op, voter: raft.ServerID(d.Text()), term: d.Uint()}
+	r := &request{op: op, term: d.Uint()}
 	switch op {
 	case opPropose:
 		r.key = state.Key{Cancel: d.Bool(), Client: d.Uint(), Seq: d.Uint(), Nonce: state.Nonce(d.Raw(len(state.Nonce{})))}
@@ -181,6 +181,7 @@ func (n *node) answer(ctx context.Context, op byte, body []byte) []byte {
 	if err != nil {
 		return (&reply{kind: replyNotDone, text: err.Error()}).encode()
 	}
+	r.voter = callerOf(ctx)
 	rep := n.serve(ctx, r)
 	if entriesSize(rep.entries) > mostReply {
 		rep.entries, rep.elsewise = nil, true

@@ -50,7 +50,7 @@ func TestP15LeaderRefusesBadCommands(t *testing.T) {
 
 func FuzzDecodeCall(f *testing.F) {
 	for op := opPropose; op <= opPosition; op++ {
-		r := request{op: op, voter: "a", term: 3, prefix: "p", since: 4, lease: "l", keys: []string{"k"}, data: []byte("d")}
+		r := request{op: op, term: 3, prefix: "p", since: 4, lease: "l", keys: []string{"k"}, data: []byte("d")}
 		f.Add(op, r.encode())
 	}
 	rep := reply{kind: replyDone, entries: []dcs.Entry{{Key: "k", Value: []byte("v")}}, result: state.Result{Status: state.StatusConflict, Current: &dcs.Entry{}}}

@@ -113,6 +113,7 @@ func (m *member) follow() {
 
 // tell reports a change of the leader that this node's calls go to.
 func (n *node) tell(from, to string) {
+	from, to = plainAddr(from), plainAddr(to)
 	n.log.Info("calls go to another Raft leader", "from", from, "to", to)
 	if n.config.Observer.Endpoint != nil {
 		n.config.Observer.Endpoint(dcs.EndpointEvent{
@@ -121,18 +122,22 @@ func (n *node) tell(from, to string) {
 	}
 }
 
-// leaderAddr returns the address of the leader Raft knows, or "".
+// leaderAddr returns the address of the leader Raft knows, with its life, or "".
 func (n *node) leaderAddr() string {
 	m := n.member()
 	if m == nil {
 		return ""
 	}
-	addr, id := m.raft.LeaderWithID()
-	if id == "" {
+	_, id := m.raft.LeaderWithID()
+	switch id {
+	case "":
 		return ""
+	case m.id:
+		return n.net.addr()
 	}
-	if known, err := n.net.ServerAddr(id); err == nil {
-		return string(known)
+	addr, err := n.net.ServerAddr(id)
+	if err != nil {
+		return "" // it is not in Peers: no connection would be made
 	}
 	return string(addr)
 }
@@ -158,7 +163,7 @@ func (n *node) ask(ctx context.Context, r *request, prepare func()) outcome {
 		}
 		hint = ""
 		if to != "" {
-			o.endpoint = to
+			o.endpoint = plainAddr(to)
 			prepare()
 			rep, err := n.try(ctx, to, r)
 			switch {
@@ -169,7 +174,7 @@ func (n *node) ask(ctx context.Context, r *request, prepare func()) outcome {
 				o.reply, o.err = rep, nil
 				return o
 			case rep.kind == replyNotLeader:
-				o.err = fmt.Errorf("%s: %w", to, errNotLeader)
+				o.err = fmt.Errorf("%s: %w", plainAddr(to), errNotLeader)
 				if !hinted && rep.leader != "" && rep.leader != to {
 					hint, hinted = rep.leader, true
 					continue

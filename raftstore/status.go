@@ -92,11 +92,12 @@ func (m *member) addTo(s *Status) {
 	s.State, s.Term = r.State().String(), r.CurrentTerm()
 	s.Committed, s.LastContact, s.Disk = r.CommitIndex(), lastContact(r), m.store.stats()
 	s.LastLog = r.LastIndex() // read last: never behind what is committed
-	addr, id := r.LeaderWithID()
-	s.LeaderID, s.LeaderAddr = string(id), string(addr)
+	if _, id := r.LeaderWithID(); id != "" {
+		s.LeaderID, s.LeaderAddr = nodeOf(id), plainAddr(m.node.leaderAddr())
+	}
 	for _, server := range m.servers() {
 		if server.Suffrage == raft.Voter {
-			s.Voters = append(s.Voters, Peer{ID: string(server.ID), Addr: string(server.Address)})
+			s.Voters = append(s.Voters, Peer{ID: nodeOf(server.ID), Addr: string(server.Address)})
 		}
 	}
 }

@@ -14,16 +14,22 @@ import (
 
 // The ALPN names tell Raft's connections from calls before a byte is read.
 const (
-	alpnRaftPrefix = "holdfast-raft/"
-	alpnCallPrefix = "holdfast-call/"
+	alpnRaftPrefix  = "holdfast-raft/"
+	alpnCallPrefix  = "holdfast-call/"
+	alpnSetupPrefix = "holdfast-setup/"
 )
 
 // alpn returns the protocol name of a kind of connection.
 func alpn(k kind, version byte) string {
-	if k == kindRaft {
-		return fmt.Sprintf("%s%d", alpnRaftPrefix, version)
+	prefix := alpnCallPrefix
+	switch k {
+	case kindRaft:
+		prefix = alpnRaftPrefix
+	case kindSetup:
+		prefix = alpnSetupPrefix
+	case kindCall:
 	}
-	return fmt.Sprintf("%s%d", alpnCallPrefix, version)
+	return fmt.Sprintf("%s%d", prefix, version)
 }
 
 // alpnKind is alpn's inverse; 0 for a foreign name.
@@ -33,6 +39,8 @@ func alpnKind(proto string) kind {
 		return kindRaft
 	case strings.HasPrefix(proto, alpnCallPrefix):
 		return kindCall
+	case strings.HasPrefix(proto, alpnSetupPrefix):
+		return kindSetup
 	}
 	return 0
 }
