@@ -8,7 +8,10 @@ package disk
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"syscall"
 )
 
 // ErrInUse says that another process has the data directory.
@@ -57,6 +60,55 @@ type FS interface {
 	// waiting: ErrInUse when another process has it.
 	Lock(path string) (unlock func() error, err error)
 }
+
+// DirMaker is what MakeDirs needs.
+type DirMaker interface {
+	// Mkdir makes one directory. It reports false where there is one already,
+	// and fails with fs.ErrNotExist where its parent is missing.
+	Mkdir(dir string) (made bool, err error)
+	// SyncDir makes the entries of a directory durable.
+	SyncDir(dir string) error
+}
+
+// MakeDirs makes dir and the parents that are missing, each durably. It is for
+// implementations of FS.
+//
+// The first directory of the path that is there already is made durable too: a
+// process that was killed may have made it just before.
+func MakeDirs(in DirMaker, dir string) error {
+	up := parent(dir)
+	made, err := in.Mkdir(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && up != dir:
+		if err := MakeDirs(in, up); err != nil {
+			return err
+		}
+		if _, err := in.Mkdir(dir); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	case made:
+		if err := syncFound(in, parent(up)); err != nil {
+			return err
+		}
+	default:
+		return syncFound(in, up)
+	}
+	return in.SyncDir(up)
+}
+
+// syncFound makes the entry of a directory that MakeDirs found durable, unless
+// another user made it.
+func syncFound(in DirMaker, parent string) error {
+	err := in.SyncDir(parent)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+		return nil
+	}
+	return err
+}
+
+func parent(path string) string { return filepath.Dir(filepath.Clean(path)) }
 
 // ReadFile returns the content of a file. It refuses one that is longer than
 // limit, before it reads any of it.

@@ -16,7 +16,7 @@ func (f osFile) Sync() error {
 func (f osFile) Allocate(size int64) error {
 	err := f.control("fallocate", func(fd int) error { return unix.Fallocate(fd, 0, 0, size) })
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
-		return f.Truncate(size)
+		return f.grow(size)
 	}
 	return err
 }

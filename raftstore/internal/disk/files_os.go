@@ -4,31 +4,29 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 )
 
 // OS is the file system of the machine.
 type OS struct{}
 
-func parent(path string) string { return filepath.Dir(path) }
-
 // MakeDir implements FS.
-func (o OS) MakeDir(dir string) error {
-	if info, err := os.Stat(dir); err == nil {
-		if !info.IsDir() {
-			return &os.PathError{Op: "mkdir", Path: dir, Err: errors.New("it is a file")}
-		}
-		return nil
+func (o OS) MakeDir(dir string) error { return MakeDirs(o, dir) }
+
+// Mkdir implements DirMaker.
+func (OS) Mkdir(dir string) (made bool, err error) {
+	err = os.Mkdir(dir, 0o700)
+	if err == nil {
+		return true, nil
 	}
-	if up := parent(dir); up != dir {
-		if err := o.MakeDir(up); err != nil {
-			return err
-		}
+	info, missing := os.Stat(dir)
+	switch {
+	case missing != nil:
+		return false, err
+	case info.IsDir():
+		return false, nil
+	default:
+		return false, &os.PathError{Op: "mkdir", Path: dir, Err: errors.New("it is a file")}
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return o.SyncDir(parent(dir))
 }
 
 // List implements FS.
@@ -101,4 +99,12 @@ func (f osFile) Size() (int64, error) {
 		return 0, err
 	}
 	return info.Size(), nil
+}
+
+// grow makes the file at least this long.
+func (f osFile) grow(size int64) error {
+	if now, err := f.Size(); err != nil || now >= size {
+		return err
+	}
+	return f.Truncate(size)
 }

@@ -3,7 +3,7 @@
 package disk
 
 // Allocate implements File.
-func (f osFile) Allocate(size int64) error { return f.Truncate(size) }
+func (f osFile) Allocate(size int64) error { return f.grow(size) }
 
 // DropCache implements File.
 func (osFile) DropCache() {}
