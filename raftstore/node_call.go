@@ -226,7 +226,7 @@ func (n *node) do(ctx context.Context, r *request, rep *reply) (err error) {
 	if r.op == opPropose {
 		// P15: a refused command never reaches the log, and a node that cannot
 		// read an entry of the log would stop for good.
-		if err := state.CheckProposal(r.key, r.data); err != nil {
+		if err := n.state.CheckProposal(r.key, r.data); err != nil {
 			return fmt.Errorf("%w: command refused: %w", errNotSent, err)
 		}
 		rep.result, err = n.lead.submit(ctx, r.key, r.data)

@@ -20,7 +20,7 @@ func TestP15LeaderRefusesBadCommands(t *testing.T) {
 		edit func(c *state.Command, r *request)
 		want string
 	}{
-		"version":        {func(_ *state.Command, r *request) { r.data[0] = state.Version + 1 }, "format version 2 and this release reads up to 1"},
+		"version":        {func(_ *state.Command, r *request) { r.data[0] = state.Level + 1 }, "format version 2 and this release reads up to 1"},
 		"another number": {func(_ *state.Command, r *request) { r.key.Seq++ }, "does not match"},
 		"expire": {func(c *state.Command, r *request) {
 			*c = state.Command{Kind: state.KindExpire, Term: 1, Leases: []dcs.LeaseID{"r-1"}}

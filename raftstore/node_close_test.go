@@ -161,7 +161,7 @@ func (l *newerLog) StoreLogs(logs []*raft.Log) error {
 	for _, e := range logs {
 		if e.Type == raft.LogCommand && l.spoil.CompareAndSwap(true, false) {
 			e.Data = bytes.Clone(e.Data)
-			e.Data[0] = state.Version + 1
+			e.Data[0] = state.Level + 1
 		}
 	}
 	return l.LogStore.StoreLogs(logs)
@@ -190,7 +190,7 @@ func TestNodeStopsAtAnEntryItCanNotRead(t *testing.T) {
 				spoil[at].Store(true)
 			} else {
 				// What a leader stores it also sends: only its reading can fail alone.
-				stopped.node.state.Apply(&raft.Log{Type: raft.LogCommand, Data: []byte{state.Version + 1}})
+				stopped.node.state.Apply(&raft.Log{Type: raft.LogCommand, Data: []byte{state.Level + 1}})
 			}
 			_, err := other.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("v"))}})
 			require.NoError(t, err)

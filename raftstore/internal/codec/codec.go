@@ -179,13 +179,14 @@ func (d *Decoder) Duration() time.Duration { return time.Duration(d.Uint()) } //
 // Lease reads the name of a lease.
 func (d *Decoder) Lease() dcs.LeaseID { return dcs.LeaseID(d.Text()) }
 
-// Version reads a version from 1 to most; any other one is a *FormatError that
-// names what was read.
-func (d *Decoder) Version(what string, most byte) {
+// Version reads a version from 1 to most and returns it; any other one is a
+// *FormatError that names what was read.
+func (d *Decoder) Version(what string, most byte) byte {
 	got := d.Byte()
 	if d.err == nil && (got == 0 || got > most) {
 		d.b, d.err = nil, &FormatError{what: what, got: got, most: most}
 	}
+	return got
 }
 
 // Entry reads an entry.

@@ -32,13 +32,19 @@ const (
 // data and key is its key. A leader must call it before
 // it proposes what a caller sent: an entry that nodes cannot read stops them
 // for good.
-func CheckProposal(key Key, data []byte) error {
+//
+// Nodes of an older release may be among them: a command above the feature
+// level of the state is refused, whatever this release understands.
+func (f *FSM) CheckProposal(key Key, data []byte) error {
 	if len(data) > MaxCommand {
 		return fmt.Errorf("a command of %d bytes: a leader takes at most %d", len(data), MaxCommand)
 	}
-	c, err := readCommand(codec.NewDecoder(data, MaxTxnOps))
+	c, err := readCommand(codec.NewDecoder(data, MaxTxnOps), f.understands)
 	if err != nil {
 		return err
+	}
+	if level := f.Level(); data[0] > level {
+		return fmt.Errorf("a command of feature level %d: the cluster stays at level %d until every node runs a release that understands more", data[0], level)
 	}
 	if key != c.Key() {
 		return errors.New("the command does not match the request's client and number")
@@ -53,7 +59,7 @@ func CheckProposal(key Key, data []byte) error {
 		return checkLease(c.Lease)
 	case KindRevoke:
 		return checkLease(c.Lease)
-	case KindTerm, KindExpire:
+	case KindTerm, KindExpire, KindLevel:
 		return fmt.Errorf("a command of kind %d: only a leader makes one, for itself", c.Kind)
 	case KindOpen, KindCancel:
 	}

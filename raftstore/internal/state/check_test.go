@@ -38,7 +38,7 @@ func badProposals() map[string]struct {
 		}
 	}
 	return map[string]bad{
-		"version":     {func(_ *Command, r *proposal) { r.data[0] = Version + 1 }, "format version 2 and this release reads up to 1"},
+		"version":     {func(_ *Command, r *proposal) { r.data[0] = Level + 1 }, "format version 2 and this release reads up to 1"},
 		"no version":  {func(_ *Command, r *proposal) { r.data[0] = 0 }, "format version 0"},
 		"kind":        {func(_ *Command, r *proposal) { r.data[1] = 99 }, "unknown kind 99"},
 		"empty":       {func(_ *Command, r *proposal) { r.data = nil }, codec.ErrShort.Error()},
@@ -60,6 +60,10 @@ func badProposals() map[string]struct {
 		}, "only a leader"},
 		"expire": {func(c *Command, r *proposal) {
 			*c = Command{Kind: KindExpire, Term: 1, Leases: []dcs.LeaseID{"r-1"}}
+			r.data, r.key = c.Encode(), c.Key()
+		}, "only a leader"},
+		"level": {func(c *Command, r *proposal) {
+			*c = Command{Kind: KindLevel, Level: 1}
 			r.data, r.key = c.Encode(), c.Key()
 		}, "only a leader"},
 		"nothing written": {txn(func(t *dcs.Txn) { t.Then = nil }), "Then is empty"},
@@ -93,9 +97,9 @@ func TestP15BadCommandsAreRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := &Command{Kind: KindTxn, Client: 2, Seq: 1, Low: 1, Txn: dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("v"))}}}
 			p := &proposal{key: c.Key(), data: c.Encode()}
-			require.NoError(t, CheckProposal(p.key, p.data))
+			require.NoError(t, New().CheckProposal(p.key, p.data))
 			bad.edit(c, p)
-			require.ErrorContains(t, CheckProposal(p.key, p.data), bad.want)
+			require.ErrorContains(t, New().CheckProposal(p.key, p.data), bad.want)
 		})
 	}
 }
@@ -113,7 +117,7 @@ func TestLargestCommandIsProposed(t *testing.T) {
 		c.Txn.Then = append(c.Txn.Then, w)
 	}
 	c.Txn.Then[0].Value = make([]byte, min(left, MaxValue))
-	require.NoError(t, CheckProposal(c.Key(), c.Encode()))
+	require.NoError(t, New().CheckProposal(c.Key(), c.Encode()))
 	require.LessOrEqual(t, len(c.Encode()), MaxCommand)
 }
 
@@ -121,9 +125,9 @@ func TestLargestCommandIsProposed(t *testing.T) {
 func TestLongListsAreRefused(t *testing.T) {
 	c := &Command{Kind: KindTxn}
 	c.Txn.If = make([]dcs.Cond, MaxTxnOps+1)
-	require.ErrorIs(t, CheckProposal(c.Key(), c.Encode()), codec.ErrLongList)
+	require.ErrorIs(t, New().CheckProposal(c.Key(), c.Encode()), codec.ErrLongList)
 	c.Txn.If, c.Txn.Then = nil, make([]dcs.Write, MaxTxnOps+1)
-	require.ErrorIs(t, CheckProposal(c.Key(), c.Encode()), codec.ErrLongList)
+	require.ErrorIs(t, New().CheckProposal(c.Key(), c.Encode()), codec.ErrLongList)
 }
 
 func FuzzCheckProposal(f *testing.F) {
@@ -131,16 +135,16 @@ func FuzzCheckProposal(f *testing.F) {
 		f.Add(c.Encode())
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
+		s := New()
 		c, err := DecodeCommand(data)
 		if err != nil {
-			require.Error(t, CheckProposal(Key{}, data))
+			require.Error(t, s.CheckProposal(Key{}, data))
 			return
 		}
-		if CheckProposal(c.Key(), data) != nil {
+		if s.CheckProposal(c.Key(), data) != nil {
 			return
 		}
 		// What is proposed, every node can apply.
-		s := New()
 		s.OnBroken = func(err error) { t.Error(err) }
 		s.apply(&Command{Kind: KindOpen}, 1, 1)
 		s.apply(&c, 2, 1)

@@ -14,10 +14,6 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/codec"
 )
 
-// Version is the first byte of every log entry. A release reads the
-// versions up to its own and refuses newer ones.
-const Version = 1
-
 // Kind says what a log entry does.
 type Kind byte
 
@@ -39,6 +35,8 @@ const (
 	// KindCancel settles (client, seq): it returns what that command did, or
 	// makes sure that it never does anything (P15).
 	KindCancel
+	// KindLevel raises the feature level of the state.
+	KindLevel
 )
 
 // Nonce matches the answer of a KindOpen to who asked.
@@ -59,6 +57,7 @@ type Command struct {
 	Lease  dcs.LeaseID   // KindGrant, KindRevoke
 	TTL    time.Duration // KindGrant
 	Leases []dcs.LeaseID // KindExpire
+	Level  byte          // KindLevel
 }
 
 // Numbered reports whether k belongs to a client's sequence.
@@ -84,7 +83,7 @@ func (c *Command) Key() Key {
 // Encode returns c as a log entry.
 func (c *Command) Encode() []byte {
 	e := &codec.Encoder{B: make([]byte, 0, c.size())}
-	e.Byte(Version)
+	e.Byte(c.Kind.level())
 	e.Byte(byte(c.Kind))
 	if c.Kind.Numbered() {
 		e.Uint(c.Client)
@@ -109,6 +108,8 @@ func (c *Command) Encode() []byte {
 		for _, l := range c.Leases {
 			e.Text(string(l))
 		}
+	case KindLevel:
+		e.Byte(c.Level)
 	case KindCancel:
 	}
 	return e.B
@@ -132,10 +133,13 @@ func (c *Command) size() int {
 
 // DecodeCommand reads one log entry. Values alias data. The error is a
 // *codec.FormatError where a newer release wrote it.
-func DecodeCommand(data []byte) (Command, error) { return readCommand(codec.NewDecoder(data, 0)) }
+func DecodeCommand(data []byte) (Command, error) {
+	return readCommand(codec.NewDecoder(data, 0), Level)
+}
 
-func readCommand(d *codec.Decoder) (Command, error) {
-	d.Version("a log entry", Version)
+// readCommand reads one log entry of any level up to understands.
+func readCommand(d *codec.Decoder, understands byte) (Command, error) {
+	d.Version("a log entry", understands)
 	c := Command{Kind: Kind(d.Byte())}
 	if c.Kind.Numbered() {
 		c.Client, c.Seq, c.Low = d.Uint(), d.Uint(), d.Uint()
@@ -156,6 +160,8 @@ func readCommand(d *codec.Decoder) (Command, error) {
 		for range d.List() {
 			c.Leases = append(c.Leases, d.Lease())
 		}
+	case KindLevel:
+		c.Level = d.Byte()
 	case KindCancel:
 	default:
 		if d.Err() == nil {

@@ -22,6 +22,7 @@ func sampleCommands() []Command {
 		{Kind: KindRevoke, Client: 5, Seq: 8, Low: 7, Lease: "r-1"},
 		{Kind: KindExpire, Term: 9, Leases: []dcs.LeaseID{"r-1", "r-2"}},
 		{Kind: KindCancel, Client: 5, Seq: 6, Low: 4},
+		{Kind: KindLevel, Level: 1},
 	}
 }
 
@@ -43,7 +44,7 @@ func TestCommandSurvivesTheLog(t *testing.T) {
 
 func TestCommandOfNewerVersion(t *testing.T) {
 	data := (&Command{Kind: KindTerm}).Encode()
-	data[0] = Version + 1
+	data[0] = Level + 1
 	_, err := DecodeCommand(data)
 	var version *codec.FormatError
 	require.ErrorAs(t, err, &version)

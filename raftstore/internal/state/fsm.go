@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/kv"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/codec"
 )
 
 // FSM is the replicated state: the tree, the time to live of each live lease,
@@ -35,27 +37,32 @@ type FSM struct {
 
 	onBatch atomic.Pointer[func(index, term uint64)]
 
+	understands byte          // the newest feature level that can be applied
+	level       atomic.Uint32 // the feature level of the cluster
+
 	applied atomic.Uint64 // the newest entry whose effect is visible
 	term    atomic.Uint64 // the term of that entry
 
 	broken atomic.Pointer[error]
 
-	mu     sync.Mutex
-	unread error         // why the last snapshot could not be taken over
-	ready  chan struct{} // closed at the next batch; nil while nobody waits
+	mu          sync.Mutex
+	incarnation [16]byte
+	unread      error         // why the last snapshot could not be taken over
+	ready       chan struct{} // closed at the next batch; nil while nobody waits
 }
 
 var _ raft.BatchingFSM = (*FSM)(nil)
 
 // New returns an empty state.
 func New() *FSM {
-	return &FSM{
-		tree:     kv.New(),
-		ttls:     map[dcs.LeaseID]time.Duration{},
-		clients:  newClients(),
-		OnApply:  func(*Command, uint64, uint64, Result) {},
-		OnBroken: func(error) {},
+	f := &FSM{
+		tree:        kv.New(),
+		understands: Level,
+		OnApply:     func(*Command, uint64, uint64, Result) {},
+		OnBroken:    func(error) {},
 	}
+	f.Reset()
+	return f
 }
 
 // OnBatch makes f call notify after each batch, on Raft's goroutine, with the
@@ -85,6 +92,8 @@ func (f *FSM) Reset() {
 	_ = f.tree.Load(kv.State{}) // nothing in it can be wrong
 	f.ttls, f.clients = map[dcs.LeaseID]time.Duration{}, newClients()
 	f.onBatch.Store(nil)
+	f.level.Store(firstLevel)
+	f.setIncarnation([16]byte{})
 	f.term.Store(0)
 	f.applied.Store(0)
 }
@@ -98,11 +107,7 @@ func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
 		if f.Failed() != nil {
 			break
 		}
-		if l.Type != raft.LogCommand {
-			f.advance(l)
-		} else if !f.command(l) {
-			break
-		}
+		f.entry(l)
 	}
 	f.wake()
 	if s := f.onBatch.Load(); s != nil {
@@ -118,18 +123,52 @@ func (f *FSM) advance(l *raft.Log) {
 	f.applied.Store(l.Index)
 }
 
-// command applies one command and reports whether it could be read. Who waits
-// for it is answered last: an answered call's effect is in every reading.
-func (f *FSM) command(l *raft.Log) bool {
-	c, err := DecodeCommand(l.Data)
+// entry applies one entry, or nothing from there on if it cannot be applied.
+func (f *FSM) entry(l *raft.Log) {
+	var err error
+	switch l.Type {
+	case raft.LogCommand:
+		err = f.command(l)
+	case raft.LogConfiguration:
+		err = f.configuration(l)
+	default:
+		f.advance(l)
+	}
 	if err != nil {
 		f.fail(fmt.Errorf("log entry %d: %w", l.Index, err))
-		return false
+	}
+}
+
+// configuration takes over the incarnation of the cluster from its first entry.
+func (f *FSM) configuration(l *raft.Log) error {
+	incarnation, err := ReadExtensions(l.Extensions)
+	if err != nil {
+		return err
+	}
+	if incarnation != ([16]byte{}) {
+		if err := f.checkIncarnation(incarnation); err != nil {
+			return err
+		}
+		f.setIncarnation(incarnation)
+	}
+	f.advance(l)
+	return nil
+}
+
+// command applies one command. The caller that waits for it is answered last:
+// the effect of an answered call is in every reading.
+func (f *FSM) command(l *raft.Log) error {
+	c, err := readCommand(codec.NewDecoder(l.Data, 0), f.understands)
+	if err == nil && c.Kind == KindLevel {
+		err = f.checkLevel(c.Level)
+	}
+	if err != nil {
+		return err
 	}
 	r := f.apply(&c, l.Index, l.Term)
 	f.advance(l)
 	f.OnApply(&c, l.Index, l.Term, r)
-	return true
+	return nil
 }
 
 func (f *FSM) apply(c *Command, index, term uint64) Result {
@@ -152,6 +191,8 @@ func (f *FSM) apply(c *Command, index, term uint64) Result {
 			client.results[c.Seq] = r
 		}
 		return r
+	case KindLevel:
+		f.raise(c.Level)
 	case KindTerm:
 	}
 	return Result{Status: StatusDone, Revision: dcs.Revision(index)}
@@ -170,12 +211,17 @@ func (f *FSM) execute(c *Command, index uint64) Result {
 		f.end(c.Lease, index)
 	case KindCancel:
 		r.Status = StatusCancelled
-	case KindTerm, KindOpen, KindExpire:
+	case KindTerm, KindOpen, KindExpire, KindLevel:
 	}
 	return r
 }
 
 func (f *FSM) commit(t dcs.Txn, index uint64) Result {
+	for i := range t.Then {
+		// The decoder's value is a part of the entry: kept as it is, a small
+		// one would keep a large entry in memory.
+		t.Then[i].Value = bytes.Clone(t.Then[i].Value)
+	}
 	r := Result{Status: StatusDone, Revision: dcs.Revision(index)}
 	err := f.tree.Commit(r.Revision, t, kv.Options{Rebind: true})
 	var conflict *kv.Conflict
