@@ -2,14 +2,11 @@ package raftstore
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
-
-	"github.com/holdfast-dcs/holdfast/raftstore/internal/codec"
 )
 
 // P2: evidence that a leader still speaks for the quorum.
@@ -220,15 +217,4 @@ func (e *evidence) forget(w *waiter) {
 			return
 		}
 	}
-}
-
-// The question itself: an empty body, answered by the current term.
-
-func encodeTerm(term uint64) []byte { return binary.BigEndian.AppendUint64(nil, term) }
-
-func decodeTerm(b []byte) (uint64, error) {
-	if len(b) != 8 {
-		return 0, codec.ErrShort
-	}
-	return binary.BigEndian.Uint64(b), nil
 }

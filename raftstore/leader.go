@@ -30,6 +30,11 @@ type leadership struct {
 	clock  func() time.Duration
 	gather func(life context.Context, term uint64) *evidence
 
+	// understands is the newest feature level that this node understands;
+	// levels returns the newest that all servers of the configuration do.
+	understands byte
+	levels      func(ctx context.Context) (byte, error)
+
 	mu      sync.Mutex
 	current *term       // nil while another node leads, or nobody
 	leading atomic.Bool // current is not nil: a hint, read without the lock
@@ -53,7 +58,7 @@ type term struct {
 }
 
 func newLeadership(life context.Context, fsm *state.FSM) *leadership {
-	l := &leadership{life: life, state: fsm, queue: make(chan *proposal, 4*appendBatch), waiting: map[state.Key][]*proposal{}}
+	l := &leadership{life: life, state: fsm, understands: state.Level, queue: make(chan *proposal, 4*appendBatch), waiting: map[state.Key][]*proposal{}}
 	fsm.OnApply = l.applied
 	return l
 }
@@ -97,6 +102,7 @@ func (t *term) run() {
 	}
 	select {
 	case <-t.opened:
+		t.l.running.Go(t.raiseLevel)
 		t.expire()
 	case <-t.life.Done():
 	}
@@ -189,7 +195,7 @@ func (l *leadership) applied(c *state.Command, index, term uint64, r state.Resul
 			ttl, live := l.state.TTL(id)
 			t.follow(id, ttl, live)
 		}
-	case state.KindOpen, state.KindTxn, state.KindCancel:
+	case state.KindOpen, state.KindTxn, state.KindCancel, state.KindLevel:
 	}
 }
 

@@ -53,6 +53,7 @@ func (n *node) startMember() (err error) {
 		return err
 	}
 	n.lead.gather = m.gather
+	n.lead.levels = m.leastLevel
 	n.part.Store(m)
 	m.startLoops(changes)
 	return nil
@@ -261,13 +262,19 @@ func (m *member) gather(life context.Context, term uint64) *evidence {
 
 // askTerm puts the question of P2 to another voter.
 func (n *node) askTerm(ctx context.Context, addr string) (uint64, error) {
+	v, err := n.askVoice(ctx, addr)
+	return v.term, err
+}
+
+// askVoice puts the question of P2 to another server.
+func (n *node) askVoice(ctx context.Context, addr string) (voice, error) {
 	ctx, cancel := context.WithTimeout(ctx, max(n.config.HeartbeatTimeout, 100*time.Millisecond))
 	defer cancel()
 	reply, err := n.net.call(ctx, addr, opQuestion, nil)
 	if err != nil {
-		return 0, err
+		return voice{}, err
 	}
-	return decodeTerm(reply)
+	return decodeVoice(reply)
 }
 
 // servers returns the servers of the latest configuration, which may not be
@@ -297,13 +304,17 @@ func (m *member) currentVoters() []voter {
 		if s.Suffrage != raft.Voter {
 			continue
 		}
-		addr := string(s.Address)
-		if known, err := m.node.net.ServerAddr(s.ID); err == nil {
-			addr = string(known)
-		}
-		c.voters = append(c.voters, voter{id: s.ID, addr: addr})
+		c.voters = append(c.voters, voter{id: s.ID, addr: m.addrOf(s)})
 	}
 	return c.voters
+}
+
+// addrOf returns the address at which a server is called.
+func (m *member) addrOf(s raft.Server) string {
+	if known, err := m.node.net.ServerAddr(s.ID); err == nil {
+		return string(known)
+	}
+	return string(s.Address)
 }
 
 // sameServers reports whether a and b are one and the same list.
