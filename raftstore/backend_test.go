@@ -136,6 +136,10 @@ func testCtx(t testing.TB) context.Context {
 	return ctx
 }
 
+func contextFor(d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), d)
+}
+
 func TestOneNode(t *testing.T) {
 	tc := newTestCluster(t, 1, nil)
 	exercise(t, tc.node[0])
@@ -205,3 +209,6 @@ func exercise(t *testing.T, b *Backend) {
 	_, err = b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put(root+"other/below", nil)}})
 	require.ErrorIs(t, err, dcs.ErrInvalid)
 }
+
+// wireAddr returns the address by which other nodes call this one.
+func (n *node) wireAddr() string { return lifeAddr(n.net.addr(), n.net.greeting().life) }

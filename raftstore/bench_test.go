@@ -120,7 +120,7 @@ func BenchmarkRenew(b *testing.B) {
 	})
 	b.Run("follower", func(b *testing.B) {
 		follower := tc.node[tc.follower()]
-		addr := tc.node[l].node.net.addr()
+		addr := tc.node[l].node.wireAddr()
 		lease, _, err := follower.Grant(ctx, time.Hour)
 		require.NoError(b, err)
 		tc.settled() // the grant is on every disk

@@ -91,7 +91,7 @@ func TestBadReplies(t *testing.T) {
 			b := appendFrame(nil, frame{kind: frameReply, id: f.id})
 			b[0] = 9
 			return b
-		}, errPeerRefused, "version 9 of the protocol, this one version 1", true},
+		}, errPeerRefused, "version 9 of the protocol, this one version 2", true},
 		"cut off": {func(f frame) []byte {
 			return appendFrame(nil, frame{kind: frameReply, id: f.id, body: []byte("abc")})[:26]
 		}, nil, "", true},

@@ -56,6 +56,13 @@ type Config struct {
 	// Peers lists every node, this one included, the same on all of them and
 	// at every start. Empty means a cluster of this one node.
 	Peers []Peer
+	// Rejoin allows this node to give up what its directory holds, where that
+	// is damaged or where the other nodes have replaced this node: it is moved
+	// to a directory lost-… in Dir once a leader of the other nodes has removed
+	// this node's old life from the cluster, and the node then gets everything
+	// from the others before it votes again. Without such a leader nothing is
+	// moved. It may stay set.
+	Rejoin bool
 	// TLS switches mutual TLS on. Without it the nodes neither prove who they
 	// are nor encrypt, and only loopback addresses are accepted.
 	TLS *TLS

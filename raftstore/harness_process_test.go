@@ -158,12 +158,12 @@ func (p *processes) faults() *conformance.Cluster {
 func (p *processes) healthy(tb testing.TB) {
 	a := p.tc.node[0]
 	require.Eventually(tb, func() bool {
-		s := a.Status()
+		s := a.Status() // a knows no leader before it is a member
 		if s.LeaderID == "" || len(s.Conns) == 0 {
 			return false
 		}
 		for _, c := range p.configs[1:] {
-			if !answers(a, c.Peers, c.ID) {
+			if !answers(a, c.ID) {
 				return false
 			}
 		}
@@ -176,14 +176,14 @@ func (p *processes) healthy(tb testing.TB) {
 
 // answers reports whether a node answers a question, as the backends ask each
 // other for whether they live.
-func answers(a *Backend, peers []Peer, id string) bool {
-	for _, peer := range peers {
-		if peer.ID != id {
+func answers(a *Backend, id string) bool {
+	for _, v := range a.node.member().currentVoters() {
+		if nodeOf(v.id) != id {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 		defer cancel()
-		_, err := a.node.net.call(ctx, peer.Addr, opQuestion, nil)
+		_, err := a.node.askTerm(ctx, v.addr)
 		return err == nil
 	}
 	return false

@@ -7,12 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
 func dirConfig(t *testing.T) Config {
@@ -23,9 +23,13 @@ func dirConfig(t *testing.T) Config {
 	}
 }
 
+func openTestDir(c Config) (*dataDir, error) {
+	return openDir(c, defaultWiring(), newHCLogger(nil))
+}
+
 func mustOpenDir(t *testing.T, c Config) *dataDir {
 	t.Helper()
-	d, err := openDir(c, osFiles{})
+	d, err := openTestDir(c)
 	require.NoError(t, err)
 	return d
 }
@@ -33,13 +37,13 @@ func mustOpenDir(t *testing.T, c Config) *dataDir {
 func TestDirIsMadeAndKept(t *testing.T) {
 	c := dirConfig(t)
 	d := mustOpenDir(t, c)
-	require.True(t, d.fresh)
-	for _, dir := range []string{c.Dir, d.logDir(), d.snapsDir()} {
-		info, err := os.Stat(dir)
-		require.NoError(t, err)
-		require.Equal(t, fs.FileMode(0o700), info.Mode().Perm(), dir)
-	}
-	info, err := os.Stat(filepath.Join(c.Dir, identityFile))
+	life := d.state.Identity.Life
+	require.Equal(t, disk.Fresh, d.state.Condition)
+	require.False(t, life.IsZero())
+	info, err := os.Stat(c.Dir)
+	require.NoError(t, err)
+	require.Equal(t, fs.FileMode(0o700), info.Mode().Perm())
+	info, err = os.Stat(identityPath(c.Dir))
 	require.NoError(t, err)
 	require.Equal(t, fs.FileMode(0o600), info.Mode().Perm())
 	require.NoError(t, d.close())
@@ -48,14 +52,14 @@ func TestDirIsMadeAndKept(t *testing.T) {
 	// cluster.
 	c.Peers = []Peer{{"b", "127.0.0.1:8002"}, {"a", "127.0.0.1:8001"}}
 	d = mustOpenDir(t, c)
-	require.False(t, d.fresh)
+	require.Equal(t, life, d.state.Identity.Life)
 	require.NoError(t, d.close())
 }
 
 func TestDirIsLocked(t *testing.T) {
 	c := dirConfig(t)
 	d := mustOpenDir(t, c)
-	_, err := openDir(c, osFiles{})
+	_, err := openTestDir(c)
 	require.ErrorIs(t, err, errDirInUse)
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
 	require.ErrorContains(t, err, c.Dir)
@@ -86,7 +90,7 @@ func TestDirIsLockedByAnotherProcess(t *testing.T) {
 	require.True(t, lines.Scan())
 	require.Equal(t, "locked", lines.Text())
 
-	_, err = openDir(c, osFiles{})
+	_, err = openTestDir(c)
 	require.ErrorIs(t, err, errDirInUse)
 	require.NoError(t, other.Process.Kill())
 	require.Error(t, other.Wait())
@@ -105,16 +109,16 @@ func TestDirOfAnother(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := dirConfig(t)
 			require.NoError(t, mustOpenDir(t, c).close())
-			before, err := os.ReadFile(filepath.Join(c.Dir, identityFile))
+			before, err := os.ReadFile(identityPath(c.Dir))
 			require.NoError(t, err)
 			tc.edit(&c)
-			_, err = openDir(c, osFiles{})
+			_, err = openTestDir(c)
 			require.ErrorIs(t, err, dcs.ErrInvalid)
-			require.ErrorContains(t, err, filepath.Join(c.Dir, identityFile))
+			require.ErrorContains(t, err, identityPath(c.Dir))
 			for _, want := range tc.want {
 				require.ErrorContains(t, err, want)
 			}
-			after, err := os.ReadFile(filepath.Join(c.Dir, identityFile))
+			after, err := os.ReadFile(identityPath(c.Dir))
 			require.NoError(t, err)
 			require.Equal(t, string(before), string(after), "nothing is changed")
 			c = dirConfig(t) // and the lock is free again
@@ -123,30 +127,24 @@ func TestDirOfAnother(t *testing.T) {
 }
 
 func TestBadIdentityFile(t *testing.T) {
-	good, err := dirConfig(t).identity().encode()
-	require.NoError(t, err)
-	newer := dirConfig(t).identity()
-	newer.Format = 2
-	newerData, err := newer.encode()
-	require.NoError(t, err)
-	for name, tc := range map[string]struct{ content, want string }{
-		"empty":         {"", "is corrupt"},
-		"cut off":       {string(good[:len(good)/2]), "is corrupt"},
-		"not JSON":      {"\x00\x00\x00\x00", "is corrupt"},
-		"changed":       {strings.Replace(string(good), `"a"`, `"z"`, 1), "checksum does not match"},
-		"no format":     {`{"node":"a"}`, "is corrupt"},
-		"unknown field": {strings.Replace(string(good), "{", `{"x":1,`, 1), "is corrupt"},
-		"newer version": {string(newerData), "format 2, this release reads up to 1"},
-		"much newer":    {`{"format":3,"everything":"different"}`, "store of another version"},
+	for name, tc := range map[string]struct {
+		content string
+		kind    error
+		want    string
+	}{
+		"empty":       {"", dcs.ErrUnavailable, "must not vote with this data"},
+		"not JSON":    {"\x00\x00\x00\x00", dcs.ErrUnavailable, "must not vote with this data"},
+		"development": {`{"format":1,"node":"a"}`, dcs.ErrInvalid, "written by a development version"},
+		"much newer":  {`{"format":9,"everything":"different"}`, dcs.ErrInvalid, "run the release that wrote it"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := dirConfig(t)
 			require.NoError(t, os.MkdirAll(c.Dir, 0o700))
-			path := filepath.Join(c.Dir, identityFile)
+			path := identityPath(c.Dir)
 			require.NoError(t, os.WriteFile(path, []byte(tc.content), 0o600))
 			for range 2 { // also the second time: nothing was changed or left locked
-				_, err := openDir(c, osFiles{})
-				require.ErrorIs(t, err, dcs.ErrInvalid)
+				_, err := openTestDir(c)
+				require.ErrorIs(t, err, tc.kind)
 				require.ErrorContains(t, err, path)
 				require.ErrorContains(t, err, tc.want)
 			}
@@ -159,94 +157,84 @@ func TestBadIdentityFile(t *testing.T) {
 
 func TestForeignDirectory(t *testing.T) {
 	c := dirConfig(t)
-	require.NoError(t, os.MkdirAll(filepath.Join(c.Dir, logDirName), 0o700))
-	_, err := openDir(c, osFiles{})
+	require.NoError(t, os.MkdirAll(filepath.Join(c.Dir, "photos"), 0o700))
+	_, err := openTestDir(c)
 	require.ErrorIs(t, err, dcs.ErrInvalid)
-	require.ErrorContains(t, err, "has no identity.json but is not empty (log)")
+	require.ErrorContains(t, err, "has no identity.json but has other files (photos)")
 
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	c.Dir = file
-	_, err = openDir(c, osFiles{})
+	_, err = openTestDir(c)
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
 	require.ErrorContains(t, err, file)
 }
 
-// TestCrashWhileFounding: a half-written identity file is no obstacle.
-func TestCrashWhileFounding(t *testing.T) {
-	c := dirConfig(t)
-	require.NoError(t, os.MkdirAll(c.Dir, 0o700))
-	require.NoError(t, os.WriteFile(filepath.Join(c.Dir, identityFile+".new"), []byte(`{"form`), 0o600))
-	require.NoError(t, mustOpenDir(t, c).close())
-	require.NoError(t, mustOpenDir(t, c).close())
-}
-
-// brokenFiles fails one operation.
-type brokenFiles struct {
-	osFiles
-	read, write, list, lock error
-}
-
-func (f brokenFiles) ReadFile(path string) ([]byte, error) {
-	if f.read != nil {
-		return nil, f.read
-	}
-	return f.osFiles.ReadFile(path)
-}
-
-func (f brokenFiles) WriteFile(path string, data []byte) error {
-	if f.write != nil {
-		return f.write
-	}
-	return f.osFiles.WriteFile(path, data)
-}
-
-func (f brokenFiles) List(dir string) ([]string, error) {
-	if f.list != nil {
-		return nil, f.list
-	}
-	return f.osFiles.List(dir)
-}
-
-func (f brokenFiles) Lock(path string) (func() error, error) {
-	if f.lock != nil {
-		return nil, f.lock
-	}
-	return f.osFiles.Lock(path)
-}
-
 func TestDirFaults(t *testing.T) {
 	fault := errors.New("input/output error")
-	for name, files := range map[string]brokenFiles{
-		"read": {read: fault}, "write": {write: fault}, "list": {list: fault}, "lock": {lock: fault},
-	} {
-		t.Run(name, func(t *testing.T) {
+	for _, op := range []string{"open", "create", "list", "lock", "sync"} {
+		t.Run(op, func(t *testing.T) {
 			c := dirConfig(t)
-			_, err := openDir(c, files)
+			w := defaultWiring()
+			w.files = brokenFiles{FS: disk.OS{}, op: op, err: fault}
+			_, err := openDir(c, w, newHCLogger(nil))
 			require.ErrorIs(t, err, fault)
 			require.ErrorIs(t, err, dcs.ErrUnavailable)
 			require.ErrorContains(t, err, c.Dir)
 			d := mustOpenDir(t, c)
-			require.True(t, d.fresh, "nothing half done")
+			require.Equal(t, disk.Fresh, d.state.Condition, "nothing half done")
 			require.NoError(t, d.close())
 		})
 	}
 }
 
-func FuzzDecodeIdentity(f *testing.F) {
-	good, err := Config{ID: "a", Root: "r"}.identity().encode()
-	require.NoError(f, err)
-	f.Add(good)
-	f.Add([]byte(`{"format":9}`))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		i, err := decodeIdentity(raw)
-		if err != nil || i.Format > dirFormat {
-			return
-		}
-		again, err := i.encode()
-		require.NoError(t, err)
-		j, err := decodeIdentity(again)
-		require.NoError(t, err)
-		require.Equal(t, i, j)
-	})
+// brokenFiles fails one operation.
+type brokenFiles struct {
+	disk.FS
+	op  string
+	err error
 }
+
+func (f brokenFiles) fail(op string) error {
+	if f.op == op {
+		return f.err
+	}
+	return nil
+}
+
+func (f brokenFiles) Open(path string) (disk.File, error) {
+	if err := f.fail("open"); err != nil {
+		return nil, err
+	}
+	return f.FS.Open(path)
+}
+
+func (f brokenFiles) Create(path string) (disk.File, error) {
+	if err := f.fail("create"); err != nil {
+		return nil, err
+	}
+	return f.FS.Create(path)
+}
+
+func (f brokenFiles) List(dir string) ([]string, error) {
+	if err := f.fail("list"); err != nil {
+		return nil, err
+	}
+	return f.FS.List(dir)
+}
+
+func (f brokenFiles) SyncDir(dir string) error {
+	if err := f.fail("sync"); err != nil {
+		return err
+	}
+	return f.FS.SyncDir(dir)
+}
+
+func (f brokenFiles) Lock(path string) (func() error, error) {
+	if err := f.fail("lock"); err != nil {
+		return nil, err
+	}
+	return f.FS.Lock(path)
+}
+
+func identityPath(dir string) string { return filepath.Join(dir, "identity.json") }

@@ -29,6 +29,8 @@ type leadership struct {
 	leads  func(term uint64) bool
 	clock  func() time.Duration
 	gather func(life context.Context, term uint64) *evidence
+	// serve does what a leader does beside, until the term is over.
+	serve func(life context.Context, term uint64)
 
 	// understands is the newest feature level that this node understands;
 	// levels returns the newest that all servers of the configuration do.
@@ -103,6 +105,9 @@ func (t *term) run() {
 	select {
 	case <-t.opened:
 		t.l.running.Go(t.raiseLevel)
+		if t.l.serve != nil {
+			t.l.running.Go(func() { t.l.serve(t.life, t.number) })
+		}
 		t.expire()
 	case <-t.life.Done():
 	}

@@ -20,16 +20,16 @@ import (
 // durableLog is what raft-wal offers.
 type durableLog interface {
 	raft.LogStore
-	raft.StableStore
 	raft.MonotonicLogStore
 	Close() error
 }
 
-// logStore is the node's log and stable store. It measures every durable
+// logStore is the node's log. It measures every durable
 // write, one under way too: Raft's own main loop hangs with a disk that does,
 // so whoever watches the disk must be able to ask here.
 type logStore struct {
 	inner durableLog
+	mark  *highWater // nil while the log is only looked at
 
 	mu      sync.Mutex
 	begun   map[uint64]dcs.Instant // writes under way
@@ -42,21 +42,19 @@ type logStore struct {
 
 var (
 	_ raft.LogStore          = (*logStore)(nil)
-	_ raft.StableStore       = (*logStore)(nil)
 	_ raft.MonotonicLogStore = (*logStore)(nil)
 )
 
-// openLogStore opens the log in d. Whatever is wrong with its files is an
-// error that names the directory: a log that can not be trusted is never
-// started on.
-func openLogStore(d *dataDir, log *hcLogger) (_ *logStore, err error) {
+// openLogStore opens the log in d. Whatever is wrong with its files is damage
+// of that directory: a log that cannot be trusted is never started on.
+func openLogStore(d *dataDir) (_ *logStore, err error) {
 	dir := d.logDir()
 	// The log's index is read through a memory map: a file that was cut short
 	// is a fault there, not an error.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = corruptLog(dir, fmt.Errorf("it can not be read: %v", p))
+			err = d.damagedLog(fmt.Errorf("the files cannot be read: %v", p))
 		}
 	}()
 	if err := metaIsFree(filepath.Join(dir, metadb.FileName)); err != nil {
@@ -69,10 +67,10 @@ func openLogStore(d *dataDir, log *hcLogger) (_ *logStore, err error) {
 		}
 	}()
 	w, err := wal.Open(dir,
-		wal.WithLogger(log.Named("wal")),
+		wal.WithLogger(d.log.Named("wal")),
 		wal.WithMetaStore(meta),
 		wal.WithSegmentSize(segmentSize),
-		wal.WithSegmentFiler(newSegments(dir, d.files.WAL())),
+		wal.WithSegmentFiler(newSegments(dir, d.wal)),
 	)
 	switch {
 	case err == nil:
@@ -80,7 +78,7 @@ func openLogStore(d *dataDir, log *hcLogger) (_ *logStore, err error) {
 	case errors.Is(err, fs.ErrPermission):
 		return nil, openError(dcs.ErrUnavailable, "the log in %s can not be opened: make its files readable and writable by this user: %w", dir, err)
 	default:
-		return nil, corruptLog(dir, err)
+		return nil, d.damagedLog(err)
 	}
 }
 
@@ -106,10 +104,6 @@ func metaIsFree(path string) error {
 		return err
 	}
 	return nil
-}
-
-func corruptLog(dir string, err error) error {
-	return openError(dcs.ErrUnavailable, "the log in %s can not be opened: restore the data directory from a copy of this node, or, if the other nodes are in good health, empty it and let this node join again as new: %w", dir, err)
 }
 
 func newLogStore(inner durableLog) *logStore {
@@ -183,33 +177,47 @@ func (s *logStore) StoreLog(log *raft.Log) error { return s.StoreLogs([]*raft.Lo
 
 // StoreLogs implements raft.LogStore.
 func (s *logStore) StoreLogs(logs []*raft.Log) error {
-	return s.write(func() error { return s.inner.StoreLogs(logs) })
+	err := s.write(func() error { return s.inner.StoreLogs(logs) })
+	if err == nil && s.mark != nil && len(logs) > 0 {
+		last := logs[len(logs)-1]
+		s.mark.stored(last.Index, last.Term)
+	}
+	return err
 }
 
 // DeleteRange implements raft.LogStore.
 func (s *logStore) DeleteRange(least, most uint64) error {
+	if err := s.lowerMark(least, most); err != nil {
+		return err
+	}
 	return s.write(func() error { return s.inner.DeleteRange(least, most) })
+}
+
+// lowerMark lowers the mark before the end of the log is cut off.
+func (s *logStore) lowerMark(least, most uint64) error {
+	last, err := s.inner.LastIndex()
+	if err != nil || s.mark == nil || most < last {
+		return err
+	}
+	var before raft.Log
+	if first, err := s.inner.FirstIndex(); err != nil {
+		return err
+	} else if least > first {
+		if err := s.inner.GetLog(least-1, &before); err != nil {
+			return err
+		}
+	}
+	// A log that is cut off as a whole goes on behind a snapshot.
+	return s.mark.lower(before.Index, before.Term)
 }
 
 // IsMonotonic implements raft.MonotonicLogStore.
 func (s *logStore) IsMonotonic() bool { return s.inner.IsMonotonic() }
 
-// Set implements raft.StableStore.
-func (s *logStore) Set(key, value []byte) error {
-	return s.write(func() error { return s.inner.Set(key, value) })
+// Close closes the log's files, after a last mark.
+func (s *logStore) Close() error {
+	if s.mark == nil {
+		return s.inner.Close()
+	}
+	return errors.Join(s.mark.close(), s.inner.Close())
 }
-
-// Get implements raft.StableStore. A key that is absent has no value here, as
-// Raft expects of the keys it asks for.
-func (s *logStore) Get(key []byte) ([]byte, error) { return s.inner.Get(key) }
-
-// SetUint64 implements raft.StableStore.
-func (s *logStore) SetUint64(key []byte, value uint64) error {
-	return s.write(func() error { return s.inner.SetUint64(key, value) })
-}
-
-// GetUint64 implements raft.StableStore.
-func (s *logStore) GetUint64(key []byte) (uint64, error) { return s.inner.GetUint64(key) }
-
-// Close closes the log's files.
-func (s *logStore) Close() error { return s.inner.Close() }

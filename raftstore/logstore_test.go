@@ -13,14 +13,15 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/require"
 
-	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
 func openTestLog(t *testing.T) (*dataDir, *logStore) {
 	t.Helper()
 	d := mustOpenDir(t, dirConfig(t))
 	t.Cleanup(func() { _ = d.close() })
-	s, err := openLogStore(d, newHCLogger(nil))
+	require.NoError(t, d.files.MakeDir(d.logDir()))
+	s, err := openLogStore(d)
 	require.NoError(t, err)
 	return d, s
 }
@@ -32,20 +33,18 @@ func TestLogStore(t *testing.T) {
 	logs := []*raft.Log{{Index: 1, Term: 1, Data: []byte("one")}, {Index: 2, Term: 1, Data: []byte("two")}}
 	require.NoError(t, s.StoreLogs(logs))
 	require.NoError(t, s.StoreLog(&raft.Log{Index: 3, Term: 2, Data: []byte("three")}))
-	require.NoError(t, s.Set([]byte("k"), []byte("v")))
-	require.NoError(t, s.SetUint64([]byte("n"), 42))
 	require.NoError(t, s.DeleteRange(3, 3))
 	stats := s.stats()
-	require.Equal(t, uint64(5), stats.Writes)
+	require.Equal(t, uint64(3), stats.Writes)
 	require.Positive(t, stats.Last)
 	require.Positive(t, stats.Mean)
 	require.GreaterOrEqual(t, stats.Max, stats.Last)
 	require.Zero(t, stats.Pending)
-	_, err := openLogStore(d, newHCLogger(nil))
+	_, err := openLogStore(d)
 	require.ErrorIs(t, err, errDirInUse, "no waiting for ever")
 	require.NoError(t, s.Close())
 
-	s, err = openLogStore(d, newHCLogger(nil))
+	s, err = openLogStore(d)
 	require.NoError(t, err)
 	defer s.Close()
 	first, err := s.FirstIndex()
@@ -56,12 +55,6 @@ func TestLogStore(t *testing.T) {
 	var got raft.Log
 	require.NoError(t, s.GetLog(2, &got))
 	require.Equal(t, "two", string(got.Data))
-	v, err := s.Get([]byte("k"))
-	require.NoError(t, err)
-	require.Equal(t, "v", string(v))
-	n, err := s.GetUint64([]byte("n"))
-	require.NoError(t, err)
-	require.Equal(t, uint64(42), n)
 	require.Zero(t, s.stats().Writes, "reading is no write")
 }
 
@@ -92,7 +85,7 @@ func TestTruncatedTailSurvivesRestarts(t *testing.T) {
 	restart := func() {
 		require.NoError(t, s.Close())
 		var err error
-		s, err = openLogStore(d, newHCLogger(nil))
+		s, err = openLogStore(d)
 		require.NoError(t, err)
 	}
 	store(1, 10, 1)
@@ -146,7 +139,7 @@ func TestCutOffEntriesAreGone(t *testing.T) {
 	}
 	check()
 	require.NoError(t, s.Close())
-	s, err := openLogStore(d, newHCLogger(nil))
+	s, err := openLogStore(d)
 	require.NoError(t, err)
 	check()
 	require.NoError(t, s.Close())
@@ -223,12 +216,12 @@ func TestLogThatCanNotBeOpened(t *testing.T) {
 			}
 			require.NoError(t, s.Close())
 			spoil(t, d.logDir())
-			_, err := openLogStore(d, newHCLogger(nil))
-			require.ErrorIs(t, err, dcs.ErrUnavailable)
-			require.ErrorContains(t, err, d.logDir())
-			require.ErrorContains(t, err, "restore the data directory")
-			_, err = openLogStore(d, newHCLogger(nil))
-			require.ErrorIs(t, err, dcs.ErrUnavailable, "the second time too")
+			_, err := openLogStore(d)
+			var damage *disk.DamageError
+			require.ErrorAs(t, err, &damage)
+			require.Equal(t, d.logDir(), damage.File)
+			_, err = openLogStore(d)
+			require.Error(t, err, "the second time too")
 		})
 	}
 }
@@ -252,7 +245,7 @@ func TestUnreadableLog(t *testing.T) {
 	d, s := openTestLog(t)
 	require.NoError(t, s.Close())
 	require.NoError(t, os.Chmod(filepath.Join(d.logDir(), "wal-meta.db"), 0))
-	_, err := openLogStore(d, newHCLogger(nil))
+	_, err := openLogStore(d)
 	require.ErrorIs(t, err, os.ErrPermission)
 	require.ErrorContains(t, err, "readable and writable by this user")
 }

@@ -3,12 +3,15 @@ package raftstore
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
 // member is a node's part in Raft: one instance of Raft with its log, its
@@ -18,6 +21,8 @@ type member struct {
 	id    raft.ServerID
 	raft  *raft.Raft
 	store *logStore
+	votes *voteStore
+	snaps raft.SnapshotStore
 	trans *raftTransport
 	peers raft.Transport // trans, or what a test made of it
 
@@ -44,10 +49,9 @@ func (n *node) startMember() (err error) {
 		}
 	}()
 	n.state.Reset()
-	if m.store, err = openLogStore(n.dir, n.hlog); err != nil {
+	if err := m.openStores(); err != nil {
 		return err
 	}
-	m.undo.add(m.unlessStuck(m.store.Close))
 	changes := make(chan bool, 16)
 	if err := m.startRaft(changes); err != nil {
 		return err
@@ -79,6 +83,49 @@ func (n *node) stopMember() error {
 	return m.undo.run()
 }
 
+// openStores opens the log, the vote and the snapshots. The log of a founder
+// begins with the configuration that all founders write.
+func (m *member) openStores() (err error) {
+	d := m.node.dir
+	for _, dir := range []string{d.logDir(), d.snapsDir()} {
+		if err := d.files.MakeDir(dir); err != nil {
+			return openError(dcs.ErrUnavailable, "%s cannot be made: Dir must be writable by this user: %w", dir, err)
+		}
+	}
+	stored, err := d.scan(disk.Life{}, disk.Mark{})
+	if err != nil {
+		return err
+	}
+	if m.snaps, err = d.openSnapshots(); err != nil {
+		return err
+	}
+	if m.store, err = openLogStore(d); err != nil {
+		return err
+	}
+	m.undo.add(m.unlessStuck(m.store.Close))
+	if m.votes, err = openVotes(d, m.store.write); err != nil {
+		return openError(dcs.ErrUnavailable, "%w", err)
+	}
+	m.undo.add(m.unlessStuck(m.votes.mirror.Close))
+	m.store.mark, err = openMark(d, m.votes, stored.Log, func(err error) {
+		m.node.log.Warn("the mark of the log could not be written", "error", err)
+	})
+	if err != nil {
+		return openError(dcs.ErrUnavailable, "%w", err)
+	}
+	m.undo.add(m.unlessStuck(m.store.mark.close))
+	own := m.node.seat.look().identity
+	if own.IsFounder() && stored.Log.Index == 0 {
+		if err = m.votes.SetUint64([]byte(keyTerm), 1); err == nil {
+			err = m.store.StoreLog(m.node.firstEntry(own))
+		}
+	}
+	if err != nil {
+		return openError(dcs.ErrUnavailable, "the first start in %s failed: %w", d.path, err)
+	}
+	return nil
+}
+
 // startRaft starts Raft on the store.
 func (m *member) startRaft(changes chan<- bool) error {
 	n := m.node
@@ -92,26 +139,18 @@ func (m *member) startRaft(changes chan<- bool) error {
 	})}
 	m.undo.add(m.trans.Close)
 	m.peers = n.wiring.transport(m.trans)
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(n.dir.snapsDir(), keptSnapshots, n.hlog.Named("snapshots"))
-	if err != nil {
-		return openError(dcs.ErrUnavailable, "snapshots in %s: the directory must be readable and writable by this user: %w", n.dir.snapsDir(), err)
-	}
 	rc := m.raftConfig(changes)
 	n.wiring.adjust(rc)
-	err = raft.BootstrapCluster(rc, m.store, m.store, snaps, m.peers, n.members())
-	if err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
-		return openError(dcs.ErrUnavailable, "the first start in %s failed: %w", n.dir.path, err)
-	}
 	cache, err := raft.NewLogCache(cachedEntries, n.wiring.logs(m.store))
 	if err != nil {
 		return err
 	}
-	m.raft, err = raft.NewRaft(rc, n.state, cache, m.store, snaps, m.peers)
+	m.raft, err = raft.NewRaft(rc, n.state, cache, m.votes, m.snaps, m.peers)
 	if err != nil {
 		if unreadable := n.state.Unreadable(); unreadable != nil {
 			err = unreadable
 		}
-		return openError(dcs.ErrUnavailable, "the data in %s can not be used: restore the directory from a copy of this node, or, if the other nodes are in good health, empty it and let this node join again as new: %w", n.dir.path, err)
+		return openError(dcs.ErrUnavailable, "%w", &disk.RejoinError{Dir: n.dir.path, Err: fmt.Errorf("%s: the data cannot be used: %w", n.dir.path, err)})
 	}
 	return nil
 }
@@ -281,6 +320,11 @@ func (n *node) askVoice(ctx context.Context, addr string) (voice, error) {
 // committed. Raft never changes a configuration in place.
 func (m *member) servers() []raft.Server {
 	return m.raft.GetConfiguration().Configuration().Servers
+}
+
+// hasVote reports whether the latest configuration has this server as a voter.
+func (m *member) hasVote() bool {
+	return slices.ContainsFunc(m.servers(), func(s raft.Server) bool { return s.ID == m.id && s.Suffrage == raft.Voter })
 }
 
 // voterCache holds the voters of the configuration that Raft last returned.

@@ -43,11 +43,11 @@ func TestNoMemberAnswersNoQuestion(t *testing.T) {
 	at := tc.follower()
 	n := tc.node[at].node
 	leader := tc.node[tc.leader()].node
-	_, err := leader.askTerm(ctx, n.net.addr())
+	_, err := leader.askTerm(ctx, n.wireAddr())
 	require.NoError(t, err)
 	require.NoError(t, n.stopMember())
 	n.part.Store(nil)
-	_, err = leader.askTerm(ctx, n.net.addr())
+	_, err = leader.askTerm(ctx, n.wireAddr())
 	require.Error(t, err)
 	require.Zero(t, n.leading())
 	require.False(t, n.leads(0))
@@ -57,6 +57,6 @@ func TestNoMemberAnswersNoQuestion(t *testing.T) {
 	require.Empty(t, s.Voters)
 	require.Zero(t, s.Term)
 	require.NoError(t, n.startMember())
-	_, err = leader.askTerm(ctx, n.net.addr())
+	_, err = leader.askTerm(ctx, n.wireAddr())
 	require.NoError(t, err)
 }

@@ -54,6 +54,7 @@ type network struct {
 	calls   *callClient
 	handler atomic.Pointer[callHandler]
 	tap     atomic.Pointer[tapFunc]
+	setup   atomic.Pointer[setupHandler]
 	cancel  context.CancelFunc // ends calls being answered
 	refused *repeats
 	outcast refusals
@@ -69,7 +70,7 @@ func newNetwork(c Config) (*network, error) {
 		config:  c,
 		log:     quietLogger(c.Logger),
 		self:    c.Advertise,
-		hello:   hello{version: wireVersion, cluster: newClusterID(c.Root, c.memberIDs()), id: c.ID, incarnation: disk.Incarnation(newClusterID(c.Root, c.memberIDs()))},
+		hello:   hello{version: wireVersion, cluster: newClusterID(c.Root, c.memberIDs()), id: c.ID},
 		peers:   map[string]string{},
 		timeout: dialTime(c),
 		reg:     newRegistry(),

@@ -72,6 +72,8 @@ func (n *network) accepted(ctx context.Context, p *place) {
 		} else {
 			conn.Close()
 		}
+	case kindSetup:
+		n.answerSetup(ctx, conn)
 	default:
 		n.answerCalls(ctx, conn)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/keepalive"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
 // reservePort returns a loopback address that was free a moment ago.
@@ -51,6 +52,7 @@ func startNetwork(t testing.TB, c Config) *network {
 	n, err := newNetwork(c)
 	require.NoError(t, err)
 	n.openRaft()
+	n.become(func(h *hello) { h.incarnation = disk.Incarnation{7} })
 	t.Cleanup(func() { assert.NoError(t, n.close()) })
 	return n
 }

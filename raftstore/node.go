@@ -9,7 +9,10 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	walfs "github.com/hashicorp/raft-wal/fs"
+	waltypes "github.com/hashicorp/raft-wal/types"
 
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
@@ -34,7 +37,8 @@ const (
 
 // wiring is what a node is built from; tests replace parts of it.
 type wiring struct {
-	files     fileSystem
+	files     disk.FS
+	wal       waltypes.VFS
 	transport func(raft.Transport) raft.Transport
 	logs      func(raft.LogStore) raft.LogStore
 	adjust    func(*raft.Config)
@@ -42,7 +46,8 @@ type wiring struct {
 
 func defaultWiring() wiring {
 	return wiring{
-		files:     osFiles{},
+		files:     disk.OS{},
+		wal:       walfs.New(),
 		transport: func(t raft.Transport) raft.Transport { return t },
 		logs:      func(l raft.LogStore) raft.LogStore { return l },
 		adjust:    func(*raft.Config) {},
@@ -61,11 +66,14 @@ type node struct {
 	state  *state.FSM
 	lead   *leadership
 	route  *route
+	seat   seat
+	joins  *joins
 	part   atomic.Pointer[member]
 
 	life    context.Context //nolint:containedctx // it is the node's end
 	end     context.CancelFunc
 	undo    closers
+	running sync.WaitGroup
 	closing sync.Once
 	closed  error
 }
@@ -106,7 +114,7 @@ func startNode(c Config, w wiring) (_ *node, err error) {
 			err = errors.Join(err, n.undo.run())
 		}
 	}()
-	if n.dir, err = openDir(c, w.files); err != nil {
+	if n.dir, err = openDir(c, w, n.hlog); err != nil {
 		return nil, err
 	}
 	n.undo.add(n.unlessStuck(n.dir.close))
@@ -114,15 +122,19 @@ func startNode(c Config, w wiring) (_ *node, err error) {
 		return nil, err
 	}
 	n.undo.add(n.net.close)
+	n.joins = newJoins(n)
 	n.lead = newLeadership(n.life, n.state)
 	n.lead.clock = leaderClock
 	n.lead.leads = n.leads
+	n.lead.serve = n.joins.serve
 	n.state.OnBroken = n.broken
-	if err := n.startMember(); err != nil {
+	n.undo.add(n.stopMember)
+	if err := n.begin(); err != nil {
 		return nil, err
 	}
-	n.undo.add(n.stopMember)
 	n.net.serve(n.answer)
+	n.net.serveSetup(n.answerSetup)
+	n.running.Go(n.takePart)
 	return n, nil
 }
 
@@ -156,16 +168,3 @@ var clockStart = time.Now() //nolint:forbidigo // only its monotonic reading is 
 // leaderClock is a clock that stands still while the machine sleeps, and never
 // runs ahead: when a leader ends a lease, late is safe and early is not.
 func leaderClock() time.Duration { return time.Since(clockStart) }
-
-// members is the membership that every node starts with: the same list on all
-// of them, so that it does not matter who writes it first, or how often.
-func (n *node) members() raft.Configuration {
-	if len(n.config.Peers) == 0 {
-		return raft.Configuration{Servers: []raft.Server{{ID: raft.ServerID(n.config.ID), Address: raft.ServerAddress(n.net.addr())}}}
-	}
-	var servers []raft.Server
-	for _, p := range n.config.Peers {
-		servers = append(servers, raft.Server{ID: raft.ServerID(p.ID), Address: raft.ServerAddress(p.Addr)})
-	}
-	return raft.Configuration{Servers: servers}
-}

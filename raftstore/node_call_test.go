@@ -32,7 +32,7 @@ func TestP15LeaderRefusesBadCommands(t *testing.T) {
 			r := &request{op: opPropose, voter: other.node.member().id, key: c.Key(), data: c.Encode()}
 			bad.edit(c, r)
 			before := leader.node.member().raft.LastIndex()
-			body, err := other.node.net.call(ctx, leader.node.net.addr(), opPropose, r.encode())
+			body, err := other.node.net.call(ctx, leader.node.wireAddr(), opPropose, r.encode())
 			require.NoError(t, err)
 			rep, err := decodeReply(body)
 			require.NoError(t, err)

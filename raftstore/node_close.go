@@ -15,6 +15,7 @@ func (n *node) close() error {
 	n.closing.Do(func() {
 		n.end()
 		n.handOver()
+		n.running.Wait()
 		n.closed = n.undo.run()
 	})
 	return n.closed

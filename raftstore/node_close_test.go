@@ -90,11 +90,11 @@ func TestTheHeirIsOneThatAnswers(t *testing.T) {
 	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *wiring) { c.HeartbeatTimeout = 500 * time.Millisecond })
 	at := tc.leader()
 	n := tc.node[at].node
-	for i, b := range tc.node {
+	for i := range tc.node {
 		if i == at {
 			continue
 		}
-		silent := b.config.Peers[i].Addr
+		silent := tc.node[i].node.wireAddr()
 		n.net.setTap(func(_ context.Context, e tapEvent) bool { return e.addr != silent })
 		heir, ok := n.member().heir(testCtx(t))
 		require.True(t, ok)

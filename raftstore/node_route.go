@@ -184,7 +184,7 @@ func (n *node) ask(ctx context.Context, r *request, prepare func()) outcome {
 				o.unclear = o.unclear || rep.kind == replyUnclear
 			}
 		} else if o.err == nil {
-			o.err = errNoLeader
+			o.err = n.whyNoLeader()
 		}
 		hinted = false
 		if !n.linger(ctx, changed) {

@@ -176,27 +176,6 @@ func (c *countingTransport) InstallSnapshot(id raft.ServerID, to raft.ServerAddr
 	return c.Transport.InstallSnapshot(id, to, req, resp, data)
 }
 
-// Every node writes the first membership itself; doing it again changes
-// nothing, and a node that joins late needs no help.
-func TestBootstrapIsRepeatable(t *testing.T) {
-	tc := &testCluster{t: t, config: clusterConfigs(t, 3), node: make([]*Backend, 3)}
-	tc.wiring = []wiring{defaultWiring(), defaultWiring(), defaultWiring()}
-	t.Cleanup(tc.stopAll)
-	ctx := testCtx(t)
-	tc.start(0)
-	tc.start(1)
-	rev, err := tc.node[0].Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
-	require.NoError(t, err)
-	for range 2 {
-		tc.start(2)
-		e, err := tc.node[2].Get(ctx, "k")
-		require.NoError(t, err)
-		require.Equal(t, rev, e.Created)
-		tc.stop(2)
-	}
-	require.Len(t, tc.node[0].Status().Voters, 3)
-}
-
 func TestStatusTellsWhoLeads(t *testing.T) {
 	tc := newTestCluster(t, 3, nil)
 	ctx := testCtx(t)

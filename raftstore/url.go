@@ -37,10 +37,11 @@ var options = []option{
 	{"listen", "host:port to listen on; default: this node's address in peers", setString(func(c *Config) *string { return &c.Listen })},
 	{"advertise", "host:port the others reach this node at; default: its address in peers, else listen", setString(func(c *Config) *string { return &c.Advertise })},
 	{"peers", "every node, this one too, like " + examplePeers + "; default: this node alone", setPeers},
+	{"rejoin", "true lets a node whose data are damaged, or that was replaced, get everything from the others again; default false", setBool(func(c *Config) *bool { return &c.Rejoin })},
 	{"tls_cert", "PEM file with this node's certificate; switches mutual TLS on", setTLS(func(t *TLS) *string { return &t.CertFile })},
 	{"tls_key", "PEM file with the key of tls_cert", setTLS(func(t *TLS) *string { return &t.KeyFile })},
 	{"tls_ca", "PEM file with the authority that signs all nodes' certificates", setTLS(func(t *TLS) *string { return &t.CAFile })},
-	{"plaintext_beyond_loopback", "true allows addresses beyond loopback without TLS; default false", setPlaintext},
+	{"plaintext_beyond_loopback", "true allows addresses beyond loopback without TLS; default false", setBool(func(c *Config) *bool { return &c.PlaintextBeyondLoopback })},
 	{"min_ttl", "the shortest lease granted, like 2s", setDuration(func(c *Config) *time.Duration { return &c.MinTTL })},
 	{"heartbeat_timeout", "silence of the Raft leader before an election, like 300ms; default ttl/30 within 300ms and 1s", setDuration(func(c *Config) *time.Duration { return &c.HeartbeatTimeout })},
 	{"election_timeout", "how long a candidate waits for votes; default heartbeat_timeout", setDuration(func(c *Config) *time.Duration { return &c.ElectionTimeout })},
@@ -134,16 +135,14 @@ func setDuration(field func(*Config) *time.Duration) func(*Config, string) error
 	}
 }
 
-func setPlaintext(c *Config, value string) error {
-	switch value {
-	case "true":
-		c.PlaintextBeyondLoopback = true
-	case "false":
-		c.PlaintextBeyondLoopback = false
-	default:
-		return errors.New("it must be true or false")
+func setBool(field func(*Config) *bool) func(*Config, string) error {
+	return func(c *Config, value string) error {
+		if value != "true" && value != "false" {
+			return errors.New("it must be true or false")
+		}
+		*field(c) = value == "true"
+		return nil
 	}
-	return nil
 }
 
 func setThreshold(c *Config, value string) error {

@@ -1,0 +1,314 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
+)
+
+// A cluster is founded once. Every node of Peers must be there with an empty
+// directory at the same time. Then the one with the lowest name draws the
+// incarnation, and with it the list of all their lives; the others take both
+// from any node that has them. A node whose life is in the list is a founder:
+// it writes the first log entry, which makes all founders voters and is the
+// same on each of them. Any other node joins (see membership).
+//
+// So a majority that lost its data never starts a second cluster beside a node
+// that still has the first one's, and no node votes before every node has been
+// seen without data. A founder that hears of the founding late has the very
+// life that is listed, so that it has forgotten nothing.
+
+// foundStep goes one step towards the first start, with what the others say.
+// A nil error means that the node has an incarnation now.
+func (n *node) foundStep(others map[string]met) error {
+	own, err := firstStart(n.seat.look().identity, n.config.Peers, others)
+	if err != nil {
+		return err
+	}
+	return n.enter(own)
+}
+
+// firstStart returns the identity that a node without an incarnation takes,
+// after what the others have just said. The error says what is waited for.
+func firstStart(own disk.Identity, peers []Peer, others map[string]met) (disk.Identity, error) {
+	incarnation, founders, err := founded(others)
+	if err == nil && incarnation.IsZero() {
+		founders, err = freshNodes(own, peers, others)
+		incarnation = disk.NewIncarnation()
+	}
+	own.Incarnation, own.Founders = incarnation, founders
+	return own, err
+}
+
+// founded returns the incarnation that other nodes have, zero if none of them
+// has one. Of several it is that of the nodes that know a leader.
+func founded(others map[string]met) (disk.Incarnation, map[string]disk.Life, error) {
+	found := map[disk.Incarnation]met{}
+	for _, id := range slices.Sorted(maps.Keys(others)) {
+		a := others[id]
+		if a.err != nil || a.peer.incarnation.IsZero() {
+			continue
+		}
+		known, twice := found[a.peer.incarnation]
+		if !twice || known.said.Leader == "" && a.said.Leader != "" || len(known.said.Founders) == 0 {
+			if len(a.said.Founders) == 0 {
+				a.said.Founders = known.said.Founders
+			}
+			found[a.peer.incarnation] = a
+		}
+	}
+	led := maps.Clone(found)
+	maps.DeleteFunc(led, func(_ disk.Incarnation, a met) bool { return a.said.Leader == "" })
+	if len(found) > 1 && len(led) == 1 {
+		found = led
+	}
+	if len(found) > 1 {
+		return disk.Incarnation{}, nil, fmt.Errorf("the other nodes belong to different incarnations of the cluster: %s", describeMet(others))
+	}
+	for incarnation, a := range found {
+		return incarnation, a.said.Founders, nil
+	}
+	return disk.Incarnation{}, nil, nil
+}
+
+func describeMet(others map[string]met) string {
+	var list []string
+	for _, id := range slices.Sorted(maps.Keys(others)) {
+		if a := others[id]; a.err == nil && !a.peer.incarnation.IsZero() {
+			list = append(list, fmt.Sprintf("%s has %v", id, a.peer.incarnation))
+		}
+	}
+	return strings.Join(list, ", ")
+}
+
+// freshNodes returns the lives of all nodes, on the node that draws the
+// incarnation, if all of them were just seen without one. Else the error says
+// what the cluster waits for.
+func freshNodes(own disk.Identity, peers []Peer, others map[string]met) (map[string]disk.Life, error) {
+	lives := map[string]disk.Life{own.Node: own.Life}
+	there := []string{own.Node}
+	var missing []string
+	for _, p := range peers {
+		a := others[p.ID]
+		switch {
+		case p.ID == own.Node:
+		case a.err != nil || a.peer.id != p.ID:
+			missing = append(missing, fmt.Sprintf("%s (%s)", p.ID, p.Addr))
+		case a.said.Standing != standingFresh || a.peer.life.IsZero():
+			missing = append(missing, fmt.Sprintf("%s (%s), which has data (%s)", p.ID, p.Addr, a.said.Standing))
+		default:
+			lives[p.ID] = a.peer.life
+			there = append(there, p.ID)
+		}
+	}
+	if len(missing) > 0 {
+		slices.Sort(there)
+		return nil, &firstStartError{there: there, missing: missing}
+	}
+	if first := slices.Min(own.Members); first != own.Node {
+		return nil, &firstStartError{drawer: first}
+	}
+	return lives, nil
+}
+
+// firstStartError says which nodes the first start waits for.
+type firstStartError struct {
+	there, missing []string
+	drawer         string // all are there, and this one begins
+}
+
+// Error implements error.
+func (e *firstStartError) Error() string {
+	if e.drawer != "" {
+		return fmt.Sprintf("the cluster waits for its first start, which node %s begins", e.drawer)
+	}
+	be := "are"
+	if len(e.there) == 1 {
+		be = "is"
+	}
+	return fmt.Sprintf("the cluster waits for its first start: %s %s there, waits for %s; start every node of Peers once", strings.Join(e.there, ", "), be, strings.Join(e.missing, ", "))
+}
+
+// enter takes part in the cluster with this identity: it is written, and Raft
+// is started. A crash in between is made up for at the next start.
+func (n *node) enter(own disk.Identity) error {
+	if err := n.dir.writeIdentity(own); err != nil {
+		return err
+	}
+	n.settle(own)
+	if own.IsFounder() {
+		n.log.Info("the cluster is founded", "incarnation", own.Incarnation, "nodes", own.Members)
+	} else {
+		n.log.Info("this node joins the cluster", "incarnation", own.Incarnation, "life", own.Life)
+	}
+	return n.startMember()
+}
+
+// settle makes an identity the one that this node shows to the others.
+func (n *node) settle(own disk.Identity) {
+	n.seat.change(func(s *seatState) {
+		s.identity, s.life, s.waits = own, own.Life, nil
+		s.standing = standingJoining
+		if own.IsFounder() {
+			s.standing = standingMember
+		}
+	})
+	n.net.become(func(h *hello) { h.incarnation, h.life = own.Incarnation, own.Life })
+}
+
+// firstEntry is the entry that every founder's log begins with.
+func (n *node) firstEntry(own disk.Identity) *raft.Log {
+	return &raft.Log{
+		Index: 1, Term: 1, Type: raft.LogConfiguration,
+		Data:       raft.EncodeConfiguration(n.founders(own)),
+		Extensions: state.FoundingExtensions(own.Incarnation),
+	}
+}
+
+// founders is the configuration that the cluster begins with.
+func (n *node) founders(own disk.Identity) raft.Configuration {
+	var c raft.Configuration
+	for _, id := range own.Members {
+		c.Servers = append(c.Servers, raft.Server{
+			ID:      serverID(id, own.Founders[id]),
+			Address: raft.ServerAddress(n.nodeAddr(id)),
+		})
+	}
+	return c
+}
+
+// nodeAddr returns the address of a node as Peers has it.
+func (n *node) nodeAddr(id string) string {
+	if addr := n.config.peerAddr(id); addr != "" || id != n.config.ID {
+		return addr
+	}
+	return n.net.addr()
+}
+
+// begin takes the node to where its directory says that it was.
+func (n *node) begin() error {
+	found := n.dir.state
+	own := found.Identity
+	switch found.Condition {
+	case disk.Short, disk.Damaged:
+		return n.lose(found.Reason)
+	case disk.Fresh:
+		n.seat.change(func(s *seatState) { s.standing, s.identity, s.life = standingFresh, own, own.Life })
+		n.net.become(func(h *hello) { h.life = own.Life })
+		if n.config.single() {
+			return n.foundStep(nil)
+		}
+		return nil
+	case disk.Founder, disk.Joiner, disk.Complete:
+	}
+	n.settle(own)
+	if err := n.startMember(); err != nil {
+		return err
+	}
+	if n.member().hasVote() {
+		n.seat.change(func(s *seatState) { s.standing, s.waits = standingMember, nil })
+	}
+	return nil
+}
+
+// lose makes this node one that must not use what its directory has. It is
+// known to the others by a life that has done nothing yet.
+func (n *node) lose(reason error) error {
+	own := n.dir.state.Identity
+	life := disk.NewLife()
+	n.seat.change(func(s *seatState) { s.standing, s.identity, s.life, s.lost = standingLost, own, life, reason })
+	n.net.become(func(h *hello) { h.incarnation, h.life = own.Incarnation, life })
+	if n.config.single() {
+		return openError(dcs.ErrUnavailable, "%w", reason)
+	}
+	n.log.Error("this node must not vote with its data", "reason", reason)
+	return nil
+}
+
+// lostError says what a node waits for that lost its data.
+func (n *node) lostError() error {
+	return fmt.Errorf("this node must not vote with its data (%w): it %w", n.seat.look().lost, errWaitsForLeader)
+}
+
+// takePart leads the node to its place among the voters, step by step, until it
+// has it or the node ends.
+func (n *node) takePart() {
+	every := max(n.config.HeartbeatTimeout/4, minTimeout)
+	for n.life.Err() == nil {
+		standing := n.seat.look().standing
+		var err error
+		switch standing {
+		case standingFresh:
+			err = n.foundStep(n.meet(n.life))
+		case standingLost:
+			err = n.returnStep(n.meet(n.life))
+		case standingJoining:
+			err = n.joinStep(n.meet(n.life))
+		case standingMember, standingReplaced:
+			return
+		}
+		if err == nil {
+			continue
+		}
+		if n.seat.waiting(err) {
+			n.log.Warn("this node does not take part in the cluster yet", "standing", standing, "reason", err)
+		}
+		pause(n.life, every)
+	}
+}
+
+// errWaitsForLeader says what a node without a vote waits for.
+var errWaitsForLeader = errors.New("waits for a Raft leader that the other nodes elect")
+
+// returnStep is what a node does that must not use its data: it waits until a
+// leader of the others has removed the life that is lost, and moves the data
+// out of the way then. Until that is certain it keeps them.
+func (n *node) returnStep(others map[string]met) error {
+	for _, id := range slices.Sorted(maps.Keys(others)) {
+		a := others[id]
+		if a.err != nil || !a.said.Admitted {
+			continue
+		}
+		s := n.seat.look()
+		own := disk.Identity{Owner: n.dir.owner, Incarnation: a.peer.incarnation, Life: s.life, Founders: a.said.Founders}
+		if err := n.dir.setAside(own); err != nil {
+			return err
+		}
+		n.log.Warn("the data of this node were moved aside, and it joins the cluster as a new member", "to", n.dir.asidePath(), "life", own.Life)
+		n.settle(own)
+		return n.startMember()
+	}
+	return n.lostError()
+}
+
+// joinStep is what a node does that Raft runs on and that is no voter: it asks
+// the leader for it.
+func (n *node) joinStep(others map[string]met) error {
+	if n.member() == nil {
+		return n.startMember() // which failed before
+	}
+	for _, a := range others {
+		if a.err == nil && a.said.Voter {
+			n.seat.change(func(s *seatState) { s.standing, s.waits = standingMember, nil })
+			n.log.Info("this node is a voter of the cluster")
+			return nil
+		}
+	}
+	return fmt.Errorf("this node has no vote yet: it %w", errWaitsForLeader)
+}
+
+// whyNoLeader says why no leader is known, in place of a mere errNoLeader.
+func (n *node) whyNoLeader() error {
+	if why := n.seat.look().waits; why != nil {
+		return fmt.Errorf("%w: %w", errNoLeader, why)
+	}
+	return errNoLeader
+}

@@ -1,0 +1,352 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// A node whose data are lost must not vote: what it acknowledged would count as
+// never said. These tests empty the directories of real nodes.
+
+// isolate cuts a node off, as a pause does for the others; the returned function
+// lets it back in.
+func (tc *testCluster) isolate(i int) (back func()) {
+	n := tc.node[i].node
+	n.net.gate(errors.New("isolated"))
+	n.net.closeConns()
+	return func() { n.net.gate(nil) }
+}
+
+// kill stops a node at once: it hands nothing over.
+func (tc *testCluster) kill(i int) {
+	tc.isolate(i)
+	tc.stop(i)
+}
+
+// wipe empties the directory of a node that is down.
+func (tc *testCluster) wipe(i int) {
+	require.NoError(tc.t, os.RemoveAll(tc.config[i].Dir))
+}
+
+// noLeader requires that none of these nodes leads for that long.
+func (tc *testCluster) noLeader(d time.Duration, nodes ...int) {
+	tc.t.Helper()
+	for begun := dcs.Now(); begun.Elapsed() < d; time.Sleep(5 * time.Millisecond) {
+		for _, i := range nodes {
+			require.Zero(tc.t, tc.node[i].node.leading(), "node %d leads", i)
+		}
+	}
+}
+
+// commits makes n commits over a node and returns their revisions by key.
+func (tc *testCluster) commits(at, n int, prefix string) map[string]dcs.Revision {
+	tc.t.Helper()
+	revs := map[string]dcs.Revision{}
+	for i := range n {
+		key := fmt.Sprintf("%s/%d", prefix, i)
+		rev, err := tc.node[at].Commit(testCtx(tc.t), dcs.Txn{Then: []dcs.Write{dcs.Put(key, []byte(key))}})
+		require.NoError(tc.t, err)
+		revs[key] = rev
+	}
+	return revs
+}
+
+// holds requires that every node has what was acknowledged.
+func (tc *testCluster) holds(revs map[string]dcs.Revision) {
+	tc.t.Helper()
+	for i, b := range tc.node {
+		if b == nil {
+			continue
+		}
+		for key, rev := range revs {
+			var e dcs.Entry
+			tc.eventually(func() (ok bool) {
+				var err error
+				e, err = b.Get(testCtx(tc.t), key)
+				return err == nil
+			}, fmt.Sprintf("node %d does not have %s", i, key))
+			require.Equal(tc.t, rev, e.Modified, "node %d, %s", i, key)
+		}
+	}
+}
+
+// leadBy makes the node at lead.
+func (tc *testCluster) leadBy(at int) {
+	tc.t.Helper()
+	tc.eventually(func() bool {
+		l := tc.leader()
+		if l == at {
+			return true
+		}
+		n := tc.node[l].node
+		m := n.member()
+		for _, v := range m.currentVoters() {
+			if nodeOf(v.id) == tc.config[at].ID {
+				_ = m.raft.LeadershipTransferToServer(v.id, "x").Error()
+			}
+		}
+		return false
+	}, "the lead is not taken over")
+}
+
+// The history of issue 14: a and c acknowledge commits while b is away, c loses
+// its data, a is killed. b and c must not elect; when a is back, everything is
+// there, and c is a voter again.
+func TestNodeThatLostItsDataDoesNotVote(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	const a, b, c = 0, 1, 2
+	tc.leadBy(a)
+	tc.commits(a, 1, "before")
+	tc.settled()
+	back := tc.isolate(b)
+	revs := tc.commits(a, 5, "acknowledged")
+	tc.stop(c)
+	tc.wipe(c)
+	tc.kill(a)
+	back()
+	tc.start(c)
+	tc.noLeader(3*time.Second, b, c)
+	tc.start(a)
+	tc.holds(revs)
+	tc.becomesVoter(c)
+	// Its vote counts now: the others can do without a.
+	tc.kill(a)
+	revs["after"] = tc.commits(b, 1, "later")["later/0"]
+	delete(revs, "after")
+	tc.holds(revs)
+}
+
+// becomesVoter waits until the leader counts the node's present life as a voter.
+func (tc *testCluster) becomesVoter(i int) {
+	tc.t.Helper()
+	tc.eventually(func() bool {
+		m := tc.node[tc.leader()].node.member()
+		own := tc.node[i].node.net.serverID()
+		for _, v := range m.currentVoters() {
+			if v.id == own {
+				return tc.node[i].node.seat.look().standing == standingMember
+			}
+		}
+		return false
+	}, "the node does not become a voter again")
+}
+
+// The same with a lock: while its holder may believe that it has it, nobody else
+// gets it, and tokens rise.
+func TestNodeThatLostItsDataGivesNoLockAway(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	const a, b, c = 0, 1, 2
+	tc.leadBy(a)
+	tc.commits(a, 1, "before")
+	tc.settled()
+	back := tc.isolate(b)
+	tc.commits(a, 8, "more") // so that the token is not a small one
+	lease, _, err := tc.node[a].Grant(testCtx(t), 3*time.Second)
+	require.NoError(t, err)
+	token, err := tc.node[a].Commit(testCtx(t), dcs.Txn{If: []dcs.Cond{dcs.Absent("lock")}, Then: []dcs.Write{dcs.PutLeased("lock", []byte("first"), lease.ID())}})
+	require.NoError(t, err)
+	held, err := lease.Renew(testCtx(t), "lock")
+	require.NoError(t, err)
+	tc.stop(c)
+	tc.wipe(c)
+	let := tc.isolate(a)
+	back()
+	tc.start(c)
+	take := func(at int) (dcs.Revision, error) {
+		l, _, err := tc.node[at].Grant(testCtx(t), 3*time.Second)
+		if err != nil {
+			return 0, err
+		}
+		return tc.node[at].Commit(testCtx(t), dcs.Txn{If: []dcs.Cond{dcs.Absent("lock")}, Then: []dcs.Write{dcs.PutLeased("lock", []byte("second"), l.ID())}})
+	}
+	for _, at := range []int{b, c} {
+		_, err := take(at)
+		require.Error(t, err, "a second hold, %v after the first one's renewal of %v", held.From.Elapsed(), held.TTL)
+	}
+	let()
+	var second dcs.Revision
+	tc.eventually(func() bool {
+		second, err = take(b)
+		return err == nil
+	}, "the lock is never free again")
+	require.Greater(t, held.From.Elapsed(), held.TTL)
+	require.Greater(t, second, token)
+}
+
+// A node that starts without its log, or with an older one, has kept its
+// identity: it does not vote with it, and gets everything from the others as a
+// new member. Nothing is deleted.
+func TestLogIsLost(t *testing.T) {
+	for name, lose := range map[string]func(t *testing.T, dir string){
+		"removed": func(t *testing.T, dir string) { require.NoError(t, os.RemoveAll(filepath.Join(dir, "log"))) },
+		"mark":    func(t *testing.T, dir string) { remove(t, dir, "mark.a", "mark.b") },
+		"vote":    func(t *testing.T, dir string) { remove(t, dir, "vote.a", "vote.b") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			tc := newTestCluster(t, 3, nil)
+			at := tc.follower()
+			revs := tc.commits(at, 3, "k")
+			tc.settled()
+			old := tc.node[at].node.net.greeting().life
+			tc.stop(at)
+			lose(t, tc.config[at].Dir)
+			tc.start(at)
+			require.Nil(t, tc.node[at].node.member(), "Raft runs on what is left")
+			tc.becomesVoter(at)
+			require.NotEqual(t, old, tc.node[at].node.net.greeting().life)
+			tc.holds(revs)
+			lost, err := os.ReadDir(filepath.Join(tc.config[at].Dir, "lost-"+old.String()))
+			require.NoError(t, err)
+			require.NotEmpty(t, lost)
+			require.Len(t, tc.node[tc.leader()].Status().Voters, 3)
+		})
+	}
+}
+
+func remove(t *testing.T, dir string, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		require.NoError(t, os.Remove(filepath.Join(dir, name)))
+	}
+}
+
+// All nodes lost something at the same time: none throws away what it has.
+func TestNobodyDiscardsAlone(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	tc.commits(0, 3, "k")
+	tc.settled()
+	tc.stopAll()
+	for i := range tc.node {
+		require.NoError(t, os.Rename(filepath.Join(tc.config[i].Dir, "log"), filepath.Join(tc.config[i].Dir, "log.kept")))
+	}
+	for i := range tc.node {
+		tc.start(i)
+	}
+	time.Sleep(time.Second)
+	for i, b := range tc.node {
+		require.Nil(t, b.node.member())
+		lost, err := filepath.Glob(filepath.Join(tc.config[i].Dir, "lost-*"))
+		require.NoError(t, err)
+		require.Empty(t, lost)
+		short, cancel := contextFor(300 * time.Millisecond)
+		_, err = b.Get(short, "k/0")
+		cancel()
+		require.ErrorIs(t, err, dcs.ErrUnavailable)
+		require.ErrorContains(t, err, "must not vote with its data")
+	}
+	tc.stopAll()
+	for i := range tc.node {
+		require.NoError(t, os.RemoveAll(filepath.Join(tc.config[i].Dir, "log")))
+		require.NoError(t, os.Rename(filepath.Join(tc.config[i].Dir, "log.kept"), filepath.Join(tc.config[i].Dir, "log")))
+	}
+	for i := range tc.node {
+		tc.start(i)
+	}
+	_, err := tc.node[0].Get(testCtx(t), "k/0")
+	require.NoError(t, err, "the very logs are back")
+}
+
+// A majority that lost its data starts no second cluster beside a node that
+// still has the first one's.
+func TestWipedMajorityFoundsNothing(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	tc.commits(0, 3, "k")
+	tc.settled()
+	incarnation := tc.node[2].node.net.greeting().incarnation
+	tc.stopAll()
+	tc.wipe(0)
+	tc.wipe(1)
+	tc.start(0)
+	tc.start(1)
+	time.Sleep(time.Second)
+	for _, b := range tc.node[:2] {
+		require.Zero(t, b.node.net.greeting().incarnation, "a second cluster")
+	}
+	tc.start(2)
+	tc.eventually(func() bool { return tc.node[0].node.net.greeting().incarnation == incarnation }, "it is not told")
+	tc.noLeader(time.Second, 0, 1, 2)
+}
+
+// A node is wiped again while it is made a voter.
+func TestWipedTwice(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	at := tc.follower()
+	revs := tc.commits(at, 20, "k")
+	for range 3 {
+		tc.stop(at)
+		tc.wipe(at)
+		tc.start(at)
+		tc.eventually(func() bool { return tc.node[at].node.member() != nil }, "it does not join")
+	}
+	tc.becomesVoter(at)
+	tc.holds(revs)
+	require.Len(t, tc.node[tc.leader()].node.member().servers(), 3, "old lives are left over")
+}
+
+// The leader is killed between the steps of a join: the next one goes on.
+func TestLeaderIsKilledDuringAJoin(t *testing.T) {
+	for _, step := range []string{"removed", "added", "voter"} {
+		t.Run(step, func(t *testing.T) {
+			tc := newTestCluster(t, 3, nil)
+			at := tc.follower()
+			revs := tc.commits(at, 5, "k")
+			old := tc.node[at].node.net.serverID()
+			tc.stop(at)
+			tc.wipe(at)
+			leader := tc.leader()
+			tc.start(at)
+			m := tc.node[leader].node.member()
+			tc.eventually(func() bool {
+				removed, added, voter := true, false, false
+				for _, s := range m.servers() {
+					removed = removed && s.ID != old
+					if nodeOf(s.ID) == tc.config[at].ID && s.ID != old {
+						added, voter = true, s.Suffrage == 0
+					}
+				}
+				switch step {
+				case "removed":
+					return removed
+				case "added":
+					return added
+				default:
+					return voter
+				}
+			}, "the step is not taken")
+			tc.kill(leader)
+			tc.start(leader)
+			tc.becomesVoter(at)
+			tc.holds(revs)
+			require.Len(t, tc.node[tc.leader()].node.member().servers(), 3)
+		})
+	}
+}
+
+// Of five nodes two lose their data, and the others still have a majority.
+func TestTwoOfFiveLoseTheirData(t *testing.T) {
+	tc := newTestCluster(t, 5, nil)
+	first := tc.follower()
+	second := (first + 1) % 5
+	if second == tc.leader() {
+		second = (first + 2) % 5
+	}
+	revs := tc.commits(first, 5, "k")
+	tc.stop(first)
+	tc.stop(second)
+	tc.wipe(first)
+	tc.wipe(second)
+	tc.start(first)
+	tc.start(second)
+	tc.becomesVoter(first)
+	tc.becomesVoter(second)
+	tc.holds(revs)
+	require.Len(t, tc.node[tc.leader()].node.member().servers(), 5)
+}
