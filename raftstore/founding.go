@@ -18,13 +18,15 @@ import (
 // directory at the same time. Then the one with the lowest name draws the
 // incarnation, and with it the list of all their lives; the others take both
 // from any node that has them. A node whose life is in the list is a founder:
-// it writes the first log entry, which makes all founders voters and is the
-// same on each of them. Any other node joins (see membership).
+// once every node has stored the incarnation, or another founder knows that, it
+// writes the first log entry, which makes all founders voters and is the same
+// on each of them. Any other node joins (see joins).
 //
-// So a majority that lost its data never starts a second cluster beside a node
-// that still has the first one's, and no node votes before every node has been
-// seen without data. A founder that hears of the founding late has the very
-// life that is listed, so that it has forgotten nothing.
+// So no node votes before every node has been seen without data, and each one
+// knows of the cluster before the first entry is acknowledged: a majority that
+// loses its data later starts no second cluster, whichever node is left. A
+// founder that hears of the founding late has the very life that is listed, so
+// that it has forgotten nothing.
 
 // foundStep goes one step towards the first start, with what the others say.
 // A nil error means that the node has an incarnation now.
@@ -137,8 +139,8 @@ func (e *firstStartError) Error() string {
 	return fmt.Sprintf("the cluster waits for its first start: %s %s there, waits for %s; start every node of Peers once", strings.Join(e.there, ", "), be, strings.Join(e.missing, ", "))
 }
 
-// enter takes part in the cluster with this identity: it is written, and Raft
-// is started. A crash in between is made up for at the next start.
+// enter takes part in the cluster with this identity. A crash behind the write
+// is made up for at the next start.
 func (n *node) enter(own disk.Identity) error {
 	if err := n.dir.writeIdentity(own); err != nil {
 		return err
@@ -149,7 +151,7 @@ func (n *node) enter(own disk.Identity) error {
 	} else {
 		n.log.Info("this node joins the cluster", "incarnation", own.Incarnation, "life", own.Life)
 	}
-	return n.startMember()
+	return nil
 }
 
 // settle makes an identity the one that this node shows to the others.
@@ -158,7 +160,7 @@ func (n *node) settle(own disk.Identity) {
 		s.identity, s.life, s.waits = own, own.Life, nil
 		s.standing = standingJoining
 		if own.IsFounder() {
-			s.standing = standingMember
+			s.standing = standingFounding
 		}
 	})
 	n.net.become(func(h *hello) { h.incarnation, h.life = own.Incarnation, own.Life })
@@ -204,12 +206,27 @@ func (n *node) begin() error {
 		n.seat.change(func(s *seatState) { s.standing, s.identity, s.life = standingFresh, own, own.Life })
 		n.net.become(func(h *hello) { h.life = own.Life })
 		if n.config.single() {
-			return n.foundStep(nil)
+			if err := n.foundStep(nil); err != nil {
+				return err
+			}
+			return n.startFounder(nil)
 		}
 		return nil
-	case disk.Founder, disk.Joiner, disk.Complete:
+	case disk.Founder:
+		n.settle(own)
+		if n.config.single() {
+			return n.startFounder(nil)
+		}
+		return nil
+	case disk.Joiner, disk.Complete:
 	}
 	n.settle(own)
+	n.seat.change(func(s *seatState) { s.standing = standingJoining })
+	return n.startVoter()
+}
+
+// startVoter starts Raft. If the log has a vote for this node, it is a member.
+func (n *node) startVoter() error {
 	if err := n.startMember(); err != nil {
 		return err
 	}
@@ -217,6 +234,41 @@ func (n *node) begin() error {
 		n.seat.change(func(s *seatState) { s.standing, s.waits = standingMember, nil })
 	}
 	return nil
+}
+
+// startFounder starts Raft on a founder if every node is known to have stored
+// the incarnation.
+func (n *node) startFounder(others map[string]met) error {
+	if err := allFounded(n.seat.look().identity, n.config.Peers, others); err != nil {
+		return err
+	}
+	return n.startVoter()
+}
+
+// allFounded returns an error that says which nodes have not stored the
+// incarnation of this founder, unless a founder that has votes already is among
+// the others: that one has seen all of them.
+func allFounded(own disk.Identity, peers []Peer, others map[string]met) error {
+	there := []string{own.Node}
+	var missing []string
+	for _, p := range peers {
+		a := others[p.ID]
+		founded := a.err == nil && a.peer.id == p.ID && a.peer.incarnation == own.Incarnation
+		switch {
+		case p.ID == own.Node:
+		case founded && a.said.Standing == standingMember:
+			return nil
+		case founded:
+			there = append(there, p.ID)
+		default:
+			missing = append(missing, fmt.Sprintf("%s (%s)", p.ID, p.Addr))
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	slices.Sort(there)
+	return &firstStartError{there: there, missing: missing}
 }
 
 // lose makes this node one that must not use what its directory has. It is
@@ -248,6 +300,8 @@ func (n *node) takePart() {
 		switch standing {
 		case standingFresh:
 			err = n.foundStep(n.meet(n.life))
+		case standingFounding:
+			err = n.startFounder(n.meet(n.life))
 		case standingLost:
 			err = n.returnStep(n.meet(n.life))
 		case standingJoining:

@@ -14,6 +14,9 @@ const (
 	// standingFresh is that of a node that takes part in no cluster yet. Raft
 	// does not run.
 	standingFresh standing = "fresh"
+	// standingFounding is that of a founder which has not seen yet that every
+	// node knows of the founding. Raft does not run.
+	standingFounding standing = "founding"
 	// standingLost is that of a node that must not use what its directory has.
 	// Raft does not run. The node waits until a leader that the others elected
 	// has removed its old life.
@@ -40,6 +43,18 @@ type seatState struct {
 	life     disk.Life     // under which the node is known to the others now
 	lost     error         // why the data must not be used, nil if they may
 	waits    error         // what the node waits for, nil if nothing
+}
+
+// health returns s in the words of a Status.
+func (s seatState) health() Health {
+	h := Health{State: string(s.standing)}
+	if s.standing == standingFresh || s.standing == standingFounding {
+		h.State = "waiting for the first start"
+	}
+	if s.waits != nil {
+		h.WaitsFor = s.waits.Error()
+	}
+	return h
 }
 
 func (s *seat) look() seatState {

@@ -6,6 +6,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-dcs/holdfast/keepalive"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
 // Status is what one node knows of itself and of the cluster, for operators
@@ -19,6 +20,14 @@ type Status struct {
 	// when it knows none.
 	LeaderID   string
 	LeaderAddr string
+	// Incarnation names the cluster that this node belongs to: one founding of
+	// it. It is empty before the first start is over.
+	Incarnation string
+	// Life names what this node's directory has. A node that lost its data gets
+	// another one.
+	Life string
+	// Health says what this node does.
+	Health Health
 	// State is "Follower", "Candidate", "Leader" or "Shutdown".
 	State string
 	// Term is the Raft term this node is in.
@@ -38,6 +47,17 @@ type Status struct {
 	Voters []Peer
 	// Conns are the established connections with other nodes.
 	Conns []ConnStatus
+}
+
+// Health says how a node takes part in the cluster.
+type Health struct {
+	// State is "waiting for the first start"; "joining" for a node without a
+	// vote; "member"; "lost" for one that must not use the data it has, and
+	// "replaced" for one whose place another life of the node has.
+	State string
+	// WaitsFor says in words what has to happen before the node is a member. It
+	// is empty for a member.
+	WaitsFor string
 }
 
 // NeverContacted is the LastContact of a node that heard no leader since it
@@ -75,8 +95,10 @@ type ConnStatus struct {
 // newStatus assembles a Status from the node's parts. What the state contains
 // comes from the state itself: Raft knows it only roughly.
 func newStatus(n *node) Status {
+	seat := n.seat.look()
 	s := Status{
 		ID: n.config.ID, Addr: n.net.addr(),
+		Incarnation: incarnationText(seat.identity.Incarnation), Life: seat.life.String(), Health: seat.health(),
 		State: raft.Follower.String(), Applied: n.state.Applied(),
 		LastContact: NeverContacted, Conns: n.net.conns(),
 	}
@@ -84,6 +106,13 @@ func newStatus(n *node) Status {
 		m.addTo(&s)
 	}
 	return s
+}
+
+func incarnationText(i disk.Incarnation) string {
+	if i.IsZero() {
+		return ""
+	}
+	return i.String()
 }
 
 // addTo fills in what the member knows.

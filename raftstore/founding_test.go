@@ -1,0 +1,296 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+)
+
+// modelNode is a node at its first start: what its disk has, and the answers
+// that it has heard and not acted on.
+type modelNode struct {
+	id    string
+	up    bool
+	disk  disk.Identity
+	votes bool // the first entry is in its log
+	heard map[string]met
+}
+
+// model is the first start of a cluster, with every order of steps, crashes
+// between them and losses of disks that a seed chooses.
+type model struct {
+	t     *testing.T
+	rand  *rand.Rand
+	peers []Peer
+	nodes []*modelNode
+	wiped int
+	// drawn are the incarnations that ever were on a disk, with their founders.
+	drawn map[disk.Incarnation]map[string]disk.Life
+	// fresh are the lives that have been seen without an incarnation.
+	fresh map[disk.Life]bool
+}
+
+func newModel(t *testing.T, seed uint64) *model {
+	m := &model{
+		t: t, rand: rand.New(rand.NewPCG(seed, 14)), //nolint:gosec // a model
+		drawn: map[disk.Incarnation]map[string]disk.Life{}, fresh: map[disk.Life]bool{},
+	}
+	for _, id := range []string{"a", "b", "c"} {
+		m.peers = append(m.peers, Peer{ID: id, Addr: id + ":1"})
+	}
+	for _, p := range m.peers {
+		n := &modelNode{id: p.ID}
+		m.nodes = append(m.nodes, n)
+		m.wipe(n)
+	}
+	return m
+}
+
+func (m *model) wipe(n *modelNode) {
+	owner := Config{ID: n.id, Root: "r", Peers: m.peers}.owner()
+	n.disk, n.heard, n.up, n.votes = disk.Identity{Owner: owner, Life: disk.NewLife()}, nil, false, false
+	m.fresh[n.disk.Life] = true
+}
+
+// answer is what a node answers another one now.
+func (n *modelNode) answer() met {
+	a := met{peer: hello{id: n.id, life: n.disk.Life, incarnation: n.disk.Incarnation}}
+	a.said = setupMessage{Standing: standingFresh, Founders: n.disk.Founders}
+	if !n.disk.Incarnation.IsZero() {
+		a.said.Standing = standingJoining
+		if n.disk.IsFounder() {
+			a.said.Standing = standingFounding
+		}
+		if n.votes {
+			a.said.Standing = standingMember
+		}
+	}
+	return a
+}
+
+// step lets one node do something, or something happen to it.
+func (m *model) step(losses int) {
+	n := m.nodes[m.rand.IntN(len(m.nodes))]
+	switch {
+	case !n.up:
+		n.up, n.heard = true, nil
+	case m.rand.IntN(12) == 0:
+		n.up = false // a crash: what was written stays
+	case m.rand.IntN(12) == 0 && m.wiped < losses:
+		m.wiped++
+		m.wipe(n)
+	case n.heard == nil:
+		n.heard = map[string]met{}
+		for _, other := range m.nodes {
+			switch {
+			case other == n:
+			case !other.up || m.rand.IntN(6) == 0:
+				n.heard[other.id] = met{err: errors.New("connection refused")}
+			default:
+				n.heard[other.id] = other.answer()
+			}
+		}
+	default: // perhaps long after it heard
+		m.act(n)
+		n.heard = nil
+	}
+}
+
+func (m *model) act(n *modelNode) {
+	if !n.disk.Incarnation.IsZero() {
+		n.votes = n.votes || n.disk.IsFounder() && allFounded(n.disk, m.peers, n.heard) == nil
+		return
+	}
+	next, err := firstStart(n.disk, m.peers, n.heard)
+	if err != nil {
+		return
+	}
+	require.Equal(m.t, n.disk.Life, next.Life)
+	if founders, known := m.drawn[next.Incarnation]; known {
+		require.Equal(m.t, founders, next.Founders)
+	} else {
+		require.Equal(m.t, "a", n.id, "drawn by another node than the first")
+		require.ElementsMatch(m.t, []string{"a", "b", "c"}, slices.Collect(maps.Keys(next.Founders)))
+		for id, life := range next.Founders {
+			require.True(m.t, m.fresh[life], "the life of %s has not been seen without data", id)
+		}
+		m.drawn[next.Incarnation] = next.Founders
+	}
+	n.disk = next
+}
+
+// voters counts the founders of each incarnation that vote: nobody else votes
+// in it.
+func (m *model) voters() map[disk.Incarnation]int {
+	count := map[disk.Incarnation]int{}
+	for _, n := range m.nodes {
+		if n.votes {
+			count[n.disk.Incarnation]++
+		}
+	}
+	return count
+}
+
+// A cluster is founded once, in whatever order the nodes act, hear of each
+// other, crash and lose their disks.
+func TestClusterIsFoundedOnce(t *testing.T) {
+	for seed := range uint64(1000) {
+		m := newModel(t, seed)
+		elected := map[disk.Incarnation]bool{} // those that a majority could vote in
+		for range 120 {
+			m.step(int(seed % 3))
+			for i, n := range m.voters() {
+				if n >= 2 {
+					elected[i] = true
+				}
+			}
+			require.LessOrEqual(t, len(elected), 1, "seed %d: two clusters", seed)
+		}
+		if seed%3 == 0 {
+			require.LessOrEqual(t, len(m.drawn), 1, "seed %d", seed)
+		}
+	}
+}
+
+// Without losses every first start ends, also after crashes.
+func TestFirstStartEnds(t *testing.T) {
+	for seed := range uint64(200) {
+		m := newModel(t, seed)
+		for range 60 {
+			m.step(0)
+		}
+		for range 4 {
+			for _, n := range m.nodes {
+				n.up, n.heard = true, map[string]met{}
+				for _, other := range m.nodes {
+					if other != n {
+						other.up = true
+						n.heard[other.id] = other.answer()
+					}
+				}
+				m.act(n)
+			}
+		}
+		require.Equal(t, map[disk.Incarnation]int{m.nodes[0].disk.Incarnation: 3}, m.voters(), "seed %d", seed)
+	}
+}
+
+// What the first start waits for is said, with the address of each node that is
+// not there.
+func TestFirstStartNamesWhoIsAbsent(t *testing.T) {
+	m := newModel(t, 1)
+	a, b := m.nodes[0], m.nodes[1]
+	for _, tc := range []struct {
+		own   *modelNode
+		heard map[string]met
+		want  string
+	}{
+		{a, nil, "a is there, waits for b (b:1), c (c:1); start every node of Peers once"},
+		{a, map[string]met{"b": b.answer(), "c": {err: errors.New("x")}}, "a, b are there, waits for c (c:1)"},
+		{b, map[string]met{"a": a.answer(), "c": m.nodes[2].answer()}, "which node a begins"},
+	} {
+		_, err := firstStart(tc.own.disk, m.peers, tc.heard)
+		require.ErrorContains(t, err, tc.want)
+	}
+	left := b.answer()
+	left.said.Standing = standingLost
+	_, err := firstStart(a.disk, m.peers, map[string]met{"b": left, "c": m.nodes[2].answer()})
+	require.ErrorContains(t, err, "b (b:1), which has data (lost)")
+}
+
+// A node that hears of two incarnations takes that of the nodes with a leader,
+// or none.
+func TestTwoIncarnationsAreHeardOf(t *testing.T) {
+	m := newModel(t, 1)
+	c := m.nodes[2].disk
+	a, b := m.nodes[0].answer(), m.nodes[1].answer()
+	a.peer.incarnation, b.peer.incarnation = disk.Incarnation{1}, disk.Incarnation{2}
+	_, err := firstStart(c, m.peers, map[string]met{"a": a, "b": b})
+	require.ErrorContains(t, err, "different incarnations of the cluster: a has 01")
+	b.said.Leader = "b"
+	own, err := firstStart(c, m.peers, map[string]met{"a": a, "b": b})
+	require.NoError(t, err)
+	require.Equal(t, disk.Incarnation{2}, own.Incarnation)
+}
+
+// No node votes before all nodes were seen; calls say which one is missing, and
+// so does Status.
+func TestFirstStartWaitsForEveryNode(t *testing.T) {
+	tc := &testCluster{t: t, config: clusterConfigs(t, 3), node: make([]*Backend, 3)}
+	tc.wiring = []wiring{defaultWiring(), defaultWiring(), defaultWiring()}
+	t.Cleanup(tc.stopAll)
+	tc.start(0)
+	tc.start(1)
+	want := fmt.Sprintf("a, b are there, waits for c (%s)", tc.config[2].Peers[2].Addr)
+	for i, b := range tc.node[:2] {
+		tc.eventually(func() bool {
+			short, cancel := contextFor(100 * time.Millisecond)
+			defer cancel()
+			_, err := b.Get(short, "k")
+			require.ErrorIs(t, err, dcs.ErrUnavailable)
+			return err != nil && containsAll(err.Error(), "waits for its first start", want)
+		}, "the error does not say what is missing")
+		require.Nil(t, b.node.member(), "node %d takes part", i)
+		s := b.Status()
+		require.Equal(t, "waiting for the first start", s.Health.State)
+		require.Contains(t, s.Health.WaitsFor, want)
+		require.Empty(t, s.Incarnation)
+		require.NotEmpty(t, s.Life)
+		tc.stop(i) // and again: nothing is written that would keep it from starting
+		tc.start(i)
+	}
+	tc.start(2)
+	rev, err := tc.node[0].Commit(testCtx(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+	require.NoError(t, err)
+	for _, b := range tc.node {
+		e, err := b.Get(testCtx(t), "k")
+		require.NoError(t, err)
+		require.Equal(t, rev, e.Created)
+		s := b.Status()
+		require.Equal(t, tc.node[0].Status().Incarnation, s.Incarnation)
+		require.Len(t, s.Incarnation, 32)
+		require.Equal(t, "member", s.Health.State)
+		require.Empty(t, s.Health.WaitsFor)
+		require.Len(t, s.Voters, 3)
+	}
+}
+
+func containsAll(s string, parts ...string) bool {
+	for _, p := range parts {
+		if !strings.Contains(s, p) {
+			return false
+		}
+	}
+	return true
+}
+
+// All founders begin with the very same entry.
+func TestFoundersWriteTheSameEntry(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	tc.leader()
+	var first *raft.Log
+	for _, b := range tc.node {
+		tc.eventually(func() bool { return b.node.member() != nil }, "it is no member")
+		var l raft.Log
+		require.NoError(t, b.node.member().store.GetLog(1, &l))
+		l.AppendedAt = time.Time{}
+		if first == nil {
+			first = &l
+		}
+		require.Equal(t, first, &l)
+		tc.eventually(func() bool {
+			return b.node.state.Incarnation() == [16]byte(b.node.net.greeting().incarnation)
+		}, "the state has another incarnation")
+	}
+}
