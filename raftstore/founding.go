@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -163,7 +164,7 @@ func (n *node) settle(own disk.Identity) {
 			s.standing = standingFounding
 		}
 	})
-	n.net.become(func(h *hello) { h.incarnation, h.life = own.Incarnation, own.Life })
+	n.net.become(func(h *hello) { h.incarnation, h.life, h.boot = own.Incarnation, own.Life, n.boot })
 }
 
 // firstEntry is the entry that every founder's log begins with.
@@ -201,7 +202,7 @@ func (n *node) begin() error {
 	own := found.Identity
 	switch found.Condition {
 	case disk.Short, disk.Damaged:
-		return n.lose(found.Reason)
+		return n.lose(found.Reason, own.Incarnation)
 	case disk.Fresh:
 		n.seat.change(func(s *seatState) { s.standing, s.identity, s.life = standingFresh, own, own.Life })
 		n.net.become(func(h *hello) { h.life = own.Life })
@@ -218,11 +219,43 @@ func (n *node) begin() error {
 			return n.startFounder(nil)
 		}
 		return nil
-	case disk.Joiner, disk.Complete:
+	case disk.Complete:
+		if lost, err := n.mayVote(own); lost || err != nil {
+			return err
+		}
+	case disk.Joiner:
 	}
 	n.settle(own)
 	n.seat.change(func(s *seatState) { s.standing = standingJoining })
 	return n.startVoter()
+}
+
+// mayVote asks the others, before Raft is started, whether this node may use
+// what its directory has. If not, it is lost, or the error says what to do.
+func (n *node) mayVote(own disk.Identity) (lost bool, err error) {
+	n.seat.change(func(s *seatState) { s.standing, s.identity, s.life = standingMember, own, own.Life })
+	n.net.become(func(h *hello) { h.incarnation, h.life, h.boot = own.Incarnation, own.Life, n.boot })
+	ctx, cancel := context.WithTimeout(n.life, max(2*n.config.ElectionTimeout, leastStartCheck))
+	defer cancel()
+	found, others := n.dir.state, n.meet(ctx)
+	replaced, older := judgeStart(found.Mark.Starts+1, n.boot, found.Stored.Log, others)
+	if older != nil {
+		return true, n.lose(older, own.Incarnation)
+	}
+	reason, incarnation := foreign(own, others), disk.Incarnation{}
+	if reason == nil && !replaced.IsZero() {
+		incarnation = own.Incarnation
+		reason = errReplaced(n.dir.path, own.Life, replaced)
+	}
+	switch {
+	case reason == nil:
+		return false, nil
+	case n.config.Rejoin:
+		return true, n.lose(reason, incarnation)
+	case !replaced.IsZero():
+		return true, openError(dcs.ErrUnavailable, "%w", &disk.RejoinError{Dir: n.dir.path, Err: reason})
+	}
+	return false, nil // it is refused by the others, and its calls say so
 }
 
 // startVoter starts Raft. If the log has a vote for this node, it is a member.
@@ -272,14 +305,15 @@ func allFounded(own disk.Identity, peers []Peer, others map[string]met) error {
 }
 
 // lose makes this node one that must not use what its directory has. It is
-// known to the others by a life that has done nothing yet.
-func (n *node) lose(reason error) error {
+// known to the others by a life that has done nothing yet. Without an
+// incarnation it joins whichever cluster admits it.
+func (n *node) lose(reason error, incarnation disk.Incarnation) error {
 	own := n.dir.state.Identity
 	life := disk.NewLife()
 	n.seat.change(func(s *seatState) { s.standing, s.identity, s.life, s.lost = standingLost, own, life, reason })
-	n.net.become(func(h *hello) { h.incarnation, h.life = own.Incarnation, life })
+	n.net.become(func(h *hello) { h.incarnation, h.life, h.starts, h.boot = incarnation, life, 0, n.boot })
 	if n.config.single() {
-		return openError(dcs.ErrUnavailable, "%w", reason)
+		return openError(dcs.ErrUnavailable, "%w: this is the only node of its cluster, so that nobody else has what is missing", reason)
 	}
 	n.log.Error("this node must not vote with its data", "reason", reason)
 	return nil
@@ -306,7 +340,10 @@ func (n *node) takePart() {
 			err = n.returnStep(n.meet(n.life))
 		case standingJoining:
 			err = n.joinStep(n.meet(n.life))
-		case standingMember, standingReplaced:
+		case standingMember:
+			n.watchPlace()
+			continue
+		case standingReplaced:
 			return
 		}
 		if err == nil {

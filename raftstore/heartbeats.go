@@ -4,6 +4,8 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
 // raftTransport is Raft's network transport, with an end of its heartbeats that
@@ -16,6 +18,38 @@ type raftTransport struct {
 	mu      sync.Mutex
 	stopped bool
 	running sync.WaitGroup
+	acks    map[raft.ServerID]ack
+}
+
+// ack is the newest entry that a server has acknowledged in a term.
+type ack struct {
+	term uint64
+	disk.LogEnd
+}
+
+// AppendEntries implements raft.Transport. It notes what the server has.
+func (t *raftTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	err := t.NetworkTransport.AppendEntries(id, to, req, resp)
+	if err == nil && resp.Success && req.Term == resp.Term && len(req.Entries) > 0 {
+		last := req.Entries[len(req.Entries)-1]
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if a := t.acks[id]; a.term < req.Term || a.Index < last.Index {
+			t.acks[id] = ack{term: req.Term, LogEnd: disk.LogEnd{Index: last.Index, Term: last.Term}}
+		}
+	}
+	return err
+}
+
+// acknowledged returns the newest entry that a server has acknowledged in this
+// term. It is zero without one.
+func (t *raftTransport) acknowledged(id raft.ServerID, term uint64) disk.LogEnd {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if a := t.acks[id]; a.term == term {
+		return a.LogEnd
+	}
+	return disk.LogEnd{}
 }
 
 // SetHeartbeatHandler implements raft.Transport.

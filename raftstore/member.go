@@ -114,6 +114,8 @@ func (m *member) openStores() (err error) {
 		return openError(dcs.ErrUnavailable, "%w", err)
 	}
 	m.undo.add(m.unlessStuck(m.store.mark.close))
+	starts := m.store.mark.starts()
+	m.node.net.become(func(h *hello) { h.starts = starts })
 	own := m.node.seat.look().identity
 	if own.IsFounder() && stored.Log.Index == 0 {
 		if err = m.votes.SetUint64([]byte(keyTerm), 1); err == nil {
@@ -130,12 +132,15 @@ func (m *member) openStores() (err error) {
 func (m *member) startRaft(changes chan<- bool) error {
 	n := m.node
 	c := n.config
-	m.trans = &raftTransport{NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	m.trans = &raftTransport{acks: map[raft.ServerID]ack{}, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		ServerAddressProvider: n.net,
 		Logger:                n.hlog.Named("transport"),
 		Stream:                n.net.openRaft(),
 		MaxPool:               3,
-		Timeout:               max(2*c.ElectionTimeout, time.Second),
+		// No pipeline: AppendEntries returns with each acknowledgement, and one
+		// refusal in a pipeline can block it for ever (hashicorp/raft 612).
+		MaxRPCsInFlight: 1,
+		Timeout:         max(2*c.ElectionTimeout, time.Second),
 	})}
 	m.undo.add(m.trans.Close)
 	m.peers = n.wiring.transport(m.trans)

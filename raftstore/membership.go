@@ -62,11 +62,14 @@ func newJoins(n *node) *joins {
 func (j *joins) note(peer hello, m setupMessage, answer *setupMessage) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if m.Standing == standingMember {
+	own := j.n.net.greeting()
+	if m.Standing == standingMember && peer.incarnation == own.incarnation {
 		answer.Replaced = j.replacement(peer)
+		if m := j.n.member(); m != nil {
+			answer.Acked = m.trans.acknowledged(serverID(peer.id, peer.life), m.leading())
+		}
 		return
 	}
-	own := j.n.net.greeting()
 	lost := m.Standing == standingLost
 	if !lost && m.Standing != standingJoining || j.n.config.peerAddr(peer.id) == "" || peer.life.IsZero() ||
 		peer.incarnation != own.incarnation && !(lost && peer.incarnation.IsZero()) {

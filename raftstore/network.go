@@ -42,9 +42,10 @@ type network struct {
 	ln      net.Listener
 	self    string
 	mu      sync.Mutex
-	hello   hello             // under mu, once nodes connect
-	peers   map[string]string // address to ID
-	creds   *credentials      // nil without TLS
+	hello   hello                   // under mu, once nodes connect
+	seen    map[disk.Life]seenStart // under mu: of the nodes in Peers
+	peers   map[string]string       // address to ID
+	creds   *credentials            // nil without TLS
 	dialer  *keepalive.Dialer
 	timeout time.Duration // of a dial or an accepted handshake
 	reg     *registry
@@ -72,6 +73,7 @@ func newNetwork(c Config) (*network, error) {
 		self:    c.Advertise,
 		hello:   hello{version: wireVersion, cluster: newClusterID(c.Root, c.memberIDs()), id: c.ID},
 		peers:   map[string]string{},
+		seen:    map[disk.Life]seenStart{},
 		timeout: dialTime(c),
 		reg:     newRegistry(),
 		admit:   newAdmission(descriptorLimit()),
@@ -286,6 +288,7 @@ func (n *network) dial(ctx context.Context, k kind, addr string) (*trackedConn, 
 		return nil, fmt.Errorf("%s: %w", addr, err)
 	}
 	n.proven(peer.id, raw)
+	n.see(k, peer)
 	own.wanted = disk.Life{}
 	return n.establish(conn, k, own, peer, true)
 }
@@ -295,6 +298,26 @@ func (n *network) proven(peer string, conn net.Conn) {
 	if id := n.owner(peer); id != "" {
 		n.admit.proven(id, conn.RemoteAddr())
 	}
+}
+
+// see notes the start of a node of Peers. On a setup connection it may be one
+// that is not durable yet.
+func (n *network) see(k kind, peer hello) {
+	if k == kindSetup || n.owner(peer.id) == "" {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if s := n.seen[peer.life]; peer.starts > s.Starts {
+		n.seen[peer.life] = seenStart{Starts: peer.starts, Boot: peer.boot}
+	}
+}
+
+// seenStart returns the newest start of a life that was seen.
+func (n *network) seenStart(life disk.Life) seenStart {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.seen[life]
 }
 
 // owner returns the name under which a node's connections and calls are

@@ -128,6 +128,7 @@ func (n *network) handshake(ctx context.Context, p *place) (*trackedConn, error)
 		return nil, err
 	}
 	n.proven(peer.id, p.conn)
+	n.see(k, peer)
 	return n.establish(conn, k, own, peer, false)
 }
 

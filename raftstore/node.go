@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,6 +67,7 @@ type node struct {
 	state  *state.FSM
 	lead   *leadership
 	route  *route
+	boot   uint64 // of this process, random
 	seat   seat
 	joins  *joins
 	part   atomic.Pointer[member]
@@ -104,7 +106,7 @@ func startNode(c Config, w wiring) (_ *node, err error) {
 	if c, err = c.check(); err != nil {
 		return nil, err
 	}
-	n := &node{config: c, wiring: w, log: quietLogger(c.Logger), state: state.New(), route: newRoute()}
+	n := &node{config: c, wiring: w, log: quietLogger(c.Logger), state: state.New(), route: newRoute(), boot: rand.Uint64()} //nolint:gosec // no secret
 	n.hlog = newHCLogger(n.log)
 	n.life, n.end = context.WithCancel(context.Background())
 	context.AfterFunc(n.life, n.route.shut)

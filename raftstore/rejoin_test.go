@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
 // A node whose data are lost must not vote: what it acknowledged would count as
@@ -349,4 +351,223 @@ func TestTwoOfFiveLoseTheirData(t *testing.T) {
 	tc.becomesVoter(second)
 	tc.holds(revs)
 	require.Len(t, tc.node[tc.leader()].node.member().servers(), 5)
+}
+
+// copyDir keeps or brings back a node's directory, as a backup does.
+func copyDir(t *testing.T, from, to string) {
+	t.Helper()
+	require.NoError(t, os.RemoveAll(to))
+	require.NoError(t, os.CopyFS(to, os.DirFS(from)))
+}
+
+// An older copy of a whole directory lacks what the node acknowledged later. A
+// leader that lives knows.
+func TestOlderCopyIsNotVotedWith(t *testing.T) {
+	for name, sameRun := range map[string]bool{"made while the node ran": true, "made before an earlier start": false} {
+		t.Run(name, func(t *testing.T) {
+			tc := newTestCluster(t, 3, nil)
+			at := tc.follower()
+			tc.commits(at, 3, "k")
+			tc.settled()
+			kept := t.TempDir()
+			if !sameRun {
+				tc.stop(at)
+			}
+			copyDir(t, tc.config[at].Dir, kept)
+			if !sameRun {
+				tc.start(at)
+				tc.becomesVoter(at)
+			}
+			revs := tc.commits(at, 5, "later")
+			tc.settled()
+			old := tc.node[at].node.net.greeting().life
+			tc.stop(at)
+			copyDir(t, kept, tc.config[at].Dir)
+			tc.start(at)
+			tc.becomesVoter(at)
+			require.NotEqual(t, old, tc.node[at].node.net.greeting().life, "it votes with the copy")
+			tc.holds(revs)
+		})
+	}
+}
+
+// What the others know of a node decides, and what they cannot know does not
+// hold it up.
+func TestStartIsJudged(t *testing.T) {
+	end := disk.LogEnd{Index: 10, Term: 3}
+	said := func(s setupMessage) map[string]met { return map[string]met{"b": {said: s}, "c": {err: errNoLeader}} }
+	for name, tc := range map[string]struct {
+		said setupMessage
+		want string
+	}{
+		"nothing":        {setupMessage{}, ""},
+		"earlier start":  {setupMessage{Seen: seenStart{Starts: 6, Boot: 1}}, ""},
+		"later start":    {setupMessage{Seen: seenStart{Starts: 8, Boot: 1}}, "has seen start 8 of this node, and this is start 7"},
+		"other boot":     {setupMessage{Seen: seenStart{Starts: 7, Boot: 1}}, "has seen start 7"},
+		"this very one":  {setupMessage{Seen: seenStart{Starts: 7, Boot: 2}}, ""},
+		"what it has":    {setupMessage{Acked: end}, ""},
+		"less":           {setupMessage{Acked: disk.LogEnd{Index: 12, Term: 2}}, ""},
+		"a later entry":  {setupMessage{Acked: disk.LogEnd{Index: 11, Term: 3}}, "acknowledged entry 11 of term 3 to node b"},
+		"a newer term's": {setupMessage{Acked: disk.LogEnd{Index: 9, Term: 4}}, "acknowledged entry 9 of term 4"},
+	} {
+		replaced, err := judgeStart(7, 2, end, said(tc.said))
+		require.Zero(t, replaced)
+		if tc.want == "" {
+			require.NoError(t, err, name)
+		} else {
+			require.ErrorIs(t, err, errOlderCopy, name)
+			require.ErrorContains(t, err, tc.want, name)
+		}
+	}
+	replaced, err := judgeStart(7, 2, end, said(setupMessage{Replaced: newLife}))
+	require.NoError(t, err)
+	require.Equal(t, newLife, replaced)
+}
+
+// A node that is down with its data while another life of it was made a voter
+// has no place any more: it says so, and joins again if it may.
+func TestReplacedNode(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	at := tc.follower()
+	revs := tc.commits(at, 3, "k")
+	tc.settled()
+	kept := t.TempDir()
+	tc.stop(at)
+	copyDir(t, tc.config[at].Dir, kept)
+	tc.wipe(at)
+	tc.start(at)
+	tc.becomesVoter(at)
+	second := tc.node[at].node.net.greeting().life
+	tc.stop(at)
+	copyDir(t, kept, tc.config[at].Dir)
+	_, err := newBackend(tc.config[at], tc.wiring[at])
+	require.ErrorIs(t, err, dcs.ErrUnavailable)
+	require.ErrorContains(t, err, "have replaced life")
+	require.ErrorContains(t, err, "start this node once with rejoin=true")
+	tc.config[at].Rejoin = true
+	tc.start(at)
+	tc.becomesVoter(at)
+	require.NotEqual(t, second, tc.node[at].node.net.greeting().life)
+	tc.holds(revs)
+	require.Len(t, tc.node[tc.leader()].node.member().servers(), 3)
+}
+
+// The same is found by a node that runs: it was cut off while another process
+// took its place.
+func TestReplacedWhileItRuns(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	at := tc.follower()
+	tc.commits(at, 3, "k")
+	tc.settled()
+	m := tc.node[tc.leader()].node.member()
+	back := tc.isolate(at)
+	require.NoError(t, m.raft.RemoveServer(tc.node[at].node.member().id, 0, time.Second).Error())
+	require.NoError(t, m.raft.AddNonvoter(serverID(tc.config[at].ID, newLife), "x", 0, time.Second).Error())
+	m.node.joins.begin(m) // what the leader itself changes, it knows
+	back()
+	tc.eventually(func() bool { return tc.node[at].Status().Health.State == "replaced" }, "it does not notice")
+	require.Nil(t, tc.node[at].node.member())
+	require.Contains(t, tc.node[at].Status().Health.WaitsFor, "rejoin=true")
+	short, cancel := contextFor(300 * time.Millisecond)
+	defer cancel()
+	_, err := tc.node[at].Get(short, "k/0")
+	require.ErrorContains(t, err, "have replaced life")
+}
+
+// A damaged directory is refused with the file's name; with Rejoin the node gets
+// everything from the others.
+func TestDamagedNodeRejoins(t *testing.T) {
+	for name, spoil := range map[string]func(dir string) (file string){
+		"identity": func(dir string) string { return filepath.Join(dir, "identity.json") },
+		"log":      func(dir string) string { return filepath.Join(dir, "log", "wal-meta.db") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			tc := newTestCluster(t, 3, nil)
+			at := tc.follower()
+			revs := tc.commits(at, 3, "k")
+			tc.settled()
+			tc.stop(at)
+			file := spoil(tc.config[at].Dir)
+			require.NoError(t, os.Truncate(file, 1))
+			_, err := newBackend(tc.config[at], tc.wiring[at])
+			require.ErrorIs(t, err, dcs.ErrUnavailable)
+			require.ErrorContains(t, err, filepath.Dir(file))
+			require.ErrorContains(t, err, "start this node once with rejoin=true")
+			tc.config[at].Rejoin = true
+			tc.start(at)
+			tc.becomesVoter(at)
+			tc.holds(revs)
+			tc.stop(at)
+			tc.start(at) // the setting may stay
+			tc.becomesVoter(at)
+			lost, err := filepath.Glob(filepath.Join(tc.config[at].Dir, "lost-*"))
+			require.NoError(t, err)
+			require.Len(t, lost, 1)
+		})
+	}
+}
+
+// P15: a cluster that was founded anew is another one. A node of the old one is
+// refused, and its callers are told; nothing of the old one is ever served as
+// the new one's.
+func TestP15AnotherIncarnation(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	const c = 2
+	tc.commits(c, 3, "old")
+	tc.settled()
+	old := tc.node[c].Status().Incarnation
+	kept := t.TempDir()
+	tc.stopAll()
+	copyDir(t, tc.config[c].Dir, kept)
+	for i := range tc.node {
+		tc.wipe(i)
+	}
+	for i := range tc.node {
+		tc.start(i)
+	}
+	revs := tc.commits(0, 1, "new")
+	now := tc.node[0].Status().Incarnation
+	require.NotEqual(t, old, now)
+	tc.stop(c)
+	copyDir(t, kept, tc.config[c].Dir)
+	b := tc.start(c)
+	var err error
+	tc.eventually(func() bool {
+		short, cancel := contextFor(300 * time.Millisecond)
+		defer cancel()
+		_, err = b.Get(short, "old/0")
+		return errors.Is(err, dcs.ErrUnauthorized)
+	}, "the caller is not told")
+	require.ErrorContains(t, err, old)
+	require.ErrorContains(t, err, now)
+	require.ErrorContains(t, err, "rejoin=true")
+	short, cancel := contextFor(300 * time.Millisecond)
+	defer cancel()
+	_, err = b.Wait(short, "old", 0)
+	require.Error(t, err)
+	tc.stop(c)
+	tc.config[c].Rejoin = true
+	tc.start(c)
+	tc.becomesVoter(c)
+	tc.holds(revs)
+	_, err = tc.node[c].Get(testCtx(t), "old/0")
+	require.ErrorIs(t, err, dcs.ErrNotFound)
+}
+
+// No text advises what loses acknowledged writes.
+func TestNoTextAdvisesACopy(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	inner, err := filepath.Glob("internal/*/*.go")
+	require.NoError(t, err)
+	for _, file := range append(files, inner...) {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		data, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, text := range []string{"from a copy", "a copy of this node", "empty it", "empty %s", "restore the directory", "restore the data"} {
+			require.NotContains(t, string(data), text, file)
+		}
+	}
 }

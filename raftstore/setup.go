@@ -37,6 +37,13 @@ type setupMessage struct {
 	// Replaced is the life of the node that the committed configuration has
 	// instead of the one that asks.
 	Replaced disk.Life `json:"replaced,omitzero"`
+	// Acked is the newest entry that the node has acknowledged to this leader
+	// in its term.
+	Acked disk.LogEnd `json:"acked,omitzero"`
+
+	// Seen is the newest start of the asking node's life that this one has
+	// seen.
+	Seen seenStart `json:"seen,omitzero"`
 }
 
 // setupHandler answers a message of another node.
@@ -149,6 +156,7 @@ func (n *node) introduction() setupMessage {
 // waits to become a voter.
 func (n *node) answerSetup(peer hello, m setupMessage) setupMessage {
 	answer := n.introduction()
+	answer.Seen = n.net.seenStart(peer.life)
 	if n.lead.leading.Load() {
 		n.joins.note(peer, m, &answer)
 	}

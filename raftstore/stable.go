@@ -169,6 +169,13 @@ func (h *highWater) due() {
 	}
 }
 
+// starts returns how often the node was started with this life.
+func (h *highWater) starts() uint32 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.mark.Starts
+}
+
 // lower writes an earlier end, before the log is cut back to it.
 func (h *highWater) lower(index, term uint64) error {
 	h.mu.Lock()

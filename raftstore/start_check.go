@@ -1,0 +1,111 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+)
+
+// An older copy of a whole directory is consistent in itself: only the other
+// nodes can know that it lacks something. So a node asks them before it votes.
+// It waits for no node that does not answer, because a cluster with one node
+// down must be able to elect: the check finds what a node that lives knows, and
+// nothing more.
+
+// leastStartCheck bounds from below how long a node waits for the others.
+const leastStartCheck = time.Second
+
+// seenStart is the newest start of a life that a node has seen.
+type seenStart struct {
+	Starts uint32 `json:"starts,omitempty"`
+	Boot   uint64 `json:"boot,omitempty"`
+}
+
+// errOlderCopy says that a directory lacks what its node once had.
+var errOlderCopy = errors.New("the directory is an older copy")
+
+// judgeStart returns the life that has replaced this one, or an error if a node
+// knows of more than the directory has.
+func judgeStart(starts uint32, boot uint64, end disk.LogEnd, others map[string]met) (replaced disk.Life, err error) {
+	for _, id := range slices.Sorted(maps.Keys(others)) {
+		a := others[id]
+		if a.err != nil {
+			continue
+		}
+		seen, acked := a.said.Seen, a.said.Acked
+		switch {
+		case !a.said.Replaced.IsZero():
+			return a.said.Replaced, nil
+		case seen.Starts > starts || seen.Starts == starts && seen.Boot != boot:
+			return replaced, fmt.Errorf("%w: node %s has seen start %d of this node, and this is start %d", errOlderCopy, id, seen.Starts, starts)
+		case acked.Term > end.Term || acked.Term == end.Term && acked.Index > end.Index:
+			return replaced, fmt.Errorf("%w: this node has acknowledged entry %d of term %d to node %s, and the log ends with entry %d of term %d", errOlderCopy, acked.Index, acked.Term, id, end.Index, end.Term)
+		}
+	}
+	return replaced, nil
+}
+
+// foreign returns an error if so many of the others belong to one other
+// incarnation that this node's has no majority.
+func foreign(own disk.Identity, others map[string]met) error {
+	count := map[disk.Incarnation]int{}
+	for _, a := range others {
+		if a.err == nil && !a.peer.incarnation.IsZero() && a.peer.incarnation != own.Incarnation {
+			count[a.peer.incarnation]++
+		}
+	}
+	for other, nodes := range count {
+		if nodes > len(own.Members)/2 {
+			return fmt.Errorf("%d of %d nodes belong to incarnation %v of the cluster, which was founded separately, and this node to %v", nodes, len(own.Members), other, own.Incarnation)
+		}
+	}
+	return nil
+}
+
+// errReplaced says that another life has this node's place.
+func errReplaced(dir string, own, other disk.Life) error {
+	return fmt.Errorf("%s: the other nodes have replaced life %v of this node by life %v", dir, own, other)
+}
+
+// replace ends this node's part in Raft after the others have replaced it.
+func (n *node) replace(other disk.Life) {
+	reason := errReplaced(n.dir.path, n.seat.look().life, other)
+	if err := n.stopMember(); err != nil {
+		n.log.Error("this node could not end its part in Raft", "error", err)
+		return
+	}
+	n.part.Store(nil)
+	if n.config.Rejoin {
+		_ = n.lose(reason, n.seat.look().identity.Incarnation) // only a single node's cannot be given up
+		return
+	}
+	refusal := &disk.RejoinError{Dir: n.dir.path, Err: reason}
+	n.seat.change(func(s *seatState) { s.standing, s.lost, s.waits = standingReplaced, reason, refusal })
+	n.log.Error("this node has no part in the cluster any more", "reason", refusal)
+}
+
+// watchPlace asks the others, while no leader is heard of, whether they have
+// replaced this node. It returns when they have, or when the node ends.
+func (n *node) watchPlace() {
+	silent := dcs.Now()
+	for n.life.Err() == nil {
+		pause(n.life, leastStartCheck/2)
+		if n.leaderAddr() != "" {
+			silent = dcs.Now()
+		}
+		if n.life.Err() != nil || silent.Elapsed() < 2*leastStartCheck {
+			continue
+		}
+		for _, a := range n.meet(n.life) {
+			if a.err == nil && !a.said.Replaced.IsZero() {
+				n.replace(a.said.Replaced)
+				return
+			}
+		}
+	}
+}
