@@ -1,0 +1,78 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/hashicorp/raft"
+)
+
+// Get reads an entry. The error is raft.ErrLogNotFound where the log does not
+// hold it, a *DamageError where it is not what was written, else that of an
+// operation that failed, which a repair may cure.
+func (l *Log) Get(index uint64, entry *raft.Log) error {
+	for {
+		at, file, repairs, err := l.find(index)
+		if err != nil {
+			return err
+		}
+		err = l.readEntry(file, at, index, entry)
+		if err == nil {
+			return nil
+		}
+		// The file may have been closed under the read, by a cut or a repair.
+		again, _, since, gone := l.find(index)
+		if gone != nil {
+			return gone
+		}
+		if again != at || since != repairs {
+			continue
+		}
+		var damage *DamageError
+		if errors.As(err, &damage) {
+			return err
+		}
+		return l.fail(fmt.Errorf("entry %d was not read: %w", index, err))
+	}
+}
+
+// find returns where an entry is.
+func (l *Log) find(index uint64) (place, File, uint64, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.closed {
+		return place{}, nil, 0, ErrClosed
+	}
+	at, ok := l.index.place(index)
+	if !ok {
+		return place{}, nil, 0, raft.ErrLogNotFound
+	}
+	return at, l.segments[at.segment-l.segments[0].number].file, l.repairs, nil
+}
+
+func (l *Log) readEntry(file File, at place, index uint64, entry *raft.Log) error {
+	b := make([]byte, at.size)
+	if n, err := file.ReadAt(b, at.offset); err != nil && (n < len(b) || !errors.Is(err, io.EOF)) {
+		if !errors.Is(err, io.EOF) {
+			return err
+		}
+		return l.damage(at, "the file was cut")
+	}
+	seed := recordSeed(l.o.Life, at.segment)
+	h, ok := decodeHeader(b, seed, at.offset)
+	if !ok || h.size() != at.size || !isRecord(b, seed, at.offset) || h.kind != recordEntry {
+		return l.damage(at, "entry %d is not what was written", index)
+	}
+	if err := decodeEntry(b[recordHeaderSize:recordHeaderSize+h.length], entry); err != nil {
+		return l.damage(at, "entry %d cannot be used: %v", index, err)
+	}
+	if entry.Index != index {
+		return l.damage(at, "entry %d is in the place of entry %d", entry.Index, index)
+	}
+	return nil
+}
+
+func (l *Log) damage(at place, format string, args ...any) error {
+	return &DamageError{File: segmentPath(l.o.Dir, at.segment), Offset: at.offset, What: fmt.Sprintf(format, args...)}
+}
