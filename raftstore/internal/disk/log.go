@@ -183,7 +183,7 @@ func (l *Log) rewrite(tail *segment) error {
 	if l.o.Mark.Segment == tail.number {
 		from = l.o.Mark.Offset
 	}
-	b := make([]byte, windowSize)
+	b := make([]byte, min(windowSize, tail.end-from))
 	for from < tail.end {
 		b = b[:min(int64(cap(b)), tail.end-from)]
 		if _, err := tail.file.ReadAt(b, from); err != nil {
@@ -261,8 +261,12 @@ func (l *Log) Close() error {
 }
 
 func (l *Log) closeFiles() {
-	for _, s := range l.segments {
-		s.file.Close()
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for _, list := range [][]*segment{l.segments, l.unneeded} {
+		for _, s := range list {
+			s.file.Close()
+		}
 	}
 }
 
