@@ -337,6 +337,11 @@ func TestMarkFollows(t *testing.T) {
 			defer mu.Unlock()
 			return saved[len(saved)-1]
 		}
+		count := func() int {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(saved)
+		}
 		l, _, err := disk.OpenLog(o)
 		require.NoError(t, err)
 		require.Equal(t, []disk.LogEnd{{}}, saved, "after the log was opened")
@@ -344,13 +349,13 @@ func TestMarkFollows(t *testing.T) {
 		first := l.End()
 		time.Sleep(60 * time.Millisecond)
 		require.NoError(t, l.Append(entries(2, 2, 1, 0)))
-		require.Len(t, saved, 1)
+		require.Equal(t, 1, count())
 		time.Sleep(40*time.Millisecond + time.Microsecond)
 		require.Equal(t, l.End(), last(), "100 ms after the first change, with all that came since")
 		require.NotEqual(t, first, last())
-		require.Len(t, saved, 2)
+		require.Equal(t, 2, count())
 		time.Sleep(time.Hour)
-		require.Len(t, saved, 2, "nothing changed")
+		require.Equal(t, 2, count(), "nothing changed")
 
 		require.NoError(t, l.Append(entries(3, 9, 1, 200)), "this makes a segment")
 		synctest.Wait()
