@@ -22,7 +22,7 @@ type LogOptions struct {
 	Files FS
 	Dir   string
 	// Life is the life of the data directory. Files of another one are refused.
-	Life [8]byte
+	Life Life
 	// Mark is the end that was durable for certain when it was saved last.
 	Mark LogEnd
 	// SaveMark makes an end of the log durable, outside the log. OpenLog calls

@@ -33,7 +33,7 @@ func benchmarkAppend(b *testing.B, n int) {
 	stores := []func([]*raft.Log) error{l.Append, w.StoreLogs}
 	var took [2][]float64
 	for i := range b.N {
-		batch := entries(uint64(i*n+1), uint64(i*n+n), 1, 1024)
+		batch := logEntries(uint64(i*n+1), uint64(i*n+n), 1, 1024)
 		for j := range stores {
 			k := (i + j) % 2
 			begun := time.Now()

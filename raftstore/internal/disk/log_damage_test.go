@@ -234,7 +234,7 @@ func TestTornTailIsCut(t *testing.T) {
 	require.Equal(t, uint64(6), l.Last())
 	require.Len(t, notes, 1)
 	require.Equal(t, []any{c.paths[1], at, smallSize - at}, []any{notes[0].File, notes[0].Offset, notes[0].Bytes})
-	require.NoError(t, l.Append(entries(7, 7, 4, 0)))
+	require.NoError(t, l.Append(logEntries(7, 7, 4, 0)))
 	require.NoError(t, l.Close())
 	l = openLog(t, c.files.Crash(0), l.End())
 	requireLog(t, l, 1, 1, 1, 2, 2, 2, 2, 4)
@@ -254,7 +254,7 @@ func TestTornTailIsCut(t *testing.T) {
 func TestReadsAreChecked(t *testing.T) {
 	f := disktest.New()
 	l := openLog(t, f, disk.LogEnd{})
-	require.NoError(t, l.Append(entries(1, 3, 1, 50)))
+	require.NoError(t, l.Append(logEntries(1, 3, 1, 50)))
 	path := segments(f)[0]
 	data := f.Data(path)
 	for bit := 96 * 8; bit < int(l.End().Offset)*8; bit++ {

@@ -67,7 +67,7 @@ func FuzzScanFile(f *testing.F) {
 			require.True(t, isLoss(err), "%v", err)
 			return
 		}
-		require.NoError(t, l.Append(entries(l.End().Index+1, l.End().Index+1, 9, 0)))
+		require.NoError(t, l.Append(logEntries(l.End().Index+1, l.End().Index+1, 9, 0)))
 		require.NoError(t, l.Close())
 	})
 }

@@ -63,7 +63,7 @@ type logSteps struct{ term uint64 }
 
 func (s *logSteps) append(m logModel, n, size int) logStep {
 	s.term++
-	list := entries(m.last+1, m.last+uint64(n), s.term, size)
+	list := logEntries(m.last+1, m.last+uint64(n), s.term, size)
 	return logStep{fmt.Sprintf("append %d to %d", m.last+1, m.last+uint64(n)),
 		func(l *disk.Log) error { return l.Append(list) },
 		func(m *logModel) {

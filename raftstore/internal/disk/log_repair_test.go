@@ -86,9 +86,9 @@ func requireNoSecondSync(t *testing.T, ops []disktest.Op, k int, name string) {
 func TestFailedSyncIsNotTrusted(t *testing.T) {
 	f := disktest.New()
 	l := openLog(t, f, disk.LogEnd{})
-	require.NoError(t, l.Append(entries(1, 2, 1, 0)))
+	require.NoError(t, l.Append(logEntries(1, 2, 1, 0)))
 	f.Fail(disktest.Nth(1, disktest.Any(disktest.Sync)), syscall.EIO)
-	batch := entries(3, 3, 1, 0)
+	batch := logEntries(3, 3, 1, 0)
 	require.ErrorIs(t, l.Append(batch), syscall.EIO)
 	requireLog(t, l, 1, 1, 1)
 	require.ErrorIs(t, l.Append(batch), syscall.EIO, "not before a repair")
@@ -105,9 +105,9 @@ func TestFailedSyncIsNotTrusted(t *testing.T) {
 func TestFailedSyncOfAnEarlierProcess(t *testing.T) {
 	f := disktest.New()
 	l := openLog(t, f, disk.LogEnd{})
-	require.NoError(t, l.Append(entries(1, 2, 1, 0)))
+	require.NoError(t, l.Append(logEntries(1, 2, 1, 0)))
 	f.Fail(disktest.Nth(1, disktest.Any(disktest.Sync)), syscall.EIO)
-	require.Error(t, l.Append(entries(3, 3, 1, 0)))
+	require.Error(t, l.Append(logEntries(3, 3, 1, 0)))
 	f = f.Kill()
 	l = openLog(t, f, disk.LogEnd{})
 	last := l.Last()
@@ -123,16 +123,16 @@ func TestFullDisk(t *testing.T) {
 	next := uint64(1)
 	stop := f.Fail(disktest.Any(disktest.Create, disktest.Allocate, disktest.Write), syscall.ENOSPC)
 	for range 50 {
-		require.ErrorIs(t, l.Append(entries(next, next, 1, 300)), syscall.ENOSPC)
+		require.ErrorIs(t, l.Append(logEntries(next, next, 1, 300)), syscall.ENOSPC)
 		require.ErrorIs(t, l.Repair(), syscall.ENOSPC)
 	}
 	stop()
 	for range 50 {
-		for l.Append(entries(next, next, 1, 300)) != nil {
+		for l.Append(logEntries(next, next, 1, 300)) != nil {
 			require.NoError(t, l.Repair())
 		}
 		stop = f.Fail(disktest.Any(disktest.Allocate), syscall.ENOSPC)
-		if l.Append(entries(next+1, next+1, 1, 300)) == nil {
+		if l.Append(logEntries(next+1, next+1, 1, 300)) == nil {
 			next++
 		}
 		stop()
@@ -147,10 +147,10 @@ func TestFullDisk(t *testing.T) {
 func TestFaultThatStays(t *testing.T) {
 	f := disktest.New()
 	l := openLog(t, f, disk.LogEnd{})
-	require.NoError(t, l.Append(entries(1, 2, 1, 300)))
+	require.NoError(t, l.Append(logEntries(1, 2, 1, 300)))
 	stop := f.Fail(func(op disktest.Op) bool { return op.Kind == disktest.Write && op.Off > 0 }, syscall.EIO)
 	for range 100 {
-		require.ErrorIs(t, l.Append(entries(3, 3, 1, 0)), syscall.EIO)
+		require.ErrorIs(t, l.Append(logEntries(3, 3, 1, 0)), syscall.EIO)
 		require.NoError(t, l.Repair())
 	}
 	require.LessOrEqual(t, len(segments(f)), 2)
@@ -158,7 +158,7 @@ func TestFaultThatStays(t *testing.T) {
 	require.Equal(t, uint64(1), l.End().Segment, "no mark names a segment without records")
 	requireLog(t, openLog(t, f.Crash(0), l.End()), 1, 1, 1)
 	stop()
-	require.NoError(t, l.Append(entries(3, 3, 1, 0)))
+	require.NoError(t, l.Append(logEntries(3, 3, 1, 0)))
 	requireLog(t, openLog(t, f.Crash(0), l.End()), 1, 1, 1, 1)
 }
 
@@ -167,12 +167,12 @@ func TestUnmountedDirectory(t *testing.T) {
 	for _, dir := range []string{logDir, "/node"} {
 		f := disktest.New()
 		l := openLog(t, f, disk.LogEnd{})
-		require.NoError(t, l.Append(entries(1, 2, 1, 300)))
+		require.NoError(t, l.Append(logEntries(1, 2, 1, 300)))
 		mount := f.Unmount(dir)
 		var err error
 		for i := uint64(3); err == nil; i++ {
 			require.Less(t, i, uint64(10))
-			err = l.Append(entries(i, i, 1, 300)) // the open file still takes some
+			err = l.Append(logEntries(i, i, 1, 300)) // the open file still takes some
 		}
 		last := l.Last()
 		for range 10 {
@@ -182,7 +182,7 @@ func TestUnmountedDirectory(t *testing.T) {
 		mount()
 		require.NoError(t, l.Repair())
 		require.Equal(t, last, l.Last())
-		require.NoError(t, l.Append(entries(last+1, last+1, 1, 0)))
+		require.NoError(t, l.Append(logEntries(last+1, last+1, 1, 0)))
 		require.Equal(t, last+1, openLog(t, f.Crash(0), l.End()).Last())
 	}
 }
@@ -196,15 +196,15 @@ func TestForeignDirectory(t *testing.T) {
 	l, _, err := disk.OpenLog(o)
 	require.NoError(t, err)
 	defer l.Close()
-	require.NoError(t, l.Append(entries(1, 2, 1, 300)))
+	require.NoError(t, l.Append(logEntries(1, 2, 1, 300)))
 	owned = errors.New("another life")
 	before := segments(f)
-	require.ErrorIs(t, l.Append(entries(3, 3, 1, 900)), owned)
+	require.ErrorIs(t, l.Append(logEntries(3, 3, 1, 900)), owned)
 	require.ErrorIs(t, l.Repair(), owned)
 	require.Equal(t, before, segments(f))
 	owned = nil
 	require.NoError(t, l.Repair())
-	require.NoError(t, l.Append(entries(3, 3, 1, 900)))
+	require.NoError(t, l.Append(logEntries(3, 3, 1, 900)))
 }
 
 // TestRepairFindsDamage damages what was durable, while the log is open.
@@ -216,24 +216,24 @@ func TestRepairFindsDamage(t *testing.T) {
 	} {
 		f := disktest.New()
 		l := openLog(t, f, disk.LogEnd{})
-		require.NoError(t, l.Append(entries(1, 2, 1, 300)))
+		require.NoError(t, l.Append(logEntries(1, 2, 1, 300)))
 		f.Fail(disktest.Nth(1, disktest.Any(disktest.Sync)), syscall.EIO)
-		require.Error(t, l.Append(entries(3, 3, 1, 0)))
+		require.Error(t, l.Append(logEntries(3, 3, 1, 0)))
 		spoil(f, segments(f)[0])
 		var damage *disk.DamageError
 		require.ErrorAs(t, l.Repair(), &damage, name)
 		require.ErrorAs(t, l.Repair(), &damage, "for good")
-		require.ErrorAs(t, l.Append(entries(3, 3, 1, 0)), &damage)
+		require.ErrorAs(t, l.Append(logEntries(3, 3, 1, 0)), &damage)
 	}
 }
 
 func TestUnreadableEntry(t *testing.T) {
 	f := disktest.New()
 	l := openLog(t, f, disk.LogEnd{})
-	require.NoError(t, l.Append(entries(1, 2, 1, 0)))
+	require.NoError(t, l.Append(logEntries(1, 2, 1, 0)))
 	stop := f.Fail(disktest.Any(disktest.Read), syscall.EIO)
 	require.ErrorIs(t, l.Get(1, &raft.Log{}), syscall.EIO)
-	require.ErrorIs(t, l.Append(entries(3, 3, 1, 0)), syscall.EIO)
+	require.ErrorIs(t, l.Append(logEntries(3, 3, 1, 0)), syscall.EIO)
 	require.ErrorIs(t, l.Repair(), syscall.EIO)
 	stop()
 	require.NoError(t, l.Repair())
@@ -257,7 +257,7 @@ func TestOpenAfterFaults(t *testing.T) {
 			l, _, err = disk.OpenLog(o)
 		}
 		require.NoError(t, err)
-		require.NoError(t, l.Append(entries(7, 7, 9, 0)))
+		require.NoError(t, l.Append(logEntries(7, 7, 9, 0)))
 		require.NoError(t, l.Close())
 		o.Files, o.Mark = f.Crash(0), l.End()
 		l, _, err = disk.OpenLog(o)

@@ -38,7 +38,7 @@ type logScanner struct {
 	LogScan
 	files FS
 	dir   string
-	life  [8]byte
+	life  Life
 	mark  LogEnd
 	check func(*raft.Log) error
 	seen  bool // a batch ends where mark is
@@ -49,7 +49,7 @@ type logScanner struct {
 // entry are valid until it returns. The error is a *DamageError where the log
 // is damaged or check fails, a *ShortError where it ends, undamaged, before
 // mark, else that of an operation that failed.
-func ScanLog(files FS, dir string, life [8]byte, mark LogEnd, check func(*raft.Log) error) (*LogScan, error) {
+func ScanLog(files FS, dir string, life Life, mark LogEnd, check func(*raft.Log) error) (*LogScan, error) {
 	s := &logScanner{files: files, dir: dir, life: life, mark: mark, check: check}
 	numbers, err := segmentNumbers(files, dir)
 	if err != nil {

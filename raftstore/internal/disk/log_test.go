@@ -48,7 +48,7 @@ func entry(index, term uint64, size int) *raft.Log {
 	return &raft.Log{Index: index, Term: term, Data: append(data, make([]byte, max(0, size-len(data)))...)}
 }
 
-func entries(from, to, term uint64, size int) []*raft.Log {
+func logEntries(from, to, term uint64, size int) []*raft.Log {
 	var list []*raft.Log
 	for i := from; i <= to; i++ {
 		list = append(list, entry(i, term, size))
@@ -91,12 +91,12 @@ func TestLogKeepsEntries(t *testing.T) {
 		AppendedAt: time.Unix(1700000000, 123456789),
 	}
 	require.NoError(t, l.Append([]*raft.Log{whole}))
-	require.NoError(t, l.Append(entries(2, 3, 2, 0)))
+	require.NoError(t, l.Append(logEntries(2, 3, 2, 0)))
 	require.NoError(t, l.Append([]*raft.Log{{Index: 4, Term: 3, Type: raft.LogNoop}}))
 	require.NoError(t, l.Append(nil))
 	require.NoError(t, l.Close())
 	require.NoError(t, l.Close(), "twice")
-	require.ErrorIs(t, l.Append(entries(5, 5, 3, 0)), disk.ErrClosed)
+	require.ErrorIs(t, l.Append(logEntries(5, 5, 3, 0)), disk.ErrClosed)
 	require.ErrorIs(t, l.Get(1, &raft.Log{}), disk.ErrClosed)
 	require.ErrorIs(t, l.Repair(), disk.ErrClosed)
 	require.Empty(t, f.OpenFiles())
@@ -116,12 +116,12 @@ func TestLogKeepsEntries(t *testing.T) {
 func TestLogRefusesMisuse(t *testing.T) {
 	f := disktest.New()
 	l := openLog(t, f, disk.LogEnd{})
-	require.NoError(t, l.Append(entries(1, 5, 1, 0)))
+	require.NoError(t, l.Append(logEntries(1, 5, 1, 0)))
 	big := entry(6, 1, 2<<20)
 	f.Fail(disktest.Any(disktest.Changes()...), syscall.EIO)
 	for name, err := range map[string]error{
-		"a gap":                  l.Append(entries(7, 7, 1, 0)),
-		"an entry twice":         l.Append(entries(5, 5, 1, 0)),
+		"a gap":                  l.Append(logEntries(7, 7, 1, 0)),
+		"an entry twice":         l.Append(logEntries(5, 5, 1, 0)),
 		"a gap within":           l.Append([]*raft.Log{entry(6, 1, 0), entry(8, 1, 0)}),
 		"too large":              l.Append([]*raft.Log{big}),
 		"a cut beyond the end":   l.CutFront(6),
@@ -133,7 +133,7 @@ func TestLogRefusesMisuse(t *testing.T) {
 	require.NoError(t, l.CutFront(0))
 	requireLog(t, l, 1, 1, 1, 1, 1, 1)
 	empty := openLog(t, disktest.New(), disk.LogEnd{})
-	require.ErrorIs(t, empty.Append(entries(0, 1, 1, 0)), disk.ErrInvalid)
+	require.ErrorIs(t, empty.Append(logEntries(0, 1, 1, 0)), disk.ErrInvalid)
 }
 
 // TestCutEntriesStayAway cuts back and appends others, over segments and
@@ -154,16 +154,16 @@ func TestCutEntriesStayAway(t *testing.T) {
 	requireLog(t, l, 1, 1, 1, 1, 1, 1)
 	restart()
 	requireLog(t, l, 1, 1, 1, 1, 1, 1)
-	require.NoError(t, l.Append(entries(6, 9, 2, 300)))
+	require.NoError(t, l.Append(logEntries(6, 9, 2, 300)))
 	require.NoError(t, l.CutBack(8))
-	require.NoError(t, l.Append(entries(8, 8, 3, 0)))
+	require.NoError(t, l.Append(logEntries(8, 8, 3, 0)))
 	restart()
 	requireLog(t, l, 1, 1, 1, 1, 1, 1, 2, 2, 3)
 	require.NoError(t, l.CutBack(1))
 	require.Zero(t, l.Last())
 	restart()
 	require.Zero(t, l.First())
-	require.NoError(t, l.Append(entries(1, 1, 4, 0)))
+	require.NoError(t, l.Append(logEntries(1, 1, 4, 0)))
 	restart()
 	requireLog(t, l, 1, 4)
 }
@@ -194,7 +194,7 @@ func TestFrontIsCut(t *testing.T) {
 	require.NoError(t, l.CutFront(12), "all go, as after a snapshot of the leader")
 	require.Zero(t, l.Last())
 	require.Equal(t, uint64(12), l.End().Index)
-	require.NoError(t, l.Append(entries(40, 41, 2, 0)))
+	require.NoError(t, l.Append(logEntries(40, 41, 2, 0)))
 	requireLog(t, l, 40, 2, 2)
 	require.NoError(t, l.Close())
 	f = f.Crash(0)
@@ -211,7 +211,7 @@ func TestRoomIsBounded(t *testing.T) {
 	require.NoError(t, err)
 	defer l.Close()
 	for i := uint64(1); i < 300; i += 3 {
-		require.NoError(t, l.Append(entries(i, i+2, 1, int(i%5)*150)))
+		require.NoError(t, l.Append(logEntries(i, i+2, 1, int(i%5)*150)))
 		if i%10 == 0 {
 			require.NoError(t, l.CutFront(i+1))
 			kept, since, segment := int64(2000), int64(10*700), int64(smallSize+3*700)
@@ -254,8 +254,8 @@ func TestSegmentsThatStay(t *testing.T) {
 func TestLargeBatches(t *testing.T) {
 	f := disktest.New()
 	l := openLog(t, f, disk.LogEnd{})
-	require.NoError(t, l.Append(entries(1, 40, 1, 100<<10)), "more than a segment and than one write")
-	require.NoError(t, l.Append(entries(41, 41, 1, 0)))
+	require.NoError(t, l.Append(logEntries(1, 40, 1, 100<<10)), "more than a segment and than one write")
+	require.NoError(t, l.Append(logEntries(41, 41, 1, 0)))
 	f = f.Crash(0)
 	l = openLog(t, f, l.End())
 	require.Equal(t, uint64(41), l.Last())
@@ -270,7 +270,7 @@ func TestJoinSnapshot(t *testing.T) {
 	build := func() *disk.Log {
 		l := openLog(t, disktest.New(), disk.LogEnd{})
 		require.NoError(t, l.CutAll(10, 1))
-		require.NoError(t, l.Append(entries(11, 20, 2, 0)))
+		require.NoError(t, l.Append(logEntries(11, 20, 2, 0)))
 		return l
 	}
 	l := build()
@@ -287,7 +287,7 @@ func TestJoinSnapshot(t *testing.T) {
 		require.NoError(t, l.Join(snapshot[0], snapshot[1]), "the cut after an installation was missing")
 		require.Zero(t, l.Last())
 		require.Equal(t, snapshot[0], l.End().Index)
-		require.NoError(t, l.Append(entries(snapshot[0]+1, snapshot[0]+1, 3, 0)))
+		require.NoError(t, l.Append(logEntries(snapshot[0]+1, snapshot[0]+1, 3, 0)))
 	}
 	require.NoError(t, openLog(t, disktest.New(), disk.LogEnd{}).Join(0, 0))
 }
@@ -295,7 +295,7 @@ func TestJoinSnapshot(t *testing.T) {
 func TestEntriesAreChecked(t *testing.T) {
 	f := disktest.New()
 	l := openLog(t, f, disk.LogEnd{})
-	require.NoError(t, l.Append(entries(1, 3, 1, 0)))
+	require.NoError(t, l.Append(logEntries(1, 3, 1, 0)))
 	require.NoError(t, l.Close())
 	o := logOptions(f)
 	var seen []uint64
@@ -345,10 +345,10 @@ func TestMarkFollows(t *testing.T) {
 		l, _, err := disk.OpenLog(o)
 		require.NoError(t, err)
 		require.Equal(t, []disk.LogEnd{{}}, saved, "after the log was opened")
-		require.NoError(t, l.Append(entries(1, 1, 1, 0)))
+		require.NoError(t, l.Append(logEntries(1, 1, 1, 0)))
 		first := l.End()
 		time.Sleep(60 * time.Millisecond)
-		require.NoError(t, l.Append(entries(2, 2, 1, 0)))
+		require.NoError(t, l.Append(logEntries(2, 2, 1, 0)))
 		require.Equal(t, 1, count())
 		time.Sleep(40*time.Millisecond + time.Microsecond)
 		require.Equal(t, l.End(), last(), "100 ms after the first change, with all that came since")
@@ -357,14 +357,14 @@ func TestMarkFollows(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.Equal(t, 2, count(), "nothing changed")
 
-		require.NoError(t, l.Append(entries(3, 9, 1, 200)), "this makes a segment")
+		require.NoError(t, l.Append(logEntries(3, 9, 1, 200)), "this makes a segment")
 		synctest.Wait()
 		require.Equal(t, l.End(), last(), "at once")
 
 		mu.Lock()
 		fail = syscall.EIO
 		mu.Unlock()
-		require.NoError(t, l.Append(entries(10, 10, 1, 0)))
+		require.NoError(t, l.Append(logEntries(10, 10, 1, 0)))
 		time.Sleep(time.Minute)
 		mu.Lock()
 		fail = nil
@@ -372,7 +372,7 @@ func TestMarkFollows(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		require.Equal(t, l.End(), last(), "tried again")
 
-		require.NoError(t, l.Append(entries(11, 11, 1, 0)))
+		require.NoError(t, l.Append(logEntries(11, 11, 1, 0)))
 		require.NoError(t, l.Close())
 		require.Equal(t, l.End(), last(), "at the end")
 
@@ -416,7 +416,7 @@ func TestReadsWhileTheLogChanges(t *testing.T) {
 	}
 	next := uint64(1)
 	for i := range 200 {
-		require.NoError(t, l.Append(entries(next, next+3, uint64(i), 100)))
+		require.NoError(t, l.Append(logEntries(next, next+3, uint64(i), 100)))
 		next += 4
 		switch i % 4 {
 		case 1:
@@ -426,7 +426,7 @@ func TestReadsWhileTheLogChanges(t *testing.T) {
 			next -= 2
 		case 3:
 			stop := f.Fail(disktest.Nth(1, disktest.Any(disktest.Sync)), syscall.EIO)
-			require.Error(t, l.Append(entries(next, next, uint64(i), 0)))
+			require.Error(t, l.Append(logEntries(next, next, uint64(i), 0)))
 			stop()
 			require.NoError(t, l.Repair())
 		}

@@ -48,8 +48,6 @@ const (
 	recordCutAll                         // removes all entries: the next one may have any index
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // change is what one record does, and where it is.
 type change struct {
 	kind        recordKind
@@ -212,7 +210,7 @@ func headerCheck(b []byte, seed uint32, offset int64) uint16 {
 
 // recordSum returns the checksum of the record in b.
 func recordSum(b []byte, seed uint32, offset int64) uint32 {
-	var p [8]byte
+	var p Life
 	binary.LittleEndian.PutUint64(p[:], uint64(offset)) //nolint:gosec // an offset in a file
 	return crc32.Update(crc32.Update(seed, castagnoli, p[:]), castagnoli, b[4:])
 }

@@ -35,7 +35,7 @@ func (r logRange) isEmpty() bool { return r.last == r.floor }
 
 // segmentHeader is the header of a segment.
 type segmentHeader struct {
-	life     [8]byte
+	life     Life
 	number   uint64
 	previous int64 // where the valid part of the segment before it ends, or 0
 	logRange       // when the segment was made
@@ -68,7 +68,7 @@ func decodeSegmentHeader(b []byte) (segmentHeader, bool) {
 }
 
 // recordSeed returns the seed of the checksums in a segment.
-func recordSeed(life [8]byte, number uint64) uint32 {
+func recordSeed(life Life, number uint64) uint32 {
 	return crc32.Checksum(binary.LittleEndian.AppendUint64(life[:], number), castagnoli)
 }
 

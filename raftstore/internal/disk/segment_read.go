@@ -17,7 +17,7 @@ type segmentReader struct {
 	window
 }
 
-func newSegmentReader(r io.ReaderAt, path string, life [8]byte, number uint64, size int64) *segmentReader {
+func newSegmentReader(r io.ReaderAt, path string, life Life, number uint64, size int64) *segmentReader {
 	return &segmentReader{
 		path:   path,
 		number: number,

@@ -1,0 +1,308 @@
+package raftstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+)
+
+const (
+	// firstRepair and mostRepair bound the jittered pause before a store that
+	// failed is repaired; it doubles between them.
+	firstRepair = 100 * time.Millisecond
+	mostRepair  = 2 * time.Second
+)
+
+// storeHealth is what a raftLog reports to. Its methods must not block.
+type storeHealth interface {
+	// begin notes that an operation that must become durable begins.
+	begin() (id uint64)
+	// ended notes that the operation succeeded or was given up.
+	ended(id uint64)
+	// fault notes that the operation failed, and that it will be repeated until
+	// it succeeds.
+	fault(id uint64, err error)
+	// permanent notes that the store is damaged. It will never work again.
+	permanent(err error)
+}
+
+// voteStore keeps the vote, encoded. A *disk.Mirror does.
+type voteStore interface {
+	Store(payload []byte) error
+	Close() error
+}
+
+// raftLog is the log and the stable store of Raft. From start on it returns no
+// error of the disk, because Raft panics after some of them and goes on with
+// wrong positions after others. It repairs the store and repeats the operation,
+// and Raft's goroutine waits. Where there is nothing to wait for any more, after
+// close and after damage, the goroutine ends.
+//
+// Only Raft may use a raftLog. Everything else uses the log itself.
+type raftLog struct {
+	log    *disk.Log
+	votes  voteStore
+	health storeHealth
+	// snapshot returns index and term of the newest snapshot.
+	snapshot func() (index, term uint64)
+
+	started atomic.Bool
+	closing chan struct{}
+	close   func()
+
+	storing  sync.Mutex // held while a vote is stored, and guards voteTerm
+	voteTerm uint64     // of the vote that Raft is about to store
+
+	mu   sync.Mutex
+	vote disk.Vote // durable
+}
+
+var (
+	_ raft.LogStore          = (*raftLog)(nil)
+	_ raft.StableStore       = (*raftLog)(nil)
+	_ raft.MonotonicLogStore = (*raftLog)(nil)
+)
+
+// newRaftLog returns a store that returns errors of the disk until start.
+// vote is the content of votes.
+func newRaftLog(log *disk.Log, votes voteStore, vote disk.Vote, snapshot func() (index, term uint64), health storeHealth) *raftLog {
+	s := &raftLog{
+		log:      log,
+		votes:    votes,
+		health:   health,
+		snapshot: snapshot,
+		closing:  make(chan struct{}),
+		voteTerm: vote.VoteTerm,
+		vote:     vote,
+	}
+	s.close = sync.OnceFunc(func() { close(s.closing) })
+	return s
+}
+
+// start makes the store repeat what fails. It must be called after NewRaft has
+// read the store and before NewRaft starts goroutines. The last that NewRaft
+// does between them is to set the heartbeat handler of its transport.
+func (s *raftLog) start() { s.started.Store(true) }
+
+// Close ends the operations that wait, with their goroutines, and closes the
+// files.
+func (s *raftLog) Close() error {
+	s.close()
+	return errors.Join(s.log.Close(), s.votes.Close())
+}
+
+// FirstIndex implements raft.LogStore.
+func (s *raftLog) FirstIndex() (uint64, error) { return s.log.First(), nil }
+
+// LastIndex implements raft.LogStore.
+func (s *raftLog) LastIndex() (uint64, error) { return s.log.Last(), nil }
+
+// IsMonotonic implements raft.MonotonicLogStore.
+func (s *raftLog) IsMonotonic() bool { return true }
+
+// GetLog implements raft.LogStore. Raft compares raft.ErrLogNotFound itself.
+func (s *raftLog) GetLog(index uint64, entry *raft.Log) error {
+	err := s.log.Get(index, entry)
+	if err == nil || errors.Is(err, raft.ErrLogNotFound) {
+		return err
+	}
+	id := s.health.begin()
+	defer s.health.ended(id)
+	return s.repeat(id, err, s.log.Repair, func() error { return s.log.Get(index, entry) })
+}
+
+// StoreLog implements raft.LogStore.
+func (s *raftLog) StoreLog(entry *raft.Log) error { return s.StoreLogs([]*raft.Log{entry}) }
+
+// StoreLogs implements raft.LogStore.
+func (s *raftLog) StoreLogs(entries []*raft.Log) error {
+	for _, e := range entries {
+		if err := checkEntry(e); err != nil {
+			return err
+		}
+	}
+	return s.write(s.log.Repair, func() error { return s.log.Append(entries) })
+}
+
+// DeleteRange implements raft.LogStore. Raft deletes at one end. It deletes all
+// entries after it has installed a snapshot, and where all conflict with those
+// of a new leader; none of the latter is in a snapshot.
+func (s *raftLog) DeleteRange(least, most uint64) error {
+	first, last := s.log.First(), s.log.Last()
+	var cut func() error
+	switch index, term := s.snapshot(); {
+	case last == 0 || least > most:
+		return nil
+	case least <= first && most >= last && index >= first:
+		cut = func() error { return s.log.CutAll(index, term) }
+	case most >= last:
+		cut = func() error { return s.log.CutBack(max(least, first)) }
+	case least <= first:
+		cut = func() error { return s.log.CutFront(most) }
+	default:
+		return fmt.Errorf("entries %d to %d of %d to %d cannot be deleted: they are at neither end", least, most, first, last)
+	}
+	return s.write(s.log.Repair, cut)
+}
+
+// checkEntry returns an error for an entry that Raft cannot use. It would panic
+// when it reads one.
+func checkEntry(e *raft.Log) (err error) {
+	switch e.Type {
+	case raft.LogCommand, raft.LogNoop, raft.LogBarrier:
+		return nil
+	case raft.LogConfiguration:
+	default:
+		return fmt.Errorf("entry %d is of the unknown type %d", e.Index, e.Type)
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("entry %d holds no configuration: %v", e.Index, p)
+		}
+	}()
+	raft.DecodeConfiguration(e.Data)
+	return nil
+}
+
+// The keys that Raft stores.
+const (
+	keyTerm          = "CurrentTerm"
+	keyVoteTerm      = "LastVoteTerm"
+	keyVoteCandidate = "LastVoteCand"
+)
+
+// SetUint64 implements raft.StableStore. Raft stores a vote in two steps, first
+// its term. Both become durable with the second one: after a crash between them
+// the candidate of the earlier vote would have that of the new term, whatever
+// its log is.
+func (s *raftLog) SetUint64(key []byte, value uint64) error {
+	s.storing.Lock()
+	defer s.storing.Unlock()
+	switch string(key) {
+	case keyTerm:
+		next := s.storedVote()
+		next.Term = value
+		return s.storeVote(next)
+	case keyVoteTerm:
+		s.voteTerm = value
+		return nil
+	default:
+		return unknownKey(key)
+	}
+}
+
+// Set implements raft.StableStore.
+func (s *raftLog) Set(key, value []byte) error {
+	if string(key) != keyVoteCandidate {
+		return unknownKey(key)
+	}
+	s.storing.Lock()
+	defer s.storing.Unlock()
+	next := s.storedVote()
+	next.Candidate, next.VoteTerm = bytes.Clone(value), s.voteTerm
+	return s.storeVote(next)
+}
+
+func (s *raftLog) storedVote() disk.Vote {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.vote
+}
+
+// storeVote makes a vote durable. The caller holds storing.
+func (s *raftLog) storeVote(next disk.Vote) error {
+	if len(next.Candidate) > disk.MaxCandidate {
+		return fmt.Errorf("a candidate with an address of %d bytes: at most %d are possible", len(next.Candidate), disk.MaxCandidate)
+	}
+	payload := next.Encode()
+	// A mirror repairs itself.
+	err := s.write(func() error { return nil }, func() error { return s.votes.Store(payload) })
+	if err == nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.vote = next
+	}
+	return err
+}
+
+// Get implements raft.StableStore. A key without a value has none.
+func (s *raftLog) Get(key []byte) ([]byte, error) {
+	if string(key) != keyVoteCandidate {
+		return nil, unknownKey(key)
+	}
+	return bytes.Clone(s.storedVote().Candidate), nil
+}
+
+// GetUint64 implements raft.StableStore.
+func (s *raftLog) GetUint64(key []byte) (uint64, error) {
+	vote := s.storedVote()
+	switch string(key) {
+	case keyTerm:
+		return vote.Term, nil
+	case keyVoteTerm:
+		return vote.VoteTerm, nil
+	default:
+		return 0, unknownKey(key)
+	}
+}
+
+func unknownKey(key []byte) error { return fmt.Errorf("the store has no key %q", key) }
+
+// write does an operation that becomes durable.
+func (s *raftLog) write(repair, do func() error) error {
+	id := s.health.begin()
+	defer s.health.ended(id)
+	if err := do(); err != nil {
+		return s.repeat(id, err, repair, do)
+	}
+	return nil
+}
+
+// repeat repairs the store and does an operation again that failed with err,
+// until it succeeds. It returns what is no fault of the disk, and everything
+// before start.
+func (s *raftLog) repeat(id uint64, err error, repair, do func() error) error {
+	for fails := 0; err != nil; fails++ {
+		var damage *disk.DamageError
+		switch {
+		case errors.Is(err, disk.ErrInvalid), errors.Is(err, raft.ErrLogNotFound), !s.started.Load():
+			return err
+		case errors.As(err, &damage):
+			s.health.permanent(err)
+			runtime.Goexit()
+		case errors.Is(err, disk.ErrClosed):
+			runtime.Goexit()
+		}
+		s.health.fault(id, err)
+		s.pause(fails)
+		if err = repair(); err == nil {
+			err = do()
+		}
+	}
+	return nil
+}
+
+// pause waits before a repair. It ends the goroutine at Close.
+func (s *raftLog) pause(fails int) {
+	longest := min(firstRepair<<min(fails, 16), mostRepair)
+	timer := time.NewTimer(time.Duration(rand.Int64N(int64(longest))) + 1) //nolint:gosec // jitter, no secret
+	defer timer.Stop()
+	select {
+	case <-s.closing:
+	case <-timer.C:
+	}
+	select {
+	case <-s.closing:
+		runtime.Goexit()
+	default:
+	}
+}
