@@ -2,57 +2,33 @@ package disk_test
 
 import (
 	"fmt"
-	"slices"
 	"testing"
-	"time"
 
-	"github.com/hashicorp/raft"
-	wal "github.com/hashicorp/raft-wal"
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
-// BenchmarkAppend appends batches of 1 and of 64 entries of 1 KiB, in turns
-// with raft-wal, in a directory of the machine. Below 1, ratio says that raft-wal
-// takes longer. It comes from the medians.
+// BenchmarkAppend appends batches of 1 and of 64 entries of 1 KiB in a directory
+// of the machine.
 func BenchmarkAppend(b *testing.B) {
 	for _, n := range []int{1, 64} {
-		b.Run(fmt.Sprintf("entries=%d", n), func(b *testing.B) { benchmarkAppend(b, n) })
+		b.Run(fmt.Sprintf("entries=%d", n), func(b *testing.B) {
+			l, _, err := disk.OpenLog(disk.LogOptions{Files: disk.OS{}, Dir: b.TempDir(), Life: logLife})
+			require.NoError(b, err)
+			defer l.Close()
+			b.ReportAllocs()
+			b.SetBytes(int64(n) << 10)
+			batch := logEntries(1, uint64(n), 1, 1024)
+			for range b.N {
+				require.NoError(b, l.Append(batch))
+				for _, e := range batch {
+					e.Index += uint64(n)
+				}
+				if last := l.Last(); last%(1<<14) == 0 {
+					require.NoError(b, l.CutFront(last-1))
+				}
+			}
+		})
 	}
-}
-
-func benchmarkAppend(b *testing.B, n int) {
-	o := disk.LogOptions{Files: disk.OS{}, Dir: b.TempDir(), Life: logLife}
-	l, _, err := disk.OpenLog(o)
-	require.NoError(b, err)
-	defer l.Close()
-	w, err := wal.Open(b.TempDir(), wal.WithSegmentSize(16<<20))
-	require.NoError(b, err)
-	defer w.Close()
-	stores := []func([]*raft.Log) error{l.Append, w.StoreLogs}
-	var took [2][]float64
-	for i := range b.N {
-		batch := logEntries(uint64(i*n+1), uint64(i*n+n), 1, 1024)
-		for j := range stores {
-			k := (i + j) % 2
-			begun := time.Now()
-			require.NoError(b, stores[k](batch))
-			took[k] = append(took[k], float64(time.Since(begun).Microseconds()))
-		}
-		if (i+1)%256 == 0 { // as a node does that takes snapshots
-			require.NoError(b, l.CutFront(uint64(i*n)))
-			require.NoError(b, w.DeleteRange(1, uint64(max(1, i*n-8192))))
-		}
-	}
-	for k := range took {
-		slices.Sort(took[k])
-	}
-	of := func(k int, q float64) float64 { return took[k][int(q*float64(len(took[k])-1))] }
-	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(of(0, 0.5), "p50-us")
-	b.ReportMetric(of(1, 0.5), "raft-wal-p50-us")
-	b.ReportMetric(of(0, 0.99), "p99-us")
-	b.ReportMetric(of(1, 0.99), "raft-wal-p99-us")
-	b.ReportMetric(of(0, 0.5)/of(1, 0.5), "ratio")
 }

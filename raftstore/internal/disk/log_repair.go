@@ -40,7 +40,9 @@ func (l *Log) Repair() error {
 func (l *Log) repair() (err error) {
 	old := l.segments
 	if len(old) > 1 && old[len(old)-1].isEmpty() {
-		// It is made anew: a fault that stays would leave a row of them.
+		// It is made again: a fault that stays would leave a row of them. Some
+		// systems remove no file that is open.
+		old[len(old)-1].file.Close()
 		old = old[:len(old)-1]
 	}
 	fresh := make([]*segment, 0, len(old)+1)

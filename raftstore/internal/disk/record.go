@@ -201,16 +201,17 @@ func isRecord(b []byte, seed uint32, offset int64) bool {
 
 // headerCheck returns the check of the record header in b.
 func headerCheck(b []byte, seed uint32, offset int64) uint16 {
-	var p [18]byte
-	binary.LittleEndian.PutUint64(p[:], uint64(offset)) //nolint:gosec // an offset in a file
-	copy(p[8:], b[4:10])
-	copy(p[14:], b[12:16])
-	return uint16(crc32.Update(seed, castagnoli, p[:])) //nolint:gosec // a part of the sum does
+	sum := crc32.Update(startSum(seed, offset), castagnoli, b[4:10])
+	return uint16(crc32.Update(sum, castagnoli, b[12:recordHeaderSize])) //nolint:gosec // a part of the sum does
 }
 
 // recordSum returns the checksum of the record in b.
 func recordSum(b []byte, seed uint32, offset int64) uint32 {
-	var p Life
-	binary.LittleEndian.PutUint64(p[:], uint64(offset)) //nolint:gosec // an offset in a file
-	return crc32.Update(crc32.Update(seed, castagnoli, p[:]), castagnoli, b[4:])
+	return crc32.Update(startSum(seed, offset), castagnoli, b[4:])
+}
+
+// startSum returns the value at which the sums of the record at offset start.
+// The same bytes never have the same sum at two offsets.
+func startSum(seed uint32, offset int64) uint32 {
+	return seed ^ uint32(offset) //nolint:gosec // a segment is shorter than maxSegment
 }
