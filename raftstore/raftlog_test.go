@@ -72,7 +72,6 @@ type storeFixture struct {
 	files    *disktest.FS
 	record   *healthRecord
 	snapshot [2]uint64
-	mark     disk.LogEnd
 }
 
 const (

@@ -64,34 +64,42 @@ type logSteps struct{ term uint64 }
 func (s *logSteps) append(m logModel, n, size int) logStep {
 	s.term++
 	list := logEntries(m.last+1, m.last+uint64(n), s.term, size)
-	return logStep{fmt.Sprintf("append %d to %d", m.last+1, m.last+uint64(n)),
+	return logStep{
+		fmt.Sprintf("append %d to %d", m.last+1, m.last+uint64(n)),
 		func(l *disk.Log) error { return l.Append(list) },
 		func(m *logModel) {
 			for _, e := range list {
 				m.entries[e.Index] = text(e)
 			}
 			m.last += uint64(n)
-		}}
+		},
+	}
 }
 
 func (s *logSteps) cutBack(from uint64) logStep {
-	return logStep{fmt.Sprintf("cut back from %d", from),
+	return logStep{
+		fmt.Sprintf("cut back from %d", from),
 		func(l *disk.Log) error { return l.CutBack(from) },
-		func(m *logModel) { m.last = min(m.last, from-1); m.front = min(m.front, m.last) }}
+		func(m *logModel) { m.last = min(m.last, from-1); m.front = min(m.front, m.last) },
+	}
 }
 
 func (s *logSteps) cutFront(upTo uint64) logStep {
-	return logStep{fmt.Sprintf("cut up to %d", upTo),
+	return logStep{
+		fmt.Sprintf("cut up to %d", upTo),
 		func(l *disk.Log) error { return l.CutFront(upTo) },
-		func(m *logModel) { m.front = max(m.front, upTo) }}
+		func(m *logModel) { m.front = max(m.front, upTo) },
+	}
 }
 
 func (s *logSteps) cutAll(index uint64) logStep {
 	s.term++
 	term := s.term
-	return logStep{fmt.Sprintf("cut all to %d", index),
+	return logStep{
+		fmt.Sprintf("cut all to %d", index),
 		func(l *disk.Log) error { return l.CutAll(index, term) },
-		func(m *logModel) { m.front, m.last = index, index }}
+		func(m *logModel) { m.front, m.last = index, index },
+	}
 }
 
 // logWorld is a log on a disk, with what it must hold.

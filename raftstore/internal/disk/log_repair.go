@@ -2,6 +2,7 @@ package disk
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 )
 
@@ -126,6 +127,18 @@ func verifyRecords(r *segmentReader, s *segment) error {
 		err = r.damage(bad, "no valid record, though the log was durable up to offset %d", s.end)
 	}
 	return err
+}
+
+// OwnedBy returns a function for LogOptions.Owned. It checks that the identity
+// in the data directory dir is that of life.
+func OwnedBy(files FS, dir string, life Life) func() error {
+	return func() error {
+		i, err := readIdentity(files, dir)
+		if err == nil && i.Life != life {
+			err = fmt.Errorf("%s is of life %v, this node of %v", dir, i.Life, life)
+		}
+		return err
+	}
 }
 
 // removeFile removes a file that may be gone already.

@@ -3,6 +3,7 @@ package disk_test
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"syscall"
 	"testing"
 
@@ -205,6 +206,17 @@ func TestForeignDirectory(t *testing.T) {
 	owned = nil
 	require.NoError(t, l.Repair())
 	require.NoError(t, l.Append(logEntries(3, 3, 1, 900)))
+}
+
+func TestOwnedBy(t *testing.T) {
+	f := disktest.New()
+	require.NoError(t, f.MakeDir("/node"))
+	owned := disk.OwnedBy(f, "/node", logLife)
+	require.ErrorIs(t, owned(), fs.ErrNotExist)
+	require.NoError(t, disk.WriteIdentity(f, "/node", disk.Identity{Life: logLife}))
+	require.NoError(t, owned())
+	require.NoError(t, disk.WriteIdentity(f, "/node", disk.Identity{Life: disk.Life{9}}))
+	require.ErrorContains(t, owned(), "/node is of life 09")
 }
 
 // TestRepairFindsDamage damages what was durable, while the log is open.

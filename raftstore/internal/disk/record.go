@@ -122,8 +122,8 @@ func appendEntry(b []byte, e *raft.Log) []byte {
 	}
 	b = binary.LittleEndian.AppendUint64(b, e.Index)
 	b = binary.LittleEndian.AppendUint64(b, e.Term)
-	b = binary.LittleEndian.AppendUint64(b, uint64(appended)) //nolint:gosec // turned back by decodeEntry
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(e.Extensions)))
+	b = binary.LittleEndian.AppendUint64(b, uint64(appended))
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(e.Extensions))) //nolint:gosec // at most maxPayload
 	b = append(b, byte(e.Type), 0, 0, 0)
 	b = append(b, e.Extensions...)
 	return append(b, e.Data...)
