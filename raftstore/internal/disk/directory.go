@@ -38,8 +38,8 @@ func SeenFile(dir string) string { return filepath.Join(dir, seenFile) }
 func LostDir(dir string, life Life) string { return filepath.Join(dir, lostPrefix+life.String()) }
 
 // ownNames returns the names of what a node stores, in the order in which
-// SetAside moves them: without its mark a directory is short, whatever else is
-// in it.
+// SetAside moves them: without a mark or a vote a directory is short, whatever
+// else is in it. The mark of a log that was moved first could be 0 still.
 func ownNames() []string {
 	var names []string
 	for _, mirror := range []string{markFile, voteFile, seenFile} {
@@ -113,9 +113,6 @@ func Make(files FS, dir string, i Identity) error {
 func SetAside(files FS, dir string, life Life) error {
 	lost := LostDir(dir, life)
 	if err := files.MakeDir(lost); err != nil {
-		return err
-	}
-	if err := files.SyncDir(lost); err != nil { // what was moved before a kill
 		return err
 	}
 	if err := setIdentityAside(files, dir, lost); err != nil {

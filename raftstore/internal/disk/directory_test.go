@@ -71,7 +71,11 @@ func TestMakeKeepsVotes(t *testing.T) {
 func TestSetAside(t *testing.T) {
 	next := disk.Identity{Owner: owner, Incarnation: inc, Life: lifeB}
 	for name, spoil := range map[string]func(*testing.T, *disktest.FS){
-		"complete":         func(*testing.T, *disktest.FS) {},
+		"complete": func(*testing.T, *disktest.FS) {},
+		"mark that lags": func(t *testing.T, f *disktest.FS) {
+			require.NoError(t, disk.CreateMirror(f, vote, disk.Vote{Life: lifeA, Term: 1}.Encode()))
+			require.NoError(t, disk.CreateMirror(f, "/d/mark", disk.Mark{Life: lifeA}.Encode()))
+		},
 		"no mark":          remove("mark.a", "mark.b"),
 		"no vote":          remove("vote.a", "vote.b"),
 		"damaged log":      func(_ *testing.T, f *disktest.FS) { f.Flip(segment, 3) },
