@@ -73,6 +73,10 @@ type DiskStatus struct {
 	Last time.Duration
 	Mean time.Duration
 	Max  time.Duration
+	// Faults counts the attempts that failed; each was repeated.
+	Faults uint64
+	// Fault is the failure of a write that is being repeated, or nil.
+	Fault error
 	// Pending is how long the oldest write that has not returned has been
 	// under way; 0 when there is none.
 	Pending time.Duration

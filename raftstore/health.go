@@ -1,0 +1,217 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+const (
+	// stalledAfter is how long a durable write may take before the node counts
+	// as stalled; slowAfter is how long before the others are told that it is
+	// not well, and do not count on it.
+	stalledAfter = time.Second
+	slowAfter    = 500 * time.Millisecond
+	// healthTick is how often a node looks at its own health.
+	healthTick = 100 * time.Millisecond
+	// outFor is how long a node that stepped out waits for another leader
+	// before it takes part again.
+	outFor = 10 * time.Second
+)
+
+// HealthState says in a word whether a node takes part.
+type HealthState string
+
+const (
+	// Well says that the node votes, and leads if it is elected.
+	Well HealthState = "well"
+	// Stalled says that a write to the disk has not returned for a second, or
+	// is being repeated because it failed. The node neither votes nor
+	// acknowledges entries; it answers reads and renewals while it leads.
+	Stalled HealthState = "stalled"
+	// SteppedOut says that the node led, is stalled, and left the lead to the
+	// others, because a majority of the voters without it is well.
+	SteppedOut HealthState = "stepped out"
+	// Failed says that what the node stored is damaged, or cannot be read by
+	// this release. It takes no part until it is restarted.
+	Failed HealthState = "failed"
+)
+
+// Health says whether a node takes part in its cluster.
+type Health struct {
+	State HealthState
+	// Since is how long the node has been in State.
+	Since time.Duration
+	// Err is why State is not Well.
+	Err error
+}
+
+// errStalled is why a node takes no part while a write has not returned.
+var errStalled = errors.New("a write to the disk did not return")
+
+// health answers whether this node may take part. It measures every durable
+// write, one that is under way too: Raft's own main loop hangs with a disk that
+// does, so that others must ask here.
+type health struct {
+	// changed is told of every change of the state, in order, with the lock
+	// held.
+	changed func(from, to Health)
+
+	mu    sync.Mutex
+	begun map[uint64]dcs.Instant // writes under way
+	disk  DiskStatus
+	done  uint64
+	fault error // the last failure of a write that is being repeated
+	lost  error // permanent
+	out   error // why this node left the lead, or nil
+	state HealthState
+	since dcs.Instant
+}
+
+func newHealth(changed func(from, to Health)) *health {
+	return &health{changed: changed, begun: map[uint64]dcs.Instant{}, state: Well, since: dcs.Now()}
+}
+
+// begin notes that a durable write begins, and returns what ends it. A write
+// that is repeated after a failure is one write.
+func (h *health) begin() (end func()) {
+	at := dcs.Now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.disk.Writes++
+	id := h.disk.Writes
+	h.begun[id] = at
+	return func() { h.end(id, at) }
+}
+
+func (h *health) end(id uint64, at dcs.Instant) {
+	took := at.Elapsed()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.begun, id)
+	if len(h.begun) == 0 {
+		h.fault = nil
+	}
+	h.done++
+	h.disk.Last, h.disk.Max = took, max(h.disk.Max, took)
+	if h.done == 1 {
+		h.disk.Mean = took
+	} else {
+		h.disk.Mean += (took - h.disk.Mean) / 8
+	}
+	h.look()
+}
+
+// failed notes that a write failed and will be repeated.
+func (h *health) failed(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fault = err
+	h.disk.Faults++
+	h.look()
+}
+
+// damaged notes that this node can go no further.
+func (h *health) damaged(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.lost == nil {
+		h.lost = err
+	}
+	h.look()
+}
+
+// pending returns how long the oldest write has been under way. The caller
+// holds the lock.
+func (h *health) pending() time.Duration {
+	var oldest time.Duration
+	for _, at := range h.begun {
+		oldest = max(oldest, at.Elapsed())
+	}
+	return oldest
+}
+
+// ill returns why this node can acknowledge nothing, or nil. The caller holds
+// the lock.
+func (h *health) ill() error {
+	if h.lost != nil {
+		return h.lost
+	}
+	if h.pending() < stalledAfter {
+		return nil
+	}
+	if h.fault != nil {
+		return fmt.Errorf("%w: %w", errStalled, h.fault)
+	}
+	return errStalled
+}
+
+// look finds the state anew and tells of a change. The caller holds the lock.
+func (h *health) look() {
+	state, err := Well, h.ill()
+	switch {
+	case h.lost != nil:
+		state = Failed
+	case h.out != nil:
+		state, err = SteppedOut, h.out
+	case err != nil:
+		state = Stalled
+	}
+	if state == h.state {
+		return
+	}
+	from := Health{State: h.state, Since: h.since.Elapsed()}
+	h.state, h.since = state, dcs.Now()
+	h.changed(from, Health{State: state, Err: err})
+}
+
+// check finds the state anew; a write that hangs calls nothing. It returns why
+// this node is ill, or nil.
+func (h *health) check() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.look()
+	return h.ill()
+}
+
+// stepOut notes that this node leaves the lead to the others.
+func (h *health) stepOut(reason error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.out = reason
+	h.look()
+}
+
+// stepIn notes that it takes part again.
+func (h *health) stepIn() { h.stepOut(nil) }
+
+// away reports whether this node has left the lead to the others.
+func (h *health) away() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.out != nil
+}
+
+// quick reports whether the others can count on this node now.
+func (h *health) quick() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.lost == nil && h.fault == nil && h.pending() < slowAfter
+}
+
+// status returns what is known; Disk.Pending grows while a write hangs.
+func (h *health) status() (Health, DiskStatus) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.look()
+	d := h.disk
+	d.Pending, d.Fault = h.pending(), h.fault
+	err := h.ill()
+	if h.out != nil {
+		err = h.out
+	}
+	return Health{State: h.state, Since: h.since.Elapsed(), Err: err}, d
+}

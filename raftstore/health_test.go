@@ -1,0 +1,169 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// ward is a node as watchHealth sees it.
+type ward struct {
+	health   *health
+	term     atomic.Uint64 // the term that Raft leads in here
+	healthy  atomic.Bool   // a majority of the others is well
+	asked    atomic.Int64
+	barred   atomic.Bool
+	turns    atomic.Int64
+	told     []string // written under the health's lock
+	watching context.CancelFunc
+}
+
+func newWard(t *testing.T) *ward {
+	w := &ward{}
+	w.health = newHealth(func(from, to Health) {
+		w.told = append(w.told, fmt.Sprintf("%s to %s", from.State, to.State))
+	})
+	life, end := context.WithCancel(t.Context())
+	w.watching = end
+	s := &standing{
+		health:     w.health,
+		leading:    w.term.Load,
+		othersWell: func(context.Context) bool { w.asked.Add(1); return w.healthy.Load() },
+		bar:        func(reason error) { w.barred.Store(reason != nil) },
+		turn:       func() { w.turns.Add(1) },
+	}
+	go s.watch(life)
+	t.Cleanup(end)
+	return w
+}
+
+// TestStalledLeaderStepsOut: a leader whose write hangs for a second leaves if
+// the others are well, and takes part again when the write has returned.
+func TestStalledLeaderStepsOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWard(t)
+		w.term.Store(3)
+		w.healthy.Store(true)
+		end := w.health.begin()
+		time.Sleep(900 * time.Millisecond)
+		synctest.Wait()
+		assert.False(t, w.health.away(), "a write may be slow")
+		time.Sleep(300 * time.Millisecond)
+		synctest.Wait()
+		assert.True(t, w.health.away())
+		assert.True(t, w.barred.Load())
+		assert.EqualValues(t, 1, w.turns.Load())
+		got, disk := w.health.status()
+		assert.Equal(t, SteppedOut, got.State)
+		require.ErrorIs(t, got.Err, errStalled)
+		assert.Equal(t, 1200*time.Millisecond, disk.Pending)
+
+		end()
+		time.Sleep(healthTick)
+		synctest.Wait()
+		assert.False(t, w.health.away())
+		assert.False(t, w.barred.Load())
+		assert.EqualValues(t, 2, w.turns.Load())
+		assert.Equal(t, []string{"well to stalled", "stalled to stepped out", "stepped out to well"}, w.told)
+	})
+}
+
+// TestStalledWithTheOthersStays: where the others are stalled too, a leader
+// that left would end every lease.
+func TestStalledWithTheOthersStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWard(t)
+		w.term.Store(3)
+		w.health.begin()
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		assert.False(t, w.health.away())
+		assert.Zero(t, w.turns.Load())
+		assert.Greater(t, w.asked.Load(), int64(100), "it asks again and again")
+		w.healthy.Store(true)
+		time.Sleep(2 * healthTick)
+		synctest.Wait()
+		assert.True(t, w.health.away())
+	})
+}
+
+// TestStalledFollowerAsksNobody: it has nothing to leave.
+func TestStalledFollowerAsksNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWard(t)
+		w.healthy.Store(true)
+		w.health.begin()
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		assert.Zero(t, w.asked.Load())
+		got, _ := w.health.status()
+		assert.Equal(t, Stalled, got.State)
+		assert.Equal(t, 29*time.Second, got.Since)
+	})
+}
+
+// TestStepsInWhereNobodyTakesOver: the others could not elect, so that what is
+// held is renewed here again.
+func TestStepsInWhereNobodyTakesOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWard(t)
+		w.term.Store(3)
+		w.healthy.Store(true)
+		w.health.begin()
+		time.Sleep(2 * time.Second)
+		w.healthy.Store(false)
+		synctest.Wait()
+		require.True(t, w.barred.Load())
+		time.Sleep(outFor)
+		synctest.Wait()
+		assert.False(t, w.barred.Load())
+		got, _ := w.health.status()
+		assert.Equal(t, Stalled, got.State)
+	})
+}
+
+// TestQuickBeforeItIsStalled: the others are told earlier than a node leaves,
+// so that no two leave to each other.
+func TestQuickBeforeItIsStalled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWard(t)
+		assert.True(t, w.health.quick())
+		end := w.health.begin()
+		time.Sleep(slowAfter)
+		assert.False(t, w.health.quick())
+		end()
+		assert.True(t, w.health.quick())
+		end = w.health.begin()
+		w.health.failed(errors.New("no space left on device"))
+		assert.False(t, w.health.quick(), "a write failed and is being repeated")
+		got, disk := w.health.status()
+		assert.Equal(t, Well, got.State, "it may still be in time")
+		require.ErrorContains(t, disk.Fault, "no space left")
+		assert.EqualValues(t, 1, disk.Faults)
+		end()
+		assert.True(t, w.health.quick())
+	})
+}
+
+// TestDamageIsPermanent: no later success makes a node well whose data are not.
+func TestDamageIsPermanent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWard(t)
+		damage := errors.New("damaged at offset 96")
+		end := w.health.begin()
+		w.health.damaged(damage)
+		end()
+		time.Sleep(time.Minute)
+		got, _ := w.health.status()
+		assert.Equal(t, Failed, got.State)
+		require.ErrorIs(t, got.Err, damage)
+		assert.False(t, w.health.quick())
+	})
+}
