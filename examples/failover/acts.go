@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/examples/internal/event"
+	"github.com/holdfast-dcs/holdfast/raftstore"
 )
 
 // show plays the acts.
@@ -103,6 +104,8 @@ func (s *show) play(ctx context.Context, act string, began int64) error {
 		err = s.freeze(limit, r)
 	case "store-leader":
 		err = s.storeLeader(limit, r)
+	case "disk-lost":
+		err = s.diskLost(limit, r)
 	}
 	if err != nil {
 		return fmt.Errorf("act %s: %w", act, err)
@@ -338,6 +341,52 @@ func (s *show) storeLeader(ctx context.Context, r *result) error {
 		r.without = max(time.Duration(now.start-old), time.Nanosecond)
 	}
 	return s.restart(ctx, leads)
+}
+
+// diskLost: the leader dies and its data directory is emptied, as by a disk that
+// was replaced. Its node comes back as a new server, which votes only once it
+// has everything from the others.
+func (s *show) diskLost(ctx context.Context, r *result) error {
+	p, t, err := s.leader()
+	if err != nil {
+		return err
+	}
+	at := event.Mono()
+	s.c.kill(p)
+	s.h.died(p.name, event.Mono())
+	if err := s.c.empty(p); err != nil {
+		return err
+	}
+	s.out.note(p.name, "kill -9 of the leader, whose data directory is then emptied")
+	next, err := s.newLeader(ctx, t.token)
+	if err != nil {
+		return err
+	}
+	r.without = time.Duration(next.start - at)
+	after := event.Mono()
+	if err := s.c.start(p); err != nil {
+		return err
+	}
+	s.out.note(p.name, "restarted with an empty directory")
+	if err := s.well(ctx, p); err != nil {
+		return err
+	}
+	s.out.note(p.name, "has everything from the others and votes again")
+	return s.follows(ctx, p.name, after)
+}
+
+// well waits until a member's own node takes part as a voter.
+func (s *show) well(ctx context.Context, p *process) error {
+	for ctx.Err() == nil {
+		var status struct {
+			Health struct{ State raftstore.HealthState }
+		}
+		if err := s.c.get(ctx, p, "/node", &status); err == nil && status.Health.State == raftstore.Well {
+			return nil
+		}
+		pause(ctx, 50*time.Millisecond)
+	}
+	return context.Cause(ctx)
 }
 
 // raftLeader asks the nodes who leads the store.

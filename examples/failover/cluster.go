@@ -27,6 +27,7 @@ import (
 type process struct {
 	name, api string
 	store     string // the URL of its store
+	dir       string // where its own node keeps its data; empty without one
 	cmd       *exec.Cmd
 	stdin     io.Closer
 	ending    atomic.Bool   // it is meant to end
@@ -67,6 +68,7 @@ func newCluster(ctx context.Context, o options, events func(event.Event), died f
 		c.members = append(c.members, &process{
 			name: name,
 			api:  addrs[len(memberNames)+i],
+			dir:  filepath.Join(dir, name),
 			store: fmt.Sprintf("raft://%s?id=%s&root=demo&listen=%s&peers=%s",
 				filepath.ToSlash(filepath.Join(dir, name)), name, addrs[i], strings.Join(peers, ",")),
 		})
@@ -74,7 +76,7 @@ func newCluster(ctx context.Context, o options, events func(event.Event), died f
 	if o.store != "" {
 		c.shared = ownTree(o.store)
 		for _, p := range c.members {
-			p.store = c.shared
+			p.store, p.dir = c.shared, ""
 		}
 	}
 	for _, p := range c.members {
@@ -186,6 +188,14 @@ func (c *cluster) kill(p *process) {
 	p.ending.Store(true)
 	_ = p.cmd.Process.Kill()
 	<-p.done
+}
+
+// empty removes what p's node stored. p does not run.
+func (c *cluster) empty(p *process) error {
+	if err := os.RemoveAll(p.dir); err != nil {
+		return err
+	}
+	return os.Mkdir(p.dir, 0o700)
 }
 
 // post sends an empty request to a member's service.

@@ -38,7 +38,10 @@ type options struct {
 }
 
 // actNames lists the acts in the order in which they are played.
-var actNames = []string{"election", "switchover", "kill", "freeze", "store-leader"}
+var actNames = []string{"election", "switchover", "kill", "freeze", "store-leader", "disk-lost"}
+
+// ownActs are those that strike the members' own nodes.
+var ownActs = []string{"store-leader", "disk-lost"}
 
 func parse(args []string) (options, error) {
 	o := options{}
@@ -67,9 +70,9 @@ func parse(args []string) (options, error) {
 		if !slices.Contains(actNames, a) {
 			return o, fmt.Errorf("-acts: unknown act %q: choose from %s", a, strings.Join(actNames, ", "))
 		}
-		if a == "store-leader" && o.store != "" {
+		if slices.Contains(ownActs, a) && o.store != "" {
 			if given {
-				return o, fmt.Errorf("-acts store-leader is for the members' own nodes: leave it out with -store")
+				return o, fmt.Errorf("-acts %s is for the members' own nodes: leave it out with -store", a)
 			}
 			continue
 		}

@@ -179,4 +179,5 @@ var actTitles = map[string]string{
 	"kill":         "kill -9 of the leader, and a restart",
 	"freeze":       "the leader is frozen for longer than its lease, and thawed",
 	"store-leader": "kill -9 of the Raft leader while another member leads",
+	"disk-lost":    "kill -9 of the leader, whose data directory is lost",
 }
