@@ -1,0 +1,514 @@
+package raftstore
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk/disktest"
+)
+
+var (
+	soakRounds = flag.Int("soak.rounds", 0, "rounds of TestSoak; 0 is one of each kind")
+	soakSeed   = flag.Uint64("soak.seed", 0, "seed of TestSoak; 0 chooses one")
+)
+
+// soakTiming lets a lock move often, and gives a call room for an election.
+var soakTiming = dcs.Timing{TTL: 3 * time.Second, LoopWait: 400 * time.Millisecond, RetryTimeout: 1200 * time.Millisecond}
+
+// soakWait bounds what a cluster may take to be whole again, and a call that is
+// made again and again until it is answered.
+const soakWait = 30 * time.Second
+
+// TestSoak strikes one node after the other, at a random step of what it does
+// on its disk, while others write and take a lock in turns. Each acknowledged
+// write must stay, tokens must rise, and no two holders may be valid at once.
+func TestSoak(t *testing.T) {
+	seed := *soakSeed
+	if seed == 0 {
+		seed = rand.Uint64() >> 1
+	}
+	rounds := *soakRounds
+	if rounds == 0 {
+		rounds = len(soakFaults)
+	}
+	t.Logf("-soak.seed=%d -soak.rounds=%d", seed, rounds)
+	s := newSoak(t, seed)
+	count := map[string]int{}
+	for round := range rounds {
+		f := soakFaults[s.random.IntN(len(soakFaults))]
+		if *soakRounds == 0 {
+			f = soakFaults[round]
+		}
+		count[f.name]++
+		s.round(f)
+		if t.Failed() {
+			t.Fatalf("round %d (%s), -soak.seed=%d", round, f.name, seed)
+		}
+	}
+	s.finish()
+	t.Logf("%d rounds %v: %d writes were acknowledged, %d tenures, the longest repair took %v (%s)",
+		rounds, count, len(s.acked)+s.pruned, len(s.tenures), s.longest.Round(time.Millisecond), s.slowest)
+}
+
+// soakFault is a kind of fault of one node.
+type soakFault struct {
+	name string
+	// strike strikes node i and returns once the fault is over; the node may
+	// be down then.
+	strike func(s *soak, i int)
+}
+
+var soakFaults = []soakFault{
+	{"kill", func(s *soak, i int) { s.halt(i); s.files[i] = s.files[i].Kill() }},
+	{"power", func(s *soak, i int) { s.halt(i); s.files[i] = s.files[i].Crash(s.random.Uint64()) }},
+	{"disk full", func(s *soak, i int) { s.failing(i, syscall.ENOSPC, disktest.Write, disktest.Allocate, disktest.Create) }},
+	{"read-only", func(s *soak, i int) { s.failing(i, syscall.EROFS, disktest.Changes()...) }},
+	{"one error", (*soak).oneError},
+	{"stall", (*soak).stall},
+	{"flip", (*soak).flip},
+	{"wipe", func(s *soak, i int) { s.halt(i); s.files[i] = disktest.New() }},
+	{"wipe twice", (*soak).wipeTwice},
+	{"restore", (*soak).restore},
+	{"leader dies during a join", (*soak).leaderDiesDuringJoin},
+}
+
+// soak is a cluster of three nodes on file systems in memory.
+type soak struct {
+	t      *testing.T
+	random *rand.Rand
+	files  []*disktest.FS
+	older  []*disktest.FS // as they were at the beginning of the last round
+	config []Config
+
+	mu      sync.Mutex
+	suite   suite
+	nodes   []*Backend // nil where a node is down
+	acked   map[string]dcs.Revision
+	pruned  int
+	largest dcs.Revision
+	tenures []soakTenure
+
+	longest time.Duration
+	slowest string
+	stop    context.CancelFunc
+	working sync.WaitGroup
+}
+
+// soakTenure is a time in which a holder was valid.
+type soakTenure struct {
+	token    dcs.Revision
+	from, to time.Time
+}
+
+func newSoak(t *testing.T, seed uint64) *soak {
+	s := &soak{
+		t: t, random: rand.New(rand.NewPCG(seed, 1)), //nolint:gosec // the same seed must choose the same
+		config: clusterConfigs(t, 3), nodes: make([]*Backend, 3), acked: map[string]dcs.Revision{},
+	}
+	for i := range s.config {
+		c := &s.config[i]
+		c.Dir, c.Timing, c.MinTTL = filepath.Join("/soak", c.ID), soakTiming, time.Second
+		c.HeartbeatTimeout = 150 * time.Millisecond
+		c.SnapshotThreshold, c.SnapshotInterval = 200, 50*time.Millisecond
+		s.files = append(s.files, disktest.New())
+	}
+	for i := range s.config {
+		s.start(i)
+	}
+	t.Cleanup(func() {
+		for i := range s.config {
+			s.end(i)
+		}
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	s.stop = stop
+	s.whole()
+	s.working.Go(func() { s.write(ctx) })
+	for range 2 {
+		s.working.Go(func() { s.lead(ctx) })
+	}
+	return s
+}
+
+func (s *soak) start(i int) {
+	require.NoError(s.t, s.open(i, false), "start of node %s", s.config[i].ID)
+}
+
+// open starts node i, and lets it give up data that it must not use.
+func (s *soak) open(i int, rejoin bool) error {
+	w, c := defaultWiring(), s.config[i]
+	w.files, c.Rejoin = s.files[i], rejoin
+	b, err := newBackend(c, w)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nodes[i] = b
+	return nil
+}
+
+// end ends a node, whose disk may be gone.
+func (s *soak) end(i int) {
+	s.mu.Lock()
+	b := s.nodes[i]
+	s.nodes[i] = nil
+	s.mu.Unlock()
+	if b != nil {
+		_ = b.Close() // an error is what a disk without power gives
+	}
+}
+
+// up returns the nodes that run.
+func (s *soak) up() []*Backend {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(s.nodes), func(b *Backend) bool { return b == nil })
+}
+
+// round strikes one node and waits until the cluster is whole.
+func (s *soak) round(f soakFault) {
+	before := make([]*disktest.FS, len(s.files))
+	for i, files := range s.files {
+		before[i] = files.Kill()
+	}
+	i := s.random.IntN(len(s.nodes))
+	f.strike(s, i)
+	over := time.Now()
+	if s.nodes[i] == nil {
+		s.start(i)
+	}
+	s.whole()
+	if took := time.Since(over); took > s.longest {
+		s.longest, s.slowest = took, f.name
+	}
+	s.check()
+	s.prune()
+	s.older = before
+}
+
+// prune deletes the oldest of the keys that were written.
+func (s *soak) prune() {
+	const kept, batch = 2000, 100
+	s.mu.Lock()
+	keys := slices.Sorted(maps.Keys(s.acked))
+	keys = keys[:max(0, len(keys)-kept)]
+	for _, key := range keys {
+		delete(s.acked, key)
+	}
+	s.pruned += len(keys)
+	s.mu.Unlock()
+	for part := range slices.Chunk(keys, batch) {
+		var txn dcs.Txn
+		for _, key := range part {
+			txn.Then = append(txn.Then, dcs.Delete(key))
+		}
+		ctx, cancel := context.WithTimeout(s.t.Context(), soakTiming.RetryTimeout)
+		_, _ = s.nodes[0].Commit(ctx, txn) // or they stay
+		cancel()
+	}
+}
+
+// whole waits until all three nodes vote and are well.
+func (s *soak) whole() {
+	s.t.Helper()
+	deadline := time.Now().Add(soakWait)
+	for {
+		problem := s.problem()
+		if problem == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("the cluster is not whole after %v: %s", soakWait, problem)
+		}
+		pause(s.t.Context(), 10*time.Millisecond)
+	}
+}
+
+func (s *soak) problem() string {
+	var leader string
+	for i, b := range s.nodes {
+		st := b.Status()
+		switch {
+		case st.Health.State != Well:
+			return fmt.Sprintf("node %s is %s: %v", st.ID, st.Health.State, st.Health.Err)
+		case st.LeaderID == "":
+			return fmt.Sprintf("node %s knows no leader", st.ID)
+		case len(st.Voters) != len(s.nodes):
+			return fmt.Sprintf("node %s knows the voters %v", st.ID, st.Voters)
+		case i > 0 && leader != st.LeaderID:
+			return fmt.Sprintf("node %s follows %s, another one %s", st.ID, st.LeaderID, leader)
+		}
+		leader = st.LeaderID
+	}
+	return ""
+}
+
+// halt ends node i as if it lost power, before a random change of what it
+// stores, or after a while in which it stores nothing.
+func (s *soak) halt(i int) {
+	halted := make(chan struct{})
+	at := disktest.Nth(1+s.random.IntN(60), disktest.Any(disktest.Changes()...))
+	files := s.files[i]
+	stop := files.Inject(func(op disktest.Op) error {
+		if at(op) {
+			files.Halt()
+			close(halted)
+		}
+		return nil
+	})
+	defer stop()
+	waitFor(halted, 2*time.Second)
+	files.Halt()
+	s.end(i)
+}
+
+func waitFor(c <-chan struct{}, most time.Duration) {
+	t := time.NewTimer(most)
+	defer t.Stop()
+	select {
+	case <-c:
+	case <-t.C:
+	}
+}
+
+// failing lets operations of node i fail for some time.
+func (s *soak) failing(i int, err error, kinds ...disktest.Kind) {
+	stop := s.files[i].Fail(disktest.Any(kinds...), err)
+	s.sleep(100*time.Millisecond, 2500*time.Millisecond)
+	stop()
+}
+
+func (s *soak) sleep(least, most time.Duration) {
+	pause(s.t.Context(), least+time.Duration(s.random.Int64N(int64(most-least))))
+}
+
+// oneError lets one operation of node i fail, whichever it is.
+func (s *soak) oneError(i int) {
+	failed := make(chan struct{})
+	at := disktest.Nth(1+s.random.IntN(40), disktest.Any())
+	stop := s.files[i].Inject(func(op disktest.Op) error {
+		if at(op) {
+			close(failed)
+			return syscall.EIO
+		}
+		return nil
+	})
+	defer stop()
+	waitFor(failed, 2*time.Second)
+}
+
+// stall lets every operation of node i hang for some time.
+func (s *soak) stall(i int) {
+	release := s.files[i].Block(disktest.Any(disktest.Changes()...))
+	s.sleep(500*time.Millisecond, 4*time.Second)
+	release()
+}
+
+// flip changes a random bit of what node i stores while it is down. The node
+// refuses to start and names a file, or the bit was not used.
+func (s *soak) flip(i int) {
+	s.halt(i)
+	files := s.files[i].Kill()
+	s.files[i] = files
+	paths := slices.DeleteFunc(files.Paths(), func(p string) bool { return len(files.Data(p)) == 0 })
+	path := paths[s.random.IntN(len(paths))]
+	files.Flip(path, s.random.Int64N(8*int64(len(files.Data(path)))))
+	if err := s.open(i, false); err != nil {
+		require.ErrorContains(s.t, err, filepath.Base(path))
+		require.ErrorContains(s.t, err, "rejoin")
+		require.NoError(s.t, s.open(i, true), "rejoin of node %s", s.config[i].ID)
+	}
+}
+
+// wipeTwice takes the data of node i while it joins after a first loss.
+func (s *soak) wipeTwice(i int) {
+	s.halt(i)
+	s.files[i] = disktest.New()
+	s.start(i)
+	s.halt(i)
+	s.files[i] = disktest.New()
+}
+
+// restore puts an older copy of its data in the place of node i's, while the
+// others run.
+func (s *soak) restore(i int) {
+	s.halt(i)
+	if s.older == nil {
+		s.files[i] = s.files[i].Kill()
+		return
+	}
+	s.files[i] = s.older[i].Kill()
+	// The copy may be one of a life that another has replaced since.
+	require.NoError(s.t, s.open(i, true))
+}
+
+// leaderDiesDuringJoin kills whoever leads while node i joins.
+func (s *soak) leaderDiesDuringJoin(i int) {
+	s.halt(i)
+	s.files[i] = disktest.New()
+	s.start(i)
+	s.sleep(time.Millisecond, 600*time.Millisecond)
+	for j, b := range s.nodes {
+		if j != i && b.Status().State == "Leader" {
+			s.halt(j)
+			s.files[j] = s.files[j].Kill()
+			s.start(j)
+			return
+		}
+	}
+}
+
+// client returns a client of node b with bookkeeping of its own.
+func (s *soak) client(b *Backend) *suiteClient { return s.suite.on(b) }
+
+// anyNode returns a node that runs, or nil.
+func (s *soak) anyNode(n int) *Backend {
+	up := s.up()
+	if len(up) == 0 {
+		return nil
+	}
+	return up[n%len(up)]
+}
+
+// write writes numbered keys, one after the other, until ctx ends.
+func (s *soak) write(ctx context.Context) {
+	for n := 0; ctx.Err() == nil; n++ {
+		b := s.anyNode(n)
+		if b == nil {
+			pause(ctx, 10*time.Millisecond)
+			continue
+		}
+		key := fmt.Sprintf("w/%07d", n)
+		one, cancel := context.WithTimeout(ctx, soakTiming.RetryTimeout)
+		rev, err := b.Commit(one, dcs.Txn{Then: []dcs.Write{dcs.Put(key, []byte(key))}})
+		cancel()
+		if err == nil {
+			s.ack(key, rev)
+		}
+		pause(ctx, 2*time.Millisecond)
+	}
+}
+
+// ack notes an acknowledged write. One client writes, one write after the
+// other, so that revisions rise.
+func (s *soak) ack(key string, rev dcs.Revision) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if rev <= s.largest {
+		s.t.Errorf("revision %d of %s is not above %d, which was acknowledged before", rev, key, s.largest)
+	}
+	s.largest = max(s.largest, rev)
+	s.acked[key] = rev
+}
+
+// lead takes the lock and holds it for a while, again and again.
+func (s *soak) lead(ctx context.Context) {
+	for n := 0; ctx.Err() == nil; n++ {
+		if b := s.anyNode(n); b != nil {
+			s.tenure(ctx, b)
+		}
+		pause(ctx, 10*time.Millisecond)
+	}
+}
+
+func (s *soak) tenure(ctx context.Context, b *Backend) {
+	store, err := dcs.New(s.client(b), dcs.Options{Timing: soakTiming})
+	if err != nil {
+		return
+	}
+	defer store.Close()
+	session, err := store.NewSession(ctx, dcs.SessionOptions{})
+	if err != nil {
+		return
+	}
+	defer session.Close(ctx)
+	hold, err := session.Acquire(ctx, "lock", nil)
+	if err != nil {
+		return
+	}
+	t := soakTenure{token: hold.Token()}
+	for range 40 {
+		if now := time.Now(); hold.Valid() {
+			if t.from.IsZero() {
+				t.from = now
+			}
+			t.to = now
+		}
+		waitFor(hold.Done(), 10*time.Millisecond)
+	}
+	_ = hold.Release(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !t.from.IsZero() {
+		s.tenures = append(s.tenures, t)
+	}
+}
+
+// check reads everything back.
+func (s *soak) check() {
+	s.t.Helper()
+	snapshot := s.read()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, rev := range s.acked {
+		if rev > snapshot.Revision {
+			continue // acknowledged since
+		}
+		if e, ok := snapshot.Get(key); !ok || e.Modified != rev || string(e.Value) != key {
+			s.t.Errorf("%s was acknowledged with revision %d and is not there (%v at %d)", key, rev, e.Modified, snapshot.Revision)
+		}
+	}
+	tenures := slices.Clone(s.tenures)
+	slices.SortFunc(tenures, func(a, b soakTenure) int { return a.from.Compare(b.from) })
+	for i := 1; i < len(tenures); i++ {
+		a, b := tenures[i-1], tenures[i]
+		if b.from.Before(a.to) {
+			s.t.Errorf("two holders were valid at once for %v (tokens %d and %d)", a.to.Sub(b.from), a.token, b.token)
+		}
+		if b.token <= a.token {
+			s.t.Errorf("token %d after %d", b.token, a.token)
+		}
+	}
+}
+
+// read reads the tree of written keys, in rounds that each end in time.
+func (s *soak) read() dcs.Snapshot {
+	s.t.Helper()
+	var last error
+	for deadline, n := time.Now().Add(soakWait), 0; time.Now().Before(deadline); n++ {
+		if b := s.anyNode(n); b != nil {
+			ctx, cancel := context.WithTimeout(s.t.Context(), soakTiming.RetryTimeout)
+			snapshot, err := b.Snapshot(ctx, "w")
+			cancel()
+			if err == nil {
+				return snapshot
+			}
+			last = err
+		}
+	}
+	s.t.Fatalf("nothing could be read for %v: %v", soakWait, last)
+	return dcs.Snapshot{}
+}
+
+func (s *soak) finish() {
+	s.stop()
+	s.working.Wait()
+	s.check()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	require.NotEmpty(s.t, s.acked)
+	require.NotEmpty(s.t, s.tenures)
+}
