@@ -8,6 +8,9 @@ const (
 	maxAnswering = 4096
 	// maxAnsweringBytes bounds their bodies together.
 	maxAnsweringBytes = 32 << 20
+	// maxNodeConns bounds the established connections of one node. A node dials
+	// about six; those that a broken network left behind count too.
+	maxNodeConns = 16
 )
 
 // load counts what the other nodes ask of this one, over all connections of a

@@ -68,10 +68,15 @@
 // something. The address at which a node of Peers was last proven to be has
 // places of its own.
 //
-// A node of the cluster may have as many established connections as that, 4096
-// calls in work and 32 MiB of their requests; nodes that are not in Peers share
-// one such allowance. A request is at most as large as the largest Txn and 68
-// KiB, a reply 8 MiB and 4 KiB. Memory is taken as the bytes arrive.
+// A node of the cluster may have 16 established connections, 4096 calls in work
+// and 32 MiB of their requests; nodes that are not in Peers share one such
+// allowance. A request is at most as large as the largest Txn and 68 KiB, a reply
+// 8 MiB and 4 KiB. Raft's messages have 64 entries and 2 MiB and 64 KiB at most,
+// or 64 KiB if they carry no entries, and must arrive within two election
+// timeouts (1 s at least) once they have begun; a snapshot has at most 4 GiB, and
+// the same time for each 256 KiB. They must name their sender as its hello did.
+// Memory is taken as the bytes arrive. What one node sends takes at most 200 MiB
+// of the heap, garbage included.
 //
 // # Versions
 //

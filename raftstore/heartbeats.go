@@ -8,12 +8,14 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
-// raftTransport is Raft's network transport, with an end of its heartbeats that
-// can be waited for. A NetworkTransport handles heartbeats in goroutines that
-// neither its Close nor Raft's Shutdown waits for. One that is still under way
-// when the log is closed makes Raft panic ("failed to save current term").
+// raftTransport is Raft's network transport, with bounded messages, requests that
+// are checked, and an end of its heartbeats that can be waited for. A
+// NetworkTransport handles heartbeats in goroutines that neither its Close nor
+// Raft's Shutdown waits for. One that is still under way when the log is closed
+// makes Raft panic ("failed to save current term").
 type raftTransport struct {
 	*raft.NetworkTransport
+	checked checkedRequests
 
 	mu      sync.Mutex
 	stopped bool
@@ -50,6 +52,34 @@ func (t *raftTransport) acknowledged(id raft.ServerID, term uint64) disk.LogEnd 
 		return a.LogEnd
 	}
 	return disk.LogEnd{}
+}
+
+// AppendEntries implements raft.Transport.
+func (t *raftTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	cutBatch(req)
+	return t.NetworkTransport.AppendEntries(id, to, req, resp)
+}
+
+// AppendEntriesPipeline implements raft.Transport.
+func (t *raftTransport) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
+	p, err := t.NetworkTransport.AppendEntriesPipeline(id, to)
+	if err != nil {
+		return nil, err
+	}
+	return cutPipeline{p}, nil
+}
+
+// Consumer implements raft.Transport. Raft calls it once; the goroutine ends with
+// Close.
+func (t *raftTransport) Consumer() <-chan raft.RPC {
+	t.checked.start(t.NetworkTransport.Consumer())
+	return t.checked.out
+}
+
+// Close implements raft.WithClose.
+func (t *raftTransport) Close() error {
+	t.checked.stop()
+	return t.NetworkTransport.Close()
 }
 
 // SetHeartbeatHandler implements raft.Transport.

@@ -79,7 +79,7 @@ func newNetwork(c Config) (*network, error) {
 		admit:   newAdmission(descriptorLimit()),
 		refused: newRepeats(maxPeerLines),
 	}
-	n.load = newLoad(n.admit.most)
+	n.load = newLoad(min(n.admit.most, maxNodeConns))
 	for _, p := range c.Peers {
 		n.peers[p.Addr] = p.ID
 	}

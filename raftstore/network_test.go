@@ -124,7 +124,8 @@ func ours() string {
 	return strings.Join(left, "\n\n")
 }
 
-// raftPair makes a raft connection from a to b, both ends.
+// raftPair makes a raft connection from a to b, both ends, and lets anything
+// pass.
 func raftPair(t *testing.T, a, b *network) (dialled, accepted net.Conn) {
 	t.Helper()
 	type result struct {
@@ -140,7 +141,7 @@ func raftPair(t *testing.T, a, b *network) (dialled, accepted net.Conn) {
 	require.NoError(t, err)
 	r := <-in
 	require.NoError(t, r.err)
-	return dialled, r.conn
+	return dialled.(*raftGuard).trackedConn, r.conn.(*raftGuard).trackedConn
 }
 
 func exchange(t *testing.T, from, to net.Conn, msg string) {

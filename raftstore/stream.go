@@ -30,10 +30,18 @@ func newRaftStream(n *network) *raftStream {
 func (s *raftStream) Accept() (net.Conn, error) {
 	select {
 	case conn := <-s.in:
-		return conn, nil
+		return s.guarded(conn), nil
 	case <-s.done:
 		return nil, net.ErrClosed
 	}
+}
+
+// guarded returns conn with its messages checked.
+func (s *raftStream) guarded(conn *trackedConn) net.Conn {
+	patience := max(2*s.n.config.ElectionTimeout, time.Second)
+	return newRaftGuard(conn, patience, func(err error) {
+		s.n.logPeer(context.Background(), slog.LevelWarn, "a Raft connection was closed", conn.RemoteAddr(), err, "peer", conn.peer)
+	})
 }
 
 // deliver waits until Raft takes the connection, for as long as a handshake
@@ -72,7 +80,7 @@ func (s *raftStream) Dial(address raft.ServerAddress, timeout time.Duration) (ne
 	if err != nil {
 		return nil, err
 	}
-	return conn, nil
+	return s.guarded(conn), nil
 }
 
 // Addr returns the address that the others know this node by.

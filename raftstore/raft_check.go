@@ -1,0 +1,145 @@
+package raftstore
+
+import (
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/hashicorp/raft"
+)
+
+// checkRPC returns an error if Raft would panic at a request, or at the entries
+// in it later: it decodes configurations and trusts pointers of other nodes.
+func checkRPC(command any) error {
+	switch req := command.(type) {
+	case *raft.AppendEntriesRequest:
+		for _, e := range req.Entries {
+			if err := checkEntry(e); err != nil {
+				return err
+			}
+		}
+	case *raft.InstallSnapshotRequest:
+		if req.SnapshotVersion != raft.SnapshotVersionMax {
+			return fmt.Errorf("%w: a snapshot of version %d", errBadFrame, req.SnapshotVersion)
+		}
+		return checkConfiguration(req.Configuration)
+	}
+	return nil
+}
+
+func checkEntry(e *raft.Log) error {
+	switch {
+	case e == nil:
+		return fmt.Errorf("%w: a log entry is missing", errBadFrame)
+	case e.Type == raft.LogConfiguration:
+		return checkConfiguration(e.Data)
+	case e.Type != raft.LogCommand && e.Type != raft.LogNoop && e.Type != raft.LogBarrier:
+		return fmt.Errorf("%w: a log entry of unknown type %d", errBadFrame, e.Type)
+	}
+	return nil
+}
+
+// checkConfiguration decodes data as Raft does, which panics if it cannot.
+func checkConfiguration(data []byte) (err error) {
+	if len(data) > maxSmallMessage {
+		return fmt.Errorf("%w: a configuration of %d bytes", errBadFrame, len(data))
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w: a configuration that cannot be read: %v", errBadFrame, r)
+		}
+	}()
+	raft.DecodeConfiguration(data)
+	return nil
+}
+
+// checkedRequests are the requests of other nodes that Raft can handle. The zero
+// value is ready.
+type checkedRequests struct {
+	out  chan raft.RPC // nil before start
+	done chan struct{}
+
+	mu      sync.Mutex
+	stopped bool
+}
+
+// start begins to pass requests on from in, at its first call.
+func (r *checkedRequests) start(in <-chan raft.RPC) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.out == nil {
+		r.out, r.done = make(chan raft.RPC), make(chan struct{})
+		if r.stopped {
+			return
+		}
+		go r.pass(in)
+	}
+}
+
+// stop ends it.
+func (r *checkedRequests) stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.out != nil && !r.stopped {
+		close(r.done)
+	}
+	r.stopped = true
+}
+
+// pass checks the requests from in and passes them on until done is closed.
+func (r *checkedRequests) pass(in <-chan raft.RPC) {
+	for {
+		select {
+		case rpc := <-in:
+			if err := checkRPC(rpc.Command); err != nil {
+				refuse(rpc, err)
+				continue
+			}
+			select {
+			case r.out <- rpc:
+			case <-r.done:
+				return
+			}
+		case <-r.done:
+			return
+		}
+	}
+}
+
+// refuse answers a request with an error. What follows the request is read first
+// because the transport takes it for the next request otherwise.
+func refuse(rpc raft.RPC, err error) {
+	if rpc.Reader == nil {
+		rpc.Respond(nil, err)
+		return
+	}
+	go func() { // ends with the connection at the latest
+		_, _ = io.Copy(io.Discard, rpc.Reader)
+		rpc.Respond(nil, err)
+	}()
+}
+
+// entryOverhead is a little more than an entry takes beside its data.
+const entryOverhead = 128
+
+// cutBatch leaves out of req what goes beyond maxBatchBytes. Raft looks at what
+// was sent and sends the rest with the next request.
+func cutBatch(req *raft.AppendEntriesRequest) {
+	size := 0
+	for i, e := range req.Entries {
+		size += len(e.Data) + len(e.Extensions) + entryOverhead
+		if size > maxBatchBytes && i > 0 {
+			req.Entries = req.Entries[:i]
+			return
+		}
+	}
+}
+
+// cutPipeline is a pipeline of requests that are cut.
+type cutPipeline struct{ raft.AppendPipeline }
+
+// AppendEntries implements raft.AppendPipeline.
+func (p cutPipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	cutBatch(req)
+	return p.AppendPipeline.AppendEntries(req, resp)
+}
