@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,9 +23,9 @@ type Peer struct {
 }
 
 // TLS names the PEM files of mutual TLS between the nodes. Every node proves
-// itself with a certificate of the same authority, and that certificate must
-// be valid for the host part of the node's address and for both server and
-// client use. Files that change are read again for the next connection.
+// itself with a certificate of the same authority, for both server and client
+// use. A certificate proves which node it is by a subject alternative name; see
+// Names. Files that change are read again for the next connection.
 type TLS struct {
 	// CertFile is this node's certificate, chain included.
 	CertFile string
@@ -31,6 +33,13 @@ type TLS struct {
 	KeyFile string
 	// CAFile holds the certificates of the authority that signs all nodes.
 	CAFile string
+	// Names are the names, DNS or IP, that the nodes' certificates must be valid
+	// for, by the node's ID. It defaults to the host part of the node's address
+	// in Peers and must be the same on every node. A node whose certificate is
+	// not valid for its name is refused, whether it dials or is dialled. Nodes
+	// that have the same name, or whose certificates are valid for each other's
+	// names, can pass for one another.
+	Names map[string]string
 }
 
 // Config describes one node. ID, Dir and Root are mandatory, and Listen too
@@ -217,9 +226,34 @@ func (c Config) checkAddr(f *faults, field, addr string) string {
 	return port
 }
 
+// certName returns the name that the certificate of node id must be valid for,
+// or "" if there is no such node.
+func (c Config) certName(id string) string {
+	addr := c.peerAddr(id)
+	if id == c.ID {
+		addr = c.Advertise
+	}
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return ""
+	}
+	if c.TLS != nil && c.TLS.Names[id] != "" {
+		return c.TLS.Names[id]
+	}
+	return host
+}
+
 func (c Config) checkTLS(f *faults) {
 	if c.TLS == nil {
 		return
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.TLS.Names)) {
+		if id != c.ID && c.peerAddr(id) == "" {
+			f.add(`TLS.Names has a node %q that is not in Peers: use the IDs of Peers`, id)
+		}
+		if name := c.TLS.Names[id]; name == "" || strings.ContainsAny(name, " ,/*[]") {
+			f.add(`TLS.Names[%q] %q: one DNS name or IP address without a port, like "node-a.example"`, id, name)
+		}
 	}
 	for _, file := range []struct{ field, path string }{
 		{"TLS.CertFile", c.TLS.CertFile}, {"TLS.KeyFile", c.TLS.KeyFile}, {"TLS.CAFile", c.TLS.CAFile},

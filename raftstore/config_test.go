@@ -29,7 +29,7 @@ func TestConfigDefaults(t *testing.T) {
 	require.Equal(t, 300*time.Millisecond, c.ElectionTimeout)
 	require.Equal(t, time.Second, c.MinTTL)
 
-	c, err = Config{ID: "a", Dir: "d", Root: "r", Listen: "0.0.0.0:7001", TLS: &TLS{"c", "k", "a"}, Advertise: "db1.test:7001"}.check()
+	c, err = Config{ID: "a", Dir: "d", Root: "r", Listen: "0.0.0.0:7001", TLS: &TLS{CertFile: "c", KeyFile: "k", CAFile: "a"}, Advertise: "db1.test:7001"}.check()
 	require.NoError(t, err)
 	require.Equal(t, "db1.test:7001", c.Advertise)
 
@@ -72,6 +72,9 @@ func TestConfigFaults(t *testing.T) {
 			c.Peers, c.Listen, c.PlaintextBeyondLoopback = nil, "0.0.0.0:7001", true
 		}, "no address that others could reach"},
 		"TLS files":      {func(c *Config) { c.TLS = &TLS{} }, "TLS.CertFile is empty"},
+		"TLS names":      {func(c *Config) { c.TLS = &TLS{Names: map[string]string{"z": "z.test"}} }, `TLS.Names has a node "z" that is not in Peers`},
+		"TLS name":       {func(c *Config) { c.TLS = &TLS{Names: map[string]string{"a": "*.test"}} }, `TLS.Names["a"] "*.test": one DNS name or IP address`},
+		"TLS name empty": {func(c *Config) { c.TLS = &TLS{Names: map[string]string{"a": ""}} }, `TLS.Names["a"] ""`},
 		"TTL negative":   {func(c *Config) { c.Timing.TTL = -1 }, "TTL -1ns is negative"},
 		"Timing rule":    {func(c *Config) { c.Timing = dcs.Timing{TTL: 3e9, LoopWait: 3e9, RetryTimeout: 3e9} }, "LoopWait 3s + 2 x RetryTimeout 3s"},
 		"heartbeat":      {func(c *Config) { c.HeartbeatTimeout = time.Millisecond }, "HeartbeatTimeout is 1ms: at least 50ms"},

@@ -78,6 +78,15 @@
 // Memory is taken as the bytes arrive. What one node sends takes at most 200 MiB
 // of the heap, garbage included.
 //
+// # Certificates
+//
+// With TLS, the certificate of a node must be valid for the host of its address
+// in Peers, or for its name in TLS.Names, and a node that cannot prove that it is
+// the one that it says it is, is refused in both directions. A node can pass for
+// every node for whose name its certificate is valid: issue one for each node,
+// with that node's name only. Without TLS nothing is proven, and everyone who
+// reaches the port may act as any node.
+//
 // # Versions
 //
 // Log entries, snapshots, calls between nodes and the data directory bear a

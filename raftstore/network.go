@@ -108,11 +108,8 @@ func dialTime(c Config) time.Duration {
 
 func (n *network) listen(keep keepalive.Config) error {
 	if n.config.TLS != nil {
-		host, _, err := net.SplitHostPort(n.config.Advertise)
-		if err != nil {
-			return invalid("Advertise %q: %w", n.config.Advertise, err)
-		}
-		n.creds, err = newCredentials(*n.config.TLS, host, func(msg string, err error) { n.log.Warn(msg, "error", err) })
+		var err error
+		n.creds, err = newCredentials(*n.config.TLS, n.config.certName(n.config.ID), func(msg string, err error) { n.log.Warn(msg, "error", err) })
 		if err != nil {
 			return err
 		}
@@ -331,19 +328,25 @@ func (n *network) owner(peer string) string {
 
 func (n *network) introduce(ctx context.Context, raw net.Conn, k kind, addr string, own hello) (net.Conn, hello, error) {
 	defer boundBy(ctx, raw)()
-	conn := raw
+	conn, want := raw, n.peers[addr]
 	if n.creds != nil {
-		host, _, err := net.SplitHostPort(addr)
+		name, _, err := net.SplitHostPort(addr)
 		if err != nil {
 			return nil, hello{}, err
 		}
-		t := tls.Client(raw, n.creds.client(host, k, own.version))
+		if want != "" {
+			name = n.config.certName(want)
+		}
+		t := tls.Client(raw, n.creds.client(name, k, own.version))
 		if err := t.HandshakeContext(ctx); err != nil {
 			return nil, hello{}, explainTLS(err)
 		}
 		conn = t
 	}
-	peer, err := own.greet(conn, k, n.peers[addr])
+	peer, err := own.greet(conn, k, want)
+	if err == nil {
+		err = n.config.provesID(conn, peer.id)
+	}
 	if n.creds != nil && err != nil && !errors.Is(err, errPeerRefused) {
 		// TLS 1.3 tells a client that its certificate is refused only when
 		// it reads for the first time.

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -88,6 +89,7 @@ const (
 	// life of this node.
 	verdictIncarnation verdict = 5
 	verdictLife        verdict = 6
+	verdictProof       verdict = 8 // the certificate is not that of the node
 )
 
 // errOtherLife says that the node that was dialled lost its data and is another
@@ -188,6 +190,8 @@ func (h hello) judge(other hello, k kind, v verdict, want string) error {
 		return fmt.Errorf("%w: node %q there belongs to another cluster (%v, this node's is %v): Root and the IDs in Peers must be the same on every node", errPeerRefused, other.id, other.cluster, h.cluster)
 	case v == verdictTwin:
 		return fmt.Errorf("%w: the node there is named %q too: every node needs an ID of its own", errPeerRefused, other.id)
+	case v == verdictProof:
+		return fmt.Errorf("%w: node %q there does not take this node's certificate for that of node %q: the certificate must be valid for the host of this node's address in Peers, or for its name in TLS.Names", errPeerRefused, other.id, h.id)
 	case want != "" && other.id != want:
 		return fmt.Errorf("%w: node %q answers there, Peers says %q: correct the addresses", errPeerRefused, other.id, want)
 	case v == verdictIncarnation || k != kindSetup && h.apart(other):
@@ -218,8 +222,9 @@ func versionError(theirs, ours byte) error {
 }
 
 // welcome is the accepting side's half: it reads a hello, answers it and
-// returns what the connection is for and whose it is.
-func (h hello) welcome(rw io.ReadWriter) (k kind, peer hello, err error) {
+// returns what the connection is for and whose it is. prove returns an error if
+// the other side is not the node that it says it is.
+func (h hello) welcome(rw io.ReadWriter, prove func(id string) error) (k kind, peer hello, err error) {
 	var head [2]byte
 	if _, err := io.ReadFull(rw, head[:1]); err != nil {
 		return 0, hello{}, fmt.Errorf("no hello: %w", err)
@@ -254,10 +259,16 @@ func (h hello) welcome(rw io.ReadWriter) (k kind, peer hello, err error) {
 	}
 	copy(other.wanted[:], rest[1:])
 	v := h.verdict(other, k)
+	var unproven error
+	if v != verdictCluster && v != verdictTwin {
+		if unproven = prove(other.id); unproven != nil {
+			v = verdictProof
+		}
+	}
 	if err := answer(v); err != nil {
 		return 0, hello{}, err
 	}
-	return k, other, h.judge(other, k, v, "")
+	return k, other, cmp.Or(unproven, h.judge(other, k, v, ""))
 }
 
 // verdict judges the hello of a node that dialled. Its wanted life must be the

@@ -72,7 +72,7 @@ func TestHelloAndALPNMustAgree(t *testing.T) {
 	require.NoError(t, err)
 	defer conn.Close()
 	require.NoError(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
-	_, _ = b.hello.asPeer("zz").greet(conn, kindCall, "")
+	_, _ = b.hello.asPeer("a").greet(conn, kindCall, "")
 	_, err = conn.Read(make([]byte, 1))
 	require.Error(t, err)
 	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the connection is still open")

@@ -50,6 +50,7 @@ func alpnKind(proto string) kind {
 // restart.
 type credentials struct {
 	files TLS
+	name  string // what the certificate must be valid for
 	warn  func(msg string, err error)
 
 	mu     sync.Mutex
@@ -64,23 +65,21 @@ type fileStamp struct {
 }
 
 // newCredentials reads and checks the files: a certificate that the other
-// nodes would refuse is an error here, not at their end later. host is what
-// they reach this node at.
-func newCredentials(files TLS, host string, warn func(string, error)) (*credentials, error) {
-	c := &credentials{files: files, warn: warn}
+// nodes would refuse is an error here, not at their end later. name is what they
+// expect of it.
+func newCredentials(files TLS, name string, warn func(string, error)) (*credentials, error) {
+	c := &credentials{files: files, name: name, warn: warn}
 	c.stamps = c.stamp()
-	cert, pool, err := files.load()
+	var err error
+	c.cert, c.pool, err = files.load(name)
 	if err != nil {
 		return nil, err
 	}
-	if err := cert.Leaf.VerifyHostname(host); err != nil {
-		return nil, invalid("TLS.CertFile %s does not name this node's address %q: issue it with that host or IP as a subject alternative name: %w", files.CertFile, host, err)
-	}
-	c.cert, c.pool = cert, pool
 	return c, nil
 }
 
-func (t TLS) load() (*tls.Certificate, *x509.CertPool, error) {
+// load reads the files. The certificate must be valid for name.
+func (t TLS) load(name string) (*tls.Certificate, *x509.CertPool, error) {
 	authority, err := os.ReadFile(t.CAFile)
 	if err != nil {
 		return nil, nil, invalid("TLS.CAFile can not be read: %w", err)
@@ -105,6 +104,9 @@ func (t TLS) load() (*tls.Certificate, *x509.CertPool, error) {
 			return nil, nil, invalid("TLS.CertFile %s would be refused by the other nodes (it must be in date, signed by %s, for server and client use): %w", t.CertFile, t.CAFile, err)
 		}
 	}
+	if err := cert.Leaf.VerifyHostname(name); err != nil {
+		return nil, nil, invalid("TLS.CertFile %s does not name this node's address %q: issue it with that host or IP as a subject alternative name, or set TLS.Names: %w", t.CertFile, name, err)
+	}
 	return &cert, pool, nil
 }
 
@@ -127,7 +129,7 @@ func (c *credentials) current() (*tls.Certificate, *x509.CertPool) {
 		return c.cert, c.pool
 	}
 	c.stamps = stamps
-	cert, pool, err := c.files.load()
+	cert, pool, err := c.files.load(c.name)
 	if err != nil {
 		c.warn("changed TLS files are not usable; the old ones stay in use", err)
 		return c.cert, c.pool
@@ -136,14 +138,15 @@ func (c *credentials) current() (*tls.Certificate, *x509.CertPool) {
 	return cert, pool
 }
 
-// client is the configuration for dialling host.
-func (c *credentials) client(host string, k kind, version byte) *tls.Config {
+// client is the configuration for dialling a node whose certificate must be valid
+// for name.
+func (c *credentials) client(name string, k kind, version byte) *tls.Config {
 	cert, pool := c.current()
 	return &tls.Config{
 		MinVersion:   tls.VersionTLS13,
 		RootCAs:      pool,
 		Certificates: []tls.Certificate{*cert},
-		ServerName:   host,
+		ServerName:   name,
 		NextProtos:   []string{alpn(k, version)},
 	}
 }
@@ -173,6 +176,27 @@ func (c *credentials) server() *tls.Config {
 			return nil, fmt.Errorf("%w: it offers none of this store's protocols", errPeerRefused)
 		},
 	}
+}
+
+// provesID returns an error unless the certificate on conn, which is signed by the
+// authority, is valid for the name of node id. Without TLS nothing is proven.
+func (c Config) provesID(conn net.Conn, id string) error {
+	secured, ok := conn.(*tls.Conn)
+	if !ok {
+		return nil
+	}
+	name := c.certName(id)
+	if name == "" {
+		return fmt.Errorf("%w: node %q is not in Peers", errPeerRefused, id)
+	}
+	certs := secured.ConnectionState().PeerCertificates
+	if len(certs) == 0 {
+		return fmt.Errorf("%w: node %q has no certificate", errPeerRefused, id)
+	}
+	if err := certs[0].VerifyHostname(name); err != nil {
+		return fmt.Errorf("%w: its certificate does not prove that it is node %q: the certificate must be valid for %q (TLS.Names, or the host of the address in Peers): %w", errPeerRefused, id, name, err)
+	}
+	return nil
 }
 
 // answerPlain tells a node without TLS that this one has it: crypto/tls hangs

@@ -225,7 +225,7 @@ func rawTLS(t *testing.T, n *network, config *tls.Config) error {
 	}
 	defer conn.Close()
 	require.NoError(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
-	_, err = n.hello.asPeer("zz").greet(conn, kindCall, "")
+	_, err = n.hello.asPeer("a").greet(conn, kindCall, "")
 	return err
 }
 
@@ -329,6 +329,8 @@ func TestCertificatesAreRenewed(t *testing.T) {
 	require.NotEqual(t, first, serial())
 	require.Equal(t, int64(4711), serial().Int64())
 
+	ca.issue(t, "b", func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, []string{"elsewhere.test"} })
+	require.Equal(t, int64(4711), serial().Int64(), "the others would refuse it")
 	require.NoError(t, os.WriteFile(renewed.CertFile, []byte("half a fi"), 0o600))
 	require.Equal(t, int64(4711), serial().Int64(), "what worked goes on working")
 	require.Eventually(t, func() bool { return strings.Contains(log.String(), "the old ones stay in use") }, 10*time.Second, time.Millisecond)

@@ -19,6 +19,9 @@ const exampleURL = "raft:///var/lib/holdfast/a?id=a&root=pg/main&listen=127.0.0.
 // second "=", but has to be written as %40 in a URL.
 const examplePeers = "a=10.0.0.1:7001,b=10.0.0.2:7001,c=10.0.0.3:7001"
 
+// exampleNames is the form of the tls_names option.
+const exampleNames = "a=node-a.example,b=node-b.example"
+
 func init() { dcs.Register("raft", driver{}) }
 
 // driver opens raft:///data/dir?id=…&root=…: a node within this process. Its
@@ -42,6 +45,7 @@ var options = []option{
 	{"tls_key", "PEM file with the key of tls_cert", setTLS(func(t *TLS) *string { return &t.KeyFile })},
 	{"tls_ca", "PEM file with the authority that signs all nodes' certificates", setTLS(func(t *TLS) *string { return &t.CAFile })},
 	{"plaintext_beyond_loopback", "true allows addresses beyond loopback without TLS; default false", setBool(func(c *Config) *bool { return &c.PlaintextBeyondLoopback })},
+	{"tls_names", "names that the nodes' certificates must be valid for, like " + exampleNames + "; default: the host of each node's address in peers", setNames},
 	{"min_ttl", "the shortest lease granted, like 2s", setDuration(func(c *Config) *time.Duration { return &c.MinTTL })},
 	{"heartbeat_timeout", "silence of the Raft leader before an election, like 300ms; default ttl/30 within 300ms and 1s", setDuration(func(c *Config) *time.Duration { return &c.HeartbeatTimeout })},
 	{"election_timeout", "how long a candidate waits for votes; default heartbeat_timeout", setDuration(func(c *Config) *time.Duration { return &c.ElectionTimeout })},
@@ -154,14 +158,29 @@ func setThreshold(c *Config, value string) error {
 	return nil
 }
 
-// setPeers reads a=host:port,b=host:port. No node's name has an "=" or "@".
+// setPeers reads a=host:port,b=host:port.
 func setPeers(c *Config, value string) error {
-	for item := range strings.SplitSeq(value, ",") {
+	return eachPair(value, "id=host:port", examplePeers, func(id, addr string) { c.Peers = append(c.Peers, Peer{ID: id, Addr: addr}) })
+}
+
+// setNames reads a=name,b=name.
+func setNames(c *Config, value string) error {
+	if c.TLS == nil {
+		c.TLS = &TLS{}
+	}
+	c.TLS.Names = map[string]string{}
+	return eachPair(value, "id=name", exampleNames, func(id, name string) { c.TLS.Names[id] = name })
+}
+
+// eachPair calls use for each id=value of a list. No node's name has an "=" or
+// "@".
+func eachPair(list, form, example string, use func(id, value string)) error {
+	for item := range strings.SplitSeq(list, ",") {
 		at := strings.IndexAny(item, "=@")
 		if at <= 0 || at == len(item)-1 {
-			return fmt.Errorf("%q is not id=host:port; the whole is like %s", item, examplePeers)
+			return fmt.Errorf("%q is not %s; the whole is like %s", item, form, example)
 		}
-		c.Peers = append(c.Peers, Peer{ID: item[:at], Addr: item[at+1:]})
+		use(item[:at], item[at+1:])
 	}
 	return nil
 }

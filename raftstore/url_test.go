@@ -16,7 +16,7 @@ import (
 
 func TestURLToConfig(t *testing.T) {
 	u, err := dcs.ParseURL("raft:///data/a?id=a&root=pg/main&listen=127.0.0.1:7001&advertise=127.0.0.1:7001" +
-		"&peers=a=127.0.0.1:7001,b%40%5B::1%5D:7002&tls_cert=/c.pem&tls_key=/k.pem&tls_ca=/ca.pem&plaintext_beyond_loopback=true&rejoin=true" +
+		"&peers=a=127.0.0.1:7001,b%40%5B::1%5D:7002&tls_cert=/c.pem&tls_key=/k.pem&tls_ca=/ca.pem&tls_names=a=a.test,b=10.0.0.2&plaintext_beyond_loopback=true&rejoin=true" +
 		"&min_ttl=2s&heartbeat_timeout=200ms&election_timeout=250ms&snapshot_threshold=99&snapshot_interval=5s")
 	require.NoError(t, err)
 	timing := dcs.Timing{TTL: 9 * time.Second, LoopWait: time.Second, RetryTimeout: time.Second}
@@ -25,7 +25,7 @@ func TestURLToConfig(t *testing.T) {
 	require.Equal(t, Config{
 		ID: "a", Dir: "/data/a", Root: "pg/main", Listen: "127.0.0.1:7001", Advertise: "127.0.0.1:7001",
 		Peers:                   []Peer{{"a", "127.0.0.1:7001"}, {"b", "[::1]:7002"}},
-		TLS:                     &TLS{CertFile: "/c.pem", KeyFile: "/k.pem", CAFile: "/ca.pem"},
+		TLS:                     &TLS{CertFile: "/c.pem", KeyFile: "/k.pem", CAFile: "/ca.pem", Names: map[string]string{"a": "a.test", "b": "10.0.0.2"}},
 		PlaintextBeyondLoopback: true, Rejoin: true, Timing: timing, MinTTL: 2 * time.Second,
 		HeartbeatTimeout: 200 * time.Millisecond, ElectionTimeout: 250 * time.Millisecond,
 		SnapshotThreshold: 99, SnapshotInterval: 5 * time.Second, Logger: slog.Default(),
@@ -49,6 +49,7 @@ func TestBadURLs(t *testing.T) {
 		good("&peers=a=127.0.0.1:7001,b"):          {`"b" is not id=host:port`, examplePeers},
 		good("&peers=b=127.0.0.1:7001"):            {"does not list this node", examplePeers},
 		good("&peers="):                            {"is not id=host:port"},
+		good("&tls_names=a"):                       {`"a" is not id=name`, exampleNames},
 		good("&min_ttl=0s"):                        {"option min_ttl=0s", "like 300ms or 2s"},
 		good("&min_ttl=-1s"):                       {"option min_ttl=-1s"},
 		good("&heartbeat_timeout=fast"):            {"option heartbeat_timeout=fast"},
