@@ -66,7 +66,8 @@
 // (Config.HeartbeatTimeout). Beyond that, the connection that has been silent
 // for the longest time is closed at once, or the new one if all have sent
 // something. The address at which a node of Peers was last proven to be has
-// places of its own.
+// places of its own. Handshakes compute on half of the processors at most, and
+// those from such addresses on the other half.
 //
 // A node of the cluster may have 16 established connections, 4096 calls in work
 // and 32 MiB of their requests; nodes that are not in Peers share one such

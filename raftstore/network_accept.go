@@ -135,7 +135,7 @@ func (n *network) handshake(ctx context.Context, p *place) (*trackedConn, error)
 // identify learns what an accepted connection is for and who made it.
 func (n *network) identify(ctx context.Context, p *place, own hello) (net.Conn, kind, hello, error) {
 	defer boundBy(ctx, p.conn)()
-	bounded := &helloConn{Conn: p.conn, left: helloBytes, spoke: func() { n.admit.spoke(p) }}
+	bounded := &helloConn{Conn: p.conn, ctx: ctx, turns: n.admit.turns(p), left: helloBytes, spoke: func() { n.admit.spoke(p) }}
 	defer bounded.lift()
 	conn, byALPN := net.Conn(bounded), kind(0)
 	if n.creds != nil {

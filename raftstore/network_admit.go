@@ -1,10 +1,12 @@
 package raftstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 )
@@ -30,6 +32,11 @@ var errCrowded = errors.New("too many connections are waiting for their handshak
 type admission struct {
 	most, perHost int
 
+	// Handshakes of strangers, and of hosts that are a node's, compute in turns:
+	// a crowd of them kept the processors from Raft for longer than a heartbeat
+	// timeout.
+	strangers, known turns
+
 	mu      sync.Mutex
 	places  []*place              // the oldest first
 	waiting int                   // those from hosts that are no node's
@@ -44,8 +51,10 @@ func newAdmission(descriptors uint64) *admission {
 	if descriptors > 0 {
 		most = int(min(max(descriptors/8, leastUnproven), mostUnproven))
 	}
+	at := max(1, runtime.GOMAXPROCS(0)/2)
 	return &admission{
 		most: most, perHost: most / 2,
+		strangers: make(turns, at), known: make(turns, at),
 		byHost: map[netip.Prefix]int{}, nodes: map[string]netip.Addr{},
 	}
 }
@@ -102,6 +111,14 @@ func (a *admission) oldestQuiet(p *place) *place {
 		}
 	}
 	return nil
+}
+
+// turns returns those of p's handshake.
+func (a *admission) turns(p *place) turns {
+	if p.stranger {
+		return a.strangers
+	}
+	return a.known
 }
 
 // leave gives p back. It may be called twice.
@@ -173,12 +190,30 @@ func networkOf(host netip.Addr) netip.Prefix {
 	return p
 }
 
+// turns bounds how many goroutines compute at once.
+type turns chan struct{}
+
+func (t turns) take(ctx context.Context) error {
+	select {
+	case t <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (t turns) give() { <-t }
+
 // helloConn is an accepted connection that may send helloBytes until lift is
-// called. It calls spoke when the first of them came.
+// called. It calls spoke when the first of them came. After each Read the caller
+// has a turn until the next one.
 type helloConn struct {
 	net.Conn
+	ctx    context.Context //nolint:containedctx // it is the handshake's
+	turns  turns
 	spoke  func()
 	left   int
+	turn   bool // the caller has a turn
 	lifted bool
 }
 
@@ -189,16 +224,32 @@ func (c *helloConn) Read(b []byte) (int, error) {
 	if c.left == 0 {
 		return 0, fmt.Errorf("%w: more than %d bytes came before the hello was through", errPeerRefused, helloBytes)
 	}
+	c.rest()
 	n, err := c.Conn.Read(b[:min(len(b), c.left)])
 	if n > 0 && c.left == helloBytes {
 		c.spoke()
 	}
 	c.left -= n
+	if err == nil {
+		err = c.turns.take(c.ctx)
+		c.turn = err == nil
+	}
 	return n, err
 }
 
-// lift ends the bound. The goroutine that reads the hello calls it.
-func (c *helloConn) lift() { c.lifted = true }
+// rest gives the turn back, if there is one.
+func (c *helloConn) rest() {
+	if c.turn {
+		c.turn = false
+		c.turns.give()
+	}
+}
+
+// lift ends the bounds. The goroutine that reads the hello calls it.
+func (c *helloConn) lift() {
+	c.rest()
+	c.lifted = true
+}
 
 // NetConn returns the wrapped connection, for keepalive to find the socket.
 func (c *helloConn) NetConn() net.Conn { return c.Conn }

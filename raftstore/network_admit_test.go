@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -220,7 +222,7 @@ func TestBytesBeforeTheHelloAreBounded(t *testing.T) {
 		far.Close()
 	}()
 	times := 0
-	c := &helloConn{Conn: near, left: helloBytes, spoke: func() { times++ }}
+	c := &helloConn{Conn: near, ctx: t.Context(), turns: make(turns, 1), left: helloBytes, spoke: func() { times++ }}
 	got, err := io.Copy(io.Discard, c)
 	require.ErrorIs(t, err, errPeerRefused)
 	require.Equal(t, int64(helloBytes), got)
@@ -229,6 +231,55 @@ func TestBytesBeforeTheHelloAreBounded(t *testing.T) {
 	got, err = io.Copy(io.Discard, c)
 	require.NoError(t, err)
 	require.Equal(t, int64(100), got)
+}
+
+// Handshakes compute one after the other, and wait for their peers beside each
+// other.
+func TestHandshakesTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := make(turns, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		open := func() (*helloConn, net.Conn) {
+			near, far := net.Pipe()
+			t.Cleanup(func() { near.Close(); far.Close() })
+			return &helloConn{Conn: near, ctx: ctx, turns: turns, left: helloBytes, spoke: func() {}}, far
+		}
+		read := func(c *helloConn) chan error {
+			done := make(chan error, 1)
+			go func() {
+				_, err := c.Read(make([]byte, 1))
+				done <- err
+			}()
+			synctest.Wait()
+			return done
+		}
+		a, toA := open()
+		b, toB := open()
+		c, toC := open()
+		first := read(a)
+		_, err := toA.Write([]byte{1})
+		require.NoError(t, err)
+		require.NoError(t, <-first)
+		second := read(b)
+		_, err = toB.Write([]byte{1})
+		require.NoError(t, err)
+		synctest.Wait()
+		require.Empty(t, second, "two handshakes compute at once")
+		again := read(a) // which waits for its peer and computes nothing
+		require.NoError(t, <-second)
+		b.lift()
+		_, err = toA.Write([]byte{1})
+		require.NoError(t, err)
+		require.NoError(t, <-again)
+		third := read(c)
+		_, err = toC.Write([]byte{1})
+		require.NoError(t, err)
+		cancel() // its time is over
+		require.ErrorIs(t, <-third, context.Canceled)
+		a.lift()
+		a.lift()
+		require.Empty(t, turns, "turns are given back once")
+	})
 }
 
 // A handshake that brings more than helloBytes is cut off, here by a chain of
