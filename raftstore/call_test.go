@@ -46,7 +46,7 @@ func TestCallsAreConcurrent(t *testing.T) {
 
 func TestCallToOwnAddressNeedsNoSocket(t *testing.T) {
 	a, _ := startPair(t)
-	a.gate(errors.New("shut"))
+	a.gate(kindCall, errors.New("shut"))
 	mustCall(t, a, a.addr(), "in process")
 	require.Empty(t, a.conns())
 	ctx, cancel := context.WithCancel(t.Context())

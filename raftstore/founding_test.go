@@ -243,8 +243,8 @@ func TestFirstStartWaitsForEveryNode(t *testing.T) {
 		}, "the error does not say what is missing")
 		require.Nil(t, b.node.member(), "node %d takes part", i)
 		s := b.Status()
-		require.Equal(t, "waiting for the first start", s.Health.State)
-		require.Contains(t, s.Health.WaitsFor, want)
+		require.Equal(t, Waiting, s.Health.State)
+		require.ErrorContains(t, s.Health.Err, want)
 		require.Empty(t, s.Incarnation)
 		require.NotEmpty(t, s.Life)
 		tc.stop(i) // and again: nothing is written that would keep it from starting
@@ -260,8 +260,8 @@ func TestFirstStartWaitsForEveryNode(t *testing.T) {
 		s := b.Status()
 		require.Equal(t, tc.node[0].Status().Incarnation, s.Incarnation)
 		require.Len(t, s.Incarnation, 32)
-		require.Equal(t, "member", s.Health.State)
-		require.Empty(t, s.Health.WaitsFor)
+		require.Equal(t, Well, s.Health.State)
+		require.NoError(t, s.Health.Err)
 		require.Len(t, s.Voters, 3)
 	}
 }

@@ -35,6 +35,18 @@ const (
 	// SteppedOut says that the node led, is stalled, and left the lead to the
 	// others, because a majority of the voters without it is well.
 	SteppedOut HealthState = "stepped out"
+	// Waiting says that the node waits for the first start of its cluster, which
+	// needs every node of Peers.
+	Waiting HealthState = "waiting"
+	// Joining says that the node has no vote yet. It has everything, or gets it
+	// from the leader.
+	Joining HealthState = "joining"
+	// Lost says that the node must not use its data, because a part of them is
+	// missing or damaged. It joins when the other nodes have a leader.
+	Lost HealthState = "lost"
+	// Replaced says that another life of the node has its place. It takes no
+	// part until it is started with Config.Rejoin.
+	Replaced HealthState = "replaced"
 	// Failed says that what the node stored is damaged, or cannot be read by
 	// this release. It takes no part until it is restarted.
 	Failed HealthState = "failed"
@@ -45,7 +57,7 @@ type Health struct {
 	State HealthState
 	// Since is how long the node has been in State.
 	Since time.Duration
-	// Err is why State is not Well.
+	// Err says why State is not Well, or what the node waits for.
 	Err error
 }
 
@@ -60,41 +72,38 @@ type health struct {
 	// held.
 	changed func(from, to Health)
 
-	mu    sync.Mutex
-	begun map[uint64]dcs.Instant // writes under way
-	disk  DiskStatus
-	done  uint64
-	fault error // the last failure of a write that is being repeated
-	lost  error // permanent
-	out   error // why this node left the lead, or nil
-	state HealthState
-	since dcs.Instant
+	mu     sync.Mutex
+	begun  map[uint64]dcs.Instant // writes under way
+	disk   DiskStatus
+	done   uint64
+	faults map[uint64]error // of writes that are being repeated
+	lost   error            // permanent
+	out    error            // why this node left the lead, or nil
+	state  HealthState
+	since  dcs.Instant
 }
 
 func newHealth(changed func(from, to Health)) *health {
-	return &health{changed: changed, begun: map[uint64]dcs.Instant{}, state: Well, since: dcs.Now()}
+	return &health{changed: changed, begun: map[uint64]dcs.Instant{}, faults: map[uint64]error{}, state: Well, since: dcs.Now()}
 }
 
-// begin notes that a durable write begins, and returns what ends it. A write
-// that is repeated after a failure is one write.
-func (h *health) begin() (end func()) {
-	at := dcs.Now()
+// begin implements storeHealth. A write that is repeated after a failure is one
+// write.
+func (h *health) begin() (id uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.disk.Writes++
-	id := h.disk.Writes
-	h.begun[id] = at
-	return func() { h.end(id, at) }
+	h.begun[h.disk.Writes] = dcs.Now()
+	return h.disk.Writes
 }
 
-func (h *health) end(id uint64, at dcs.Instant) {
-	took := at.Elapsed()
+// ended implements storeHealth.
+func (h *health) ended(id uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	took := h.begun[id].Elapsed()
 	delete(h.begun, id)
-	if len(h.begun) == 0 {
-		h.fault = nil
-	}
+	delete(h.faults, id)
 	h.done++
 	h.disk.Last, h.disk.Max = took, max(h.disk.Max, took)
 	if h.done == 1 {
@@ -105,23 +114,32 @@ func (h *health) end(id uint64, at dcs.Instant) {
 	h.look()
 }
 
-// failed notes that a write failed and will be repeated.
-func (h *health) failed(err error) {
+// fault implements storeHealth.
+func (h *health) fault(id uint64, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.fault = err
+	h.faults[id] = err
 	h.disk.Faults++
 	h.look()
 }
 
-// damaged notes that this node can go no further.
-func (h *health) damaged(err error) {
+// permanent implements storeHealth.
+func (h *health) permanent(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.lost == nil {
 		h.lost = err
 	}
 	h.look()
+}
+
+// anyFault returns the failure of a write that is being repeated, or nil. The
+// caller holds the lock.
+func (h *health) anyFault() error {
+	for _, err := range h.faults {
+		return err
+	}
+	return nil
 }
 
 // pending returns how long the oldest write has been under way. The caller
@@ -143,8 +161,8 @@ func (h *health) ill() error {
 	if h.pending() < stalledAfter {
 		return nil
 	}
-	if h.fault != nil {
-		return fmt.Errorf("%w: %w", errStalled, h.fault)
+	if err := h.anyFault(); err != nil {
+		return fmt.Errorf("%w: %w", errStalled, err)
 	}
 	return errStalled
 }
@@ -199,7 +217,7 @@ func (h *health) away() bool {
 func (h *health) quick() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.lost == nil && h.fault == nil && h.pending() < slowAfter
+	return h.lost == nil && len(h.faults) == 0 && h.pending() < slowAfter
 }
 
 // status returns what is known; Disk.Pending grows while a write hangs.
@@ -208,7 +226,7 @@ func (h *health) status() (Health, DiskStatus) {
 	defer h.mu.Unlock()
 	h.look()
 	d := h.disk
-	d.Pending, d.Fault = h.pending(), h.fault
+	d.Pending, d.Fault = h.pending(), h.anyFault()
 	err := h.ill()
 	if h.out != nil {
 		err = h.out

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ward is a node as watchHealth sees it.
+// ward is a node as its watch sees it.
 type ward struct {
 	health   *health
 	term     atomic.Uint64 // the term that Raft leads in here
@@ -32,7 +32,7 @@ func newWard(t *testing.T) *ward {
 	})
 	life, end := context.WithCancel(t.Context())
 	w.watching = end
-	s := &standing{
+	s := &leadWatch{
 		health:     w.health,
 		leading:    w.term.Load,
 		othersWell: func(context.Context) bool { w.asked.Add(1); return w.healthy.Load() },
@@ -51,7 +51,7 @@ func TestStalledLeaderStepsOut(t *testing.T) {
 		w := newWard(t)
 		w.term.Store(3)
 		w.healthy.Store(true)
-		end := w.health.begin()
+		id := w.health.begin()
 		time.Sleep(900 * time.Millisecond)
 		synctest.Wait()
 		assert.False(t, w.health.away(), "a write may be slow")
@@ -65,7 +65,7 @@ func TestStalledLeaderStepsOut(t *testing.T) {
 		require.ErrorIs(t, got.Err, errStalled)
 		assert.Equal(t, 1200*time.Millisecond, disk.Pending)
 
-		end()
+		w.health.ended(id)
 		time.Sleep(healthTick)
 		synctest.Wait()
 		assert.False(t, w.health.away())
@@ -135,19 +135,19 @@ func TestQuickBeforeItIsStalled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWard(t)
 		assert.True(t, w.health.quick())
-		end := w.health.begin()
+		id := w.health.begin()
 		time.Sleep(slowAfter)
 		assert.False(t, w.health.quick())
-		end()
+		w.health.ended(id)
 		assert.True(t, w.health.quick())
-		end = w.health.begin()
-		w.health.failed(errors.New("no space left on device"))
+		id = w.health.begin()
+		w.health.fault(id, errors.New("no space left on device"))
 		assert.False(t, w.health.quick(), "a write failed and is being repeated")
 		got, disk := w.health.status()
 		assert.Equal(t, Well, got.State, "it may still be in time")
 		require.ErrorContains(t, disk.Fault, "no space left")
 		assert.EqualValues(t, 1, disk.Faults)
-		end()
+		w.health.ended(id)
 		assert.True(t, w.health.quick())
 	})
 }
@@ -157,9 +157,9 @@ func TestDamageIsPermanent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWard(t)
 		damage := errors.New("damaged at offset 96")
-		end := w.health.begin()
-		w.health.damaged(damage)
-		end()
+		id := w.health.begin()
+		w.health.permanent(damage)
+		w.health.ended(id)
 		time.Sleep(time.Minute)
 		got, _ := w.health.status()
 		assert.Equal(t, Failed, got.State)

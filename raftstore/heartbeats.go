@@ -16,6 +16,8 @@ import (
 type raftTransport struct {
 	*raft.NetworkTransport
 	checked checkedRequests
+	// ready is called when NewRaft has read the stores, before it starts.
+	ready func()
 
 	mu      sync.Mutex
 	stopped bool
@@ -29,8 +31,10 @@ type ack struct {
 	disk.LogEnd
 }
 
-// AppendEntries implements raft.Transport. It notes what the server has.
+// AppendEntries implements raft.Transport. It leaves out what goes beyond the
+// bound of a message, and notes what the server has.
 func (t *raftTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	cutBatch(req)
 	err := t.NetworkTransport.AppendEntries(id, to, req, resp)
 	if err == nil && resp.Success && req.Term == resp.Term && len(req.Entries) > 0 {
 		last := req.Entries[len(req.Entries)-1]
@@ -54,21 +58,6 @@ func (t *raftTransport) acknowledged(id raft.ServerID, term uint64) disk.LogEnd 
 	return disk.LogEnd{}
 }
 
-// AppendEntries implements raft.Transport.
-func (t *raftTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	cutBatch(req)
-	return t.NetworkTransport.AppendEntries(id, to, req, resp)
-}
-
-// AppendEntriesPipeline implements raft.Transport.
-func (t *raftTransport) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
-	p, err := t.NetworkTransport.AppendEntriesPipeline(id, to)
-	if err != nil {
-		return nil, err
-	}
-	return cutPipeline{p}, nil
-}
-
 // Consumer implements raft.Transport. Raft calls it once; the goroutine ends with
 // Close.
 func (t *raftTransport) Consumer() <-chan raft.RPC {
@@ -82,8 +71,12 @@ func (t *raftTransport) Close() error {
 	return t.NetworkTransport.Close()
 }
 
-// SetHeartbeatHandler implements raft.Transport.
+// SetHeartbeatHandler implements raft.Transport. NewRaft calls it last, before it
+// starts its goroutines.
 func (t *raftTransport) SetHeartbeatHandler(handle func(raft.RPC)) {
+	if t.ready != nil {
+		t.ready()
+	}
 	t.NetworkTransport.SetHeartbeatHandler(func(rpc raft.RPC) {
 		if !t.begin() {
 			rpc.Respond(nil, raft.ErrRaftShutdown)

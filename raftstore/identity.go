@@ -3,9 +3,6 @@ package raftstore
 import (
 	"errors"
 
-	"github.com/hashicorp/raft"
-	waltypes "github.com/hashicorp/raft-wal/types"
-
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
@@ -23,7 +20,6 @@ func (c Config) owner() disk.Owner {
 type dataDir struct {
 	path   string
 	files  disk.FS
-	wal    waltypes.VFS
 	log    *hcLogger
 	owner  disk.Owner
 	unlock func() error
@@ -54,7 +50,7 @@ func openDir(c Config, w wiring, log *hcLogger) (*dataDir, error) {
 		}
 		return nil, openError(dcs.ErrUnavailable, "Dir %s cannot be locked: it must be writable by this user: %w", c.Dir, err)
 	}
-	d := &dataDir{path: c.Dir, files: w.files, wal: w.wal, log: log, owner: c.owner(), unlock: unlock}
+	d := &dataDir{path: c.Dir, files: w.files, log: log, owner: c.owner(), unlock: unlock}
 	if err := d.inspect(c.Rejoin); err != nil {
 		return nil, errors.Join(err, unlock())
 	}
@@ -83,7 +79,7 @@ func (d *dataDir) inspect(rejoin bool) error {
 	case errors.As(err, &known):
 		return known
 	}
-	return openError(dcs.ErrUnavailable, "Dir %s cannot be read or written: it must be this user's and have room: %w", d.path, err)
+	return d.explain(err)
 }
 
 // writeIdentity replaces the identity durably.
@@ -98,69 +94,4 @@ func (d *dataDir) setAside(i disk.Identity) error {
 		return err
 	}
 	return disk.Make(d.files, d.path, i)
-}
-
-// scan reads what the log and the snapshots hold.
-func (d *dataDir) scan(disk.Life, disk.Mark) (stored disk.Stored, err error) {
-	snaps, err := d.listSnapshots()
-	if err != nil {
-		return stored, err
-	}
-	if len(snaps) > 0 {
-		stored.Snapshot = snaps[0].Index
-		stored.Log.Index, stored.Log.Term = snaps[0].Index, snaps[0].Term
-	}
-	if names, err := d.files.List(d.logDir()); err != nil || len(names) == 0 {
-		return stored, nil //nolint:nilerr // a log that is not there is empty
-	}
-	log, err := openLogStore(d)
-	if err != nil {
-		return stored, err
-	}
-	defer func() { err = errors.Join(err, log.Close()) }()
-	first, err := log.FirstIndex()
-	if err != nil {
-		return stored, d.damagedLog(err)
-	}
-	last, err := log.LastIndex()
-	if err != nil || last == 0 {
-		return stored, d.damagedLog(err)
-	}
-	stored.First = first
-	var entry raft.Log
-	if err := log.GetLog(last, &entry); err != nil {
-		return stored, d.damagedLog(err)
-	}
-	if last >= stored.Log.Index {
-		stored.Log.Index, stored.Log.Term = last, entry.Term
-	}
-	return stored, nil
-}
-
-// listSnapshots lists the snapshots, the newest first.
-func (d *dataDir) listSnapshots() ([]*raft.SnapshotMeta, error) {
-	if _, err := d.files.List(d.snapsDir()); err != nil {
-		return nil, nil //nolint:nilerr // there are none
-	}
-	store, err := d.openSnapshots()
-	if err != nil {
-		return nil, err
-	}
-	return store.List()
-}
-
-func (d *dataDir) openSnapshots() (raft.SnapshotStore, error) {
-	store, err := raft.NewFileSnapshotStoreWithLogger(d.snapsDir(), keptSnapshots, d.log.Named("snapshots"))
-	if err != nil {
-		return nil, openError(dcs.ErrUnavailable, "snapshots in %s: the directory must be readable and writable by this user: %w", d.snapsDir(), err)
-	}
-	return store, nil
-}
-
-// damagedLog returns err as damage of the log, and nil for nil.
-func (d *dataDir) damagedLog(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &disk.DamageError{File: d.logDir(), What: err.Error()}
 }

@@ -99,7 +99,7 @@ func TestLeastLevel(t *testing.T) {
 }
 
 func TestVoice(t *testing.T) {
-	want := voice{term: 1 << 40, level: 7}
+	want := voice{term: 1 << 40, level: 7, well: true}
 	got, err := decodeVoice(want.encode())
 	require.NoError(t, err)
 	require.Equal(t, want, got)

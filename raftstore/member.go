@@ -17,12 +17,10 @@ import (
 // member is a node's part in Raft: one instance of Raft with its log, its
 // transport and the goroutines around it. A node may end one and start another.
 type member struct {
-	node  *node
-	id    raft.ServerID
-	raft  *raft.Raft
-	store *logStore
-	votes *voteStore
-	snaps raft.SnapshotStore
+	node *node
+	id   raft.ServerID
+	raft *raft.Raft
+	stores
 	trans *raftTransport
 	peers raft.Transport // trans, or what a test made of it
 
@@ -83,56 +81,11 @@ func (n *node) stopMember() error {
 	return m.undo.run()
 }
 
-// openStores opens the log, the vote and the snapshots. The log of a founder
-// begins with the configuration that all founders write.
-func (m *member) openStores() (err error) {
-	d := m.node.dir
-	for _, dir := range []string{d.logDir(), d.snapsDir()} {
-		if err := d.files.MakeDir(dir); err != nil {
-			return openError(dcs.ErrUnavailable, "%s cannot be made: Dir must be writable by this user: %w", dir, err)
-		}
-	}
-	stored, err := d.scan(disk.Life{}, disk.Mark{})
-	if err != nil {
-		return err
-	}
-	if m.snaps, err = d.openSnapshots(); err != nil {
-		return err
-	}
-	if m.store, err = openLogStore(d); err != nil {
-		return err
-	}
-	m.undo.add(m.unlessStuck(m.store.Close))
-	if m.votes, err = openVotes(d, m.store.write); err != nil {
-		return openError(dcs.ErrUnavailable, "%w", err)
-	}
-	m.undo.add(m.unlessStuck(m.votes.mirror.Close))
-	m.store.mark, err = openMark(d, m.votes, stored.Log, func(err error) {
-		m.node.log.Warn("the mark of the log could not be written", "error", err)
-	})
-	if err != nil {
-		return openError(dcs.ErrUnavailable, "%w", err)
-	}
-	m.undo.add(m.unlessStuck(m.store.mark.close))
-	starts := m.store.mark.starts()
-	m.node.net.become(func(h *hello) { h.starts = starts })
-	own := m.node.seat.look().identity
-	if own.IsFounder() && stored.Log.Index == 0 {
-		if err = m.votes.SetUint64([]byte(keyTerm), 1); err == nil {
-			err = m.store.StoreLog(m.node.firstEntry(own))
-		}
-	}
-	if err != nil {
-		return openError(dcs.ErrUnavailable, "the first start in %s failed: %w", d.path, err)
-	}
-	return nil
-}
-
 // startRaft starts Raft on the store.
 func (m *member) startRaft(changes chan<- bool) error {
 	n := m.node
 	c := n.config
-	m.trans = &raftTransport{acks: map[raft.ServerID]ack{}, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	m.trans = &raftTransport{ready: m.store.start, acks: map[raft.ServerID]ack{}, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		ServerAddressProvider: n.net,
 		Logger:                n.hlog.Named("transport"),
 		Stream:                n.net.openRaft(),
@@ -143,14 +96,14 @@ func (m *member) startRaft(changes chan<- bool) error {
 		Timeout:         max(2*c.ElectionTimeout, time.Second),
 	})}
 	m.undo.add(m.trans.Close)
-	m.peers = n.wiring.transport(m.trans)
+	m.peers = n.wiring.transport(newPatientTransport(m.life, m.trans, c.HeartbeatTimeout/2, m.wants))
 	rc := m.raftConfig(changes)
 	n.wiring.adjust(rc)
-	cache, err := raft.NewLogCache(cachedEntries, n.wiring.logs(m.store))
+	cache, err := raft.NewLogCache(cachedEntries, m.store)
 	if err != nil {
 		return err
 	}
-	m.raft, err = raft.NewRaft(rc, n.state, cache, m.votes, m.snaps, m.peers)
+	m.raft, err = newRaft(rc, n.state, cache, m.store, m.snaps, m.peers)
 	if err != nil {
 		if unreadable := n.state.Unreadable(); unreadable != nil {
 			err = unreadable
@@ -158,6 +111,22 @@ func (m *member) startRaft(changes chan<- bool) error {
 		return openError(dcs.ErrUnavailable, "%w", &disk.RejoinError{Dir: n.dir.path, Err: fmt.Errorf("%s: the data cannot be used: %w", n.dir.path, err)})
 	}
 	return nil
+}
+
+// newRaft is raft.NewRaft, whose panics are errors. It reads what was stored.
+func newRaft(c *raft.Config, f raft.FSM, logs raft.LogStore, stable raft.StableStore, snaps raft.SnapshotStore, t raft.Transport) (r *raft.Raft, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("Raft cannot start on it: %v", p)
+		}
+	}()
+	return raft.NewRaft(c, f, logs, stable, snaps, t)
+}
+
+// wants reports whether this member leads in that term, with that server in its
+// configuration.
+func (m *member) wants(id raft.ServerID, term uint64) bool {
+	return m.leadsIn(term) && slices.ContainsFunc(m.servers(), func(s raft.Server) bool { return s.ID == id })
 }
 
 func (m *member) raftConfig(changes chan<- bool) *raft.Config {
@@ -177,7 +146,7 @@ func (m *member) raftConfig(changes chan<- bool) *raft.Config {
 	rc.BatchApplyCh = true
 	rc.SnapshotThreshold = c.SnapshotThreshold
 	rc.SnapshotInterval = c.SnapshotInterval
-	rc.TrailingLogs = min(keptEntries, c.SnapshotThreshold)
+	rc.TrailingLogs = 1 // the log keeps more; see keptEntries
 	rc.ShutdownOnRemove = false
 	rc.NotifyCh = changes
 	rc.Logger = m.node.hlog
@@ -206,6 +175,7 @@ func (m *member) startLoops(changes <-chan bool) {
 	})
 	m.running.Go(m.send)
 	m.running.Go(m.follow)
+	m.running.Go(m.snapshotByBytes)
 	m.node.state.OnBatch(m.notices.applied)
 }
 
@@ -239,7 +209,7 @@ func (m *member) watch(changes <-chan bool, stop <-chan struct{}) {
 	for {
 		select {
 		case <-changes:
-			m.node.lead.changed(m.leading())
+			m.node.turn()
 		case <-stop:
 			return
 		}
@@ -261,9 +231,10 @@ func (m *member) leading() uint64 {
 	}
 }
 
-// leading returns the term this node leads in, or 0.
+// leading returns the term this node leads in, or 0. A node that stepped out
+// leads in none, whatever Raft says.
 func (n *node) leading() uint64 {
-	if m := n.member(); m != nil {
+	if m := n.member(); m != nil && !n.health.away() {
 		return m.leading()
 	}
 	return 0
@@ -272,7 +243,11 @@ func (n *node) leading() uint64 {
 // leads reports whether this node leads in that very term.
 func (n *node) leads(term uint64) bool {
 	m := n.member()
-	return m != nil && m.raft.State() == raft.Leader && m.raft.CurrentTerm() == term
+	return m != nil && !n.health.away() && m.leadsIn(term)
+}
+
+func (m *member) leadsIn(term uint64) bool {
+	return m.raft.State() == raft.Leader && m.raft.CurrentTerm() == term
 }
 
 // send hands proposals to Raft: one goroutine, because that call blocks as

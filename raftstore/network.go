@@ -228,10 +228,16 @@ func (n *network) serve(h callHandler) { n.handler.Store(&h) }
 // handshake under way. Calls under way end unclear.
 func (n *network) closeConns() { n.reg.endAll(nil) }
 
-// gate refuses every new connection, in both directions, while reason is not
-// nil. Together with closeConns it silences a node whose disk hangs, so that
-// the others elect; nil lets it back in.
-func (n *network) gate(reason error) { n.reg.setGate(reason) }
+// gate closes the connections of a kind and refuses new ones, in both
+// directions, while reason is not nil; nil lets them in again. A leader whose
+// disk hangs falls silent so, on connections that are open already too: refusing
+// new messages leaves its followers content.
+func (n *network) gate(k kind, reason error) {
+	n.reg.setGate(k, reason)
+	if reason != nil {
+		n.reg.endAll(func(e *registered) bool { return e.kind == k })
+	}
+}
 
 // close ends everything. It returns within closeBound and names what did not
 // end by then.
@@ -266,7 +272,7 @@ func (n *network) close() error {
 func (n *network) dial(ctx context.Context, k kind, addr string) (*trackedConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, n.timeout)
 	defer cancel()
-	leave, err := n.reg.enter(cancel, nil)
+	leave, err := n.reg.enter(k, cancel, nil)
 	if err != nil {
 		return nil, err
 	}

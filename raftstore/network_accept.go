@@ -117,7 +117,7 @@ func (n *network) handshake(ctx context.Context, p *place) (*trackedConn, error)
 	ctx, cancel := context.WithTimeout(ctx, n.timeout)
 	defer cancel()
 	// Registered from the start, so that closeConns ends handshakes too.
-	leave, err := n.reg.enter(cancel, nil)
+	leave, err := n.reg.enter(0, cancel, nil)
 	if err != nil {
 		return nil, err
 	}

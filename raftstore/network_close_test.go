@@ -49,8 +49,10 @@ func TestGate(t *testing.T) {
 	a, b := startPair(t)
 	mustCall(t, a, b.addr(), "x")
 	stalled := errors.New("the disk stalls")
-	b.gate(stalled)
-	b.closeConns()
+	b.gate(kindRaft, stalled)
+	mustCall(t, a, b.addr(), "calls go on")
+	mustCall(t, b, a.addr(), "both ways")
+	b.gate(kindCall, stalled)
 	_, err := b.call(testContext(t), a.addr(), 1, nil)
 	require.ErrorIs(t, err, stalled)
 	require.ErrorIs(t, err, errNotSent)
@@ -63,7 +65,7 @@ func TestGate(t *testing.T) {
 	mustCall(t, b, b.addr(), "own calls go on")
 	require.Empty(t, b.conns())
 
-	b.gate(nil)
+	b.gate(kindCall, nil)
 	require.Eventually(t, func() bool {
 		_, err := a.call(testContext(t), b.addr(), 1, nil)
 		return err == nil

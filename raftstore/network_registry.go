@@ -41,7 +41,7 @@ func (k kind) String() string {
 // already too: refusing new messages leaves its followers content.
 type registry struct {
 	mu     sync.Mutex
-	shut   error // why nothing new is let in, or nil
+	shut   map[kind]error // why nothing new of a kind is let in
 	closed bool
 	next   uint64
 	open   map[uint64]*registered
@@ -49,23 +49,27 @@ type registry struct {
 }
 
 type registered struct {
+	kind kind // 0 for a handshake whose kind is not known yet
 	end  func()
 	conn *trackedConn // nil for a dial or handshake under way
 }
 
-func newRegistry() *registry { return &registry{open: map[uint64]*registered{}} }
+func newRegistry() *registry {
+	return &registry{shut: map[kind]error{}, open: map[uint64]*registered{}}
+}
 
-// enter registers something that end stops. It is refused while the gate is
-// shut. The returned function takes it out again; it may be called twice.
-func (r *registry) enter(end func(), conn *trackedConn) (leave func(), err error) {
+// enter registers something that end stops, of kind k or, with 0, of one that is
+// not known yet. It is refused while the gate of its kind is shut. The returned
+// function takes it out again; it may be called twice.
+func (r *registry) enter(k kind, end func(), conn *trackedConn) (leave func(), err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := r.refusal(); err != nil {
+	if err := r.refusal(k); err != nil {
 		return nil, err
 	}
 	r.next++
 	id := r.next
-	r.open[id] = &registered{end: end, conn: conn}
+	r.open[id] = &registered{kind: k, end: end, conn: conn}
 	return func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -73,11 +77,11 @@ func (r *registry) enter(end func(), conn *trackedConn) (leave func(), err error
 	}, nil
 }
 
-func (r *registry) refusal() error {
+func (r *registry) refusal(k kind) error {
 	if r.closed {
 		return errNetworkClosed
 	}
-	return r.shut
+	return r.shut[k]
 }
 
 // spawn runs f in a goroutine that close waits for; false means that the
@@ -96,7 +100,7 @@ func (r *registry) spawn(f func()) bool {
 // refused connection is closed.
 func (r *registry) track(conn net.Conn, k kind, peer hello, dialled bool) (*trackedConn, error) {
 	t := &trackedConn{Conn: conn, kind: k, peer: peer.id, hello: peer, dialled: dialled}
-	leave, err := r.enter(t.sever, t)
+	leave, err := r.enter(k, t.sever, t)
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -105,11 +109,11 @@ func (r *registry) track(conn net.Conn, k kind, peer hello, dialled bool) (*trac
 	return t, nil
 }
 
-// setGate lets nothing new in while reason is not nil.
-func (r *registry) setGate(reason error) {
+// setGate lets nothing new of a kind in while reason is not nil.
+func (r *registry) setGate(k kind, reason error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.shut = reason
+	r.shut[k] = reason
 }
 
 // endAll ends what is registered and fits; nil fits everything.

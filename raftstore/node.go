@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	walfs "github.com/hashicorp/raft-wal/fs"
-	waltypes "github.com/hashicorp/raft-wal/types"
 
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
@@ -24,14 +22,9 @@ const (
 	// appendBatch bounds the entries of one message to a follower, and how
 	// many proposals one durable write can serve.
 	appendBatch = 64
-	// keptEntries is what stays in the log after a snapshot, so that a node
-	// which was away for a moment needs no snapshot.
-	keptEntries = 10240
 	// cachedEntries is how many of the newest entries stay in memory, so that
 	// sending and applying them reads no file.
 	cachedEntries = 2 * appendBatch
-	// keptSnapshots is how many snapshots stay on disk.
-	keptSnapshots = 2
 	// shutdownBound is how long close waits for Raft.
 	shutdownBound = 2 * time.Second
 )
@@ -39,18 +32,14 @@ const (
 // wiring is what a node is built from; tests replace parts of it.
 type wiring struct {
 	files     disk.FS
-	wal       waltypes.VFS
 	transport func(raft.Transport) raft.Transport
-	logs      func(raft.LogStore) raft.LogStore
 	adjust    func(*raft.Config)
 }
 
 func defaultWiring() wiring {
 	return wiring{
 		files:     disk.OS{},
-		wal:       walfs.New(),
 		transport: func(t raft.Transport) raft.Transport { return t },
-		logs:      func(l raft.LogStore) raft.LogStore { return l },
 		adjust:    func(*raft.Config) {},
 	}
 }
@@ -65,12 +54,14 @@ type node struct {
 	dir    *dataDir
 	net    *network
 	state  *state.FSM
+	health *health
 	lead   *leadership
 	route  *route
 	boot   uint64 // of this process, random
 	seat   seat
 	joins  *joins
 	part   atomic.Pointer[member]
+	asked  atomic.Uint32 // counts the voters that target named
 
 	life    context.Context //nolint:containedctx // it is the node's end
 	end     context.CancelFunc
@@ -108,6 +99,7 @@ func startNode(c Config, w wiring) (_ *node, err error) {
 	}
 	n := &node{config: c, wiring: w, log: quietLogger(c.Logger), state: state.New(), route: newRoute(), boot: rand.Uint64()} //nolint:gosec // no secret
 	n.hlog = newHCLogger(n.log)
+	n.health = newHealth(n.reportHealth)
 	n.life, n.end = context.WithCancel(context.Background())
 	context.AfterFunc(n.life, n.route.shut)
 	defer func() {
@@ -137,6 +129,7 @@ func startNode(c Config, w wiring) (_ *node, err error) {
 	n.net.serve(n.answer)
 	n.net.serveSetup(n.answerSetup)
 	n.running.Go(n.takePart)
+	n.running.Go(n.watchHealth)
 	return n, nil
 }
 
@@ -154,9 +147,8 @@ func (n *node) unlessStuck(f func() error) func() error {
 // broken ends this node's part in the cluster: its state can go no further,
 // and the others must not count on it.
 func (n *node) broken(err error) {
-	n.log.Error("this node stops: its log holds what this release can not read", "error", err)
-	n.net.gate(err)
-	n.net.closeConns()
+	n.health.permanent(err)
+	n.net.gate(kindRaft, err)
 }
 
 // status assembles what this node knows.

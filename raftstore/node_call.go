@@ -175,7 +175,7 @@ func (n *node) answer(ctx context.Context, op byte, body []byte) []byte {
 			return nil // no term: the answer counts for nothing
 		}
 		// P2: read after the question came.
-		return voice{term: m.raft.CurrentTerm(), level: state.Level}.encode()
+		return voice{term: m.raft.CurrentTerm(), level: state.Level, well: n.health.quick()}.encode()
 	}
 	r, err := decodeRequest(op, body)
 	if err != nil {

@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -150,35 +149,14 @@ func TestNewRefusesAtOnce(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-// newerLog makes one entry that is stored an entry of a newer release, for
-// this node alone.
-type newerLog struct {
-	raft.LogStore
-	spoil *atomic.Bool
-}
-
-func (l *newerLog) StoreLogs(logs []*raft.Log) error {
-	for _, e := range logs {
-		if e.Type == raft.LogCommand && l.spoil.CompareAndSwap(true, false) {
-			e.Data = bytes.Clone(e.Data)
-			e.Data[0] = state.Level + 1
-		}
-	}
-	return l.LogStore.StoreLogs(logs)
-}
-
-func (l *newerLog) StoreLog(log *raft.Log) error { return l.StoreLogs([]*raft.Log{log}) }
-
 // A log entry of a newer release stops the node, in words, and the others go
 // on without it: whether it followed or led.
 func TestNodeStopsAtAnEntryItCanNotRead(t *testing.T) {
 	for _, which := range []string{"follower", "leader"} {
 		t.Run(which, func(t *testing.T) {
 			var logs [3]lockedBuffer
-			var spoil [3]atomic.Bool
-			tc := newTestCluster(t, 3, func(i int, c *Config, w *wiring) {
+			tc := newTestCluster(t, 3, func(i int, c *Config, _ *wiring) {
 				c.Logger = slog.New(slog.NewTextHandler(&logs[i], nil))
-				w.logs = func(l raft.LogStore) raft.LogStore { return &newerLog{l, &spoil[i]} }
 			})
 			ctx := testCtx(t)
 			at := tc.leader()
@@ -186,22 +164,24 @@ func TestNodeStopsAtAnEntryItCanNotRead(t *testing.T) {
 				at = tc.follower()
 			}
 			stopped, other := tc.node[at], tc.node[(at+1)%3]
-			if which == "follower" {
-				spoil[at].Store(true)
-			} else {
-				// What a leader stores it also sends: only its reading can fail alone.
-				stopped.node.state.Apply(&raft.Log{Type: raft.LogCommand, Data: []byte{state.Level + 1}})
-			}
+			// The others have no such entry: only the reading of it can fail alone.
+			stopped.node.state.Apply(&raft.Log{Type: raft.LogCommand, Data: []byte{state.Level + 1}})
 			_, err := other.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("v"))}})
 			require.NoError(t, err)
 			tc.eventually(func() bool { return stopped.node.state.Failed() != nil }, "the node did not stop")
 
-			soon, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+			// Its calls go to the others, once they have a leader; a Wait, which is
+			// served from its own state, does not.
+			e, err := stopped.Get(ctx, "k")
+			require.NoError(t, err)
+			require.Equal(t, "v", string(e.Value))
+			soon, cancel := context.WithTimeout(ctx, time.Second)
 			defer cancel()
-			_, err = stopped.Get(soon, "k")
-			require.ErrorIs(t, err, dcs.ErrUnavailable)
+			_, err = stopped.Wait(soon, "k", e.Modified)
+			require.Error(t, err)
+			require.Equal(t, Failed, stopped.Status().Health.State)
 			require.ErrorContains(t, stopped.node.state.Failed(), "format version 2")
-			tc.eventually(func() bool { return strings.Contains(logs[at].String(), "this node stops") }, "nothing was logged")
+			tc.eventually(func() bool { return strings.Contains(logs[at].String(), "state=failed") }, "nothing was logged")
 			for i := range tc.node {
 				if i == at {
 					continue

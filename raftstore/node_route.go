@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -133,6 +134,9 @@ func (n *node) leaderAddr() string {
 	case "":
 		return ""
 	case m.id:
+		if n.health.away() {
+			return "" // whatever Raft says
+		}
 		return n.net.addr()
 	}
 	addr, err := n.net.ServerAddr(id)
@@ -193,12 +197,21 @@ func (n *node) ask(ctx context.Context, r *request, prepare func()) outcome {
 	}
 }
 
-// target returns whom to ask: this node itself where it leads.
+// target returns whom to ask: this node itself where it leads. A node that
+// stepped out hears of no leader and asks the other voters in turn.
 func (n *node) target() string {
 	if n.lead.leading.Load() {
 		return n.net.addr()
 	}
-	return n.leaderAddr()
+	m := n.member()
+	if m == nil || !n.health.away() {
+		return n.leaderAddr()
+	}
+	voters := slices.DeleteFunc(slices.Clone(m.currentVoters()), func(v voter) bool { return v.id == m.id })
+	if len(voters) == 0 {
+		return ""
+	}
+	return voters[int(n.asked.Add(1))%len(voters)].addr
 }
 
 // linger waits until it makes sense to try again; false means that ctx ended.

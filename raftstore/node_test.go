@@ -100,7 +100,6 @@ func TestSnapshotIsRestored(t *testing.T) {
 	var installed atomic.Int32
 	tc := newTestCluster(t, 3, func(_ int, c *Config, w *wiring) {
 		c.SnapshotThreshold, c.SnapshotInterval = 20, 20*time.Millisecond
-		w.logs = func(l raft.LogStore) raft.LogStore { return cutLog{l.(*logStore)} }
 		w.transport = func(t raft.Transport) raft.Transport {
 			return &countingTransport{Transport: t, WithPreVote: t.(raft.WithPreVote), installed: &installed}
 		}
@@ -120,7 +119,7 @@ func TestSnapshotIsRestored(t *testing.T) {
 			if b == nil {
 				continue
 			}
-			if first, err := b.node.member().store.FirstIndex(); err != nil || first <= 50 {
+			if b.node.member().log.First() <= 50 {
 				return false
 			}
 		}
@@ -151,17 +150,6 @@ func TestSnapshotIsRestored(t *testing.T) {
 	defer cancel()
 	s, err := alone.Wait(short, "", 0)
 	require.Equal(t, context.DeadlineExceeded, err, "%v", s)
-}
-
-// cutLog is a log that gives nothing back of what was cut off. The log on disk
-// does, as long as it is in the segment that is written to.
-type cutLog struct{ *logStore }
-
-func (c cutLog) GetLog(index uint64, l *raft.Log) error {
-	if first, err := c.FirstIndex(); err != nil || index < first {
-		return raft.ErrLogNotFound
-	}
-	return c.logStore.GetLog(index, l)
 }
 
 // countingTransport counts the snapshots that are sent.

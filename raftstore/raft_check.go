@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -15,26 +16,32 @@ func checkRPC(command any) error {
 	case *raft.AppendEntriesRequest:
 		for _, e := range req.Entries {
 			if err := checkEntry(e); err != nil {
-				return err
+				return fmt.Errorf("%w: %w", errBadFrame, err)
 			}
 		}
 	case *raft.InstallSnapshotRequest:
 		if req.SnapshotVersion != raft.SnapshotVersionMax {
 			return fmt.Errorf("%w: a snapshot of version %d", errBadFrame, req.SnapshotVersion)
 		}
-		return checkConfiguration(req.Configuration)
+		if err := checkConfiguration(req.Configuration); err != nil {
+			return fmt.Errorf("%w: %w", errBadFrame, err)
+		}
 	}
 	return nil
 }
 
+// checkEntry returns an error for an entry that Raft cannot use. It would panic
+// when it reads one.
 func checkEntry(e *raft.Log) error {
 	switch {
 	case e == nil:
-		return fmt.Errorf("%w: a log entry is missing", errBadFrame)
+		return errors.New("a log entry is missing")
 	case e.Type == raft.LogConfiguration:
-		return checkConfiguration(e.Data)
+		if err := checkConfiguration(e.Data); err != nil {
+			return fmt.Errorf("entry %d: %w", e.Index, err)
+		}
 	case e.Type != raft.LogCommand && e.Type != raft.LogNoop && e.Type != raft.LogBarrier:
-		return fmt.Errorf("%w: a log entry of unknown type %d", errBadFrame, e.Type)
+		return fmt.Errorf("entry %d is of the unknown type %d", e.Index, e.Type)
 	}
 	return nil
 }
@@ -42,11 +49,11 @@ func checkEntry(e *raft.Log) error {
 // checkConfiguration decodes data as Raft does, which panics if it cannot.
 func checkConfiguration(data []byte) (err error) {
 	if len(data) > maxSmallMessage {
-		return fmt.Errorf("%w: a configuration of %d bytes", errBadFrame, len(data))
+		return fmt.Errorf("a configuration of %d bytes, at most %d are possible", len(data), maxSmallMessage)
 	}
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: a configuration that cannot be read: %v", errBadFrame, r)
+			err = fmt.Errorf("a configuration that cannot be read: %v", r)
 		}
 	}()
 	raft.DecodeConfiguration(data)
@@ -133,13 +140,4 @@ func cutBatch(req *raft.AppendEntriesRequest) {
 			return
 		}
 	}
-}
-
-// cutPipeline is a pipeline of requests that are cut.
-type cutPipeline struct{ raft.AppendPipeline }
-
-// AppendEntries implements raft.AppendPipeline.
-func (p cutPipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	cutBatch(req)
-	return p.AppendPipeline.AppendEntries(req, resp)
 }

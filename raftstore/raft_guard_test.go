@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 	"io"
 	"net"
 	"strings"
@@ -87,7 +88,7 @@ func TestGuardLetsRaftPass(t *testing.T) {
 			"none":   nil,
 			"small":  entriesOfSize(appendBatch, 1000),
 			"empty":  entriesOfSize(appendBatch, 0),
-			"one":    entriesOfSize(1, maxCommand),
+			"one":    entriesOfSize(1, state.MaxCommand),
 			"config": {{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: config, Extensions: []byte("x")}},
 		} {
 			req := &raft.AppendEntriesRequest{RPCHeader: header("a"), Term: 1 << 60, Leader: []byte("x:1"), PrevLogEntry: 3, PrevLogTerm: 2, Entries: entries, LeaderCommitIndex: 9} //nolint:staticcheck // Raft sends it
@@ -126,7 +127,7 @@ func TestGuardLetsRaftPass(t *testing.T) {
 func TestBatchesAreCut(t *testing.T) {
 	for _, tc := range []struct{ count, size, sent int }{
 		{appendBatch, 1000, appendBatch},
-		{appendBatch, maxCommand, 1},
+		{appendBatch, state.MaxCommand, 1},
 		{appendBatch, 100_000, maxBatchBytes / (100_000 + entryOverhead)},
 		{1, 2 * maxBatchBytes, 1}, // never nothing, or Raft would not get on
 		{0, 0, 0},
@@ -139,12 +140,12 @@ func TestBatchesAreCut(t *testing.T) {
 	from, to := raftOf(t, a), raftOf(t, b)
 	serveRaft(t, to, func(raft.RPC) any { return &raft.AppendEntriesResponse{Success: true} })
 	addr := raft.ServerAddress(b.addr())
-	req := &raft.AppendEntriesRequest{RPCHeader: header("a"), Entries: entriesOfSize(appendBatch, maxCommand)}
+	req := &raft.AppendEntriesRequest{RPCHeader: header("a"), Entries: entriesOfSize(appendBatch, state.MaxCommand)}
 	require.NoError(t, from.AppendEntries("b", addr, req, &raft.AppendEntriesResponse{}))
 	require.Len(t, req.Entries, 1, "Raft would take entries for sent that were not")
 	pipeline, err := from.AppendEntriesPipeline("b", addr)
 	require.NoError(t, err)
-	req.Entries = entriesOfSize(appendBatch, maxCommand)
+	req.Entries = entriesOfSize(appendBatch, state.MaxCommand)
 	_, err = pipeline.AppendEntries(req, &raft.AppendEntriesResponse{})
 	require.NoError(t, err)
 	require.NoError(t, (<-pipeline.Consumer()).Error())

@@ -154,25 +154,6 @@ func (s *raftLog) DeleteRange(least, most uint64) error {
 	return s.write(s.log.Repair, cut)
 }
 
-// checkEntry returns an error for an entry that Raft cannot use. It would panic
-// when it reads one.
-func checkEntry(e *raft.Log) (err error) {
-	switch e.Type {
-	case raft.LogCommand, raft.LogNoop, raft.LogBarrier:
-		return nil
-	case raft.LogConfiguration:
-	default:
-		return fmt.Errorf("entry %d is of the unknown type %d", e.Index, e.Type)
-	}
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("entry %d holds no configuration: %v", e.Index, p)
-		}
-	}()
-	raft.DecodeConfiguration(e.Data)
-	return nil
-}
-
 // The keys that Raft stores.
 const (
 	keyTerm          = "CurrentTerm"

@@ -22,9 +22,13 @@ import (
 // lets it back in.
 func (tc *testCluster) isolate(i int) (back func()) {
 	n := tc.node[i].node
-	n.net.gate(errors.New("isolated"))
-	n.net.closeConns()
-	return func() { n.net.gate(nil) }
+	isolated := func(reason error) {
+		for _, k := range []kind{kindRaft, kindCall, kindSetup} {
+			n.net.gate(k, reason)
+		}
+	}
+	isolated(errors.New("isolated"))
+	return func() { isolated(nil) }
 }
 
 // kill stops a node at once: it hands nothing over.
@@ -465,9 +469,9 @@ func TestReplacedWhileItRuns(t *testing.T) {
 	require.NoError(t, m.raft.AddNonvoter(serverID(tc.config[at].ID, newLife), "x", 0, time.Second).Error())
 	m.node.joins.begin(m) // what the leader itself changes, it knows
 	back()
-	tc.eventually(func() bool { return tc.node[at].Status().Health.State == "replaced" }, "it does not notice")
+	tc.eventually(func() bool { return tc.node[at].Status().Health.State == Replaced }, "it does not notice")
 	require.Nil(t, tc.node[at].node.member())
-	require.Contains(t, tc.node[at].Status().Health.WaitsFor, "rejoin=true")
+	require.ErrorContains(t, tc.node[at].Status().Health.Err, "rejoin=true")
 	short, cancel := contextFor(300 * time.Millisecond)
 	defer cancel()
 	_, err := tc.node[at].Get(short, "k/0")
@@ -479,7 +483,7 @@ func TestReplacedWhileItRuns(t *testing.T) {
 func TestDamagedNodeRejoins(t *testing.T) {
 	for name, spoil := range map[string]func(dir string) (file string){
 		"identity": func(dir string) string { return filepath.Join(dir, "identity.json") },
-		"log":      func(dir string) string { return filepath.Join(dir, "log", "wal-meta.db") },
+		"log":      func(dir string) string { return filepath.Join(dir, "log", "0000000000000001.seg") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			tc := newTestCluster(t, 3, nil)
@@ -488,10 +492,13 @@ func TestDamagedNodeRejoins(t *testing.T) {
 			tc.settled()
 			tc.stop(at)
 			file := spoil(tc.config[at].Dir)
-			require.NoError(t, os.Truncate(file, 1))
-			_, err := newBackend(tc.config[at], tc.wiring[at])
+			data, err := os.ReadFile(file)
+			require.NoError(t, err)
+			data[150] ^= 4
+			require.NoError(t, os.WriteFile(file, data, 0o600))
+			_, err = newBackend(tc.config[at], tc.wiring[at])
 			require.ErrorIs(t, err, dcs.ErrUnavailable)
-			require.ErrorContains(t, err, filepath.Dir(file))
+			require.ErrorContains(t, err, file)
 			require.ErrorContains(t, err, "start this node once with rejoin=true")
 			tc.config[at].Rejoin = true
 			tc.start(at)

@@ -87,10 +87,7 @@ func TestUnclearIsNotForgotten(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			leader := tc.node[at].node
-			cut := func() {
-				asks.net.gate(errors.New("cut off"))
-				asks.net.closeConns()
-			}
+			cut := func() { asks.net.gate(kindCall, errors.New("cut off")) }
 			leader.net.serve(func(ctx context.Context, op byte, body []byte) []byte {
 				if op != opPropose {
 					return leader.answer(ctx, op, body)
@@ -108,7 +105,7 @@ func TestUnclearIsNotForgotten(t *testing.T) {
 			require.Error(t, o.err)
 			require.Greater(t, tries, 1, "later copies were not sent")
 			require.True(t, o.unclear)
-			asks.net.gate(nil)
+			asks.net.gate(kindCall, nil)
 			leader.net.serve(leader.answer)
 		})
 	}

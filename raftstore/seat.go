@@ -45,16 +45,20 @@ type seatState struct {
 	waits    error         // what the node waits for, nil if nothing
 }
 
-// health returns s in the words of a Status.
-func (s seatState) health() Health {
-	h := Health{State: string(s.standing)}
-	if s.standing == standingFresh || s.standing == standingFounding {
-		h.State = "waiting for the first start"
+// health returns the state of a node that is no voter, and Well for one that is.
+func (s seatState) health() (HealthState, error) {
+	switch s.standing {
+	case standingFresh, standingFounding:
+		return Waiting, s.waits
+	case standingJoining:
+		return Joining, s.waits
+	case standingLost:
+		return Lost, s.waits
+	case standingReplaced:
+		return Replaced, s.waits
+	default:
+		return Well, nil
 	}
-	if s.waits != nil {
-		h.WaitsFor = s.waits.Error()
-	}
-	return h
 }
 
 func (s *seat) look() seatState {

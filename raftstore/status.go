@@ -26,7 +26,7 @@ type Status struct {
 	// Life names what this node's directory has. A node that lost its data gets
 	// another one.
 	Life string
-	// Health says what this node does.
+	// Health says whether this node takes part, and why not.
 	Health Health
 	// State is "Follower", "Candidate", "Leader" or "Shutdown".
 	State string
@@ -49,17 +49,6 @@ type Status struct {
 	Conns []ConnStatus
 }
 
-// Health says how a node takes part in the cluster.
-type Health struct {
-	// State is "waiting for the first start"; "joining" for a node without a
-	// vote; "member"; "lost" for one that must not use the data it has, and
-	// "replaced" for one whose place another life of the node has.
-	State string
-	// WaitsFor says in words what has to happen before the node is a member. It
-	// is empty for a member.
-	WaitsFor string
-}
-
 // NeverContacted is the LastContact of a node that heard no leader since it
 // was started.
 const NeverContacted time.Duration = -1
@@ -77,6 +66,9 @@ type DiskStatus struct {
 	Faults uint64
 	// Fault is the failure of a write that is being repeated, or nil.
 	Fault error
+	// LogBytes and SnapshotBytes are the sizes of the log and of the snapshots.
+	LogBytes      int64
+	SnapshotBytes int64
 	// Pending is how long the oldest write that has not returned has been
 	// under way; 0 when there is none.
 	Pending time.Duration
@@ -100,9 +92,13 @@ type ConnStatus struct {
 // comes from the state itself: Raft knows it only roughly.
 func newStatus(n *node) Status {
 	seat := n.seat.look()
+	health, disk := n.health.status()
+	if state, waits := seat.health(); state != Well {
+		health.State, health.Err = state, waits
+	}
 	s := Status{
 		ID: n.config.ID, Addr: n.net.addr(),
-		Incarnation: incarnationText(seat.identity.Incarnation), Life: seat.life.String(), Health: seat.health(),
+		Incarnation: incarnationText(seat.identity.Incarnation), Life: seat.life.String(), Health: health, Disk: disk,
 		State: raft.Follower.String(), Applied: n.state.Applied(),
 		LastContact: NeverContacted, Conns: n.net.conns(),
 	}
@@ -123,7 +119,8 @@ func incarnationText(i disk.Incarnation) string {
 func (m *member) addTo(s *Status) {
 	r := m.raft
 	s.State, s.Term = r.State().String(), r.CurrentTerm()
-	s.Committed, s.LastContact, s.Disk = r.CommitIndex(), lastContact(r), m.store.stats()
+	s.Committed, s.LastContact = r.CommitIndex(), lastContact(r)
+	s.Disk.LogBytes, s.Disk.SnapshotBytes = m.log.Bytes(), m.snaps.Bytes()
 	s.LastLog = r.LastIndex() // read last: never behind what is committed
 	if _, id := r.LeaderWithID(); id != "" {
 		s.LeaderID, s.LeaderAddr = nodeOf(id), plainAddr(m.node.leaderAddr())

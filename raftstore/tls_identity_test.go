@@ -150,7 +150,7 @@ func TestImpostorDoesNotVote(t *testing.T) {
 	tc.config[2].TLS.Names["c"] = testName("b")
 	tc.start(2)
 	tc.stop(0) // which may have made b the leader
-	term := tc.node[1].node.raft.CurrentTerm()
+	term := tc.node[1].node.member().raft.CurrentTerm()
 	// One vote is missing for b or c to lead.
 	for start := dcs.Now(); start.Elapsed() < 8*tc.config[0].HeartbeatTimeout; {
 		for _, b := range tc.node[1:] {

@@ -135,7 +135,7 @@ func TestReadAndWriteFile(t *testing.T) {
 func TestDirectoryOnTheMachine(t *testing.T) {
 	files, root := disk.OS{}, filepath.Join(t.TempDir(), "data")
 	require.NoError(t, files.MakeDir(root))
-	nothing := func(disk.Life, disk.Mark) (disk.Stored, error) { return disk.Stored{}, nil }
+	nothing := func(disk.Identity, disk.Mark) (disk.Stored, error) { return disk.Stored{}, nil }
 	s, err := disk.Open(files, root, owner, nothing)
 	require.NoError(t, err)
 	require.Equal(t, disk.Fresh, s.Condition)

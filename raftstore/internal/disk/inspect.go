@@ -72,10 +72,10 @@ type Stored struct {
 
 func (s Stored) isEmpty() bool { return s.First == 0 && s.Log.Index == 0 && s.Snapshot == 0 }
 
-// A Scan reads the log and the snapshots of a data directory that belongs to
-// life, without a change to them. Its error is a *ShortError if the log ends
+// A Scan reads the log and the snapshots of the data directory with that
+// identity, without a change to what a node had stored. Its error is a *ShortError if the log ends
 // before mark, a *DamageError, or that of an operation that failed.
-type Scan func(life Life, mark Mark) (Stored, error)
+type Scan func(own Identity, mark Mark) (Stored, error)
 
 // Inspect returns the state of the data directory of a node. It changes
 // nothing.
@@ -169,7 +169,7 @@ func (s *State) judge(dir string, scan Scan) error {
 	case s.VoteSeq < s.Mark.VoteSeq:
 		return s.short("%s: the vote is an old one: number %d, and %d was stored", mirrorPath(filepath.Join(dir, voteFile), 0), s.VoteSeq, s.Mark.VoteSeq)
 	}
-	stored, err := scan(life, s.Mark)
+	stored, err := scan(s.Identity, s.Mark)
 	if err == nil && stored.Log.isBefore(s.Mark.Log) {
 		err = &ShortError{Dir: LogDir(dir), Have: stored.Log, Had: s.Mark.Log}
 	}

@@ -25,7 +25,7 @@ var logEnd = disk.LogEnd{Position: disk.Position{Segment: 1, Offset: 200}, Index
 // scan returns a Scan of a log with one file: it has five entries, or none if
 // it is missing, or is damaged.
 func scan(f *disktest.FS) disk.Scan {
-	return func(life disk.Life, mark disk.Mark) (disk.Stored, error) {
+	return func(_ disk.Identity, mark disk.Mark) (disk.Stored, error) {
 		file, err := f.Open(segment)
 		if errors.Is(err, fs.ErrNotExist) {
 			return disk.Stored{}, nil
@@ -234,7 +234,7 @@ func TestLogMustJoinASnapshot(t *testing.T) {
 		{disk.Stored{Log: end(9), Snapshot: 5}, disk.Damaged, "from 6 to 9"},
 	} {
 		f := newDir(t, founded())
-		s, err := disk.Inspect(f, dir, owner, func(disk.Life, disk.Mark) (disk.Stored, error) { return c.stored, nil })
+		s, err := disk.Inspect(f, dir, owner, func(disk.Identity, disk.Mark) (disk.Stored, error) { return c.stored, nil })
 		require.Equal(t, c.want, s.Condition, "%+v", c.stored)
 		if c.says == "" {
 			require.NoError(t, err)
@@ -247,8 +247,8 @@ func TestLogMustJoinASnapshot(t *testing.T) {
 
 func TestScanGetsAndReturns(t *testing.T) {
 	f := newDir(t, founded())
-	s, err := disk.Inspect(f, dir, owner, func(life disk.Life, mark disk.Mark) (disk.Stored, error) {
-		require.Equal(t, lifeA, life)
+	s, err := disk.Inspect(f, dir, owner, func(own disk.Identity, mark disk.Mark) (disk.Stored, error) {
+		require.Equal(t, lifeA, own.Life)
 		require.Equal(t, disk.Mark{Life: lifeA, Log: logEnd, VoteSeq: 1, Starts: 2}, mark)
 		return disk.Stored{}, &disk.ShortError{Dir: "/d/log", Had: mark.Log}
 	})
@@ -258,7 +258,7 @@ func TestScanGetsAndReturns(t *testing.T) {
 	var short *disk.ShortError
 	require.ErrorAs(t, s.Reason, &short)
 
-	_, err = disk.Inspect(f, dir, owner, func(disk.Life, disk.Mark) (disk.Stored, error) { return disk.Stored{}, syscall.EMFILE })
+	_, err = disk.Inspect(f, dir, owner, func(disk.Identity, disk.Mark) (disk.Stored, error) { return disk.Stored{}, syscall.EMFILE })
 	require.ErrorIs(t, err, syscall.EMFILE)
 }
 
