@@ -63,7 +63,8 @@ type Config struct {
 	// its own address in Peers, which it must equal, else to Listen.
 	Advertise string
 	// Peers lists every node, this one included, the same on all of them and
-	// at every start. Empty means a cluster of this one node.
+	// at every start. The first start needs all of them at the same time. Empty
+	// means a cluster of this one node.
 	Peers []Peer
 	// Rejoin allows this node to give up what its directory holds, where that
 	// is damaged or where the other nodes have replaced this node: it is moved

@@ -16,10 +16,33 @@
 //	})
 //
 // or, by URL, dcs.Open(ctx, "raft:///var/lib/holdfast/a?id=a&root=pg/main&peers=…").
-// The first start writes the membership; every node does so, and doing it again
-// changes nothing. [New] returns once the node runs and does not wait for a
-// leader: the first call does, within its budget. What is wrong with the
-// settings, the port or the directory is an error at once.
+// The first start needs every node of Peers at the same time, once: until each
+// of them has been seen without data, no node votes, and calls fail with an
+// error that names those that are missing. [New] returns once the node runs and
+// does not wait for a leader: the first call does, within its budget. What is
+// wrong with the settings, the port or the directory is an error at once.
+//
+// # A node that lost its data
+//
+// A node must not vote as if it had never acknowledged anything. So the data of
+// a node have a life, which the directory names: a node with an empty directory
+// is another server to the others, with no vote. It joins by itself. A leader
+// that the others elected removes the life that is lost, adds the new one
+// without a vote, and gives it the vote when it has caught up. The same holds
+// for a node that has less than its directory says it once had. It moves what it
+// has to a directory lost-LIFE in Dir, after the leader has admitted it.
+//
+// A node whose data are damaged refuses to start and names the file. A node that
+// was replaced by another life refuses too. Config.Rejoin lets either join as if
+// its directory were empty.
+//
+// Do not put back an older copy of a directory: it lacks what was acknowledged
+// since. A node asks the others before it votes, and those that answer and know
+// more make it join anew; if none of them is there, nothing can.
+//
+// A cluster that is founded again is another incarnation. The nodes of the two
+// refuse each other, and calls over a node of the other incarnation fail with
+// ErrUnauthorized.
 //
 // # What it guarantees
 //

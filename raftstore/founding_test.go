@@ -245,6 +245,7 @@ func TestFirstStartWaitsForEveryNode(t *testing.T) {
 		s := b.Status()
 		require.Equal(t, Waiting, s.Health.State)
 		require.ErrorContains(t, s.Health.Err, want)
+		require.Positive(t, s.Health.Since)
 		require.Empty(t, s.Incarnation)
 		require.NotEmpty(t, s.Life)
 		tc.stop(i) // and again: nothing is written that would keep it from starting

@@ -15,7 +15,8 @@ import (
 )
 
 // secureCluster is two nodes of three that demand certificates of each other.
-// The third place is for clients with something wrong.
+// The third place, whose node was there for the first start, is for clients with
+// something wrong.
 type secureCluster struct {
 	t     testing.TB
 	once  sync.Once
@@ -27,7 +28,7 @@ type secureCluster struct {
 // start starts it at its first use; it lives as long as the test of the suite.
 func (s *secureCluster) start() {
 	s.ca = newTestCA(s.t)
-	tc := &testCluster{t: s.t, config: clusterConfigs(s.t, 3), node: make([]*Backend, 2)}
+	tc := &testCluster{t: s.t, config: clusterConfigs(s.t, 3), node: make([]*Backend, 3)}
 	for i := range tc.config {
 		suiteConfig(&tc.config[i], suiteTiming)
 		tc.wiring = append(tc.wiring, defaultWiring())
@@ -35,8 +36,13 @@ func (s *secureCluster) start() {
 	}
 	s.third = tc.config[2]
 	s.t.Cleanup(tc.stopAll)
-	tc.start(0)
-	tc.start(1)
+	for i := range tc.node {
+		tc.start(i)
+	}
+	tc.leader()
+	tc.eventually(func() bool { return tc.node[2].Status().Health.State == Well }, "the third node is not founded")
+	tc.stop(2)
+	tc.node = tc.node[:2]
 	tc.leader()
 	s.suite = &suite{tc: tc}
 }

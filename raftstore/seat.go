@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
@@ -39,26 +40,20 @@ type seat struct {
 
 type seatState struct {
 	standing standing
+	since    dcs.Instant   // the last change of standing
 	identity disk.Identity // as it is on the disk; but see life
 	life     disk.Life     // under which the node is known to the others now
 	lost     error         // why the data must not be used, nil if they may
 	waits    error         // what the node waits for, nil if nothing
 }
 
-// health returns the state of a node that is no voter, and Well for one that is.
-func (s seatState) health() (HealthState, error) {
-	switch s.standing {
-	case standingFresh, standingFounding:
-		return Waiting, s.waits
-	case standingJoining:
-		return Joining, s.waits
-	case standingLost:
-		return Lost, s.waits
-	case standingReplaced:
-		return Replaced, s.waits
-	default:
-		return Well, nil
-	}
+// health returns s as Status has it.
+func (s seatState) health() Health {
+	state := map[standing]HealthState{
+		standingFresh: Waiting, standingFounding: Waiting, standingLost: Lost,
+		standingJoining: Joining, standingMember: Well, standingReplaced: Replaced,
+	}[s.standing]
+	return Health{State: state, Since: s.since.Elapsed(), Err: s.waits}
 }
 
 func (s *seat) look() seatState {
@@ -70,7 +65,11 @@ func (s *seat) look() seatState {
 func (s *seat) change(f func(*seatState)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	before := s.standing
 	f(&s.seatState)
+	if s.standing != before {
+		s.since = dcs.Now()
+	}
 }
 
 // waiting notes what the node waits for and reports whether that is news.

@@ -93,8 +93,8 @@ type ConnStatus struct {
 func newStatus(n *node) Status {
 	seat := n.seat.look()
 	health, disk := n.health.status()
-	if state, waits := seat.health(); state != Well {
-		health.State, health.Err = state, waits
+	if place := seat.health(); place.State != Well {
+		health = place
 	}
 	s := Status{
 		ID: n.config.ID, Addr: n.net.addr(),

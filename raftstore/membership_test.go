@@ -1,0 +1,88 @@
+package raftstore
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+)
+
+// A node that does not catch up gets no vote: it could not acknowledge what the
+// cluster writes.
+func TestNoVoteWithoutTheLog(t *testing.T) {
+	var starved atomic.Pointer[string]
+	tc := newTestCluster(t, 3, func(_ int, _ *Config, w *wiring) {
+		w.transport = func(t raft.Transport) raft.Transport {
+			return &starvedTransport{Transport: t, WithPreVote: t.(raft.WithPreVote), starved: &starved}
+		}
+	})
+	at := tc.follower()
+	tc.commits(at, 5, "k")
+	tc.settled()
+	tc.stop(at)
+	tc.wipe(at)
+	addr := tc.config[at].Peers[at].Addr
+	starved.Store(&addr)
+	tc.start(at)
+	leader := tc.node[tc.leader()].node
+	own := func() (s raft.Server, there bool) {
+		for _, s := range leader.member().servers() {
+			if s.ID == tc.node[at].node.net.serverID() {
+				return s, true
+			}
+		}
+		return s, false
+	}
+	tc.eventually(func() bool { _, there := own(); return there }, "it is not added")
+	for begun := dcs.Now(); begun.Elapsed() < time.Second; time.Sleep(5 * time.Millisecond) {
+		s, there := own()
+		require.True(t, there)
+		require.Equal(t, raft.Nonvoter, s.Suffrage, "it has a vote and no log")
+	}
+	require.Equal(t, Joining, tc.node[at].Status().Health.State)
+	starved.Store(nil)
+	tc.becomesVoter(at)
+}
+
+// A second process with an empty directory, elsewhere, does not take the place
+// of a node that lives at its address.
+func TestTwinTakesNoPlace(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	at := tc.follower()
+	tc.commits(at, 1, "k")
+	tc.settled()
+	leader := tc.node[tc.leader()].node
+	before := leader.member().servers()
+	twin := leader.net.greeting().asPeer(tc.config[at].ID)
+	twin.life, twin.incarnation = newLife, leader.net.greeting().incarnation
+	for begun := dcs.Now(); begun.Elapsed() < time.Second; time.Sleep(20 * time.Millisecond) {
+		var answer setupMessage
+		leader.joins.note(twin, setupMessage{Standing: standingJoining}, &answer)
+		require.False(t, answer.Admitted)
+	}
+	require.Equal(t, before, leader.member().servers())
+}
+
+// A leader makes no voter of a node of another incarnation, nor of one that is
+// not in Peers.
+func TestStrangersDoNotJoin(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	leader := tc.node[tc.leader()].node
+	own := leader.net.greeting()
+	for name, peer := range map[string]hello{
+		"another incarnation": {id: "b", life: newLife, incarnation: disk.Incarnation{9}},
+		"not in Peers":        {id: "z", life: newLife, incarnation: own.incarnation},
+		"no life":             {id: "b", incarnation: own.incarnation},
+	} {
+		for _, s := range []standing{standingLost, standingJoining} {
+			var answer setupMessage
+			leader.joins.note(peer, setupMessage{Standing: s}, &answer)
+			require.Empty(t, leader.joins.list(), name)
+		}
+	}
+}
