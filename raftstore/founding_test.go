@@ -163,6 +163,39 @@ func TestClusterIsFoundedOnce(t *testing.T) {
 	}
 }
 
+// A founder votes when every node has stored the incarnation. Else it and one
+// more founder could acknowledge commits, lose their data, and be founded again
+// with the third node, which never heard of the cluster.
+func TestFounderWaitsForEveryNode(t *testing.T) {
+	m := newModel(t, 1)
+	a, b, c := m.nodes[0], m.nodes[1], m.nodes[2]
+	hear := func(n *modelNode) {
+		n.heard = map[string]met{}
+		for _, other := range m.nodes {
+			if other != n {
+				n.heard[other.id] = other.answer()
+			}
+		}
+	}
+	take := func(n *modelNode) {
+		hear(n)
+		m.act(n)
+	}
+	take(a)
+	take(b)
+	require.True(t, a.disk.IsFounder() && b.disk.IsFounder())
+	take(a)
+	require.False(t, a.votes, "c knows of no cluster")
+	require.ErrorContains(t, allFounded(a.disk, m.peers, a.heard), "a, b are there, waits for c (c:1)")
+	take(c)
+	take(a)
+	require.True(t, a.votes)
+	hear(b)
+	b.heard["c"] = met{err: errors.New("connection refused")}
+	m.act(b)
+	require.True(t, b.votes, "a has seen all of them")
+}
+
 // Without losses every first start ends, also after crashes.
 func TestFirstStartEnds(t *testing.T) {
 	for seed := range uint64(200) {
