@@ -240,3 +240,44 @@ func TestRenewReadsMoreThanACallCarries(t *testing.T) {
 		require.True(t, i == 0 || r.Entries[i-1].Key < e.Key, "sorted")
 	}
 }
+
+// Large replies to a node that does not read them are bounded together. Small
+// ones, and those to other nodes, are not concerned.
+func TestRepliesThatWaitAreBounded(t *testing.T) {
+	a, b := startPair(t)
+	b.serve(func(_ context.Context, _ byte, body []byte) []byte {
+		return make([]byte, map[int]int{0: 10, 1: maxReply}[len(body)])
+	})
+	var conns []net.Conn
+	for range maxWaitingBytes / maxReply {
+		conn := callBy(t, b, "c")
+		send(t, conn, 1, 1)
+		conns = append(conns, conn)
+	}
+	waiting := func(bytes int) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			b.load.mu.Lock()
+			defer b.load.mu.Unlock()
+			return b.load.of[""] != nil && b.load.of[""].waiting == bytes
+		}, 10*time.Second, time.Millisecond)
+	}
+	waiting(maxWaitingBytes)
+	conn := callBy(t, b, "c")
+	send(t, conn, 1, 1)
+	f := answer(t, conn)
+	require.Equal(t, frameFailed, f.kind, "it may have been executed")
+	require.Equal(t, errUnread.Error(), string(f.body))
+	send(t, conn, 2, 0)
+	require.Equal(t, frameReply, answer(t, conn).kind)
+	reply, err := a.call(testContext(t), b.addr(), 7, []byte("x"))
+	require.NoError(t, err)
+	require.Len(t, reply, maxReply)
+	// What is read, and what never will be, makes room.
+	require.Len(t, answer(t, conns[0]).body, maxReply)
+	waiting(maxWaitingBytes - maxReply)
+	conns[1].Close()
+	waiting(maxWaitingBytes - 2*maxReply)
+	send(t, conn, 3, 1)
+	require.Len(t, answer(t, conn).body, maxReply)
+}

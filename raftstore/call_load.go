@@ -8,6 +8,11 @@ const (
 	maxAnswering = 4096
 	// maxAnsweringBytes bounds their bodies together.
 	maxAnsweringBytes = 32 << 20
+	// maxWaitingBytes bounds the large replies to one node that are not written
+	// yet: four of the largest.
+	maxWaitingBytes = 4 * maxReply
+	// smallReply is the largest reply that is not counted among them.
+	smallReply = 64 << 10
 	// maxNodeConns bounds the established connections of one node. A node dials
 	// about six; those that a broken network left behind count too.
 	maxNodeConns = 16
@@ -24,9 +29,10 @@ type load struct {
 
 // nodeLoad is one node's part of a load.
 type nodeLoad struct {
-	conns int // accepted and established
-	calls int // being answered
-	bytes int // the bodies of calls
+	conns   int // accepted and established
+	calls   int // being answered
+	bytes   int // the bodies of calls
+	waiting int // bytes of large replies that are not written
 }
 
 func newLoad(mostConns int) *load {
@@ -70,6 +76,26 @@ func (l *load) end(id string, size int) {
 	l.change(id, func(n *nodeLoad) bool {
 		n.calls--
 		n.bytes -= size
+		return true
+	})
+}
+
+// reply counts a reply to node id that is to be written, or reports that too much
+// is waiting. replied takes it out again.
+func (l *load) reply(id string, size int) bool {
+	return l.change(id, func(n *nodeLoad) bool {
+		if n.waiting+size > maxWaitingBytes {
+			return false
+		}
+		n.waiting += size
+		return true
+	})
+}
+
+// replied counts a reply less.
+func (l *load) replied(id string, size int) {
+	l.change(id, func(n *nodeLoad) bool {
+		n.waiting -= size
 		return true
 	})
 }

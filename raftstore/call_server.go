@@ -12,7 +12,10 @@ import (
 
 const callReadBuffer = 64 << 10
 
-var errOverloaded = errors.New("the node answers too many calls already")
+var (
+	errOverloaded = errors.New("the node answers too many calls already")
+	errUnread     = errors.New("too many large replies wait to be read")
+)
 
 // answering is one connection's requests under way.
 type answering struct {
@@ -113,11 +116,32 @@ func (a *answering) answer(ctx context.Context, h callHandler, f frame) {
 		reply.kind = frameFailed
 		reply.body = fmt.Appendf(nil, "a reply of %d bytes is above the limit of %d", len(reply.body), maxReply)
 	}
-	if _, err := a.w.queue(reply); errors.Is(err, errBacklog) {
+	if err := a.send(reply); errors.Is(err, errBacklog) {
 		// A peer that does not read its replies is better served by a new
 		// connection.
 		a.w.fail(err)
 	}
+}
+
+// send queues a reply. If too many large ones wait to be written, it says that
+// there is none.
+func (a *answering) send(reply frame) error {
+	size := len(reply.body)
+	if size <= smallReply {
+		_, err := a.w.queue(reply)
+		return err
+	}
+	if !a.load.reply(a.owner, size) {
+		reply.kind, reply.body = frameFailed, []byte(errUnread.Error())
+		_, err := a.w.queue(reply)
+		return err
+	}
+	replied := func() { a.load.replied(a.owner, size) }
+	_, err := a.w.queueThen(reply, replied)
+	if err != nil {
+		replied()
+	}
+	return err
 }
 
 // end releases a request's context and forgets it.

@@ -25,21 +25,29 @@ type frameWriter struct {
 
 	mu     sync.Mutex
 	out    []byte
-	queued uint64 // frames ever queued
-	taken  uint64 // frames ever handed to the socket
-	err    error  // why nothing can be written any more
+	then   []func() // what to do when out is written, or never will be
+	queued uint64   // frames ever queued
+	taken  uint64   // frames ever handed to the socket
+	err    error    // why nothing can be written any more
 }
 
 func newFrameWriter() *frameWriter { return &frameWriter{kick: make(chan struct{}, 1)} }
 
 // queue adds a frame, copying its body, and returns its number.
-func (w *frameWriter) queue(f frame) (uint64, error) {
+func (w *frameWriter) queue(f frame) (uint64, error) { return w.queueThen(f, nil) }
+
+// queueThen is queue, and calls then when the frame is written or never will be,
+// unless queueThen returns an error.
+func (w *frameWriter) queueThen(f frame, then func()) (uint64, error) {
 	w.mu.Lock()
 	if err := w.mayQueue(); err != nil {
 		w.mu.Unlock()
 		return 0, err
 	}
 	w.out = appendFrame(w.out, f)
+	if then != nil {
+		w.then = append(w.then, then)
+	}
 	w.queued++
 	number := w.queued
 	w.mu.Unlock()
@@ -69,14 +77,17 @@ func (w *frameWriter) run(conn net.Conn) error {
 			w.mu.Unlock()
 			return w.err
 		}
-		batch := w.out
-		w.out, w.taken = spare[:0], w.queued
+		batch, then := w.out, w.then
+		w.out, w.then, w.taken = spare[:0], nil, w.queued
 		w.mu.Unlock()
+		var err error
 		if len(batch) > 0 {
-			if _, err := conn.Write(batch); err != nil {
-				w.fail(err)
-				return err
-			}
+			_, err = conn.Write(batch)
+		}
+		call(then)
+		if err != nil {
+			w.fail(err)
+			return err
 		}
 		spare = batch
 		if cap(spare) > keptBuffer {
@@ -93,12 +104,20 @@ func (w *frameWriter) fail(err error) (taken uint64) {
 	if w.err == nil {
 		w.err = err
 	}
-	w.out = nil
+	then := w.then
+	w.out, w.then = nil, nil
 	taken = w.taken
 	w.mu.Unlock()
+	call(then)
 	select {
 	case w.kick <- struct{}{}:
 	default:
 	}
 	return taken
+}
+
+func call(list []func()) {
+	for _, f := range list {
+		f()
+	}
 }

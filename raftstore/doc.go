@@ -100,7 +100,8 @@
 // timeouts (1 s at least) once they have begun; a snapshot has at most 4 GiB, and
 // the same time for each 256 KiB. They must name their sender as its hello did.
 // Memory is taken as the bytes arrive. What one node sends takes at most 200 MiB
-// of the heap, garbage included.
+// of the heap, garbage included. Replies of more than 64 KiB that one node has not
+// read are 32 MiB at most.
 //
 // # Certificates
 //

@@ -30,12 +30,13 @@ func (n *network) acceptAll(ctx context.Context) {
 	}
 }
 
-// admitted starts the handshakes if there is a place for one more stranger,
-// else it closes the connection at once.
+// admitted starts the handshakes if there is a place for one more stranger. Else
+// it closes the connection, or one that is silent, at once.
 func (n *network) admitted(ctx context.Context, raw net.Conn) {
-	p, crowded := n.admit.enter(raw)
-	if crowded != nil {
-		n.reportRefusal(ctx, raw.RemoteAddr(), crowded)
+	p, gone, crowded := n.admit.enter(raw)
+	if gone != nil {
+		n.reportRefusal(ctx, gone.RemoteAddr(), crowded)
+		gone.Close()
 	}
 	if p == nil || !n.reg.spawn(func() { n.accepted(ctx, p) }) {
 		raw.Close()

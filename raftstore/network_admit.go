@@ -68,13 +68,14 @@ type place struct {
 }
 
 // enter takes a place for conn. If there is none, crowded says why, and the
-// connection that has been silent for the longest time gives way, because a
-// node speaks at once. Without such a connection p is nil, and the caller must
-// close conn.
-func (a *admission) enter(conn net.Conn) (p *place, crowded error) {
+// caller must close gone. That is the connection that has been silent for the
+// longest time, because a node speaks at once; without such a connection it is
+// conn, and p is nil.
+func (a *admission) enter(conn net.Conn) (p *place, gone net.Conn, crowded error) {
 	from := hostOf(conn.RemoteAddr())
 	p = &place{conn: conn, host: networkOf(from), quiet: true}
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	p.stranger = !a.isNode(from)
 	switch {
 	case a.byHost[p.host] >= a.perHost:
@@ -82,24 +83,20 @@ func (a *admission) enter(conn net.Conn) (p *place, crowded error) {
 	case p.stranger && a.waiting >= a.most:
 		crowded = fmt.Errorf("%w: %d in all", errCrowded, a.most)
 	}
-	var gone *place
 	if crowded != nil {
-		if gone = a.oldestQuiet(p); gone == nil {
-			a.mu.Unlock()
-			return nil, crowded
+		oldest := a.oldestQuiet(p)
+		if oldest == nil {
+			return nil, conn, crowded
 		}
-		a.remove(gone)
+		a.remove(oldest)
+		gone = oldest.conn
 	}
 	a.places = append(a.places, p)
 	a.byHost[p.host]++
 	if p.stranger {
 		a.waiting++
 	}
-	a.mu.Unlock()
-	if gone != nil {
-		gone.conn.Close()
-	}
-	return p, crowded
+	return p, gone, crowded
 }
 
 // oldestQuiet returns the place that makes room for p, or nil.

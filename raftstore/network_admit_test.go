@@ -52,8 +52,9 @@ func (k *knock) Close() error {
 func crowd(t *testing.T, a *admission, host string, count int) (places []*place) {
 	t.Helper()
 	for range count {
-		p, crowded := a.enter(&knock{at: from(t, host)})
+		p, gone, crowded := a.enter(&knock{at: from(t, host)})
 		require.NoError(t, crowded)
+		require.Nil(t, gone)
 		a.spoke(p)
 		places = append(places, p)
 	}
@@ -63,8 +64,10 @@ func crowd(t *testing.T, a *admission, host string, count int) (places []*place)
 // refused expects that there is no place for a connection from host.
 func refused(t *testing.T, a *admission, host, why string) {
 	t.Helper()
-	p, crowded := a.enter(&knock{at: from(t, host)})
+	k := &knock{at: from(t, host)}
+	p, gone, crowded := a.enter(k)
 	require.Nil(t, p)
+	require.Equal(t, k, gone)
 	require.ErrorIs(t, crowded, errCrowded)
 	require.ErrorContains(t, crowded, why)
 }
@@ -111,8 +114,11 @@ func TestSilentConnectionsGiveWay(t *testing.T) {
 	a.proven("b", from(t, "203.0.113.1"))
 	enter := func(host string) *knock {
 		k := &knock{at: from(t, host)}
-		p, _ := a.enter(k)
+		p, gone, _ := a.enter(k)
 		require.NotNil(t, p)
+		if gone != nil {
+			gone.Close()
+		}
 		return k
 	}
 	node := enter("203.0.113.1")
