@@ -66,7 +66,7 @@ func (c *content) truncate(size int64) {
 
 // sync makes everything durable that was not lost to a failed one.
 func (c *content) sync() {
-	c.disk = c.replay(keepAll{})
+	c.disk = c.change(c.disk, keepAll{})
 	c.pending = nil
 }
 
@@ -86,8 +86,10 @@ func (c *content) dropCache() {
 
 // replay returns the durable content with those of the pending changes that
 // keep chooses.
-func (c *content) replay(keep chooser) []byte {
-	data := slices.Clone(c.disk)
+func (c *content) replay(keep chooser) []byte { return c.change(slices.Clone(c.disk), keep) }
+
+// change makes those of the pending changes in data that keep chooses.
+func (c *content) change(data []byte, keep chooser) []byte {
 	for _, change := range c.pending {
 		if size := change.size; (change.cut || size > int64(len(data))) && keep.size() {
 			data = resize(data, size)
