@@ -21,7 +21,7 @@ func heapGrowth(do func()) int64 {
 	sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
 	read := func() int64 {
 		metrics.Read(sample)
-		return int64(sample[0].Value.Uint64()) //nolint:gosec // bytes of memory
+		return int64(sample[0].Value.Uint64())
 	}
 	runtime.GC()
 	before := read()

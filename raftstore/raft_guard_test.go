@@ -267,7 +267,7 @@ func FuzzMessageScan(f *testing.F) {
 		require.NoError(f, codec.NewEncoder(&b, &codec.MsgpackHandle{}).Encode(v))
 		f.Add(b.Bytes())
 	}
-	seed(rpcAppendEntries, &raft.AppendEntriesRequest{RPCHeader: header("a"), Term: 1 << 40, Entries: entriesOfSize(3, 300)})
+	seed(rpcAppendEntries, &raft.AppendEntriesRequest{RPCHeader: header("a"), Term: 1 << 40, Entries: entriesOfSize(2, 3)})
 	seed(rpcInstallSnapshot, &raft.InstallSnapshotRequest{RPCHeader: header("a"), Size: 3, Configuration: []byte("x")})
 	seed(rpcRequestVote, &raft.RequestVoteRequest{RPCHeader: header("a"), LeadershipTransfer: true})
 	seed(rpcTimeoutNow, &raft.TimeoutNowRequest{RPCHeader: header("a")})
@@ -417,7 +417,7 @@ func TestRequestsThatRaftCannotHandle(t *testing.T) {
 	}
 	for name, req := range map[string]*raft.InstallSnapshotRequest{
 		"no configuration": {SnapshotVersion: raft.SnapshotVersionMax, Configuration: []byte("x")},
-		"old version":      {SnapshotVersion: raft.SnapshotVersionMin, Peers: []byte("x")}, //nolint:staticcheck // it is what is refused
+		"old version":      {SnapshotVersion: raft.SnapshotVersionMin, Peers: []byte("x")},
 	} {
 		req.RPCHeader, req.Size = header("a"), 100_000
 		err := from.InstallSnapshot("b", addr, req, &raft.InstallSnapshotResponse{}, bytes.NewReader(bytes.Repeat([]byte{9}, int(req.Size))))

@@ -138,7 +138,7 @@ func (s *messageScan) checkField(t token, peek func(n int) ([]byte, error)) erro
 		if t.form != formNumber || t.number > maxSnapshot {
 			return fmt.Errorf("%w: a snapshot of more than %d bytes", errBadFrame, int64(maxSnapshot))
 		}
-		s.size = int64(t.number) //nolint:gosec // at most maxSnapshot
+		s.size = int64(t.number)
 	}
 	return nil
 }
