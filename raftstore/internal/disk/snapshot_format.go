@@ -22,7 +22,7 @@ import (
 // then chunks of the content, each of them
 //
 //	length   uint32, not 0
-//	crc      uint32 of the head's crc, the number of the chunk, length and data
+//	crc      uint32 of length and data
 //	data
 //
 // and at its end
@@ -30,10 +30,11 @@ import (
 //	0        uint32, in the place of a length
 //	size     uint64 of the content
 //	count    uint64 of the chunks
-//	crc      uint32 of the head's crc, each chunk's crc, size and count
+//	crc      uint32 of the head's crc, each chunk's crc in order, size and count
 //
-// Integers are little-endian. A chunk is valid only in its place in that file,
-// and a file without its end is not valid: it gets its name when it is complete.
+// Integers are little-endian. The last crc binds each chunk to its file and its
+// place there. A file without its end is not valid: it gets its name when it is
+// complete.
 const (
 	snapshotMagic   = "HFSNAP\x00\x02"
 	snapshotPrefix  = len(snapshotMagic) + 4
@@ -82,23 +83,19 @@ func encodeSnapshotHead(m *snapshotMeta) ([]byte, error) {
 
 // snapshotSums are the checksums of a file as far as it was written or read.
 type snapshotSums struct {
-	head  uint32
 	chain uint32 // of the head's and each chunk's
 	count uint64
 	size  uint64 // of the content
 }
 
 func newSnapshotSums(head uint32) snapshotSums {
-	return snapshotSums{head: head, chain: crc32.Checksum(binary.LittleEndian.AppendUint32(nil, head), castagnoli)}
+	return snapshotSums{chain: crc32.Checksum(binary.LittleEndian.AppendUint32(nil, head), castagnoli)}
 }
 
 // add takes the next chunk and returns its checksum.
 func (s *snapshotSums) add(data []byte) uint32 {
-	var b [16]byte
-	binary.LittleEndian.PutUint32(b[0:], s.head)
-	binary.LittleEndian.PutUint64(b[4:], s.count)
-	binary.LittleEndian.PutUint32(b[12:], uint32(len(data))) //nolint:gosec // at most snapshotChunk
-	sum := crc32.Update(crc32.Checksum(b[:], castagnoli), castagnoli, data)
+	length := binary.LittleEndian.AppendUint32(nil, uint32(len(data))) //nolint:gosec // at most snapshotChunk
+	sum := crc32.Update(crc32.Checksum(length, castagnoli), castagnoli, data)
 	s.chain = crc32.Update(s.chain, castagnoli, binary.LittleEndian.AppendUint32(nil, sum))
 	s.count++
 	s.size += uint64(len(data))

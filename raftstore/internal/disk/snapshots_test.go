@@ -46,7 +46,7 @@ func snapConfig(index uint64) raft.Configuration {
 func snapContent(index uint64, size int) []byte {
 	b := make([]byte, size)
 	for i := range b {
-		b[i] = byte(uint64(i)*7 + index)
+		b[i] = byte(uint64(i)*7 + uint64(i)>>13 + index)
 	}
 	return b
 }
@@ -221,9 +221,8 @@ func TestSnapshotDamageIsFound(t *testing.T) {
 func TestChunksThatChangedPlaces(t *testing.T) {
 	files := disktest.New()
 	s := openSnapshots(t, files)
-	content := snapContent(10, 3*chunkSize)
-	require.NoError(t, take(s, 10, content))
-	require.NoError(t, take(s, 20, content))
+	require.NoError(t, take(s, 10, snapContent(10, 3*chunkSize)))
+	require.NoError(t, take(s, 20, snapContent(20, 3*chunkSize)))
 	good, other := files.Data(snapPath(10)), files.Data(snapPath(20))
 	head := len(good) - 3*(chunkSize+8) - 24
 	chunk := func(of []byte, i int) []byte { return of[head+i*(chunkSize+8) : head+(i+1)*(chunkSize+8)] }
