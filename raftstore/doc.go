@@ -116,4 +116,10 @@
 //
 // Log entries, snapshots, calls between nodes and the data directory bear a
 // version. A node that meets a newer one stops and says what to do.
+//
+// Nodes of two releases run together while one node after the other is
+// upgraded. The replicated state has a feature level, which says what every node
+// understands, and the leader refuses commands above it. It raises the level
+// when every server of the cluster has said that it understands the next one.
+// From then on an older release stops when it is started again.
 package raftstore

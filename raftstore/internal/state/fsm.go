@@ -94,6 +94,7 @@ func (f *FSM) Reset() {
 	f.onBatch.Store(nil)
 	f.level.Store(firstLevel)
 	f.setIncarnation([16]byte{})
+	f.note(nil)
 	f.term.Store(0)
 	f.applied.Store(0)
 }
