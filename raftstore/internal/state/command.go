@@ -202,22 +202,23 @@ func decodeTxn(d *codec.Decoder) dcs.Txn {
 type Status byte
 
 const (
-	// StatusDone: applied; the revision is the entry's index.
+	// StatusDone means applied; the revision is the entry's index.
 	StatusDone Status = iota + 1
-	// StatusConflict: a condition failed and nothing was written.
+	// StatusConflict means that a condition failed and nothing was written.
 	StatusConflict
-	// StatusDeadLease: a put was bound to a lease that is not live (P14).
+	// StatusDeadLease means that a put was bound to a lease that is not live (P14).
 	StatusDeadLease
-	// StatusNested: a key would lie below another one.
+	// StatusNested means that a key would lie below another one.
 	StatusNested
-	// StatusCancelled: it was cancelled before it was applied; it never will be.
+	// StatusCancelled means cancelled before it was applied; it never will be.
 	StatusCancelled
-	// StatusSettled: the client itself had said that it needs no answer any more.
+	// StatusSettled means that the client had said that it needs no answer.
 	StatusSettled
-	// StatusUnknownClient: the client was forgotten; whether the command was
-	// applied before that is not known, and it never will be from now on.
+	// StatusUnknownClient means that the client was forgotten; whether the
+	// command was applied before that is not known, and it never will be from
+	// now on.
 	StatusUnknownClient
-	// StatusAhead: too many of the client's commands are unsettled.
+	// StatusAhead means that too many of the client's commands are unsettled.
 	StatusAhead
 )
 

@@ -50,7 +50,7 @@ func TestSnapshotIsTheState(t *testing.T) {
 func TestSnapshotThatCannotBeRead(t *testing.T) {
 	l := sample(t)
 	good := l.snapshot()
-	refused := func(name string, b []byte, want string) error {
+	refused := func(name string, b []byte, want string) {
 		t.Helper()
 		err := restore(l.f, b)
 		require.ErrorContains(t, err, "snapshot: ", name)
@@ -58,10 +58,9 @@ func TestSnapshotThatCannotBeRead(t *testing.T) {
 		require.Equal(t, err, l.f.Unreadable())
 		require.NoError(t, l.f.Failed(), name)
 		require.Equal(t, good, l.snapshot(), "%s changed something", name)
-		return err
 	}
 	for cut := range good {
-		require.ErrorIs(t, refused(fmt.Sprint("cut to ", cut), good[:cut], ""), io.ErrUnexpectedEOF)
+		refused(fmt.Sprint("cut to ", cut), good[:cut], io.ErrUnexpectedEOF.Error())
 	}
 	refused("longer", append(bytes.Clone(good), 0), "after the last record")
 	version := func(v byte) []byte {
