@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -324,10 +325,22 @@ func (n *node) lostError() error {
 	return fmt.Errorf("this node must not vote with its data (%w): it %w", n.seat.look().lost, errWaitsForLeader)
 }
 
+const (
+	// leastMeeting and mostMeeting bound the time until a node asks the others
+	// again. It asks at once when another one has changed.
+	leastMeeting = 25 * time.Millisecond
+	mostMeeting  = time.Second
+)
+
 // takePart leads the node to its place among the voters, step by step, until it
 // has it or the node ends.
 func (n *node) takePart() {
-	every := max(n.config.HeartbeatTimeout/4, minTimeout)
+	defer func() {
+		if n.stuck.Load() {
+			_ = n.stopMember() // nobody else will
+		}
+	}()
+	every := leastMeeting
 	for n.life.Err() == nil {
 		standing := n.seat.look().standing
 		var err error
@@ -347,12 +360,16 @@ func (n *node) takePart() {
 			return
 		}
 		if err == nil {
+			every = leastMeeting
 			continue
 		}
 		if n.seat.waiting(err) {
 			n.log.Warn("this node does not take part in the cluster yet", "standing", standing, "reason", err)
 		}
-		pause(n.life, every)
+		if n.seat.pause(n.life, every) {
+			every = leastMeeting
+		}
+		every = min(2*every, mostMeeting)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,7 +45,7 @@ type model struct {
 
 func newModel(t *testing.T, seed uint64) *model {
 	m := &model{
-		t: t, rand: rand.New(rand.NewPCG(seed, 14)), //nolint:gosec // a model
+		t: t, rand: rand.New(rand.NewPCG(seed, 14)),
 		drawn: map[disk.Incarnation]map[string]disk.Life{}, fresh: map[disk.Life]bool{},
 	}
 	for _, id := range []string{"a", "b", "c"} {
@@ -327,4 +329,42 @@ func TestFoundersWriteTheSameEntry(t *testing.T) {
 			return b.node.state.Incarnation() == [16]byte(b.node.net.greeting().incarnation)
 		}, "the state has another incarnation")
 	}
+}
+
+// blockedFiles blocks whatever opens a file with that name, while it is armed.
+type blockedFiles struct {
+	disk.FS
+	name    string
+	armed   atomic.Bool
+	blocked chan struct{} // closed when something is blocked
+	release chan struct{}
+	once    sync.Once
+}
+
+func (f *blockedFiles) Open(path string) (disk.File, error) {
+	if f.armed.Load() && strings.Contains(path, f.name) {
+		f.once.Do(func() { close(f.blocked) })
+		<-f.release
+	}
+	return f.FS.Open(path)
+}
+
+// A disk that hangs while a node begins its part does not hold Close up.
+func TestCloseWhileTheDiskHangsAtTheFirstStart(t *testing.T) {
+	files := &blockedFiles{FS: disk.OS{}, name: "vote", blocked: make(chan struct{}), release: make(chan struct{})}
+	tc := &testCluster{t: t, config: clusterConfigs(t, 3), node: make([]*Backend, 3)}
+	tc.wiring = []wiring{defaultWiring(), defaultWiring(), defaultWiring()}
+	tc.wiring[0].files = files
+	t.Cleanup(tc.stopAll)
+	b := tc.start(0)
+	files.armed.Store(true)
+	tc.start(1)
+	tc.start(2)
+	<-files.blocked
+	tc.node[0] = nil
+	begun := dcs.Now()
+	require.ErrorIs(t, b.Close(), errStuck)
+	require.Less(t, begun.Elapsed(), 2*shutdownBound+closeBound)
+	close(files.release)
+	b.node.running.Wait()
 }

@@ -285,7 +285,9 @@ func (n *network) dial(ctx context.Context, k kind, addr string) (*trackedConn, 
 		return nil, err
 	}
 	conn, peer, err := n.introduce(ctx, raw, k, addr, own)
-	n.outcast.dialled(addr, err)
+	if k != kindSetup || err != nil { // setup is for nodes that refuse each other, too
+		n.outcast.dialled(addr, err)
+	}
 	if err := cmp.Or(err, ctx.Err()); err != nil {
 		raw.Close()
 		return nil, fmt.Errorf("%s: %w", addr, err)

@@ -67,6 +67,7 @@ type node struct {
 	end     context.CancelFunc
 	undo    closers
 	running sync.WaitGroup
+	stuck   atomic.Bool // close gave up waiting for them
 	closing sync.Once
 	closed  error
 }
@@ -97,7 +98,7 @@ func startNode(c Config, w wiring) (_ *node, err error) {
 	if c, err = c.check(); err != nil {
 		return nil, err
 	}
-	n := &node{config: c, wiring: w, log: quietLogger(c.Logger), state: state.New(), route: newRoute(), boot: rand.Uint64()} //nolint:gosec // no secret
+	n := &node{config: c, wiring: w, log: quietLogger(c.Logger), state: state.New(), route: newRoute(), boot: rand.Uint64(), seat: newSeat()} //nolint:gosec // no secret
 	n.hlog = newHCLogger(n.log)
 	n.health = newHealth(n.reportHealth)
 	n.life, n.end = context.WithCancel(context.Background())
@@ -137,8 +138,11 @@ func startNode(c Config, w wiring) (_ *node, err error) {
 // step would hang too, or let another process at files that may still change.
 func (n *node) unlessStuck(f func() error) func() error {
 	return func() error {
+		if n.stuck.Load() {
+			return errStuck
+		}
 		if m := n.member(); m != nil && m.stuck {
-			return nil
+			return nil // which its end has reported
 		}
 		return f()
 	}

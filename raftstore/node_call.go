@@ -210,7 +210,10 @@ func (n *node) serve(ctx context.Context, r *request) reply {
 	case err == nil:
 		rep.kind = replyDone
 	case errors.Is(err, errNotLeader):
-		rep.kind, rep.leader = replyNotLeader, n.leaderAddr()
+		rep.kind = replyNotLeader
+		if leader := n.leaderAddr(); leader != n.net.addr() { // the caller was here already
+			rep.leader = leader
+		}
 	case errors.Is(err, errGone):
 		rep.kind = replyGone
 	case errors.Is(err, errNotSent):

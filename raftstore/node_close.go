@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -15,10 +16,28 @@ func (n *node) close() error {
 	n.closing.Do(func() {
 		n.end()
 		n.handOver()
-		n.running.Wait()
+		n.stuck.Store(!endsWithin(&n.running, shutdownBound))
 		n.closed = n.undo.run()
 	})
 	return n.closed
+}
+
+// endsWithin waits for goroutines, which may hang in the disk, and reports
+// whether they have ended.
+func endsWithin(running *sync.WaitGroup, bound time.Duration) bool {
+	ended := make(chan struct{})
+	go func() {
+		running.Wait()
+		close(ended)
+	}()
+	timer := time.NewTimer(bound)
+	defer timer.Stop()
+	select {
+	case <-ended:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 // handOver gives the lead, if this node has it, to a voter that answers: the

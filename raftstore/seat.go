@@ -1,8 +1,10 @@
 package raftstore
 
 import (
+	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
@@ -34,8 +36,49 @@ const (
 
 // seat is how a node stands, and what it waits for.
 type seat struct {
-	mu sync.Mutex
+	news chan struct{} // another node has changed
+
+	mu    sync.Mutex
+	known map[string]knownPeer // what each node of Peers last was
 	seatState
+}
+
+// knownPeer is what another node said of itself.
+type knownPeer struct {
+	life        disk.Life
+	incarnation disk.Incarnation
+	standing    standing
+}
+
+func newSeat() seat { return seat{news: make(chan struct{}, 1), known: map[string]knownPeer{}} }
+
+// heard notes what a node of Peers is, and ends a pause if that is news.
+func (s *seat) heard(peer hello, m setupMessage) {
+	now := knownPeer{life: peer.life, incarnation: peer.incarnation, standing: m.Standing}
+	s.mu.Lock()
+	news := s.known[peer.id] != now
+	s.known[peer.id] = now
+	s.mu.Unlock()
+	if news {
+		select {
+		case s.news <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// pause waits for d, for news of another node, or for the end of ctx. It
+// reports whether there are news.
+func (s *seat) pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	case <-s.news:
+		return true
+	}
+	return false
 }
 
 type seatState struct {

@@ -155,6 +155,9 @@ func (n *node) introduction() setupMessage {
 // answerSetup answers another node's introduction. A leader notes a node that
 // waits to become a voter.
 func (n *node) answerSetup(peer hello, m setupMessage) setupMessage {
+	if n.net.owner(peer.id) != "" {
+		n.seat.heard(peer, m)
+	}
 	answer := n.introduction()
 	answer.Seen = n.net.seenStart(peer.life)
 	if n.lead.leading.Load() {
