@@ -48,7 +48,7 @@ func startFakePeer(t *testing.T, n *network) *fakePeer {
 			if err != nil {
 				return
 			}
-			if _, _, err := n.hello.asPeer("fake").welcome(conn, anyone); err != nil {
+			if _, _, err := n.hello.asPeer("fake").welcome(conn, anyone, n.older); err != nil {
 				conn.Close()
 				continue
 			}
@@ -201,7 +201,7 @@ func FuzzWelcome(f *testing.F) {
 		k, peer, err := own.welcome(struct {
 			io.Reader
 			io.Writer
-		}{bytes.NewReader(raw), io.Discard}, anyone)
+		}{bytes.NewReader(raw), io.Discard}, anyone, func(hello) bool { return false })
 		if err == nil {
 			require.True(t, k == kindRaft || k == kindCall || k == kindSetup)
 			require.True(t, validID(peer.id) && peer.id != own.id)

@@ -311,11 +311,21 @@ func (n *network) see(k kind, peer hello) {
 	if k == kindSetup || n.owner(peer.id) == "" {
 		return
 	}
+	if peer.life.IsZero() {
+		return
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if s := n.seen[peer.life]; peer.starts > s.Starts {
 		n.seen[peer.life] = seenStart{Starts: peer.starts, Boot: peer.boot}
 	}
+}
+
+// older reports whether a later start of a node's data was seen, or another
+// process of the same start.
+func (n *network) older(peer hello) bool {
+	s := n.seenStart(peer.life)
+	return peer.starts < s.Starts || peer.starts == s.Starts && s.Boot != peer.boot
 }
 
 // seenStart returns the newest start of a life that was seen.
@@ -359,6 +369,9 @@ func (n *network) introduce(ctx context.Context, raw net.Conn, k kind, addr stri
 		// TLS 1.3 tells a client that its certificate is refused only when
 		// it reads for the first time.
 		err = explainTLS(err)
+	}
+	if err == nil && k != kindSetup && n.older(peer) {
+		err = fmt.Errorf("%w: a later start of node %q with the same data was seen: it is an older copy", errPeerRefused, peer.id)
 	}
 	return conn, peer, err
 }

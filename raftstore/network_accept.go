@@ -147,7 +147,7 @@ func (n *network) identify(ctx context.Context, p *place, own hello) (net.Conn, 
 		}
 		conn, byALPN = t, alpnKind(t.ConnectionState().NegotiatedProtocol)
 	}
-	k, peer, err := own.welcome(conn, func(id string) error { return n.config.provesID(conn, id) })
+	k, peer, err := own.welcome(conn, func(id string) error { return n.config.provesID(conn, id) }, n.older)
 	if err == nil && n.creds != nil && k != byALPN {
 		err = fmt.Errorf("%w: its hello and its ALPN name differ", errPeerRefused)
 	}

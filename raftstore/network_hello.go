@@ -89,7 +89,10 @@ const (
 	// life of this node.
 	verdictIncarnation verdict = 5
 	verdictLife        verdict = 6
-	verdictProof       verdict = 8 // the certificate is not that of the node
+	// verdictOlder refuses a process of which a later start with the same data
+	// was seen, or another one of the same start.
+	verdictOlder verdict = 7
+	verdictProof verdict = 8 // the certificate is not that of the node
 )
 
 // errOtherLife says that the node that was dialled lost its data and is another
@@ -198,10 +201,18 @@ func (h hello) judge(other hello, k kind, v verdict, want string) error {
 		return h.apartError(other)
 	case v == verdictLife || k != kindSetup && h.wanted != (disk.Life{}) && other.life != h.wanted:
 		return fmt.Errorf("node %q: %w", other.id, errOtherLife)
+	case v == verdictOlder:
+		return olderError(other.id)
 	case v != verdictWelcome:
 		return fmt.Errorf("node %q refused the connection", other.id)
 	}
 	return nil
+}
+
+// olderError is what a process is told that must not take part beside another
+// one.
+func olderError(id string) error {
+	return fmt.Errorf("%w: a later start, or another process, with the same data was seen by node %q: two processes use copies of one directory, or this one has an older copy: end this process", errPeerRefused, id)
 }
 
 // apart reports whether this node and the other one do not belong to one
@@ -223,8 +234,9 @@ func versionError(theirs, ours byte) error {
 
 // welcome is the accepting side's half: it reads a hello, answers it and
 // returns what the connection is for and whose it is. prove returns an error if
-// the other side is not the node that it says it is.
-func (h hello) welcome(rw io.ReadWriter, prove func(id string) error) (k kind, peer hello, err error) {
+// the other side is not the node that it says it is. older reports whether a
+// later start of the other side's data is known.
+func (h hello) welcome(rw io.ReadWriter, prove func(id string) error, older func(hello) bool) (k kind, peer hello, err error) {
 	var head [2]byte
 	if _, err := io.ReadFull(rw, head[:1]); err != nil {
 		return 0, hello{}, fmt.Errorf("no hello: %w", err)
@@ -264,6 +276,9 @@ func (h hello) welcome(rw io.ReadWriter, prove func(id string) error) (k kind, p
 		if unproven = prove(other.id); unproven != nil {
 			v = verdictProof
 		}
+	}
+	if v == verdictWelcome && k != kindSetup && older(other) {
+		v = verdictOlder
 	}
 	if err := answer(v); err != nil {
 		return 0, hello{}, err

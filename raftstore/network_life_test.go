@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -92,6 +93,40 @@ func TestIncarnationsDoNotMix(t *testing.T) {
 			conn.Close()
 		})
 	}
+}
+
+// Of two processes that use copies of one directory, or of an older copy and
+// the directory itself, one takes part: the newest start that was seen.
+func TestOlderStartIsRefused(t *testing.T) {
+	a, b := startPair(t)
+	start := func(starts uint32, boot uint64) {
+		b.become(func(h *hello) { h.life, h.starts, h.boot = newLife, starts, boot })
+	}
+	there := lifeAddr(b.addr(), newLife)
+	start(5, 1)
+	mustCall(t, a, there, "the first that is seen")
+	for name, tc := range map[string]struct {
+		starts uint32
+		boot   uint64
+	}{"earlier": {4, 1}, "same start": {5, 2}} {
+		start(tc.starts, tc.boot)
+		require.Eventually(t, func() bool { // a broken connection is noticed first
+			_, err := a.call(testContext(t), there, 1, nil)
+			return errors.Is(err, errPeerRefused) && strings.Contains(err.Error(), "later start")
+		}, 10*time.Second, time.Millisecond, name)
+		_, err := b.call(testContext(t), a.addr(), 1, nil)
+		require.ErrorIs(t, err, errPeerRefused, name)
+		require.ErrorContains(t, err, "end this process", name)
+		conn, err := b.dial(testContext(t), kindSetup, a.addr())
+		require.NoError(t, err, "it may ask why")
+		conn.Close()
+	}
+	start(6, 2)
+	require.Eventually(t, func() bool {
+		_, err := a.call(testContext(t), there, 1, nil)
+		return err == nil
+	}, 10*time.Second, time.Millisecond)
+	mustCall(t, b, a.addr(), "a later start")
 }
 
 // P2: whose answer a request brings along is said by its connection.
