@@ -400,15 +400,18 @@ func (n *node) returnStep(others map[string]met) error {
 // joinStep is what a node does that Raft runs on and that is no voter: it asks
 // the leader for it.
 func (n *node) joinStep(others map[string]met) error {
-	if n.member() == nil {
+	m := n.member()
+	if m == nil {
 		return n.startMember() // which failed before
 	}
+	voter := m.leading() != 0 // the others have elected it
 	for _, a := range others {
-		if a.err == nil && a.said.Voter {
-			n.seat.change(func(s *seatState) { s.standing, s.waits = standingMember, nil })
-			n.log.Info("this node is a voter of the cluster")
-			return nil
-		}
+		voter = voter || a.err == nil && a.said.Voter
+	}
+	if voter {
+		n.seat.change(func(s *seatState) { s.standing, s.waits = standingMember, nil })
+		n.log.Info("this node is a voter of the cluster")
+		return nil
 	}
 	return fmt.Errorf("this node has no vote yet: it %w", errWaitsForLeader)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -133,12 +134,17 @@ func TestNodeThatLostItsDataDoesNotVote(t *testing.T) {
 // becomesVoter waits until the leader counts the node's present life as a voter.
 func (tc *testCluster) becomesVoter(i int) {
 	tc.t.Helper()
+	nodes := slices.Clone(tc.node)
 	tc.eventually(func() bool {
-		m := tc.node[tc.leader()].node.member()
-		own := tc.node[i].node.net.serverID()
-		for _, v := range m.currentVoters() {
-			if v.id == own {
-				return tc.node[i].node.seat.look().standing == standingMember
+		own := nodes[i].node.net.serverID()
+		for _, b := range nodes {
+			if b == nil || b.node.leading() == 0 {
+				continue
+			}
+			for _, v := range b.node.member().currentVoters() {
+				if v.id == own {
+					return nodes[i].node.seat.look().standing == standingMember
+				}
 			}
 		}
 		return false
@@ -333,6 +339,20 @@ func TestLeaderIsKilledDuringAJoin(t *testing.T) {
 			tc.holds(revs)
 			require.Len(t, tc.node[tc.leader()].node.member().servers(), 3)
 		})
+	}
+}
+
+// The others elect a node that has just been given its vote, before the leader
+// that gave it could tell: it knows by that.
+func TestElectedBeforeItWasTold(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	at := tc.leader()
+	n := tc.node[at].node
+	require.NoError(t, n.joinStep(nil))
+	for i, b := range tc.node {
+		if i != at {
+			require.ErrorIs(t, b.node.joinStep(nil), errWaitsForLeader)
+		}
 	}
 }
 
