@@ -40,6 +40,9 @@ func (t *raftTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, r
 		last := req.Entries[len(req.Entries)-1]
 		t.mu.Lock()
 		defer t.mu.Unlock()
+		if t.acks == nil {
+			t.acks = map[raft.ServerID]ack{}
+		}
 		if a := t.acks[id]; a.term < req.Term || a.Index < last.Index {
 			t.acks[id] = ack{term: req.Term, LogEnd: disk.LogEnd{Index: last.Index, Term: last.Term}}
 		}

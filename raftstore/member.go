@@ -85,7 +85,7 @@ func (n *node) stopMember() error {
 func (m *member) startRaft(changes chan<- bool) error {
 	n := m.node
 	c := n.config
-	m.trans = &raftTransport{ready: m.store.start, acks: map[raft.ServerID]ack{}, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	m.trans = &raftTransport{ready: m.store.start, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		ServerAddressProvider: n.net,
 		Logger:                n.hlog.Named("transport"),
 		Stream:                n.net.openRaft(),
@@ -182,6 +182,7 @@ func (m *member) startLoops(changes <-chan bool) {
 // stopRaft ends Raft, within a bound: its goroutines can hang in the disk.
 func (m *member) stopRaft() error {
 	stopped := m.raft.Shutdown()
+	m.store.close() // ends what waits for the disk to heal
 	err := m.trans.Close() // ends what waits for other nodes
 	done := make(chan struct{})
 	go func() {

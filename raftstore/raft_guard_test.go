@@ -143,14 +143,6 @@ func TestBatchesAreCut(t *testing.T) {
 	req := &raft.AppendEntriesRequest{RPCHeader: header("a"), Entries: entriesOfSize(appendBatch, state.MaxCommand)}
 	require.NoError(t, from.AppendEntries("b", addr, req, &raft.AppendEntriesResponse{}))
 	require.Len(t, req.Entries, 1, "Raft would take entries for sent that were not")
-	pipeline, err := from.AppendEntriesPipeline("b", addr)
-	require.NoError(t, err)
-	req.Entries = entriesOfSize(appendBatch, state.MaxCommand)
-	_, err = pipeline.AppendEntries(req, &raft.AppendEntriesResponse{})
-	require.NoError(t, err)
-	require.NoError(t, (<-pipeline.Consumer()).Error())
-	require.Len(t, req.Entries, 1)
-	require.NoError(t, pipeline.Close())
 }
 
 // fields encodes a map, in the order given.
