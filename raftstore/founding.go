@@ -1,17 +1,13 @@
 package raftstore
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/raft"
 
-	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
@@ -231,45 +227,6 @@ func (n *node) begin() error {
 	return n.startVoter()
 }
 
-// mayVote asks the others, before Raft is started, whether this node may use
-// what its directory has. If not, it is lost, or the error says what to do.
-func (n *node) mayVote(own disk.Identity) (lost bool, err error) {
-	n.seat.change(func(s *seatState) { s.standing, s.identity, s.life = standingMember, own, own.Life })
-	n.net.become(func(h *hello) { h.incarnation, h.life, h.boot = own.Incarnation, own.Life, n.boot })
-	ctx, cancel := context.WithTimeout(n.life, max(2*n.config.ElectionTimeout, leastStartCheck))
-	defer cancel()
-	found, others := n.dir.state, n.meet(ctx)
-	replaced, older := judgeStart(found.Mark.Starts+1, n.boot, found.Stored.Log, others)
-	if older != nil {
-		return true, n.lose(older, own.Incarnation)
-	}
-	reason, incarnation := foreign(own, others), disk.Incarnation{}
-	if reason == nil && !replaced.IsZero() {
-		incarnation = own.Incarnation
-		reason = errReplaced(n.dir.path, own.Life, replaced)
-	}
-	switch {
-	case reason == nil:
-		return false, nil
-	case n.config.Rejoin:
-		return true, n.lose(reason, incarnation)
-	case !replaced.IsZero():
-		return true, openError(dcs.ErrUnavailable, "%w", &disk.RejoinError{Dir: n.dir.path, Err: reason})
-	}
-	return false, nil // it is refused by the others, and its calls say so
-}
-
-// startVoter starts Raft. If the log has a vote for this node, it is a member.
-func (n *node) startVoter() error {
-	if err := n.startMember(); err != nil {
-		return err
-	}
-	if n.member().hasVote() {
-		n.seat.change(func(s *seatState) { s.standing, s.waits = standingMember, nil })
-	}
-	return nil
-}
-
 // startFounder starts Raft on a founder if every node is known to have stored
 // the incarnation.
 func (n *node) startFounder(others map[string]met) error {
@@ -303,123 +260,4 @@ func allFounded(own disk.Identity, peers []Peer, others map[string]met) error {
 	}
 	slices.Sort(there)
 	return &firstStartError{there: there, missing: missing}
-}
-
-// lose makes this node one that must not use what its directory has. It is
-// known to the others by a life that has done nothing yet. Without an
-// incarnation it joins whichever cluster admits it.
-func (n *node) lose(reason error, incarnation disk.Incarnation) error {
-	own := n.dir.state.Identity
-	life := disk.NewLife()
-	n.seat.change(func(s *seatState) { s.standing, s.identity, s.life, s.lost = standingLost, own, life, reason })
-	n.net.become(func(h *hello) { h.incarnation, h.life, h.starts, h.boot = incarnation, life, 0, n.boot })
-	if n.config.single() {
-		return openError(dcs.ErrUnavailable, "%w: this is the only node of its cluster, so that nobody else has what is missing", reason)
-	}
-	n.log.Error("this node must not vote with its data", "reason", reason)
-	return nil
-}
-
-// lostError says what a node waits for that lost its data.
-func (n *node) lostError() error {
-	return fmt.Errorf("this node must not vote with its data (%w): it %w", n.seat.look().lost, errWaitsForLeader)
-}
-
-const (
-	// leastMeeting and mostMeeting bound the time until a node asks the others
-	// again. It asks at once when another one has changed.
-	leastMeeting = 25 * time.Millisecond
-	mostMeeting  = time.Second
-)
-
-// takePart leads the node to its place among the voters, step by step, until it
-// has it or the node ends.
-func (n *node) takePart() {
-	defer func() {
-		if n.stuck.Load() {
-			_ = n.stopMember() // nobody else will
-		}
-	}()
-	every := leastMeeting
-	for n.life.Err() == nil {
-		standing := n.seat.look().standing
-		var err error
-		switch standing {
-		case standingFresh:
-			err = n.foundStep(n.meet(n.life))
-		case standingFounding:
-			err = n.startFounder(n.meet(n.life))
-		case standingLost:
-			err = n.returnStep(n.meet(n.life))
-		case standingJoining:
-			err = n.joinStep(n.meet(n.life))
-		case standingMember:
-			n.watchPlace()
-			continue
-		case standingReplaced:
-			return
-		}
-		if err == nil {
-			every = leastMeeting
-			continue
-		}
-		if n.seat.waiting(err) {
-			n.log.Warn("this node does not take part in the cluster yet", "standing", standing, "reason", err)
-		}
-		if n.seat.pause(n.life, every) {
-			every = leastMeeting
-		}
-		every = min(2*every, mostMeeting)
-	}
-}
-
-// errWaitsForLeader says what a node without a vote waits for.
-var errWaitsForLeader = errors.New("waits for a Raft leader that the other nodes elect")
-
-// returnStep is what a node does that must not use its data: it waits until a
-// leader of the others has removed the life that is lost, and moves the data
-// out of the way then. Until that is certain it keeps them.
-func (n *node) returnStep(others map[string]met) error {
-	for _, id := range slices.Sorted(maps.Keys(others)) {
-		a := others[id]
-		if a.err != nil || !a.said.Admitted {
-			continue
-		}
-		s := n.seat.look()
-		own := disk.Identity{Owner: n.dir.owner, Incarnation: a.peer.incarnation, Life: s.life, Founders: a.said.Founders}
-		if err := n.dir.setAside(own); err != nil {
-			return err
-		}
-		n.log.Warn("the data of this node were moved aside, and it joins the cluster as a new member", "to", n.dir.asidePath(), "life", own.Life)
-		n.settle(own)
-		return n.startMember()
-	}
-	return n.lostError()
-}
-
-// joinStep is what a node does that Raft runs on and that is no voter: it asks
-// the leader for it.
-func (n *node) joinStep(others map[string]met) error {
-	m := n.member()
-	if m == nil {
-		return n.startMember() // which failed before
-	}
-	voter := m.leading() != 0 // the others have elected it
-	for _, a := range others {
-		voter = voter || a.err == nil && a.said.Voter
-	}
-	if voter {
-		n.seat.change(func(s *seatState) { s.standing, s.waits = standingMember, nil })
-		n.log.Info("this node is a voter of the cluster")
-		return nil
-	}
-	return fmt.Errorf("this node has no vote yet: it %w", errWaitsForLeader)
-}
-
-// whyNoLeader says why no leader is known, in place of a mere errNoLeader.
-func (n *node) whyNoLeader() error {
-	if why := n.seat.look().waits; why != nil {
-		return fmt.Errorf("%w: %w", errNoLeader, why)
-	}
-	return errNoLeader
 }
