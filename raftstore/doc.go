@@ -1,5 +1,5 @@
 // Package raftstore is a store that runs inside the program that uses it: each
-// process is one node of a Raft cluster (hashicorp/raft on raft-wal), and no
+// process is one node of a Raft cluster (hashicorp/raft), and no
 // server has to be installed. One node makes a store for one machine, three or
 // five make one that survives the loss of one or two.
 //

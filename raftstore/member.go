@@ -182,7 +182,7 @@ func (m *member) startLoops(changes <-chan bool) {
 // stopRaft ends Raft, within a bound: its goroutines can hang in the disk.
 func (m *member) stopRaft() error {
 	stopped := m.raft.Shutdown()
-	m.store.close() // ends what waits for the disk to heal
+	m.store.close()        // ends what waits for the disk to heal
 	err := m.trans.Close() // ends what waits for other nodes
 	done := make(chan struct{})
 	go func() {

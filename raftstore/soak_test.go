@@ -114,7 +114,7 @@ type soakTenure struct {
 
 func newSoak(t *testing.T, seed uint64) *soak {
 	s := &soak{
-		t: t, random: rand.New(rand.NewPCG(seed, 1)), //nolint:gosec // the same seed must choose the same
+		t: t, random: rand.New(rand.NewPCG(seed, 1)),
 		config: clusterConfigs(t, 3), nodes: make([]*Backend, 3), acked: map[string]dcs.Revision{},
 	}
 	for i := range s.config {
