@@ -133,6 +133,14 @@ test-slow: deps test-servers ## Run the suite's slow profile: long faults, many 
 	HOLDFAST_ETCD_VERSION=3.5 $(GO) test -race -count=1 -p 1 -parallel $(PARALLEL) -v -timeout $(SLOWTIMEOUT) ./etcd3/...
 	$(GO) test -count=1 -p 1 -parallel $(PARALLEL) -v -timeout $(SLOWTIMEOUT) -run 'TestConformance/Herd' ./etcd3/... # 200 clients are too many for the race detector
 
+# How many rounds make soak runs, and the seed that repeats a run; 0 chooses one.
+SOAK ?= 100
+SEED ?= 0
+
+.PHONY: soak
+soak: ## Strike the disks of a raftstore cluster for SOAK (100) rounds
+	$(GO) test -race -count=1 -v -timeout 24h -run '^TestSoak$$' ./raftstore -soak.rounds=$(SOAK) -soak.seed=$(SEED)
+
 # The packages that have a test function of the kind $(1), as ./path arguments.
 packages_with = $$({ grep -rlE --include='*_test.go' '^func $(1)[A-Z]' . || true; } | xargs -r -n1 dirname | sort -u)
 
