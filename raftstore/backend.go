@@ -140,6 +140,7 @@ func (b *Backend) budget(ctx context.Context) (context.Context, context.CancelFu
 func (b *Backend) Close() error {
 	b.closing.Do(func() {
 		b.closed = b.node.close()
+		b.settles.close()
 		b.running.Wait()
 	})
 	return b.closed

@@ -82,12 +82,21 @@ type settler struct {
 	mu      sync.Mutex
 	list    []*unsettled
 	working bool
+	closed  bool
+}
+
+// close lets nothing more begin in the background. It must be called before
+// Backend.running is waited for.
+func (s *settler) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
 }
 
 func (s *settler) later(a *unsettled) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.b.life.Err() != nil {
+	if s.closed || s.b.life.Err() != nil {
 		return
 	}
 	s.list = append(s.list, a)

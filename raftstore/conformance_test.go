@@ -37,6 +37,6 @@ func TestConformance(t *testing.T) {
 		},
 		NotApplicable: na,
 		// The nodes live as long as the test, and their connections come and go.
-		Ours: []string{"holdfast/raftstore.", "hashicorp/raft", "conformance/fault.StartProcess"},
+		Ours: []string{"holdfast/raftstore", "hashicorp/raft", "conformance/fault.StartProcess"},
 	})
 }

@@ -121,6 +121,7 @@ func (c *suiteClient) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, 
 // Close ends the client and leaves the node to the others.
 func (c *suiteClient) Close() error {
 	c.end()
+	c.settles.close()
 	c.running.Wait()
 	return nil
 }

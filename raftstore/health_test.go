@@ -18,6 +18,7 @@ type ward struct {
 	health   *health
 	term     atomic.Uint64 // the term that Raft leads in here
 	healthy  atomic.Bool   // a majority of the others is well
+	newer    atomic.Bool   // another voter is in a newer term
 	asked    atomic.Int64
 	barred   atomic.Bool
 	turns    atomic.Int64
@@ -36,6 +37,7 @@ func newWard(t *testing.T) *ward {
 		health:     w.health,
 		leading:    w.term.Load,
 		othersWell: func(context.Context) bool { w.asked.Add(1); return w.healthy.Load() },
+		superseded: func(context.Context) bool { return w.newer.Load() },
 		bar:        func(reason error) { w.barred.Store(reason != nil) },
 		turn:       func() { w.turns.Add(1) },
 	}
@@ -121,6 +123,11 @@ func TestStepsInWhereNobodyTakesOver(t *testing.T) {
 		w.healthy.Store(false)
 		synctest.Wait()
 		require.True(t, w.barred.Load())
+		w.newer.Store(true)
+		time.Sleep(3 * outFor)
+		synctest.Wait()
+		require.True(t, w.barred.Load(), "another node leads")
+		w.newer.Store(false)
 		time.Sleep(outFor)
 		synctest.Wait()
 		assert.False(t, w.barred.Load())

@@ -3,6 +3,7 @@ package raftstore
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -28,6 +29,9 @@ type leadWatch struct {
 	// othersWell reports whether a majority of the voters without this node is
 	// well. It is bounded by ctx.
 	othersWell func(ctx context.Context) bool
+	// superseded reports whether another voter is in a newer term, bounded by
+	// ctx.
+	superseded func(ctx context.Context) bool
 	// bar closes Raft's connections and refuses new ones while reason is not
 	// nil; turn makes the leadership agree with leading and health.away.
 	bar  func(reason error)
@@ -45,6 +49,7 @@ func (n *node) watchHealth() {
 			return 0
 		},
 		othersWell: n.othersWell,
+		superseded: n.superseded,
 		bar:        func(reason error) { n.net.gate(kindRaft, reason) },
 		turn:       n.turn,
 	}
@@ -61,29 +66,49 @@ func (n *node) turn() {
 // othersWell reports whether the voters without this node that say that they are
 // well are a majority.
 func (n *node) othersWell(ctx context.Context) bool {
-	m := n.member()
-	if m == nil {
-		return false
-	}
-	voters := m.currentVoters()
-	answers := make(chan bool, len(voters))
-	for _, v := range voters {
-		go func() {
-			if v.id == m.id {
-				answers <- false
-				return
-			}
-			said, err := n.askVoice(ctx, v.addr)
-			answers <- err == nil && said.well
-		}()
-	}
+	answers, voters := n.voices(ctx)
 	well := 0
-	for range voters {
-		if <-answers {
+	for _, v := range answers {
+		if v.well {
 			well++
 		}
 	}
-	return well > len(voters)/2
+	return well > voters/2
+}
+
+// superseded reports whether another voter is in a newer term than this node.
+func (n *node) superseded(ctx context.Context) bool {
+	m := n.member()
+	answers, _ := n.voices(ctx)
+	return m != nil && slices.ContainsFunc(answers, func(v voice) bool { return v.term > m.raft.CurrentTerm() })
+}
+
+// voices asks all other voters at once and returns their answers, and how many
+// voters there are, this node included.
+func (n *node) voices(ctx context.Context) (answers []voice, voters int) {
+	m := n.member()
+	if m == nil {
+		return nil, 0
+	}
+	all := m.currentVoters()
+	said := make(chan *voice, len(all))
+	for _, v := range all {
+		go func() {
+			if v.id == m.id {
+				said <- nil
+			} else if answer, err := n.askVoice(ctx, v.addr); err != nil {
+				said <- nil
+			} else {
+				said <- &answer
+			}
+		}()
+	}
+	for range all {
+		if v := <-said; v != nil {
+			answers = append(answers, *v)
+		}
+	}
+	return answers, len(all)
 }
 
 // reportHealth logs a change of this node's health and reports it to the
@@ -121,23 +146,33 @@ func (s *leadWatch) watch(life context.Context) {
 		}
 		ill, out := s.health.check(), s.health.away()
 		switch {
-		case !out && ill != nil && s.leading() != 0 && s.ask(life):
+		case !out && ill != nil && s.leading() != 0 && s.within(life, s.othersWell):
 			left = dcs.Now()
 			s.health.stepOut(ill)
 			s.bar(ill)
 			s.turn()
-		case out && (ill == nil || left.Elapsed() >= outFor):
-			// Either the disk is back, or nobody took the lead: the others
-			// cannot reach each other, and what is held is renewed here.
-			s.health.stepIn()
-			s.bar(nil)
-			s.turn()
+		case out && ill == nil:
+			s.stepIn()
+		case out && left.Elapsed() >= outFor:
+			// Nobody took the lead, because the others cannot reach each other:
+			// what is held is renewed here again. Else it stays out.
+			left = dcs.Now()
+			if !s.within(life, s.superseded) {
+				s.stepIn()
+			}
 		}
 	}
 }
 
-func (s *leadWatch) ask(life context.Context) bool {
+func (s *leadWatch) stepIn() {
+	s.health.stepIn()
+	s.bar(nil)
+	s.turn()
+}
+
+// within asks the others a question, for askTime at most.
+func (s *leadWatch) within(life context.Context, question func(context.Context) bool) bool {
 	ctx, cancel := context.WithTimeout(life, askTime)
 	defer cancel()
-	return s.othersWell(ctx)
+	return question(ctx)
 }

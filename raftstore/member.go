@@ -36,7 +36,13 @@ type member struct {
 
 // startMember opens the log and starts Raft on it. On an error nothing is left
 // open.
-func (n *node) startMember() (err error) {
+func (n *node) startMember() error {
+	n.changing.Lock()
+	defer n.changing.Unlock()
+	return n.newMember()
+}
+
+func (n *node) newMember() (err error) {
 	m := &member{node: n, id: n.net.serverID()}
 	m.life, m.end = context.WithCancel(n.life)
 	m.notices.m = m
@@ -73,12 +79,49 @@ func (m *member) unlessStuck(f func() error) func() error {
 // stopMember ends this node's part in Raft, if it has one. It is bounded. The
 // member stays to be asked for its last state.
 func (n *node) stopMember() error {
-	m := n.member()
-	if m == nil {
-		return nil
+	n.changing.Lock()
+	defer n.changing.Unlock()
+	if m := n.member(); m != nil {
+		return m.stop()
 	}
+	return nil
+}
+
+func (m *member) stop() error {
 	m.end()
 	return m.undo.run()
+}
+
+// restart starts Raft again on what is stored, in the background.
+func (m *member) restart() {
+	n := m.node
+	go func() {
+		n.changing.Lock()
+		defer n.changing.Unlock()
+		if n.life.Err() != nil || n.member() != m {
+			return
+		}
+		n.log.Info("Raft is started again: a snapshot took the place of a longer log")
+		err := m.stop()
+		if err == nil {
+			err = n.newMember()
+		}
+		if err != nil {
+			n.health.permanent(fmt.Errorf("Raft was not started again: %w", err))
+		}
+	}()
+}
+
+// lacks returns an error if this node has the last entry of a snapshot already.
+// Such a request is a late one: to install it would take acknowledged entries
+// away.
+func (m *member) lacks(req *raft.InstallSnapshotRequest) error {
+	var e raft.Log
+	index, _ := m.newestSnapshot()
+	if index < req.LastLogIndex && (m.log.Get(req.LastLogIndex, &e) != nil || e.Term != req.LastLogTerm) {
+		return nil
+	}
+	return fmt.Errorf("this node has entry %d of the snapshot already", req.LastLogIndex)
 }
 
 // startRaft starts Raft on the store.
@@ -95,6 +138,7 @@ func (m *member) startRaft(changes chan<- bool) error {
 		MaxRPCsInFlight: 1,
 		Timeout:         max(2*c.ElectionTimeout, time.Second),
 	})}
+	m.trans.checked.lacks = m.lacks
 	m.undo.add(m.trans.Close)
 	m.peers = n.wiring.transport(newPatientTransport(m.life, m.trans, c.HeartbeatTimeout/2, m.wants))
 	rc := m.raftConfig(changes)

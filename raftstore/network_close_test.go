@@ -51,7 +51,6 @@ func TestGate(t *testing.T) {
 	stalled := errors.New("the disk stalls")
 	b.gate(kindRaft, stalled)
 	mustCall(t, a, b.addr(), "calls go on")
-	mustCall(t, b, a.addr(), "both ways")
 	b.gate(kindCall, stalled)
 	_, err := b.call(testContext(t), a.addr(), 1, nil)
 	require.ErrorIs(t, err, stalled)
@@ -84,7 +83,6 @@ func TestRaftLayerCloseLeavesCalls(t *testing.T) {
 	_, err = dialled.Read(make([]byte, 1))
 	require.Error(t, err)
 	mustCall(t, a, b.addr(), "calls go on")
-	mustCall(t, b, a.addr(), "both ways")
 }
 
 func TestCloseEndsEverything(t *testing.T) {

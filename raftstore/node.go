@@ -61,7 +61,9 @@ type node struct {
 	seat   seat
 	joins  *joins
 	part   atomic.Pointer[member]
-	asked  atomic.Uint32 // counts the voters that target named
+	// changing is held while Raft is started or stopped.
+	changing sync.Mutex
+	asked    atomic.Uint32 // counts the voters that target named
 
 	life    context.Context //nolint:containedctx // it is the node's end
 	end     context.CancelFunc

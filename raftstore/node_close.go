@@ -45,7 +45,8 @@ func endsWithin(running *sync.WaitGroup, bound time.Duration) bool {
 // they elect as after a crash.
 func (n *node) handOver() {
 	m := n.member()
-	if m == nil || m.leading() == 0 {
+	// Raft may never answer while its disk hangs.
+	if m == nil || m.leading() == 0 || !n.health.quick() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), handOverBound)

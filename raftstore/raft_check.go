@@ -63,6 +63,9 @@ func checkConfiguration(data []byte) (err error) {
 // checkedRequests are the requests of other nodes that Raft can handle. The zero
 // value is ready.
 type checkedRequests struct {
+	// lacks returns an error if this node lacks nothing that the snapshot has.
+	lacks func(req *raft.InstallSnapshotRequest) error
+
 	out  chan raft.RPC // nil before start
 	done chan struct{}
 
@@ -98,7 +101,7 @@ func (r *checkedRequests) pass(in <-chan raft.RPC) {
 	for {
 		select {
 		case rpc := <-in:
-			if err := checkRPC(rpc.Command); err != nil {
+			if err := r.check(rpc.Command); err != nil {
 				refuse(rpc, err)
 				continue
 			}
@@ -111,6 +114,16 @@ func (r *checkedRequests) pass(in <-chan raft.RPC) {
 			return
 		}
 	}
+}
+
+func (r *checkedRequests) check(command any) error {
+	if err := checkRPC(command); err != nil {
+		return err
+	}
+	if req, ok := command.(*raft.InstallSnapshotRequest); ok && r.lacks != nil {
+		return r.lacks(req)
+	}
+	return nil
 }
 
 // refuse answers a request with an error. What follows the request is read first

@@ -54,6 +54,10 @@ type raftLog struct {
 	health storeHealth
 	// snapshot returns index and term of the newest snapshot.
 	snapshot func() (index, term uint64)
+	// restart is called after the log was emptied though it was longer than the
+	// snapshot that was installed. Raft still has its end in memory, refuses
+	// entries because of it and would vote by it, until it is started again.
+	restart func()
 
 	started atomic.Bool
 	closing chan struct{}
@@ -74,12 +78,13 @@ var (
 
 // newRaftLog returns a store that returns errors of the disk until start.
 // vote is the content of votes.
-func newRaftLog(log *disk.Log, votes voteStore, vote disk.Vote, snapshot func() (index, term uint64), health storeHealth) *raftLog {
+func newRaftLog(log *disk.Log, votes voteStore, vote disk.Vote, snapshot func() (index, term uint64), restart func(), health storeHealth) *raftLog {
 	s := &raftLog{
 		log:      log,
 		votes:    votes,
 		health:   health,
 		snapshot: snapshot,
+		restart:  restart,
 		closing:  make(chan struct{}),
 		voteTerm: vote.VoteTerm,
 		vote:     vote,
@@ -139,10 +144,12 @@ func (s *raftLog) StoreLogs(entries []*raft.Log) error {
 func (s *raftLog) DeleteRange(least, most uint64) error {
 	first, last := s.log.First(), s.log.Last()
 	var cut func() error
+	longer := false
 	switch index, term := s.snapshot(); {
 	case last == 0 || least > most:
 		return nil
 	case least <= first && most >= last && index >= first:
+		longer = last > index
 		cut = func() error { return s.log.CutAll(index, term) }
 	case most >= last:
 		cut = func() error { return s.log.CutBack(max(least, first)) }
@@ -151,7 +158,13 @@ func (s *raftLog) DeleteRange(least, most uint64) error {
 	default:
 		return fmt.Errorf("entries %d to %d of %d to %d cannot be deleted: they are at neither end", least, most, first, last)
 	}
-	return s.write(s.log.Repair, cut)
+	if err := s.write(s.log.Repair, cut); err != nil || !longer {
+		return err
+	}
+	s.restart()
+	<-s.closing
+	runtime.Goexit()
+	return nil
 }
 
 // The keys that Raft stores.

@@ -72,6 +72,7 @@ type storeFixture struct {
 	files    *disktest.FS
 	record   *healthRecord
 	snapshot [2]uint64
+	restarts int
 }
 
 const (
@@ -97,7 +98,7 @@ func openStoreFixture(t *testing.T, files *disktest.FS, mark disk.LogEnd) *store
 	_, payload := votes.Load()
 	vote, err := disk.DecodeVote(payload)
 	require.NoError(t, err)
-	f.raftLog = newRaftLog(log, votes, vote, func() (index, term uint64) { return f.snapshot[0], f.snapshot[1] }, f.record)
+	f.raftLog = newRaftLog(log, votes, vote, func() (index, term uint64) { return f.snapshot[0], f.snapshot[1] }, func() { f.restarts++ }, f.record)
 	t.Cleanup(func() { _ = f.Close() })
 	return f
 }
@@ -317,11 +318,23 @@ func TestDeleteRange(t *testing.T) {
 	require.NoError(t, f.DeleteRange(6, 7))
 	require.Equal(t, uint64(20), f.log.End().Index)
 	require.NoError(t, f.StoreLogs(commands(21, 22, 2)))
-	// One was installed that ends before the log does.
+	require.Zero(t, f.restarts)
+	// One was installed that ends before the log does: Raft is started again, and
+	// its goroutine does nothing before that.
 	f.snapshot = [2]uint64{21, 3}
-	require.NoError(t, f.DeleteRange(21, 22))
-	require.NoError(t, f.StoreLogs(commands(22, 22, 3)))
-	require.Equal(t, []uint64{22, 22}, bounds(f.crash()))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = f.DeleteRange(21, 22)
+		t.Error("Raft goes on with the end of a log that is gone")
+	}()
+	require.Eventually(t, func() bool { return f.log.End().Index == 21 }, 10*time.Second, time.Millisecond)
+	f.close()
+	<-ended
+	require.Equal(t, 1, f.restarts)
+	again := f.crash()
+	require.NoError(t, again.StoreLogs(commands(22, 22, 3)))
+	require.Equal(t, []uint64{22, 22}, bounds(again.crash()))
 }
 
 // TestVoteIsStoredAsAWhole loses power at each operation while Raft stores a

@@ -88,7 +88,7 @@ func (m *member) openFiles(own disk.Identity) error {
 		m.node.log.Warn("the log was cut at its end: a crash had left a part of a write", "file", note.File, "offset", note.Offset, "bytes", note.Bytes, "what", note.What)
 	}
 	m.stores = stores{log: log, snaps: snaps, marks: marks, starts: mark.Starts}
-	m.store = newRaftLog(log, votes, vote, m.newestSnapshot, m.node.health)
+	m.store = newRaftLog(log, votes, vote, m.newestSnapshot, m.restart, m.node.health)
 	m.undo.add(m.unlessStuck(m.store.Close))
 	if index, term := m.newestSnapshot(); index > 0 {
 		return log.Join(index, term)
