@@ -38,7 +38,6 @@ func ownFileSystem(t *testing.T) (dir string, freeze, thaw func()) {
 		}
 		frozen = false
 	}
-	t.Cleanup(thaw)
 	return dir, func() {
 		require.NoError(t, run("fsfreeze", "-f", dir))
 		frozen = true
@@ -63,6 +62,7 @@ func TestFrozenFileSystem(t *testing.T) {
 		}
 	})
 	t.Cleanup(tc.stopAll) // before the file system goes
+	t.Cleanup(thaw)       // and before that
 	struck, other := tc.node[0], tc.node[1]
 	var longest, slowest time.Duration
 	for range rounds {

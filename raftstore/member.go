@@ -112,16 +112,20 @@ func (m *member) restart() {
 	}()
 }
 
-// lacks returns an error if this node has the last entry of a snapshot already.
-// Such a request is a late one: to install it would take acknowledged entries
-// away.
-func (m *member) lacks(req *raft.InstallSnapshotRequest) error {
+// hasStored answers a request to install a snapshot whose last entry this node
+// has already. To install it would take entries away that came after it and may
+// have been acknowledged. Raft sends such a snapshot where an earlier answer was
+// lost.
+func (m *member) hasStored(req *raft.InstallSnapshotRequest) *raft.InstallSnapshotResponse {
 	var e raft.Log
 	index, _ := m.newestSnapshot()
 	if index < req.LastLogIndex && (m.log.Get(req.LastLogIndex, &e) != nil || e.Term != req.LastLogTerm) {
 		return nil
 	}
-	return fmt.Errorf("this node has entry %d of the snapshot already", req.LastLogIndex)
+	return &raft.InstallSnapshotResponse{
+		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(m.id)},
+		Term:      m.store.storedVote().Term, Success: true,
+	}
 }
 
 // startRaft starts Raft on the store.
@@ -138,7 +142,7 @@ func (m *member) startRaft(changes chan<- bool) error {
 		MaxRPCsInFlight: 1,
 		Timeout:         max(2*c.ElectionTimeout, time.Second),
 	})}
-	m.trans.checked.lacks = m.lacks
+	m.trans.checked.stored = m.hasStored
 	m.undo.add(m.trans.Close)
 	m.peers = n.wiring.transport(newPatientTransport(m.life, m.trans, c.HeartbeatTimeout/2, m.wants))
 	rc := m.raftConfig(changes)

@@ -63,8 +63,9 @@ func checkConfiguration(data []byte) (err error) {
 // checkedRequests are the requests of other nodes that Raft can handle. The zero
 // value is ready.
 type checkedRequests struct {
-	// lacks returns an error if this node lacks nothing that the snapshot has.
-	lacks func(req *raft.InstallSnapshotRequest) error
+	// stored answers the request of a snapshot that Raft must not install, because
+	// this node has its last entry already. It returns nil for any other.
+	stored func(req *raft.InstallSnapshotRequest) *raft.InstallSnapshotResponse
 
 	out  chan raft.RPC // nil before start
 	done chan struct{}
@@ -101,8 +102,8 @@ func (r *checkedRequests) pass(in <-chan raft.RPC) {
 	for {
 		select {
 		case rpc := <-in:
-			if err := r.check(rpc.Command); err != nil {
-				refuse(rpc, err)
+			if answer, err := r.answer(rpc.Command); answer != nil || err != nil {
+				respond(rpc, answer, err)
 				continue
 			}
 			select {
@@ -116,26 +117,30 @@ func (r *checkedRequests) pass(in <-chan raft.RPC) {
 	}
 }
 
-func (r *checkedRequests) check(command any) error {
+// answer answers a request that Raft must not get. It returns nil and no error
+// for any other.
+func (r *checkedRequests) answer(command any) (answer any, err error) {
 	if err := checkRPC(command); err != nil {
-		return err
+		return nil, err
 	}
-	if req, ok := command.(*raft.InstallSnapshotRequest); ok && r.lacks != nil {
-		return r.lacks(req)
+	if req, ok := command.(*raft.InstallSnapshotRequest); ok && r.stored != nil {
+		if stored := r.stored(req); stored != nil {
+			return stored, nil
+		}
 	}
-	return nil
+	return nil, nil
 }
 
-// refuse answers a request with an error. What follows the request is read first
-// because the transport takes it for the next request otherwise.
-func refuse(rpc raft.RPC, err error) {
+// respond answers a request in the place of Raft. What follows the request is
+// read first because the transport takes it for the next request otherwise.
+func respond(rpc raft.RPC, answer any, err error) {
 	if rpc.Reader == nil {
-		rpc.Respond(nil, err)
+		rpc.Respond(answer, err)
 		return
 	}
 	go func() { // ends with the connection at the latest
 		_, _ = io.Copy(io.Discard, rpc.Reader)
-		rpc.Respond(nil, err)
+		rpc.Respond(answer, err)
 	}()
 }
 
