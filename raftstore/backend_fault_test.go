@@ -19,7 +19,7 @@ import (
 func (b *Backend) dropReplies(op byte, n int32) *atomic.Int32 {
 	var left atomic.Int32
 	left.Store(n)
-	b.node.net.setTap(func(_ context.Context, e tapEvent) bool {
+	b.node.setTap(func(_ context.Context, e tapEvent) bool {
 		return !e.answered || e.op != op || left.Add(-1) < 0
 	})
 	return &left
@@ -52,7 +52,7 @@ func TestP15LostRepliesLandOnce(t *testing.T) {
 			})
 			require.NoError(t, err)
 			require.Negative(t, left.Load(), "no reply was dropped")
-			b.node.net.setTap(nil)
+			b.node.setTap(nil)
 			n++
 			got, at := counter(t, b)
 			require.Equal(t, n, got)
@@ -70,13 +70,13 @@ func TestP15CancelFindsTheYes(t *testing.T) {
 	ctx := testCtx(t)
 	_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("first", nil)}})
 	require.NoError(t, err)
-	b.node.net.setTap(func(_ context.Context, e tapEvent) bool {
+	b.node.setTap(func(_ context.Context, e tapEvent) bool {
 		r, err := decodeRequest(e.op, e.body)
 		return e.op == opQuestion || !e.answered || err != nil || e.op != opPropose || r.key.Cancel
 	})
 	rev, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
 	require.NoError(t, err)
-	b.node.net.setTap(nil)
+	b.node.setTap(nil)
 	e, err := b.Get(ctx, "k")
 	require.NoError(t, err)
 	require.Equal(t, rev, e.Modified)
@@ -95,7 +95,7 @@ func TestSettleAmbiguousCommit(t *testing.T) {
 		ctx := testCtx(t)
 		_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("first", nil)}})
 		require.NoError(t, err)
-		b.node.net.setTap(func(ctx context.Context, e tapEvent) bool {
+		b.node.setTap(func(ctx context.Context, e tapEvent) bool {
 			if e.op != opPropose {
 				return true
 			}
@@ -119,7 +119,7 @@ func TestSettleAmbiguousCommit(t *testing.T) {
 		require.ErrorAs(t, err, &again)
 		require.Equal(t, ambiguous.Attempt, again.Attempt)
 
-		b.node.net.setTap(nil)
+		b.node.setTap(nil)
 		rev, err := b.Settle(ctx, ambiguous)
 		e, readErr := b.Get(ctx, "k")
 		if landed {
@@ -148,7 +148,7 @@ func TestP15LateCommandNeverLands(t *testing.T) {
 	_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("first", nil)}})
 	require.NoError(t, err)
 	var late atomic.Pointer[[]byte]
-	b.node.net.setTap(func(_ context.Context, e tapEvent) bool {
+	b.node.setTap(func(_ context.Context, e tapEvent) bool {
 		if e.op != opPropose {
 			return true
 		}
@@ -161,7 +161,7 @@ func TestP15LateCommandNeverLands(t *testing.T) {
 	_, err = b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
 	require.NotErrorIs(t, err, dcs.ErrAmbiguous, "it was cancelled: a definite no")
-	b.node.net.setTap(nil)
+	b.node.setTap(nil)
 	rep, err := decodeReply(leader.node.answer(ctx, opPropose, *late.Load()))
 	require.NoError(t, err)
 	require.Equal(t, replyDone, rep.kind)
@@ -179,7 +179,7 @@ func TestAbandonedCommitIsSettled(t *testing.T) {
 	_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("first", nil)}})
 	require.NoError(t, err)
 	given, giveUp := context.WithCancel(ctx)
-	b.node.net.setTap(func(_ context.Context, e tapEvent) bool {
+	b.node.setTap(func(_ context.Context, e tapEvent) bool {
 		if e.answered && e.op == opPropose {
 			giveUp()
 			return false
@@ -189,7 +189,7 @@ func TestAbandonedCommitIsSettled(t *testing.T) {
 	_, err = b.Commit(given, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
 	require.ErrorIs(t, err, dcs.ErrAmbiguous)
 	require.ErrorIs(t, err, context.Canceled)
-	b.node.net.setTap(nil)
+	b.node.setTap(nil)
 	tc.eventually(func() bool {
 		s := b.clients.present
 		return s.lowest() == s.next
@@ -236,7 +236,7 @@ func TestP15ForgottenClientIsNotExecutedTwice(t *testing.T) {
 	_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("first", nil)}})
 	require.NoError(t, err)
 	var lost atomic.Bool
-	b.node.net.setTap(func(_ context.Context, e tapEvent) bool {
+	b.node.setTap(func(_ context.Context, e tapEvent) bool {
 		if e.op != opPropose || !e.answered || lost.Swap(true) {
 			return true
 		}
@@ -244,7 +244,7 @@ func TestP15ForgottenClientIsNotExecutedTwice(t *testing.T) {
 		return false
 	})
 	_, err = b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
-	b.node.net.setTap(nil)
+	b.node.setTap(nil)
 	var ambiguous *dcs.Error
 	require.ErrorAs(t, err, &ambiguous)
 	require.ErrorIs(t, err, dcs.ErrAmbiguous)
@@ -271,7 +271,7 @@ func TestP1FromIsTheAnsweredCopysSending(t *testing.T) {
 	require.NoError(t, err)
 	var arrived atomic.Pointer[dcs.Instant] // of the newest copy
 	var lost atomic.Int32
-	b.node.net.setTap(func(_ context.Context, e tapEvent) bool {
+	b.node.setTap(func(_ context.Context, e tapEvent) bool {
 		if e.op != opRenew {
 			return true
 		}
@@ -300,7 +300,7 @@ func TestP4LateRenewalRevivesNothing(t *testing.T) {
 	rev, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.PutLeased("lock", nil, lease.ID())}})
 	require.NoError(t, err)
 	gone := make(chan struct{})
-	b.node.net.setTap(func(ctx context.Context, e tapEvent) bool {
+	b.node.setTap(func(ctx context.Context, e tapEvent) bool {
 		if e.op == opRenew && e.answered {
 			select {
 			case <-gone:

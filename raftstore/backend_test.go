@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // testCluster is a few nodes of one cluster in this process, over real sockets
@@ -50,7 +51,7 @@ func newTestCluster(t testing.TB, size int, change func(i int, c *Config, w *wir
 	t.Helper()
 	tc := &testCluster{t: t, config: clusterConfigs(t, size), node: make([]*Backend, size)}
 	for i := range size {
-		w := defaultWiring()
+		w := testWiring()
 		if change != nil {
 			change(i, &tc.config[i], &w)
 		}
@@ -211,4 +212,4 @@ func exercise(t *testing.T, b *Backend) {
 }
 
 // wireAddr returns the address by which other nodes call this one.
-func (n *node) wireAddr() string { return lifeAddr(n.net.addr(), n.net.greeting().life) }
+func (n *node) wireAddr() string { return transport.LifeAddr(n.net.Addr(), n.net.Greeting().Life) }

@@ -126,7 +126,7 @@ func BenchmarkRenew(b *testing.B) {
 		tc.settled() // the grant is on every disk
 		before := writes()
 		trip, renew := inTurns(b,
-			func() error { _, err := follower.node.net.call(ctx, addr, opQuestion, nil); return err },
+			func() error { _, err := follower.node.net.Call(ctx, addr, opQuestion, nil); return err },
 			func() error { _, err := lease.Renew(ctx, "some/key"); return err })
 		report(b, "round-trip", trip, renew, writes()-before)
 	})

@@ -18,7 +18,7 @@ func TestCloseWhileTheDiskFails(t *testing.T) {
 	files := disktest.New()
 	c := clusterConfigs(t, 1)[0]
 	c.Dir = "/data"
-	w := defaultWiring()
+	w := testWiring()
 	w.files = files
 	b, err := newBackend(c, w)
 	require.NoError(t, err)

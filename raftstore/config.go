@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // Peer is one node of the cluster: its name, which never changes, and the
@@ -119,7 +120,6 @@ const (
 	mostHeartbeat     = time.Second
 	defaultThreshold  = 8192
 	defaultInterval   = 2 * time.Minute
-	maxNodeID         = 64
 	maxRoot           = 512
 	exampleListenAddr = "127.0.0.1:7001"
 )
@@ -138,8 +138,8 @@ func (c Config) check() (Config, error) {
 func (c Config) checkNames(f *faults) {
 	if c.ID == "" {
 		f.add(`ID is empty: name this node, like "a"`)
-	} else if !validID(c.ID) {
-		f.add(`ID %q: only letters, digits, ".", "_" and "-", at most %d of them, like "node-a"`, c.ID, maxNodeID)
+	} else if !transport.ValidID(c.ID) {
+		f.add(`ID %q: only letters, digits, ".", "_" and "-", at most %d of them, like "node-a"`, c.ID, transport.MaxNodeID)
 	}
 	if c.Dir == "" {
 		f.add(`Dir is empty: name a directory that only this node uses, like "/var/lib/holdfast/a"`)
@@ -194,8 +194,8 @@ func (c Config) checkPeers(f *faults) {
 	ids, addrs := map[string]bool{}, map[string]string{}
 	for i, p := range c.Peers {
 		field := fmt.Sprintf("Peers[%d]", i)
-		if !validID(p.ID) {
-			f.add(`%s.ID %q: letters, digits, ".", "_" and "-", 1 to %d of them, like "node-b"`, field, p.ID, maxNodeID)
+		if !transport.ValidID(p.ID) {
+			f.add(`%s.ID %q: letters, digits, ".", "_" and "-", 1 to %d of them, like "node-b"`, field, p.ID, transport.MaxNodeID)
 		}
 		if ids[p.ID] {
 			f.add(`%s.ID %q is listed twice: list every node once`, field, p.ID)
@@ -225,23 +225,6 @@ func (c Config) checkAddr(f *faults, field, addr string) string {
 		f.add(`%s %q is beyond loopback and TLS is not set: set TLS, use 127.0.0.1, or set PlaintextBeyondLoopback and accept that whoever reaches the port rules the store`, field, addr)
 	}
 	return port
-}
-
-// certName returns the name that the certificate of node id must be valid for,
-// or "" if there is no such node.
-func (c Config) certName(id string) string {
-	addr := c.peerAddr(id)
-	if id == c.ID {
-		addr = c.Advertise
-	}
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return ""
-	}
-	if c.TLS != nil && c.TLS.Names[id] != "" {
-		return c.TLS.Names[id]
-	}
-	return host
 }
 
 func (c Config) checkTLS(f *faults) {

@@ -2,25 +2,10 @@ package raftstore
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
-
-// validID keeps node names fit for file names, URLs and log lines.
-func validID(id string) bool {
-	if id == "" || len(id) > maxNodeID {
-		return false
-	}
-	for _, r := range id {
-		switch {
-		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
-		case r == '.', r == '_', r == '-':
-		default:
-			return false
-		}
-	}
-	return true
-}
 
 // validRoot holds the root to the grammar of keys.
 func validRoot(root string) bool {
@@ -62,4 +47,17 @@ func provablyRemote(host string) bool {
 	}
 	ip, err := netip.ParseAddr(host)
 	return err == nil && !ip.Unmap().IsLoopback()
+}
+
+// memberIDs lists the names of all nodes, sorted.
+func (c Config) memberIDs() []string {
+	if len(c.Peers) == 0 {
+		return []string{c.ID}
+	}
+	ids := make([]string, 0, len(c.Peers))
+	for _, p := range c.Peers {
+		ids = append(ids, p.ID)
+	}
+	slices.Sort(ids)
+	return ids
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // errWithdrawn says that a command was cancelled before it was applied.
@@ -33,11 +34,11 @@ func (b *Backend) fail(op, key string, kind error, endpoint string, cause error)
 func (b *Backend) unavailable(ctx context.Context, op, key string, o outcome) *dcs.Error {
 	kind, err := dcs.ErrUnavailable, o.err
 	if b.node.leaderAddr() == "" {
-		if refusal := b.node.net.outcast.exclusion(len(b.config.Peers)); refusal != nil {
+		if refusal := b.node.net.Exclusion(len(b.config.Peers)); refusal != nil {
 			err = fmt.Errorf("%w: %w", cmp.Or(err, errNoLeader), refusal)
 		}
 	}
-	if errors.Is(err, errPeerRefused) {
+	if errors.Is(err, transport.ErrPeerRefused) {
 		kind = dcs.ErrUnauthorized
 	}
 	return b.fail(op, key, kind, o.endpoint, withContext(ctx, err))

@@ -103,7 +103,7 @@ func TestP2PausedLeaderConfirmsNothing(t *testing.T) {
 	lease, _, err := tc.node[at].Grant(ctx, minMinTTL)
 	require.NoError(t, err)
 
-	addr := old.net.addr()
+	addr := old.net.Addr()
 	wires.phase.Store(pausing)
 	wires.paused.Store(&addr)
 	other := tc.leaderButNot(at)
@@ -179,7 +179,7 @@ func TestP2AnswersHeldBackOverAnElection(t *testing.T) {
 	before := renew(ctx)
 	tc.eventually(func() bool { return answered.Load() == 2 }, "the questions are not answered")
 
-	addr := old.net.addr()
+	addr := old.net.Addr()
 	wires.phase.Store(pausing)
 	wires.paused.Store(&addr)
 	other := tc.leaderButNot(at)

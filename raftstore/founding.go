@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // A cluster is founded once. Every node of Peers must be there with an empty
@@ -54,15 +55,15 @@ func founded(others map[string]met) (disk.Incarnation, map[string]disk.Life, err
 	found := map[disk.Incarnation]met{}
 	for _, id := range slices.Sorted(maps.Keys(others)) {
 		a := others[id]
-		if a.err != nil || a.peer.incarnation.IsZero() {
+		if a.err != nil || a.peer.Incarnation.IsZero() {
 			continue
 		}
-		known, twice := found[a.peer.incarnation]
+		known, twice := found[a.peer.Incarnation]
 		if !twice || known.said.Leader == "" && a.said.Leader != "" || len(known.said.Founders) == 0 {
 			if len(a.said.Founders) == 0 {
 				a.said.Founders = known.said.Founders
 			}
-			found[a.peer.incarnation] = a
+			found[a.peer.Incarnation] = a
 		}
 	}
 	led := maps.Clone(found)
@@ -82,8 +83,8 @@ func founded(others map[string]met) (disk.Incarnation, map[string]disk.Life, err
 func describeMet(others map[string]met) string {
 	var list []string
 	for _, id := range slices.Sorted(maps.Keys(others)) {
-		if a := others[id]; a.err == nil && !a.peer.incarnation.IsZero() {
-			list = append(list, fmt.Sprintf("%s has %v", id, a.peer.incarnation))
+		if a := others[id]; a.err == nil && !a.peer.Incarnation.IsZero() {
+			list = append(list, fmt.Sprintf("%s has %v", id, a.peer.Incarnation))
 		}
 	}
 	return strings.Join(list, ", ")
@@ -100,12 +101,12 @@ func freshNodes(own disk.Identity, peers []Peer, others map[string]met) (map[str
 		a := others[p.ID]
 		switch {
 		case p.ID == own.Node:
-		case a.err != nil || a.peer.id != p.ID:
+		case a.err != nil || a.peer.ID != p.ID:
 			missing = append(missing, fmt.Sprintf("%s (%s)", p.ID, p.Addr))
-		case a.said.Standing != standingFresh || a.peer.life.IsZero():
+		case a.said.Standing != standingFresh || a.peer.Life.IsZero():
 			missing = append(missing, fmt.Sprintf("%s (%s), which has data (%s)", p.ID, p.Addr, a.said.Standing))
 		default:
-			lives[p.ID] = a.peer.life
+			lives[p.ID] = a.peer.Life
 			there = append(there, p.ID)
 		}
 	}
@@ -161,7 +162,7 @@ func (n *node) settle(own disk.Identity) {
 			s.standing = standingFounding
 		}
 	})
-	n.net.become(func(h *hello) { h.incarnation, h.life, h.boot = own.Incarnation, own.Life, n.boot })
+	n.net.Become(func(h *transport.Hello) { h.Incarnation, h.Life, h.Boot = own.Incarnation, own.Life, n.boot })
 }
 
 // firstEntry is the entry that every founder's log begins with.
@@ -178,7 +179,7 @@ func (n *node) founders(own disk.Identity) raft.Configuration {
 	var c raft.Configuration
 	for _, id := range own.Members {
 		c.Servers = append(c.Servers, raft.Server{
-			ID:      serverID(id, own.Founders[id]),
+			ID:      transport.ServerID(id, own.Founders[id]),
 			Address: raft.ServerAddress(n.nodeAddr(id)),
 		})
 	}
@@ -190,7 +191,7 @@ func (n *node) nodeAddr(id string) string {
 	if addr := n.config.peerAddr(id); addr != "" || id != n.config.ID {
 		return addr
 	}
-	return n.net.addr()
+	return n.net.Addr()
 }
 
 // begin takes the node to where its directory says that it was.
@@ -202,7 +203,7 @@ func (n *node) begin() error {
 		return n.lose(found.Reason, own.Incarnation)
 	case disk.Fresh:
 		n.seat.change(func(s *seatState) { s.standing, s.identity, s.life = standingFresh, own, own.Life })
-		n.net.become(func(h *hello) { h.life = own.Life })
+		n.net.Become(func(h *transport.Hello) { h.Life = own.Life })
 		if n.config.single() {
 			if err := n.foundStep(nil); err != nil {
 				return err
@@ -244,7 +245,7 @@ func allFounded(own disk.Identity, peers []Peer, others map[string]met) error {
 	var missing []string
 	for _, p := range peers {
 		a := others[p.ID]
-		founded := a.err == nil && a.peer.id == p.ID && a.peer.incarnation == own.Incarnation
+		founded := a.err == nil && a.peer.ID == p.ID && a.peer.Incarnation == own.Incarnation
 		switch {
 		case p.ID == own.Node:
 		case founded && a.said.Standing == standingMember:

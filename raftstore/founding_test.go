@@ -17,6 +17,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // modelNode is a node at its first start: what its disk has, and the answers
@@ -67,7 +68,7 @@ func (m *model) wipe(n *modelNode) {
 
 // answer is what a node answers another one now.
 func (n *modelNode) answer() met {
-	a := met{peer: hello{id: n.id, life: n.disk.Life, incarnation: n.disk.Incarnation}}
+	a := met{peer: transport.Hello{ID: n.id, Life: n.disk.Life, Incarnation: n.disk.Incarnation}}
 	a.said = setupMessage{Standing: standingFresh, Founders: n.disk.Founders}
 	if !n.disk.Incarnation.IsZero() {
 		a.said.Standing = standingJoining
@@ -250,7 +251,7 @@ func TestTwoIncarnationsAreHeardOf(t *testing.T) {
 	m := newModel(t, 1)
 	c := m.nodes[2].disk
 	a, b := m.nodes[0].answer(), m.nodes[1].answer()
-	a.peer.incarnation, b.peer.incarnation = disk.Incarnation{1}, disk.Incarnation{2}
+	a.peer.Incarnation, b.peer.Incarnation = disk.Incarnation{1}, disk.Incarnation{2}
 	_, err := firstStart(c, m.peers, map[string]met{"a": a, "b": b})
 	require.ErrorContains(t, err, "different incarnations of the cluster: a has 01")
 	b.said.Leader = "b"
@@ -263,7 +264,7 @@ func TestTwoIncarnationsAreHeardOf(t *testing.T) {
 // so does Status.
 func TestFirstStartWaitsForEveryNode(t *testing.T) {
 	tc := &testCluster{t: t, config: clusterConfigs(t, 3), node: make([]*Backend, 3)}
-	tc.wiring = []wiring{defaultWiring(), defaultWiring(), defaultWiring()}
+	tc.wiring = []wiring{testWiring(), testWiring(), testWiring()}
 	t.Cleanup(tc.stopAll)
 	tc.start(0)
 	tc.start(1)
@@ -326,7 +327,7 @@ func TestFoundersWriteTheSameEntry(t *testing.T) {
 		}
 		require.Equal(t, first, &l)
 		tc.eventually(func() bool {
-			return b.node.state.Incarnation() == [16]byte(b.node.net.greeting().incarnation)
+			return b.node.state.Incarnation() == [16]byte(b.node.net.Greeting().Incarnation)
 		}, "the state has another incarnation")
 	}
 }
@@ -353,7 +354,7 @@ func (f *blockedFiles) Open(path string) (disk.File, error) {
 func TestCloseWhileTheDiskHangsAtTheFirstStart(t *testing.T) {
 	files := &blockedFiles{FS: disk.OS{}, name: "vote", blocked: make(chan struct{}), release: make(chan struct{})}
 	tc := &testCluster{t: t, config: clusterConfigs(t, 3), node: make([]*Backend, 3)}
-	tc.wiring = []wiring{defaultWiring(), defaultWiring(), defaultWiring()}
+	tc.wiring = []wiring{testWiring(), testWiring(), testWiring()}
 	tc.wiring[0].files = files
 	t.Cleanup(tc.stopAll)
 	b := tc.start(0)
@@ -364,7 +365,7 @@ func TestCloseWhileTheDiskHangsAtTheFirstStart(t *testing.T) {
 	tc.node[0] = nil
 	begun := dcs.Now()
 	require.ErrorIs(t, b.Close(), errStuck)
-	require.Less(t, begun.Elapsed(), 2*shutdownBound+closeBound)
+	require.Less(t, begun.Elapsed(), 2*shutdownBound+shutdownBound)
 	close(files.release)
 	b.node.running.Wait()
 }

@@ -18,7 +18,7 @@ import (
 func storedNode(t testing.TB) (Config, *disktest.FS) {
 	c := clusterConfigs(t, 1)[0]
 	c.Dir, c.SnapshotThreshold, c.SnapshotInterval = "/data", 10, 5*time.Millisecond
-	w, files := defaultWiring(), disktest.New()
+	w, files := testWiring(), disktest.New()
 	w.files = files
 	b, err := newBackend(c, w)
 	require.NoError(t, err)
@@ -35,7 +35,7 @@ func storedNode(t testing.TB) (Config, *disktest.FS) {
 
 // startOn starts a node on files and reads from it, if it starts.
 func startOn(t testing.TB, c Config, files *disktest.FS) error {
-	w := defaultWiring()
+	w := testWiring()
 	w.files = files
 	c.Listen, c.Peers = "127.0.0.1:0", nil
 	b, err := newBackend(c, w)

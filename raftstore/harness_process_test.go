@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/conformance/fault"
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // nodeURL is the environment in which the test binary is a node of its own.
@@ -83,9 +84,9 @@ func startProcesses(t testing.TB, files int, edit func(*Config)) *processes {
 		n.start(t)
 		t.Cleanup(func() { n.proc.Kill() })
 	}
-	b, err := newBackend(p.configs[0], defaultWiring())
+	b, err := newBackend(p.configs[0], testWiring())
 	require.NoError(t, err)
-	p.tc = &testCluster{t: t, config: p.configs[:1], wiring: []wiring{defaultWiring()}, node: []*Backend{b}}
+	p.tc = &testCluster{t: t, config: p.configs[:1], wiring: []wiring{testWiring()}, node: []*Backend{b}}
 	t.Cleanup(p.tc.stopAll)
 	p.healthy(t)
 	return p
@@ -178,7 +179,7 @@ func (p *processes) healthy(tb testing.TB) {
 // other for whether they live.
 func answers(a *Backend, id string) bool {
 	for _, v := range a.node.member().currentVoters() {
-		if nodeOf(v.id) != id {
+		if transport.NodeOf(v.id) != id {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)

@@ -27,9 +27,9 @@ func (s *suite) listen(more int) {
 	for _, b := range s.tc.node {
 		switch {
 		case before == 0 && s.tapped > 0:
-			b.node.net.setTap(func(ctx context.Context, e tapEvent) bool { return tap(b.node.net, ctx, e) })
+			b.node.setTap(func(ctx context.Context, e tapEvent) bool { return tap(b.node, ctx, e) })
 		case s.tapped == 0:
-			b.node.net.setTap(nil)
+			b.node.setTap(nil)
 		}
 	}
 }
@@ -57,7 +57,7 @@ func inject(b dcs.Backend, f conformance.Fault) (lift func()) {
 }
 
 // tap is one message of a node: whoever's it is decides.
-func tap(n *network, ctx context.Context, e tapEvent) bool {
+func tap(n *node, ctx context.Context, e tapEvent) bool {
 	c, ok := ctx.Value(clientOf{}).(*suiteClient)
 	if !ok || e.op == opQuestion {
 		return true
@@ -76,16 +76,16 @@ func tap(n *network, ctx context.Context, e tapEvent) bool {
 		return false
 	}
 	if f.Repeat {
-		_, _ = n.roundTrip(ctx, e.addr, e.op, e.body)
+		_, _ = n.net.Call(ctx, e.addr, e.op, e.body)
 	}
 	return true
 }
 
-func arriveLate(n *network, e tapEvent, f conformance.Fate) {
+func arriveLate(n *node, e tapEvent, f conformance.Fate) {
 	_ = f.AwaitRequest(context.Background()) // which never ends
 	ctx, cancel := context.WithTimeout(context.Background(), suiteTiming.RetryTimeout)
 	defer cancel()
-	_, _ = n.roundTrip(ctx, e.addr, e.op, e.body)
+	_, _ = n.net.Call(ctx, e.addr, e.op, e.body)
 }
 
 // judge decides on a copy that is about to be sent.

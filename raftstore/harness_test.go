@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -148,7 +149,7 @@ func (l *suiteLease) Revoke(ctx context.Context) error {
 func openAlone(tb testing.TB) dcs.Backend {
 	c := clusterConfigs(tb, 1)[0]
 	suiteConfig(&c, suiteTiming)
-	b, err := newBackend(c, defaultWiring())
+	b, err := newBackend(c, testWiring())
 	require.NoError(tb, err)
 	(&testCluster{t: tb, node: []*Backend{b}}).leader()
 	return b
@@ -176,18 +177,17 @@ func (s *suite) openFaulty(tb testing.TB, faults []conformance.Fault) dcs.Backen
 // sockets reads back what holds on a node's connections.
 func sockets(b dcs.Backend) []conformance.Socket {
 	var out []conformance.Socket
-	r := b.(*suiteClient).node.net.reg
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, o := range r.open {
-		if o.conn == nil {
-			continue
-		}
+	for _, c := range b.(*suiteClient).node.conns() {
 		side := "accepted"
-		if o.conn.dialled {
+		if c.Dialled {
 			side = "dialled"
 		}
-		out = append(out, conformance.ReadSocket(side, o.conn))
+		k := c.Keepalive
+		socket := conformance.Socket{Side: side, Idle: k.Idle, Interval: k.Interval, Count: k.Count, UserTimeout: k.UserTimeout}
+		if _, moved := k.Clamp(); len(moved) > 0 {
+			socket.Fault = fmt.Sprint(moved)
+		}
+		out = append(out, socket)
 	}
 	return out
 }

@@ -12,7 +12,38 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport/transporttest"
 )
+
+// testCA is an authority made for one test.
+type testCA struct{ *transporttest.CA }
+
+func newTestCA(t testing.TB) *testCA {
+	t.Helper()
+	return &testCA{transporttest.NewCA(t)}
+}
+
+// issue writes a certificate for 127.0.0.1, edited, and returns its files.
+func (ca *testCA) issue(t testing.TB, name string, edit func(*x509.Certificate)) *TLS {
+	t.Helper()
+	return (*TLS)(ca.Issue(t, name, edit))
+}
+
+// issueAs returns a node's files with the certificate of the node named id.
+func (ca *testCA) issueAs(t testing.TB, c Config, id string) *TLS {
+	t.Helper()
+	return (*TLS)(ca.IssueAs(t, c.ID, id, c.memberIDs()))
+}
+
+// secure gives every node a good certificate.
+func (ca *testCA) secure(t testing.TB) func(*Config) {
+	return func(c *Config) { c.TLS = ca.issue(t, c.ID, nil) }
+}
+
+// named gives every node a certificate for its own name and nothing else.
+func (ca *testCA) named(t testing.TB) func(*Config) {
+	return func(c *Config) { c.TLS = ca.issueAs(t, *c, c.ID) }
+}
 
 // secureCluster is two nodes of three that demand certificates of each other.
 // The third place, whose node was there for the first start, is for clients with
@@ -31,7 +62,7 @@ func (s *secureCluster) start() {
 	tc := &testCluster{t: s.t, config: clusterConfigs(s.t, 3), node: make([]*Backend, 3)}
 	for i := range tc.config {
 		suiteConfig(&tc.config[i], suiteTiming)
-		tc.wiring = append(tc.wiring, defaultWiring())
+		tc.wiring = append(tc.wiring, testWiring())
 		tc.config[i].TLS = s.ca.issue(s.t, tc.config[i].ID, nil)
 	}
 	s.third = tc.config[2]
@@ -70,7 +101,7 @@ func (s *secureCluster) open(tb testing.TB, who conformance.Credentials, log *sl
 	default:
 		return nil, fmt.Errorf("raftstore has no clients with a %s", who)
 	}
-	b, err := newBackend(c, defaultWiring())
+	b, err := newBackend(c, testWiring())
 	if err != nil {
 		return nil, err
 	}

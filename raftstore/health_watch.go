@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // The lead of a stalled node. Raft's heartbeats do not depend on the disk, so
@@ -50,7 +51,7 @@ func (n *node) watchHealth() {
 		},
 		othersWell: n.othersWell,
 		superseded: n.superseded,
-		bar:        func(reason error) { n.net.gate(kindRaft, reason) },
+		bar:        func(reason error) { n.net.Gate(transport.KindRaft, reason) },
 		turn:       n.turn,
 	}
 	w.watch(n.life)

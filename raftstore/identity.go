@@ -5,6 +5,8 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/logging"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // errDirInUse says that another process has the data directory.
@@ -13,14 +15,14 @@ var errDirInUse = disk.ErrInUse
 // owner is this node as a data directory names it.
 func (c Config) owner() disk.Owner {
 	ids := c.memberIDs()
-	return disk.Owner{Node: c.ID, Cluster: newClusterID(c.Root, ids).String(), Root: c.Root, Members: ids}
+	return disk.Owner{Node: c.ID, Cluster: transport.NewClusterID(c.Root, ids).String(), Root: c.Root, Members: ids}
 }
 
 // dataDir is the locked data directory of this node.
 type dataDir struct {
 	path   string
 	files  disk.FS
-	log    *hcLogger
+	log    *logging.HCLogger
 	owner  disk.Owner
 	unlock func() error
 	state  disk.State // as it was when it was opened
@@ -39,7 +41,7 @@ func (d *dataDir) close() error { return d.unlock() }
 // becomes this node's. It fails at once and changes nothing that is not its
 // own. What must not be voted with is an error, unless Config.Rejoin allows to
 // go on without it.
-func openDir(c Config, w wiring, log *hcLogger) (*dataDir, error) {
+func openDir(c Config, w wiring, log *logging.HCLogger) (*dataDir, error) {
 	if err := w.files.MakeDir(c.Dir); err != nil {
 		return nil, openError(dcs.ErrUnavailable, "Dir %s cannot be made: name a directory that this user can write to: %w", c.Dir, err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/logging"
 )
 
 func dirConfig(t *testing.T) Config {
@@ -24,7 +25,7 @@ func dirConfig(t *testing.T) Config {
 }
 
 func openTestDir(c Config) (*dataDir, error) {
-	return openDir(c, defaultWiring(), newHCLogger(nil))
+	return openDir(c, testWiring(), logging.NewHCLogger(nil))
 }
 
 func mustOpenDir(t *testing.T, c Config) *dataDir {
@@ -175,9 +176,9 @@ func TestDirFaults(t *testing.T) {
 	for _, op := range []string{"open", "create", "list", "lock", "sync"} {
 		t.Run(op, func(t *testing.T) {
 			c := dirConfig(t)
-			w := defaultWiring()
+			w := testWiring()
 			w.files = brokenFiles{FS: disk.OS{}, op: op, err: fault}
-			_, err := openDir(c, w, newHCLogger(nil))
+			_, err := openDir(c, w, logging.NewHCLogger(nil))
 			require.ErrorIs(t, err, fault)
 			require.ErrorIs(t, err, dcs.ErrUnavailable)
 			require.ErrorContains(t, err, c.Dir)

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // proposal is one command on its way into the log.
@@ -45,7 +46,7 @@ func (l *leadership) submit(ctx context.Context, key state.Key, data []byte) (st
 		}
 	}
 	if p.taken.CompareAndSwap(false, true) {
-		return state.Result{}, fmt.Errorf("%w: %w", errNotSent, cause)
+		return state.Result{}, fmt.Errorf("%w: %w", transport.ErrNotSent, cause)
 	}
 	select {
 	case r := <-p.done:

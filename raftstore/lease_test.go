@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // testLog feeds a state.
@@ -374,9 +375,9 @@ func TestSubmitGivenUp(t *testing.T) {
 			cancel()
 			require.ErrorIs(t, err, context.DeadlineExceeded)
 			if taken {
-				require.NotErrorIs(t, err, errNotSent)
+				require.NotErrorIs(t, err, transport.ErrNotSent)
 			} else {
-				require.ErrorIs(t, err, errNotSent)
+				require.ErrorIs(t, err, transport.ErrNotSent)
 				require.False(t, p.taken.CompareAndSwap(false, true), "it can not be sent any more")
 			}
 		}

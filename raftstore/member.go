@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // member is a node's part in Raft: one instance of Raft with its log, its
@@ -21,7 +22,7 @@ type member struct {
 	id   raft.ServerID
 	raft *raft.Raft
 	stores
-	trans *raftTransport
+	trans *transport.RaftTransport
 	peers raft.Transport // trans, or what a test made of it
 
 	life    context.Context //nolint:containedctx // it is the member's end
@@ -43,7 +44,7 @@ func (n *node) startMember() error {
 }
 
 func (n *node) newMember() (err error) {
-	m := &member{node: n, id: n.net.serverID()}
+	m := &member{node: n, id: n.net.ServerID()}
 	m.life, m.end = context.WithCancel(n.life)
 	m.notices.m = m
 	defer func() {
@@ -132,17 +133,17 @@ func (m *member) hasStored(req *raft.InstallSnapshotRequest) *raft.InstallSnapsh
 func (m *member) startRaft(changes chan<- bool) error {
 	n := m.node
 	c := n.config
-	m.trans = &raftTransport{ready: m.store.start, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+	m.trans = &transport.RaftTransport{Ready: m.store.start, NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		ServerAddressProvider: n.net,
 		Logger:                n.hlog.Named("transport"),
-		Stream:                n.net.openRaft(),
+		Stream:                n.net.OpenRaft(),
 		MaxPool:               3,
 		// No pipeline: AppendEntries returns with each acknowledgement, and one
 		// refusal in a pipeline can block it for ever (hashicorp/raft 612).
 		MaxRPCsInFlight: 1,
 		Timeout:         max(2*c.ElectionTimeout, time.Second),
 	})}
-	m.trans.checked.stored = m.hasStored
+	m.trans.Stored = m.hasStored
 	m.undo.add(m.trans.Close)
 	m.peers = n.wiring.transport(newPatientTransport(m.life, m.trans, c.HeartbeatTimeout/2, m.wants))
 	rc := m.raftConfig(changes)
@@ -236,7 +237,7 @@ func (m *member) stopRaft() error {
 	go func() {
 		defer close(done)
 		_ = stopped.Error() // it is always nil, and comes when Raft has ended
-		m.trans.drain()
+		m.trans.Drain()
 	}()
 	timer := time.NewTimer(shutdownBound)
 	defer timer.Stop()
@@ -338,7 +339,7 @@ func (n *node) askTerm(ctx context.Context, addr string) (uint64, error) {
 func (n *node) askVoice(ctx context.Context, addr string) (voice, error) {
 	ctx, cancel := context.WithTimeout(ctx, max(n.config.HeartbeatTimeout, 100*time.Millisecond))
 	defer cancel()
-	reply, err := n.net.call(ctx, addr, opQuestion, nil)
+	reply, err := n.calls.Call(ctx, addr, opQuestion, nil)
 	if err != nil {
 		return voice{}, err
 	}

@@ -118,9 +118,9 @@ func TestLateSnapshotIsNotInstalled(t *testing.T) {
 	last, applied := follower.member().log.Last(), follower.state.Applied()
 	require.Greater(t, last, meta.Index)
 	var resp raft.InstallSnapshotResponse
-	require.NoError(t, m.peers.InstallSnapshot(follower.member().id, raft.ServerAddress(follower.net.addr()), &raft.InstallSnapshotRequest{
-		RPCHeader:       raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(m.id), Addr: m.peers.EncodePeer(m.id, raft.ServerAddress(leader.net.addr()))},
-		SnapshotVersion: meta.Version, Term: m.raft.CurrentTerm(), Leader: m.peers.EncodePeer(m.id, raft.ServerAddress(leader.net.addr())),
+	require.NoError(t, m.peers.InstallSnapshot(follower.member().id, raft.ServerAddress(follower.net.Addr()), &raft.InstallSnapshotRequest{
+		RPCHeader:       raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(m.id), Addr: m.peers.EncodePeer(m.id, raft.ServerAddress(leader.net.Addr()))},
+		SnapshotVersion: meta.Version, Term: m.raft.CurrentTerm(), Leader: m.peers.EncodePeer(m.id, raft.ServerAddress(leader.net.Addr())),
 		LastLogIndex: meta.Index, LastLogTerm: meta.Term,
 		Configuration: raft.EncodeConfiguration(meta.Configuration), ConfigurationIndex: meta.ConfigurationIndex, Size: meta.Size,
 	}, &resp, content))

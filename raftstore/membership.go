@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 const (
@@ -59,26 +60,26 @@ func newJoins(n *node) *joins {
 
 // note takes down what a node says of itself and adds to the answer how far it
 // is.
-func (j *joins) note(peer hello, m setupMessage, answer *setupMessage) {
+func (j *joins) note(peer transport.Hello, m setupMessage, answer *setupMessage) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	own := j.n.net.greeting()
-	if m.Standing == standingMember && peer.incarnation == own.incarnation {
+	own := j.n.net.Greeting()
+	if m.Standing == standingMember && peer.Incarnation == own.Incarnation {
 		answer.Replaced = j.replacement(peer)
 		if m := j.n.member(); m != nil {
-			answer.Acked = m.trans.acknowledged(serverID(peer.id, peer.life), m.leading())
+			answer.Acked = m.trans.Acknowledged(transport.ServerID(peer.ID, peer.Life), m.leading())
 		}
 		return
 	}
 	lost := m.Standing == standingLost
-	if !lost && m.Standing != standingJoining || j.n.config.peerAddr(peer.id) == "" || peer.life.IsZero() ||
-		peer.incarnation != own.incarnation && !(lost && peer.incarnation.IsZero()) {
+	if !lost && m.Standing != standingJoining || j.n.config.peerAddr(peer.ID) == "" || peer.Life.IsZero() ||
+		peer.Incarnation != own.Incarnation && !(lost && peer.Incarnation.IsZero()) {
 		return
 	}
-	a := j.waiting[peer.id]
-	if a == nil || a.life != peer.life {
-		a = &applicant{id: peer.id, life: peer.life}
-		j.waiting[peer.id] = a
+	a := j.waiting[peer.ID]
+	if a == nil || a.life != peer.Life {
+		a = &applicant{id: peer.ID, life: peer.Life}
+		j.waiting[peer.ID] = a
 	}
 	a.ready, a.asked = !lost, dcs.Now()
 	answer.Admitted, answer.Voter = a.admitted, a.voter
@@ -90,13 +91,13 @@ func (j *joins) note(peer hello, m setupMessage, answer *setupMessage) {
 
 // replacement returns the life that the committed configuration has of a node
 // that believes to be a member with another one. The caller holds the lock.
-func (j *joins) replacement(peer hello) (other disk.Life) {
+func (j *joins) replacement(peer transport.Hello) (other disk.Life) {
 	for _, s := range j.committed {
-		node, life := splitServer(s.ID)
-		if node == peer.id && life == peer.life {
+		node, life := transport.SplitServer(s.ID)
+		if node == peer.ID && life == peer.Life {
 			return disk.Life{}
 		}
-		if node == peer.id {
+		if node == peer.ID {
 			other = life
 		}
 	}
@@ -162,11 +163,11 @@ func (j *joins) set(a applicant, f func(*applicant)) {
 
 // advance takes the steps that are possible now for a node that waits.
 func (j *joins) advance(life context.Context, m *member, a applicant) error {
-	own := serverID(a.id, a.life)
+	own := transport.ServerID(a.id, a.life)
 	suffrage, present := raft.Nonvoter, false
 	var others []raft.ServerID
 	for _, s := range m.servers() {
-		switch node, _ := splitServer(s.ID); {
+		switch node, _ := transport.SplitServer(s.ID); {
 		case s.ID == own:
 			suffrage, present = s.Suffrage, true
 		case node == a.id:
@@ -215,9 +216,9 @@ func (j *joins) advance(life context.Context, m *member, a applicant) error {
 
 // look asks the node that waits, at its address in Peers, how it stands.
 func (j *joins) look(ctx context.Context, a applicant) (setupMessage, error) {
-	peer, said, err := j.n.net.ask(ctx, j.n.nodeAddr(a.id), j.n.introduction())
-	if err == nil && (peer.id != a.id || peer.life != a.life) {
-		err = fmt.Errorf("at %s node %s with life %v answers", j.n.nodeAddr(a.id), peer.id, peer.life)
+	peer, said, err := j.n.askSetup(ctx, j.n.nodeAddr(a.id), j.n.introduction())
+	if err == nil && (peer.ID != a.id || peer.Life != a.life) {
+		err = fmt.Errorf("at %s node %s with life %v answers", j.n.nodeAddr(a.id), peer.ID, peer.Life)
 	}
 	return said, err
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // A node that does not catch up gets no vote: it could not acknowledge what the
@@ -32,7 +33,7 @@ func TestNoVoteWithoutTheLog(t *testing.T) {
 	leader := tc.node[tc.leader()].node
 	own := func() (s raft.Server, there bool) {
 		for _, s := range leader.member().servers() {
-			if s.ID == tc.node[at].node.net.serverID() {
+			if s.ID == tc.node[at].node.net.ServerID() {
 				return s, true
 			}
 		}
@@ -49,6 +50,9 @@ func TestNoVoteWithoutTheLog(t *testing.T) {
 	tc.becomesVoter(at)
 }
 
+// newLife is a life that no node of a test has.
+var newLife = disk.Life{2}
+
 // A second process with an empty directory, elsewhere, does not take the place
 // of a node that lives at its address.
 func TestTwinTakesNoPlace(t *testing.T) {
@@ -58,8 +62,8 @@ func TestTwinTakesNoPlace(t *testing.T) {
 	tc.settled()
 	leader := tc.node[tc.leader()].node
 	before := leader.member().servers()
-	twin := leader.net.greeting().asPeer(tc.config[at].ID)
-	twin.life, twin.incarnation = newLife, leader.net.greeting().incarnation
+	twin := leader.net.Greeting()
+	twin.ID, twin.Life = tc.config[at].ID, newLife
 	for begun := dcs.Now(); begun.Elapsed() < time.Second; time.Sleep(20 * time.Millisecond) {
 		var answer setupMessage
 		leader.joins.note(twin, setupMessage{Standing: standingJoining}, &answer)
@@ -73,11 +77,11 @@ func TestTwinTakesNoPlace(t *testing.T) {
 func TestStrangersDoNotJoin(t *testing.T) {
 	tc := newTestCluster(t, 3, nil)
 	leader := tc.node[tc.leader()].node
-	own := leader.net.greeting()
-	for name, peer := range map[string]hello{
-		"another incarnation": {id: "b", life: newLife, incarnation: disk.Incarnation{9}},
-		"not in Peers":        {id: "z", life: newLife, incarnation: own.incarnation},
-		"no life":             {id: "b", incarnation: own.incarnation},
+	own := leader.net.Greeting()
+	for name, peer := range map[string]transport.Hello{
+		"another incarnation": {ID: "b", Life: newLife, Incarnation: disk.Incarnation{9}},
+		"not in Peers":        {ID: "z", Life: newLife, Incarnation: own.Incarnation},
+		"no life":             {ID: "b", Incarnation: own.Incarnation},
 	} {
 		for _, s := range []standing{standingLost, standingJoining} {
 			var answer setupMessage

@@ -12,7 +12,9 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/logging"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 const (
@@ -21,7 +23,7 @@ const (
 	commitTimeout = 50 * time.Millisecond
 	// appendBatch bounds the entries of one message to a follower, and how
 	// many proposals one durable write can serve.
-	appendBatch = 64
+	appendBatch = transport.MaxBatch
 	// cachedEntries is how many of the newest entries stay in memory, so that
 	// sending and applying them reads no file.
 	cachedEntries = 2 * appendBatch
@@ -33,6 +35,7 @@ const (
 type wiring struct {
 	files     disk.FS
 	transport func(raft.Transport) raft.Transport
+	calls     func(caller) caller
 	adjust    func(*raft.Config)
 }
 
@@ -40,6 +43,7 @@ func defaultWiring() wiring {
 	return wiring{
 		files:     disk.OS{},
 		transport: func(t raft.Transport) raft.Transport { return t },
+		calls:     func(c caller) caller { return c },
 		adjust:    func(*raft.Config) {},
 	}
 }
@@ -50,9 +54,10 @@ type node struct {
 	config Config
 	wiring wiring
 	log    *slog.Logger
-	hlog   *hcLogger
+	hlog   *logging.HCLogger
 	dir    *dataDir
-	net    *network
+	net    *transport.Network
+	calls  caller // net, or what a test made of it
 	state  *state.FSM
 	health *health
 	lead   *leadership
@@ -100,8 +105,8 @@ func startNode(c Config, w wiring) (_ *node, err error) {
 	if c, err = c.check(); err != nil {
 		return nil, err
 	}
-	n := &node{config: c, wiring: w, log: quietLogger(c.Logger), state: state.New(), route: newRoute(), boot: rand.Uint64(), seat: newSeat()} //nolint:gosec // no secret
-	n.hlog = newHCLogger(n.log)
+	n := &node{config: c, wiring: w, log: logging.Quiet(c.Logger), state: state.New(), route: newRoute(), boot: rand.Uint64(), seat: newSeat()} //nolint:gosec // no secret
+	n.hlog = logging.NewHCLogger(n.log)
 	n.health = newHealth(n.reportHealth)
 	n.life, n.end = context.WithCancel(context.Background())
 	context.AfterFunc(n.life, n.route.shut)
@@ -115,10 +120,11 @@ func startNode(c Config, w wiring) (_ *node, err error) {
 		return nil, err
 	}
 	n.undo.add(n.unlessStuck(n.dir.close))
-	if n.net, err = newNetwork(c); err != nil {
-		return nil, err
+	if n.net, err = transport.New(c.connections()); err != nil {
+		return nil, connectionError(err)
 	}
-	n.undo.add(n.net.close)
+	n.undo.add(n.net.Close)
+	n.calls = w.calls(n.net)
 	n.joins = newJoins(n)
 	n.lead = newLeadership(n.life, n.state)
 	n.lead.clock = leaderClock
@@ -129,8 +135,8 @@ func startNode(c Config, w wiring) (_ *node, err error) {
 	if err := n.begin(); err != nil {
 		return nil, err
 	}
-	n.net.serve(n.answer)
-	n.net.serveSetup(n.answerSetup)
+	n.net.Serve(n.answer)
+	n.net.ServeSetup(n.serveSetup)
 	n.running.Go(n.takePart)
 	n.running.Go(n.watchHealth)
 	return n, nil
@@ -154,7 +160,7 @@ func (n *node) unlessStuck(f func() error) func() error {
 // and the others must not count on it.
 func (n *node) broken(err error) {
 	n.health.permanent(err)
-	n.net.gate(kindRaft, err)
+	n.net.Gate(transport.KindRaft, err)
 }
 
 // status assembles what this node knows.

@@ -12,7 +12,9 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/codec"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/logging"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // The operations between nodes.
@@ -26,10 +28,6 @@ const (
 
 // callVersion is the first byte of every request and reply.
 const callVersion = 2
-
-// mostReply is the largest tree that is sent to another node; of a larger one
-// only the position is, and the other node reads its own copy once it is there.
-const mostReply = 8 << 20
 
 // maxRenewKeys bounds the keys that one renewal reads.
 const maxRenewKeys = 1024
@@ -181,22 +179,14 @@ func (n *node) answer(ctx context.Context, op byte, body []byte) []byte {
 	if err != nil {
 		return (&reply{kind: replyNotDone, text: err.Error()}).encode()
 	}
-	r.voter = callerOf(ctx)
+	r.voter = transport.Caller(ctx)
 	rep := n.serve(ctx, r)
-	if entriesSize(rep.entries) > mostReply {
+	if entriesSize(rep.entries) > transport.MaxEntryBytes {
+		// The other node reads its own copy once it is as far.
 		rep.entries, rep.elsewise = nil, true
 	}
-	rep.text = clipped(rep.text)
+	rep.text = logging.Clip(rep.text)
 	return rep.encode()
-}
-
-// clipped returns text, shortened to maxReason bytes.
-func clipped(text string) string {
-	if len(text) <= maxReason {
-		return text
-	}
-	const cut = "…"
-	return strings.ToValidUTF8(text[:maxReason-len(cut)], "") + cut
 }
 
 // serve does what r asks if this node leads.
@@ -211,12 +201,12 @@ func (n *node) serve(ctx context.Context, r *request) reply {
 		rep.kind = replyDone
 	case errors.Is(err, errNotLeader):
 		rep.kind = replyNotLeader
-		if leader := n.leaderAddr(); leader != n.net.addr() { // the caller was here already
+		if leader := n.leaderAddr(); leader != n.net.Addr() { // the caller was here already
 			rep.leader = leader
 		}
 	case errors.Is(err, errGone):
 		rep.kind = replyGone
-	case errors.Is(err, errNotSent):
+	case errors.Is(err, transport.ErrNotSent):
 		rep.kind, rep.text = replyNotDone, err.Error()
 	default:
 		rep.kind, rep.text = replyUnclear, err.Error()
@@ -230,7 +220,7 @@ func (n *node) do(ctx context.Context, r *request, rep *reply) (err error) {
 		// P15: a refused command never reaches the log, and a node that cannot
 		// read an entry of the log would stop for good.
 		if err := n.state.CheckProposal(r.key, r.data); err != nil {
-			return fmt.Errorf("%w: command refused: %w", errNotSent, err)
+			return fmt.Errorf("%w: command refused: %w", transport.ErrNotSent, err)
 		}
 		rep.result, err = n.lead.submit(ctx, r.key, r.data)
 		return err

@@ -1,12 +1,17 @@
 package raftstore
 
 import (
+	"context"
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/codec"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // P15: what CheckProposal refuses is answered with words and is never proposed.
@@ -32,7 +37,7 @@ func TestP15LeaderRefusesBadCommands(t *testing.T) {
 			r := &request{op: opPropose, voter: other.node.member().id, key: c.Key(), data: c.Encode()}
 			bad.edit(c, r)
 			before := leader.node.member().raft.LastIndex()
-			body, err := other.node.net.call(ctx, leader.node.wireAddr(), opPropose, r.encode())
+			body, err := other.node.net.Call(ctx, leader.node.wireAddr(), opPropose, r.encode())
 			require.NoError(t, err)
 			rep, err := decodeReply(body)
 			require.NoError(t, err)
@@ -67,4 +72,58 @@ func FuzzDecodeCall(f *testing.F) {
 			require.Equal(t, r, again)
 		}
 	})
+}
+
+// Lists that are longer than any call needs are refused before they are made.
+func TestLongListsAreRefused(t *testing.T) {
+	r := &request{op: opRenew, voter: "a", lease: "r-1", keys: make([]string, maxRenewKeys+1)}
+	_, err := decodeRequest(opRenew, r.encode())
+	require.ErrorIs(t, err, codec.ErrLongList)
+	r.keys = r.keys[1:]
+	_, err = decodeRequest(opRenew, r.encode())
+	require.NoError(t, err)
+}
+
+// A renewal may read more keys, and more bytes, than one call carries.
+func TestRenewReadsMoreThanACallCarries(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	ctx := testCtx(t)
+	b := tc.node[tc.follower()]
+	lease, _, err := b.Grant(ctx, 10*time.Second)
+	require.NoError(t, err)
+	var keys []string
+	var small dcs.Txn
+	for i := range maxRenewKeys + 5 {
+		keys = append(keys, fmt.Sprintf("k%04d", i))
+		if i%500 == 0 {
+			small.Then = append(small.Then, dcs.PutLeased(keys[i], nil, lease.ID()))
+		}
+	}
+	_, err = b.Commit(ctx, small)
+	require.NoError(t, err)
+	for i := range transport.MaxEntryBytes/state.MaxValue + 1 {
+		key := fmt.Sprint("big", i)
+		keys = append(keys, key)
+		_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.PutLeased(key, make([]byte, state.MaxValue), lease.ID())}})
+		require.NoError(t, err)
+	}
+	var sent []dcs.Instant // when each call was on its way
+	b.node.setTap(func(_ context.Context, e tapEvent) bool {
+		if e.op == opRenew && !e.answered {
+			sent = append(sent, dcs.Now())
+		}
+		return true
+	})
+	before := dcs.Now()
+	r, err := lease.Renew(ctx, keys...)
+	require.NoError(t, err)
+	b.node.setTap(nil)
+	require.Greater(t, len(sent), 1)
+	require.True(t, before.Before(r.From))
+	require.True(t, r.From.Before(sent[0]), "P1: it counts from the first call, before any key was read")
+	require.Len(t, r.Entries, len(small.Then)+transport.MaxEntryBytes/state.MaxValue+1)
+	for i, e := range r.Entries {
+		require.Equal(t, lease.ID(), e.Lease)
+		require.True(t, i == 0 || r.Entries[i-1].Key < e.Key, "sorted")
+	}
 }

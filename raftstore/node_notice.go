@@ -108,7 +108,7 @@ func (s *notices) notify(to *notified) {
 			RPCHeader: raft.RPCHeader{
 				ProtocolVersion: raft.ProtocolVersionMax,
 				ID:              []byte(m.id),
-				Addr:            m.peers.EncodePeer(m.id, raft.ServerAddress(m.node.net.addr())),
+				Addr:            m.peers.EncodePeer(m.id, raft.ServerAddress(m.node.net.Addr())),
 			},
 			Term:              term,
 			PrevLogEntry:      index,

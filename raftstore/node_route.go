@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // errNoLeader says that no leader is known.
@@ -114,7 +115,7 @@ func (m *member) follow() {
 
 // tell reports a change of the leader that this node's calls go to.
 func (n *node) tell(from, to string) {
-	from, to = plainAddr(from), plainAddr(to)
+	from, to = transport.PlainAddr(from), transport.PlainAddr(to)
 	n.log.Info("calls go to another Raft leader", "from", from, "to", to)
 	if n.config.Observer.Endpoint != nil {
 		n.config.Observer.Endpoint(dcs.EndpointEvent{
@@ -137,7 +138,7 @@ func (n *node) leaderAddr() string {
 		if n.health.away() {
 			return "" // whatever Raft says
 		}
-		return n.net.addr()
+		return n.net.Addr()
 	}
 	addr, err := n.net.ServerAddr(id)
 	if err != nil {
@@ -167,18 +168,18 @@ func (n *node) ask(ctx context.Context, r *request, prepare func()) outcome {
 		}
 		hint = ""
 		if to != "" {
-			o.endpoint = plainAddr(to)
+			o.endpoint = transport.PlainAddr(to)
 			prepare()
 			rep, err := n.try(ctx, to, r)
 			switch {
 			case err != nil:
 				o.err = err
-				o.unclear = o.unclear || !errors.Is(err, errNotSent)
+				o.unclear = o.unclear || !errors.Is(err, transport.ErrNotSent)
 			case rep.kind == replyDone, rep.kind == replyGone:
 				o.reply, o.err = rep, nil
 				return o
 			case rep.kind == replyNotLeader:
-				o.err = fmt.Errorf("%s: %w", plainAddr(to), errNotLeader)
+				o.err = fmt.Errorf("%s: %w", transport.PlainAddr(to), errNotLeader)
 				if !hinted && rep.leader != "" && rep.leader != to {
 					hint, hinted = rep.leader, true
 					continue
@@ -201,7 +202,7 @@ func (n *node) ask(ctx context.Context, r *request, prepare func()) outcome {
 // stepped out hears of no leader and asks the other voters in turn.
 func (n *node) target() string {
 	if n.lead.leading.Load() {
-		return n.net.addr()
+		return n.net.Addr()
 	}
 	m := n.member()
 	if m == nil || !n.health.away() {
@@ -239,7 +240,7 @@ func (n *node) try(ctx context.Context, to string, r *request) (reply, error) {
 	if m := n.member(); m != nil {
 		r.voter, r.term = m.id, m.raft.CurrentTerm()
 	}
-	if to == n.net.addr() && n.net.tap.Load() == nil {
+	if n.calls.IsOwn(to) {
 		return n.serve(ctx, r), nil
 	}
 	attemptCtx, cancel := context.WithTimeout(ctx, n.attemptTime(ctx, r.op))
@@ -249,7 +250,7 @@ func (n *node) try(ctx context.Context, to string, r *request) (reply, error) {
 	a := &attempt{to: to, cancel: drop}
 	n.route.begin(a)
 	defer n.route.end(a)
-	body, err := n.net.call(attemptCtx, to, r.op, r.encode())
+	body, err := n.calls.Call(attemptCtx, to, r.op, r.encode())
 	if err != nil {
 		return reply{}, err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 const (
@@ -131,7 +132,7 @@ func (s *raftLog) StoreLog(entry *raft.Log) error { return s.StoreLogs([]*raft.L
 // StoreLogs implements raft.LogStore.
 func (s *raftLog) StoreLogs(entries []*raft.Log) error {
 	for _, e := range entries {
-		if err := checkEntry(e); err != nil {
+		if err := transport.CheckEntry(e); err != nil {
 			return err
 		}
 	}

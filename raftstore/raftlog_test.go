@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk/disktest"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // healthRecord is a storeHealth that takes notes.
@@ -90,7 +91,7 @@ func newStoreFixture(t *testing.T) *storeFixture {
 func openStoreFixture(t *testing.T, files *disktest.FS, mark disk.LogEnd) *storeFixture {
 	f := &storeFixture{t: t, files: files, record: &healthRecord{pending: map[uint64]error{}}}
 	log, _, err := disk.OpenLog(disk.LogOptions{
-		Files: files, Dir: fixtureLog, Life: disk.Life{1}, Mark: mark, Check: checkEntry, SegmentBytes: 1 << 12, KeepEntries: 3,
+		Files: files, Dir: fixtureLog, Life: disk.Life{1}, Mark: mark, Check: transport.CheckEntry, SegmentBytes: 1 << 12, KeepEntries: 3,
 	})
 	require.NoError(t, err)
 	votes, err := disk.OpenMirror(files, fixtureVote)

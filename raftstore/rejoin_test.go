@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // A node whose data are lost must not vote: what it acknowledged would count as
@@ -24,8 +25,8 @@ import (
 func (tc *testCluster) isolate(i int) (back func()) {
 	n := tc.node[i].node
 	isolated := func(reason error) {
-		for _, k := range []kind{kindRaft, kindCall, kindSetup} {
-			n.net.gate(k, reason)
+		for _, k := range []transport.Kind{transport.KindRaft, transport.KindCall, transport.KindSetup} {
+			n.net.Gate(k, reason)
 		}
 	}
 	isolated(errors.New("isolated"))
@@ -96,7 +97,7 @@ func (tc *testCluster) leadBy(at int) {
 		n := tc.node[l].node
 		m := n.member()
 		for _, v := range m.currentVoters() {
-			if nodeOf(v.id) == tc.config[at].ID {
+			if transport.NodeOf(v.id) == tc.config[at].ID {
 				_ = m.raft.LeadershipTransferToServer(v.id, "x").Error()
 			}
 		}
@@ -136,7 +137,7 @@ func (tc *testCluster) becomesVoter(i int) {
 	tc.t.Helper()
 	nodes := slices.Clone(tc.node)
 	tc.eventually(func() bool {
-		own := nodes[i].node.net.serverID()
+		own := nodes[i].node.net.ServerID()
 		for _, b := range nodes {
 			if b == nil || b.node.leading() == 0 {
 				continue
@@ -207,13 +208,13 @@ func TestLogIsLost(t *testing.T) {
 			at := tc.follower()
 			revs := tc.commits(at, 3, "k")
 			tc.settled()
-			old := tc.node[at].node.net.greeting().life
+			old := tc.node[at].node.net.Greeting().Life
 			tc.stop(at)
 			lose(t, tc.config[at].Dir)
 			tc.start(at)
 			require.Nil(t, tc.node[at].node.member(), "Raft runs on what is left")
 			tc.becomesVoter(at)
-			require.NotEqual(t, old, tc.node[at].node.net.greeting().life)
+			require.NotEqual(t, old, tc.node[at].node.net.Greeting().Life)
 			tc.holds(revs)
 			lost, err := os.ReadDir(filepath.Join(tc.config[at].Dir, "lost-"+old.String()))
 			require.NoError(t, err)
@@ -272,7 +273,7 @@ func TestWipedMajorityFoundsNothing(t *testing.T) {
 	tc := newTestCluster(t, 3, nil)
 	tc.commits(0, 3, "k")
 	tc.settled()
-	incarnation := tc.node[2].node.net.greeting().incarnation
+	incarnation := tc.node[2].node.net.Greeting().Incarnation
 	tc.stopAll()
 	tc.wipe(0)
 	tc.wipe(1)
@@ -280,10 +281,10 @@ func TestWipedMajorityFoundsNothing(t *testing.T) {
 	tc.start(1)
 	time.Sleep(time.Second)
 	for _, b := range tc.node[:2] {
-		require.Zero(t, b.node.net.greeting().incarnation, "a second cluster")
+		require.Zero(t, b.node.net.Greeting().Incarnation, "a second cluster")
 	}
 	tc.start(2)
-	tc.eventually(func() bool { return tc.node[0].node.net.greeting().incarnation == incarnation }, "it is not told")
+	tc.eventually(func() bool { return tc.node[0].node.net.Greeting().Incarnation == incarnation }, "it is not told")
 	tc.noLeader(time.Second, 0, 1, 2)
 }
 
@@ -310,7 +311,7 @@ func TestLeaderIsKilledDuringAJoin(t *testing.T) {
 			tc := newTestCluster(t, 3, nil)
 			at := tc.follower()
 			revs := tc.commits(at, 5, "k")
-			old := tc.node[at].node.net.serverID()
+			old := tc.node[at].node.net.ServerID()
 			tc.stop(at)
 			tc.wipe(at)
 			leader := tc.leader()
@@ -320,7 +321,7 @@ func TestLeaderIsKilledDuringAJoin(t *testing.T) {
 				removed, added, voter := true, false, false
 				for _, s := range m.servers() {
 					removed = removed && s.ID != old
-					if nodeOf(s.ID) == tc.config[at].ID && s.ID != old {
+					if transport.NodeOf(s.ID) == tc.config[at].ID && s.ID != old {
 						added, voter = true, s.Suffrage == 0
 					}
 				}
@@ -404,12 +405,12 @@ func TestOlderCopyIsNotVotedWith(t *testing.T) {
 			}
 			revs := tc.commits(at, 5, "later")
 			tc.settled()
-			old := tc.node[at].node.net.greeting().life
+			old := tc.node[at].node.net.Greeting().Life
 			tc.stop(at)
 			copyDir(t, kept, tc.config[at].Dir)
 			tc.start(at)
 			tc.becomesVoter(at)
-			require.NotEqual(t, old, tc.node[at].node.net.greeting().life, "it votes with the copy")
+			require.NotEqual(t, old, tc.node[at].node.net.Greeting().Life, "it votes with the copy")
 			tc.holds(revs)
 		})
 	}
@@ -425,10 +426,10 @@ func TestStartIsJudged(t *testing.T) {
 		want string
 	}{
 		"nothing":        {setupMessage{}, ""},
-		"earlier start":  {setupMessage{Seen: seenStart{Starts: 6, Boot: 1}}, ""},
-		"later start":    {setupMessage{Seen: seenStart{Starts: 8, Boot: 1}}, "has seen start 8 of this node, and this is start 7"},
-		"other boot":     {setupMessage{Seen: seenStart{Starts: 7, Boot: 1}}, "has seen start 7"},
-		"this very one":  {setupMessage{Seen: seenStart{Starts: 7, Boot: 2}}, ""},
+		"earlier start":  {setupMessage{Seen: transport.Start{Starts: 6, Boot: 1}}, ""},
+		"later start":    {setupMessage{Seen: transport.Start{Starts: 8, Boot: 1}}, "has seen start 8 of this node, and this is start 7"},
+		"other boot":     {setupMessage{Seen: transport.Start{Starts: 7, Boot: 1}}, "has seen start 7"},
+		"this very one":  {setupMessage{Seen: transport.Start{Starts: 7, Boot: 2}}, ""},
 		"what it has":    {setupMessage{Acked: end}, ""},
 		"less":           {setupMessage{Acked: disk.LogEnd{Index: 12, Term: 2}}, ""},
 		"a later entry":  {setupMessage{Acked: disk.LogEnd{Index: 11, Term: 3}}, "acknowledged entry 11 of term 3 to node b"},
@@ -461,7 +462,7 @@ func TestReplacedNode(t *testing.T) {
 	tc.wipe(at)
 	tc.start(at)
 	tc.becomesVoter(at)
-	second := tc.node[at].node.net.greeting().life
+	second := tc.node[at].node.net.Greeting().Life
 	tc.stop(at)
 	copyDir(t, kept, tc.config[at].Dir)
 	_, err := newBackend(tc.config[at], tc.wiring[at])
@@ -471,7 +472,7 @@ func TestReplacedNode(t *testing.T) {
 	tc.config[at].Rejoin = true
 	tc.start(at)
 	tc.becomesVoter(at)
-	require.NotEqual(t, second, tc.node[at].node.net.greeting().life)
+	require.NotEqual(t, second, tc.node[at].node.net.Greeting().Life)
 	tc.holds(revs)
 	require.Len(t, tc.node[tc.leader()].node.member().servers(), 3)
 }
@@ -486,7 +487,7 @@ func TestReplacedWhileItRuns(t *testing.T) {
 	m := tc.node[tc.leader()].node.member()
 	back := tc.isolate(at)
 	require.NoError(t, m.raft.RemoveServer(tc.node[at].node.member().id, 0, time.Second).Error())
-	require.NoError(t, m.raft.AddNonvoter(serverID(tc.config[at].ID, newLife), "x", 0, time.Second).Error())
+	require.NoError(t, m.raft.AddNonvoter(transport.ServerID(tc.config[at].ID, newLife), "x", 0, time.Second).Error())
 	m.node.joins.begin(m) // what the leader itself changes, it knows
 	back()
 	tc.eventually(func() bool { return tc.node[at].Status().Health.State == Replaced }, "it does not notice")

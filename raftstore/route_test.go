@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // underWay is an attempt at addr, with the context that it ends.
@@ -87,8 +88,8 @@ func TestUnclearIsNotForgotten(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			leader := tc.node[at].node
-			cut := func() { asks.net.gate(kindCall, errors.New("cut off")) }
-			leader.net.serve(func(ctx context.Context, op byte, body []byte) []byte {
+			cut := func() { asks.net.Gate(transport.KindCall, errors.New("cut off")) }
+			leader.net.Serve(func(ctx context.Context, op byte, body []byte) []byte {
 				if op != opPropose {
 					return leader.answer(ctx, op, body)
 				}
@@ -105,8 +106,8 @@ func TestUnclearIsNotForgotten(t *testing.T) {
 			require.Error(t, o.err)
 			require.Greater(t, tries, 1, "later copies were not sent")
 			require.True(t, o.unclear)
-			asks.net.gate(kindCall, nil)
-			leader.net.serve(leader.answer)
+			asks.net.Gate(transport.KindCall, nil)
+			leader.net.Serve(leader.answer)
 		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // standing is a node's relation to the cluster. It is sent to other nodes.
@@ -53,11 +54,11 @@ type knownPeer struct {
 func newSeat() seat { return seat{news: make(chan struct{}, 1), known: map[string]knownPeer{}} }
 
 // heard notes what a node of Peers is, and ends a pause if that is news.
-func (s *seat) heard(peer hello, m setupMessage) {
-	now := knownPeer{life: peer.life, incarnation: peer.incarnation, standing: m.Standing}
+func (s *seat) heard(peer transport.Hello, m setupMessage) {
+	now := knownPeer{life: peer.Life, incarnation: peer.Incarnation, standing: m.Standing}
 	s.mu.Lock()
-	news := s.known[peer.id] != now
-	s.known[peer.id] = now
+	news := s.known[peer.ID] != now
+	s.known[peer.ID] = now
 	s.mu.Unlock()
 	if news {
 		select {

@@ -1,18 +1,14 @@
 package raftstore
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"sync"
 
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
-
-// maxSetup bounds a message on a setup connection.
-const maxSetup = 64 << 10
 
 // setupMessage is what a node says of itself to another one on a setup
 // connection, whether it asks or answers. The hello before it has said who the
@@ -43,75 +39,45 @@ type setupMessage struct {
 
 	// Seen is the newest start of the asking node's life that this one has
 	// seen.
-	Seen seenStart `json:"seen,omitzero"`
+	Seen transport.Start `json:"seen,omitzero"`
 }
 
-// setupHandler answers a message of another node.
-type setupHandler func(peer hello, m setupMessage) setupMessage
-
-// ask sends m to the node at addr, whatever its life and incarnation are, and
+// askSetup sends m to the node at addr, whatever its life and incarnation are, and
 // returns who answered and what.
-func (n *network) ask(ctx context.Context, addr string, m setupMessage) (peer hello, answer setupMessage, err error) {
-	ctx, cancel := context.WithTimeout(ctx, n.timeout)
-	defer cancel()
-	conn, err := n.dial(ctx, kindSetup, plainAddr(addr))
-	if err != nil {
-		return hello{}, answer, err
-	}
-	defer conn.Close()
-	defer boundBy(ctx, conn)()
-	if err = writeSetup(conn, frameRequest, m); err == nil {
-		answer, err = readSetup(conn, frameReply)
-	}
-	if err != nil {
-		return hello{}, answer, fmt.Errorf("%s: %w", plainAddr(addr), err)
-	}
-	return conn.hello, answer, nil
-}
-
-// answerSetup answers the one message of an accepted setup connection.
-func (n *network) answerSetup(ctx context.Context, conn *trackedConn) {
-	defer conn.Close()
-	h := n.setup.Load()
-	if h == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, n.timeout)
-	defer cancel()
-	defer boundBy(ctx, conn)()
-	if m, err := readSetup(conn, frameRequest); err == nil {
-		_ = writeSetup(conn, frameReply, (*h)(conn.hello, m)) // else the other side reports it
-	}
-}
-
-// serveSetup starts answering setup connections with h.
-func (n *network) serveSetup(h setupHandler) { n.setup.Store(&h) }
-
-func writeSetup(w io.Writer, k frameKind, m setupMessage) error {
+func (n *node) askSetup(ctx context.Context, addr string, m setupMessage) (peer transport.Hello, answer setupMessage, err error) {
 	body, err := json.Marshal(m)
-	if err == nil {
-		_, err = w.Write(appendFrame(nil, frame{kind: k, body: body}))
+	if err != nil {
+		return transport.Hello{}, answer, err
 	}
-	return err
+	peer, body, err = n.net.Ask(ctx, addr, body)
+	if err != nil {
+		return transport.Hello{}, answer, err
+	}
+	if answer, err = decodeSetup(body); err != nil {
+		return transport.Hello{}, answer, fmt.Errorf("%s: %w", transport.PlainAddr(addr), err)
+	}
+	return peer, answer, nil
 }
 
-func readSetup(r io.Reader, k frameKind) (m setupMessage, err error) {
-	f, err := readFrame(bufio.NewReader(io.LimitReader(r, maxSetup)))
+// serveSetup answers a setup connection of another node.
+func (n *node) serveSetup(peer transport.Hello, body []byte) ([]byte, error) {
+	m, err := decodeSetup(body)
 	if err != nil {
-		return m, err
+		return nil, err
 	}
-	if f.kind != k {
-		return m, fmt.Errorf("%w: kind %d on a setup connection", errBadFrame, f.kind)
-	}
-	if err := json.Unmarshal(f.body, &m); err != nil {
-		return setupMessage{}, fmt.Errorf("%w: %w", errBadFrame, err)
+	return json.Marshal(n.answerSetup(peer, m))
+}
+
+func decodeSetup(body []byte) (m setupMessage, err error) {
+	if err := json.Unmarshal(body, &m); err != nil {
+		return setupMessage{}, fmt.Errorf("malformed message: %w", err)
 	}
 	return m, nil
 }
 
 // met is what another node answered.
 type met struct {
-	peer hello
+	peer transport.Hello
 	said setupMessage
 	err  error
 }
@@ -129,7 +95,7 @@ func (n *node) meet(ctx context.Context) map[string]met {
 		}
 		asked.Go(func() {
 			var a met
-			a.peer, a.said, a.err = n.net.ask(ctx, p.Addr, m)
+			a.peer, a.said, a.err = n.askSetup(ctx, p.Addr, m)
 			mu.Lock()
 			defer mu.Unlock()
 			all[p.ID] = a
@@ -146,7 +112,7 @@ func (n *node) introduction() setupMessage {
 	if part := n.member(); part != nil {
 		m.Last = part.raft.LastIndex()
 		if _, id := part.raft.LeaderWithID(); id != "" {
-			m.Leader = nodeOf(id)
+			m.Leader = transport.NodeOf(id)
 		}
 	}
 	return m
@@ -154,12 +120,12 @@ func (n *node) introduction() setupMessage {
 
 // answerSetup answers another node's introduction. A leader notes a node that
 // waits to become a voter.
-func (n *node) answerSetup(peer hello, m setupMessage) setupMessage {
-	if n.net.owner(peer.id) != "" {
+func (n *node) answerSetup(peer transport.Hello, m setupMessage) setupMessage {
+	if n.config.peerAddr(peer.ID) != "" {
 		n.seat.heard(peer, m)
 	}
 	answer := n.introduction()
-	answer.Seen = n.net.seenStart(peer.life)
+	answer.Seen = n.net.Seen(peer.Life)
 	if n.lead.leading.Load() {
 		n.joins.note(peer, m, &answer)
 	}

@@ -148,7 +148,7 @@ func (s *soak) start(i int) {
 
 // open starts node i, and lets it give up data that it must not use.
 func (s *soak) open(i int, rejoin bool) error {
-	w, c := defaultWiring(), s.config[i]
+	w, c := testWiring(), s.config[i]
 	w.files, c.Rejoin = s.files[i], rejoin
 	b, err := newBackend(c, w)
 	if err != nil {

@@ -20,12 +20,6 @@ import (
 // leastStartCheck bounds from below how long a node waits for the others.
 const leastStartCheck = time.Second
 
-// seenStart is the newest start of a life that a node has seen.
-type seenStart struct {
-	Starts uint32 `json:"starts,omitempty"`
-	Boot   uint64 `json:"boot,omitempty"`
-}
-
 // errOlderCopy says that a directory lacks what its node once had.
 var errOlderCopy = errors.New("the directory is an older copy")
 
@@ -55,8 +49,8 @@ func judgeStart(starts uint32, boot uint64, end disk.LogEnd, others map[string]m
 func foreign(own disk.Identity, others map[string]met) error {
 	count := map[disk.Incarnation]int{}
 	for _, a := range others {
-		if a.err == nil && !a.peer.incarnation.IsZero() && a.peer.incarnation != own.Incarnation {
-			count[a.peer.incarnation]++
+		if a.err == nil && !a.peer.Incarnation.IsZero() && a.peer.Incarnation != own.Incarnation {
+			count[a.peer.Incarnation]++
 		}
 	}
 	for other, nodes := range count {

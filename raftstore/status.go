@@ -7,6 +7,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/keepalive"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // Status is what one node knows of itself and of the cluster, for operators
@@ -97,10 +98,10 @@ func newStatus(n *node) Status {
 		health = place
 	}
 	s := Status{
-		ID: n.config.ID, Addr: n.net.addr(),
+		ID: n.config.ID, Addr: n.net.Addr(),
 		Incarnation: incarnationText(seat.identity.Incarnation), Life: seat.life.String(), Health: health, Disk: disk,
 		State: raft.Follower.String(), Applied: n.state.Applied(),
-		LastContact: NeverContacted, Conns: n.net.conns(),
+		LastContact: NeverContacted, Conns: n.conns(),
 	}
 	if m := n.member(); m != nil {
 		m.addTo(&s)
@@ -123,11 +124,11 @@ func (m *member) addTo(s *Status) {
 	s.Disk.LogBytes, s.Disk.SnapshotBytes = m.log.Bytes(), m.snaps.Bytes()
 	s.LastLog = r.LastIndex() // read last: never behind what is committed
 	if _, id := r.LeaderWithID(); id != "" {
-		s.LeaderID, s.LeaderAddr = nodeOf(id), plainAddr(m.node.leaderAddr())
+		s.LeaderID, s.LeaderAddr = transport.NodeOf(id), transport.PlainAddr(m.node.leaderAddr())
 	}
 	for _, server := range m.servers() {
 		if server.Suffrage == raft.Voter {
-			s.Voters = append(s.Voters, Peer{ID: nodeOf(server.ID), Addr: string(server.Address)})
+			s.Voters = append(s.Voters, Peer{ID: transport.NodeOf(server.ID), Addr: string(server.Address)})
 		}
 	}
 }
@@ -144,10 +145,10 @@ func lastContact(r *raft.Raft) time.Duration {
 }
 
 // conns describes the established connections.
-func (n *network) conns() []ConnStatus {
+func (n *node) conns() []ConnStatus {
 	var list []ConnStatus
-	for _, c := range n.reg.conns() {
-		list = append(list, c.status())
+	for _, c := range n.net.Conns() {
+		list = append(list, ConnStatus(c))
 	}
 	return list
 }

@@ -13,7 +13,7 @@ func TestStatusOfALeader(t *testing.T) {
 	b, err := New(t.Context(), Config{ID: "a", Dir: t.TempDir(), Root: "r", Listen: "127.0.0.1:0"})
 	require.NoError(t, err)
 	defer b.Close()
-	rev, err := b.Commit(testContext(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("v"))}})
+	rev, err := b.Commit(testCtx(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("v"))}})
 	require.NoError(t, err)
 	s := b.Status()
 	require.Equal(t, "a", s.ID)
@@ -32,7 +32,7 @@ func TestStatusOfALeader(t *testing.T) {
 }
 
 func TestStatusWithoutALeader(t *testing.T) {
-	c := testConfigs(t, 3)[1]
+	c := clusterConfigs(t, 3)[1]
 	b, err := New(t.Context(), c)
 	require.NoError(t, err)
 	defer b.Close()
@@ -47,7 +47,7 @@ func TestStatusWithoutALeader(t *testing.T) {
 
 // TestStatusOfAFollower: the leader is named, heard, and connected to.
 func TestStatusOfAFollower(t *testing.T) {
-	configs := testConfigs(t, 3)
+	configs := clusterConfigs(t, 3)
 	nodes := make([]*Backend, 3)
 	for i, c := range configs {
 		c.HeartbeatTimeout = 300 * time.Millisecond
@@ -56,7 +56,7 @@ func TestStatusOfAFollower(t *testing.T) {
 		defer b.Close()
 		nodes[i] = b
 	}
-	_, err := nodes[0].Commit(testContext(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+	_, err := nodes[0].Commit(testCtx(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
 		for _, n := range nodes {

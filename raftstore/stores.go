@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 const (
@@ -41,7 +42,7 @@ func (m *member) openStores() (err error) {
 	if err := m.openFiles(own); err != nil {
 		return d.explain(err)
 	}
-	m.node.net.become(func(h *hello) { h.starts = m.starts })
+	m.node.net.Become(func(h *transport.Hello) { h.Starts = m.starts })
 	if own.IsFounder() && m.log.End().Index == 0 {
 		if err = m.store.SetUint64([]byte(keyTerm), 1); err == nil {
 			err = m.store.StoreLog(m.node.firstEntry(own))
@@ -110,7 +111,7 @@ func newestOf(snaps *disk.Snapshots) (index, term uint64) {
 
 // checkStored checks an entry of the log when it is opened.
 func checkStored(e *raft.Log, incarnation disk.Incarnation) error {
-	if err := checkEntry(e); err != nil {
+	if err := transport.CheckEntry(e); err != nil {
 		return err
 	}
 	if e.Index == 1 && !bytes.Equal(e.Extensions, state.FoundingExtensions(incarnation)) {

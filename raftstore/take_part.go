@@ -10,13 +10,14 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // mayVote asks the others, before Raft is started, whether this node may use
 // what its directory has. If not, it is lost, or the error says what to do.
 func (n *node) mayVote(own disk.Identity) (lost bool, err error) {
 	n.seat.change(func(s *seatState) { s.standing, s.identity, s.life = standingMember, own, own.Life })
-	n.net.become(func(h *hello) { h.incarnation, h.life, h.boot = own.Incarnation, own.Life, n.boot })
+	n.net.Become(func(h *transport.Hello) { h.Incarnation, h.Life, h.Boot = own.Incarnation, own.Life, n.boot })
 	ctx, cancel := context.WithTimeout(n.life, max(2*n.config.ElectionTimeout, leastStartCheck))
 	defer cancel()
 	found, others := n.dir.state, n.meet(ctx)
@@ -58,7 +59,7 @@ func (n *node) lose(reason error, incarnation disk.Incarnation) error {
 	own := n.dir.state.Identity
 	life := disk.NewLife()
 	n.seat.change(func(s *seatState) { s.standing, s.identity, s.life, s.lost = standingLost, own, life, reason })
-	n.net.become(func(h *hello) { h.incarnation, h.life, h.starts, h.boot = incarnation, life, 0, n.boot })
+	n.net.Become(func(h *transport.Hello) { h.Incarnation, h.Life, h.Starts, h.Boot = incarnation, life, 0, n.boot })
 	if n.config.single() {
 		return openError(dcs.ErrUnavailable, "%w: this is the only node of its cluster, so that nobody else has what is missing", reason)
 	}
@@ -132,7 +133,7 @@ func (n *node) returnStep(others map[string]met) error {
 			continue
 		}
 		s := n.seat.look()
-		own := disk.Identity{Owner: n.dir.owner, Incarnation: a.peer.incarnation, Life: s.life, Founders: a.said.Founders}
+		own := disk.Identity{Owner: n.dir.owner, Incarnation: a.peer.Incarnation, Life: s.life, Founders: a.said.Founders}
 		if err := n.dir.setAside(own); err != nil {
 			return err
 		}

@@ -83,7 +83,7 @@ func TestWaitOnANodeThatFallsBehind(t *testing.T) {
 	require.NoError(t, err)
 	_, err = behind.Wait(ctx, "k", 0)
 	require.NoError(t, err)
-	addr := behind.node.net.addr()
+	addr := behind.node.net.Addr()
 	starved.Store(&addr)
 	for range 2 {
 		rev, err = leader.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})

@@ -1,0 +1,68 @@
+package logging
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/stretchr/testify/require"
+)
+
+// debugLogger writes everything to out.
+func debugLogger(out io.Writer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+func TestHCLogger(t *testing.T) {
+	out := &bytes.Buffer{}
+	log := NewHCLogger(debugLogger(out))
+	log.Named("raft").Named("net").With("peer", "b").Info("hello", "n", 1, "f", hclog.Fmt("%d%%", 7))
+	require.Contains(t, out.String(), "level=INFO msg=hello peer=b part=raft.net n=1 f=7%")
+	log.Trace("a trace")
+	require.NotContains(t, out.String(), "a trace", "below debug")
+	require.True(t, log.IsDebug())
+	require.False(t, log.IsTrace())
+	require.Equal(t, hclog.Debug, log.GetLevel())
+	log.StandardLogger(nil).Print("from a standard logger")
+	require.Contains(t, out.String(), "from a standard logger")
+	require.Equal(t, hclog.Off, NewHCLogger(nil).GetLevel(), "nil is silent")
+}
+
+func TestHCLoggerHoldsRepetitionsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := &bytes.Buffer{}
+		log := NewHCLogger(debugLogger(out)).Named("raft")
+		for range 50 {
+			log.Error("failed to contact", "peer", "b")
+			log.Debug("detail")
+		}
+		require.Equal(t, 1, strings.Count(out.String(), "failed to contact"))
+		require.Equal(t, 50, strings.Count(out.String(), "detail"))
+		log.Warn("something else")
+		require.Contains(t, out.String(), "something else")
+		<-time.After(RepeatEvery)
+		log.Error("failed to contact", "peer", "b")
+		require.Equal(t, 2, strings.Count(out.String(), "failed to contact"))
+		require.Contains(t, out.String(), "repeated=49")
+		for i := range 3 * maxRemembered {
+			log.Warn(fmt.Sprint("message ", i))
+		}
+		require.LessOrEqual(t, len(log.(*HCLogger).repeats.seen), maxRemembered)
+	})
+}
+
+// What another node answers may be long; what is logged of it is not.
+func TestHCLoggerClipsArguments(t *testing.T) {
+	log := &bytes.Buffer{}
+	long := strings.Repeat("y", 1<<20)
+	NewHCLogger(debugLogger(log)).Error("failed", "error", errors.New(long), "text", long, "n", 1)
+	require.Less(t, len(log.String()), 2*MaxText+200)
+	require.Contains(t, log.String(), "n=1")
+}

@@ -1,0 +1,310 @@
+package transport
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+const (
+	// firstBackoff and mostBackoff bound the jittered pause after a dial that
+	// failed; it doubles between them.
+	firstBackoff = 10 * time.Millisecond
+	mostBackoff  = 500 * time.Millisecond
+)
+
+// callClient holds one connection to each node that was called.
+type callClient struct {
+	n  *Network
+	mu sync.Mutex
+	to map[string]*callee
+}
+
+func newCallClient(n *Network) *callClient { return &callClient{n: n, to: map[string]*callee{}} }
+
+func (c *callClient) callee(addr string) *callee {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.to[addr]
+	if t == nil {
+		t = &callee{n: c.n, addr: addr}
+		c.to[addr] = t
+	}
+	return t
+}
+
+func (c *callClient) call(ctx context.Context, addr string, op byte, body []byte) ([]byte, error) {
+	t := c.callee(addr)
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, notSent(addr, err)
+		}
+		conn, err := t.connection(ctx)
+		if err != nil {
+			return nil, notSent(addr, err)
+		}
+		reply, err := conn.call(ctx, op, body)
+		if errors.Is(err, errBroken) {
+			continue // found broken before anything was queued
+		}
+		return reply, err
+	}
+}
+
+// callee is a node that is called, and the one connection to it.
+type callee struct {
+	n    *Network
+	addr string
+
+	mu      sync.Mutex
+	conn    *callConn
+	dialing *dialing
+	fails   int
+	failed  dcs.Instant   // when the last dial failed
+	backoff time.Duration // the pause after it
+}
+
+// dialing is a dial under way, shared by all who wait for it.
+type dialing struct {
+	done chan struct{}
+	conn *callConn
+	err  error
+}
+
+// connection returns the connection, dialling where there is none. While a
+// failed dial's pause lasts it waits, but never beyond ctx.
+func (t *callee) connection(ctx context.Context) (*callConn, error) {
+	for {
+		t.mu.Lock()
+		if t.conn != nil && !t.conn.isBroken() {
+			defer t.mu.Unlock()
+			return t.conn, nil
+		}
+		if d := t.dialing; d != nil {
+			t.mu.Unlock()
+			return d.wait(ctx)
+		}
+		if left := t.backoff - t.failed.Elapsed(); t.backoff > 0 && left > 0 {
+			t.mu.Unlock()
+			pause(ctx, left)
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		d := &dialing{done: make(chan struct{})}
+		if !t.n.reg.spawn(func() { t.dial(d) }) {
+			t.mu.Unlock()
+			return nil, errNetworkClosed
+		}
+		t.dialing = d
+		t.mu.Unlock()
+		return d.wait(ctx)
+	}
+}
+
+func (d *dialing) wait(ctx context.Context) (*callConn, error) {
+	select {
+	case <-d.done:
+		return d.conn, d.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("still connecting: %w", ctx.Err())
+	}
+}
+
+// dial is not bound to the caller that began it: others wait for it too, and
+// the next call profits.
+func (t *callee) dial(d *dialing) {
+	conn, err := t.n.dial(context.Background(), KindCall, t.addr)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.dialing = nil
+	defer close(d.done)
+	if err == nil {
+		d.conn = newCallConn(t.addr, conn)
+		if t.n.reg.spawn(d.conn.readReplies) && t.n.reg.spawn(d.conn.write) {
+			t.conn, t.fails, t.backoff = d.conn, 0, 0
+			return
+		}
+		conn.Close()
+		err = errNetworkClosed
+	}
+	d.conn, d.err = nil, err
+	longest := min(firstBackoff<<min(t.fails, 16), mostBackoff)
+	t.fails++
+	t.failed = dcs.Now()
+	t.backoff = time.Duration(rand.Int64N(int64(longest))) + 1 //nolint:gosec // jitter, no secret
+}
+
+// errBroken says that a connection was broken before a request was queued.
+var errBroken = errors.New("the connection is broken")
+
+// callConn is one connection on which requests go out and replies come in.
+type callConn struct {
+	addr string
+	conn *trackedConn
+	w    *frameWriter
+
+	mu      sync.Mutex
+	next    uint64
+	waiting map[uint64]*pendingCall
+	broken  error
+}
+
+// pendingCall is a request that waits for its reply.
+type pendingCall struct {
+	number uint64 // the writer's
+	result chan callResult
+}
+
+type callResult struct {
+	frame frame
+	err   error
+}
+
+// pendingCalls spares the hot path an allocation. A call goes back only when
+// its channel is certainly empty and will stay so.
+var pendingCalls = sync.Pool{New: func() any { return &pendingCall{result: make(chan callResult, 1)} }}
+
+func newCallConn(addr string, conn *trackedConn) *callConn {
+	return &callConn{addr: addr, conn: conn, w: newFrameWriter(), waiting: map[uint64]*pendingCall{}}
+}
+
+func (c *callConn) isBroken() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.broken != nil
+}
+
+func (c *callConn) call(ctx context.Context, op byte, body []byte) ([]byte, error) {
+	p, _ := pendingCalls.Get().(*pendingCall) // the pool holds nothing else
+	id, err := c.send(ctx, p, op, body)
+	if err != nil {
+		pendingCalls.Put(p)
+		if errors.Is(err, errBroken) {
+			return nil, err
+		}
+		return nil, notSent(c.addr, err)
+	}
+	var r callResult
+	select {
+	case r = <-p.result:
+	case <-ctx.Done():
+		if c.forget(id) {
+			pendingCalls.Put(p)
+			if errors.Is(ctx.Err(), context.Canceled) {
+				// The deadline ends it over there too; a change of mind has
+				// to be told.
+				_, _ = c.w.queue(frame{kind: frameCancel, id: id})
+			}
+			return nil, unclear(c.addr, ctx.Err())
+		}
+		r = <-p.result // taken out by the reader: it is coming
+	}
+	pendingCalls.Put(p)
+	return c.outcome(r)
+}
+
+// send registers the call before it is queued, since the reply may be faster.
+func (c *callConn) send(ctx context.Context, p *pendingCall, op byte, body []byte) (uint64, error) {
+	var budget time.Duration
+	if deadline, ok := ctx.Deadline(); ok {
+		if budget = time.Until(deadline); budget <= 0 {
+			return 0, context.DeadlineExceeded
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.broken != nil {
+		return 0, errBroken
+	}
+	id := c.next + 1
+	number, err := c.w.queue(frame{kind: frameRequest, op: op, id: id, budget: budget, body: body})
+	switch {
+	case errors.Is(err, errBacklog):
+		return 0, err
+	case err != nil:
+		return 0, errBroken
+	}
+	c.next, p.number = id, number
+	c.waiting[id] = p
+	return id, nil
+}
+
+func (c *callConn) outcome(r callResult) ([]byte, error) {
+	switch {
+	case r.err != nil:
+		return nil, r.err
+	case r.frame.kind == frameReply:
+		return r.frame.body, nil
+	case r.frame.kind == frameRefused:
+		return nil, notSent(c.addr, fmt.Errorf("refused: %s", r.frame.body))
+	default:
+		return nil, unclear(c.addr, fmt.Errorf("failed: %s", r.frame.body))
+	}
+}
+
+// forget takes a call out; false means that its result is there or coming.
+func (c *callConn) forget(id uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, waiting := c.waiting[id]
+	delete(c.waiting, id)
+	return waiting
+}
+
+func (c *callConn) readReplies() {
+	r := bufio.NewReaderSize(c.conn, callReadBuffer)
+	for {
+		f, err := readFrame(r)
+		if err == nil && (f.kind < frameReply || f.kind > frameFailed) {
+			err = fmt.Errorf("%w: kind %d from a callee", errBadFrame, f.kind)
+		}
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		c.mu.Lock()
+		p := c.waiting[f.id]
+		delete(c.waiting, f.id)
+		c.mu.Unlock()
+		if p != nil {
+			p.result <- callResult{frame: f}
+		}
+	}
+}
+
+func (c *callConn) write() {
+	if err := c.w.run(c.conn); err != nil {
+		c.fail(err)
+	}
+}
+
+// fail breaks the connection: what was never handed to the socket was not
+// sent, everything else is unclear.
+func (c *callConn) fail(err error) {
+	c.mu.Lock()
+	if c.broken != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.broken = err
+	taken := c.w.fail(err)
+	waiting := c.waiting
+	c.waiting = map[uint64]*pendingCall{}
+	c.mu.Unlock()
+	c.conn.Close()
+	for _, p := range waiting {
+		if p.number > taken {
+			p.result <- callResult{err: notSent(c.addr, err)}
+			continue
+		}
+		p.result <- callResult{err: unclear(c.addr, err)}
+	}
+}

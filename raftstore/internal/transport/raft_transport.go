@@ -1,0 +1,114 @@
+package transport
+
+import (
+	"sync"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+)
+
+// RaftTransport is Raft's network transport, with bounded messages, requests that
+// are checked, and an end of its heartbeats that can be waited for. A
+// NetworkTransport handles heartbeats in goroutines that neither its Close nor
+// Raft's Shutdown waits for. One that is still under way when the log is closed
+// makes Raft panic ("failed to save current term").
+type RaftTransport struct {
+	// NetworkTransport must use the stream layer of a [Network].
+	*raft.NetworkTransport
+	// Ready is called when NewRaft has read the stores, before it starts.
+	Ready func()
+	// Stored answers the request to install a snapshot that Raft must not install,
+	// because this node has its last entry already. It returns nil for any other.
+	Stored func(req *raft.InstallSnapshotRequest) *raft.InstallSnapshotResponse
+
+	checked checkedRequests
+
+	mu      sync.Mutex
+	stopped bool
+	running sync.WaitGroup
+	acks    map[raft.ServerID]ack
+}
+
+// ack is the newest entry that a server has acknowledged in a term.
+type ack struct {
+	term uint64
+	disk.LogEnd
+}
+
+// AppendEntries implements raft.Transport. It leaves out what goes beyond the
+// bound of a message, and notes what the server has.
+func (t *RaftTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	cutBatch(req)
+	err := t.NetworkTransport.AppendEntries(id, to, req, resp)
+	if err == nil && resp.Success && req.Term == resp.Term && len(req.Entries) > 0 {
+		last := req.Entries[len(req.Entries)-1]
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.acks == nil {
+			t.acks = map[raft.ServerID]ack{}
+		}
+		if a := t.acks[id]; a.term < req.Term || a.Index < last.Index {
+			t.acks[id] = ack{term: req.Term, LogEnd: disk.LogEnd{Index: last.Index, Term: last.Term}}
+		}
+	}
+	return err
+}
+
+// Acknowledged returns the newest entry that a server has acknowledged in this
+// term. It is zero without one.
+func (t *RaftTransport) Acknowledged(id raft.ServerID, term uint64) disk.LogEnd {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if a := t.acks[id]; a.term == term {
+		return a.LogEnd
+	}
+	return disk.LogEnd{}
+}
+
+// Consumer implements raft.Transport. Raft calls it once; the goroutine ends with
+// Close.
+func (t *RaftTransport) Consumer() <-chan raft.RPC {
+	t.checked.start(t.NetworkTransport.Consumer(), t.Stored)
+	return t.checked.out
+}
+
+// Close implements raft.WithClose.
+func (t *RaftTransport) Close() error {
+	t.checked.stop()
+	return t.NetworkTransport.Close()
+}
+
+// SetHeartbeatHandler implements raft.Transport. NewRaft calls it last, before it
+// starts its goroutines.
+func (t *RaftTransport) SetHeartbeatHandler(handle func(raft.RPC)) {
+	if t.Ready != nil {
+		t.Ready()
+	}
+	t.NetworkTransport.SetHeartbeatHandler(func(rpc raft.RPC) {
+		if !t.begin() {
+			rpc.Respond(nil, raft.ErrRaftShutdown)
+			return
+		}
+		defer t.running.Done()
+		handle(rpc)
+	})
+}
+
+func (t *RaftTransport) begin() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.stopped {
+		return false
+	}
+	t.running.Add(1)
+	return true
+}
+
+// Drain refuses further heartbeats and waits for those under way.
+func (t *RaftTransport) Drain() {
+	t.mu.Lock()
+	t.stopped = true
+	t.mu.Unlock()
+	t.running.Wait()
+}

@@ -1,0 +1,234 @@
+package transport
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+)
+
+// The ALPN names tell Raft's connections from calls before a byte is read.
+const (
+	alpnRaftPrefix  = "holdfast-raft/"
+	alpnCallPrefix  = "holdfast-call/"
+	alpnSetupPrefix = "holdfast-setup/"
+)
+
+// alpn returns the protocol name of a kind of connection.
+func alpn(k Kind, version byte) string {
+	prefix := alpnCallPrefix
+	switch k {
+	case KindRaft:
+		prefix = alpnRaftPrefix
+	case KindSetup:
+		prefix = alpnSetupPrefix
+	case KindCall:
+	}
+	return fmt.Sprintf("%s%d", prefix, version)
+}
+
+// alpnKind is alpn's inverse; 0 for a foreign name.
+func alpnKind(proto string) Kind {
+	switch {
+	case strings.HasPrefix(proto, alpnRaftPrefix):
+		return KindRaft
+	case strings.HasPrefix(proto, alpnCallPrefix):
+		return KindCall
+	case strings.HasPrefix(proto, alpnSetupPrefix):
+		return KindSetup
+	}
+	return 0
+}
+
+// credentials are this node's certificate and the authority it trusts, read
+// again when the files change, so that a certificate is renewed without a
+// restart.
+type credentials struct {
+	files TLS
+	name  string // what the certificate must be valid for
+	warn  func(msg string, err error)
+
+	mu     sync.Mutex
+	stamps [3]fileStamp
+	cert   *tls.Certificate
+	pool   *x509.CertPool
+}
+
+type fileStamp struct {
+	modified time.Time
+	size     int64
+}
+
+// newCredentials reads and checks the files: a certificate that the other
+// nodes would refuse is an error here, not at their end later. name is what they
+// expect of it.
+func newCredentials(files TLS, name string, warn func(string, error)) (*credentials, error) {
+	c := &credentials{files: files, name: name, warn: warn}
+	c.stamps = c.stamp()
+	var err error
+	c.cert, c.pool, err = files.load(name)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// load reads the files. The certificate must be valid for name.
+func (t TLS) load(name string) (*tls.Certificate, *x509.CertPool, error) {
+	authority, err := os.ReadFile(t.CAFile)
+	if err != nil {
+		return nil, nil, unusable("TLS.CAFile can not be read: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(authority) {
+		return nil, nil, unusable("TLS.CAFile %s holds no certificate in PEM form", t.CAFile)
+	}
+	cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+	if err != nil {
+		return nil, nil, unusable("TLS.CertFile %s and TLS.KeyFile %s are no usable pair: %w", t.CertFile, t.KeyFile, err)
+	}
+	chain := x509.NewCertPool()
+	for _, der := range cert.Certificate[1:] {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			chain.AddCert(c)
+		}
+	}
+	for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+		_, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: pool, Intermediates: chain, KeyUsages: []x509.ExtKeyUsage{use}})
+		if err != nil {
+			return nil, nil, unusable("TLS.CertFile %s would be refused by the other nodes (it must be in date, signed by %s, for server and client use): %w", t.CertFile, t.CAFile, err)
+		}
+	}
+	if err := cert.Leaf.VerifyHostname(name); err != nil {
+		return nil, nil, unusable("TLS.CertFile %s does not name this node's address %q: issue it with that host or IP as a subject alternative name, or set TLS.Names: %w", t.CertFile, name, err)
+	}
+	return &cert, pool, nil
+}
+
+func (c *credentials) stamp() (s [3]fileStamp) {
+	for i, path := range []string{c.files.CertFile, c.files.KeyFile, c.files.CAFile} {
+		if info, err := os.Stat(path); err == nil {
+			s[i] = fileStamp{info.ModTime(), info.Size()}
+		}
+	}
+	return s
+}
+
+// current returns what to use now. New files that do not fit are reported and
+// left alone: what worked goes on working.
+func (c *credentials) current() (*tls.Certificate, *x509.CertPool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stamps := c.stamp()
+	if stamps == c.stamps {
+		return c.cert, c.pool
+	}
+	c.stamps = stamps
+	cert, pool, err := c.files.load(c.name)
+	if err != nil {
+		c.warn("changed TLS files are not usable; the old ones stay in use", err)
+		return c.cert, c.pool
+	}
+	c.cert, c.pool = cert, pool
+	return cert, pool
+}
+
+// client is the configuration for dialling a node whose certificate must be valid
+// for name.
+func (c *credentials) client(name string, k Kind, version byte) *tls.Config {
+	cert, pool := c.current()
+	return &tls.Config{
+		MinVersion:   tls.VersionTLS13,
+		RootCAs:      pool,
+		Certificates: []tls.Certificate{*cert},
+		ServerName:   name,
+		NextProtos:   []string{alpn(k, version)},
+	}
+}
+
+// server is the configuration for accepted connections.
+func (c *credentials) server() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		GetConfigForClient: func(info *tls.ClientHelloInfo) (*tls.Config, error) {
+			cert, pool := c.current()
+			config := &tls.Config{
+				MinVersion:   tls.VersionTLS13,
+				Certificates: []tls.Certificate{*cert},
+				ClientAuth:   tls.RequireAndVerifyClientCert,
+				ClientCAs:    pool,
+				// Tickets would let a certificate outlive its authority.
+				SessionTicketsDisabled: true,
+			}
+			// Every version is let in here, so that the hello can name both
+			// versions instead of TLS failing without a word.
+			for _, proto := range info.SupportedProtos {
+				if alpnKind(proto) != 0 {
+					config.NextProtos = []string{proto}
+					return config, nil
+				}
+			}
+			return nil, fmt.Errorf("%w: it offers none of this store's protocols", ErrPeerRefused)
+		},
+	}
+}
+
+// provesID returns an error unless the certificate on conn, which is signed by the
+// authority, is valid for the name of node id. Without TLS nothing is proven.
+func (o Options) provesID(conn net.Conn, id string) error {
+	secured, ok := conn.(*tls.Conn)
+	if !ok {
+		return nil
+	}
+	name := o.certName(id)
+	if name == "" {
+		return fmt.Errorf("%w: node %q is not in Peers", ErrPeerRefused, id)
+	}
+	certs := secured.ConnectionState().PeerCertificates
+	if len(certs) == 0 {
+		return fmt.Errorf("%w: node %q has no certificate", ErrPeerRefused, id)
+	}
+	if err := certs[0].VerifyHostname(name); err != nil {
+		return fmt.Errorf("%w: its certificate does not prove that it is node %q: the certificate must be valid for %q (TLS.Names, or the host of the address in Peers): %w", ErrPeerRefused, id, name, err)
+	}
+	return nil
+}
+
+// answerPlain tells a node without TLS that this one has it: crypto/tls hangs
+// up on plaintext without a word.
+func answerPlain(err error) {
+	var record tls.RecordHeaderError
+	if !errors.As(err, &record) || record.Conn == nil || record.RecordHeader[0]&helloMarkerMask != helloMarker {
+		return
+	}
+	// A fatal alert, "protocol version", as a TLS record. It is a courtesy:
+	// if it does not arrive, the other node reports a hang-up.
+	_, _ = record.Conn.Write([]byte{tlsAlert, 3, 3, 0, 2, 2, 70})
+}
+
+// explainTLS marks the failures that an operator must mend.
+func explainTLS(err error) error {
+	if err == nil {
+		return nil
+	}
+	var (
+		record    tls.RecordHeaderError
+		verify    *tls.CertificateVerificationError
+		remote    *net.OpError
+		fromOther = errors.As(err, &remote) && remote.Op == "remote error"
+	)
+	switch {
+	case errors.As(err, &record):
+		return fmt.Errorf("%w: it does not speak TLS and this node does: set TLS on all nodes or on none: %w", ErrPeerRefused, err)
+	case errors.As(err, &verify):
+		return fmt.Errorf("%w: its certificate is not accepted here: %w", ErrPeerRefused, err)
+	case fromOther:
+		return fmt.Errorf("%w: it does not accept this node's certificate or protocol: %w", ErrPeerRefused, err)
+	}
+	return fmt.Errorf("TLS: %w", err)
+}
