@@ -31,19 +31,16 @@ type member struct {
 	running sync.WaitGroup
 	stuck   bool // Raft did not end; set by stop
 
+	stopping sync.Once
+	stopped  error
+
 	voters  voterCache
 	notices notices
 }
 
 // startMember opens the log and starts Raft on it. On an error nothing is left
 // open.
-func (n *node) startMember() error {
-	n.changing.Lock()
-	defer n.changing.Unlock()
-	return n.newMember()
-}
-
-func (n *node) newMember() (err error) {
+func (n *node) startMember() (err error) {
 	m := &member{node: n, id: n.net.ServerID()}
 	m.life, m.end = context.WithCancel(n.life)
 	m.notices.m = m
@@ -80,8 +77,6 @@ func (m *member) unlessStuck(f func() error) func() error {
 // stopMember ends this node's part in Raft, if it has one. It is bounded. The
 // member stays to be asked for its last state.
 func (n *node) stopMember() error {
-	n.changing.Lock()
-	defer n.changing.Unlock()
 	if m := n.member(); m != nil {
 		return m.stop()
 	}
@@ -89,28 +84,50 @@ func (n *node) stopMember() error {
 }
 
 func (m *member) stop() error {
-	m.end()
-	return m.undo.run()
+	m.stopping.Do(func() {
+		m.end()
+		m.stopped = m.undo.run()
+	})
+	return m.stopped
 }
 
-// restart starts Raft again on what is stored, in the background.
+// restart asks for Raft to be started again on what is stored.
 func (m *member) restart() {
-	n := m.node
-	go func() {
-		n.changing.Lock()
-		defer n.changing.Unlock()
-		if n.life.Err() != nil || n.member() != m {
+	select {
+	case m.node.again <- m:
+	default: // another request is waiting, of this member
+	}
+}
+
+// restarts starts Raft again where a member asks for it, until the node ends.
+func (n *node) restarts() {
+	for {
+		select {
+		case m := <-n.again:
+			if err := n.startAgain(m); err != nil {
+				n.health.permanent(fmt.Errorf("Raft was not started again: %w", err))
+			}
+		case <-n.life.Done():
 			return
 		}
-		n.log.Info("Raft is started again: a snapshot took the place of a longer log")
-		err := m.stop()
-		if err == nil {
-			err = n.newMember()
-		}
-		if err != nil {
-			n.health.permanent(fmt.Errorf("Raft was not started again: %w", err))
-		}
-	}()
+	}
+}
+
+func (n *node) startAgain(m *member) error {
+	n.changing.Lock()
+	defer n.changing.Unlock()
+	if n.life.Err() != nil || n.member() != m {
+		return nil
+	}
+	n.log.Info("Raft is started again: a snapshot took the place of a longer log")
+	err := m.stop()
+	if err == nil {
+		err = n.startMember()
+	}
+	if n.life.Err() != nil {
+		return n.stopMember()
+	}
+	return err
 }
 
 // hasStored answers a request to install a snapshot whose last entry this node

@@ -66,7 +66,8 @@ type node struct {
 	seat   seat
 	joins  *joins
 	part   atomic.Pointer[member]
-	// changing is held while Raft is started or stopped.
+	again  chan *member // whose Raft is to be started again
+	// changing is held while a running member is ended or started again.
 	changing sync.Mutex
 	asked    atomic.Uint32 // counts the voters that target named
 
@@ -105,7 +106,7 @@ func startNode(c Config, w wiring) (_ *node, err error) {
 	if c, err = c.check(); err != nil {
 		return nil, err
 	}
-	n := &node{config: c, wiring: w, log: logging.Quiet(c.Logger), state: state.New(), route: newRoute(), boot: rand.Uint64(), seat: newSeat()} //nolint:gosec // no secret
+	n := &node{config: c, wiring: w, log: logging.Quiet(c.Logger), state: state.New(), route: newRoute(), boot: rand.Uint64(), seat: newSeat(), again: make(chan *member, 1)} //nolint:gosec // no secret
 	n.hlog = logging.NewHCLogger(n.log)
 	n.health = newHealth(n.reportHealth)
 	n.life, n.end = context.WithCancel(context.Background())
@@ -139,6 +140,7 @@ func startNode(c Config, w wiring) (_ *node, err error) {
 	n.net.ServeSetup(n.serveSetup)
 	n.running.Go(n.takePart)
 	n.running.Go(n.watchHealth)
+	n.running.Go(n.restarts)
 	return n, nil
 }
 

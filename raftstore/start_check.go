@@ -68,6 +68,8 @@ func errReplaced(dir string, own, other disk.Life) error {
 
 // replace ends this node's part in Raft after the others have replaced it.
 func (n *node) replace(other disk.Life) {
+	n.changing.Lock()
+	defer n.changing.Unlock()
 	reason := errReplaced(n.dir.path, n.seat.look().life, other)
 	if err := n.stopMember(); err != nil {
 		n.log.Error("this node could not end its part in Raft", "error", err)
