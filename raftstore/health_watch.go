@@ -64,10 +64,11 @@ func (n *node) turn() {
 	n.route.turn(n.leaderAddr())
 }
 
-// othersWell reports whether the voters without this node that say that they are
-// well are a majority.
+// othersWell reports whether the voters without this node whose disks work are a
+// majority. Each of them writes to its disk first: a follower stores nothing
+// while the leader's disk hangs, and would not know that its own does too.
 func (n *node) othersWell(ctx context.Context) bool {
-	answers, voters := n.voices(ctx)
+	answers, voters := n.voices(ctx, opDisk)
 	well := 0
 	for _, v := range answers {
 		if v.well {
@@ -80,13 +81,39 @@ func (n *node) othersWell(ctx context.Context) bool {
 // superseded reports whether another voter is in a newer term than this node.
 func (n *node) superseded(ctx context.Context) bool {
 	m := n.member()
-	answers, _ := n.voices(ctx)
+	answers, _ := n.voices(ctx, opQuestion)
 	return m != nil && slices.ContainsFunc(answers, func(v voice) bool { return v.term > m.raft.CurrentTerm() })
 }
 
-// voices asks all other voters at once and returns their answers, and how many
-// voters there are, this node included.
-func (n *node) voices(ctx context.Context) (answers []voice, voters int) {
+// diskWorks reports whether a durable write succeeds before ctx ends.
+func (m *member) diskWorks(ctx context.Context) bool {
+	m.probing.Lock()
+	done := m.probe
+	if done == nil {
+		done = make(chan struct{})
+		m.probe = done
+		go func() {
+			defer func() { // also where the store ends the goroutine
+				m.probing.Lock()
+				defer m.probing.Unlock()
+				m.probe = nil
+				close(done)
+			}()
+			m.store.rewriteVote()
+		}()
+	}
+	m.probing.Unlock()
+	select {
+	case <-done:
+		return m.life.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// voices puts the question op to all other voters at once and returns their
+// answers, and how many voters there are, this node included.
+func (n *node) voices(ctx context.Context, op byte) (answers []voice, voters int) {
 	m := n.member()
 	if m == nil {
 		return nil, 0
@@ -97,7 +124,7 @@ func (n *node) voices(ctx context.Context) (answers []voice, voters int) {
 		go func() {
 			if v.id == m.id {
 				said <- nil
-			} else if answer, err := n.askVoice(ctx, v.addr); err != nil {
+			} else if answer, err := n.askFor(ctx, v.addr, op); err != nil {
 				said <- nil
 			} else {
 				said <- &answer
@@ -132,7 +159,7 @@ func (n *node) reportHealth(from, to Health) {
 }
 
 // askTime bounds the question to the others for their health.
-const askTime = 300 * time.Millisecond
+const askTime = 500 * time.Millisecond
 
 // watch looks at the node's health until life ends.
 func (s *leadWatch) watch(life context.Context) {

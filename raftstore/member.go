@@ -34,6 +34,9 @@ type member struct {
 	stopping sync.Once
 	stopped  error
 
+	probing sync.Mutex
+	probe   chan struct{} // closed when the write of diskWorks ends; nil without one
+
 	voters  voterCache
 	notices notices
 }
@@ -356,7 +359,11 @@ func (n *node) askTerm(ctx context.Context, addr string) (uint64, error) {
 func (n *node) askVoice(ctx context.Context, addr string) (voice, error) {
 	ctx, cancel := context.WithTimeout(ctx, max(n.config.HeartbeatTimeout, 100*time.Millisecond))
 	defer cancel()
-	reply, err := n.calls.Call(ctx, addr, opQuestion, nil)
+	return n.askFor(ctx, addr, opQuestion)
+}
+
+func (n *node) askFor(ctx context.Context, addr string, op byte) (voice, error) {
+	reply, err := n.calls.Call(ctx, addr, op, nil)
 	if err != nil {
 		return voice{}, err
 	}

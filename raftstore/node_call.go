@@ -24,6 +24,7 @@ const (
 	opRead                     // a key, or a tree if it moved
 	opRenew                    // confirm a lease and read keys
 	opPosition                 // what must be applied to be up to date
+	opDisk                     // can your disk be relied on now? Empty body.
 )
 
 // callVersion is the first byte of every request and reply.
@@ -167,13 +168,17 @@ func decodeReply(body []byte) (reply, error) {
 
 // answer answers a call of another node.
 func (n *node) answer(ctx context.Context, op byte, body []byte) []byte {
-	if op == opQuestion {
+	if op == opQuestion || op == opDisk {
 		m := n.member()
 		if m == nil {
 			return nil // no term: the answer counts for nothing
 		}
+		well := n.health.quick()
+		if op == opDisk {
+			well = well && m.diskWorks(ctx)
+		}
 		// P2: read after the question came.
-		return voice{term: m.raft.CurrentTerm(), level: state.Level, well: n.health.quick()}.encode()
+		return voice{term: m.raft.CurrentTerm(), level: state.Level, well: well}.encode()
 	}
 	r, err := decodeRequest(op, body)
 	if err != nil {

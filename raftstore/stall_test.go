@@ -146,3 +146,25 @@ func TestDisksAreFull(t *testing.T) {
 	require.Less(t, room.Elapsed(), 2*mostRepair)
 	require.Equal(t, term, b.Status().Term, "there was an election")
 }
+
+// A follower stores nothing while the leader's disk hangs. Asked whether its own
+// works, it writes.
+func TestQuestionForTheDiskWrites(t *testing.T) {
+	tc, files := diskCluster(t, 3)
+	leader, at := tc.node[tc.leader()].node, tc.follower()
+	addr := tc.node[at].node.wireAddr()
+	ask := func(budget time.Duration) (well bool) {
+		_ = bounded(t, budget, func(ctx context.Context) error {
+			said, err := leader.askFor(ctx, addr, opDisk)
+			well = err == nil && said.well
+			return nil
+		})
+		return well
+	}
+	tc.eventually(func() bool { return ask(testTiming.RetryTimeout) }, "its disk works")
+	release := files[at].Block(disktest.Any(disktest.Changes()...))
+	require.False(t, ask(300*time.Millisecond), "its disk hangs")
+	require.False(t, ask(300*time.Millisecond), "and one write is enough to know")
+	release()
+	tc.eventually(func() bool { return ask(testTiming.RetryTimeout) }, "its disk works again")
+}
