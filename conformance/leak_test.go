@@ -9,6 +9,7 @@ import (
 // sharedLoop stands for a cluster that several cases share: it starts
 // goroutines, which start others, while a case runs.
 func sharedLoop(start <-chan struct{}, started chan<- struct{}, end <-chan struct{}) {
+	started <- struct{}{}
 	<-start
 	go func() {
 		go func() {
@@ -26,6 +27,7 @@ func TestLeakedDistinguishesSharedGoroutines(t *testing.T) {
 	start, started, end := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	defer close(end)
 	go sharedLoop(start, started, end)
+	<-started
 	shared := []string{"conformance.sharedLoop"}
 	before := goroutines()
 	start <- struct{}{}
