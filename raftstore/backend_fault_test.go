@@ -230,7 +230,10 @@ func forgetClients(t *testing.T, b *Backend) {
 // copy of it is not executed under a new name: nobody can tell any more, and
 // it will not land later.
 func TestP15ForgottenClientIsNotExecutedTwice(t *testing.T) {
-	tc := newTestCluster(t, 1, nil)
+	tc := newTestCluster(t, 1, func(_ int, c *Config, _ *wiring) {
+		// The clients are made within the budget of one Commit.
+		c.Timing = dcs.Timing{TTL: 2 * time.Minute, LoopWait: time.Second, RetryTimeout: 50 * time.Second}
+	})
 	b := tc.node[0]
 	ctx := testCtx(t)
 	_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("first", nil)}})
