@@ -47,6 +47,7 @@ func TestLeaderWhoseDiskHangs(t *testing.T) {
 	require.NoError(t, err)
 
 	release := files[at].Block(disktest.Any(disktest.Changes()...))
+	t.Cleanup(release) // before the nodes are closed
 	hung := dcs.Now()
 	// A write makes the disk notice.
 	_ = bounded(t, 100*time.Millisecond, func(ctx context.Context) error {
@@ -96,6 +97,7 @@ func TestAllDisksHang(t *testing.T) {
 	var releases []func()
 	for _, f := range files {
 		releases = append(releases, f.Block(disktest.Any(disktest.Changes()...)))
+		t.Cleanup(releases[len(releases)-1]) // before the nodes are closed
 	}
 	for hung := dcs.Now(); hung.Elapsed() < 5*time.Second; {
 		_ = bounded(t, 500*time.Millisecond, func(ctx context.Context) error {
@@ -163,6 +165,7 @@ func TestQuestionForTheDiskWrites(t *testing.T) {
 	}
 	tc.eventually(func() bool { return ask(testTiming.RetryTimeout) }, "its disk works")
 	release := files[at].Block(disktest.Any(disktest.Changes()...))
+	t.Cleanup(release) // before the nodes are closed
 	require.False(t, ask(300*time.Millisecond), "its disk hangs")
 	require.False(t, ask(300*time.Millisecond), "and one write is enough to know")
 	release()
