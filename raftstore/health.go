@@ -11,8 +11,8 @@ import (
 
 const (
 	// stalledAfter is how long a durable write may take before the node counts
-	// as stalled; slowAfter is how long before the others are told that it is
-	// not well, and do not count on it.
+	// as stalled; slowAfter is the time after which the node reports
+	// to others that it is not well, so that they do not count on it.
 	stalledAfter = time.Second
 	slowAfter    = 500 * time.Millisecond
 	// healthTick is how often a node looks at its own health.
@@ -29,7 +29,7 @@ var errStalled = errors.New("a write to the disk did not return")
 // write, one that is under way too: Raft's own main loop hangs with a disk that
 // does, so that others must ask here.
 type health struct {
-	// changed is told of every change of the state, in order, with the lock
+	// changed is called for every change of the state, in order, with the lock
 	// held.
 	changed func(from, to Health)
 
@@ -128,7 +128,7 @@ func (h *health) ill() error {
 	return errStalled
 }
 
-// look finds the state anew and tells of a change. The caller holds the lock.
+// look updates the state and reports a change. The caller holds the lock.
 func (h *health) look() {
 	state, err := Well, h.ill()
 	switch {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -118,25 +119,40 @@ func (n *node) voices(ctx context.Context, op byte) (answers []voice, voters int
 	if m == nil {
 		return nil, 0
 	}
-	all := m.currentVoters()
-	said := make(chan *voice, len(all))
-	for _, v := range all {
-		go func() {
-			if v.id == m.id {
-				said <- nil
-			} else if answer, err := n.askFor(ctx, v.addr, op); err != nil {
-				said <- nil
-			} else {
-				said <- &answer
-			}
-		}()
+	for said := range m.askOthers(ctx, op) {
+		answers = append(answers, said.voice)
 	}
-	for range all {
-		if v := <-said; v != nil {
-			answers = append(answers, *v)
+	return answers, len(m.currentVoters())
+}
+
+// answered is a voter's answer to a question.
+type answered struct {
+	voter
+	voice
+}
+
+// askOthers puts the question op to all other voters at once. The channel has
+// the answers as they come, and is closed after the last one. It need not be
+// read to its end.
+func (m *member) askOthers(ctx context.Context, op byte) <-chan answered {
+	voters := m.currentVoters()
+	answers := make(chan answered, len(voters))
+	var asked sync.WaitGroup
+	for _, v := range voters {
+		if v.id == m.id {
+			continue
 		}
+		asked.Go(func() {
+			if said, err := m.node.askFor(ctx, v.addr, op); err == nil {
+				answers <- answered{v, said}
+			}
+		})
 	}
-	return answers, len(all)
+	go func() {
+		asked.Wait()
+		close(answers)
+	}()
+	return answers
 }
 
 // reportHealth logs a change of this node's health and reports it to the

@@ -357,9 +357,14 @@ func (n *node) askTerm(ctx context.Context, addr string) (uint64, error) {
 
 // askVoice puts the question of P2 to another server.
 func (n *node) askVoice(ctx context.Context, addr string) (voice, error) {
-	ctx, cancel := context.WithTimeout(ctx, max(n.config.HeartbeatTimeout, 100*time.Millisecond))
+	ctx, cancel := context.WithTimeout(ctx, n.questionTime())
 	defer cancel()
 	return n.askFor(ctx, addr, opQuestion)
+}
+
+// questionTime bounds one question of P2.
+func (n *node) questionTime() time.Duration {
+	return max(n.config.HeartbeatTimeout, 100*time.Millisecond)
 }
 
 func (n *node) askFor(ctx context.Context, addr string, op byte) (voice, error) {

@@ -69,25 +69,8 @@ func (n *node) handOver() {
 // heir is the voter that answers first: Raft itself would pick one by its log,
 // also one that is frozen.
 func (m *member) heir(ctx context.Context) (voter, bool) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithTimeout(ctx, m.node.questionTime())
 	defer cancel()
-	voters := m.currentVoters()
-	answers := make(chan *voter, len(voters))
-	for _, v := range voters {
-		go func() {
-			if v.id == m.id {
-				answers <- nil
-			} else if _, err := m.node.askTerm(ctx, v.addr); err != nil {
-				answers <- nil
-			} else {
-				answers <- &v
-			}
-		}()
-	}
-	for range voters {
-		if v := <-answers; v != nil {
-			return *v, true
-		}
-	}
-	return voter{}, false
+	first, ok := <-m.askOthers(ctx, opQuestion)
+	return first.voter, ok
 }

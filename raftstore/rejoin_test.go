@@ -105,7 +105,7 @@ func (tc *testCluster) leadBy(at int) {
 	}, "the lead is not taken over")
 }
 
-// The history of issue 14: a and c acknowledge commits while b is away, c loses
+// Acknowledged commits are not lost: a and c acknowledge commits while b is away, c loses
 // its data, a is killed. b and c must not elect; when a is back, everything is
 // there, and c is a voter again.
 func TestNodeThatLostItsDataDoesNotVote(t *testing.T) {

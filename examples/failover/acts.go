@@ -226,20 +226,33 @@ func (s *show) moveTo(ctx context.Context, from *process, t tenure, to *process)
 // kill: kill -9 of the leader, which takes its node of the store with it, and
 // a restart from its own data.
 func (s *show) kill(ctx context.Context, r *result) error {
-	p, t, err := s.leader()
+	p, err := s.killLeader(ctx, r, "kill -9 of the leader", func(*process) error { return nil })
 	if err != nil {
 		return err
+	}
+	return s.restart(ctx, p)
+}
+
+// killLeader kills the leader, calls then, and waits for another member to lead.
+// It returns the process that was killed.
+func (s *show) killLeader(ctx context.Context, r *result, text string, then func(*process) error) (*process, error) {
+	p, t, err := s.leader()
+	if err != nil {
+		return nil, err
 	}
 	at := event.Mono()
 	s.c.kill(p)
 	s.h.died(p.name, event.Mono())
-	s.out.note(p.name, "kill -9 of the leader")
+	if err := then(p); err != nil {
+		return nil, err
+	}
+	s.out.note(p.name, text)
 	next, err := s.newLeader(ctx, t.token)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.without = time.Duration(next.start - at)
-	return s.restart(ctx, p)
+	return p, nil
 }
 
 func (s *show) restart(ctx context.Context, p *process) error {
@@ -347,22 +360,10 @@ func (s *show) storeLeader(ctx context.Context, r *result) error {
 // was replaced. Its node comes back as a new server, which votes only once it
 // has everything from the others.
 func (s *show) diskLost(ctx context.Context, r *result) error {
-	p, t, err := s.leader()
+	p, err := s.killLeader(ctx, r, "kill -9 of the leader, whose data directory is then emptied", s.c.empty)
 	if err != nil {
 		return err
 	}
-	at := event.Mono()
-	s.c.kill(p)
-	s.h.died(p.name, event.Mono())
-	if err := s.c.empty(p); err != nil {
-		return err
-	}
-	s.out.note(p.name, "kill -9 of the leader, whose data directory is then emptied")
-	next, err := s.newLeader(ctx, t.token)
-	if err != nil {
-		return err
-	}
-	r.without = time.Duration(next.start - at)
 	after := event.Mono()
 	if err := s.c.start(p); err != nil {
 		return err
