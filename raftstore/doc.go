@@ -38,7 +38,7 @@
 //
 // Do not put back an older copy of a directory: it lacks what was acknowledged
 // since. A node asks the others before it votes, and those that answer and know
-// more make it join anew; if none of them is there, nothing can.
+// more make it join again. If no such node answers, the loss is not found.
 //
 // A cluster that is founded again is another incarnation. The nodes of the two
 // refuse each other, and calls over a node of the other incarnation fail with

@@ -145,7 +145,7 @@ func (m *model) voters() map[disk.Incarnation]int {
 	return count
 }
 
-// A cluster is founded once, in whatever order the nodes act, hear of each
+// A cluster is founded once, in any order in which the nodes act, hear of each
 // other, crash and lose their disks.
 func TestClusterIsFoundedOnce(t *testing.T) {
 	for seed := range uint64(1000) {
