@@ -120,6 +120,14 @@ func (tc *testCluster) eventually(cond func() bool, msg string) {
 	require.Eventually(tc.t, cond, 20*time.Second, 2*time.Millisecond, msg)
 }
 
+// well waits until all nodes take part.
+func (tc *testCluster) well() {
+	tc.t.Helper()
+	for _, b := range tc.node {
+		tc.eventually(func() bool { return b.Status().Health.State == Well }, "a node does not take part")
+	}
+}
+
 func (tc *testCluster) follower() int {
 	l := tc.leader()
 	for i, b := range tc.node {

@@ -1,8 +1,10 @@
 package raftstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -37,15 +39,24 @@ type health struct {
 	begun  map[uint64]dcs.Instant // writes under way
 	disk   DiskStatus
 	done   uint64
-	faults map[uint64]error // of writes that are being repeated
-	lost   error            // permanent
-	out    error            // why this node left the lead, or nil
-	state  HealthState
-	since  dcs.Instant
+	faults map[uint64]writeFault // of writes that are being repeated
+	// outcome is closed when an attempt of a write ends, and made when someone
+	// waits for that.
+	outcome chan struct{}
+	lost    error // permanent
+	out     error // why this node left the lead, or nil
+	state   HealthState
+	since   dcs.Instant
+}
+
+// writeFault is the last failure of a write, and how many attempts failed.
+type writeFault struct {
+	err      error
+	attempts int
 }
 
 func newHealth(changed func(from, to Health)) *health {
-	return &health{changed: changed, begun: map[uint64]dcs.Instant{}, faults: map[uint64]error{}, state: Well, since: dcs.Now()}
+	return &health{changed: changed, begun: map[uint64]dcs.Instant{}, faults: map[uint64]writeFault{}, state: Well, since: dcs.Now()}
 }
 
 // begin implements storeHealth. A write that is repeated after a failure is one
@@ -65,6 +76,7 @@ func (h *health) ended(id uint64) {
 	took := h.begun[id].Elapsed()
 	delete(h.begun, id)
 	delete(h.faults, id)
+	h.attempted()
 	h.done++
 	h.disk.Last, h.disk.Max = took, max(h.disk.Max, took)
 	if h.done == 1 {
@@ -79,9 +91,44 @@ func (h *health) ended(id uint64) {
 func (h *health) fault(id uint64, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.faults[id] = err
+	h.faults[id] = writeFault{err, h.faults[id].attempts + 1}
+	h.attempted()
 	h.disk.Faults++
 	h.look()
+}
+
+// attempted wakes the callers of retried. The caller holds the lock.
+func (h *health) attempted() {
+	if h.outcome != nil {
+		close(h.outcome)
+		h.outcome = nil
+	}
+}
+
+// retried calls again, which makes the store repeat failed writes at once, and
+// returns when each of them has been attempted once more, or when ctx ends.
+func (h *health) retried(ctx context.Context, again func()) {
+	h.mu.Lock()
+	failing := maps.Clone(h.faults)
+	h.mu.Unlock()
+	again()
+	for {
+		h.mu.Lock()
+		maps.DeleteFunc(failing, func(id uint64, f writeFault) bool { return h.faults[id].attempts != f.attempts })
+		if h.outcome == nil {
+			h.outcome = make(chan struct{})
+		}
+		outcome := h.outcome
+		h.mu.Unlock()
+		if len(failing) == 0 {
+			return
+		}
+		select {
+		case <-outcome:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // permanent implements storeHealth.
@@ -97,8 +144,8 @@ func (h *health) permanent(err error) {
 // anyFault returns the failure of a write that is being repeated, or nil. The
 // caller holds the lock.
 func (h *health) anyFault() error {
-	for _, err := range h.faults {
-		return err
+	for _, f := range h.faults {
+		return f.err
 	}
 	return nil
 }

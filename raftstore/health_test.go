@@ -21,6 +21,7 @@ type ward struct {
 	newer    atomic.Bool   // another voter is in a newer term
 	asked    atomic.Int64
 	barred   atomic.Bool
+	retry    atomic.Pointer[func()]
 	turns    atomic.Int64
 	told     []string // written under the health's lock
 	watching context.CancelFunc
@@ -38,8 +39,13 @@ func newWard(t *testing.T) *ward {
 		leading:    w.term.Load,
 		othersWell: func(context.Context) bool { w.asked.Add(1); return w.healthy.Load() },
 		superseded: func(context.Context) bool { return w.newer.Load() },
-		bar:        func(reason error) { w.barred.Store(reason != nil) },
-		turn:       func() { w.turns.Add(1) },
+		retry: func() {
+			if f := w.retry.Load(); f != nil {
+				(*f)()
+			}
+		},
+		bar:  func(reason error) { w.barred.Store(reason != nil) },
+		turn: func() { w.turns.Add(1) },
 	}
 	go s.watch(life)
 	t.Cleanup(end)
@@ -94,6 +100,42 @@ func TestStalledWithTheOthersStays(t *testing.T) {
 		synctest.Wait()
 		assert.True(t, w.health.away())
 	})
+}
+
+// TestStalledLeaderTriesOnceMore: a leader whose writes fail attempts them once
+// more before it leaves. The others may only have noticed earlier that their
+// disks have room.
+func TestStalledLeaderTriesOnceMore(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		retry func(h *health, id uint64)
+		away  bool
+	}{
+		{"succeeds", func(h *health, id uint64) { h.ended(id) }, false},
+		{"fails again", func(h *health, id uint64) { h.fault(id, errors.New("no space left")) }, true},
+		{"hangs", func(*health, uint64) {}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWard(t)
+				w.term.Store(3)
+				id := w.health.begin()
+				w.health.fault(id, errors.New("no space left"))
+				retry := func() {
+					go func() {
+						time.Sleep(stalledAfter / 2) // a repair and a write take time
+						c.retry(w.health, id)
+					}()
+				}
+				w.retry.Store(&retry)
+				time.Sleep(4 * time.Second)
+				w.healthy.Store(true)
+				time.Sleep(stalledAfter + 2*healthTick)
+				synctest.Wait()
+				assert.Equal(t, c.away, w.health.away())
+			})
+		})
+	}
 }
 
 // TestStalledFollowerAsksNobody: it has nothing to leave.

@@ -34,6 +34,8 @@ type leadWatch struct {
 	// superseded reports whether another voter is in a newer term, bounded by
 	// ctx.
 	superseded func(ctx context.Context) bool
+	// retry makes the store repeat failed writes at once.
+	retry func()
 	// bar closes Raft's connections and refuses new ones while reason is not
 	// nil; turn makes the leadership agree with leading and health.away.
 	bar  func(reason error)
@@ -52,8 +54,13 @@ func (n *node) watchHealth() {
 		},
 		othersWell: n.othersWell,
 		superseded: n.superseded,
-		bar:        func(reason error) { n.net.Gate(transport.KindRaft, reason) },
-		turn:       n.turn,
+		retry: func() {
+			if m := n.member(); m != nil {
+				m.store.retry()
+			}
+		},
+		bar:  func(reason error) { n.net.Gate(transport.KindRaft, reason) },
+		turn: n.turn,
 	}
 	w.watch(n.life)
 }
@@ -190,7 +197,7 @@ func (s *leadWatch) watch(life context.Context) {
 		}
 		ill, out := s.health.check(), s.health.away()
 		switch {
-		case !out && ill != nil && s.leading() != 0 && s.within(life, s.othersWell):
+		case !out && ill != nil && s.leading() != 0 && s.within(life, askTime, s.othersWell) && s.within(life, stalledAfter, s.stillIll):
 			left = dcs.Now()
 			s.health.stepOut(ill)
 			s.bar(ill)
@@ -201,7 +208,7 @@ func (s *leadWatch) watch(life context.Context) {
 			// Nobody took the lead, because the others cannot reach each other:
 			// what is held is renewed here again. Else it stays out.
 			left = dcs.Now()
-			if !s.within(life, s.superseded) {
+			if !s.within(life, askTime, s.superseded) {
 				s.stepIn()
 			}
 		}
@@ -214,9 +221,16 @@ func (s *leadWatch) stepIn() {
 	s.turn()
 }
 
-// within asks the others a question, for askTime at most.
-func (s *leadWatch) within(life context.Context, question func(context.Context) bool) bool {
-	ctx, cancel := context.WithTimeout(life, askTime)
+// stillIll attempts failed writes once more, and reports whether this node is
+// still ill.
+func (s *leadWatch) stillIll(ctx context.Context) bool {
+	s.health.retried(ctx, s.retry)
+	return s.health.check() != nil
+}
+
+// within asks a question, which may take as long as limit.
+func (s *leadWatch) within(life context.Context, limit time.Duration, question func(context.Context) bool) bool {
+	ctx, cancel := context.WithTimeout(life, limit)
 	defer cancel()
 	return question(ctx)
 }

@@ -210,7 +210,10 @@ func (tc *testCluster) settled() {
 	l := tc.node[tc.leader()]
 	tc.eventually(func() bool {
 		for _, b := range tc.node {
-			if b != nil && b.node.member().raft.LastIndex() != l.node.member().raft.LastIndex() {
+			if b == nil {
+				continue
+			}
+			if m := b.node.member(); m == nil || m.raft.LastIndex() != l.node.member().raft.LastIndex() {
 				return false
 			}
 		}

@@ -67,8 +67,9 @@ type raftLog struct {
 	storing  sync.Mutex // held while a vote is stored, and guards voteTerm
 	voteTerm uint64     // of the vote that Raft is about to store
 
-	mu   sync.Mutex
-	vote disk.Vote // durable
+	mu     sync.Mutex
+	vote   disk.Vote     // durable
+	resume chan struct{} // closed by retry, which makes another one
 }
 
 var (
@@ -89,6 +90,7 @@ func newRaftLog(log *disk.Log, votes voteStore, vote disk.Vote, snapshot func() 
 		closing:  make(chan struct{}),
 		voteTerm: vote.VoteTerm,
 		vote:     vote,
+		resume:   make(chan struct{}),
 	}
 	s.close = sync.OnceFunc(func() { close(s.closing) })
 	return s
@@ -284,8 +286,9 @@ func (s *raftLog) repeat(id uint64, err error, repair, do func() error) error {
 		case errors.Is(err, disk.ErrClosed):
 			runtime.Goexit()
 		}
+		resume := s.resumed()
 		s.health.fault(id, err)
-		s.pause(fails)
+		s.pause(fails, resume)
 		if err = repair(); err == nil {
 			err = do()
 		}
@@ -293,13 +296,30 @@ func (s *raftLog) repeat(id uint64, err error, repair, do func() error) error {
 	return nil
 }
 
-// pause waits before a repair. It ends the goroutine at Close.
-func (s *raftLog) pause(fails int) {
+// retry ends the pauses before repairs.
+func (s *raftLog) retry() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.resume)
+	s.resume = make(chan struct{})
+}
+
+// resumed returns a channel that the next retry closes.
+func (s *raftLog) resumed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.resume
+}
+
+// pause waits before a repair, until resume is closed. It ends the goroutine at
+// Close.
+func (s *raftLog) pause(fails int, resume <-chan struct{}) {
 	longest := min(firstRepair<<min(fails, 16), mostRepair)
 	timer := time.NewTimer(time.Duration(rand.Int64N(int64(longest))) + 1) //nolint:gosec // jitter, no secret
 	defer timer.Stop()
 	select {
 	case <-s.closing:
+	case <-resume:
 	case <-timer.C:
 	}
 	select {

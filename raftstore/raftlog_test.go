@@ -55,6 +55,12 @@ func (h *healthRecord) permanent(err error) {
 	h.lost = err
 }
 
+func (h *healthRecord) failures() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.faults
+}
+
 func (h *healthRecord) faulty() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -162,6 +168,30 @@ func TestStoreErrorsBeforeStart(t *testing.T) {
 		require.Zero(t, f.record.faults)
 		require.Empty(t, f.record.pending)
 	}
+}
+
+// TestRetryEndsThePause checks that a failed write is repeated at once on
+// request, whichever pause it is in.
+func TestRetryEndsThePause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newStoreFixture(t)
+		f.start()
+		stop := f.files.Fail(disktest.Any(disktest.Write, disktest.Create), syscall.ENOSPC)
+		done := inGoroutine(func() error { return f.StoreLogs(commands(1, 5, 1)) })
+		for range 20 {
+			time.Sleep(777 * time.Millisecond)
+			synctest.Wait()
+			before := f.record.failures()
+			f.retry()
+			synctest.Wait()
+			require.Equal(t, before+1, f.record.failures())
+		}
+		stop()
+		f.retry()
+		synctest.Wait()
+		require.Len(t, done, 1)
+		require.NoError(t, <-done)
+	})
 }
 
 // TestStoreWaitsForTheDisk checks that Raft never gets an error of the disk.
