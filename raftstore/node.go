@@ -37,6 +37,8 @@ type wiring struct {
 	transport func(raft.Transport) raft.Transport
 	calls     func(caller) caller
 	adjust    func(*raft.Config)
+	// segmentBytes is the size of a segment of the log, 0 for the default.
+	segmentBytes int64
 }
 
 func defaultWiring() wiring {

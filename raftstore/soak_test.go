@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -58,8 +59,8 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	s.finish()
-	t.Logf("%d rounds %v: %d writes were acknowledged, %d tenures, the longest repair took %v (%s)",
-		rounds, count, len(s.acked)+s.pruned, len(s.tenures), s.longest.Round(time.Millisecond), s.slowest)
+	t.Logf("%d rounds %v: %d writes were acknowledged, %d segments begun, %d tenures, the longest repair took %v (%s)",
+		rounds, count, len(s.acked)+s.pruned, s.segments.Load(), len(s.tenures), s.longest.Round(time.Millisecond), s.slowest)
 }
 
 // soakFault is a kind of fault of one node.
@@ -100,6 +101,9 @@ type soak struct {
 	largest dcs.Revision
 	tenures []soakTenure
 
+	segments atomic.Int64   // begun by all nodes
+	counted  []*disktest.FS // the file systems whose segments are counted
+
 	longest time.Duration
 	slowest string
 	stop    context.CancelFunc
@@ -115,7 +119,7 @@ type soakTenure struct {
 func newSoak(t *testing.T, seed uint64) *soak {
 	s := &soak{
 		t: t, random: rand.New(rand.NewPCG(seed, 1)),
-		config: clusterConfigs(t, 3), nodes: make([]*Backend, 3), acked: map[string]dcs.Revision{},
+		config: clusterConfigs(t, 3), nodes: make([]*Backend, 3), counted: make([]*disktest.FS, 3), acked: map[string]dcs.Revision{},
 	}
 	for i := range s.config {
 		c := &s.config[i]
@@ -148,8 +152,17 @@ func (s *soak) start(i int) {
 
 // open starts node i, and lets it give up data that it must not use.
 func (s *soak) open(i int, rejoin bool) error {
-	w, c := testWiring(), s.config[i]
-	w.files, c.Rejoin = s.files[i], rejoin
+	w, c := memoryWiring(s.files[i]), s.config[i]
+	c.Rejoin = rejoin
+	if s.counted[i] != s.files[i] {
+		s.counted[i] = s.files[i]
+		s.files[i].Inject(func(op disktest.Op) error {
+			if op.Kind == disktest.Create && filepath.Ext(op.Path) == ".seg" {
+				s.segments.Add(1)
+			}
+			return nil
+		})
+	}
 	b, err := newBackend(c, w)
 	if err != nil {
 		return err
@@ -511,4 +524,5 @@ func (s *soak) finish() {
 	defer s.mu.Unlock()
 	require.NotEmpty(s.t, s.acked)
 	require.NotEmpty(s.t, s.tenures)
+	require.Greater(s.t, s.segments.Load(), int64(2*len(s.nodes)), "the logs stayed in their first segments")
 }

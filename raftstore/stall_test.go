@@ -21,7 +21,7 @@ func diskCluster(t *testing.T, size int) (*testCluster, []*disktest.FS) {
 		files[i] = disktest.New()
 	}
 	tc := newTestCluster(t, size, func(i int, c *Config, w *wiring) {
-		c.Dir, w.files = fmt.Sprintf("/data/%d", i), files[i]
+		c.Dir, *w = fmt.Sprintf("/data/%d", i), memoryWiring(files[i])
 	})
 	tc.well()
 	return tc, files

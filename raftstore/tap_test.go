@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk/disktest"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
@@ -39,6 +40,17 @@ type tappedCaller struct {
 func testWiring() wiring {
 	w := defaultWiring()
 	w.calls = func(c caller) caller { return &tappedCaller{caller: c} }
+	return w
+}
+
+// memorySegment is small, because a file system in memory holds and copies all
+// of a segment, and so that logs begin new ones often.
+const memorySegment = 8 << 10
+
+// memoryWiring is a testWiring with a file system in memory.
+func memoryWiring(files *disktest.FS) wiring {
+	w := testWiring()
+	w.files, w.segmentBytes = files, memorySegment
 	return w
 }
 
