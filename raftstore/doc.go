@@ -93,8 +93,9 @@
 // those from such addresses on the other half.
 //
 // A node of the cluster may have 16 established connections, 4096 calls in work
-// and 32 MiB of their requests; nodes that are not in Peers share one such
-// allowance. A request is at most as large as the largest Txn and 68 KiB, a reply
+// and 32 MiB of their requests. A further connection closes the one that has been
+// silent for the longest time. Nodes that are not in Peers share one such
+// allowance, and are refused above it. A request is at most as large as the largest Txn and 68 KiB, a reply
 // 8 MiB and 4 KiB. Raft's messages have 64 entries and 2 MiB and 64 KiB at most,
 // or 64 KiB if they carry no entries, and must arrive within two election
 // timeouts (1 s at least) once they have begun; a snapshot has at most 4 GiB, and

@@ -61,7 +61,7 @@ func (n *Network) accepted(ctx context.Context, p *place) {
 		return
 	}
 	owner := n.owner(conn.peer)
-	if !n.load.connect(owner) {
+	if !n.connect(owner) {
 		conn.Close()
 		n.reportRefusal(ctx, raw.RemoteAddr(), fmt.Errorf("%w: %d established connections of this node", errCrowded, n.load.mostConns))
 		return
@@ -71,6 +71,7 @@ func (n *Network) accepted(ctx context.Context, p *place) {
 		leave()
 		n.load.disconnect(owner)
 	})
+	conn.counted.Store(true)
 	switch conn.kind {
 	case KindRaft:
 		if s := n.raft.Load(); s != nil {
@@ -83,6 +84,25 @@ func (n *Network) accepted(ctx context.Context, p *place) {
 	default:
 		n.answerCalls(ctx, conn)
 	}
+}
+
+// connect counts one more accepted connection of a node. Where the node has
+// enough, the one that has been silent for the longest time makes room: a network
+// that drops packets leaves connections behind that are dead on the other side,
+// and the node must not wait until their keepalive notices. Names that are not
+// in Peers share one count, so that one of them must not close another's.
+func (n *Network) connect(owner string) bool {
+	for !n.load.connect(owner) {
+		var oldest *trackedConn
+		if owner != "" {
+			oldest = n.reg.quietest(func(t *trackedConn) bool { return !t.dialled && n.owner(t.peer) == owner })
+		}
+		if oldest == nil {
+			return false
+		}
+		oldest.Close()
+	}
+	return true
 }
 
 // reportRefusal logs a connection that was not established. Those that should

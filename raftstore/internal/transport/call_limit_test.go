@@ -185,6 +185,39 @@ func TestConnectionsOfOneNodeAreBounded(t *testing.T) {
 	}, 10*time.Second, time.Millisecond, "a node without connections is forgotten")
 }
 
+// A node that comes back through a network that dropped its packets gets
+// connections at once, though those it had before are still counted. The silent
+// ones make room, not the one in use.
+func TestSilentConnectionsMakeRoom(t *testing.T) {
+	_, b := startPair(t)
+	b.load.mu.Lock()
+	b.load.mostConns = 4
+	b.load.mu.Unlock()
+	used := callBy(t, b, "a")
+	asked := uint64(0)
+	ask := func(conn net.Conn) {
+		asked++
+		send(t, conn, asked, 0)
+		require.Equal(t, frameReply, answer(t, conn).kind)
+	}
+	var dead []net.Conn
+	for range 12 {
+		ask(used)
+		conn := callBy(t, b, "a")
+		ask(conn)
+		dead = append(dead, conn)
+	}
+	ask(used)
+	for i, conn := range dead[:len(dead)-3] {
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
+		_, err := conn.Read(make([]byte, 1))
+		require.ErrorIs(t, err, io.EOF, "connection %d", i)
+	}
+	for _, conn := range dead[len(dead)-3:] {
+		ask(conn)
+	}
+}
+
 // Large replies to a node that does not read them are bounded together. Small
 // ones, and those to other nodes, are not concerned.
 func TestRepliesThatWaitAreBounded(t *testing.T) {

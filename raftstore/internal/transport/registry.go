@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
@@ -48,6 +49,7 @@ type registry struct {
 	next   uint64
 	open   map[uint64]*registered
 	wg     sync.WaitGroup
+	reads  atomic.Uint64 // of all established connections; their clock
 }
 
 type registered struct {
@@ -101,7 +103,8 @@ func (r *registry) spawn(f func()) bool {
 // track registers an established connection; closing it takes it out. A
 // refused connection is closed.
 func (r *registry) track(conn net.Conn, k Kind, peer Hello, dialled bool) (*trackedConn, error) {
-	t := &trackedConn{Conn: conn, kind: k, peer: peer.ID, hello: peer, dialled: dialled}
+	t := &trackedConn{Conn: conn, kind: k, peer: peer.ID, hello: peer, dialled: dialled, reads: &r.reads}
+	t.heard.Store(r.reads.Add(1))
 	leave, err := r.enter(k, t.sever, t)
 	if err != nil {
 		conn.Close()
@@ -155,6 +158,18 @@ func (r *registry) conns() []*trackedConn {
 	return list
 }
 
+// quietest returns the established and counted connection that fits and from
+// which nothing was read for the longest time, or nil.
+func (r *registry) quietest(fits func(*trackedConn) bool) *trackedConn {
+	var oldest *trackedConn
+	for _, t := range r.conns() {
+		if t.counted.Load() && fits(t) && (oldest == nil || t.heard.Load() < oldest.heard.Load()) {
+			oldest = t
+		}
+	}
+	return oldest
+}
+
 // ConnStatus describes an established connection.
 type ConnStatus struct {
 	// Peer is the other node's ID.
@@ -186,6 +201,16 @@ type trackedConn struct {
 	hello   Hello  // all of what it said
 	dialled bool
 	leave   func()
+	counted atomic.Bool    // among its node's connections; leave takes it out
+	reads   *atomic.Uint64 // of all connections
+	heard   atomic.Uint64  // the value of reads after the last Read
+}
+
+// Read implements net.Conn.
+func (t *trackedConn) Read(b []byte) (int, error) {
+	n, err := t.Conn.Read(b)
+	t.heard.Store(t.reads.Add(1))
+	return n, err
 }
 
 // Close closes the connection and takes it out of the registry.
