@@ -17,13 +17,14 @@ type load int
 
 const (
 	// waits: the tests mostly wait, so other packages run at the same time. They
-	// start when everything is built.
+	// start when no package computes any more and the programs of those with a
+	// cluster, which take longest, are built.
 	waits load = iota
 	// computes: the tests keep the processors busy. No other process measures
 	// meanwhile, but the others may still be built.
 	computes
 	// measures: the tests bound latencies from their first to their last. No other
-	// process measures or computes meanwhile.
+	// process measures, computes or builds meanwhile.
 	measures
 )
 
@@ -66,6 +67,8 @@ var settings = []setting{
 	{path: "zookeeper", servers: []string{}, cluster: true}, // comes from a package of the system
 	{path: "etcd3", servers: []string{"etcd"}, cluster: true},
 	{path: "raftstore"},
+	{path: "raftstore/internal/transport"},
+	{path: "raftstore/internal/disk"},
 	{path: testcluster},
 	{path: "examples/failover"},
 	{path: "examples/leader"},

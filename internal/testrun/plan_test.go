@@ -49,7 +49,7 @@ func TestPlan(t *testing.T) {
 
 // No more packages with a cluster run at the same time than two processors serve.
 func TestClustersTakeTurns(t *testing.T) {
-	r := &runner{built: true, servers: map[string]error{}}
+	r := &runner{earlyBuilt: true, servers: map[string]error{}}
 	for range clusters + 1 {
 		r.jobs = append(r.jobs, &job{cluster: true, state: running})
 	}
@@ -64,6 +64,27 @@ func TestClustersTakeTurns(t *testing.T) {
 	ready, err := r.ready(next)
 	require.NoError(t, err)
 	require.True(t, ready)
+}
+
+// Tests that wait start once the early programs are built and nothing computes.
+// Those that measure start once everything is built.
+func TestTestsThatWaitStartEarly(t *testing.T) {
+	busy := &job{load: computes, state: running}
+	r := &runner{jobs: []*job{busy}, servers: map[string]error{}}
+	ready := func(l load) bool {
+		ok, err := r.ready(&job{load: l, state: toRun})
+		require.NoError(t, err)
+		return ok
+	}
+	require.True(t, ready(computes))
+	require.False(t, ready(waits))
+	r.earlyBuilt = true
+	require.False(t, ready(waits), "a package computes")
+	busy.state = over
+	require.True(t, ready(waits))
+	require.False(t, ready(measures))
+	r.built = true
+	require.True(t, ready(measures))
 }
 
 func TestSettingsNamePackagesOnce(t *testing.T) {

@@ -43,14 +43,22 @@ const (
 	over
 )
 
-// build builds the job's test program below dir.
-func (r *runner) build(ctx context.Context, j *job, dir string) error {
+// early reports whether the job's test program is built before any test that
+// waits starts.
+func (j *job) early() bool { return j.load == computes || j.cluster }
+
+// build builds the job's test program below dir with the go command, which
+// command ends with.
+func (r *runner) build(ctx context.Context, j *job, dir string, command ...string) error {
 	j.binary = filepath.Join(dir, strings.ReplaceAll(j.pkg.path(), "/", "-")+".test")
-	args := []string{"test", "-c", "-o", j.binary}
+	// Stack traces and reports of races need no DWARF, and all programs together
+	// take an eighth less processor time to build without it.
+	args := append(command, "test", "-c", "-ldflags=-w", "-o", j.binary)
 	if r.race {
 		args = append(args, "-race")
 	}
-	cmd := exec.CommandContext(ctx, "go", append(args, j.pkg.arg())...) //nolint:gosec // G204: go and the caller's packages
+	args = append(args, j.pkg.arg())
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // G204: go and the caller's packages
 	cmd.Dir = r.dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot build the tests: %w\n%s", err, strings.TrimSpace(string(out)))

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/internal/machinelock"
@@ -30,7 +31,9 @@ type runner struct {
 	jobs    []*job
 	// servers holds each server's build error, once the build is over.
 	servers map[string]error
-	built   bool // every test program is
+	// earlyBuilt: the test programs that early names are built.
+	earlyBuilt bool
+	built      bool // every test program is
 }
 
 // lockFile returns the lock file of this machine, which every run on it shares.
@@ -116,29 +119,66 @@ func (r *runner) runningClusters() (n int) {
 	return n
 }
 
-// buildAll builds the test programs in the order of the plan. No process measures
-// meanwhile.
+// builders is how many test programs are built at the same time while no test
+// waits. The linker keeps little more than one processor busy.
+const builders = 2
+
+// buildAll builds the test programs in the order of the plan, the early ones
+// first. No process measures meanwhile. The late ones are built one after the
+// other and with the least priority, because tests that wait run meanwhile.
 func (r *runner) buildAll(ctx context.Context, work string, steps chan<- step) {
 	defer func() { steps <- nil }()
-	unlock, lockErr := r.acquire(ctx, machinelock.RLock)
-	if lockErr == nil {
+	build := func(j *job, command ...string) error { return r.build(ctx, j, work, command...) }
+	unlock, err := r.acquire(ctx, machinelock.RLock)
+	if err == nil {
 		defer unlock()
+	} else {
+		build = func(*job, ...string) error { return err }
 	}
+	var early, late []*job
 	for _, j := range r.jobs {
-		err := lockErr
-		if err == nil {
-			err = r.build(ctx, j, work)
-		}
-		if err == nil {
-			j.count(ctx)
-		}
-		steps <- func(r *runner) {
-			if j.state = toRun; err != nil {
-				r.finish(j, err)
-			}
+		if j.early() {
+			early = append(early, j)
+		} else {
+			late = append(late, j)
 		}
 	}
+	buildJobs(ctx, early, builders, steps, func(j *job) error { return build(j, "go") })
+	steps <- func(r *runner) { r.earlyBuilt = true }
+	buildJobs(ctx, late, 1, steps, func(j *job) error { return build(j, "nice", "-n", "19", "go") })
 	steps <- func(r *runner) { r.built = true }
+}
+
+// buildJobs calls build for each job, on several goroutines, which end before it
+// returns.
+func buildJobs(ctx context.Context, jobs []*job, workers int, steps chan<- step, build func(*job) error) {
+	next := make(chan *job)
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for j := range next {
+				err := build(j)
+				if err == nil {
+					j.count(ctx)
+				}
+				steps <- func(r *runner) {
+					if j.state = toRun; err != nil {
+						r.finish(j, err)
+					}
+				}
+			}
+		})
+	}
+	for _, j := range jobs {
+		next <- j
+	}
+	close(next)
+	wg.Wait()
+}
+
+// computing reports whether a job that keeps the processors busy is not over.
+func (r *runner) computing() bool {
+	return slices.ContainsFunc(r.jobs, func(j *job) bool { return j.load == computes && j.state != over })
 }
 
 // buildServers builds the servers that the jobs need, one after the other.
@@ -177,7 +217,10 @@ func (r *runner) start(ctx context.Context, steps chan<- step) {
 
 // ready reports whether a job may run now. The error says why it never may.
 func (r *runner) ready(j *job) (bool, error) {
-	if j.load != computes && !r.built || j.cluster && r.runningClusters() == clusters {
+	switch {
+	case j.load == waits && (!r.earlyBuilt || r.computing()),
+		j.load == measures && !r.built,
+		j.cluster && r.runningClusters() == clusters:
 		return false, nil
 	}
 	for _, name := range j.servers {
