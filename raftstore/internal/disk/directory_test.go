@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -41,6 +42,14 @@ func TestOpenMakesAFreshDirectory(t *testing.T) {
 			require.Equal(t, s, again)
 		}
 	}
+}
+
+// seedsOf returns how many seeds a test tries: all of them in the slow profile.
+func seedsOf(few, all uint64) uint64 {
+	if os.Getenv("HOLDFAST_PROFILE") == "slow" {
+		return all
+	}
+	return few
 }
 
 // restarts returns what a start may find: after a kill, and after the power was
@@ -88,6 +97,7 @@ func TestSetAside(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			whole := newDir(t, founded())
 			require.NoError(t, whole.MakeDir("/d/snap"))
 			require.NoError(t, whole.MakeDir("/d/lost-00"))
@@ -109,7 +119,7 @@ func TestSetAside(t *testing.T) {
 					err = disk.Make(f, dir, next)
 				}
 				done = err == nil
-				for _, f := range restarts(f, 12) {
+				for _, f := range restarts(f, seedsOf(3, 12)) {
 					s, _ := disk.Open(f, dir, owner, scan(f))
 					checkOldLife(t, f, before, s, done)
 					if s.Identity.Life != lifeB {

@@ -180,10 +180,7 @@ func script() []func(m logModel) logStep {
 // TestCrashAtEachOperation loses power before each operation of the script, and
 // before each one of the start after that.
 func TestCrashAtEachOperation(t *testing.T) {
-	seeds := uint64(12)
-	if testing.Short() {
-		seeds = 5
-	}
+	seeds := seedsOf(6, 12)
 	for k := 1; ; k++ {
 		w := newLogWorld(t, fmt.Sprintf("operation %d", k))
 		w.files.HaltAt(disktest.Nth(k, disktest.Any(disktest.Changes()...)))
@@ -241,11 +238,7 @@ func halted(f *disktest.FS) bool {
 
 // TestLogAgainstModel does random steps with crashes, kills and faults.
 func TestLogAgainstModel(t *testing.T) {
-	seeds := uint64(3000)
-	if testing.Short() {
-		seeds = 1000
-	}
-	for seed := range seeds {
+	for seed := range seedsOf(700, 3000) {
 		runLogModel(t, seed)
 	}
 }
