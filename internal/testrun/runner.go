@@ -125,7 +125,8 @@ const builders = 2
 
 // buildAll builds the test programs in the order of the plan, the early ones
 // first. No process measures meanwhile. The late ones are built one after the
-// other and with the least priority, because tests that wait run meanwhile.
+// other and with less priority than the tests, which run meanwhile; with the
+// least, programs that keep the processors busy would hold them up for minutes.
 func (r *runner) buildAll(ctx context.Context, work string, steps chan<- step) {
 	defer func() { steps <- nil }()
 	build := func(j *job, command ...string) error { return r.build(ctx, j, work, command...) }
@@ -145,7 +146,7 @@ func (r *runner) buildAll(ctx context.Context, work string, steps chan<- step) {
 	}
 	buildJobs(ctx, early, builders, steps, func(j *job) error { return build(j, "go") })
 	steps <- func(r *runner) { r.earlyBuilt = true }
-	buildJobs(ctx, late, 1, steps, func(j *job) error { return build(j, "nice", "-n", "19", "go") })
+	buildJobs(ctx, late, 1, steps, func(j *job) error { return build(j, "nice", "-n", "5", "go") })
 	steps <- func(r *runner) { r.built = true }
 }
 
