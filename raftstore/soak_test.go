@@ -4,10 +4,12 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -101,6 +103,7 @@ type soak struct {
 	largest dcs.Revision
 	tenures []soakTenure
 
+	log      recentLines
 	segments atomic.Int64   // begun by all nodes
 	counted  []*disktest.FS // the file systems whose segments are counted
 
@@ -126,12 +129,14 @@ func newSoak(t *testing.T, seed uint64) *soak {
 		c.Dir, c.Timing, c.MinTTL = filepath.Join("/soak", c.ID), soakTiming, time.Second
 		c.HeartbeatTimeout = 150 * time.Millisecond
 		c.SnapshotThreshold, c.SnapshotInterval = 200, 50*time.Millisecond
+		c.Logger = slog.New(slog.NewTextHandler(&s.log, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", c.ID)
 		s.files = append(s.files, disktest.New())
 	}
 	for i := range s.config {
 		s.start(i)
 	}
 	t.Cleanup(func() {
+		s.report()
 		for i := range s.config {
 			s.end(i)
 		}
@@ -198,6 +203,7 @@ func (s *soak) round(f soakFault) {
 		before[i] = files.Kill()
 	}
 	i := s.random.IntN(len(s.nodes))
+	fmt.Fprintf(&s.log, "time=%s a round begins: %s, node %s\n", time.Now().UTC().Format(time.RFC3339Nano), f.name, s.config[i].ID)
 	f.strike(s, i)
 	over := time.Now()
 	if s.nodes[i] == nil {
@@ -267,6 +273,41 @@ func (s *soak) problem() string {
 		leader = st.LeaderID
 	}
 	return ""
+}
+
+// report prints the state of every node and the last lines of the log, if the
+// test failed.
+func (s *soak) report() {
+	if !s.t.Failed() {
+		return
+	}
+	for i, b := range s.nodes {
+		if b == nil {
+			s.t.Logf("node %s is down", s.config[i].ID)
+			continue
+		}
+		s.t.Logf("node %s: %+v", s.config[i].ID, b.Status())
+	}
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	s.t.Logf("the last lines of the log:\n%s", strings.Join(s.log.lines, ""))
+}
+
+// recentLines keeps the newest lines that are written to it.
+type recentLines struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+// Write implements io.Writer. Each call writes one line.
+func (r *recentLines) Write(line []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lines = append(r.lines, string(line))
+	if len(r.lines) > 2000 {
+		r.lines = slices.Delete(r.lines, 0, 1000)
+	}
+	return len(line), nil
 }
 
 // halt ends node i as if it lost power, before a random change of what it
