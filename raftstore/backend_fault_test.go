@@ -37,6 +37,7 @@ func counter(t *testing.T, b *Backend) (n int, modified dcs.Revision) {
 
 // P15: replies get lost, copies are sent, and each commit lands once.
 func TestP15LostRepliesLandOnce(t *testing.T) {
+	parallel(t)
 	tc := newTestCluster(t, 3, nil)
 	ctx := testCtx(t)
 	for _, i := range []int{tc.leader(), tc.follower()} {

@@ -139,6 +139,19 @@ func (tc *testCluster) follower() int {
 	return -1
 }
 
+// places bounds how many parallel tests run at the same time. Each has a cluster,
+// which needs a processor now and then to have no election.
+var places = make(chan struct{}, 3)
+
+// parallel runs t with other tests that mostly wait, once those that measure are
+// over.
+func parallel(t *testing.T) {
+	t.Helper()
+	t.Parallel()
+	places <- struct{}{}
+	t.Cleanup(func() { <-places }) // after the nodes are closed
+}
+
 func testCtx(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	t.Cleanup(cancel)

@@ -35,7 +35,7 @@ func far(t *testing.T, addr string, roundTrip time.Duration) string {
 // docs/operations.md has for them: a lock is held by a node that does not lead,
 // writes guarded by it succeed on every node, and nobody is elected.
 func TestLockOverFarNodes(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	const roundTrip = 200 * time.Millisecond
 	timing := dcs.Timing{TTL: 18 * time.Second, LoopWait: 6 * time.Second, RetryTimeout: 6 * time.Second}
 	lasts := 20 * time.Second

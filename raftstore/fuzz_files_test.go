@@ -59,6 +59,7 @@ func FuzzStoredFiles(f *testing.F) {
 		f.Add(file, uint32(1000), make([]byte, 600), false)
 	}
 	f.Fuzz(func(t *testing.T, file uint8, at uint32, patch []byte, cut bool) {
+		t.Parallel()
 		files := original.Kill()
 		paths := slices.DeleteFunc(files.Paths(), func(p string) bool { return strings.HasSuffix(p, "/lock") })
 		path := paths[int(file)%len(paths)]

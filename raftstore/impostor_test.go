@@ -12,6 +12,7 @@ import (
 
 // A node with another node's certificate cannot vote, nor be heard of.
 func TestImpostorDoesNotVote(t *testing.T) {
+	parallel(t)
 	ca := newTestCA(t)
 	tc := &testCluster{t: t, config: clusterConfigs(t, 3), node: make([]*Backend, 3)}
 	for i := range tc.config {

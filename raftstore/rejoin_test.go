@@ -109,6 +109,7 @@ func (tc *testCluster) leadBy(at int) {
 // its data, a is killed. b and c must not elect; when a is back, everything is
 // there, and c is a voter again.
 func TestNodeThatLostItsDataDoesNotVote(t *testing.T) {
+	parallel(t)
 	tc := newTestCluster(t, 3, nil)
 	const a, b, c = 0, 1, 2
 	tc.leadBy(a)
@@ -155,6 +156,7 @@ func (tc *testCluster) becomesVoter(i int) {
 // The same with a lock: while its holder may believe that it has it, nobody else
 // gets it, and tokens rise.
 func TestNodeThatLostItsDataGivesNoLockAway(t *testing.T) {
+	parallel(t)
 	tc := newTestCluster(t, 3, nil)
 	const a, b, c = 0, 1, 2
 	tc.leadBy(a)
@@ -290,6 +292,7 @@ func TestWipedMajorityFoundsNothing(t *testing.T) {
 
 // A node is wiped again while it is made a voter.
 func TestWipedTwice(t *testing.T) {
+	parallel(t)
 	tc := newTestCluster(t, 3, nil)
 	at := tc.follower()
 	revs := tc.commits(at, 20, "k")

@@ -80,6 +80,7 @@ func TestConfirmedAsksRaftLast(t *testing.T) {
 // later copies: one was sent and never answered, or the leader itself could
 // not tell.
 func TestUnclearIsNotForgotten(t *testing.T) {
+	parallel(t)
 	for name, answer := range map[string]*reply{"no answer": nil, "the leader cannot tell": {kind: replyUnclear, text: "cannot tell"}} {
 		t.Run(name, func(t *testing.T) {
 			tc := newTestCluster(t, 3, nil)

@@ -38,6 +38,7 @@ const soakWait = 30 * time.Second
 // on its disk, while others write and take a lock in turns. Each acknowledged
 // write must stay, tokens must rise, and no two holders may be valid at once.
 func TestSoak(t *testing.T) {
+	parallel(t)
 	seed := *soakSeed
 	if seed == 0 {
 		seed = rand.Uint64() >> 1

@@ -185,6 +185,7 @@ func buildRelease(t *testing.T) string {
 // back. A command of the new release is refused while a node of the old one is
 // left, and everything else goes on. The node that is taken back stops in words.
 func TestUpgrade(t *testing.T) {
+	parallel(t)
 	next := buildRelease(t)
 	present, err := os.Executable()
 	require.NoError(t, err)
