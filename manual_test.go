@@ -1,4 +1,4 @@
-package dcs_test
+package holdfast_test
 
 import (
 	"os"
@@ -9,10 +9,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/conformance"
 )
 
-// The package's manual names suite cases; each must exist, and each guarantee
+// The manual of package dcs names suite cases; each must exist, and each guarantee
 // must name at least one.
 func TestManualNamesRealCases(t *testing.T) {
-	text, err := os.ReadFile("doc.go")
+	text, err := os.ReadFile("dcs/doc.go")
 	if err != nil {
 		t.Fatal(err)
 	}
