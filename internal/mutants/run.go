@@ -15,9 +15,11 @@ import (
 // Runner builds mutants and runs the tests that must fail on them.
 type Runner struct {
 	Root    string        // of the module
-	Workers int           // mutants at once
+	Workers int           // builds at once
 	Timeout time.Duration // of one run of a test binary
 	Out     io.Writer     // a line for each mutant
+
+	building chan struct{} // holds a value for each build under way
 }
 
 // Result is the outcome of one mutant. A nil Err says that each of its tests
@@ -37,13 +39,15 @@ func (r *Runner) Run(ctx context.Context, all []Mutant) ([]Result, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(work)
+	r.building = make(chan struct{}, max(r.Workers, 1))
 	if err := r.unmutated(ctx, work, all); err != nil {
 		return nil, fmt.Errorf("without any mutant: %w", err)
 	}
 	results := make([]Result, len(all))
 	var done int
 	var mu sync.Mutex
-	r.parallel(len(all), func(i int) {
+	// Builds keep the processors busy, and many tests wait.
+	parallel(len(all), 2*r.Workers, func(i int) {
 		if ctx.Err() != nil {
 			return
 		}
@@ -71,12 +75,12 @@ func (r Result) String() string {
 	return fmt.Sprintf("killed  %s (%v) by %s", r.Mutant.Name, took, strings.Join(kills, "; "))
 }
 
-// parallel calls f for 0 to n-1, on several goroutines, which end before it
+// parallel calls f for 0 to n-1, on that many goroutines, which end before it
 // returns.
-func (r *Runner) parallel(n int, f func(i int)) {
+func parallel(n, goroutines int, f func(i int)) {
 	next := make(chan int)
 	var wg sync.WaitGroup
-	for range max(r.Workers, 1) {
+	for range max(goroutines, 1) {
 		wg.Go(func() {
 			for i := range next {
 				f(i)
@@ -102,7 +106,8 @@ func (r *Runner) unmutated(ctx context.Context, work string, all []Mutant) error
 	}
 	packages := sortedKeys(tests)
 	errs := make([]error, len(packages))
-	r.parallel(len(packages), func(i int) {
+	// No more tests at once than processors: here they must pass.
+	parallel(len(packages), r.Workers, func(i int) {
 		errs[i] = r.unmutatedPackage(ctx, work, packages[i], tests[packages[i]])
 	})
 	for _, err := range errs {
