@@ -221,6 +221,14 @@ func (h *health) away() bool {
 	return h.out != nil
 }
 
+// apart reports whether this node hears no leader although there may be one,
+// because it left the lead or can take no part any more.
+func (h *health) apart() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.out != nil || h.lost != nil
+}
+
 // quick reports whether the others can count on this node now.
 func (h *health) quick() bool {
 	h.mu.Lock()

@@ -176,8 +176,10 @@ func TestNodeStopsAtAnEntryItCanNotRead(t *testing.T) {
 			require.NoError(t, err)
 			tc.eventually(func() bool { return stopped.node.state.Failed() != nil }, "the node did not stop")
 
-			// Its calls go to the others, once they have a leader; a Wait, which is
-			// served from its own state, does not.
+			// Its calls go to the others, once they have a leader, also when its own
+			// Raft has heard of none for long; a Wait, which is served from its own
+			// state, does not.
+			tc.eventually(func() bool { return stopped.Status().LeaderID == "" }, "Raft knows a leader though nobody is heard")
 			e, err := stopped.Get(ctx, "k")
 			require.NoError(t, err)
 			require.Equal(t, "v", string(e.Value))

@@ -198,14 +198,14 @@ func (n *node) ask(ctx context.Context, r *request, prepare func()) outcome {
 	}
 }
 
-// target returns whom to ask: this node itself where it leads. A node that
-// stepped out hears of no leader and asks the other voters in turn.
+// target returns the address to ask: that of this node where it leads. A node
+// that stepped out or failed hears of no leader and asks the other voters in turn.
 func (n *node) target() string {
 	if n.lead.leading.Load() {
 		return n.net.Addr()
 	}
 	m := n.member()
-	if m == nil || !n.health.away() {
+	if m == nil || !n.health.apart() {
 		return n.leaderAddr()
 	}
 	voters := slices.DeleteFunc(slices.Clone(m.currentVoters()), func(v voter) bool { return v.id == m.id })
