@@ -66,9 +66,6 @@ func (j *joins) note(peer transport.Hello, m setupMessage, answer *setupMessage)
 	own := j.n.net.Greeting()
 	if m.Standing == standingMember && peer.Incarnation == own.Incarnation {
 		answer.Replaced = j.replacement(peer)
-		if m := j.n.member(); m != nil {
-			answer.Acked = m.trans.Acknowledged(transport.ServerID(peer.ID, peer.Life), m.leading())
-		}
 		return
 	}
 	lost := m.Standing == standingLost

@@ -419,6 +419,29 @@ func TestOlderCopyIsNotVotedWith(t *testing.T) {
 	}
 }
 
+// The copy of a leader is found by the entries that it sent, also when nobody leads
+// any more.
+func TestOlderCopyOfALeaderIsNotVotedWith(t *testing.T) {
+	parallel(t)
+	tc := newTestCluster(t, 3, nil)
+	at := tc.leader()
+	behind := (at + 1) % 3
+	tc.commits(at, 3, "k")
+	tc.settled()
+	kept := t.TempDir()
+	copyDir(t, tc.config[at].Dir, kept)
+	back := tc.isolate(behind)
+	revs := tc.commits(at, 5, "later") // acknowledged by the third node
+	old := tc.node[at].node.net.Greeting().Life
+	tc.kill(at)
+	copyDir(t, kept, tc.config[at].Dir)
+	back()
+	tc.start(at)
+	tc.becomesVoter(at)
+	require.NotEqual(t, old, tc.node[at].node.net.Greeting().Life, "it votes with the copy")
+	tc.holds(revs)
+}
+
 // What the others know of a node decides, and what they cannot know does not
 // hold it up.
 func TestStartIsJudged(t *testing.T) {
@@ -428,17 +451,19 @@ func TestStartIsJudged(t *testing.T) {
 		said setupMessage
 		want string
 	}{
-		"nothing":        {setupMessage{}, ""},
-		"earlier start":  {setupMessage{Seen: transport.Start{Starts: 6, Boot: 1}}, ""},
-		"later start":    {setupMessage{Seen: transport.Start{Starts: 8, Boot: 1}}, "has seen start 8 of this node, and this is start 7"},
-		"other boot":     {setupMessage{Seen: transport.Start{Starts: 7, Boot: 1}}, "has seen start 7"},
-		"this very one":  {setupMessage{Seen: transport.Start{Starts: 7, Boot: 2}}, ""},
-		"what it has":    {setupMessage{Acked: end}, ""},
-		"less":           {setupMessage{Acked: disk.LogEnd{Index: 12, Term: 2}}, ""},
-		"a later entry":  {setupMessage{Acked: disk.LogEnd{Index: 11, Term: 3}}, "acknowledged entry 11 of term 3 to node b"},
-		"a newer term's": {setupMessage{Acked: disk.LogEnd{Index: 9, Term: 4}}, "acknowledged entry 9 of term 4"},
+		"nothing":         {setupMessage{}, ""},
+		"earlier start":   {setupMessage{Seen: transport.Start{Starts: 6, Boot: 1}}, ""},
+		"later start":     {setupMessage{Seen: transport.Start{Starts: 8, Boot: 1}}, "has seen start 8 of this node, and this is start 7"},
+		"other boot":      {setupMessage{Seen: transport.Start{Starts: 7, Boot: 1}}, "has seen start 7"},
+		"this very one":   {setupMessage{Seen: transport.Start{Starts: 7, Boot: 2}}, ""},
+		"what it has":     {setupMessage{Known: transport.Sighting{Term: 5, Log: end}}, ""},
+		"less":            {setupMessage{Known: transport.Sighting{Term: 5, Log: disk.LogEnd{Index: 12, Term: 2}}}, ""},
+		"an earlier term": {setupMessage{Known: transport.Sighting{Term: 4, Log: disk.LogEnd{Index: 19, Term: 4}}}, ""},
+		"a later entry":   {setupMessage{Known: transport.Sighting{Term: 5, Log: disk.LogEnd{Index: 11, Term: 3}}}, "node b has seen that this node has entry 11 of term 3"},
+		"a newer term's":  {setupMessage{Known: transport.Sighting{Term: 5, Log: disk.LogEnd{Index: 9, Term: 4}}}, "has entry 9 of term 4"},
+		"a newer term":    {setupMessage{Known: transport.Sighting{Term: 6}}, "has seen this node in term 6, and the directory is of term 5"},
 	} {
-		replaced, err := judgeStart(7, 2, end, said(tc.said))
+		replaced, err := judgeStart(7, 2, 5, end, said(tc.said))
 		require.Zero(t, replaced)
 		if tc.want == "" {
 			require.NoError(t, err, name)
@@ -447,7 +472,7 @@ func TestStartIsJudged(t *testing.T) {
 			require.ErrorContains(t, err, tc.want, name)
 		}
 	}
-	replaced, err := judgeStart(7, 2, end, said(setupMessage{Replaced: newLife}))
+	replaced, err := judgeStart(7, 2, 5, end, said(setupMessage{Replaced: newLife}))
 	require.NoError(t, err)
 	require.Equal(t, newLife, replaced)
 }

@@ -33,10 +33,12 @@ type setupMessage struct {
 	// Replaced is the life of the node that the committed configuration has
 	// instead of the one that asks.
 	Replaced disk.Life `json:"replaced,omitzero"`
-	// Acked is the newest entry that the node has acknowledged to this leader
-	// in its term.
-	Acked disk.LogEnd `json:"acked,omitzero"`
 
+	// What any member answers to a node that believes to be one:
+
+	// Known is what messages of the asking node's life have proven that it had
+	// stored.
+	Known transport.Sighting `json:"known,omitzero"`
 	// Seen is the newest start of the asking node's life that this one has
 	// seen.
 	Seen transport.Start `json:"seen,omitzero"`
@@ -126,6 +128,9 @@ func (n *node) answerSetup(peer transport.Hello, m setupMessage) setupMessage {
 	}
 	answer := n.introduction()
 	answer.Seen = n.net.Seen(peer.Life)
+	if part := n.member(); part != nil && m.Standing == standingMember && peer.Incarnation == n.net.Greeting().Incarnation {
+		answer.Known = part.trans.Seen(transport.ServerID(peer.ID, peer.Life))
+	}
 	if n.lead.leading.Load() {
 		n.joins.note(peer, m, &answer)
 	}

@@ -24,21 +24,24 @@ const leastStartCheck = time.Second
 var errOlderCopy = errors.New("the directory is an older copy")
 
 // judgeStart returns the life that has replaced this one, or an error if a node
-// knows of more than the directory has.
-func judgeStart(starts uint32, boot uint64, end disk.LogEnd, others map[string]met) (replaced disk.Life, err error) {
+// knows of more than the directory has. term and end are those of the directory.
+// Entries of an earlier term may have been deleted since.
+func judgeStart(starts uint32, boot, term uint64, end disk.LogEnd, others map[string]met) (replaced disk.Life, err error) {
 	for _, id := range slices.Sorted(maps.Keys(others)) {
 		a := others[id]
 		if a.err != nil {
 			continue
 		}
-		seen, acked := a.said.Seen, a.said.Acked
+		seen, known := a.said.Seen, a.said.Known
 		switch {
 		case !a.said.Replaced.IsZero():
 			return a.said.Replaced, nil
 		case seen.Starts > starts || seen.Starts == starts && seen.Boot != boot:
 			return replaced, fmt.Errorf("%w: node %s has seen start %d of this node, and this is start %d", errOlderCopy, id, seen.Starts, starts)
-		case acked.Term > end.Term || acked.Term == end.Term && acked.Index > end.Index:
-			return replaced, fmt.Errorf("%w: this node has acknowledged entry %d of term %d to node %s, and the log ends with entry %d of term %d", errOlderCopy, acked.Index, acked.Term, id, end.Index, end.Term)
+		case known.Term > term:
+			return replaced, fmt.Errorf("%w: node %s has seen this node in term %d, and the directory is of term %d", errOlderCopy, id, known.Term, term)
+		case known.Term == term && end.Before(known.Log):
+			return replaced, fmt.Errorf("%w: node %s has seen that this node has entry %d of term %d, and the log ends with entry %d of term %d", errOlderCopy, id, known.Log.Index, known.Log.Term, end.Index, end.Term)
 		}
 	}
 	return replaced, nil

@@ -21,7 +21,7 @@ func (n *node) mayVote(own disk.Identity) (lost bool, err error) {
 	ctx, cancel := context.WithTimeout(n.life, max(2*n.config.ElectionTimeout, leastStartCheck))
 	defer cancel()
 	found, others := n.dir.state, n.meet(ctx)
-	replaced, older := judgeStart(found.Mark.Starts+1, n.boot, found.Stored.Log, others)
+	replaced, older := judgeStart(found.Mark.Starts+1, n.boot, found.Vote.Term, found.Stored.Log, others)
 	if older != nil {
 		return true, n.lose(older, own.Incarnation)
 	}

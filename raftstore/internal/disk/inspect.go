@@ -170,7 +170,7 @@ func (s *State) judge(dir string, scan Scan) error {
 		return s.short("%s: the vote is an old one: number %d, and %d was stored", mirrorPath(filepath.Join(dir, voteFile), 0), s.VoteSeq, s.Mark.VoteSeq)
 	}
 	stored, err := scan(s.Identity, s.Mark)
-	if err == nil && stored.Log.isBefore(s.Mark.Log) {
+	if err == nil && stored.Log.Before(s.Mark.Log) {
 		err = &ShortError{Dir: LogDir(dir), Have: stored.Log, Had: s.Mark.Log}
 	}
 	var short *ShortError
@@ -211,9 +211,9 @@ func (s Stored) join(dir string) error {
 	return &DamageError{File: SnapshotDir(dir), What: fmt.Sprintf("no snapshot has the entries from %d to %d, and the log begins behind them", s.Snapshot+1, cut)}
 }
 
-// isBefore reports whether the log ended at mark once and has less now. Without
+// Before reports whether the log ended at mark once and has less now. Without
 // positions, index and term decide.
-func (e LogEnd) isBefore(mark LogEnd) bool {
+func (e LogEnd) Before(mark LogEnd) bool {
 	if mark.Position != (Position{}) {
 		return e.Compare(mark.Position) < 0
 	}

@@ -64,6 +64,7 @@ func checkConfiguration(data []byte) (err error) {
 // value is ready.
 type checkedRequests struct {
 	stored func(*raft.InstallSnapshotRequest) *raft.InstallSnapshotResponse // may be nil; see RaftTransport
+	seen   *sightings
 
 	out  chan raft.RPC // nil before start
 	done chan struct{}
@@ -73,12 +74,12 @@ type checkedRequests struct {
 }
 
 // start begins to pass requests on from in, at its first call, except those that
-// stored answers.
-func (r *checkedRequests) start(in <-chan raft.RPC, stored func(*raft.InstallSnapshotRequest) *raft.InstallSnapshotResponse) {
+// stored answers. What the senders have is noted in seen.
+func (r *checkedRequests) start(in <-chan raft.RPC, stored func(*raft.InstallSnapshotRequest) *raft.InstallSnapshotResponse, seen *sightings) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.out == nil {
-		r.stored, r.out, r.done = stored, make(chan raft.RPC), make(chan struct{})
+		r.stored, r.seen, r.out, r.done = stored, seen, make(chan raft.RPC), make(chan struct{})
 		if r.stopped {
 			return
 		}
@@ -122,6 +123,7 @@ func (r *checkedRequests) answer(command any) (answer any, err error) {
 	if err := checkRPC(command); err != nil {
 		return nil, err
 	}
+	r.seen.noteSender(command)
 	if req, ok := command.(*raft.InstallSnapshotRequest); ok && r.stored != nil {
 		if stored := r.stored(req); stored != nil {
 			return stored, nil

@@ -4,8 +4,6 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
-
-	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
 // RaftTransport is Raft's network transport, with bounded messages, requests that
@@ -27,49 +25,41 @@ type RaftTransport struct {
 	mu      sync.Mutex
 	stopped bool
 	running sync.WaitGroup
-	acks    map[raft.ServerID]ack
-}
 
-// ack is the newest entry that a server has acknowledged in a term.
-type ack struct {
-	term uint64
-	disk.LogEnd
+	seen sightings
 }
 
 // AppendEntries implements raft.Transport. It leaves out what goes beyond the
-// bound of a message, and notes what the server has.
+// bound of a message, and notes the log that the server has.
 func (t *RaftTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	cutBatch(req)
 	err := t.NetworkTransport.AppendEntries(id, to, req, resp)
-	if err == nil && resp.Success && req.Term == resp.Term && len(req.Entries) > 0 {
-		last := req.Entries[len(req.Entries)-1]
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if t.acks == nil {
-			t.acks = map[raft.ServerID]ack{}
-		}
-		if a := t.acks[id]; a.term < req.Term || a.Index < last.Index {
-			t.acks[id] = ack{term: req.Term, LogEnd: disk.LogEnd{Index: last.Index, Term: last.Term}}
-		}
+	switch {
+	case err != nil:
+	case resp.Success && req.Term == resp.Term:
+		t.seen.note(id, Sighting{Term: resp.Term, Log: endOf(req)})
+	default:
+		t.seen.note(id, Sighting{Term: resp.Term})
 	}
 	return err
 }
 
-// Acknowledged returns the newest entry that a server has acknowledged in this
-// term. It is zero without one.
-func (t *RaftTransport) Acknowledged(id raft.ServerID, term uint64) disk.LogEnd {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if a := t.acks[id]; a.term == term {
-		return a.LogEnd
+// RequestVote implements raft.Transport. It notes the term that the server is in.
+func (t *RaftTransport) RequestVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	err := t.NetworkTransport.RequestVote(id, to, req, resp)
+	if err == nil {
+		t.seen.note(id, Sighting{Term: resp.Term})
 	}
-	return disk.LogEnd{}
+	return err
 }
+
+// Seen returns the newest sighting of a server, zero without one.
+func (t *RaftTransport) Seen(id raft.ServerID) Sighting { return t.seen.of(id) }
 
 // Consumer implements raft.Transport. Raft calls it once; the goroutine ends with
 // Close.
 func (t *RaftTransport) Consumer() <-chan raft.RPC {
-	t.checked.start(t.NetworkTransport.Consumer(), t.Stored)
+	t.checked.start(t.NetworkTransport.Consumer(), t.Stored, &t.seen)
 	return t.checked.out
 }
 
