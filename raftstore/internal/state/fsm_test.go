@@ -66,6 +66,11 @@ func encoded(t testing.TB, f *FSM) []byte {
 	t.Helper()
 	s, err := f.Snapshot()
 	require.NoError(t, err)
+	return persisted(t, s)
+}
+
+func persisted(t testing.TB, s raft.FSMSnapshot) []byte {
+	t.Helper()
 	to := &sink{}
 	require.NoError(t, s.Persist(to))
 	require.Equal(t, "closed", to.ended)
