@@ -51,19 +51,19 @@ func ownNames() []string {
 // isOwnName reports whether a node may have made this name in its directory, or
 // the system.
 func isOwnName(name string) bool {
-	if strings.HasPrefix(name, lostPrefix) || name == "lost+found" || name == lockName {
+	if strings.HasPrefix(name, lostPrefix) || strings.HasPrefix(name, stagePrefix) || name == "lost+found" || name == lockName {
 		return true
 	}
-	name = strings.TrimSuffix(name, ".new")
+	name = strings.TrimSuffix(name, tempName)
 	return name == identityFile || slices.Contains(ownNames(), name)
 }
 
 // Open inspects a data directory and makes it ready if it is fresh: the State
-// has an identity then, perhaps with a new life. See Inspect for the rest. The
-// names that it found are durable: the process that made them may have been
-// killed before it synced them.
+// has an identity then, perhaps with a new life. A Replace that was interrupted
+// is ended. See Inspect for the rest. The names that it found are durable: the
+// process that made them may have been killed before it synced them.
 func Open(files FS, dir string, want Owner, scan Scan) (State, error) {
-	if err := files.SyncDir(dir); err != nil {
+	if _, err := EndReplace(files, dir); err != nil {
 		return State{}, err
 	}
 	s, err := Inspect(files, dir, want, scan)
@@ -165,12 +165,10 @@ func move(files FS, dir, lost, name string) error {
 		free = fmt.Sprintf("%s.%d", name, i)
 	}
 	err = files.Rename(filepath.Join(dir, name), filepath.Join(lost, free))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	// An earlier move may have failed, or was killed, before it synced.
 	if err := files.SyncDir(lost); err != nil {
 		return err
 	}

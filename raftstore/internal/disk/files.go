@@ -132,10 +132,13 @@ func ReadFile(files FS, path string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
+// tempName ends the name of a file that WriteFile has not finished.
+const tempName = ".new"
+
 // WriteFile replaces a file durably: after a crash either the old or the new
 // content is there, after a return without an error the new one.
 func WriteFile(files FS, path string, data []byte) error {
-	temp := path + ".new"
+	temp := path + tempName
 	if err := files.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}

@@ -39,6 +39,9 @@ type Identity struct {
 	// Founders are the lives that the cluster began with. A node that joined
 	// later does not know them.
 	Founders map[string]Life
+	// Former are the incarnations that this one was recovered or restored from,
+	// the oldest first.
+	Former []Incarnation
 }
 
 // IsFounder reports whether the cluster began with this life of the node.
@@ -53,6 +56,7 @@ type identityDocument struct {
 	Incarnation Incarnation     `json:"incarnation"`
 	Life        Life            `json:"life"`
 	Founders    map[string]Life `json:"founders,omitempty"`
+	Former      []Incarnation   `json:"former,omitempty"`
 	// Sum is the CRC-32 of this document without it.
 	Sum uint32 `json:"sum,omitempty"`
 }
@@ -65,7 +69,7 @@ func (d identityDocument) sum() (uint32, error) {
 
 // Encode returns the content of the identity file.
 func (i Identity) Encode() ([]byte, error) {
-	d := identityDocument{Format: Format, Owner: i.Owner, Incarnation: i.Incarnation, Life: i.Life, Founders: i.Founders}
+	d := identityDocument{Format: Format, Owner: i.Owner, Incarnation: i.Incarnation, Life: i.Life, Founders: i.Founders, Former: i.Former}
 	var err error
 	if d.Sum, err = d.sum(); err != nil {
 		return nil, err
@@ -94,7 +98,7 @@ func DecodeIdentity(data []byte) (Identity, error) {
 	if d.Life.IsZero() {
 		return Identity{}, errors.New("it has no life")
 	}
-	i := Identity{Owner: d.Owner, Incarnation: d.Incarnation, Life: d.Life, Founders: d.Founders}
+	i := Identity{Owner: d.Owner, Incarnation: d.Incarnation, Life: d.Life, Founders: d.Founders, Former: d.Former}
 	written, err := i.Encode()
 	if err == nil && !bytes.Equal(written, data) {
 		err = errors.New("the content is not what the node wrote")

@@ -50,6 +50,7 @@ func TestIdentityCodec(t *testing.T) {
 		founded(),
 		{Owner: owner, Life: lifeA},
 		{Owner: owner, Life: lifeA, Incarnation: inc},
+		{Owner: owner, Life: lifeA, Incarnation: inc, Former: []disk.Incarnation{{7}, {8}}},
 	} {
 		data, err := i.Encode()
 		require.NoError(t, err)

@@ -72,6 +72,12 @@ func (x *logIndex) termOf(index uint64) uint64 {
 	return p.term
 }
 
+// continues reports whether the log continues a snapshot that ends at the entry
+// of that index and term.
+func (x *logIndex) continues(index, term uint64) bool {
+	return index <= x.last && (index <= x.floor || x.termOf(index) == term)
+}
+
 // keep returns the first entry of those that stay if at most so many entries
 // and bytes do.
 func (x *logIndex) keep(entries uint64, bytes int64) uint64 {

@@ -17,7 +17,7 @@ func (l *Log) Get(index uint64, entry *raft.Log) error {
 		if err != nil {
 			return err
 		}
-		err = l.readEntry(file, at, index, entry)
+		err = l.o.readEntry(file, at, index, entry)
 		if err == nil {
 			return nil
 		}
@@ -51,28 +51,73 @@ func (l *Log) find(index uint64) (place, File, uint64, error) {
 	return at, l.segments[at.segment-l.segments[0].number].file, l.repairs, nil
 }
 
-func (l *Log) readEntry(file File, at place, index uint64, entry *raft.Log) error {
+func (o *LogOptions) readEntry(file File, at place, index uint64, entry *raft.Log) error {
 	b := make([]byte, at.size)
 	if n, err := file.ReadAt(b, at.offset); err != nil && (n < len(b) || !errors.Is(err, io.EOF)) {
 		if !errors.Is(err, io.EOF) {
 			return err
 		}
-		return l.damage(at, "the file was cut")
+		return o.damage(at, "the file was cut")
 	}
-	seed := recordSeed(l.o.Life, at.segment)
+	seed := recordSeed(o.Life, at.segment)
 	h, ok := decodeHeader(b, seed, at.offset)
 	if !ok || h.size() != at.size || !isRecord(b, seed, at.offset) || h.kind != recordEntry {
-		return l.damage(at, "entry %d is not what was written", index)
+		return o.damage(at, "entry %d is not what was written", index)
 	}
 	if err := decodeEntry(b[recordHeaderSize:recordHeaderSize+h.length], entry); err != nil {
-		return l.damage(at, "entry %d cannot be used: %v", index, err)
+		return o.damage(at, "entry %d cannot be used: %v", index, err)
 	}
 	if entry.Index != index {
-		return l.damage(at, "entry %d is in the place of entry %d", entry.Index, index)
+		return o.damage(at, "entry %d is in the place of entry %d", entry.Index, index)
 	}
 	return nil
 }
 
-func (l *Log) damage(at place, format string, args ...any) error {
-	return &DamageError{File: segmentPath(l.o.Dir, at.segment), Offset: at.offset, What: fmt.Sprintf(format, args...)}
+func (o *LogOptions) damage(at place, format string, args ...any) error {
+	return &DamageError{File: segmentPath(o.Dir, at.segment), Offset: at.offset, What: fmt.Sprintf(format, args...)}
+}
+
+// ReadLog passes the entries that follow a snapshot, which ends at the entry of
+// that index and term, to visit. There are none if the log does not continue the
+// snapshot. Nothing is changed. The log is that of o.Files, o.Dir, o.Life, o.Mark
+// and o.Check, and its last entry may be one that was never committed.
+func ReadLog(o LogOptions, index, term uint64, visit func(*raft.Log) error) (end LogEnd, err error) {
+	scan, err := ScanLog(o.Files, o.Dir, o.Life, o.Mark, o.Check)
+	if err != nil {
+		return end, err
+	}
+	x := &scan.index
+	if index < x.floor {
+		return end, missingBefore(o.Dir, index, x.floor)
+	}
+	if !x.continues(index, term) {
+		return scan.End, nil
+	}
+	segments := map[uint64]File{}
+	defer func() {
+		for _, f := range segments {
+			f.Close()
+		}
+	}()
+	for at := index + 1; at <= x.last; at++ {
+		p, ok := x.place(at)
+		if !ok {
+			return end, missingBefore(o.Dir, at-1, at)
+		}
+		if segments[p.segment] == nil {
+			f, err := o.Files.Open(segmentPath(o.Dir, p.segment))
+			if err != nil {
+				return end, err
+			}
+			segments[p.segment] = f
+		}
+		var e raft.Log
+		if err := o.readEntry(segments[p.segment], p, at, &e); err != nil {
+			return end, err
+		}
+		if err := visit(&e); err != nil {
+			return end, err
+		}
+	}
+	return scan.End, nil
 }

@@ -110,19 +110,25 @@ func (l *Log) commitCut(choose func() (*change, error)) error {
 // process ended between the installation of the snapshot and the cut.
 func (l *Log) Join(index, term uint64) error {
 	l.mu.RLock()
-	x := l.index.logRange
-	at := l.index.termOf(index)
+	floor := l.index.floor
+	continues := l.index.continues(index, term)
 	l.mu.RUnlock()
 	switch {
-	case index < x.floor:
-		return &DamageError{
-			File: l.o.Dir,
-			What: fmt.Sprintf("the entries from %d to %d are missing: the newest snapshot ends before them", index+1, x.floor),
-		}
-	case index > x.last, index > x.floor && at != term:
+	case index < floor:
+		return missingBefore(l.o.Dir, index, floor)
+	case !continues:
 		return l.CutAll(index, term)
 	default:
 		return nil
+	}
+}
+
+// missingBefore returns the error for a log that begins behind the snapshot that
+// ends at index.
+func missingBefore(dir string, index, floor uint64) error {
+	return &DamageError{
+		File: dir,
+		What: fmt.Sprintf("the entries from %d to %d are missing: the newest snapshot ends before them", index+1, floor),
 	}
 }
 
