@@ -66,17 +66,17 @@ func (m *snapshotMeta) raft(size int64) raft.SnapshotMeta {
 // snapshotID returns the name of a snapshot, by which snapshots sort.
 func snapshotID(index, term uint64) string { return fmt.Sprintf("%016x-%016x", index, term) }
 
-// encodeSnapshotHead returns the beginning of a file.
-func encodeSnapshotHead(m *snapshotMeta) ([]byte, error) {
+// encodeHead returns the beginning of a file with that magic and description.
+func encodeHead(magic string, m any) ([]byte, error) {
 	meta, err := json.Marshal(m)
 	if err != nil {
 		return nil, err
 	}
 	if len(meta) > maxSnapshotMeta {
-		return nil, fmt.Errorf("a configuration of %d bytes is too large for a snapshot", len(meta))
+		return nil, fmt.Errorf("a description of %d bytes, at most %d are possible", len(meta), maxSnapshotMeta)
 	}
-	b := append([]byte(snapshotMagic), 0, 0, 0, 0)
-	binary.LittleEndian.PutUint32(b[len(snapshotMagic):], uint32(len(meta))) //nolint:gosec // bounded above
+	b := append([]byte(magic), 0, 0, 0, 0)
+	binary.LittleEndian.PutUint32(b[len(magic):], uint32(len(meta))) //nolint:gosec // bounded above
 	b = append(b, meta...)
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)), nil
 }
@@ -110,35 +110,100 @@ func (s *snapshotSums) trailer() []byte {
 	return binary.LittleEndian.AppendUint32(b, crc32.Update(s.chain, castagnoli, b))
 }
 
-// snapshotReader reads the content of a snapshot file and checks all of the
-// file. It returns io.EOF only after the end of the file was found right, and a
-// *DamageError otherwise.
-type snapshotReader struct {
-	meta snapshotMeta
+// chunkWriter writes the content of a file in chunks, and the end of the file.
+type chunkWriter struct {
+	to    io.Writer
+	sums  snapshotSums
+	chunk []byte // the chunk that is being filled, with its head
+	size  int64  // of the file so far
+	err   error  // the first error
+}
 
-	from io.ReaderAt
+const chunkHead = 8
+
+// newChunkWriter returns a writer that has written head.
+func newChunkWriter(to io.Writer, head []byte) *chunkWriter {
+	w := &chunkWriter{
+		to:    to,
+		sums:  newSnapshotSums(binary.LittleEndian.Uint32(head[len(head)-4:])),
+		chunk: make([]byte, chunkHead, chunkHead+snapshotChunk),
+	}
+	w.append(head)
+	return w
+}
+
+// append writes b at the end of the file.
+func (w *chunkWriter) append(b []byte) {
+	if w.err == nil {
+		_, w.err = w.to.Write(b)
+		w.size += int64(len(b))
+	}
+}
+
+// Write implements io.Writer.
+func (w *chunkWriter) Write(p []byte) (n int, err error) {
+	for len(p) > 0 && w.err == nil {
+		part := p[:min(len(p), cap(w.chunk)-len(w.chunk))]
+		w.chunk = append(w.chunk, part...)
+		p = p[len(part):]
+		n += len(part)
+		if len(w.chunk) == cap(w.chunk) {
+			w.flush()
+		}
+	}
+	return n, w.err
+}
+
+// flush writes the chunk that is being filled.
+func (w *chunkWriter) flush() {
+	data := w.chunk[chunkHead:]
+	if len(data) == 0 {
+		return
+	}
+	binary.LittleEndian.PutUint32(w.chunk, uint32(len(data))) //nolint:gosec // at most snapshotChunk
+	binary.LittleEndian.PutUint32(w.chunk[4:], w.sums.add(data))
+	w.append(w.chunk)
+	w.chunk = w.chunk[:chunkHead]
+}
+
+// finish writes what is left, and the end of the file.
+func (w *chunkWriter) finish() error {
+	w.flush()
+	w.append(w.sums.trailer())
+	return w.err
+}
+
+// chunkReader reads the content of a file that a chunkWriter wrote, and checks
+// all of the file. It returns io.EOF only after the end of the file was found
+// right, and a *DamageError otherwise.
+type chunkReader struct {
+	from io.Reader
 	path string
 	at   int64
-	end  int64 // the size of the file
 	sums snapshotSums
 	buf  []byte
 	rest []byte // of the chunk in buf
 	err  error
 }
 
-// newSnapshotReader reads the head of a file of that size.
-func newSnapshotReader(from io.ReaderAt, path string, size int64) (*snapshotReader, error) {
-	r := &snapshotReader{from: from, path: path, end: size, buf: make([]byte, snapshotPrefix)}
+// newChunkReader reads the head of a file and decodes its description into m. The
+// last byte of magic is a version.
+func newChunkReader(from io.Reader, path, magic string, m any) (*chunkReader, error) {
+	r := &chunkReader{from: from, path: path, buf: make([]byte, snapshotPrefix)}
 	head, err := r.take(snapshotPrefix)
 	if err != nil {
 		return nil, err
 	}
-	if !bytes.HasPrefix(head, []byte(snapshotMagic)) {
-		return nil, r.damage(0, "it does not begin as a snapshot of this version does")
+	version := len(magic) - 1
+	switch {
+	case !bytes.HasPrefix(head, []byte(magic[:version])):
+		return nil, r.damage(0, "it does not begin as such a file does")
+	case head[version] != magic[version]:
+		return nil, r.damage(int64(version), fmt.Sprintf("it has version %d, and this release reads version %d: use the release that wrote it", head[version], magic[version]))
 	}
-	length := binary.LittleEndian.Uint32(head[len(snapshotMagic):])
+	length := binary.LittleEndian.Uint32(head[len(magic):])
 	if length > maxSnapshotMeta {
-		return nil, r.damage(int64(len(snapshotMagic)), "the description is too long")
+		return nil, r.damage(int64(len(magic)), "the description is too long")
 	}
 	sum := crc32.Checksum(head, castagnoli)
 	r.buf = make([]byte, max(snapshotChunk, length+4))
@@ -151,25 +216,22 @@ func newSnapshotReader(from io.ReaderAt, path string, size int64) (*snapshotRead
 	if sum != binary.LittleEndian.Uint32(rest[length:]) {
 		return nil, r.damage(0, "the checksum of the description is wrong")
 	}
-	if err := json.Unmarshal(meta, &r.meta); err != nil {
+	if err := json.Unmarshal(meta, m); err != nil {
 		return nil, r.damage(int64(snapshotPrefix), "the description cannot be read: "+err.Error())
 	}
 	r.sums = newSnapshotSums(sum)
 	return r, nil
 }
 
-func (r *snapshotReader) damage(offset int64, what string) error {
+func (r *chunkReader) damage(offset int64, what string) error {
 	return &DamageError{File: r.path, Offset: offset, What: what}
 }
 
 // take reads the next n bytes into buf. They are valid until it is called again.
-func (r *snapshotReader) take(n int) ([]byte, error) {
-	if int64(n) > r.end-r.at {
-		return nil, r.damage(r.end, "the file is cut off")
-	}
+func (r *chunkReader) take(n int) ([]byte, error) {
 	b := r.buf[:n]
-	if got, err := r.from.ReadAt(b, r.at); got < n {
-		if errors.Is(err, io.EOF) {
+	if got, err := io.ReadFull(r.from, b); err != nil {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			err = r.damage(r.at+int64(got), "the file is cut off")
 		}
 		return nil, err
@@ -179,7 +241,7 @@ func (r *snapshotReader) take(n int) ([]byte, error) {
 }
 
 // Read implements io.Reader.
-func (r *snapshotReader) Read(p []byte) (int, error) {
+func (r *chunkReader) Read(p []byte) (int, error) {
 	for len(r.rest) == 0 && r.err == nil {
 		r.err = r.next()
 	}
@@ -192,7 +254,7 @@ func (r *snapshotReader) Read(p []byte) (int, error) {
 }
 
 // next reads the next chunk, or the end.
-func (r *snapshotReader) next() error {
+func (r *chunkReader) next() error {
 	begin := r.at
 	b, err := r.take(4)
 	if err != nil {
@@ -221,7 +283,7 @@ func (r *snapshotReader) next() error {
 }
 
 // finish checks the end of the file, which begins at begin.
-func (r *snapshotReader) finish(begin int64) error {
+func (r *chunkReader) finish(begin int64) error {
 	b, err := r.take(snapshotTrailer - 4)
 	if err != nil {
 		return err
@@ -229,8 +291,25 @@ func (r *snapshotReader) finish(begin int64) error {
 	if !bytes.Equal(b, r.sums.trailer()[4:]) {
 		return r.damage(begin, "the checksum of the whole is wrong")
 	}
-	if r.at != r.end {
+	var more [1]byte
+	if n, err := io.ReadFull(r.from, more[:]); n > 0 {
 		return r.damage(r.at, "the file goes on behind its end")
+	} else if !errors.Is(err, io.EOF) {
+		return err
 	}
 	return io.EOF
+}
+
+// snapshotReader reads a snapshot file.
+type snapshotReader struct {
+	*chunkReader
+	meta snapshotMeta
+}
+
+// newSnapshotReader reads the head of a file of that size.
+func newSnapshotReader(from io.ReaderAt, path string, size int64) (*snapshotReader, error) {
+	r := &snapshotReader{}
+	var err error
+	r.chunkReader, err = newChunkReader(io.NewSectionReader(from, 0, size), path, snapshotMagic, &r.meta)
+	return r, err
 }

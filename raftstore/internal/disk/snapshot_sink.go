@@ -1,9 +1,9 @@
 package disk
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"slices"
 
@@ -17,14 +17,10 @@ type snapshotSink struct {
 	id    string
 	temp  string
 	file  File
-	at    int64
-	sums  snapshotSums
-	chunk []byte // the chunk that is being filled, with its head
-	err   error  // the first error
+	out   *chunkWriter
+	err   error // of the end
 	ended bool
 }
-
-const chunkHead = 8
 
 // Create begins a snapshot: raft.SnapshotStore. It is listed, and found after a
 // crash, from a successful Close on.
@@ -34,12 +30,12 @@ func (s *Snapshots) Create(version raft.SnapshotVersion, index, term uint64, con
 	if version != raft.SnapshotVersionMax {
 		return nil, fmt.Errorf("a snapshot of version %d of Raft's format, want %d", version, raft.SnapshotVersionMax)
 	}
-	k := &snapshotSink{store: s, id: snapshotID(index, term), chunk: make([]byte, chunkHead, chunkHead+snapshotChunk)}
+	k := &snapshotSink{store: s, id: snapshotID(index, term)}
 	k.meta = snapshotMeta{
 		Version: version, Index: index, Term: term,
 		Configuration: configuration, ConfigurationIndex: configurationIndex, Incarnation: s.incarnation.String(),
 	}
-	head, err := encodeSnapshotHead(&k.meta)
+	head, err := encodeHead(snapshotMagic, &k.meta)
 	if err != nil {
 		return nil, err
 	}
@@ -50,9 +46,9 @@ func (s *Snapshots) Create(version raft.SnapshotVersion, index, term uint64, con
 	if k.file, err = s.files.Create(k.temp); err != nil {
 		return nil, err
 	}
-	k.sums = newSnapshotSums(binary.LittleEndian.Uint32(head[len(head)-4:]))
-	if k.append(head); k.err != nil {
-		return nil, errors.Join(k.err, k.Cancel())
+	k.out = newChunkWriter(io.NewOffsetWriter(k.file, 0), head)
+	if k.out.err != nil {
+		return nil, errors.Join(k.out.err, k.Cancel())
 	}
 	return k, nil
 }
@@ -60,41 +56,12 @@ func (s *Snapshots) Create(version raft.SnapshotVersion, index, term uint64, con
 // ID implements raft.SnapshotSink.
 func (k *snapshotSink) ID() string { return k.id }
 
-// append writes b at the end of the file.
-func (k *snapshotSink) append(b []byte) {
-	if k.err == nil {
-		_, k.err = k.file.WriteAt(b, k.at)
-		k.at += int64(len(b))
-	}
-}
-
 // Write implements io.Writer.
 func (k *snapshotSink) Write(p []byte) (n int, err error) {
 	if k.ended {
 		return 0, errors.New("the snapshot was closed or cancelled")
 	}
-	for len(p) > 0 && k.err == nil {
-		part := p[:min(len(p), cap(k.chunk)-len(k.chunk))]
-		k.chunk = append(k.chunk, part...)
-		p = p[len(part):]
-		n += len(part)
-		if len(k.chunk) == cap(k.chunk) {
-			k.flush()
-		}
-	}
-	return n, k.err
-}
-
-// flush writes the chunk that is being filled.
-func (k *snapshotSink) flush() {
-	data := k.chunk[chunkHead:]
-	if len(data) == 0 {
-		return
-	}
-	binary.LittleEndian.PutUint32(k.chunk, uint32(len(data))) //nolint:gosec // at most snapshotChunk
-	binary.LittleEndian.PutUint32(k.chunk[4:], k.sums.add(data))
-	k.append(k.chunk)
-	k.chunk = k.chunk[:chunkHead]
+	return k.out.Write(p)
 }
 
 // Close makes the snapshot durable and lists it. It is cancelled on an error.
@@ -103,9 +70,7 @@ func (k *snapshotSink) Close() error {
 	if k.ended {
 		return k.err
 	}
-	k.flush()
-	k.append(k.sums.trailer())
-	if k.err == nil {
+	if k.err = k.out.finish(); k.err == nil {
 		k.err = k.file.Sync()
 	}
 	if k.err != nil {
@@ -133,8 +98,8 @@ func (k *snapshotSink) publish() error {
 		return err
 	}
 	s.stale = slices.DeleteFunc(s.stale, func(old string) bool { return old == path })
-	size := int64(k.sums.size) //nolint:gosec // what a file holds
-	s.insert(storedSnapshot{meta: k.meta.raft(size), bytes: k.at})
+	size := int64(k.out.sums.size) //nolint:gosec // what a file holds
+	s.insert(storedSnapshot{meta: k.meta.raft(size), bytes: k.out.size})
 	// The file is complete, and valid whether it is found after a crash or not.
 	// Older ones must stay until it is certain.
 	if err := s.files.SyncDir(s.dir); err != nil {

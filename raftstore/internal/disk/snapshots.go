@@ -129,7 +129,7 @@ func (s *Snapshots) verify(path string) (stored storedSnapshot, err error) {
 	if err := errors.Join(err, file.Close()); err != nil {
 		return stored, err
 	}
-	return storedSnapshot{meta: r.meta.raft(size), bytes: r.end}, nil
+	return storedSnapshot{meta: r.meta.raft(size), bytes: r.at}, nil
 }
 
 // insert lists a snapshot, in the place of one of the same name.
