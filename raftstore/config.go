@@ -68,7 +68,8 @@ type Config struct {
 	// means a cluster of this one node.
 	Peers []Peer
 	// Rejoin allows this node to give up what its directory holds, where that
-	// is damaged or where the other nodes have replaced this node: it is moved
+	// is damaged, where the other nodes have replaced this node, or where the
+	// incarnation of its cluster has ended (see Recover): it is moved
 	// to a directory lost-… in Dir once a leader of the other nodes has removed
 	// this node's old life from the cluster, and the node then gets everything
 	// from the others before it votes again. Without such a leader nothing is

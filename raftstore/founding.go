@@ -45,12 +45,13 @@ func firstStart(own disk.Identity, peers []Peer, others map[string]met) (disk.Id
 		founders, err = freshNodes(own, peers, others)
 		incarnation = disk.NewIncarnation()
 	}
-	own.Incarnation, own.Founders = incarnation, founders
+	own.Incarnation, own.Founders, own.Former = incarnation, founders, formerOf(incarnation, others)
 	return own, err
 }
 
 // founded returns the incarnation that other nodes have, zero if none of them
-// has one. Of several it is that of the nodes that know a leader.
+// has one. Of several it is the one that did not end, else that of the nodes that
+// know a leader.
 func founded(others map[string]met) (disk.Incarnation, map[string]disk.Life, error) {
 	found := map[disk.Incarnation]met{}
 	for _, id := range slices.Sorted(maps.Keys(others)) {
@@ -66,6 +67,7 @@ func founded(others map[string]met) (disk.Incarnation, map[string]disk.Life, err
 			found[a.peer.Incarnation] = a
 		}
 	}
+	dropEnded(found, others)
 	led := maps.Clone(found)
 	maps.DeleteFunc(led, func(_ disk.Incarnation, a met) bool { return a.said.Leader == "" })
 	if len(found) > 1 && len(led) == 1 {

@@ -24,7 +24,8 @@ const (
 	// Lost says that the node must not use its data, because a part of them is
 	// missing or damaged. It joins when the other nodes have a leader.
 	Lost HealthState = "lost"
-	// Replaced says that another life of the node has its place. It takes no
+	// Replaced says that another life of the node has its place, or that a
+	// recovery or a restore has ended its incarnation of the cluster. It takes no
 	// part until it is started with Config.Rejoin.
 	Replaced HealthState = "replaced"
 	// Failed says that what the node stored is damaged, or cannot be read by

@@ -26,6 +26,8 @@ type dataDir struct {
 	owner  disk.Owner
 	unlock func() error
 	state  disk.State // as it was when it was opened
+
+	segmentBytes int64 // see wiring
 }
 
 func (d *dataDir) logDir() string   { return disk.LogDir(d.path) }
@@ -45,6 +47,18 @@ func openDir(c Config, w wiring, log *logging.HCLogger) (*dataDir, error) {
 	if err := w.files.MakeDir(c.Dir); err != nil {
 		return nil, openError(dcs.ErrUnavailable, "Dir %s cannot be made: name a directory that this user can write to: %w", c.Dir, err)
 	}
+	d, err := lockDir(c, w, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.inspect(c.Rejoin); err != nil {
+		return nil, errors.Join(err, d.unlock())
+	}
+	return d, nil
+}
+
+// lockDir locks a data directory. It does not inspect the directory.
+func lockDir(c Config, w wiring, log *logging.HCLogger) (*dataDir, error) {
 	unlock, err := w.files.Lock(disk.LockFile(c.Dir))
 	if err != nil {
 		if errors.Is(err, errDirInUse) {
@@ -52,16 +66,21 @@ func openDir(c Config, w wiring, log *logging.HCLogger) (*dataDir, error) {
 		}
 		return nil, openError(dcs.ErrUnavailable, "Dir %s cannot be locked: it must be writable by this user: %w", c.Dir, err)
 	}
-	d := &dataDir{path: c.Dir, files: w.files, log: log, owner: c.owner(), unlock: unlock}
-	if err := d.inspect(c.Rejoin); err != nil {
-		return nil, errors.Join(err, unlock())
-	}
-	return d, nil
+	return &dataDir{path: c.Dir, files: w.files, log: log, owner: c.owner(), unlock: unlock, segmentBytes: w.segmentBytes}, nil
 }
 
 func (d *dataDir) inspect(rejoin bool) error {
 	state, err := disk.Open(d.files, d.path, d.owner, d.scan)
 	d.state = state
+	var damaged *disk.RejoinError
+	if err == nil || errors.As(err, &damaged) && rejoin {
+		return nil
+	}
+	return d.refusal(err)
+}
+
+// refusal returns the error of a start whose inspection ended with err.
+func (d *dataDir) refusal(err error) error {
 	var (
 		damaged  *disk.RejoinError
 		owner    *disk.OwnerError
@@ -70,10 +89,6 @@ func (d *dataDir) inspect(rejoin bool) error {
 		known    *dcs.Error
 	)
 	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &damaged) && rejoin:
-		return nil
 	case errors.As(err, &damaged):
 		return openError(dcs.ErrUnavailable, "%w", damaged)
 	case errors.As(err, &owner), errors.As(err, &format), errors.As(err, &stranger):

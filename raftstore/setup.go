@@ -18,6 +18,8 @@ type setupMessage struct {
 	// Founders are the lives that the cluster began with, as far as the node
 	// knows them.
 	Founders map[string]disk.Life `json:"founders,omitempty"`
+	// Former are the incarnations that the node's was recovered or restored from.
+	Former []disk.Incarnation `json:"former,omitempty"`
 	// Leader is the node that this one takes for the Raft leader, or "".
 	Leader string `json:"leader,omitempty"`
 	// Last is the index of the newest entry in the node's log.
@@ -110,7 +112,7 @@ func (n *node) meet(ctx context.Context) map[string]met {
 // introduction is what this node says of itself.
 func (n *node) introduction() setupMessage {
 	s := n.seat.look()
-	m := setupMessage{Standing: s.standing, Founders: s.identity.Founders}
+	m := setupMessage{Standing: s.standing, Founders: s.identity.Founders, Former: s.identity.Former}
 	if part := n.member(); part != nil {
 		m.Last = part.raft.LastIndex()
 		if _, id := part.raft.LeaderWithID(); id != "" {

@@ -48,11 +48,12 @@ func judgeStart(starts uint32, boot, term uint64, end disk.LogEnd, others map[st
 }
 
 // foreign returns an error if so many of the others belong to one other
-// incarnation that this node's has no majority.
+// incarnation that this node's has no majority. Those that it was recovered or
+// restored from have ended.
 func foreign(own disk.Identity, others map[string]met) error {
 	count := map[disk.Incarnation]int{}
 	for _, a := range others {
-		if a.err == nil && !a.peer.Incarnation.IsZero() && a.peer.Incarnation != own.Incarnation {
+		if a.err == nil && !a.peer.Incarnation.IsZero() && a.peer.Incarnation != own.Incarnation && !slices.Contains(own.Former, a.peer.Incarnation) {
 			count[a.peer.Incarnation]++
 		}
 	}
@@ -69,18 +70,18 @@ func errReplaced(dir string, own, other disk.Life) error {
 	return fmt.Errorf("%s: the other nodes have replaced life %v of this node by life %v", dir, own, other)
 }
 
-// replace ends this node's part in Raft after the others have replaced it.
-func (n *node) replace(other disk.Life) {
+// replace ends this node's part in Raft after the others have replaced it, or its
+// incarnation. join is the one in which it may take part again.
+func (n *node) replace(reason error, join disk.Incarnation) {
 	n.changing.Lock()
 	defer n.changing.Unlock()
-	reason := errReplaced(n.dir.path, n.seat.look().life, other)
 	if err := n.stopMember(); err != nil {
 		n.log.Error("this node could not end its part in Raft", "error", err)
 		return
 	}
 	n.part.Store(nil)
 	if n.config.Rejoin {
-		_ = n.lose(reason, n.seat.look().identity.Incarnation) // only a single node's cannot be given up
+		_ = n.lose(reason, join) // only a single node's cannot be given up
 		return
 	}
 	refusal := &disk.RejoinError{Dir: n.dir.path, Err: reason}
@@ -89,7 +90,8 @@ func (n *node) replace(other disk.Life) {
 }
 
 // watchPlace asks the others, while no leader is heard of, whether they have
-// replaced this node. It returns when they have, or when the node ends.
+// replaced this node or its incarnation. It returns when they have, or when the
+// node ends.
 func (n *node) watchPlace() {
 	silent := dcs.Now()
 	for n.life.Err() == nil {
@@ -100,9 +102,14 @@ func (n *node) watchPlace() {
 		if n.life.Err() != nil || silent.Elapsed() < 2*leastStartCheck {
 			continue
 		}
-		for _, a := range n.meet(n.life) {
+		own, others := n.seat.look().identity, n.meet(n.life)
+		if by, id := successor(own, others); !by.IsZero() {
+			n.replace(errIncarnationEnded(own.Incarnation, by, id), by)
+			return
+		}
+		for _, a := range others {
 			if a.err == nil && !a.said.Replaced.IsZero() {
-				n.replace(a.said.Replaced)
+				n.replace(errReplaced(n.dir.path, own.Life, a.said.Replaced), own.Incarnation)
 				return
 			}
 		}

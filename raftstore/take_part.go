@@ -25,18 +25,17 @@ func (n *node) mayVote(own disk.Identity) (lost bool, err error) {
 	if older != nil {
 		return true, n.lose(older, own.Incarnation)
 	}
-	reason, incarnation := foreign(own, others), disk.Incarnation{}
-	if reason == nil && !replaced.IsZero() {
-		incarnation = own.Incarnation
-		reason = errReplaced(n.dir.path, own.Life, replaced)
+	against := judgeIncarnation(own, found.Mark.Starts == 0, others)
+	if against.reason == nil && !replaced.IsZero() {
+		against = objection{errReplaced(n.dir.path, own.Life, replaced), own.Incarnation, true}
 	}
 	switch {
-	case reason == nil:
+	case against.reason == nil:
 		return false, nil
 	case n.config.Rejoin:
-		return true, n.lose(reason, incarnation)
-	case !replaced.IsZero():
-		return true, openError(dcs.ErrUnavailable, "%w", &disk.RejoinError{Dir: n.dir.path, Err: reason})
+		return true, n.lose(against.reason, against.join)
+	case against.final:
+		return true, openError(dcs.ErrUnavailable, "%w", &disk.RejoinError{Dir: n.dir.path, Err: against.reason})
 	}
 	return false, nil // it is refused by the others, and its calls say so
 }
@@ -133,7 +132,7 @@ func (n *node) returnStep(others map[string]met) error {
 			continue
 		}
 		s := n.seat.look()
-		own := disk.Identity{Owner: n.dir.owner, Incarnation: a.peer.Incarnation, Life: s.life, Founders: a.said.Founders}
+		own := disk.Identity{Owner: n.dir.owner, Incarnation: a.peer.Incarnation, Life: s.life, Founders: a.said.Founders, Former: a.said.Former}
 		if err := n.dir.setAside(own); err != nil {
 			return err
 		}

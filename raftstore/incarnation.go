@@ -1,0 +1,108 @@
+package raftstore
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
+)
+
+const (
+	// revisionStep is how many revisions Recover and Restore leave out at least:
+	// more than the cluster that they continue can have used since. A log takes far
+	// less than one entry in a microsecond, which uses up the step in 13 days; a
+	// thousand entries in a second use it up in 35 years.
+	revisionStep = 1 << 40
+	// maxClock is the largest time in microseconds that counts: in the year 2255
+	// numbers that JSON keeps exact end.
+	maxClock = 1 << 53
+	// maxRevision bounds RecoverConfig.MinRevision and the result, so that a
+	// cluster never runs out of revisions.
+	maxRevision = 1 << 62
+)
+
+// firstRevision returns the revision above which a new incarnation begins: at
+// least revisionStep above last, the newest one that is known of the incarnation
+// that it continues, and at least least.
+//
+// It is also at least the time in microseconds. So an incarnation begins above
+// all that any cluster has used up to now, whose log took less than an entry in
+// a microsecond since it began: two incarnations that continue the same data, one
+// after the other, do not use the same revisions. A clock that is wrong takes
+// that away and nothing else.
+func firstRevision(last uint64, least dcs.Revision, now time.Time) (uint64, error) {
+	if least > maxRevision || last > maxRevision-revisionStep {
+		return 0, fmt.Errorf("revisions would begin at %d, above %d", max(uint64(least), last), uint64(maxRevision))
+	}
+	first := max(last+revisionStep, uint64(least))
+	if clock := now.UnixMicro(); clock > 0 && clock < maxClock {
+		first = max(first, uint64(clock))
+	}
+	return first, nil
+}
+
+// ancestry describes the data that a new incarnation continues.
+type ancestry struct {
+	incarnation disk.Incarnation
+	former      []disk.Incarnation
+	life        disk.Life // whose data are replaced in the directory, or zero
+	term        uint64    // the newest one that is known
+	state       *state.FSM
+}
+
+// begin makes the directory that of the only voter of a new incarnation, which
+// continues a. It returns the identity and the revision that it begins at.
+func (d *dataDir) begin(c Config, a ancestry, least dcs.Revision) (own disk.Identity, first uint64, err error) {
+	now := time.Now() //nolint:forbidigo // it only raises a number; see firstRevision
+	if first, err = firstRevision(a.state.Applied(), least, now); err != nil {
+		return own, 0, invalid("%w", err)
+	}
+	own = disk.Identity{
+		Owner: d.owner, Incarnation: disk.NewIncarnation(), Life: disk.NewLife(),
+		Former: append(slices.Clone(a.former), a.incarnation),
+	}
+	term := a.term + 1
+	snapshot, err := a.state.Successor(own.Incarnation, first, term)
+	if err != nil {
+		return own, 0, err
+	}
+	voter := raft.Server{
+		ID:      transport.ServerID(c.ID, own.Life),
+		Address: raft.ServerAddress(cmp.Or(c.peerAddr(c.ID), c.Advertise)),
+	}
+	err = disk.Replace(d.files, d.path, a.life, own, disk.Beginning{
+		Index: first, Term: term, Configuration: raft.Configuration{Servers: []raft.Server{voter}},
+		Persist: snapshot.Persist, SegmentBytes: d.segmentBytes,
+	})
+	if err != nil {
+		err = fmt.Errorf("%s was not written to its end: do the same again, which completes it or says that it is done: %w", d.path, err)
+	}
+	return own, first, err
+}
+
+// named returns err as that of an operation of this package.
+func named(op string, err error) error {
+	var known *dcs.Error
+	if errors.As(err, &known) {
+		renamed := *known
+		renamed.Op = op
+		return &renamed
+	}
+	return &dcs.Error{Backend: backendName, Op: op, Kind: dcs.ErrUnavailable, Err: err}
+}
+
+// closeDir unlocks a directory after an operation that ended with err.
+func closeDir(d *dataDir, op string, err error) error {
+	if err := errors.Join(err, d.close()); err != nil {
+		return named(op, err)
+	}
+	return nil
+}
