@@ -44,6 +44,24 @@
 // refuse each other, and calls over a node of the other incarnation fail with
 // ErrUnauthorized.
 //
+// # Recovery and backup
+//
+// A cluster that has lost its quorum stays as it is until a majority of its nodes
+// is back. If their data are gone for good, [Recover] makes one node that still
+// has its data the only voter of a new incarnation, which the others join.
+// [PlanRecovery] reports before which writes may be lost. [Backend.Backup] writes
+// the whole state to a stream, and [Restore] begins a new cluster with it.
+//
+// Both begin another incarnation. Keys keep their revisions, and the revisions
+// and fencing tokens that follow lie above all that the earlier incarnation can
+// have handed out. No lease can be renewed any more, and a lock stays taken until
+// its lease has ended. No command of an earlier client is applied.
+//
+// The old nodes must not run again with their data. A majority of the old voters
+// that does not reach the new incarnation elects a leader, and there are two
+// clusters then. The library finds that out where nodes of the two reach each
+// other, and cannot prevent it. docs/operations.md has the steps.
+//
 // # What it guarantees
 //
 // Everything the contract of package dcs asks for, served by every node
