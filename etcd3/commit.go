@@ -2,6 +2,7 @@ package etcd3
 
 import (
 	"context"
+	"errors"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -13,13 +14,21 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
-// Commit implements [dcs.Backend].
+// Commit implements [dcs.Backend]. A store that is full takes deletions only, and
+// no marker.
 func (b *Backend) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
-	return b.commits.Commit(ctx, t)
+	rev, err := b.commits.Commit(ctx, t)
+	if errors.Is(err, attempt.ErrFull) && dcs.KindOf(err) == dcs.ErrUnavailable && appliesOnce(t) { //nolint:errorlint // KindOf returns a sentinel
+		return (&removal{b: b, txn: t}).run(ctx, "Commit")
+	}
+	return rev, err
 }
 
 // Settle implements [dcs.Settler].
 func (b *Backend) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, error) {
+	if r, ok := e.Attempt.(*removal); ok && r.b == b {
+		return r.run(ctx, "Settle")
+	}
 	return b.commits.Settle(ctx, e)
 }
 
@@ -74,8 +83,7 @@ func (b *Backend) txn(r attempt.Request, markerLease dcs.LeaseID) *pb.TxnRequest
 	}
 	for i, w := range whole.Then {
 		op := b.write(w)
-		if i == 0 && !r.Marker.Create {
-			put := op.GetRequestPut()
+		if put := op.GetRequestPut(); i == 0 && put != nil && !r.Marker.Create {
 			put.Lease, put.IgnoreLease = 0, true
 		}
 		req.Success = append(req.Success, op)

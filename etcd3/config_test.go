@@ -100,7 +100,7 @@ func TestMeanings(t *testing.T) {
 		"leader changed":       {err: rpctypes.ErrGRPCLeaderChanged, left: true, blame: true},
 		"its own deadline":     {err: status.Error(codes.DeadlineExceeded, "context deadline exceeded"), left: true, blame: true},
 		"not a primary lessor": {err: status.Error(codes.Unknown, "not a primary lessor"), left: true, blame: true},
-		"no space":             {err: rpctypes.ErrGRPCNoSpace, left: true, kind: dcs.ErrUnavailable, refused: true, final: true},
+		"no space":             {err: rpctypes.ErrGRPCNoSpace, left: true, kind: dcs.ErrUnavailable, final: true},
 		"too large":            {err: rpctypes.ErrGRPCRequestTooLarge, left: true, kind: dcs.ErrInvalid, refused: true, final: true},
 		"denied":               {err: rpctypes.ErrGRPCPermissionDenied, left: true, kind: dcs.ErrUnauthorized, refused: true, final: true},
 		"wrong password":       {err: rpctypes.ErrGRPCAuthFailed, left: true, kind: dcs.ErrUnauthorized, refused: true, final: true},

@@ -44,9 +44,15 @@
 // What etcd said that is not in this package's table is "cannot tell":
 // "request timed out", "leader changed", "not a primary lessor" and the like
 // are ErrUnavailable, or ErrAmbiguous of a Commit or Grant that stays unclear.
-// A lease is ErrLost only on the quorum's word. A full store ("database space
-// exceeded") is ErrUnavailable, and nothing was written. Refused credentials,
-// missing rights and certificates are ErrUnauthorized.
+// A lease is ErrLost only on the quorum's word. Refused credentials, missing
+// rights and certificates are ErrUnauthorized.
+//
+// A full store (the NOSPACE alarm) is ErrUnavailable with an error that says so,
+// and nothing was written. Renewals, reads and Release work, and so does every
+// Commit that only deletes and names the revision of a key that it deletes. Calls
+// succeed again as soon as the alarm is disarmed. etcd applies the write that
+// crosses its quota although it answers with NOSPACE. Such a Commit is settled,
+// and is a success if it was applied (docs/decisions/0024).
 //
 // # Endpoints
 //

@@ -3,6 +3,7 @@ package etcd3
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -11,8 +12,14 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/attempt"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
+
+// errNoSpace is what a full store answers. It is unclear, because etcd applies
+// the request that crosses its quota before it answers so (P10). The requests
+// after that one are refused.
+var errNoSpace = fmt.Errorf("%w: etcd's database space is exceeded: delete and compact keys, defragment the members and disarm the NOSPACE alarm, or raise --quota-backend-bytes", attempt.ErrFull)
 
 var (
 	errOtherCluster = errors.New("it belongs to another cluster")
@@ -32,6 +39,7 @@ func text(err error) string {
 type meaning struct {
 	kind           error
 	refused, blame bool
+	says           error // instead of etcd's own text
 }
 
 // meanings are etcd's own errors. What is not listed is unclear, and the
@@ -42,7 +50,7 @@ var meanings = map[string]meaning{
 	message(rpctypes.ErrGRPCStopped):                {blame: true},
 	message(rpctypes.ErrGRPCRequestTooManyRequests): {refused: true, blame: true},
 	message(rpctypes.ErrGRPCNotSupportedForLearner): {refused: true, blame: true},
-	message(rpctypes.ErrGRPCNoSpace):                {kind: dcs.ErrUnavailable, refused: true},
+	message(rpctypes.ErrGRPCNoSpace):                {kind: dcs.ErrUnavailable, says: errNoSpace},
 	message(rpctypes.ErrGRPCCorrupt):                {kind: dcs.ErrUnavailable, refused: true},
 	message(rpctypes.ErrGRPCRequestTooLarge):        {kind: dcs.ErrInvalid, refused: true},
 	message(rpctypes.ErrGRPCTooManyOps):             {kind: dcs.ErrInvalid, refused: true},
@@ -86,6 +94,9 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 	s := status.Convert(err)
 	if m, ok := meanings[s.Message()]; ok {
 		f.Kind, f.Refused, f.Blame = m.kind, m.refused, m.blame
+		if m.says != nil {
+			f.Err, f.Text = m.says, ""
+		}
 		return f
 	}
 	switch {

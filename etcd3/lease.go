@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -52,7 +53,7 @@ func leaseNumber(id dcs.LeaseID) int64 {
 type granted struct {
 	*lease
 	endpoint string
-	clear    bool
+	clear    bool // with an error: it was not granted and never will be
 }
 
 // Grant implements [dcs.Backend]. The id is ours, so that a Grant can be sent
@@ -72,23 +73,34 @@ func (b *Backend) grant(ctx context.Context, ttl time.Duration) (granted, dcs.Re
 	}
 	id := int64(binary.LittleEndian.Uint64(random[:])>>2) + 1
 	seconds := int64((min(max(ttl, minTTL), maxTTL) + time.Second - 1) / time.Second)
+	var unanswered, full atomic.Int64 // copies
 	a, err := do(b.c.name(ctx, "Grant"), b, endpoint.Write, func(ctx context.Context, c *conn) (int64, error) {
+		unanswered.Add(1)
 		r, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.LeaseGrantResponse, error) {
 			return c.lease.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: id, TTL: seconds}, o...)
 		})
 		if is(err, rpctypes.ErrGRPCLeaseExist) {
 			return b.grantedTTL(ctx, c, id)
 		}
+		if errors.Is(err, errNoSpace) {
+			full.Add(1)
+		}
 		if err != nil {
+			if remote.Judge(err).Refused || errors.Is(err, errNoSpace) {
+				unanswered.Add(-1)
+			}
 			return 0, err
 		}
 		return r.TTL, b.seen(c, r.Header)
 	})
-	g := granted{&lease{b, id}, a.Endpoint, a.Clear}
-	if err != nil {
-		return g, dcs.Renewal{}, err
+	g := granted{&lease{b, id}, a.Endpoint, unanswered.Load() == 0}
+	switch {
+	case err == nil:
+		return g, g.renewal(a.First, a.Value), nil // P1: the sending of the first copy
+	case full.Load() > 0 && g.Revoke(ctx) != nil:
+		g.clear = false
 	}
-	return g, g.renewal(a.First, a.Value), nil // P1: the sending of the first copy
+	return g, dcs.Renewal{}, err
 }
 
 // markerLease grants the markers' lease.

@@ -64,7 +64,10 @@
 //     else the Committer asks Read for them;
 //   - LeaseLost, where the store refused the lease of the Txn;
 //   - an error that wraps [ErrNotSent], where nothing was done and never will
-//     be: no connection, no rights, a full store;
+//     be: no connection, no rights;
+//   - an error that wraps [ErrFull], where the store has no space for writes and
+//     may have applied the transaction that found so; where it certainly has not,
+//     the error wraps ErrNotSent too;
 //   - any other error for everything else. When in doubt, this one: a wrong
 //     ErrNotSent or Refused makes a no of what may land.
 //

@@ -26,6 +26,8 @@ const (
 	down                // refuse it outright
 	broken              // it never arrives, and an error says nothing
 	vague               // it arrives when the test says so, its answer says nothing
+	cross               // apply it, answer ErrFull
+	full                // refuse it with ErrFull unless it only deletes
 )
 
 // kind is what a request is about.
@@ -64,6 +66,13 @@ type store struct {
 	held    []func()
 	at      []time.Duration // when commit copies were sent
 	start   time.Time
+}
+
+var errFull = fmt.Errorf("%w: %w", ErrFull, &dcs.Error{Kind: dcs.ErrUnavailable, Endpoint: "a:1"})
+
+// writes reports whether a store that is full refuses r.
+func writes(r Request) bool {
+	return slices.ContainsFunc(r.Whole("").Then, func(w dcs.Write) bool { return !w.Delete })
 }
 
 func newStore() *store {
@@ -113,10 +122,17 @@ func (s *store) Send(ctx context.Context, r Request) (Answer, error) {
 	var a Answer
 	var err error
 	switch do {
-	case answer, lose, repeat:
+	case answer, lose, repeat, cross, full:
+		if do == full && writes(r) {
+			err = errFull
+			break
+		}
 		a, err = s.apply(r)
 		if do == repeat {
 			a, err = s.apply(r)
+		}
+		if do == cross {
+			a, err = Answer{}, errFull
 		}
 		if s.after != nil {
 			s.after(k)
@@ -126,7 +142,7 @@ func (s *store) Send(ctx context.Context, r Request) (Answer, error) {
 	}
 	s.mu.Unlock()
 	switch do {
-	case answer, repeat:
+	case answer, repeat, cross, full:
 		return a, err
 	case down:
 		if s.only != nil {

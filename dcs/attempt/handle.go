@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"slices"
+	"sync/atomic"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
@@ -21,8 +22,9 @@ type handle struct {
 	turn    chan struct{} // held by whoever settles
 	done    *outcome      // under turn; nil while unclear
 
-	found *dcs.Error // the conflict or loss that a copy was answered, not definite by itself
-	last  error      // the last failure, for the error's text
+	found *dcs.Error  // the conflict or loss that a copy was answered, not definite by itself
+	last  error       // the last failure, for the error's text
+	full  atomic.Bool // a copy was answered with ErrFull
 }
 
 func (c *Committer) newHandle(s *slot, t dcs.Txn) (*handle, error) {
@@ -66,6 +68,7 @@ type outcome struct {
 	// gone wrong before.
 	abandoned bool
 	why       error
+	removed   bool // the marker was won by deleting it
 }
 
 // answer is what the caller of op is told.

@@ -93,10 +93,11 @@ func (c *Committer) until(ctx context.Context, v *volley, done func(event) bool)
 }
 
 // final returns the failure that err ends a Commit with, or nil if the store
-// may be asked again. ErrAmbiguous contradicts ErrNotSent and ends nothing.
+// may be asked again. ErrAmbiguous contradicts ErrNotSent and ends nothing. A
+// store that is full stays so, and every copy may be the one that it applies.
 func (c *Committer) final(err error) *dcs.Error {
 	kind := dcs.KindOf(err)
-	if kind == nil || kind == dcs.ErrAmbiguous || !errors.Is(err, ErrNotSent) { //nolint:errorlint // KindOf returns a sentinel
+	if kind == nil || kind == dcs.ErrAmbiguous || !errors.Is(err, ErrNotSent) && !errors.Is(err, ErrFull) { //nolint:errorlint // KindOf returns a sentinel
 		return nil
 	}
 	f := c.fail("Commit", "", kind, err)

@@ -116,7 +116,9 @@ func (c *Committer) fence(ctx context.Context, h *handle, kept bool) *outcome {
 			continue
 		}
 		if e.ans.Outcome == Applied {
-			return c.conclude(h, h.no(e.ans.Revision))
+			no := h.no(e.ans.Revision)
+			no.removed = e.removed
+			return c.conclude(h, no)
 		}
 		switch verdict, rev := h.judgeMarker(e.ans); verdict {
 		case yes:
@@ -138,11 +140,17 @@ func (c *Committer) fence(ctx context.Context, h *handle, kept bool) *outcome {
 	return out
 }
 
-// fenceCopy sends one copy of the transaction that only takes the marker.
+// fenceCopy sends one copy of the transaction that only takes the marker. A
+// store that is full accepts nothing but deletions. Deleting the marker under
+// its condition is as definite a no as rewriting it, because neither the name nor
+// the revision comes back (P7, P11).
 func (h *handle) fenceCopy(ctx context.Context, n nth) event {
 	r := n.of(h.marker, dcs.Txn{})
 	r.Marker.Nonce = h.abandon
-	return h.c.send(ctx, r)
+	r.Marker.Remove = h.full.Load()
+	e := h.c.send(ctx, r)
+	e.removed = r.Marker.Remove
+	return e
 }
 
 // conclude records how h ended and gives its slot back, ready for the next
@@ -150,6 +158,8 @@ func (h *handle) fenceCopy(ctx context.Context, n nth) event {
 func (c *Committer) conclude(h *handle, o *outcome) *outcome {
 	s := h.slot
 	switch {
+	case o.removed:
+		s.forget()
 	case o.fail == nil:
 		s.modified = o.rev
 	case o.fail.Kind == dcs.ErrAmbiguous: //nolint:errorlint // the kind itself, whatever the cause is
@@ -181,10 +191,14 @@ func (h *handle) ambiguous(cause error) *dcs.Error {
 	return e
 }
 
-// note remembers a failure as the cause of what is returned.
+// note remembers a failure as the cause of what is returned, and that the store
+// is full.
 func (h *handle) note(err error) {
 	if err != nil {
 		h.last = asCause(err)
+	}
+	if errors.Is(err, ErrFull) {
+		h.full.Store(true)
 	}
 }
 

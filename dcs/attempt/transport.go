@@ -20,6 +20,14 @@ import (
 // sent while the budget lasts.
 var ErrNotSent = errors.New("nothing was sent, or it was refused outright")
 
+// ErrFull is wrapped by a Send error of a store that has no space for writes. It
+// is not definite, unless it wraps ErrNotSent too: etcd applies the transaction
+// that crosses its quota and refuses it afterwards. It must carry a kind, which
+// ends the Commit once the attempt is settled. A store that is full must still
+// accept deletions, because the marker is then won by deleting it (see
+// [Marker.Remove]).
+var ErrFull = errors.New("the store has no space left for writes")
+
 // Transport is what the author of a backend writes: one transaction and one
 // read. Both are called from several goroutines at once, and both must return
 // when their context ends.
@@ -56,6 +64,10 @@ type Marker struct {
 	Modified dcs.Revision
 	// Nonce is the value to write into it.
 	Nonce []byte
+	// Remove asks for the marker to be deleted instead of rewritten, under the
+	// same condition, on a store that is full. No copy of the attempt finds the
+	// marker at its revision afterwards.
+	Remove bool
 }
 
 // Request is one physical transaction: the marker is compared and rewritten
@@ -75,15 +87,19 @@ type Request struct {
 }
 
 // Whole returns the transaction to apply atomically: the marker's condition
-// before all others (P9), the marker's put, bound to markerLease, before all
-// other writes. The lease is the transport's own, if it keeps its markers by
-// one; it may be another than the Txn's.
+// before all others (P9), the marker's put, bound to markerLease, or its deletion
+// before all other writes. The lease is the transport's own, if it keeps its
+// markers by one; it may be another than the Txn's.
 func (r Request) Whole(markerLease dcs.LeaseID) dcs.Txn {
 	var t dcs.Txn
 	// P7: at most one copy finds the marker at this revision, ever.
 	t.If = append(t.If, dcs.ModifiedAt(r.Marker.Key, r.Marker.Modified))
 	t.If = append(t.If, r.Txn.If...)
-	t.Then = append(t.Then, dcs.PutLeased(r.Marker.Key, r.Marker.Nonce, markerLease))
+	if r.Marker.Remove {
+		t.Then = append(t.Then, dcs.Delete(r.Marker.Key))
+	} else {
+		t.Then = append(t.Then, dcs.PutLeased(r.Marker.Key, r.Marker.Nonce, markerLease))
+	}
 	t.Then = append(t.Then, r.Txn.Then...)
 	return t
 }

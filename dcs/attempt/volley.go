@@ -13,6 +13,8 @@ type event struct {
 	ans    Answer
 	err    error // of Send, or of the read that was to explain the refusal in ans
 	unsent bool  // the copy was not given to the Transport
+
+	removed bool // the copy deletes the marker
 }
 
 // definite reports whether the copy certainly wrote nothing.
