@@ -34,8 +34,9 @@ type Backend struct {
 	leader  atomic.Pointer[leadership]
 	floor   remote.Floor
 
-	mu    sync.Mutex
-	conns map[string]*conn
+	mu     sync.Mutex
+	conns  map[string]*conn
+	warned map[string]string // the version of the last warning, by address
 }
 
 var (
@@ -51,7 +52,7 @@ func New(c Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{c: c, root: "/" + c.Root + "/", conns: map[string]*conn{}}
+	b := &Backend{c: c, root: "/" + c.Root + "/", conns: map[string]*conn{}, warned: map[string]string{}}
 	b.life, b.end = context.WithCancelCause(context.Background())
 	b.copy.Init(b.source())
 	b.markers = remote.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
@@ -225,19 +226,17 @@ func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error
 	if err != nil {
 		return false, err
 	}
-	if known := b.leader.Load(); known != nil && known.term == h.RaftTerm {
+	if known := b.leader.Load(); known != nil && known.term == h.RaftTerm && c.version.Load() != nil {
 		return known.member == h.MemberId, nil
 	}
-	s, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.StatusResponse, error) {
-		return c.state.Status(ctx, &pb.StatusRequest{}, o...)
-	})
+	s, err := c.status(ctx)
 	if err != nil {
 		return false, err
 	}
 	if s.Leader != 0 {
 		b.leader.Store(&leadership{s.Header.RaftTerm, s.Leader})
 	}
-	return s.Leader == s.Header.MemberId, b.seen(c, s.Header)
+	return s.Leader == s.Header.MemberId, nil
 }
 
 // leadership is who leads the store in a term.

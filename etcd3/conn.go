@@ -5,6 +5,7 @@ import (
 	"math"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -34,6 +35,7 @@ type conn struct {
 	auth  pb.AuthClient
 
 	renewals renewals
+	version  atomic.Pointer[string] // the server's; nil until it is asked on this connection
 
 	mu    sync.Mutex
 	token string
@@ -50,20 +52,20 @@ func (b *Backend) connected(addr string) (*conn, error) {
 	if b.life.Err() != nil {
 		return nil, context.Cause(b.life)
 	}
-	cc, err := grpc.NewClient("passthrough:///"+addr, b.dialOptions()...)
+	c := &conn{b: b, addr: addr}
+	cc, err := grpc.NewClient("passthrough:///"+addr, c.dialOptions()...)
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{
-		b: b, addr: addr, cc: cc, kv: pb.NewKVClient(cc), lease: pb.NewLeaseClient(cc), watch: pb.NewWatchClient(cc),
-		admin: pb.NewClusterClient(cc), state: pb.NewMaintenanceClient(cc), auth: pb.NewAuthClient(cc),
-	}
+	c.cc, c.kv, c.lease, c.watch = cc, pb.NewKVClient(cc), pb.NewLeaseClient(cc), pb.NewWatchClient(cc)
+	c.admin, c.state, c.auth = pb.NewClusterClient(cc), pb.NewMaintenanceClient(cc), pb.NewAuthClient(cc)
 	c.renewals.c = c
 	b.conns[addr] = c
 	return c, nil
 }
 
-func (b *Backend) dialOptions() []grpc.DialOption {
+func (c *conn) dialOptions() []grpc.DialOption {
+	b := c.b
 	creds := insecure.NewCredentials()
 	if b.c.TLS != nil {
 		creds = telling{credentials.NewTLS(b.c.TLS.Clone())}
@@ -83,6 +85,7 @@ func (b *Backend) dialOptions() []grpc.DialOption {
 			if !b.pool.AllowDial() {
 				return nil, endpoint.ErrDials
 			}
+			c.version.Store(nil) // another server may listen there now
 			nc, err := dialer.DialContext(ctx, "tcp", addr)
 			if err == nil && b.c.dialled != nil {
 				b.c.dialled(nc)

@@ -78,6 +78,20 @@
 // inside the budget of the call that finds out. A user needs readwrite on the
 // prefix of the root, "/pg/main/", and nothing else.
 //
+// # Versions
+//
+// Use etcd 3.4.42, 3.5.28, 3.6.9 or a later release of these lines. Earlier ones
+// have defects that no client can make good: a leader that hung revokes leases
+// that were renewed at its successor (before 3.4.31 and 3.5.13), the renewal of a
+// lease that is being revoked is confirmed (before 3.4.38, 3.5.23 and 3.6.5), and a
+// paused member answers a linearizable read with old data (before 3.4.42, 3.5.28
+// and 3.6.9). With each of them a lock can be taken before the deadline of its
+// holder; guarded writes fail then. Each server's version is asked, and the
+// defects that it has are logged as a warning. On releases whose answers about a
+// watch's progress are wrong or missing (before 3.4.31 and 3.5.13) the tree is read
+// again instead, every min(2.5 s, RetryTimeout/4) and up to four times a second
+// while other clients write.
+//
 // # Known limits
 //
 // A value has at most 1 MiB, a Txn 120 conditions and writes: what etcd takes

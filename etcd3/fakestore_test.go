@@ -75,7 +75,12 @@ func (f *fakeStore) register(g *grpc.Server) {
 // client returns a Store on the server with c's settings.
 func (f *fakeStore) client(tb testing.TB, c Config) (*Backend, *dcs.Store) {
 	tb.Helper()
-	c.Endpoints, c.Root, c.NoDiscovery, c.Timing = []string{serve(tb, f.register)}, "t", true, suiteTiming
+	return f.clientAt(tb, serve(tb, f.register), c)
+}
+
+func (f *fakeStore) clientAt(tb testing.TB, addr string, c Config) (*Backend, *dcs.Store) {
+	tb.Helper()
+	c.Endpoints, c.Root, c.NoDiscovery, c.Timing = []string{addr}, "t", true, suiteTiming
 	b, err := New(c)
 	require.NoError(tb, err)
 	store, err := dcs.New(b, dcs.Options{Timing: suiteTiming})
@@ -309,6 +314,10 @@ func (f *fakeStore) Status(context.Context, *pb.StatusRequest) (*pb.StatusRespon
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return &pb.StatusResponse{Header: f.header(), Leader: 2, Version: f.version}, nil
+}
+
+func putEvent(kv *mvccpb.KeyValue) []*mvccpb.Event {
+	return []*mvccpb.Event{{Type: mvccpb.Event_PUT, Kv: kv}}
 }
 
 // newSession returns a Session of the store.

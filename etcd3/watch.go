@@ -91,6 +91,7 @@ type view struct {
 	stream  pb.Watch_WatchClient
 	at      *endpoint.Attempt // until the member has answered
 	blame   bool
+	rereads bool // the tree is read instead of asking for progress
 
 	events []*mvccpb.Event // of a message that came in parts
 	probed dcs.Instant     // when progress was asked for; zero once anything came
@@ -128,6 +129,8 @@ func (v *view) follow(ctx context.Context) error {
 	if err := v.send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: create}}); err != nil {
 		return c.failed(ctx, err, false)
 	}
+	// Asked once the stream is open, because both go through one connection then.
+	v.rereads = !c.answersProgress(ctx)
 	var reader sync.WaitGroup
 	reader.Add(1)
 	go func() { defer reader.Done(); v.read(ctx) }()
@@ -179,11 +182,11 @@ func (v *view) loop(ctx context.Context, late *time.Timer) error {
 		case <-v.copy.Behind:
 			check.Reset(v.copy.Limit / 2)
 		case <-check.C:
-			if err := v.lagging(check); err != nil {
+			if err := v.lagging(ctx, check); err != nil {
 				return err
 			}
 		case <-probe.C:
-			if err := v.quiet(); err != nil {
+			if err := v.quiet(ctx); err != nil {
 				return err
 			}
 			probe.Reset(v.copy.Every)
@@ -196,16 +199,19 @@ func (v *view) loop(ctx context.Context, late *time.Timer) error {
 }
 
 // quiet asks a member that has told nothing for a while whether it is there.
-func (v *view) quiet() error {
+func (v *view) quiet(ctx context.Context) error {
 	if !v.probed.IsZero() && v.probed.Elapsed() >= v.copy.Every*9/10 {
 		v.blame = true
 		return fmt.Errorf("its watch is silent for %v", v.probed.Elapsed().Round(time.Millisecond))
 	}
-	return v.ask()
+	return v.ask(ctx)
 }
 
 // ask asks for progress. A member answers only when its watch has caught up.
-func (v *view) ask() error {
+func (v *view) ask(ctx context.Context) error {
+	if v.rereads {
+		return v.reread(ctx)
+	}
 	if v.probed.IsZero() {
 		v.probed = dcs.Now()
 	}
@@ -217,7 +223,7 @@ func (v *view) ask() error {
 
 // lagging finds a member whose view stays behind what other answers have
 // named: one that is cut off goes on answering for seconds, with an old view.
-func (v *view) lagging(check *time.Timer) error {
+func (v *view) lagging(ctx context.Context, check *time.Timer) error {
 	if v.copy.Tree.Revision() >= v.copy.Latest() {
 		v.asked = dcs.Instant{}
 		return nil
@@ -227,7 +233,22 @@ func (v *view) lagging(check *time.Timer) error {
 		return errBehind
 	}
 	check.Reset(v.copy.Limit / 2)
-	return v.ask()
+	return v.ask(ctx)
+}
+
+// reread takes the whole tree from the member. Events that come later are then
+// dropped as far as the tree has them already.
+func (v *view) reread(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, v.copy.Every)
+	defer cancel()
+	ranges, header, err := v.b.read(ctx, v.c, v.b.ranges("")...)
+	if err != nil {
+		v.blame = true
+		return err
+	}
+	s := remote.Visible("", dcs.Snapshot{Revision: revision(header.Revision), Entries: v.b.entries(ranges)})
+	v.copy.Take(s.Revision, s.Entries)
+	return nil
 }
 
 // take applies one message.
