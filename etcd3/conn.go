@@ -4,7 +4,6 @@ import (
 	"context"
 	"math"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -13,7 +12,6 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
@@ -37,8 +35,9 @@ type conn struct {
 	renewals renewals
 	version  atomic.Pointer[string] // the server's; nil until it is asked on this connection
 
-	mu    sync.Mutex
-	token string
+	logins remote.Flight[authToken]
+	latest atomic.Pointer[authToken] // nil before the first login
+	denied atomic.Uint64             // the login that was denied the watch
 }
 
 // connected returns the connection to addr, which the first use makes. It does
@@ -95,60 +94,25 @@ func (c *conn) dialOptions() []grpc.DialOption {
 	}, b.c.dial...)
 }
 
-// outgoing is ctx with what every call carries: hasleader makes a member that
-// is cut off say so at once instead of after 7 s, and the token.
-func (c *conn) outgoing(ctx context.Context, token string) context.Context {
-	if token == "" {
-		return metadata.AppendToOutgoingContext(ctx, "hasleader", "true")
-	}
-	return metadata.AppendToOutgoingContext(ctx, "hasleader", "true", "token", token)
-}
-
-// login returns the token, which it fetches when there is none but old.
-func (c *conn) login(ctx context.Context, old string) (string, error) {
-	if c.b.c.Username == "" {
-		return "", nil
-	}
-	c.mu.Lock()
-	token := c.token
-	c.mu.Unlock()
-	if token != "" && token != old {
-		return token, nil
-	}
-	resp, err := c.auth.Authenticate(metadata.AppendToOutgoingContext(ctx, "hasleader", "true"),
-		&pb.AuthenticateRequest{Name: c.b.c.Username, Password: c.b.c.Password})
-	if err != nil {
-		if authOff(err) {
-			return "", nil
-		}
-		return "", err
-	}
-	c.mu.Lock()
-	c.token = resp.Token
-	c.mu.Unlock()
-	return resp.Token, nil
-}
-
-// call makes one call at a member: once, or twice where the token had expired.
+// call makes one call at a member, and again where its token had expired.
 func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, o ...grpc.CallOption) (T, error)) (T, error) {
 	var zero T
-	token, err := c.login(ctx, "")
+	token, err := c.token(ctx)
 	if err != nil {
 		return zero, c.failed(ctx, err, false)
 	}
-	for again := false; ; again = true {
+	for n := 1; ; n++ {
 		var to peer.Peer
-		v, err := f(c.outgoing(ctx, token), grpc.Peer(&to))
+		v, err := f(outgoing(ctx, token), grpc.Peer(&to))
 		if err == nil {
 			return v, nil
 		}
-		if !again && staleToken(err) && token != "" {
-			if token, err = c.login(ctx, token); err == nil {
-				continue
-			}
+		if n == maxLogins || !c.staleToken(err) {
+			return zero, c.failed(ctx, err, to.Addr != nil)
+		}
+		if token, err = c.login(ctx, token); err != nil {
 			return zero, c.failed(ctx, err, false)
 		}
-		return zero, c.failed(ctx, err, to.Addr != nil)
 	}
 }
 

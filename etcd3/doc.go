@@ -75,8 +75,10 @@
 // TLS with the system's or given authorities, client certificates (read again
 // for each connection), and user and password, which come from a file
 // (password_file) and never from the URL. A token that expired is renewed
-// inside the budget of the call that finds out. A user needs readwrite on the
-// prefix of the root, "/pg/main/", and nothing else.
+// inside the budget of the call that finds out, with one login for all calls that
+// find out at the same time. Authentication can be switched on and off while
+// clients run. A user needs readwrite on the prefix of the root, "/pg/main/", and
+// nothing else.
 //
 // # Versions
 //

@@ -24,6 +24,7 @@ var errNoSpace = fmt.Errorf("%w: etcd's database space is exceeded: delete and c
 var (
 	errOtherCluster = errors.New("it belongs to another cluster")
 	errTerm         = errors.New("the store's leader changed during the renewal")
+	errDenied       = errors.New("etcd denies the user the right to watch the root's prefix")
 	errBehind       = errors.New("its view lags behind the store's")
 )
 
@@ -120,8 +121,8 @@ func containsAny(s string, parts []string) bool {
 func is(err, etcd error) bool { return err != nil && text(err) == message(etcd) }
 
 // staleToken reports whether a new login may help.
-func staleToken(err error) bool {
-	return is(err, rpctypes.ErrGRPCInvalidAuthToken) || is(err, rpctypes.ErrGRPCAuthOldRevision) || is(err, rpctypes.ErrGRPCUserEmpty)
+func (c *conn) staleToken(err error) bool {
+	return c.b.c.Username != "" && (is(err, rpctypes.ErrGRPCInvalidAuthToken) || is(err, rpctypes.ErrGRPCAuthOldRevision) || is(err, rpctypes.ErrGRPCUserEmpty))
 }
 
 func authOff(err error) bool { return is(err, rpctypes.ErrGRPCAuthNotEnabled) }

@@ -108,11 +108,20 @@ func (f *fakeStore) leaseCount() int {
 	return len(f.leases)
 }
 
+func (f *fakeStore) setHook(hook func(ctx context.Context, request any) error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hook = hook
+}
+
 func (f *fakeStore) before(ctx context.Context, request any) error {
-	if f.hook == nil {
+	f.mu.Lock()
+	hook := f.hook
+	f.mu.Unlock()
+	if hook == nil {
 		return nil
 	}
-	return f.hook(ctx, request)
+	return hook(ctx, request)
 }
 
 func (f *fakeStore) header() *pb.ResponseHeader {

@@ -159,22 +159,15 @@ func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) 
 // starts the lease anew. That it is gone is believed under the same condition,
 // and only when said twice: the second time by who has caught up with the read.
 func (l *lease) confirm(ctx context.Context, c *conn, ranges []*pb.RangeRequest, wanted bool) (dcs.Renewal, error) {
-	for gone := false; ; gone = true {
+	gone := false
+	for tokens := 1; ; {
 		from := dcs.Now() // P1
-		sent, err := c.renewals.send(ctx, l.number)
-		if err != nil {
-			return dcs.Renewal{}, err
+		answer, read, header, err := l.ask(ctx, c, ranges)
+		if errors.Is(err, errNewToken) && tokens < maxLogins {
+			tokens++
+			continue
 		}
-		read, header, err := l.b.read(ctx, c, ranges...)
 		if err != nil {
-			c.renewals.drop(sent.s)
-			return dcs.Renewal{}, err
-		}
-		answer, err := sent.wait(ctx)
-		if err != nil {
-			return dcs.Renewal{}, err
-		}
-		if err := l.b.seen(c, answer.Header); err != nil {
 			return dcs.Renewal{}, err
 		}
 		if answer.Header.RaftTerm != header.RaftTerm { // P2
@@ -191,7 +184,26 @@ func (l *lease) confirm(ctx context.Context, c *conn, ranges []*pb.RangeRequest,
 		if gone {
 			return dcs.Renewal{}, &remote.Failure{Endpoint: c.addr, Kind: dcs.ErrLost, Err: fmt.Errorf("etcd knows no lease %s", l.ID())}
 		}
+		gone = true
 	}
+}
+
+// ask sends the renewal, then the read (P2), and returns both answers.
+func (l *lease) ask(ctx context.Context, c *conn, ranges []*pb.RangeRequest) (*pb.LeaseKeepAliveResponse, []*pb.RangeResponse, *pb.ResponseHeader, error) {
+	sent, err := c.renewals.send(ctx, l.number)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	read, header, err := l.b.read(ctx, c, ranges...)
+	if err != nil {
+		c.renewals.drop(sent.s)
+		return nil, nil, nil, err
+	}
+	answer, err := sent.wait(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return answer, read, header, l.b.seen(c, answer.Header)
 }
 
 // Revoke implements [dcs.Lease].

@@ -77,12 +77,12 @@ func TestLateCopyAfterAFullStore(t *testing.T) {
 	require.NoError(t, err)
 	f.setSpace(isFull)
 	var late atomic.Pointer[pb.TxnRequest]
-	f.hook = func(_ context.Context, r any) error {
+	f.setHook(func(_ context.Context, r any) error {
 		if txn, ok := r.(*pb.TxnRequest); ok && len(txn.Success) > 1 {
 			late.Store(txn)
 		}
 		return nil
-	}
+	})
 	_, err = store.Commit(within(t, prompt), dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
 	requireFull(t, err)
 	f.setSpace(hasSpace)
@@ -134,7 +134,7 @@ func TestRemovalOnAFullStoreWithALostAnswer(t *testing.T) {
 			require.NoError(t, err)
 			f.setSpace(isFull)
 			var lost atomic.Bool
-			f.hook = func(_ context.Context, r any) error {
+			f.setHook(func(_ context.Context, r any) error {
 				if txn, ok := r.(*pb.TxnRequest); !ok || puts(txn) || !removes(txn, "/t/a") || lost.Swap(true) {
 					return nil
 				}
@@ -143,7 +143,7 @@ func TestRemovalOnAFullStoreWithALostAnswer(t *testing.T) {
 					require.NoError(t, err)
 				}
 				return status.Error(codes.Unavailable, "etcdserver: request timed out")
-			}
+			})
 			_, err = store.Commit(within(t, 3*prompt), dcs.Txn{If: []dcs.Cond{dcs.CreatedAt("a", rev)}, Then: []dcs.Write{dcs.Delete("a")}})
 			require.True(t, lost.Load())
 			require.Nil(t, f.key("a"))
@@ -172,12 +172,12 @@ func TestRemovalOnAFullStoreIsSettled(t *testing.T) {
 	f.setSpace(isFull)
 	var down atomic.Bool
 	down.Store(true)
-	f.hook = func(_ context.Context, r any) error {
+	f.setHook(func(_ context.Context, r any) error {
 		if txn, ok := r.(*pb.TxnRequest); ok && down.Load() && removes(txn, "/t/a") && !puts(txn) {
 			return status.Error(codes.Unavailable, "etcdserver: request timed out")
 		}
 		return nil
-	}
+	})
 	_, err = store.Commit(within(t, prompt), dcs.Txn{If: []dcs.Cond{dcs.CreatedAt("a", rev)}, Then: []dcs.Write{dcs.Delete("a")}})
 	var e *dcs.Error
 	require.ErrorAs(t, err, &e)
@@ -226,12 +226,12 @@ func TestGrantThatCrossesTheQuotaIsRevoked(t *testing.T) {
 	require.Zero(t, f.leaseCount())
 	_, err = store.NewSession(within(t, prompt), dcs.SessionOptions{})
 	requireFull(t, err)
-	f.hook = func(_ context.Context, r any) error {
+	f.setHook(func(_ context.Context, r any) error {
 		if _, ok := r.(*pb.LeaseRevokeRequest); ok {
 			return status.Error(codes.Unavailable, "etcdserver: request timed out")
 		}
 		return nil
-	}
+	})
 	_, err = store.NewSession(within(t, prompt), dcs.SessionOptions{})
 	require.Equal(t, dcs.ErrAmbiguous, dcs.KindOf(err), "%v", err)
 	require.ErrorContains(t, err, "space")

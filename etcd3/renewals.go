@@ -4,16 +4,21 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // renewals is the stream of renewals to one member. It stays open: a stream of
-// its own for each renewal costs five times as much.
+// its own for each renewal costs five times as much. No lock is held while
+// anything waits for the network, so that each renewal ends with its own context.
 type renewals struct {
-	c *conn
+	c       *conn
+	opening remote.Flight[*renewStream]
 
 	mu sync.Mutex
 	s  *renewStream // nil: none
@@ -22,69 +27,100 @@ type renewals struct {
 // renewStream is one stream. Answers carry no number; they come in the order
 // of the requests.
 type renewStream struct {
-	r      *renewals
-	stream pb.Lease_LeaseKeepAliveClient
-	cancel context.CancelFunc
+	r        *renewals
+	stream   pb.Lease_LeaseKeepAliveClient
+	cancel   context.CancelFunc
+	token    authToken         // that it was opened with
+	requests chan *sentRenewal // to write
+	over     chan struct{}     // closed once the stream has ended
 
-	send    sync.Mutex // keeps the order of sending and waiting the same
 	mu      sync.Mutex
 	waiting []*sentRenewal
-	err     error // of the stream, once it has ended
+	err     error // why the stream has ended
 }
 
-// sentRenewal is one request that was sent.
+// sentRenewal is one request.
 type sentRenewal struct {
-	s      *renewStream
-	answer chan *pb.LeaseKeepAliveResponse // closed when the stream ends
+	s       *renewStream
+	id      int64
+	written chan struct{}
+	answer  chan *pb.LeaseKeepAliveResponse // has room for one
 }
 
-// send asks for one renewal.
+// send asks for one renewal and returns when the request was written.
 func (r *renewals) send(ctx context.Context, id int64) (*sentRenewal, error) {
 	s, err := r.open(ctx)
 	if err != nil {
-		return nil, err
-	}
-	sent := &sentRenewal{s: s, answer: make(chan *pb.LeaseKeepAliveResponse, 1)}
-	s.send.Lock()
-	defer s.send.Unlock()
-	s.mu.Lock()
-	if err := s.err; err != nil {
-		s.mu.Unlock()
 		return nil, r.c.failed(ctx, err, false)
 	}
-	s.waiting = append(s.waiting, sent)
-	s.mu.Unlock()
-	if err := s.stream.Send(&pb.LeaseKeepAliveRequest{ID: id}); err != nil {
-		r.drop(s)
-		// The stream's own error comes from its reader.
-		return sent, nil //nolint:nilerr // wait returns it
+	sent := &sentRenewal{s: s, id: id, written: make(chan struct{}), answer: make(chan *pb.LeaseKeepAliveResponse, 1)}
+	select {
+	case s.requests <- sent:
+	case <-s.over:
+		return nil, s.failure(ctx)
+	case <-ctx.Done():
+		return nil, s.abandon(ctx)
 	}
-	return sent, nil
+	select {
+	case <-sent.written:
+		return sent, nil
+	case <-s.over:
+		return nil, s.failure(ctx)
+	case <-ctx.Done():
+		return nil, s.abandon(ctx)
+	}
 }
 
 // open returns the stream, a new one if need be.
 func (r *renewals) open(ctx context.Context) (*renewStream, error) {
+	c := r.c
+	return r.opening.Do(ctx, c.b.life, c.b.c.Timing.RetryTimeout, r.opened, func(ctx context.Context) (*renewStream, error) {
+		token, err := c.token(ctx)
+		if err != nil {
+			return nil, err
+		}
+		life, cancel := context.WithCancel(c.b.life)
+		// Opening waits for a connection.
+		stop := context.AfterFunc(ctx, cancel)
+		stream, err := c.lease.LeaseKeepAlive(outgoing(c.b.c.name(life, "Renew"), token))
+		if !stop() || err != nil {
+			cancel()
+			return nil, cmp.Or(err, context.Cause(ctx))
+		}
+		s := &renewStream{r: r, stream: stream, cancel: cancel, token: token, requests: make(chan *sentRenewal), over: make(chan struct{})}
+		r.mu.Lock()
+		r.s = s
+		r.mu.Unlock()
+		go s.write()
+		go s.read()
+		return s, nil
+	})
+}
+
+func (r *renewals) opened() (*renewStream, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.s != nil {
-		return r.s, nil
+	return r.s, r.s != nil
+}
+
+// write sends the requests, in the order in which their answers are waited for,
+// until the stream ends.
+func (s *renewStream) write() {
+	for {
+		select {
+		case <-s.over:
+			return
+		case w := <-s.requests:
+			s.mu.Lock()
+			s.waiting = append(s.waiting, w)
+			s.mu.Unlock()
+			if s.stream.Send(&pb.LeaseKeepAliveRequest{ID: w.id}) != nil {
+				s.r.drop(s) // the reader gets the stream's own error
+				return
+			}
+			close(w.written)
+		}
 	}
-	token, err := r.c.login(ctx, "")
-	if err != nil {
-		return nil, r.c.failed(ctx, err, false)
-	}
-	life, cancel := context.WithCancel(r.c.b.life)
-	// Opening waits for a connection: that must end with the call.
-	stop := context.AfterFunc(ctx, cancel)
-	stream, err := r.c.lease.LeaseKeepAlive(r.c.outgoing(r.c.b.c.name(life, "Renew"), token))
-	if !stop() || err != nil {
-		cancel()
-		return nil, r.c.failed(ctx, cmp.Or(err, context.Cause(ctx)), false)
-	}
-	s := &renewStream{r: r, stream: stream, cancel: cancel}
-	r.s = s
-	go s.read()
-	return s, nil
 }
 
 // read hands the answers out, in order, until the stream ends.
@@ -94,12 +130,9 @@ func (s *renewStream) read() {
 		s.mu.Lock()
 		if err != nil {
 			s.err = err
-			for _, w := range s.waiting {
-				close(w.answer)
-			}
-			s.waiting = nil
 			s.mu.Unlock()
 			s.r.drop(s)
+			close(s.over)
 			return
 		}
 		if len(s.waiting) > 0 {
@@ -127,33 +160,48 @@ func (r *renewals) drop(s *renewStream) {
 	}
 }
 
-var errStream = errors.New("the stream of renewals ended")
+// abandon gives the stream up because ctx has ended.
+func (s *renewStream) abandon(ctx context.Context) error {
+	s.r.drop(s)
+	return context.Cause(ctx)
+}
+
+var (
+	errStream = errors.New("the stream of renewals ended")
+	// errNewToken says that the request can be sent again, with a new token.
+	errNewToken = errors.New("the token had expired")
+)
+
+// failure says why the stream has ended. If its token had expired, it fetches a
+// new one and returns an errNewToken.
+func (s *renewStream) failure(ctx context.Context) error {
+	s.mu.Lock()
+	err := cmp.Or(s.err, errStream)
+	s.mu.Unlock()
+	c := s.r.c
+	failed := c.failed(ctx, err, true)
+	if !c.staleToken(err) || ctx.Err() != nil {
+		return failed
+	}
+	if _, err := c.login(ctx, s.token); err != nil {
+		return c.failed(ctx, err, false)
+	}
+	return fmt.Errorf("%w: %w", errNewToken, failed)
+}
 
 // wait returns the answer.
 func (w *sentRenewal) wait(ctx context.Context) (*pb.LeaseKeepAliveResponse, error) {
 	select {
-	case a, ok := <-w.answer:
-		if ok {
-			return a, nil
-		}
-		w.s.mu.Lock()
-		err := cmp.Or(w.s.err, errStream)
-		w.s.mu.Unlock()
-		c := w.s.r.c
-		if staleToken(err) {
-			if _, lerr := c.login(ctx, c.current()); lerr != nil {
-				err = lerr
-			}
-		}
-		return nil, c.failed(ctx, err, true)
+	case a := <-w.answer:
+		return a, nil
+	case <-w.s.over:
 	case <-ctx.Done():
-		w.s.r.drop(w.s)
-		return nil, context.Cause(ctx)
+		return nil, w.s.abandon(ctx)
 	}
-}
-
-func (c *conn) current() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.token
+	select {
+	case a := <-w.answer:
+		return a, nil
+	default:
+		return nil, w.s.failure(ctx)
+	}
 }

@@ -66,7 +66,7 @@ func (b *Backend) follow(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	v := &view{b: b, copy: &b.copy, c: c, from: b.copy.Tree.Revision(), answers: make(chan watched, 16), at: at}
+	v := &view{b: b, copy: &b.copy, c: c, from: b.copy.Tree.Revision(), at: at}
 	err = v.follow(ctx)
 	v.opened(err)
 	if err != nil && ctx.Err() == nil && v.blame {
@@ -107,21 +107,39 @@ func (v *view) opened(err error) {
 	}
 }
 
-// follow opens the watch and passes on what it tells. It begins at the copy's
-// own revision and drops what the copy has: from the one after it an idle
-// member would answer no question about progress.
+// follow watches until that fails, with a new token where the old one had
+// expired. Some releases end such a watch as one that the user has no right to,
+// so that the denial is believed of a new token only.
 func (v *view) follow(ctx context.Context) error {
 	c := v.c
-	timeout := v.b.pool.AttemptTimeout(endpoint.Read, v.b.c.Timing.RetryTimeout, 0)
-	token, err := c.login(ctx, "")
-	if err != nil {
-		return c.failed(ctx, err, false)
+	token, err := c.token(ctx)
+	for n := 1; err == nil; n++ {
+		err = v.watch(ctx, token)
+		denied := errors.Is(err, errDenied)
+		if denied && (n > 1 || c.denied.Load() == token.login) {
+			c.denied.Store(token.login)
+			return err
+		}
+		if n == maxLogins || !denied && !c.staleToken(err) {
+			return err
+		}
+		token, err = c.login(ctx, token)
 	}
+	return c.failed(ctx, err, false)
+}
+
+// watch opens the watch and applies its messages. It begins at the copy's own
+// revision and drops what the copy has: from the one after it an idle member
+// would answer no question about progress.
+func (v *view) watch(ctx context.Context, token authToken) (err error) {
+	c := v.c
+	v.answers, v.events, v.probed, v.asked = make(chan watched, 16), nil, dcs.Instant{}, dcs.Instant{}
+	timeout := v.b.pool.AttemptTimeout(endpoint.Read, v.b.c.Timing.RetryTimeout, 0)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	late := time.AfterFunc(timeout, cancel)
 	defer late.Stop()
-	if v.stream, err = c.watch.Watch(c.outgoing(ctx, token)); err != nil {
+	if v.stream, err = c.watch.Watch(outgoing(ctx, token)); err != nil {
 		return c.failed(ctx, err, false)
 	}
 	root := v.b.root
@@ -294,7 +312,7 @@ func (v *view) canceled(r *pb.WatchResponse) error {
 		return fmt.Errorf("the watch fell behind a compaction at revision %d: reading the tree again", r.CompactRevision)
 	}
 	if strings.Contains(r.CancelReason, "permission denied") {
-		return &remote.Failure{Endpoint: v.c.addr, Kind: dcs.ErrUnauthorized, Err: errors.New(r.CancelReason)}
+		return &remote.Failure{Endpoint: v.c.addr, Kind: dcs.ErrUnauthorized, Err: errDenied}
 	}
 	v.blame = true
 	return fmt.Errorf("the member ended the watch: %s", r.CancelReason)

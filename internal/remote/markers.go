@@ -15,14 +15,17 @@ import (
 type Markers struct {
 	// Grant grants a lease, or returns a Failure that names its endpoint.
 	Grant func(ctx context.Context, ttl time.Duration) (dcs.Lease, error)
-	// Budget bounds one renewal, Life ends them.
+	// Budget bounds the Grant and each renewal, Life ends them.
 	Budget time.Duration
 	Life   context.Context //nolint:containedctx // the Backend's end
 
-	mu   sync.Mutex
-	held dcs.Lease
-	stop context.CancelFunc
-	done sync.WaitGroup
+	granting Flight[dcs.Lease]
+
+	mu     sync.Mutex
+	held   dcs.Lease
+	closed bool
+	stop   context.CancelFunc
+	done   sync.WaitGroup
 }
 
 const (
@@ -31,17 +34,34 @@ const (
 	goodbye     = 500 * time.Millisecond
 )
 
-// Lease returns the lease for a new marker. Its error is one of a copy that
-// was not sent: whatever became of the lease, the marker was not.
+// Lease returns the lease for a new marker, by the end of ctx. Its error is one of
+// a copy that was not sent: whatever became of the lease, the marker was not.
 func (m *Markers) Lease(ctx context.Context) (dcs.LeaseID, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.held != nil {
-		return m.held.ID(), nil
-	}
-	l, err := m.Grant(ctx, markerTTL)
+	l, err := m.granting.Do(ctx, m.Life, m.Budget, m.current, m.grant)
 	if err != nil {
 		return "", NotSent(err)
+	}
+	return l.ID(), nil
+}
+
+func (m *Markers) current() (dcs.Lease, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.held, m.held != nil
+}
+
+// grant grants the lease and renews it from then on. A lease that is granted after
+// Close is given back.
+func (m *Markers) grant(ctx context.Context) (dcs.Lease, error) {
+	l, err := m.Grant(ctx, markerTTL)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		go giveBack(l)
+		return nil, dcs.ErrClosed
 	}
 	m.held = l
 	if m.stop == nil {
@@ -50,7 +70,7 @@ func (m *Markers) Lease(ctx context.Context) (dcs.LeaseID, error) {
 		m.done.Add(1)
 		go m.renew(life)
 	}
-	return l.ID(), nil
+	return l, nil
 }
 
 // NotSent makes a failure of what comes before or after a write that was not
@@ -106,15 +126,19 @@ func (m *Markers) renew(ctx context.Context) {
 func (m *Markers) Close() {
 	m.mu.Lock()
 	held, stop := m.held, m.stop
-	m.held = nil
+	m.held, m.closed = nil, true
 	m.mu.Unlock()
 	if stop != nil {
 		stop()
 		m.done.Wait()
 	}
 	if held != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), goodbye)
-		defer cancel()
-		_ = held.Revoke(ctx) // else it runs out
+		giveBack(held)
 	}
+}
+
+func giveBack(l dcs.Lease) {
+	ctx, cancel := context.WithTimeout(context.Background(), goodbye)
+	defer cancel()
+	_ = l.Revoke(ctx) // else it runs out
 }

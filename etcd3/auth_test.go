@@ -1,0 +1,242 @@
+package etcd3
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// fakeAuth is a fakeStore with users. A login costs time, one after the other.
+type fakeAuth struct {
+	*fakeStore
+	pb.UnimplementedAuthServer
+	pb.UnimplementedWatchServer
+
+	cost   time.Duration
+	hang   chan struct{} // logins wait until it is closed; nil: they do not
+	logins atomic.Int64
+	turn   sync.Mutex
+
+	mu    sync.Mutex
+	off   bool
+	valid string // the token; empty: none
+	next  int
+}
+
+func newFakeAuth(t *testing.T) (*fakeAuth, *Backend, *dcs.Store) {
+	f := &fakeAuth{fakeStore: newFakeStore()}
+	b, store := f.open(t)
+	return f, b, store
+}
+
+func (f *fakeAuth) open(t *testing.T) (*Backend, *dcs.Store) {
+	addr := serve(t, func(g *grpc.Server) {
+		f.fakeStore.register(g)
+		pb.RegisterAuthServer(g, f)
+		pb.RegisterWatchServer(g, f)
+	})
+	f.setHook(func(ctx context.Context, _ any) error { return f.check(ctx) })
+	return f.clientAt(t, addr, Config{Username: "u", Password: "p"})
+}
+
+func (f *fakeAuth) Authenticate(ctx context.Context, _ *pb.AuthenticateRequest) (*pb.AuthenticateResponse, error) {
+	f.logins.Add(1)
+	f.mu.Lock()
+	hang, off := f.hang, f.off
+	f.mu.Unlock()
+	if hang != nil {
+		select {
+		case <-hang:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if off {
+		return nil, rpctypes.ErrGRPCAuthNotEnabled
+	}
+	f.turn.Lock()
+	time.Sleep(f.cost) //nolint:forbidigo // the hash of a password takes time
+	f.turn.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.valid == "" {
+		f.next++
+		f.valid = fmt.Sprint("token", f.next)
+	}
+	return &pb.AuthenticateResponse{Header: &pb.ResponseHeader{ClusterId: 1}, Token: f.valid}, nil
+}
+
+// check judges the token of a request.
+func (f *fakeAuth) check(ctx context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch token := metadata.ValueFromIncomingContext(ctx, "token"); {
+	case f.off:
+		return nil
+	case len(token) == 0:
+		return rpctypes.ErrGRPCUserEmpty
+	case f.valid == "" || !slices.Contains(token, f.valid):
+		return rpctypes.ErrGRPCInvalidAuthToken
+	}
+	return nil
+}
+
+// expire makes every token invalid.
+func (f *fakeAuth) expire() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.valid = ""
+}
+
+func (f *fakeAuth) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+// Watch answers a creation with a token that is not valid as etcd does.
+func (f *fakeAuth) Watch(s pb.Watch_WatchServer) error {
+	for {
+		if _, err := s.Recv(); err != nil {
+			return err
+		}
+		answer := &pb.WatchResponse{Header: &pb.ResponseHeader{ClusterId: 1, Revision: 1}, Created: true}
+		if f.check(s.Context()) != nil {
+			answer.Canceled, answer.CancelReason = true, rpctypes.ErrPermissionDenied.Error()
+		}
+		if err := s.Send(answer); err != nil {
+			return err
+		}
+	}
+}
+
+// Calls that find the token expired at the same time share one login.
+func TestLoginsAreShared(t *testing.T) {
+	f, _, store := newFakeAuth(t)
+	f.cost = 50 * time.Millisecond
+	_, err := store.Snapshot(t.Context(), "")
+	require.NoError(t, err)
+	f.logins.Store(0)
+	f.expire()
+	var calls sync.WaitGroup
+	for range 100 {
+		calls.Go(func() {
+			_, err := store.Get(within(t, 2*prompt), "k")
+			if dcs.KindOf(err) != dcs.ErrNotFound { //nolint:errorlint // KindOf returns a sentinel
+				t.Error(err)
+			}
+		})
+	}
+	calls.Wait()
+	require.LessOrEqual(t, f.logins.Load(), int64(2))
+}
+
+// A login goes on when the call that began it has ended.
+func TestLoginOutlivesItsCall(t *testing.T) {
+	f, b, store := newFakeAuth(t)
+	_, err := store.Snapshot(t.Context(), "") // the Pool's own questions are through
+	require.NoError(t, err)
+	hang := make(chan struct{})
+	f.set(func() { f.hang, f.valid = hang, "" })
+	f.logins.Store(0)
+	first := make(chan error, 1)
+	c, err := b.connected(b.c.Endpoints[0])
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	old, err := c.token(t.Context())
+	require.NoError(t, err)
+	go func() { _, err := c.login(ctx, old); first <- err }()
+	require.Eventually(t, func() bool { return f.logins.Load() > 0 }, 5*time.Second, time.Millisecond)
+	cancel()
+	require.ErrorIs(t, <-first, context.Canceled)
+	f.set(func() { f.hang = nil })
+	close(hang)
+	_, err = store.Snapshot(within(t, prompt), "")
+	require.NoError(t, err)
+	require.Equal(t, int64(1), f.logins.Load())
+}
+
+// P1: a renewal whose token expired is sent again with a new one, and counts from
+// that sending.
+func TestRenewalWithAnExpiredToken(t *testing.T) {
+	f, _, store := newFakeAuth(t)
+	lease, _, err := store.Grant(t.Context(), suiteTiming.TTL)
+	require.NoError(t, err)
+	_, err = lease.Renew(t.Context())
+	require.NoError(t, err)
+	for range 20 {
+		f.expire()
+		before := dcs.Now()
+		r, err := lease.Renew(within(t, prompt))
+		require.NoError(t, err)
+		require.False(t, r.From.Before(before))
+	}
+}
+
+// A renewal returns by its own deadline, whatever another one waits for.
+func TestRenewalKeepsItsBudget(t *testing.T) {
+	f := &fakeAuth{fakeStore: newFakeStore(), hang: make(chan struct{})}
+	defer close(f.hang)
+	b, _ := f.open(t)
+	long := within(t, 4*prompt)
+	go func() { _, _ = (&lease{b, 7}).Renew(long) }()
+	for range 5 {
+		begin := time.Now()
+		_, err := (&lease{b, 7}).Renew(within(t, 200*time.Millisecond))
+		require.Equal(t, dcs.ErrUnavailable, dcs.KindOf(err), "%v", err)
+		require.Less(t, time.Since(begin), 500*time.Millisecond)
+	}
+}
+
+// A Wait does not end because the token of its watch expired.
+func TestWatchWithAnExpiredToken(t *testing.T) {
+	f, b, store := newFakeAuth(t)
+	_, err := store.Snapshot(t.Context(), "")
+	require.NoError(t, err)
+	// It expires between the reading of the tree and the watch.
+	var reads atomic.Int64
+	f.setHook(func(ctx context.Context, r any) error {
+		err := f.check(ctx)
+		if rr, ok := r.(*pb.RangeRequest); ok && len(rr.RangeEnd) > 0 && reads.Add(1) < 3 {
+			f.expire()
+		}
+		return err
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), prompt)
+	defer cancel()
+	_, err = store.Wait(ctx, "w", 1)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.NotEqual(t, dcs.ErrUnauthorized, dcs.KindOf(err), "%v", err)
+	require.Positive(t, b.copy.Begins())
+}
+
+// Authentication that is switched on and off costs no call, and where it is off
+// no login is tried with each call.
+func TestAuthenticationIsSwitched(t *testing.T) {
+	f, _, store := newFakeAuth(t)
+	lease, _, err := store.Grant(t.Context(), suiteTiming.TTL)
+	require.NoError(t, err)
+	for round := range 10 {
+		f.set(func() { f.off, f.valid = round%2 == 0, "" })
+		before := f.logins.Load()
+		for range 10 {
+			_, err := store.Get(within(t, prompt), "k")
+			require.Equal(t, dcs.ErrNotFound, dcs.KindOf(err), "%v", err)
+			_, err = lease.Renew(within(t, prompt))
+			require.NoError(t, err)
+		}
+		require.LessOrEqual(t, f.logins.Load()-before, int64(2))
+	}
+}

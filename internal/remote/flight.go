@@ -1,0 +1,56 @@
+package remote
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Flight shares one call among the callers that want its result at the same
+// time. Each of them waits by its own context, and the call goes on when the one
+// that began it has left. The zero value is ready.
+type Flight[T any] struct {
+	mu      sync.Mutex
+	running *flown[T]
+}
+
+// flown is one call.
+type flown[T any] struct {
+	done  chan struct{}
+	value T
+	err   error
+}
+
+// Do returns what ready has, if it has something. Otherwise it waits for the call
+// under way, or begins it. The context of the call ends with life or after limit.
+// ready must find the result of a call that has succeeded; it is called under a
+// lock and must not block.
+func (f *Flight[T]) Do(ctx, life context.Context, limit time.Duration, ready func() (T, bool), call func(ctx context.Context) (T, error)) (T, error) {
+	f.mu.Lock()
+	if v, ok := ready(); ok {
+		f.mu.Unlock()
+		return v, nil
+	}
+	r := f.running
+	if r == nil {
+		r = &flown[T]{done: make(chan struct{})}
+		f.running = r
+		go func() {
+			ctx, cancel := context.WithTimeout(life, limit)
+			defer cancel()
+			r.value, r.err = call(ctx)
+			f.mu.Lock()
+			f.running = nil
+			f.mu.Unlock()
+			close(r.done)
+		}()
+	}
+	f.mu.Unlock()
+	select {
+	case <-r.done:
+		return r.value, r.err
+	case <-ctx.Done():
+		var zero T
+		return zero, ctx.Err()
+	}
+}

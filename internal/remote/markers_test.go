@@ -1,0 +1,89 @@
+package remote
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+)
+
+// markerLease counts what happens to it.
+type markerLease struct{ renewed, revoked atomic.Int64 }
+
+func (*markerLease) ID() dcs.LeaseID { return "m" }
+
+func (l *markerLease) Renew(context.Context, ...string) (dcs.Renewal, error) {
+	l.renewed.Add(1)
+	return dcs.Renewal{}, nil
+}
+
+func (l *markerLease) Revoke(context.Context) error {
+	l.revoked.Add(1)
+	return nil
+}
+
+// slowMarkers are Markers whose Grant takes a second.
+func slowMarkers(t *testing.T) (*Markers, *markerLease, *atomic.Int64) {
+	l, grants := &markerLease{}, &atomic.Int64{}
+	return &Markers{Budget: 10 * time.Second, Life: t.Context(), Grant: func(ctx context.Context, _ time.Duration) (dcs.Lease, error) {
+		grants.Add(1)
+		select {
+		case <-time.After(time.Second):
+			return l, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}}, l, grants
+}
+
+// A Commit that needs the lease waits for its Grant by its own context, and ends
+// no other one's waiting.
+func TestMarkersWaitByTheirOwnContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, l, grants := slowMarkers(t)
+		first := make(chan error, 1)
+		go func() {
+			_, err := m.Lease(t.Context())
+			first <- err
+		}()
+		synctest.Wait()
+		begin := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		_, err := m.Lease(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorIs(t, err, attempt.ErrNotSent)
+		require.Equal(t, 100*time.Millisecond, time.Since(begin))
+		require.NoError(t, <-first)
+		id, err := m.Lease(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, l.ID(), id)
+		require.Equal(t, int64(1), grants.Load())
+		time.Sleep(markerTTL)
+		require.Positive(t, l.renewed.Load())
+		m.Close()
+		require.Equal(t, int64(1), l.revoked.Load())
+	})
+}
+
+// A lease that is granted while the store is closed is given back.
+func TestMarkersGrantedAfterClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, l, _ := slowMarkers(t)
+		go func() { _, _ = m.Lease(t.Context()) }()
+		synctest.Wait()
+		begin := time.Now()
+		m.Close()
+		require.Zero(t, time.Since(begin), "Close waits for no Grant")
+		time.Sleep(2 * time.Second)
+		require.Equal(t, int64(1), l.revoked.Load())
+		_, err := m.Lease(t.Context())
+		require.ErrorIs(t, err, dcs.ErrClosed)
+	})
+}
