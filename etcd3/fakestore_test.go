@@ -47,6 +47,7 @@ type fakeStore struct {
 	space   quota
 	version string
 	hook    func(ctx context.Context, request any) error
+	term    func(r *pb.TxnRequest) uint64 // of the answer; nil: always the same
 }
 
 func newFakeStore() *fakeStore {
@@ -152,8 +153,14 @@ func (f *fakeStore) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeRes
 
 func (f *fakeStore) rangeLocked(r *pb.RangeRequest) *pb.RangeResponse {
 	out := &pb.RangeResponse{Header: f.header()}
+	if len(r.RangeEnd) == 0 {
+		if kv := f.keys[string(r.Key)]; kv != nil {
+			out.Kvs = []*mvccpb.KeyValue{kv}
+		}
+		return out
+	}
 	for _, key := range slices.Sorted(maps.Keys(f.keys)) {
-		if key == string(r.Key) || len(r.RangeEnd) > 0 && key >= string(r.Key) && key < string(r.RangeEnd) {
+		if key >= string(r.Key) && key < string(r.RangeEnd) {
 			out.Kvs = append(out.Kvs, f.keys[key])
 		}
 	}
@@ -191,6 +198,9 @@ func (f *fakeStore) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse,
 	}
 	out := f.apply(ops)
 	out.Succeeded = ok
+	if f.term != nil {
+		out.Header.RaftTerm = f.term(r)
+	}
 	if after != nil {
 		return nil, after
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -194,7 +195,7 @@ func (l *lease) ask(ctx context.Context, c *conn, ranges []*pb.RangeRequest) (*p
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	read, header, err := l.b.read(ctx, c, ranges...)
+	read, header, err := l.b.readChunks(ctx, c, ranges)
 	if err != nil {
 		c.renewals.drop(sent.s)
 		return nil, nil, nil, err
@@ -204,6 +205,46 @@ func (l *lease) ask(ctx context.Context, c *conn, ranges []*pb.RangeRequest) (*p
 		return nil, nil, nil, err
 	}
 	return answer, read, header, l.b.seen(c, answer.Header)
+}
+
+// chunksAtOnce bounds the reads of one renewal that are under way at a time.
+const chunksAtOnce = 8
+
+// readChunks reads ranges in parts that etcd takes in one transaction. Each part
+// is linearizable, and all of them come back from one term, whose header it
+// returns (P2).
+func (b *Backend) readChunks(ctx context.Context, c *conn, ranges []*pb.RangeRequest) ([]*pb.RangeResponse, *pb.ResponseHeader, error) {
+	type part struct {
+		read   []*pb.RangeResponse
+		header *pb.ResponseHeader
+		err    error
+	}
+	chunks := slices.Collect(slices.Chunk(ranges, maxTxnOps))
+	parts := make([]part, len(chunks))
+	var next atomic.Int64
+	var readers sync.WaitGroup
+	read := func() {
+		for i := next.Add(1) - 1; i < int64(len(chunks)); i = next.Add(1) - 1 {
+			p := &parts[i]
+			p.read, p.header, p.err = b.read(ctx, c, chunks[i]...)
+		}
+	}
+	for range min(len(chunks), chunksAtOnce) - 1 {
+		readers.Go(read)
+	}
+	read()
+	readers.Wait()
+	var all []*pb.RangeResponse
+	for _, p := range parts {
+		if p.err != nil {
+			return nil, nil, p.err
+		}
+		if p.header.RaftTerm != parts[0].header.RaftTerm { // P2
+			return nil, nil, &remote.Failure{Endpoint: c.addr, Err: errTerm}
+		}
+		all = append(all, p.read...)
+	}
+	return all, parts[0].header, nil
 }
 
 // Revoke implements [dcs.Lease].
