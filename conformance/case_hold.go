@@ -57,6 +57,11 @@ var holdCases = []spec{
 		Rule:   "A confirmed renewal with a shorter TTL brings the deadline forward, to its From + TTL less the margin. The Hold goes on while renewals are confirmed; when they fail it is over before another session gets the lock (P3).",
 		Learnt: "ZooKeeper negotiates the session's time at each connection: a client that keeps the longer time it had before goes on believing in a lock that another has taken.",
 	}, sleeps: true, run: shorterLife},
+	{Case: Case{
+		Name:   "Hold/ManyKeys",
+		Rule:   "A Session holds more keys than a Txn has operations: a renewal confirms all of them, and detects one that was deleted.",
+		Learnt: "etcd takes 128 operations in a transaction. With its 129th key a session could not renew its lease any more, and lost them all.",
+	}, run: manyKeys},
 }
 
 // ended requires that h is over within limit, for the reason kind.

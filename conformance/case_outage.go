@@ -20,7 +20,7 @@ var outageCases = faultCases([]spec{
 	}, run: allDown, limit: 5 * time.Minute},
 	{Case: Case{
 		Name:   "Outage/ReadOnly",
-		Rule:   "Reads work and writes do not: nobody gets leadership, and the error is no answer about the lock.",
+		Rule:   "Reads work and writes do not: nobody gets leadership, the error is no answer about the lock, and a Hold stays valid. A lock that is released meanwhile is free once writes work again.",
 		Learnt: "A store that ran out of space answers every read: a manager that takes what it reads for a promise goes on for ever.",
 	}, run: readOnly},
 	{Case: Case{
@@ -150,9 +150,18 @@ func readOnly(e *env) {
 	a.put(e.key("k"), "v")
 	s := b.session()
 	h := e.acquire(a.session(), e.key("held"), "a")
+	freed := e.acquire(a.session(), e.key("freed"), "a")
 	heal := c.ReadOnly(e)
 	defer heal()
 	a.get(e.key("k"))
+	if !h.Valid() {
+		e.Fatalf("a Hold ended as soon as the store took no writes: %v", h.Err())
+	}
+	short, stop := context.WithTimeout(e.ctx, e.budget()/10) // the sessions have to outlive all of this
+	defer stop()
+	if err := freed.Release(short); err != nil && !errors.Is(err, dcs.ErrUnavailable) {
+		e.Fatalf("Release on a store that takes no writes: %v", err)
+	}
 	_, err := s.TryAcquire(e.ctx, e.key("lock"), []byte("b"))
 	if !errors.Is(err, dcs.ErrUnavailable) {
 		e.Fatalf("TryAcquire of a store that takes no writes: %v", err)
@@ -170,6 +179,8 @@ func readOnly(e *env) {
 	c.Healthy(e)
 	ctx, cancel := context.WithTimeout(e.ctx, e.timing.TTL)
 	defer cancel()
+	_, err = s.Acquire(ctx, freed.Key(), []byte("b"))
+	require.NoError(e, err, "a lock that was released while the store took no writes")
 	again, err := s.Acquire(ctx, e.key("lock"), []byte("b"))
 	require.NoError(e, err, "once writes work again")
 	e.stillHeld(a, again, "acquired once writes worked again")

@@ -12,6 +12,23 @@ import (
 )
 
 var leaseTeeth = []tooth{
+	{"a renewal of one transaction's keys", "Hold/ManyKeys", func(_ testing.TB, b *broken) {
+		b.leases(func(l *brokenLease, _ *dcs.Renewal) {
+			l.renew = func(ctx context.Context, keys ...string) (dcs.Renewal, error) {
+				if len(keys) > aTransaction {
+					return dcs.Renewal{}, errors.New("too many operations in txn request")
+				}
+				return l.Lease.Renew(ctx, keys...)
+			}
+		})
+	}},
+	{"a renewal that reads the first keys", "Hold/ManyKeys", func(_ testing.TB, b *broken) {
+		b.leases(func(l *brokenLease, _ *dcs.Renewal) {
+			l.renew = func(ctx context.Context, keys ...string) (dcs.Renewal, error) {
+				return l.Lease.Renew(ctx, keys[:min(len(keys), aTransaction)]...)
+			}
+		})
+	}},
 	{"an immortal lease", "Lease/ExpiresInBounds", func(_ testing.TB, b *broken) { b.scaled(1000, 1) }},
 	{"a lease that dies early", "Lease/ExpiresInBounds", func(_ testing.TB, b *broken) { b.scaled(0.6, 1) }},
 	{"what was asked for is reported, not what was granted", "Lease/GrantedIsReported", func(_ testing.TB, b *broken) {

@@ -43,7 +43,7 @@ func newFakeAuth(t *testing.T) (*fakeAuth, *Backend, *dcs.Store) {
 
 func (f *fakeAuth) open(t *testing.T) (*Backend, *dcs.Store) {
 	addr := serve(t, func(g *grpc.Server) {
-		f.fakeStore.register(g)
+		f.register(g)
 		pb.RegisterAuthServer(g, f)
 		pb.RegisterWatchServer(g, f)
 	})
@@ -67,7 +67,7 @@ func (f *fakeAuth) Authenticate(ctx context.Context, _ *pb.AuthenticateRequest) 
 		return nil, rpctypes.ErrGRPCAuthNotEnabled
 	}
 	f.turn.Lock()
-	time.Sleep(f.cost) //nolint:forbidigo // the hash of a password takes time
+	time.Sleep(f.cost) // the hash of a password
 	f.turn.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -134,7 +134,7 @@ func TestLoginsAreShared(t *testing.T) {
 	for range 100 {
 		calls.Go(func() {
 			_, err := store.Get(within(t, 2*prompt), "k")
-			if dcs.KindOf(err) != dcs.ErrNotFound { //nolint:errorlint // KindOf returns a sentinel
+			if dcs.KindOf(err) != dcs.ErrNotFound {
 				t.Error(err)
 			}
 		})

@@ -92,8 +92,8 @@ func TestLateCopyAfterAFullStore(t *testing.T) {
 	require.Nil(t, f.key("k"))
 }
 
-// A full store keeps its holders, frees the locks they release, and says to the
-// ones that wait why it takes no lock. It serves again as soon as it has space.
+// A full store keeps its holders, frees the locks they release, and gives waiters
+// an error that names the space. It serves again as soon as it has space.
 func TestFullStoreHoldsAndReleases(t *testing.T) {
 	f := newFakeStore()
 	_, store := f.client(t, Config{})

@@ -124,7 +124,7 @@ func TestWatchOfEachVersion(t *testing.T) {
 			f := &fakeWatch{fakeStore: newFakeStore(), order: order}
 			f.version = version
 			var blamed sync.Map
-			b, store := f.fakeStore.clientAt(t, serve(t, f.register), Config{
+			b, store := f.clientAt(t, serve(t, f.register), Config{
 				Observer: dcs.Observer{Endpoint: func(e dcs.EndpointEvent) { blamed.Store(fmt.Sprint(e.Change), e.Reason) }},
 			})
 			since, err := store.Snapshot(t.Context(), "")
@@ -147,7 +147,7 @@ func TestWatchOfEachVersion(t *testing.T) {
 			case <-time.After(3 * time.Second):
 				t.Fatal("the Wait sleeps on")
 			}
-			time.Sleep(3 * b.copy.Every) //nolint:forbidigo // nothing may happen meanwhile
+			time.Sleep(3 * b.copy.Every) // nothing may happen meanwhile
 			blamed.Range(func(change, reason any) bool { t.Errorf("%v: %v", change, reason); return true })
 		})
 	}

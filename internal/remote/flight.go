@@ -11,17 +11,17 @@ import (
 // that began it has left. The zero value is ready.
 type Flight[T any] struct {
 	mu      sync.Mutex
-	running *flown[T]
+	running *flightCall[T]
 }
 
-// flown is one call.
-type flown[T any] struct {
+// flightCall is one call.
+type flightCall[T any] struct {
 	done  chan struct{}
 	value T
 	err   error
 }
 
-// Do returns what ready has, if it has something. Otherwise it waits for the call
+// Do returns the value of ready, if that has one. Otherwise it waits for the call
 // under way, or begins it. The context of the call ends with life or after limit.
 // ready must find the result of a call that has succeeded; it is called under a
 // lock and must not block.
@@ -33,7 +33,7 @@ func (f *Flight[T]) Do(ctx, life context.Context, limit time.Duration, ready fun
 	}
 	r := f.running
 	if r == nil {
-		r = &flown[T]{done: make(chan struct{})}
+		r = &flightCall[T]{done: make(chan struct{})}
 		f.running = r
 		go func() {
 			ctx, cancel := context.WithTimeout(life, limit)

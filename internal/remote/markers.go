@@ -60,7 +60,7 @@ func (m *Markers) grant(ctx context.Context) (dcs.Lease, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
-		go giveBack(l)
+		go giveBack(l) //nolint:gosec // G118: it must outlive the Grant
 		return nil, dcs.ErrClosed
 	}
 	m.held = l

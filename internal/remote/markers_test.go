@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
 )
 
-// markerLease counts what happens to it.
+// markerLease counts its calls.
 type markerLease struct{ renewed, revoked atomic.Int64 }
 
 func (*markerLease) ID() dcs.LeaseID { return "m" }
