@@ -24,12 +24,12 @@ type fakeAuth struct {
 	pb.UnimplementedAuthServer
 	pb.UnimplementedWatchServer
 
-	cost   time.Duration
-	hang   chan struct{} // logins wait until it is closed; nil: they do not
 	logins atomic.Int64
 	turn   sync.Mutex
 
 	mu    sync.Mutex
+	cost  time.Duration
+	hang  chan struct{} // logins wait until it is closed; nil: they do not
 	off   bool
 	valid string // the token; empty: none
 	next  int
@@ -54,7 +54,7 @@ func (f *fakeAuth) open(t *testing.T) (*Backend, *dcs.Store) {
 func (f *fakeAuth) Authenticate(ctx context.Context, _ *pb.AuthenticateRequest) (*pb.AuthenticateResponse, error) {
 	f.logins.Add(1)
 	f.mu.Lock()
-	hang, off := f.hang, f.off
+	hang, off, cost := f.hang, f.off, f.cost
 	f.mu.Unlock()
 	if hang != nil {
 		select {
@@ -67,7 +67,7 @@ func (f *fakeAuth) Authenticate(ctx context.Context, _ *pb.AuthenticateRequest) 
 		return nil, rpctypes.ErrGRPCAuthNotEnabled
 	}
 	f.turn.Lock()
-	time.Sleep(f.cost) // the hash of a password
+	time.Sleep(cost) // the hash of a password
 	f.turn.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -125,7 +125,7 @@ func (f *fakeAuth) Watch(s pb.Watch_WatchServer) error {
 // Calls that find the token expired at the same time share one login.
 func TestLoginsAreShared(t *testing.T) {
 	f, _, store := newFakeAuth(t)
-	f.cost = 50 * time.Millisecond
+	f.set(func() { f.cost = 50 * time.Millisecond })
 	_, err := store.Snapshot(t.Context(), "")
 	require.NoError(t, err)
 	f.logins.Store(0)
