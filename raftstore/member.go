@@ -420,6 +420,9 @@ func (m *member) addrOf(s raft.Server) string {
 	return string(s.Address)
 }
 
+// plainAddrOf returns the address of a server's node, without the life in it.
+func (m *member) plainAddrOf(s raft.Server) string { return transport.PlainAddr(m.addrOf(s)) }
+
 // sameServers reports whether a and b are one and the same list.
 func sameServers(a, b []raft.Server) bool {
 	return len(a) > 0 && len(a) == len(b) && &a[0] == &b[0]

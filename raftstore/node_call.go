@@ -25,6 +25,7 @@ const (
 	opRenew                    // confirm a lease and read keys
 	opPosition                 // what must be applied to be up to date
 	opDisk                     // can your disk be relied on now? Empty body.
+	opMembers                  // the servers of the configuration
 )
 
 // callVersion is the first byte of every request and reply.
@@ -95,7 +96,7 @@ func decodeRequest(op byte, body []byte) (*request, error) {
 		for range d.List() {
 			r.keys = append(r.keys, d.Text())
 		}
-	case opPosition:
+	case opPosition, opMembers:
 	default:
 		return nil, fmt.Errorf("unknown operation %d", op)
 	}
@@ -130,9 +131,11 @@ type reply struct {
 	moved    bool          // opRead: it moved past since; else entries are left out
 	ttl      time.Duration // opRenew
 	entries  []dcs.Entry   // opRead, opRenew
+
+	members []listedMember // opMembers: in the replies of that operation only
 }
 
-func (r *reply) encode() []byte {
+func (r *reply) encode(op byte) []byte {
 	e := &codec.Encoder{B: make([]byte, 0, 64+len(r.text)+entriesSize(r.entries))}
 	e.Byte(callVersion)
 	e.Byte(byte(r.kind))
@@ -144,6 +147,9 @@ func (r *reply) encode() []byte {
 	e.Bool(r.moved)
 	e.Duration(r.ttl)
 	e.Entries(r.entries)
+	if op == opMembers && r.kind == replyDone {
+		encodeMembers(e, r.members)
+	}
 	return e.B
 }
 
@@ -157,12 +163,15 @@ func entriesSize(entries []dcs.Entry) int {
 	return size
 }
 
-func decodeReply(body []byte) (reply, error) {
+func decodeReply(op byte, body []byte) (reply, error) {
 	d := codec.NewDecoder(body, 0)
 	d.Version("a reply of another node", callVersion)
 	r := reply{kind: replyKind(d.Byte()), leader: d.Text(), text: d.Text(), result: state.DecodeResult(d)}
 	r.revision, r.elsewise, r.moved = d.Revision(), d.Bool(), d.Bool()
 	r.ttl, r.entries = d.Duration(), d.Entries()
+	if op == opMembers && r.kind == replyDone {
+		r.members = decodeMembers(d)
+	}
 	return r, d.End()
 }
 
@@ -182,7 +191,7 @@ func (n *node) answer(ctx context.Context, op byte, body []byte) []byte {
 	}
 	r, err := decodeRequest(op, body)
 	if err != nil {
-		return (&reply{kind: replyNotDone, text: err.Error()}).encode()
+		return (&reply{kind: replyNotDone, text: err.Error()}).encode(op)
 	}
 	r.voter = transport.Caller(ctx)
 	rep := n.serve(ctx, r)
@@ -191,7 +200,7 @@ func (n *node) answer(ctx context.Context, op byte, body []byte) []byte {
 		rep.entries, rep.elsewise = nil, true
 	}
 	rep.text = logging.Clip(rep.text)
-	return rep.encode()
+	return rep.encode(op)
 }
 
 // serve does what r asks if this node leads.
@@ -250,7 +259,11 @@ func (n *node) do(ctx context.Context, r *request, rep *reply) (err error) {
 	if err = n.lead.confirmed(ctx, r.voter, r.term); err == nil {
 		err = n.await(ctx, seen)
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case r.op == opMembers:
+		rep.members = m.members()
+	default:
 		n.read(r, rep)
 	}
 	return err

@@ -254,7 +254,7 @@ func (n *node) try(ctx context.Context, to string, r *request) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	return decodeReply(body)
+	return decodeReply(r.op, body)
 }
 
 // attemptTime bounds one copy of a request: a leader that is frozen must not
