@@ -64,6 +64,8 @@ func (a *Attempt) End(err error) {
 		switch v := p.o.Judge(err); {
 		case v.Final:
 			a.m.strikes = 0
+		case v.Doubt:
+			p.doubt(a.m, a.start, now, v.Reason)
 		case v.Blame:
 			p.strike(a.m, now, v.Reason, v.Refused)
 		}
@@ -77,12 +79,35 @@ func (p *Pool) answer(a *Attempt, took, now time.Duration) {
 	m := a.m
 	m.lat[a.class].add(m.lat[a.class].damped(took))
 	p.well(m, now)
+	p.resolveDoubts(a)
 	if a.late {
 		return // it was slow: what was found since stands
 	}
 	p.answered[a.class] = max(p.answered[a.class], a.start)
 	if m.out {
 		p.restore(m, "answers again")
+	}
+}
+
+// doubt notes that an endpoint answered, at now, that it cannot serve what was
+// sent at start. It is a fault if another endpoint could serve what came later.
+func (p *Pool) doubt(m *member, start, now time.Duration, why string) {
+	if start < max(p.answered[Read], p.answered[Write], p.answered[Renew]) {
+		p.strike(m, now, why, false)
+		return
+	}
+	m.doubtAt, m.doubtWhy = now, why
+}
+
+// resolveDoubts counts a fault of each endpoint that had refused to serve before
+// a was sent, which another one has answered now.
+func (p *Pool) resolveDoubts(a *Attempt) {
+	a.m.doubtAt = 0
+	for _, m := range p.members {
+		if m.doubtAt > 0 && m.doubtAt <= a.start {
+			m.doubtAt = 0
+			p.strike(m, p.now(), m.doubtWhy, false)
+		}
 	}
 }
 

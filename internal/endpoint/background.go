@@ -94,7 +94,7 @@ func (p *Pool) probe(m *member) {
 	now := p.now()
 	m.probing = false
 	if err != nil {
-		p.unproven(m, now, p.fault(err, now-began))
+		p.unproven(m, began, now, err)
 	} else {
 		p.proved(m, now, now-began, leads)
 	}
@@ -120,6 +120,7 @@ func (p *Pool) proved(m *member, now, took time.Duration, leads bool) {
 		m.leads = false
 	}
 	m.probeAt = now + p.sampled()
+	m.doubtAt = 0
 	if !m.out {
 		m.strikes = 0
 		return
@@ -131,7 +132,13 @@ func (p *Pool) proved(m *member, now, took time.Duration, leads bool) {
 	m.probeAt = now + p.jitter(p.o.ProbeInterval)
 }
 
-func (p *Pool) unproven(m *member, now time.Duration, why string) {
+func (p *Pool) unproven(m *member, began, now time.Duration, err error) {
+	why := p.fault(err, now-began)
+	if !m.out && !isContext(err) && p.o.Judge(err).Doubt {
+		p.doubt(m, began, now, why)
+		m.probeAt = now + p.jitter(p.o.ProbeInterval)
+		return
+	}
 	if !m.out {
 		// Nobody waits for a probe, and it had all its time: there is no doubt.
 		p.strike(m, now, why, true)

@@ -16,6 +16,8 @@
 //   - After two faults in a row, or one that leaves no doubt, an endpoint is left
 //     out. It is probed in the background with a question to the quorum, and is
 //     used again after two answers in a row. If all are out, all are tried.
+//   - A server that lives and says that it cannot serve is in doubt ([Verdict]): in
+//     an election all do. It is at fault once another one serves.
 //   - The server that leads the store is preferred, unless it is so far away that
 //     another one is at least twice as fast.
 //   - The members' addresses are refreshed in the background; seeds are kept.

@@ -46,6 +46,9 @@ type member struct {
 	open    []*Attempt // unanswered, oldest first
 	strikes int        // faults in a row
 
+	doubtAt  time.Duration // when it last said that it could not serve; 0: not since it served
+	doubtWhy string
+
 	out     bool          // left out
 	why     string        // the last fault
 	proven  int           // probes in a row that were answered, while out

@@ -31,6 +31,10 @@ type Verdict struct {
 	Refused bool
 	// Blame says that the endpoint is at fault.
 	Blame bool
+	// Doubt says that the endpoint lives and could not serve, for a reason that
+	// may be the store's, such as an election. It becomes a fault when another
+	// endpoint answers what was sent later. Blame is not looked at then.
+	Doubt bool
 	// Reason says it in words, for the log and the event. No secrets.
 	Reason string
 }

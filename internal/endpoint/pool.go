@@ -235,6 +235,21 @@ func (p *Pool) Blame(endpoint, reason string) {
 	p.tell()
 }
 
+// Leads notes that an answer named endpoint as the one that leads the store. Calls
+// go there from now on, unless it is left out or far away.
+func (p *Pool) Leads(endpoint string) {
+	p.mu.Lock()
+	m := p.find(endpoint)
+	if m == nil || m.leads {
+		p.mu.Unlock()
+		return
+	}
+	p.leads(m)
+	p.reconsider()
+	p.mu.Unlock()
+	p.tell()
+}
+
 func (p *Pool) leads(m *member) {
 	for _, o := range p.members {
 		o.leads = o == m

@@ -24,6 +24,8 @@ type Failure struct {
 	Refused bool
 	// Blame says that the server is at fault, and another one may not be.
 	Blame bool
+	// Doubt says that the server is at fault only if another one serves.
+	Doubt bool
 }
 
 func (f *Failure) Error() string {
@@ -52,7 +54,7 @@ func Judge(err error) endpoint.Verdict {
 	if !errors.As(err, &f) {
 		return endpoint.Verdict{Blame: !errors.Is(err, dcs.ErrClosed), Reason: err.Error()}
 	}
-	return endpoint.Verdict{Final: f.Kind != nil && !f.Blame, Refused: f.Refused, Blame: f.Blame, Reason: f.Error()}
+	return endpoint.Verdict{Final: f.Kind != nil && !f.Blame, Refused: f.Refused, Blame: f.Blame, Doubt: f.Doubt, Reason: f.Error()}
 }
 
 // Kinded is the *dcs.Error of a call that failed: with the store's own word,

@@ -1,0 +1,97 @@
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// doubting is a bench whose servers' word that there is no leader is a doubt.
+func doubting(b *bench, seeds ...string) Options {
+	o := b.options(seeds...)
+	o.Judge = func(err error) Verdict {
+		v := judge(err)
+		if errors.Is(err, errNoLeader) {
+			v = Verdict{Refused: true, Doubt: true, Reason: err.Error()}
+		}
+		return v
+	}
+	return o
+}
+
+func TestDoubtIsNoFaultWhileNobodyServes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench("a", "b", "c")
+		p := started(doubting(b, "a", "b", "c"))
+		defer p.Close()
+		for _, name := range []string{"a", "b", "c"} {
+			b.set(name, "no leader")
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		time.AfterFunc(2*time.Second, func() {
+			for _, name := range []string{"a", "b", "c"} {
+				b.set(name, "")
+			}
+		})
+		_, err := Do(ctx, p, Read, b.call)
+		require.NoError(t, err)
+		for _, name := range []string{"a", "b", "c"} {
+			require.Zero(t, b.count(dcs.Ejected, name), "%s is left out for an election", name)
+		}
+	})
+}
+
+// A server that is cut off from the others says so at once, and is left although
+// no call to it is ever silent.
+func TestDoubtIsAFaultOnceAnotherServes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench("a", "b")
+		o := doubting(b, "a", "b")
+		o.SampleInterval = -1
+		p := started(o)
+		defer p.Close()
+		at := p.Endpoints()[0]
+		b.set(at, "no leader")
+		for range 4 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			_, err := Do(ctx, p, Read, b.call)
+			cancel()
+			require.NoError(t, err)
+		}
+		time.Sleep(10 * time.Second) // its probes are answered in the same way
+		require.NotEqual(t, at, p.Endpoints()[0])
+		before := b.calls(at)
+		for range 4 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			_, err := Do(ctx, p, Read, b.call)
+			cancel()
+			require.NoError(t, err)
+		}
+		require.Equal(t, before, b.calls(at), "calls still go to %s", at)
+		require.NotZero(t, b.count(dcs.Switched, at))
+	})
+}
+
+func TestAnAnswerNamesTheLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench("a", "b", "c")
+		o := b.options("a", "b", "c")
+		o.SampleInterval = time.Hour
+		p := started(o)
+		defer p.Close()
+		time.Sleep(time.Second) // each was asked once
+		for _, name := range []string{"a", "b", "c"} {
+			p.Leads(name)
+			require.Equal(t, name, p.Endpoints()[0])
+		}
+		p.Leads("nobody")
+		require.Equal(t, "c", p.Endpoints()[0])
+	})
+}
