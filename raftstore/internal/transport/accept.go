@@ -60,19 +60,25 @@ func (n *Network) accepted(ctx context.Context, p *place) {
 		n.reportRefusal(ctx, raw.RemoteAddr(), err)
 		return
 	}
-	owner := n.owner(conn.peer)
-	if !n.connect(owner) {
+	load, owner, connect := n.load, n.owner(conn.peer), n.connect
+	if conn.kind == KindClient {
+		// A name that a client chose is no node's.
+		load, owner, connect = n.clients, n.clientOwner(), n.clients.connect
+	}
+	if !connect(owner) {
 		conn.Close()
-		n.reportRefusal(ctx, raw.RemoteAddr(), fmt.Errorf("%w: %d established connections of this node", errCrowded, n.load.mostConns))
+		n.reportRefusal(ctx, raw.RemoteAddr(), fmt.Errorf("%w: %s", errCrowded, load.connections))
 		return
 	}
 	leave := conn.leave
 	conn.leave = sync.OnceFunc(func() {
 		leave()
-		n.load.disconnect(owner)
+		load.disconnect(owner)
 	})
 	conn.counted.Store(true)
 	switch conn.kind {
+	case KindClient:
+		n.answerClient(ctx, conn, owner)
 	case KindRaft:
 		if s := n.raft.Load(); s != nil {
 			s.deliver(conn)
@@ -95,7 +101,9 @@ func (n *Network) connect(owner string) bool {
 	for !n.load.connect(owner) {
 		var oldest *trackedConn
 		if owner != "" {
-			oldest = n.reg.quietest(func(t *trackedConn) bool { return !t.dialled && n.owner(t.peer) == owner })
+			oldest = n.reg.quietest(func(t *trackedConn) bool {
+				return !t.dialled && t.kind != KindClient && n.owner(t.peer) == owner
+			})
 		}
 		if oldest == nil {
 			return false
@@ -153,8 +161,10 @@ func (n *Network) handshake(ctx context.Context, p *place) (*trackedConn, error)
 	if err := cmp.Or(err, ctx.Err()); err != nil {
 		return nil, err
 	}
-	n.proven(peer.ID, p.conn)
-	n.see(k, peer)
+	if k != KindClient {
+		n.proven(peer.ID, p.conn)
+		n.see(k, peer)
+	}
 	return n.establish(conn, k, own, peer, false)
 }
 
@@ -168,7 +178,7 @@ func (n *Network) identify(ctx context.Context, p *place, own Hello) (net.Conn, 
 		t := tls.Server(bounded, n.creds.server())
 		if err := t.HandshakeContext(ctx); err != nil {
 			answerPlain(err)
-			return nil, 0, Hello{}, explainTLS(err)
+			return nil, 0, Hello{}, explainTLS(0, err)
 		}
 		conn, byALPN = t, alpnKind(t.ConnectionState().NegotiatedProtocol)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,19 +22,26 @@ const (
 
 // callClient holds one connection to each node that was called.
 type callClient struct {
-	n  *Network
+	dial  func(ctx context.Context, addr string) (*trackedConn, error)
+	spawn func(func()) bool // reports false when the network is closed
+	// hurry makes a call fail at once while the pause after a failed dial lasts:
+	// another node can be called instead.
+	hurry bool
+
 	mu sync.Mutex
 	to map[string]*callee
 }
 
-func newCallClient(n *Network) *callClient { return &callClient{n: n, to: map[string]*callee{}} }
+func newCallClient(dial func(ctx context.Context, addr string) (*trackedConn, error), spawn func(func()) bool) *callClient {
+	return &callClient{dial: dial, spawn: spawn, to: map[string]*callee{}}
+}
 
 func (c *callClient) callee(addr string) *callee {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := c.to[addr]
 	if t == nil {
-		t = &callee{n: c.n, addr: addr}
+		t = &callee{c: c, addr: addr}
 		c.to[addr] = t
 	}
 	return t
@@ -57,16 +65,50 @@ func (c *callClient) call(ctx context.Context, addr string, op byte, body []byte
 	}
 }
 
+// connected returns the addresses to which there is a connection, sorted.
+func (c *callClient) connected() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var addrs []string
+	for addr, t := range c.to {
+		if t.isConnected() {
+			addrs = append(addrs, addr)
+		}
+	}
+	slices.Sort(addrs)
+	return addrs
+}
+
+// close breaks every connection.
+func (c *callClient) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.to {
+		t.mu.Lock()
+		if t.conn != nil {
+			t.conn.fail(errNetworkClosed)
+		}
+		t.mu.Unlock()
+	}
+}
+
+func (t *callee) isConnected() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.conn != nil && !t.conn.isBroken()
+}
+
 // callee is a node that is called, and the one connection to it.
 type callee struct {
-	n    *Network
+	c    *callClient
 	addr string
 
 	mu      sync.Mutex
 	conn    *callConn
 	dialing *dialing
 	fails   int
-	failed  dcs.Instant   // when the last dial failed
+	why     error         // the last dial failed
+	failed  dcs.Instant   // when it did
 	backoff time.Duration // the pause after it
 }
 
@@ -91,7 +133,11 @@ func (t *callee) connection(ctx context.Context) (*callConn, error) {
 			return d.wait(ctx)
 		}
 		if left := t.backoff - t.failed.Elapsed(); t.backoff > 0 && left > 0 {
+			why := t.why
 			t.mu.Unlock()
+			if t.c.hurry {
+				return nil, why
+			}
 			pause(ctx, left)
 			if err := ctx.Err(); err != nil {
 				return nil, err
@@ -99,7 +145,7 @@ func (t *callee) connection(ctx context.Context) (*callConn, error) {
 			continue
 		}
 		d := &dialing{done: make(chan struct{})}
-		if !t.n.reg.spawn(func() { t.dial(d) }) {
+		if !t.c.spawn(func() { t.dial(d) }) {
 			t.mu.Unlock()
 			return nil, errNetworkClosed
 		}
@@ -121,14 +167,14 @@ func (d *dialing) wait(ctx context.Context) (*callConn, error) {
 // dial is not bound to the caller that began it: others wait for it too, and
 // the next call profits.
 func (t *callee) dial(d *dialing) {
-	conn, err := t.n.dial(context.Background(), KindCall, t.addr)
+	conn, err := t.c.dial(context.Background(), t.addr)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.dialing = nil
 	defer close(d.done)
 	if err == nil {
 		d.conn = newCallConn(t.addr, conn)
-		if t.n.reg.spawn(d.conn.readReplies) && t.n.reg.spawn(d.conn.write) {
+		if t.c.spawn(d.conn.readReplies) && t.c.spawn(d.conn.write) {
 			t.conn, t.fails, t.backoff = d.conn, 0, 0
 			return
 		}
@@ -136,6 +182,7 @@ func (t *callee) dial(d *dialing) {
 		err = errNetworkClosed
 	}
 	d.conn, d.err = nil, err
+	t.why = err
 	longest := min(firstBackoff<<min(t.fails, 16), mostBackoff)
 	t.fails++
 	t.failed = dcs.Now()
@@ -154,6 +201,7 @@ type callConn struct {
 	mu      sync.Mutex
 	next    uint64
 	waiting map[uint64]*pendingCall
+	streams map[uint64]*Stream
 	broken  error
 }
 
@@ -263,6 +311,9 @@ func (c *callConn) readReplies() {
 	r := bufio.NewReaderSize(c.conn, callReadBuffer)
 	for {
 		f, err := readFrame(r)
+		if err == nil && f.kind == framePush && c.push(f) {
+			continue
+		}
 		if err == nil && (f.kind < frameReply || f.kind > frameFailed) {
 			err = fmt.Errorf("%w: kind %d from a callee", errBadFrame, f.kind)
 		}
@@ -271,9 +322,13 @@ func (c *callConn) readReplies() {
 			return
 		}
 		c.mu.Lock()
-		p := c.waiting[f.id]
+		p, s := c.waiting[f.id], c.streams[f.id]
 		delete(c.waiting, f.id)
+		delete(c.streams, f.id)
 		c.mu.Unlock()
+		if s != nil {
+			s.end(fmt.Errorf("the node ended the stream: %s", f.body))
+		}
 		if p != nil {
 			p.result <- callResult{frame: f}
 		}
@@ -296,10 +351,13 @@ func (c *callConn) fail(err error) {
 	}
 	c.broken = err
 	taken := c.w.fail(err)
-	waiting := c.waiting
-	c.waiting = map[uint64]*pendingCall{}
+	waiting, streams := c.waiting, c.streams
+	c.waiting, c.streams = map[uint64]*pendingCall{}, nil
 	c.mu.Unlock()
 	c.conn.Close()
+	for _, s := range streams {
+		s.end(err)
+	}
 	for _, p := range waiting {
 		if p.number > taken {
 			p.result <- callResult{err: notSent(c.addr, err)}

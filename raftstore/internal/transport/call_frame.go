@@ -59,6 +59,10 @@ const (
 	frameFailed frameKind = 4
 	// frameCancel says that nobody waits for the request any more.
 	frameCancel frameKind = 5
+	// frameOpen begins a stream, on a client's connection only. Its messages are
+	// framePush, and a frameFailed whose body says why ends it.
+	frameOpen frameKind = 6
+	framePush frameKind = 7
 )
 
 // mostBody returns the bound of a frame's body in bytes.
@@ -70,6 +74,10 @@ func (k frameKind) mostBody() int {
 		return maxReply
 	case frameRefused, frameFailed:
 		return maxReason
+	case frameOpen:
+		return callOverhead
+	case framePush:
+		return maxReply
 	case frameCancel:
 	}
 	return 0
@@ -116,7 +124,7 @@ func readFrame(r *bufio.Reader) (frame, error) {
 	switch {
 	case h[0] != wireVersion:
 		return frame{}, versionError(h[0], wireVersion)
-	case f.kind < frameRequest || f.kind > frameCancel || h[3] != 0 || f.budget < 0:
+	case f.kind < frameRequest || f.kind > framePush || h[3] != 0 || f.budget < 0:
 		return frame{}, fmt.Errorf("%w: header % x", errBadFrame, h)
 	case int64(size) > int64(most):
 		return frame{}, fmt.Errorf("%w: a body of %d bytes is above the limit of %d", errBadFrame, size, most)

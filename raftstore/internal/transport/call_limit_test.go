@@ -26,6 +26,8 @@ func TestFrameBoundsFitCaps(t *testing.T) {
 		frameRefused: maxReason,
 		frameFailed:  maxReason,
 		frameCancel:  0,
+		frameOpen:    callOverhead,
+		framePush:    MaxEntryBytes + callOverhead,
 	} {
 		head := func(size uint32) *bufio.Reader {
 			b := appendFrame(nil, frame{kind: kind, id: 1})
@@ -165,7 +167,7 @@ func TestConnectionsOfOneNodeAreBounded(t *testing.T) {
 	a, b := startPair(t)
 	mustCall(t, a, b.Addr(), "x")
 	b.load.mu.Lock()
-	b.load.mostConns = 4
+	b.load.each.conns = 4
 	b.load.mu.Unlock()
 	for i := range 4 {
 		conn := callBy(t, b, fmt.Sprint("stranger-", i))

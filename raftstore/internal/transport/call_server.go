@@ -20,7 +20,9 @@ var (
 // answering is one connection's requests under way.
 type answering struct {
 	load    *load
-	owner   string // whose load it is
+	owner   string         // whose load it is
+	handler func() Handler // returns nil while the node does not serve
+	streams *streams       // nil on the connection of a node
 	w       *frameWriter
 	wg      sync.WaitGroup
 	mu      sync.Mutex
@@ -29,13 +31,26 @@ type answering struct {
 
 // answerCalls answers the requests on one accepted connection, until it ends.
 func (n *Network) answerCalls(ctx context.Context, conn *trackedConn) {
-	ctx, cancel := context.WithCancel(withCaller(ctx, ServerID(conn.peer, conn.hello.Life)))
-	a := &answering{load: n.load, owner: n.owner(conn.peer), w: newFrameWriter(), cancels: map[uint64]context.CancelFunc{}}
+	a := &answering{load: n.load, owner: n.owner(conn.peer), w: newFrameWriter(), handler: n.nodeHandler}
+	a.serve(withCaller(ctx, ServerID(conn.peer, conn.hello.Life)), n, conn, callReadBuffer)
+}
+
+func (n *Network) nodeHandler() Handler {
+	if h := n.handler.Load(); h != nil {
+		return *h
+	}
+	return nil
+}
+
+// serve answers until the connection ends.
+func (a *answering) serve(ctx context.Context, n *Network, conn *trackedConn, buffer int) {
+	ctx, cancel := context.WithCancel(ctx)
+	a.cancels = map[uint64]context.CancelFunc{}
 	a.wg.Go(func() {
 		_ = a.w.run(conn) // the reader below ends with the connection
 		conn.Close()
 	})
-	err := a.read(ctx, n, bufio.NewReaderSize(conn, callReadBuffer))
+	err := a.read(ctx, bufio.NewReaderSize(conn, buffer))
 	cancel()
 	a.w.fail(err)
 	conn.Close()
@@ -45,17 +60,19 @@ func (n *Network) answerCalls(ctx context.Context, conn *trackedConn) {
 	}
 }
 
-func (a *answering) read(ctx context.Context, n *Network, r *bufio.Reader) error {
+func (a *answering) read(ctx context.Context, r *bufio.Reader) error {
 	for {
 		f, err := readFrame(r)
 		if err != nil {
 			return err
 		}
-		switch f.kind {
-		case frameRequest:
-			err = a.begin(ctx, n, f)
-		case frameCancel:
+		switch {
+		case f.kind == frameRequest:
+			err = a.begin(ctx, f)
+		case f.kind == frameCancel:
 			a.end(f.id)
+		case f.kind == frameOpen && a.streams != nil:
+			err = a.open(ctx, f)
 		default:
 			err = fmt.Errorf("%w: kind %d from a caller", errBadFrame, f.kind)
 		}
@@ -66,12 +83,19 @@ func (a *answering) read(ctx context.Context, n *Network, r *bufio.Reader) error
 }
 
 // begin starts answering one request in a goroutine of its own.
-func (a *answering) begin(ctx context.Context, n *Network, f frame) error {
-	h := n.handler.Load()
+func (a *answering) begin(ctx context.Context, f frame) error {
+	h := a.handler()
 	if h == nil {
 		return a.refuse(f.id, errNotServing)
 	}
 	ctx, cancel := withBudget(ctx, f.budget)
+	_, err := a.accept(f, cancel, func() { a.answer(ctx, h, f) })
+	return err
+}
+
+// accept starts work on a request, which cancel ends, unless it is refused. An
+// error ends the connection.
+func (a *answering) accept(f frame, cancel context.CancelFunc, work func()) (begun bool, err error) {
 	a.mu.Lock()
 	_, twice := a.cancels[f.id]
 	accepted := !twice && a.load.begin(a.owner, len(f.body))
@@ -82,13 +106,13 @@ func (a *answering) begin(ctx context.Context, n *Network, f frame) error {
 	switch {
 	case twice:
 		cancel()
-		return fmt.Errorf("%w: request ID %d is in use", errBadFrame, f.id)
+		return false, fmt.Errorf("%w: request ID %d is in use", errBadFrame, f.id)
 	case !accepted:
 		cancel()
-		return a.refuse(f.id, errOverloaded)
+		return false, a.refuse(f.id, errOverloaded)
 	}
-	a.wg.Go(func() { a.answer(ctx, *h, f) })
-	return nil
+	a.wg.Go(work)
+	return true, nil
 }
 
 func withBudget(ctx context.Context, budget time.Duration) (context.Context, context.CancelFunc) {
@@ -127,7 +151,7 @@ func (a *answering) answer(ctx context.Context, h Handler, f frame) {
 // there is none.
 func (a *answering) send(reply frame) error {
 	size := len(reply.body)
-	if size <= smallReply {
+	if size <= a.load.small {
 		_, err := a.w.queue(reply)
 		return err
 	}

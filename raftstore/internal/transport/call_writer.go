@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"time"
 )
 
 const (
@@ -22,6 +23,9 @@ var errBacklog = errors.New("the peer does not read: too much is waiting to be s
 // call.
 type frameWriter struct {
 	kick chan struct{}
+	most int // of bytes that may wait
+	// patience bounds the time of one write; 0 is no bound.
+	patience time.Duration
 
 	mu     sync.Mutex
 	out    []byte
@@ -31,7 +35,9 @@ type frameWriter struct {
 	err    error    // why nothing can be written any more
 }
 
-func newFrameWriter() *frameWriter { return &frameWriter{kick: make(chan struct{}, 1)} }
+func newFrameWriter() *frameWriter {
+	return &frameWriter{kick: make(chan struct{}, 1), most: maxBacklog}
+}
 
 // queue adds a frame, copying its body, and returns its number.
 func (w *frameWriter) queue(f frame) (uint64, error) { return w.queueThen(f, nil) }
@@ -62,7 +68,7 @@ func (w *frameWriter) mayQueue() error {
 	if w.err != nil {
 		return w.err
 	}
-	if len(w.out) > maxBacklog {
+	if len(w.out) > w.most {
 		return errBacklog
 	}
 	return nil
@@ -82,6 +88,9 @@ func (w *frameWriter) run(conn net.Conn) error {
 		w.mu.Unlock()
 		var err error
 		if len(batch) > 0 {
+			if w.patience > 0 {
+				_ = conn.SetWriteDeadline(time.Now().Add(w.patience)) //nolint:forbidigo // connections speak this clock
+			}
 			_, err = conn.Write(batch)
 		}
 		call(then)

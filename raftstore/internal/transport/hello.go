@@ -44,6 +44,23 @@ func NewClusterID(root string, ids []string) ClusterID {
 // is needed. Nothing was sent.
 var ErrPeerRefused = errors.New("not a peer of this node")
 
+// errNotForClient is ErrPeerRefused to a program that is no node.
+var errNotForClient error = clientRefusal{}
+
+type clientRefusal struct{}
+
+func (clientRefusal) Error() string { return "no node that this client can use" }
+func (clientRefusal) Unwrap() error { return ErrPeerRefused }
+
+// refused returns what the dialling side of a connection of kind k is, and the
+// ErrPeerRefused for it.
+func (k Kind) refused() (own string, refused error) {
+	if k == KindClient {
+		return "this client", errNotForClient
+	}
+	return "this node", ErrPeerRefused
+}
+
 // Hello is the first thing on every connection. The dialling side sends
 //
 //	marker|kind, version, cluster (16), length of ID, ID
@@ -51,6 +68,10 @@ var ErrPeerRefused = errors.New("not a peer of this node")
 // and the other one answers, before anything else may be sent,
 //
 //	marker|kind, version, verdict, cluster (16), length of ID, ID
+//
+// On the connection of a client the feature level of each side follows its ID,
+// and the cluster is the [ClusterID] of the root without names of nodes, which a
+// client does not know.
 //
 // The first two bytes (three of the answer) mean the same in every version to
 // come. So a dial succeeds only with a live process of the right node, and a
@@ -122,6 +143,14 @@ type Hello struct {
 	Boot        uint64 // of this process, random
 	ID          string
 
+	// Level is the newest feature level that the side understands. It is sent on
+	// the connections of clients only.
+	Level byte
+
+	// root is the ClusterID by which clients know the cluster. It is sent in place
+	// of cluster on their connections.
+	root ClusterID
+
 	// wanted is the life that the dialling side wants to reach. The answer does
 	// not carry it.
 	wanted disk.Life
@@ -135,23 +164,30 @@ type Start struct {
 
 const helloFixed = 16 + 16 + 8 + 4 + 8 + 1
 
-func (h Hello) tail(b []byte) []byte {
+func (h Hello) tail(b []byte, k Kind) []byte {
+	if k == KindClient {
+		h.cluster = h.root
+	}
 	b = append(b, h.cluster[:]...)
 	b = append(b, h.Incarnation[:]...)
 	b = append(b, h.Life[:]...)
 	b = binary.BigEndian.AppendUint32(b, h.Starts)
 	b = binary.BigEndian.AppendUint64(b, h.Boot)
 	b = append(b, byte(len(h.ID))) //nolint:gosec // MaxNodeID fits a byte
-	return append(b, h.ID...)
+	b = append(b, h.ID...)
+	if k == KindClient {
+		b = append(b, h.Level)
+	}
+	return b
 }
 
 // opening returns what the dialling side sends.
 func (h Hello) opening(k Kind) []byte {
 	b := append([]byte{helloMarker | byte(k), h.version, 0}, h.wanted[:]...)
-	return h.tail(b)
+	return h.tail(b, k)
 }
 
-func readTail(r io.Reader) (h Hello, err error) {
+func readTail(r io.Reader, k Kind) (h Hello, err error) {
 	var fixed [helloFixed]byte
 	if _, err := io.ReadFull(r, fixed[:]); err != nil {
 		return h, err
@@ -166,6 +202,14 @@ func readTail(r io.Reader) (h Hello, err error) {
 		return h, err
 	}
 	h.ID = string(id)
+	if k == KindClient {
+		h.root, h.cluster = h.cluster, ClusterID{}
+		var level [1]byte
+		if _, err := io.ReadFull(r, level[:]); err != nil {
+			return h, err
+		}
+		h.Level = level[0]
+	}
 	if !ValidID(h.ID) {
 		return h, errors.New("the other side's name is malformed")
 	}
@@ -178,22 +222,20 @@ func (h Hello) greet(rw io.ReadWriter, k Kind, want string) (peer Hello, err err
 	if _, err := rw.Write(h.opening(k)); err != nil {
 		return Hello{}, err
 	}
+	own, refused := k.refused()
 	var head [3]byte
-	if _, err := io.ReadFull(rw, head[:]); err != nil {
-		if head[0] == tlsAlert {
-			return Hello{}, fmt.Errorf("%w: it wants TLS and this node has none: set TLS on all nodes or on none", ErrPeerRefused)
-		}
+	if _, err := io.ReadFull(rw, head[:]); err != nil && head[0] != tlsAlert {
 		return Hello{}, fmt.Errorf("no answer to the hello: %w", err)
 	}
 	switch {
 	case head[0] == tlsAlert:
-		return Hello{}, fmt.Errorf("%w: it wants TLS and this node has none: set TLS on all nodes or on none", ErrPeerRefused)
+		return Hello{}, fmt.Errorf("%w: it wants TLS and %s has none: set TLS on all nodes or on none", refused, own)
 	case head[0]&helloMarkerMask != helloMarker:
-		return Hello{}, fmt.Errorf("%w: what answers there is no node of this store", ErrPeerRefused)
+		return Hello{}, fmt.Errorf("%w: what answers there is no node of this store", refused)
 	case verdict(head[2]) == verdictVersion || head[1] != h.version:
 		return Hello{}, versionError(head[1], h.version)
 	}
-	other, err := readTail(rw)
+	other, err := readTail(rw, k)
 	if err != nil {
 		return Hello{}, fmt.Errorf("no answer to the hello: %w", err)
 	}
@@ -202,6 +244,9 @@ func (h Hello) greet(rw io.ReadWriter, k Kind, want string) (peer Hello, err err
 
 // judge turns the other side's answer into words.
 func (h Hello) judge(other Hello, k Kind, v verdict, want string) error {
+	if k == KindClient {
+		return h.judgeClient(other, v)
+	}
 	switch {
 	case v == verdictCluster || other.cluster != h.cluster:
 		return fmt.Errorf("%w: node %q there belongs to another cluster (%v, this node's is %v): Root and the IDs in Peers must be the same on every node", ErrPeerRefused, other.ID, other.cluster, h.cluster)
@@ -256,7 +301,7 @@ func (h Hello) welcome(rw io.ReadWriter, prove func(id string) error, older func
 		return 0, Hello{}, fmt.Errorf("no hello: %w", err)
 	}
 	answer := func(v verdict) error {
-		_, err := rw.Write(h.tail([]byte{head[0]&^helloMarkerMask | helloMarker, h.version, byte(v)}))
+		_, err := rw.Write(h.tail([]byte{head[0]&^helloMarkerMask | helloMarker, h.version, byte(v)}, k))
 		return err
 	}
 	if head[0] == tlsHandshake {
@@ -265,7 +310,7 @@ func (h Hello) welcome(rw io.ReadWriter, prove func(id string) error, older func
 		return 0, Hello{}, fmt.Errorf("%w: it wants TLS and this node has none: set TLS on all nodes or on none", ErrPeerRefused)
 	}
 	k = Kind(head[0] &^ helloMarkerMask)
-	if head[0]&helloMarkerMask != helloMarker || k < KindRaft || k > KindSetup {
+	if head[0]&helloMarkerMask != helloMarker || k < KindRaft || k > KindClient {
 		return 0, Hello{}, fmt.Errorf("%w: no hello of this store (first byte 0x%02x)", ErrPeerRefused, head[0])
 	}
 	if _, err := io.ReadFull(rw, head[1:]); err != nil {
@@ -279,11 +324,19 @@ func (h Hello) welcome(rw io.ReadWriter, prove func(id string) error, older func
 	if _, err := io.ReadFull(rw, rest[:]); err != nil {
 		return 0, Hello{}, fmt.Errorf("no hello: %w", err)
 	}
-	other, err := readTail(rw)
+	other, err := readTail(rw, k)
 	if err != nil {
 		return 0, Hello{}, fmt.Errorf("no hello: %w", err)
 	}
 	copy(other.wanted[:], rest[1:])
+	if k == KindClient {
+		// It is no node: there is no name to prove and no life to be older.
+		v := h.clientVerdict(other)
+		if err := answer(v); err != nil {
+			return 0, Hello{}, err
+		}
+		return k, other, h.judgeClient(other, v)
+	}
 	v := h.verdict(other, k)
 	var unproven error
 	if v != verdictCluster && v != verdictTwin {

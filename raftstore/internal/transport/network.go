@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/keepalive"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/logging"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
 const (
@@ -50,9 +51,12 @@ type Network struct {
 	reg     *registry
 	admit   *admission
 	load    *load
+	clients *load // their connections and calls
+	served  atomic.Uint64
 	raft    atomic.Pointer[raftStream] // nil while Raft does not run
 	calls   *callClient
 	handler atomic.Pointer[Handler]
+	forward atomic.Pointer[ClientHandler]
 	setup   atomic.Pointer[SetupHandler]
 	cancel  context.CancelFunc // ends calls being answered
 	refused *logging.Repeats
@@ -69,7 +73,7 @@ func New(o Options) (*Network, error) {
 		config:  o,
 		log:     logging.Quiet(o.Logger),
 		self:    o.Advertise,
-		hello:   Hello{version: wireVersion, cluster: o.Cluster, ID: o.ID},
+		hello:   Hello{version: wireVersion, cluster: o.Cluster, root: o.Root, Level: state.Level, ID: o.ID},
 		peers:   map[string]string{},
 		seen:    map[disk.Life]Start{},
 		timeout: dialTime(o),
@@ -78,12 +82,13 @@ func New(o Options) (*Network, error) {
 		refused: logging.NewRepeats(maxPeerLines),
 	}
 	n.load = newLoad(min(n.admit.most, maxNodeConns))
+	n.clients = newClientLoad(descriptorLimit())
 	for id, addr := range o.Peers {
 		n.peers[addr] = id
 	}
 	n.dialer = &keepalive.Dialer{Config: o.Keepalive, Base: &net.Dialer{ControlContext: n.mayDial}, Logger: n.log}
 	n.dialer.Base.SetMultipathTCP(false) // it knows no user timeout
-	n.calls = newCallClient(n)
+	n.calls = newCallClient(func(ctx context.Context, addr string) (*trackedConn, error) { return n.dial(ctx, KindCall, addr) }, n.reg.spawn)
 	if err := n.listen(); err != nil {
 		return nil, err
 	}
@@ -150,12 +155,19 @@ func (n *Network) mayDial(_ context.Context, _, address string, _ syscall.RawCon
 	if n.mayPlain() {
 		return nil
 	}
+	return isLoopback(KindCall, address)
+}
+
+// isLoopback returns an error unless address, whose host is an IP address, stays
+// on this machine.
+func isLoopback(k Kind, address string) error {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return err
 	}
 	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
-		return fmt.Errorf("%w: %s is beyond loopback and TLS is not set: set TLS or PlaintextBeyondLoopback", ErrPeerRefused, address)
+		_, refused := k.refused()
+		return fmt.Errorf("%w: %s is beyond loopback and TLS is not set: set TLS or PlaintextBeyondLoopback", refused, address)
 	}
 	return nil
 }
@@ -243,6 +255,7 @@ func (n *Network) Close() error {
 	n.closing.Do(func() {
 		n.ln.Close()
 		n.handler.Store(nil)
+		n.forward.Store(nil)
 		n.cancel()
 		if s := n.raft.Load(); s != nil {
 			s.stop()
@@ -356,7 +369,7 @@ func (n *Network) introduce(ctx context.Context, raw net.Conn, k Kind, addr stri
 		}
 		t := tls.Client(raw, n.creds.client(name, k, own.version))
 		if err := t.HandshakeContext(ctx); err != nil {
-			return nil, Hello{}, explainTLS(err)
+			return nil, Hello{}, explainTLS(k, err)
 		}
 		conn = t
 	}
@@ -367,7 +380,7 @@ func (n *Network) introduce(ctx context.Context, raw net.Conn, k Kind, addr stri
 	if n.creds != nil && err != nil && !errors.Is(err, ErrPeerRefused) {
 		// TLS 1.3 tells a client that its certificate is refused only when
 		// it reads for the first time.
-		err = explainTLS(err)
+		err = explainTLS(k, err)
 	}
 	if err == nil && k != KindSetup && n.older(peer) {
 		err = fmt.Errorf("%w: a later start of node %q with the same data was seen: it is an older copy", ErrPeerRefused, peer.ID)

@@ -9,12 +9,15 @@ import (
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
 
-// Options describes the connections of one node. All fields but TLS, Logger and
-// PlaintextBeyondLoopback must be set.
+// Options describes the connections of one node. All fields but Root, TLS, Logger
+// and PlaintextBeyondLoopback must be set.
 type Options struct {
 	// ID is the name of this node. Cluster must be the same on every node.
 	ID      string
 	Cluster ClusterID
+	// Root is the ClusterID of the root without names of nodes, by which clients
+	// know the cluster.
+	Root ClusterID
 	// Listen is the host:port to listen on, and Advertise the one that the others
 	// reach this node at. Port 0 of Advertise stands for the port listened on.
 	Listen    string

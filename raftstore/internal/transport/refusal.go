@@ -45,6 +45,19 @@ func (r *refusals) exclusion(size int) error {
 	return nil
 }
 
+// everywhere returns one of the refusals in force if every one of these addresses is
+// refused, else nil.
+func (r *refusals) everywhere(addrs []string) (why error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, addr := range addrs {
+		if why = r.last[addr]; why == nil {
+			return nil
+		}
+	}
+	return why
+}
+
 // Exclusion returns one of the refusals in force if so many nodes of a cluster of
 // that size refuse this one, or are refused by it, that the rest is no majority.
 // Then they are the reason why this node knows no leader. Else it returns nil.

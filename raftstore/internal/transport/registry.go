@@ -22,6 +22,9 @@ const (
 	KindRaft  Kind = 1 // Raft's own traffic
 	KindCall  Kind = 2 // calls between nodes
 	KindSetup Kind = 3 // founding and joining; the nodes need not be members
+	// KindClient is for the calls of a program that is no node. It proves no
+	// node's name, and nothing on it counts as the word of a node.
+	KindClient Kind = 4
 )
 
 // String returns the name of k.
@@ -33,6 +36,8 @@ func (k Kind) String() string {
 		return "call"
 	case KindSetup:
 		return "setup"
+	case KindClient:
+		return "client"
 	default:
 		return "unknown"
 	}
@@ -184,11 +189,17 @@ type ConnStatus struct {
 	Keepalive keepalive.Config
 }
 
-// Conns describes the established connections.
+// Conns describes the established connections with other nodes.
 func (n *Network) Conns() []ConnStatus {
+	return n.reg.statuses(func(c *trackedConn) bool { return c.kind != KindClient })
+}
+
+func (r *registry) statuses(fits func(*trackedConn) bool) []ConnStatus {
 	var list []ConnStatus
-	for _, c := range n.reg.conns() {
-		list = append(list, c.status())
+	for _, c := range r.conns() {
+		if fits(c) {
+			list = append(list, c.status())
+		}
 	}
 	return list
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +18,8 @@ const (
 	alpnRaftPrefix  = "holdfast-raft/"
 	alpnCallPrefix  = "holdfast-call/"
 	alpnSetupPrefix = "holdfast-setup/"
+
+	alpnClientPrefix = "holdfast-client/"
 )
 
 // alpn returns the protocol name of a kind of connection.
@@ -27,6 +30,8 @@ func alpn(k Kind, version byte) string {
 		prefix = alpnRaftPrefix
 	case KindSetup:
 		prefix = alpnSetupPrefix
+	case KindClient:
+		prefix = alpnClientPrefix
 	case KindCall:
 	}
 	return fmt.Sprintf("%s%d", prefix, version)
@@ -41,16 +46,19 @@ func alpnKind(proto string) Kind {
 		return KindCall
 	case strings.HasPrefix(proto, alpnSetupPrefix):
 		return KindSetup
+	case strings.HasPrefix(proto, alpnClientPrefix):
+		return KindClient
 	}
 	return 0
 }
 
-// credentials are this node's certificate and the authority it trusts, read
-// again when the files change, so that a certificate is renewed without a
-// restart.
+// credentials are the certificate of a node or client and the authority that it
+// trusts, read again when the files change, so that a certificate is renewed
+// without a restart.
 type credentials struct {
 	files TLS
-	name  string // what the certificate must be valid for
+	node  bool   // a node's certificate must be valid for name, and for server use
+	name  string // empty for a client
 	warn  func(msg string, err error)
 
 	mu     sync.Mutex
@@ -68,18 +76,28 @@ type fileStamp struct {
 // nodes would refuse is an error here, not at their end later. name is what they
 // expect of it.
 func newCredentials(files TLS, name string, warn func(string, error)) (*credentials, error) {
-	c := &credentials{files: files, name: name, warn: warn}
+	return (&credentials{files: files, node: true, name: name, warn: warn}).begin()
+}
+
+// newClientCredentials is newCredentials for a program that is no node. Its
+// certificate needs no name.
+func newClientCredentials(files TLS, warn func(string, error)) (*credentials, error) {
+	return (&credentials{files: files, warn: warn}).begin()
+}
+
+func (c *credentials) begin() (*credentials, error) {
 	c.stamps = c.stamp()
 	var err error
-	c.cert, c.pool, err = files.load(name)
+	c.cert, c.pool, err = c.load()
 	if err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// load reads the files. The certificate must be valid for name.
-func (t TLS) load(name string) (*tls.Certificate, *x509.CertPool, error) {
+// load reads and checks the files.
+func (c *credentials) load() (*tls.Certificate, *x509.CertPool, error) {
+	t := c.files
 	authority, err := os.ReadFile(t.CAFile)
 	if err != nil {
 		return nil, nil, unusable("TLS.CAFile can not be read: %w", err)
@@ -98,14 +116,21 @@ func (t TLS) load(name string) (*tls.Certificate, *x509.CertPool, error) {
 			chain.AddCert(c)
 		}
 	}
-	for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+	uses, wanted := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, "client use"
+	if c.node {
+		uses, wanted = append(uses, x509.ExtKeyUsageServerAuth), "server and client use"
+	}
+	for _, use := range uses {
 		_, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: pool, Intermediates: chain, KeyUsages: []x509.ExtKeyUsage{use}})
 		if err != nil {
-			return nil, nil, unusable("TLS.CertFile %s would be refused by the other nodes (it must be in date, signed by %s, for server and client use): %w", t.CertFile, t.CAFile, err)
+			return nil, nil, unusable("TLS.CertFile %s would be refused by the other nodes (it must be in date, signed by %s, for %s): %w", t.CertFile, t.CAFile, wanted, err)
 		}
 	}
-	if err := cert.Leaf.VerifyHostname(name); err != nil {
-		return nil, nil, unusable("TLS.CertFile %s does not name this node's address %q: issue it with that host or IP as a subject alternative name, or set TLS.Names: %w", t.CertFile, name, err)
+	if !c.node {
+		return &cert, pool, nil
+	}
+	if err := cert.Leaf.VerifyHostname(c.name); err != nil {
+		return nil, nil, unusable("TLS.CertFile %s does not name this node's address %q: issue it with that host or IP as a subject alternative name, or set TLS.Names: %w", t.CertFile, c.name, err)
 	}
 	return &cert, pool, nil
 }
@@ -129,7 +154,7 @@ func (c *credentials) current() (*tls.Certificate, *x509.CertPool) {
 		return c.cert, c.pool
 	}
 	c.stamps = stamps
-	cert, pool, err := c.files.load(c.name)
+	cert, pool, err := c.load()
 	if err != nil {
 		c.warn("changed TLS files are not usable; the old ones stay in use", err)
 		return c.cert, c.pool
@@ -193,10 +218,23 @@ func (o Options) provesID(conn net.Conn, id string) error {
 	if len(certs) == 0 {
 		return fmt.Errorf("%w: node %q has no certificate", ErrPeerRefused, id)
 	}
+	if !forServers(certs[0]) {
+		return fmt.Errorf("%w: its certificate is for client use only, which no node's is: a program that is no node may make calls and nothing else", ErrPeerRefused)
+	}
 	if err := certs[0].VerifyHostname(name); err != nil {
 		return fmt.Errorf("%w: its certificate does not prove that it is node %q: the certificate must be valid for %q (TLS.Names, or the host of the address in Peers): %w", ErrPeerRefused, id, name, err)
 	}
 	return nil
+}
+
+// forServers reports whether a certificate is for server use. The certificate of
+// a program on a node's machine may be valid for the node's name; if it was
+// issued for client use only, it never proves to be the node's.
+func forServers(cert *x509.Certificate) bool {
+	if len(cert.ExtKeyUsage) == 0 && len(cert.UnknownExtKeyUsage) == 0 {
+		return true
+	}
+	return slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageServerAuth) || slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageAny)
 }
 
 // answerPlain tells a node without TLS that this one has it: crypto/tls hangs
@@ -211,8 +249,10 @@ func answerPlain(err error) {
 	_, _ = record.Conn.Write([]byte{tlsAlert, 3, 3, 0, 2, 2, 70})
 }
 
-// explainTLS marks the failures that an operator must mend.
-func explainTLS(err error) error {
+// explainTLS marks the failures that an operator must mend. k is 0 while it is not
+// known.
+func explainTLS(k Kind, err error) error {
+	own, refused := k.refused()
 	if err == nil {
 		return nil
 	}
@@ -224,11 +264,11 @@ func explainTLS(err error) error {
 	)
 	switch {
 	case errors.As(err, &record):
-		return fmt.Errorf("%w: it does not speak TLS and this node does: set TLS on all nodes or on none: %w", ErrPeerRefused, err)
+		return fmt.Errorf("%w: it does not speak TLS and %s does: set TLS on all nodes or on none: %w", refused, own, err)
 	case errors.As(err, &verify):
-		return fmt.Errorf("%w: its certificate is not accepted here: %w", ErrPeerRefused, err)
+		return fmt.Errorf("%w: its certificate is not accepted here: %w", refused, err)
 	case fromOther:
-		return fmt.Errorf("%w: it does not accept this node's certificate or protocol: %w", ErrPeerRefused, err)
+		return fmt.Errorf("%w: it does not accept the certificate or the protocol of %s: %w", refused, own, err)
 	}
 	return fmt.Errorf("TLS: %w", err)
 }

@@ -56,7 +56,7 @@ func TestTLSNeverSpeaksPlaintext(t *testing.T) {
 		defer conn.Close()
 		buf := make([]byte, 4096)
 		n, _ := conn.Read(buf)
-		_, _ = conn.Write(Hello{version: wireVersion, ID: "b"}.tail([]byte{helloMarker | byte(KindCall), wireVersion, 0}))
+		_, _ = conn.Write(Hello{version: wireVersion, ID: "b"}.tail([]byte{helloMarker | byte(KindCall), wireVersion, 0}, KindCall))
 		rest, _ := io.ReadAll(conn)
 		first <- append(buf[:n], rest...)
 	}()
