@@ -26,10 +26,16 @@ type FSM struct {
 	// Raft's goroutine only.
 	ttls    map[dcs.LeaseID]time.Duration
 	clients clients
+	changed []string // the keys that the present entry changed; never nil
 
 	// OnApply is called with each command after its effect is visible, on
 	// Raft's goroutine. It must be set before Raft starts.
 	OnApply func(c *Command, index, term uint64, r Result)
+	// OnChange is called with each entry after its effect is visible, in order,
+	// with the keys that it wrote or removed, which are valid until it returns. It
+	// is called with nil when the state was replaced by one that contains the
+	// entries up to index. It must be set before Raft starts.
+	OnChange func(index uint64, keys []string)
 	// OnBroken is called, once, when the log holds something this release
 	// cannot read. Nothing is applied from then on. It must be set before Raft
 	// starts.
@@ -57,8 +63,10 @@ var _ raft.BatchingFSM = (*FSM)(nil)
 func New() *FSM {
 	f := &FSM{
 		tree:        kv.New(),
+		changed:     []string{},
 		understands: Level,
 		OnApply:     func(*Command, uint64, uint64, Result) {},
+		OnChange:    func(uint64, []string) {},
 		OnBroken:    func(error) {},
 	}
 	f.Reset()
@@ -97,6 +105,7 @@ func (f *FSM) Reset() {
 	f.note(nil)
 	f.term.Store(0)
 	f.applied.Store(0)
+	f.OnChange(0, nil)
 }
 
 // Apply applies one entry: raft.FSM.
@@ -122,11 +131,13 @@ func (f *FSM) advance(l *raft.Log) {
 	f.tree.Advance(dcs.Revision(l.Index))
 	f.term.Store(l.Term)
 	f.applied.Store(l.Index)
+	f.OnChange(l.Index, f.changed)
 }
 
 // entry applies one entry, or nothing from there on if it cannot be applied.
 func (f *FSM) entry(l *raft.Log) {
 	var err error
+	f.changed = f.changed[:0]
 	switch l.Type {
 	case raft.LogCommand:
 		err = f.command(l)
@@ -228,6 +239,9 @@ func (f *FSM) commit(t dcs.Txn, index uint64) Result {
 	var conflict *kv.Conflict
 	switch {
 	case err == nil:
+		for i := range t.Then {
+			f.changed = append(f.changed, t.Then[i].Key)
+		}
 	case errors.As(err, &conflict):
 		r.Status, r.Current, r.Detail = StatusConflict, conflict.Current, conflict.Error()
 	case errors.Is(err, kv.ErrLease): // P14
@@ -239,7 +253,7 @@ func (f *FSM) commit(t dcs.Txn, index uint64) Result {
 }
 
 func (f *FSM) end(l dcs.LeaseID, index uint64) {
-	f.tree.EndLease(dcs.Revision(index), l)
+	f.changed = append(f.changed, f.tree.EndLease(dcs.Revision(index), l)...)
 	delete(f.ttls, l)
 }
 

@@ -214,6 +214,7 @@ func (f *FSM) Restore(from io.ReadCloser) error {
 	f.setIncarnation(s.incarnation)
 	f.term.Store(s.term)
 	f.applied.Store(uint64(s.tree.Revision))
+	f.OnChange(uint64(s.tree.Revision), nil)
 	f.wake()
 	return nil
 }
