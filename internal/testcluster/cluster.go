@@ -1,4 +1,5 @@
-// Package testcluster starts real clusters of etcd, Consul and ZooKeeper for
+// Package testcluster starts real clusters of etcd, Consul, ZooKeeper and the
+// embedded store for
 // tests and benchmarks, with faults: three servers on this machine, each behind
 // a proxy and, where root and ip(8) allow it, in a network of its own whose
 // packets can be dropped. What a cluster starts ends with it, also when the
@@ -28,6 +29,9 @@ const (
 	Etcd      Kind = "etcd"
 	Consul    Kind = "consul"
 	ZooKeeper Kind = "zookeeper"
+	// Raft is the embedded store, in processes that are the test binary itself:
+	// its TestMain must call [RaftNode.Main].
+	Raft Kind = "raft"
 )
 
 // Options say what to start. Kind is required.
@@ -123,6 +127,8 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 		c.drv = &consul{}
 	case ZooKeeper:
 		c.drv = &zookeeper{}
+	case Raft:
+		c.drv = &raft{}
 	default:
 		return nil, fmt.Errorf("testcluster: unknown kind %q", o.Kind)
 	}

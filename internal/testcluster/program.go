@@ -19,6 +19,9 @@ const zookeeperJar = "/usr/share/java/zookeeper.jar"
 
 // program is the path of a server's program.
 func program(kind Kind, version string) (string, error) {
+	if kind == Raft {
+		return os.Executable()
+	}
 	if kind == ZooKeeper {
 		if _, err := os.Stat(zookeeperJar); err != nil {
 			return "", fmt.Errorf("%w: %w (install the distribution's package zookeeper)", ErrMissing, err)
