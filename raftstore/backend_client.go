@@ -84,7 +84,7 @@ func (s *sequence) lowest() uint64 {
 
 // client returns the client of this backend, and makes one where there is
 // none. An outcome with an error says why there is none.
-func (b *Backend) client(ctx context.Context) (*sequence, outcome) {
+func (b *frontend) client(ctx context.Context) (*sequence, outcome) {
 	h := &b.clients
 	for {
 		h.mu.Lock()
@@ -109,7 +109,7 @@ func (b *Backend) client(ctx context.Context) (*sequence, outcome) {
 }
 
 // openClient makes the client that everybody waits for.
-func (b *Backend) openClient(ctx context.Context) (*sequence, outcome) {
+func (b *frontend) openClient(ctx context.Context) (*sequence, outcome) {
 	s, o := b.newClient(ctx)
 	h := &b.clients
 	h.mu.Lock()
@@ -121,10 +121,10 @@ func (b *Backend) openClient(ctx context.Context) (*sequence, outcome) {
 
 // newClient makes a client. Copies of the entry make clients that nobody uses,
 // and that are forgotten in time; none is ever made twice.
-func (b *Backend) newClient(ctx context.Context) (*sequence, outcome) {
+func (b *frontend) newClient(ctx context.Context) (*sequence, outcome) {
 	c := &state.Command{Kind: state.KindOpen}
 	rand.Read(c.Nonce[:])
-	o := b.node.ask(ctx, &request{op: opPropose, key: c.Key(), data: c.Encode()}, nothing)
+	o := b.nodes.ask(ctx, &request{op: opPropose, key: c.Key(), data: c.Encode()})
 	if o.err != nil {
 		return nil, o
 	}
@@ -132,7 +132,7 @@ func (b *Backend) newClient(ctx context.Context) (*sequence, outcome) {
 }
 
 // dropClient forgets a client that the cluster does not know any more.
-func (b *Backend) dropClient(s *sequence) {
+func (b *frontend) dropClient(s *sequence) {
 	h := &b.clients
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 // bears one number, so that it is applied at most once (P15). What stays
 // unclear is cancelled within the budget; if that fails too, the error is
 // ErrAmbiguous and can be settled.
-func (b *Backend) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
+func (b *frontend) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
 	key := ""
 	if len(t.Then) > 0 {
 		key = t.Then[0].Key
@@ -28,10 +28,10 @@ func (b *Backend) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
 
 // verdict turns the result of a Commit into its answer; withdrawn is the kind
 // of answer to a Commit that was cancelled in time.
-func (b *Backend) verdict(a *unsettled, r state.Result, withdrawn error) (dcs.Revision, error) {
+func (b *frontend) verdict(a *unsettled, r state.Result, withdrawn error) (dcs.Revision, error) {
 	switch r.Status {
 	case state.StatusDone:
-		b.raise(r.Revision)
+		b.floor.Raise(r.Revision)
 		return r.Revision, nil
 	case state.StatusConflict:
 		e := b.fail(a.op, a.key, dcs.ErrConflict, "", errors.New(r.Detail))
@@ -53,8 +53,8 @@ func (b *Backend) verdict(a *unsettled, r state.Result, withdrawn error) (dcs.Re
 // execute brings a numbered command into the log and returns its result. An
 // error is ready to be returned to the caller of op. A part of the budget is
 // kept back for a Cancel.
-func (b *Backend) execute(whole context.Context, a *unsettled, c *state.Command) (state.Result, error) {
-	deadline := time.Now().Add(b.config.Timing.RetryTimeout) //nolint:forbidigo // contexts speak this clock; monotonic
+func (b *frontend) execute(whole context.Context, a *unsettled, c *state.Command) (state.Result, error) {
+	deadline := time.Now().Add(b.retryTimeout) //nolint:forbidigo // contexts speak this clock; monotonic
 	if own, ok := whole.Deadline(); ok && own.Before(deadline) {
 		deadline = own
 	}
@@ -71,7 +71,7 @@ func (b *Backend) execute(whole context.Context, a *unsettled, c *state.Command)
 		}
 		a.client, a.seq = s, seq
 		c.Client, c.Seq, c.Low = s.id, seq, low
-		o = b.node.ask(ctx, &request{op: opPropose, key: c.Key(), data: c.Encode()}, nothing)
+		o = b.nodes.ask(ctx, &request{op: opPropose, key: c.Key(), data: c.Encode()})
 		switch {
 		case o.err != nil && o.unclear:
 			return b.clear(whole, deadline, a, o)
@@ -93,7 +93,7 @@ func (b *Backend) execute(whole context.Context, a *unsettled, c *state.Command)
 
 // clear settles what stayed unclear with what is left of the budget, and hands
 // it to the background where that is not enough.
-func (b *Backend) clear(whole context.Context, deadline time.Time, a *unsettled, o outcome) (state.Result, error) {
+func (b *frontend) clear(whole context.Context, deadline time.Time, a *unsettled, o outcome) (state.Result, error) {
 	ctx, cancel := context.WithDeadline(whole, deadline)
 	defer cancel()
 	if ctx.Err() == nil {

@@ -16,16 +16,16 @@ const expirySlack = 200 * time.Millisecond
 
 // leaseHandle is a lease as its holder sees it.
 type leaseHandle struct {
-	b  *Backend
+	b  *frontend
 	id dcs.LeaseID
 }
 
 // Grant makes a lease.
-func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
+func (b *frontend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
 	if ttl <= 0 {
 		return nil, dcs.Renewal{}, b.fail("Grant", "", dcs.ErrInvalid, "", errors.New("the TTL must be positive, like 30s"))
 	}
-	ttl = min(max(ttl, b.config.MinTTL), state.MaxTTL)
+	ttl = min(max(ttl, b.minTTL), state.MaxTTL)
 	h := &leaseHandle{b: b, id: dcs.LeaseID("r-" + rand.Text())}
 	a := &unsettled{b: b, op: "Grant"}
 	from := dcs.Now() // P1: before the first copy
@@ -39,7 +39,7 @@ func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.
 	}
 	switch r.Status {
 	case state.StatusDone:
-		b.raise(r.Revision)
+		b.floor.Raise(r.Revision)
 		return h, renewal(from, ttl, nil), nil
 	case state.StatusCancelled:
 		return nil, dcs.Renewal{}, b.fail("Grant", "", dcs.ErrUnavailable, "", errWithdrawn)
@@ -76,7 +76,7 @@ func (h *leaseHandle) Renew(ctx context.Context, keys ...string) (dcs.Renewal, e
 		entries = append(entries, rep.entries...)
 	}
 	for _, e := range entries {
-		b.raise(e.Modified)
+		b.floor.Raise(e.Modified)
 	}
 	return renewal(from, first.ttl, entries), nil // P4: true however late it is
 }
@@ -86,19 +86,17 @@ func (h *leaseHandle) Renew(ctx context.Context, keys ...string) (dcs.Renewal, e
 func (h *leaseHandle) renew(ctx context.Context, keys []string) (from dcs.Instant, rep reply, err error) {
 	b := h.b
 	r := &request{op: opRenew, lease: h.id, keys: keys}
-	// P1: the sending of the copy that is answered; copies do not overlap.
-	o := b.node.ask(ctx, r, func() { from = dcs.Now() })
+	o := b.nodes.ask(ctx, r)
+	from = o.sent // P1: the sending of the copy that is answered
 	switch {
 	case o.err != nil:
 		return from, rep, b.unavailable(ctx, "Renew", "", o)
 	case o.reply.kind == replyGone:
 		return from, rep, b.fail("Renew", "", dcs.ErrLost, o.endpoint, errGone)
-	case o.reply.elsewise:
-		// Too large to send: our own copy will do, once it is as new.
-		if o.err = b.node.await(ctx, o.reply.revision); o.err != nil {
+	case o.reply.elsewise: // too large to send
+		if o.reply.entries, o.err = b.nodes.keysSince(ctx, o.reply.revision, keys); o.err != nil {
 			return from, rep, b.unavailable(ctx, "Renew", "", o)
 		}
-		o.reply.entries = b.node.entriesOf(keys)
 	}
 	return from, o.reply, nil
 }
@@ -116,7 +114,7 @@ func (h *leaseHandle) Revoke(ctx context.Context) error {
 		}
 		return e
 	case r.Status == state.StatusDone:
-		b.raise(r.Revision)
+		b.floor.Raise(r.Revision)
 		return nil
 	case r.Status == state.StatusCancelled:
 		return b.fail("Revoke", "", dcs.ErrUnavailable, "", errWithdrawn)

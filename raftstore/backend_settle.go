@@ -12,7 +12,7 @@ import (
 
 // unsettled is a numbered command whose outcome is not known.
 type unsettled struct {
-	b       *Backend
+	b       *frontend
 	op, key string
 	client  *sequence
 	seq     uint64
@@ -28,7 +28,7 @@ func (a *unsettled) settle(ctx context.Context) (state.Result, error) {
 		return r, nil
 	}
 	c := &state.Command{Kind: state.KindCancel, Client: a.client.id, Seq: a.seq, Low: a.client.lowest()}
-	o := a.b.node.ask(ctx, &request{op: opPropose, key: c.Key(), data: c.Encode()}, nothing)
+	o := a.b.nodes.ask(ctx, &request{op: opPropose, key: c.Key(), data: c.Encode()})
 	if o.err != nil {
 		return state.Result{}, o.err
 	}
@@ -53,7 +53,7 @@ func (a *unsettled) known() (state.Result, bool) {
 
 // Settle answers for good what became of an ambiguous Commit: its revision, or
 // a definite no. See dcs.Settler.
-func (b *Backend) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, error) {
+func (b *frontend) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, error) {
 	if e == nil {
 		return 0, b.fail("Settle", "", dcs.ErrInvalid, "", errors.New("no error was given"))
 	}
@@ -78,7 +78,7 @@ func (b *Backend) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, error
 // settler settles in the background what callers gave up: until then the
 // cluster keeps the answers to everything that came after it.
 type settler struct {
-	b       *Backend
+	b       *frontend
 	mu      sync.Mutex
 	list    []*unsettled
 	working bool
@@ -121,13 +121,13 @@ func (s *settler) work() {
 			s.mu.Lock()
 			s.list = append(s.list, a)
 			s.mu.Unlock()
-			pause(s.b.life, s.b.config.HeartbeatTimeout)
+			pause(s.b.life, s.b.settlePause)
 		}
 	}
 }
 
 func (s *settler) settle(a *unsettled) bool {
-	ctx, cancel := context.WithTimeout(s.b.life, max(s.b.config.Timing.RetryTimeout, time.Second))
+	ctx, cancel := context.WithTimeout(s.b.life, max(s.b.retryTimeout, time.Second))
 	defer cancel()
 	_, err := a.settle(ctx)
 	return err == nil

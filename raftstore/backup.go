@@ -66,7 +66,7 @@ func (b *Backend) backupSource(ctx context.Context) (*raft.SnapshotMeta, io.Read
 	}
 	err := b.node.await(ctx, o.reply.revision)
 	if err == nil {
-		b.raise(o.reply.revision)
+		b.floor.Raise(o.reply.revision)
 		m := b.node.member()
 		if m == nil {
 			err = b.node.whyNoLeader()

@@ -125,7 +125,7 @@ func TestRestore(t *testing.T) {
 		require.ErrorIs(t, err, dcs.ErrNotFound)
 	}
 	// The lock of the backup is nobody's, and ends within its TTL.
-	_, err = (&leaseHandle{b: tc.node[a], id: old.ID()}).Renew(testCtx(t), "lock")
+	_, err = (&leaseHandle{b: &tc.node[a].frontend, id: old.ID()}).Renew(testCtx(t), "lock")
 	require.ErrorIs(t, err, dcs.ErrLost)
 	var next dcs.Revision
 	tc.eventually(func() bool {

@@ -145,10 +145,14 @@ func (c Config) checkNames(f *faults) {
 	if c.Dir == "" {
 		f.add(`Dir is empty: name a directory that only this node uses, like "/var/lib/holdfast/a"`)
 	}
-	if c.Root == "" {
+	checkRoot(f, c.Root)
+}
+
+func checkRoot(f *faults, root string) {
+	if root == "" {
 		f.add(`Root is empty: name the tree that this cluster keeps, like "pg/main"`)
-	} else if !validRoot(c.Root) {
-		f.add(`Root %q: parts of printable ASCII without spaces, separated by "/", none empty, "." or "..", at most %d bytes, like "pg/main"`, c.Root, maxRoot)
+	} else if !validRoot(root) {
+		f.add(`Root %q: parts of printable ASCII without spaces, separated by "/", none empty, "." or "..", at most %d bytes, like "pg/main"`, root, maxRoot)
 	}
 }
 
@@ -236,15 +240,26 @@ func (c Config) checkTLS(f *faults) {
 		if id != c.ID && c.peerAddr(id) == "" {
 			f.add(`TLS.Names has a node %q that is not in Peers: use the IDs of Peers`, id)
 		}
-		if name := c.TLS.Names[id]; name == "" || strings.ContainsAny(name, " ,/*[]") {
+	}
+	checkTLSFiles(f, c.TLS)
+}
+
+// checkTLSFiles checks the settings of TLS that nodes and clients have in common;
+// nil has none.
+func checkTLSFiles(f *faults, t *TLS) {
+	if t == nil {
+		return
+	}
+	for _, id := range slices.Sorted(maps.Keys(t.Names)) {
+		if name := t.Names[id]; name == "" || strings.ContainsAny(name, " ,/*[]") {
 			f.add(`TLS.Names[%q] %q: one DNS name or IP address without a port, like "node-a.example"`, id, name)
 		}
 	}
 	for _, file := range []struct{ field, path string }{
-		{"TLS.CertFile", c.TLS.CertFile}, {"TLS.KeyFile", c.TLS.KeyFile}, {"TLS.CAFile", c.TLS.CAFile},
+		{"TLS.CertFile", t.CertFile}, {"TLS.KeyFile", t.KeyFile}, {"TLS.CAFile", t.CAFile},
 	} {
 		if file.path == "" {
-			f.add(`%s is empty: mutual TLS needs the node's certificate, its key and the authority's certificate, all three as PEM files`, file.field)
+			f.add(`%s is empty: mutual TLS needs the own certificate, its key and the authority's certificate, all three as PEM files`, file.field)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-// Package raftstore is a store that runs inside the program that uses it: each
+// Package raftstore is a store that runs inside the programs that use it: each
 // process is one node of a Raft cluster (hashicorp/raft), and no
 // server has to be installed. One node makes a store for one machine, three or
 // five make one that survives the loss of one or two.
@@ -62,10 +62,38 @@
 // clusters then. The library finds that out where nodes of the two reach each
 // other, and cannot prevent it. docs/operations.md has the steps.
 //
+// # Clients
+//
+// A program that is no node uses the nodes as a client, without a data directory:
+//
+//	c, err := raftstore.NewClient(raftstore.ClientConfig{
+//		Endpoints: []string{"10.0.0.1:7001", "10.0.0.2:7001", "10.0.0.3:7001"}, Root: "pg/main",
+//		TLS: &raftstore.TLS{CertFile: "client.pem", KeyFile: "client.key", CAFile: "ca.pem"},
+//	})
+//
+// or, by URL, dcs.Open(ctx, "raft://10.0.0.1,10.0.0.2,10.0.0.3/pg/main?tls_cert=…").
+// Open asks the nodes one question; with wait=true it waits for nodes that do not
+// answer yet.
+//
+// A client has one connection to each node and prefers the one that leads. When
+// that node is silent, refuses or is far away, it uses another one, which passes
+// its calls on to the leader, once. A node that knows no leader says so before the
+// attempt is over, and is left as soon as another one serves. The client learns
+// the addresses of all nodes from them (ClientConfig.NoDiscovery), and keeps those
+// that it was given. It knows the incarnation of the cluster after the first
+// connection and refuses nodes of another one with ErrUnauthorized.
+//
+// All Waits of a client are served from a tree in memory that one stream from
+// one node keeps up to date. The node says in that stream that it is in touch with
+// a quorum, at least once a second, and the client goes to another node when that
+// is missing. A renewal through a client takes one round trip more than one on a
+// node that does not lead, the leader's to a voter. See
+// docs/decisions/0021-clients-without-a-data-directory.md.
+//
 // # What it guarantees
 //
-// Everything the contract of package dcs asks for, served by every node
-// whichever leads, and in particular:
+// Everything the contract of package dcs asks for, served by every node and every
+// client whichever node leads, and in particular:
 //
 //   - Get and Snapshot are linearizable: the leader shows, by asking the other
 //     voters after the call came, that nobody was elected after it (P2).
@@ -122,13 +150,19 @@
 // of the heap, garbage included. Replies of more than 64 KiB that one node has not
 // read are 32 MiB at most.
 //
+// Clients have limits of their own: 4096 connections within half of the
+// descriptors, 1024 calls and 8 MiB of requests for one client in work, and 64 MiB
+// of requests and as much of replies and changes for all that have not read them.
+//
 // # Certificates
 //
 // With TLS, the certificate of a node must be valid for the host of its address
 // in Peers, or for its name in TLS.Names, and a node that cannot prove that it is
 // the one that it says it is, is refused in both directions. A node can pass for
 // every node for whose name its certificate is valid: issue one for each node,
-// with that node's name only. Without TLS nothing is proven, and everyone who
+// with that node's name only. The certificate of a client needs no name. Issue it
+// for client use only: on the connections between nodes a certificate must be for
+// server use, too, so that it never proves a node. Without TLS nothing is proven, and everyone who
 // reaches the port may act as any node.
 //
 // # Versions

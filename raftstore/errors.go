@@ -1,7 +1,6 @@
 package raftstore
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +17,7 @@ var errForgotten = errors.New("the cluster no longer remembers what became of it
 
 // fail makes the error of one call. A closed backend says so, whatever else
 // went wrong because of it.
-func (b *Backend) fail(op, key string, kind error, endpoint string, cause error) *dcs.Error {
+func (b *frontend) fail(op, key string, kind error, endpoint string, cause error) *dcs.Error {
 	if b.life.Err() != nil {
 		kind, endpoint = dcs.ErrClosed, ""
 		if errors.Is(cause, dcs.ErrClosed) {
@@ -28,16 +27,9 @@ func (b *Backend) fail(op, key string, kind error, endpoint string, cause error)
 	return &dcs.Error{Backend: backendName, Op: op, Key: key, Endpoint: endpoint, Kind: kind, Err: cause}
 }
 
-// unavailable is the error of a call that got no answer within its budget. A
-// node that the others refuse needs an operator: it says so, and why, instead
-// of that it knows no leader.
-func (b *Backend) unavailable(ctx context.Context, op, key string, o outcome) *dcs.Error {
-	kind, err := dcs.ErrUnavailable, o.err
-	if b.node.leaderAddr() == "" {
-		if refusal := b.node.net.Exclusion(len(b.config.Peers)); refusal != nil {
-			err = fmt.Errorf("%w: %w", cmp.Or(err, errNoLeader), refusal)
-		}
-	}
+// unavailable is the error of a call that got no answer within its budget.
+func (b *frontend) unavailable(ctx context.Context, op, key string, o outcome) *dcs.Error {
+	kind, err := dcs.ErrUnavailable, b.nodes.explain(o.err)
 	if errors.Is(err, transport.ErrPeerRefused) {
 		kind = dcs.ErrUnauthorized
 	}

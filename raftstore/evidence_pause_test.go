@@ -185,7 +185,7 @@ func TestP2AnswersHeldBackOverAnElection(t *testing.T) {
 	other := tc.leaderButNot(at)
 	for _, b := range tc.node {
 		if b.node == other {
-			require.NoError(t, (&leaseHandle{b: b, id: lease.ID()}).Revoke(ctx))
+			require.NoError(t, (&leaseHandle{b: &b.frontend, id: lease.ID()}).Revoke(ctx))
 		}
 	}
 	require.NotZero(t, old.leading(), "it was to go on believing")

@@ -25,6 +25,7 @@ const nodeURL = "HOLDFAST_RAFTSTORE_NODE"
 
 // TestMain lets the test binary be a node, and the suite's other process.
 func TestMain(m *testing.M) {
+	raftNode.Main()
 	conformance.Process()
 	if url := os.Getenv(nodeURL); url != "" {
 		store, err := dcs.Open(context.Background(), url, dcs.Options{})
@@ -41,7 +42,10 @@ func TestMain(m *testing.M) {
 		_ = store.Close()
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	sharedNodes.Close()
+	securedNodes.Close()
+	os.Exit(code)
 }
 
 // processes is a cluster for the fault cases: node a in this process, whose
@@ -150,7 +154,7 @@ func (p *processes) faults() *conformance.Cluster {
 		EndLease: func(tb testing.TB, id dcs.LeaseID) {
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()
-			require.NoError(tb, (&leaseHandle{b: p.tc.node[0], id: id}).Revoke(ctx))
+			require.NoError(tb, (&leaseHandle{b: &p.tc.node[0].frontend, id: id}).Revoke(ctx))
 		},
 	}
 }

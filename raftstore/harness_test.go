@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/keepalive"
 )
 
 // suiteTiming is short, and leaves an election with a split vote room in a
@@ -57,10 +58,9 @@ type clientOf struct{}
 
 // on returns a new client on node b.
 func (s *suite) on(b *Backend) *suiteClient {
-	c := &suiteClient{Backend: &Backend{node: b.node, config: b.config}, suite: s}
-	c.life, c.end = context.WithCancel(context.WithValue(b.life, clientOf{}, c))
-	c.settles.b = c.Backend
-	c.waits.init(c.Backend)
+	c := &suiteClient{suite: s}
+	life, end := context.WithCancel(context.WithValue(b.life, clientOf{}, c))
+	c.Backend, c.end = newBackendOn(b.node, life), end
 	return c
 }
 
@@ -182,12 +182,15 @@ func sockets(b dcs.Backend) []conformance.Socket {
 		if c.Dialled {
 			side = "dialled"
 		}
-		k := c.Keepalive
-		socket := conformance.Socket{Side: side, Idle: k.Idle, Interval: k.Interval, Count: k.Count, UserTimeout: k.UserTimeout}
-		if _, moved := k.Clamp(); len(moved) > 0 {
-			socket.Fault = fmt.Sprint(moved)
-		}
-		out = append(out, socket)
+		out = append(out, socketOf(side, c.Keepalive))
 	}
 	return out
+}
+
+func socketOf(side string, k keepalive.Config) conformance.Socket {
+	s := conformance.Socket{Side: side, Idle: k.Idle, Interval: k.Interval, Count: k.Count, UserTimeout: k.UserTimeout}
+	if _, moved := k.Clamp(); len(moved) > 0 {
+		s.Fault = fmt.Sprint(moved)
+	}
+	return s
 }

@@ -61,6 +61,7 @@ type node struct {
 	net    *transport.Network
 	calls  caller // net, or what a test made of it
 	state  *state.FSM
+	feed   *feed
 	health *health
 	lead   *leadership
 	route  *route
@@ -134,6 +135,8 @@ func startNode(c Config, w wiring) (_ *node, err error) {
 	n.lead.leads = n.leads
 	n.lead.serve = n.joins.serve
 	n.state.OnBroken = n.broken
+	n.feed = newFeed(n.state.Tree())
+	n.state.OnChange = n.feed.changed
 	n.undo.add(n.stopMember)
 	if err := n.begin(); err != nil {
 		return nil, err

@@ -53,7 +53,7 @@ func TestReadsAreNotOlderThanWaits(t *testing.T) {
 			return string(s.Entries[0].Value), nil
 		},
 		"Renew": func(ctx context.Context, b *Backend) (string, error) {
-			r, err := (&leaseHandle{b: b, id: lease.ID()}).Renew(ctx, "k")
+			r, err := (&leaseHandle{b: &b.frontend, id: lease.ID()}).Renew(ctx, "k")
 			if err != nil {
 				return "", err
 			}

@@ -150,9 +150,10 @@ func (n *node) leaderAddr() string {
 // outcome is what became of a request that was tried until its budget ended.
 type outcome struct {
 	reply    reply
-	err      error  // why there is no reply
-	endpoint string // who was asked last
-	unclear  bool   // a copy of the request, not the answered one, may have been taken
+	err      error       // why there is no reply
+	endpoint string      // the node that was asked last
+	sent     dcs.Instant // when the copy that was answered was sent
+	unclear  bool        // a copy of the request, not the answered one, may have been taken
 }
 
 // ask puts r to whoever leads, as often as needed, until there is an answer or

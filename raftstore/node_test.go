@@ -139,7 +139,7 @@ func TestSnapshotIsRestored(t *testing.T) {
 	got, err := tc.node[away].Snapshot(ctx, "")
 	require.NoError(t, err)
 	require.Equal(t, want.Entries, got.Entries)
-	again := &leaseHandle{b: tc.node[away], id: lease.ID()}
+	again := &leaseHandle{b: &tc.node[away].frontend, id: lease.ID()}
 	_, err = again.Renew(ctx)
 	require.NoError(t, err, "the snapshot lost a lease")
 	// Alone, a node can not know how old its snapshot is: it shows it to nobody.

@@ -326,7 +326,7 @@ func TestRecoverFromALostQuorum(t *testing.T) {
 	require.Len(t, now.Voters, 1)
 
 	// The session of the old incarnation is over, and its lock ends by itself.
-	_, err = (&leaseHandle{b: tc.node[a], id: lease.ID()}).Renew(testCtx(t), "lock")
+	_, err = (&leaseHandle{b: &tc.node[a].frontend, id: lease.ID()}).Renew(testCtx(t), "lock")
 	require.ErrorIs(t, err, dcs.ErrLost)
 	tc.eventually(func() bool {
 		_, err := tc.node[a].Get(testCtx(t), "lock")

@@ -48,6 +48,8 @@ type Status struct {
 	Voters []Peer
 	// Conns are the established connections with other nodes.
 	Conns []ConnStatus
+	// Clients is the number of established connections of clients.
+	Clients int
 }
 
 // NeverContacted is the LastContact of a node that heard no leader since it
@@ -101,7 +103,7 @@ func newStatus(n *node) Status {
 		ID: n.config.ID, Addr: n.net.Addr(),
 		Incarnation: incarnationText(seat.identity.Incarnation), Life: seat.life.String(), Health: health, Disk: disk,
 		State: raft.Follower.String(), Applied: n.state.Applied(),
-		LastContact: NeverContacted, Conns: n.conns(),
+		LastContact: NeverContacted, Conns: n.conns(), Clients: n.net.Clients(),
 	}
 	if m := n.member(); m != nil {
 		m.addTo(&s)

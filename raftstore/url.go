@@ -24,33 +24,36 @@ const exampleNames = "a=node-a.example,b=node-b.example"
 
 func init() { dcs.Register("raft", driver{}) }
 
-// driver opens raft:///data/dir?id=…&root=…: a node within this process. Its
-// options are Config's fields.
+// driver opens raft:///data/dir?id=…&root=…, a node within this process, and
+// raft://host,host/root, a client of nodes elsewhere. The options are the fields of
+// Config and of ClientConfig.
 type driver struct{}
 
-// option is one URL option and where it goes.
+// option is one URL option and where it goes. Those of a client are kept in a
+// Config, too.
 type option struct {
 	name, usage string
 	set         func(c *Config, value string) error
+	client      bool // a client has it, too
 }
 
 var options = []option{
-	{"id", "this node's name, like a; mandatory", setString(func(c *Config) *string { return &c.ID })},
-	{"root", "the tree that the cluster keeps, like pg/main; mandatory", setString(func(c *Config) *string { return &c.Root })},
-	{"listen", "host:port to listen on; default: this node's address in peers", setString(func(c *Config) *string { return &c.Listen })},
-	{"advertise", "host:port the others reach this node at; default: its address in peers, else listen", setString(func(c *Config) *string { return &c.Advertise })},
-	{"peers", "every node, this one too, like " + examplePeers + "; default: this node alone", setPeers},
-	{"rejoin", "true lets a node whose data are damaged, or that was replaced, get everything from the others again; default false", setBool(func(c *Config) *bool { return &c.Rejoin })},
-	{"tls_cert", "PEM file with this node's certificate; switches mutual TLS on", setTLS(func(t *TLS) *string { return &t.CertFile })},
-	{"tls_key", "PEM file with the key of tls_cert", setTLS(func(t *TLS) *string { return &t.KeyFile })},
-	{"tls_ca", "PEM file with the authority that signs all nodes' certificates", setTLS(func(t *TLS) *string { return &t.CAFile })},
-	{"plaintext_beyond_loopback", "true allows addresses beyond loopback without TLS; default false", setBool(func(c *Config) *bool { return &c.PlaintextBeyondLoopback })},
-	{"tls_names", "names that the nodes' certificates must be valid for, like " + exampleNames + "; default: the host of each node's address in peers", setNames},
-	{"min_ttl", "the shortest lease granted, like 2s", setDuration(func(c *Config) *time.Duration { return &c.MinTTL })},
-	{"heartbeat_timeout", "silence of the Raft leader before an election, like 300ms; default ttl/30 within 300ms and 1s", setDuration(func(c *Config) *time.Duration { return &c.HeartbeatTimeout })},
-	{"election_timeout", "how long a candidate waits for votes; default heartbeat_timeout", setDuration(func(c *Config) *time.Duration { return &c.ElectionTimeout })},
-	{"snapshot_threshold", "log entries that make a snapshot worth while; default 8192", setThreshold},
-	{"snapshot_interval", "how often that is looked at; default 2m", setDuration(func(c *Config) *time.Duration { return &c.SnapshotInterval })},
+	{"id", "this node's name, like a; mandatory", setString(func(c *Config) *string { return &c.ID }), false},
+	{"root", "the tree that the cluster keeps, like pg/main; mandatory", setString(func(c *Config) *string { return &c.Root }), false},
+	{"listen", "host:port to listen on; default: this node's address in peers", setString(func(c *Config) *string { return &c.Listen }), false},
+	{"advertise", "host:port the others reach this node at; default: its address in peers, else listen", setString(func(c *Config) *string { return &c.Advertise }), false},
+	{"peers", "every node, this one too, like " + examplePeers + "; default: this node alone", setPeers, false},
+	{"rejoin", "true lets a node whose data are damaged, or that was replaced, get everything from the others again; default false", setBool(func(c *Config) *bool { return &c.Rejoin }), false},
+	{"tls_cert", "PEM file with the certificate of this node or client; switches mutual TLS on", setTLS(func(t *TLS) *string { return &t.CertFile }), true},
+	{"tls_key", "PEM file with the key of tls_cert", setTLS(func(t *TLS) *string { return &t.KeyFile }), true},
+	{"tls_ca", "PEM file with the authority that signs all nodes' certificates", setTLS(func(t *TLS) *string { return &t.CAFile }), true},
+	{"plaintext_beyond_loopback", "true allows addresses beyond loopback without TLS; default false", setBool(func(c *Config) *bool { return &c.PlaintextBeyondLoopback }), true},
+	{"tls_names", "names that the nodes' certificates must be valid for, like " + exampleNames + "; default: the host of each node's address in peers", setNames, true},
+	{"min_ttl", "the shortest lease granted, like 2s", setDuration(func(c *Config) *time.Duration { return &c.MinTTL }), true},
+	{"heartbeat_timeout", "silence of the Raft leader before an election, like 300ms; default ttl/30 within 300ms and 1s", setDuration(func(c *Config) *time.Duration { return &c.HeartbeatTimeout }), false},
+	{"election_timeout", "how long a candidate waits for votes; default heartbeat_timeout", setDuration(func(c *Config) *time.Duration { return &c.ElectionTimeout }), false},
+	{"snapshot_threshold", "log entries that make a snapshot worth while; default 8192", setThreshold, false},
+	{"snapshot_interval", "how often that is looked at; default 2m", setDuration(func(c *Config) *time.Duration { return &c.SnapshotInterval }), false},
 }
 
 // Params implements dcs.Driver.
@@ -59,11 +62,14 @@ func (driver) Params() []dcs.Param {
 	for _, o := range options {
 		params = append(params, dcs.Param{Name: o.name, Usage: o.usage})
 	}
-	return params
+	return append(params, clientOptions...)
 }
 
 // Open implements dcs.Driver.
 func (driver) Open(ctx context.Context, u *dcs.URL, o dcs.Options) (dcs.Backend, error) {
+	if len(u.Hosts) > 0 {
+		return openClient(ctx, u, o)
+	}
 	c, err := configFromURL(u, o)
 	if err != nil {
 		return nil, err
@@ -80,9 +86,6 @@ func (driver) Open(ctx context.Context, u *dcs.URL, o dcs.Options) (dcs.Backend,
 // to judge.
 func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
 	c := Config{Dir: u.Path, Timing: o.Timing, Logger: o.Logger, Observer: o.Observer}
-	if len(u.Hosts) > 0 {
-		return c, invalid("raft://%s: a client without a node of its own is not available yet: open a node within this process, with the data directory after three slashes, like %s", u.Hosts[0], exampleURL)
-	}
 	f := &faults{}
 	if strings.Trim(u.Path, "/") == "" {
 		f.add("the data directory is missing: it is the URL's path, like %s", exampleURL)
@@ -94,6 +97,11 @@ func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
 	}
 	if u.Params["listen"] == "" && u.Params["peers"] == "" {
 		f.add("options listen and peers are both missing: set listen for a single node, like %s, or peers for a cluster, like peers=%s", exampleURL, examplePeers)
+	}
+	for _, p := range clientOptions {
+		if _, given := u.Params[p.Name]; given {
+			f.add("option %s is one of a client, whose URL names nodes, like %s", p.Name, exampleClientURL)
+		}
 	}
 	for _, opt := range options {
 		value, given := u.Params[opt.name]

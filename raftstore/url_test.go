@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -31,6 +32,9 @@ func TestURLToConfig(t *testing.T) {
 		SnapshotThreshold: 99, SnapshotInterval: 5 * time.Second, Logger: slog.Default(),
 	}, c)
 	for _, p := range (driver{}).Params() {
+		if slices.Contains(clientOptions, p) {
+			continue
+		}
 		assert.NotEmpty(t, u.Params[p.Name], "every option is in this test: %s", p.Name)
 	}
 }
@@ -45,7 +49,13 @@ func TestBadURLs(t *testing.T) {
 		"raft:///?id=a&root=r&listen=127.0.0.1:0":  {"data directory is missing", exampleURL},
 		"raft:///d?id=a&root=r":                    {"listen and peers are both missing", examplePeers},
 		"raft:///d?":                               {"option id is missing", "option root is missing", "both missing"},
-		"raft://h1:7000,h2:7000/root":              {"not available yet", exampleURL},
+		"raft://h1:7000,h2:7000/":                  {"names no root", exampleClientURL},
+		"raft://h1/root?id=a&peers=x":              {"option id is one of a node", "option peers is one of a node", exampleURL},
+		"raft://h1/root?wait=perhaps&discovery=1":  {"option wait=perhaps", "option discovery=1"},
+		"raft://h1/root?tls_cert=/c.pem":           {"TLS.KeyFile is empty", "TLS.CAFile is empty"},
+		"raft://h1/root?min_ttl=0s":                {"option min_ttl=0s"},
+		"raft://192.0.2.1/root":                    {"192.0.2.1:7001", "beyond loopback"},
+		good("&discovery=false"):                   {"option discovery is one of a client", exampleClientURL},
 		good("&peers=a=127.0.0.1:7001,b"):          {`"b" is not id=host:port`, examplePeers},
 		good("&peers=b=127.0.0.1:7001"):            {"does not list this node", examplePeers},
 		good("&peers="):                            {"is not id=host:port"},
@@ -73,6 +83,31 @@ func TestBadURLs(t *testing.T) {
 	}
 	_, err := os.Stat("/nonexistent")
 	require.ErrorIs(t, err, os.ErrNotExist, "nothing was made")
+}
+
+func TestClientURL(t *testing.T) {
+	u, err := dcs.ParseURL("raft://h1,h2:7002/pg/main?wait=true&discovery=false&min_ttl=2s&plaintext_beyond_loopback=true&tls_cert=/c.pem&tls_key=/c.key&tls_ca=/ca.pem&tls_names=a=node-a")
+	require.NoError(t, err)
+	c, err := clientConfigFromURL(u, dcs.Options{})
+	require.NoError(t, err)
+	require.Equal(t, ClientConfig{
+		Endpoints: []string{"h1", "h2:7002"}, Root: "pg/main", NoDiscovery: true, MinTTL: 2 * time.Second, PlaintextBeyondLoopback: true,
+		TLS: &TLS{CertFile: "/c.pem", KeyFile: "/c.key", CAFile: "/ca.pem", Names: map[string]string{"a": "node-a"}},
+	}, c)
+	for _, p := range clientOptions {
+		require.NotEmpty(t, u.Params[p.Name], "every option is in this test: %s", p.Name)
+	}
+	c.Root = "/pg/main/"
+	c.TLS = nil
+	checked, err := c.check()
+	require.NoError(t, err)
+	require.Equal(t, []string{"h1:7001", "h2:7002"}, checked.Endpoints)
+	require.Equal(t, "pg/main", checked.Root)
+	_, err = NewClient(ClientConfig{Endpoints: []string{"a/b"}, Timing: dcs.Timing{TTL: time.Second, LoopWait: 2 * time.Second}})
+	require.ErrorIs(t, err, dcs.ErrInvalid)
+	for _, fault := range []string{`endpoint "a/b"`, "Root is empty", "Timing"} {
+		require.ErrorContains(t, err, fault)
+	}
 }
 
 func TestOpenByURL(t *testing.T) {

@@ -13,16 +13,19 @@ import (
 // mostProbe bounds the time between two probes.
 const mostProbe = 2500 * time.Millisecond
 
+// leastProbeTime is what a probe may take, however often there is one.
+const leastProbeTime = time.Second
+
 // errSilent says that no leader confirmed anything for too long.
 var errSilent = errors.New("the store was silent")
 
-// waits is what all Waits of a backend share: one probe at a time, of constant
+// waits is what all Waits of a backend share, or all streams of clients: one probe at a time, of constant
 // size, that shows that the store lives and that this node keeps up with it.
 type waits struct {
-	b     *Backend
-	every time.Duration
+	b *Backend
 
 	mu      sync.Mutex
+	every   time.Duration // between two probes
 	count   int           // Waits under way
 	probing bool          // the prober runs
 	alive   dcs.Instant   // the start of the last probe that succeeded
@@ -30,12 +33,14 @@ type waits struct {
 	behind  dcs.Revision  // what this node should have and had not; 0 = up to date
 	last    error         // why the last probe failed
 	caught  *member       // the member that has caught up since it was started
+	sooner  chan struct{} // the next probe is due earlier
 }
 
 func (w *waits) init(b *Backend) {
 	w.b = b
 	w.every = min(mostProbe, b.config.Timing.RetryTimeout/4)
 	w.changed = make(chan struct{})
+	w.sooner = make(chan struct{}, 1)
 }
 
 // Wait blocks until the tree under prefix moved past since. It is served from
@@ -45,7 +50,7 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 	if b.life.Err() != nil {
 		return dcs.Snapshot{}, b.fail("Wait", prefix, dcs.ErrClosed, "", nil)
 	}
-	floor := dcs.Revision(b.floor.Load())
+	floor := b.floor.At()
 	begun := dcs.Now()
 	w := &b.waits
 	w.enter()
@@ -61,7 +66,7 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 			applied = nil
 			if tree.MovedSince(prefix, since) {
 				s := tree.Snapshot(prefix)
-				b.raise(s.Revision)
+				b.floor.Raise(s.Revision)
 				return s, nil
 			}
 		}
@@ -102,10 +107,14 @@ func silent(last error) error {
 // waitElsewhere asks the leader whether the tree moved, because this node's
 // own copy is behind.
 func (b *Backend) waitElsewhere(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, bool) {
-	ctx, cancel := context.WithTimeout(ctx, b.waits.every)
+	ctx, cancel := context.WithTimeout(ctx, b.waits.period())
 	defer cancel()
 	s, moved, o := b.fetch(ctx, prefix, since)
-	return s, o.err == nil && moved
+	if o.err != nil || !moved {
+		return s, false
+	}
+	b.floor.Raise(s.Revision)
+	return s, true
 }
 
 // view is what a Wait has to know of the probes.
@@ -133,6 +142,34 @@ func (w *waits) enter() {
 	}
 }
 
+// enterEvery is enter for one that wants a probe that often.
+func (w *waits) enterEvery(every time.Duration) {
+	w.mu.Lock()
+	if w.count == 0 || every < w.every {
+		w.every = every
+		select {
+		case w.sooner <- struct{}{}:
+		default:
+		}
+	}
+	w.mu.Unlock()
+	w.enter()
+}
+
+// period returns the time between two probes.
+func (w *waits) period() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.every
+}
+
+// waiting returns how many there are.
+func (w *waits) waiting() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.count
+}
+
 func (w *waits) leave() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -156,7 +193,7 @@ func (w *waits) probe() {
 			}
 		}
 		w.mu.Unlock()
-		pause(w.b.life, w.every-begun.Elapsed())
+		w.rest(begun)
 		w.mu.Lock()
 		if w.count == 0 || w.b.life.Err() != nil {
 			w.probing = false
@@ -167,10 +204,27 @@ func (w *waits) probe() {
 	}
 }
 
+// rest waits until the probe after the one that began at begun is due.
+func (w *waits) rest(begun dcs.Instant) {
+	for {
+		t := time.NewTimer(w.period() - begun.Elapsed())
+		select {
+		case <-t.C:
+		case <-w.b.life.Done():
+		case <-w.sooner:
+			t.Stop()
+			continue
+		}
+		t.Stop()
+		return
+	}
+}
+
 // once makes one probe. It returns the position that this node did not reach
 // in time, if it did not.
 func (w *waits) once() (behind dcs.Revision, err error) {
-	ctx, cancel := context.WithTimeout(w.b.life, w.every)
+	every := w.period()
+	ctx, cancel := context.WithTimeout(w.b.life, max(every, min(leastProbeTime, w.b.retryTimeout/4)))
 	defer cancel()
 	o := w.b.node.ask(ctx, &request{op: opPosition}, nothing)
 	if o.err != nil {
@@ -178,7 +232,7 @@ func (w *waits) once() (behind dcs.Revision, err error) {
 		return 0, errors.New(o.err.Error())
 	}
 	// The other nodes hear of a commit within two commitTimeouts at most.
-	grace, stop := context.WithTimeout(ctx, max(4*commitTimeout, w.every/4))
+	grace, stop := context.WithTimeout(ctx, max(4*commitTimeout, every/4))
 	defer stop()
 	if w.b.node.await(grace, o.reply.revision) != nil {
 		return o.reply.revision, nil

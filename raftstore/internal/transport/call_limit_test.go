@@ -193,7 +193,7 @@ func TestConnectionsOfOneNodeAreBounded(t *testing.T) {
 func TestSilentConnectionsMakeRoom(t *testing.T) {
 	_, b := startPair(t)
 	b.load.mu.Lock()
-	b.load.mostConns = 4
+	b.load.each.conns = 4
 	b.load.mu.Unlock()
 	used := callBy(t, b, "a")
 	asked := uint64(0)

@@ -1,0 +1,152 @@
+package raftstore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
+)
+
+// ask puts r to one node after another, hedged, until one answers or ctx ends. All
+// operations may be sent twice: reads and renewals by nature, and commands because
+// each has a number (P13, P15).
+func (c *Client) ask(ctx context.Context, r *request) outcome {
+	body := r.encode()
+	var unclear atomic.Int32 // copies that were sent and neither answered nor refused
+	a, err := endpoint.Do(ctx, c.pool, classOf(r.op), func(ctx context.Context, addr string) (reply, error) {
+		unclear.Add(1)
+		rep, err := c.try(ctx, addr, r.op, body)
+		if err == nil || errors.Is(err, transport.ErrNotSent) {
+			unclear.Add(-1)
+		}
+		return rep, err
+	})
+	if a.Endpoint != "" {
+		dcs.AnsweredBy(ctx, a.Endpoint)
+	}
+	o := outcome{reply: a.Value, err: err, endpoint: a.Endpoint, sent: a.Sent, unclear: unclear.Load() > 0}
+	if err == nil {
+		c.seen(&o.reply)
+	}
+	return o
+}
+
+func classOf(op byte) endpoint.Class {
+	switch op {
+	case opPropose:
+		return endpoint.Write
+	case opRenew:
+		return endpoint.Renew
+	}
+	return endpoint.Read
+}
+
+// try sends one copy of a request to the node at addr. A failure that wraps
+// ErrNotSent says that this copy did nothing and never will.
+func (c *Client) try(ctx context.Context, addr string, op byte, body []byte) (reply, error) {
+	answer, err := c.net.Call(ctx, addr, op, body)
+	if err != nil {
+		return reply{}, clientFailure(addr, err)
+	}
+	rep, err := decodeReply(op, answer)
+	if err != nil {
+		return reply{}, &remote.Failure{Endpoint: addr, Err: err, Blame: true}
+	}
+	c.learn(rep.leader)
+	switch rep.kind {
+	case replyDone, replyGone:
+		return rep, nil
+	case replyNotDone, replyNotLeader:
+		// It lives. That it knows no leader is no fault of its own while the
+		// others know none either.
+		return reply{}, &remote.Failure{Endpoint: addr, Err: notDone{rep.text}, Refused: true, Doubt: true}
+	default:
+		return reply{}, &remote.Failure{Endpoint: addr, Err: errors.New(rep.text), Doubt: true}
+	}
+}
+
+// notDone is the word of a node that a request did nothing and never will.
+type notDone struct{ text string }
+
+func (e notDone) Error() string { return e.text }
+func (notDone) Unwrap() error   { return transport.ErrNotSent }
+
+// clientFailure is a failure of a connection.
+func clientFailure(addr string, err error) error {
+	f := &remote.Failure{Endpoint: addr, Err: err, Refused: errors.Is(err, transport.ErrNotSent), Blame: true}
+	if errors.Is(err, transport.ErrPeerRefused) {
+		f.Kind = dcs.ErrUnauthorized
+	}
+	return f
+}
+
+// leaderAt is an address at which the node that leads answers.
+type leaderAt struct{ node, addr string }
+
+// learn notes which node leads.
+func (c *Client) learn(leader string) {
+	if leader == "" {
+		return
+	}
+	known := c.leader.Load()
+	if known == nil || known.node != leader || !c.conns.IsConnected(known.addr) {
+		at := c.conns.Reaches(leader)
+		if len(at) == 0 {
+			return
+		}
+		known = &leaderAt{leader, at[0]}
+		c.leader.Store(known)
+	}
+	c.pool.Leads(known.addr)
+}
+
+// seen notes how far the store is: a stream that stays behind is left.
+func (c *Client) seen(r *reply) {
+	newest := r.result.Revision
+	for i := range r.entries {
+		newest = max(newest, r.entries[i].Modified)
+	}
+	if newest > 0 {
+		c.copy.Saw(newest)
+	}
+}
+
+// probe asks the quorum through one node, for the Pool.
+func (c *Client) probe(ctx context.Context, addr string) (leads bool, err error) {
+	rep, err := c.try(ctx, addr, opPosition, (&request{op: opPosition}).encode())
+	if err != nil {
+		return false, err
+	}
+	return rep.leader != "" && rep.leader == c.conns.NodeAt(addr), nil
+}
+
+// keysSince reads the keys one by one: each fits a reply.
+func (c *Client) keysSince(ctx context.Context, _ dcs.Revision, keys []string) ([]dcs.Entry, error) {
+	var out []dcs.Entry
+	for _, key := range keys {
+		o := c.ask(ctx, &request{op: opRead, prefix: key, single: true})
+		if o.err != nil {
+			return nil, o.err
+		}
+		out = append(out, o.reply.entries...)
+	}
+	return out, nil
+}
+
+// explain says that no node accepts this client, where the call itself has only
+// waited for another one: it needs an operator.
+func (c *Client) explain(err error) error {
+	if errors.Is(err, transport.ErrPeerRefused) {
+		return err
+	}
+	if refusal := c.conns.Exclusion(c.pool.Endpoints()); refusal != nil {
+		return fmt.Errorf("%w: %w", cmp.Or(err, errNoLeader), refusal)
+	}
+	return err
+}

@@ -1,0 +1,95 @@
+package raftstore
+
+import (
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/keepalive"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
+)
+
+// DefaultPort is the port of an endpoint that names none.
+const DefaultPort = "7001"
+
+// exampleClientURL is the form of a client's URL.
+const exampleClientURL = "raft://10.0.0.1:7001,10.0.0.2:7001,10.0.0.3:7001/pg/main"
+
+// ClientConfig describes a client of a cluster: a program that is no node and has
+// no data directory. Endpoints and Root are mandatory.
+type ClientConfig struct {
+	// Endpoints are addresses (host:port) of some nodes. DefaultPort is used
+	// where the port is left out. The client learns the others from the nodes.
+	Endpoints []string
+	// Root is the tree that the nodes keep, as in their Config.
+	Root string
+	// TLS switches mutual TLS on. CertFile is the client's certificate. It must
+	// be signed by the authority of the nodes, for client use, and needs no name;
+	// see "Certificates" in the package's documentation. Names are those of the
+	// nodes; a node that has none there must prove the host of its address.
+	TLS *TLS
+	// PlaintextBeyondLoopback allows addresses beyond loopback without TLS.
+	PlaintextBeyondLoopback bool
+	// Timing is what the programs on this store use. Timeouts and keepalive are
+	// derived from it; see dcs.Timing.WithDefaults for zero fields.
+	Timing dcs.Timing
+	// MinTTL is the shortest lease granted. It should be that of the nodes, and
+	// has the same default where they have the same Timing.
+	MinTTL time.Duration
+	// NoDiscovery keeps to Endpoints and does not ask the nodes for their
+	// addresses, for nodes whose addresses in Peers cannot be reached from here.
+	NoDiscovery bool
+	// Resolver looks up the hosts' names; nil means the system's.
+	Resolver *net.Resolver
+	// Logger receives what an operator needs to know; nil means silent.
+	Logger *slog.Logger
+	// Observer receives the decisions about endpoints; the zero value is off.
+	Observer dcs.Observer
+}
+
+// check returns c with its defaults filled in, or every fault at once.
+func (c ClientConfig) check() (ClientConfig, error) {
+	f := &faults{}
+	if len(c.Endpoints) == 0 {
+		f.add(`Endpoints is empty: name at least one node, like "10.0.0.1:%s"`, DefaultPort)
+	}
+	full := make([]string, 0, len(c.Endpoints))
+	for _, e := range c.Endpoints {
+		addr, err := remote.Address(e, DefaultPort)
+		if err != nil {
+			f.add("endpoint %q: %v", e, err)
+			continue
+		}
+		full = append(full, addr)
+		Config{TLS: c.TLS, PlaintextBeyondLoopback: c.PlaintextBeyondLoopback}.checkAddr(f, "endpoint", addr)
+	}
+	c.Endpoints = full
+	c.Root = strings.Trim(c.Root, "/")
+	checkRoot(f, c.Root)
+	checkTLSFiles(f, c.TLS)
+	// The bounds and the defaults are those of a node with the same Timing.
+	times := Config{Timing: c.Timing, MinTTL: c.MinTTL}.checkTimes(f)
+	c.Timing, c.MinTTL = times.Timing, times.MinTTL
+	c.Logger, c.Observer = dcs.Detached(c.Logger, c.Observer)
+	return c, f.err()
+}
+
+// connections returns the options of a client's connections.
+func (c ClientConfig) connections(id string) transport.ClientOptions {
+	keep, _ := keepalive.Derive(c.Timing.TTL, c.Timing.LoopWait)
+	return transport.ClientOptions{
+		ID: id, Root: transport.NewClusterID(c.Root, nil),
+		TLS: (*transport.TLS)(c.TLS), PlaintextBeyondLoopback: c.PlaintextBeyondLoopback,
+		Keepalive: keep, DialTimeout: min(max(c.Timing.RetryTimeout/4, leastClientDial), mostClientDial),
+		Resolver: c.Resolver, Logger: c.Logger,
+	}
+}
+
+const (
+	// leastClientDial and mostClientDial bound what a client's dial may take.
+	leastClientDial = 500 * time.Millisecond
+	mostClientDial  = 3 * time.Second
+)

@@ -1,0 +1,30 @@
+package raftstore
+
+import (
+	"testing"
+
+	"github.com/holdfast-dcs/holdfast/conformance"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+)
+
+// TestConformanceOfClients is the suite for a client without a data directory, as
+// for a client of any other store: the nodes are other processes.
+func TestConformanceOfClients(t *testing.T) {
+	s := newClientSuite(t)
+	na := map[string]string{
+		"Outage/ReadOnly":  "reads need the quorum as much as writes do: there is no such state",
+		"Clock/Stepped":    "leases are counted by Go's monotonic clock, which no step of the wall clock moves; what could be wrong is forbidden by a linter rule",
+		"Auth/*":           "clients prove themselves by certificate; there are no users, passwords or tokens",
+		"Reply/MarkerLost": "attempts have numbers in the replicated log instead of markers (P15); they go with it only",
+	}
+	if !s.Cluster.HasNetwork() {
+		na["Rotate/Blackholed"] = "packets can be dropped only where root may make network namespaces"
+	}
+	conformance.Run(t, testcluster.Harness("raftstore, client", clientTiming, func(tb testing.TB) conformance.Store {
+		s := s.fresh(tb)
+		return conformance.Store{
+			Open: s.open, OpenWith: s.openWith, URL: s.url, Requests: clientRequests, Inject: clientInject,
+			Sockets: clientSockets, Secure: secureClient, Cluster: s.faults(),
+		}
+	}, na))
+}

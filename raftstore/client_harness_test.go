@@ -1,0 +1,271 @@
+package raftstore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"net/url"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/conformance"
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
+)
+
+// clientTiming leaves an election of the cluster's, 1 s at most, room in a budget.
+var clientTiming = dcs.Timing{TTL: 6500 * time.Millisecond, LoopWait: 400 * time.Millisecond, RetryTimeout: 3 * time.Second}
+
+// sharedNodes is the cluster that the tests of clients share, and securedNodes
+// the one that demands certificates.
+var (
+	sharedNodes  = testcluster.Shared{Options: testcluster.Options{Kind: testcluster.Raft, Domain: "raft.test"}}
+	securedNodes = testcluster.Shared{Options: testcluster.Options{Kind: testcluster.Raft, Nodes: 1, Security: true, Loopback: true}}
+)
+
+// raftNode lets the test binary be a node of those clusters.
+var raftNode = testcluster.RaftNode{
+	Leads: func(b dcs.Backend) bool { return b.(*Backend).node.lead.leading.Load() },
+	Orders: map[string]func(b dcs.Backend, args url.Values) error{
+		"revoke": func(b dcs.Backend, args url.Values) error {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			return (&leaseHandle{b: &b.(*Backend).frontend, id: dcs.LeaseID(args.Get("lease"))}).Revoke(ctx)
+		},
+		"cut": func(b dcs.Backend, args url.Values) error {
+			var reason error
+			if args.Get("off") == "true" {
+				reason = errCut
+			}
+			for _, k := range []transport.Kind{transport.KindRaft, transport.KindCall, transport.KindSetup} {
+				b.(*Backend).node.net.Gate(k, reason)
+			}
+			return nil
+		},
+	},
+}
+
+// clientSuite is what the conformance suite of clients runs on.
+type clientSuite struct{ testcluster.Site }
+
+func newClientSuite(tb testing.TB) *clientSuite {
+	return (&clientSuite{sharedNodes.Site(tb)}).fresh(tb)
+}
+
+func (s *clientSuite) fresh(tb testing.TB) *clientSuite {
+	site := s.Fresh(tb)
+	site.Root = testcluster.RaftRoot // a cluster keeps one tree
+	return &clientSuite{site}
+}
+
+// tappedClient is a client with a tap in its connections.
+type tappedClient struct {
+	*Client
+	tap *clientTap
+}
+
+func (s *clientSuite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
+	config := ClientConfig{
+		Endpoints: s.Endpoints, Root: s.Root, Timing: cmp.Or(o.Timing, clientTiming), MinTTL: time.Second,
+		PlaintextBeyondLoopback: true, NoDiscovery: true, // the nodes know no proxies
+		Logger: o.Logger, Observer: o.Observer, Resolver: s.Resolver(),
+	}
+	if o.Endpoints != nil {
+		config.Endpoints, config.NoDiscovery = o.Endpoints, len(o.Endpoints) < len(s.Endpoints)
+	}
+	t := &tappedClient{tap: &clientTap{}}
+	for _, f := range o.Faults {
+		t.tap.Inject(f)
+	}
+	c, err := newClientOn(config, func(n clientNetwork) clientNetwork { t.tap.clientNetwork = n; return t.tap })
+	require.NoError(tb, err)
+	t.Client = c
+	if o.Endpoints == nil && !o.Wait {
+		return t, nil
+	}
+	return remote.Opened[dcs.Backend](tb.Context(), t, c.config.Timing, c.config.Logger, o.Wait, c.ready)
+}
+
+func (s *clientSuite) open(tb testing.TB) dcs.Backend {
+	b, err := s.openWith(tb, conformance.Opening{})
+	require.NoError(tb, err)
+	return b
+}
+
+func (s *clientSuite) url(testing.TB) string {
+	return s.URL("raft", clientTiming, "discovery=false&plaintext_beyond_loopback=true&min_ttl=1s")
+}
+
+func clientRequests(b dcs.Backend) int64 { return b.(*tappedClient).tap.Requests() }
+
+func clientInject(b dcs.Backend, f conformance.Fault) (lift func()) {
+	return b.(*tappedClient).tap.Inject(f)
+}
+
+func clientSockets(b dcs.Backend) []conformance.Socket {
+	var out []conformance.Socket
+	for _, c := range b.(*tappedClient).conns.Conns() {
+		out = append(out, socketOf("dialled", c.Keepalive))
+	}
+	return out
+}
+
+// faults is the nodes, for the fault cases.
+func (s *clientSuite) faults() *conformance.Cluster {
+	c := s.Cluster.Faults()
+	strike := c.Strike
+	c.Strike = func(tb testing.TB, i int, t conformance.Trouble) func() {
+		if t.Do == conformance.Partitioned && !s.Cluster.HasNetwork() {
+			return s.cut(tb, i)
+		}
+		return strike(tb, i, t)
+	}
+	c.Replace = func(tb testing.TB, i int) string {
+		require.NoError(tb, s.Cluster.Replace(context.Background(), i))
+		s.Endpoints = s.Cluster.Endpoints()
+		return s.Endpoints[i]
+	}
+	c.EndLease = func(tb testing.TB, id dcs.LeaseID) {
+		s.order(tb, 0, "revoke", url.Values{"lease": {string(id)}})
+	}
+	return c
+}
+
+func (s *clientSuite) order(tb testing.TB, i int, name string, args url.Values) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	require.NoError(tb, s.Cluster.Servers()[i].Order(ctx, name, args))
+}
+
+// cut makes a node close every connection with the others and make no more, where
+// no network of its own can be made.
+func (s *clientSuite) cut(tb testing.TB, i int) (heal func()) {
+	s.order(tb, i, "cut", url.Values{"off": {"true"}})
+	return func() { s.order(tb, i, "cut", url.Values{"off": {"false"}}) }
+}
+
+// secureClient opens a client of the cluster that demands certificates.
+func secureClient(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.Backend, error) {
+	cluster := securedNodes.Get(tb)
+	ca := cluster.Authority()
+	files := func(a *testcluster.Authority, p testcluster.Pair) *TLS {
+		return &TLS{CertFile: p.Cert, KeyFile: p.Key, CAFile: a.File()}
+	}
+	config := ClientConfig{
+		Endpoints: cluster.Endpoints(), Root: testcluster.RaftRoot, Timing: clientTiming, MinTTL: time.Second,
+		TLS: files(ca, ca.Client()), NoDiscovery: true, Logger: log,
+	}
+	switch who {
+	case conformance.ExpiredCert:
+		config.TLS = files(ca, ca.Expired())
+	case conformance.NoCert:
+		config.TLS = nil
+	case conformance.WrongHost:
+		config.TLS.Names = map[string]string{"n0": "elsewhere.test"}
+	case conformance.UnknownCA:
+		other, err := testcluster.NewAuthority(filepath.Join(tb.TempDir(), "other"), nil)
+		require.NoError(tb, err)
+		config.TLS = files(other, other.Client())
+	}
+	c, err := NewClient(config)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// clientTap stands in a client's connections. No request of the client brings a
+// message of a stream, so that the faults of Waits are also those of pushes.
+type clientTap struct {
+	conformance.Tap
+	pushes conformance.Tap
+	clientNetwork
+}
+
+// Inject puts a fault between the client and the nodes.
+func (t *clientTap) Inject(f conformance.Fault) (lift func()) {
+	own := t.Tap.Inject(f)
+	if f.Do == conformance.Pass || f.When != nil && !f.When(conformance.Request{Op: "Wait"}) {
+		return own
+	}
+	also := t.pushes.Inject(f)
+	return func() {
+		own()
+		also()
+	}
+}
+
+// Call is the tap in front of every call.
+func (t *clientTap) Call(ctx context.Context, addr string, op byte, body []byte) (answer []byte, err error) {
+	var mu sync.Mutex
+	err = t.Pass(ctx, describe(op, body), func(ctx context.Context) error {
+		got, err := t.clientNetwork.Call(ctx, addr, op, body)
+		mu.Lock()
+		defer mu.Unlock()
+		answer = got
+		return err
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	return answer, err
+}
+
+// Open is the tap in front of every stream.
+func (t *clientTap) Open(ctx context.Context, addr string, body []byte) (stream, error) {
+	r := conformance.Request{Op: "Wait"}
+	if f, err := decodeFeedRequest(body); err == nil && f.kind == feedTree {
+		r = conformance.Request{Op: "Snapshot", Keys: []string{f.prefix}}
+	}
+	f := t.Judge(r)
+	if f.LoseRequest {
+		return silentStream{}, nil
+	}
+	if err := f.AwaitRequest(ctx); err != nil {
+		return nil, err
+	}
+	s, err := t.clientNetwork.Open(ctx, addr, body)
+	return &tappedFeed{stream: s, pushes: &t.pushes, fate: f}, err
+}
+
+// silentStream never brings anything.
+type silentStream struct{}
+
+func (silentStream) Recv(ctx context.Context) ([]byte, error) {
+	<-ctx.Done()
+	return nil, context.Cause(ctx)
+}
+
+func (silentStream) Close() {}
+
+// tappedFeed does to the messages of a stream what its fate says, and the faults in
+// force. What is lost makes it silent from then on.
+type tappedFeed struct {
+	stream
+	pushes *conformance.Tap
+	fate   conformance.Fate
+	silent bool
+}
+
+func (s *tappedFeed) Recv(ctx context.Context) ([]byte, error) {
+	if s.silent = s.silent || s.fate.LoseAnswer; s.silent {
+		return silentStream{}.Recv(ctx)
+	}
+	body, err := s.stream.Recv(ctx)
+	now := s.pushes.Judge(conformance.Request{Op: "Wait"})
+	if s.silent = now.LoseAnswer || now.LoseRequest; s.silent {
+		return silentStream{}.Recv(ctx)
+	}
+	for _, f := range []conformance.Fate{s.fate, now} {
+		if late := errors.Join(f.AwaitRequest(ctx), f.AwaitAnswer(ctx)); late != nil {
+			return nil, late
+		}
+	}
+	return body, err
+}

@@ -1,0 +1,243 @@
+package raftstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+// mostClientBeat bounds the time between two beats that a client asks for.
+const mostClientBeat = time.Second
+
+// leastPatience is how long a client waits for a beat at least, within half of
+// RetryTimeout.
+const leastPatience = time.Second
+
+// source is what the client's copy of the tree is made from.
+func (c *Client) source() remote.Source {
+	return remote.Source{
+		Backend: backendName, Budget: c.retryTimeout, Life: c.life,
+		Read:     func(ctx context.Context) (dcs.Snapshot, error) { return c.Snapshot(ctx, "") },
+		Snapshot: c.Snapshot, Raise: c.floor.Raise, Still: c.unchanged, Follow: c.follow,
+	}
+}
+
+// Wait blocks until the tree under prefix moved past since. All Waits are served
+// from a tree in memory, which one stream from one node keeps up to date.
+func (c *Client) Wait(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
+	return c.copy.Wait(ctx, prefix, since)
+}
+
+// unchanged asks the store whether anything under prefix moved past since.
+func (c *Client) unchanged(ctx context.Context, prefix string, since dcs.Revision, _ map[string]bool) bool {
+	o := c.ask(ctx, &request{op: opRead, prefix: prefix, since: since})
+	return o.err == nil && !o.reply.moved
+}
+
+// treeSince reads the tree at or below prefix in parts.
+func (c *Client) treeSince(ctx context.Context, r dcs.Revision, prefix string) (dcs.Snapshot, error) {
+	body := feedRequest{kind: feedTree, revision: r, prefix: prefix}.encode()
+	a, err := endpoint.Do(ctx, c.pool, endpoint.Read, func(ctx context.Context, addr string) (dcs.Snapshot, error) {
+		in, err := c.net.Open(ctx, addr, body)
+		if err != nil {
+			return dcs.Snapshot{}, clientFailure(addr, err)
+		}
+		defer in.Close()
+		var s dcs.Snapshot
+		for {
+			m, err := receive(ctx, in)
+			if err != nil {
+				return s, clientFailure(addr, err)
+			}
+			s.Revision, s.Entries = m.revision, append(s.Entries, m.entries...)
+			if m.last {
+				return s, nil
+			}
+		}
+	})
+	return a.Value, err
+}
+
+func receive(ctx context.Context, in stream) (feedMessage, error) {
+	body, err := in.Recv(ctx)
+	if err != nil {
+		return feedMessage{}, err
+	}
+	return decodeFeedMessage(body)
+}
+
+// follow is one stream from one node, until it fails. The next one is from another
+// node, because a node without a quorum may answer for a while.
+func (c *Client) follow(ctx context.Context) error {
+	f := &follower{
+		c: c, addr: c.streamFrom(), every: min(mostClientBeat, c.retryTimeout/8),
+		messages: make(chan feedMessage), heard: dcs.Now(),
+	}
+	err := f.run(ctx)
+	if ctx.Err() != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.left = f.addr
+	c.mu.Unlock()
+	if f.blame {
+		c.pool.Blame(f.addr, err.Error())
+	}
+	// A node that refuses this client does so for itself: what all refuse, the
+	// calls report.
+	return errors.New(f.addr + ": " + err.Error())
+}
+
+// streamFrom returns the address of the best node but for the one whose stream
+// failed last.
+func (c *Client) streamFrom() string {
+	c.mu.Lock()
+	left := c.left
+	c.mu.Unlock()
+	known := c.pool.Endpoints()
+	if len(known) > 1 && known[0] == left {
+		return known[1]
+	}
+	return known[0]
+}
+
+// follower is the receiver of one stream.
+type follower struct {
+	c        *Client
+	addr     string
+	every    time.Duration // between two beats
+	messages chan feedMessage
+	blame    bool // the node is at fault
+
+	heard  dcs.Instant  // the last beat, or the beginning
+	part   []dcs.Entry  // of a tree that comes in parts
+	behind dcs.Instant  // since when wanted is missing; zero if nothing is
+	wanted dcs.Revision // that another answer named
+}
+
+// patience is how long no beat may come.
+func (f *follower) patience() time.Duration {
+	return max(2*f.every+f.every/4, min(leastPatience, f.c.retryTimeout/2))
+}
+
+func (f *follower) run(ctx context.Context) error {
+	body := feedRequest{kind: feedChange, revision: f.c.copy.Tree.Revision(), every: f.every}.encode()
+	open, cancel := context.WithTimeout(ctx, f.patience())
+	in, err := f.c.net.Open(open, f.addr, body)
+	cancel()
+	if err != nil {
+		f.blame = true
+		return err
+	}
+	defer in.Close()
+	ctx, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	var receiving sync.WaitGroup
+	defer receiving.Wait()
+	defer stop()
+	receiving.Go(func() { ended <- f.receive(ctx, in) })
+	return f.loop(ctx, ended)
+}
+
+// receive hands messages over until the stream or ctx ends.
+func (f *follower) receive(ctx context.Context, in stream) error {
+	for {
+		m, err := receive(ctx, in)
+		if err != nil {
+			return err
+		}
+		select {
+		case f.messages <- m:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (f *follower) loop(ctx context.Context, ended <-chan error) error {
+	r := &f.c.copy
+	tick := time.NewTicker(max(min(f.every, r.Limit)/4, 10*time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case err := <-ended:
+			return err
+		case m := <-f.messages:
+			if err := f.take(m); err != nil {
+				return err
+			}
+		case <-r.Behind:
+			if f.behind.IsZero() {
+				f.behind, f.wanted = dcs.Now(), r.Latest()
+			}
+		case <-tick.C:
+			if err := f.check(); err != nil {
+				return err
+			}
+		case addr := <-r.Left:
+			if addr == f.addr {
+				return fmt.Errorf("%s was left out", addr)
+			}
+		}
+	}
+}
+
+// check finds a stream that is silent, or whose node lags behind what other
+// answers have named. A node that has lost touch with the quorum sends no beats.
+func (f *follower) check() error {
+	r := &f.c.copy
+	if r.Tree.Revision() >= f.wanted {
+		f.behind = dcs.Instant{}
+	}
+	switch {
+	case f.heard.Elapsed() > f.patience():
+		return fmt.Errorf("no beat on its stream for %v", f.heard.Elapsed().Round(time.Millisecond))
+	case !f.behind.IsZero() && f.behind.Elapsed() > r.Limit:
+		f.blame = true
+		return errors.New("its stream lags behind the store")
+	}
+	return nil
+}
+
+// take applies one message.
+func (f *follower) take(m feedMessage) error {
+	tree := f.c.copy.Tree
+	switch m.kind {
+	case feedChange:
+		for _, ch := range m.changes {
+			// What is in the tree already is the same.
+			if rev := dcs.Revision(ch.index); rev > tree.Revision() {
+				tree.Follow(rev, detached(ch.wrote), ch.deleted)
+			}
+		}
+	case feedTree:
+		if f.part = append(f.part, detached(m.entries)...); m.last {
+			if m.revision > tree.Revision() {
+				f.c.copy.Take(m.revision, f.part)
+			}
+			f.part = nil
+		}
+	case feedBeat:
+		f.heard = dcs.Now()
+		tree.Advance(m.revision)
+		f.c.copy.Alive()
+	}
+	return nil
+}
+
+// detached returns entries whose values do not keep the message alive.
+func detached(entries []dcs.Entry) []dcs.Entry {
+	for i := range entries {
+		entries[i].Value = bytes.Clone(entries[i].Value)
+	}
+	return entries
+}

@@ -1,0 +1,112 @@
+package raftstore
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
+)
+
+// frontend turns the calls of a store into requests to the nodes, and numbers the
+// commands among them (P15). [Backend] and [Client] are built on it.
+type frontend struct {
+	nodes        nodes
+	life         context.Context //nolint:containedctx // it is the store's end
+	retryTimeout time.Duration
+	minTTL       time.Duration
+	settlePause  time.Duration // between two attempts to settle in the background
+
+	floor   remote.Floor // the highest revision any call returned
+	clients clientHolder
+	settles settler
+	running sync.WaitGroup
+}
+
+// nodes are the nodes of the cluster as a frontend reaches them.
+type nodes interface {
+	// ask puts a request to the node that leads, as often as needed, until there
+	// is an answer or ctx ends.
+	ask(ctx context.Context, r *request) outcome
+	// treeSince and keysSince return what is too large for a reply, as it was at
+	// that revision or later.
+	treeSince(ctx context.Context, r dcs.Revision, prefix string) (dcs.Snapshot, error)
+	keysSince(ctx context.Context, r dcs.Revision, keys []string) ([]dcs.Entry, error)
+	// explain adds to the error of a call why no node could serve it.
+	explain(err error) error
+}
+
+func (b *frontend) init(n nodes, life context.Context, t dcs.Timing, minTTL time.Duration) {
+	b.nodes, b.life, b.retryTimeout, b.minTTL = n, life, t.RetryTimeout, minTTL
+	b.settles.b = b
+}
+
+// Name returns "raftstore".
+func (b *frontend) Name() string { return backendName }
+
+// Caps returns what the store can do. An Expiry is TTL x 1.01 + 50 ms, plus
+// the time that one log entry takes.
+func (b *frontend) Caps() dcs.Caps {
+	return dcs.Caps{
+		MinTTL: b.minTTL, MaxTTL: state.MaxTTL,
+		MaxValue: state.MaxValue, MaxTxnOps: state.MaxTxnOps, MaxTxnBytes: state.MaxTxnBytes,
+		Rebind: true, SelfExpiry: true,
+	}
+}
+
+// Get returns one entry, linearizable.
+func (b *frontend) Get(ctx context.Context, key string) (dcs.Entry, error) {
+	ctx, cancel := b.budget(ctx)
+	defer cancel()
+	o := b.nodes.ask(ctx, &request{op: opRead, prefix: key, single: true})
+	if o.err != nil {
+		return dcs.Entry{}, b.unavailable(ctx, "Get", key, o)
+	}
+	b.floor.Raise(o.reply.revision)
+	if len(o.reply.entries) == 0 {
+		return dcs.Entry{}, b.fail("Get", key, dcs.ErrNotFound, o.endpoint, nil)
+	}
+	return o.reply.entries[0], nil
+}
+
+// Snapshot returns the key prefix itself and everything below it, atomic and
+// linearizable.
+func (b *frontend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
+	ctx, cancel := b.budget(ctx)
+	defer cancel()
+	for {
+		s, _, o := b.fetch(ctx, prefix, 0)
+		if o.err != nil {
+			return dcs.Snapshot{}, b.unavailable(ctx, "Snapshot", prefix, o)
+		}
+		// A reading that was under way for long may be older than one that came
+		// since.
+		if b.floor.Raise(s.Revision) {
+			return s, nil
+		}
+	}
+}
+
+// fetch reads the tree from the node that leads, unless it has not moved past
+// since.
+func (b *frontend) fetch(ctx context.Context, prefix string, since dcs.Revision) (s dcs.Snapshot, moved bool, o outcome) {
+	o = b.nodes.ask(ctx, &request{op: opRead, prefix: prefix, since: since})
+	if o.err != nil || !o.reply.moved {
+		return dcs.Snapshot{}, false, o
+	}
+	s = dcs.Snapshot{Revision: o.reply.revision, Entries: o.reply.entries}
+	if o.reply.elsewise { // too large to send
+		if s, o.err = b.nodes.treeSince(ctx, o.reply.revision, prefix); o.err != nil {
+			return dcs.Snapshot{}, false, o
+		}
+	}
+	return s, true, o
+}
+
+// budget bounds a call by RetryTimeout and by its context. The end of the store
+// ends its calls by itself.
+func (b *frontend) budget(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, b.retryTimeout)
+}

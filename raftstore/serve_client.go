@@ -1,0 +1,174 @@
+package raftstore
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/logging"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
+)
+
+const (
+	// answerMargin is the part of a client's budget that is left for the way back
+	// when there is no leader to pass a request on to.
+	answerMargin = 10
+	// leastBeat and mostBeat bound the time between two beats of a stream.
+	leastBeat = 100 * time.Millisecond
+	mostBeat  = mostProbe
+	// spreadPush is the least time between two messages to one client for each
+	// client there is, so that many clients and many commits cost a bounded part
+	// of a processor. mostSpread bounds the sum.
+	spreadPush = 20 * time.Microsecond
+	mostSpread = 20 * time.Millisecond
+)
+
+// answerClient answers a call of a client. A node that does not lead passes it on,
+// once: to a client a node that it can reach is as good as the leader.
+func (n *node) answerClient(ctx context.Context, op byte, body []byte) []byte {
+	refuse := func(err error) []byte {
+		return (&reply{kind: replyNotDone, text: logging.Clip(err.Error())}).encode(op)
+	}
+	switch op {
+	case opPropose, opRead, opRenew, opPosition, opMembers:
+	default:
+		return refuse(fmt.Errorf("unknown operation %d", op))
+	}
+	r, err := decodeRequest(op, body)
+	if err != nil {
+		return refuse(err)
+	}
+	// P2: a client votes for nobody. try fills in this node's own word, which was
+	// given after the request came.
+	r.voter, r.term = "", 0
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)*(answerMargin-1)/answerMargin)
+		defer cancel()
+	}
+	o := n.ask(ctx, r, nothing)
+	rep := o.reply
+	switch {
+	case o.err != nil && o.unclear:
+		rep = reply{kind: replyUnclear, text: o.err.Error()}
+	case o.err != nil:
+		rep = reply{kind: replyNotDone, text: o.err.Error()}
+	case rep.result.Status == state.StatusUnknownClient && o.unclear:
+		// An earlier copy may have been applied while the client was known.
+		rep = reply{kind: replyUnclear, text: errForgotten.Error()}
+	case entriesSize(rep.entries) > transport.MaxEntryBytes:
+		rep.entries, rep.elsewise = nil, true
+	}
+	rep.leader, rep.text = n.leaderName(), logging.Clip(rep.text)
+	return rep.encode(op)
+}
+
+// leaderName returns the name of the node that leads, as this node knows it, or
+// "".
+func (n *node) leaderName() string {
+	if n.lead.leading.Load() {
+		return n.config.ID
+	}
+	if m := n.member(); m != nil && !n.health.away() {
+		_, id := m.raft.LeaderWithID()
+		return transport.NodeOf(id)
+	}
+	return ""
+}
+
+// streamToClient sends a client the changes, or the tree.
+func (b *Backend) streamToClient(ctx context.Context, body []byte, push func([]byte) error) error {
+	r, err := decodeFeedRequest(body)
+	if err != nil {
+		return err
+	}
+	if r.kind == feedTree {
+		if err := b.node.await(ctx, r.revision); err != nil {
+			return err
+		}
+		_, err := b.pushTree(r.prefix, push)
+		return err
+	}
+	every := min(max(r.every, leastBeat), mostBeat)
+	b.streams.enterEvery(every)
+	defer b.streams.leave()
+	s := &clientStream{b: b, push: push, upTo: uint64(r.revision), every: every}
+	for {
+		news, probe := b.node.feed.next(), b.streams.view()
+		if err := s.send(ctx); err != nil {
+			return err
+		}
+		if err := s.beat(probe); err != nil {
+			return err
+		}
+		select {
+		case <-news:
+		case <-probe.changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// clientStream is the stream of changes to one client.
+type clientStream struct {
+	b    *Backend
+	push func([]byte) error
+	upTo uint64 // the client has every change up to this entry
+
+	every time.Duration
+	told  dcs.Instant // the probe that the last beat reported
+}
+
+// send sends what is new. A client that reads slowly gets fewer, longer messages.
+func (s *clientStream) send(ctx context.Context) error {
+	for {
+		message, upTo, kept := s.b.node.feed.since(s.upTo)
+		var err error
+		switch {
+		case !kept:
+			upTo, err = s.b.pushTree("", s.push)
+		case message == nil:
+			s.upTo = upTo
+			return nil
+		default:
+			err = s.push(message)
+		}
+		if err != nil {
+			return err
+		}
+		s.upTo = max(s.upTo, upTo)
+		if spread := min(time.Duration(s.b.streams.waiting())*spreadPush, mostSpread); spread >= time.Millisecond {
+			pause(ctx, spread)
+		}
+	}
+}
+
+// beat tells the client of a probe that has succeeded: this node is in touch with
+// the quorum, and has caught up.
+func (s *clientStream) beat(v view) error {
+	current := v.behind == 0 && v.caught != nil && v.caught == s.b.node.member() && v.alive.Elapsed() < max(2*s.every, leastProbeTime)
+	if !current || !s.told.Before(v.alive) {
+		return nil
+	}
+	s.told = v.alive
+	return s.push(encodeBeat(dcs.Revision(s.upTo)))
+}
+
+// pushTree sends the tree at or below prefix in parts, and returns its revision.
+func (b *Backend) pushTree(prefix string, push func([]byte) error) (upTo uint64, err error) {
+	s := b.node.state.Tree().Snapshot(prefix)
+	for rest := s.Entries; ; {
+		n, size := 0, 0
+		for ; n < len(rest) && size < pushBytes; n++ {
+			size += entriesSize(rest[n : n+1])
+		}
+		last := n == len(rest)
+		if err := push(encodeTree(s.Revision, rest[:n], last)); err != nil || last {
+			return uint64(s.Revision), err
+		}
+		rest = rest[n:]
+	}
+}
