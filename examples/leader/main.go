@@ -3,6 +3,9 @@
 //
 //	go run ./examples/leader -store 'etcd3://127.0.0.1:2379/demo' -scope pg -name a
 //
+// With raft://HOST,HOST,HOST/ROOT it is a client of raftstore's nodes, and with
+// raft:///DIRECTORY?… a node itself.
+//
 // Its logic is in the functions compete and lead. With -json it prints one
 // event a line; "leading" until "lost" or "released" is exactly the time in
 // which it was the leader. SIGTERM and Ctrl-C release the lock.

@@ -18,14 +18,17 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/conformance/fault"
+	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/examples/internal/event"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/raftstore"
 )
 
 const playing = "HOLDFAST_LEADER_PLAY"
 
 // TestMain lets the test binary play the program.
 func TestMain(m *testing.M) {
+	testcluster.RaftNode{Leads: func(b dcs.Backend) bool { return b.(*raftstore.Backend).Status().State == "Leader" }}.Main()
 	if os.Getenv(playing) != "" {
 		main()
 		return
@@ -157,6 +160,13 @@ func TestLeaderOnRaft(t *testing.T) {
 	scene(t, func(i int) string {
 		name := string(rune('a' + i))
 		return fmt.Sprintf("raft://%s?id=%s&root=demo&listen=%s&peers=%s", filepath.ToSlash(filepath.Join(dir, name)), name, addrs[i], strings.Join(peers, ","))
+	})
+}
+
+func TestLeaderAsRaftClient(t *testing.T) {
+	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Raft, Loopback: true})
+	scene(t, func(int) string {
+		return "raft://" + strings.Join(c.Endpoints(), ",") + "/" + testcluster.RaftRoot + "?discovery=false"
 	})
 }
 
