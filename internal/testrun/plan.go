@@ -66,7 +66,7 @@ var settings = []setting{
 	{path: "consul", servers: []string{"consul"}, cluster: true},
 	{path: "zookeeper", servers: []string{}, cluster: true}, // comes from a package of the system
 	{path: "etcd3", servers: []string{"etcd"}, cluster: true},
-	{path: "raftstore"},
+	{path: "raftstore", servers: []string{}}, // its servers are its own test program
 	{path: "raftstore/internal/transport"},
 	{path: "raftstore/internal/disk"},
 	{path: testcluster},
