@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -102,10 +103,10 @@ func (c *Client) streamFrom() string {
 	left := c.left
 	c.mu.Unlock()
 	known := c.pool.Endpoints()
-	if len(known) > 1 && known[0] == left {
-		return known[1]
+	if at := slices.IndexFunc(known, func(addr string) bool { return addr != left }); at >= 0 {
+		return known[at]
 	}
-	return known[0]
+	return left
 }
 
 // follower is the receiver of one stream.

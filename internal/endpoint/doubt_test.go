@@ -95,3 +95,20 @@ func TestAnAnswerNamesTheLeader(t *testing.T) {
 		require.Equal(t, "c", p.Endpoints()[0])
 	})
 }
+
+// Endpoints that are left out are listed, too, and each one once.
+func TestEndpointsListsEachOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench("a", "b", "c")
+		p := b.unsampled("a", "b", "c")
+		defer p.Close()
+		b.set("a", "hang")
+		b.set("b", "hang")
+		for range strikesOut {
+			p.Blame("a", "a test")
+			p.Blame("b", "a test")
+		}
+		require.Equal(t, "c", p.Endpoints()[0])
+		require.ElementsMatch(t, []string{"a", "b", "c"}, p.Endpoints())
+	})
+}

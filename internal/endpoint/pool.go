@@ -261,9 +261,33 @@ func (p *Pool) Endpoints() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.now()
-	out := make([]string, 0, len(p.members))
-	for range p.members {
-		out = append(out, p.best(Read, now, out).addr)
+	first := p.best(Read, now, nil)
+	rank := func(m *member) int {
+		switch {
+		case m == first:
+			return 0
+		case m.out:
+			return 3
+		case p.silent(m, now):
+			return 2
+		}
+		return 1
+	}
+	list := slices.Clone(p.members)
+	slices.SortStableFunc(list, func(a, b *member) int {
+		switch x, y := rank(a), rank(b); {
+		case x != y:
+			return x - y
+		case p.before(a, b, Read):
+			return -1
+		case p.before(b, a, Read):
+			return 1
+		}
+		return 0
+	})
+	out := make([]string, len(list))
+	for i, m := range list {
+		out[i] = m.addr
 	}
 	return out
 }
