@@ -106,9 +106,11 @@ func (c *Client) learn(leader string) {
 	c.pool.Leads(known.addr)
 }
 
-// seen notes how far the store is: a stream that stays behind is left.
+// seen notes how far the changes of the store are: a stream that stays behind is
+// left. Entries of the log that change no key do not count, because a stream
+// brings their revisions with its next beat only.
 func (c *Client) seen(r *reply) {
-	newest := r.result.Revision
+	var newest dcs.Revision
 	for i := range r.entries {
 		newest = max(newest, r.entries[i].Modified)
 	}

@@ -101,3 +101,19 @@ func TestClientReadsMoreThanACallCarries(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, s.Entries, waited.Entries)
 }
+
+// An entry of the log that changes no key reaches a stream with its next beat only.
+// It must not count as a change that the node of the stream is late with: nodes that
+// are well were left for it.
+func TestGrantIsNoChangeThatAStreamIsLateWith(t *testing.T) {
+	tc := newTestCluster(t, 1, nil)
+	tc.leader()
+	c := tc.client()
+	ctx := testCtx(t)
+	_, _, err := c.Grant(ctx, 10*time.Second)
+	require.NoError(t, err)
+	require.Zero(t, c.copy.Latest())
+	r, err := c.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+	require.NoError(t, err)
+	require.Equal(t, r, c.copy.Latest())
+}

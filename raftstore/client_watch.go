@@ -36,6 +36,15 @@ func (c *Client) Wait(ctx context.Context, prefix string, since dcs.Revision) (d
 	return c.copy.Wait(ctx, prefix, since)
 }
 
+// Commit applies t if all its conditions hold, as [Backend.Commit] does.
+func (c *Client) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
+	r, err := c.frontend.Commit(ctx, t)
+	if err == nil {
+		c.copy.Saw(r)
+	}
+	return r, err
+}
+
 // unchanged asks the store whether anything under prefix moved past since.
 func (c *Client) unchanged(ctx context.Context, prefix string, since dcs.Revision, _ map[string]bool) bool {
 	o := c.ask(ctx, &request{op: opRead, prefix: prefix, since: since})
