@@ -138,8 +138,8 @@ SOAK ?= 100
 SEED ?= 0
 
 .PHONY: soak
-soak: ## Strike the disks of a raftstore cluster for SOAK (100) rounds
-	$(GO) test -race -count=1 -v -timeout 24h -run '^TestSoak$$' ./raftstore -soak.rounds=$(SOAK) -soak.seed=$(SEED)
+soak: ## Strike the disks of a raftstore cluster, and change its members, for SOAK (100) rounds each
+	$(GO) test -race -count=1 -v -timeout 24h -run '^TestSoak$$|^TestSoakMembers$$|^TestMembersOfProcesses$$' ./raftstore -soak.rounds=$(SOAK) -soak.members=$(SOAK) -soak.processes=$(SOAK) -soak.seed=$(SEED)
 
 # The packages that have a test function of the kind $(1), as ./path arguments.
 packages_with = $$({ grep -rlE --include='*_test.go' '^func $(1)[A-Z]' . || true; } | xargs -r -n1 dirname | sort -u)

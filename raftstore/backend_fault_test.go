@@ -163,7 +163,7 @@ func TestP15LateCommandNeverLands(t *testing.T) {
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
 	require.NotErrorIs(t, err, dcs.ErrAmbiguous, "it was cancelled: a definite no")
 	b.node.setTap(nil)
-	rep, err := decodeReply(opPropose, leader.node.answer(ctx, opPropose, *late.Load()))
+	rep, err := decodeReply(leader.node.answer(ctx, opPropose, *late.Load()))
 	require.NoError(t, err)
 	require.Equal(t, replyDone, rep.kind)
 	require.Contains(t, []state.Status{state.StatusCancelled, state.StatusSettled}, rep.result.Status)

@@ -122,14 +122,14 @@ func (c *Client) Close() error {
 // topology returns the addresses of all nodes, for the Pool. A node that answers
 // at an address that is known keeps it: it may be the one of a proxy.
 func (c *Client) topology(ctx context.Context) ([]string, error) {
-	o := c.ask(ctx, &request{op: opMembers})
+	o := c.ask(ctx, &request{op: opMembership, change: memberRequest{verb: verbList}})
 	if o.err != nil {
 		return nil, o.err
 	}
 	var addrs []string
 	for _, m := range o.reply.members {
-		at := m.addr
-		if known := c.conns.Reaches(transport.NodeOf(m.id)); len(known) > 0 && !slices.Contains(known, at) {
+		at := m.Addr
+		if known := c.conns.Reaches(m.ID); len(known) > 0 && !slices.Contains(known, at) {
 			at = known[0]
 		}
 		addrs = append(addrs, at)

@@ -54,15 +54,15 @@ func (c *Client) try(ctx context.Context, addr string, op byte, body []byte) (re
 	if err != nil {
 		return reply{}, clientFailure(addr, err)
 	}
-	rep, err := decodeReply(op, answer)
+	rep, err := decodeReply(answer)
 	if err != nil {
 		return reply{}, &remote.Failure{Endpoint: addr, Err: err, Blame: true}
 	}
 	c.learn(rep.leader)
-	switch rep.kind {
-	case replyDone, replyGone:
+	switch {
+	case rep.kind.isFinal():
 		return rep, nil
-	case replyNotDone, replyNotLeader:
+	case rep.kind == replyNotDone, rep.kind == replyNotLeader:
 		// It lives. That it knows no leader is no fault of its own while the
 		// others know none either.
 		return reply{}, &remote.Failure{Endpoint: addr, Err: notDone{rep.text}, Refused: true, Doubt: true}

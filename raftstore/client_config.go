@@ -81,7 +81,7 @@ func (c ClientConfig) check() (ClientConfig, error) {
 func (c ClientConfig) connections(id string) transport.ClientOptions {
 	keep, _ := keepalive.Derive(c.Timing.TTL, c.Timing.LoopWait)
 	return transport.ClientOptions{
-		ID: id, Root: transport.NewClusterID(c.Root, nil),
+		ID: id, Cluster: transport.NewClusterID(c.Root),
 		TLS: (*transport.TLS)(c.TLS), PlaintextBeyondLoopback: c.PlaintextBeyondLoopback,
 		Keepalive: keep, DialTimeout: min(max(c.Timing.RetryTimeout/4, leastClientDial), mostClientDial),
 		Resolver: c.Resolver, Logger: c.Logger,

@@ -36,7 +36,7 @@ type TLS struct {
 	CAFile string
 	// Names are the names, DNS or IP, that the nodes' certificates must be valid
 	// for, by the node's ID. It defaults to the host part of the node's address
-	// in Peers and must be the same on every node. A node whose certificate is
+	// and must be the same on every node. A node whose certificate is
 	// not valid for its name is refused, whether it dials or is dialled. Nodes
 	// that have the same name, or whose certificates are valid for each other's
 	// names, can pass for one another.
@@ -63,16 +63,22 @@ type Config struct {
 	// Advertise is the address the others reach this node at. It defaults to
 	// its own address in Peers, which it must equal, else to Listen.
 	Advertise string
-	// Peers lists every node, this one included, the same on all of them and
-	// at every start. The first start needs all of them at the same time. Empty
-	// means a cluster of this one node.
+	// Peers is for the first start. It lists every node, this one included, the
+	// same on all of them, and needs all of them at the same time. Empty means a
+	// cluster of this one node. A node that is to be added to a cluster lists
+	// itself and at least one member.
+	//
+	// Afterwards the members and their addresses are those of the replicated
+	// configuration; see [Membership] and Status.PeersDiffer. Peers serves then to
+	// find the members again, if the node has lost its data or all nodes have
+	// moved.
 	Peers []Peer
 	// Rejoin allows this node to give up what its directory holds, where that
 	// is damaged, where the other nodes have replaced this node, or where the
-	// incarnation of its cluster has ended (see Recover): it is moved
-	// to a directory lost-… in Dir once a leader of the other nodes has removed
-	// this node's old life from the cluster, and the node then gets everything
-	// from the others before it votes again. Without such a leader nothing is
+	// incarnation of its cluster has ended (see Recover): it is moved to a directory
+	// lost-… in Dir once a leader of the other nodes has added a new life of this
+	// node to the cluster, and the node then gets everything from the others before
+	// it votes again. Without such a leader nothing is
 	// moved. It may stay set.
 	Rejoin bool
 	// TLS switches mutual TLS on. Without it the nodes neither prove who they
@@ -106,7 +112,8 @@ type Config struct {
 	SnapshotInterval time.Duration
 	// Logger receives what an operator needs to know; nil means silent.
 	Logger *slog.Logger
-	// Observer receives switches of the leader; the zero value is off.
+	// Observer receives changes of the leader, of the members and of this node's
+	// health; the zero value is off.
 	Observer dcs.Observer
 }
 
@@ -215,7 +222,15 @@ func (c Config) checkPeers(f *faults) {
 		}
 	}
 	if len(c.Peers) > 0 && c.ID != "" && !ids[c.ID] {
-		f.add(`Peers does not list this node, %q: list every node on every node, this one too`, c.ID)
+		f.add(`Peers does not list this node, %q: list this node too, with its address`, c.ID)
+	}
+}
+
+// checkRemote checks the address of another node.
+func (c Config) checkRemote(f *faults, addr string) {
+	port := c.checkAddr(f, "Addr", addr)
+	if host, _, err := net.SplitHostPort(addr); err == nil && (isWildcard(host) || port == "0") {
+		f.add(`Addr %q is no address that others could reach: name one, like %q`, addr, "10.0.0.1:7001")
 	}
 }
 
@@ -237,8 +252,8 @@ func (c Config) checkTLS(f *faults) {
 		return
 	}
 	for _, id := range slices.Sorted(maps.Keys(c.TLS.Names)) {
-		if id != c.ID && c.peerAddr(id) == "" {
-			f.add(`TLS.Names has a node %q that is not in Peers: use the IDs of Peers`, id)
+		if !transport.ValidID(id) {
+			f.add(`TLS.Names has a node %q: letters, digits, ".", "_" and "-", 1 to %d of them, like "node-b"`, id, transport.MaxNodeID)
 		}
 	}
 	checkTLSFiles(f, c.TLS)

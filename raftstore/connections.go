@@ -22,7 +22,7 @@ type caller interface {
 func (c Config) connections() transport.Options {
 	keep, _ := keepalive.Derive(c.Timing.TTL, c.Timing.LoopWait)
 	o := transport.Options{
-		ID: c.ID, Cluster: transport.NewClusterID(c.Root, c.memberIDs()), Root: transport.NewClusterID(c.Root, nil),
+		ID: c.ID, Cluster: transport.NewClusterID(c.Root),
 		Listen: c.Listen, Advertise: c.Advertise, Peers: map[string]string{},
 		TLS: (*transport.TLS)(c.TLS), PlaintextBeyondLoopback: c.PlaintextBeyondLoopback,
 		Keepalive: keep, HeartbeatTimeout: c.HeartbeatTimeout, ElectionTimeout: c.ElectionTimeout,

@@ -5,7 +5,8 @@
 //
 // # Opening
 //
-// Every node is given the same list of peers and a data directory of its own:
+// Every node is given the same list of peers for the first start, and a data
+// directory of its own:
 //
 //	b, err := raftstore.New(ctx, raftstore.Config{
 //		ID: "a", Dir: "/var/lib/holdfast/a", Root: "pg/main",
@@ -27,8 +28,8 @@
 // A node must not vote as if it had never acknowledged anything. So the data of
 // a node have a life, which the directory names: a node with an empty directory
 // is another server to the others, with no vote. It joins by itself. A leader
-// that the others elected removes the life that is lost, adds the new one
-// without a vote, and gives it the vote when it has caught up. The same holds
+// that the others elected adds the new life without a vote, gives it the vote when
+// it has caught up, and removes the life that is lost. The same holds
 // for a node that has less than its directory says it once had. It moves what it
 // has to a directory lost-LIFE in Dir, after the leader has admitted it.
 //
@@ -43,6 +44,23 @@
 // A cluster that is founded again is another incarnation. The nodes of the two
 // refuse each other, and calls over a node of the other incarnation fail with
 // ErrUnauthorized.
+//
+// # Members
+//
+// Peers is for the first start. Afterwards the members of the cluster, and their
+// addresses, are those of the replicated configuration, and [Status] names the
+// entries of Peers that differ. [Backend.Membership] changes the members, from any
+// member, while locks are held:
+//
+//	err := b.Membership().AddVoter(ctx, "d", "10.0.0.4:7001")
+//
+// The node d runs already, with an empty directory and with at least one member in
+// its Peers. It gets its vote once it has caught up. Remove removes a node, Move
+// changes the address of one, and Transfer gives the lead to another one. One
+// change is made at a time, and none that would lose the quorum. A node that was
+// removed ends its part in Raft and says so in its Status; it joins with a new life
+// if it is added again. docs/operations.md has the steps for adding, removing,
+// replacing, renaming and moving a node.
 //
 // # Recovery and backup
 //
@@ -156,14 +174,18 @@
 //
 // # Certificates
 //
-// With TLS, the certificate of a node must be valid for the host of its address
-// in Peers, or for its name in TLS.Names, and a node that cannot prove that it is
-// the one that it says it is, is refused in both directions. A node can pass for
-// every node for whose name its certificate is valid: issue one for each node,
-// with that node's name only. The certificate of a client needs no name. Issue it
-// for client use only: on the connections between nodes a certificate must be for
-// server use, too, so that it never proves a node. Without TLS nothing is proven, and everyone who
-// reaches the port may act as any node.
+// With TLS, the certificate of a node must be valid for the host of its address,
+// the one in the replicated configuration or the one in Peers, or for its name in
+// TLS.Names. A node that cannot prove its name is refused in both directions. A
+// node that is no member may ask a member how to join, and nothing else. A node
+// can pass for every node for whose name its certificate is valid: issue one for
+// each node, with that node's name only. After a Move, remove the old address from
+// Peers, because a certificate for its host passes until then.
+//
+// The certificate of a client needs no name. Issue it for client use only: on the
+// connections between nodes a certificate must be for server use, too, so that it
+// never proves a node. Without TLS nothing is proven, and everyone who reaches the
+// port may act as any node.
 //
 // # Versions
 //

@@ -11,6 +11,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // pauseNet is the wires between the Raft nodes of one cluster, of which one
@@ -41,7 +43,7 @@ var errCut = errors.New("cut off")
 
 // passes refuses what the paused node would have to send or to read.
 func (p *pauseTransport) passes(to raft.ServerAddress) error {
-	if at := p.net.paused.Load(); at != nil && (*at == p.self || *at == string(to)) {
+	if at := p.net.paused.Load(); at != nil && (*at == p.self || *at == transport.PlainAddr(string(to))) {
 		return errCut
 	}
 	return nil

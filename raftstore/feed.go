@@ -25,13 +25,13 @@ type feed struct {
 	mu   sync.Mutex
 	base uint64 // changes up to this entry are not kept
 	end  uint64 // the newest entry that was applied
-	list []change
+	list []treeChange
 	size int
 	news chan struct{} // closed at the next change; nil while nobody waits
 }
 
-// change is what one entry changed.
-type change struct {
+// treeChange is what one entry changed.
+type treeChange struct {
 	index   uint64
 	wrote   []dcs.Entry
 	deleted []string
@@ -42,7 +42,7 @@ func newFeed(tree *kv.Tree) *feed { return &feed{tree: tree} }
 
 // changed notes an entry: it is [state.FSM.OnChange].
 func (f *feed) changed(index uint64, keys []string) {
-	c := change{index: index}
+	c := treeChange{index: index}
 	for _, key := range keys {
 		if e, ok := f.tree.Get(key); ok {
 			c.wrote = append(c.wrote, e)
@@ -81,7 +81,7 @@ func (f *feed) shorten() {
 	f.list = f.list[drop:]
 }
 
-func (c *change) bytes() int {
+func (c *treeChange) bytes() int {
 	size := entriesSize(c.wrote)
 	for _, key := range c.deleted {
 		size += 8 + len(key)

@@ -37,7 +37,7 @@ const (
 // feedMessage is one message of a stream.
 type feedMessage struct {
 	kind     feedKind
-	changes  []change     // feedChange
+	changes  []treeChange // feedChange
 	revision dcs.Revision // feedTree, feedBeat
 	entries  []dcs.Entry  // feedTree
 	last     bool         // feedTree
@@ -74,7 +74,7 @@ func startMessage(kind feedKind, size int) *codec.Encoder {
 }
 
 // encodeChanges encodes each change once, however many clients get it.
-func encodeChanges(list []change, size int) []byte {
+func encodeChanges(list []treeChange, size int) []byte {
 	e := startMessage(feedChange, size)
 	e.Uint(uint64(len(list)))
 	for i := range list {
@@ -116,7 +116,7 @@ func decodeFeedMessage(body []byte) (feedMessage, error) {
 	switch m.kind {
 	case feedChange:
 		for range d.Count() {
-			c := change{index: d.Uint(), wrote: d.Entries()}
+			c := treeChange{index: d.Uint(), wrote: d.Entries()}
 			for range d.Count() {
 				c.deleted = append(c.deleted, d.Text())
 			}

@@ -92,7 +92,7 @@ func FuzzDecodeFeed(f *testing.F) {
 	f.Add(feedRequest{kind: feedChange, revision: 3, prefix: "p", every: time.Second}.encode())
 	f.Add(encodeTree(3, []dcs.Entry{{Key: "k", Value: []byte("v")}}, true))
 	f.Add(encodeBeat(7))
-	f.Add(encodeChanges([]change{{index: 4, wrote: []dcs.Entry{{Key: "k"}}, deleted: []string{"d"}}}, 9))
+	f.Add(encodeChanges([]treeChange{{index: 4, wrote: []dcs.Entry{{Key: "k"}}, deleted: []string{"d"}}}, 9))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if r, err := decodeFeedRequest(data); err == nil {
 			again, err := decodeFeedRequest(r.encode())

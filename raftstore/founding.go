@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -30,7 +31,9 @@ import (
 // foundStep goes one step towards the first start, with what the others say.
 // A nil error means that the node has an incarnation now.
 func (n *node) foundStep(others map[string]met) error {
-	own, err := firstStart(n.seat.look().identity, n.config.Peers, others)
+	own := n.seat.look().identity
+	own.Owner = n.dir.owner
+	own, err := firstStart(own, n.config.Peers, others)
 	if err != nil {
 		return err
 	}
@@ -40,19 +43,23 @@ func (n *node) foundStep(others map[string]met) error {
 // firstStart returns the identity that a node without an incarnation takes,
 // after what the others have just said. The error says what is waited for.
 func firstStart(own disk.Identity, peers []Peer, others map[string]met) (disk.Identity, error) {
-	incarnation, founders, err := founded(others)
-	if err == nil && incarnation.IsZero() {
-		founders, err = freshNodes(own, peers, others)
-		incarnation = disk.NewIncarnation()
+	incarnation, said, err := founded(others)
+	own.Incarnation, own.Founders, own.Addrs, own.Former = incarnation, said.Founders, said.FounderAddrs, formerOf(incarnation, others)
+	if err != nil || !incarnation.IsZero() {
+		return own, err
 	}
-	own.Incarnation, own.Founders, own.Former = incarnation, founders, formerOf(incarnation, others)
+	own.Founders, err = freshNodes(own, peers, others)
+	own.Incarnation, own.Addrs = disk.NewIncarnation(), map[string]string{}
+	for _, p := range peers {
+		own.Addrs[p.ID] = p.Addr
+	}
 	return own, err
 }
 
 // founded returns the incarnation that other nodes have, zero if none of them
-// has one. Of several it is the one that did not end, else that of the nodes that
-// know a leader.
-func founded(others map[string]met) (disk.Incarnation, map[string]disk.Life, error) {
+// has one, with what they say of its founding. Of several it is the one that did
+// not end, else that of the nodes that know a leader.
+func founded(others map[string]met) (disk.Incarnation, setupMessage, error) {
 	found := map[disk.Incarnation]met{}
 	for _, id := range slices.Sorted(maps.Keys(others)) {
 		a := others[id]
@@ -62,7 +69,7 @@ func founded(others map[string]met) (disk.Incarnation, map[string]disk.Life, err
 		known, twice := found[a.peer.Incarnation]
 		if !twice || known.said.Leader == "" && a.said.Leader != "" || len(known.said.Founders) == 0 {
 			if len(a.said.Founders) == 0 {
-				a.said.Founders = known.said.Founders
+				a.said.Founders, a.said.FounderAddrs = known.said.Founders, known.said.FounderAddrs
 			}
 			found[a.peer.Incarnation] = a
 		}
@@ -74,12 +81,12 @@ func founded(others map[string]met) (disk.Incarnation, map[string]disk.Life, err
 		found = led
 	}
 	if len(found) > 1 {
-		return disk.Incarnation{}, nil, fmt.Errorf("the other nodes belong to different incarnations of the cluster: %s", describeMet(others))
+		return disk.Incarnation{}, setupMessage{}, fmt.Errorf("the other nodes belong to different incarnations of the cluster: %s", describeMet(others))
 	}
 	for incarnation, a := range found {
-		return incarnation, a.said.Founders, nil
+		return incarnation, a.said, nil
 	}
-	return disk.Incarnation{}, nil, nil
+	return disk.Incarnation{}, setupMessage{}, nil
 }
 
 func describeMet(others map[string]met) string {
@@ -96,6 +103,7 @@ func describeMet(others map[string]met) string {
 // incarnation, if all of them were just seen without one. Else the error says
 // what the cluster waits for.
 func freshNodes(own disk.Identity, peers []Peer, others map[string]met) (map[string]disk.Life, error) {
+	names := (Config{ID: own.Node, Peers: peers}).memberIDs()
 	lives := map[string]disk.Life{own.Node: own.Life}
 	there := []string{own.Node}
 	var missing []string
@@ -107,6 +115,8 @@ func freshNodes(own disk.Identity, peers []Peer, others map[string]met) (map[str
 			missing = append(missing, fmt.Sprintf("%s (%s)", p.ID, p.Addr))
 		case a.said.Standing != standingFresh || a.peer.Life.IsZero():
 			missing = append(missing, fmt.Sprintf("%s (%s), which has data (%s)", p.ID, p.Addr, a.said.Standing))
+		case !slices.Equal(a.said.Peers, names):
+			missing = append(missing, fmt.Sprintf("%s (%s), whose Peers has %s and not %s", p.ID, p.Addr, strings.Join(a.said.Peers, ", "), strings.Join(names, ", ")))
 		default:
 			lives[p.ID] = a.peer.Life
 			there = append(there, p.ID)
@@ -116,7 +126,7 @@ func freshNodes(own disk.Identity, peers []Peer, others map[string]met) (map[str
 		slices.Sort(there)
 		return nil, &firstStartError{there: there, missing: missing}
 	}
-	if first := slices.Min(own.Members); first != own.Node {
+	if first := slices.Min(names); first != own.Node {
 		return nil, &firstStartError{drawer: first}
 	}
 	return lives, nil
@@ -179,21 +189,27 @@ func (n *node) firstEntry(own disk.Identity) *raft.Log {
 // founders is the configuration that the cluster begins with.
 func (n *node) founders(own disk.Identity) raft.Configuration {
 	var c raft.Configuration
-	for _, id := range own.Members {
+	for _, id := range slices.Sorted(maps.Keys(own.Founders)) {
 		c.Servers = append(c.Servers, raft.Server{
 			ID:      transport.ServerID(id, own.Founders[id]),
-			Address: raft.ServerAddress(n.nodeAddr(id)),
+			Address: serverAddr(cmp.Or(own.Addrs[id], n.nodeAddr(id)), own.Founders[id]),
 		})
 	}
 	return c
 }
 
-// nodeAddr returns the address of a node as Peers has it.
+// serverAddr is the address of a server in the configuration. With its life, that
+// of an old and a new life of one node differ, as Raft demands.
+func serverAddr(addr string, life disk.Life) raft.ServerAddress {
+	return raft.ServerAddress(transport.LifeAddr(addr, life))
+}
+
+// nodeAddr returns the present address of a node, or "".
 func (n *node) nodeAddr(id string) string {
-	if addr := n.config.peerAddr(id); addr != "" || id != n.config.ID {
-		return addr
+	if id == n.config.ID {
+		return n.net.Addr()
 	}
-	return n.net.Addr()
+	return n.addrs()[id]
 }
 
 // begin takes the node to where its directory says that it was.
@@ -202,7 +218,7 @@ func (n *node) begin() error {
 	own := found.Identity
 	switch found.Condition {
 	case disk.Short, disk.Damaged:
-		return n.lose(found.Reason, own.Incarnation)
+		return n.loseOwn(found.Reason, own.Incarnation)
 	case disk.Fresh:
 		n.seat.change(func(s *seatState) { s.standing, s.identity, s.life = standingFresh, own, own.Life })
 		n.net.Become(func(h *transport.Hello) { h.Life = own.Life })
@@ -233,7 +249,7 @@ func (n *node) begin() error {
 // startFounder starts Raft on a founder if every node is known to have stored
 // the incarnation.
 func (n *node) startFounder(others map[string]met) error {
-	if err := allFounded(n.seat.look().identity, n.config.Peers, others); err != nil {
+	if err := allFounded(n.seat.look().identity, others); err != nil {
 		return err
 	}
 	return n.startVoter()
@@ -242,20 +258,20 @@ func (n *node) startFounder(others map[string]met) error {
 // allFounded returns an error that says which nodes have not stored the
 // incarnation of this founder, unless a founder that has votes already is among
 // the others: that one has seen all of them.
-func allFounded(own disk.Identity, peers []Peer, others map[string]met) error {
+func allFounded(own disk.Identity, others map[string]met) error {
 	there := []string{own.Node}
 	var missing []string
-	for _, p := range peers {
-		a := others[p.ID]
-		founded := a.err == nil && a.peer.ID == p.ID && a.peer.Incarnation == own.Incarnation
+	for _, id := range slices.Sorted(maps.Keys(own.Founders)) {
+		a, asked := others[id]
+		founded := asked && a.err == nil && a.peer.ID == id && a.peer.Incarnation == own.Incarnation
 		switch {
-		case p.ID == own.Node:
+		case id == own.Node:
 		case founded && a.said.Standing == standingMember:
 			return nil
 		case founded:
-			there = append(there, p.ID)
+			there = append(there, id)
 		default:
-			missing = append(missing, fmt.Sprintf("%s (%s)", p.ID, p.Addr))
+			missing = append(missing, fmt.Sprintf("%s (%s)", id, own.Addrs[id]))
 		}
 	}
 	if len(missing) == 0 {

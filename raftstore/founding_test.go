@@ -69,7 +69,7 @@ func (m *model) wipe(n *modelNode) {
 // answer is what a node answers another one now.
 func (n *modelNode) answer() met {
 	a := met{peer: transport.Hello{ID: n.id, Life: n.disk.Life, Incarnation: n.disk.Incarnation}}
-	a.said = setupMessage{Standing: standingFresh, Founders: n.disk.Founders}
+	a.said = setupMessage{Standing: standingFresh, Founders: n.disk.Founders, FounderAddrs: n.disk.Addrs, Peers: n.disk.Members}
 	if !n.disk.Incarnation.IsZero() {
 		a.said.Standing = standingJoining
 		if n.disk.IsFounder() {
@@ -112,7 +112,7 @@ func (m *model) step(losses int) {
 
 func (m *model) act(n *modelNode) {
 	if !n.disk.Incarnation.IsZero() {
-		n.votes = n.votes || n.disk.IsFounder() && allFounded(n.disk, m.peers, n.heard) == nil
+		n.votes = n.votes || n.disk.IsFounder() && allFounded(n.disk, n.heard) == nil
 		return
 	}
 	next, err := firstStart(n.disk, m.peers, n.heard)
@@ -189,7 +189,7 @@ func TestFounderWaitsForEveryNode(t *testing.T) {
 	require.True(t, a.disk.IsFounder() && b.disk.IsFounder())
 	take(a)
 	require.False(t, a.votes, "c knows of no cluster")
-	require.ErrorContains(t, allFounded(a.disk, m.peers, a.heard), "a, b are there, waits for c (c:1)")
+	require.ErrorContains(t, allFounded(a.disk, a.heard), "a, b are there, waits for c (c:1)")
 	take(c)
 	take(a)
 	require.True(t, a.votes)
@@ -239,9 +239,13 @@ func TestFirstStartNamesWhoIsAbsent(t *testing.T) {
 		_, err := firstStart(tc.own.disk, m.peers, tc.heard)
 		require.ErrorContains(t, err, tc.want)
 	}
+	other := b.answer()
+	other.said.Peers = []string{"b", "c", "d"}
+	_, err := firstStart(a.disk, m.peers, map[string]met{"b": other, "c": m.nodes[2].answer()})
+	require.ErrorContains(t, err, "b (b:1), whose Peers has b, c, d and not a, b, c")
 	left := b.answer()
 	left.said.Standing = standingLost
-	_, err := firstStart(a.disk, m.peers, map[string]met{"b": left, "c": m.nodes[2].answer()})
+	_, err = firstStart(a.disk, m.peers, map[string]met{"b": left, "c": m.nodes[2].answer()})
 	require.ErrorContains(t, err, "b (b:1), which has data (lost)")
 }
 

@@ -21,6 +21,12 @@ const (
 	// Joining says that the node has no vote yet. It has everything, or gets it
 	// from the leader.
 	Joining HealthState = "joining"
+	// NonVoting says that the node has everything and no vote, because it was added
+	// with AddNonVoter, or an AddVoter did not end. It serves calls.
+	NonVoting HealthState = "non-voting"
+	// Removed says that the node was removed from the cluster. Its calls fail. It
+	// joins with a new life when it is added again.
+	Removed HealthState = "removed"
 	// Lost says that the node must not use its data, because a part of them is
 	// missing or damaged. It joins when the other nodes have a leader.
 	Lost HealthState = "lost"

@@ -138,11 +138,15 @@ type answered struct {
 	voice
 }
 
-// askOthers puts the question op to all other voters at once. The channel has
-// the answers as they come, and is closed after the last one. It need not be
-// read to its end.
+// askOthers puts the question op to all other voters at once.
 func (m *member) askOthers(ctx context.Context, op byte) <-chan answered {
-	voters := m.currentVoters()
+	return m.askVoters(ctx, m.currentVoters(), op)
+}
+
+// askVoters puts the question op to these voters at once, without this node. The
+// channel has the answers as they come, and is closed after the last one. It need
+// not be read to its end.
+func (m *member) askVoters(ctx context.Context, voters []voter, op byte) <-chan answered {
 	answers := make(chan answered, len(voters))
 	var asked sync.WaitGroup
 	for _, v := range voters {

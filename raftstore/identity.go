@@ -3,6 +3,8 @@ package raftstore
 import (
 	"errors"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/logging"
@@ -14,8 +16,7 @@ var errDirInUse = disk.ErrInUse
 
 // owner is this node as a data directory names it.
 func (c Config) owner() disk.Owner {
-	ids := c.memberIDs()
-	return disk.Owner{Node: c.ID, Cluster: transport.NewClusterID(c.Root, ids).String(), Root: c.Root, Members: ids}
+	return disk.Owner{Node: c.ID, Cluster: transport.NewClusterID(c.Root).String(), Root: c.Root, Members: c.memberIDs()}
 }
 
 // dataDir is the locked data directory of this node.
@@ -26,6 +27,8 @@ type dataDir struct {
 	owner  disk.Owner
 	unlock func() error
 	state  disk.State // as it was when it was opened
+	// servers is the configuration that the log and the snapshots had then.
+	servers []raft.Server
 
 	segmentBytes int64 // see wiring
 }
@@ -110,5 +113,9 @@ func (d *dataDir) setAside(i disk.Identity) error {
 	if err := disk.SetAside(d.files, d.path, d.state.Life()); err != nil {
 		return err
 	}
-	return disk.Make(d.files, d.path, i)
+	if err := disk.Make(d.files, d.path, i); err != nil {
+		return err
+	}
+	d.state = disk.State{Condition: disk.Joiner, Identity: i}
+	return nil
 }

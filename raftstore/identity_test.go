@@ -103,9 +103,8 @@ func TestDirOfAnother(t *testing.T) {
 		edit func(*Config)
 		want []string
 	}{
-		"node":  {func(c *Config) { c.ID = "b" }, []string{`node "a"'s and this node is "b"`}},
-		"root":  {func(c *Config) { c.Root = "pg/other" }, []string{"another cluster", `Root "pg/main"`, `Root "pg/other"`}},
-		"peers": {func(c *Config) { c.Peers = c.Peers[:1] }, []string{"another cluster", "with nodes a, b", "with nodes a:"}},
+		"node": {func(c *Config) { c.ID = "b" }, []string{`node "a"'s and this node is "b"`}},
+		"root": {func(c *Config) { c.Root = "pg/other" }, []string{"another cluster", `Root is "pg/main"`, `the settings is "pg/other"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := dirConfig(t)

@@ -56,6 +56,40 @@ type ancestry struct {
 	life        disk.Life // whose data are replaced in the directory, or zero
 	term        uint64    // the newest one that is known
 	state       *state.FSM
+	members     []raft.Server // of the incarnation that ends, if they are known
+}
+
+// newMembers is the first configuration of a new incarnation. The node is its only
+// voter. The others, those of the incarnation before or those of Peers, are in it
+// with lives that no node has: a new life takes the place of each, and gets the vote
+// of a voter, when the node is started.
+func (a ancestry) newMembers(c Config, own disk.Life) raft.Configuration {
+	addrs, suffrage := membersOf(a.members), map[string]raft.ServerSuffrage{}
+	for id := range addrs {
+		suffrage[id] = raft.Nonvoter
+	}
+	for _, s := range a.members {
+		if isVoterToBe(s) {
+			suffrage[transport.NodeOf(s.ID)] = raft.Staging
+		}
+	}
+	for _, p := range c.Peers {
+		if len(a.members) == 0 {
+			suffrage[p.ID] = raft.Staging
+		}
+		if _, known := suffrage[p.ID]; known {
+			addrs[p.ID] = p.Addr // the operator has just given it
+		}
+	}
+	list := []raft.Server{{
+		ID: transport.ServerID(c.ID, own), Address: serverAddr(cmp.Or(c.peerAddr(c.ID), c.Advertise), own),
+	}}
+	for _, id := range sortedKeys(addrs) {
+		if life := disk.NewLife(); id != c.ID {
+			list = append(list, raft.Server{Suffrage: suffrage[id], ID: transport.ServerID(id, life), Address: serverAddr(addrs[id], life)})
+		}
+	}
+	return raft.Configuration{Servers: list}
 }
 
 // begin makes the directory that of the only voter of a new incarnation, which
@@ -74,12 +108,8 @@ func (d *dataDir) begin(c Config, a ancestry, least dcs.Revision) (own disk.Iden
 	if err != nil {
 		return own, 0, err
 	}
-	voter := raft.Server{
-		ID:      transport.ServerID(c.ID, own.Life),
-		Address: raft.ServerAddress(cmp.Or(c.peerAddr(c.ID), c.Advertise)),
-	}
 	err = disk.Replace(d.files, d.path, a.life, own, disk.Beginning{
-		Index: first, Term: term, Configuration: raft.Configuration{Servers: []raft.Server{voter}},
+		Index: first, Term: term, Configuration: a.newMembers(c, own.Life),
 		Persist: snapshot.Persist, SegmentBytes: d.segmentBytes,
 	})
 	if err != nil {

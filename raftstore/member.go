@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -37,14 +38,16 @@ type member struct {
 	probing sync.Mutex
 	probe   chan struct{} // closed when the write of diskWorks ends; nil without one
 
+	applied atomic.Pointer[configuration] // the newest configuration that was applied
 	voters  voterCache
 	notices notices
+	batch   chan struct{} // something was applied
 }
 
 // startMember opens the log and starts Raft on it. On an error nothing is left
 // open.
 func (n *node) startMember() (err error) {
-	m := &member{node: n, id: n.net.ServerID()}
+	m := &member{node: n, id: n.net.ServerID(), batch: make(chan struct{}, 1)}
 	m.life, m.end = context.WithCancel(n.life)
 	m.notices.m = m
 	defer func() {
@@ -54,6 +57,7 @@ func (n *node) startMember() (err error) {
 		}
 	}()
 	n.state.Reset()
+	n.state.OnConfiguration = m.noteConfiguration
 	if err := m.openStores(); err != nil {
 		return err
 	}
@@ -245,7 +249,11 @@ func (m *member) startLoops(changes <-chan bool) {
 	m.running.Go(m.send)
 	m.running.Go(m.follow)
 	m.running.Go(m.snapshotByBytes)
-	m.node.state.OnBatch(m.notices.applied)
+	m.running.Go(m.watchMembers)
+	m.node.state.OnBatch(func(index, term uint64) {
+		m.notices.applied(index, term)
+		m.wakeWatch()
+	})
 }
 
 // stopRaft ends Raft, within a bound: its goroutines can hang in the disk.
@@ -388,21 +396,22 @@ func (m *member) hasVote() bool {
 
 // voterCache holds the voters of the configuration that Raft last returned.
 type voterCache struct {
-	mu     sync.Mutex
-	from   []raft.Server
-	voters []voter
+	mu      sync.Mutex
+	from    []raft.Server
+	version uint64 // of the roster's addresses
+	voters  []voter
 }
 
 // currentVoters returns the voters of the latest configuration.
 func (m *member) currentVoters() []voter {
-	servers := m.servers()
+	servers, version := m.servers(), m.node.roster.version()
 	c := &m.voters
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if sameServers(servers, c.from) {
+	if sameServers(servers, c.from) && version == c.version {
 		return c.voters
 	}
-	c.from, c.voters = servers, nil
+	c.from, c.version, c.voters = servers, version, nil
 	for _, s := range servers {
 		if s.Suffrage != raft.Voter {
 			continue
@@ -417,7 +426,7 @@ func (m *member) addrOf(s raft.Server) string {
 	if known, err := m.node.net.ServerAddr(s.ID); err == nil {
 		return string(known)
 	}
-	return string(s.Address)
+	return string(s.Address) // which has the life
 }
 
 // plainAddrOf returns the address of a server's node, without the life in it.

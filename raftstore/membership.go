@@ -27,92 +27,178 @@ const (
 	// configTimeout is how long a change of the configuration may wait for
 	// Raft's main loop.
 	configTimeout = time.Second
+	// settlePause is how often a leader looks whether a change is committed.
+	settlePause = 5 * time.Millisecond
 )
 
-// joins are the nodes that wait to become voters, as a leader knows them. The
-// leader replaces a lost life of a node by its new one in three entries:
-// RemoveServer for the old life, AddNonvoter for the new one, and AddVoter once
-// it has caught up. Each is a change of a single server, which Raft's proof
-// covers, and the next step follows from the present configuration alone: a new
-// leader goes on where the old one stopped.
+// joins changes the configuration while this node leads. By itself it replaces a
+// lost life of a node by the new one; everything else is asked for (see
+// changeMembers).
+//
+// A life is replaced in three entries: the new one is added without a vote, gets
+// the vote once it has caught up, and the old one is removed. Each is a change of a
+// single server, which Raft's proof covers. The next one follows from the present
+// configuration alone, so that a new leader goes on where the old one stopped: as
+// long as the old life is there, the new one is to get the suffrage of the old one.
 type joins struct {
 	n    *node
 	kick chan struct{}
 
-	mu        sync.Mutex
-	waiting   map[string]*applicant // by the node's name
-	committed []raft.Server         // the configuration, while no change is under way
+	mu      sync.Mutex
+	waiting map[string]*applicant // by the node's name
+	lead    *member               // nil unless a term of this node is open
+	term    context.Context       //nolint:containedctx // its end is the term's
+	asked   *askedChange          // the change that was asked for, until it is over
 }
 
-// applicant is a node that waits.
+// applicant is a node that waits for its new life to replace the old one.
 type applicant struct {
 	id    string
 	life  disk.Life
-	ready bool // Raft runs on it
 	asked dcs.Instant
-
-	admitted, voter bool // see setupMessage
 }
 
 func newJoins(n *node) *joins {
 	return &joins{n: n, kick: make(chan struct{}, 1), waiting: map[string]*applicant{}}
 }
 
-// note takes down what a node says of itself and adds to the answer how far it
-// is.
+// configuration is a configuration and the index of its entry.
+type configuration struct {
+	servers []raft.Server
+	index   uint64
+}
+
+// noteConfiguration takes over a configuration that is committed. Raft itself does
+// not say at which index its latest one is, nor whether that is committed.
+func (m *member) noteConfiguration(l *raft.Log) {
+	m.applied.Store(&configuration{servers: raft.DecodeConfiguration(l.Data).Servers, index: l.Index})
+}
+
+// committed returns the newest configuration that this node knows to be committed.
+// Its entry was applied here, or a snapshot has it.
+func (m *member) committed() configuration {
+	var c configuration
+	if applied := m.applied.Load(); applied != nil {
+		c = *applied
+	}
+	if list, err := m.snaps.List(); err == nil && len(list) > 0 && list[0].ConfigurationIndex > c.index {
+		c = configuration{servers: list[0].Configuration.Servers, index: list[0].ConfigurationIndex}
+	}
+	return c
+}
+
+// settled returns the committed configuration, and whether it is the latest one, so
+// that no change is under way.
+func (m *member) settled() (configuration, bool) {
+	c := m.committed()
+	return c, slices.Equal(c.servers, m.servers())
+}
+
+// settle waits until no change is under way and returns the configuration. A change
+// names its index, so that Raft refuses it if another one was made meanwhile.
+func (m *member) settle(ctx context.Context) (configuration, error) {
+	for {
+		c, ok := m.settled()
+		if ok {
+			return c, nil
+		}
+		pause(ctx, settlePause)
+		if ctx.Err() != nil {
+			return c, errors.New("an earlier change of the configuration is not committed yet")
+		}
+	}
+}
+
+// lives returns the servers of a node, the oldest first.
+func (c configuration) lives(id string) (own []raft.Server) {
+	for _, s := range c.servers {
+		if transport.NodeOf(s.ID) == id {
+			own = append(own, s)
+		}
+	}
+	return own
+}
+
+// voters returns the voters that are not of node id.
+func (c configuration) voters(without string) (voters []raft.Server) {
+	for _, s := range c.servers {
+		if s.Suffrage == raft.Voter && transport.NodeOf(s.ID) != without {
+			voters = append(voters, s)
+		}
+	}
+	return voters
+}
+
+func isVoter(s raft.Server) bool { return s.Suffrage == raft.Voter }
+
+// isVoterToBe reports whether a new life of this server's node is to be a voter. A
+// recovery or a restore puts the other nodes into the first configuration of the new
+// incarnation as Staging, without a vote, so that they join it by themselves.
+func isVoterToBe(s raft.Server) bool { return s.Suffrage != raft.Nonvoter }
+
+// note takes down the introduction of a node and adds to the answer how it stands
+// in the configuration. Nothing is said of one that is not committed: it may never
+// be.
 func (j *joins) note(peer transport.Hello, m setupMessage, answer *setupMessage) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	own := j.n.net.Greeting()
-	if m.Standing == standingMember && peer.Incarnation == own.Incarnation {
-		answer.Replaced = j.replacement(peer)
+	if j.lead == nil || peer.Life.IsZero() {
 		return
 	}
-	lost := m.Standing == standingLost
-	if !lost && m.Standing != standingJoining || j.n.config.peerAddr(peer.ID) == "" || peer.Life.IsZero() ||
-		peer.Incarnation != own.Incarnation && !(lost && peer.Incarnation.IsZero()) {
+	incarnation := j.n.net.Greeting().Incarnation
+	if lost := m.Standing == standingLost; peer.Incarnation != incarnation && !(lost && peer.Incarnation.IsZero()) {
 		return
 	}
-	a := j.waiting[peer.ID]
-	if a == nil || a.life != peer.Life {
-		a = &applicant{id: peer.ID, life: peer.Life}
-		j.waiting[peer.ID] = a
+	if c, ok := j.lead.settled(); ok {
+		j.answer(c.lives(peer.ID), peer, m, answer)
 	}
-	a.ready, a.asked = !lost, dcs.Now()
-	answer.Admitted, answer.Voter = a.admitted, a.voter
+}
+
+// answer is note once the configuration is known. The caller holds the lock.
+func (j *joins) answer(lives []raft.Server, peer transport.Hello, m setupMessage, answer *setupMessage) {
+	own := transport.ServerID(peer.ID, peer.Life)
+	at := slices.IndexFunc(lives, func(s raft.Server) bool { return s.ID == own })
+	answer.Admitted = at >= 0
+	answer.Voter = answer.Admitted && isVoter(lives[at])
+	answer.NonVoter = answer.Admitted && !answer.Voter && len(lives) == 1 && !j.isAsked(peer.ID)
+	now := m.Standing
+	switch part := now == standingMember || now == standingNonVoter || now == standingJoining && m.Added; {
+	case part && !answer.Admitted && slices.ContainsFunc(lives, isVoter):
+		_, answer.Replaced = transport.SplitServer(lives[len(lives)-1].ID)
+	case part && !answer.Admitted:
+		// A life without a vote may be the one that this node was to get when it was
+		// stopped, after it had been removed.
+		answer.Removed = true
+	case len(lives) == 0:
+	case (now == standingLost || now == standingJoining) && (!answer.Admitted || len(lives) > 1):
+		j.waiting[peer.ID] = &applicant{id: peer.ID, life: peer.Life, asked: dcs.Now()}
+		j.wake()
+	}
+}
+
+func (j *joins) wake() {
 	select {
 	case j.kick <- struct{}{}:
 	default:
 	}
 }
 
-// replacement returns the life that the committed configuration has of a node
-// that believes to be a member with another one. The caller holds the lock.
-func (j *joins) replacement(peer transport.Hello) (other disk.Life) {
-	for _, s := range j.committed {
-		node, life := transport.SplitServer(s.ID)
-		if node == peer.ID && life == peer.Life {
-			return disk.Life{}
-		}
-		if node == peer.ID {
-			other = life
-		}
-	}
-	return other
-}
-
-// serve changes the configuration for as long as a term of this node lasts. It
-// begins when the term is open, so that the configuration is committed.
+// serve replaces lost lives for as long as a term of this node lasts. It begins
+// when the term is open, so that the configuration is committed.
 func (j *joins) serve(life context.Context, term uint64) {
 	m := j.n.member()
-	j.begin(m)
-	defer j.end()
+	j.begin(life, m)
+	defer j.begin(nil, nil) //nolint:staticcheck // no term
 	tick := time.NewTicker(leastCatchUp)
 	defer tick.Stop()
+	said := map[string]string{}
 	for life.Err() == nil {
+		j.correctAlone(life, m)
 		for _, a := range j.list() {
-			if err := j.advance(life, m, a); err != nil && life.Err() == nil {
-				j.n.log.Warn("a node could not be made a voter; it is tried again", "node", a.id, "life", a.life, "term", term, "error", err)
+			err := j.replace(life, m, a)
+			if err != nil && life.Err() == nil && said[a.id] != err.Error() {
+				said[a.id] = err.Error()
+				j.n.log.Warn("a new life of a node could not take its place; it is tried again", "node", a.id, "life", a.life, "term", term, "error", err)
 			}
 		}
 		select {
@@ -123,149 +209,197 @@ func (j *joins) serve(life context.Context, term uint64) {
 	}
 }
 
-func (j *joins) begin(m *member) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	clear(j.waiting) // what an earlier term found out counts for nothing
-	j.committed = m.servers()
-}
-
-func (j *joins) end() {
+// begin starts a term, or ends it if m is nil. What an earlier term found out
+// counts for nothing.
+func (j *joins) begin(life context.Context, m *member) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	clear(j.waiting)
-	j.committed = nil
+	j.lead, j.term, j.asked = m, life, nil
 }
 
-// list returns copies of those who wait, and forgets who does not ask any more.
+// list returns copies of the applicants, without those that do not ask any more and
+// those for which a caller has asked for a change.
 func (j *joins) list() []applicant {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	maps.DeleteFunc(j.waiting, func(_ string, a *applicant) bool { return a.asked.Elapsed() > joinPatience })
 	var all []applicant
-	for _, id := range slices.Sorted(maps.Keys(j.waiting)) {
-		all = append(all, *j.waiting[id])
+	for _, id := range sortedKeys(j.waiting) {
+		if !j.isAsked(id) {
+			all = append(all, *j.waiting[id])
+		}
 	}
 	return all
 }
 
-// set notes how far a node is, if it still has that life.
-func (j *joins) set(a applicant, f func(*applicant)) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if now := j.waiting[a.id]; now != nil && now.life == a.life {
-		f(now)
+// replace takes the steps that are possible now for an applicant. A second process
+// with an empty directory must not replace a node that lives, so that the new life
+// must answer at the node's address.
+func (j *joins) replace(ctx context.Context, m *member, a applicant) error {
+	c, err := m.settle(ctx)
+	lives := c.lives(a.id)
+	if err != nil || len(lives) == 0 { // it was removed meanwhile
+		return err
+	}
+	e := seatChange{id: a.id, addr: j.n.nodeAddr(a.id), life: a.life, voter: slices.ContainsFunc(lives, isVoterToBe)}
+	err = j.establish(ctx, m, e)
+	if errors.Is(err, errNotReady) {
+		return nil // it asks again
+	}
+	return err
+}
+
+// correctAlone puts this node's own address into the configuration, if it is the
+// only node: no other one needs to be asked.
+func (j *joins) correctAlone(ctx context.Context, m *member) {
+	c, ok := m.settled()
+	if !ok || len(c.servers) != 1 || c.servers[0].Address == j.ownAddr() {
+		return
+	}
+	_ = j.change(ctx, "the address of this node has changed", m.id, func() raft.IndexFuture {
+		return m.raft.AddVoter(m.id, j.ownAddr(), c.index, configTimeout)
+	}) // tried again with the next tick
+}
+
+func (j *joins) ownAddr() raft.ServerAddress {
+	return serverAddr(j.n.net.Addr(), j.n.net.Greeting().Life)
+}
+
+// seatChange is the place that a life of a node is to have in the configuration.
+type seatChange struct {
+	id, addr string
+	life     disk.Life
+	voter    bool
+}
+
+var (
+	// errNotReady says that Raft does not run on a node yet.
+	errNotReady = errors.New("Raft does not run on the node yet")
+	// errBehind says that a node does not catch up.
+	errBehind = errors.New("the node does not catch up with the log")
+	// errOpen says that a change may be made or not.
+	errOpen = errors.New("a change of the configuration was proposed, and its outcome is not known")
+)
+
+// establish changes the configuration, one entry after the other, until it has this
+// life of the node as e says, and no other life of the node.
+func (j *joins) establish(ctx context.Context, m *member, e seatChange) error {
+	own, addr := transport.ServerID(e.id, e.life), serverAddr(e.addr, e.life)
+	for {
+		c, err := m.settle(ctx)
+		if err != nil {
+			return err
+		}
+		lives := c.lives(e.id)
+		at := slices.IndexFunc(lives, func(s raft.Server) bool { return s.ID == own })
+		var step string
+		var propose func() raft.IndexFuture
+		switch {
+		case at < 0:
+			if err := j.mayAdd(ctx, e); err != nil {
+				return err
+			}
+			step = "a server is added without a vote"
+			propose = func() raft.IndexFuture { return m.raft.AddNonvoter(own, addr, c.index, configTimeout) }
+		case e.voter && !isVoter(lives[at]):
+			if err := j.catchUp(ctx, m, e); err != nil {
+				return err
+			}
+			step = "a server is given its vote"
+			propose = func() raft.IndexFuture { return m.raft.AddVoter(own, addr, c.index, configTimeout) }
+		case lives[at].Address != addr:
+			step = "a server has another address"
+			propose = func() raft.IndexFuture { return readdress(m.raft, isVoter(lives[at]), own, addr, c.index) }
+		case len(lives) > 1:
+			if _, err := j.look(ctx, e); err != nil {
+				return err
+			}
+			old := lives[(at+1)%len(lives)].ID
+			step = "a life that is lost is removed: " + string(old)
+			propose = func() raft.IndexFuture { return m.raft.RemoveServer(old, c.index, configTimeout) }
+		default:
+			return nil
+		}
+		if err := j.change(ctx, step, own, propose); err != nil {
+			return err
+		}
 	}
 }
 
-// advance takes the steps that are possible now for a node that waits.
-func (j *joins) advance(life context.Context, m *member, a applicant) error {
-	own := transport.ServerID(a.id, a.life)
-	suffrage, present := raft.Nonvoter, false
-	var others []raft.ServerID
-	for _, s := range m.servers() {
-		switch node, _ := transport.SplitServer(s.ID); {
-		case s.ID == own:
-			suffrage, present = s.Suffrage, true
-		case node == a.id:
-			others = append(others, s.ID)
-		}
+func readdress(r *raft.Raft, voter bool, id raft.ServerID, addr raft.ServerAddress, prev uint64) raft.IndexFuture {
+	if voter {
+		return r.AddVoter(id, addr, prev, configTimeout)
 	}
-	if present && suffrage == raft.Voter && len(others) == 0 {
-		j.set(a, func(a *applicant) { a.admitted, a.voter = true, true })
-		return nil
-	}
-	// A second process with an empty directory must not replace a node that
-	// lives: at the node's address the new life must answer.
-	if _, err := j.look(life, a); err != nil {
+	return r.AddNonvoter(id, addr, prev, configTimeout)
+}
+
+// mayAdd returns an error if this life must not be added now.
+func (j *joins) mayAdd(ctx context.Context, e seatChange) error {
+	said, err := j.look(ctx, e)
+	if err != nil {
 		return err
 	}
-	for _, id := range others {
-		if err := j.change(life, m, "a life that is lost is removed", id, func() raft.IndexFuture {
-			return m.raft.RemoveServer(id, 0, configTimeout)
-		}); err != nil {
-			return err
-		}
+	if level := j.n.state.Level(); said.Level < level {
+		return refuse("node %s understands feature level %d and the cluster is at level %d: run the release of the other nodes on it", e.id, said.Level, level)
 	}
-	j.set(a, func(a *applicant) { a.admitted = true })
-	if !a.ready {
-		return nil
-	}
-	addr := raft.ServerAddress(j.n.nodeAddr(a.id))
-	if !present {
-		if err := j.change(life, m, "a new life is added without a vote", own, func() raft.IndexFuture {
-			return m.raft.AddNonvoter(own, addr, 0, configTimeout)
-		}); err != nil {
-			return err
-		}
-	}
-	if err := j.catchUp(life, m, a); err != nil {
-		return err
-	}
-	if err := j.change(life, m, "the new life is given its vote", own, func() raft.IndexFuture {
-		return m.raft.AddVoter(own, addr, 0, configTimeout)
-	}); err != nil {
-		return err
-	}
-	j.set(a, func(a *applicant) { a.voter = true })
 	return nil
 }
 
-// look asks the node that waits, at its address in Peers, how it stands.
-func (j *joins) look(ctx context.Context, a applicant) (setupMessage, error) {
-	peer, said, err := j.n.askSetup(ctx, j.n.nodeAddr(a.id), j.n.introduction())
-	if err == nil && (peer.ID != a.id || peer.Life != a.life) {
-		err = fmt.Errorf("at %s node %s with life %v answers", j.n.nodeAddr(a.id), peer.ID, peer.Life)
+// look asks the node, at the address that it is to have, how it stands.
+func (j *joins) look(ctx context.Context, e seatChange) (setupMessage, error) {
+	if e.id == j.n.config.ID {
+		return j.n.introduction(), nil
+	}
+	peer, said, err := j.n.askSetup(ctx, e.id, e.addr, j.n.introduction())
+	if err == nil && peer.Life != e.life {
+		err = fmt.Errorf("at %s node %s answers with life %v and not %v", e.addr, peer.ID, peer.Life, e.life)
 	}
 	return said, err
 }
 
-// change makes one change of the configuration and waits until it is committed
-// or the term is over. Raft's future knows no context. It is resolved at the
-// latest when Raft loses the lead.
-func (j *joins) change(life context.Context, m *member, what string, id raft.ServerID, propose func() raft.IndexFuture) error {
-	j.mu.Lock()
-	j.committed = nil
-	j.mu.Unlock()
+// change makes one change of the configuration and waits until it is committed, or
+// ctx ends. Raft's future knows no context. It is resolved at the latest when Raft
+// loses the lead. The error wraps errOpen if the change may still be made.
+func (j *joins) change(ctx context.Context, step string, id raft.ServerID, propose func() raft.IndexFuture) error {
 	done := make(chan error, 1)
 	go func() { done <- propose().Error() }()
 	var err error
 	select {
 	case err = <-done:
-	case <-life.Done():
-		return errSuperseded
+	case <-ctx.Done():
+		return fmt.Errorf("%w: it is not committed yet", errOpen)
 	}
-	j.n.log.Info(what, "server", string(id), "error", err)
-	if err == nil {
-		j.mu.Lock()
-		j.committed = m.servers()
-		j.mu.Unlock()
+	j.n.log.Info(step, "server", string(id), "error", err)
+	if errors.Is(err, raft.ErrLeadershipLost) || errors.Is(err, raft.ErrRaftShutdown) {
+		return fmt.Errorf("%w: %w", errOpen, err)
 	}
 	return err
 }
 
-// errBehind says that a node does not catch up.
-var errBehind = errors.New("the node does not catch up with the log")
-
 // catchUp returns when the node has what the log held a moment ago. A node that
 // is far behind would delay each commit that needs its acknowledgement.
-func (j *joins) catchUp(life context.Context, m *member, a applicant) error {
+func (j *joins) catchUp(ctx context.Context, m *member, e seatChange) error {
 	bound := max(j.n.config.ElectionTimeout, leastCatchUp)
 	heard := dcs.Now()
 	for range 100 {
 		begun, last := dcs.Now(), m.raft.LastIndex()
 		for {
-			said, err := j.look(life, a)
+			said, err := j.look(ctx, e)
 			if err == nil {
 				heard = dcs.Now()
 			}
-			if err == nil && said.Last >= last {
-				break
+			switch {
+			case err == nil && said.Standing != standingJoining && said.Standing != standingNonVoter && said.Standing != standingMember:
+				return errNotReady
+			case err == nil && said.Last >= last:
+			case ctx.Err() != nil || heard.Elapsed() > joinPatience:
+				return errors.Join(fmt.Errorf("%w: it has %d of %d entries", errBehind, said.Last, last), err)
+			default:
+				pause(ctx, min(j.n.config.HeartbeatTimeout/8, 50*time.Millisecond))
+				continue
 			}
-			if life.Err() != nil || heard.Elapsed() > joinPatience {
-				return errors.Join(errBehind, err)
-			}
-			pause(life, min(j.n.config.HeartbeatTimeout/8, 50*time.Millisecond))
+			break
 		}
 		if begun.Elapsed() <= bound {
 			return nil

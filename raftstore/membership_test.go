@@ -72,21 +72,21 @@ func TestTwinTakesNoPlace(t *testing.T) {
 	require.Equal(t, before, leader.member().servers())
 }
 
-// A leader makes no voter of a node of another incarnation, nor of one that is
-// not in Peers.
+// A leader replaces no node by one of another incarnation, and adds none by itself.
 func TestStrangersDoNotJoin(t *testing.T) {
 	tc := newTestCluster(t, 3, nil)
 	leader := tc.node[tc.leader()].node
 	own := leader.net.Greeting()
 	for name, peer := range map[string]transport.Hello{
 		"another incarnation": {ID: "b", Life: newLife, Incarnation: disk.Incarnation{9}},
-		"not in Peers":        {ID: "z", Life: newLife, Incarnation: own.Incarnation},
+		"no member":           {ID: "z", Life: newLife, Incarnation: own.Incarnation},
 		"no life":             {ID: "b", Incarnation: own.Incarnation},
 	} {
 		for _, s := range []standing{standingLost, standingJoining} {
 			var answer setupMessage
 			leader.joins.note(peer, setupMessage{Standing: s}, &answer)
 			require.Empty(t, leader.joins.list(), name)
+			require.Equal(t, setupMessage{}, answer, name)
 		}
 	}
 }

@@ -67,12 +67,16 @@ type node struct {
 	route  *route
 	boot   uint64 // of this process, random
 	seat   seat
+	roster roster
 	joins  *joins
 	part   atomic.Pointer[member]
 	again  chan *member // whose Raft is to be started again
 	// changing is held while a running member is ended or started again.
 	changing sync.Mutex
 	asked    atomic.Uint32 // counts the voters that target named
+
+	elections     atomic.Uint64 // in which this node was a candidate
+	leaderChanges atomic.Uint64 // that this node has seen
 
 	life    context.Context //nolint:containedctx // it is the node's end
 	end     context.CancelFunc
@@ -112,6 +116,7 @@ func startNode(c Config, w wiring) (_ *node, err error) {
 	n := &node{config: c, wiring: w, log: logging.Quiet(c.Logger), state: state.New(), route: newRoute(), boot: rand.Uint64(), seat: newSeat(), again: make(chan *member, 1)} //nolint:gosec // no secret
 	n.hlog = logging.NewHCLogger(n.log)
 	n.health = newHealth(n.reportHealth)
+	n.roster.peers = c.Peers
 	n.life, n.end = context.WithCancel(context.Background())
 	context.AfterFunc(n.life, n.route.shut)
 	defer func() {
@@ -128,6 +133,8 @@ func startNode(c Config, w wiring) (_ *node, err error) {
 		return nil, connectionError(err)
 	}
 	n.undo.add(n.net.Close)
+	n.roster.servers = n.dir.servers
+	n.net.UseNodes(n.addrs)
 	n.calls = w.calls(n.net)
 	n.joins = newJoins(n)
 	n.lead = newLeadership(n.life, n.state)

@@ -19,13 +19,13 @@ import (
 
 // The operations between nodes.
 const (
-	opQuestion byte = iota + 1 // P2: your current term? Empty body.
-	opPropose                  // put a command into the log
-	opRead                     // a key, or a tree if it moved
-	opRenew                    // confirm a lease and read keys
-	opPosition                 // what must be applied to be up to date
-	opDisk                     // can your disk be relied on now? Empty body.
-	opMembers                  // the servers of the configuration
+	opQuestion   byte = iota + 1 // P2: your current term? Empty body.
+	opPropose                    // put a command into the log
+	opRead                       // a key, or a tree if it moved
+	opRenew                      // confirm a lease and read keys
+	opPosition                   // what must be applied to be up to date
+	opDisk                       // can your disk be relied on now? Empty body.
+	opMembership                 // list or change the members
 )
 
 // callVersion is the first byte of every request and reply.
@@ -54,6 +54,8 @@ type request struct {
 
 	lease dcs.LeaseID // opRenew
 	keys  []string    // opRenew, at most maxRenewKeys
+
+	change memberRequest // opMembership
 }
 
 func (r *request) encode() []byte {
@@ -77,6 +79,8 @@ func (r *request) encode() []byte {
 		for _, k := range r.keys {
 			e.Text(k)
 		}
+	case opMembership:
+		r.change.encode(e)
 	}
 	return e.B
 }
@@ -96,7 +100,9 @@ func decodeRequest(op byte, body []byte) (*request, error) {
 		for range d.List() {
 			r.keys = append(r.keys, d.Text())
 		}
-	case opPosition, opMembers:
+	case opMembership:
+		r.change = decodeMemberRequest(d)
+	case opPosition:
 	default:
 		return nil, fmt.Errorf("unknown operation %d", op)
 	}
@@ -117,7 +123,20 @@ const (
 	replyUnclear
 	// replyGone: the lease is not live, on the quorum's word.
 	replyGone
+	// replyMembers: done; members has the list.
+	replyMembers
+	// replyRefused: a change of the members must not be made, for the reason in
+	// text; replyBusy: another one is under way, which text names; replyAbsent:
+	// the node that it is about is no member.
+	replyRefused
+	replyBusy
+	replyAbsent
 )
+
+// isFinal reports whether a node with this answer need not be asked again.
+func (k replyKind) isFinal() bool {
+	return k == replyDone || k == replyGone || k >= replyMembers && k <= replyAbsent
+}
 
 // reply is the answer to a request.
 type reply struct {
@@ -131,11 +150,10 @@ type reply struct {
 	moved    bool          // opRead: it moved past since; else entries are left out
 	ttl      time.Duration // opRenew
 	entries  []dcs.Entry   // opRead, opRenew
-
-	members []listedMember // opMembers: in the replies of that operation only
+	members  []Member      // replyMembers
 }
 
-func (r *reply) encode(op byte) []byte {
+func (r *reply) encode() []byte {
 	e := &codec.Encoder{B: make([]byte, 0, 64+len(r.text)+entriesSize(r.entries))}
 	e.Byte(callVersion)
 	e.Byte(byte(r.kind))
@@ -147,8 +165,8 @@ func (r *reply) encode(op byte) []byte {
 	e.Bool(r.moved)
 	e.Duration(r.ttl)
 	e.Entries(r.entries)
-	if op == opMembers && r.kind == replyDone {
-		encodeMembers(e, r.members)
+	if r.kind == replyMembers {
+		e.Bytes(encodeMembers(r.members))
 	}
 	return e.B
 }
@@ -163,16 +181,22 @@ func entriesSize(entries []dcs.Entry) int {
 	return size
 }
 
-func decodeReply(op byte, body []byte) (reply, error) {
+func decodeReply(body []byte) (reply, error) {
 	d := codec.NewDecoder(body, 0)
 	d.Version("a reply of another node", callVersion)
 	r := reply{kind: replyKind(d.Byte()), leader: d.Text(), text: d.Text(), result: state.DecodeResult(d)}
 	r.revision, r.elsewise, r.moved = d.Revision(), d.Bool(), d.Bool()
 	r.ttl, r.entries = d.Duration(), d.Entries()
-	if op == opMembers && r.kind == replyDone {
-		r.members = decodeMembers(d)
+	if r.kind != replyMembers {
+		return r, d.End()
 	}
-	return r, d.End()
+	list := d.Bytes()
+	if err := d.End(); err != nil {
+		return r, err
+	}
+	var err error
+	r.members, err = decodeMembers(list)
+	return r, err
 }
 
 // answer answers a call of another node.
@@ -191,7 +215,7 @@ func (n *node) answer(ctx context.Context, op byte, body []byte) []byte {
 	}
 	r, err := decodeRequest(op, body)
 	if err != nil {
-		return (&reply{kind: replyNotDone, text: err.Error()}).encode(op)
+		return (&reply{kind: replyNotDone, text: err.Error()}).encode()
 	}
 	r.voter = transport.Caller(ctx)
 	rep := n.serve(ctx, r)
@@ -200,7 +224,7 @@ func (n *node) answer(ctx context.Context, op byte, body []byte) []byte {
 		rep.entries, rep.elsewise = nil, true
 	}
 	rep.text = logging.Clip(rep.text)
-	return rep.encode(op)
+	return rep.encode()
 }
 
 // serve does what r asks if this node leads.
@@ -209,10 +233,15 @@ func (n *node) serve(ctx context.Context, r *request) reply {
 		return reply{kind: replyNotDone, text: err.Error()}
 	}
 	var rep reply
+	var no *refusal
 	err := n.do(ctx, r, &rep)
 	switch {
+	case err == nil && rep.members != nil:
+		rep.kind = replyMembers
 	case err == nil:
 		rep.kind = replyDone
+	case errors.As(err, &no):
+		rep.kind, rep.text = no.kind, no.text
 	case errors.Is(err, errNotLeader):
 		rep.kind = replyNotLeader
 		if leader := n.leaderAddr(); leader != n.net.Addr() { // the caller was here already
@@ -239,6 +268,9 @@ func (n *node) do(ctx context.Context, r *request, rep *reply) (err error) {
 		rep.result, err = n.lead.submit(ctx, r.key, r.data)
 		return err
 	}
+	if r.op == opMembership {
+		return n.changeMembers(ctx, r, rep)
+	}
 	m := n.member()
 	if m == nil {
 		return errNotLeader
@@ -261,8 +293,6 @@ func (n *node) do(ctx context.Context, r *request, rep *reply) (err error) {
 	}
 	switch {
 	case err != nil:
-	case r.op == opMembers:
-		rep.members = m.members()
 	default:
 		n.read(r, rep)
 	}

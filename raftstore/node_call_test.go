@@ -39,7 +39,7 @@ func TestP15LeaderRefusesBadCommands(t *testing.T) {
 			before := leader.node.member().raft.LastIndex()
 			body, err := other.node.net.Call(ctx, leader.node.wireAddr(), opPropose, r.encode())
 			require.NoError(t, err)
-			rep, err := decodeReply(opPropose, body)
+			rep, err := decodeReply(body)
 			require.NoError(t, err)
 			require.Equal(t, replyNotDone, rep.kind, "%s", rep.text)
 			require.Contains(t, rep.text, bad.want)
@@ -54,22 +54,22 @@ func TestP15LeaderRefusesBadCommands(t *testing.T) {
 }
 
 func FuzzDecodeCall(f *testing.F) {
-	for _, op := range []byte{opPropose, opRead, opRenew, opPosition, opMembers} {
+	for _, op := range []byte{opPropose, opRead, opRenew, opPosition, opMembership} {
 		r := request{op: op, term: 3, prefix: "p", since: 4, lease: "l", keys: []string{"k"}, data: []byte("d")}
 		f.Add(op, r.encode())
 	}
 	rep := reply{kind: replyDone, entries: []dcs.Entry{{Key: "k", Value: []byte("v")}}, result: state.Result{Status: state.StatusConflict, Current: &dcs.Entry{}}}
-	f.Add(opRead, rep.encode(opRead))
-	rep = reply{kind: replyDone, members: []listedMember{{id: "a#0000000000000001", addr: "127.0.0.1:7001", voter: true}}}
-	f.Add(opMembers, rep.encode(opMembers))
+	f.Add(opRead, rep.encode())
+	rep = reply{kind: replyMembers, members: []Member{{ID: "a", Life: "0000000000000001", Addr: "127.0.0.1:7001", Voter: true}}}
+	f.Add(opMembership, rep.encode())
 	f.Fuzz(func(t *testing.T, op byte, data []byte) {
 		if r, err := decodeRequest(op, data); err == nil {
 			again, err := decodeRequest(op, r.encode())
 			require.NoError(t, err)
 			require.Equal(t, r, again)
 		}
-		if r, err := decodeReply(op, data); err == nil {
-			again, err := decodeReply(op, r.encode(op))
+		if r, err := decodeReply(data); err == nil {
+			again, err := decodeReply(r.encode())
 			require.NoError(t, err)
 			require.Equal(t, r, again)
 		}

@@ -39,7 +39,7 @@ func (c nodeCaller) explain(err error) error {
 	if c.n.leaderAddr() != "" {
 		return err
 	}
-	if refusal := c.n.net.Exclusion(len(c.n.config.Peers)); refusal != nil {
+	if refusal := c.n.net.Exclusion(len(c.n.addrs())); refusal != nil {
 		return fmt.Errorf("%w: %w", cmp.Or(err, errNoLeader), refusal)
 	}
 	return err

@@ -91,8 +91,15 @@ func (m *member) follow() {
 	n := m.node
 	seen := make(chan raft.Observation, 1)
 	o := raft.NewObserver(seen, false, func(o *raft.Observation) bool {
-		_, ok := o.Data.(raft.LeaderObservation)
-		return ok
+		switch data := o.Data.(type) {
+		case raft.LeaderObservation:
+			return true
+		case raft.RaftState:
+			if data == raft.Candidate {
+				n.elections.Add(1)
+			}
+		}
+		return false
 	})
 	m.raft.RegisterObserver(o)
 	defer m.raft.DeregisterObserver(o)
@@ -104,6 +111,7 @@ func (m *member) follow() {
 			now := n.leaderAddr()
 			n.route.turn(now)
 			if now != "" && now != known {
+				n.leaderChanges.Add(1)
 				n.tell(known, now)
 				known = now
 			}
@@ -142,7 +150,7 @@ func (n *node) leaderAddr() string {
 	}
 	addr, err := n.net.ServerAddr(id)
 	if err != nil {
-		return "" // it is not in Peers: no connection would be made
+		return "" // its address is not known: no connection would be made
 	}
 	return string(addr)
 }
@@ -165,7 +173,7 @@ func (n *node) ask(ctx context.Context, r *request, prepare func()) outcome {
 		changed := n.route.next()
 		to := hint
 		if to == "" {
-			to = n.target()
+			to = n.target(r.op)
 		}
 		hint = ""
 		if to != "" {
@@ -174,9 +182,11 @@ func (n *node) ask(ctx context.Context, r *request, prepare func()) outcome {
 			rep, err := n.try(ctx, to, r)
 			switch {
 			case err != nil:
-				o.err = err
+				if ctx.Err() == nil || o.err == nil { // else the reason before says more
+					o.err = err
+				}
 				o.unclear = o.unclear || !errors.Is(err, transport.ErrNotSent)
-			case rep.kind == replyDone, rep.kind == replyGone:
+			case rep.kind.isFinal():
 				o.reply, o.err = rep, nil
 				return o
 			case rep.kind == replyNotLeader:
@@ -200,14 +210,17 @@ func (n *node) ask(ctx context.Context, r *request, prepare func()) outcome {
 }
 
 // target returns the address to ask: that of this node where it leads. A node
-// that stepped out or failed hears of no leader and asks the other voters in turn.
-func (n *node) target() string {
+// that stepped out or failed hears of no leader and asks the other voters in turn. So
+// does a request about the members, because the others may not reach a node that has
+// moved before it is made.
+func (n *node) target(op byte) string {
 	if n.lead.leading.Load() {
 		return n.net.Addr()
 	}
 	m := n.member()
-	if m == nil || !n.health.apart() {
-		return n.leaderAddr()
+	leader := n.leaderAddr()
+	if m == nil || !n.health.apart() && (leader != "" || op != opMembership) {
+		return leader
 	}
 	voters := slices.DeleteFunc(slices.Clone(m.currentVoters()), func(v voter) bool { return v.id == m.id })
 	if len(voters) == 0 {
@@ -255,7 +268,7 @@ func (n *node) try(ctx context.Context, to string, r *request) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	return decodeReply(r.op, body)
+	return decodeReply(body)
 }
 
 // attemptTime bounds one copy of a request: a leader that is frozen must not
@@ -268,8 +281,11 @@ func (n *node) attemptTime(ctx context.Context, op byte) time.Duration {
 		return least
 	}
 	left := time.Until(deadline)
-	if op == opPropose {
+	switch op {
+	case opPropose:
 		return min(left, max(left/3, 2*least))
+	case opMembership:
+		return min(left, changeSlice+least)
 	}
 	return min(left, least)
 }

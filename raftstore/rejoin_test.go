@@ -463,8 +463,8 @@ func TestStartIsJudged(t *testing.T) {
 		"a newer term's":  {setupMessage{Known: transport.Sighting{Term: 5, Log: disk.LogEnd{Index: 9, Term: 4}}}, "has entry 9 of term 4"},
 		"a newer term":    {setupMessage{Known: transport.Sighting{Term: 6}}, "has seen this node in term 6, and the directory is of term 5"},
 	} {
-		replaced, err := judgeStart(7, 2, 5, end, said(tc.said))
-		require.Zero(t, replaced)
+		left, err := judgeStart(7, 2, 5, end, said(tc.said))
+		require.Zero(t, left)
 		if tc.want == "" {
 			require.NoError(t, err, name)
 		} else {
@@ -472,9 +472,12 @@ func TestStartIsJudged(t *testing.T) {
 			require.ErrorContains(t, err, tc.want, name)
 		}
 	}
-	replaced, err := judgeStart(7, 2, 5, end, said(setupMessage{Replaced: newLife}))
+	left, err := judgeStart(7, 2, 5, end, said(setupMessage{Replaced: newLife}))
 	require.NoError(t, err)
-	require.Equal(t, newLife, replaced)
+	require.Equal(t, newLife, left.Replaced)
+	left, err = judgeStart(7, 2, 5, end, said(setupMessage{Removed: true}))
+	require.NoError(t, err)
+	require.True(t, left.Removed)
 }
 
 // A node that is down with its data while another life of it was made a voter
@@ -515,8 +518,7 @@ func TestReplacedWhileItRuns(t *testing.T) {
 	m := tc.node[tc.leader()].node.member()
 	back := tc.isolate(at)
 	require.NoError(t, m.raft.RemoveServer(tc.node[at].node.member().id, 0, time.Second).Error())
-	require.NoError(t, m.raft.AddNonvoter(transport.ServerID(tc.config[at].ID, newLife), "x", 0, time.Second).Error())
-	m.node.joins.begin(m) // what the leader itself changes, it knows
+	require.NoError(t, m.raft.AddVoter(transport.ServerID(tc.config[at].ID, newLife), "x", 0, time.Second).Error())
 	back()
 	tc.eventually(func() bool { return tc.node[at].Status().Health.State == Replaced }, "it does not notice")
 	require.Nil(t, tc.node[at].node.member())

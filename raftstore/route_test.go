@@ -100,7 +100,7 @@ func TestUnclearIsNotForgotten(t *testing.T) {
 					return nil
 				}
 				defer time.AfterFunc(20*time.Millisecond, cut) // the answer goes first
-				return answer.encode(op)
+				return answer.encode()
 			})
 			tries := 0
 			o := asks.ask(ctx, &request{op: opPropose, key: state.Key{Client: 1, Seq: 1}, data: (&state.Command{Kind: state.KindOpen}).Encode()}, func() { tries++ })

@@ -30,6 +30,12 @@ const (
 	standingJoining standing = "joining"
 	// standingMember is that of a node that Raft runs on with all its data.
 	standingMember standing = "member"
+	// standingNonVoter is that of a node that Raft runs on and that stays without a
+	// vote until somebody calls AddVoter.
+	standingNonVoter standing = "non-voter"
+	// standingRemoved is that of a node that the others have removed. Raft does not
+	// run. The node joins with a new life if it is added again.
+	standingRemoved standing = "removed"
 	// standingReplaced is that of a node that the others have replaced by
 	// another life. Raft does not run, and an operator is needed.
 	standingReplaced standing = "replaced"
@@ -40,7 +46,7 @@ type seat struct {
 	news chan struct{} // another node has changed
 
 	mu    sync.Mutex
-	known map[string]knownPeer // what each node of Peers last was
+	known map[string]knownPeer // what each other node last was
 	seatState
 }
 
@@ -53,7 +59,7 @@ type knownPeer struct {
 
 func newSeat() seat { return seat{news: make(chan struct{}, 1), known: map[string]knownPeer{}} }
 
-// heard notes what a node of Peers is, and ends a pause if that is news.
+// heard notes what another node of the cluster is, and ends a pause if that is news.
 func (s *seat) heard(peer transport.Hello, m setupMessage) {
 	now := knownPeer{life: peer.Life, incarnation: peer.Incarnation, standing: m.Standing}
 	s.mu.Lock()
@@ -96,6 +102,7 @@ func (s seatState) health() Health {
 	state := map[standing]HealthState{
 		standingFresh: Waiting, standingFounding: Waiting, standingLost: Lost,
 		standingJoining: Joining, standingMember: Well, standingReplaced: Replaced,
+		standingNonVoter: NonVoting, standingRemoved: Removed,
 	}[s.standing]
 	return Health{State: state, Since: s.since.Elapsed(), Err: s.waits}
 }

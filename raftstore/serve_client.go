@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -29,14 +30,17 @@ const (
 // once: to a client a node that it can reach is as good as the leader.
 func (n *node) answerClient(ctx context.Context, op byte, body []byte) []byte {
 	refuse := func(err error) []byte {
-		return (&reply{kind: replyNotDone, text: logging.Clip(err.Error())}).encode(op)
+		return (&reply{kind: replyNotDone, text: logging.Clip(err.Error())}).encode()
 	}
 	switch op {
-	case opPropose, opRead, opRenew, opPosition, opMembers:
+	case opPropose, opRead, opRenew, opPosition, opMembership:
 	default:
 		return refuse(fmt.Errorf("unknown operation %d", op))
 	}
 	r, err := decodeRequest(op, body)
+	if err == nil && op == opMembership && r.change.verb != verbList {
+		err = errors.New("a client may list the members and not change them: use a node")
+	}
 	if err != nil {
 		return refuse(err)
 	}
@@ -62,7 +66,7 @@ func (n *node) answerClient(ctx context.Context, op byte, body []byte) []byte {
 		rep.entries, rep.elsewise = nil, true
 	}
 	rep.leader, rep.text = n.leaderName(), logging.Clip(rep.text)
-	return rep.encode(op)
+	return rep.encode()
 }
 
 // leaderName returns the name of the node that leads, as this node knows it, or

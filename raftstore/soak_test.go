@@ -103,6 +103,7 @@ type soak struct {
 	pruned  int
 	largest dcs.Revision
 	tenures []soakTenure
+	serves  func(b *Backend) bool // reports whether a node is used; nil is every node
 
 	log      recentLines
 	segments atomic.Int64   // begun by all nodes
@@ -194,7 +195,7 @@ func (s *soak) end(i int) {
 func (s *soak) up() []*Backend {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(s.nodes), func(b *Backend) bool { return b == nil })
+	return slices.DeleteFunc(slices.Clone(s.nodes), func(b *Backend) bool { return b == nil || s.serves != nil && !s.serves(b) })
 }
 
 // round strikes one node and waits until the cluster is whole.
@@ -236,7 +237,9 @@ func (s *soak) prune() {
 			txn.Then = append(txn.Then, dcs.Delete(key))
 		}
 		ctx, cancel := context.WithTimeout(s.t.Context(), soakTiming.RetryTimeout)
-		_, _ = s.nodes[0].Commit(ctx, txn) // or they stay
+		if b := s.anyNode(0); b != nil {
+			_, _ = b.Commit(ctx, txn) // or they stay
+		}
 		cancel()
 	}
 }

@@ -23,10 +23,10 @@ const leastStartCheck = time.Second
 // errOlderCopy says that a directory lacks what its node once had.
 var errOlderCopy = errors.New("the directory is an older copy")
 
-// judgeStart returns the life that has replaced this one, or an error if a node
-// knows of more than the directory has. term and end are those of the directory.
-// Entries of an earlier term may have been deleted since.
-func judgeStart(starts uint32, boot, term uint64, end disk.LogEnd, others map[string]met) (replaced disk.Life, err error) {
+// judgeStart returns an error if a node knows of more than the directory has, or the
+// answer of a leader by which this node has lost its place. term and end are those of
+// the directory. Entries of an earlier term may have been deleted since.
+func judgeStart(starts uint32, boot, term uint64, end disk.LogEnd, others map[string]met) (left setupMessage, err error) {
 	for _, id := range slices.Sorted(maps.Keys(others)) {
 		a := others[id]
 		if a.err != nil {
@@ -34,17 +34,17 @@ func judgeStart(starts uint32, boot, term uint64, end disk.LogEnd, others map[st
 		}
 		seen, known := a.said.Seen, a.said.Known
 		switch {
-		case !a.said.Replaced.IsZero():
-			return a.said.Replaced, nil
+		case a.said.Removed, !a.said.Replaced.IsZero():
+			return a.said, nil
 		case seen.Starts > starts || seen.Starts == starts && seen.Boot != boot:
-			return replaced, fmt.Errorf("%w: node %s has seen start %d of this node, and this is start %d", errOlderCopy, id, seen.Starts, starts)
+			return left, fmt.Errorf("%w: node %s has seen start %d of this node, and this is start %d", errOlderCopy, id, seen.Starts, starts)
 		case known.Term > term:
-			return replaced, fmt.Errorf("%w: node %s has seen this node in term %d, and the directory is of term %d", errOlderCopy, id, known.Term, term)
+			return left, fmt.Errorf("%w: node %s has seen this node in term %d, and the directory is of term %d", errOlderCopy, id, known.Term, term)
 		case known.Term == term && end.Before(known.Log):
-			return replaced, fmt.Errorf("%w: node %s has seen that this node has entry %d of term %d, and the log ends with entry %d of term %d", errOlderCopy, id, known.Log.Index, known.Log.Term, end.Index, end.Term)
+			return left, fmt.Errorf("%w: node %s has seen that this node has entry %d of term %d, and the log ends with entry %d of term %d", errOlderCopy, id, known.Log.Index, known.Log.Term, end.Index, end.Term)
 		}
 	}
-	return replaced, nil
+	return left, nil
 }
 
 // foreign returns an error if so many of the others belong to one other
@@ -58,8 +58,8 @@ func foreign(own disk.Identity, others map[string]met) error {
 		}
 	}
 	for other, nodes := range count {
-		if nodes > len(own.Members)/2 {
-			return fmt.Errorf("%d of %d nodes belong to incarnation %v of the cluster, which was founded separately, and this node to %v", nodes, len(own.Members), other, own.Incarnation)
+		if nodes > (len(others)+1)/2 {
+			return fmt.Errorf("%d of %d nodes belong to incarnation %v of the cluster, which was founded separately, and this node to %v", nodes, len(others)+1, other, own.Incarnation)
 		}
 	}
 	return nil
@@ -70,18 +70,42 @@ func errReplaced(dir string, own, other disk.Life) error {
 	return fmt.Errorf("%s: the other nodes have replaced life %v of this node by life %v", dir, own, other)
 }
 
-// replace ends this node's part in Raft after the others have replaced it, or its
-// incarnation. join is the one in which it may take part again.
-func (n *node) replace(reason error, join disk.Incarnation) {
+// errRemoved says that this node is no member any more.
+var errRemoved = errors.New("this node was removed from the cluster; it joins with a new life if it is added again with AddVoter or AddNonVoter")
+
+// leave ends this node's part in Raft after the others have removed it, or replaced
+// it by another life.
+func (n *node) leave(said setupMessage) {
+	own := n.seat.look().identity
+	if !said.Removed {
+		n.replace(errReplaced(n.dir.path, own.Life, said.Replaced), own.Incarnation)
+		return
+	}
+	if n.endPart() {
+		n.lose(standingRemoved, errRemoved, own.Incarnation)
+	}
+}
+
+// endPart ends this node's part in Raft and reports whether it has ended.
+func (n *node) endPart() bool {
 	n.changing.Lock()
 	defer n.changing.Unlock()
 	if err := n.stopMember(); err != nil {
 		n.log.Error("this node could not end its part in Raft", "error", err)
-		return
+		return false
 	}
 	n.part.Store(nil)
+	return true
+}
+
+// replace ends this node's part in Raft after the others have replaced it, or its
+// incarnation. join is the one in which it may take part again.
+func (n *node) replace(reason error, join disk.Incarnation) {
+	if !n.endPart() {
+		return
+	}
 	if n.config.Rejoin {
-		_ = n.lose(reason, join) // only a single node's cannot be given up
+		n.lose(standingLost, reason, join)
 		return
 	}
 	refusal := &disk.RejoinError{Dir: n.dir.path, Err: reason}
@@ -90,8 +114,8 @@ func (n *node) replace(reason error, join disk.Incarnation) {
 }
 
 // watchPlace asks the others, while no leader is heard of, whether they have
-// replaced this node or its incarnation. It returns when they have, or when the
-// node ends.
+// removed this node, or replaced it or its incarnation. It returns when they have, or
+// when the node ends.
 func (n *node) watchPlace() {
 	silent := dcs.Now()
 	for n.life.Err() == nil {
@@ -108,8 +132,8 @@ func (n *node) watchPlace() {
 			return
 		}
 		for _, a := range others {
-			if a.err == nil && !a.said.Replaced.IsZero() {
-				n.replace(errReplaced(n.dir.path, own.Life, a.said.Replaced), own.Incarnation)
+			if a.err == nil && (a.said.Removed || !a.said.Replaced.IsZero()) {
+				n.leave(a.said)
 				return
 			}
 		}

@@ -46,6 +46,18 @@ type Status struct {
 	Disk DiskStatus
 	// Voters are the nodes that make the quorum, as this node knows them.
 	Voters []Peer
+	// Members are all nodes of the replicated configuration, as this node knows
+	// it. Their lag and last contact are known on the leader only.
+	Members []Member
+	// PeersDiffer are the entries in which Config.Peers differs from the replicated
+	// configuration, which counts. Correct them before the next start.
+	PeersDiffer []PeerDifference
+	// Elections counts how often this node stood for election since its start, and
+	// LeaderChanges the changes of the leader that it has seen.
+	Elections     uint64
+	LeaderChanges uint64
+	// Snapshot is the newest snapshot of the node.
+	Snapshot SnapshotStatus
 	// Conns are the established connections with other nodes.
 	Conns []ConnStatus
 	// Clients is the number of established connections of clients.
@@ -55,6 +67,15 @@ type Status struct {
 // NeverContacted is the LastContact of a node that heard no leader since it
 // was started.
 const NeverContacted time.Duration = -1
+
+// SnapshotStatus is the newest snapshot of a node's state.
+type SnapshotStatus struct {
+	// Index is the last log entry in it, 0 without one.
+	Index uint64
+	// Age is the time since it was made, to a second, or since the start of the
+	// node if it is older.
+	Age time.Duration
+}
 
 // DiskStatus is how long a node's durable writes take, fsync included.
 type DiskStatus struct {
@@ -104,6 +125,7 @@ func newStatus(n *node) Status {
 		Incarnation: incarnationText(seat.identity.Incarnation), Life: seat.life.String(), Health: health, Disk: disk,
 		State: raft.Follower.String(), Applied: n.state.Applied(),
 		LastContact: NeverContacted, Conns: n.conns(), Clients: n.net.Clients(),
+		PeersDiffer: n.roster.differences(), Elections: n.elections.Load(), LeaderChanges: n.leaderChanges.Load(),
 	}
 	if m := n.member(); m != nil {
 		m.addTo(&s)
@@ -128,9 +150,13 @@ func (m *member) addTo(s *Status) {
 	if _, id := r.LeaderWithID(); id != "" {
 		s.LeaderID, s.LeaderAddr = transport.NodeOf(id), transport.PlainAddr(m.node.leaderAddr())
 	}
-	for _, server := range m.servers() {
-		if server.Suffrage == raft.Voter {
-			s.Voters = append(s.Voters, Peer{ID: transport.NodeOf(server.ID), Addr: string(server.Address)})
+	if seen := m.snapshotSeen.Load(); seen != nil {
+		s.Snapshot = SnapshotStatus{Index: seen.index, Age: seen.at.Elapsed()}
+	}
+	s.Members = m.members()
+	for _, one := range s.Members {
+		if one.Voter {
+			s.Voters = append(s.Voters, Peer{ID: one.ID, Addr: one.Addr})
 		}
 	}
 }

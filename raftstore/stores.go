@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -33,6 +34,14 @@ type stores struct {
 	snaps  *disk.Snapshots
 	marks  *disk.Mirror
 	starts uint32 // of the node with this life
+
+	snapshotSeen atomic.Pointer[snapshotSeen] // nil without one
+}
+
+// snapshotSeen is the newest snapshot, and when this process saw it first.
+type snapshotSeen struct {
+	index uint64
+	at    dcs.Instant
 }
 
 // openStores opens the log, the vote and the snapshots. The log of a founder
@@ -120,8 +129,10 @@ func checkStored(e *raft.Log, incarnation disk.Incarnation) error {
 	return nil
 }
 
-// scan reads what the log and the snapshots hold.
+// scan reads what the log and the snapshots hold, and notes the newest
+// configuration in them.
 func (d *dataDir) scan(own disk.Identity, mark disk.Mark) (stored disk.Stored, err error) {
+	var servers []raft.Server
 	switch _, err := d.files.List(d.snapsDir()); {
 	case errors.Is(err, fs.ErrNotExist): // nothing was stored yet
 	case err != nil:
@@ -132,12 +143,21 @@ func (d *dataDir) scan(own disk.Identity, mark disk.Mark) (stored disk.Stored, e
 			return stored, err
 		}
 		stored.Snapshot, _ = newestOf(snaps)
+		if list, err := snaps.List(); err == nil && len(list) > 0 {
+			servers = list[0].Configuration.Servers
+		}
 	}
-	log, err := disk.ScanLog(d.files, d.logDir(), own.Life, mark.Log, func(e *raft.Log) error { return checkStored(e, own.Incarnation) })
+	log, err := disk.ScanLog(d.files, d.logDir(), own.Life, mark.Log, func(e *raft.Log) error {
+		err := checkStored(e, own.Incarnation)
+		if err == nil && e.Type == raft.LogConfiguration && e.Index > stored.Snapshot {
+			servers = raft.DecodeConfiguration(e.Data).Servers
+		}
+		return err
+	})
 	if err != nil {
 		return stored, err
 	}
-	stored.First, stored.Log = log.First, log.End
+	stored.First, stored.Log, d.servers = log.First, log.End, servers
 	return stored, nil
 }
 
@@ -163,6 +183,7 @@ func (m *member) snapshotByBytes() {
 		}
 		if index, _ := m.newestSnapshot(); index != newest {
 			newest, from = index, m.log.Written()
+			m.snapshotSeen.Store(&snapshotSeen{index: index, at: dcs.Now()})
 		}
 		if m.log.Written()-from < snapshotBytes {
 			continue

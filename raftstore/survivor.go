@@ -103,7 +103,7 @@ func (s *survivor) apply(e *raft.Log) error {
 }
 
 func (s *survivor) ancestry() ancestry {
-	return ancestry{incarnation: s.own.Incarnation, former: s.own.Former, life: s.own.Life, term: s.seenTerm, state: s.state}
+	return ancestry{incarnation: s.own.Incarnation, former: s.own.Former, life: s.own.Life, term: s.seenTerm, state: s.state, members: s.servers}
 }
 
 // missing is how many entries the mark knows of that are not there.

@@ -21,19 +21,23 @@ func (n *node) mayVote(own disk.Identity) (lost bool, err error) {
 	ctx, cancel := context.WithTimeout(n.life, max(2*n.config.ElectionTimeout, leastStartCheck))
 	defer cancel()
 	found, others := n.dir.state, n.meet(ctx)
-	replaced, older := judgeStart(found.Mark.Starts+1, n.boot, found.Vote.Term, found.Stored.Log, others)
+	left, older := judgeStart(found.Mark.Starts+1, n.boot, found.Vote.Term, found.Stored.Log, others)
 	if older != nil {
-		return true, n.lose(older, own.Incarnation)
+		return true, n.loseOwn(older, own.Incarnation)
 	}
 	against := judgeIncarnation(own, found.Mark.Starts == 0, others)
-	if against.reason == nil && !replaced.IsZero() {
-		against = objection{errReplaced(n.dir.path, own.Life, replaced), own.Incarnation, true}
+	if against.reason == nil && left.Removed {
+		n.lose(standingRemoved, errRemoved, own.Incarnation)
+		return true, nil
+	}
+	if against.reason == nil && !left.Replaced.IsZero() {
+		against = objection{errReplaced(n.dir.path, own.Life, left.Replaced), own.Incarnation, true}
 	}
 	switch {
 	case against.reason == nil:
 		return false, nil
 	case n.config.Rejoin:
-		return true, n.lose(against.reason, against.join)
+		return true, n.loseOwn(against.reason, against.join)
 	case against.final:
 		return true, openError(dcs.ErrUnavailable, "%w", &disk.RejoinError{Dir: n.dir.path, Err: against.reason})
 	}
@@ -51,23 +55,32 @@ func (n *node) startVoter() error {
 	return nil
 }
 
+// loseOwn makes this node one that must not use what its directory has, if there
+// are others that can have it.
+func (n *node) loseOwn(reason error, incarnation disk.Incarnation) error {
+	n.lose(standingLost, reason, incarnation)
+	if n.config.single() && len(n.roster.members()) <= 1 {
+		return openError(dcs.ErrUnavailable, "%w: Peers names no other node, so that nobody else has what is missing", reason)
+	}
+	return nil
+}
+
 // lose makes this node one that must not use what its directory has. It is
 // known to the others by a life that has done nothing yet. Without an
 // incarnation it joins whichever cluster admits it.
-func (n *node) lose(reason error, incarnation disk.Incarnation) error {
+func (n *node) lose(now standing, reason error, incarnation disk.Incarnation) {
 	own := n.dir.state.Identity
 	life := disk.NewLife()
-	n.seat.change(func(s *seatState) { s.standing, s.identity, s.life, s.lost = standingLost, own, life, reason })
+	n.seat.change(func(s *seatState) { s.standing, s.identity, s.life, s.lost, s.waits = now, own, life, reason, reason })
 	n.net.Become(func(h *transport.Hello) { h.Incarnation, h.Life, h.Starts, h.Boot = incarnation, life, 0, n.boot })
-	if n.config.single() {
-		return openError(dcs.ErrUnavailable, "%w: this is the only node of its cluster, so that nobody else has what is missing", reason)
-	}
-	n.log.Error("this node must not vote with its data", "reason", reason)
-	return nil
+	n.log.Error("this node must not vote with its data", "standing", now, "reason", reason)
 }
 
 // lostError says what a node waits for that lost its data.
 func (n *node) lostError() error {
+	if n.seat.look().standing == standingRemoved {
+		return errRemoved
+	}
 	return fmt.Errorf("this node must not vote with its data (%w): it %w", n.seat.look().lost, errWaitsForLeader)
 }
 
@@ -95,9 +108,9 @@ func (n *node) takePart() {
 			err = n.foundStep(n.meet(n.life))
 		case standingFounding:
 			err = n.startFounder(n.meet(n.life))
-		case standingLost:
+		case standingLost, standingRemoved:
 			err = n.returnStep(n.meet(n.life))
-		case standingJoining:
+		case standingJoining, standingNonVoter:
 			err = n.joinStep(n.meet(n.life))
 		case standingMember:
 			n.watchPlace()
@@ -109,7 +122,7 @@ func (n *node) takePart() {
 			every = leastMeeting
 			continue
 		}
-		if n.seat.waiting(err) {
+		if n.seat.waiting(err) && !errors.Is(err, errNonVoter) {
 			n.log.Warn("this node does not take part in the cluster yet", "standing", standing, "reason", err)
 		}
 		if n.seat.pause(n.life, every) {
@@ -123,8 +136,9 @@ func (n *node) takePart() {
 var errWaitsForLeader = errors.New("waits for a Raft leader that the other nodes elect")
 
 // returnStep is what a node does that must not use its data: it waits until a
-// leader of the others has removed the life that is lost, and moves the data
-// out of the way then. Until that is certain it keeps them.
+// leader of the others has put its new life into the configuration, and moves the
+// data out of the way then. Until that is certain it keeps them: a majority of the
+// others has agreed without them.
 func (n *node) returnStep(others map[string]met) error {
 	for _, id := range slices.Sorted(maps.Keys(others)) {
 		a := others[id]
@@ -132,11 +146,12 @@ func (n *node) returnStep(others map[string]met) error {
 			continue
 		}
 		s := n.seat.look()
-		own := disk.Identity{Owner: n.dir.owner, Incarnation: a.peer.Incarnation, Life: s.life, Founders: a.said.Founders, Former: a.said.Former}
+		own := disk.Identity{Owner: n.dir.owner, Incarnation: a.peer.Incarnation, Life: s.life, Founders: a.said.Founders, Addrs: a.said.FounderAddrs, Former: a.said.Former}
+		aside := n.dir.asidePath()
 		if err := n.dir.setAside(own); err != nil {
 			return err
 		}
-		n.log.Warn("the data of this node were moved aside, and it joins the cluster as a new member", "to", n.dir.asidePath(), "life", own.Life)
+		n.log.Warn("the data of this node were moved aside, and it joins the cluster as a new member", "to", aside, "life", own.Life)
 		n.settle(own)
 		return n.startMember()
 	}
@@ -150,17 +165,29 @@ func (n *node) joinStep(others map[string]met) error {
 	if m == nil {
 		return n.startMember() // which failed before
 	}
-	voter := m.leading() != 0 // the others have elected it
+	voter, nonVoter := m.leading() != 0, false // the others have elected it
 	for _, a := range others {
+		if a.err == nil && a.said.Removed {
+			n.leave(a.said)
+			return errRemoved
+		}
 		voter = voter || a.err == nil && a.said.Voter
+		nonVoter = nonVoter || a.err == nil && a.said.NonVoter
 	}
-	if voter {
+	switch {
+	case voter:
 		n.seat.change(func(s *seatState) { s.standing, s.waits = standingMember, nil })
 		n.log.Info("this node is a voter of the cluster")
 		return nil
+	case nonVoter:
+		n.seat.change(func(s *seatState) { s.standing = standingNonVoter })
+		return errNonVoter
 	}
 	return fmt.Errorf("this node has no vote yet: it %w", errWaitsForLeader)
 }
+
+// errNonVoter says why a node has no vote that lacks nothing.
+var errNonVoter = errors.New("this node is a member without a vote until AddVoter is called for it")
 
 // whyNoLeader says why no leader is known, in place of a mere errNoLeader.
 func (n *node) whyNoLeader() error {

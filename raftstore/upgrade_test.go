@@ -29,8 +29,8 @@ const orderedURL = "HOLDFAST_RAFTSTORE_ORDERED_NODE"
 const answerMark = "answer: "
 
 // TestOrderedNode is a node in a process of its own. It obeys the lines of its
-// standard input until that ends: "put KEY" and "revoke", which grants a lease
-// and revokes it.
+// standard input until that ends: "put KEY", "revoke", which grants a lease and
+// revokes it, and "add ID ADDR", which makes a node a voter.
 func TestOrderedNode(t *testing.T) {
 	url := os.Getenv(orderedURL)
 	if url == "" {
@@ -54,6 +54,10 @@ func obey(ctx context.Context, store *dcs.Store, order string) error {
 	if key, ok := strings.CutPrefix(order, "put "); ok {
 		_, err := store.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put(key, nil)}})
 		return err
+	}
+	if node, ok := strings.CutPrefix(order, "add "); ok {
+		id, addr, _ := strings.Cut(node, " ")
+		return store.Unwrap().(*Backend).Membership().AddVoter(ctx, id, addr)
 	}
 	lease, _, err := store.Grant(ctx, 10*time.Second)
 	if err != nil {
@@ -190,7 +194,8 @@ func TestUpgrade(t *testing.T) {
 	present, err := os.Executable()
 	require.NoError(t, err)
 	var nodes []*orderedNode
-	for _, c := range clusterConfigs(t, 3) {
+	configs := clusterConfigs(t, 3)
+	for _, c := range configs {
 		suiteConfig(&c, suiteTiming)
 		c.HeartbeatTimeout = 200 * time.Millisecond
 		nodes = append(nodes, &orderedNode{t: t, url: urlOf(c)})
@@ -244,4 +249,18 @@ func TestUpgrade(t *testing.T) {
 	}
 	back.start(next)
 	back.eventually("put again")
+
+	// A node of the old release is not added to the cluster, one of the new one is.
+	d := clusterConfigs(t, 4)[3]
+	suiteConfig(&d, suiteTiming)
+	d.Peers = append(configs[0].Peers[:1:1], d.Peers[3])
+	added := &orderedNode{t: t, url: urlOf(d)}
+	added.start(present)
+	add := "add d " + d.Peers[1].Addr
+	require.Eventually(t, func() bool {
+		return strings.Contains(nodes[1].do(add), "node d understands feature level 1 and the cluster is at level 2")
+	}, 20*time.Second, 10*time.Millisecond)
+	added.start(next)
+	nodes[1].eventually(add)
+	added.eventually("revoke")
 }

@@ -42,7 +42,7 @@ var options = []option{
 	{"root", "the tree that the cluster keeps, like pg/main; mandatory", setString(func(c *Config) *string { return &c.Root }), false},
 	{"listen", "host:port to listen on; default: this node's address in peers", setString(func(c *Config) *string { return &c.Listen }), false},
 	{"advertise", "host:port the others reach this node at; default: its address in peers, else listen", setString(func(c *Config) *string { return &c.Advertise }), false},
-	{"peers", "every node, this one too, like " + examplePeers + "; default: this node alone", setPeers, false},
+	{"peers", "every node at the first start, this one too, like " + examplePeers + "; for a node that joins itself and some members; default: this node alone", setPeers, false},
 	{"rejoin", "true lets a node whose data are damaged, or that was replaced, get everything from the others again; default false", setBool(func(c *Config) *bool { return &c.Rejoin }), false},
 	{"tls_cert", "PEM file with the certificate of this node or client; switches mutual TLS on", setTLS(func(t *TLS) *string { return &t.CertFile }), true},
 	{"tls_key", "PEM file with the key of tls_cert", setTLS(func(t *TLS) *string { return &t.KeyFile }), true},

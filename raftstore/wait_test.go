@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // A follower hears of the last commit at once, not with the next heartbeat.
@@ -61,7 +62,7 @@ func (s *starvedTransport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddre
 
 func (s *starvedTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	at := s.starved.Load()
-	if at != nil && *at == string(to) && (req.PrevLogEntry > 0 || req.LeaderCommitIndex > 0) {
+	if at != nil && *at == transport.PlainAddr(string(to)) && (req.PrevLogEntry > 0 || req.LeaderCommitIndex > 0) {
 		return errCut
 	}
 	return s.Transport.AppendEntries(id, to, req, resp)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"path/filepath"
-	"strings"
 )
 
 // Format is the version of everything in a data directory: the layout, the
@@ -17,16 +16,13 @@ const Format = 2
 // maxIdentity is the longest identity file. A cluster has few nodes.
 const maxIdentity = 1 << 20
 
-// An Owner is a node as its settings describe it.
+// An Owner is a node as its settings described it when its data began. Members are
+// the nodes in its list of peers then; a cluster's nodes change.
 type Owner struct {
 	Node    string   `json:"node"`
 	Cluster string   `json:"cluster"`
 	Root    string   `json:"root"`
 	Members []string `json:"members"`
-}
-
-func (o Owner) describe() string {
-	return fmt.Sprintf("Root %q with nodes %s", o.Root, strings.Join(o.Members, ", "))
 }
 
 // An Identity says whose a data directory is. A node that used another one's
@@ -39,6 +35,8 @@ type Identity struct {
 	// Founders are the lives that the cluster began with. A node that joined
 	// later does not know them.
 	Founders map[string]Life
+	// Addrs are the addresses of the Founders, for the first log entry.
+	Addrs map[string]string
 	// Former are the incarnations that this one was recovered or restored from,
 	// the oldest first.
 	Former []Incarnation
@@ -53,10 +51,11 @@ func (i Identity) IsFounder() bool {
 type identityDocument struct {
 	Format int `json:"format"`
 	Owner
-	Incarnation Incarnation     `json:"incarnation"`
-	Life        Life            `json:"life"`
-	Founders    map[string]Life `json:"founders,omitempty"`
-	Former      []Incarnation   `json:"former,omitempty"`
+	Incarnation Incarnation       `json:"incarnation"`
+	Life        Life              `json:"life"`
+	Founders    map[string]Life   `json:"founders,omitempty"`
+	Addrs       map[string]string `json:"addrs,omitempty"`
+	Former      []Incarnation     `json:"former,omitempty"`
 	// Sum is the CRC-32 of this document without it.
 	Sum uint32 `json:"sum,omitempty"`
 }
@@ -69,7 +68,7 @@ func (d identityDocument) sum() (uint32, error) {
 
 // Encode returns the content of the identity file.
 func (i Identity) Encode() ([]byte, error) {
-	d := identityDocument{Format: Format, Owner: i.Owner, Incarnation: i.Incarnation, Life: i.Life, Founders: i.Founders, Former: i.Former}
+	d := identityDocument{Format: Format, Owner: i.Owner, Incarnation: i.Incarnation, Life: i.Life, Founders: i.Founders, Addrs: i.Addrs, Former: i.Former}
 	var err error
 	if d.Sum, err = d.sum(); err != nil {
 		return nil, err
@@ -98,7 +97,7 @@ func DecodeIdentity(data []byte) (Identity, error) {
 	if d.Life.IsZero() {
 		return Identity{}, errors.New("it has no life")
 	}
-	i := Identity{Owner: d.Owner, Incarnation: d.Incarnation, Life: d.Life, Founders: d.Founders, Former: d.Former}
+	i := Identity{Owner: d.Owner, Incarnation: d.Incarnation, Life: d.Life, Founders: d.Founders, Addrs: d.Addrs, Former: d.Former}
 	written, err := i.Encode()
 	if err == nil && !bytes.Equal(written, data) {
 		err = errors.New("the content is not what the node wrote")
@@ -135,7 +134,7 @@ func (e *OwnerError) Error() string {
 	if e.Found.Node != e.Want.Node {
 		return fmt.Sprintf("%s: the directory is node %q's and this node is %q: give every node a directory of its own, or correct ID", e.File, e.Found.Node, e.Want.Node)
 	}
-	return fmt.Sprintf("%s: the directory is of another cluster: there %s, in the settings %s: Root and the IDs in Peers must stay what they were at the first start", e.File, e.Found.describe(), e.Want.describe())
+	return fmt.Sprintf("%s: the directory is of another cluster: its Root is %q, and that of the settings is %q: Root must stay what it was at the first start", e.File, e.Found.Root, e.Want.Root)
 }
 
 // readIdentity reads the identity file. Its error is a *FormatError or a
@@ -163,7 +162,7 @@ func readIdentity(files FS, dir string) (Identity, error) {
 
 // mustBe compares the owner of a directory with that of the settings.
 func (o Owner) mustBe(want Owner, dir string) error {
-	if o.Node == want.Node && o.Cluster == want.Cluster {
+	if o.Node == want.Node && o.Root == want.Root {
 		return nil
 	}
 	return &OwnerError{File: filepath.Join(dir, identityFile), Found: o, Want: want}

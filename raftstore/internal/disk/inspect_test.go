@@ -271,9 +271,12 @@ func TestDirectoryOfAnother(t *testing.T) {
 	require.ErrorAs(t, err, &other)
 	require.ErrorContains(t, err, `/d/identity.json: the directory is node "a"'s and this node is "b"`)
 	want = owner
-	want.Cluster, want.Members = "c1", []string{"a"}
+	want.Members = []string{"a"}
 	_, err = disk.Inspect(f, dir, want, scan(f))
-	require.ErrorContains(t, err, `there Root "pg/main" with nodes a, b, in the settings Root "pg/main" with nodes a:`)
+	require.NotErrorAs(t, err, &other, "the nodes of a cluster change")
+	want.Root = "pg/other"
+	_, err = disk.Inspect(f, dir, want, scan(f))
+	require.ErrorContains(t, err, `its Root is "pg/main", and that of the settings is "pg/other"`)
 
 	f = disktest.New()
 	require.NoError(t, f.MakeDir("/d/pictures"))

@@ -41,6 +41,10 @@ type FSM struct {
 	// starts.
 	OnBroken func(err error)
 
+	// OnConfiguration is called with each configuration entry when it is committed,
+	// on Raft's goroutine. It must be set before Raft starts.
+	OnConfiguration func(l *raft.Log)
+
 	onBatch atomic.Pointer[func(index, term uint64)]
 
 	understands byte          // the newest feature level that can be applied
@@ -68,6 +72,8 @@ func New() *FSM {
 		OnApply:     func(*Command, uint64, uint64, Result) {},
 		OnChange:    func(uint64, []string) {},
 		OnBroken:    func(error) {},
+
+		OnConfiguration: func(*raft.Log) {},
 	}
 	f.Reset()
 	return f
@@ -163,6 +169,7 @@ func (f *FSM) configuration(l *raft.Log) error {
 		}
 		f.setIncarnation(incarnation)
 	}
+	f.OnConfiguration(l)
 	f.advance(l)
 	return nil
 }

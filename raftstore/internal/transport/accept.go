@@ -182,7 +182,7 @@ func (n *Network) identify(ctx context.Context, p *place, own Hello) (net.Conn, 
 		}
 		conn, byALPN = t, alpnKind(t.ConnectionState().NegotiatedProtocol)
 	}
-	k, peer, err := own.welcome(conn, func(id string) error { return n.config.provesID(conn, id) }, n.older)
+	k, peer, err := own.welcome(conn, func(k Kind, id string) error { return n.provesID(conn, k, id) }, n.older)
 	if err == nil && n.creds != nil && k != byALPN {
 		err = fmt.Errorf("%w: its hello and its ALPN name differ", ErrPeerRefused)
 	}

@@ -185,10 +185,10 @@ func FuzzReadFrame(f *testing.F) {
 }
 
 // anyone proves every ID.
-func anyone(string) error { return nil }
+func anyone(Kind, string) error { return nil }
 
 func FuzzWelcome(f *testing.F) {
-	own := Hello{version: wireVersion, cluster: NewClusterID("r", []string{"a", "b"}), ID: "a"}
+	own := Hello{version: wireVersion, cluster: NewClusterID("r"), ID: "a"}
 	own.Incarnation, own.Life = disk.Incarnation{1}, disk.Life{2}
 	peer := own.asPeer("b")
 	f.Add(peer.opening(KindSetup))

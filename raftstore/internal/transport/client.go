@@ -25,8 +25,8 @@ type ClientOptions struct {
 	// ID names the program in the logs of nodes. It is a name as that of a node
 	// and proves nothing.
 	ID string
-	// Root is the ClusterID of the root without names of nodes.
-	Root ClusterID
+	// Cluster must be that of the nodes.
+	Cluster ClusterID
 	// TLS switches mutual TLS on. CertFile needs no name. A node proves itself by
 	// the host of the address that was dialled, or by its name in Names.
 	TLS *TLS
@@ -63,7 +63,7 @@ func NewClient(o ClientOptions) (*Client, error) {
 	log := logging.Quiet(o.Logger)
 	c := &Client{
 		o: o, reg: newRegistry(), nodes: map[string]string{},
-		hello: Hello{version: wireVersion, root: o.Root, Boot: rand.Uint64(), ID: o.ID, Level: state.Level}, //nolint:gosec // no secret
+		hello: Hello{version: wireVersion, cluster: o.Cluster, Boot: rand.Uint64(), ID: o.ID, Level: state.Level}, //nolint:gosec // no secret
 	}
 	if o.TLS != nil {
 		var err error

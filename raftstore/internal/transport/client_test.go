@@ -20,7 +20,7 @@ import (
 // clientOf returns a client of the cluster that n belongs to.
 func clientOf(t testing.TB, n *Network, edit ...func(*ClientOptions)) *Client {
 	t.Helper()
-	o := ClientOptions{ID: "client-1", Root: n.config.Root, Keepalive: keepalive.Config{Idle: time.Second, Interval: time.Second, Count: 3}, DialTimeout: 2 * time.Second}
+	o := ClientOptions{ID: "client-1", Cluster: n.config.Cluster, Keepalive: keepalive.Config{Idle: time.Second, Interval: time.Second, Count: 3}, DialTimeout: 2 * time.Second}
 	for _, e := range edit {
 		e(&o)
 	}
@@ -100,7 +100,7 @@ func TestClientKnowsItsCluster(t *testing.T) {
 	require.NotErrorIs(t, err, ErrPeerRefused)
 
 	// The tree is another one.
-	other := clientOf(t, a, func(o *ClientOptions) { o.Root = NewClusterID("another/root", nil) })
+	other := clientOf(t, a, func(o *ClientOptions) { o.Cluster = NewClusterID("another/root") })
 	_, err = other.Call(testContext(t), a.Addr(), 3, nil)
 	require.ErrorIs(t, err, ErrPeerRefused)
 	require.ErrorContains(t, err, "keeps another tree")
@@ -240,7 +240,7 @@ func TestSlowClientHoldsUpNobody(t *testing.T) {
 	slow, err := net.Dial("tcp", b.Addr())
 	require.NoError(t, err)
 	defer slow.Close()
-	own := Hello{version: wireVersion, root: b.config.Root, ID: "slow"}
+	own := Hello{version: wireVersion, cluster: b.config.Cluster, ID: "slow"}
 	_, err = own.greet(slow, KindClient, "")
 	require.NoError(t, err)
 	_, err = slow.Write(appendFrame(nil, frame{kind: frameOpen, id: 1}))

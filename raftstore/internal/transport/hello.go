@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
@@ -17,26 +16,19 @@ import (
 // of calls and what Raft sends. Nodes of different versions refuse each other.
 const wireVersion = 2
 
-// ClusterID distinguishes clusters. Nodes that do not agree on root and members
-// never exchange a message.
+// ClusterID distinguishes the trees that clusters keep. Nodes that do not agree on
+// Root never exchange a message. Clusters with one Root are distinguished by their
+// incarnations.
 type ClusterID [16]byte
 
 // String returns id in hexadecimal digits.
 func (id ClusterID) String() string { return hex.EncodeToString(id[:]) }
 
-// NewClusterID derives the ID from what is the same on every node: the root
-// and the names of all nodes. Addresses may change.
-func NewClusterID(root string, ids []string) ClusterID {
-	ids = slices.Clone(ids)
-	slices.Sort(ids)
-	h := sha256.New()
-	fmt.Fprintf(h, "holdfast raft cluster\x00%s\x00", root)
-	for _, id := range ids {
-		fmt.Fprintf(h, "%s\x00", id)
-	}
-	var id ClusterID
-	copy(id[:], h.Sum(nil))
-	return id
+// NewClusterID derives the ID from Root, which is the same on every node. The nodes
+// of a cluster change.
+func NewClusterID(root string) ClusterID {
+	sum := sha256.Sum256([]byte("holdfast raft cluster\x00" + root))
+	return ClusterID(sum[:16])
 }
 
 // ErrPeerRefused marks a failure that a retry cannot repair: a wrong certificate,
@@ -69,9 +61,7 @@ func (k Kind) refused() (own string, refused error) {
 //
 //	marker|kind, version, verdict, cluster (16), length of ID, ID
 //
-// On the connection of a client the feature level of each side follows its ID,
-// and the cluster is the [ClusterID] of the root without names of nodes, which a
-// client does not know.
+// On the connection of a client the feature level of each side follows its ID.
 //
 // The first two bytes (three of the answer) mean the same in every version to
 // come. So a dial succeeds only with a live process of the right node, and a
@@ -147,10 +137,6 @@ type Hello struct {
 	// the connections of clients only.
 	Level byte
 
-	// root is the ClusterID by which clients know the cluster. It is sent in place
-	// of cluster on their connections.
-	root ClusterID
-
 	// wanted is the life that the dialling side wants to reach. The answer does
 	// not carry it.
 	wanted disk.Life
@@ -165,9 +151,6 @@ type Start struct {
 const helloFixed = 16 + 16 + 8 + 4 + 8 + 1
 
 func (h Hello) tail(b []byte, k Kind) []byte {
-	if k == KindClient {
-		h.cluster = h.root
-	}
 	b = append(b, h.cluster[:]...)
 	b = append(b, h.Incarnation[:]...)
 	b = append(b, h.Life[:]...)
@@ -203,7 +186,6 @@ func readTail(r io.Reader, k Kind) (h Hello, err error) {
 	}
 	h.ID = string(id)
 	if k == KindClient {
-		h.root, h.cluster = h.cluster, ClusterID{}
 		var level [1]byte
 		if _, err := io.ReadFull(r, level[:]); err != nil {
 			return h, err
@@ -249,13 +231,13 @@ func (h Hello) judge(other Hello, k Kind, v verdict, want string) error {
 	}
 	switch {
 	case v == verdictCluster || other.cluster != h.cluster:
-		return fmt.Errorf("%w: node %q there belongs to another cluster (%v, this node's is %v): Root and the IDs in Peers must be the same on every node", ErrPeerRefused, other.ID, other.cluster, h.cluster)
+		return fmt.Errorf("%w: node %q there belongs to another cluster (%v, this node's is %v): Root must be the same on every node", ErrPeerRefused, other.ID, other.cluster, h.cluster)
 	case v == verdictTwin:
 		return fmt.Errorf("%w: the node there is named %q too: every node needs an ID of its own", ErrPeerRefused, other.ID)
 	case v == verdictProof:
-		return fmt.Errorf("%w: node %q there does not take this node's certificate for that of node %q: the certificate must be valid for the host of this node's address in Peers, or for its name in TLS.Names", ErrPeerRefused, other.ID, h.ID)
+		return fmt.Errorf("%w: node %q there does not take this node's certificate for that of node %q: the certificate must be valid for the host of this node's address, or for its name in TLS.Names", ErrPeerRefused, other.ID, h.ID)
 	case want != "" && other.ID != want:
-		return fmt.Errorf("%w: node %q answers there, Peers says %q: correct the addresses", ErrPeerRefused, other.ID, want)
+		return fmt.Errorf("%w: node %q answers there and node %q was expected: correct the addresses", ErrPeerRefused, other.ID, want)
 	case v == verdictIncarnation || k != KindSetup && h.apart(other):
 		return h.apartError(other)
 	case v == verdictLife || k != KindSetup && h.wanted != (disk.Life{}) && other.Life != h.wanted:
@@ -295,7 +277,7 @@ func versionError(theirs, ours byte) error {
 // returns what the connection is for and whose it is. prove returns an error if
 // the other side is not the node that it says it is. older reports whether a
 // later start of the other side's data is known.
-func (h Hello) welcome(rw io.ReadWriter, prove func(id string) error, older func(Hello) bool) (k Kind, peer Hello, err error) {
+func (h Hello) welcome(rw io.ReadWriter, prove func(k Kind, id string) error, older func(Hello) bool) (k Kind, peer Hello, err error) {
 	var head [2]byte
 	if _, err := io.ReadFull(rw, head[:1]); err != nil {
 		return 0, Hello{}, fmt.Errorf("no hello: %w", err)
@@ -340,7 +322,7 @@ func (h Hello) welcome(rw io.ReadWriter, prove func(id string) error, older func
 	v := h.verdict(other, k)
 	var unproven error
 	if v != verdictCluster && v != verdictTwin {
-		if unproven = prove(other.ID); unproven != nil {
+		if unproven = prove(k, other.ID); unproven != nil {
 			v = verdictProof
 		}
 	}

@@ -10,7 +10,7 @@ import (
 // before says to which incarnation.
 func (h Hello) clientVerdict(other Hello) verdict {
 	switch {
-	case other.root != h.root:
+	case other.cluster != h.cluster:
 		return verdictCluster
 	case h.Incarnation.IsZero():
 		return verdictIncarnation
@@ -25,7 +25,7 @@ func (h Hello) clientVerdict(other Hello) verdict {
 func (h Hello) judgeClient(other Hello, v verdict) error {
 	_, refused := KindClient.refused()
 	switch {
-	case v == verdictCluster || other.root != h.root:
+	case v == verdictCluster || other.cluster != h.cluster:
 		return fmt.Errorf("%w: %q there keeps another tree: the root must be that of the nodes", refused, other.ID)
 	case v == verdictIncarnation && (h.Incarnation.IsZero() || other.Incarnation.IsZero()):
 		return fmt.Errorf("%q: %w", other.ID, errUnfounded)

@@ -43,9 +43,9 @@ type Network struct {
 	self    string
 	mu      sync.Mutex
 	hello   Hello               // under mu, once nodes connect
-	seen    map[disk.Life]Start // under mu: of the nodes in Peers
-	peers   map[string]string   // address to ID
-	creds   *credentials        // nil without TLS
+	seen    map[disk.Life]Start // under mu: of the cluster's nodes
+	nodes   atomic.Pointer[func() map[string]string]
+	creds   *credentials // nil without TLS
 	dialer  *keepalive.Dialer
 	timeout time.Duration // of a dial or an accepted handshake
 	reg     *registry
@@ -73,8 +73,7 @@ func New(o Options) (*Network, error) {
 		config:  o,
 		log:     logging.Quiet(o.Logger),
 		self:    o.Advertise,
-		hello:   Hello{version: wireVersion, cluster: o.Cluster, root: o.Root, Level: state.Level, ID: o.ID},
-		peers:   map[string]string{},
+		hello:   Hello{version: wireVersion, cluster: o.Cluster, Level: state.Level, ID: o.ID},
 		seen:    map[disk.Life]Start{},
 		timeout: dialTime(o),
 		reg:     newRegistry(),
@@ -83,9 +82,7 @@ func New(o Options) (*Network, error) {
 	}
 	n.load = newLoad(min(n.admit.most, maxNodeConns))
 	n.clients = newClientLoad(descriptorLimit())
-	for id, addr := range o.Peers {
-		n.peers[addr] = id
-	}
+	n.UseNodes(func() map[string]string { return o.Peers })
 	n.dialer = &keepalive.Dialer{Config: o.Keepalive, Base: &net.Dialer{ControlContext: n.mayDial}, Logger: n.log}
 	n.dialer.Base.SetMultipathTCP(false) // it knows no user timeout
 	n.calls = newCallClient(func(ctx context.Context, addr string) (*trackedConn, error) { return n.dial(ctx, KindCall, addr) }, n.reg.spawn)
@@ -112,7 +109,7 @@ func dialTime(o Options) time.Duration {
 func (n *Network) listen() error {
 	if n.config.TLS != nil {
 		var err error
-		n.creds, err = newCredentials(*n.config.TLS, n.config.certName(n.config.ID), func(msg string, err error) { n.log.Warn(msg, "error", err) })
+		n.creds, err = newCredentials(*n.config.TLS, n.config.certName(n.config.ID, n.config.Advertise), func(msg string, err error) { n.log.Warn(msg, "error", err) })
 		if err != nil {
 			return err
 		}
@@ -181,21 +178,6 @@ func (n *Network) OpenRaft() raft.StreamLayer {
 	s := newRaftStream(n)
 	n.raft.Store(s)
 	return s
-}
-
-// ServerAddr returns the address of a server: that of its node as Peers has it,
-// so that a changed address in the settings counts, not the one in an old log
-// entry, and its life. It makes the network a raft.ServerAddressProvider.
-func (n *Network) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
-	node, life := SplitServer(id)
-	addr := n.config.Peers[node]
-	if addr == "" && node == n.config.ID {
-		addr = n.self
-	}
-	if addr == "" {
-		return "", fmt.Errorf("node %q is not in Peers", node)
-	}
-	return raft.ServerAddress(LifeAddr(addr, life)), nil
 }
 
 // Greeting returns the hello that this node sends now.
@@ -281,6 +263,11 @@ func (n *Network) Close() error {
 // life that must answer, as ServerAddr does. An error means that nothing but
 // the handshakes was sent.
 func (n *Network) dial(ctx context.Context, k Kind, addr string) (*trackedConn, error) {
+	return n.dialNode(ctx, k, addr, n.nodeAt(PlainAddr(addr)))
+}
+
+// dialNode is dial with the name of the node that must answer, "" if any may.
+func (n *Network) dialNode(ctx context.Context, k Kind, addr, want string) (*trackedConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, n.timeout)
 	defer cancel()
 	leave, err := n.reg.enter(k, cancel, nil)
@@ -295,7 +282,7 @@ func (n *Network) dial(ctx context.Context, k Kind, addr string) (*trackedConn, 
 	if err != nil {
 		return nil, err
 	}
-	conn, peer, err := n.introduce(ctx, raw, k, addr, own)
+	conn, peer, err := n.introduce(ctx, raw, k, addr, want, own)
 	if k != KindSetup || err != nil { // setup is for nodes that refuse each other, too
 		n.outcast.dialled(addr, err)
 	}
@@ -316,7 +303,7 @@ func (n *Network) proven(peer string, conn net.Conn) {
 	}
 }
 
-// see notes the start of a node of Peers. On a setup connection it may be one
+// see notes the start of a node of the cluster. On a setup connection it may be one
 // that is not durable yet.
 func (n *Network) see(k Kind, peer Hello) {
 	if k == KindSetup || n.owner(peer.ID) == "" {
@@ -339,7 +326,7 @@ func (n *Network) older(peer Hello) bool {
 	return peer.Starts < s.Starts || peer.Starts == s.Starts && s.Boot != peer.Boot
 }
 
-// Seen returns the newest start of a life on which a node of Peers connected, zero
+// Seen returns the newest start of a life on which a node of the cluster connected, zero
 // if there is none.
 func (n *Network) Seen(life disk.Life) Start {
 	n.mu.Lock()
@@ -348,25 +335,19 @@ func (n *Network) Seen(life disk.Life) Start {
 }
 
 // owner returns the name under which a node's connections and calls are
-// counted: its own if it is in Peers, else "".
+// counted: its own if it is a node of the cluster, else "".
 func (n *Network) owner(peer string) string {
-	if n.config.Peers[peer] == "" {
+	if (*n.nodes.Load())()[peer] == "" {
 		return ""
 	}
 	return peer
 }
 
-func (n *Network) introduce(ctx context.Context, raw net.Conn, k Kind, addr string, own Hello) (net.Conn, Hello, error) {
+func (n *Network) introduce(ctx context.Context, raw net.Conn, k Kind, addr, want string, own Hello) (net.Conn, Hello, error) {
 	defer boundBy(ctx, raw)()
-	conn, want := raw, n.peers[addr]
+	conn := raw
 	if n.creds != nil {
-		name, _, err := net.SplitHostPort(addr)
-		if err != nil {
-			return nil, Hello{}, err
-		}
-		if want != "" {
-			name = n.config.certName(want)
-		}
+		name := n.config.certName(want, addr)
 		t := tls.Client(raw, n.creds.client(name, k, own.version))
 		if err := t.HandshakeContext(ctx); err != nil {
 			return nil, Hello{}, explainTLS(k, err)
@@ -374,8 +355,8 @@ func (n *Network) introduce(ctx context.Context, raw net.Conn, k Kind, addr stri
 		conn = t
 	}
 	peer, err := own.greet(conn, k, want)
-	if err == nil {
-		err = n.config.provesID(conn, peer.ID)
+	if err == nil && want == "" {
+		err = n.provesID(conn, k, peer.ID)
 	}
 	if n.creds != nil && err != nil && !errors.Is(err, ErrPeerRefused) {
 		// TLS 1.3 tells a client that its certificate is refused only when

@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"os"
 	"runtime"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -53,7 +51,7 @@ func optionsFor(id string, peers map[string]string) Options {
 	timing := dcs.Timing{}.WithDefaults()
 	keep, _ := keepalive.Derive(timing.TTL, timing.LoopWait)
 	return Options{
-		ID: id, Cluster: NewClusterID("test/root", slices.Collect(maps.Keys(peers))), Root: NewClusterID("test/root", nil),
+		ID: id, Cluster: NewClusterID("test/root"),
 		Listen: peers[id], Advertise: peers[id], Peers: peers,
 		Keepalive: keep, HeartbeatTimeout: time.Second, ElectionTimeout: time.Second,
 	}

@@ -9,20 +9,19 @@ import (
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
 
-// Options describes the connections of one node. All fields but Root, TLS, Logger
-// and PlaintextBeyondLoopback must be set.
+// Options describes the connections of one node. All fields but TLS, Logger and
+// PlaintextBeyondLoopback must be set.
 type Options struct {
 	// ID is the name of this node. Cluster must be the same on every node.
 	ID      string
 	Cluster ClusterID
-	// Root is the ClusterID of the root without names of nodes, by which clients
-	// know the cluster.
-	Root ClusterID
 	// Listen is the host:port to listen on, and Advertise the one that the others
 	// reach this node at. Port 0 of Advertise stands for the port listened on.
 	Listen    string
 	Advertise string
-	// Peers has the address of every node by its name. It may lack this one.
+	// Peers has the addresses of the other nodes by their names, as the settings
+	// have them. [Network.UseNodes] replaces it once the nodes of the cluster are
+	// known.
 	Peers map[string]string
 	// TLS switches mutual TLS on.
 	TLS *TLS
@@ -52,13 +51,9 @@ type TLS struct {
 	Names map[string]string
 }
 
-// certName returns the name that the certificate of node id must be valid for,
-// or "" if there is no such node.
-func (o Options) certName(id string) string {
-	addr := o.Peers[id]
-	if id == o.ID {
-		addr = o.Advertise
-	}
+// certName returns the name that the certificate of node id at addr must be
+// valid for, or "" if addr is no address.
+func (o Options) certName(id, addr string) string {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return ""

@@ -1,9 +1,13 @@
 package transport
 
 import (
+	"io"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
 // RaftTransport is Raft's network transport, with bounded messages, requests that
@@ -26,7 +30,14 @@ type RaftTransport struct {
 	stopped bool
 	running sync.WaitGroup
 
-	seen sightings
+	seen     sightings
+	answered map[string]lastAnswer // under mu: by the node's name, so that they are few
+}
+
+// lastAnswer is when a server last answered.
+type lastAnswer struct {
+	id raft.ServerID
+	at dcs.Instant
 }
 
 // AppendEntries implements raft.Transport. It leaves out what goes beyond the
@@ -34,6 +45,7 @@ type RaftTransport struct {
 func (t *RaftTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	cutBatch(req)
 	err := t.NetworkTransport.AppendEntries(id, to, req, resp)
+	t.noteAnswer(id, err)
 	switch {
 	case err != nil:
 	case resp.Success && req.Term == resp.Term:
@@ -42,6 +54,35 @@ func (t *RaftTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, r
 		t.seen.note(id, Sighting{Term: resp.Term})
 	}
 	return err
+}
+
+// InstallSnapshot implements raft.Transport. It notes the answer.
+func (t *RaftTransport) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	err := t.NetworkTransport.InstallSnapshot(id, to, req, resp, data)
+	t.noteAnswer(id, err)
+	return err
+}
+
+// noteAnswer notes that a server has answered now, unless err is not nil.
+func (t *RaftTransport) noteAnswer(id raft.ServerID, err error) {
+	if err != nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.answered == nil {
+		t.answered = map[string]lastAnswer{}
+	}
+	t.answered[NodeOf(id)] = lastAnswer{id, dcs.Now()}
+}
+
+// LastContact returns the time since a server last answered a request to append
+// entries, and whether it ever did.
+func (t *RaftTransport) LastContact(id raft.ServerID) (since time.Duration, ever bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	last := t.answered[NodeOf(id)]
+	return last.at.Elapsed(), last.id == id
 }
 
 // RequestVote implements raft.Transport. It notes the term that the server is in.

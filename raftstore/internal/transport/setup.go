@@ -16,11 +16,11 @@ type SetupHandler func(peer Hello, message []byte) (answer []byte, err error)
 
 // Ask sends a message to the node at addr on a setup connection, whatever the
 // life and the incarnation of that node are. It returns the answer and the hello of
-// the node.
-func (n *Network) Ask(ctx context.Context, addr string, message []byte) (peer Hello, answer []byte, err error) {
+// the node. Another node than the one named is an error; "" is any of the cluster.
+func (n *Network) Ask(ctx context.Context, node, addr string, message []byte) (peer Hello, answer []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, n.timeout)
 	defer cancel()
-	conn, err := n.dial(ctx, KindSetup, PlainAddr(addr))
+	conn, err := n.dialNode(ctx, KindSetup, PlainAddr(addr), node)
 	if err != nil {
 		return Hello{}, nil, err
 	}

@@ -204,15 +204,20 @@ func (c *credentials) server() *tls.Config {
 }
 
 // provesID returns an error unless the certificate on conn, which is signed by the
-// authority, is valid for the name of node id. Without TLS nothing is proven.
-func (o Options) provesID(conn net.Conn, id string) error {
+// authority, is valid for the name of node id. Without TLS nothing is proven. A node
+// that is not of the cluster may ask on a setup connection how to join it: nothing is
+// done on its word.
+func (n *Network) provesID(conn net.Conn, k Kind, id string) error {
 	secured, ok := conn.(*tls.Conn)
 	if !ok {
 		return nil
 	}
-	name := o.certName(id)
-	if name == "" {
-		return fmt.Errorf("%w: node %q is not in Peers", ErrPeerRefused, id)
+	names := n.certNames(id)
+	if len(names) == 0 && k == KindSetup {
+		return nil
+	}
+	if len(names) == 0 {
+		return fmt.Errorf("%w: node %q is not a node of the cluster", ErrPeerRefused, id)
 	}
 	certs := secured.ConnectionState().PeerCertificates
 	if len(certs) == 0 {
@@ -221,10 +226,13 @@ func (o Options) provesID(conn net.Conn, id string) error {
 	if !forServers(certs[0]) {
 		return fmt.Errorf("%w: its certificate is for client use only, which no node's is: a program that is no node may make calls and nothing else", ErrPeerRefused)
 	}
-	if err := certs[0].VerifyHostname(name); err != nil {
-		return fmt.Errorf("%w: its certificate does not prove that it is node %q: the certificate must be valid for %q (TLS.Names, or the host of the address in Peers): %w", ErrPeerRefused, id, name, err)
+	var err error
+	for _, name := range names {
+		if err = certs[0].VerifyHostname(name); err == nil {
+			return nil
+		}
 	}
-	return nil
+	return fmt.Errorf("%w: its certificate does not prove that it is node %q: the certificate must be valid for %q (TLS.Names, or the host of its address): %w", ErrPeerRefused, id, names[0], err)
 }
 
 // forServers reports whether a certificate is for server use. The certificate of

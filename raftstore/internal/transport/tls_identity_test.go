@@ -75,18 +75,26 @@ func TestCertificateOfAnotherNode(t *testing.T) {
 
 // as returns what dials as n would, with n's certificate, under another ID.
 func (n *Network) as(id string) *Network {
-	return &Network{
-		config: n.config, log: n.log, hello: n.hello.asPeer(id), peers: n.peers, creds: n.creds,
+	other := &Network{
+		config: n.config, log: n.log, hello: n.hello.asPeer(id), creds: n.creds,
 		dialer: n.dialer, timeout: n.timeout, reg: n.reg, admit: n.admit,
 	}
+	other.nodes.Store(n.nodes.Load())
+	return other
 }
 
-// A name that is not in Peers has no certificate.
+// A name that is of no node has no certificate. It may ask how to join, and no more.
 func TestCertificateOfNoNode(t *testing.T) {
 	a, b := startPair(t, newTestCA(t).secure(t))
 	_, err := a.as("zz").dial(testContext(t), KindCall, b.Addr())
 	require.ErrorIs(t, err, ErrPeerRefused)
 	require.ErrorContains(t, err, "does not take this node's certificate")
+	_, err = a.as("zz").dial(testContext(t), KindRaft, b.Addr())
+	require.ErrorIs(t, err, ErrPeerRefused)
+	_, err = a.as("zz").dial(testContext(t), KindSetup, b.Addr())
+	require.NoError(t, err)
+	_, err = a.as("c").dial(testContext(t), KindSetup, b.Addr())
+	require.NoError(t, err, "no node has that name")
 }
 
 // Without TLS.Names the host of a node's address is its name.

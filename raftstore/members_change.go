@@ -1,0 +1,390 @@
+package raftstore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
+)
+
+const (
+	// changeSlice bounds the work of a leader on one copy of a request. The caller
+	// sends it again, so that a leader that hangs does not take its whole budget,
+	// and gets the reason why it waits.
+	changeSlice = 2 * time.Second
+	// changeKept is how long a change stays the one under way after its last copy.
+	changeKept = 2 * time.Second
+	// answerTime is how long before the end of a caller's budget a leader answers.
+	answerTime = 100 * time.Millisecond
+)
+
+// askedChange is a change that a caller has asked for.
+type askedChange struct {
+	memberRequest
+	working int         // copies
+	touched dcs.Instant // the end of the last copy
+	waits   error       // why the last copy did not make the change
+}
+
+// refusal is a definite no to a request about the members.
+type refusal struct {
+	kind replyKind
+	text string
+}
+
+// Error implements error.
+func (r *refusal) Error() string { return r.text }
+
+func refuse(format string, args ...any) error {
+	return &refusal{kind: replyRefused, text: fmt.Sprintf(format, args...)}
+}
+
+// current returns the change under way that was asked for, or nil. The caller holds
+// the lock.
+func (j *joins) current() *askedChange {
+	if a := j.asked; a != nil && a.working == 0 && a.touched.Elapsed() > changeKept {
+		j.asked = nil
+	}
+	return j.asked
+}
+
+// isAsked reports whether a change of that node was asked for. The caller holds the
+// lock.
+func (j *joins) isAsked(id string) bool {
+	a := j.current()
+	return a != nil && a.id == id
+}
+
+// take makes r the change under way. Another one gets an error that says so.
+func (j *joins) take(r memberRequest) (release func(done bool, waits error), err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	a := j.current()
+	if a != nil && a.nonce != r.nonce {
+		return nil, &refusal{kind: replyBusy, text: fmt.Sprintf("%v of node %s", a.verb, a.id)}
+	}
+	if a == nil {
+		a = &askedChange{memberRequest: r}
+		j.asked = a
+	}
+	a.working++
+	return func(done bool, waits error) {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		a.working--
+		a.touched, a.waits = dcs.Now(), waits
+		if done && j.asked == a {
+			j.asked = nil
+		}
+	}, nil
+}
+
+// waits returns why an earlier copy of r did not make the change, or nil.
+func (j *joins) waits(r memberRequest) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if a := j.current(); a != nil && a.nonce == r.nonce {
+		return a.waits
+	}
+	return nil
+}
+
+// changeMembers does what a request about the members asks for, if this node leads.
+// The error is a *refusal if the answer is a definite no, wraps errOpen if a change
+// may still be made, and wraps ErrNotSent if something has to happen first.
+func (n *node) changeMembers(ctx context.Context, r *request, rep *reply) error {
+	// P2: what follows is decided on the configuration, which must be the cluster's.
+	if err := n.lead.confirmed(ctx, r.voter, r.term); err != nil {
+		if errors.Is(err, errNotLeader) {
+			return err
+		}
+		return fmt.Errorf("%w: %w", transport.ErrNotSent, cmp.Or(n.joins.waits(r.change), err))
+	}
+	j := n.joins
+	j.mu.Lock()
+	m, term := j.lead, j.term
+	j.mu.Unlock()
+	if m == nil {
+		return fmt.Errorf("%w: %w", transport.ErrNotSent, errSuperseded)
+	}
+	if r.change.verb == verbList {
+		rep.members = m.members()
+		return nil
+	}
+	release, err := j.take(r.change)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := sliceOf(ctx)
+	defer cancel()
+	defer context.AfterFunc(term, cancel)()
+	c := &change{j: j, m: m, memberRequest: r.change}
+	err = c.run(ctx)
+	var no *refusal
+	isNo := errors.As(err, &no)
+	release(err == nil || isNo, err)
+	if err == nil || isNo || errors.Is(err, errOpen) || errors.Is(err, errNotLeader) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", transport.ErrNotSent, err)
+}
+
+// sliceOf bounds the work on one copy of a request.
+func sliceOf(ctx context.Context) (context.Context, context.CancelFunc) {
+	slice := changeSlice
+	if deadline, ok := ctx.Deadline(); ok {
+		slice = max(min(slice, time.Until(deadline)-answerTime), 0)
+	}
+	return context.WithTimeout(ctx, slice)
+}
+
+// change is the work on one copy of a request.
+type change struct {
+	memberRequest
+	j *joins
+	m *member
+}
+
+func (c *change) run(ctx context.Context) error {
+	switch c.verb {
+	case verbAddVoter, verbAddNonVoter:
+		return c.add(ctx)
+	case verbRemove:
+		return c.remove(ctx)
+	case verbMove:
+		return c.move(ctx)
+	case verbTransfer:
+		return c.transfer(ctx)
+	case verbList:
+	}
+	return refuse("%v is not known to this release", c.verb)
+}
+
+// arrive asks the node at the address of the request until it answers, and returns
+// the place for its life.
+func (c *change) arrive(ctx context.Context) (seatChange, error) {
+	for {
+		peer, said, err := c.j.n.askSetup(ctx, c.id, c.addr, c.j.n.introduction())
+		if err == nil {
+			err = c.fits(peer, said)
+		}
+		if err == nil {
+			return seatChange{id: c.id, addr: c.addr, life: peer.Life, voter: c.verb == verbAddVoter}, nil
+		}
+		pause(ctx, leastMeeting)
+		if ctx.Err() != nil {
+			return seatChange{}, fmt.Errorf("node %s does not answer at %s as a node that can join: %w", c.id, c.addr, err)
+		}
+	}
+}
+
+// fits returns an error if a node is not one of this cluster.
+func (c *change) fits(peer transport.Hello, said setupMessage) error {
+	own := c.j.n.net.Greeting().Incarnation
+	switch {
+	case peer.Life.IsZero():
+		return errors.New("it has no life")
+	case peer.Incarnation == own, said.Standing == standingLost && peer.Incarnation.IsZero():
+		return nil
+	case peer.Incarnation.IsZero():
+		return errors.New("it has not found the cluster yet: its Peers must name a node that runs")
+	}
+	return fmt.Errorf("it belongs to another incarnation of the cluster (%v and not %v)", peer.Incarnation, own)
+}
+
+// add makes a node a voter or a non-voter.
+func (c *change) add(ctx context.Context) error {
+	conf, err := c.m.settle(ctx)
+	if err != nil {
+		return err
+	}
+	lives := conf.lives(c.id)
+	if at := slices.IndexFunc(lives, isVoter); at >= 0 {
+		addr := transport.PlainAddr(string(lives[at].Address))
+		switch {
+		case c.verb == verbAddNonVoter:
+			return refuse("node %s is a voter: remove it first", c.id)
+		case addr != c.addr:
+			return refuse("node %s is a voter at %s: use Move for another address", c.id, addr)
+		case len(lives) == 1:
+			return nil
+		}
+	}
+	e, err := c.arrive(ctx)
+	if err != nil {
+		return err
+	}
+	return c.establish(ctx, e)
+}
+
+// establish is that of joins, and waits until Raft runs on the node.
+func (c *change) establish(ctx context.Context, e seatChange) error {
+	for {
+		err := c.j.establish(ctx, c.m, e)
+		switch {
+		case err == nil, !errors.Is(err, errNotReady) && !errors.Is(err, errBehind):
+			return err
+		case ctx.Err() != nil:
+			return err
+		}
+		pause(ctx, leastMeeting)
+	}
+}
+
+// remove removes all lives of a node. The leader hands the lead over first.
+func (c *change) remove(ctx context.Context) error {
+	for first := true; ; first = false {
+		conf, err := c.m.settle(ctx)
+		if err != nil {
+			return err
+		}
+		lives := conf.lives(c.id)
+		if len(lives) == 0 && first {
+			return &refusal{kind: replyAbsent, text: fmt.Sprintf("node %s is no member", c.id)}
+		}
+		if len(lives) == 0 {
+			return nil
+		}
+		if slices.ContainsFunc(lives, isVoter) {
+			if err := c.mayLose(ctx, conf.voters(c.id)); err != nil {
+				return err
+			}
+		}
+		if c.id == c.j.n.config.ID {
+			if err := c.handOver(ctx, ""); err != nil {
+				return err
+			}
+			return errNotLeader
+		}
+		gone := lives[len(lives)-1].ID
+		if err := c.j.change(ctx, "a server is removed", gone, func() raft.IndexFuture {
+			return c.m.raft.RemoveServer(gone, conf.index, configTimeout)
+		}); err != nil {
+			return err
+		}
+	}
+}
+
+// mayLose returns an error if the voters that would be left could not elect and
+// commit: if there is none, or if those that answer, and whose disks work, are no
+// majority of them.
+func (c *change) mayLose(ctx context.Context, rest []raft.Server) error {
+	if len(rest) == 0 {
+		return refuse("node %s is the last voter: add another one first", c.id)
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(askTime, c.j.n.questionTime()))
+	defer cancel()
+	silent := map[string]bool{}
+	var others []voter
+	well := 0
+	for _, s := range rest {
+		if s.ID == c.m.id {
+			well++
+			continue
+		}
+		silent[transport.NodeOf(s.ID)] = true
+		others = append(others, voter{id: s.ID, addr: c.m.addrOf(s)})
+	}
+	for a := range c.m.askVoters(ctx, others, opQuestion) {
+		if a.well {
+			well++
+			delete(silent, transport.NodeOf(a.id))
+		}
+	}
+	if well > len(rest)/2 {
+		return nil
+	}
+	return refuse("without node %s the cluster would have %d voters, of which %d answer, and lose its quorum: %s", c.id, len(rest), well, strings.Join(sortedKeys(silent), ", "))
+}
+
+// move changes the address of a node, or lets the life that answers there take the
+// place of one that is gone.
+func (c *change) move(ctx context.Context) error {
+	conf, err := c.m.settle(ctx)
+	if err != nil {
+		return err
+	}
+	lives := conf.lives(c.id)
+	if len(lives) == 0 {
+		return &refusal{kind: replyAbsent, text: fmt.Sprintf("node %s is no member", c.id)}
+	}
+	if c.id == c.j.n.config.ID {
+		if own := c.j.n.net.Addr(); own != c.addr {
+			return refuse("node %s runs and is reached at %s: start it at %s first", c.id, own, c.addr)
+		}
+		return c.establish(ctx, seatChange{id: c.id, addr: c.addr, life: c.j.n.net.Greeting().Life, voter: true})
+	}
+	e, err := c.arrive(ctx)
+	if err != nil {
+		return err
+	}
+	e.voter = slices.ContainsFunc(lives, isVoterToBe)
+	for _, s := range lives {
+		_, life := transport.SplitServer(s.ID)
+		if old := transport.PlainAddr(string(s.Address)); life != e.life && old != c.addr {
+			if _, err := c.j.look(ctx, seatChange{id: c.id, addr: old, life: life}); err == nil {
+				return refuse("node %s still runs at %s with its data: stop it before another one takes its place", c.id, old)
+			}
+		}
+	}
+	return c.establish(ctx, e)
+}
+
+// transfer gives the lead to a voter.
+func (c *change) transfer(ctx context.Context) error {
+	own := c.j.n.config.ID
+	if c.id == own || c.id == "" && c.from != "" && c.from != own {
+		return nil // an earlier copy did it
+	}
+	if c.id == "" {
+		return c.handOver(ctx, "")
+	}
+	lives := c.m.committed().lives(c.id)
+	switch {
+	case len(lives) == 0:
+		return &refusal{kind: replyAbsent, text: fmt.Sprintf("node %s is no member", c.id)}
+	case !slices.ContainsFunc(lives, isVoter):
+		return refuse("node %s has no vote: use AddVoter first", c.id)
+	}
+	return c.handOver(ctx, c.id)
+}
+
+// handOver gives the lead to a voter that answers, to that node if id is not empty.
+func (c *change) handOver(ctx context.Context, id string) error {
+	var others []voter
+	for _, s := range c.m.committed().voters(c.j.n.config.ID) {
+		if id == "" || transport.NodeOf(s.ID) == id {
+			others = append(others, voter{id: s.ID, addr: c.m.addrOf(s)})
+		}
+	}
+	if len(others) == 0 {
+		return refuse("there is no other voter that could lead")
+	}
+	asking, cancel := context.WithTimeout(ctx, c.j.n.questionTime())
+	defer cancel()
+	heir, ok := <-c.m.askVoters(asking, others, opQuestion)
+	if !ok {
+		return errors.New("no voter answers that could lead")
+	}
+	moved := c.m.raft.LeadershipTransferToServer(heir.id, raft.ServerAddress(heir.addr))
+	done := make(chan error, 1)
+	go func() { done <- moved.Error() }() // it ends with Raft at the latest
+	select {
+	case err := <-done:
+		c.j.n.log.Info("the lead is handed over", "to", string(heir.id), "error", err)
+		if err != nil {
+			return err
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the lead was not taken over yet: %w", ctx.Err())
+	}
+}
