@@ -106,6 +106,8 @@ func (s *show) play(ctx context.Context, act string, began int64) error {
 		err = s.storeLeader(limit, r)
 	case "disk-lost":
 		err = s.diskLost(limit, r)
+	case "replace":
+		err = s.replace(limit, r)
 	}
 	if err != nil {
 		return fmt.Errorf("act %s: %w", act, err)
@@ -168,7 +170,7 @@ func (s *show) leader() (*process, tenure, error) {
 
 // other returns a member that is none of those named.
 func (s *show) other(not ...string) *process {
-	for _, p := range s.c.members {
+	for _, p := range s.c.all() {
 		found := false
 		for _, n := range not {
 			found = found || p.name == n
@@ -393,7 +395,7 @@ func (s *show) well(ctx context.Context, p *process) error {
 // raftLeader asks the nodes who leads the store.
 func (s *show) raftLeader(ctx context.Context) (*process, error) {
 	for ctx.Err() == nil {
-		for _, p := range s.c.members {
+		for _, p := range s.c.all() {
 			var status struct{ LeaderID string }
 			if err := s.c.get(ctx, p, "/node", &status); err != nil {
 				continue
@@ -434,7 +436,7 @@ func (s *show) verify(ctx context.Context) error {
 // stored asks the members until one could read all records.
 func (s *show) stored(ctx context.Context) (map[string]bool, error) {
 	for ctx.Err() == nil {
-		for _, p := range s.c.members {
+		for _, p := range s.c.all() {
 			var numbers []string
 			if s.c.get(ctx, p, "/data", &numbers) != nil {
 				continue

@@ -31,7 +31,8 @@ func newWriter(c *cluster) *writer { return &writer{c: c, acked: map[int]int64{}
 func (w *writer) run(ctx context.Context) {
 	at := 0
 	for n := 1; ctx.Err() == nil; n++ {
-		p := w.c.members[at]
+		members := w.c.all()
+		p := members[at%len(members)]
 		try, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 		status, _, err := w.c.post(try, p, fmt.Sprintf("/write/%d", n))
 		cancel()
@@ -40,7 +41,7 @@ func (w *writer) run(ctx context.Context) {
 			pause(ctx, 2*time.Millisecond)
 			continue
 		}
-		at = (at + 1) % len(w.c.members)
+		at = (at + 1) % len(members)
 		pause(ctx, 5*time.Millisecond)
 	}
 }

@@ -28,18 +28,20 @@ type process struct {
 	name, api string
 	store     string // the URL of its store
 	dir       string // where its own node keeps its data; empty without one
+	addr      string // where its own node is reached; empty without one
 	cmd       *exec.Cmd
 	stdin     io.Closer
 	ending    atomic.Bool   // it is meant to end
 	done      chan struct{} // closed when the process has been reaped
 }
 
-// cluster is the three members and the directory of their data.
+// cluster is the members, three as a rule, and the directory of their data.
 type cluster struct {
 	dir     string
 	ttl     time.Duration
 	shared  string // the URL of a store that was there already, or empty
-	members []*process
+	mu      sync.Mutex
+	members []*process // under mu once it is made; see all
 	events  func(event.Event)
 	died    func(error) // a member ended that was not meant to
 	http    *http.Client
@@ -69,6 +71,7 @@ func newCluster(ctx context.Context, o options, events func(event.Event), died f
 			name: name,
 			api:  addrs[len(memberNames)+i],
 			dir:  filepath.Join(dir, name),
+			addr: addrs[i],
 			store: fmt.Sprintf("raft://%s?id=%s&root=demo&listen=%s&peers=%s",
 				filepath.ToSlash(filepath.Join(dir, name)), name, addrs[i], strings.Join(peers, ",")),
 		})
@@ -76,7 +79,7 @@ func newCluster(ctx context.Context, o options, events func(event.Event), died f
 	if o.store != "" {
 		c.shared = ownTree(o.store)
 		for _, p := range c.members {
-			p.store, p.dir = c.shared, ""
+			p.store, p.dir, p.addr = c.shared, "", ""
 		}
 	}
 	for _, p := range c.members {
@@ -86,6 +89,42 @@ func newCluster(ctx context.Context, o options, events func(event.Event), died f
 		}
 	}
 	return c, nil
+}
+
+// all returns the members.
+func (c *cluster) all() []*process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.members)
+}
+
+// newcomer starts one more member, whose node knows those that are there and is
+// none of theirs yet.
+func (c *cluster) newcomer(ctx context.Context, name string) (*process, error) {
+	addrs, err := freeAddrs(ctx, 2)
+	if err != nil {
+		return nil, err
+	}
+	peers := []string{name + "=" + addrs[0]}
+	for _, p := range c.all() {
+		peers = append(peers, p.name+"="+p.addr)
+	}
+	dir := filepath.Join(c.dir, name)
+	p := &process{
+		name: name, api: addrs[1], dir: dir, addr: addrs[0],
+		store: fmt.Sprintf("raft://%s?id=%s&root=demo&peers=%s", filepath.ToSlash(dir), name, strings.Join(peers, ",")),
+	}
+	c.mu.Lock()
+	c.members = append(c.members, p)
+	c.mu.Unlock()
+	return p, c.start(p)
+}
+
+// forget leaves a member out, which has ended.
+func (c *cluster) forget(p *process) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.members = slices.DeleteFunc(c.members, func(other *process) bool { return other == p })
 }
 
 // freeAddrs returns n loopback addresses that were free a moment ago.
@@ -172,7 +211,7 @@ func (t *tail) String() string {
 
 // member returns the process of that name.
 func (c *cluster) member(name string) *process {
-	for _, p := range c.members {
+	for _, p := range c.all() {
 		if p.name == name {
 			return p
 		}
@@ -232,7 +271,7 @@ func (c *cluster) get(ctx context.Context, p *process, path string, v any) error
 
 // close ends every process, the frozen ones too, and removes their data.
 func (c *cluster) close() {
-	for _, p := range c.members {
+	for _, p := range c.all() {
 		if p.cmd != nil {
 			p.ending.Store(true)
 			_ = p.cmd.Process.Kill()

@@ -38,10 +38,10 @@ type options struct {
 }
 
 // actNames lists the acts in the order in which they are played.
-var actNames = []string{"election", "switchover", "kill", "freeze", "store-leader", "disk-lost"}
+var actNames = []string{"election", "switchover", "kill", "freeze", "store-leader", "disk-lost", "replace"}
 
 // ownActs are those that strike the members' own nodes.
-var ownActs = []string{"store-leader", "disk-lost"}
+var ownActs = []string{"store-leader", "disk-lost", "replace"}
 
 func parse(args []string) (options, error) {
 	o := options{}

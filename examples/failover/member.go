@@ -246,6 +246,8 @@ func (m *member) serve(ctx context.Context) (*http.Server, error) {
 	mux.HandleFunc("POST /stale-write", m.staleWrite)
 	mux.HandleFunc("GET /data", m.data)
 	mux.HandleFunc("GET /node", m.node)
+	mux.HandleFunc("POST /members/add/{id}/{addr}", m.addMember)
+	mux.HandleFunc("POST /members/remove/{id}", m.removeMember)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(l) }()
 	return server, nil

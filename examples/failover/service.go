@@ -84,11 +84,34 @@ func (m *member) data(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(keys)
 }
 
-// node says which member this node's Raft takes for the Raft leader.
-func (m *member) node(w http.ResponseWriter, _ *http.Request) {
+// embedded returns this member's node of the store, or nil if it has none.
+func (m *member) embedded(w http.ResponseWriter) *raftstore.Backend {
 	b, ok := m.store.Unwrap().(*raftstore.Backend)
 	if !ok {
 		http.Error(w, "the store is not embedded", http.StatusNotFound)
+		return nil
+	}
+	return b
+}
+
+// addMember makes another node a voter of the store.
+func (m *member) addMember(w http.ResponseWriter, r *http.Request) {
+	if b := m.embedded(w); b != nil {
+		m.answer(w, b.Membership().AddVoter(r.Context(), r.PathValue("id"), r.PathValue("addr")))
+	}
+}
+
+// removeMember removes a node from the store.
+func (m *member) removeMember(w http.ResponseWriter, r *http.Request) {
+	if b := m.embedded(w); b != nil {
+		m.answer(w, b.Membership().Remove(r.Context(), r.PathValue("id")))
+	}
+}
+
+// node says which member this node's Raft takes for the Raft leader.
+func (m *member) node(w http.ResponseWriter, _ *http.Request) {
+	b := m.embedded(w)
+	if b == nil {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")

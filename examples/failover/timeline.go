@@ -101,7 +101,7 @@ func (t *timeline) draw() {
 	}
 	var b strings.Builder
 	lead, ok := t.h.leader()
-	for _, p := range t.c.members {
+	for _, p := range t.c.all() {
 		switch {
 		case ok && lead.member == p.name:
 			left := max(time.Duration(lead.deadline-event.Mono()), 0)
@@ -180,4 +180,5 @@ var actTitles = map[string]string{
 	"freeze":       "the leader is frozen for longer than its lease, and thawed",
 	"store-leader": "kill -9 of the Raft leader while another member leads",
 	"disk-lost":    "kill -9 of the leader, whose data directory is lost",
+	"replace":      "a fourth node joins, and the leader leaves for good",
 }
