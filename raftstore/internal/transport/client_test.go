@@ -119,6 +119,7 @@ func TestCertificateOfAClient(t *testing.T) {
 	require.NoError(t, err)
 
 	thief := &Network{config: b.config, hello: b.Greeting().asPeer("a"), creds: c.creds, reg: newRegistry(), timeout: time.Second, admit: newAdmission(0), dialer: &keepalive.Dialer{Base: &net.Dialer{}}, seen: map[disk.Life]Start{}}
+	thief.UseNodes(func() map[string]string { return nil })
 	for _, k := range []Kind{KindRaft, KindCall, KindSetup} {
 		_, err := thief.dial(testContext(t), k, b.Addr())
 		require.ErrorIs(t, err, ErrPeerRefused, "%v", k)
