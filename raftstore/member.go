@@ -429,9 +429,6 @@ func (m *member) addrOf(s raft.Server) string {
 	return string(s.Address) // which has the life
 }
 
-// plainAddrOf returns the address of a server's node, without the life in it.
-func (m *member) plainAddrOf(s raft.Server) string { return transport.PlainAddr(m.addrOf(s)) }
-
 // sameServers reports whether a and b are one and the same list.
 func sameServers(a, b []raft.Server) bool {
 	return len(a) > 0 && len(a) == len(b) && &a[0] == &b[0]
