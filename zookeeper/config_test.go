@@ -208,7 +208,7 @@ func TestPlanRestsOnTheOldestEpoch(t *testing.T) {
 	}
 
 	// Our own creation moves the epoch by one, and what was known moves along.
-	b.known.moved(8, func(key string) bool { return b.epochOf(key) == b.epochOf(first) })
+	b.known.learn(map[string]int32{b.epochOf(first): 8}, b.epochOf, nil)
 	s, _ := b.known.Of(second)
 	require.Equal(t, int32(8), s.epoch)
 	s, _ = b.known.Of(first)

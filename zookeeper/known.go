@@ -35,15 +35,22 @@ func (s state) holds() dcs.Revision {
 // known remembers what was last seen of the keys that were written.
 type known struct{ remote.Memory[state] }
 
-// moved notes that we moved an epoch node from one version to the next: what
-// was known under the former is known under the latter.
-func (k *known) moved(to int32, same func(key string) bool) {
-	k.Change(func(key string, s state) state {
-		if s.epoch == to-1 && same(key) {
-			s.epoch = to
+// learn notes a transaction of ours: the states of the keys that it wrote, and
+// the versions that it gave to epoch nodes. What was known under the version
+// before is known under the new one, of all keys but those that it wrote. Both
+// happen in one step, because ZooKeeper would accept the gone state of a
+// re-created key under the new epoch: both incarnations begin at version 0.
+func (k *known) learn(moved map[string]int32, epochOf func(key string) string, wrote map[string]state) {
+	var change func(key string, s state) state
+	if len(moved) > 0 {
+		change = func(key string, s state) state {
+			if to, ok := moved[epochOf(key)]; ok && s.epoch == to-1 {
+				s.epoch = to
+			}
+			return s
 		}
-		return s
-	})
+	}
+	k.Learn(change, wrote)
 }
 
 // made remembers which parents and epoch nodes are there. Nobody takes them

@@ -277,30 +277,34 @@ func (p *plan) learn(results []zk.MultiResponse) dcs.Revision {
 	for _, path := range p.parents {
 		b.made.Note(path, true)
 	}
-	versions := map[string]int32{}
+	versions, moved := map[string]int32{}, map[string]int32{}
 	for path, i := range p.at {
 		b.made.Note(path, true)
 		versions[path] = p.epochs[path]
 		if p.bumps[path] && i < len(results) && results[i].Stat != nil {
-			versions[path] = results[i].Stat.Version
-			b.known.moved(results[i].Stat.Version, func(key string) bool { return b.epochOf(key) == path })
+			versions[path], moved[path] = results[i].Stat.Version, results[i].Stat.Version
 		}
 	}
+	states := map[string]state{}
 	for _, w := range p.writes {
 		b.made.Forget(b.path(w.w.Key)) // no parent, but a key or nothing
-		epoch := versions[b.epochOf(w.w.Key)]
-		switch {
-		case w.w.Delete:
-			b.known.Note(w.w.Key, state{epoch: epoch})
-		case w.set >= 0 && w.set < len(results) && results[w.set].Stat != nil:
-			stat := results[w.set].Stat
-			b.known.Note(w.w.Key, state{
-				there: true, entry: true, version: stat.Version, lease: w.w.Lease, epoch: epoch,
-				created: revision(stat.Czxid), modified: revision(stat.Mzxid),
-			})
-		default:
-			b.known.Note(w.w.Key, state{there: true, entry: true, created: rev, modified: rev, lease: w.w.Lease, epoch: epoch})
+		states[w.w.Key] = w.state(results, rev, versions[b.epochOf(w.w.Key)])
+	}
+	b.known.learn(moved, b.epochOf, states)
+	return rev
+}
+
+// state is what is known of the key after the write, by the answer to it.
+func (w wrote) state(results []zk.MultiResponse, rev dcs.Revision, epoch int32) state {
+	switch {
+	case w.w.Delete:
+		return state{epoch: epoch}
+	case w.set >= 0 && w.set < len(results) && results[w.set].Stat != nil:
+		stat := results[w.set].Stat
+		return state{
+			there: true, entry: true, version: stat.Version, lease: w.w.Lease, epoch: epoch,
+			created: revision(stat.Czxid), modified: revision(stat.Mzxid),
 		}
 	}
-	return rev
+	return state{there: true, entry: true, created: rev, modified: rev, lease: w.w.Lease, epoch: epoch}
 }

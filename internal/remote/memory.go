@@ -24,13 +24,24 @@ func (m *Memory[T]) Of(key string) (T, bool) {
 }
 
 // Note remembers v of key.
-func (m *Memory[T]) Note(key string, v T) {
+func (m *Memory[T]) Note(key string, v T) { m.Learn(nil, map[string]T{key: v}) }
+
+// Learn changes the value of every key, unless change is nil, and then remembers
+// notes. No other call sees the one without the other.
+func (m *Memory[T]) Learn(change func(key string, v T) T, notes map[string]T) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.all == nil || len(m.all) >= mostRemembered {
-		m.all = map[string]T{}
+	if change != nil {
+		for key, v := range m.all {
+			m.all[key] = change(key, v)
+		}
 	}
-	m.all[key] = v
+	for key, v := range notes {
+		if m.all == nil || len(m.all) >= mostRemembered {
+			m.all = map[string]T{}
+		}
+		m.all[key] = v
+	}
 }
 
 // Forget drops what is known of keys.
@@ -47,15 +58,6 @@ func (m *Memory[T]) Clear() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.all = nil
-}
-
-// Change changes what is known of every key.
-func (m *Memory[T]) Change(f func(key string, v T) T) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for key, v := range m.all {
-		m.all[key] = f(key, v)
-	}
 }
 
 // Unique are the keys in order, each once.

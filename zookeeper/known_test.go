@@ -1,0 +1,65 @@
+package zookeeper
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/go-zookeeper/zk"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// A transaction that re-creates keys moves their epoch node. No other call may
+// see the gone state of a key under the new epoch, because ZooKeeper would then
+// accept a condition on its gone revision: both incarnations have version 0.
+func TestCommitIsLearntInOneStep(t *testing.T) {
+	b := &Backend{root: "/r"}
+	const keys = 64
+	var writes []wrote
+	for i := range keys {
+		writes = append(writes, wrote{dcs.Put(fmt.Sprint("k", i), nil), -1})
+	}
+	paths := map[string]bool{}
+	for _, w := range writes {
+		paths[b.epochOf(w.w.Key)] = true
+	}
+	last := writes[keys-1].w.Key
+
+	// Revision n is written under the epoch n.
+	const rounds = 50
+	commit := func(n int32) {
+		p := &plan{b: b, writes: writes, bumps: paths, at: map[string]int{}}
+		var results []zk.MultiResponse
+		for path := range paths {
+			p.at[path] = len(results)
+			results = append(results, zk.MultiResponse{Stat: &zk.Stat{Version: n, Mzxid: int64(n)}})
+		}
+		p.learn(results)
+	}
+	commit(1)
+	done := make(chan struct{})
+	var reader sync.WaitGroup
+	reader.Add(1)
+	wrong := 0
+	go func() {
+		defer reader.Done()
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			if s, ok := b.known.Of(last); ok && s.modified != dcs.Revision(s.epoch) {
+				wrong++
+			}
+		}
+	}()
+	for n := range int32(rounds) {
+		commit(n + 2)
+	}
+	close(done)
+	reader.Wait()
+	require.Zero(t, wrong, "a gone revision under a later epoch")
+}
