@@ -165,8 +165,11 @@ func (b *Backend) list(ctx context.Context, c *conn, prefix string) (listed, err
 // listing is what a list brought. What Consul hides from the token is not
 // absent.
 func (b *Backend) listing(pairs api.KVPairs, meta *api.QueryMeta) (listed, error) {
-	if meta.ResultsFilteredByACLs {
+	switch {
+	case meta.ResultsFilteredByACLs:
 		return listed{}, errHidden
+	case meta.LastIndex == 0:
+		return listed{}, errNoIndex
 	}
 	l := listed{index: dcs.Revision(meta.LastIndex), entries: make([]dcs.Entry, 0, len(pairs))}
 	for _, p := range pairs {
@@ -290,10 +293,23 @@ func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error
 // top asks for the names at the top of the tree: a question of constant size,
 // answered by the quorum, that brings the tree's index.
 func (b *Backend) top(ctx context.Context, c *conn) (dcs.Revision, error) {
+	return b.names(ctx, c, b.root)
+}
+
+// storeIndex is the index of all keys in Consul, deletions of which it has
+// forgotten among them: it answers with that where there is nothing.
+func (b *Backend) storeIndex(ctx context.Context, c *conn) (dcs.Revision, error) {
+	return b.names(ctx, c, b.root+".none/")
+}
+
+func (b *Backend) names(ctx context.Context, c *conn, prefix string) (dcs.Revision, error) {
 	return consistent(ctx, c, func(o *api.QueryOptions) (dcs.Revision, error) {
-		_, meta, err := c.api.KV().Keys(b.root, "/", o)
-		if err != nil {
+		_, meta, err := c.api.KV().Keys(prefix, "/", o)
+		switch {
+		case err != nil:
 			return 0, err
+		case meta.LastIndex == 0:
+			return 0, errNoIndex
 		}
 		return dcs.Revision(meta.LastIndex), nil
 	})

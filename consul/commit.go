@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"strings"
 
 	"github.com/hashicorp/consul/api"
 
@@ -88,19 +87,18 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 func (b *Backend) refused(ctx context.Context, c *conn, r attempt.Request, whole dcs.Txn, ops api.KVTxnOps, faults api.TxnErrors) (attempt.Answer, error) {
 	a := attempt.Answer{Endpoint: c.addr, Outcome: attempt.Refused}
 	for _, f := range faults {
-		session := ""
-		if f.OpIndex >= 0 && f.OpIndex < len(ops) {
-			session = ops[f.OpIndex].Session
-		}
-		switch {
-		case strings.Contains(f.What, textDenied), strings.Contains(f.What, textACLNotFound):
+		op := opAt(ops, f)
+		switch refusalOf(op, f.What) {
+		case condition:
+		case denied:
 			return a, &remote.Failure{Endpoint: c.addr, Kind: dcs.ErrUnauthorized, Err: b.needs(f.What), Refused: true}
-		case strings.Contains(f.What, textLockDelay):
+		case delayed:
 			return a, &remote.Failure{Endpoint: c.addr, Err: errors.New(f.What), Refused: true}
-		case strings.Contains(f.What, textNoSession) && b.markers.Lost(dcs.LeaseID(session)):
-			return a, &remote.Failure{Endpoint: c.addr, Err: errors.New(f.What), Refused: true}
-		case strings.Contains(f.What, textNoSession): // P14
-			a.Outcome = attempt.LeaseLost
+		case leaseGone:
+			if b.markers.Lost(dcs.LeaseID(op.Session)) {
+				return a, &remote.Failure{Endpoint: c.addr, Err: errors.New(f.What), Refused: true}
+			}
+			a.Outcome = attempt.LeaseLost // P14
 		}
 	}
 	entries, err := b.look(ctx, c, remote.Keys(r))
@@ -109,6 +107,14 @@ func (b *Backend) refused(ctx context.Context, c *conn, r attempt.Request, whole
 	}
 	a.Seen, a.Entries = true, entries
 	return a, nil
+}
+
+// opAt is the operation that f is about; nil: none.
+func opAt(ops api.KVTxnOps, f *api.TxnError) *api.KVTxnOp {
+	if f.OpIndex < 0 || f.OpIndex >= len(ops) {
+		return nil
+	}
+	return ops[f.OpIndex]
 }
 
 // ops is the transaction for Consul. The marker's condition comes first. Every
@@ -171,7 +177,7 @@ func (b *Backend) refusedRead(c *conn, resp *api.KVTxnResponse) error {
 	what := "the read was refused"
 	for _, f := range resp.Errors {
 		what = f.What
-		if strings.Contains(what, textDenied) || strings.Contains(what, textACLNotFound) {
+		if refusalOf(nil, what) == denied {
 			return &remote.Failure{Endpoint: c.addr, Kind: dcs.ErrUnauthorized, Err: b.needs(what), Refused: true}
 		}
 	}

@@ -24,6 +24,8 @@ type fakeAgent struct {
 	urls  []string
 	slow  map[string]time.Duration
 	say   map[string]func(w http.ResponseWriter)
+	// serve answers instead, where it is set.
+	serve func(w http.ResponseWriter, r *http.Request)
 }
 
 func newFake(t *testing.T) *fakeAgent {
@@ -50,8 +52,12 @@ func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	f.asked = append(f.asked, op)
 	f.urls = append(f.urls, r.URL.String())
-	say, slow := f.say[op], f.slow[op]
+	say, slow, serve := f.say[op], f.slow[op], f.serve
 	f.mu.Unlock()
+	if serve != nil {
+		serve(w, r)
+		return
+	}
 	if slow > 0 {
 		select {
 		case <-time.After(slow):

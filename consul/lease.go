@@ -76,7 +76,7 @@ func (b *Backend) create(ctx context.Context, c *conn, ttl time.Duration) (*leas
 			b.minTTL.Store(int64(least))
 			continue
 		}
-		if registered || !strings.Contains(err.Error(), textNoNode) || b.ofAgent() {
+		if registered || !strings.HasSuffix(err.Error(), textNoNode) || b.ofAgent() {
 			return nil, err
 		}
 		if err := b.register(ctx, c); err != nil {

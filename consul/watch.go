@@ -3,6 +3,7 @@ package consul
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,6 +57,7 @@ type view struct {
 
 type polled struct {
 	listed
+	rev dcs.Revision // of the tree that was read
 	err error
 }
 
@@ -97,30 +99,48 @@ func (v *view) opened(err error) {
 
 // poll reads the tree again and again, each time when it has changed.
 func (v *view) poll(ctx context.Context) {
+	read := v.current
 	for ctx.Err() == nil {
-		l, err := v.query(ctx)
+		p := read(ctx)
 		select {
-		case v.answers <- polled{l, err}:
+		case v.answers <- p:
 		case <-ctx.Done():
 		}
-		if err != nil {
+		if p.err != nil {
 			return
 		}
-		v.index = max(l.index, 1) // waiting on 0 would not wait
+		v.index, read = p.index, v.query
 	}
+}
+
+// current reads the tree by the quorum's word. Consul forgets deletions, and the
+// index below the root is then older than the tree: a tree that is not the
+// copy's has the whole store's index, which every deletion has moved.
+func (v *view) current(ctx context.Context) polled {
+	ctx, cancel := context.WithTimeout(ctx, v.b.pool.AttemptTimeout(endpoint.Read, v.b.c.Timing.RetryTimeout, 0))
+	defer cancel()
+	l, err := v.b.list(ctx, v.c, "")
+	if err != nil || l.index > v.copy.Tree.Revision() {
+		return polled{l, l.index, err}
+	}
+	if wrote, deleted := v.copy.Changes(visible(l)); len(wrote)+len(deleted) == 0 {
+		return polled{l, l.index, nil}
+	}
+	rev, err := v.b.storeIndex(ctx, v.c)
+	if err == nil {
+		l, err = v.b.list(ctx, v.c, "") // which is not older than rev
+	}
+	return polled{l, max(rev, l.index), err}
 }
 
 // query is one blocking query. It is answered by the leader without asking the
 // others each time: the view of one that has been replaced is not wrong but
 // old, which the questions beside it find.
-func (v *view) query(ctx context.Context) (listed, error) {
+func (v *view) query(ctx context.Context) polled {
 	limit := blocking + blocking/16 + v.b.c.Timing.RetryTimeout // Consul adds up to a sixteenth
-	if v.index == 0 {
-		limit = v.b.pool.AttemptTimeout(endpoint.Read, v.b.c.Timing.RetryTimeout, 0)
-	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return call(ctx, v.c, func(ctx context.Context, token string) (listed, error) {
+	l, err := call(ctx, v.c, func(ctx context.Context, token string) (listed, error) {
 		o := v.c.reading(ctx, token)
 		o.RequireConsistent, o.WaitIndex, o.WaitTime = false, uint64(v.index), blocking
 		pairs, meta, err := v.c.api.KV().List(v.b.root, o)
@@ -129,6 +149,7 @@ func (v *view) query(ctx context.Context) (listed, error) {
 		}
 		return v.b.listing(pairs, meta)
 	})
+	return polled{l, l.index, err}
 }
 
 func (v *view) loop(ctx context.Context, loops *sync.WaitGroup) error {
@@ -147,7 +168,10 @@ func (v *view) loop(ctx context.Context, loops *sync.WaitGroup) error {
 				return a.err
 			}
 			v.opened(nil)
-			v.take(a.listed)
+			if err := v.take(a); err != nil {
+				v.blame = true
+				return err
+			}
 			quiet.Reset(v.copy.Every)
 		case <-v.copy.Behind:
 			v.late(check)
@@ -210,13 +234,21 @@ func (v *view) lagging(check *time.Timer) error {
 		return nil
 	}
 	v.blame = true
-	return errBehind
+	return remote.ErrBehind
 }
 
 // take makes the copy what was read.
-func (v *view) take(l listed) {
-	v.copy.Take(l.index, remote.Visible("", dcs.Snapshot{Entries: l.entries}).Entries)
+func (v *view) take(p polled) error {
+	if err := v.copy.Take(p.rev, visible(p.listed)); err != nil {
+		return err
+	}
 	if v.copy.Tree.Revision() >= v.copy.Latest() {
 		v.behind = dcs.Instant{}
 	}
+	return nil
+}
+
+// visible are the entries of a list of the whole tree, bookkeeping left out.
+func visible(l listed) []dcs.Entry {
+	return remote.Visible("", dcs.Snapshot{Entries: slices.Clone(l.entries)}).Entries
 }

@@ -14,8 +14,6 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
-var errBehind = errors.New("its view lags behind the store's")
-
 // failed makes a failure of what a call at one server brought.
 func (b *Backend) failed(s *session, addr string, err error) error {
 	var f *remote.Failure

@@ -204,7 +204,7 @@ func (v *watch) catchUp(ctx context.Context) error {
 		return err
 	}
 	if v.copy.Tree.Revision() < latest {
-		return &remote.Failure{Endpoint: v.addr, Err: errBehind, Blame: true}
+		return &remote.Failure{Endpoint: v.addr, Err: remote.ErrBehind, Blame: true}
 	}
 	return nil
 }
@@ -230,7 +230,9 @@ func (v *watch) read(ctx context.Context, r request, first func(c *zk.Conn) erro
 		// In this order: the news before the latest answer has been noted.
 		rev := w.latest()
 		if again = !v.quiet(); !again {
-			v.copy.Take(rev, v.b.entries(v.nodes))
+			if err := v.copy.Take(rev, v.b.entries(v.nodes)); err != nil {
+				return &remote.Failure{Endpoint: v.addr, Err: err, Blame: true}
+			}
 		}
 		r, first = request{op: "Wait"}, nil
 	}

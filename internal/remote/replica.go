@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -285,29 +286,55 @@ func (r *Replica) Alive() {
 	r.heard, r.fault = dcs.Now(), nil
 }
 
-// Take makes the Tree what was read of the whole of it, bookkeeping left out,
-// and notes that the store was heard of.
-func (r *Replica) Take(rev dcs.Revision, entries []dcs.Entry) {
-	before, now := r.Tree.Snapshot(""), map[string]bool{}
-	var wrote []dcs.Entry
-	var deleted []string
-	for _, e := range entries {
-		now[e.Key] = true
-		if old, ok := before.Get(e.Key); !ok || old.Modified != e.Modified {
-			wrote = append(wrote, e)
-		}
-	}
-	for _, e := range before.Entries {
-		if !now[e.Key] {
-			deleted = append(deleted, e.Key)
-		}
-	}
-	if len(wrote)+len(deleted) > 0 {
-		r.Tree.Follow(max(rev, r.Tree.Revision()+1), wrote, deleted)
-	} else {
+// Take makes the Tree what was read of the whole of it at rev, sorted and with
+// bookkeeping left out, and notes that the store was heard of. It fails like
+// [Replica.Apply].
+func (r *Replica) Take(rev dcs.Revision, entries []dcs.Entry) error {
+	wrote, deleted := r.Changes(entries)
+	return r.Apply(rev, wrote, deleted)
+}
+
+// Apply takes over what changed in the tree up to rev, and notes that the store
+// was heard of. It fails if something changed and rev is not later than the
+// Tree's: the change is then older than the Tree, or the store's revisions have
+// fallen, and no revision must be invented for it.
+func (r *Replica) Apply(rev dcs.Revision, wrote []dcs.Entry, deleted []string) error {
+	now := r.Tree.Revision()
+	switch {
+	case len(wrote)+len(deleted) == 0:
 		r.Tree.Advance(rev)
+	case rev <= now:
+		return fmt.Errorf("%w: the tree at revision %d is not that of revision %d, which was seen before", ErrBehind, rev, now)
+	default:
+		r.Tree.Follow(rev, wrote, deleted)
 	}
 	r.Alive()
+	return nil
+}
+
+// ErrBehind says that a server's view is older than the copy of the tree.
+var ErrBehind = errors.New("the server's view lags behind the store's")
+
+// Changes compares the Tree with entries, all that there are, sorted by key.
+func (r *Replica) Changes(entries []dcs.Entry) (wrote []dcs.Entry, deleted []string) {
+	before := r.Tree.Snapshot("").Entries
+	for _, e := range entries {
+		for len(before) > 0 && before[0].Key < e.Key {
+			deleted = append(deleted, before[0].Key)
+			before = before[1:]
+		}
+		same := len(before) > 0 && before[0].Key == e.Key
+		if !same || before[0].Modified != e.Modified {
+			wrote = append(wrote, e)
+		}
+		if same {
+			before = before[1:]
+		}
+	}
+	for _, e := range before {
+		deleted = append(deleted, e.Key)
+	}
+	return wrote, deleted
 }
 
 // Forget says that the Tree is no copy any more: it is read anew before the

@@ -1,0 +1,115 @@
+package consul
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// serves lets an agent answer every list with keys at index: consistent ones,
+// and blocking ones.
+func (f *fakeAgent) serves(consistent, blocking func(prefix string) (index int, keys []string)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.serve = func(w http.ResponseWriter, r *http.Request) {
+		answer := blocking
+		if r.URL.Query().Has("consistent") {
+			answer = consistent
+		}
+		prefix := strings.TrimPrefix(r.URL.Path, "/v1/kv/")
+		index, keys := answer(prefix)
+		if r.URL.Query().Has("wait") && r.URL.Query().Get("index") == strconv.Itoa(index) {
+			<-r.Context().Done() // nothing changes
+			return
+		}
+		w.Header().Set("X-Consul-Index", strconv.Itoa(index))
+		pairs := []api.KVPair{}
+		names := []string{}
+		for _, k := range keys {
+			if strings.HasPrefix(k, prefix) {
+				pairs = append(pairs, api.KVPair{Key: k, CreateIndex: 5, ModifyIndex: 5})
+				names = append(names, k)
+			}
+		}
+		if r.URL.Query().Has("keys") {
+			_ = json.NewEncoder(w).Encode(names)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(pairs)
+	}
+}
+
+// An answer whose index is not newer than the copy of the tree, or that has
+// none, is a lagging server's if it shows another tree. No Wait may return it
+// under a revision that Consul never had: a Session would take a held lock for
+// lost.
+func TestOlderTreeGetsNoRevision(t *testing.T) {
+	for _, index := range []int{0, 1, 90, 100} {
+		t.Run(strconv.Itoa(index), func(t *testing.T) {
+			t.Parallel()
+			a := newFake(t)
+			lagging := make(chan struct{})
+			tree := func(string) (int, []string) { return 100, []string{"t/leader"} }
+			a.serves(tree, func(prefix string) (int, []string) {
+				select {
+				case <-lagging:
+					return index, nil
+				default:
+					return tree(prefix)
+				}
+			})
+			b := fakeClient(t, func(c *Config) {
+				c.Timing = dcs.Timing{TTL: 3 * time.Second, LoopWait: time.Second, RetryTimeout: time.Second}
+			}, a)
+			ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+			defer cancel()
+			s, err := b.Wait(ctx, "", 0)
+			require.NoError(t, err)
+			require.Equal(t, dcs.Revision(100), s.Revision)
+			close(lagging)
+			a.CloseClientConnections() // the blocking query is asked again
+			s, err = b.Wait(ctx, "", s.Revision)
+			require.Error(t, err, "%+v", s)
+		})
+	}
+}
+
+// A deletion that Consul has forgotten moves no index below the root. The copy
+// takes it under the index of the whole store, which it moved.
+func TestForgottenDeletionIsSeen(t *testing.T) {
+	a := newFake(t)
+	gone := make(chan struct{})
+	tree := func(prefix string) (int, []string) {
+		keys := []string{"t/a", "t/leader"}
+		select {
+		case <-gone:
+			if prefix != "t/" {
+				return 130, nil // the whole store's
+			}
+			return 100, keys[:1]
+		default:
+			return 100, keys
+		}
+	}
+	a.serves(tree, tree)
+	b := fakeClient(t, nil, a)
+	ctx, cancel := context.WithTimeout(t.Context(), suiteTiming.RetryTimeout)
+	defer cancel()
+	s, err := b.Wait(ctx, "", 0)
+	require.NoError(t, err)
+	close(gone)
+	a.CloseClientConnections()
+	s, err = b.Wait(ctx, "leader", s.Revision)
+	require.NoError(t, err)
+	require.Empty(t, s.Entries)
+	require.Equal(t, dcs.Revision(130), s.Revision)
+}
