@@ -34,7 +34,7 @@ type session struct {
 	live    *wire              // on which it is
 	last    granted
 	seen    dcs.Revision
-	fault   error         // of the last try to connect
+	fault   error         // why there is no connection; of the place that was wanted last
 	misses  int           // tries in a row that failed
 	over    error         // nothing is connected any more
 	done    chan struct{} // closed then
@@ -201,7 +201,7 @@ func (s *session) event(ev zk.Event) {
 func (s *session) up() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.live, s.next, s.dialing, s.misses = s.next, nil, "", 0
+	s.live, s.next, s.dialing, s.misses, s.fault = s.next, nil, "", 0, nil
 	s.stop()
 	_, s.last = s.live.grant()
 	s.changed()
@@ -214,21 +214,23 @@ func (s *session) down() {
 		s.missed(w.addr, w.why())
 	}
 	if w := s.live; w != nil {
-		s.seen = max(s.seen, w.latest())
-		s.live = nil
-		if s.o.once && s.over == nil {
-			s.finish(errBroken)
-		}
+		s.lose(w.why())
 	}
 	s.changed()
 }
 
+// lose ends the connection that the session is on, for err. Under s.mu.
+func (s *session) lose(err error) {
+	s.fault = s.b.unreachable(s.live.addr, cmp.Or(err, errBroken))
+	s.leave()
+	if s.o.once && s.over == nil {
+		s.finish(errBroken)
+	}
+}
+
 // missed ends a try to connect that failed. Under s.mu.
 func (s *session) missed(addr string, err error) {
-	if err == nil {
-		err = errBroken
-	}
-	s.fault, s.next, s.dialing = s.b.unreachable(addr, err), nil, ""
+	s.fault, s.next, s.dialing = s.b.unreachable(addr, cmp.Or(err, errBroken)), nil, ""
 	s.misses++
 	s.stop()
 	s.changed()
@@ -246,7 +248,7 @@ func (s *session) at(ctx context.Context, addr string) (*wire, error) {
 	defer s.mu.Unlock()
 	if s.over == nil && (s.live == nil || s.live.addr != addr) && s.want != addr && s.dialing != addr {
 		s.turn++
-		s.want = addr
+		s.want, s.fault = addr, nil
 		s.leave()
 		s.changed()
 	}
@@ -259,7 +261,9 @@ func (s *session) at(ctx context.Context, addr string) (*wire, error) {
 		case s.turn != turn:
 			return nil, &remote.Failure{Endpoint: addr, Err: errElsewhere, Refused: true}
 		case s.want != addr && s.dialing != addr:
-			return nil, s.fault
+			// The connection was made and broke before this call saw it, or it was
+			// not made.
+			return nil, cmp.Or(s.fault, s.b.unreachable(addr, errBroken))
 		}
 		change := s.change
 		s.mu.Unlock()
@@ -298,10 +302,7 @@ func (s *session) cut(w *wire) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.live == w {
-		s.leave()
-		if s.o.once && s.over == nil {
-			s.finish(errBroken)
-		}
+		s.lose(nil)
 		s.changed()
 	}
 	w.Close()
