@@ -26,6 +26,7 @@ type Backend struct {
 	commits *attempt.Committer
 	markers remote.Markers
 	copy    remote.Replica
+	polls   polling // by the one view at a time
 	token   token
 	floor   remote.Floor
 	minTTL  atomic.Int64

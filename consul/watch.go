@@ -51,8 +51,8 @@ type view struct {
 	answers chan polled
 	told    chan answered
 	blame   bool
-	asking  bool        // a question is on its way
-	behind  dcs.Instant // since when the view lags; zero: it does not
+	asking  bool         // a question is on its way
+	wanted  dcs.Revision // that the view must reach; 0: none
 }
 
 type polled struct {
@@ -110,6 +110,7 @@ func (v *view) poll(ctx context.Context) {
 			return
 		}
 		v.index, read = p.index, v.query
+		remote.Pause(ctx, v.b.polls.pause(p.bytes()))
 	}
 }
 
@@ -216,37 +217,29 @@ func (v *view) ask(ctx context.Context, loops *sync.WaitGroup) {
 	}()
 }
 
+// late gives the view the time of a pause and of an answer to reach what another
+// answer named. It is one revision: under many Commits the latest one is always
+// ahead.
 func (v *view) late(check *time.Timer) {
-	if v.behind.IsZero() {
-		v.behind = dcs.Now()
-		check.Reset(v.copy.Limit)
+	if latest := v.copy.Latest(); v.wanted == 0 && v.copy.Tree.Revision() < latest {
+		v.wanted = latest
+		check.Reset(v.copy.Limit + longestPoll)
 	}
 }
 
-// lagging finds an endpoint whose view stays behind what other answers named.
+// lagging finds an endpoint whose view has not reached what another answer named.
 func (v *view) lagging(check *time.Timer) error {
-	if v.copy.Tree.Revision() >= v.copy.Latest() {
-		v.behind = dcs.Instant{}
-		return nil
+	if v.copy.Tree.Revision() < v.wanted {
+		v.blame = true
+		return remote.ErrBehind
 	}
-	if v.behind.Elapsed() < v.copy.Limit {
-		check.Reset(v.copy.Limit - v.behind.Elapsed())
-		return nil
-	}
-	v.blame = true
-	return remote.ErrBehind
+	v.wanted = 0
+	v.late(check)
+	return nil
 }
 
 // take makes the copy what was read.
-func (v *view) take(p polled) error {
-	if err := v.copy.Take(p.rev, visible(p.listed)); err != nil {
-		return err
-	}
-	if v.copy.Tree.Revision() >= v.copy.Latest() {
-		v.behind = dcs.Instant{}
-	}
-	return nil
-}
+func (v *view) take(p polled) error { return v.copy.Take(p.rev, visible(p.listed)) }
 
 // visible are the entries of a list of the whole tree, bookkeeping left out.
 func visible(l listed) []dcs.Entry {

@@ -1,0 +1,52 @@
+package consul
+
+import (
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// polling bounds the bytes that the blocking queries bring: each answer is the
+// whole tree, and every Commit of any client, whose marker lies in it, ends each
+// client's query. A burst is answered at once. After that a busy tree is read
+// about twice a second, a small one more often.
+type polling struct {
+	left float64 // bytes that may be read at once
+	at   dcs.Instant
+}
+
+const (
+	pollBurst = 1 << 20  // bytes
+	pollLeast = 64 << 10 // bytes a second, where the tree is small
+	pollTrees = 2        // trees a second, where it is large
+)
+
+// longestPoll is the longest pause between two queries.
+const longestPoll = time.Second / pollTrees
+
+// pause counts an answer of n bytes, and returns for how long to wait before the
+// next query.
+func (p *polling) pause(n int) time.Duration {
+	rate := max(pollTrees*float64(n), pollLeast)
+	if p.at.IsZero() {
+		p.left = pollBurst
+	} else {
+		p.left = min(p.left+rate*p.at.Elapsed().Seconds(), pollBurst)
+	}
+	p.at = dcs.Now()
+	p.left = max(p.left-float64(n), -float64(n)) // no debt above one tree
+	if p.left >= 0 {
+		return 0
+	}
+	return min(time.Duration(-p.left/rate*float64(time.Second)), longestPoll)
+}
+
+// bytes is about how long the JSON of a listed tree is.
+func (l listed) bytes() int {
+	const rest = 160 // the names of the fields, and numbers
+	n := 0
+	for _, e := range l.entries {
+		n += len(e.Key) + len(e.Value)*4/3 + rest
+	}
+	return n
+}

@@ -1,0 +1,119 @@
+package consul
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// A burst is read at once; after that a busy tree is read twice a second, and a
+// quiet one gets its burst back.
+func TestPollingIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, tree := range []int{1 << 10, 100 << 10, 1 << 20, 20 << 20} {
+			var p polling
+			read := func(span time.Duration) (answers int) {
+				for began := time.Now(); time.Since(began) < span; answers++ {
+					pause := p.pause(tree)
+					require.LessOrEqual(t, pause, longestPoll)
+					time.Sleep(max(pause, time.Millisecond))
+				}
+				return answers
+			}
+			burst := pollBurst/tree + 1
+			rate := max(pollTrees, pollLeast/tree)
+			const span = 10
+			answers := read(span * time.Second)
+			require.LessOrEqual(t, answers, burst+span*rate+1, "%d bytes", tree)
+			require.GreaterOrEqual(t, answers, span*rate-1, "%d bytes", tree)
+			time.Sleep(time.Minute)
+			if tree <= 100<<10 {
+				require.Zero(t, p.pause(tree))
+			}
+		}
+	})
+}
+
+// A tree that changes all the time is not sent to an idle waiter with every
+// change, and its last state comes all the same.
+func TestBusyTreeIsNotSentWithEveryChange(t *testing.T) {
+	a := newFake(t)
+	value := make([]byte, 2<<10)
+	var index, sent atomic.Int64
+	index.Store(100)
+	a.serve = func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("wait") {
+			for r.URL.Query().Get("index") == strconv.FormatInt(index.Load(), 10) {
+				select {
+				case <-r.Context().Done():
+					return
+				case <-time.After(time.Millisecond):
+				}
+			}
+		}
+		now := index.Load()
+		w.Header().Set("X-Consul-Index", strconv.FormatInt(now, 10))
+		if r.URL.Query().Has("keys") {
+			_, _ = w.Write([]byte("[]"))
+			return
+		}
+		var pairs []api.KVPair
+		for i := range 100 {
+			pairs = append(pairs, api.KVPair{Key: "t/k" + strconv.Itoa(i), Value: value, CreateIndex: 5, ModifyIndex: uint64(now)})
+		}
+		p, _ := json.Marshal(pairs)
+		sent.Add(int64(len(p)))
+		_, _ = w.Write(p)
+	}
+	b := fakeClient(t, nil, a)
+	s, err := b.Wait(t.Context(), "", 0)
+	require.NoError(t, err)
+	tree := sent.Load()
+	const span = 2
+	for began := time.Now(); time.Since(began) < span*time.Second; {
+		index.Add(1)
+		<-time.After(10 * time.Millisecond)
+	}
+	require.LessOrEqual(t, sent.Load(), pollBurst+(2*span+2)*tree)
+	last := dcs.Revision(index.Load())
+	for began := time.Now(); s.Revision < last; {
+		s, err = b.Wait(t.Context(), "", s.Revision)
+		require.NoError(t, err)
+		require.Less(t, time.Since(began), time.Second)
+	}
+}
+
+// A view under many Commits is not taken for one that lags: it has to reach one
+// revision, not the latest one.
+func TestViewUnderManyCommitsDoesNotLag(t *testing.T) {
+	a := newFake(t)
+	var index, reads atomic.Int64
+	index.Store(100)
+	now := func(string) (int, []string) { return int(index.Load()), []string{"t/leader"} }
+	a.serves(func(prefix string) (int, []string) {
+		reads.Add(1)
+		return now(prefix)
+	}, func(prefix string) (int, []string) {
+		<-time.After(50 * time.Millisecond)
+		return now(prefix)
+	})
+	b := fakeClient(t, nil, a)
+	_, err := b.Wait(t.Context(), "", 0)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return b.copy.Tree.Revision() > 0 }, time.Second, time.Millisecond)
+	before := reads.Load()
+	for began := time.Now(); time.Since(began) < 3*time.Second; {
+		b.copy.Saw(dcs.Revision(index.Add(1)))
+		<-time.After(time.Millisecond)
+	}
+	require.LessOrEqual(t, reads.Load()-before, int64(1), "the view began again")
+}
