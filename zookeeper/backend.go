@@ -43,6 +43,7 @@ type Backend struct {
 	leases map[dcs.LeaseID]*lease
 
 	retired remote.Memory[bool] // leases that are over
+	servers remote.Memory[bool] // those that are older than ZooKeeper 3.6
 }
 
 var (

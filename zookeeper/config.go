@@ -1,6 +1,7 @@
 package zookeeper
 
 import (
+	"cmp"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
@@ -42,6 +43,10 @@ type Config struct {
 	// maxSessionTimeout. Zero means that the first call that needs them, or
 	// Open, asks for them.
 	MinTTL, MaxTTL time.Duration
+	// MaxBuffer is the longest answer of a server, in bytes, that is read, like
+	// jute.maxbuffer of ZooKeeper's own clients. It bounds the names of the nodes
+	// below one node together. Zero means 64 MiB.
+	MaxBuffer int
 	// TLS switches TLS on: Endpoints are then of the servers' secureClientPort.
 	// Nil means plain text.
 	TLS *tls.Config
@@ -77,6 +82,7 @@ const (
 	fewestTicks  = 2
 	mostTicks    = 20
 	maxFrame     = 1<<20 + 64<<10
+	maxBuffer    = 64 << 20
 	maxValue     = 1<<20 - 64<<10
 	maxTxnOps    = 64
 	maxTxnBytes  = maxValue + 2<<10
@@ -150,6 +156,10 @@ func (c Config) check() (Config, error) {
 	if c.MinTTL > 0 && c.MaxTTL > 0 && c.MinTTL > c.MaxTTL {
 		faults.Add("MinTTL %v is above MaxTTL %v", c.MinTTL, c.MaxTTL)
 	}
+	if c.MaxBuffer < 0 || c.MaxBuffer > 0 && c.MaxBuffer < 1<<20 {
+		faults.Add("MaxBuffer %d: it is at least %d, the size of the largest value", c.MaxBuffer, 1<<20)
+	}
+	c.MaxBuffer = cmp.Or(c.MaxBuffer, maxBuffer)
 	c.Timing = faults.Timing(c.Timing, c.limits().caps())
 	c.Logger, c.Observer = dcs.Detached(c.Logger, c.Observer)
 	if c.tap == nil {

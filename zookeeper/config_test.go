@@ -80,12 +80,13 @@ func TestTickIsMeasured(t *testing.T) {
 func TestURL(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "password")
 	require.NoError(t, os.WriteFile(secret, []byte("p:w\n"), 0o600))
-	u, err := dcs.ParseURL("zookeeper://h1:1,h2/pg/main?user=me&password_file=" + filepath.ToSlash(secret) + "&acl=world:anyone:r&tick=100ms&tls=true")
+	u, err := dcs.ParseURL("zookeeper://h1:1,h2/pg/main?user=me&password_file=" + filepath.ToSlash(secret) + "&acl=world:anyone:r&tick=100ms&max_buffer=2000000&tls=true")
 	require.NoError(t, err)
 	c, err := configFromURL(u, dcs.Options{})
 	require.NoError(t, err)
 	require.Equal(t, []string{"h1:1", "h2"}, c.Endpoints)
 	require.Equal(t, []any{"pg/main", "me", "p:w", "world:anyone:r", 100 * time.Millisecond}, []any{c.Root, c.User, c.Password, c.ACL, c.Tick})
+	require.Equal(t, 2_000_000, c.MaxBuffer)
 	require.NotNil(t, c.TLS)
 	b, err := New(c)
 	require.NoError(t, err)
@@ -98,6 +99,8 @@ func TestURL(t *testing.T) {
 		"zookeeper://h/r?wait=perhaps":                 "true or false",
 		"zookeeper://h/r?tls_cert=x":                   "tls_key",
 		"zookeeper://h/r?tick=soon":                    "tick",
+		"zookeeper://h/r?max_buffer=1MiB":              "max_buffer",
+		"zookeeper://h/r?max_buffer=1000":              "MaxBuffer",
 		"zookeeper://h/r?nosuch=1":                     "nosuch",
 		"zookeeper://h/r?user=a":                       "belong together",
 		"zookeeper://h/r?user=a&password_file=/no/x/y": "password_file",
@@ -369,15 +372,24 @@ func FuzzGranted(f *testing.F) {
 }
 
 // A node that was not there when it was listed, and is there when it is read, is
-// listed again: nothing else would tell of what comes below it.
-func TestWatchListsWhatCameBack(t *testing.T) {
+// listed again: no event names what comes below it otherwise.
+func TestMirrorListsNodeThatCameBack(t *testing.T) {
 	b, err := New(Config{Endpoints: []string{"127.0.0.1:1"}, Root: "r"})
 	require.NoError(t, err)
 	defer b.Close()
+	b.servers.Note("127.0.0.1:1", true)
+	m, err := b.newMirror("127.0.0.1:1", "/r", request{op: "Wait"})
+	require.NoError(t, err)
+	defer m.s.end(dcs.ErrClosed)
+	m.due()
 	parent := node{there: true, stat: zk.Stat{Czxid: 7}, value: parentValue}
-	v := &watch{b: b, nodes: view{}, values: map[string]bool{}}
-	require.Equal(t, []string{"/r/a"}, v.takeValues([]string{"/r/a"}, []node{parent}))
-	v.takeLists([]string{"/r/a"}, []*listing{nil})
-	require.True(t, v.values["/r/a"], "its value tells whether it is there")
-	require.Equal(t, []string{"/r/a"}, v.takeValues([]string{"/r/a"}, []node{parent}))
+	m.take([]string{"/r/a"}, []node{parent})
+	_, lists := m.due()
+	require.Equal(t, []string{"/r/a"}, lists)
+	m.list(lists, []*listing{nil})
+	values, _ := m.due()
+	require.Equal(t, []string{"/r/a"}, values, "its value says whether it is there")
+	m.take(values, []node{parent})
+	_, lists = m.due()
+	require.Equal(t, []string{"/r/a"}, lists)
 }

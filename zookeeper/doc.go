@@ -19,11 +19,14 @@
 // key can be bound to a lease only by the Store that was granted it. A Commit is
 // one Multi. A node stays its session's: to bind a key to another lease, or to
 // none, it is deleted and created again in the same Multi, and its token changes
-// (Caps.Rebind is false). A Snapshot is read node by node, after a transaction of
-// the quorum, again and again until two readings prove how the tree was between
-// them; a Get and the keys of a renewal are read after one, too. All Waits
-// of a Store share one watch, which keeps a copy of the tree in memory: every
-// node that tells of a change is read again, and no other.
+// (Caps.Rebind is false). A Snapshot is read after a transaction of the quorum: a
+// small tree until two readings prove how it was between them, a large or busy one
+// in a session of its own that watches it meanwhile. A Get and the keys of a
+// renewal are read after such a transaction, too. All Waits of a Store share one
+// watch, which keeps a copy of the tree in memory: every node that an event names
+// is read again, and no other. ZooKeeper 3.6 and later read many nodes in one
+// request and watch a whole tree; with an older one a tree of thousands of keys
+// takes about ten times as long.
 //
 // A parent that we make has a value of its own, by which it is told from a key
 // with an empty value; one that others made, like kazoo's ensure_path, is told
@@ -57,7 +60,9 @@
 // changes nothing) for a third of its TTL after each renewal. Nothing else keeps
 // it: the client library's pings are not sent. A key is gone by the TTL, that
 // third and three ticks after the last renewal (Renewal.Expiry), while the store
-// keeps its leader; a new one starts every session anew.
+// keeps its leader; a new one starts every session anew. The session of a lease
+// that was not renewed for that time and one RetryTimeout is ended: a Renew is
+// ErrUnavailable meanwhile, and ErrLost afterwards.
 //
 // ZooKeeper tells clients no tick. Config.Tick says it; otherwise it is taken
 // for half the shortest session or a twentieth of the longest, whichever is
@@ -102,7 +107,9 @@
 // # Known limits
 //
 // A value has at most 960 KiB, and so have all the values of a Txn together:
-// what a packet takes with jute.maxbuffer's default of 1 MiB, less the rest.
+// what a packet takes with jute.maxbuffer's default of 1 MiB, less the rest. The
+// names below one node may have Config.MaxBuffer together (64 MiB), which other
+// clients may not read: those of ZooKeeper's own take 1 MiB (jute.maxbuffer).
 // While the servers elect a leader nothing works: syncLimit ticks until a frozen
 // one is noticed (10 s by default), and a second or so after that
 // (docs/operations.md). Each session, so each lease and each endpoint, takes 2

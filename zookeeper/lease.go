@@ -30,6 +30,9 @@ type lease struct {
 	on     *wire       // where writes were answered
 	writes []answered  // there, the oldest first
 	wake   chan struct{}
+
+	renewing int  // Renews under way
+	ending   bool // the session is being ended, for want of Renews
 }
 
 // answered is a write of the quorum's that was answered on the lease's
@@ -209,10 +212,12 @@ func (l *lease) keep() {
 	for l.s.ended() == nil && l.b.life.Err() == nil {
 		pause, due := l.due()
 		if !due {
-			select {
-			case <-l.wake:
-			case <-l.s.done:
+			after, ending := l.expire()
+			if ending {
+				l.bury()
+				return
 			}
+			l.rest(after)
 			continue
 		}
 		if pause > 0 {
@@ -230,6 +235,17 @@ func (l *lease) keep() {
 		if err != nil {
 			l.idle()
 		}
+	}
+}
+
+// rest waits for d, for a write to be answered, or for the session's end.
+func (l *lease) rest(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-l.wake:
+	case <-l.s.done:
+	case <-t.C:
 	}
 }
 
@@ -273,8 +289,10 @@ func (l *lease) ID() dcs.LeaseID {
 
 // Renew implements [dcs.Lease].
 func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) {
-	l.asked()
-	defer l.asked()
+	if err := l.begin(); err != nil {
+		return dcs.Renewal{}, remote.Kinded(backendName, "Renew", "", "", err)
+	}
+	defer l.finish()
 	a, err := doAt(ctx, l.b, endpoint.Renew, l.s.where, func(ctx context.Context, addr string) ([]dcs.Entry, error) {
 		return l.confirmed(ctx, addr, remote.Unique(keys))
 	})
@@ -285,12 +303,6 @@ func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) 
 	r.Entries = a.Value
 	slices.SortFunc(r.Entries, func(a, b dcs.Entry) int { return cmp.Compare(a.Key, b.Key) })
 	return r, nil
-}
-
-func (l *lease) asked() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.told = dcs.Now()
 }
 
 // Revoke implements [dcs.Lease]. It takes the session up on a connection of

@@ -131,6 +131,7 @@ func (s *session) dial(string, string, time.Duration) (net.Conn, error) {
 	if err == nil {
 		deadline := time.Now().Add(s.b.c.Timing.RetryTimeout / 2) //nolint:forbidigo // the net package compares its monotonic reading
 		s.next, err = newWire(c, addr, s.o.quiet, deadline)
+		s.next.most = s.b.c.MaxBuffer
 	}
 	if err != nil {
 		s.missed(addr, err)
@@ -333,6 +334,17 @@ func (s *session) on(w *wire) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.live == w
+}
+
+// wireOf is the connection that the session is on, for a call through c: a test
+// sends some elsewhere.
+func (s *session) wireOf(c *zk.Conn) (*wire, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live == nil || c != s.conn {
+		return nil, &remote.Failure{Err: errBroken, Refused: true, Blame: true}
+	}
+	return s.live, nil
 }
 
 // ended is why the session is over, nil while it is not.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"slices"
 
 	"github.com/go-zookeeper/zk"
 
@@ -27,6 +26,9 @@ func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, st
 			return dcs.Snapshot{}, r.addr, err
 		}
 		v, rev, err := r.stable(ctx, b.path(prefix))
+		if errors.Is(err, errUnsettled) {
+			v, rev, err = r.mirrored(ctx, b.path(prefix))
+		}
 		if err == nil {
 			return dcs.Snapshot{Revision: rev, Entries: b.entries(v)}, r.addr, nil
 		}
@@ -43,6 +45,7 @@ type reader struct {
 	request request
 	addr    string
 	on      *wire
+	size    batchSize
 }
 
 // newReader asks the quorum through one server, whichever answers first: what
@@ -55,75 +58,140 @@ func (b *Backend) newReader(ctx context.Context, r request) (*reader, error) {
 	return &reader{b: b, request: r, addr: a.Endpoint, on: a.Value}, err
 }
 
-// atOnce is how many nodes are asked for together.
-const atOnce = 256
-
 // reading makes requests on the reader's connection.
-func reading[T any](ctx context.Context, r *reader, f func(c *zk.Conn) (T, error)) (T, error) {
+func reading[T any](ctx context.Context, r *reader, f func(ctx context.Context, c *zk.Conn) (T, error)) (T, error) {
 	one, cancel := context.WithTimeout(ctx, r.b.pool.AttemptTimeout(endpoint.Read, r.b.c.Timing.RetryTimeout, 0))
 	defer cancel()
-	v, w, err := through(one, r.b, r.addr, r.request, f)
+	v, w, err := through(one, r.b, r.addr, r.request, func(c *zk.Conn) (T, error) { return f(one, c) })
 	if err == nil && w != r.on {
 		err = &remote.Failure{Endpoint: r.addr, Err: errBroken, Refused: true}
 	}
 	return v, err
 }
 
+// fewNodes are read one by one: an older server ends the session for more.
+const fewNodes = 64
+
 func (r *reader) nodes(ctx context.Context, paths []string) ([]node, error) {
 	var out []node
-	for part := range slices.Chunk(paths, atOnce) {
-		nodes, err := reading(ctx, r, func(c *zk.Conn) ([]node, error) { return readAll(c, part) })
+	for len(paths) > 0 {
+		part := r.size.first(paths)
+		if len(paths) <= fewNodes {
+			part = paths
+		}
+		nodes, err := reading(ctx, r, func(ctx context.Context, c *zk.Conn) ([]node, error) { return r.read(ctx, c, part) })
+		if errors.Is(err, errTooLarge) {
+			continue // in smaller parts
+		}
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, nodes...)
+		out, paths = append(out, nodes...), paths[len(part):]
 	}
 	return out, nil
+}
+
+// read reads nodes in one request, if the server knows that.
+func (r *reader) read(ctx context.Context, c *zk.Conn, paths []string) ([]node, error) {
+	if len(paths) <= fewNodes || r.b.older(r.addr) {
+		return readAll(c, paths)
+	}
+	replies, err := r.on.ask(ctx, []directRequest{multiReadRequest(paths)})
+	if err != nil {
+		return nil, err
+	}
+	if unknownTo(replies[0].code) {
+		return nil, r.b.noteOlder(r.addr)
+	}
+	r.size.learn(len(paths), replies)
+	nodes, err := multiNodes(replies[0], len(paths))
+	if errors.Is(err, errTooLarge) {
+		err = &remote.Failure{Endpoint: r.addr, Err: err}
+	}
+	return nodes, err
 }
 
 func (r *reader) lists(ctx context.Context, paths []string) ([]*listing, error) {
 	if len(paths) == 0 {
 		return nil, nil
 	}
-	return reading(ctx, r, func(c *zk.Conn) ([]*listing, error) { return r.b.list(c, paths) })
+	return reading(ctx, r, func(ctx context.Context, _ *zk.Conn) ([]*listing, error) { return r.list(ctx, paths) })
 }
 
-// both reads nodes and lists others, in one go where they are few: the less time
-// it takes, the less is changed meanwhile.
+// list lists what is directly below paths.
+func (r *reader) list(ctx context.Context, paths []string) ([]*listing, error) {
+	var requests []directRequest
+	for _, path := range paths {
+		requests = append(requests, pathRequest(opChildren2, path, false))
+	}
+	replies, err := r.on.ask(ctx, requests)
+	if err != nil {
+		return nil, err
+	}
+	out, err := r.b.listingsOf(r.addr, paths, replies)
+	for i, l := range out {
+		if l == nil {
+			out[i] = &listing{}
+		}
+	}
+	return out, err
+}
+
+// both reads nodes and lists others in one go: the less time it takes, the less
+// is changed meanwhile.
 func (r *reader) both(ctx context.Context, paths, branches []string) ([]node, []*listing, error) {
-	first := paths[:min(len(paths), atOnce)]
 	type answer struct {
 		nodes []node
 		lists []*listing
 	}
-	got, err := reading(ctx, r, func(c *zk.Conn) (a answer, err error) {
+	got, err := reading(ctx, r, func(ctx context.Context, c *zk.Conn) (a answer, err error) {
 		errs := make([]error, 2)
 		together(2, func(i int) {
 			if i == 0 {
-				a.nodes, errs[0] = readAll(c, first)
-			} else {
-				a.lists, errs[1] = r.b.list(c, branches)
+				a.nodes, errs[0] = r.read(ctx, c, paths)
+			} else if len(branches) > 0 {
+				a.lists, errs[1] = r.list(ctx, branches)
 			}
 		})
 		return a, errors.Join(errs...)
 	})
-	if err != nil {
-		return nil, nil, err
-	}
-	rest, err := r.nodes(ctx, paths[len(first):])
-	return append(got.nodes, rest...), got.lists, err
+	return got.nodes, got.lists, err
 }
 
+// gather reads everything at and below path.
 func (r *reader) gather(ctx context.Context, path string) (view, error) {
 	return gather(path, func(paths []string) ([]node, error) { return r.nodes(ctx, paths) },
 		func(paths []string) ([]*listing, error) { return r.lists(ctx, paths) })
 }
 
-// stable reads everything at and below top twice, until two readings tell how it was between
-// them.
+// errUnsettled says that a tree is too large, or changes too much, to be read
+// twice.
+var errUnsettled = errors.New("the tree is large, or changes while it is read")
+
+const (
+	// fewReadings are made of a tree that changes.
+	fewReadings = 3
+	// largeTree is how many nodes are read twice at most.
+	largeTree = firstBatch
+)
+
+// stable reads everything at and below top twice, until two readings show how it
+// was between them. That is the cheapest way for a small tree that seldom
+// changes.
 func (r *reader) stable(ctx context.Context, top string) (view, dcs.Revision, error) {
-	known, err := r.gather(ctx, top)
-	for err == nil {
+	known, err := gather(top, func(paths []string) ([]node, error) {
+		if len(paths) > largeTree {
+			return nil, errUnsettled
+		}
+		return r.nodes(ctx, paths)
+	}, func(paths []string) ([]*listing, error) { return r.lists(ctx, paths) })
+	if len(known) > largeTree {
+		err = errUnsettled
+	}
+	for range fewReadings {
+		if err != nil {
+			break
+		}
 		at := r.on.latest()
 		var now view
 		if now, err = r.again(ctx, top, known); err != nil {
@@ -134,10 +202,30 @@ func (r *reader) stable(ctx context.Context, top string) (view, dcs.Revision, er
 		}
 		known = now
 	}
+	if err == nil || errors.Is(err, errTooLarge) {
+		err = errUnsettled
+	}
+	return nil, 0, r.blamed(ctx, err)
+}
+
+// mirrored reads everything at and below top once, in a session of its own that
+// watches for changes meanwhile, and then again only what has changed.
+func (r *reader) mirrored(ctx context.Context, top string) (view, dcs.Revision, error) {
+	m, err := r.b.newMirror(r.addr, top, r.request)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer m.s.goodbye()
+	rev, err := m.read(ctx, r.request, barrier)
+	return m.nodes, rev, r.blamed(ctx, err)
+}
+
+// blamed counts err against the server, if it is that it did not answer.
+func (r *reader) blamed(ctx context.Context, err error) error {
 	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 		r.b.pool.Blame(r.addr, "no answer to a part of a Snapshot")
 	}
-	return nil, 0, err
+	return err
 }
 
 // again reads the nodes of v once more, and those that have come below them.

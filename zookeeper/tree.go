@@ -79,14 +79,17 @@ type listing struct {
 	stat  zk.Stat
 }
 
+// parent reports whether n is a parent that we made.
+func (n node) parent() bool { return bytes.Equal(n.value, parentValue) }
+
 // entry reports whether n is a key with a value, and not only a parent.
 func (n node) entry() bool {
-	return n.there && n.stat.NumChildren == 0 && !bytes.Equal(n.value, parentValue) && (n.stat.Cversion == 0 || len(n.value) > 0)
+	return n.there && n.stat.NumChildren == 0 && !n.parent() && (n.stat.Cversion == 0 || len(n.value) > 0)
 }
 
 // branch reports whether n may have, or get, nodes below it that are keys.
 func (n node) branch() bool {
-	return n.there && n.stat.EphemeralOwner == 0 && (n.stat.NumChildren > 0 || len(n.value) == 0 || bytes.Equal(n.value, parentValue))
+	return n.there && n.stat.EphemeralOwner == 0 && (n.stat.NumChildren > 0 || len(n.value) == 0 || n.parent())
 }
 
 func (n node) of(key string) dcs.Entry {
@@ -199,24 +202,6 @@ func (b *Backend) children(path string, names []string) []string {
 		}
 	}
 	return out
-}
-
-// list lists what is directly below paths.
-func (b *Backend) list(c *zk.Conn, paths []string) ([]*listing, error) {
-	out, errs := make([]*listing, len(paths)), make([]error, len(paths))
-	together(len(paths), func(i int) {
-		out[i] = &listing{}
-		names, stat, err := c.Children(paths[i])
-		if errors.Is(err, zk.ErrNoNode) {
-			return
-		}
-		if errs[i] = err; err != nil {
-			return
-		}
-		out[i].stat, out[i].paths = *stat, b.children(paths[i], names)
-		out[i].stat.Cversion -= int32(len(names) - len(out[i].paths)) //nolint:gosec // G115: as if bookkeeping had never been there; few
-	})
-	return out, errors.Join(errs...)
 }
 
 // entries are the keys of a view.

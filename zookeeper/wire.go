@@ -1,6 +1,7 @@
 package zookeeper
 
 import (
+	"bufio"
 	"encoding/binary"
 	"net"
 	"sync"
@@ -17,21 +18,26 @@ type wire struct {
 	addr  string
 	quiet bool // the library's pings are not sent: they would renew the session
 
-	reading frames // by the library's one reader
+	reading frames        // by the library's one reader
+	in      *bufio.Reader // the same
+	pass    int           // bytes of the library's frame to come
+	most    int           // the size of the largest direct answer that is read
 
 	mu      sync.Mutex
-	sent    dcs.Instant   // when the session was asked for
-	granted granted       // what was answered
-	zxid    int64         // the largest in any answer
-	owing   dcs.Instant   // the first sending after the last answer; zero: none
-	fault   error         // why it ended
-	multi   chan struct{} // closed when the next transaction was sent; nil: nobody waits
+	sent    dcs.Instant     // when the session was asked for
+	granted granted         // what was answered
+	zxid    int64           // the largest in any answer
+	owing   dcs.Instant     // the first sending after the last answer; zero: none
+	fault   error           // why it ended
+	multi   chan struct{}   // closed when the next transaction was sent; nil: nobody waits
+	asked   map[int32]place // direct requests without an answer
+	xid     int32           // of the next direct request
 }
 
 // newWire gives the server until deadline to grant the session: the library
 // would wait for 6.7 session timeouts.
 func newWire(c net.Conn, addr string, quiet bool, deadline time.Time) (*wire, error) {
-	return &wire{Conn: c, addr: addr, quiet: quiet}, c.SetDeadline(deadline)
+	return &wire{Conn: c, addr: addr, quiet: quiet, in: newReadBuffer(c)}, c.SetDeadline(deadline)
 }
 
 // SetReadDeadline does nothing: the library's deadlines would cut a connection
@@ -93,9 +99,17 @@ func (w *wire) nextMulti() <-chan struct{} {
 	return w.multi
 }
 
-// Read passes on what comes, and looks at the head of every frame.
+// Read passes on what comes but the answers to direct requests, and looks at the
+// head of every frame.
 func (w *wire) Read(p []byte) (int, error) {
-	n, err := w.Conn.Read(p)
+	for w.pass == 0 {
+		if _, err := w.takeDirect(); err != nil {
+			w.failed(err)
+			return 0, err
+		}
+	}
+	n, err := w.in.Read(p[:min(len(p), w.pass)])
+	w.pass -= n
 	w.reading.feed(p[:n], w.frame)
 	w.failed(err)
 	return n, err
@@ -115,7 +129,7 @@ func (w *wire) frame(head []byte) {
 	if len(head) < headerSize {
 		return
 	}
-	if xid := int32(binary.BigEndian.Uint32(head)); xid >= 0 { //nolint:gosec // G115: as the protocol has it
+	if xid := int32(binary.BigEndian.Uint32(head)); xid >= 0 || xid <= xidDirect { //nolint:gosec // G115: as the protocol has it
 		w.zxid = max(w.zxid, int64(binary.BigEndian.Uint64(head[4:]))) //nolint:gosec // G115: as the protocol has it
 	}
 }
@@ -129,6 +143,7 @@ func (w *wire) failed(err error) {
 	if w.fault == nil {
 		w.fault = err
 	}
+	w.abandon(err)
 }
 
 // grant is when the session was asked for on this connection, and the answer.

@@ -21,7 +21,8 @@ type Source struct {
 	Budget  time.Duration
 	Life    context.Context //nolint:containedctx // the Backend's end
 
-	// Read returns the tree as it is, bookkeeping left out, within ctx.
+	// Read returns the tree as it is, bookkeeping left out, within ctx. Nil means
+	// that Follow reads it, and gives it to Take.
 	Read func(ctx context.Context) (dcs.Snapshot, error)
 	// Snapshot is the Backend's own.
 	Snapshot func(ctx context.Context, prefix string) (dcs.Snapshot, error)
@@ -290,6 +291,10 @@ func (r *Replica) Alive() {
 // bookkeeping left out, and notes that the store was heard of. It fails like
 // [Replica.Apply].
 func (r *Replica) Take(rev dcs.Revision, entries []dcs.Entry) error {
+	if !r.isCopy() {
+		r.begin(rev, entries)
+		return nil
+	}
 	wrote, deleted := r.Changes(entries)
 	return r.Apply(rev, wrote, deleted)
 }
@@ -365,10 +370,7 @@ func (r *Replica) run() {
 
 // sync makes the Tree a copy, if it is none.
 func (r *Replica) sync(ctx context.Context) error {
-	r.mu.Lock()
-	synced := r.synced
-	r.mu.Unlock()
-	if synced {
+	if r.isCopy() || r.Read == nil {
 		return nil
 	}
 	one, cancel := context.WithTimeout(ctx, r.Budget)
@@ -377,9 +379,20 @@ func (r *Replica) sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.Tree.Become(s.Revision, s.Entries)
-	r.set(func() { r.synced, r.base, r.heard, r.fault = true, s.Revision, dcs.Now(), nil })
+	r.begin(s.Revision, s.Entries)
 	return nil
+}
+
+// begin makes the Tree a copy.
+func (r *Replica) begin(rev dcs.Revision, entries []dcs.Entry) {
+	r.Tree.Become(rev, entries)
+	r.set(func() { r.synced, r.base, r.heard, r.fault = true, rev, dcs.Now(), nil })
+}
+
+func (r *Replica) isCopy() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.synced
 }
 
 // Pause waits for d, or until ctx ends.
