@@ -1,28 +1,47 @@
 package zookeeper
 
 import (
+	"encoding/binary"
+	"maps"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/go-zookeeper/zk"
 	"github.com/stretchr/testify/require"
 )
 
-// fakeServer grants sessions, confirms what changes nothing, and has no nodes.
+// fakeServer grants sessions, confirms what changes nothing, and has a tree,
+// which it remembers as it was at each zxid.
 type fakeServer struct {
 	t    *testing.T
 	addr string
+	old  bool // it is older than ZooKeeper 3.6
+	// read is called after each answer, under mu; may be nil.
+	read func()
 
-	mu    sync.Mutex
-	l     net.Listener
-	conns map[net.Conn]bool
-	last  int64
-	ended int // sessions
+	mu      sync.Mutex
+	l       net.Listener
+	conns   map[net.Conn]bool
+	last    int64
+	ended   int // sessions
+	zxid    int64
+	nodes   map[string]node
+	history map[int64]map[string]string // the values by path, at each zxid
+	whole   map[net.Conn]string         // watches of all at and below a path
+	data    map[string]map[net.Conn]bool
+	lists   map[string]map[net.Conn]bool
 }
 
 func newFakeServer(t *testing.T) *fakeServer {
-	f := &fakeServer{t: t, addr: "127.0.0.1:0", conns: map[net.Conn]bool{}}
+	f := &fakeServer{
+		t: t, addr: "127.0.0.1:0", conns: map[net.Conn]bool{}, zxid: 1,
+		nodes: map[string]node{}, history: map[int64]map[string]string{1: {}}, whole: map[net.Conn]string{},
+		data: map[string]map[net.Conn]bool{}, lists: map[string]map[net.Conn]bool{},
+	}
 	f.start()
 	t.Cleanup(f.stop)
 	return f
@@ -60,6 +79,80 @@ func (f *fakeServer) stop() {
 	clear(f.conns)
 }
 
+// put writes a node, or makes it.
+func (f *fakeServer) put(path string, value []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.putLocked(path, value)
+}
+
+func (f *fakeServer) putLocked(path string, value []byte) {
+	f.zxid++
+	n, had := f.nodes[path]
+	n.there, n.value, n.stat.Mzxid = true, value, f.zxid
+	event := zk.EventNodeDataChanged
+	if had {
+		n.stat.Version++
+	} else {
+		n.stat.Czxid, n.stat.Pzxid = f.zxid, f.zxid
+		event = zk.EventNodeCreated
+	}
+	f.nodes[path] = n
+	f.changed(path, event)
+}
+
+func (f *fakeServer) removeLocked(path string) {
+	f.zxid++
+	delete(f.nodes, path)
+	f.changed(path, zk.EventNodeDeleted)
+}
+
+// changed takes down what a change has done, and sends the events.
+func (f *fakeServer) changed(path string, event zk.EventType) {
+	above := path[:strings.LastIndexByte(path, '/')]
+	if n, ok := f.nodes[above]; ok && event != zk.EventNodeDataChanged {
+		n.stat.Cversion++
+		n.stat.Pzxid = f.zxid
+		n.stat.NumChildren++
+		if event == zk.EventNodeDeleted {
+			n.stat.NumChildren -= 2
+		}
+		f.nodes[above] = n
+	}
+	values := map[string]string{}
+	for p, n := range f.nodes {
+		if n.entry() {
+			values[p] = string(n.value)
+		}
+	}
+	f.history[f.zxid] = values
+	told := map[net.Conn]bool{}
+	for c, top := range f.whole {
+		if path == top || strings.HasPrefix(path, top+"/") {
+			told[c] = true
+		}
+	}
+	maps.Copy(told, f.data[path])
+	delete(f.data, path)
+	for c := range told {
+		f.event(c, event, path)
+	}
+	if event != zk.EventNodeDataChanged {
+		for c := range f.lists[above] {
+			f.event(c, zk.EventNodeChildrenChanged, above)
+		}
+		delete(f.lists, above)
+	}
+}
+
+func (f *fakeServer) event(c net.Conn, event zk.EventType, path string) {
+	var e encoder
+	e.int(int32(event))
+	e.int(int32(zk.StateHasSession))
+	e.string(path)
+	_, _ = c.Write(answer(-1, 0, e...))
+}
+
 func (f *fakeServer) serve(c net.Conn) {
 	defer c.Close()
 	body, err := readFrame(c)
@@ -81,22 +174,121 @@ func (f *fakeServer) serve(c net.Conn) {
 		return
 	}
 	for {
-		xid, op, err := nextFrame(c)
+		body, err := readFrame(c)
 		if err != nil {
 			return
 		}
-		reply := answer(xid, codeNoNode)
-		switch op {
-		case opMulti:
-			reply = answer(xid, 0, 0, 0, 0, 13, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 1, 0xff, 0xff, 0xff, 0xff)
-		case opClose:
-			f.mu.Lock()
-			f.ended++
-			f.mu.Unlock()
-			reply = answer(xid, 0)
+		d := decoder{p: body}
+		xid, op := d.int(), d.int()
+		f.mu.Lock()
+		code, reply := f.answer(c, op, &d)
+		p := answer(xid, code, reply...)
+		binary.BigEndian.PutUint64(p[2*frameHead:], uint64(f.zxid)) //nolint:gosec // G115: small
+		_, err = c.Write(p)
+		if f.read != nil {
+			f.read()
 		}
-		if _, err := c.Write(reply); err != nil || op == opClose {
+		f.mu.Unlock()
+		if err != nil || op == opClose || code == codeUnimplemented {
 			return
 		}
 	}
+}
+
+const codeUnimplemented = -6
+
+func (f *fakeServer) answer(c net.Conn, op int32, d *decoder) (code int32, reply encoder) {
+	switch op {
+	case opMulti:
+		return 0, encoder{0, 0, 0, 13, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 1, 0xff, 0xff, 0xff, 0xff}
+	case opClose:
+		f.ended++
+		return 0, nil
+	case opMultiRead, opAddWatch:
+		if f.old {
+			return codeUnimplemented, nil
+		}
+		if op == opAddWatch {
+			f.whole[c] = string(d.bytes())
+			reply.int(0)
+			return 0, reply
+		}
+		return 0, f.multiRead(d)
+	}
+	path := string(d.bytes())
+	n, ok := f.nodes[path]
+	if d.next(1)[0] == 1 && (ok || op == opExists) {
+		watches := f.data
+		if op == opChildren2 {
+			watches = f.lists
+		}
+		if watches[path] == nil {
+			watches[path] = map[net.Conn]bool{}
+		}
+		watches[path][c] = true
+	}
+	if !ok {
+		return codeNoNode, nil
+	}
+	switch op {
+	case opGetData:
+		reply.string(string(n.value))
+	case opChildren2:
+		names := f.below(path)
+		reply.int(int32(len(names))) //nolint:gosec // G115: small
+		for _, name := range names {
+			reply.string(name)
+		}
+	}
+	reply.stat(n.stat)
+	return 0, reply
+}
+
+func (f *fakeServer) below(path string) []string {
+	var names []string
+	for p := range f.nodes {
+		if rest, ok := strings.CutPrefix(p, path+"/"); ok && !strings.Contains(rest, "/") {
+			names = append(names, rest)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (f *fakeServer) multiRead(d *decoder) (reply encoder) {
+	head := func(op, code int32, done bool) {
+		reply.int(op)
+		reply.bool(done)
+		reply.int(code)
+	}
+	for d.int() == opGetData {
+		d.next(1 + 4)
+		n, ok := f.nodes[string(d.bytes())]
+		d.next(1)
+		if ok {
+			head(opGetData, 0, false)
+			reply.string(string(n.value))
+			reply.stat(n.stat)
+			continue
+		}
+		head(opError, codeNoNode, false)
+		reply.int(codeNoNode)
+	}
+	head(opError, opError, true)
+	return reply
+}
+
+func (e *encoder) long(v int64) { *e = binary.BigEndian.AppendUint64(*e, uint64(v)) } //nolint:gosec // G115: as the protocol has it
+
+func (e *encoder) stat(s zk.Stat) {
+	for _, v := range []int64{s.Czxid, s.Mzxid, s.Ctime, s.Mtime} {
+		e.long(v)
+	}
+	for _, v := range []int32{s.Version, s.Cversion, s.Aversion} {
+		e.int(v)
+	}
+	e.long(s.EphemeralOwner)
+	e.int(s.DataLength)
+	e.int(s.NumChildren)
+	e.long(s.Pzxid)
 }

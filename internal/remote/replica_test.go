@@ -2,9 +2,13 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
+	"runtime"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -80,4 +84,102 @@ func TestReplicaWaitLeavesNothing(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	}
 	require.Zero(t, reflect.ValueOf(r.Tree).Elem().FieldByName("waiters").Len(), "prefixes that no Wait watches")
+}
+
+// What changed is taken over under its own revision, and nothing under one that
+// is not later than the copy's.
+func TestReplicaTakesChanges(t *testing.T) {
+	entry := func(key string, modified dcs.Revision) dcs.Entry {
+		return dcs.Entry{Key: key, Created: 1, Modified: modified}
+	}
+	var r Replica
+	r.Init(Source{Budget: time.Second})
+	require.NoError(t, r.Take(10, []dcs.Entry{entry("a", 5), entry("b", 6), entry("d", 7)}), "it is the beginning")
+	require.Equal(t, dcs.Revision(10), r.Begins())
+
+	now := []dcs.Entry{entry("a", 5), entry("b", 11), entry("c", 12)}
+	wrote, deleted := r.Changes(now)
+	require.Equal(t, now[1:], wrote)
+	require.Equal(t, []string{"d"}, deleted)
+	for _, rev := range []dcs.Revision{0, 9, 10} {
+		require.ErrorIs(t, r.Take(rev, now), ErrBehind)
+	}
+	require.NoError(t, r.Take(9, []dcs.Entry{entry("a", 5), entry("b", 6), entry("d", 7)}), "nothing changed")
+	require.Equal(t, dcs.Revision(10), r.Tree.Revision())
+	require.NoError(t, r.Take(13, now))
+	require.Equal(t, dcs.Snapshot{Revision: 13, Entries: now}, r.Tree.Snapshot(""))
+	require.NoError(t, r.Apply(14, nil, []string{"a"}))
+	require.Len(t, r.Tree.Snapshot("").Entries, 2)
+	require.True(t, r.Tree.MovedSince("a", 13))
+	require.False(t, r.Tree.MovedSince("b", 13))
+	require.NoError(t, r.Apply(20, nil, nil))
+	require.Equal(t, dcs.Revision(20), r.Tree.Revision())
+}
+
+// Neither many Waits, nor many watches that fail, leave anything behind.
+func TestReplicaStaysFlat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		life, end := context.WithCancel(t.Context())
+		var f Floor
+		var r Replica
+		var rotations atomic.Int64
+		r.Init(Source{
+			Backend: "b", Budget: 5 * time.Second, Life: life, Raise: f.Raise,
+			Follow: func(context.Context) error {
+				rev := dcs.Revision(rotations.Add(1)) //nolint:gosec // G115: small
+				if err := r.Take(rev, []dcs.Entry{{Key: "k", Created: 1, Modified: rev}}); err != nil {
+					return err
+				}
+				return errors.New("the server is gone")
+			},
+		})
+		defer r.Close()
+		defer end()
+		measure := func() (heap uint64, goroutines int) {
+			synctest.Wait()
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return m.HeapAlloc, runtime.NumGoroutine()
+		}
+		rounds := func(n int) {
+			for i := range n {
+				ctx, cancel := context.WithTimeout(life, time.Second)
+				_, err := r.Wait(ctx, "k", r.Tree.Revision())
+				require.NoError(t, err)
+				cancel()
+				short, cancel := context.WithTimeout(life, time.Millisecond)
+				_, err = r.Wait(short, fmt.Sprint("quiet/", i), r.Tree.Revision())
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				cancel()
+			}
+		}
+		rounds(1000)
+		heap, goroutines := measure()
+		rounds(10_000)
+		after, running := measure()
+		require.LessOrEqual(t, running, goroutines)
+		require.Less(t, after, heap+256<<10)
+		require.Greater(t, rotations.Load(), int64(10_000))
+	})
+}
+
+// One change of a large copy costs the path of one key.
+func BenchmarkReplicaApply(b *testing.B) {
+	for _, keys := range []int{100, 10_000, 100_000} {
+		b.Run(fmt.Sprint(keys), func(b *testing.B) {
+			var r Replica
+			r.Init(Source{Budget: time.Second})
+			var all []dcs.Entry
+			for i := range keys {
+				all = append(all, dcs.Entry{Key: fmt.Sprintf("members/%06d", i), Created: 1, Modified: 1})
+			}
+			require.NoError(b, r.Take(1, all))
+			for rev := dcs.Revision(2); b.Loop(); rev++ {
+				e := all[int(rev)%keys] //nolint:gosec // G115: small
+				e.Modified = rev
+				require.NoError(b, r.Apply(rev, []dcs.Entry{e}, nil))
+			}
+		})
+	}
 }

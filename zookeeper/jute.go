@@ -1,0 +1,201 @@
+package zookeeper
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/go-zookeeper/zk"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+// encoder writes what requests are made of.
+type encoder []byte
+
+func (e *encoder) int(v int32) { *e = binary.BigEndian.AppendUint32(*e, uint32(v)) } //nolint:gosec // G115: as the protocol has it
+
+func (e *encoder) bool(v bool) {
+	if v {
+		*e = append(*e, 1)
+		return
+	}
+	*e = append(*e, 0)
+}
+
+func (e *encoder) string(s string) {
+	e.int(int32(len(s))) //nolint:gosec // G115: a path
+	*e = append(*e, s...)
+}
+
+// pathRequest is a request about one node: a read, or a look for its children.
+func pathRequest(op int32, path string, watch bool) directRequest {
+	var e encoder
+	e.string(path)
+	e.bool(watch)
+	return directRequest{op, e}
+}
+
+// watchRequest asks for all events at and below path.
+func watchRequest(path string) directRequest {
+	var e encoder
+	e.string(path)
+	e.int(recursive)
+	return directRequest{opAddWatch, e}
+}
+
+// multiReadRequest reads paths.
+func multiReadRequest(paths []string) directRequest {
+	var e encoder
+	head := func(op int32, done bool) {
+		e.int(op)
+		e.bool(done)
+		e.int(opError)
+	}
+	for _, path := range paths {
+		head(opGetData, false)
+		e.string(path)
+		e.bool(false)
+	}
+	head(opError, true)
+	return directRequest{opMultiRead, e}
+}
+
+// errShort is an answer that ends too early.
+var errShort = errors.New("an answer of ZooKeeper's ends too early")
+
+// decoder reads what answers are made of. After the first fault it returns zero
+// values.
+type decoder struct {
+	p   []byte
+	err error
+}
+
+func (d *decoder) next(n int) []byte {
+	if d.err != nil || n < 0 || n > len(d.p) {
+		d.p, d.err = nil, errShort
+		return make([]byte, 8) // for the largest number
+	}
+	p := d.p[:n:n]
+	d.p = d.p[n:]
+	return p
+}
+
+func (d *decoder) int() int32  { return int32(binary.BigEndian.Uint32(d.next(4))) } //nolint:gosec // G115: as the protocol has it
+func (d *decoder) long() int64 { return int64(binary.BigEndian.Uint64(d.next(8))) } //nolint:gosec // G115: as the protocol has it
+
+func (d *decoder) bytes() []byte {
+	n := d.int()
+	if n < 0 || d.err != nil {
+		return nil
+	}
+	p := d.next(int(n))
+	if d.err != nil {
+		return nil
+	}
+	return p
+}
+
+func (d *decoder) stat() zk.Stat {
+	return zk.Stat{
+		Czxid: d.long(), Mzxid: d.long(), Ctime: d.long(), Mtime: d.long(),
+		Version: d.int(), Cversion: d.int(), Aversion: d.int(), EphemeralOwner: d.long(),
+		DataLength: d.int(), NumChildren: d.int(), Pzxid: d.long(),
+	}
+}
+
+// node reads the answer to a read.
+func (d *decoder) node() node {
+	// Copied, or one node that stays would keep all that was read with it.
+	value := append([]byte{}, d.bytes()...)
+	return node{there: true, value: value, stat: d.stat()}
+}
+
+// names reads the answer to a look for children.
+func (d *decoder) names() (names []string, stat zk.Stat) {
+	for n := d.int(); n > 0 && d.err == nil; n-- {
+		names = append(names, string(d.bytes()))
+	}
+	return names, d.stat()
+}
+
+// nodes reads the answer to the reads of n nodes.
+func (d *decoder) nodes(n int) ([]node, error) {
+	out := make([]node, n)
+	for i := range out {
+		op := d.int()
+		d.next(1 + 4) // whether it is the last, and an error that is repeated behind
+		if op == opGetData {
+			out[i] = d.node()
+			continue
+		}
+		err := errorOf(d.int())
+		if d.err != nil {
+			return nil, d.err
+		}
+		if !errors.Is(err, zk.ErrNoNode) {
+			return nil, err
+		}
+	}
+	return out, d.err
+}
+
+var errTooLarge = errors.New("the answer is too large")
+
+// multiNodes are the n nodes that were read in one request.
+func multiNodes(r reply, n int) ([]node, error) {
+	if r.size > 0 {
+		return nil, errTooLarge
+	}
+	if err := errorOf(r.code); err != nil {
+		return nil, err
+	}
+	d := decoder{p: r.body}
+	return d.nodes(n)
+}
+
+// nodesOf are the nodes that were read one by one.
+func nodesOf(replies []reply) ([]node, error) {
+	out := make([]node, len(replies))
+	for i, r := range replies {
+		err := errorOf(r.code)
+		if errors.Is(err, zk.ErrNoNode) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		d := decoder{p: r.body}
+		if out[i] = d.node(); d.err != nil {
+			return nil, d.err
+		}
+	}
+	return out, nil
+}
+
+// listingsOf are what is below paths; nil is of a node that is not there.
+func (b *Backend) listingsOf(addr string, paths []string, replies []reply) ([]*listing, error) {
+	out := make([]*listing, len(paths))
+	for i, r := range replies {
+		if r.size > 0 {
+			return nil, &remote.Failure{Endpoint: addr, Kind: dcs.ErrUnavailable, Err: fmt.Errorf(
+				"the list of the nodes below %s has %d bytes, above Config.MaxBuffer (max_buffer) of %d: raise it, or keep fewer nodes there", paths[i], r.size, b.c.MaxBuffer)}
+		}
+		err := errorOf(r.code)
+		if errors.Is(err, zk.ErrNoNode) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		d := decoder{p: r.body}
+		names, stat := d.names()
+		if d.err != nil {
+			return nil, d.err
+		}
+		out[i] = &listing{stat: stat, paths: b.children(paths[i], names)}
+		out[i].stat.Cversion -= int32(len(names) - len(out[i].paths)) //nolint:gosec // G115: as if bookkeeping had never been there; few
+	}
+	return out, nil
+}

@@ -1,0 +1,112 @@
+package zookeeper
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// mirrored is a client of f, whose tree has size keys.
+func mirrored(t *testing.T, f *fakeServer, size int) *Backend {
+	for _, parent := range []string{"/r", "/r/members"} {
+		f.put(parent, parentValue)
+	}
+	for i := range size {
+		f.put(fmt.Sprintf("/r/members/%04d", i), []byte("first"))
+	}
+	b, err := New(Config{
+		Endpoints: []string{f.addr}, Root: "r", Timing: suiteTiming,
+		Tick: 2 * time.Second, MinTTL: 4 * time.Second, MaxTTL: time.Minute,
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { b.Close() })
+	return b
+}
+
+// isOfOneMoment compares a Snapshot with the server's tree at its revision.
+func (f *fakeServer) isOfOneMoment(s dcs.Snapshot) {
+	f.t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	want := f.history[int64(s.Revision)] //nolint:gosec // G115: small
+	require.NotNil(f.t, want, s.Revision)
+	got := map[string]string{}
+	for _, e := range s.Entries {
+		got["/r/"+e.Key] = string(e.Value)
+	}
+	require.Equal(f.t, want, got, "the tree at revision %d", s.Revision)
+}
+
+// A large tree that changes with each answer, in all that can change, is read as
+// it was at one revision, from a server of today and from an older one.
+func TestMirrorIsOfOneMoment(t *testing.T) {
+	for name, old := range map[string]bool{"Today": false, "BeforeZooKeeper36": true} {
+		t.Run(name, func(t *testing.T) {
+			f := newFakeServer(t)
+			f.old = old
+			const size = largeTree + 200
+			b := mirrored(t, f, size)
+			f.put("/r/foreign", nil) // a parent of another program's, or a key
+			f.put("/r/both", []byte("a key when nothing is below it"))
+			passing := []string{"/r/foreign/a", "/r/both/b"}
+			if old {
+				// No event names the first node below a key: each key would need a
+				// second watch.
+				passing = passing[:1]
+			}
+			random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // G404: a test
+			change := func() {
+				path := fmt.Sprintf("/r/members/%04d", random.IntN(size+50))
+				switch _, there := f.nodes[path]; {
+				case random.IntN(4) == 0:
+					path = passing[random.IntN(len(passing))]
+					if _, there := f.nodes[path]; there {
+						f.removeLocked(path)
+						return
+					}
+					f.putLocked(path, []byte("below"))
+				case there && random.IntN(2) == 0:
+					f.removeLocked(path)
+				default:
+					f.putLocked(path, fmt.Append(nil, f.zxid))
+				}
+			}
+			left := 0
+			f.mu.Lock()
+			f.read = func() {
+				if left > 0 {
+					left--
+					change()
+				}
+			}
+			f.mu.Unlock()
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			var now dcs.Snapshot
+			for range 20 {
+				f.mu.Lock()
+				left = 10
+				f.mu.Unlock()
+				one, cancel := context.WithTimeout(ctx, suiteTiming.RetryTimeout)
+				s, err := b.Snapshot(one, "")
+				cancel()
+				require.NoError(t, err)
+				f.isOfOneMoment(s)
+				f.mu.Lock()
+				change()
+				f.mu.Unlock()
+				now, err = b.Wait(ctx, "", now.Revision)
+				require.NoError(t, err)
+				f.isOfOneMoment(now)
+			}
+			older, _ := b.servers.Of(f.addr)
+			require.Equal(t, old, older)
+		})
+	}
+}
