@@ -31,6 +31,7 @@ type Backend struct {
 	dialer  *keepalive.Dialer
 	learned atomic.Pointer[limits]
 	asking  chan struct{}    // held by who learns the limits
+	mirrors chan struct{}    // held by Snapshots of large trees
 	asked   [2]time.Duration // what was learnt of them, under asking
 
 	life    context.Context //nolint:containedctx // the Backend's end
@@ -58,7 +59,7 @@ func New(c Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{c: c, root: "/" + c.Root, links: map[string]*session{}, leases: map[dcs.LeaseID]*lease{}, asking: make(chan struct{}, 1)}
+	b := &Backend{c: c, root: "/" + c.Root, links: map[string]*session{}, leases: map[dcs.LeaseID]*lease{}, asking: make(chan struct{}, 1), mirrors: make(chan struct{}, mostMirrors)}
 	if c.limited() {
 		l := c.limits()
 		b.learned.Store(&l)

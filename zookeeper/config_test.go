@@ -378,7 +378,7 @@ func TestMirrorListsNodeThatCameBack(t *testing.T) {
 	require.NoError(t, err)
 	defer b.Close()
 	b.servers.Note("127.0.0.1:1", true)
-	m, err := b.newMirror("127.0.0.1:1", "/r", request{op: "Wait"})
+	m, err := b.newMirror("127.0.0.1:1", "/r", request{op: "Wait"}, nil)
 	require.NoError(t, err)
 	defer m.s.end(dcs.ErrClosed)
 	m.due()

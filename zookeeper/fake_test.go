@@ -154,7 +154,13 @@ func (f *fakeServer) event(c net.Conn, event zk.EventType, path string) {
 }
 
 func (f *fakeServer) serve(c net.Conn) {
-	defer c.Close()
+	defer func() {
+		c.Close()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.conns, c)
+		delete(f.whole, c)
+	}()
 	body, err := readFrame(c)
 	if err != nil {
 		return

@@ -46,15 +46,15 @@ type mirror struct {
 }
 
 // newMirror makes a mirror of what is at and below top. Its session must be
-// ended.
-func (b *Backend) newMirror(addr, top string, op request) (*mirror, error) {
+// ended, and over, which may be nil, is called when it has.
+func (b *Backend) newMirror(addr, top string, op request, over func()) (*mirror, error) {
 	m := &mirror{
 		b: b, addr: addr, top: top, op: op, single: b.older(addr),
 		nodes: view{}, below: map[string]map[string]bool{}, changed: map[string]bool{},
 		values: map[string]bool{top: true}, lists: map[string]bool{}, news: make(chan struct{}, 1),
 	}
 	var err error
-	m.s, err = b.newSession(sessionOptions{ttl: b.linkTTL(), once: true, event: m.event})
+	m.s, err = b.newSession(sessionOptions{ttl: b.linkTTL(), once: true, event: m.event, over: over})
 	return m, err
 }
 

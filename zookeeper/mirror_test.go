@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -109,4 +112,28 @@ func TestMirrorIsOfOneMoment(t *testing.T) {
 			require.Equal(t, old, older)
 		})
 	}
+}
+
+// Many Snapshots of a large tree at once do not make as many connections.
+func TestSnapshotsShareFewConnections(t *testing.T) {
+	f := newFakeServer(t)
+	b := mirrored(t, f, largeTree+1)
+	var most atomic.Int64
+	f.mu.Lock()
+	f.read = func() { most.Store(max(most.Load(), int64(len(f.whole)))) }
+	f.mu.Unlock()
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), suiteTiming.RetryTimeout)
+			defer cancel()
+			s, err := b.Snapshot(ctx, "")
+			if assert.NoError(t, err) {
+				assert.Len(t, s.Entries, largeTree+1)
+			}
+		})
+	}
+	all.Wait()
+	// The server may hear of a connection's end a moment after the client.
+	require.Less(t, most.Load(), int64(3*mostMirrors))
 }

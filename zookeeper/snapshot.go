@@ -173,6 +173,9 @@ const (
 	fewReadings = 3
 	// largeTree is how many nodes are read twice at most.
 	largeTree = firstBatch
+	// mostMirrors are made at once for Snapshots: each is a connection, of which
+	// ZooKeeper takes 60 from one address by default.
+	mostMirrors = 4
 )
 
 // stable reads everything at and below top twice, until two readings show how it
@@ -211,8 +214,15 @@ func (r *reader) stable(ctx context.Context, top string) (view, dcs.Revision, er
 // mirrored reads everything at and below top once, in a session of its own that
 // watches for changes meanwhile, and then again only what has changed.
 func (r *reader) mirrored(ctx context.Context, top string) (view, dcs.Revision, error) {
-	m, err := r.b.newMirror(r.addr, top, r.request)
+	select {
+	case r.b.mirrors <- struct{}{}:
+	case <-ctx.Done():
+		return nil, 0, ctx.Err()
+	}
+	free := func() { <-r.b.mirrors }
+	m, err := r.b.newMirror(r.addr, top, r.request, free)
 	if err != nil {
+		free()
 		return nil, 0, err
 	}
 	defer m.s.goodbye()

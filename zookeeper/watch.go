@@ -74,7 +74,7 @@ type watch struct {
 // follow watches at one server, until it fails.
 func (b *Backend) follow(ctx context.Context) error {
 	at := b.pool.Pick(endpoint.Read)
-	m, err := b.newMirror(at.Endpoint(), b.root, request{op: "Wait"})
+	m, err := b.newMirror(at.Endpoint(), b.root, request{op: "Wait"}, nil)
 	if err != nil {
 		at.End(err)
 		return err
