@@ -83,7 +83,8 @@ func TestBusyTreeIsNotSentWithEveryChange(t *testing.T) {
 		index.Add(1)
 		<-time.After(10 * time.Millisecond)
 	}
-	require.LessOrEqual(t, sent.Load(), pollBurst+(2*span+2)*tree)
+	// Two more were read before the first query.
+	require.Less(t, sent.Load(), pollBurst+(2*span+4)*tree)
 	last := dcs.Revision(index.Load())
 	for began := time.Now(); s.Revision < last; {
 		s, err = b.Wait(t.Context(), "", s.Revision)
