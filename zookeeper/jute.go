@@ -174,13 +174,18 @@ func nodesOf(replies []reply) ([]node, error) {
 	return out, nil
 }
 
+// tooLarge is the failure of an answer above MaxBuffer: no server's fault.
+func (b *Backend) tooLarge(addr, what, path string, size int) error {
+	return &remote.Failure{Endpoint: addr, Kind: dcs.ErrUnavailable, Err: fmt.Errorf(
+		"%s %s has %d bytes, above Config.MaxBuffer (max_buffer) of %d: raise it, or keep less there", what, path, size, b.c.MaxBuffer)}
+}
+
 // listingsOf are what is below paths; nil is of a node that is not there.
 func (b *Backend) listingsOf(addr string, paths []string, replies []reply) ([]*listing, error) {
 	out := make([]*listing, len(paths))
 	for i, r := range replies {
 		if r.size > 0 {
-			return nil, &remote.Failure{Endpoint: addr, Kind: dcs.ErrUnavailable, Err: fmt.Errorf(
-				"the list of the nodes below %s has %d bytes, above Config.MaxBuffer (max_buffer) of %d: raise it, or keep fewer nodes there", paths[i], r.size, b.c.MaxBuffer)}
+			return nil, b.tooLarge(addr, "the list of the nodes below", paths[i], r.size)
 		}
 		err := errorOf(r.code)
 		if errors.Is(err, zk.ErrNoNode) {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -84,13 +83,25 @@ func (m *mirror) event(ev zk.Event) {
 func (m *mirror) due() (values, lists []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	values = m.size.first(slices.Sorted(maps.Keys(m.values)))
+	values = m.size.first(some(m.values))
 	for _, path := range values {
 		delete(m.values, path)
 	}
-	lists = slices.Sorted(maps.Keys(m.lists))
-	clear(m.lists)
+	lists = m.size.first(some(m.lists))
+	for _, path := range lists {
+		delete(m.lists, path)
+	}
 	return values, lists
+}
+
+// some are paths of all, no more than are read at once.
+func some(all map[string]bool) (paths []string) {
+	for path := range all {
+		if paths = append(paths, path); len(paths) == mostNodes {
+			break
+		}
+	}
+	return paths
 }
 
 // idle reports whether nothing has to be read.
@@ -221,31 +232,40 @@ func (m *mirror) nodesOf(paths []string, reads []reply) ([]node, error) {
 		return nodesOf(reads)
 	}
 	nodes, err := multiNodes(reads[0], len(paths))
-	if errors.Is(err, errTooLarge) {
+	if errors.Is(err, errTooLarge) && len(paths) > 1 {
 		m.owe(paths, nil)
 		return nil, nil
+	}
+	if errors.Is(err, errTooLarge) {
+		return nil, m.b.tooLarge(m.addr, "the value of", paths[0], reads[0].size)
 	}
 	return nodes, err
 }
 
-// take takes what was read of nodes. A parent's own entry depends on whether it
-// has, or had, nodes below it.
+// take takes what was read of nodes. Whether the parent of one that came or went
+// is a key depends on that: it is read again, because it may have been read in
+// between.
 func (m *mirror) take(paths []string, nodes []node) {
-	var again, branches []string
+	var moved, again, branches []string
 	for i, now := range nodes {
 		path := paths[i]
 		old, had := m.nodes[path]
-		if had != now.there && path != m.top && m.mayBeKey(up(path)) {
-			again = append(again, up(path))
+		fresh := !had || old.stat.Czxid != now.stat.Czxid
+		if (fresh || !now.there) && path != m.top {
+			moved = append(moved, path)
 		}
 		if !now.there {
 			m.drop(path)
 			continue
 		}
 		m.put(path, now)
-		fresh := !had || old.stat.Czxid != now.stat.Czxid
 		if m.single && now.branch() && (fresh || !old.branch()) || !m.single && now.stat.NumChildren > 0 && fresh {
 			branches = append(branches, path)
+		}
+	}
+	for _, path := range moved {
+		if m.mayBeKey(up(path)) {
+			again = append(again, up(path))
 		}
 	}
 	m.owe(again, branches)
@@ -350,7 +370,7 @@ type batchSize struct{ n int } // 0: nothing is known yet
 
 const (
 	firstBatch   = 256
-	fewestNodes  = 16
+	fewestNodes  = 1
 	mostNodes    = 1024
 	answerSize   = 512 << 10
 	mostRequests = 256 << 10 // bytes of one request, well below jute.maxbuffer's default

@@ -23,9 +23,13 @@ func mirrored(t *testing.T, f *fakeServer, size int) *Backend {
 	for i := range size {
 		f.put(fmt.Sprintf("/r/members/%04d", i), []byte("first"))
 	}
+	return f.client(t)
+}
+
+func (f *fakeServer) client(t *testing.T) *Backend {
 	b, err := New(Config{
 		Endpoints: []string{f.addr}, Root: "r", Timing: suiteTiming,
-		Tick: 2 * time.Second, MinTTL: 4 * time.Second, MaxTTL: time.Minute,
+		Tick: 2 * time.Second, MinTTL: 4 * time.Second, MaxTTL: time.Minute, MaxBuffer: 1 << 20,
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { b.Close() })
@@ -136,4 +140,34 @@ func TestSnapshotsShareFewConnections(t *testing.T) {
 	all.Wait()
 	// The server may hear of a connection's end a moment after the client.
 	require.Less(t, most.Load(), int64(3*mostMirrors))
+}
+
+// Values that are too large together are read in smaller parts. One that is too
+// large alone is an error that names it.
+func TestLargeValuesAreReadInParts(t *testing.T) {
+	f := newFakeServer(t)
+	b := mirrored(t, f, largeTree)
+	f.put("/r/large", parentValue)
+	for i := range 20 {
+		f.put(fmt.Sprintf("/r/large/%d", i), make([]byte, 100<<10))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), suiteTiming.RetryTimeout)
+	defer cancel()
+	s, err := b.Snapshot(ctx, "")
+	require.NoError(t, err)
+	require.Len(t, s.Entries, largeTree+20)
+	s, err = b.Wait(ctx, "", 0)
+	require.NoError(t, err)
+	require.Len(t, s.Entries, largeTree+20)
+
+	f.put("/r/members/9999", make([]byte, 1<<20))
+	for _, read := range []func() (dcs.Snapshot, error){
+		func() (dcs.Snapshot, error) { return b.Snapshot(ctx, "") },
+		func() (dcs.Snapshot, error) { return b.Wait(ctx, "", s.Revision) },
+	} {
+		_, err = read()
+		require.ErrorIs(t, err, dcs.ErrUnavailable)
+		require.ErrorContains(t, err, "/r/members/9999 has 1048")
+		require.ErrorContains(t, err, "max_buffer")
+	}
 }
