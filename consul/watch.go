@@ -49,6 +49,7 @@ type view struct {
 	at      *endpoint.Attempt // until the endpoint has answered
 	index   dcs.Revision      // that the next query waits on
 	answers chan polled
+	taken   chan bool // for each of answers: whether a Wait waited for it
 	told    chan answered
 	blame   bool
 	asking  bool         // a question is on its way
@@ -75,7 +76,7 @@ func (b *Backend) follow(ctx context.Context) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	v := &view{b: b, copy: &b.copy, c: c, at: at, answers: make(chan polled), told: make(chan answered, 1)}
+	v := &view{b: b, copy: &b.copy, c: c, at: at, answers: make(chan polled), taken: make(chan bool, 1), told: make(chan answered, 1)}
 	var loops sync.WaitGroup
 	loops.Add(1)
 	go func() { defer loops.Done(); v.poll(ctx) }()
@@ -97,11 +98,15 @@ func (v *view) opened(err error) {
 	}
 }
 
-// poll reads the tree again and again, each time when it has changed.
+// poll reads the tree again and again, each time when it has changed. A Wait that
+// begins ends a pause, and then the first answer has only what was changed
+// before: there is no pause after it.
 func (v *view) poll(ctx context.Context) {
-	read := v.current
+	read, begun := v.current, false
 	for ctx.Err() == nil {
+		begun = v.pause(ctx, 0) || begun
 		p := read(ctx)
+		woke := false
 		select {
 		case v.answers <- p:
 		case <-ctx.Done():
@@ -109,9 +114,35 @@ func (v *view) poll(ctx context.Context) {
 		if p.err != nil {
 			return
 		}
+		select {
+		case woke = <-v.taken:
+		case <-ctx.Done():
+		}
 		v.index, read = p.index, v.query
-		remote.Pause(ctx, v.b.polls.pause(p.bytes()))
+		d := v.b.polls.pause(p.size(), woke)
+		if begun {
+			d = 0
+		}
+		begun = v.pause(ctx, d)
 	}
+}
+
+// pause waits for d, or until a Wait begins, which it reports.
+func (v *view) pause(ctx context.Context, d time.Duration) (begun bool) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-v.copy.Begun:
+		return true
+	default:
+	}
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	case <-v.copy.Begun:
+		return true
+	}
+	return false
 }
 
 // current reads the tree by the quorum's word. Consul forgets deletions, and the
@@ -239,7 +270,12 @@ func (v *view) lagging(check *time.Timer) error {
 }
 
 // take makes the copy what was read.
-func (v *view) take(p polled) error { return v.copy.Take(p.rev, visible(p.listed)) }
+func (v *view) take(p polled) error {
+	before := v.copy.Woken()
+	err := v.copy.Take(p.rev, visible(p.listed))
+	v.taken <- v.copy.Woken() > before
+	return err
+}
 
 // visible are the entries of a list of the whole tree, bookkeeping left out.
 func visible(l listed) []dcs.Entry {

@@ -7,8 +7,9 @@ import (
 // Follow takes over what another tree has done up to rev: the entries that it
 // wrote, as they are, and the keys that it deleted. It is for a copy of a tree
 // that lives elsewhere; leases are that tree's matter. Changes that are older
-// than the tree's position must have been left out.
-func (t *Tree) Follow(rev dcs.Revision, wrote []dcs.Entry, deleted []string) {
+// than the tree's position must have been left out. Follow reports whether it
+// notified any Watch.
+func (t *Tree) Follow(rev dcs.Revision, wrote []dcs.Entry, deleted []string) (woke bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.rev = max(t.rev, rev)
@@ -21,11 +22,12 @@ func (t *Tree) Follow(rev dcs.Revision, wrote []dcs.Entry, deleted []string) {
 	}
 	t.entries = txn.Commit()
 	for i := range wrote {
-		t.touch(rev, wrote[i].Key)
+		woke = t.touch(rev, wrote[i].Key) || woke
 	}
 	for _, key := range deleted {
-		t.touch(rev, key)
+		woke = t.touch(rev, key) || woke
 	}
+	return woke
 }
 
 // Become makes the tree a copy of one that lives elsewhere, at rev, and wakes

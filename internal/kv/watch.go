@@ -60,10 +60,13 @@ func (w *Watch) Stop() {
 	}
 }
 
-// wake notifies the Watches of prefix. Called under mu.
-func (t *Tree) wake(prefix string) {
-	if w, ok := t.waiters[prefix]; ok {
+// wake notifies the Watches of prefix, and reports whether there are any. Called
+// under mu.
+func (t *Tree) wake(prefix string) bool {
+	w, ok := t.waiters[prefix]
+	if ok {
 		close(w.moved)
 		delete(t.waiters, prefix)
 	}
+	return ok
 }

@@ -132,23 +132,24 @@ func (t *Tree) remove(txn *iradix.Txn[*dcs.Entry], rev dcs.Revision, key string)
 }
 
 // touch records that key changed at rev, for it and for every prefix of it,
-// and wakes who waits on them.
-func (t *Tree) touch(rev dcs.Revision, key string) {
-	t.touchPrefix(rev, "")
+// and wakes who waits on them. It reports whether anybody did.
+func (t *Tree) touch(rev dcs.Revision, key string) (woke bool) {
+	woke = t.touchPrefix(rev, "")
 	for i := range len(key) {
 		if key[i] == '/' {
-			t.touchPrefix(rev, key[:i])
+			woke = t.touchPrefix(rev, key[:i]) || woke
 		}
 	}
-	t.touchPrefix(rev, key)
+	woke = t.touchPrefix(rev, key) || woke
 	if len(t.moved) > t.maxMoved+4*t.entries.Len() {
 		t.forget()
 	}
+	return woke
 }
 
-func (t *Tree) touchPrefix(rev dcs.Revision, prefix string) {
+func (t *Tree) touchPrefix(rev dcs.Revision, prefix string) (woke bool) {
 	t.moved[prefix] = rev
-	t.wake(prefix)
+	return t.wake(prefix)
 }
 
 // forget drops the memory of what moved when: keys that were deleted would
