@@ -183,7 +183,7 @@ func TestWaitThatBeginsIsNotHeldBack(t *testing.T) {
 		leader.Store(index.Load() + 1)
 		index.Add(1)
 		s = <-got
-		require.GreaterOrEqual(t, int64(s.Revision), leader.Load()) //nolint:gosec // G115: small
+		require.GreaterOrEqual(t, int64(s.Revision), leader.Load())
 	}
 	require.Less(t, time.Since(began), rounds*longestPoll/4, "the pauses were kept")
 }

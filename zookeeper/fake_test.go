@@ -189,7 +189,7 @@ func (f *fakeServer) serve(c net.Conn) {
 		f.mu.Lock()
 		code, reply := f.answer(c, op, &d)
 		p := answer(xid, code, reply...)
-		binary.BigEndian.PutUint64(p[2*frameHead:], uint64(f.zxid)) //nolint:gosec // G115: small
+		binary.BigEndian.PutUint64(p[2*frameHead:], uint64(f.zxid))
 		_, err = c.Write(p)
 		if f.read != nil {
 			f.read()
@@ -241,7 +241,7 @@ func (f *fakeServer) answer(c net.Conn, op int32, d *decoder) (code int32, reply
 		reply.string(string(n.value))
 	case opChildren2:
 		names := f.below(path)
-		reply.int(int32(len(names))) //nolint:gosec // G115: small
+		reply.int(int32(len(names)))
 		for _, name := range names {
 			reply.string(name)
 		}
@@ -284,7 +284,7 @@ func (f *fakeServer) multiRead(d *decoder) (reply encoder) {
 	return reply
 }
 
-func (e *encoder) long(v int64) { *e = binary.BigEndian.AppendUint64(*e, uint64(v)) } //nolint:gosec // G115: as the protocol has it
+func (e *encoder) long(v int64) { *e = binary.BigEndian.AppendUint64(*e, uint64(v)) }
 
 func (e *encoder) stat(s zk.Stat) {
 	for _, v := range []int64{s.Czxid, s.Mzxid, s.Ctime, s.Mtime} {

@@ -41,7 +41,7 @@ func (f *fakeServer) isOfOneMoment(s dcs.Snapshot) {
 	f.t.Helper()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	want := f.history[int64(s.Revision)] //nolint:gosec // G115: small
+	want := f.history[int64(s.Revision)]
 	require.NotNil(f.t, want, s.Revision)
 	got := map[string]string{}
 	for _, e := range s.Entries {
@@ -67,7 +67,7 @@ func TestMirrorIsOfOneMoment(t *testing.T) {
 				// second watch.
 				passing = passing[:1]
 			}
-			random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // G404: a test
+			random := rand.New(rand.NewPCG(1, 2))
 			change := func() {
 				path := fmt.Sprintf("/r/members/%04d", random.IntN(size+50))
 				switch _, there := f.nodes[path]; {

@@ -126,7 +126,7 @@ func TestReplicaStaysFlat(t *testing.T) {
 		r.Init(Source{
 			Backend: "b", Budget: 5 * time.Second, Life: life, Raise: f.Raise,
 			Follow: func(context.Context) error {
-				rev := dcs.Revision(rotations.Add(1)) //nolint:gosec // G115: small
+				rev := dcs.Revision(rotations.Add(1))
 				if err := r.Take(rev, []dcs.Entry{{Key: "k", Created: 1, Modified: rev}}); err != nil {
 					return err
 				}
@@ -176,7 +176,7 @@ func BenchmarkReplicaApply(b *testing.B) {
 			}
 			require.NoError(b, r.Take(1, all))
 			for rev := dcs.Revision(2); b.Loop(); rev++ {
-				e := all[int(rev)%keys] //nolint:gosec // G115: small
+				e := all[int(rev)%keys]
 				e.Modified = rev
 				require.NoError(b, r.Apply(rev, []dcs.Entry{e}, nil))
 			}
