@@ -16,6 +16,7 @@ type Flight[T any] struct {
 
 // flightCall is one call.
 type flightCall[T any] struct {
+	ctx   context.Context //nolint:containedctx // the call's
 	done  chan struct{}
 	value T
 	err   error
@@ -33,12 +34,12 @@ func (f *Flight[T]) Do(ctx, life context.Context, limit time.Duration, ready fun
 	}
 	r := f.running
 	if r == nil {
-		r = &flightCall[T]{done: make(chan struct{})}
+		callCtx, cancel := context.WithTimeout(life, limit)
+		r = &flightCall[T]{ctx: callCtx, done: make(chan struct{})}
 		f.running = r
 		go func() {
-			ctx, cancel := context.WithTimeout(life, limit)
 			defer cancel()
-			r.value, r.err = call(ctx)
+			r.value, r.err = call(r.ctx)
 			f.mu.Lock()
 			f.running = nil
 			f.mu.Unlock()
@@ -50,7 +51,22 @@ func (f *Flight[T]) Do(ctx, life context.Context, limit time.Duration, ready fun
 	case <-r.done:
 		return r.value, r.err
 	case <-ctx.Done():
-		var zero T
+	}
+	var zero T
+	if deadline, _ := r.ctx.Deadline(); time.Until(deadline) > grace {
+		return zero, ctx.Err()
+	}
+	// The call ends now, too, and has the reason for its failure in a moment.
+	t := time.NewTimer(grace)
+	defer t.Stop()
+	select {
+	case <-r.done:
+		return r.value, r.err
+	case <-t.C:
 		return zero, ctx.Err()
 	}
 }
+
+// grace is how long Do waits, after the caller's context has ended, for a call that
+// ends at the same time.
+const grace = 20 * time.Millisecond

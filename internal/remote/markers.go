@@ -35,13 +35,23 @@ const (
 )
 
 // Lease returns the lease for a new marker, by the end of ctx. Its error is one of
-// a copy that was not sent: whatever became of the lease, the marker was not.
+// a copy that was not sent: whatever became of the lease, the marker was not. A
+// Grant ends with the deadline of the caller that began it, so that the caller
+// gets its reason; another caller begins the next one.
 func (m *Markers) Lease(ctx context.Context) (dcs.LeaseID, error) {
-	l, err := m.granting.Do(ctx, m.Life, m.Budget, m.current, m.grant)
-	if err != nil {
-		return "", NotSent(err)
+	for {
+		limit := m.Budget
+		if deadline, ok := ctx.Deadline(); ok {
+			limit = min(limit, time.Until(deadline))
+		}
+		l, err := m.granting.Do(ctx, m.Life, limit, m.current, m.grant)
+		switch {
+		case err == nil:
+			return l.ID(), nil
+		case ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
+			return "", NotSent(err)
+		}
 	}
-	return l.ID(), nil
 }
 
 func (m *Markers) current() (dcs.Lease, bool) {

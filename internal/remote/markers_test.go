@@ -72,6 +72,25 @@ func TestMarkersWaitByTheirOwnContext(t *testing.T) {
 	})
 }
 
+// A Commit whose time is up because no server grants a lease gets the servers'
+// reason.
+func TestMarkersReportWhyNoLeaseIsGranted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &Markers{Budget: 10 * time.Second, Life: t.Context(), Grant: func(ctx context.Context, _ time.Duration) (dcs.Lease, error) {
+			<-ctx.Done()
+			return nil, &Failure{Endpoint: "a", Kind: dcs.ErrUnauthorized, Err: ctx.Err()}
+		}}
+		begin := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := m.Lease(ctx)
+		var f *Failure
+		require.ErrorAs(t, err, &f)
+		require.Equal(t, dcs.ErrUnauthorized, f.Kind)
+		require.Equal(t, time.Second, time.Since(begin))
+	})
+}
+
 // A lease that is granted while the store is closed is given back.
 func TestMarkersGrantedAfterClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
