@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +25,8 @@ type fakeAgent struct {
 	urls  []string
 	slow  map[string]time.Duration
 	say   map[string]func(w http.ResponseWriter)
+	// waits counts the blocking queries that serves has got.
+	waits atomic.Int64
 	// serve answers instead, where it is set.
 	serve func(w http.ResponseWriter, r *http.Request)
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,10 +27,17 @@ func (f *fakeAgent) serves(consistent, blocking func(prefix string) (index int, 
 			answer = consistent
 		}
 		prefix := strings.TrimPrefix(r.URL.Path, "/v1/kv/")
+		if r.URL.Query().Has("wait") {
+			f.waits.Add(1)
+		}
 		index, keys := answer(prefix)
-		if r.URL.Query().Has("wait") && r.URL.Query().Get("index") == strconv.Itoa(index) {
-			<-r.Context().Done() // nothing changes
-			return
+		for r.URL.Query().Has("wait") && r.URL.Query().Get("index") == strconv.Itoa(index) {
+			select {
+			case <-r.Context().Done():
+				return
+			case <-time.After(time.Millisecond):
+				index, keys = answer(prefix)
+			}
 		}
 		w.Header().Set("X-Consul-Index", strconv.Itoa(index))
 		pairs := []api.KVPair{}
@@ -45,6 +53,13 @@ func (f *fakeAgent) serves(consistent, blocking func(prefix string) (index int, 
 			return
 		}
 		_ = json.NewEncoder(w).Encode(pairs)
+	}
+}
+
+// watched waits until the agent has got a blocking query.
+func (f *fakeAgent) watched() {
+	for f.waits.Load() == 0 {
+		<-time.After(time.Millisecond)
 	}
 }
 
@@ -75,6 +90,7 @@ func TestOlderTreeGetsNoRevision(t *testing.T) {
 			s, err := b.Wait(ctx, "", 0)
 			require.NoError(t, err)
 			require.Equal(t, dcs.Revision(100), s.Revision)
+			a.watched()
 			close(lagging)
 			a.CloseClientConnections() // the blocking query is asked again
 			s, err = b.Wait(ctx, "", s.Revision)
@@ -100,14 +116,24 @@ func TestForgottenDeletionIsSeen(t *testing.T) {
 			return 100, keys
 		}
 	}
-	a.serves(tree, tree)
+	var broken atomic.Bool
+	a.serves(tree, func(prefix string) (int, []string) {
+		select {
+		case <-gone:
+			if broken.CompareAndSwap(false, true) {
+				return 0, nil // the view begins again
+			}
+		default:
+		}
+		return tree(prefix)
+	})
 	b := fakeClient(t, nil, a)
 	ctx, cancel := context.WithTimeout(t.Context(), suiteTiming.RetryTimeout)
 	defer cancel()
 	s, err := b.Wait(ctx, "", 0)
 	require.NoError(t, err)
+	a.watched()
 	close(gone)
-	a.CloseClientConnections()
 	s, err = b.Wait(ctx, "leader", s.Revision)
 	require.NoError(t, err)
 	require.Empty(t, s.Entries)

@@ -3,7 +3,9 @@ package zookeeper
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/go-zookeeper/zk"
 	"github.com/stretchr/testify/require"
@@ -28,7 +30,6 @@ func TestCommitIsLearntInOneStep(t *testing.T) {
 	last := writes[keys-1].w.Key
 
 	// Revision n is written under the epoch n.
-	const rounds = 50
 	commit := func(n int32) {
 		p := &plan{b: b, writes: writes, bumps: paths, at: map[string]int{}}
 		var results []zk.MultiResponse
@@ -40,26 +41,27 @@ func TestCommitIsLearntInOneStep(t *testing.T) {
 	}
 	commit(1)
 	done := make(chan struct{})
-	var reader sync.WaitGroup
-	reader.Add(1)
-	wrong := 0
-	go func() {
-		defer reader.Done()
-		for {
-			select {
-			case <-done:
-				return
-			default:
+	var readers sync.WaitGroup
+	var wrong atomic.Int64
+	for range 4 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if s, ok := b.known.Of(last); ok && s.modified != dcs.Revision(s.epoch) {
+					wrong.Add(1)
+				}
 			}
-			if s, ok := b.known.Of(last); ok && s.modified != dcs.Revision(s.epoch) {
-				wrong++
-			}
-		}
-	}()
-	for n := range int32(rounds) {
-		commit(n + 2)
+		})
+	}
+	n := int32(2)
+	for began := time.Now(); time.Since(began) < 500*time.Millisecond && wrong.Load() == 0; n++ {
+		commit(n)
 	}
 	close(done)
-	reader.Wait()
-	require.Zero(t, wrong, "a gone revision under a later epoch")
+	readers.Wait()
+	require.Zero(t, wrong.Load(), "after %d transactions, a gone revision under a later epoch", n)
 }
