@@ -24,9 +24,8 @@
 // minutes that this client renews and gives back at Close; who only reads
 // writes nothing. A Snapshot is one consistent read. All Waits of a Store share
 // one blocking query, which keeps a copy of the tree in memory. Each of its answers
-// is the whole tree. After a burst, a tree that changes all the time is therefore
-// read twice a second, if it is large or no Wait waits for what changes: a Wait may
-// then see its change half a second later.
+// is the whole tree, so that a tree above 32 KiB that changes all the time is read
+// twice a second, and a Wait on it may see a change half a second later.
 //
 // Consul cannot verify that a key has no keys below it. Txn.Check does within a
 // transaction. A key below or above a stored one is stored like any other.

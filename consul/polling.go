@@ -6,49 +6,43 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// polling bounds how often the tree is read: each answer to the blocking query is
-// the whole of it, and every Commit of any client, whose marker lies in it, ends
-// each client's query. A burst is answered at once. After that a tree that is
-// large, or in which no Wait waits for what changes, is read twice a second, and
-// when a Wait begins.
+// polling bounds the bytes that the blocking queries bring: each answer is the
+// whole tree, and every Commit of any client, whose marker lies in it, ends each
+// client's query. A burst is answered at once. After that a busy tree is read
+// about twice a second, a small one more often.
 type polling struct {
-	bytes   float64 // that may be read at once
-	answers float64 // for which no Wait waited, that may be read at once
-	at      dcs.Instant
+	left float64 // bytes that may be read at once
+	at   dcs.Instant
 }
 
 const (
-	pollBurst   = 1 << 20  // bytes
-	pollLeast   = 64 << 10 // bytes a second, where the tree is small
-	pollTrees   = 2        // trees a second, where it is large
-	pollAnswers = 32       // for which no Wait waited
+	pollBurst = 1 << 20  // bytes
+	pollLeast = 64 << 10 // bytes a second, where the tree is small
+	pollTrees = 2        // trees a second, where it is large
 )
 
 // longestPoll is the longest pause between two queries.
 const longestPoll = time.Second / pollTrees
 
 // pause counts an answer of n bytes, and returns for how long to wait before the
-// next query. woke says that a Wait waited for what it brought.
-func (p *polling) pause(n int, woke bool) time.Duration {
+// next query.
+func (p *polling) pause(n int) time.Duration {
 	rate := max(pollTrees*float64(n), pollLeast)
 	if p.at.IsZero() {
-		p.bytes, p.answers = pollBurst, pollAnswers
+		p.left = pollBurst
 	} else {
-		passed := p.at.Elapsed().Seconds()
-		p.bytes = min(p.bytes+rate*passed, pollBurst)
-		p.answers = min(p.answers+pollTrees*passed, pollAnswers)
+		p.left = min(p.left+rate*p.at.Elapsed().Seconds(), pollBurst)
 	}
 	p.at = dcs.Now()
-	p.bytes = max(p.bytes-float64(n), -float64(n)) // no debt above one tree
-	if !woke {
-		p.answers = max(p.answers-1, -1)
+	p.left = max(p.left-float64(n), -float64(n)) // no debt above one tree
+	if p.left >= 0 {
+		return 0
 	}
-	debt := max(-p.bytes/rate, -p.answers/pollTrees, 0)
-	return min(time.Duration(debt*float64(time.Second)), longestPoll)
+	return min(time.Duration(-p.left/rate*float64(time.Second)), longestPoll)
 }
 
-// size is about how long the JSON of a listed tree is.
-func (l listed) size() int {
+// bytes is about how long the JSON of a listed tree is.
+func (l listed) bytes() int {
 	const rest = 160 // the names of the fields, and numbers
 	n := 0
 	for _, e := range l.entries {

@@ -49,7 +49,6 @@ type view struct {
 	at      *endpoint.Attempt // until the endpoint has answered
 	index   dcs.Revision      // that the next query waits on
 	answers chan polled
-	taken   chan bool // for each of answers: whether a Wait waited for it
 	told    chan answered
 	blame   bool
 	asking  bool         // a question is on its way
@@ -76,7 +75,7 @@ func (b *Backend) follow(ctx context.Context) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	v := &view{b: b, copy: &b.copy, c: c, at: at, answers: make(chan polled), taken: make(chan bool, 1), told: make(chan answered, 1)}
+	v := &view{b: b, copy: &b.copy, c: c, at: at, answers: make(chan polled), told: make(chan answered, 1)}
 	var loops sync.WaitGroup
 	loops.Add(1)
 	go func() { defer loops.Done(); v.poll(ctx) }()
@@ -98,15 +97,11 @@ func (v *view) opened(err error) {
 	}
 }
 
-// poll reads the tree again and again, each time when it has changed. A Wait that
-// begins ends a pause, and then the first answer has only what was changed
-// before: there is no pause after it.
+// poll reads the tree again and again, each time when it has changed.
 func (v *view) poll(ctx context.Context) {
-	read, begun := v.current, false
+	read := v.current
 	for ctx.Err() == nil {
-		begun = v.pause(ctx, 0) || begun
 		p := read(ctx)
-		woke := false
 		select {
 		case v.answers <- p:
 		case <-ctx.Done():
@@ -114,35 +109,9 @@ func (v *view) poll(ctx context.Context) {
 		if p.err != nil {
 			return
 		}
-		select {
-		case woke = <-v.taken:
-		case <-ctx.Done():
-		}
 		v.index, read = p.index, v.query
-		d := v.b.polls.pause(p.size(), woke)
-		if begun {
-			d = 0
-		}
-		begun = v.pause(ctx, d)
+		remote.Pause(ctx, v.b.polls.pause(p.bytes()))
 	}
-}
-
-// pause waits for d, or until a Wait begins, which it reports.
-func (v *view) pause(ctx context.Context, d time.Duration) (begun bool) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-v.copy.Begun:
-		return true
-	default:
-	}
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	case <-v.copy.Begun:
-		return true
-	}
-	return false
 }
 
 // current reads the tree by the quorum's word. Consul forgets deletions, and the
@@ -270,12 +239,7 @@ func (v *view) lagging(check *time.Timer) error {
 }
 
 // take makes the copy what was read.
-func (v *view) take(p polled) error {
-	before := v.copy.Woken()
-	err := v.copy.Take(p.rev, visible(p.listed))
-	v.taken <- v.copy.Woken() > before
-	return err
-}
+func (v *view) take(p polled) error { return v.copy.Take(p.rev, visible(p.listed)) }
 
 // visible are the entries of a list of the whole tree, bookkeeping left out.
 func visible(l listed) []dcs.Entry {

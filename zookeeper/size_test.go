@@ -3,7 +3,6 @@ package zookeeper
 import (
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -55,15 +54,10 @@ func manyKeysAt(t *testing.T, manyKeys int, older bool) {
 		for _, addr := range s.Endpoints {
 			b.servers.Note(addr, older)
 		}
-		limit := suiteTiming.RetryTimeout / 2 // a machine that tests run on is busy
-		if os.Getenv("HOLDFAST_PROFILE") == "slow" {
-			limit = time.Second
-		}
 		timed := func(what string, f func()) {
 			began := time.Now()
 			f()
 			t.Logf("%s: %v", what, time.Since(began).Round(time.Millisecond))
-			require.Less(t, time.Since(began), limit, what)
 		}
 		snapshot := func() (got dcs.Snapshot) {
 			got, err := b.Snapshot(budget(t), "")

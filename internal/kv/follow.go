@@ -7,9 +7,8 @@ import (
 // Follow takes over what another tree has done up to rev: the entries that it
 // wrote, as they are, and the keys that it deleted. It is for a copy of a tree
 // that lives elsewhere; leases are that tree's matter. Changes that are older
-// than the tree's position must have been left out. Follow reports whether it
-// notified any Watch.
-func (t *Tree) Follow(rev dcs.Revision, wrote []dcs.Entry, deleted []string) (woke bool) {
+// than the tree's position must have been left out.
+func (t *Tree) Follow(rev dcs.Revision, wrote []dcs.Entry, deleted []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.rev = max(t.rev, rev)
@@ -22,12 +21,11 @@ func (t *Tree) Follow(rev dcs.Revision, wrote []dcs.Entry, deleted []string) (wo
 	}
 	t.entries = txn.Commit()
 	for i := range wrote {
-		woke = t.touch(rev, wrote[i].Key) || woke
+		t.touch(rev, wrote[i].Key)
 	}
 	for _, key := range deleted {
-		woke = t.touch(rev, key) || woke
+		t.touch(rev, key)
 	}
-	return woke
 }
 
 // Become makes the tree a copy of one that lives elsewhere, at rev, and wakes

@@ -60,13 +60,10 @@ func (w *Watch) Stop() {
 	}
 }
 
-// wake notifies the Watches of prefix, and reports whether there are any. Called
-// under mu.
-func (t *Tree) wake(prefix string) bool {
-	w, ok := t.waiters[prefix]
-	if ok {
+// wake notifies the Watches of prefix. Called under mu.
+func (t *Tree) wake(prefix string) {
+	if w, ok := t.waiters[prefix]; ok {
 		close(w.moved)
 		delete(t.waiters, prefix)
 	}
-	return ok
 }

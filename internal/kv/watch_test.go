@@ -62,17 +62,3 @@ func TestWatchesOfOnePrefix(t *testing.T) {
 	late.Stop()
 	require.Empty(t, tr.waiters)
 }
-
-// Follow reports whether a Watch was notified, which one that does not wait, or
-// waits for another key, is not.
-func TestFollowReportsWhetherItWoke(t *testing.T) {
-	tr := New()
-	a := tr.Watch("a")
-	defer a.Stop()
-	require.False(t, tr.Follow(1, []dcs.Entry{{Key: "a/b", Modified: 1}}, nil))
-	a.Moved()
-	require.False(t, tr.Follow(2, []dcs.Entry{{Key: "c", Modified: 2}}, nil))
-	require.True(t, tr.Follow(3, []dcs.Entry{{Key: "a/b", Modified: 3}, {Key: "c", Modified: 3}}, nil))
-	a.Moved()
-	require.True(t, tr.Follow(4, nil, []string{"c", "a/b"}))
-}

@@ -132,24 +132,23 @@ func (t *Tree) remove(txn *iradix.Txn[*dcs.Entry], rev dcs.Revision, key string)
 }
 
 // touch records that key changed at rev, for it and for every prefix of it,
-// and wakes who waits on them. It reports whether anybody did.
-func (t *Tree) touch(rev dcs.Revision, key string) (woke bool) {
-	woke = t.touchPrefix(rev, "")
+// and wakes who waits on them.
+func (t *Tree) touch(rev dcs.Revision, key string) {
+	t.touchPrefix(rev, "")
 	for i := range len(key) {
 		if key[i] == '/' {
-			woke = t.touchPrefix(rev, key[:i]) || woke
+			t.touchPrefix(rev, key[:i])
 		}
 	}
-	woke = t.touchPrefix(rev, key) || woke
+	t.touchPrefix(rev, key)
 	if len(t.moved) > t.maxMoved+4*t.entries.Len() {
 		t.forget()
 	}
-	return woke
 }
 
-func (t *Tree) touchPrefix(rev dcs.Revision, prefix string) (woke bool) {
+func (t *Tree) touchPrefix(rev dcs.Revision, prefix string) {
 	t.moved[prefix] = rev
-	return t.wake(prefix)
+	t.wake(prefix)
 }
 
 // forget drops the memory of what moved when: keys that were deleted would

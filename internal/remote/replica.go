@@ -47,15 +47,14 @@ type Replica struct {
 	// whether it is there; Limit how long its view may lag behind.
 	Every, Limit time.Duration
 	// Behind is told when another answer named a later revision than the
-	// Tree's, Left which servers the Pool left out, and Begun that a Wait began.
-	Behind, Begun chan struct{}
-	Left          chan string
+	// Tree's, Left which servers the Pool left out.
+	Behind chan struct{}
+	Left   chan string
 
 	start   sync.Once
 	done    sync.WaitGroup
 	latest  atomic.Uint64 // the largest revision that any answer named
 	running atomic.Bool
-	woken   atomic.Uint64 // changes that a Wait waited for
 
 	mu     sync.Mutex
 	synced bool          // the Tree is a copy
@@ -69,8 +68,7 @@ type Replica struct {
 func (r *Replica) Init(s Source) {
 	r.Source, r.Tree = s, kv.New()
 	r.Every, r.Limit = WatchTimes(s.Budget)
-	r.Behind, r.Begun = make(chan struct{}, 1), make(chan struct{}, 1)
-	r.Left, r.change = make(chan string, 16), make(chan struct{})
+	r.Behind, r.Left, r.change = make(chan struct{}, 1), make(chan string, 16), make(chan struct{})
 }
 
 // WatchTimes returns a Replica's Every and Limit for a budget.
@@ -137,10 +135,6 @@ func (r *Replica) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 		r.done.Add(1)
 		go r.run()
 	})
-	select {
-	case r.Begun <- struct{}{}:
-	default:
-	}
 	began := dcs.Now()
 	watch := r.Tree.Watch(prefix)
 	defer watch.Stop()
@@ -317,9 +311,7 @@ func (r *Replica) Apply(rev dcs.Revision, wrote []dcs.Entry, deleted []string) e
 	case rev <= now:
 		return fmt.Errorf("%w: the tree at revision %d is not that of revision %d, which was seen before", ErrBehind, rev, now)
 	default:
-		if r.Tree.Follow(rev, wrote, deleted) {
-			r.woken.Add(1)
-		}
+		r.Tree.Follow(rev, wrote, deleted)
 	}
 	r.Alive()
 	return nil
@@ -327,9 +319,6 @@ func (r *Replica) Apply(rev dcs.Revision, wrote []dcs.Entry, deleted []string) e
 
 // ErrBehind says that a server's view is older than the copy of the tree.
 var ErrBehind = errors.New("the server's view lags behind the store's")
-
-// Woken is how many changes that were taken over had a Wait waiting for them.
-func (r *Replica) Woken() uint64 { return r.woken.Load() }
 
 // Changes compares the Tree with entries, all that there are, sorted by key.
 func (r *Replica) Changes(entries []dcs.Entry) (wrote []dcs.Entry, deleted []string) {
