@@ -39,6 +39,11 @@ var raftNode = testcluster.RaftNode{
 			defer cancel()
 			return (&leaseHandle{b: &b.(*Backend).frontend, id: dcs.LeaseID(args.Get("lease"))}).Revoke(ctx)
 		},
+		"move": func(b dcs.Backend, args url.Values) error {
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			defer cancel()
+			return b.(*Backend).Membership().Move(ctx, args.Get("id"), args.Get("addr"))
+		},
 		"cut": func(b dcs.Backend, args url.Values) error {
 			var reason error
 			if args.Get("off") == "true" {

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -35,7 +34,8 @@ const (
 type RaftNode struct {
 	// Leads reports whether the node leads.
 	Leads func(b dcs.Backend) bool
-	// Orders are what [Cluster.Order] can ask for.
+	// Orders are what [Server.Order] can ask for. "move" gives the node id the
+	// address addr.
 	Orders map[string]func(b dcs.Backend, args url.Values) error
 }
 
@@ -86,8 +86,7 @@ func (n RaftNode) run(u, admin string) error {
 
 // raft is a cluster of test binaries.
 type raft struct {
-	replaced string  // the node whose server was taken out
-	joining  *Server // that takes its place, while the others are told of it
+	replaced string // the node whose server was taken out
 }
 
 func (*raft) ports() map[string]int { return map[string]int{"client": 7001, "admin": 7002} }
@@ -109,11 +108,7 @@ func (d *raft) command(ctx context.Context, c *Cluster, s *Server, _ bool) (*exe
 		return nil, err
 	}
 	var peers []string
-	members := c.Servers()
-	if d.joining != nil && !slices.Contains(members, d.joining) {
-		members = append(members, d.joining)
-	}
-	for _, m := range members {
+	for _, m := range c.Servers() {
 		peers = append(peers, m.name+"="+m.Direct())
 	}
 	u := fmt.Sprintf("raft://%s/data?id=%s&root=%s&peers=%s&heartbeat_timeout=%v&min_ttl=1s&ttl=6500ms&loop_wait=400ms&retry_timeout=3s",
@@ -134,39 +129,28 @@ func (d *raft) command(ctx context.Context, c *Cluster, s *Server, _ bool) (*exe
 
 func (*raft) started(context.Context, *Cluster) error { return nil }
 
-// A node moves to another address when all nodes are started again with it, one
-// after the other. The new server has the name of the old one and no data.
+// A node moves to another address: a server with its name and no data is started
+// there, and the other nodes are told of it.
 func (d *raft) leave(_ context.Context, _ *Cluster, s *Server) error {
 	d.replaced = s.name
 	return nil
 }
 
-func (d *raft) join(ctx context.Context, c *Cluster, s *Server) error {
-	s.name, d.joining = d.replaced, s
-	for _, other := range c.Servers() {
-		other.Stop()
-		if err := other.Restart(); err != nil {
-			return err
-		}
-		err := until(ctx, 25*time.Millisecond, func() error { return d.serves(ctx, c) })
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// serves returns nil if every server that there is serves.
-func (d *raft) serves(ctx context.Context, c *Cluster) error {
-	for _, s := range c.Servers() {
-		if _, err := d.ready(ctx, c, s); err != nil {
-			return err
-		}
-	}
+func (d *raft) join(_ context.Context, _ *Cluster, s *Server) error {
+	s.name = d.replaced
 	return nil
 }
 
 func (d *raft) welcome(ctx context.Context, c *Cluster, s *Server) error {
+	for _, other := range c.Servers() {
+		if other == s {
+			continue
+		}
+		if err := other.Order(ctx, "move", url.Values{"id": {s.name}, "addr": {s.Direct()}}); err != nil {
+			return err
+		}
+		break
+	}
 	return until(ctx, 25*time.Millisecond, func() error {
 		_, err := d.ready(ctx, c, s)
 		return err

@@ -63,10 +63,10 @@ var settings = []setting{
 	{path: "internal/testrun", load: computes}, // builds a module of its own
 	{path: ".", load: computes},                // lists the module's imports for ten systems
 	// The longest ones start first because they bound the whole run.
-	{path: "consul", servers: []string{"consul"}, cluster: true},
+	{path: "raftstore", servers: []string{}, cluster: true}, // its servers are its own test program
 	{path: "zookeeper", servers: []string{}, cluster: true}, // comes from a package of the system
+	{path: "consul", servers: []string{"consul"}, cluster: true},
 	{path: "etcd3", servers: []string{"etcd"}, cluster: true},
-	{path: "raftstore", servers: []string{}}, // its servers are its own test program
 	{path: "raftstore/internal/transport"},
 	{path: "raftstore/internal/disk"},
 	{path: testcluster},
