@@ -28,7 +28,7 @@ func TestPlan(t *testing.T) {
 		order = append(order, j.pkg.arg())
 	}
 	require.Equal(t, []string{
-		".", "./consul", "./zookeeper", "./etcd3", "./internal/testcluster", "./keepalive", "./added/later", "./added/withservers",
+		".", "./zookeeper", "./consul", "./etcd3", "./internal/testcluster", "./keepalive", "./added/later", "./added/withservers",
 	}, order)
 	byPath := map[string]*job{}
 	for _, j := range jobs {

@@ -138,12 +138,12 @@ func (f *FSM) advance(l *raft.Log) {
 	f.term.Store(l.Term)
 	f.applied.Store(l.Index)
 	f.OnChange(l.Index, f.changed)
+	f.changed = f.changed[:0]
 }
 
 // entry applies one entry, or nothing from there on if it cannot be applied.
 func (f *FSM) entry(l *raft.Log) {
 	var err error
-	f.changed = f.changed[:0]
 	switch l.Type {
 	case raft.LogCommand:
 		err = f.command(l)
