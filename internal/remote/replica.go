@@ -354,6 +354,7 @@ func (r *Replica) run() {
 		began := dcs.Now()
 		err := r.sync(ctx)
 		if err == nil {
+			r.forgetLeft()
 			err = r.Follow(ctx)
 		}
 		if ctx.Err() != nil {
@@ -366,6 +367,18 @@ func (r *Replica) run() {
 		Pause(ctx, rand.N(min(5*time.Millisecond<<min(n, 10), 250*time.Millisecond))) //nolint:gosec // G404: jitter
 	}
 	r.set(func() { r.fault = dcs.ErrClosed })
+}
+
+// forgetLeft drops the servers that the Pool left out before a watch began: one of
+// them may be the server of the new watch, which serves again.
+func (r *Replica) forgetLeft() {
+	for {
+		select {
+		case <-r.Left:
+		default:
+			return
+		}
+	}
 }
 
 // sync makes the Tree a copy, if it is none.

@@ -65,6 +65,36 @@ func TestReplicaObserves(t *testing.T) {
 	r.Observer(nil)(dcs.EndpointEvent{Change: dcs.Switched})
 }
 
+// A watch hears only of servers that are left out after it has begun. Its own may
+// have been, before.
+func TestReplicaForgetsEarlierEjections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r Replica
+		began := make(chan int, 16)
+		life, end := context.WithCancel(t.Context())
+		r.Init(Source{Budget: time.Second, Life: life, Follow: func(context.Context) error {
+			began <- len(r.Left)
+			<-r.Left
+			return errors.New("left out")
+		}})
+		observe := r.Observer(nil)
+		for range 20 {
+			observe(dcs.EndpointEvent{From: "a", Change: dcs.Ejected})
+		}
+		short, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		go func() { _, _ = r.Wait(short, "k", 1) }()
+		require.Zero(t, <-began)
+		synctest.Wait()
+		require.Empty(t, began, "the watch was ended by an earlier ejection")
+		observe(dcs.EndpointEvent{From: "a", Change: dcs.Ejected})
+		require.Zero(t, <-began)
+		end()
+		observe(dcs.EndpointEvent{From: "a", Change: dcs.Ejected})
+		r.Close()
+	})
+}
+
 // A Wait that has ended leaves nothing in the copy.
 func TestReplicaWaitLeavesNothing(t *testing.T) {
 	life, end := context.WithCancel(t.Context())
