@@ -22,7 +22,7 @@ import (
 
 // prompt is far less than the budget: what is answered within it did not wait
 // for its end.
-const prompt = time.Second
+const prompt = 2 * time.Second
 
 // requireFull checks the error of a call on a store without space.
 func requireFull(t *testing.T, err error) {
@@ -144,7 +144,7 @@ func TestRemovalOnAFullStoreWithALostAnswer(t *testing.T) {
 				}
 				return status.Error(codes.Unavailable, "etcdserver: request timed out")
 			})
-			_, err = store.Commit(within(t, 3*prompt), dcs.Txn{If: []dcs.Cond{dcs.CreatedAt("a", rev)}, Then: []dcs.Write{dcs.Delete("a")}})
+			_, err = store.Commit(within(t, 30*prompt), dcs.Txn{If: []dcs.Cond{dcs.CreatedAt("a", rev)}, Then: []dcs.Write{dcs.Delete("a")}})
 			require.True(t, lost.Load())
 			require.Nil(t, f.key("a"))
 			if !applied {
