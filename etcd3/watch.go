@@ -265,8 +265,7 @@ func (v *view) reread(ctx context.Context) error {
 		return err
 	}
 	s := remote.Visible("", dcs.Snapshot{Revision: revision(header.Revision), Entries: v.b.entries(ranges)})
-	v.copy.Take(s.Revision, s.Entries)
-	return nil
+	return v.copy.Take(s.Revision, s.Entries)
 }
 
 // take applies one message.

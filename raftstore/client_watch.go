@@ -231,10 +231,11 @@ func (f *follower) take(m feedMessage) error {
 		}
 	case feedTree:
 		if f.part = append(f.part, detached(m.entries)...); m.last {
-			if m.revision > tree.Revision() {
-				f.c.copy.Take(m.revision, f.part)
-			}
+			part := f.part
 			f.part = nil
+			if m.revision > tree.Revision() {
+				return f.c.copy.Take(m.revision, part)
+			}
 		}
 	case feedBeat:
 		f.heard = dcs.Now()
