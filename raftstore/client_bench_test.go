@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // BenchmarkClientRenew compares a renewal through a client with one on a follower,
@@ -103,7 +104,7 @@ func (w *waitingClients) wake(t testing.TB) []time.Duration {
 		})
 	}
 	waiting.Wait()
-	pause(ctx, 20*time.Millisecond) // each is in its Wait
+	remote.Pause(ctx, 20*time.Millisecond) // each is in its Wait
 	begun.Store(int64(time.Since(clock)))
 	r, err := w.writer.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("woken", nil)}})
 	require.NoError(t, err)
@@ -170,7 +171,7 @@ func (s *clientSuite) freeze(tb testing.TB, leads bool) (control, slowest time.D
 func every10ms(tb testing.TB, calls []func(ctx context.Context) error) (slowest time.Duration, failed int) {
 	var mu sync.Mutex
 	var running sync.WaitGroup
-	for begun := time.Now(); time.Since(begun) < 3*time.Second; pause(tb.Context(), 10*time.Millisecond) {
+	for begun := time.Now(); time.Since(begun) < 3*time.Second; remote.Pause(tb.Context(), 10*time.Millisecond) {
 		for _, call := range calls {
 			running.Go(func() {
 				sent := time.Now()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/conformance/fault"
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // far returns an address that reaches the one at addr over a round trip: of
@@ -21,7 +22,7 @@ func far(t *testing.T, addr string, roundTrip time.Duration) string {
 	t.Helper()
 	p, err := fault.NewProxy(context.Background(), "127.0.0.1:0", addr, fault.ProxyOptions{
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			pause(ctx, roundTrip)
+			remote.Pause(ctx, roundTrip)
 			return (&net.Dialer{}).DialContext(ctx, network, addr)
 		},
 	})

@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/kv"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
@@ -165,7 +166,7 @@ func TestCutOffNodeSendsNoBeats(t *testing.T) {
 	before := beats
 	for range 20 {
 		require.NoError(t, s.beat(cut.streams.view()))
-		pause(ctx, leastBeat/2)
+		remote.Pause(ctx, leastBeat/2)
 	}
 	require.LessOrEqual(t, beats, before+1, "a node without a quorum says that it is in touch with one")
 	_, err = c.Wait(ctx, "", first.Revision+1000)

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // ownFileSystem mounts a file system of its own, or returns "" where that cannot
@@ -86,7 +87,7 @@ func TestFrozenFileSystem(t *testing.T) {
 			}))
 			_, err := lease.Renew(testCtx(t))
 			require.NoError(t, err)
-			pause(t.Context(), 200*time.Millisecond)
+			remote.Pause(t.Context(), 200*time.Millisecond)
 		}
 		want, err := other.Snapshot(testCtx(t), "")
 		require.NoError(t, err)

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // patientTransport sends entries again itself where they do not get through.
@@ -47,7 +49,7 @@ func (t *patientTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress
 		if err == nil || isHeartbeat(req) {
 			return err
 		}
-		pause(t.life, t.pause)
+		remote.Pause(t.life, t.pause)
 		if t.life.Err() != nil || !t.wanted(id, req.Term) {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
@@ -26,7 +27,7 @@ func (t *term) raiseLevel() {
 		if level = min(level, t.l.understands); err == nil && level > t.l.state.Level() {
 			t.propose(&state.Command{Kind: state.KindLevel, Level: level})
 		}
-		pause(t.life, levelPause)
+		remote.Pause(t.life, levelPause)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 var processRounds = flag.Int("soak.processes", 0, "rounds of TestMembersOfProcesses; 0 is one")
@@ -91,7 +92,7 @@ func (m *movingProcesses) write(ctx context.Context) {
 			m.acked[key] = rev
 			m.mu.Unlock()
 		}
-		pause(ctx, 5*time.Millisecond)
+		remote.Pause(ctx, 5*time.Millisecond)
 	}
 }
 
@@ -158,16 +159,16 @@ func (m *movingProcesses) change(kind, id string, call func(ctx context.Context,
 	var striking sync.WaitGroup
 	if n := m.at[victim]; n != nil {
 		striking.Go(func() {
-			pause(m.t.Context(), delay)
+			remote.Pause(m.t.Context(), delay)
 			if kill {
 				n.proc.Kill()
-				pause(m.t.Context(), outage)
+				remote.Pause(m.t.Context(), outage)
 				n.start(m.t)
 				return
 			}
 			thaw, err := n.proc.Freeze()
 			if err == nil {
-				pause(m.t.Context(), outage)
+				remote.Pause(m.t.Context(), outage)
 				thaw()
 			}
 		})
@@ -185,7 +186,7 @@ func (m *movingProcesses) change(kind, id string, call func(ctx context.Context,
 		}
 		m.again++
 		require.Less(m.t, begun.Elapsed(), time.Minute, "%s: %v", name, last)
-		pause(m.t.Context(), 20*time.Millisecond)
+		remote.Pause(m.t.Context(), 20*time.Millisecond)
 	}
 	striking.Wait()
 	if took := begun.Elapsed(); took > m.longest {

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
@@ -28,7 +29,7 @@ func flood(t *testing.T, addr string, count, rounds int, use func(net.Conn)) {
 	var wg sync.WaitGroup
 	for i := range count {
 		wg.Go(func() {
-			pause(ctx, time.Duration(i)*time.Millisecond)
+			remote.Pause(ctx, time.Duration(i)*time.Millisecond)
 			for round := 0; round < rounds && ctx.Err() == nil; round++ {
 				conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 				if err == nil {
@@ -37,7 +38,7 @@ func flood(t *testing.T, addr string, count, rounds int, use func(net.Conn)) {
 					conn.Close()
 					lift()
 				}
-				pause(ctx, 500*time.Millisecond)
+				remote.Pause(ctx, 500*time.Millisecond)
 			}
 		})
 	}
@@ -85,7 +86,7 @@ func measureStalls(t *testing.T) *stalls {
 	wg.Go(func() {
 		for i := 0; ctx.Err() == nil; i++ {
 			start := dcs.Now()
-			pause(ctx, tick)
+			remote.Pause(ctx, tick)
 			s.mu.Lock()
 			s.late[i%len(s.late)] = start.Elapsed() - tick
 			var sum time.Duration

@@ -4,6 +4,8 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // Raft tells followers of a commit with the next message that carries entries,
@@ -116,7 +118,7 @@ func (s *notices) notify(to *notified) {
 			LeaderCommitIndex: index,
 		}, &raft.AppendEntriesResponse{})
 		if err != nil {
-			pause(m.life, m.node.config.HeartbeatTimeout)
+			remote.Pause(m.life, m.node.config.HeartbeatTimeout)
 		}
 	}
 }

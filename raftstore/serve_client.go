@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/logging"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
@@ -145,7 +146,7 @@ func (s *clientStream) send(ctx context.Context) error {
 		}
 		s.upTo = max(s.upTo, upTo)
 		if spread := min(time.Duration(s.b.streams.waiting())*spreadPush, mostSpread); spread >= time.Millisecond {
-			pause(ctx, spread)
+			remote.Pause(ctx, spread)
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk/disktest"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
@@ -217,7 +218,7 @@ func (s *memberSoak) change() string {
 	var striking sync.WaitGroup
 	if victim >= 0 {
 		striking.Go(func() {
-			pause(s.t.Context(), delay)
+			remote.Pause(s.t.Context(), delay)
 			s.strike(victim, fault, outage)
 		})
 	}
@@ -260,7 +261,7 @@ func (s *memberSoak) strike(i int, fault string, outage time.Duration) {
 		s.files[i].Halt()
 		s.end(i)
 		s.files[i] = s.files[i].Kill()
-		pause(s.t.Context(), outage)
+		remote.Pause(s.t.Context(), outage)
 		s.start(i)
 		return
 	}
@@ -275,7 +276,7 @@ func (s *memberSoak) strike(i int, fault string, outage time.Duration) {
 	for _, k := range []transport.Kind{transport.KindRaft, transport.KindCall, transport.KindSetup} {
 		b.node.net.Gate(k, frozen)
 	}
-	pause(s.t.Context(), outage)
+	remote.Pause(s.t.Context(), outage)
 	for _, k := range []transport.Kind{transport.KindRaft, transport.KindCall, transport.KindSetup} {
 		b.node.net.Gate(k, nil)
 	}
@@ -294,7 +295,7 @@ func (s *memberSoak) insist(c memberChange) error {
 		}
 		s.mu.Unlock()
 		if b == nil {
-			pause(s.t.Context(), time.Millisecond)
+			remote.Pause(s.t.Context(), time.Millisecond)
 			continue
 		}
 		ctx, cancel := context.WithTimeout(s.t.Context(), insistTime)
@@ -309,7 +310,7 @@ func (s *memberSoak) insist(c memberChange) error {
 		}
 		said = append(said, fmt.Errorf("at %s: %w", b.config.ID, err))
 		s.again++
-		pause(s.t.Context(), 50*time.Millisecond)
+		remote.Pause(s.t.Context(), 50*time.Millisecond)
 	}
 	return errors.Join(said[max(0, len(said)-8):]...)
 }
@@ -327,7 +328,7 @@ func (s *memberSoak) wholeMembers(name string) {
 		if time.Now().After(deadline) {
 			s.t.Fatalf("%s: the cluster is not whole after %v: %s\n%s", name, soakWait, problem, s.statuses())
 		}
-		pause(s.t.Context(), 10*time.Millisecond)
+		remote.Pause(s.t.Context(), 10*time.Millisecond)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk/disktest"
 )
 
@@ -256,7 +257,7 @@ func (s *soak) whole() {
 		if time.Now().After(deadline) {
 			s.t.Fatalf("the cluster is not whole after %v: %s", soakWait, problem)
 		}
-		pause(s.t.Context(), 10*time.Millisecond)
+		remote.Pause(s.t.Context(), 10*time.Millisecond)
 	}
 }
 
@@ -350,7 +351,7 @@ func (s *soak) failing(i int, err error, kinds ...disktest.Kind) {
 }
 
 func (s *soak) sleep(least, most time.Duration) {
-	pause(s.t.Context(), least+time.Duration(s.random.Int64N(int64(most-least))))
+	remote.Pause(s.t.Context(), least+time.Duration(s.random.Int64N(int64(most-least))))
 }
 
 // oneError lets one operation of node i fail, whichever it is.
@@ -446,7 +447,7 @@ func (s *soak) write(ctx context.Context) {
 	for n := 0; ctx.Err() == nil; n++ {
 		b := s.anyNode(n)
 		if b == nil {
-			pause(ctx, 10*time.Millisecond)
+			remote.Pause(ctx, 10*time.Millisecond)
 			continue
 		}
 		key := fmt.Sprintf("w/%07d", n)
@@ -456,7 +457,7 @@ func (s *soak) write(ctx context.Context) {
 		if err == nil {
 			s.ack(key, rev)
 		}
-		pause(ctx, 2*time.Millisecond)
+		remote.Pause(ctx, 2*time.Millisecond)
 	}
 }
 
@@ -478,7 +479,7 @@ func (s *soak) lead(ctx context.Context) {
 		if b := s.anyNode(n); b != nil {
 			s.tenure(ctx, b)
 		}
-		pause(ctx, 10*time.Millisecond)
+		remote.Pause(ctx, 10*time.Millisecond)
 	}
 }
 

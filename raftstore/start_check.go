@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
@@ -119,7 +120,7 @@ func (n *node) replace(reason error, join disk.Incarnation) {
 func (n *node) watchPlace() {
 	silent := dcs.Now()
 	for n.life.Err() == nil {
-		pause(n.life, leastStartCheck/2)
+		remote.Pause(n.life, leastStartCheck/2)
 		if n.leaderAddr() != "" {
 			silent = dcs.Now()
 		}

@@ -239,13 +239,3 @@ func (w *waits) once() (behind dcs.Revision, err error) {
 	}
 	return 0, nil
 }
-
-// pause waits for d or for the end of ctx.
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}
