@@ -116,6 +116,8 @@ func TestLateSnapshotIsNotInstalled(t *testing.T) {
 	meta, content, err := leader.member().snaps.Open(list[0].ID)
 	require.NoError(t, err)
 	defer content.Close()
+	tc.commits(tc.leader(), 1, "after")
+	tc.settled()
 	m := leader.member()
 	last, applied := follower.member().log.Last(), follower.state.Applied()
 	require.Greater(t, last, meta.Index)

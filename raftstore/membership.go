@@ -195,7 +195,7 @@ func (j *joins) serve(life context.Context, term uint64) {
 	said := map[string]string{}
 	for life.Err() == nil {
 		j.correctAlone(life, m)
-		for _, a := range j.list() {
+		for _, a := range append(j.list(), j.unfinished(m)...) {
 			err := j.replace(life, m, a)
 			if err != nil && life.Err() == nil && said[a.id] != err.Error() {
 				said[a.id] = err.Error()
@@ -230,6 +230,31 @@ func (j *joins) list() []applicant {
 		if !j.isAsked(id) {
 			all = append(all, *j.waiting[id])
 		}
+	}
+	return all
+}
+
+// unfinished returns the nodes that have several lives in the configuration and do
+// not ask: a new life that has its vote waits for nothing, also if the leader that
+// gave it was stopped before it removed the old life. The life that was heard of last
+// is the one to stay.
+func (j *joins) unfinished(m *member) (all []applicant) {
+	c, ok := m.settled()
+	if !ok {
+		return nil
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, id := range sortedKeys(membersOf(c.servers)) {
+		lives := c.lives(id)
+		if len(lives) == 1 || j.waiting[id] != nil || j.isAsked(id) {
+			continue
+		}
+		_, life := transport.SplitServer(lives[len(lives)-1].ID)
+		if known := j.n.lifeOf(id); slices.ContainsFunc(lives, func(s raft.Server) bool { return s.ID == transport.ServerID(id, known) }) {
+			life = known
+		}
+		all = append(all, applicant{id: id, life: life})
 	}
 	return all
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
@@ -341,6 +342,28 @@ func TestLeaderIsKilledDuringAJoin(t *testing.T) {
 			tc.becomesVoter(at)
 			tc.holds(revs)
 			tc.oldLivesAreRemoved()
+		})
+	}
+}
+
+// A life that is in the configuration besides the one that runs is removed, also if
+// no node asks for it: a leader may have been stopped just before.
+func TestLeftOverLifeIsRemoved(t *testing.T) {
+	for _, of := range []string{"leader", "follower"} {
+		t.Run(of, func(t *testing.T) {
+			tc := newTestCluster(t, 3, nil)
+			leader := tc.leader()
+			n := tc.node[leader].node
+			at := leader
+			if of == "follower" {
+				at = tc.follower()
+			}
+			other := disk.Life{1}
+			addr := serverAddr(tc.node[at].node.net.Addr(), other)
+			require.NoError(t, n.member().raft.AddVoter(transport.ServerID(tc.config[at].ID, other), addr, 0, 0).Error())
+			tc.oldLivesAreRemoved()
+			tc.well()
+			require.Equal(t, n.member().id, tc.node[tc.leader()].node.member().id, "it led all the time")
 		})
 	}
 }

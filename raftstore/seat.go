@@ -74,6 +74,16 @@ func (s *seat) heard(peer transport.Hello, m setupMessage) {
 	}
 }
 
+// lifeOf returns the life that a node had when this one last heard of it.
+func (n *node) lifeOf(id string) disk.Life {
+	if id == n.config.ID {
+		return n.net.Greeting().Life
+	}
+	n.seat.mu.Lock()
+	defer n.seat.mu.Unlock()
+	return n.seat.known[id].life
+}
+
 // pause waits for d, for news of another node, or for the end of ctx. It
 // reports whether there are news.
 func (s *seat) pause(ctx context.Context, d time.Duration) bool {
