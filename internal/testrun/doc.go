@@ -5,5 +5,5 @@
 // server waits until that server has been built. The last lines name every test
 // that failed with the command that repeats it.
 //
-//	testrun [-race] [-parallel n] [-timeout d] [-lanes n] [-make program] packages
+//	testrun [-race] [-parallel n] [-timeout d] [-lanes n] [-clusters n] [-make program] packages
 package main

@@ -15,7 +15,8 @@ func main() {
 	flag.BoolVar(&r.race, "race", false, "run the tests with the race detector")
 	flag.IntVar(&r.parallel, "parallel", 6, "how many parallel tests of one package run at the same time")
 	flag.DurationVar(&r.timeout, "timeout", 25*time.Minute, "how long one package may take")
-	flag.IntVar(&r.lanes, "lanes", lanes, "how many packages run at the same time")
+	flag.IntVar(&r.lanes, "lanes", 0, "how many packages run at the same time (default as many as the machine can take)")
+	flag.IntVar(&r.clusters, "clusters", 0, "how many of them have a cluster of servers (default as many as the machine can take)")
 	flag.StringVar(&r.make, "make", "make", "the program that builds a server")
 	flag.Parse()
 	if r.patterns = flag.Args(); len(r.patterns) == 0 {

@@ -28,15 +28,6 @@ const (
 	measures
 )
 
-// lanes is how many packages run at the same time. Their tests mostly wait for a
-// store's time to pass.
-const lanes = 3
-
-// clusters is how many packages with a cluster of servers run at the same time.
-// With three of them, and two programs that keep the processors busy, two
-// processors left stores no time to answer within a budget.
-const clusters = 2
-
 // testcluster is the package that starts servers. A package whose tests import it
 // needs every server unless settings says otherwise.
 const testcluster = "internal/testcluster"

@@ -49,7 +49,8 @@ func TestPlan(t *testing.T) {
 
 // No more packages with a cluster run at the same time than two processors serve.
 func TestClustersTakeTurns(t *testing.T) {
-	r := &runner{earlyBuilt: true, servers: map[string]error{}}
+	const clusters = 2
+	r := &runner{earlyBuilt: true, servers: map[string]error{}, clusters: clusters}
 	for range clusters + 1 {
 		r.jobs = append(r.jobs, &job{cluster: true, state: running})
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +21,8 @@ type runner struct {
 	race     bool
 	parallel int
 	timeout  time.Duration
-	lanes    int
+	lanes    int // 0 means as many as the machine can take
+	clusters int // likewise
 	patterns []string
 	lock     string // the machine's lock file
 	out      *printer
@@ -60,6 +62,11 @@ func (r *runner) run(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	r.jobs, r.servers = plan(packages), map[string]error{}
+	if r.lanes == 0 || r.clusters == 0 {
+		fits := measureCapacity(idleTime, time.Sleep)
+		r.lanes, r.clusters = cmp.Or(r.lanes, fits.lanes), cmp.Or(r.clusters, fits.clusters)
+	}
+	r.out.line(fmt.Sprintf("%d packages at the same time, %d of them with a cluster of servers", r.lanes, r.clusters))
 	if r.logs, err = os.MkdirTemp("", "holdfast-test-"); err != nil {
 		return false, err
 	}
@@ -197,7 +204,7 @@ func (r *runner) buildServers(ctx context.Context, steps chan<- step) {
 // start starts the jobs that may run now, in the order of the plan.
 func (r *runner) start(ctx context.Context, steps chan<- step) {
 	for _, j := range r.jobs {
-		if j.state != toRun || r.count(running) == r.lanes {
+		if j.state != toRun || r.count(running) >= r.lanes {
 			continue
 		}
 		ready, err := r.ready(j)
@@ -221,7 +228,7 @@ func (r *runner) ready(j *job) (bool, error) {
 	switch {
 	case j.load == waits && (!r.earlyBuilt || r.computing()),
 		j.load == measures && !r.built,
-		j.cluster && r.runningClusters() == clusters:
+		j.cluster && r.runningClusters() >= r.clusters:
 		return false, nil
 	}
 	for _, name := range j.servers {

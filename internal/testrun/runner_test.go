@@ -109,7 +109,7 @@ func sampleRunner(t *testing.T, patterns ...string) (*runner, *bytes.Buffer) {
 	}
 	var out bytes.Buffer
 	return &runner{
-		dir: dir, make: "./make", parallel: 2, timeout: time.Minute, lanes: 2, patterns: patterns,
+		dir: dir, make: "./make", parallel: 2, timeout: time.Minute, lanes: 2, clusters: 2, patterns: patterns,
 		lock: lock, out: &printer{w: &out, interval: time.Hour},
 	}, &out
 }
