@@ -3,6 +3,7 @@ package consul
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -31,6 +32,7 @@ type Backend struct {
 	floor   remote.Floor
 	minTTL  atomic.Int64
 	known   bindings
+	ownNode atomic.Bool // the sessions' node is known not to be another root's
 
 	life    context.Context //nolint:containedctx // the Backend's end
 	end     context.CancelCauseFunc
@@ -56,7 +58,7 @@ func New(c Config) (*Backend, error) {
 	b := &Backend{c: c, root: c.Root + "/", conns: map[string]*conn{}}
 	b.minTTL.Store(int64(c.MinTTL))
 	b.life, b.end = context.WithCancelCause(context.Background())
-	b.token = token{file: c.TokenFile, log: c.Logger}
+	b.token = token{file: c.TokenFile, log: c.Logger, value: os.Getenv(api.HTTPTokenEnvName)}
 	if c.TokenFile != "" {
 		b.token.value, _ = remote.ReadSecret(c.TokenFile) // it was read a moment ago
 	}
@@ -316,12 +318,15 @@ func (b *Backend) names(ctx context.Context, c *conn, prefix string) (dcs.Revisi
 	})
 }
 
-// ready asks for the shortest session and for a key, for Open. Who may only
+// ready asks for the shortest session, the sessions' node and a key, for Open. Who may only
 // read keys may open the store too.
 func (b *Backend) ready(ctx context.Context) error {
 	if err := b.learnMinTTL(ctx); errors.Is(err, dcs.ErrUnauthorized) {
 		b.c.Logger.Info("the shortest session is not known: the token may make none", "error", err)
 	} else if err != nil {
+		return err
+	}
+	if err := b.checkNodeAtOpen(ctx); err != nil {
 		return err
 	}
 	_, err := b.Get(ctx, "holdfast")

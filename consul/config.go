@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net"
-	"strings"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -21,9 +20,12 @@ type Config struct {
 	// "pg/main/". Stores with different roots do not see each other.
 	Root string
 	// Node is the catalog node that sessions belong to: they end with it. With
-	// one endpoint empty means the agent's own node; with several it means
-	// "holdfast-" and the root with "-" for whatever is no letter or digit. A
-	// node that is not in the catalog is registered, without checks.
+	// one endpoint empty means the agent's own node. With several it means a
+	// node that only this root has: "holdfast-" and the root, in which "/" is
+	// written "--", and any other character that is no lower-case letter and no
+	// digit is written "-" and two hexadecimal digits. A node that is not in the
+	// catalog is registered, without checks. The node of another root is
+	// ErrInvalid.
 	Node string
 	// Checks are health checks of that node which a session ends with, like
 	// "serfHealth". None is the default: a check that fails because of a slow
@@ -84,7 +86,7 @@ func (c Config) check() (Config, error) {
 	var faults remote.Faults
 	c.Endpoints, c.Root = faults.Common(c.Endpoints, defaultPort, c.Root)
 	if c.Node == "" && len(c.Endpoints) > 1 {
-		c.Node = "holdfast-" + strings.Map(plain, c.Root)
+		c.Node = nodeOf(c.Root)
 	}
 	if c.LockDelay < 0 || c.LockDelay > time.Minute {
 		faults.Add("LockDelay %v: it is between 0 and 1m0s, Consul's limit", c.LockDelay)
@@ -110,14 +112,6 @@ func (c Config) check() (Config, error) {
 		c.name = func(ctx context.Context, _ string) context.Context { return ctx }
 	}
 	return c, faults.Err(backendName)
-}
-
-// plain is what a catalog node's name may be made of.
-func plain(r rune) rune {
-	if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
-		return r
-	}
-	return '-'
 }
 
 func (c Config) caps() dcs.Caps {

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,11 +34,20 @@ func TestNodeOfTheSessions(t *testing.T) {
 	require.Empty(t, one.Node, "the agent's own")
 	three, err := Config{Endpoints: []string{"h1", "h2", "h3"}, Root: "/pg/main_1/"}.check()
 	require.NoError(t, err)
-	require.Equal(t, "holdfast-pg-main-1", three.Node)
+	require.Equal(t, "holdfast-pg--main-5f1", three.Node)
 	require.Equal(t, []string{"h1:8500", "h2:8500", "h3:8500"}, three.Endpoints)
 	own, err := Config{Endpoints: []string{"h"}, Root: "r", Node: "mine"}.check()
 	require.NoError(t, err)
 	require.Equal(t, "mine", own.Node)
+
+	names := map[string]string{}
+	for _, root := range []string{"pg/main", "pg-main", "pg--main", "pg/-main", "pg-/main", "PG/main", "pg/main/", "pg-2dmain", "pg.main", "pg/x2d"} {
+		c, err := Config{Endpoints: []string{"h1", "h2"}, Root: root}.check()
+		require.NoError(t, err)
+		other, taken := names[strings.ToLower(c.Node)]
+		require.False(t, taken && other != c.Root, "%s and %s share the node %s", other, c.Root, c.Node)
+		names[strings.ToLower(c.Node)] = c.Root
+	}
 }
 
 func TestURL(t *testing.T) {

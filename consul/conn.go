@@ -2,12 +2,14 @@ package consul
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,20 +49,46 @@ func (b *Backend) connected(addr string) (*conn, error) {
 		return nil, context.Cause(b.life)
 	}
 	t := b.transport()
-	scheme := "http"
-	if b.c.TLS != nil {
-		scheme = "https"
-	}
-	client, err := api.NewClient(&api.Config{
-		Address: addr, Scheme: scheme, HttpClient: &http.Client{Transport: b.c.wrap(checked{t}), CheckRedirect: stay},
-		Datacenter: b.c.Datacenter, Namespace: b.c.Namespace, Partition: b.c.Partition,
-	})
+	client, err := b.client(addr, checked{t})
 	if err != nil {
 		return nil, err
 	}
 	c := &conn{b: b, addr: addr, api: client, http: t}
 	b.conns[addr] = c
 	return c, nil
+}
+
+// client returns a client of Consul's API for addr that sends through t.
+func (b *Backend) client(addr string, t http.RoundTripper) (*api.Client, error) {
+	scheme := "http"
+	if b.c.TLS != nil {
+		scheme = "https"
+	}
+	return api.NewClient(&api.Config{
+		Address: addr, Scheme: scheme, HttpClient: &http.Client{Transport: settled{b.c.wrap(t), b}, CheckRedirect: stay},
+		Datacenter: b.c.Datacenter, Token: unset,
+		Namespace: cmp.Or(b.c.Namespace, unset), Partition: cmp.Or(b.c.Partition, unset),
+	})
+}
+
+// Client returns a client of Consul's own API for one endpoint, in the form of
+// [Backend.Endpoints], or for the best one if endpoint is empty. It is for what
+// the contract of package dcs has not, such as the registration of a service.
+// Its requests have the Backend's TLS, ACL token, datacenter, namespace and
+// partition, and share its connections. Each is sent once, to that endpoint
+// only, and may take until its context ends. After Close all requests fail. A
+// request must not write below the Root.
+func (b *Backend) Client(endpoint string) (*api.Client, error) {
+	if endpoint == "" {
+		endpoint = b.pool.Endpoints()[0]
+	} else if !slices.Contains(b.pool.Endpoints(), endpoint) {
+		return nil, &dcs.Error{Backend: backendName, Op: "Client", Kind: dcs.ErrInvalid, Err: fmt.Errorf("%q is not an endpoint of this store: use one of %q", endpoint, b.pool.Endpoints())}
+	}
+	c, err := b.connected(endpoint)
+	if err != nil {
+		return nil, &dcs.Error{Backend: backendName, Op: "Client", Kind: cmp.Or(dcs.KindOf(err), dcs.ErrInvalid), Err: err}
+	}
+	return b.client(endpoint, c.http)
 }
 
 // stay follows no redirection: the token is for the endpoints that were given.

@@ -73,12 +73,17 @@
 // give all of them, or names, which are looked up for every connection.
 //
 // With several endpoints the sessions belong to a catalog node of their own,
-// "holdfast-pg-main" for the root "pg/main", registered without health checks:
+// "holdfast-pg--main" for the root "pg/main", registered without health checks:
 // a session ends with its node, and Consul deregisters a server that is frozen
 // or dead after about ten seconds. With one endpoint, which usually is the agent
 // on the same machine, they belong to the agent's node and need no right on
 // another one; they end when that agent leaves or is deregistered, which a
-// warning at Open says. Config.Node chooses another node in both cases.
+// warning at Open says. Config.Node chooses another node in both cases. A node
+// that the library registered belongs to one root, and another root is refused
+// there; one that an operator registered may serve several.
+//
+// [Backend.Client] returns a client of Consul's own API, for the registration of
+// services and the like.
 //
 // # Security
 //
@@ -89,8 +94,8 @@
 //
 //	key_prefix "pg/main/" { policy = "read" }         # to look on
 //	key_prefix "pg/main/" { policy = "write" }        # instead, to take part
-//	session "holdfast-pg-main" { policy = "write" }   # to hold leases; the agent's node with one endpoint
-//	node "holdfast-pg-main" { policy = "write" }      # to register that node, once
+//	session "holdfast-pg--main" { policy = "write" }  # to hold leases; the agent's node with one endpoint
+//	node "holdfast-pg--main" { policy = "write" }     # to register that node, once
 //
 // Datacenter, Namespace and Partition are passed through to Consul; the latter
 // two are Consul Enterprise's.

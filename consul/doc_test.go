@@ -14,7 +14,7 @@ import (
 func TestDocListsTheRights(t *testing.T) {
 	doc, err := os.ReadFile("doc.go")
 	require.NoError(t, err)
-	for _, rule := range strings.Split(strings.TrimSpace(testcluster.ConsulRules("holdfast-pg-main")), "\n") {
+	for _, rule := range strings.Split(strings.TrimSpace(testcluster.ConsulRules("holdfast-pg--main")), "\n") {
 		rule = strings.ReplaceAll(rule, "holdfast/", "pg/main/")
 		require.Contains(t, string(doc), rule)
 	}

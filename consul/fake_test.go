@@ -49,8 +49,8 @@ func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		op = "get"
 	case strings.HasPrefix(r.URL.Path, "/v1/session/"):
 		op = strings.Split(r.URL.Path, "/")[3]
-	case strings.HasPrefix(r.URL.Path, "/v1/catalog/"):
-		op = "register"
+	case strings.HasPrefix(r.URL.Path, "/v1/catalog/node/"):
+		op = "node"
 	}
 	f.mu.Lock()
 	f.asked = append(f.asked, op)
@@ -78,7 +78,9 @@ func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode([]map[string]any{{"ID": "s", "TTL": "9s"}})
 	case "create":
 		_ = json.NewEncoder(w).Encode(map[string]any{"ID": "s"})
-	case "register", "destroy":
+	case "node":
+		_, _ = w.Write([]byte("null"))
+	case "destroy":
 		_, _ = w.Write([]byte("true"))
 	case "top", "get":
 		_, _ = w.Write([]byte("[]"))

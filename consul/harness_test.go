@@ -55,7 +55,20 @@ func (s *suite) fresh(tb testing.TB) *suite {
 	return own
 }
 
-func newSuite(tb testing.TB) *suite { return &suite{Site: shared.Site(tb)} }
+func newSuite(tb testing.TB) *suite {
+	s := &suite{Site: shared.Site(tb)}
+	commonNode.Do(func() {
+		_, err := s.admin(tb).Catalog().Register(&api.CatalogRegistration{Node: suiteNode, Address: nodeAddress}, nil)
+		require.NoError(tb, err)
+	})
+	return s
+}
+
+// suiteNode is the catalog node of all roots of the suite. It is an operator's, so
+// that they may share it.
+const suiteNode = "holdfast-suite"
+
+var commonNode sync.Once
 
 // admin is a client with every right, not through a proxy.
 func (s *suite) admin(tb testing.TB) *api.Client {
@@ -78,7 +91,7 @@ type suiteClient struct {
 
 func (s *suite) config(o conformance.Opening) Config {
 	c := Config{
-		Endpoints: s.Endpoints, Root: s.Root, Node: "holdfast-suite", MinTTL: time.Second,
+		Endpoints: s.Endpoints, Root: s.Root, Node: suiteNode, MinTTL: time.Second,
 		Timing: cmp.Or(o.Timing, suiteTiming), Logger: o.Logger, Observer: o.Observer, Resolver: s.Resolver(),
 	}
 	if s.agent != "" {
@@ -168,7 +181,7 @@ func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.B
 
 func openSecure(cluster *testcluster.Cluster, conf *tls.Config, tokenFile string, log *slog.Logger) (dcs.Backend, error) {
 	b, err := New(Config{
-		Endpoints: cluster.Endpoints(), Root: testcluster.SiteRoot, Node: "holdfast-suite", MinTTL: time.Second,
+		Endpoints: cluster.Endpoints(), Root: testcluster.SiteRoot, Node: suiteNode, MinTTL: time.Second,
 		Timing: suiteTiming, Logger: log, TLS: conf, TokenFile: tokenFile,
 	})
 	if err != nil {

@@ -70,7 +70,7 @@ func (b *Backend) create(ctx context.Context, c *conn, ttl time.Duration) (*leas
 			return id, err
 		})
 		if err == nil {
-			return &lease{b, id, granted}, nil
+			return b.admit(ctx, c, &lease{b, id, granted})
 		}
 		if least, short := tooShort(err); short && least > granted {
 			b.minTTL.Store(int64(least))
@@ -86,27 +86,22 @@ func (b *Backend) create(ctx context.Context, c *conn, ttl time.Duration) (*leas
 	}
 }
 
-// backendSession is the sessions' name, for who lists them.
-const backendSession = "holdfast"
-
-// register puts the sessions' node into the catalog. It has no checks: nothing
-// but a deregistration by hand ends its sessions early, above all not the death
-// of the server on which they were made.
-func (b *Backend) register(ctx context.Context, c *conn) error {
-	_, err := call(ctx, c, func(ctx context.Context, token string) (struct{}, error) {
-		_, err := c.api.Catalog().Register(&api.CatalogRegistration{
-			Node: b.c.Node, Address: nodeAddress, NodeMeta: map[string]string{"made-by": backendSession},
-		}, writing(ctx, token))
-		return struct{}{}, err
-	})
-	if err == nil {
-		b.c.Logger.Info("registered the catalog node that sessions belong to", "node", b.c.Node, "endpoint", c.addr)
+// admit returns l unless its node is another root's. Where the node cannot be
+// seen now, although the session belongs to it, the token may not read it.
+func (b *Backend) admit(ctx context.Context, c *conn, l *lease) (*lease, error) {
+	seen, err := b.checkNode(ctx, c)
+	switch {
+	case err != nil:
+		_ = l.destroy(ctx, c) // else it runs out by itself
+		return nil, err
+	case !seen:
+		b.ownNode.Store(true)
 	}
-	return err
+	return l, nil
 }
 
-// nodeAddress is that of the sessions' node: nothing is there.
-const nodeAddress = "127.0.0.1"
+// backendSession is the sessions' name, for who lists them.
+const backendSession = "holdfast"
 
 // learnMinTTL asks for the servers' shortest session by asking for a shorter
 // one, which they refuse.
@@ -233,13 +228,19 @@ func (l *lease) gone(ctx context.Context, c *conn) error {
 // Revoke implements [dcs.Lease].
 func (l *lease) Revoke(ctx context.Context) error {
 	a, err := do(l.b.c.name(ctx, "Revoke"), l.b, endpoint.Write, func(ctx context.Context, c *conn) (struct{}, error) {
-		return call(ctx, c, func(ctx context.Context, token string) (struct{}, error) {
-			_, err := c.api.Session().Destroy(l.id, writing(ctx, token))
-			return struct{}{}, err
-		})
+		return struct{}{}, l.destroy(ctx, c)
 	})
 	if err != nil {
 		return remote.Kinded(backendName, "Revoke", "", a.Endpoint, err)
 	}
 	return nil
+}
+
+// destroy ends the session at one endpoint.
+func (l *lease) destroy(ctx context.Context, c *conn) error {
+	_, err := call(ctx, c, func(ctx context.Context, token string) (struct{}, error) {
+		_, err := c.api.Session().Destroy(l.id, writing(ctx, token))
+		return struct{}{}, err
+	})
+	return err
 }

@@ -9,7 +9,7 @@ import (
 
 // token is the ACL token, from a file that may change.
 type token struct {
-	file string // "": the environment's, which the API reads
+	file string // "": the environment's
 	log  *slog.Logger
 
 	mu    sync.Mutex

@@ -16,7 +16,7 @@ func init() {
 
 var params = append([]dcs.Param{
 	{Name: "token_file", Usage: "file with the ACL token, read again when Consul refuses it; default: CONSUL_HTTP_TOKEN of the environment, if set"},
-	{Name: "node", Usage: "catalog node that sessions belong to; default: the agent's own with one host, holdfast-<root> with several"},
+	{Name: "node", Usage: "catalog node that sessions belong to; default: the agent's own with one host, one of the root's own with several, like holdfast-pg--main"},
 	{Name: "checks", Usage: "health checks of that node which sessions end with, with commas between them; default: none"},
 	{Name: "lock_delay", Usage: "how long nobody gets a key after Consul ended its session, like 15s; default 1ms"},
 	{Name: "dc", Usage: "datacenter of the keys; default: the agent's"},

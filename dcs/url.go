@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,7 +18,8 @@ import (
 type URL struct {
 	// Scheme is in lower case.
 	Scheme string
-	// Hosts are host or host:port, IPv6 in brackets; there may be none.
+	// Hosts are host or host:port, IPv6 in brackets, each once; there may be
+	// none. See [ParseHosts].
 	Hosts []string
 	// Path has its leading slash and is unescaped; it may be empty.
 	Path string
@@ -69,8 +69,10 @@ func parseURL(raw string) (*URL, error) {
 		authority, slashPath = rest[:i], rest[i:]
 	}
 	var err error
-	if u.Hosts, err = parseHosts(authority); err != nil {
-		return nil, err
+	if authority != "" {
+		if u.Hosts, err = parseHosts(strings.Split(authority, ","), "", true); err != nil {
+			return nil, fmt.Errorf("the URL's %w", err)
+		}
 	}
 	if u.Path, err = unescape(slashPath); err != nil {
 		return nil, fmt.Errorf("the URL's path: %w", err)
@@ -90,76 +92,6 @@ func validScheme(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-func parseHosts(authority string) ([]string, error) {
-	if authority == "" {
-		return nil, nil
-	}
-	var hosts []string
-	seen := map[string]bool{}
-	for i, h := range strings.Split(authority, ",") {
-		host, err := parseHost(h)
-		if err != nil {
-			return nil, fmt.Errorf("host %d of the URL: %w", i+1, err)
-		}
-		if seen[strings.ToLower(host)] {
-			return nil, fmt.Errorf("host %d of the URL is there twice: name every host once", i+1)
-		}
-		seen[strings.ToLower(host)] = true
-		hosts = append(hosts, host)
-	}
-	return hosts, nil
-}
-
-func parseHost(h string) (string, error) {
-	name, port := h, ""
-	if strings.HasPrefix(h, "[") {
-		end := strings.IndexByte(h, ']')
-		if end < 0 {
-			return "", errors.New("\"[\" without \"]\": write an IPv6 address like [::1]:2379")
-		}
-		addr, err := unescape(h[1:end])
-		if err != nil {
-			return "", err
-		}
-		if ip, err := netip.ParseAddr(addr); err != nil || !ip.Is6() || !validName(ip.Zone(), true) {
-			return "", errors.New("what stands in brackets is no IPv6 address: write it like [::1]:2379")
-		}
-		name, port = "["+addr+"]", h[end+1:]
-	} else {
-		if i := strings.IndexByte(h, ':'); i >= 0 {
-			name, port = h[:i], h[i:]
-		}
-		if strings.Contains(strings.TrimPrefix(port, ":"), ":") {
-			return "", errors.New("more than one colon: write an IPv6 address in brackets, like [::1]:2379")
-		}
-		if !validName(name, false) {
-			return "", errors.New("it is empty or not a host name: use letters, digits, \".\", \"-\" and \"_\", and commas between hosts")
-		}
-	}
-	if port == "" {
-		return name, nil
-	}
-	digits := port[1:]
-	n, err := strconv.ParseUint(digits, 10, 16)
-	if err != nil || n == 0 || port[0] != ':' || digits[0] == '+' {
-		return "", errors.New("the port is not a number from 1 to 65535: write it like host:2379")
-	}
-	return name + ":" + strconv.FormatUint(n, 10), nil
-}
-
-func validName(s string, empty bool) bool {
-	for i := range len(s) {
-		if c := s[i]; !isAlnum(c) && c != '.' && c != '-' && c != '_' {
-			return false
-		}
-	}
-	return empty || s != ""
-}
-
-func isAlnum(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
 
 func parseParams(query string) (map[string]string, error) {

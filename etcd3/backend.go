@@ -278,8 +278,11 @@ func clientAddress(url string, tls bool) (string, bool) {
 	if !ok || (scheme == "https") != tls || scheme != "http" && scheme != "https" {
 		return "", false
 	}
-	addr, err := remote.Address(strings.TrimSuffix(rest, "/"), defaultPort)
-	return addr, err == nil
+	addrs, err := dcs.ParseHosts([]string{strings.TrimSuffix(rest, "/")}, defaultPort)
+	if err != nil {
+		return "", false
+	}
+	return addrs[0], true
 }
 
 // ready asks the store one question, for Open.

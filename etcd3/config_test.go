@@ -32,17 +32,15 @@ func TestConfigNamesEveryFault(t *testing.T) {
 }
 
 func TestAddresses(t *testing.T) {
-	for in, want := range map[string]string{"h": "h:2379", "h:1": "h:1", "[::1]": "[::1]:2379", "[::1]:5": "[::1]:5", "10.0.0.1": "10.0.0.1:2379"} {
-		got, err := remote.Address(in, defaultPort)
-		require.NoError(t, err, in)
-		require.Equal(t, want, got)
-	}
+	c, err := Config{Endpoints: []string{"h", " h:2379", "h:1", "[::1]"}, Root: "r"}.check()
+	require.NoError(t, err)
+	require.Equal(t, []string{"h:2379", "h:1", "[::1]:2379"}, c.Endpoints)
 	for url, want := range map[string]string{"http://h:2379": "h:2379", "http://h": "h:2379", "http://h:1/": "h:1"} {
 		got, ok := clientAddress(url, false)
 		require.True(t, ok, url)
 		require.Equal(t, want, got)
 	}
-	for _, url := range []string{"https://h:1", "unix://x", "h:1"} {
+	for _, url := range []string{"https://h:1", "unix://x", "h:1", "http://:1", "http://h:0"} {
 		_, ok := clientAddress(url, false)
 		require.False(t, ok, url)
 	}

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/keepalive"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
@@ -56,14 +55,11 @@ func (c ClientConfig) check() (ClientConfig, error) {
 	if len(c.Endpoints) == 0 {
 		f.add(`Endpoints is empty: name at least one node, like "10.0.0.1:%s"`, DefaultPort)
 	}
-	full := make([]string, 0, len(c.Endpoints))
-	for _, e := range c.Endpoints {
-		addr, err := remote.Address(e, DefaultPort)
-		if err != nil {
-			f.add("endpoint %q: %v", e, err)
-			continue
-		}
-		full = append(full, addr)
+	full, err := dcs.ParseHosts(c.Endpoints, DefaultPort)
+	if err != nil {
+		f.add("Endpoints: %v", err)
+	}
+	for _, addr := range full {
 		Config{TLS: c.TLS, PlaintextBeyondLoopback: c.PlaintextBeyondLoopback}.checkAddr(f, "endpoint", addr)
 	}
 	c.Endpoints = full

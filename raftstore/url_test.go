@@ -105,7 +105,7 @@ func TestClientURL(t *testing.T) {
 	require.Equal(t, "pg/main", checked.Root)
 	_, err = NewClient(ClientConfig{Endpoints: []string{"a/b"}, Timing: dcs.Timing{TTL: time.Second, LoopWait: 2 * time.Second}})
 	require.ErrorIs(t, err, dcs.ErrInvalid)
-	for _, fault := range []string{`endpoint "a/b"`, "Root is empty", "Timing"} {
+	for _, fault := range []string{`Endpoints: host 1`, "Root is empty", "Timing"} {
 		require.ErrorContains(t, err, fault)
 	}
 }

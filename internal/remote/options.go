@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strings"
 	"time"
@@ -36,13 +35,9 @@ func (f *Faults) Common(endpoints []string, port, root string) ([]string, string
 	if len(endpoints) == 0 {
 		f.Add(`Endpoints is empty: name at least one server, like "10.0.0.1:%s"`, port)
 	}
-	full := make([]string, 0, len(endpoints))
-	for _, e := range endpoints {
-		addr, err := Address(e, port)
-		if err != nil {
-			f.Add("endpoint %q: %w", e, err)
-		}
-		full = append(full, addr)
+	full, err := dcs.ParseHosts(endpoints, port)
+	if err != nil {
+		f.Add("Endpoints: %w", err)
 	}
 	root = strings.Trim(root, "/")
 	if err := dcs.CheckKey(root); err != nil || len(root) > maxRoot {
@@ -58,22 +53,6 @@ func (f *Faults) Timing(t dcs.Timing, c dcs.Caps) dcs.Timing {
 		*f = append(*f, err)
 	}
 	return t
-}
-
-// Address is host:port with the port filled in.
-func Address(e, port string) (string, error) {
-	if strings.Contains(e, "/") {
-		return e, errors.New("it is host:port, without a scheme or path")
-	}
-	if _, _, err := net.SplitHostPort(e); err == nil {
-		return e, nil
-	}
-	e = net.JoinHostPort(strings.Trim(e, "[]"), port)
-	host, _, err := net.SplitHostPort(e)
-	if err == nil && host == "" {
-		err = errors.New("the host is missing")
-	}
-	return e, err
 }
 
 // TLSParams are the URL options that TLS reads.

@@ -1,0 +1,117 @@
+package consul
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/conformance"
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// The catalog node that one root registered is refused to another one, at Open
+// and at the first Grant, and leaves no session there.
+func TestNodeOfAnotherRootIsRefused(t *testing.T) {
+	s := newSuite(t)
+	c := s.config(conformance.Opening{})
+	c.Node = nodeOf(s.Root)
+	b, err := open(t.Context(), c, false)
+	require.NoError(t, err)
+	defer b.Close()
+	l, _, err := b.Grant(budget(t), suiteTiming.TTL)
+	require.NoError(t, err)
+	_, err = b.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.PutLeased("k", nil, l.ID())}})
+	require.NoError(t, err)
+
+	other := c
+	other.Root += "-other"
+	_, err = open(t.Context(), other, false)
+	require.ErrorIs(t, err, dcs.ErrInvalid)
+	require.ErrorContains(t, err, c.Root)
+	require.ErrorContains(t, err, "Config.Node")
+	o, err := New(other)
+	require.NoError(t, err)
+	defer o.Close()
+	_, _, err = o.Grant(budget(t), suiteTiming.TTL)
+	require.ErrorIs(t, err, dcs.ErrInvalid)
+	sessions, _, err := s.admin(t).Session().Node(c.Node, nil)
+	require.NoError(t, err)
+	require.Len(t, sessions, 2, "the first root's lease and its markers'")
+
+	same, err := open(t.Context(), c, false)
+	require.NoError(t, err, "another program of the same root")
+	require.NoError(t, same.Close())
+
+	// Both found no node, and the other root was faster.
+	conn, err := o.connected(o.Endpoints()[0])
+	require.NoError(t, err)
+	require.NoError(t, o.register(budget(t), conn))
+	node, _, err := s.admin(t).Catalog().Node(c.Node, nil)
+	require.NoError(t, err)
+	require.Equal(t, c.Root, node.Node.Meta[metaRoot])
+}
+
+// A session on the catalog node of another root is ended at once.
+func TestSessionOnAnotherRootsNodeIsEnded(t *testing.T) {
+	a := newFake(t)
+	b := fakeClient(t, func(c *Config) { c.Node = "shared" }, a)
+	a.answer("node", http.StatusOK, `{"Node": {"Node": "shared", "Meta": {"holdfast-root": "elsewhere"}}}`)
+	_, _, err := b.Grant(budget(t), suiteTiming.TTL)
+	require.ErrorIs(t, err, dcs.ErrInvalid)
+	require.ErrorContains(t, err, `"elsewhere"`)
+	require.Contains(t, a.heard(), "destroy")
+}
+
+// A raw client speaks with the Backend's credentials, and nothing comes from the
+// environment.
+func TestClientHasTheBackendsSettings(t *testing.T) {
+	for name, value := range map[string]string{
+		api.HTTPNamespaceEnvName: "leaked", api.HTTPPartitionEnvName: "leaked", api.HTTPTokenFileEnvName: "/no/such/file", api.HTTPAddrEnvName: "leaked:1",
+	} {
+		t.Setenv(name, value)
+	}
+	file := filepath.Join(t.TempDir(), "token")
+	require.NoError(t, os.WriteFile(file, []byte("secret\n"), 0o600))
+	heads := make(chan *http.Request, 100)
+	a := newFake(t)
+	a.serve = func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case heads <- r:
+		default:
+		}
+		w.Header().Set("X-Consul-Index", "7")
+		_, _ = w.Write([]byte("[]"))
+	}
+	b := fakeClient(t, func(c *Config) { c.TokenFile = file }, a)
+	raw, err := b.Client("")
+	require.NoError(t, err)
+	_, _, err = raw.KV().Keys("", "", nil)
+	require.NoError(t, err)
+	_, _, err = raw.KV().Keys("", "", &api.QueryOptions{Token: "mine", Namespace: "n"})
+	require.NoError(t, err)
+	_, err = b.Snapshot(budget(t), "")
+	require.NoError(t, err)
+	require.NoError(t, b.Close())
+	_, _, err = raw.KV().Keys("", "", nil)
+	require.Error(t, err, "the Backend is closed")
+	close(heads)
+	own := 0
+	for r := range heads {
+		token, query := r.Header.Get("X-Consul-Token"), r.URL.Query()
+		if token == "mine" {
+			require.Equal(t, "n", query.Get("ns"))
+			own++
+			continue
+		}
+		require.Equal(t, "secret", token)
+		require.False(t, query.Has("ns") || query.Has("partition"), r.URL.String())
+	}
+	require.Equal(t, 1, own)
+
+	_, err = b.Client("elsewhere:8500")
+	require.ErrorIs(t, err, dcs.ErrInvalid)
+}
