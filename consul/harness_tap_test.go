@@ -122,6 +122,8 @@ func (t *tap) describe(r *http.Request, body []byte) conformance.Request {
 			op = "Snapshot"
 		}
 		return conformance.Request{Op: operation(r.Context(), op), Keys: t.logical(strings.TrimPrefix(path, "/v1/kv/"))}
+	case strings.HasPrefix(path, "/v1/catalog/node/"):
+		return conformance.Request{Op: operation(r.Context(), "Probe")}
 	case strings.HasPrefix(path, "/v1/session/create"):
 		return conformance.Request{Op: operation(r.Context(), "Grant")}
 	case strings.HasPrefix(path, "/v1/session/renew/"), strings.HasPrefix(path, "/v1/session/info/"):
@@ -145,9 +147,15 @@ func (t *tap) logical(keys ...string) []string {
 // describeTxn tells the transactions apart: one that only reads, one that
 // makes a marker, one that settles an attempt, and the users' own.
 func (t *tap) describeTxn(ctx context.Context, body []byte) conformance.Request {
-	var ops []struct{ KV *api.KVTxnOp }
+	var ops []struct {
+		KV   *api.KVTxnOp
+		Node *api.NodeTxnOp
+	}
 	if err := json.Unmarshal(body, &ops); err != nil || len(ops) == 0 {
 		return conformance.Request{Op: "unreadable"}
+	}
+	if ops[0].Node != nil {
+		return conformance.Request{Op: operation(ctx, "Register")}
 	}
 	var keys []string
 	for _, op := range ops {
