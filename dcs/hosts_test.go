@@ -34,7 +34,7 @@ func TestParseHosts(t *testing.T) {
 }
 
 func TestParseHostsRefuses(t *testing.T) {
-	for text, says := range map[string]string{ //nolint:gosec // G101: credentials that must be refused
+	for text, says := range map[string]string{
 		"": "it is empty", " ": "it is empty", ":2379": "it is empty", "h1 h2": "not a host name",
 		"h:": "the port is not a number", "h:0": "the port is not a number", "h:99999": "the port is not a number", "h:2379x": "the port is not a number",
 		"::1": "in brackets", "h:1:2": "in brackets", "[::1": "without", "[h]:1": "no IPv6 address", "[::1]x": "the port is not a number",
