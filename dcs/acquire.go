@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // TryAcquire takes the lock key, with value, if it is free, and answers within
@@ -20,8 +21,14 @@ import (
 // ErrUnavailable with nothing sent. On a store that cannot settle such an
 // attempt (no [Settler]) the Session ends instead.
 //
+// The lock is taken only if every condition of also holds at that moment, in the
+// same Txn. If one does not, TryAcquire returns ErrConflict, and ConflictKey of
+// the *[Error] is the key of that condition; it is key where the lock is held.
+// An acquisition that depends on what was read before must state so here: a
+// configuration that changes in between would not be noticed otherwise.
+//
 // ctx governs this call only, not the Hold's life.
-func (s *Session) TryAcquire(ctx context.Context, key string, value []byte) (*Hold, error) {
+func (s *Session) TryAcquire(ctx context.Context, key string, value []byte, also ...Cond) (*Hold, error) {
 	const op = "TryAcquire"
 	if err := CheckLockKey(key); err != nil {
 		return nil, renamed(op, key, err)
@@ -40,7 +47,7 @@ func (s *Session) TryAcquire(ctx context.Context, key string, value []byte) (*Ho
 	if err != nil {
 		return nil, s.failure(op, key, err)
 	}
-	h, err := s.attempt(call, c, value)
+	h, err := s.attempt(call, c, value, also)
 	if err != nil {
 		return nil, s.failure(op, key, err)
 	}
@@ -53,7 +60,11 @@ func (s *Session) TryAcquire(ctx context.Context, key string, value []byte) (*Ho
 // ErrUnavailable; cut short while its write is under way it matches
 // ErrAmbiguous too, and a lock that was taken after all is given back. For
 // everything else see [Session.TryAcquire].
-func (s *Session) Acquire(ctx context.Context, key string, value []byte) (*Hold, error) {
+//
+// Acquire waits for the lock only. It returns the ErrConflict of a condition of
+// also at once, and checks these conditions at the call and whenever the lock
+// becomes free.
+func (s *Session) Acquire(ctx context.Context, key string, value []byte, also ...Cond) (*Hold, error) {
 	if err := CheckLockKey(key); err != nil {
 		return nil, renamed("Acquire", key, err)
 	}
@@ -61,12 +72,12 @@ func (s *Session) Acquire(ctx context.Context, key string, value []byte) (*Hold,
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		h, err := s.acquireOnce(ctx, key, value)
+		h, err := s.acquireOnce(ctx, key, value, also)
 		if err == nil {
 			return h, nil
 		}
 		var e *Error
-		if !errors.Is(err, ErrConflict) || !errors.As(err, &e) {
+		if !errors.Is(err, ErrConflict) || !errors.As(err, &e) || e.ConflictKey != "" && e.ConflictKey != key {
 			return nil, s.waitFailure(ctx, key, err)
 		}
 		s.mu.Lock()
@@ -97,14 +108,14 @@ func (s *Session) free(key string) error {
 		return s.err
 	}
 	if h := s.holds[key]; h != nil {
-		return &Error{Kind: ErrConflict, Err: fmt.Errorf("this Session holds it already, with token %d: a lock is not re-entrant", h.token)}
+		return &Error{Kind: ErrConflict, ConflictKey: key, Err: fmt.Errorf("this Session holds it already, with token %d: a lock is not re-entrant", h.token)}
 	}
 	return nil
 }
 
 // acquireOnce is one attempt of Acquire, with one budget. An earlier attempt
 // that is not settled is waited for (P17).
-func (s *Session) acquireOnce(ctx context.Context, key string, value []byte) (*Hold, error) {
+func (s *Session) acquireOnce(ctx context.Context, key string, value []byte, also []Cond) (*Hold, error) {
 	ctx, cancel := s.call(ctx)
 	defer cancel()
 	c, err := s.awaitClaim(ctx, key, s.tryClaimLock)
@@ -118,7 +129,7 @@ func (s *Session) acquireOnce(ctx context.Context, key string, value []byte) (*H
 		s.unclaim(c)
 		return nil, err
 	}
-	return s.attempt(ctx, c, value)
+	return s.attempt(ctx, c, value, also)
 }
 
 // awaitAbsent waits until key does not exist. It was seen as current.
@@ -143,10 +154,13 @@ func (s *Session) awaitAbsent(ctx context.Context, key string, current *Entry) e
 }
 
 // attempt tries once to create the claimed key. The claim ends with it, or,
-// when the outcome is unclear, with its settling in the background.
-func (s *Session) attempt(ctx context.Context, c *claim, value []byte) (*Hold, error) {
+// when the outcome is unclear, with its settling in the background. The lock's
+// own condition is the last one, so that a conflict names one of also where both
+// fail.
+func (s *Session) attempt(ctx context.Context, c *claim, value []byte, also []Cond) (*Hold, error) {
+	conds := append(slices.Clone(also), Absent(c.key))
 	rev, err := s.store.Commit(ctx, Txn{
-		If:   []Cond{Absent(c.key)},
+		If:   conds,
 		Then: []Write{PutLeased(c.key, value, c.lease.ID())},
 	})
 	if isFenced(err) {
@@ -161,7 +175,7 @@ func (s *Session) attempt(ctx context.Context, c *claim, value []byte) (*Hold, e
 		s.settleAcquire(c, err)
 		return nil, err
 	case errors.Is(err, ErrConflict):
-		err = s.nameHolder(ctx, c, err)
+		err = s.nameConflict(ctx, conds, err)
 	case errors.Is(err, ErrLost):
 		s.leaseLost(c.lease, err) // P14
 	}
@@ -186,7 +200,7 @@ func (s *Session) readBack(ctx context.Context, c *claim, err error) (Revision, 
 	case rerr == nil && e.Lease == c.lease.ID() && e.Created > c.newest:
 		return e.Created, nil
 	case rerr == nil:
-		return 0, &Error{Kind: ErrConflict, Current: &e}
+		return 0, &Error{Kind: ErrConflict, ConflictKey: c.key, Current: &e}
 	case errors.Is(rerr, ErrNotFound):
 		return 0, &Error{Kind: ErrUnavailable, Err: fmt.Errorf("the lock is not held: %w", plain(err))}
 	default:
@@ -213,18 +227,43 @@ func (s *Session) adopt(c *claim, token Revision) (*Hold, error) {
 	return h, nil
 }
 
-// nameHolder adds the holder's entry to a conflict that lacks it.
-func (s *Session) nameHolder(ctx context.Context, c *claim, err error) error {
+// nameConflict completes a conflict of an attempt under conds with the key whose
+// condition failed and the entry that is there, where the store did not report
+// them. If every condition holds by now, the key stays unknown.
+func (s *Session) nameConflict(ctx context.Context, conds []Cond, err error) error {
 	var e *Error
-	if !errors.As(err, &e) || e.Current != nil {
+	if !errors.As(err, &e) {
 		return err
 	}
-	if found, rerr := s.store.Get(ctx, c.key); rerr == nil {
-		named := *e
-		named.Current = &found
+	named := *e
+	if failed(conds, named.ConflictKey, named.Current) {
+		return err
+	}
+	named.ConflictKey = ""
+	if cur := named.Current; cur != nil && failed(conds, cur.Key, cur) {
+		named.ConflictKey = cur.Key
 		return &named
 	}
-	return err
+	for _, c := range conds {
+		var found *Entry
+		if cur, rerr := s.store.Get(ctx, c.Key); rerr == nil {
+			found = &cur
+		} else if !errors.Is(rerr, ErrNotFound) {
+			return &named
+		}
+		if !c.Holds(found) {
+			named.ConflictKey, named.Current = c.Key, found
+			return &named
+		}
+	}
+	return &named
+}
+
+// failed reports whether the condition on key is one of conds and does not hold
+// for the entry found.
+func failed(conds []Cond, key string, found *Entry) bool {
+	i := slices.IndexFunc(conds, func(c Cond) bool { return c.Key == key })
+	return i >= 0 && !conds[i].Holds(found)
 }
 
 // leaseLost ends the session if a Commit bound to t was refused because t is

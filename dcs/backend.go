@@ -85,6 +85,19 @@ func ModifiedAt(key string, r Revision) Cond { return Cond{Key: key, On: Modifie
 // however often it was rewritten since.
 func CreatedAt(key string, token Revision) Cond { return Cond{Key: key, On: Created, Is: token} }
 
+// Holds reports whether c holds for the entry of its key, or for a key that is
+// absent where e is nil.
+func (c Cond) Holds(e *Entry) bool {
+	switch {
+	case e == nil:
+		return c.Is == 0
+	case c.On == Created:
+		return e.Created == c.Is
+	default:
+		return e.Modified == c.Is
+	}
+}
+
 // Write is one write of a Txn. It states value and binding: a write with an
 // empty Lease unbinds the key from whatever lease it was bound to.
 type Write struct {

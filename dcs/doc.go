@@ -149,6 +149,25 @@
 // and keep its token (Lease/Rebind), whether the store itself removes the keys
 // of an expired lease. A Txn over a bound is ErrInvalid before anything is sent.
 //
+// # Managers of a service
+//
+// A program that starts and stops a service with its lock needs more than Valid:
+//
+//   - [Session.TryAcquire] takes conditions: the lock is taken only while the
+//     configuration is the one by which the program decided to lead. The
+//     conflict's ConflictKey names the key that has changed (Hold/Conditions).
+//   - [Hold.DoneBefore] is a channel that closes some time before the deadline, so
+//     that a service that takes long to stop has stopped by then.
+//     [Instant.Boottime] is the deadline for a child process or a watchdog.
+//   - [SessionOptions].Gate lets the lock end by itself when the program's own
+//     loop hangs.
+//   - [Session.Abandon] ends a Session without freeing its locks, for a service
+//     that could not be stopped: nobody else leads before the lease has run out
+//     (Hold/AbandonedStays).
+//   - [Session.Status] returns the last renewal's error and waits for changes.
+//   - [Store.WaitMany] and [Store.WatchMany] follow several prefixes and keys with
+//     one watch, and [Snapshot.Diff] finds what changed (Wait/Many).
+//
 // # Observing
 //
 // [Options] take a [log/slog.Logger], which receives what an operator needs to

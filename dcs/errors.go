@@ -1,6 +1,7 @@
 package dcs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -9,6 +10,7 @@ import (
 // kind is a sentinel that may be a special case of another one.
 type kind struct {
 	text   string
+	label  string // for metrics
 	parent error
 }
 
@@ -20,30 +22,30 @@ func (k *kind) Unwrap() error { return k.parent }
 // only a quorum's word may produce them.
 var (
 	// ErrNotFound: the key does not exist.
-	ErrNotFound error = &kind{text: "not found"}
+	ErrNotFound error = &kind{text: "not found", label: "not_found"}
 	// ErrConflict: a condition of the Txn failed and nothing was written.
-	ErrConflict error = &kind{text: "conflict"}
+	ErrConflict error = &kind{text: "conflict", label: "conflict"}
 	// ErrLost: this lease or hold is definitely gone; also a Commit bound to
 	// such a lease, and nothing was written. Stop acting as the holder.
-	ErrLost error = &kind{text: "lost"}
+	ErrLost error = &kind{text: "lost", label: "lost"}
 	// ErrReleased: the session or hold was given up by its owner.
-	ErrReleased error = &kind{text: "released"}
+	ErrReleased error = &kind{text: "released", label: "released"}
 	// ErrUnavailable: cannot tell. Try again within the budget; a holder goes
 	// on until its deadline.
-	ErrUnavailable error = &kind{text: "store unavailable"}
+	ErrUnavailable error = &kind{text: "store unavailable", label: "unavailable"}
 	// ErrExpired: the local deadline passed without proof; act as if lost.
 	// It matches ErrUnavailable and wraps the last renewal's error.
-	ErrExpired error = &kind{text: "expired: the deadline passed without a confirmed renewal", parent: ErrUnavailable}
+	ErrExpired error = &kind{text: "expired: the deadline passed without a confirmed renewal", label: "expired", parent: ErrUnavailable}
 	// ErrAmbiguous: the write may have happened, or may still. It matches
 	// ErrUnavailable.
-	ErrAmbiguous error = &kind{text: "ambiguous: the write may have happened or may still land", parent: ErrUnavailable}
+	ErrAmbiguous error = &kind{text: "ambiguous: the write may have happened or may still land", label: "ambiguous", parent: ErrUnavailable}
 	// ErrUnauthorized: the store refuses our credentials; an operator is
 	// needed, and nothing can be told about leases. It matches ErrUnavailable.
-	ErrUnauthorized error = &kind{text: "unauthorized", parent: ErrUnavailable}
+	ErrUnauthorized error = &kind{text: "unauthorized", label: "unauthorized", parent: ErrUnavailable}
 	// ErrInvalid: an argument is wrong; nothing was sent.
-	ErrInvalid error = &kind{text: "invalid argument"}
+	ErrInvalid error = &kind{text: "invalid argument", label: "invalid"}
 	// ErrClosed: the Store (or Session) was closed.
-	ErrClosed error = &kind{text: "closed"}
+	ErrClosed error = &kind{text: "closed", label: "closed"}
 )
 
 // Error is what every failed call returns: the kind, what was done to what,
@@ -60,6 +62,9 @@ type Error struct {
 	Endpoint string
 	// Kind is one of the sentinels.
 	Kind error
+	// ConflictKey is, for ErrConflict, the key of a condition that failed; empty
+	// where it is not known. [Session.TryAcquire] and [Session.Acquire] set it.
+	ConflictKey string
 	// Current is, for ErrConflict, the entry that was read at or after the
 	// failure; nil when it was not read, or when the key is absent.
 	Current *Entry
@@ -90,13 +95,12 @@ func (e *Error) Error() string {
 		}
 		b.WriteString(": ")
 	}
-	if e.Kind != nil {
-		b.WriteString(e.Kind.Error())
-	} else {
-		b.WriteString("unknown error")
-	}
-	if e.Current != nil {
+	b.WriteString(e.outcome())
+	switch {
+	case e.Current != nil:
 		fmt.Fprintf(&b, " (%q is at revision %d, created at %d)", clip(e.Current.Key), e.Current.Modified, e.Current.Created)
+	case e.ConflictKey != "" && e.ConflictKey != e.Key:
+		fmt.Fprintf(&b, " (%q does not exist)", clip(e.ConflictKey))
 	}
 	if e.Endpoint != "" {
 		fmt.Fprintf(&b, " [%s]", e.Endpoint)
@@ -105,6 +109,19 @@ func (e *Error) Error() string {
 		b.WriteString(": " + e.Err.Error())
 	}
 	return b.String()
+}
+
+// outcome returns the Kind in words. What an unclear Grant leaves behind is a
+// lease, not a write.
+func (e *Error) outcome() string {
+	switch {
+	case e.Kind == nil:
+		return "unknown error"
+	case same(e.Kind, ErrAmbiguous) && (e.Op == opGrant.name || e.Op == opNewSession):
+		return "ambiguous: a lease that nobody holds may exist until its TTL has passed"
+	default:
+		return e.Kind.Error()
+	}
 }
 
 // Unwrap exposes the kind and the cause to [errors.Is] and [errors.As]. A
@@ -199,6 +216,28 @@ func KindOf(err error) error {
 		return k
 	}
 	return nil
+}
+
+// KindLabel returns a short name for the outcome of a call, for use as the value
+// of a metric's label. It is "ok" for a nil error, one of "not_found",
+// "conflict", "lost", "released", "unavailable", "expired", "ambiguous",
+// "unauthorized", "invalid" and "closed" for an error that [KindOf] recognises,
+// "canceled" or "deadline_exceeded" for a context's error, and "unknown" for any
+// other error. The labels do not change.
+func KindLabel(err error) string {
+	if err == nil {
+		return "ok"
+	}
+	k, _ := any(KindOf(err)).(*kind)
+	switch {
+	case k != nil:
+		return k.label
+	case errors.Is(err, context.Canceled):
+		return "canceled"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "deadline_exceeded"
+	}
+	return "unknown"
 }
 
 // faultList is several faults in one line.

@@ -162,3 +162,20 @@ func TestBackendErrorsAreWrappedOnce(t *testing.T) {
 		}
 	}
 }
+
+// A metric's labels are stable.
+func TestKindLabel(t *testing.T) {
+	for want, err := range map[string]error{
+		"ok": nil, "not_found": ErrNotFound, "conflict": &Error{Kind: ErrConflict}, "lost": ErrLost, "released": ErrReleased,
+		"unavailable": ErrUnavailable, "expired": &Error{Kind: ErrExpired, Err: ErrUnauthorized}, "ambiguous": fmt.Errorf("x: %w", ErrAmbiguous),
+		"unauthorized": ErrUnauthorized, "invalid": ErrInvalid, "closed": ErrClosed,
+		"canceled": context.Canceled, "deadline_exceeded": fmt.Errorf("x: %w", context.DeadlineExceeded), "unknown": errors.New("x"),
+	} {
+		if got := KindLabel(err); got != want {
+			t.Errorf("KindLabel(%v) is %q, want %q", err, got, want)
+		}
+	}
+	if got := KindLabel(&Error{Kind: errors.New("x")}); got != "unknown" {
+		t.Errorf("an unknown Kind: %q", got)
+	}
+}

@@ -25,6 +25,7 @@ type Hold struct {
 	gone     bool          // the incarnation is known to be deleted
 	removing bool          // a goroutine waits to delete it
 	removed  chan struct{} // closed when a released incarnation is deleted
+	early    map[time.Duration]*earlyEnd
 }
 
 // Key returns the lock's key.
@@ -165,12 +166,16 @@ func (s *Session) settleWrite(c *claim, err error) {
 // before anything is sent (P6). It deletes its own incarnation only, whoever
 // holds the key by now. Nil says that the incarnation is gone. After
 // ErrAmbiguous or ErrUnavailable the Session goes on trying in the background;
-// calling Release again is safe and waits for that.
+// calling Release again is safe and waits for that. After [Session.Abandon]
+// Release sends nothing and returns ErrReleased.
 func (h *Hold) Release(ctx context.Context) error {
 	const op = "Release"
 	s := h.s
 	ctx, cancel := context.WithTimeout(ctx, s.timing.RetryTimeout)
 	defer cancel()
+	if s.isAbandoned() && !h.isGone() {
+		return renamed(op, h.key, errAbandoned)
+	}
 	h.release() // P6
 	c, err := s.claim(ctx, h.key)
 	if h.isGone() {
@@ -228,6 +233,7 @@ func (h *Hold) release() {
 		return
 	}
 	h.s.removals[h.key] = h.removed // P17
+	h.s.released[h.key] = Now()
 	h.s.drop(h, &Error{Op: "Release", Key: h.key, Kind: ErrReleased})
 	h.s.log.Info("lock released", "key", h.key, "token", h.token)
 }
@@ -247,6 +253,7 @@ func (h *Hold) setGone() {
 	if h.s.removals[h.key] == h.removed {
 		close(h.removed)
 		delete(h.s.removals, h.key)
+		delete(h.s.released, h.key)
 	}
 }
 
@@ -274,5 +281,8 @@ func (h *Hold) finish(err error) {
 	h.over.Store(true)
 	h.err = err
 	close(h.done)
+	for _, e := range h.early {
+		h.s.closeEarly(e)
+	}
 	h.s.queueEvent(StateEvent{Key: h.key, Token: h.token, From: h.s.state, To: Lost, Reason: err})
 }

@@ -104,3 +104,16 @@ func saturate(a, b time.Duration) time.Duration {
 	}
 	return sum
 }
+
+// Boottime returns i as a reading of CLOCK_BOOTTIME in nanoseconds, which other
+// processes of this machine can compare with that clock: a child process or a
+// watchdog that must act at a deadline. It is never later than i. It reports
+// false on systems without that clock, for the zero Instant, for an instant
+// before the clock's zero, and in a bubble of testing/synctest.
+func (i Instant) Boottime() (ns int64, ok bool) {
+	if !i.set || bootAtStart == 0 {
+		return 0, false
+	}
+	at := saturate(bootAtStart, saturate(i.awake, i.slept))
+	return int64(at), at > 0
+}

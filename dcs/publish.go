@@ -187,6 +187,7 @@ func (s *Session) displace(p *publication, reason error) {
 		return
 	}
 	p.displaced = true
+	s.noteChange()
 	s.queueEvent(StateEvent{Key: p.key, From: s.state, To: Lost, Displaced: true, Reason: &Error{Op: "Publish", Key: p.key, Kind: ErrConflict, Err: reason}})
 	s.log.Warn("published key was taken over or deleted", "key", p.key, "reason", reason)
 }

@@ -222,6 +222,7 @@ func (s *Session) moved(spare *tenure) {
 	}
 	s.failed, s.failures = nil, 0
 	s.setState(Held, nil)
+	s.noteChange()
 	s.log.Info("moved to a fresh lease", "from", old.ID(), "to", spare.ID())
 	s.poke()
 	s.work.Go(func() { _ = s.revoke(s.life, old) })

@@ -16,6 +16,13 @@ type SessionOptions struct {
 	Timing Timing
 	// Logger defaults to the Store's. See [Detached].
 	Logger *slog.Logger
+	// Gate, if set, is asked before each renewal. While it returns an error the
+	// session sends no renewal, and it is lost at its deadline with that error
+	// as the cause. A program sets a Gate so that it loses its locks when the
+	// part of it that acts on them hangs. Gate is called by the goroutine that
+	// renews. It must return at once and must not call methods of the Session
+	// or its Holds.
+	Gate func() error
 }
 
 // Session owns one lease and is the only one that renews it: every
@@ -29,7 +36,7 @@ type Session struct {
 	store  *Store
 	timing Timing
 	log    *slog.Logger
-	gate   func() error // asked before each renewal; an error skips it; nil = go
+	gate   func() error // SessionOptions.Gate
 
 	// until is the deadline, and nil once the session is over: whoever finds
 	// that it has passed swaps nil in, and nothing moves it after that (P4).
@@ -59,8 +66,14 @@ type Session struct {
 	pubs     map[string]*publication
 	claims   map[string]*claim
 	removals map[string]chan struct{} // released locks that are not deleted yet: Hold.removed (P17)
+	released map[string]Instant       // when each of removals began
 	confirms []chan error
 	closing  *shutdown // the last attempt of Close
+
+	abandoned bool
+	changed   chan struct{} // closed at the next change of Status, nil until asked for
+	earlyEnds map[*earlyEnd]struct{}
+	rings     Instant // what the alarm is set to
 }
 
 // tenure is one lease and how long it is good for.
@@ -80,19 +93,19 @@ func (s *Store) NewSession(ctx context.Context, o SessionOptions) (*Session, err
 	if o.Timing != (Timing{}) {
 		timing = o.Timing.WithDefaults()
 		if err := timing.Validate(s.Caps()); err != nil {
-			return nil, renamed("NewSession", "", err)
+			return nil, renamed(opNewSession, "", err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, timing.RetryTimeout)
 	defer cancel()
 	lease, granted, err := s.Grant(ctx, timing.TTL)
 	if err != nil {
-		return nil, renamed("NewSession", "", err)
+		return nil, renamed(opNewSession, "", err)
 	}
 	err = timing.CheckGrant(granted.TTL)
 	if err == nil {
 		var n *Session
-		if n, err = s.startSession(lease, granted, timing, o.Logger); err == nil {
+		if n, err = s.startSession(lease, granted, timing, o); err == nil {
 			return n, nil
 		}
 	}
@@ -103,23 +116,28 @@ func (s *Store) NewSession(ctx context.Context, o SessionOptions) (*Session, err
 		defer cancel()
 		_ = lease.Revoke(ctx) // otherwise the lease expires by itself
 	})
-	return nil, renamed("NewSession", "", err)
+	return nil, renamed(opNewSession, "", err)
 }
 
+// opNewSession names NewSession in errors.
+const opNewSession = "NewSession"
+
 // startSession makes the Session of a lease that was just granted.
-func (s *Store) startSession(lease Lease, granted Renewal, timing Timing, log *slog.Logger) (*Session, error) {
+func (s *Store) startSession(lease Lease, granted Renewal, timing Timing, o SessionOptions) (*Session, error) {
+	log := o.Logger
 	if log == nil {
 		log = s.log
 	}
 	log = detachedLogger(log)
 	until := Deadline(granted.From, granted.TTL) // P3
 	n := &Session{
-		store: s, timing: timing, log: log,
+		store: s, timing: timing, log: log, gate: o.Gate,
 		done: make(chan struct{}), wake: make(chan struct{}, 1), close: make(chan struct{}),
 		last:  until,
 		lease: &tenure{Lease: lease, granted: granted, until: until},
 		mine:  map[LeaseID]bool{lease.ID(): true}, leases: map[LeaseID]Lease{lease.ID(): lease},
 		holds: map[string]*Hold{}, pubs: map[string]*publication{}, claims: map[string]*claim{}, removals: map[string]chan struct{}{},
+		released: map[string]Instant{}, earlyEnds: map[*earlyEnd]struct{}{},
 	}
 	n.until.Store(&until)
 	n.life, n.kill = context.WithCancel(context.Background())
@@ -135,7 +153,9 @@ func (s *Store) startSession(lease Lease, granted Renewal, timing Timing, log *s
 		n.kill()
 		return nil, err
 	}
-	n.alarm.set(until)
+	n.mu.Lock()
+	n.resetAlarm()
+	n.mu.Unlock()
 	n.work.Go(n.renew)
 	return n, nil
 }

@@ -52,7 +52,7 @@ func (s *Session) advance() bool {
 		if s.until.CompareAndSwap(old, &at) {
 			s.last = at
 			if at.Before(*old) {
-				s.alarm.set(at) // otherwise it fires at the old one and is set again then
+				s.resetAlarm() // otherwise it fires at the old one and is set again then
 			}
 			return s.live()
 		}
@@ -61,11 +61,13 @@ func (s *Session) advance() bool {
 
 // ring is called by the alarm, perhaps too early.
 func (s *Session) ring() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.live() {
-		s.alarm.set(s.Deadline())
+		s.resetAlarm()
 		return
 	}
-	s.expire()
+	s.expireLocked()
 }
 
 // expire ends a session whose deadline has passed.
@@ -103,6 +105,7 @@ func (s *Session) endLocked(err error) {
 	s.holds = map[string]*Hold{}
 	s.queueEvent(StateEvent{From: s.state, To: Lost, Reason: err})
 	s.state = Lost
+	s.noteChange()
 	close(s.done)
 	s.kill()
 	s.alarm.stop()
@@ -157,6 +160,9 @@ func (s *Session) revokeAll(ctx context.Context) error {
 
 func (s *Session) revoke(ctx context.Context, l Lease) error {
 	for n := 0; ; n++ {
+		if s.isAbandoned() {
+			return errAbandoned
+		}
 		err := l.Revoke(ctx)
 		if err == nil || errors.Is(err, ErrLost) {
 			s.mu.Lock()
@@ -186,10 +192,15 @@ type shutdown struct {
 // has not confirmed the end, and ErrClosed that the Store was closed first: in
 // both cases the keys stay until the lease expires, or until a deletion that is
 // still under way succeeds.
+//
+// A [Hold.Release] that is not carried out yet counts towards the budget: a
+// Release and a Close after it together wait for a store that does not answer
+// for one budget, not for two. After [Session.Abandon] Close sends nothing and
+// returns ErrReleased.
 func (s *Session) Close(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.timing.RetryTimeout)
+	run, budget := s.shutDown()
+	ctx, cancel := context.WithTimeout(ctx, budget)
 	defer cancel()
-	run := s.shutDown()
 	select {
 	case <-run.done:
 	case <-ctx.Done():
@@ -199,6 +210,8 @@ func (s *Session) Close(ctx context.Context) error {
 	switch {
 	case run.err == nil:
 		return nil
+	case errors.Is(run.err, errAbandoned):
+		return renamed("Close", "", errAbandoned)
 	case errors.Is(run.err, ErrClosed):
 		return &Error{Op: "Close", Kind: ErrClosed, Err: errors.New("the Store was closed before the Session: its keys stay until the lease expires")}
 	default:
@@ -207,10 +220,16 @@ func (s *Session) Close(ctx context.Context) error {
 }
 
 // shutDown ends the session and deletes its keys in the background. Calls that
-// come while that is under way share it.
-func (s *Session) shutDown() *shutdown {
+// come while that is under way share it. It returns how long Close may wait.
+func (s *Session) shutDown() (*shutdown, time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	budget := s.closeBudget()
+	if s.abandoned {
+		run := &shutdown{done: make(chan struct{}), err: errAbandoned}
+		close(run.done)
+		return run, budget
+	}
 	var held []*Hold
 	for _, h := range s.holds {
 		held = append(held, h)
@@ -219,7 +238,7 @@ func (s *Session) shutDown() *shutdown {
 	case s.closing == nil:
 		close(s.close)
 	case !isClosed(s.closing.done):
-		return s.closing
+		return s.closing, budget
 	}
 	s.endLocked(&Error{Op: "Close", Kind: ErrReleased}) // P6
 	run := &shutdown{done: make(chan struct{})}
@@ -231,8 +250,21 @@ func (s *Session) shutDown() *shutdown {
 		s.removeAll(ctx, held)
 		run.err = s.revokeAll(ctx)
 	}()
-	return run
+	return run, budget
 }
+
+// closeBudget returns how long Close may wait. A Release that is still pending
+// has spent a part of it, except the slack that every call has. Called under mu.
+func (s *Session) closeBudget() time.Duration {
+	spent := time.Duration(0)
+	for _, since := range s.released {
+		spent = max(spent, since.Elapsed())
+	}
+	return max(s.timing.RetryTimeout-spent, min(closeSlack, s.timing.RetryTimeout))
+}
+
+// closeSlack is the least time that Close gives the store.
+const closeSlack = 100 * time.Millisecond
 
 func isClosed(c <-chan struct{}) bool {
 	select {

@@ -188,6 +188,7 @@ func (s *Session) judge(leases []*tenure, what []asked, answers []renewed) error
 		return s.err
 	}
 	s.noteOutcome(failed)
+	s.noteChange()
 	return failed
 }
 

@@ -362,12 +362,10 @@ func TestObserverAndStates(t *testing.T) {
 func TestGateKeepsTheSessionFromRenewing(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c := &settling{client: &client{w: b.w, rebind: true}}
-		s := b.session(c)
-		h := b.hold(s, "leader")
 		hung := errors.New("the manager is hung")
-		s.mu.Lock()
-		s.gate = func() error { return hung }
-		s.mu.Unlock()
+		s, err := b.store(c).NewSession(b.Context(), SessionOptions{Gate: func() error { return hung }})
+		b.must(err)
+		h := b.hold(s, "leader")
 		time.Sleep(time.Minute)
 		b.valid(h, false)
 		b.is(s.Err(), ErrExpired)

@@ -3,7 +3,6 @@ package dcs
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"math/rand/v2"
 	"time"
@@ -20,30 +19,40 @@ import (
 func (s *Store) Watch(ctx context.Context, prefix string) iter.Seq2[Snapshot, error] {
 	return func(yield func(Snapshot, error) bool) {
 		var last Revision
-		first := true
-		pause := s.newJitter()
-		for ctx.Err() == nil {
-			var snap Snapshot
-			var err error
+		s.watch(ctx, yield, func(first bool) (snap Snapshot, err error) {
 			if first {
 				snap, err = s.Snapshot(ctx, prefix)
-			} else if snap, err = s.Wait(ctx, prefix, last); err == nil && snap.Revision <= last {
-				err = s.wrap(opWait, prefix, fmt.Errorf("the backend answered revision %d to a Wait since %d", snap.Revision, last), nil)
+			} else {
+				snap, err = s.waitNewer(ctx, prefix, last)
 			}
-			switch {
-			case err == nil:
-				first, last = false, snap.Revision
-				pause.reset()
-				if !yield(snap, nil) {
-					return
-				}
-			case ctx.Err() != nil:
-				return
-			case !yield(Snapshot{}, err) || !errors.Is(err, ErrUnavailable):
-				return
-			case !pause.sleep(ctx):
+			if err == nil {
+				last = snap.Revision
+			}
+			return snap, err
+		})
+	}
+}
+
+// watch yields what next returns, as [Store.Watch] describes. first reports that
+// nothing was returned yet.
+func (s *Store) watch(ctx context.Context, yield func(Snapshot, error) bool, next func(first bool) (Snapshot, error)) {
+	first := true
+	pause := s.newJitter()
+	for ctx.Err() == nil {
+		snap, err := next(first)
+		switch {
+		case err == nil:
+			first = false
+			pause.reset()
+			if !yield(snap, nil) {
 				return
 			}
+		case ctx.Err() != nil:
+			return
+		case !yield(Snapshot{}, err) || !errors.Is(err, ErrUnavailable):
+			return
+		case !pause.sleep(ctx):
+			return
 		}
 	}
 }

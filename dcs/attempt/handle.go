@@ -159,11 +159,11 @@ func (h *handle) refusal(a Answer) *dcs.Error {
 	}
 	for _, cond := range h.txn.If {
 		entry := a.entry(cond.Key)
-		if holds(cond, entry) {
+		if cond.Holds(entry) {
 			continue
 		}
 		e := h.c.fail("Commit", cond.Key, dcs.ErrConflict, nil)
-		e.Current, e.Endpoint = entry, a.Endpoint
+		e.ConflictKey, e.Current, e.Endpoint = cond.Key, entry, a.Endpoint
 		return e
 	}
 	if h.c.o.ModifiedOnly || len(h.txn.If) == 0 {
@@ -174,17 +174,6 @@ func (h *handle) refusal(a Answer) *dcs.Error {
 	e := h.c.fail("Commit", cond.Key, dcs.ErrConflict, nil)
 	e.Current, e.Endpoint = a.entry(cond.Key), a.Endpoint
 	return e
-}
-
-func holds(c dcs.Cond, e *dcs.Entry) bool {
-	switch {
-	case e == nil:
-		return c.Is == 0
-	case c.On == dcs.Created:
-		return e.Created == c.Is
-	default:
-		return e.Modified == c.Is
-	}
 }
 
 // copy sends one copy of the attempt.
@@ -233,7 +222,7 @@ func (h *handle) resolve(ctx context.Context, r *Request, first bool) event {
 	conds := make([]dcs.Cond, len(h.txn.If))
 	for i, c := range h.txn.If {
 		e := ans.entry(c.Key)
-		if c.On == dcs.Created && !holds(c, e) {
+		if c.On == dcs.Created && !c.Holds(e) {
 			return event{ans: ans, unsent: true}
 		}
 		if c.On == dcs.Created && e != nil {

@@ -1,0 +1,81 @@
+package dcs
+
+import "time"
+
+// earlyEnd is a channel that closes some time before the session's deadline.
+type earlyEnd struct {
+	before time.Duration
+	c      chan struct{}
+}
+
+// DoneBefore returns a channel that is closed when d is left until the deadline,
+// or when the Hold is over, whichever is first. Each confirmed renewal moves that
+// moment with the deadline. A holder that needs time to stop begins to stop when
+// the channel closes:
+//
+//	case <-hold.DoneBefore(stopTimeout): // stop now
+//
+// The channel is closed within a millisecond of that moment on a machine that is
+// not overloaded, also where the store has shortened the lease's life. It is
+// closed at once if less than d is left. A closed channel stays closed: a
+// holder that goes on after a later renewal uses another d or [Hold.Remaining].
+// Calls with the same d return the same channel, which costs no goroutine. A d
+// that is not more than 0 is [Hold.Done].
+func (h *Hold) DoneBefore(d time.Duration) <-chan struct{} {
+	s := h.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h.err == nil && !s.live() {
+		s.expireLocked()
+	}
+	if d <= 0 || h.err != nil {
+		return h.done
+	}
+	if e := h.early[d]; e != nil {
+		return e.c
+	}
+	e := &earlyEnd{before: d, c: make(chan struct{})}
+	if h.early == nil {
+		h.early = map[time.Duration]*earlyEnd{}
+	}
+	h.early[d] = e
+	if d >= -s.last.Elapsed() {
+		close(e.c)
+		return e.c
+	}
+	s.earlyEnds[e] = struct{}{}
+	s.setAlarm(d)
+	return e.c
+}
+
+// setAlarm lets the alarm ring when before is left, if it would ring later.
+// Called under mu.
+func (s *Session) setAlarm(before time.Duration) {
+	if at := s.last.Add(-before); at.Before(s.rings) {
+		s.rings = at
+		s.alarm.set(at)
+	}
+}
+
+// resetAlarm closes the channels of DoneBefore that are due and lets the alarm
+// ring at the next one, or at the deadline. Called under mu.
+func (s *Session) resetAlarm() {
+	left, next := -s.last.Elapsed(), time.Duration(0)
+	for e := range s.earlyEnds {
+		if e.before >= left {
+			s.closeEarly(e)
+		} else {
+			next = max(next, e.before)
+		}
+	}
+	s.rings = s.last.Add(-next)
+	s.alarm.set(s.rings)
+}
+
+// closeEarly closes the channel of e, unless it is closed. Called under mu.
+func (s *Session) closeEarly(e *earlyEnd) {
+	if _, open := s.earlyEnds[e]; open {
+		delete(s.earlyEnds, e)
+		close(e.c)
+	}
+}

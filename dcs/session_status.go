@@ -1,0 +1,63 @@
+package dcs
+
+import (
+	"maps"
+	"slices"
+)
+
+// SessionStatus is what a Session knows of itself at one moment.
+type SessionStatus struct {
+	State State
+	// Lease is the lease that is renewed.
+	Lease LeaseID
+	// Deadline is the instant at which the session is lost without a further
+	// renewal. Of a session that is over it is the last one there was.
+	Deadline Instant
+	// Failures is the number of renewals that have failed since the last
+	// confirmed one, and RenewalErr the error of the latest of them. It is nil
+	// after a confirmed renewal.
+	Failures   int
+	RenewalErr error
+	// Displaced are the published keys that another session has taken over or
+	// that were deleted, sorted. See [Session.Publish].
+	Displaced []string
+	// Err is why the session is over, or nil. See [Session.Err].
+	Err error
+}
+
+// Status returns the session's status and a channel that is closed at its next
+// change: after each renewal, when a published key was taken over, and when the
+// session is over. Nothing changes after that, and the channel stays open.
+//
+// A caller that waits for the channel and then calls Status again never misses
+// the latest status, and may miss those between. Unlike an [Observer], which
+// belongs to the Store, any number of callers may use it, and no event is
+// dropped.
+func (s *Session) Status() (SessionStatus, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil && !s.live() {
+		s.expireLocked()
+	}
+	if s.changed == nil {
+		s.changed = make(chan struct{})
+	}
+	st := SessionStatus{
+		State: s.state, Lease: s.lease.ID(), Deadline: s.last,
+		Failures: s.failures, RenewalErr: s.failed, Err: s.err,
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.pubs)) {
+		if s.pubs[key].displaced {
+			st.Displaced = append(st.Displaced, key)
+		}
+	}
+	return st, s.changed
+}
+
+// noteChange closes the channel that Status has returned. Called under mu.
+func (s *Session) noteChange() {
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = nil
+	}
+}
