@@ -40,7 +40,7 @@ type spec struct {
 func table() []spec {
 	var all []spec
 	for _, area := range [][]spec{
-		kvCases, txnCases, bindingCases, snapshotCases, waitCases, leaseCases, holdCases,
+		kvCases, txnCases, bindingCases, snapshotCases, waitCases, leaseCases, holdCases, decidedCases,
 		contestCases, memberCases, openCases, callCases, closeCases, keepaliveCases, secureCases, replyCases, settleCases,
 		rotateCases, outageCases,
 	} {
