@@ -29,6 +29,7 @@ type Client struct {
 	closing sync.Once
 
 	leader atomic.Pointer[leaderAt]
+	voter  atomic.Pointer[voterAt]
 
 	mu   sync.Mutex
 	left string // the address whose stream failed last

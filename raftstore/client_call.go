@@ -17,11 +17,13 @@ import (
 // operations may be sent twice: reads and renewals by nature, and commands because
 // each has a number (P13, P15).
 func (c *Client) ask(ctx context.Context, r *request) outcome {
+	vote := c.askVoter(ctx, r)
+	defer vote.end()
 	body := r.encode()
 	var unclear atomic.Int32 // copies that were sent and neither answered nor refused
 	a, err := endpoint.Do(ctx, c.pool, classOf(r.op), func(ctx context.Context, addr string) (reply, error) {
 		unclear.Add(1)
-		rep, err := c.try(ctx, addr, r.op, body)
+		rep, err := c.tryWith(ctx, addr, r, body, vote)
 		if err == nil || errors.Is(err, transport.ErrNotSent) {
 			unclear.Add(-1)
 		}
@@ -33,6 +35,9 @@ func (c *Client) ask(ctx context.Context, r *request) outcome {
 	o := outcome{reply: a.Value, err: err, endpoint: a.Endpoint, sent: a.Sent, unclear: unclear.Load() > 0}
 	if err == nil {
 		c.seen(&o.reply)
+		if o.reply.ifTerm != 0 { // P2: the voter was asked before this copy was sent
+			o.sent = vote.sent
+		}
 	}
 	return o
 }

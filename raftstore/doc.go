@@ -104,8 +104,9 @@
 // All Waits of a client are served from a tree in memory that one stream from
 // one node keeps up to date. The node says in that stream that it is in touch with
 // a quorum, at least once a second, and the client goes to another node when that
-// is missing. A renewal through a client takes one round trip more than one on a
-// node that does not lead, the leader's to a voter. See
+// is missing. A renewal takes one round trip, as on a node that does not lead,
+// because the client asks a voter for its term while the leader works on the
+// request. See
 // docs/decisions/0021-clients-without-a-data-directory.md.
 //
 // # What it guarantees

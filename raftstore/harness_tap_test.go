@@ -114,6 +114,9 @@ func (t *tapState) done(ctx context.Context) conformance.Fate {
 
 // describe names a request as the suite does.
 func describe(op byte, body []byte) conformance.Request {
+	if op == opVote {
+		return conformance.Request{Op: "Vote"}
+	}
 	r, err := decodeRequest(op, body)
 	if err != nil {
 		return conformance.Request{Op: err.Error()}

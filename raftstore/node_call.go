@@ -26,10 +26,11 @@ const (
 	opPosition                   // what must be applied to be up to date
 	opDisk                       // can your disk be relied on now? Empty body.
 	opMembership                 // list or change the members
+	opVote                       // P2: your current term, if you are the server in the body? From clients only.
 )
 
 // callVersion is the first byte of every request and reply.
-const callVersion = 2
+const callVersion = 3
 
 // maxRenewKeys bounds the keys that one renewal reads.
 const maxRenewKeys = 1024
@@ -54,6 +55,8 @@ type request struct {
 
 	lease dcs.LeaseID // opRenew
 	keys  []string    // opRenew, at most maxRenewKeys
+	// asked is a voter that the client asks for its term itself, or "".
+	asked raft.ServerID // opRenew
 
 	change memberRequest // opMembership
 }
@@ -79,6 +82,7 @@ func (r *request) encode() []byte {
 		for _, k := range r.keys {
 			e.Text(k)
 		}
+		e.Text(string(r.asked))
 	case opMembership:
 		r.change.encode(e)
 	}
@@ -100,6 +104,7 @@ func decodeRequest(op byte, body []byte) (*request, error) {
 		for range d.List() {
 			r.keys = append(r.keys, d.Text())
 		}
+		r.asked = raft.ServerID(d.Text())
 	case opMembership:
 		r.change = decodeMemberRequest(d)
 	case opPosition:
@@ -149,6 +154,7 @@ type reply struct {
 	elsewise bool          // opRead, opRenew: too large to send; read at revision or later
 	moved    bool          // opRead: it moved past since; else entries are left out
 	ttl      time.Duration // opRenew
+	ifTerm   uint64        // opRenew: it holds only if asked is in that term; 0: it holds
 	entries  []dcs.Entry   // opRead, opRenew
 	members  []Member      // replyMembers
 }
@@ -164,6 +170,7 @@ func (r *reply) encode() []byte {
 	e.Bool(r.elsewise)
 	e.Bool(r.moved)
 	e.Duration(r.ttl)
+	e.Uint(r.ifTerm)
 	e.Entries(r.entries)
 	if r.kind == replyMembers {
 		e.Bytes(encodeMembers(r.members))
@@ -186,7 +193,7 @@ func decodeReply(body []byte) (reply, error) {
 	d.Version("a reply of another node", callVersion)
 	r := reply{kind: replyKind(d.Byte()), leader: d.Text(), text: d.Text(), result: state.DecodeResult(d)}
 	r.revision, r.elsewise, r.moved = d.Revision(), d.Bool(), d.Bool()
-	r.ttl, r.entries = d.Duration(), d.Entries()
+	r.ttl, r.ifTerm, r.entries = d.Duration(), d.Uint(), d.Entries()
 	if r.kind != replyMembers {
 		return r, d.End()
 	}

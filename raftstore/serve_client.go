@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/logging"
@@ -34,6 +36,8 @@ func (n *node) answerClient(ctx context.Context, op byte, body []byte) []byte {
 		return (&reply{kind: replyNotDone, text: logging.Clip(err.Error())}).encode()
 	}
 	switch op {
+	case opVote:
+		return n.answerVote(raft.ServerID(body))
 	case opPropose, opRead, opRenew, opPosition, opMembership:
 	default:
 		return refuse(fmt.Errorf("unknown operation %d", op))
@@ -53,7 +57,10 @@ func (n *node) answerClient(ctx context.Context, op byte, body []byte) []byte {
 		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)*(answerMargin-1)/answerMargin)
 		defer cancel()
 	}
-	o := n.ask(ctx, r, nothing)
+	o, done := n.renewIf(ctx, r)
+	if !done {
+		o = n.ask(ctx, r, nothing)
+	}
 	rep := o.reply
 	switch {
 	case o.err != nil && o.unclear:
@@ -68,6 +75,31 @@ func (n *node) answerClient(ctx context.Context, op byte, body []byte) []byte {
 	}
 	rep.leader, rep.text = n.leaderName(), logging.Clip(rep.text)
 	return rep.encode()
+}
+
+// answerVote returns this node's term, if it is the server that a client means: what
+// answers at an address may be another one by now, without a vote.
+func (n *node) answerVote(id raft.ServerID) []byte {
+	m := n.member()
+	if m == nil || m.id != id {
+		return nil // no term: the answer counts for nothing
+	}
+	// P2: read after the question came.
+	return voice{term: m.raft.CurrentTerm(), level: state.Level}.encode()
+}
+
+// renewIf renews a lease on the word of a voter that the client asks at the same
+// time, if this node leads. The reply says in which term that voter must be for it
+// to hold (P2). Where its word is not enough, the others are asked as well.
+func (n *node) renewIf(ctx context.Context, r *request) (o outcome, done bool) {
+	m := n.member()
+	if r.op != opRenew || r.asked == "" || m == nil || !n.lead.leading.Load() {
+		return o, false
+	}
+	r.voter, r.term = r.asked, m.raft.CurrentTerm()
+	o.reply = n.serve(ctx, r)
+	o.reply.ifTerm = r.term
+	return o, o.reply.kind.isFinal()
 }
 
 // leaderName returns the name of the node that leads, as this node knows it, or

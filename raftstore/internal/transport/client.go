@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/holdfast-dcs/holdfast/keepalive"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/logging"
@@ -54,7 +56,7 @@ type Client struct {
 
 	mu    sync.Mutex
 	hello Hello
-	nodes map[string]string // the node that last answered, by the address that was dialled
+	nodes map[string]raft.ServerID // the server that last answered, by the address that was dialled
 }
 
 // NewClient returns a Client that has dialled nobody. The error is an
@@ -62,7 +64,7 @@ type Client struct {
 func NewClient(o ClientOptions) (*Client, error) {
 	log := logging.Quiet(o.Logger)
 	c := &Client{
-		o: o, reg: newRegistry(), nodes: map[string]string{},
+		o: o, reg: newRegistry(), nodes: map[string]raft.ServerID{},
 		hello: Hello{version: wireVersion, cluster: o.Cluster, Boot: rand.Uint64(), ID: o.ID, Level: state.Level}, //nolint:gosec // no secret
 	}
 	if o.TLS != nil {
@@ -96,7 +98,10 @@ func (c *Client) Call(ctx context.Context, addr string, op byte, body []byte) ([
 }
 
 // NodeAt returns the name of the node that last answered at addr, or "".
-func (c *Client) NodeAt(addr string) string {
+func (c *Client) NodeAt(addr string) string { return NodeOf(c.ServerAt(addr)) }
+
+// ServerAt returns the ID of the server that last answered at addr, or "".
+func (c *Client) ServerAt(addr string) raft.ServerID {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.nodes[addr]
@@ -172,7 +177,7 @@ func (c *Client) settle(addr string, peer Hello) error {
 		return c.hello.judgeClient(peer, verdictIncarnation)
 	}
 	c.hello.Incarnation = peer.Incarnation
-	c.nodes[addr] = peer.ID
+	c.nodes[addr] = ServerID(peer.ID, peer.Life)
 	return nil
 }
 

@@ -1,0 +1,174 @@
+package testcluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/etcd3"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/raftstore"
+)
+
+// TestMain lets the test program be a node of the embedded store.
+func TestMain(m *testing.M) {
+	RaftNode{Leads: func(b dcs.Backend) bool {
+		s := b.(*raftstore.Backend).Status()
+		return s.LeaderID == s.ID
+	}}.Main()
+	os.Exit(m.Run())
+}
+
+// besideTiming leaves each store's election room in a budget.
+var besideTiming = dcs.Timing{TTL: 30 * time.Second, LoopWait: 10 * time.Second, RetryTimeout: 5 * time.Second}
+
+// besides is one store with three servers, and clients of it.
+type besides struct {
+	name    string
+	cluster *Cluster
+	open    func(endpoints []string) (dcs.Backend, error)
+}
+
+// newBesides starts a cluster of nodes of the embedded store, whose clients have no
+// data directory, and one of etcd.
+func newBesides(b *testing.B) []*besides {
+	b.Helper()
+	return []*besides{
+		{"raftstore", New(b, Options{Kind: Raft, Election: time.Second}), func(endpoints []string) (dcs.Backend, error) {
+			return raftstore.NewClient(raftstore.ClientConfig{Endpoints: endpoints, Root: RaftRoot, Timing: besideTiming, PlaintextBeyondLoopback: true})
+		}},
+		{"etcd3", New(b, Options{Kind: Etcd, Election: time.Second}), func(endpoints []string) (dcs.Backend, error) {
+			return etcd3.New(etcd3.Config{Endpoints: endpoints, Root: "beside", Timing: besideTiming})
+		}},
+	}
+}
+
+func (s *besides) client(b *testing.B) dcs.Backend {
+	b.Helper()
+	c, err := s.open(s.cluster.Endpoints())
+	require.NoError(b, err)
+	b.Cleanup(func() { c.Close() })
+	return c
+}
+
+// BenchmarkClientsRenew compares renewals that read a key.
+func BenchmarkClientsRenew(b *testing.B) {
+	var sides []Side
+	for _, s := range newBesides(b) {
+		lease, _, err := s.client(b).Grant(b.Context(), time.Minute)
+		require.NoError(b, err)
+		side := Timed(s.name, func() error { _, err := lease.Renew(b.Context(), "some/key"); return err })
+		for range 200 {
+			side.Once()
+		}
+		sides = append(sides, side)
+	}
+	Versus(b, 0.5, 20, 50, sides...)
+}
+
+// BenchmarkClientsWaits wakes the Waits of 100 clients, each with connections of its
+// own, with one commit, and compares the 99th percentile of the times from its
+// sending on. A process makes few connections at a time, so that more clients of etcd
+// take minutes to start.
+func BenchmarkClientsWaits(b *testing.B) {
+	var sides []Side
+	for _, s := range newBesides(b) {
+		w := newAwakened(b, s, 100)
+		side := Side{s.name, func() time.Duration { return time.Duration(QuantileOf(w.wake(b), 0.99)) }}
+		side.Once()
+		sides = append(sides, side)
+	}
+	Versus(b, 0.5, 20, 1, sides...)
+}
+
+// awakened are clients that wait for one key.
+type awakened struct {
+	writer dcs.Backend
+	list   []dcs.Backend
+	since  dcs.Revision
+}
+
+func newAwakened(b *testing.B, s *besides, n int) *awakened {
+	w := &awakened{writer: s.client(b)}
+	for range n {
+		w.list = append(w.list, s.client(b))
+	}
+	var opening sync.WaitGroup
+	turn := make(chan struct{}, 16) // as programs that are started one after the other
+	for _, c := range w.list {
+		turn <- struct{}{}
+		opening.Go(func() {
+			defer func() { <-turn }()
+			ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
+			defer cancel()
+			if _, err := c.Wait(ctx, "woken", 0); err != nil {
+				b.Errorf("%s: the first Wait: %v", s.name, err)
+			}
+		})
+	}
+	opening.Wait()
+	w.wake(b)
+	return w
+}
+
+// wake lets all wait, writes the key, and returns how long each waited from then.
+func (w *awakened) wake(b *testing.B) []time.Duration {
+	var waiting, woken sync.WaitGroup
+	at, took := make([]time.Time, len(w.list)), make([]time.Duration, len(w.list))
+	waiting.Add(len(w.list))
+	for i, c := range w.list {
+		woken.Go(func() {
+			waiting.Done()
+			if _, err := c.Wait(b.Context(), "woken", max(w.since, 1)); err != nil {
+				b.Errorf("a Wait: %v", err)
+			}
+			at[i] = time.Now()
+		})
+	}
+	waiting.Wait()
+	remote.Pause(b.Context(), 300*time.Millisecond) // all are asleep
+	begin := time.Now()
+	r, err := w.writer.Commit(b.Context(), dcs.Txn{Then: []dcs.Write{dcs.Put("woken", nil)}})
+	require.NoError(b, err)
+	woken.Wait()
+	for i := range at {
+		took[i] = at[i].Sub(begin)
+	}
+	w.since = r
+	return took
+}
+
+// BenchmarkClientsFrozen commits 30 times at each store while one of its servers is
+// frozen.
+func BenchmarkClientsFrozen(b *testing.B) {
+	for _, leads := range []bool{false, true} {
+		b.Run(fmt.Sprintf("leads=%t", leads), func(b *testing.B) {
+			puts := map[string]func(ctx context.Context, n int) error{}
+			for _, s := range newBesides(b) {
+				c := s.client(b)
+				put := func(ctx context.Context, n int) error {
+					_, err := c.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put(fmt.Sprint("k", n), nil)}})
+					return err
+				}
+				for n := range 200 {
+					require.NoError(b, put(b.Context(), n))
+				}
+				i := s.cluster.Leader(b.Context())
+				if !leads {
+					i = (i + 1) % 3
+				}
+				thaw, err := s.cluster.Servers()[i].Process().Freeze()
+				require.NoError(b, err)
+				defer thaw()
+				puts[s.name] = put
+			}
+			PutWhile(b, puts)
+		})
+	}
+}

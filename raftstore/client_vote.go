@@ -1,0 +1,148 @@
+package raftstore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+// A renewal needs the word of a majority (P2). The node that leads has its own, and
+// asks others: a round trip more. A client asks a voter itself while its request is
+// on the way, and the reply of the leader holds if both are in one term.
+//
+// The voter may have answered before the leader did. A newer leader may have been
+// elected in between, but not before the voter was asked: a renewal counts from then.
+// See docs/decisions/0021.
+
+// voterRest is how long no voter is asked after one that did not answer in time.
+const voterRest = time.Second
+
+// voterAt is the server that a client asks for its term.
+type voterAt struct {
+	leader string // the node that led when it was chosen
+	addr   string
+	id     raft.ServerID // empty: there is none
+	until  dcs.Instant   // not zero: it did not answer, and is not asked until then
+}
+
+// vote is the question to a voter that one renewal asked. A nil *vote is none.
+type vote struct {
+	c      *Client
+	at     *voterAt
+	sent   dcs.Instant
+	cancel context.CancelFunc
+	term   chan uint64 // one term, 0 if there was no answer
+}
+
+// askVoter asks a voter for its term, if r is a renewal that goes to the node that
+// leads, and names the voter in r.
+func (c *Client) askVoter(ctx context.Context, r *request) *vote {
+	if r.op != opRenew {
+		return nil
+	}
+	at := c.usualVoter()
+	if at == nil {
+		return nil
+	}
+	r.asked = at.id
+	v := &vote{c: c, at: at, sent: dcs.Now(), term: make(chan uint64, 1)}
+	ctx, v.cancel = context.WithCancel(ctx)
+	go func() { // ends with ctx at the latest
+		answer, err := c.net.Call(ctx, at.addr, opVote, []byte(at.id))
+		said, decodeErr := decodeVoice(answer)
+		if cmp.Or(err, decodeErr) != nil {
+			said.term = 0
+		}
+		v.term <- said.term
+	}()
+	return v
+}
+
+func (v *vote) end() {
+	if v != nil {
+		v.cancel()
+	}
+}
+
+// holds reports whether the voter is in that term. A voter much slower than the node
+// that leads is not waited for, and not asked again soon.
+func (v *vote) holds(ctx context.Context, term uint64) bool {
+	if v == nil {
+		return false
+	}
+	patience := time.NewTimer(v.sent.Elapsed() + time.Millisecond)
+	defer patience.Stop()
+	select {
+	case said := <-v.term:
+		if said == term {
+			return true
+		}
+	case <-patience.C:
+	case <-ctx.Done():
+		return false
+	}
+	v.c.voter.Store(&voterAt{leader: v.at.leader, addr: v.at.addr, until: dcs.Now().Add(voterRest)})
+	return false
+}
+
+// usualVoter returns the voter to ask, or nil if there is none: the best of the
+// nodes that do not lead. Which of them have a vote is for the leader to say.
+func (c *Client) usualVoter() *voterAt {
+	leader := c.leader.Load()
+	if leader == nil {
+		return nil
+	}
+	known := c.voter.Load()
+	switch {
+	case known == nil || known.leader != leader.node:
+		known = c.chooseVoter(leader, "")
+	case known.id == "" && !known.until.Before(dcs.Now()):
+	case known.id == "":
+		known = c.chooseVoter(leader, known.addr)
+	case c.conns.ServerAt(known.addr) != known.id:
+		known = c.chooseVoter(leader, "")
+	}
+	if known.id == "" {
+		return nil
+	}
+	return known
+}
+
+// chooseVoter chooses the voter to ask from now on, another one than that at the
+// address without if there is another one.
+func (c *Client) chooseVoter(leader *leaderAt, without string) *voterAt {
+	chosen := &voterAt{leader: leader.node, until: dcs.Now().Add(voterRest)}
+	for _, addr := range c.pool.Endpoints() {
+		id := c.conns.ServerAt(addr)
+		if id == "" || c.conns.NodeAt(addr) == leader.node || !c.conns.IsConnected(addr) {
+			continue
+		}
+		if chosen.id == "" || chosen.addr == without {
+			chosen = &voterAt{leader: leader.node, addr: addr, id: id}
+		}
+	}
+	c.voter.Store(chosen)
+	return chosen
+}
+
+// tryWith sends a copy of a request. A renewal that was made on a voter's word, which
+// then does not hold, is made again without it, at the same node.
+func (c *Client) tryWith(ctx context.Context, addr string, r *request, body []byte, v *vote) (reply, error) {
+	rep, err := c.try(ctx, addr, r.op, body)
+	if err != nil || rep.ifTerm == 0 || v.holds(ctx, rep.ifTerm) {
+		return rep, err
+	}
+	again := *r
+	again.asked = ""
+	rep, err = c.try(ctx, addr, r.op, again.encode())
+	if err == nil && rep.ifTerm != 0 {
+		err = &remote.Failure{Endpoint: addr, Err: errors.New("the reply depends on a voter that the request does not name"), Doubt: true}
+	}
+	return rep, err
+}

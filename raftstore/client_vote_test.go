@@ -1,0 +1,195 @@
+package raftstore
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
+)
+
+// votingNetwork records the calls of a client, may stand in for nodes, and lets
+// renewals go to the node that leads only: no second copy is answered.
+type votingNetwork struct {
+	clientNetwork
+	leader  string
+	instead func(op byte, call func() ([]byte, error)) ([]byte, error) // nil: every call is made
+
+	mu    sync.Mutex
+	calls []votingCall
+}
+
+type votingCall struct {
+	op   byte
+	body []byte
+}
+
+func (n *votingNetwork) Call(ctx context.Context, addr string, op byte, body []byte) ([]byte, error) {
+	if op == opRenew && addr != n.leader {
+		return nil, transport.ErrNotSent
+	}
+	n.mu.Lock()
+	n.calls = append(n.calls, votingCall{op, body})
+	n.mu.Unlock()
+	call := func() ([]byte, error) { return n.clientNetwork.Call(ctx, addr, op, body) }
+	if n.instead != nil {
+		return n.instead(op, call)
+	}
+	return call()
+}
+
+// made returns the bodies of the calls with that operation since the last time, and
+// forgets all.
+func (n *votingNetwork) made(op byte) (bodies [][]byte) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, c := range n.calls {
+		if c.op == op {
+			bodies = append(bodies, c.body)
+		}
+	}
+	n.calls = nil
+	return bodies
+}
+
+// newVotingClient returns a client that has a lease and knows the node that leads
+// and a voter.
+func newVotingClient(tc *testCluster) (*votingNetwork, *Client, dcs.Lease) {
+	tc.t.Helper()
+	net := &votingNetwork{leader: tc.node[tc.leader()].node.net.Addr()}
+	c, err := newClientOn(tc.clientConfig(), func(n clientNetwork) clientNetwork { net.clientNetwork = n; return net })
+	require.NoError(tc.t, err)
+	tc.t.Cleanup(func() { require.NoError(tc.t, c.Close()) })
+	lease, _, err := c.Grant(testCtx(tc.t), 10*time.Second)
+	require.NoError(tc.t, err)
+	tc.eventually(func() bool {
+		_, err := lease.Renew(testCtx(tc.t))
+		return err == nil && c.usualVoter() != nil
+	}, "no voter is known")
+	net.made(0)
+	return net, c, lease
+}
+
+// P2: a voter may have answered before the renewal reached the leader, and another
+// node may lead from then on: the renewal counts from the question. The leader asks
+// nobody.
+func TestP2RenewalCountsFromTheVote(t *testing.T) {
+	tc := newTestCluster(t, 3, steady)
+	leader := tc.node[tc.leader()].node
+	net, _, lease := newVotingClient(tc)
+	var answered dcs.Instant
+	voted := make(chan struct{})
+	var copies atomic.Int32
+	net.instead = func(op byte, call func() ([]byte, error)) ([]byte, error) {
+		switch op {
+		case opRenew:
+			<-voted
+			if copies.Add(1) == 1 { // the next copy is sent when the voter has answered
+				return nil, transport.ErrNotSent
+			}
+		case opVote:
+			answer, err := call()
+			answered = dcs.Now()
+			close(voted)
+			return answer, err
+		}
+		return call()
+	}
+	before := questions(leader)
+	renewal, err := lease.Renew(testCtx(t))
+	require.NoError(t, err)
+	require.True(t, renewal.From.Before(answered), "the renewal counts from after the voter's answer")
+	require.Equal(t, before, questions(leader), "the leader asked a voter as well")
+}
+
+// questions returns the stamp of the newest question of a node that leads.
+func questions(n *node) (newest uint64) {
+	n.lead.mu.Lock()
+	e := n.lead.current.evidence
+	n.lead.mu.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, a := range e.askers {
+		newest = max(newest, a.asked)
+	}
+	return newest
+}
+
+// P2: a voter in another term does not confirm. The renewal is made again, and the
+// leader asks the voters.
+func TestP2VoteOfAnotherTerm(t *testing.T) {
+	for name, answer := range map[string][]byte{
+		"newer": voice{term: 1000}.encode(), "older": voice{term: 1}.encode(), "no answer": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			tc := newTestCluster(t, 3, steady)
+			net, c, lease := newVotingClient(tc)
+			net.instead = func(op byte, call func() ([]byte, error)) ([]byte, error) {
+				if op == opVote {
+					return answer, nil
+				}
+				return call()
+			}
+			_, err := lease.Renew(testCtx(t))
+			require.NoError(t, err)
+			require.Empty(t, c.voter.Load().id, "a voter that did not confirm is asked again at once")
+			var asked []raft.ServerID
+			for _, body := range net.made(opRenew) {
+				r, err := decodeRequest(opRenew, body)
+				require.NoError(t, err)
+				asked = append(asked, r.asked)
+			}
+			require.Len(t, asked, 2)
+			require.NotEmpty(t, asked[0])
+			require.Empty(t, asked[1])
+		})
+	}
+}
+
+// P2: a lease that is gone is gone only if the voter confirms it, too.
+func TestP2GoneDependsOnTheVote(t *testing.T) {
+	tc := newTestCluster(t, 3, steady)
+	leader := tc.node[tc.leader()].node
+	net, _, lease := newVotingClient(tc)
+	require.NoError(t, lease.Revoke(testCtx(t)))
+	_, err := lease.Renew(testCtx(t))
+	require.ErrorIs(t, err, dcs.ErrLost)
+	bodies := net.made(opRenew)
+	require.NotEmpty(t, bodies)
+	rep, err := decodeReply(leader.answerClient(testCtx(t), opRenew, bodies[0]))
+	require.NoError(t, err)
+	require.Equal(t, replyGone, rep.kind)
+	require.Equal(t, leader.member().raft.CurrentTerm(), rep.ifTerm)
+}
+
+// P2: another server at the voter's address has no say.
+func TestP2VoteOfAnotherServer(t *testing.T) {
+	tc := newTestCluster(t, 3, steady)
+	tc.leader()
+	n := tc.node[tc.follower()].node
+	said, err := decodeVoice(n.answerClient(testCtx(t), opVote, []byte(n.member().id)))
+	require.NoError(t, err)
+	require.Equal(t, n.member().raft.CurrentTerm(), said.term)
+	require.Empty(t, n.answerClient(testCtx(t), opVote, []byte(tc.node[tc.leader()].node.member().id)))
+}
+
+// A node that passes a renewal on does so on its own word.
+func TestRenewalIsPassedOnWithoutTheClientsVoter(t *testing.T) {
+	tc := newTestCluster(t, 3, steady)
+	tc.leader()
+	ctx := testCtx(t)
+	follower := tc.node[tc.follower()]
+	lease, _, err := follower.Grant(ctx, 10*time.Second)
+	require.NoError(t, err)
+	r := &request{op: opRenew, lease: lease.ID(), asked: "nobody"}
+	rep, err := decodeReply(follower.node.answerClient(ctx, opRenew, r.encode()))
+	require.NoError(t, err)
+	require.Equal(t, replyDone, rep.kind)
+	require.Zero(t, rep.ifTerm)
+}
