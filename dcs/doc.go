@@ -68,6 +68,12 @@
 // Hold/ExternalTakeover); until then the former holder's guarded writes fail
 // already.
 //
+// The clocks of a virtual machine stand still while its hypervisor pauses it.
+// Afterwards [Hold.Valid] may return true until the next renewal, although another
+// session holds the lock. A pause shorter than the deadline's margin, TTL/50 and at
+// least 100 ms, does no harm. Against longer ones writes must be guarded, or the
+// resource must compare tokens.
+//
 // A store that loses acknowledged data (a restored backup, most of its disks
 // gone) loses locks with it.
 //
