@@ -35,10 +35,10 @@ func New(ctx context.Context, c Config) (*Backend, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, openError(dcs.ErrUnavailable, "%w", err)
 	}
-	return newBackend(c, defaultWiring())
+	return newBackend(c, defaultDeps())
 }
 
-func newBackend(c Config, w wiring) (*Backend, error) {
+func newBackend(c Config, w nodeDeps) (*Backend, error) {
 	n, err := startNode(c, w)
 	if err != nil {
 		return nil, err

@@ -83,7 +83,7 @@ func TestP15CancelFindsTheYes(t *testing.T) {
 	require.Equal(t, rev, e.Modified)
 }
 
-func shortBudget(_ int, c *Config, _ *wiring) {
+func shortBudget(_ int, c *Config, _ *nodeDeps) {
 	c.Timing = dcs.Timing{TTL: 10 * time.Second, LoopWait: time.Second, RetryTimeout: 1500 * time.Millisecond}
 }
 
@@ -231,7 +231,7 @@ func forgetClients(t *testing.T, b *Backend) {
 // copy of it is not executed under a new name: nobody can tell any more, and
 // it will not land later.
 func TestP15ForgottenClientIsNotExecutedTwice(t *testing.T) {
-	tc := newTestCluster(t, 1, func(_ int, c *Config, _ *wiring) {
+	tc := newTestCluster(t, 1, func(_ int, c *Config, _ *nodeDeps) {
 		// The clients are made within the budget of one Commit.
 		c.Timing = dcs.Timing{TTL: 2 * time.Minute, LoopWait: time.Second, RetryTimeout: 50 * time.Second}
 	})

@@ -93,7 +93,7 @@ func (h *leaseHandle) renew(ctx context.Context, keys []string) (from dcs.Instan
 		return from, rep, b.unavailable(ctx, "Renew", "", o)
 	case o.reply.kind == replyGone:
 		return from, rep, b.fail("Renew", "", dcs.ErrLost, o.endpoint, errGone)
-	case o.reply.elsewise: // too large to send
+	case o.reply.tooLarge: // too large to send
 		if o.reply.entries, o.err = b.nodes.keysSince(ctx, o.reply.revision, keys); o.err != nil {
 			return from, rep, b.unavailable(ctx, "Renew", "", o)
 		}

@@ -17,10 +17,10 @@ import (
 // testCluster is a few nodes of one cluster in this process, over real sockets
 // and disks.
 type testCluster struct {
-	t      testing.TB
-	config []Config
-	wiring []wiring
-	node   []*Backend // nil where a node is down
+	t        testing.TB
+	config   []Config
+	nodeDeps []nodeDeps
+	node     []*Backend // nil where a node is down
 }
 
 // testTiming keeps tests short and leaves a loaded machine some room.
@@ -47,15 +47,15 @@ func clusterConfigs(t testing.TB, size int) []Config {
 }
 
 // newTestCluster starts size nodes; change may alter each one's parts first.
-func newTestCluster(t testing.TB, size int, change func(i int, c *Config, w *wiring)) *testCluster {
+func newTestCluster(t testing.TB, size int, change func(i int, c *Config, w *nodeDeps)) *testCluster {
 	t.Helper()
 	tc := &testCluster{t: t, config: clusterConfigs(t, size), node: make([]*Backend, size)}
 	for i := range size {
-		w := testWiring()
+		w := testDeps()
 		if change != nil {
 			change(i, &tc.config[i], &w)
 		}
-		tc.wiring = append(tc.wiring, w)
+		tc.nodeDeps = append(tc.nodeDeps, w)
 	}
 	t.Cleanup(tc.stopAll)
 	for i := range size {
@@ -66,7 +66,7 @@ func newTestCluster(t testing.TB, size int, change func(i int, c *Config, w *wir
 
 func (tc *testCluster) start(i int) *Backend {
 	tc.t.Helper()
-	b, err := newBackend(tc.config[i], tc.wiring[i])
+	b, err := newBackend(tc.config[i], tc.nodeDeps[i])
 	require.NoError(tc.t, err)
 	tc.node[i] = b
 	return b

@@ -15,7 +15,7 @@ import (
 )
 
 // steady keeps the leader where it is, however loaded the machine is.
-func steady(_ int, c *Config, _ *wiring) { c.HeartbeatTimeout = 3 * time.Second }
+func steady(_ int, c *Config, _ *nodeDeps) { c.HeartbeatTimeout = 3 * time.Second }
 
 // BenchmarkCommit compares commits through the leader's backend with bare
 // raft.Apply on the same nodes, log stores and state machine, in turns. Bare

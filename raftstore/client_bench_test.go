@@ -25,7 +25,7 @@ func BenchmarkClientRenew(b *testing.B) {
 }
 
 func benchmarkClientRenew(b *testing.B, roundTrip time.Duration) {
-	tc := newTestCluster(b, 3, func(i int, c *Config, w *wiring) {
+	tc := newTestCluster(b, 3, func(i int, c *Config, w *nodeDeps) {
 		steady(i, c, w)
 		w.calls = func(c caller) caller { return farCaller{c, roundTrip} }
 	})

@@ -111,11 +111,11 @@ func TestP2RenewalCountsFromTheVote(t *testing.T) {
 // questions returns the stamp of the newest question of a node that leads.
 func questions(n *node) (newest uint64) {
 	n.lead.mu.Lock()
-	e := n.lead.current.evidence
+	e := n.lead.current.quorum
 	n.lead.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, a := range e.askers {
+	for _, a := range e.voterPollers {
 		newest = max(newest, a.asked)
 	}
 	return newest

@@ -268,7 +268,7 @@ func TestTwoIncarnationsAreHeardOf(t *testing.T) {
 // so does Status.
 func TestFirstStartWaitsForEveryNode(t *testing.T) {
 	tc := &testCluster{t: t, config: clusterConfigs(t, 3), node: make([]*Backend, 3)}
-	tc.wiring = []wiring{testWiring(), testWiring(), testWiring()}
+	tc.nodeDeps = []nodeDeps{testDeps(), testDeps(), testDeps()}
 	t.Cleanup(tc.stopAll)
 	tc.start(0)
 	tc.start(1)
@@ -358,8 +358,8 @@ func (f *blockedFiles) Open(path string) (disk.File, error) {
 func TestCloseWhileTheDiskHangsAtTheFirstStart(t *testing.T) {
 	files := &blockedFiles{FS: disk.OS{}, name: "vote", blocked: make(chan struct{}), release: make(chan struct{})}
 	tc := &testCluster{t: t, config: clusterConfigs(t, 3), node: make([]*Backend, 3)}
-	tc.wiring = []wiring{testWiring(), testWiring(), testWiring()}
-	tc.wiring[0].files = files
+	tc.nodeDeps = []nodeDeps{testDeps(), testDeps(), testDeps()}
+	tc.nodeDeps[0].files = files
 	t.Cleanup(tc.stopAll)
 	b := tc.start(0)
 	files.armed.Store(true)

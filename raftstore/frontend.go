@@ -100,7 +100,7 @@ func (b *frontend) fetch(ctx context.Context, prefix string, since dcs.Revision)
 		return dcs.Snapshot{}, false, o
 	}
 	s = dcs.Snapshot{Revision: o.reply.revision, Entries: o.reply.entries}
-	if o.reply.elsewise { // too large to send
+	if o.reply.tooLarge { // too large to send
 		if s, o.err = b.nodes.treeSince(ctx, o.reply.revision, prefix); o.err != nil {
 			return dcs.Snapshot{}, false, o
 		}

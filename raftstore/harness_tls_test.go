@@ -62,7 +62,7 @@ func (s *secureCluster) start() {
 	tc := &testCluster{t: s.t, config: clusterConfigs(s.t, 3), node: make([]*Backend, 3)}
 	for i := range tc.config {
 		suiteConfig(&tc.config[i], suiteTiming)
-		tc.wiring = append(tc.wiring, testWiring())
+		tc.nodeDeps = append(tc.nodeDeps, testDeps())
 		tc.config[i].TLS = s.ca.issue(s.t, tc.config[i].ID, nil)
 	}
 	s.third = tc.config[2]
@@ -101,7 +101,7 @@ func (s *secureCluster) open(tb testing.TB, who conformance.Credentials, log *sl
 	default:
 		return nil, fmt.Errorf("raftstore has no clients with a %s", who)
 	}
-	b, err := newBackend(c, testWiring())
+	b, err := newBackend(c, testDeps())
 	if err != nil {
 		return nil, err
 	}

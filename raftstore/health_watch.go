@@ -69,7 +69,7 @@ func (n *node) watchHealth() {
 // out, and lets calls look for the leader anew.
 func (n *node) turn() {
 	n.lead.changed(n.leading())
-	n.route.turn(n.leaderAddr())
+	n.leaderWatch.turn(n.leaderAddr())
 }
 
 // othersWell reports whether the voters without this node whose disks work are a

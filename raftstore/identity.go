@@ -30,7 +30,7 @@ type dataDir struct {
 	// servers is the configuration that the log and the snapshots had then.
 	servers []raft.Server
 
-	segmentBytes int64 // see wiring
+	segmentBytes int64 // see nodeDeps
 }
 
 func (d *dataDir) logDir() string   { return disk.LogDir(d.path) }
@@ -46,7 +46,7 @@ func (d *dataDir) close() error { return d.unlock() }
 // becomes this node's. It fails at once and changes nothing that is not its
 // own. What must not be voted with is an error, unless Config.Rejoin allows to
 // go on without it.
-func openDir(c Config, w wiring, log *logging.HCLogger) (*dataDir, error) {
+func openDir(c Config, w nodeDeps, log *logging.HCLogger) (*dataDir, error) {
 	if err := w.files.MakeDir(c.Dir); err != nil {
 		return nil, openError(dcs.ErrUnavailable, "Dir %s cannot be made: name a directory that this user can write to: %w", c.Dir, err)
 	}
@@ -61,7 +61,7 @@ func openDir(c Config, w wiring, log *logging.HCLogger) (*dataDir, error) {
 }
 
 // lockDir locks a data directory. It does not inspect the directory.
-func lockDir(c Config, w wiring, log *logging.HCLogger) (*dataDir, error) {
+func lockDir(c Config, w nodeDeps, log *logging.HCLogger) (*dataDir, error) {
 	unlock, err := w.files.Lock(disk.LockFile(c.Dir))
 	if err != nil {
 		if errors.Is(err, errDirInUse) {

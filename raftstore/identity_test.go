@@ -25,7 +25,7 @@ func dirConfig(t *testing.T) Config {
 }
 
 func openTestDir(c Config) (*dataDir, error) {
-	return openDir(c, testWiring(), logging.NewHCLogger(nil))
+	return openDir(c, testDeps(), logging.NewHCLogger(nil))
 }
 
 func mustOpenDir(t *testing.T, c Config) *dataDir {
@@ -175,7 +175,7 @@ func TestDirFaults(t *testing.T) {
 	for _, op := range []string{"open", "create", "list", "lock", "sync"} {
 		t.Run(op, func(t *testing.T) {
 			c := dirConfig(t)
-			w := testWiring()
+			w := testDeps()
 			w.files = brokenFiles{FS: disk.OS{}, op: op, err: fault}
 			_, err := openDir(c, w, logging.NewHCLogger(nil))
 			require.ErrorIs(t, err, fault)

@@ -24,11 +24,11 @@ type leadership struct {
 	queue chan *proposal // to the one goroutine that hands proposals to Raft
 
 	// leads reports whether Raft leads in that very term; clock is monotonic;
-	// gather makes the evidence of a term.
+	// gather makes the quorumCheck of a term.
 	life   context.Context //nolint:containedctx // the node's: its end is every term's
 	leads  func(term uint64) bool
 	clock  func() time.Duration
-	gather func(life context.Context, term uint64) *evidence
+	gather func(life context.Context, term uint64) *quorumCheck
 	// serve does what a leader does beside, until the term is over.
 	serve func(life context.Context, term uint64)
 
@@ -46,13 +46,13 @@ type leadership struct {
 
 // term is one term that this node leads in.
 type term struct {
-	l        *leadership
-	number   uint64
-	life     context.Context //nolint:containedctx // it is the term's end
-	end      context.CancelFunc
-	evidence *evidence
-	opened   chan struct{} // closed once it may confirm (P21)
-	wake     chan struct{} // a lease is due earlier than the timer
+	l      *leadership
+	number uint64
+	life   context.Context //nolint:containedctx // it is the term's end
+	end    context.CancelFunc
+	quorum *quorumCheck
+	opened chan struct{} // closed once it may confirm (P21)
+	wake   chan struct{} // a lease is due earlier than the timer
 
 	// Under the leadership's lock:
 	leases map[dcs.LeaseID]*lease // nil until opened
@@ -85,9 +85,9 @@ func (l *leadership) changed(number uint64) {
 	life, end := context.WithCancel(l.life)
 	t := &term{
 		l: l, number: number, life: life, end: end,
-		evidence: l.gather(life, number),
-		opened:   make(chan struct{}),
-		wake:     make(chan struct{}, 1),
+		quorum: l.gather(life, number),
+		opened: make(chan struct{}),
+		wake:   make(chan struct{}, 1),
 	}
 	l.current = t
 	l.leading.Store(true)
@@ -96,7 +96,7 @@ func (l *leadership) changed(number uint64) {
 
 // run opens the term and ends its leases in time.
 func (t *term) run() {
-	defer t.evidence.close()
+	defer t.quorum.close()
 	defer t.end()
 	// P21: an entry of our own term first.
 	if !t.propose(&state.Command{Kind: state.KindTerm, Term: t.number}) {
@@ -165,7 +165,7 @@ func (l *leadership) confirmed(ctx context.Context, voted raft.ServerID, votedIn
 	if err != nil {
 		return err
 	}
-	if err := t.evidence.confirm(ctx, t.vote(voted, votedIn)); err != nil {
+	if err := t.quorum.confirm(ctx, t.vote(voted, votedIn)); err != nil {
 		return err
 	}
 	if !l.leads(t.number) {

@@ -110,7 +110,7 @@ func (l *leadership) renew(ctx context.Context, id dcs.LeaseID, voted raft.Serve
 		h.deadline = l.clock() + expiry(h.ttl) // P22: at receipt
 	}
 	l.mu.Unlock()
-	if err := t.evidence.confirm(ctx, t.vote(voted, votedIn)); err != nil {
+	if err := t.quorum.confirm(ctx, t.vote(voted, votedIn)); err != nil {
 		return 0, err
 	}
 	return t.judge(ctx, id, h)

@@ -51,10 +51,10 @@ func newTestLeader(t *testing.T) *testLeader {
 	l.leads = func(term uint64) bool { return l.raftTerm.Load() == term }
 	l.voters = newTestVoters("a", "b", "c")
 	l.voters.end()
-	l.gather = func(life context.Context, term uint64) *evidence {
-		e := l.voters.evidence
+	l.gather = func(life context.Context, term uint64) *quorumCheck {
+		e := l.voters.quorumCheck
 		l.voters.ownTerm = term
-		e.term, e.life, e.waiting, e.askers = term, life, nil, map[raft.ServerID]*asker{}
+		e.term, e.life, e.waiting, e.voterPollers = term, life, nil, map[raft.ServerID]*voterPoller{}
 		return e
 	}
 	return l

@@ -169,9 +169,9 @@ func (m *member) startRaft(changes chan<- bool) error {
 	})}
 	m.trans.Stored = m.hasStored
 	m.undo.add(m.trans.Close)
-	m.peers = n.wiring.transport(newPatientTransport(m.life, m.trans, c.HeartbeatTimeout/2, m.wants))
+	m.peers = n.nodeDeps.transport(newPatientTransport(m.life, m.trans, c.HeartbeatTimeout/2, m.wants))
 	rc := m.raftConfig(changes)
-	n.wiring.adjust(rc)
+	n.nodeDeps.adjust(rc)
 	cache, err := raft.NewLogCache(cachedEntries, m.store)
 	if err != nil {
 		return err
@@ -343,17 +343,17 @@ func (m *member) send() {
 	}
 }
 
-// gather makes the evidence of one term.
-func (m *member) gather(life context.Context, term uint64) *evidence {
-	return &evidence{
-		term:   term,
-		self:   m.id,
-		pause:  m.node.config.HeartbeatTimeout / 8,
-		life:   life,
-		voters: m.currentVoters,
-		own:    m.raft.CurrentTerm,
-		ask:    m.node.askTerm,
-		askers: map[raft.ServerID]*asker{},
+// gather makes the quorumCheck of one term.
+func (m *member) gather(life context.Context, term uint64) *quorumCheck {
+	return &quorumCheck{
+		term:         term,
+		self:         m.id,
+		pause:        m.node.config.HeartbeatTimeout / 8,
+		life:         life,
+		voters:       m.currentVoters,
+		own:          m.raft.CurrentTerm,
+		ask:          m.node.askTerm,
+		voterPollers: map[raft.ServerID]*voterPoller{},
 	}
 }
 

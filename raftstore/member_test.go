@@ -70,7 +70,7 @@ func TestNoMemberAnswersNoQuestion(t *testing.T) {
 // that were never committed, gets on. Raft alone would refuse every later entry,
 // because the end of the log that is gone stays in its memory.
 func TestSnapshotOfAShorterLog(t *testing.T) {
-	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *wiring) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
 		c.SnapshotThreshold, c.SnapshotInterval = 20, 20*time.Millisecond
 	})
 	ctx := testCtx(t)
@@ -104,7 +104,7 @@ func TestSnapshotOfAShorterLog(t *testing.T) {
 // A snapshot that arrives when this node has more is answered, and not
 // installed: what came after it may have been acknowledged.
 func TestLateSnapshotIsNotInstalled(t *testing.T) {
-	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *wiring) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
 		c.SnapshotThreshold, c.SnapshotInterval = 20, 20*time.Millisecond
 	})
 	leader, follower := tc.node[tc.leader()].node, tc.node[tc.follower()].node

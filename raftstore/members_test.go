@@ -73,7 +73,7 @@ func (tc *testCluster) extraWith(id string, edit func(*Config), known ...int) in
 	}
 	c.Listen, c.Advertise = "", ""
 	edit(&c)
-	tc.config, tc.wiring, tc.node = append(tc.config, c), append(tc.wiring, testWiring()), append(tc.node, nil)
+	tc.config, tc.nodeDeps, tc.node = append(tc.config, c), append(tc.nodeDeps, testDeps()), append(tc.node, nil)
 	tc.start(len(tc.node) - 1)
 	return len(tc.node) - 1
 }
@@ -388,7 +388,7 @@ func TestMembersAreObserved(t *testing.T) {
 	parallel(t)
 	var mu sync.Mutex
 	var seen []string
-	tc := newTestCluster(t, 3, func(i int, c *Config, _ *wiring) {
+	tc := newTestCluster(t, 3, func(i int, c *Config, _ *nodeDeps) {
 		if i == 0 {
 			c.Observer.Endpoint = func(e dcs.EndpointEvent) {
 				if e.Change == dcs.Added || e.Change == dcs.Removed {

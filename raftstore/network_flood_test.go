@@ -170,7 +170,7 @@ func TestFloodCostsNoElection(t *testing.T) {
 	}
 	const heartbeat = time.Second // the default
 	ca := newTestCA(t)
-	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *wiring) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
 		ca.secure(t)(c)
 		c.HeartbeatTimeout = heartbeat
 	})

@@ -31,8 +31,8 @@ const (
 	shutdownBound = 2 * time.Second
 )
 
-// wiring is what a node is built from; tests replace parts of it.
-type wiring struct {
+// nodeDeps is what a node is built from; tests replace parts of it.
+type nodeDeps struct {
 	files     disk.FS
 	transport func(raft.Transport) raft.Transport
 	calls     func(caller) caller
@@ -41,8 +41,8 @@ type wiring struct {
 	segmentBytes int64
 }
 
-func defaultWiring() wiring {
-	return wiring{
+func defaultDeps() nodeDeps {
+	return nodeDeps{
 		files:     disk.OS{},
 		transport: func(t raft.Transport) raft.Transport { return t },
 		calls:     func(c caller) caller { return c },
@@ -53,24 +53,24 @@ func defaultWiring() wiring {
 // node is one node of the cluster: its directory, its network, the replicated
 // state, and its part in Raft while it has one.
 type node struct {
-	config Config
-	wiring wiring
-	log    *slog.Logger
-	hlog   *logging.HCLogger
-	dir    *dataDir
-	net    *transport.Network
-	calls  caller // net, or what a test made of it
-	state  *state.FSM
-	feed   *feed
-	health *health
-	lead   *leadership
-	route  *route
-	boot   uint64 // of this process, random
-	seat   seat
-	roster roster
-	joins  *joins
-	part   atomic.Pointer[member]
-	again  chan *member // whose Raft is to be started again
+	config      Config
+	nodeDeps    nodeDeps
+	log         *slog.Logger
+	hlog        *logging.HCLogger
+	dir         *dataDir
+	net         *transport.Network
+	calls       caller // net, or what a test made of it
+	state       *state.FSM
+	feed        *feed
+	health      *health
+	lead        *leadership
+	leaderWatch *leaderWatch
+	boot        uint64 // of this process, random
+	seat        seat
+	roster      roster
+	joins       *joins
+	part        atomic.Pointer[member]
+	again       chan *member // whose Raft is to be started again
 	// changing is held while a running member is ended or started again.
 	changing sync.Mutex
 	asked    atomic.Uint32 // counts the voters that target named
@@ -109,16 +109,16 @@ func (c *closers) run() error {
 
 // startNode opens everything and joins the cluster. It does not wait for a
 // leader. On an error nothing is left open.
-func startNode(c Config, w wiring) (_ *node, err error) {
+func startNode(c Config, w nodeDeps) (_ *node, err error) {
 	if c, err = c.check(); err != nil {
 		return nil, err
 	}
-	n := &node{config: c, wiring: w, log: logging.Quiet(c.Logger), state: state.New(), route: newRoute(), boot: rand.Uint64(), seat: newSeat(), again: make(chan *member, 1)} //nolint:gosec // no secret
+	n := &node{config: c, nodeDeps: w, log: logging.Quiet(c.Logger), state: state.New(), leaderWatch: newLeaderWatch(), boot: rand.Uint64(), seat: newSeat(), again: make(chan *member, 1)} //nolint:gosec // no secret
 	n.hlog = logging.NewHCLogger(n.log)
 	n.health = newHealth(n.reportHealth)
 	n.roster.peers = c.Peers
 	n.life, n.end = context.WithCancel(context.Background())
-	context.AfterFunc(n.life, n.route.shut)
+	context.AfterFunc(n.life, n.leaderWatch.shut)
 	defer func() {
 		if err != nil {
 			n.end()

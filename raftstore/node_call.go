@@ -151,7 +151,7 @@ type reply struct {
 
 	result   state.Result  // opPropose
 	revision dcs.Revision  // opRead, opRenew, opPosition: where the state is
-	elsewise bool          // opRead, opRenew: too large to send; read at revision or later
+	tooLarge bool          // opRead, opRenew: too large to send; read at revision or later
 	moved    bool          // opRead: it moved past since; else entries are left out
 	ttl      time.Duration // opRenew
 	ifTerm   uint64        // opRenew: it holds only if asked is in that term; 0: it holds
@@ -167,7 +167,7 @@ func (r *reply) encode() []byte {
 	e.Text(r.text)
 	state.EncodeResult(e, r.result)
 	e.Uint(uint64(r.revision))
-	e.Bool(r.elsewise)
+	e.Bool(r.tooLarge)
 	e.Bool(r.moved)
 	e.Duration(r.ttl)
 	e.Uint(r.ifTerm)
@@ -192,7 +192,7 @@ func decodeReply(body []byte) (reply, error) {
 	d := codec.NewDecoder(body, 0)
 	d.Version("a reply of another node", callVersion)
 	r := reply{kind: replyKind(d.Byte()), leader: d.Text(), text: d.Text(), result: state.DecodeResult(d)}
-	r.revision, r.elsewise, r.moved = d.Revision(), d.Bool(), d.Bool()
+	r.revision, r.tooLarge, r.moved = d.Revision(), d.Bool(), d.Bool()
 	r.ttl, r.ifTerm, r.entries = d.Duration(), d.Uint(), d.Entries()
 	if r.kind != replyMembers {
 		return r, d.End()
@@ -228,7 +228,7 @@ func (n *node) answer(ctx context.Context, op byte, body []byte) []byte {
 	rep := n.serve(ctx, r)
 	if entriesSize(rep.entries) > transport.MaxEntryBytes {
 		// The other node reads its own copy once it is as far.
-		rep.entries, rep.elsewise = nil, true
+		rep.entries, rep.tooLarge = nil, true
 	}
 	rep.text = logging.Clip(rep.text)
 	return rep.encode()

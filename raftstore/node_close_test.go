@@ -38,9 +38,9 @@ func TestBackendCloseEndsEverything(t *testing.T) {
 		committing <- err
 	}()
 	tc.eventually(func() bool {
-		b.node.route.mu.Lock()
-		defer b.node.route.mu.Unlock()
-		return len(b.node.route.attempts) > 0
+		b.node.leaderWatch.mu.Lock()
+		defer b.node.leaderWatch.mu.Unlock()
+		return len(b.node.leaderWatch.attempts) > 0
 	}, "the call does not begin")
 	begun := dcs.Now()
 	require.NoError(t, b.Close())
@@ -67,7 +67,7 @@ func TestBackendCloseEndsEverything(t *testing.T) {
 // A leader that is closed hands the lead over: long before the others could
 // notice by themselves that it has gone.
 func TestCloseHandsTheLeadOver(t *testing.T) {
-	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *wiring) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
 		c.Timing = dcs.Timing{TTL: 60 * time.Second, LoopWait: 5 * time.Second, RetryTimeout: 20 * time.Second}
 		c.HeartbeatTimeout = 1500 * time.Millisecond
 	})
@@ -87,7 +87,7 @@ func TestCloseHandsTheLeadOver(t *testing.T) {
 
 // A frozen follower does not inherit, and does not hold the close up.
 func TestTheHeirIsOneThatAnswers(t *testing.T) {
-	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *wiring) { c.HeartbeatTimeout = 500 * time.Millisecond })
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) { c.HeartbeatTimeout = 500 * time.Millisecond })
 	at := tc.leader()
 	n := tc.node[at].node
 	for i := range tc.node {
@@ -161,7 +161,7 @@ func TestNodeStopsAtAnEntryItCanNotRead(t *testing.T) {
 	for _, which := range []string{"follower", "leader"} {
 		t.Run(which, func(t *testing.T) {
 			var logs [3]lockedBuffer
-			tc := newTestCluster(t, 3, func(i int, c *Config, _ *wiring) {
+			tc := newTestCluster(t, 3, func(i int, c *Config, _ *nodeDeps) {
 				c.Logger = slog.New(slog.NewTextHandler(&logs[i], nil))
 			})
 			ctx := testCtx(t)

@@ -98,7 +98,7 @@ func TestRestartOfAllNodes(t *testing.T) {
 // leases included; so does one whose own snapshot is read at the start.
 func TestSnapshotIsRestored(t *testing.T) {
 	var installed atomic.Int32
-	tc := newTestCluster(t, 3, func(_ int, c *Config, w *wiring) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, w *nodeDeps) {
 		c.SnapshotThreshold, c.SnapshotInterval = 20, 20*time.Millisecond
 		w.transport = func(t raft.Transport) raft.Transport {
 			return &countingTransport{Transport: t, WithPreVote: t.(raft.WithPreVote), installed: &installed}
@@ -184,7 +184,7 @@ func TestStatusTellsWhoLeads(t *testing.T) {
 
 // A renewal writes nothing to any disk.
 func TestRenewalsTouchNoDisk(t *testing.T) {
-	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *wiring) { c.HeartbeatTimeout = 3 * time.Second })
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) { c.HeartbeatTimeout = 3 * time.Second })
 	ctx := testCtx(t)
 	for _, i := range []int{tc.leader(), tc.follower()} {
 		lease, _, err := tc.node[i].Grant(ctx, time.Minute)
@@ -224,7 +224,7 @@ func (tc *testCluster) settled() {
 // Without a quorum every call ends by its budget, and says that nothing is
 // known; a Wait says so after RetryTimeout of silence.
 func TestNoQuorum(t *testing.T) {
-	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *wiring) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
 		c.Timing = dcs.Timing{TTL: 5 * time.Second, LoopWait: time.Second, RetryTimeout: time.Second}
 	})
 	ctx := testCtx(t)

@@ -79,7 +79,7 @@ type RecoverReport struct {
 // PlanRecovery describes the data that [Recover] would find in the directory of a
 // node that is stopped, and the writes that it may lose. It changes no data.
 func PlanRecovery(ctx context.Context, node Config) (RecoverReport, error) {
-	return planRecovery(ctx, node, defaultWiring())
+	return planRecovery(ctx, node, defaultDeps())
 }
 
 // Recover makes a cluster that has lost its quorum for good work again, on one
@@ -107,10 +107,10 @@ func PlanRecovery(ctx context.Context, node Config) (RecoverReport, error) {
 // may then be called again: it completes, or it refuses because the directory was
 // recovered. A confirmation never holds twice.
 func Recover(ctx context.Context, c RecoverConfig) (RecoverReport, error) {
-	return recoverOn(ctx, c, defaultWiring())
+	return recoverOn(ctx, c, defaultDeps())
 }
 
-func planRecovery(ctx context.Context, c Config, w wiring) (report RecoverReport, err error) {
+func planRecovery(ctx context.Context, c Config, w nodeDeps) (report RecoverReport, err error) {
 	const op = "PlanRecovery"
 	d, c, err := openSurvivor(ctx, c, w)
 	if err != nil {
@@ -123,7 +123,7 @@ func planRecovery(ctx context.Context, c Config, w wiring) (report RecoverReport
 	return report, closeDir(d, op, err)
 }
 
-func recoverOn(ctx context.Context, c RecoverConfig, w wiring) (report RecoverReport, err error) {
+func recoverOn(ctx context.Context, c RecoverConfig, w nodeDeps) (report RecoverReport, err error) {
 	const op = "Recover"
 	d, node, err := openSurvivor(ctx, c.Node, w)
 	if err != nil {
@@ -135,7 +135,7 @@ func recoverOn(ctx context.Context, c RecoverConfig, w wiring) (report RecoverRe
 
 // openSurvivor locks the directory of a node that is stopped. A recovery that was
 // interrupted when it could not be undone any more is completed.
-func openSurvivor(ctx context.Context, c Config, w wiring) (*dataDir, Config, error) {
+func openSurvivor(ctx context.Context, c Config, w nodeDeps) (*dataDir, Config, error) {
 	c, err := c.check()
 	if err == nil {
 		err = ctx.Err()

@@ -17,7 +17,7 @@ import (
 )
 
 // A confirmation names the very data that Recover is for.
-func confirmed(t testing.TB, c Config, w wiring) RecoverConfig {
+func confirmed(t testing.TB, c Config, w nodeDeps) RecoverConfig {
 	t.Helper()
 	plan, err := planRecovery(context.Background(), c, w)
 	require.NoError(t, err)
@@ -39,7 +39,7 @@ func storedSurvivor(t testing.TB) (Config, *disktest.FS) {
 	c, files := storedNode(t)
 	more := c
 	more.SnapshotThreshold = 1 << 20
-	b, err := newBackend(more, memoryWiring(files))
+	b, err := newBackend(more, memoryDeps(files))
 	require.NoError(t, err)
 	for range 3 {
 		_, err := b.Commit(testCtx(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("value"))}})
@@ -82,7 +82,7 @@ func TestFirstRevision(t *testing.T) {
 func TestRecoverIsConfirmed(t *testing.T) {
 	c, original := storedSurvivor(t)
 	ctx := context.Background()
-	w := memoryWiring(original)
+	w := memoryDeps(original)
 	before := contents(original)
 	plan, err := planRecovery(ctx, c, w)
 	require.NoError(t, err)
@@ -158,10 +158,10 @@ func TestNothingToRecover(t *testing.T) {
 	c := clusterConfigs(t, 3)[0]
 	c.Dir = "/data"
 	files := disktest.New()
-	b, err := newBackend(c, memoryWiring(files))
+	b, err := newBackend(c, memoryDeps(files))
 	require.NoError(t, err)
 	require.NoError(t, b.Close())
-	_, err = planRecovery(context.Background(), c, memoryWiring(files))
+	_, err = planRecovery(context.Background(), c, memoryDeps(files))
 	require.ErrorIs(t, err, dcs.ErrInvalid)
 	require.ErrorContains(t, err, "nothing to recover")
 }
@@ -172,9 +172,9 @@ func TestNothingToRecover(t *testing.T) {
 func TestRecoverAtEachCrash(t *testing.T) {
 	t.Parallel()
 	c, original := storedSurvivor(t)
-	good := confirmed(t, c, memoryWiring(original))
+	good := confirmed(t, c, memoryDeps(original))
 	begins := func(f *disktest.FS, k int) RecoverReport {
-		plan, err := planRecovery(context.Background(), c, memoryWiring(f))
+		plan, err := planRecovery(context.Background(), c, memoryDeps(f))
 		require.NoError(t, err, "operation %d", k)
 		require.Equal(t, 1, plan.Keys)
 		return plan
@@ -187,7 +187,7 @@ func TestRecoverAtEachCrash(t *testing.T) {
 	for k, done := 1, false; !done; k += step {
 		f := original.Kill()
 		f.HaltAt(disktest.Nth(k, disktest.Any(disktest.Changes()...)))
-		_, err := recoverOn(context.Background(), good, memoryWiring(f))
+		_, err := recoverOn(context.Background(), good, memoryDeps(f))
 		done = err == nil
 		if k%2 == 0 {
 			f = f.Kill()
@@ -198,7 +198,7 @@ func TestRecoverAtEachCrash(t *testing.T) {
 		if plan.Incarnation == old.Incarnation {
 			require.Equal(t, old, plan, "a mix, operation %d", k)
 			require.False(t, done)
-			report, err := recoverOn(context.Background(), good, memoryWiring(f))
+			report, err := recoverOn(context.Background(), good, memoryDeps(f))
 			require.NoError(t, err, "operation %d", k)
 			plan = begins(f, k)
 			require.Equal(t, report.NewIncarnation, plan.Incarnation)
@@ -206,7 +206,7 @@ func TestRecoverAtEachCrash(t *testing.T) {
 		}
 		require.NotEqual(t, old.Life, plan.Life)
 		require.Greater(t, plan.LastIndex, old.LastIndex+revisionStep-1)
-		_, err = recoverOn(context.Background(), good, memoryWiring(f))
+		_, err = recoverOn(context.Background(), good, memoryDeps(f))
 		require.ErrorContains(t, err, "has ended already", "operation %d", k)
 		if k%4 == 1 || done {
 			c.Listen, c.Peers = "127.0.0.1:0", nil
@@ -220,19 +220,19 @@ func TestRecoverAtEachCrash(t *testing.T) {
 func TestRecoverShortSurvivor(t *testing.T) {
 	c, files := storedSurvivor(t)
 	ctx := context.Background()
-	plan, err := planRecovery(ctx, c, memoryWiring(files))
+	plan, err := planRecovery(ctx, c, memoryDeps(files))
 	require.NoError(t, err)
 	for _, path := range files.Paths() {
 		if strings.Contains(path, "/log/") {
 			files.Delete(path)
 		}
 	}
-	short := confirmed(t, c, memoryWiring(files))
-	_, err = recoverOn(ctx, short, memoryWiring(files))
+	short := confirmed(t, c, memoryDeps(files))
+	_, err = recoverOn(ctx, short, memoryDeps(files))
 	require.ErrorIs(t, err, dcs.ErrInvalid)
 	require.ErrorContains(t, err, "AcceptShort")
 	short.AcceptShort = true
-	report, err := recoverOn(ctx, short, memoryWiring(files))
+	report, err := recoverOn(ctx, short, memoryDeps(files))
 	require.NoError(t, err)
 	require.Equal(t, plan.LastIndex-plan.SnapshotIndex, report.Missing)
 	require.Contains(t, strings.Join(report.MayBeLost, "; "), "which this node had stored and lacks now")
@@ -240,7 +240,7 @@ func TestRecoverShortSurvivor(t *testing.T) {
 
 	// Damage is refused: what is behind it is not known.
 	c, files = storedSurvivor(t)
-	good := confirmed(t, c, memoryWiring(files))
+	good := confirmed(t, c, memoryDeps(files))
 	for _, path := range files.Paths() {
 		if strings.Contains(path, "/log/") {
 			files.Flip(path, 8*200)
@@ -248,7 +248,7 @@ func TestRecoverShortSurvivor(t *testing.T) {
 		}
 	}
 	good.AcceptShort = true
-	_, err = recoverOn(ctx, good, memoryWiring(files))
+	_, err = recoverOn(ctx, good, memoryDeps(files))
 	require.ErrorIs(t, err, dcs.ErrInvalid)
 	require.ErrorContains(t, err, "is damaged at offset")
 }
@@ -280,7 +280,7 @@ var shortTiming = dcs.Timing{TTL: 6 * time.Second, LoopWait: 500 * time.Millisec
 // recovered makes the node at the only voter of a new incarnation.
 func (tc *testCluster) recovered(at int) RecoverReport {
 	tc.t.Helper()
-	report, err := Recover(testCtx(tc.t), confirmed(tc.t, tc.config[at], testWiring()))
+	report, err := Recover(testCtx(tc.t), confirmed(tc.t, tc.config[at], testDeps()))
 	require.NoError(tc.t, err)
 	return report
 }
@@ -339,7 +339,7 @@ func TestRecoverFromALostQuorum(t *testing.T) {
 	// An empty node joins, and one with the old data is refused until it may give
 	// them up.
 	tc.joins(b)
-	_, err = newBackend(tc.config[c], tc.wiring[c])
+	_, err = newBackend(tc.config[c], tc.nodeDeps[c])
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
 	require.ErrorContains(t, err, "incarnation "+plan.Incarnation+" of the cluster has ended")
 	require.ErrorContains(t, err, report.NewIncarnation)
@@ -369,7 +369,7 @@ func TestOldMajorityComesBack(t *testing.T) {
 	tc.start(b)
 	tc.start(c)
 	tc.commits(b, 1, "old")
-	_, err := newBackend(tc.config[a], tc.wiring[a])
+	_, err := newBackend(tc.config[a], tc.nodeDeps[a])
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
 	require.ErrorContains(t, err, "has not ended")
 	require.ErrorContains(t, err, "rejoin=true")
@@ -394,7 +394,7 @@ func TestTwoNodesAreRecovered(t *testing.T) {
 	require.NotEqual(t, first.NewIncarnation, second.NewIncarnation)
 	tc.start(0)
 	tc.leader()
-	_, err := newBackend(tc.config[1], tc.wiring[1])
+	_, err := newBackend(tc.config[1], tc.nodeDeps[1])
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
 	require.ErrorContains(t, err, "only one node may be")
 	tc.config[1].Rejoin = true
@@ -406,7 +406,7 @@ func TestTwoNodesAreRecovered(t *testing.T) {
 // and says so.
 func TestOldNodeThatRuns(t *testing.T) {
 	t.Parallel()
-	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *wiring) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
 		c.Timing = shortTiming
 	})
 	const a, b, c = 0, 1, 2

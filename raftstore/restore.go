@@ -52,10 +52,10 @@ type RestoreReport struct {
 // An error or a crash leaves the directory restored, or empty but for files that
 // the next Restore removes. Restore refuses a directory with data.
 func Restore(ctx context.Context, c RestoreConfig, backup io.Reader) (RestoreReport, error) {
-	return restoreOn(ctx, c, backup, defaultWiring())
+	return restoreOn(ctx, c, backup, defaultDeps())
 }
 
-func restoreOn(ctx context.Context, c RestoreConfig, backup io.Reader, w wiring) (report RestoreReport, err error) {
+func restoreOn(ctx context.Context, c RestoreConfig, backup io.Reader, w nodeDeps) (report RestoreReport, err error) {
 	const op = "Restore"
 	node, err := c.Node.check()
 	if err != nil {

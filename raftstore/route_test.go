@@ -24,7 +24,7 @@ func underWay(t *testing.T, addr string) (*attempt, context.Context) {
 // A change of the leader ends the calls to everybody else, at once; that nobody
 // leads ends none.
 func TestTurnEndsCallsToOthers(t *testing.T) {
-	r := newRoute()
+	r := newLeaderWatch()
 	old, oldCtx := underWay(t, "old")
 	leads, leadsCtx := underWay(t, "new")
 	gone, goneCtx := underWay(t, "old")
@@ -46,7 +46,7 @@ func TestTurnEndsCallsToOthers(t *testing.T) {
 
 // A node that closes ends the calls under way, and those that begin later.
 func TestShutEndsLaterCallsToo(t *testing.T) {
-	r := newRoute()
+	r := newLeaderWatch()
 	before, beforeCtx := underWay(t, "x")
 	r.begin(before)
 	r.shut()

@@ -71,7 +71,7 @@ func (n *node) answerClient(ctx context.Context, op byte, body []byte) []byte {
 		// An earlier copy may have been applied while the client was known.
 		rep = reply{kind: replyUnclear, text: errForgotten.Error()}
 	case entriesSize(rep.entries) > transport.MaxEntryBytes:
-		rep.entries, rep.elsewise = nil, true
+		rep.entries, rep.tooLarge = nil, true
 	}
 	rep.leader, rep.text = n.leaderName(), logging.Clip(rep.text)
 	return rep.encode()

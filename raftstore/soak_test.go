@@ -160,7 +160,7 @@ func (s *soak) start(i int) {
 
 // open starts node i, and lets it give up data that it must not use.
 func (s *soak) open(i int, rejoin bool) error {
-	w, c := memoryWiring(s.files[i]), s.config[i]
+	w, c := memoryDeps(s.files[i]), s.config[i]
 	c.Rejoin = rejoin
 	if s.counted[i] != s.files[i] {
 		s.counted[i] = s.files[i]

@@ -36,9 +36,9 @@ type tappedCaller struct {
 	tap atomic.Pointer[tapFunc]
 }
 
-// testWiring returns the default wiring with calls that can be tapped.
-func testWiring() wiring {
-	w := defaultWiring()
+// testDeps returns the default nodeDeps with calls that can be tapped.
+func testDeps() nodeDeps {
+	w := defaultDeps()
 	w.calls = func(c caller) caller { return &tappedCaller{caller: c} }
 	return w
 }
@@ -47,14 +47,14 @@ func testWiring() wiring {
 // of a segment, and so that logs begin new ones often.
 const memorySegment = 8 << 10
 
-// memoryWiring is a testWiring with a file system in memory.
-func memoryWiring(files *disktest.FS) wiring {
-	w := testWiring()
+// memoryDeps is a testDeps with a file system in memory.
+func memoryDeps(files *disktest.FS) nodeDeps {
+	w := testDeps()
 	w.files, w.segmentBytes = files, memorySegment
 	return w
 }
 
-// setTap lets f see the calls of a node with a testWiring; nil removes it.
+// setTap lets f see the calls of a node with a testDeps; nil removes it.
 func (n *node) setTap(f tapFunc) { n.calls.(*tappedCaller).set(f) }
 
 func (c *tappedCaller) set(f tapFunc) {

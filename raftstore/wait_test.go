@@ -19,7 +19,7 @@ import (
 // A follower hears of the last commit at once, not with the next heartbeat.
 func TestWaitOnFollowerIsPrompt(t *testing.T) {
 	const never = 20 * time.Second
-	tc := newTestCluster(t, 3, func(_ int, c *Config, w *wiring) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, w *nodeDeps) {
 		c.HeartbeatTimeout = time.Second
 		w.adjust = func(rc *raft.Config) { rc.CommitTimeout = never }
 	})
@@ -72,7 +72,7 @@ func (s *starvedTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress
 // probe, and its Waits are served by the leader.
 func TestWaitOnANodeThatFallsBehind(t *testing.T) {
 	var starved atomic.Pointer[string]
-	tc := newTestCluster(t, 3, func(_ int, c *Config, w *wiring) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, w *nodeDeps) {
 		w.transport = func(t raft.Transport) raft.Transport {
 			return &starvedTransport{Transport: t, WithPreVote: t.(raft.WithPreVote), starved: &starved}
 		}

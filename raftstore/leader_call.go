@@ -20,8 +20,9 @@ var errNoLeader = errors.New("no Raft leader is known")
 // errMoved ends an attempt whose callee leads no more.
 var errMoved = errors.New("another node became the Raft leader")
 
-// route tells who waits for a leader that there is another one.
-type route struct {
+// leaderWatch notifies the calls that wait for a leader, or for an answer of one, when
+// there is another leader.
+type leaderWatch struct {
 	mu       sync.Mutex
 	changed  chan struct{} // closed at the next change
 	attempts map[*attempt]struct{}
@@ -34,19 +35,19 @@ type attempt struct {
 	cancel context.CancelCauseFunc
 }
 
-func newRoute() *route {
-	return &route{changed: make(chan struct{}), attempts: map[*attempt]struct{}{}}
+func newLeaderWatch() *leaderWatch {
+	return &leaderWatch{changed: make(chan struct{}), attempts: map[*attempt]struct{}{}}
 }
 
 // next returns a channel that is closed at the next change of the leader.
-func (r *route) next() <-chan struct{} {
+func (r *leaderWatch) next() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.changed
 }
 
 // begin registers a call to the node at addr; a change of the leader ends it.
-func (r *route) begin(a *attempt) {
+func (r *leaderWatch) begin(a *attempt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.attempts[a] = struct{}{}
@@ -55,14 +56,14 @@ func (r *route) begin(a *attempt) {
 	}
 }
 
-func (r *route) end(a *attempt) {
+func (r *leaderWatch) end(a *attempt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.attempts, a)
 }
 
 // turn tells everybody that leader, if it is not empty, leads now.
-func (r *route) turn(leader string) {
+func (r *leaderWatch) turn(leader string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	close(r.changed)
@@ -75,7 +76,7 @@ func (r *route) turn(leader string) {
 }
 
 // shut ends every attempt, and every later one at once.
-func (r *route) shut() {
+func (r *leaderWatch) shut() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ended = true
@@ -84,7 +85,7 @@ func (r *route) shut() {
 	}
 }
 
-// follow turns Raft's observations of the leader into turns of the route. An
+// follow turns Raft's observations of the leader into turns of the leaderWatch. An
 // observation that is dropped because one is waiting already changes nothing:
 // the leader is asked for anew.
 func (m *member) follow() {
@@ -104,12 +105,12 @@ func (m *member) follow() {
 	m.raft.RegisterObserver(o)
 	defer m.raft.DeregisterObserver(o)
 	known := n.leaderAddr()
-	n.route.turn(known)
+	n.leaderWatch.turn(known)
 	for {
 		select {
 		case <-seen:
 			now := n.leaderAddr()
-			n.route.turn(now)
+			n.leaderWatch.turn(now)
 			if now != "" && now != known {
 				n.leaderChanges.Add(1)
 				n.tell(known, now)
@@ -170,7 +171,7 @@ func (n *node) ask(ctx context.Context, r *request, prepare func()) outcome {
 	var o outcome
 	hint, hinted := "", false
 	for {
-		changed := n.route.next()
+		changed := n.leaderWatch.next()
 		to := hint
 		if to == "" {
 			to = n.target(r.op)
@@ -203,7 +204,7 @@ func (n *node) ask(ctx context.Context, r *request, prepare func()) outcome {
 			o.err = n.whyNoLeader()
 		}
 		hinted = false
-		if !n.linger(ctx, changed) {
+		if !n.waitRetry(ctx, changed) {
 			return o
 		}
 	}
@@ -229,8 +230,8 @@ func (n *node) target(op byte) string {
 	return voters[int(n.asked.Add(1))%len(voters)].addr
 }
 
-// linger waits until it makes sense to try again; false means that ctx ended.
-func (n *node) linger(ctx context.Context, changed <-chan struct{}) bool {
+// waitRetry waits until it makes sense to try again; false means that ctx ended.
+func (n *node) waitRetry(ctx context.Context, changed <-chan struct{}) bool {
 	if ctx.Err() != nil || n.life.Err() != nil {
 		return false
 	}
@@ -262,8 +263,8 @@ func (n *node) try(ctx context.Context, to string, r *request) (reply, error) {
 	attemptCtx, drop := context.WithCancelCause(attemptCtx)
 	defer drop(nil)
 	a := &attempt{to: to, cancel: drop}
-	n.route.begin(a)
-	defer n.route.end(a)
+	n.leaderWatch.begin(a)
+	defer n.leaderWatch.end(a)
 	body, err := n.calls.Call(attemptCtx, to, r.op, r.encode())
 	if err != nil {
 		return reply{}, err

@@ -159,7 +159,7 @@ func TestP2AnswersHeldBackOverAnElection(t *testing.T) {
 	readAnswers := sync.OnceFunc(func() { close(release) })
 	t.Cleanup(readAnswers)
 	old.lead.mu.Lock()
-	e := old.lead.current.evidence
+	e := old.lead.current.quorum
 	old.lead.mu.Unlock()
 	e.mu.Lock() // nobody asks yet
 	ask := e.ask
@@ -214,7 +214,7 @@ func TestP2AnswersHeldBackOverAnElection(t *testing.T) {
 func newPauseCluster(t *testing.T) (tc *testCluster, wires *pauseNet, resume func()) {
 	wires = &pauseNet{resume: make(chan struct{})}
 	resume = sync.OnceFunc(func() { close(wires.resume) })
-	tc = newTestCluster(t, 3, func(_ int, c *Config, w *wiring) {
+	tc = newTestCluster(t, 3, func(_ int, c *Config, w *nodeDeps) {
 		self := c.Peers[slices.IndexFunc(c.Peers, func(p Peer) bool { return p.ID == c.ID })].Addr
 		w.transport = func(t raft.Transport) raft.Transport {
 			return &pauseTransport{Transport: t, WithPreVote: t.(raft.WithPreVote), self: self, net: wires}

@@ -13,9 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// testVoters is a cluster as the evidence of its leader sees it.
+// testVoters is a cluster as the quorumCheck of its leader sees it.
 type testVoters struct {
-	*evidence
+	*quorumCheck
 	end context.CancelFunc
 
 	mu      sync.Mutex
@@ -33,12 +33,12 @@ func newTestVoters(ids ...raft.ServerID) *testVoters {
 	for _, id := range ids {
 		voters = append(voters, voter{id: id, addr: string(id)})
 	}
-	v.evidence = &evidence{
+	v.quorumCheck = &quorumCheck{
 		term: 5, self: "a", pause: 10 * time.Millisecond, life: life,
-		voters: func() []voter { return voters },
-		own:    func() uint64 { return v.ownTerm },
-		ask:    v.ask,
-		askers: map[raft.ServerID]*asker{},
+		voters:       func() []voter { return voters },
+		own:          func() uint64 { return v.ownTerm },
+		ask:          v.ask,
+		voterPollers: map[raft.ServerID]*voterPoller{},
 	}
 	return v
 }

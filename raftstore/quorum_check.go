@@ -30,8 +30,8 @@ type voter struct {
 	addr string
 }
 
-// evidence gathers the answers in one term of one leader.
-type evidence struct {
+// A quorumCheck gathers the answers in one term of one leader.
+type quorumCheck struct {
 	term  uint64
 	self  raft.ServerID
 	pause time.Duration // between two questions to a voter that does not answer
@@ -44,11 +44,11 @@ type evidence struct {
 
 	life context.Context //nolint:containedctx // the term itself: it ends every question
 
-	mu      sync.Mutex
-	stamp   uint64 // rises with every arrival; a question takes the newest
-	waiting []*waiter
-	askers  map[raft.ServerID]*asker
-	running sync.WaitGroup
+	mu           sync.Mutex
+	stamp        uint64 // rises with every arrival; a question takes the newest
+	waiting      []*waiter
+	voterPollers map[raft.ServerID]*voterPoller
+	running      sync.WaitGroup
 }
 
 // waiter is one renewal or read that needs evidence from after its arrival.
@@ -58,8 +58,8 @@ type waiter struct {
 	done  chan struct{}
 }
 
-// asker asks one voter, one question at a time, while somebody waits.
-type asker struct {
+// voterPoller asks one voter, one question at a time, while somebody waits.
+type voterPoller struct {
 	voter
 	answered uint64 // stamp of the newest question that was answered with our term
 	asked    uint64 // stamp of the newest question
@@ -70,7 +70,7 @@ type asker struct {
 // newer term than ours after confirm was called. voted names a voter that read
 // our very term, after the request was made, and said so in the request; it is
 // empty where there is none.
-func (e *evidence) confirm(ctx context.Context, voted raft.ServerID) error {
+func (e *quorumCheck) confirm(ctx context.Context, voted raft.ServerID) error {
 	voters := e.voters()
 	e.mu.Lock()
 	if e.life.Err() != nil {
@@ -84,7 +84,7 @@ func (e *evidence) confirm(ctx context.Context, voted raft.ServerID) error {
 		return e.still()
 	}
 	e.waiting = append(e.waiting, w)
-	e.wakeAskers(voters)
+	e.wakePollers(voters)
 	e.mu.Unlock()
 	select {
 	case <-w.done:
@@ -98,7 +98,7 @@ func (e *evidence) confirm(ctx context.Context, voted raft.ServerID) error {
 }
 
 // still counts our own answer: read after the request arrived, like the others.
-func (e *evidence) still() error {
+func (e *quorumCheck) still() error {
 	if e.own() != e.term || e.life.Err() != nil {
 		return errSuperseded
 	}
@@ -106,10 +106,10 @@ func (e *evidence) still() error {
 }
 
 // enough reports whether w has its majority. Non-voters never count.
-func (e *evidence) enough(w *waiter, voters []voter) bool {
+func (e *quorumCheck) enough(w *waiter, voters []voter) bool {
 	votes := 0
 	for _, v := range voters {
-		switch a := e.askers[v.id]; {
+		switch a := e.voterPollers[v.id]; {
 		case v.id == e.self, v.id == w.voted:
 			votes++
 		case a != nil && a.answered >= w.stamp:
@@ -119,16 +119,16 @@ func (e *evidence) enough(w *waiter, voters []voter) bool {
 	return votes > len(voters)/2
 }
 
-// wakeAskers makes sure that every other voter has an asker, and wakes them.
-func (e *evidence) wakeAskers(voters []voter) {
+// wakePollers makes sure that every other voter has an voterPoller, and wakes them.
+func (e *quorumCheck) wakePollers(voters []voter) {
 	for _, v := range voters {
 		if v.id == e.self {
 			continue
 		}
-		a := e.askers[v.id]
+		a := e.voterPollers[v.id]
 		if a == nil || a.addr != v.addr {
-			a = &asker{voter: v, wake: make(chan struct{}, 1)}
-			e.askers[v.id] = a
+			a = &voterPoller{voter: v, wake: make(chan struct{}, 1)}
+			e.voterPollers[v.id] = a
 			e.running.Go(func() { e.run(a) })
 		}
 		select {
@@ -138,7 +138,7 @@ func (e *evidence) wakeAskers(voters []voter) {
 	}
 }
 
-func (e *evidence) run(a *asker) {
+func (e *quorumCheck) run(a *voterPoller) {
 	for {
 		select {
 		case <-a.wake:
@@ -159,10 +159,10 @@ func (e *evidence) run(a *asker) {
 
 // question stamps the next question to a and reports whether one is needed:
 // somebody waits who came after the last one that a answered.
-func (e *evidence) question(a *asker) bool {
+func (e *quorumCheck) question(a *voterPoller) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.askers[a.id] != a || len(e.waiting) == 0 || e.waiting[len(e.waiting)-1].stamp <= a.answered {
+	if e.voterPollers[a.id] != a || len(e.waiting) == 0 || e.waiting[len(e.waiting)-1].stamp <= a.answered {
 		return false
 	}
 	a.asked = e.stamp
@@ -171,7 +171,7 @@ func (e *evidence) question(a *asker) bool {
 
 // answer records that a knew no newer term after the question with that stamp
 // was sent, and lets go whoever has a majority now.
-func (e *evidence) answer(a *asker, stamp uint64) {
+func (e *quorumCheck) answer(a *voterPoller, stamp uint64) {
 	voters := e.voters()
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -189,7 +189,7 @@ func (e *evidence) answer(a *asker, stamp uint64) {
 }
 
 // rest keeps a voter that can not be reached from being asked without end.
-func (e *evidence) rest() bool {
+func (e *quorumCheck) rest() bool {
 	t := time.NewTimer(e.pause)
 	defer t.Stop()
 	select {
@@ -200,15 +200,15 @@ func (e *evidence) rest() bool {
 	}
 }
 
-// close waits for the askers, after the term's life has ended.
-func (e *evidence) close() {
+// close waits for the voterPollers, after the term's life has ended.
+func (e *quorumCheck) close() {
 	// Whoever held the lock may just have started one; nobody does from now on.
 	e.mu.Lock()
 	e.mu.Unlock() //nolint:staticcheck // passing through is the point
 	e.running.Wait()
 }
 
-func (e *evidence) forget(w *waiter) {
+func (e *quorumCheck) forget(w *waiter) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for i, other := range e.waiting {
