@@ -45,7 +45,7 @@ help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: check
-check: fmt-check vet lint vet-systems docs-check ## Format, vet, lint, import rules, vet for ten systems, generated docs
+check: fmt-check vet lint vet-systems docs-check prose-check ## Format, vet, lint, import rules, vet for ten systems, generated docs, language
 
 .PHONY: fmt
 fmt: $(GOFUMPT) ## Format all Go files
@@ -74,6 +74,10 @@ docs: ## Write the generated parts of README.md and docs/
 .PHONY: docs-check
 docs-check:
 	@$(GO) run ./internal/docgen -check
+
+.PHONY: prose-check
+prose-check:
+	@$(GO) run ./internal/prose -check
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## Run the linters, depguard's import rules among them
