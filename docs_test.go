@@ -78,7 +78,7 @@ func isTest(path string) bool {
 }
 
 // Every rule is cited by the code that the page says implements it, and by a
-// test; and whatever code cites is on the page.
+// test; and every name that code cites is on the page.
 func TestProtocolRules(t *testing.T) {
 	rules := rulesOnPage(t)
 	sources := make(map[string]string)
@@ -139,7 +139,7 @@ func checkCited(t *testing.T, r ruleOnPage, sources map[string]string) {
 	incomplete(t, fmt.Sprintf("a test that names P%d", r.number))
 }
 
-// anchors returns what a link into page may point to.
+// anchors returns the targets that a link into page may have.
 func anchors(page string) []string {
 	var ids []string
 	for _, m := range regexp.MustCompile(`<a id="([^"]+)">`).FindAllStringSubmatch(page, -1) {

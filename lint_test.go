@@ -10,7 +10,7 @@ import (
 // lintBlock is one rule of depguard in .golangci.yml.
 type lintBlock struct {
 	name     string
-	strict   bool // only what is listed may be imported
+	strict   bool // only listed packages may be imported
 	files    []string
 	packages []string // denied, or allowed if strict
 }
@@ -134,7 +134,7 @@ func TestLintRulesCoverEveryPackage(t *testing.T) {
 			checkOnly(t, blocks["only-"+name], name, dir)
 		}
 		if in(dir, "internal") && !isExempt("strict") && !hasStrictRule(blocks, file) {
-			t.Errorf("no rule of .golangci.yml lists what %s may import", dir)
+			t.Errorf("no rule of .golangci.yml lists the packages that %s may import", dir)
 		}
 	}
 }
@@ -164,7 +164,7 @@ func hasStrictRule(blocks map[string]lintBlock, file string) bool {
 	return false
 }
 
-// wallClockExclusion returns what matches the files that may read the wall
+// wallClockExclusion returns the pattern of the files that may read the wall
 // clock, but for the one that implements [dcs.Now].
 func wallClockExclusion(t *testing.T) *regexp.Regexp {
 	t.Helper()

@@ -1,5 +1,5 @@
-// Package holdfast_test checks the repository itself: what its packages may
-// import, what its pages refer to, and what its tools promise.
+// Package holdfast_test checks the repository itself: which packages its packages may
+// import, the references of its pages, and the promises of its tools.
 package holdfast_test
 
 import (
@@ -51,7 +51,7 @@ func TestGoMod(t *testing.T) {
 	}
 }
 
-// goPackage is what `go list -json` tells of one package.
+// goPackage is one package as `go list -json` describes it.
 type goPackage struct {
 	ImportPath string
 	Standard   bool
@@ -193,7 +193,7 @@ func TestArrowsPointDown(t *testing.T) {
 			}
 		})
 	}
-	// What the suite itself imports; its imports' own dependencies are theirs.
+	// The suite's own imports only; the dependencies of these are theirs.
 	may := append(own("conformance", "dcs", "keepalive", "internal"),
 		"golang.org/x/sys", "github.com/stretchr/testify", "github.com/anishathalye/porcupine")
 	for path, p := range packages {
@@ -209,8 +209,8 @@ func sameBackend(backends []string, a, b string) bool {
 	return slices.ContainsFunc(backends, func(root string) bool { return in(a, root) && in(b, root) })
 }
 
-// What CONTRIBUTING promises is what make offers, and what a change must pass
-// is what it says.
+// The targets that CONTRIBUTING promises are those of make, and a change must pass
+// the ones that it names.
 func TestMakeTargets(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), "make", "--no-print-directory").CombinedOutput()
 	if errors.Is(err, exec.ErrNotFound) {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Config is what is set on a socket. The zero Config stands for Default wherever a Config is applied (Apply, Dialer,
+// Config is the settings of a socket. The zero Config stands for Default wherever a Config is applied (Apply, Dialer,
 // Listen, Control); values outside of the system's limits are moved to the nearest that it takes, so no Config makes an
 // option fail.
 type Config struct {
@@ -41,7 +41,7 @@ func (c Config) orDefault() Config {
 type Adjustment struct {
 	// Field names the value: "idle", "interval", "count" or "user timeout".
 	Field string
-	// Message says what was changed, why, and what is used now, for a log or an operator.
+	// Message names the change, its reason, and the value in use, for a log or an operator.
 	Message string
 }
 
@@ -67,7 +67,7 @@ func (c Config) ClampFor(l Limits) (Config, []Adjustment) {
 	out.Idle = f.duration("idle", c.Idle, l.Idle)
 	interval := c.Interval
 	if l.FixedCount != 0 && c.Count != l.FixedCount {
-		// The same silence is bounded when Interval x Count stays what it was.
+		// The same silence is bounded when Interval x Count is unchanged.
 		interval = mulDuration(c.Interval, c.Count) / time.Duration(l.FixedCount)
 		interval -= interval % l.Interval.Unit
 		f.say("count", "count %d cannot be had, %s always counts to %d: using interval %s",
@@ -152,7 +152,7 @@ func words(d time.Duration) string {
 	return d.String()
 }
 
-// Unbounded is what a time that no value bounds is reported as. Sums and products in this package stop there instead of
+// Unbounded is reported for a time that no value bounds. Sums and products in this package stop there instead of
 // wrapping.
 const Unbounded = time.Duration(math.MaxInt64)
 

@@ -27,7 +27,7 @@ func Apply(conn net.Conn, c Config) error {
 }
 
 // Effective reads the values that conn's socket holds now. Idle, Interval and Count are zero when keepalive is off. It
-// returns ErrNotTCP for anything but TCP, and an error that is errors.ErrUnsupported where the system cannot tell (OpenBSD,
+// returns ErrNotTCP for anything but TCP, and an error that is errors.ErrUnsupported where the system does not report it (OpenBSD,
 // Windows before 1709). Without a user timeout some systems (illumos, Solaris, Windows) report their own default there.
 func Effective(conn net.Conn) (Config, error) {
 	rc, err := rawConn(conn)
@@ -46,8 +46,8 @@ func Effective(conn net.Conn) (Config, error) {
 }
 
 // Control is a function for net.Dialer.Control and net.ListenConfig.Control that sets the values before the socket is
-// connected or listens. It always returns nil, because a keepalive option is no reason to fail a dial: whoever needs to
-// know asks Effective. Set net.Dialer.KeepAlive to -1 beside it, or Go's default overwrites what it set.
+// connected or listens. It always returns nil, because a keepalive option is no reason to fail a dial: a caller that needs to
+// know asks Effective. Set net.Dialer.KeepAlive to -1 as well, or Go's default overwrites these settings.
 func (c Config) Control(_, _ string, rc syscall.RawConn) error {
 	_ = applyRaw(rc, c)
 	return nil
@@ -75,7 +75,7 @@ func applyRaw(rc syscall.RawConn, c Config) error {
 	return err
 }
 
-// verify compares what was asked for with what the socket holds: some kernels and sandboxes accept an option and
+// verify compares the requested values with those of the socket: some kernels and sandboxes accept an option and
 // ignore it.
 func verify(want, got Config) error {
 	if want.UserTimeout == 0 {

@@ -140,7 +140,7 @@ func TestOtherConnectionsAreLeftAlone(t *testing.T) {
 			t.Errorf("%s: Effective: %v, want ErrNotTCP", name, err)
 		}
 		if conn != nil && Wrap(conn) != conn {
-			t.Errorf("%s: Wrap changed what is no *net.TCPConn", name)
+			t.Errorf("%s: Wrap changed a connection that is no *net.TCPConn", name)
 		}
 	}
 }
@@ -184,7 +184,7 @@ func TestVerify(t *testing.T) {
 func TestListenAppliesToAcceptedConnections(t *testing.T) {
 	t.Parallel()
 	plain := func(ctx context.Context) (net.Listener, error) {
-		lc := net.ListenConfig{} // sets Go's 15 s, 15 s, 9 on what it accepts
+		lc := net.ListenConfig{} // sets Go's 15 s, 15 s, 9 on accepted connections
 		lc.SetMultipathTCP(false)
 		return lc.Listen(ctx, "tcp", "127.0.0.1:0")
 	}

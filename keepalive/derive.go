@@ -21,7 +21,7 @@ const (
 	firstRetransmission = 500 * time.Millisecond
 )
 
-// Report says what derived values achieve.
+// A Report describes the effect of derived values.
 type Report struct {
 	// Budget is the silence that may pass unnoticed: the TTL, at most MaxBudget, at least zero.
 	Budget time.Duration
@@ -78,7 +78,7 @@ func DeriveFor(l Limits, ttl, loopWait time.Duration) (Config, Report) {
 
 // probeWithin chooses interval and count so that the last probe goes unanswered within the budget.
 func (c Config) probeWithin(l Limits, budget time.Duration) Config {
-	// The interval is what the idle time really used leaves over, so that a system with a large least idle time probes
+	// The interval is derived from the rest that the idle time in use leaves, so that a system with a large least idle time probes
 	// faster instead of later.
 	idle := min(max(c.Idle, l.Idle.Min), l.Idle.Max)
 	left := max(0, inTime(budget, l, c.Count+1)-idle)
@@ -184,7 +184,7 @@ func inTime(d time.Duration, l Limits, n int) time.Duration {
 	return max(0, d-mulDuration(l.Tick, n)) / 8 * 7
 }
 
-// floor rounds down to what r can hold.
+// floor rounds down to a value of r.
 func floor(d time.Duration, r Range) time.Duration {
 	if r.missing() {
 		return d

@@ -233,7 +233,7 @@ func TestReportSaysWhatCannotBeBounded(t *testing.T) {
 	if _, rep := DeriveFor(linuxLimits, sec, 300*ms); rep.Met || rep.Achievable > 3*sec || !unmet(rep) {
 		t.Errorf("a ttl of 1 s on Linux: %+v", rep)
 	}
-	// illumos cannot probe before 10 s: the interval shrinks to what is left of the budget.
+	// illumos cannot probe before 10 s: the interval shrinks to the rest of the budget.
 	c, rep := DeriveFor(illumosLimits, 18*sec, 6*sec)
 	if want := (Config{10 * sec, sec, 3, 10 * sec}); c != want || !rep.Met {
 		t.Errorf("illumos, ttl 18 s: %v, want %v (%+v)", c, want, rep)

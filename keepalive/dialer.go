@@ -8,18 +8,18 @@ import (
 )
 
 // Dialer dials like net.Dialer and applies a Config to every TCP connection it makes. A keepalive option never fails a
-// dial: what the socket refused goes to OnError and Logger, and the connection is returned. The zero Dialer is ready to
+// dial: an option that the socket refuses is reported to OnError and Logger, and the connection is returned. The zero Dialer is ready to
 // use, and one Dialer may be used by many goroutines as long as nobody changes it.
 type Dialer struct {
-	// Config is what is applied; the zero Config stands for Default.
+	// Config is applied; the zero Config stands for Default.
 	Config Config
-	// Timeout bounds one dial, beside the context's deadline. Zero leaves Base's.
+	// Timeout bounds one dial, in addition to the context's deadline. Zero leaves Base's.
 	Timeout time.Duration
 	// Base holds everything else: local address, resolver, control functions. Its keepalive fields are not used, because
 	// they would overwrite Config or one another. Nil stands for a zero net.Dialer.
 	Base *net.Dialer
 	// Wrapped makes DialContext return a *Conn instead of a bare *net.TCPConn, for libraries that set options of their
-	// own on what they recognise.
+	// own on connections of a type that they recognise.
 	Wrapped bool
 	// Logger gets a warning for a connection without its options; nil is silent.
 	Logger *slog.Logger
@@ -51,7 +51,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	return conn, nil
 }
 
-// report tells the two listeners of a Dialer or Listener about one connection.
+// report calls OnError and the logger of a Dialer or Listener for one connection.
 func report(ctx context.Context, log *slog.Logger, onError func(net.Addr, error), conn net.Conn, err error) {
 	if log != nil {
 		log.LogAttrs(ctx, slog.LevelWarn, "keepalive options not set",

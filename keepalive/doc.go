@@ -1,10 +1,10 @@
 // Package keepalive makes the kernel notice a silent peer in time.
 //
 // A TCP connection whose peer has vanished (a cut cable, a dead host, a firewall that forgot) looks like one whose peer
-// has nothing to say. The kernel can tell the two apart with keepalive probes and with a limit on how long data may stay
+// has nothing to say. The kernel can distinguish the two with keepalive probes and with a limit on how long data may stay
 // unacknowledged, but its defaults are two hours and a quarter of one, every system spells the options differently and
 // accepts different values, and Go's net package drops the error when one is refused. This package derives the values from
-// the time that silence may last, moves them into what the system takes, sets them so that nothing overwrites them, and
+// the time that silence may last, moves them into the system's limits, sets them so that nothing overwrites them, and
 // reads them back.
 //
 // It is hygiene, not safety: it ends connections that are of no use any more. Whether a lease is still held must be
@@ -21,9 +21,9 @@
 //	conn, err := d.DialContext(ctx, "tcp", address)      // for http.Transport.DialContext, a Raft stream layer, ...
 //	ln, err := keepalive.Listen(ctx, "tcp", address, values) // accepted connections get them too
 //
-// Dialer and Listener never fail for the sake of an option: what was refused is reported (Logger, OnError) and the
-// connection returned. Apply does the same to a connection that somebody else made and returns the error; Effective
-// reads what a socket holds. Both find the socket through crypto/tls and any other wrapper that has SyscallConn or NetConn,
+// Dialer and Listener never fail for the sake of an option: a refused option is reported (Logger, OnError) and the
+// connection returned. Apply does the same to a connection of another origin and returns the error; Effective
+// reads the values of a socket. Both find the socket through crypto/tls and any other wrapper that has SyscallConn or NetConn,
 // and leave connections alone that are not TCP.
 //
 // A library that recognises *net.TCPConn may set options of its own on it. gRPC sets TCP_USER_TIMEOUT to its keepalive
@@ -47,7 +47,7 @@
 //	Interval    = (7/8 B - Idle) / Count
 //	UserTimeout = 7/8 (B - W) - 500 ms
 //
-// each rounded down to what the system can hold and at least the smallest value that it takes (a second on Linux). For a
+// each rounded down to a value that the system can hold and at least the smallest value that it takes (a second on Linux). For a
 // TTL of 30 s and a loop wait of 10 s: idle 15 s, interval 3 s, count 3, user timeout 17 s.
 //
 // The worst case is not an idle connection but data written into the silence. While data is unacknowledged the keepalive
@@ -57,7 +57,7 @@
 // A caller that falls short of its own loop wait, and writes into a silence later than W after it began, moves the bound by
 // as much; SilenceFor computes it for any gap.
 //
-// When the budget is too small for the system's smallest values, or the system has no user timeout, Report says what is
+// When the budget is too small for the system's smallest values, or the system has no user timeout, the Report names the time that is
 // achievable instead, in Achievable, and in words in Adjustments; Met is false. That is a report and no error: the values
 // are the best there are.
 //
@@ -68,7 +68,7 @@
 // every bound that Report and SilenceFor give includes it. A round trip above about 100 ms delays the first
 // retransmission further, by the connection's retransmission timeout, and moves the bound by as much.
 //
-// # What each system takes
+// # Limits of each system
 //
 // Limits in seconds where not said otherwise; limits.go has the source of each figure.
 //
@@ -89,7 +89,7 @@
 // On Darwin, FreeBSD, NetBSD, DragonFly, illumos and Solaris the count is cut further where Interval x Count would not fit
 // the kernel's variable. Linux is tested on sockets, all others by their rows of the table and by compiling.
 //
-// Config.Clamp makes any values fit and says what it changed: "interval 33326s is above Linux's 32767s: using 32767s".
+// Config.Clamp makes any values fit and reports each change: "interval 33326s is above Linux's 32767s: using 32767s".
 // Every place that takes a Config clamps it, so that no value, zero, negative or as large as the type allows, makes an
 // option fail or wrap.
 package keepalive

@@ -21,7 +21,7 @@ func ExampleDeriveFor() {
 	// within the budget: true
 }
 
-// A TTL of one second cannot be met with timers of whole seconds: the report says what can.
+// A TTL of one second cannot be met with timers of whole seconds: the report has the shortest time that can.
 func ExampleDeriveFor_tooSmall() {
 	_, report := keepalive.DeriveFor(linux(), time.Second, 300*time.Millisecond)
 	fmt.Println("within the budget:", report.Met)

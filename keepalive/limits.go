@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Range is what one socket option takes: the whole multiples of Unit from Min to Max, both included. A Range whose Max
+// A Range is the values that one socket option takes: the whole multiples of Unit from Min to Max, both included. A Range whose Max
 // is zero stands for an option that the system does not have.
 type Range struct {
 	Min, Max, Unit time.Duration
@@ -13,8 +13,8 @@ type Range struct {
 
 func (r Range) missing() bool { return r.Max == 0 }
 
-// Limits says what one operating system accepts for one socket. System returns the row in force for this process and
-// Systems the whole table; Config.ClampFor and DeriveFor take any row, so what holds on another system can be computed
+// Limits are the values that one operating system accepts for a socket. System returns the row in force for this process and
+// Systems the whole table; Config.ClampFor and DeriveFor take any row, so the values for another system can be computed
 // (and is tested) anywhere.
 type Limits struct {
 	// OS is the system's name as it appears in messages.
@@ -171,7 +171,7 @@ var (
 	solarisLimits = Limits{
 		OS: "Solaris",
 		// Oracle Solaris 11.4 Tunable Parameters, _keepalive_interval: 10 s to 10 days. The least interval of 10 s is
-		// what libuv's src/unix/tcp.c records from tcp(4P) for TCP_KEEPINTVL, likewise its largest.
+		// the value that libuv's src/unix/tcp.c records from tcp(4P) for TCP_KEEPINTVL, likewise its largest.
 		Idle: seconds(10, 864000), Interval: seconds(10, 864000), MinCount: 1, MaxCount: maxInt32,
 		MaxProbing:  maxInt32 / 1000 * time.Second, // as illumos: a product in milliseconds
 		UserTimeout: milliseconds(500, maxInt32),   // the same manual, _ip_abort_interval: from 500 ms

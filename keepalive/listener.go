@@ -11,7 +11,7 @@ import (
 type Listener struct {
 	// Listener is the one that accepts.
 	net.Listener
-	// Config is what is applied; the zero Config stands for Default.
+	// Config is applied; the zero Config stands for Default.
 	Config Config
 	// Wrapped makes Accept return a *Conn instead of a bare *net.TCPConn (see Conn).
 	Wrapped bool
@@ -37,7 +37,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 }
 
 // NewListener returns a *Listener around ln that applies c. Put it below a TLS listener, so that the options are set
-// before the handshake. What ln's own net.ListenConfig sets on a connection is overwritten.
+// before the handshake. Settings of ln's own net.ListenConfig are overwritten.
 func NewListener(ln net.Listener, c Config) net.Listener { return &Listener{Listener: ln, Config: c} }
 
 // Listen listens like net.ListenConfig.Listen and returns a *Listener that applies c to every accepted connection. The

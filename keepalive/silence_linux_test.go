@@ -31,7 +31,7 @@ func cannotRun(t *testing.T, format string, args ...any) {
 
 var networks atomic.Int32
 
-// network is two network namespaces joined by a cable: what is dropped in one never reaches the other, and neither
+// network is two network namespaces joined by a cable: a packet that is dropped in one never reaches the other, and neither
 // touches the machine's own network.
 type network struct {
 	near, far         string // namespaces

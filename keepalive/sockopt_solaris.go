@@ -19,7 +19,7 @@ const (
 	tcpKeepCnt   = 0x1f
 )
 
-// systemLimits tells 11.4 from its predecessors by the version that uname reports: "11.4.42.111.0".
+// systemLimits distinguishes 11.4 from its predecessors by the version that uname reports: "11.4.42.111.0".
 var systemLimits = sync.OnceValue(func() Limits {
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {

@@ -62,7 +62,7 @@ func setOptions(fd uintptr, c Config) error {
 	return errors.Join(errs...)
 }
 
-// getOptions reads what the socket holds.
+// getOptions reads the options of the socket.
 func getOptions(fd uintptr) (Config, error) {
 	l, set := System(), systemOptions()
 	if !l.perSocket() {

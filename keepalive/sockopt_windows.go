@@ -84,7 +84,7 @@ func setTogether(fd uintptr, c Config) error {
 	return nil
 }
 
-// getOptions reads what the socket holds.
+// getOptions reads the options of the socket.
 func getOptions(fd uintptr) (Config, error) {
 	if l := System(); l.FixedCount != 0 {
 		return Config{}, fmt.Errorf("keepalive: %s cannot read the values back: %w", l.OS, errors.ErrUnsupported)

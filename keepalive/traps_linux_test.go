@@ -59,7 +59,7 @@ func dialWith(t testing.TB, d interface {
 }
 
 // Every value that Clamp lets through is taken by the kernel and read back as it was set, over the whole range of the
-// type and at every edge. One socket is enough: the kernel checks each value anew.
+// type and at every edge. One socket is enough: the kernel checks each value again.
 func TestKernelTakesEveryClampedValue(t *testing.T) {
 	t.Parallel()
 	conn, _ := pair(t)
@@ -137,7 +137,7 @@ func TestTrapDialSwallowsErrors(t *testing.T) {
 	}
 }
 
-// Trap: net.Dialer's default keepalive runs after Control and overwrites what it set.
+// Trap: net.Dialer's default keepalive runs after Control and overwrites its settings.
 func TestTrapDefaultOverwritesControl(t *testing.T) {
 	t.Parallel()
 	address := echoless(t)
@@ -164,7 +164,7 @@ func TestTrapDefaultOverwritesControl(t *testing.T) {
 	}
 }
 
-// setUserTimeoutLikeGRPC does what google.golang.org/grpc/internal/syscall.SetTCPUserTimeout does.
+// setUserTimeoutLikeGRPC sets the option as google.golang.org/grpc/internal/syscall.SetTCPUserTimeout does.
 func setUserTimeoutLikeGRPC(conn net.Conn, timeout time.Duration) error {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
@@ -236,7 +236,7 @@ func TestNoTTLFailsADial(t *testing.T) {
 	}
 }
 
-// A dial whose options fail returns the connection and tells OnError and the logger. A Multipath TCP socket is one that
+// A dial whose options fail returns the connection and calls OnError and the logger. A Multipath TCP socket is one that
 // refuses TCP_USER_TIMEOUT; it is also why Listen turns Multipath TCP off.
 func TestDialNeverFailsForAnOption(t *testing.T) {
 	t.Parallel()

@@ -101,7 +101,7 @@ func TestProxySilent(t *testing.T) {
 	_ = c.SetDeadline(time.Now().Add(long))
 	s, err := c.r.ReadString('\n')
 	require.NoError(t, err)
-	require.Equal(t, "late\n", s, "what was on its way is delivered")
+	require.Equal(t, "late\n", s, "data that was on its way is delivered")
 }
 
 func TestProxyRefuse(t *testing.T) {
@@ -354,7 +354,7 @@ func FuzzResolverReply(f *testing.F) {
 	})
 }
 
-// A drill: what does the program do when its store falls silent?
+// A drill that shows how a program acts when its store falls silent.
 func ExampleProxy() {
 	ctx := context.Background()
 	store, _ := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
@@ -365,7 +365,7 @@ func ExampleProxy() {
 		return
 	}
 	defer p.Close()
-	// The program under test is told p.Addr() instead of the store's address.
+	// The program under test is given p.Addr() instead of the store's address.
 	lift := p.Silent()
 	// ... it must give up its leadership by its deadline ...
 	lift()

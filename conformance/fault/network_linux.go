@@ -19,7 +19,7 @@ import (
 )
 
 // Network is a few hosts, each in a network namespace, joined by a router in
-// one more, which drops what it is told to: silently, in both directions, on
+// one more, which drops the packets of the faults: silently, in both directions, on
 // connections there are and on new ones. This machine reaches the hosts through
 // one interface of its own; nothing else of its network is touched.
 type Network struct {
@@ -46,7 +46,7 @@ const prefix = "hfnet"
 
 // NewNetwork makes a network of so many hosts (at most 50). It takes root and
 // the command ip; else the error wraps [ErrUnsupported] and says why. Close
-// removes it; what a killed process left behind goes with the next NewNetwork.
+// removes it; the remains of a killed process go with the next NewNetwork.
 func NewNetwork(ctx context.Context, hosts int) (*Network, error) {
 	if os.Getuid() != 0 {
 		return nil, fmt.Errorf("%w: network namespaces take root", ErrUnsupported)
@@ -163,7 +163,7 @@ func (n *Network) cut(pairs [][2]string) (func() error, error) {
 	}, nil
 }
 
-// Close removes the network. What runs in it must have ended.
+// Close removes the network. Its processes must have ended.
 func (n *Network) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()

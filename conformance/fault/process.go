@@ -10,7 +10,7 @@ import (
 )
 
 // Process is a running program that can be frozen and killed. On Linux it ends
-// with the process that started it, also when that is killed; elsewhere only
+// with the process that started it, also when that is killed; on other systems only
 // when Kill or Terminate is called.
 type Process struct {
 	cmd  *exec.Cmd
@@ -88,7 +88,7 @@ func (p *Process) Kill() {
 
 // Terminate asks the process to end, waits for it, and kills it when ctx ends.
 func (p *Process) Terminate(ctx context.Context) {
-	p.signal(thawed) // what is frozen cannot obey
+	p.signal(thawed) // a frozen process cannot obey
 	p.signal(terminated)
 	select {
 	case <-p.done:

@@ -46,7 +46,7 @@ func freeze(pid int) error {
 			return nil
 		}
 	}
-	_ = syscall.Kill(-pid, syscall.SIGCONT) // what did stop goes on
+	_ = syscall.Kill(-pid, syscall.SIGCONT) // the threads that did stop go on
 	return fmt.Errorf("fault: process %d does not stop", pid)
 }
 

@@ -75,7 +75,7 @@ func (p *Proxy) Accepted() int64 {
 	return p.accepted
 }
 
-// Retarget makes new connections go elsewhere, and resets those there are.
+// Retarget makes new connections go to another address, and resets the present ones.
 func (p *Proxy) Retarget(target string) {
 	p.mu.Lock()
 	p.target = target
@@ -99,7 +99,7 @@ func (p *Proxy) Close() error {
 
 // Refuse makes the target's address refuse connections and resets those there
 // are, as if nobody listened. Lifting it listens on the same address again;
-// it fails, and may be called again, while somebody else has taken the port.
+// it fails, and may be called again, while another process has the port.
 func (p *Proxy) Refuse() (lift func() error) {
 	p.mu.Lock()
 	p.refuse++
@@ -138,7 +138,7 @@ func (p *Proxy) listen() error {
 }
 
 // Silent accepts connections and passes nothing on, in neither direction.
-// What is on its way is delivered when it is lifted.
+// Data on its way is delivered when it is lifted.
 func (p *Proxy) Silent() (lift func()) { return p.count(&p.silent) }
 
 // Reset resets every connection, those there are at once, new ones as soon as
@@ -149,8 +149,8 @@ func (p *Proxy) Reset() (lift func()) {
 	return lift
 }
 
-// DropReply delivers what clients send and loses what is answered. A
-// connection that lost something is reset when it is lifted: what follows
+// DropReply delivers requests and loses the answers. A
+// connection that lost something is reset when it is lifted: the data that follows
 // would make no sense to the client.
 func (p *Proxy) DropReply() (lift func()) { return p.count(&p.drop) }
 
@@ -198,7 +198,7 @@ func (p *Proxy) count(n *int) (lift func()) {
 	}
 }
 
-// change wakes whoever waits for a fault to end. Under p.mu.
+// change wakes the connections that wait for a fault to end. Under p.mu.
 func (p *Proxy) change() {
 	close(p.changed)
 	p.changed = make(chan struct{})
@@ -349,7 +349,7 @@ func (p *Proxy) delay(up bool) (d time.Duration) {
 	return d
 }
 
-// deliver writes what is due, as far as the faults allow.
+// deliver writes the data that is due, as far as the faults allow.
 func (p *Proxy) deliver(l *link, to net.Conn, up bool, chunks <-chan chunk) {
 	for c := range chunks {
 		if !p.pass(l, c, up) {

@@ -22,7 +22,7 @@ type show struct {
 	missing int // acknowledged writes that were not there at the end
 }
 
-// result is what one act showed.
+// result is the outcome of one act.
 type result struct {
 	act           string
 	from, to      int64 // CLOCK_MONOTONIC
@@ -68,7 +68,7 @@ func play(ctx context.Context, o options) (broken bool, err error) {
 		return false, err
 	}
 	if err := s.c.clear(ctx); err != nil {
-		return false, fmt.Errorf("what the run left in the store could not be removed: %w", err)
+		return false, fmt.Errorf("cannot remove the keys of the run from the store: %w", err)
 	}
 	return s.report(), nil
 }
@@ -138,7 +138,7 @@ func (s *show) writes(ctx context.Context, n int) error {
 	return nil
 }
 
-// newLeader waits for a tenure with a larger token and returns it.
+// newLeader waits for a term of leadership with a larger token and returns it.
 func (s *show) newLeader(ctx context.Context, after uint64) (tenure, error) {
 	var found tenure
 	err := s.h.wait(ctx, func() bool {
@@ -153,7 +153,7 @@ func (s *show) newLeader(ctx context.Context, after uint64) (tenure, error) {
 	return found, err
 }
 
-// follows waits until the member has said, after a moment, whom it follows.
+// follows waits until the member has said, after a moment, which leader it follows.
 func (s *show) follows(ctx context.Context, member string, after int64) error {
 	return s.h.wait(ctx, func() bool { return s.h.following[member] > after })
 }
@@ -392,7 +392,7 @@ func (s *show) well(ctx context.Context, p *process) error {
 	return context.Cause(ctx)
 }
 
-// raftLeader asks the nodes who leads the store.
+// raftLeader asks the nodes which of them leads the store.
 func (s *show) raftLeader(ctx context.Context) (*process, error) {
 	for ctx.Err() == nil {
 		for _, p := range s.c.all() {
@@ -409,7 +409,7 @@ func (s *show) raftLeader(ctx context.Context) (*process, error) {
 	return nil, context.Cause(ctx)
 }
 
-// verify reads everything back and books what is missing to the act in which
+// verify reads everything back and counts missing writes for the act in which
 // it was acknowledged.
 func (s *show) verify(ctx context.Context) error {
 	limit, cancel := context.WithTimeoutCause(ctx, s.actLimit(), errors.New("the records could not be read back"))

@@ -229,7 +229,7 @@ func (c *cluster) kill(p *process) {
 	<-p.done
 }
 
-// empty removes what p's node stored. p does not run.
+// empty removes the data of p's node. p does not run.
 func (c *cluster) empty(p *process) error {
 	if err := os.RemoveAll(p.dir); err != nil {
 		return err
@@ -293,7 +293,7 @@ func ownTree(url string) string {
 	return place
 }
 
-// clear removes what a run has left in a store that was there already.
+// clear removes the keys of a run from a store that was there already.
 func (c *cluster) clear(ctx context.Context) error {
 	if c.shared == "" {
 		return nil
@@ -307,7 +307,7 @@ func (c *cluster) clear(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// What is bound to a lease goes with its member.
+	// Keys bound to a lease go with its member.
 	s.Entries = slices.DeleteFunc(s.Entries, func(e dcs.Entry) bool { return e.Lease != "" })
 	for entries := range slices.Chunk(s.Entries, 50) {
 		var t dcs.Txn

@@ -78,7 +78,7 @@ func (h *history) add(e event.Event) {
 	h.notify()
 }
 
-// died closes what a killed member held at the moment of its death.
+// died closes the hold of a killed member at the moment of its death.
 func (h *history) died(member string, at int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

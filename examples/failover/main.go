@@ -1,8 +1,8 @@
 // Command failover is a demonstration that needs nothing but Go: three real
 // processes, each with an embedded Raft node, elect a leader, hand over, and
 // survive a kill -9, a freeze, and the death of the store's own leader, while
-// a client writes through whoever leads. At the end it says what each of that
-// cost, and exits with status 1 if a guarantee was broken.
+// a client writes through the leader. At the end it reports the cost of each
+// event, and exits with status 1 if a guarantee was broken.
 //
 //	go run ./examples/failover
 //
@@ -40,7 +40,7 @@ type options struct {
 // actNames lists the acts in the order in which they are played.
 var actNames = []string{"election", "switchover", "kill", "freeze", "store-leader", "disk-lost", "replace"}
 
-// ownActs are those that strike the members' own nodes.
+// ownActs are those that injure the members' own nodes.
 var ownActs = []string{"store-leader", "disk-lost", "replace"}
 
 func parse(args []string) (options, error) {

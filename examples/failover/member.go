@@ -30,12 +30,12 @@ const (
 	dataKey     = "data"
 )
 
-// memberRecord is what a member publishes about itself.
+// memberRecord is the record that a member publishes.
 type memberRecord struct {
 	API string `json:"api"`
 }
 
-// switchover is the value of failoverKey: who is to lead next.
+// switchover is the value of failoverKey: the member that is to lead next.
 type switchover struct {
 	Candidate string `json:"candidate"`
 }
@@ -49,7 +49,7 @@ type member struct {
 	say       *event.Narrator
 	hold      atomic.Pointer[lead] // the present hold, or nil
 	last      atomic.Pointer[lead] // the last one, for the fencing check
-	sawLeader string               // whom the last "following" named
+	sawLeader string               // the leader that the last "following" named
 }
 
 // lead is one time of leading.
@@ -140,7 +140,7 @@ func (m *member) session(ctx context.Context) error {
 			if s.Err() != nil {
 				return s.Err()
 			}
-			continue // the store cannot tell just now: Watch goes on
+			continue // the store does not answer just now: Watch goes on
 		}
 		if !m.myTurn(snapshot) {
 			continue
@@ -152,7 +152,7 @@ func (m *member) session(ctx context.Context) error {
 	return s.Err()
 }
 
-// take tries to take the free lock until it is held by somebody. A lock that
+// take tries to take the free lock until a member holds it. A lock that
 // another member was quicker to take shows in the next snapshot.
 func (m *member) take(ctx context.Context, s *dcs.Session) *dcs.Hold {
 	for ctx.Err() == nil && s.Err() == nil {
@@ -163,7 +163,7 @@ func (m *member) take(ctx context.Context, s *dcs.Session) *dcs.Hold {
 		if errors.Is(err, dcs.ErrConflict) {
 			return nil
 		}
-		pause(ctx, 20*time.Millisecond) // the store cannot tell
+		pause(ctx, 20*time.Millisecond) // the outcome is not known
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 
 // write stores one numbered record. Every write is a Txn that the store itself
 // refuses once this hold is no longer the lock's: that, not the check of Valid
-// before it, is what keeps a leader of the past from writing.
+// before it, keeps a leader of the past from writing.
 func (m *member) write(w http.ResponseWriter, r *http.Request) {
 	l := m.hold.Load()
 	if l == nil || !l.Valid() {
@@ -27,8 +27,8 @@ func (m *member) write(w http.ResponseWriter, r *http.Request) {
 	m.answer(w, err)
 }
 
-// staleWrite is what a leader does that was paused between its check and its
-// write: it writes under the guard of its last hold without asking anybody.
+// staleWrite is the write of a leader that was paused between its check and its
+// write: it writes under the guard of its last hold without another check.
 func (m *member) staleWrite(w http.ResponseWriter, r *http.Request) {
 	l := m.last.Load()
 	if l == nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/examples/internal/event"
 )
 
-// timeline prints what happens as it happens: JSON events, or lines for
+// timeline prints events as they happen: JSON events, or lines for
 // people, with a live line of all members below them on a terminal.
 type timeline struct {
 	mu      sync.Mutex
@@ -94,7 +94,7 @@ func (t *timeline) erase() {
 	}
 }
 
-// draw writes the live line: who leads, for how long still, and the client.
+// draw writes the live line: the leader, for how long still, and the client.
 func (t *timeline) draw() {
 	if !t.live || t.c == nil {
 		return
@@ -162,7 +162,7 @@ func (t *timeline) act(name string) {
 	_, _ = fmt.Fprintf(t.w, "\n-- %s: %s\n", name, actTitles[name])
 }
 
-// note says what the demonstration itself does to a member.
+// note prints an action of the demonstration on a member.
 func (t *timeline) note(member, text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

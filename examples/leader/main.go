@@ -44,7 +44,7 @@ func (p *program) compete(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer p.shortly(s.Close) // gives back what is held
+	defer p.shortly(s.Close) // releases the lock
 	if _, err := s.Publish(ctx, p.scope+"/members/"+p.name, []byte(p.name)); err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func (p *program) compete(ctx context.Context) error {
 	return s.Err()
 }
 
-// lead is where a real program does what only the leader may do.
+// lead stands for the work that only the leader may do.
 func (p *program) lead(ctx context.Context, hold *dcs.Hold) {
 	leading := p.say.Lead(hold)
 	select {
@@ -69,12 +69,12 @@ func (p *program) lead(ctx context.Context, hold *dcs.Hold) {
 	}
 }
 
-// follow says who leads.
+// follow prints the present leader.
 func (p *program) follow(ctx context.Context) {
 	last := ""
 	for s, err := range p.store.Watch(ctx, p.scope+"/leader") {
 		if err != nil {
-			continue // the store cannot tell just now: Watch goes on
+			continue // the store does not answer just now: Watch goes on
 		}
 		e, _ := s.Get(p.scope + "/leader")
 		if leader := string(e.Value); leader != last && leader != "" && leader != p.name {
@@ -84,7 +84,7 @@ func (p *program) follow(ctx context.Context) {
 	}
 }
 
-// shortly does what is done at the end, within the budget of two calls.
+// shortly does the work of the end, within the budget of two calls.
 func (p *program) shortly(f func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*p.store.Timing().RetryTimeout)
 	defer cancel()

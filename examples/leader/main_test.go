@@ -45,7 +45,7 @@ type player struct {
 	more   chan struct{}
 }
 
-// play starts the program; led is told when it leads.
+// play starts the program; led receives it when it leads.
 func play(t *testing.T, url, name string, led chan<- *player) *player {
 	t.Helper()
 	exe, err := os.Executable()
@@ -111,7 +111,7 @@ func is(name string) func(event.Event) bool {
 func scene(t *testing.T, url func(i int) string) {
 	names := []string{"a", "b", "c"}
 	players := map[string]*player{}
-	led := make(chan *player, 100) // more often than anybody leads
+	led := make(chan *player, 100) // more room than there are changes of the leader
 	for i, name := range names {
 		players[name] = play(t, url(i), name, led)
 	}

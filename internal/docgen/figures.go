@@ -10,7 +10,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
-// renderFigures renders what follows from RetryTimeout where a store has several
+// renderFigures renders the times that follow from RetryTimeout where a store has several
 // servers, with two examples of it.
 func renderFigures(context.Context, string) (string, error) {
 	header := []string{"What", "Value", "With R = " + spacedDuration(longBudget), "With R = " + spacedDuration(shortBudget)}
@@ -50,7 +50,7 @@ func attemptRows() [][]string {
 		figureRow("one attempt, in later rounds", "twice as long each", laterRounds),
 		figureRow("a hedge (a second copy, to another server) is sent after",
 			fmt.Sprintf("four times the usual latency and its deviation; at least %s (%s for writes)", spacedDuration(f.HedgeFloor), spacedDuration(2*f.HedgeFloor)), nil),
-		figureRow("hedges", fmt.Sprintf("%d at a time; a hedge that loses costs what %d calls earn", f.HedgeBurst, f.UselessHedgeCalls), nil),
+		figureRow("hedges", fmt.Sprintf("%d at a time; a hedge that loses costs the tokens that %d calls earn", f.HedgeBurst, f.UselessHedgeCalls), nil),
 		figureRow("a slow write keeps running for",
 			fmt.Sprintf("%d attempt timeouts, with a second copy after the first of them; never more than a third of the remaining budget", endpoint.Patience),
 			func(f endpoint.Figures) string {

@@ -19,7 +19,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/zookeeper"
 )
 
-// grant is what a store grants with its own default settings.
+// grant is the limits of a store with its own default settings.
 type grant struct {
 	caps   dcs.Caps
 	expiry time.Duration // of a lease with the default TTL
@@ -31,7 +31,7 @@ const unreachable = "127.0.0.1:1"
 // zookeeperTick is ZooKeeper's default tickTime.
 const zookeeperTick = 2 * time.Second
 
-// grantOf returns what the store grants. A store that needs no servers is asked.
+// grantOf returns the limits of a store. A store that needs no servers is asked.
 // The clients of the others know the limits that servers have by default.
 func grantOf(ctx context.Context, store string) (grant, error) {
 	ttl := dcs.DefaultTiming.TTL
@@ -102,7 +102,7 @@ type granter interface {
 	Close() error
 }
 
-// askGrant returns what a store says of itself and of a lease with the default
+// askGrant returns the capabilities of a store and of a lease with the default
 // TTL, and closes the store.
 func askGrant(ctx context.Context, store granter) (g grant, err error) {
 	defer func() { err = errors.Join(err, store.Close()) }()

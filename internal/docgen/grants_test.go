@@ -10,7 +10,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// What the README says of each backend is what real servers grant, with their
+// The README's limits of each backend are those of real servers with their
 // own default settings.
 func TestGrantsOfRealServers(t *testing.T) {
 	for store, url := range map[string]func(t *testing.T) string{

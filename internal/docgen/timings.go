@@ -17,7 +17,7 @@ type advice struct {
 }
 
 // timings are the recommended timings of each store. [checkAdvice] checks them
-// against what the store grants.
+// against the store's limits.
 var timings = []struct {
 	store           string
 	usual, shortest advice
@@ -53,7 +53,7 @@ func timing(ttl, loopWait, retryTimeout time.Duration) dcs.Timing {
 	return dcs.Timing{TTL: ttl, LoopWait: loopWait, RetryTimeout: retryTimeout}
 }
 
-// shortTicks returns what ZooKeeper grants with tickTime=100 and
+// shortTicks returns the limits of ZooKeeper with tickTime=100 and
 // maxSessionTimeout=60000.
 func shortTicks(context.Context, dcs.Timing) (dcs.Caps, error) {
 	b, err := zookeeper.New(zookeeper.Config{

@@ -65,7 +65,7 @@ func (r *Runner) build(ctx context.Context, work, pkg, overlay string) (binary, 
 	return b, nil
 }
 
-// output is what a test binary printed.
+// output is the output of a test binary.
 type output struct {
 	text   string
 	exited int

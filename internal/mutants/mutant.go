@@ -36,7 +36,7 @@ const suffix = ".txtar"
 type Mutant struct {
 	Name  string // of the file, without its suffix
 	Rules []string
-	Why   string // what the defect lets happen
+	Why   string // the consequence of the defect
 	Kills []Kill
 	Edits []Edit
 }

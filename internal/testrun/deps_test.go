@@ -37,7 +37,7 @@ func runDeps(t *testing.T, commands map[string]string) (output string, err error
 }
 
 // machine is one with every command that the tests need, root, and a package
-// manager that says what it is asked for.
+// manager that prints its arguments.
 func machine() map[string]string {
 	return map[string]string{"ip": "", "java": "", "gcc": "", "cc": "", "pgrep": "", "id": "echo 0", "apt-get": `echo "apt-get $*"`}
 }
@@ -73,7 +73,7 @@ func TestDepsNamesTheTestsThatItCosts(t *testing.T) {
 			delete(m, "ip")
 			change(m)
 			out, err := runDeps(t, m)
-			require.NoError(t, err, "what is missing fails the tests, not make deps")
+			require.NoError(t, err, "a missing package fails the tests, not make deps")
 			require.Regexp(t, `(?m)^cannot install iproute2`, out)
 			require.Contains(t, out, "./conformance/fault TestNetworkCuts")
 			require.NotContains(t, out, "apt-get install")

@@ -9,7 +9,7 @@ type capacity struct {
 }
 
 var (
-	// besideOthers is the capacity beside other programs. With three clusters, and
+	// besideOthers is the capacity while other programs run. With three clusters, and
 	// two programs that keep the processors busy, two processors left stores no time
 	// to answer within a budget.
 	besideOthers = capacity{lanes: 3, clusters: 2}

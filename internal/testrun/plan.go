@@ -35,7 +35,7 @@ const testcluster = "internal/testcluster"
 // allServers are the servers that make server-NAME builds.
 var allServers = []string{"etcd", "consul"}
 
-// setting is what the runner knows about one package beforehand.
+// setting is the knowledge of the runner about one package.
 type setting struct {
 	path    string // relative to the module
 	load    load

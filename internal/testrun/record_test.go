@@ -170,5 +170,5 @@ packages: 3, time: 0:00, whole output: /tmp/logs
 	r.jobs, r.servers = r.jobs[:1], nil
 	require.True(t, r.summarise(false))
 	require.True(t, strings.HasSuffix(out.String(), "\n4 passed, 0 failed, 2 skipped\n"), out.String())
-	require.False(t, r.summarise(true), "what was interrupted did not pass")
+	require.False(t, r.summarise(true), "an interrupted run did not pass")
 }

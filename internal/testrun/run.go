@@ -150,8 +150,8 @@ func (r *runner) logFile(j *job) string {
 // grace is how long a test program may take to end after its own timeout.
 const grace = time.Minute
 
-// execute runs the test program and follows what go tool test2json makes of its
-// output.
+// execute runs the test program and follows its output as go tool test2json converts
+// it.
 func (r *runner) execute(ctx context.Context, j *job, env []string, log io.Writer) error {
 	convert := exec.Command("go", "tool", "test2json", "-t", "-p", j.pkg.ImportPath) //nolint:gosec,noctx // ends with its input
 	convert.Stderr = log

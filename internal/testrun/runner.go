@@ -51,7 +51,7 @@ func lockFile() (string, error) {
 	return filepath.Join(dir, "machine.lock"), nil
 }
 
-// step is something that changes what may start next.
+// step is a change after which other jobs may start.
 type step func(r *runner)
 
 // run runs the tests and reports whether all of them passed.

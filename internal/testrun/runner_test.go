@@ -20,7 +20,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/machinelock"
 )
 
-// exitStatus returns what exec reports of a program that ends with status.
+// exitStatus returns the error of exec for a program that ends with status.
 func exitStatus(t *testing.T, status int) error {
 	t.Helper()
 	return exec.CommandContext(t.Context(), "sh", "-c", fmt.Sprintf("exit %d", status)).Run()

@@ -38,7 +38,7 @@ func (j *job) counts() (passed, failed, skipped int) {
 	return passed, failed, skipped
 }
 
-// failures returns what failed in a job.
+// failures returns the failures of a job.
 func (r *runner) failures(j *job) (found []failure) {
 	name := j.pkg.path()
 	for _, t := range j.record.failed() {
@@ -105,7 +105,7 @@ func quote(word string) string {
 // maxWidth bounds the lines of output that the summary repeats.
 const maxWidth = 300
 
-// summarise prints what failed and reports whether everything passed.
+// summarise prints the failures and reports whether everything passed.
 func (r *runner) summarise(interrupted bool) bool {
 	var all []failure
 	passed, failed, skipped := 0, 0, 0

@@ -1,4 +1,4 @@
-// Package event is the line format in which the examples say what happens to
+// Package event is the line format in which the examples report on
 // leadership: one JSON object a line, so that a program can check a run.
 package event
 
@@ -17,7 +17,7 @@ const (
 	Unknown   = "unknown"   // a renewal failed: valid still, counting down
 	Lost      = "lost"      // the hold ended without its owner's will
 	Released  = "released"  // the hold was given up
-	Following = "following" // somebody else leads
+	Following = "following" // another member leads
 	Rotated   = "rotated"   // the store is reached through another server
 	Error     = "error"     // something an operator should read
 	Act       = "act"       // a scene of the demonstration begins
@@ -82,7 +82,7 @@ func line(e Event) string {
 
 // Emit stamps e where it carries no stamp yet and writes it. Events are
 // written in the order of their calls. An error of the writer is the reader's
-// loss: there is nobody to tell.
+// loss: no reader is left.
 func (l *Log) Emit(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

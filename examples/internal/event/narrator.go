@@ -8,7 +8,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Narrator tells what happens to one member's holds: "leading" until "lost" or
+// A Narrator reports on one member's holds: "leading" until "lost" or
 // "released" is exactly the time in which Valid() was true.
 type Narrator struct {
 	Log    *Log
@@ -30,12 +30,12 @@ func (n *Narrator) Emit(e Event) {
 	n.Log.Emit(e)
 }
 
-// Observer tells of renewals, of failed ones and of other servers.
+// Observer reports renewals, failed ones, and changes of the server.
 func (n *Narrator) Observer() dcs.Observer {
 	return dcs.Observer{Renewal: n.renewal, State: n.state, Endpoint: n.endpoint}
 }
 
-// Lead tells that h is held.
+// Lead reports that h is held.
 func (n *Narrator) Lead(h *dcs.Hold) *Tenure {
 	t := &Tenure{Hold: h, n: n}
 	n.Emit(Event{Event: Leading, Leader: n.Member, Token: uint64(h.Token()), DeadlineMono: DeadlineMono(h.Deadline())})
@@ -43,7 +43,7 @@ func (n *Narrator) Lead(h *dcs.Hold) *Tenure {
 	return t
 }
 
-// Release gives the hold up and tells so.
+// Release gives the hold up and reports it.
 func (t *Tenure) Release(ctx context.Context) {
 	// The stamp is taken before Release: from its first instruction on the
 	// hold is not valid, and a successor may already be there when it returns.
@@ -55,7 +55,7 @@ func (t *Tenure) Release(ctx context.Context) {
 	t.Ended()
 }
 
-// Ended tells the end of the hold: the moment at which Valid turned false.
+// Ended reports the end of the hold: the moment at which Valid turned false.
 func (t *Tenure) Ended() {
 	t.n.present.CompareAndSwap(t, nil)
 	e := Event{Event: Lost, Token: uint64(t.Token()), Mono: Mono(), DeadlineMono: DeadlineMono(t.Deadline())}

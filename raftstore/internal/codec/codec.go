@@ -1,5 +1,5 @@
 // Package codec encodes the values that log entries, snapshots and calls
-// between nodes are made of. What one release writes, another one reads: the
+// between nodes are made of. One release reads the output of another one: the
 // format of a value never changes, and each message begins with a version.
 package codec
 
@@ -27,7 +27,7 @@ type FormatError struct {
 	got, most byte
 }
 
-// Error says which version was found and what to do.
+// Error names the version that was found and the remedy.
 func (e *FormatError) Error() string {
 	return fmt.Sprintf("%s has format version %d and this release reads up to %d: run the release that wrote it, or a newer one",
 		e.what, e.got, e.most)
@@ -180,7 +180,7 @@ func (d *Decoder) Duration() time.Duration { return time.Duration(d.Uint()) } //
 func (d *Decoder) Lease() dcs.LeaseID { return dcs.LeaseID(d.Text()) }
 
 // Version reads a version from 1 to most and returns it; any other one is a
-// *FormatError that names what was read.
+// *FormatError that names the input.
 func (d *Decoder) Version(what string, most byte) byte {
 	got := d.Byte()
 	if d.err == nil && (got == 0 || got > most) {

@@ -1,3 +1,3 @@
-// Package logging writes what Raft and other nodes cause to be logged. It shortens
+// Package logging writes the log messages of Raft and of other nodes. It shortens
 // texts that another node may have written, and holds back repetitions.
 package logging

@@ -75,7 +75,7 @@ func (r *Repeats) Pass(msg string) (args []any, ok bool) {
 }
 
 // forget drops the messages that may be said again, and reports whether there
-// were any. What was held back of them counts among the others.
+// were any. Messages of them that were held back count among the others.
 func (r *Repeats) forget() bool {
 	any := false
 	for msg, e := range r.seen {
@@ -88,9 +88,9 @@ func (r *Repeats) forget() bool {
 	return any
 }
 
-// HCLogger hands what hashicorp's packages say to a slog.Logger. Warnings and
-// errors that repeat within RepeatEvery are held back and counted. Nothing of
-// what is written, no key or value, is among their arguments.
+// HCLogger passes the messages of hashicorp's packages to a slog.Logger. Warnings and
+// errors that repeat within RepeatEvery are held back and counted. No stored
+// data, no key or value, is among their arguments.
 type HCLogger struct {
 	out     *slog.Logger
 	name    string
@@ -140,7 +140,7 @@ func (l *HCLogger) Log(level hclog.Level, msg string, args ...any) {
 	l.out.Log(ctx, at, msg, hcArgs(args)...)
 }
 
-// hcArgs renders hclog's own ways of formatting, and shortens what another
+// hcArgs renders hclog's own ways of formatting, and shortens texts that another
 // node may have written.
 func hcArgs(args []any) []any {
 	args = slices.Clone(args)
@@ -249,7 +249,7 @@ func (w hcWriter) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// fmtHC renders what hclog.Fmt made.
+// fmtHC renders a value of hclog.Fmt.
 func fmtHC(f hclog.Format) string {
 	if len(f) == 0 {
 		return ""

@@ -58,7 +58,7 @@ func TestHCLoggerHoldsRepetitionsBack(t *testing.T) {
 	})
 }
 
-// What another node answers may be long; what is logged of it is not.
+// The answer of another node may be long; its part in the log is not.
 func TestHCLoggerClipsArguments(t *testing.T) {
 	log := &bytes.Buffer{}
 	long := strings.Repeat("y", 1<<20)

@@ -21,7 +21,7 @@ const (
 	MaxTxnBytes = MaxValue + 64<<10
 	// maxLeaseID is the longest name of a lease in bytes.
 	maxLeaseID = 128
-	// commandOverhead is what an encoded command may have on top of its
+	// commandOverhead is the bytes that an encoded command may have on top of its
 	// MaxTxnBytes: numbers, lengths and the names of leases.
 	commandOverhead = 64 << 10
 	// MaxCommand is the largest log entry that a leader proposes.
@@ -30,11 +30,11 @@ const (
 
 // CheckProposal returns an error unless every node can apply the command in
 // data and key is its key. A leader must call it before
-// it proposes what a caller sent: an entry that nodes cannot read stops them
+// it proposes the command of a caller: an entry that nodes cannot read stops them
 // for good.
 //
 // Nodes of an older release may be among them: a command above the feature
-// level of the state is refused, whatever this release understands.
+// level of the state is refused, also if this release understands it.
 func (f *FSM) CheckProposal(key Key, data []byte) error {
 	if len(data) > MaxCommand {
 		return fmt.Errorf("a command of %d bytes: a leader takes at most %d", len(data), MaxCommand)
@@ -73,7 +73,7 @@ func checkLease(id dcs.LeaseID) error {
 	return nil
 }
 
-// checkTxn checks t's shape and what Caps promises.
+// checkTxn checks t's shape and the limits of Caps.
 func checkTxn(t dcs.Txn) error {
 	if err := t.Check(); err != nil {
 		return err

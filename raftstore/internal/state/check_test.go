@@ -144,7 +144,7 @@ func FuzzCheckProposal(f *testing.F) {
 		if s.CheckProposal(c.Key(), data) != nil {
 			return
 		}
-		// What is proposed, every node can apply.
+		// Every node can apply a command that is proposed.
 		s.OnBroken = func(err error) { t.Error(err) }
 		s.apply(&Command{Kind: KindOpen}, 1, 1)
 		s.apply(&c, 2, 1)

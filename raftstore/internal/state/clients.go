@@ -1,6 +1,6 @@
 package state
 
-// The bounds of what is kept for clients.
+// The bounds of the results that are kept for clients.
 const (
 	// maxClients bounds the memory of clients that are gone. The one that was
 	// silent for the longest part of the log is forgotten, never one by time.
@@ -9,7 +9,7 @@ const (
 	ClientWindow = 1024
 )
 
-// clients is what makes a command land at most once (P15).
+// clients makes a command apply at most once (P15).
 type clients struct {
 	byID map[uint64]*client
 	most int
@@ -18,7 +18,7 @@ type clients struct {
 // client is one user of the log. Its id is the index of the entry that made it.
 type client struct {
 	last    uint64 // index of its newest command
-	low     uint64 // what is below was answered; no copy of it is executed
+	low     uint64 // commands below were answered; no copy of them is executed
 	results map[uint64]Result
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/codec"
 )
 
-// Kind says what a log entry does.
+// A Kind is the operation of a log entry.
 type Kind byte
 
 const (
@@ -22,7 +22,7 @@ const (
 	// applied, everything that earlier terms left in the log is too.
 	KindTerm Kind = iota + 1
 	// KindOpen makes a client. Its id is the index of the entry, so that no id
-	// is ever used twice, whatever copies of the entry the log holds.
+	// is ever used twice, however many copies of the entry the log has.
 	KindOpen
 	// KindTxn applies a Txn.
 	KindTxn
@@ -32,19 +32,19 @@ const (
 	KindRevoke
 	// KindExpire ends leases whose time is up, in the term that says so.
 	KindExpire
-	// KindCancel settles (client, seq): it returns what that command did, or
+	// KindCancel settles (client, seq): it returns the result of that command, or
 	// makes sure that it never does anything (P15).
 	KindCancel
 	// KindLevel raises the feature level of the state.
 	KindLevel
 )
 
-// Nonce matches the answer of a KindOpen to who asked.
+// Nonce matches the answer of a KindOpen to its caller.
 type Nonce [16]byte
 
 // Command is one log entry. Kind says which of the fields below it are used.
 // Fields of numbered kinds: Seq names the command among those of its Client, and
-// the Client needs no answer any more to what is below Low.
+// the Client needs no answer any more to a number below Low.
 type Command struct {
 	Kind Kind
 
@@ -226,7 +226,7 @@ const (
 type Result struct {
 	Status   Status
 	Revision dcs.Revision
-	Current  *dcs.Entry // StatusConflict: what was found, nil when absent
+	Current  *dcs.Entry // StatusConflict: the entry that was found, nil when absent
 	Detail   string     // StatusConflict: the condition in words
 }
 
@@ -241,7 +241,7 @@ func EncodeResult(e *codec.Encoder, r Result) {
 	}
 }
 
-// DecodeResult reads what EncodeResult has appended. Values alias the Decoder's
+// DecodeResult reads the bytes of EncodeResult. Values alias the Decoder's
 // bytes.
 func DecodeResult(d *codec.Decoder) Result {
 	r := Result{Status: Status(d.Byte()), Revision: d.Revision(), Detail: d.Text()}

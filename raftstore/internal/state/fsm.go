@@ -16,7 +16,7 @@ import (
 )
 
 // FSM is the replicated state: the tree, the time to live of each live lease,
-// and what is needed to apply every command at most once (P15).
+// and the memory that is needed to apply every command at most once (P15).
 //
 // Raft calls Apply, ApplyBatch, Snapshot and Restore from one goroutine. The
 // other methods may be called from any, unless they say otherwise.
@@ -196,7 +196,7 @@ func (f *FSM) apply(c *Command, index, term uint64) Result {
 		f.clients.open(index)
 	case KindExpire:
 		// P22: an expiry counts only in the term whose leader decided it. A
-		// proposal that lingered until that leader was elected anew would
+		// proposal that lingered until that leader was elected again would
 		// end leases which were extended since.
 		if c.Term == term {
 			for _, l := range c.Leases {

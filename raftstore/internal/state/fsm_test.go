@@ -80,7 +80,7 @@ func persisted(t testing.TB, s raft.FSMSnapshot) []byte {
 
 func restore(f *FSM, b []byte) error { return f.Restore(io.NopCloser(bytes.NewReader(b))) }
 
-// Who waits for a command is answered when its effect is in every reading,
+// A caller that waits for a command is answered when its effect is in every reading,
 // Status's among them.
 func TestAnswersComeLast(t *testing.T) {
 	l := newTestLog(t)
@@ -96,7 +96,7 @@ func TestAnswersComeLast(t *testing.T) {
 	require.Equal(t, l.index, seen)
 }
 
-// P15: a command is applied once, whatever copies the log holds.
+// P15: a command is applied once, however many copies the log has.
 func TestP15AppliedOnce(t *testing.T) {
 	l := newTestLog(t)
 	client := l.open()
@@ -117,7 +117,7 @@ func TestP15AppliedOnce(t *testing.T) {
 	require.False(t, found)
 }
 
-// P15: what is below the lowest unacknowledged is refused.
+// P15: a number below the lowest unacknowledged one is refused.
 func TestP15BelowLowIsRefused(t *testing.T) {
 	l := newTestLog(t)
 	client := l.open()
@@ -130,7 +130,7 @@ func TestP15BelowLowIsRefused(t *testing.T) {
 	require.Len(t, l.f.clients.byID[client].results, 1)
 	restored := New()
 	require.NoError(t, restore(restored, l.snapshot()))
-	require.Equal(t, l.f.clients.byID, restored.clients.byID, "a snapshot keeps what is refused")
+	require.Equal(t, l.f.clients.byID, restored.clients.byID, "a snapshot keeps the numbers that are refused")
 }
 
 // P15: a client that was forgotten, and one that never was, execute nothing.
@@ -151,7 +151,7 @@ func TestP15UnknownClientExecutesNothing(t *testing.T) {
 	require.False(t, found)
 }
 
-// P15: Cancel is the definite no, or tells what had happened before it.
+// P15: Cancel is the definite no, or returns the result of the command that came first.
 func TestP15Cancel(t *testing.T) {
 	l := newTestLog(t)
 	client := l.open()
@@ -187,7 +187,7 @@ func TestP14DeadLeaseWritesNothing(t *testing.T) {
 	require.Empty(t, l.f.tree.Snapshot("").Entries)
 }
 
-// Two nodes that apply the same entries, in whatever batches, one of them over
+// Two nodes that apply the same entries, in any batches, one of them over
 // a snapshot, hold the same bytes.
 func TestStateIsDeterministic(t *testing.T) {
 	l := newTestLog(t)

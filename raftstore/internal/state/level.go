@@ -5,7 +5,7 @@ import "fmt"
 // Level is the newest feature level that this release understands. The first
 // byte of a log entry is the level that its form belongs to.
 //
-// The state has a level of its own, which says what every node understands. No
+// The state has a level of its own, which every node understands. No
 // command above it is proposed, so that nodes of two releases can run together.
 // It begins at firstLevel, and a leader raises it with a KindLevel.
 const Level = 1

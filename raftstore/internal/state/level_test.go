@@ -17,7 +17,7 @@ func newRelease() *FSM {
 }
 
 // A command of the new release is proposed only when no node of the old one is
-// left, and the old one stops in words at what it does not understand.
+// left, and the old one stops with an error at an entry that it does not understand.
 func TestTwoReleases(t *testing.T) {
 	older, newer := New(), newRelease()
 	var broken error
@@ -80,7 +80,7 @@ func TestLevelInASnapshot(t *testing.T) {
 	require.Zero(t, older.Applied())
 }
 
-// Whatever release leads, its own commands are understood by every node.
+// The own commands of a leader of any release are understood by every node.
 func TestLeadersCommandsAreOfTheFirstLevel(t *testing.T) {
 	for _, k := range []Kind{KindTerm, KindExpire, KindLevel} {
 		require.EqualValues(t, firstLevel, (&Command{Kind: k}).Encode()[0])

@@ -114,7 +114,7 @@ func (c *client) write(w *recordWriter, id uint64) {
 	}
 }
 
-// readSnapshot reads what write has written. Nothing of it aliases the reader's
+// readSnapshot reads the output of write. Nothing of it aliases the reader's
 // memory.
 func readSnapshot(from io.Reader) (*snapshot, error) {
 	r := newRecordReader(from)

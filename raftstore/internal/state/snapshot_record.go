@@ -56,7 +56,7 @@ func (w *recordWriter) flush() error {
 	return w.to.Flush()
 }
 
-// recordReader reads what a recordWriter has written.
+// recordReader reads the output of a recordWriter.
 type recordReader struct {
 	from   *bufio.Reader
 	record []byte

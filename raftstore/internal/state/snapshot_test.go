@@ -134,7 +134,7 @@ func TestSnapshotIsWrittenInChunks(t *testing.T) {
 	}
 }
 
-// heap returns what is in use after a collection.
+// heap returns the bytes in use after a collection.
 func heap() uint64 {
 	runtime.GC()
 	runtime.GC()
@@ -143,7 +143,7 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// large makes n values of 1 MiB, each beside a small one in its own Txn.
+// large makes n values of 1 MiB, each with a small one in its own Txn.
 func large(l *testLog, n int) {
 	client := l.open()
 	for i := range n {
@@ -218,7 +218,7 @@ func unbroken(f *FSM) *FSM {
 }
 
 // FuzzApply applies commands on two nodes, on one of them over a snapshot. Both
-// have the same state, whatever the commands are.
+// have the same state, for any commands.
 func FuzzApply(f *testing.F) {
 	seed := func(commands []Command) (b []byte) {
 		for _, c := range commands {

@@ -7,7 +7,7 @@ import (
 )
 
 // Crash returns the file system as it is found after the machine lost power
-// now. Of what is not durable, seed 0 keeps nothing and seed 1 keeps all; any
+// now. Of the changes that are not durable, seed 0 keeps nothing and seed 1 keeps all; any
 // other seed chooses. The same seed chooses the same. Nobody holds a lock or has
 // a file open in it, and it has no faults.
 //
@@ -19,7 +19,7 @@ func (f *FS) Crash(seed uint64) *FS {
 }
 
 // Kill returns the file system as it is found after the process was killed now
-// and the machine went on: everything is there, and what is not durable may
+// and the machine went on: everything is there, and changes that are not durable may
 // still be lost in a Crash. It is Crash in all other ways.
 func (f *FS) Kill() *FS {
 	f.mu.Lock()
@@ -120,7 +120,7 @@ func (n *node) settle(keep chooser, seen map[*node]bool) {
 	}
 }
 
-// chooser decides what a crash keeps.
+// chooser decides which changes a crash keeps.
 type chooser interface {
 	name() bool
 	size() bool

@@ -8,7 +8,7 @@ import (
 )
 
 // The functions here are no operations: they are not counted, meet no fault and
-// work after Halt. What they leave is durable, with everything else in the file
+// work after Halt. Their effect is durable, with everything else in the file
 // and in its directory. They panic where the path is wrong.
 
 // Flip inverts one bit of a file.

@@ -34,7 +34,7 @@ const (
 	Close     Kind = "close"
 )
 
-// Changes returns the operations that change what a crash finds.
+// Changes returns the operations that change the state after a crash.
 func Changes() []Kind {
 	return []Kind{Mkdir, Create, Rename, Remove, SyncDir, Lock, Write, Sync, Truncate, Allocate}
 }
@@ -139,7 +139,7 @@ func (f *FS) HaltAt(m Match) (stop func()) {
 }
 
 // Halt takes the power away: each operation fails with ErrHalted from now on,
-// those that hang as well. What Crash and Kill return is not affected.
+// those that hang as well. Crash and Kill return the same as before.
 func (f *FS) Halt() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

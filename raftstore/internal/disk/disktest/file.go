@@ -14,11 +14,11 @@ import (
 // Sector is the number of bytes that a crash keeps or loses together.
 const Sector = 512
 
-// content is what a file holds.
+// content is the content of a file.
 type content struct {
-	data    []byte       // what a read returns
-	disk    []byte       // what is durable
-	pending []dataChange // in order; what the next Sync makes durable
+	data    []byte       // as reads return it
+	disk    []byte       // as it is durable
+	pending []dataChange // in order; made durable by the next Sync
 }
 
 // dataChange is a write or a change of the size.
@@ -28,7 +28,7 @@ type dataChange struct {
 	cut     bool             // the file is not longer than size afterwards
 }
 
-// resize returns data with another length. What is new reads as zeros.
+// resize returns data with another length. New bytes are zeros.
 func resize(data []byte, size int64) []byte {
 	if size <= int64(len(data)) {
 		return data[:size:size]
@@ -70,7 +70,7 @@ func (c *content) sync() {
 	c.pending = nil
 }
 
-// failSync marks what was written as clean, though it is not on the disk. The
+// failSync marks the writes as clean, though they are not on the disk. The
 // sizes still wait.
 func (c *content) failSync() {
 	for i := range c.pending {
@@ -182,8 +182,8 @@ func (h *file) WriteAt(p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
-// Sync implements disk.File. One that fails marks what was written as clean:
-// reads still see it, and it is not on the disk, whatever a later Sync returns.
+// Sync implements disk.File. One that fails marks the writes as clean:
+// reads still see them, and they are not on the disk, also if a later Sync succeeds.
 func (h *file) Sync() error {
 	err := h.do(Op{Kind: Sync}, func() error {
 		h.node.sync()

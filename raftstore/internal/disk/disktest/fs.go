@@ -1,8 +1,8 @@
 // Package disktest provides a disk.FS in memory, for tests. Its machine can
-// lose power and its disk can fail, stall and damage what it holds.
+// lose power and its disk can fail, stall and damage its data.
 //
 // A write is durable after a Sync of its file, and a name is durable after a
-// SyncDir of its directory. Crash decides what happens to the rest: each sector
+// SyncDir of its directory. Crash decides on the rest: each sector
 // of 512 bytes, each change of a file's size and each change of a name is kept
 // or lost on its own. A rename is kept or lost as a whole.
 package disktest
@@ -41,7 +41,7 @@ func newFS(root *node) *FS {
 	return &FS{halted: make(chan struct{}), root: root, open: map[*file]struct{}{}, counts: map[Kind]int{}}
 }
 
-// node is a file or a directory, whatever its name is.
+// node is a file or a directory, independent of its names.
 type node struct {
 	isDir   bool
 	entries map[string]*node // of a directory, as a process sees it
@@ -80,7 +80,7 @@ func split(path string) []string {
 	})
 }
 
-// find returns what is at path.
+// find returns the node at path.
 func (f *FS) find(path string) (*node, error) {
 	n := f.root
 	for _, name := range split(path) {

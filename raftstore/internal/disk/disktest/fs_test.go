@@ -40,7 +40,7 @@ func write(t *testing.T, f disk.File, data string, off int64) {
 	require.Equal(t, len(data), n)
 }
 
-// after returns what each of many crashes leaves of the file, and how often.
+// after returns the content of the file after each of many crashes, and how often.
 func after(f *disktest.FS, path string) map[string]int {
 	all := map[string]int{}
 	for seed := range uint64(seeds) {
@@ -80,7 +80,7 @@ func TestUnsyncedSectorsAreKeptOrLostOnTheirOwn(t *testing.T) {
 	f := disktest.New()
 	x := create(t, f, "/d/x", sector("a")+sector("b"))
 	write(t, x, sector("A")+sector("B"), 0)
-	require.Equal(t, sector("A")+sector("B"), string(f.Data("/d/x")), "a process sees what it wrote")
+	require.Equal(t, sector("A")+sector("B"), string(f.Data("/d/x")), "a process sees its own writes")
 	got := after(f, "/d/x")
 	require.ElementsMatch(t, []string{
 		sector("a") + sector("b"), sector("A") + sector("b"), sector("a") + sector("B"), sector("A") + sector("B"),
@@ -115,7 +115,7 @@ func TestUnsyncedSizes(t *testing.T) {
 	require.ElementsMatch(t, []string{"abcd", "a"}, keys(after(f, "/d/x")))
 	require.NoError(t, x.Sync())
 	require.NoError(t, x.Allocate(3))
-	require.Equal(t, "a\x00\x00", string(f.Data("/d/x")), "nothing returns of what was cut")
+	require.Equal(t, "a\x00\x00", string(f.Data("/d/x")), "nothing of the part that was cut returns")
 	require.ElementsMatch(t, []string{"a", "a\x00\x00"}, keys(after(f, "/d/x")))
 	require.NoError(t, x.Allocate(2))
 	size, err := x.Size()
@@ -231,13 +231,13 @@ func TestFailedSyncIsNotRepaired(t *testing.T) {
 	require.ErrorIs(t, x.Sync(), syscall.EIO)
 	stop()
 	require.NoError(t, x.Sync(), "the system has forgotten")
-	require.Equal(t, "new!", string(f.Data("/d/x")), "reads show what is not on the disk")
+	require.Equal(t, "new!", string(f.Data("/d/x")), "reads show data that is not on the disk")
 	require.Equal(t, []string{"old!"}, keys(after(f, "/d/x")))
 	x.DropCache()
 	require.Equal(t, "old!", string(f.Data("/d/x")))
 	write(t, x, "new", 0)
 	x.DropCache()
-	require.Equal(t, "new!", string(f.Data("/d/x")), "what waits to be written is not dropped")
+	require.Equal(t, "new!", string(f.Data("/d/x")), "data that waits to be written is not dropped")
 	require.NoError(t, x.Sync())
 	require.Equal(t, []string{"new!"}, keys(after(f, "/d/x")))
 }
@@ -345,7 +345,7 @@ func TestRestartsAreIndependent(t *testing.T) {
 	write(t, x, "3", 0)
 	require.NoError(t, f.Remove("/d/x"))
 	require.Equal(t, "2", string(killed.Data("/d/x")))
-	require.Equal(t, "1", string(killed.Crash(0).Data("/d/x")), "what was not durable still is not")
+	require.Equal(t, "1", string(killed.Crash(0).Data("/d/x")), "a write that was not durable still is not")
 	require.Equal(t, "1", string(crashed.Data("/d/x")))
 	y, err := killed.Open("/d/x")
 	require.NoError(t, err)
@@ -384,7 +384,7 @@ func TestLikeTheMachine(t *testing.T) {
 			want, got := machine.step(op, a, b, size), fake.step(op, a, b, size)
 			require.Equal(t, want, got, "seed %d, step %d: operation %d", seed, i, op)
 		}
-		machine.step(0, 0, 0, 0) // closes what is open
+		machine.step(0, 0, 0, 0) // closes the open files
 	}
 }
 
@@ -459,7 +459,7 @@ func (w *walk) use(op int, size int64) (any, error) {
 	}
 }
 
-// kindOf names what an error is.
+// kindOf names the kind of an error.
 func kindOf(err error) string {
 	for _, kind := range []error{nil, io.EOF, fs.ErrNotExist, fs.ErrExist, fs.ErrClosed} {
 		if errors.Is(err, kind) {

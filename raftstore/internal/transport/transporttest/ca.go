@@ -127,7 +127,7 @@ func writePEM(t TB, path, kind string, der []byte) {
 	}
 }
 
-// wallClock returns what certificates are judged by.
+// wallClock returns the time by which certificates are judged.
 func wallClock() time.Time {
 	return time.Now() //nolint:forbidigo // it dates certificates and decides nothing
 }
