@@ -80,7 +80,7 @@ type failingWriter struct{ err error }
 
 func (w failingWriter) Write([]byte) (int, error) { return 0, w.err }
 
-// FuzzBackup reads what may be no backup. It must not panic or take more memory
+// FuzzBackup reads files that may be no backup. It must not panic or take more memory
 // than a chunk and a description, and a changed backup is refused.
 func FuzzBackup(f *testing.F) {
 	good := writeBackup(f, snapContent(1, 300))

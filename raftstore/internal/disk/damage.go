@@ -2,7 +2,7 @@ package disk
 
 import "fmt"
 
-// DamageError says that a file holds something else than what was written to
+// A DamageError reports that the content of a file differs from the writes to
 // it, or lacks a part of it. It is permanent: to read again shows the same.
 type DamageError struct {
 	File   string

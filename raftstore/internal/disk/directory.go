@@ -30,16 +30,16 @@ func LogDir(dir string) string { return filepath.Join(dir, logName) }
 // SnapshotDir returns the path of the directory with the snapshots.
 func SnapshotDir(dir string) string { return filepath.Join(dir, snapshotName) }
 
-// SeenFile returns the path of the mirror with what a node has seen of others.
+// SeenFile returns the path of the mirror with a node's sightings of others.
 func SeenFile(dir string) string { return filepath.Join(dir, seenFile) }
 
 // LostDir returns the path of the directory to which SetAside moves the data of
 // a life.
 func LostDir(dir string, life Life) string { return filepath.Join(dir, lostPrefix+life.String()) }
 
-// ownNames returns the names of what a node stores, in the order in which
-// SetAside moves them: without a mark or a vote a directory is short, whatever
-// else is in it. The mark of a log that was moved first could be 0 still.
+// ownNames returns the names of a node's files, in the order in which
+// SetAside moves them: without a mark or a vote a directory is short,
+// however much else is in it. The mark of a log that was moved first could be 0 still.
 func ownNames() []string {
 	var names []string
 	for _, mirror := range []string{markFile, voteFile, seenFile} {
@@ -105,11 +105,11 @@ func Make(files FS, dir string, i Identity) error {
 	return WriteIdentity(files, dir, i)
 }
 
-// SetAside moves what a node has stored with a life to LostDir, for Make to
+// SetAside moves the files of a node with a life to LostDir, for Make to
 // begin another one. It may be repeated after an error or a crash. Until Make
 // has returned, the directory is short or fresh, or is damaged as it was before.
 //
-// What an earlier SetAside moved for another life is removed.
+// Files that an earlier SetAside moved for another life are removed.
 func SetAside(files FS, dir string, life Life) error {
 	lost := LostDir(dir, life)
 	if err := files.MakeDir(lost); err != nil {
@@ -153,7 +153,7 @@ func setIdentityAside(files FS, dir, lost string) error {
 	return WriteFile(files, filepath.Join(lost, identityFile), data)
 }
 
-// move moves what has this name from dir to lost durably, under another name if
+// move moves the file or directory of this name from dir to lost durably, under another name if
 // there is one already.
 func move(files FS, dir, lost, name string) error {
 	taken, err := files.List(lost)

@@ -52,7 +52,7 @@ func seedsOf(few, all uint64) uint64 {
 	return few
 }
 
-// restarts returns what a start may find: after a kill, and after the power was
+// restarts returns the states that a start may find: after a kill, and after the power was
 // lost.
 func restarts(f *disktest.FS, seeds uint64) []*disktest.FS {
 	all := []*disktest.FS{f.Kill()}
@@ -74,7 +74,7 @@ func TestMakeKeepsVotes(t *testing.T) {
 	require.Equal(t, uint64(3), v.Term)
 }
 
-// TestSetAside moves what several kinds of directories hold, with a crash before
+// TestSetAside moves the content of several kinds of directories, with a crash before
 // each operation, and begins another life. At no time may the old life take
 // part without all that it had, and nothing is lost.
 func TestSetAside(t *testing.T) {
@@ -142,7 +142,7 @@ func TestSetAside(t *testing.T) {
 	}
 }
 
-// checkOldLife fails if the old life could begin without what it had.
+// checkOldLife fails if the old life could begin without its data.
 func checkOldLife(t *testing.T, f *disktest.FS, before, now disk.State, done bool) {
 	t.Helper()
 	if now.Identity.Life == lifeB {

@@ -1,7 +1,7 @@
-// Package disk keeps what one node of the embedded Raft stores: whose directory
+// Package disk keeps the files of one node of the embedded Raft: whose directory
 // it is, the term and the vote, the log, and the snapshots.
 //
-// Everything that is read is checked. What is damaged is reported with its file
+// Everything that is read is checked. Damage is reported with its file
 // and offset, and is never taken for an end of the data or for an absence.
 package disk
 
@@ -23,7 +23,7 @@ type File interface {
 	io.WriterAt
 	io.Closer
 	Size() (int64, error)
-	// Sync makes durable what was written and the size of the file. After an
+	// Sync makes durable the writes and the size of the file. After an
 	// error the content of the pages that were written is unknown: nobody may
 	// call Sync again in the hope that they are written then.
 	Sync() error
@@ -33,16 +33,16 @@ type File interface {
 	// made longer only.
 	Allocate(size int64) error
 	// DropCache asks the system to forget the pages that it has of the file,
-	// so that the next read shows what is on the disk. It is best effort.
+	// so that the next read shows the content of the disk. It is best effort.
 	DropCache()
 }
 
-// FS is what the node asks of the disk. Paths are as package os takes them.
+// FS is the operations of the disk that a node needs. Paths are as package os takes them.
 type FS interface {
 	// MakeDir makes a directory that only this user can use, parents too. Each
 	// directory that it makes is durable when it returns.
 	MakeDir(dir string) error
-	// List returns the names of what is in a directory, sorted.
+	// List returns the names in a directory, sorted.
 	List(dir string) ([]string, error)
 	// Open opens an existing file for reading and writing.
 	Open(path string) (File, error)
@@ -61,7 +61,7 @@ type FS interface {
 	Lock(path string) (unlock func() error, err error)
 }
 
-// DirMaker is what MakeDirs needs.
+// A DirMaker has the operations that MakeDirs needs.
 type DirMaker interface {
 	// Mkdir makes one directory. It reports false where there is one already,
 	// and fails with fs.ErrNotExist where its parent is missing.

@@ -117,7 +117,7 @@ func TestOSLock(t *testing.T) {
 func TestReadAndWriteFile(t *testing.T) {
 	files, path := disk.OS{}, filepath.Join(t.TempDir(), "x")
 	require.NoError(t, disk.WriteFile(files, path, []byte("old")))
-	require.NoError(t, os.WriteFile(path+".new", []byte("what a crash left, and longer"), 0o600))
+	require.NoError(t, os.WriteFile(path+".new", []byte("the rest of a crash, and longer"), 0o600))
 	require.NoError(t, disk.WriteFile(files, path, []byte("new")))
 	data, err := disk.ReadFile(files, path, 3)
 	require.NoError(t, err)

@@ -126,7 +126,7 @@ func TestOpenVoteAndMark(t *testing.T) {
 	require.Empty(t, f.OpenFiles())
 }
 
-// FuzzIdentity accepts nothing but what Encode writes.
+// FuzzIdentity accepts nothing but the output of Encode.
 func FuzzIdentity(f *testing.F) {
 	for _, i := range []disk.Identity{founded(), {Owner: owner, Life: lifeA}} {
 		data, err := i.Encode()
@@ -146,7 +146,7 @@ func FuzzIdentity(f *testing.F) {
 	})
 }
 
-// FuzzVoteAndMark accepts nothing but what Encode writes.
+// FuzzVoteAndMark accepts nothing but the output of Encode.
 func FuzzVoteAndMark(f *testing.F) {
 	f.Add(disk.Vote{Life: lifeA, Term: 7, VoteTerm: 6, Candidate: []byte("b")}.Encode())
 	f.Add(disk.Mark{Life: lifeA, Log: disk.LogEnd{Index: 1}}.Encode())

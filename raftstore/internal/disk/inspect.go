@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// A Condition says what a node may do with its data directory.
+// A Condition is the use that a node may make of its data directory.
 type Condition int
 
 const (
@@ -24,7 +24,7 @@ const (
 	Joiner
 	// Complete is a directory that has all that was stored in it.
 	Complete
-	// Short is an undamaged directory that lacks some of what was stored in
+	// Short is an undamaged directory that lacks some of the entries that were stored in
 	// it. The node must not vote with it.
 	Short
 	// Damaged is a directory with content that was not stored there. The node
@@ -63,7 +63,7 @@ func (s State) Life() Life {
 	return Life{}
 }
 
-// Stored is what the log and the snapshots hold.
+// Stored is the extent of the log and the snapshots.
 type Stored struct {
 	First    uint64 // the first entry of the log, 0 if it has none
 	Log      LogEnd // an empty log's is that of the entries it held
@@ -73,7 +73,7 @@ type Stored struct {
 func (s Stored) isEmpty() bool { return s.First == 0 && s.Log.Index == 0 && s.Snapshot == 0 }
 
 // A Scan reads the log and the snapshots of the data directory with that
-// identity, without a change to what a node had stored. Its error is a *ShortError if the log ends
+// identity, without a change to a node's data. Its error is a *ShortError if the log ends
 // before mark, a *DamageError, or that of an operation that failed.
 type Scan func(own Identity, mark Mark) (Stored, error)
 
@@ -81,7 +81,7 @@ type Scan func(own Identity, mark Mark) (Stored, error)
 // nothing.
 //
 // The error is a *RejoinError with the *DamageError if the directory is
-// damaged; the State says so too, and has what could be read. It is an
+// damaged; the State says so too, and has the part that could be read. It is an
 // *OwnerError, a *FormatError or a *StrangerError if the directory is not the
 // node's, else that of an operation that failed.
 func Inspect(files FS, dir string, want Owner, scan Scan) (State, error) {
@@ -130,7 +130,7 @@ func (s *State) inspect(files FS, dir string, want Owner, scan Scan) error {
 }
 
 // withoutCluster judges a directory that takes part in no cluster: it must be
-// empty but for what is written at first.
+// empty but for the files that are written at first.
 func (s *State) withoutCluster(files FS, dir string, names []string, hasIdentity bool) error {
 	hasData := !s.Vote.IsEmpty() || !s.Mark.IsEmpty()
 	for _, sub := range []string{logName, snapshotName} {
@@ -225,8 +225,8 @@ func (s *State) short(format string, args ...any) error {
 	return nil
 }
 
-// A RejoinError says that a node must not vote with what it has stored, and
-// what to do.
+// A RejoinError says that a node must not vote with its data, and
+// names the remedy.
 type RejoinError struct {
 	Dir string
 	Err error // the damage

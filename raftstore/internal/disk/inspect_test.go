@@ -178,13 +178,13 @@ func TestInspect(t *testing.T) {
 		{"damaged identity", newDir(t, founded()), func(_ *testing.T, f *disktest.FS) { f.Flip("/d/identity.json", 100) }, disk.Damaged, "/d/identity.json is damaged at offset"},
 		{"empty identity", newDir(t, founded()), put("/d/identity.json", ""), disk.Damaged, "/d/identity.json is damaged at offset"},
 		{"long identity", newDir(t, founded()), put("/d/identity.json", string(make([]byte, 2<<20))), disk.Damaged, "longer"},
-		{"no identity beside a log", newDir(t, founded()), remove("identity.json", "vote.a", "vote.b", "mark.a", "mark.b"), disk.Damaged, "/d/identity.json is damaged at offset 0: it is missing"},
-		{"no identity beside a snapshot", emptyDir(t, founded()), func(t *testing.T, f *disktest.FS) {
+		{"no identity next to a log", newDir(t, founded()), remove("identity.json", "vote.a", "vote.b", "mark.a", "mark.b"), disk.Damaged, "/d/identity.json is damaged at offset 0: it is missing"},
+		{"no identity next to a snapshot", emptyDir(t, founded()), func(t *testing.T, f *disktest.FS) {
 			put(snapshot, "entries")(t, f)
 			f.Delete("/d/identity.json")
 		}, disk.Damaged, "/d/identity.json is damaged at offset 0: it is missing"},
-		{"no identity beside a vote", newDir(t, founded()), remove("identity.json", "log", "mark.a", "mark.b"), disk.Damaged, "it is missing"},
-		{"no identity beside a mark", newDir(t, founded()), remove("identity.json", "log", "vote.a", "vote.b"), disk.Damaged, "it is missing"},
+		{"no identity next to a vote", newDir(t, founded()), remove("identity.json", "log", "mark.a", "mark.b"), disk.Damaged, "it is missing"},
+		{"no identity next to a mark", newDir(t, founded()), remove("identity.json", "log", "vote.a", "vote.b"), disk.Damaged, "it is missing"},
 		{"an identity from before the founding", newDir(t, founded()), identityOf(unfounded), disk.Damaged, "/d/identity.json is damaged at offset 0: it is of a node that has stored nothing"},
 	}
 	for _, c := range cases {

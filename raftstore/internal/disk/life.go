@@ -78,7 +78,7 @@ func marshalHex(s string, isZero bool) ([]byte, error) {
 	return []byte(s), nil
 }
 
-// parseHex accepts what String writes of an id that is not zero, and nothing
+// parseHex accepts the output of String for an id that is not zero, and nothing
 // else: names of servers are compared as text.
 func parseHex(into []byte, s, what string) error {
 	b, err := hex.DecodeString(s)

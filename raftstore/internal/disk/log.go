@@ -67,7 +67,7 @@ func (o LogOptions) withDefaults() LogOptions {
 // those that change it wait for each other.
 //
 // After an error of the disk the log refuses every change until Repair
-// succeeds. Nothing of the change that met the error counts, and what was
+// succeeds. Nothing of the change that met the error counts, and the data that was
 // there before is still there.
 type Log struct {
 	o LogOptions
@@ -78,7 +78,7 @@ type Log struct {
 
 	removing sync.Mutex // held while segments are removed
 
-	mu       sync.RWMutex // guards what follows; not held during an operation of the disk
+	mu       sync.RWMutex // guards the fields below; not held during an operation of the disk
 	index    logIndex
 	segments []*segment // without gaps; the last one is written to
 	unneeded []*segment // to be removed
@@ -103,7 +103,7 @@ type segment struct {
 func (s *segment) isEmpty() bool { return s.end == segmentHeaderSize }
 
 // OpenLog opens the log in a directory, which it makes where it is absent. It
-// removes what a crash left behind the end; the notes list that. The errors are
+// removes the remains of a crash behind the end; the notes list that. The errors are
 // those of ScanLog.
 func OpenLog(o LogOptions) (*Log, []LogNote, error) {
 	o = o.withDefaults()
@@ -125,7 +125,7 @@ func OpenLog(o LogOptions) (*Log, []LogNote, error) {
 	return l, scan.Notes, nil
 }
 
-// open opens the files and makes durable what they hold.
+// open opens the files and makes their content durable.
 func (l *Log) open(scan *LogScan) error {
 	if len(scan.segments) == 0 {
 		return l.create(scan)
@@ -175,7 +175,7 @@ func (l *Log) create(scan *LogScan) error {
 	return nil
 }
 
-// rewrite writes again what the last segment holds behind the mark. An earlier
+// rewrite writes the records of the last segment behind the mark again. An earlier
 // process may have written it without making it durable, and where that failed,
 // the system no longer knows that the file differs from the disk.
 func (l *Log) rewrite(tail *segment) error {

@@ -18,7 +18,7 @@ type damageCase struct {
 	paths [2]string
 	ends  []disk.LogEnd // after each batch
 	valid [2]int64      // where the valid part of each segment ends
-	texts []string      // what the log holds
+	texts []string      // of the entries of the log
 }
 
 func newDamageCase(t *testing.T) *damageCase {
@@ -159,7 +159,7 @@ func TestEachCutIsFound(t *testing.T) {
 				if isLoss(err) {
 					continue
 				}
-				// What the mark does not cover may go, from the end on.
+				// Entries that the mark does not cover may go, from the end on.
 				require.NoError(t, err)
 				require.True(t, file == 1 && mark.Compare(disk.Position{Segment: 2, Offset: size}) <= 0 || size >= c.valid[file],
 					"segment %d cut at %d, the mark at %v", file, size, mark)
@@ -221,7 +221,7 @@ func TestOtherLifesAreRefused(t *testing.T) {
 	require.Equal(t, []any{c.paths[0], int64(96)}, []any{damage.File, damage.Offset})
 }
 
-// TestTornTailIsCut checks the notes of what was removed, and that damage is
+// TestTornTailIsCut checks the notes of the removed parts, and that damage is
 // named with its place.
 func TestTornTailIsCut(t *testing.T) {
 	c := newDamageCase(t)

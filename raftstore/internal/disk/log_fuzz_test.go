@@ -10,7 +10,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk/disktest"
 )
 
-// FuzzScanPatched overwrites parts of a log. What is accepted was written
+// FuzzScanPatched overwrites parts of a log. An accepted log was written
 // there.
 func FuzzScanPatched(f *testing.F) {
 	f.Add(uint16(0), []byte{1}, uint16(100), []byte{0, 0}, uint16(0))

@@ -12,7 +12,7 @@ type logIndex struct {
 	places []place // of the entries behind base
 }
 
-// apply does what a record says.
+// apply applies a record.
 func (x *logIndex) apply(c *change) error {
 	switch c.kind {
 	case recordEntry:

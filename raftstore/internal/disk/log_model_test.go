@@ -15,7 +15,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk/disktest"
 )
 
-// logModel is what a log must hold.
+// logModel is the required content of a log.
 type logModel struct {
 	entries map[uint64]string
 	last    uint64
@@ -102,7 +102,7 @@ func (s *logSteps) cutAll(index uint64) logStep {
 	}
 }
 
-// logWorld is a log on a disk, with what it must hold.
+// logWorld is a log on a disk, with its required content.
 type logWorld struct {
 	t     *testing.T
 	files *disktest.FS
@@ -142,8 +142,8 @@ func (w *logWorld) check() {
 	require.Empty(w.t, w.model.mismatch(w.log), w.name)
 }
 
-// restart opens the log in what is left of the files. It holds what the model
-// says, or what it says after pending.
+// restart opens the log in the rest of the files. It holds the content of the
+// model, or that after pending.
 func (w *logWorld) restart(files *disktest.FS, pending *logStep) {
 	w.t.Helper()
 	w.files.Halt()

@@ -9,7 +9,7 @@ import (
 )
 
 // Get reads an entry. The error is raft.ErrLogNotFound where the log does not
-// hold it, a *DamageError where it is not what was written, else that of an
+// hold it, a *DamageError where it differs from the write, else that of an
 // operation that failed, which a repair may cure.
 func (l *Log) Get(index uint64, entry *raft.Log) error {
 	for {

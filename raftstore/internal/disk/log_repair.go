@@ -11,7 +11,7 @@ import (
 // does nothing if there is nothing to repair. After a *DamageError the log is
 // lost; after any other error the caller should try again later.
 //
-// What failed when it was written is left behind: the header of the new segment
+// A part whose write failed is left behind: the header of the new segment
 // says where the valid part of the one before it ends. Nothing is synced a
 // second time, since the system may take pages for written that are not.
 func (l *Log) Repair() error {
@@ -101,7 +101,7 @@ func (l *Log) verify(list []*segment, check func(*segmentReader, *segment) error
 		if err != nil {
 			return err
 		}
-		s.file.DropCache() // what is read is what is on the disk
+		s.file.DropCache() // reads return the content of the disk
 		path := segmentPath(l.o.Dir, s.number)
 		if err := check(newSegmentReader(s.file, path, l.o.Life, s.number, size), s); err != nil {
 			return err

@@ -219,7 +219,7 @@ func TestOwnedBy(t *testing.T) {
 	require.ErrorContains(t, owned(), "/node is of life 09")
 }
 
-// TestRepairFindsDamage damages what was durable, while the log is open.
+// TestRepairFindsDamage damages durable data, while the log is open.
 func TestRepairFindsDamage(t *testing.T) {
 	for name, spoil := range map[string]func(f *disktest.FS, path string){
 		"flip":   func(f *disktest.FS, path string) { f.Flip(path, 130*8) },

@@ -6,8 +6,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// A LogNote says what was found in a file of the log that belongs to no entry:
-// what a crash or a repair left. It is for the operator.
+// A LogNote describes a part of a file of the log that belongs to no entry:
+// the remains of a crash or a repair. It is for the operator.
 type LogNote struct {
 	File   string
 	Offset int64

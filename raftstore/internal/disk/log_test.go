@@ -42,7 +42,7 @@ func openLog(t testing.TB, f disk.FS, mark disk.LogEnd) *disk.Log {
 	return l
 }
 
-// entry returns an entry whose data say what it is.
+// entry returns an entry whose data identify it.
 func entry(index, term uint64, size int) *raft.Log {
 	data := []byte(fmt.Sprintf("entry %d of term %d", index, term))
 	return &raft.Log{Index: index, Term: term, Data: append(data, make([]byte, max(0, size-len(data)))...)}
@@ -56,7 +56,7 @@ func logEntries(from, to, term uint64, size int) []*raft.Log {
 	return list
 }
 
-// text returns what entry has put into the data of e.
+// text returns the text that entry has put into the data of e.
 func text(e *raft.Log) string { return string(bytes.TrimRight(e.Data, "\x00")) }
 
 // requireLog checks that the log holds the entries from first on with these

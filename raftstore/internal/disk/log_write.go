@@ -191,7 +191,7 @@ func (l *Log) publish(tail *segment, batch []change, size int64) error {
 	defer l.mu.Unlock()
 	for i := range batch {
 		if err := l.index.apply(&batch[i]); err != nil {
-			// The callers check what they write.
+			// The callers check their data.
 			l.damaged = fmt.Errorf("%w: %w", ErrInvalid, err)
 			return l.damaged
 		}

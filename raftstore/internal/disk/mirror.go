@@ -70,8 +70,8 @@ func encodeMirror(path string, seq uint64, payload []byte) []byte {
 	return sector
 }
 
-// decodeMirror returns the payload of a sector. It accepts exactly what
-// encodeMirror returns.
+// decodeMirror returns the payload of a sector. It accepts exactly the
+// output of encodeMirror.
 func decodeMirror(path string, sector []byte) (seq uint64, payload []byte, err error) {
 	if len(sector) != mirrorSize {
 		return 0, nil, fmt.Errorf("it has %d bytes, not %d", len(sector), mirrorSize)
@@ -182,7 +182,7 @@ func CreateMirror(files FS, path string, payload []byte) error {
 }
 
 // OpenMirror opens a mirror for writing. It makes both files durable with the
-// same content: what it read may be in the cache only, since the process that
+// same content: the content that it read may be in the cache only, since the process that
 // wrote it may have been killed before its Sync.
 func OpenMirror(files FS, path string) (*Mirror, error) {
 	state, err := ReadMirror(files, path)
@@ -254,7 +254,7 @@ func (m *Mirror) Store(payload []byte) error {
 }
 
 // reopen opens the files again after a Store that failed. The file that did not
-// fail must have what was written to it: the directory may have been replaced.
+// fail must have the content that was written to it: the directory may have been replaced.
 func (m *Mirror) reopen() error {
 	for _, c := range m.copies {
 		if c.file != nil || c.sector == nil {

@@ -40,7 +40,7 @@ func openMirror(t *testing.T, f *disktest.FS) *disk.Mirror {
 	return m
 }
 
-// load returns what a start would find.
+// load returns the content that a start would find.
 func load(t *testing.T, f *disktest.FS) string {
 	t.Helper()
 	m := openMirror(t, f)
@@ -49,7 +49,7 @@ func load(t *testing.T, f *disktest.FS) string {
 	return string(payload)
 }
 
-// changing matches the k-th operation that changes what a crash finds.
+// changing matches the k-th operation that changes the state after a crash.
 func changing(k int) disktest.Match { return disktest.Nth(k, disktest.Any(disktest.Changes()...)) }
 
 func TestMirror(t *testing.T) {
@@ -321,7 +321,7 @@ func TestMirrorWithTwoBadFiles(t *testing.T) {
 	require.ErrorAs(t, read(func(f *disktest.FS) { f.Put(b, newMirror(t, "other").Data(b)) }), &damage, "one sequence, two contents")
 }
 
-// FuzzMirror accepts nothing but what was written.
+// FuzzMirror accepts nothing but the written content.
 func FuzzMirror(f *testing.F) {
 	whole := disktest.New()
 	require.NoError(f, whole.MakeDir(dir))

@@ -12,7 +12,7 @@ import (
 
 // A record of the log begins at a multiple of recordAlign and consists of
 //
-//	crc      uint32  of the seed, the offset, what follows here, and the payload
+//	crc      uint32  of the seed, the offset, the fields below, and the payload
 //	length   uint32  of the payload, which is filled up with zeros
 //	kind     uint8
 //	flags    uint8
@@ -30,7 +30,7 @@ const (
 	entryHeaderSize  = 32
 	cutSize          = 16
 
-	// maxPayload bounds an entry, with what the log adds to it. The largest
+	// maxPayload bounds an entry, with the bytes that the log adds to it. The largest
 	// command is about half as long.
 	maxPayload = 2 << 20
 
@@ -38,7 +38,7 @@ const (
 	flagLast = 1
 )
 
-// recordKind says what a record does to the log.
+// A recordKind is the effect of a record on the log.
 type recordKind uint8
 
 const (
@@ -48,7 +48,7 @@ const (
 	recordCutAll                         // removes all entries: the next one may have any index
 )
 
-// change is what one record does, and where it is.
+// A change is the effect of one record, and its place.
 type change struct {
 	kind        recordKind
 	index, term uint64 // of the entry; of a cut, the last that stays, or goes
@@ -156,7 +156,7 @@ func decodeEntry(p []byte, e *raft.Log) error {
 	return nil
 }
 
-// decodeChange returns what a valid record does. The slices of an entry are
+// decodeChange returns the effect of a valid record. The slices of an entry are
 // parts of payload.
 func decodeChange(h recordHeader, payload []byte) (change, error) {
 	c := change{kind: h.kind}

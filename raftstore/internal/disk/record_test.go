@@ -42,7 +42,7 @@ func TestRecordIsBoundToItsPlace(t *testing.T) {
 	require.Equal(t, c.entry, got.entry)
 }
 
-// FuzzRecord decodes any bytes. What is valid is encoded to the same bytes.
+// FuzzRecord decodes any bytes. A valid record is encoded to the same bytes.
 func FuzzRecord(f *testing.F) {
 	f.Add(encodeRecord(change{kind: recordEntry, entry: &raft.Log{Index: 1, Term: 1, Data: []byte("d")}}, 96, 96, true), false)
 	f.Add(encodeRecord(change{kind: recordCutBack, index: 4, term: 3}, 96, 96, true), true)

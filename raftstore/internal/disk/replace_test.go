@@ -68,7 +68,7 @@ func beginning(content string) disk.Beginning {
 
 // TestReplaceAtEachCrash loses power or is killed before each operation of a
 // Replace, and starts again: the directory has the old data or the new ones. A
-// second Replace, or the start itself, ends what was interrupted.
+// second Replace, or the start itself, finishes the interrupted one.
 func TestReplaceAtEachCrash(t *testing.T) {
 	t.Parallel()
 	next := disk.Identity{Owner: owner, Incarnation: incB, Life: lifeB, Former: []disk.Incarnation{inc}}
@@ -128,7 +128,7 @@ func requireNew(t *testing.T, f *disktest.FS, name string) {
 	if name == "empty" {
 		return
 	}
-	// What was replaced is complete.
+	// The replaced files are complete.
 	lost := disk.LostDir(dir, lifeA)
 	log, err := disk.ScanLog(f, disk.LogDir(lost), lifeA, disk.LogEnd{}, nil)
 	require.NoError(t, err)
@@ -183,7 +183,7 @@ func TestAbandonedStage(t *testing.T) {
 	require.NotContains(t, strings.Join(names, " "), "next-")
 }
 
-// ReadLog returns what follows a snapshot, and leaves all as it is.
+// ReadLog returns the entries after a snapshot, and leaves all as it is.
 func TestReadLog(t *testing.T) {
 	f := usedDir(t)
 	o := disk.LogOptions{Files: f, Dir: disk.LogDir(dir), Life: lifeA}
@@ -210,7 +210,7 @@ func TestReadLog(t *testing.T) {
 		require.Equal(t, tc.want, got, "behind %d", tc.index)
 	}
 	require.Equal(t, before, f.Count(disktest.Changes()...), "something was written")
-	// What was cut back is not read, and the front may be missing.
+	// Entries that were cut back are not read, and the front may be missing.
 	l, _, err := disk.OpenLog(o)
 	require.NoError(t, err)
 	require.NoError(t, l.CutBack(6))

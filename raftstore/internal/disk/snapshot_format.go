@@ -166,7 +166,7 @@ func (w *chunkWriter) flush() {
 	w.chunk = w.chunk[:chunkHead]
 }
 
-// finish writes what is left, and the end of the file.
+// finish writes the rest, and the end of the file.
 func (w *chunkWriter) finish() error {
 	w.flush()
 	w.append(w.sums.trailer())

@@ -110,7 +110,7 @@ func (k *snapshotSink) publish() error {
 	return nil
 }
 
-// Cancel ends the snapshot and removes what was written of it.
+// Cancel ends the snapshot and removes its files.
 func (k *snapshotSink) Cancel() error {
 	if k.ended {
 		return nil

@@ -25,14 +25,14 @@ const (
 // Snapshots keeps the snapshots of one directory: raft.SnapshotStore. It is safe
 // for concurrent use.
 //
-// What it lists was verified in full when the directory was opened, or was
+// Every listed snapshot was verified in full when the directory was opened, or was
 // written since. A snapshot is verified again while it is read.
 type Snapshots struct {
 	files       FS
 	dir         string
 	incarnation Incarnation
 
-	names sync.Mutex // serialises what gives and takes names; it may wait for the disk
+	names sync.Mutex // serialises the operations that give and take names; it may wait for the disk
 	stale []string   // under names: paths that are to be removed
 
 	mu    sync.Mutex       // never held while the disk is asked
@@ -156,7 +156,7 @@ func (s *Snapshots) prune(keep string) {
 	}
 }
 
-// sweep removes what is stale. What cannot be removed is tried again the next
+// sweep removes stale files. One that cannot be removed is tried again the next
 // time, or when the directory is opened. The caller holds names.
 func (s *Snapshots) sweep() {
 	s.stale = slices.DeleteFunc(s.stale, func(path string) bool {

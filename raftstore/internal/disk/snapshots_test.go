@@ -92,7 +92,7 @@ func read(s *disk.Snapshots, id string) ([]byte, error) {
 }
 
 // indexes returns the indexes of the listed snapshots, and checks that they are
-// what take wrote.
+// the output of take.
 func indexes(t testing.TB, s *disk.Snapshots, size int) (out []uint64) {
 	t.Helper()
 	list, err := s.List()
@@ -160,7 +160,7 @@ func TestSinkIsUsedOnce(t *testing.T) {
 	require.NoError(t, first.Close(), "nothing is listed")
 	require.Empty(t, indexes(t, s, 3))
 	require.NoError(t, second.Close())
-	require.NoError(t, second.Close(), "Raft closes what the state has closed")
+	require.NoError(t, second.Close(), "Raft closes a sink that the state has closed")
 	require.NoError(t, second.Cancel())
 	for _, k := range []raft.SnapshotSink{first, second} {
 		_, err = k.Write([]byte("late"))
@@ -250,7 +250,7 @@ func TestSnapshotOfAnotherCluster(t *testing.T) {
 	require.ErrorContains(t, err, disk.Incarnation{9}.String())
 }
 
-// What a process left behind is removed, and what is not a snapshot stays.
+// The remains of a process are removed, and other files stay.
 func TestUnfinishedSnapshotsAreRemoved(t *testing.T) {
 	files := disktest.New()
 	s := openSnapshots(t, files)
@@ -303,7 +303,7 @@ func TestSnapshotsAfterAnError(t *testing.T) {
 	}
 }
 
-// The power is lost before each operation. What was acknowledged is there, and
+// The power is lost before each operation. An acknowledged snapshot is there, and
 // nothing that is there is half of a snapshot.
 func TestSnapshotsAfterACrash(t *testing.T) {
 	const size = 2000 // some sectors
@@ -414,7 +414,7 @@ func TestSnapshotsAreReadAndMadeAtOnce(t *testing.T) {
 	require.Empty(t, files.OpenFiles())
 }
 
-// FuzzSnapshotFile reads any file. Only what was written is a snapshot.
+// FuzzSnapshotFile reads any file. Only written content is a snapshot.
 func FuzzSnapshotFile(f *testing.F) {
 	files := disktest.New()
 	require.NoError(f, take(openSnapshots(f, files), 10, []byte("the content")))

@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 )
 
-// A Vote is what a node must not forget of its part in elections. Its fields
+// A Vote is the part in elections that a node must not forget. Its fields
 // are those that Raft stores, each on its own.
 type Vote struct {
 	Life      Life

@@ -168,7 +168,7 @@ func (n *Network) handshake(ctx context.Context, p *place) (*trackedConn, error)
 	return n.establish(conn, k, own, peer, false)
 }
 
-// identify learns what an accepted connection is for and who made it.
+// identify learns the purpose and the maker of an accepted connection.
 func (n *Network) identify(ctx context.Context, p *place, own Hello) (net.Conn, Kind, Hello, error) {
 	defer boundBy(ctx, p.conn)()
 	bounded := &helloConn{Conn: p.conn, ctx: ctx, turns: n.admit.turns(p), left: helloBytes, spoke: func() { n.admit.spoke(p) }}

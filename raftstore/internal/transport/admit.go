@@ -17,18 +17,18 @@ const (
 	// rest is for the disk, for the other nodes and for the program around.
 	leastUnproven = 8
 	mostUnproven  = 128
-	// helloBytes bounds what an accepted connection may send before its hello
+	// helloBytes bounds the bytes that an accepted connection may send before its hello
 	// is through: a TLS handshake with a chain of certificates, and the hello.
 	helloBytes = 64 << 10
 )
 
-// errCrowded refuses a connection while too many others have not proven who
+// errCrowded refuses a connection while too many others have not proven which node
 // they are.
 var errCrowded = errors.New("too many connections are waiting for their handshake")
 
 // admission bounds the accepted connections that are not authenticated, in all
 // and for each remote address. Addresses of the other nodes have places of
-// their own, so that a crowd elsewhere never keeps a node out.
+// their own, so that a crowd of other hosts never keeps a node out.
 type admission struct {
 	most, perHost int
 
@@ -59,7 +59,7 @@ func newAdmission(descriptors uint64) *admission {
 	}
 }
 
-// place is what an accepted connection has until it is proven.
+// A place is held by an accepted connection until it is proven.
 type place struct {
 	conn     net.Conn
 	host     netip.Prefix
@@ -173,7 +173,7 @@ func hostOf(remote net.Addr) netip.Addr {
 	return tcp.AddrPort().Addr().Unmap().WithZone("")
 }
 
-// networkOf returns what one host can choose addresses from: the address
+// networkOf returns the network that one host can choose addresses from: the address
 // itself, or the /64 network of an IPv6 address.
 func networkOf(host netip.Addr) netip.Prefix {
 	bits := host.BitLen()

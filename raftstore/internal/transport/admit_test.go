@@ -81,7 +81,7 @@ func TestAdmissionIsBoundedPerAddressAndInAll(t *testing.T) {
 	refused(t, a, "2001:db8:0:0:ffff::3", "8 from this address") // one /64 network
 	refused(t, a, "192.0.2.2", "16 in all")
 
-	// Places are given back, each to whom it was taken from, and once.
+	// Places are given back, each to its origin, and once.
 	a.leave(first[0])
 	a.leave(first[0])
 	crowd(t, a, "192.0.2.2", 1)
@@ -187,7 +187,7 @@ func TestCrowdIsTurnedAway(t *testing.T) {
 	}
 	waiting(0)
 	mustCall(t, a, b.Addr(), "there is room")
-	// What is established takes no place, whatever number there is.
+	// Established connections take no place, in any number.
 	for range 8 {
 		raftPair(t, a, b)
 	}
@@ -239,7 +239,7 @@ func TestBytesBeforeTheHelloAreBounded(t *testing.T) {
 	require.Equal(t, int64(100), got)
 }
 
-// Handshakes compute one after the other, and wait for their peers beside each
+// Handshakes compute one after the other, and wait for their peers next to each
 // other.
 func TestHandshakesTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

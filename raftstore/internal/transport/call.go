@@ -21,7 +21,7 @@ type Handler func(ctx context.Context, op byte, body []byte) []byte
 type callerKey struct{}
 
 // withCaller notes which server makes a call. Its connection says so, not the
-// request: what a request brings along counts as that server's word (P2).
+// request: a vote within a request counts as that server's word (P2).
 func withCaller(ctx context.Context, id raft.ServerID) context.Context {
 	return context.WithValue(ctx, callerKey{}, id)
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // BenchmarkCall measures one call of the size of a renewal, alone and among
-// others, against what the loopback itself costs.
+// others, against the cost of the loopback itself.
 func BenchmarkCall(b *testing.B) {
 	b.Run("loopback", benchmarkLoopback)
 	for _, callers := range []int{1, 64} {

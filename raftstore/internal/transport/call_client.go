@@ -112,7 +112,7 @@ type callee struct {
 	backoff time.Duration // the pause after it
 }
 
-// dialing is a dial under way, shared by all who wait for it.
+// dialing is a dial under way, shared by all calls that wait for it.
 type dialing struct {
 	done chan struct{}
 	conn *callConn
@@ -248,7 +248,7 @@ func (c *callConn) call(ctx context.Context, op byte, body []byte) ([]byte, erro
 			pendingCalls.Put(p)
 			if errors.Is(ctx.Err(), context.Canceled) {
 				// The deadline ends it over there too; a change of mind has
-				// to be told.
+				// to be sent.
 				_, _ = c.w.queue(frame{kind: frameCancel, id: id})
 			}
 			return nil, unclear(c.addr, ctx.Err())
@@ -341,7 +341,7 @@ func (c *callConn) write() {
 	}
 }
 
-// fail breaks the connection: what was never handed to the socket was not
+// fail breaks the connection: a request that was never handed to the socket was not
 // sent, everything else is unclear.
 func (c *callConn) fail(err error) {
 	c.mu.Lock()

@@ -32,7 +32,7 @@ const MaxEntryBytes = 8 << 20
 const (
 	frameHeader = 24
 
-	// callOverhead is what a request may have on top of its command, and a
+	// callOverhead is the bytes that a request may have on top of its command, and a
 	// reply on top of its entries: numbers, names and a reason.
 	callOverhead = 4 << 10
 	// maxRequest bounds the body of a request: the largest command. The keys

@@ -179,7 +179,7 @@ func FuzzReadFrame(f *testing.F) {
 			return
 		}
 		require.LessOrEqual(t, len(got.body), len(raw))
-		// What can be read is written the same.
+		// A frame that can be read is written to the same bytes.
 		require.Equal(t, raw[:frameHeader+len(got.body)], appendFrame(nil, got))
 	})
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
-// Every kind of frame has a bound, which is what Caps needs and no more.
+// The bound of every kind of frame is the size that Caps needs, and no more.
 func TestFrameBoundsFitCaps(t *testing.T) {
 	for kind, most := range map[frameKind]uint32{
 		frameRequest: state.MaxCommand + callOverhead,
@@ -252,7 +252,7 @@ func TestRepliesThatWaitAreBounded(t *testing.T) {
 	reply, err := a.Call(testContext(t), b.Addr(), 7, []byte("x"))
 	require.NoError(t, err)
 	require.Len(t, reply, maxReply)
-	// What is read, and what never will be, makes room.
+	// A request that is read, or never will be, makes room.
 	require.Len(t, answer(t, conns[0]).body, maxReply)
 	waiting(maxWaitingBytes - maxReply)
 	conns[1].Close()

@@ -36,7 +36,7 @@ const (
 	maxClientsWaiting   = 64 << 20
 )
 
-// load counts what others ask of this node: other nodes, over all connections of a
+// load counts the requests of others to this node: other nodes, over all connections of a
 // node together, or clients.
 type load struct {
 	each nodeLoad // the bounds of one owner
@@ -67,7 +67,7 @@ func newLoad(mostConns int) *load {
 }
 
 // newClientLoad returns the bounds of clients for a process that may have that
-// many descriptors; 0 is an unknown number. What they use up is not the nodes'.
+// many descriptors; 0 is an unknown number. Their part is not the nodes'.
 func newClientLoad(descriptors uint64) *load {
 	most := maxClientConns
 	if descriptors > 0 {

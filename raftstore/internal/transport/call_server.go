@@ -132,7 +132,7 @@ func (a *answering) answer(ctx context.Context, h Handler, f frame) {
 	defer a.end(f.id)
 	reply := frame{kind: frameReply, id: f.id, body: h(ctx, f.op, f.body)}
 	if ctx.Err() != nil {
-		// What a handler says when its time is over is no answer: the caller's
+		// The reply of a handler after its time is no answer: the caller's
 		// own deadline is the one it goes by.
 		return
 	}

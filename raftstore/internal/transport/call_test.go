@@ -26,7 +26,7 @@ func TestCallsAreConcurrent(t *testing.T) {
 			close(all)
 		}
 		select {
-		case <-all: // nobody is answered before everybody is here
+		case <-all: // no call is answered before all are here
 		case <-ctx.Done():
 		}
 		return body
@@ -134,7 +134,7 @@ func TestNobodyListens(t *testing.T) {
 	start := time.Now()
 	_, err := a.Call(testContext(t), gone, 1, nil)
 	require.ErrorIs(t, err, ErrNotSent)
-	require.Less(t, time.Since(start), time.Second, "a refused dial is told at once")
+	require.Less(t, time.Since(start), time.Second, "a refused dial is reported at once")
 
 	// While the pause after failed dials lasts, a call waits, not beyond its
 	// context.
@@ -279,7 +279,7 @@ func mustCallAny(t *testing.T, n *Network, addr string) {
 	require.NoError(t, err)
 }
 
-// TestBrokenConnection: what was queued and never written was not sent, the
+// TestBrokenConnection: a request that was queued and never written was not sent, the
 // rest is unclear; the next call has a new connection.
 func TestBrokenConnection(t *testing.T) {
 	a, b := startPair(t)

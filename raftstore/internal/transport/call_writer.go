@@ -18,7 +18,7 @@ const (
 var errBacklog = errors.New("the peer does not read: too much is waiting to be sent to it")
 
 // frameWriter writes frames to one connection from a goroutine of its own, so
-// that nobody who queues one ever blocks on a peer that does not read. What
+// that no caller that queues one ever blocks on a peer that does not read. A frame that
 // is queued while a write is under way goes out with the next, in one system
 // call.
 type frameWriter struct {
@@ -29,7 +29,7 @@ type frameWriter struct {
 
 	mu     sync.Mutex
 	out    []byte
-	then   []func() // what to do when out is written, or never will be
+	then   []func() // called when out is written, or never will be
 	queued uint64   // frames ever queued
 	taken  uint64   // frames ever handed to the socket
 	err    error    // why nothing can be written any more

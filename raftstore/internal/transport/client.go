@@ -40,7 +40,7 @@ type ClientOptions struct {
 	DialTimeout time.Duration
 	// Resolver looks hosts up; nil means the system's.
 	Resolver *net.Resolver
-	// Logger receives what an operator needs to know; nil means silent.
+	// Logger receives the messages for an operator; nil means silent.
 	Logger *slog.Logger
 }
 
@@ -169,7 +169,7 @@ func (c *Client) dial(ctx context.Context, addr string) (*trackedConn, error) {
 }
 
 // settle takes over the incarnation from the first node that answers. Nodes of
-// another one are refused from then on: what they have is another tree.
+// another one are refused from then on: their tree is another one.
 func (c *Client) settle(addr string, peer Hello) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -204,7 +204,7 @@ func (c *Client) introduce(ctx context.Context, raw net.Conn, addr string) (net.
 		err = c.provesName(conn, addr, peer.ID)
 	}
 	if c.creds != nil && err != nil && !errors.Is(err, ErrPeerRefused) {
-		// TLS 1.3 tells a client that its certificate is refused only when
+		// A client of TLS 1.3 learns that its certificate is refused only when
 		// it reads for the first time.
 		err = explainTLS(KindClient, err)
 	}

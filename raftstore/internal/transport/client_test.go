@@ -36,7 +36,7 @@ func (l *load) total() nodeLoad {
 	return l.sum
 }
 
-// serveClients answers calls of clients with whom they count as, and streams with
+// serveClients answers calls of clients with the name that they count under, and streams with
 // their request over and over.
 func serveClients(n *Network) {
 	n.ServeClients(ClientHandler{
@@ -56,7 +56,7 @@ func serveClients(n *Network) {
 	})
 }
 
-// P2: nothing that a client sends is the word of a node, whatever name it has.
+// P2: nothing that a client sends is the word of a node, under any name.
 func TestClientIsNoNode(t *testing.T) {
 	_, b := startPair(t)
 	serveClients(b)
@@ -219,7 +219,7 @@ func TestClientStream(t *testing.T) {
 	b.closeConns()
 	require.Eventually(t, func() bool { _, err := s.Recv(ctx); return err != nil }, 10*time.Second, time.Millisecond)
 	c.Close()
-	require.Eventually(t, func() bool { return b.clients.total() == nodeLoad{} }, 10*time.Second, time.Millisecond, "what a client used is not given back")
+	require.Eventually(t, func() bool { return b.clients.total() == nodeLoad{} }, 10*time.Second, time.Millisecond, "the load of a client is not given back")
 }
 
 // A client that does not read holds up its own stream and nothing else, and what

@@ -20,7 +20,7 @@ func TestCloseConns(t *testing.T) {
 	ended := make(chan error, 1)
 	b.Serve(func(ctx context.Context, _ byte, _ []byte) []byte {
 		close(entered)
-		<-ctx.Done() // the connection's end reaches the one who answers
+		<-ctx.Done() // the connection's end reaches the handler
 		ended <- ctx.Err()
 		return nil
 	})

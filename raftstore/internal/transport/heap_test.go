@@ -76,7 +76,7 @@ func pour(t *testing.T, a, b *Network, k Kind, count int, lasts time.Duration, p
 	wg.Wait()
 }
 
-// Whatever another node sends, on however many connections, it takes a bounded
+// The messages of another node, on however many connections, take a bounded
 // part of the heap.
 func TestHeapIsBounded(t *testing.T) {
 	const connections = 20 // more than one node may have

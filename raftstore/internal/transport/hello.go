@@ -13,7 +13,7 @@ import (
 )
 
 // wireVersion is the version of everything on the wire: the hello, the frames
-// of calls and what Raft sends. Nodes of different versions refuse each other.
+// of calls and of Raft's messages. Nodes of different versions refuse each other.
 const wireVersion = 2
 
 // ClusterID distinguishes the trees that clusters keep. Nodes that do not agree on
@@ -44,7 +44,7 @@ type clientRefusal struct{}
 func (clientRefusal) Error() string { return "no node that this client can use" }
 func (clientRefusal) Unwrap() error { return ErrPeerRefused }
 
-// refused returns what the dialling side of a connection of kind k is, and the
+// refused returns the name of the dialling side of a connection of kind k, and the
 // ErrPeerRefused for it.
 func (k Kind) refused() (own string, refused error) {
 	if k == KindClient {
@@ -84,7 +84,7 @@ const (
 	verdictTwin    verdict = 3 // both nodes have the same ID
 	verdictRefused verdict = 4 // any other reason
 	// verdictIncarnation refuses Raft and calls between nodes that do not belong
-	// to one founding of the cluster; verdictLife, what is meant for another
+	// to one founding of the cluster; verdictLife, a message for another
 	// life of this node.
 	verdictIncarnation verdict = 5
 	verdictLife        verdict = 6
@@ -164,7 +164,7 @@ func (h Hello) tail(b []byte, k Kind) []byte {
 	return b
 }
 
-// opening returns what the dialling side sends.
+// opening returns the first bytes of the dialling side.
 func (h Hello) opening(k Kind) []byte {
 	b := append([]byte{helloMarker | byte(k), h.version, 0}, h.wanted[:]...)
 	return h.tail(b, k)
@@ -274,7 +274,7 @@ func versionError(theirs, ours byte) error {
 }
 
 // welcome is the accepting side's half: it reads a hello, answers it and
-// returns what the connection is for and whose it is. prove returns an error if
+// returns the purpose and the maker of the connection. prove returns an error if
 // the other side is not the node that it says it is. older reports whether a
 // later start of the other side's data is known.
 func (h Hello) welcome(rw io.ReadWriter, prove func(k Kind, id string) error, older func(Hello) bool) (k Kind, peer Hello, err error) {

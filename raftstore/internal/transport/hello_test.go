@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestPeersThatDoNotFit: both sides must say what is wrong, the dialling one
+// TestPeersThatDoNotFit: both sides must report the reason, the dialling one
 // to its caller and the accepting one to its log, and send nothing.
 func TestPeersThatDoNotFit(t *testing.T) {
 	const version = "version 3 of the protocol, this one version 2: run the same release"
@@ -94,7 +94,7 @@ func TestRefusalsAreNotRepeated(t *testing.T) {
 	require.Equal(t, 1, strings.Count(log.String(), "a connection was refused"))
 }
 
-// TestCloseConnsEndsHandshakes: what is not yet a connection is dropped too.
+// TestCloseConnsEndsHandshakes: a handshake under way is dropped too.
 func TestCloseConnsEndsHandshakes(t *testing.T) {
 	_, b := startPair(t, func(c *Options) { c.HeartbeatTimeout = mostDial })
 	require.Equal(t, mostDial, b.timeout)

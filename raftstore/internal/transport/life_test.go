@@ -35,7 +35,7 @@ func TestP2NothingReachesAnotherLife(t *testing.T) {
 }
 
 // The dialling side judges too: an answer of another life than the wanted one
-// is no connection, whatever the verdict in it.
+// is no connection, with any verdict in it.
 func TestAnswerOfAnotherLifeIsRefused(t *testing.T) {
 	own := Hello{version: wireVersion, ID: "a", Incarnation: disk.Incarnation{1}, wanted: oldLife}
 	other := own.asPeer("b")
@@ -48,8 +48,8 @@ func TestAnswerOfAnotherLifeIsRefused(t *testing.T) {
 	require.ErrorIs(t, own.judge(other, KindRaft, verdictWelcome, "b"), ErrPeerRefused)
 }
 
-// A node that becomes another server drops what it had as the old one, and
-// what was under way.
+// A node that becomes another server drops the connections of the old one, and
+// the calls under way.
 func TestConnectionsEndWithALife(t *testing.T) {
 	a, b := startPair(t)
 	dialled, accepted := raftPair(t, a, b)
@@ -66,7 +66,7 @@ func TestConnectionsEndWithALife(t *testing.T) {
 }
 
 // Nodes that do not belong to one founding of the cluster exchange nothing but
-// what founds and joins.
+// the messages that found and join.
 func TestIncarnationsDoNotMix(t *testing.T) {
 	for name, tc := range map[string]struct {
 		a, b    disk.Incarnation

@@ -76,6 +76,6 @@ func TestLinesAboutPeersAreLimited(t *testing.T) {
 		require.Equal(t, maxPeerLines, strings.Count(log.String(), "msg=refused")-before)
 		<-time.After(logging.RepeatEvery)
 		n.logPeer(t.Context(), slog.LevelWarn, "refused", &net.TCPAddr{IP: net.IPv4(203, 0, 113, 1)}, refusal)
-		require.Contains(t, log.String(), fmt.Sprint("others=", 9*maxPeerLines), "what was held back is counted")
+		require.Contains(t, log.String(), fmt.Sprint("others=", 9*maxPeerLines), "messages that were held back are counted")
 	})
 }

@@ -22,10 +22,10 @@ import (
 )
 
 const (
-	// leastDial and mostDial bound what a dial and its handshakes may take.
+	// leastDial and mostDial bound the time of a dial and its handshakes.
 	leastDial = 500 * time.Millisecond
 	mostDial  = 3 * time.Second
-	// dialRoundTrips is what a dial takes: one round trip to connect, one for
+	// dialRoundTrips is the number that a dial takes: one round trip to connect, one for
 	// the hello, and one to spare for a name to be resolved or a slow machine.
 	// TLS takes tlsRoundTrips more.
 	dialRoundTrips = 3
@@ -95,7 +95,7 @@ func New(o Options) (*Network, error) {
 	return n, nil
 }
 
-// dialTime returns what a dial, or the handshake of an accepted connection, may
+// dialTime returns the time that a dial, or the handshake of an accepted connection, may
 // take. Raft cannot follow a leader whose round trip is longer than the
 // heartbeat timeout, so wherever it can, a dial has the time that it needs.
 func dialTime(o Options) time.Duration {
@@ -130,7 +130,7 @@ func (n *Network) listen() error {
 	return nil
 }
 
-// listenError says what an operator can do about a failed listen.
+// listenError adds the remedy to the error of a failed listen.
 func listenError(addr string, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
@@ -146,7 +146,7 @@ func listenError(addr string, err error) error {
 // mayPlain reports whether bytes may leave the machine's loopback.
 func (n *Network) mayPlain() bool { return n.creds != nil || n.config.PlaintextBeyondLoopback }
 
-// mayDial refuses to send plaintext beyond loopback, whatever a name resolved
+// mayDial refuses to send plaintext beyond loopback, for any address that a name resolved
 // to.
 func (n *Network) mayDial(_ context.Context, _, address string, _ syscall.RawConn) error {
 	if n.mayPlain() {
@@ -172,7 +172,7 @@ func isLoopback(k Kind, address string) error {
 // Addr returns the address that the other nodes reach this node at.
 func (n *Network) Addr() string { return n.self }
 
-// OpenRaft returns what a new Raft transport dials and accepts through. The
+// OpenRaft returns the layer that a new Raft transport dials and accepts through. The
 // caller must have closed the one before.
 func (n *Network) OpenRaft() raft.StreamLayer {
 	s := newRaftStream(n)
@@ -203,7 +203,7 @@ func (n *Network) Become(change func(*Hello)) {
 }
 
 // establish registers a connection whose hello is through, unless this node has
-// become somebody else since.
+// become another server since.
 func (n *Network) establish(conn net.Conn, k Kind, own, peer Hello, dialled bool) (*trackedConn, error) {
 	t, err := n.reg.track(conn, k, peer, dialled)
 	if err == nil && n.Greeting() != own {
@@ -231,7 +231,7 @@ func (n *Network) Gate(k Kind, reason error) {
 	}
 }
 
-// Close ends everything. It is idempotent, returns within 2 s and reports what
+// Close ends everything. It is idempotent, returns within 2 s and reports the connections that
 // did not end by then.
 func (n *Network) Close() error {
 	n.closing.Do(func() {
@@ -277,7 +277,7 @@ func (n *Network) dialNode(ctx context.Context, k Kind, addr, want string) (*tra
 	defer leave()
 	own := n.Greeting()
 	addr, own.wanted = splitAddr(addr)
-	// The name is resolved anew at every dial.
+	// The name is resolved again at every dial.
 	raw, err := n.dialer.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
@@ -359,7 +359,7 @@ func (n *Network) introduce(ctx context.Context, raw net.Conn, k Kind, addr, wan
 		err = n.provesID(conn, k, peer.ID)
 	}
 	if n.creds != nil && err != nil && !errors.Is(err, ErrPeerRefused) {
-		// TLS 1.3 tells a client that its certificate is refused only when
+		// A client of TLS 1.3 learns that its certificate is refused only when
 		// it reads for the first time.
 		err = explainTLS(k, err)
 	}
@@ -369,7 +369,7 @@ func (n *Network) introduce(ctx context.Context, raw net.Conn, k Kind, addr, wan
 	return conn, peer, err
 }
 
-// boundBy makes ctx end I/O on conn; the returned function lifts that. Whoever
+// boundBy makes ctx end I/O on conn; the returned function lifts that. The caller that
 // finds ctx ended after it must drop the connection.
 func boundBy(ctx context.Context, conn net.Conn) (lift func()) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })

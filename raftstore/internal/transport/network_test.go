@@ -67,7 +67,7 @@ func startNetwork(t testing.TB, o Options) *Network {
 	return n
 }
 
-// raftLayer returns what Raft's transport would use.
+// raftLayer returns the layer that Raft's transport would use.
 func (n *Network) raftLayer() raft.StreamLayer { return n.raft.Load() }
 
 // startPair starts two nodes, each of which echoes calls.
@@ -313,7 +313,7 @@ func TestHugeTTLKeepalive(t *testing.T) {
 	}
 }
 
-// fakeDNS answers every A question with what addr returns.
+// fakeDNS answers every A question with the result of addr.
 func fakeDNS(t *testing.T, addr func() [4]byte) *net.Resolver {
 	t.Helper()
 	server, err := net.ListenPacket("udp", "127.0.0.1:0")

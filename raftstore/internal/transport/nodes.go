@@ -29,7 +29,7 @@ func (n *Network) nodeAt(addr string) string {
 }
 
 // certNames returns the names one of which the certificate of node id must be
-// valid for. The address in the settings counts beside the one that the nodes
+// valid for. The address in the settings counts as well as the one that the nodes
 // have agreed on: if all nodes have moved, they cannot agree on anything before
 // they have found each other.
 func (n *Network) certNames(id string) []string {

@@ -30,10 +30,10 @@ type Options struct {
 	// Keepalive holds on every connection.
 	Keepalive keepalive.Config
 	// HeartbeatTimeout and ElectionTimeout are those of Raft. The time for a dial,
-	// and for what Raft sends to arrive, is derived from them.
+	// and for Raft's messages to arrive, is derived from them.
 	HeartbeatTimeout time.Duration
 	ElectionTimeout  time.Duration
-	// Logger receives what an operator needs to know; nil means silent.
+	// Logger receives the messages for an operator; nil means silent.
 	Logger *slog.Logger
 }
 

@@ -74,7 +74,7 @@ type checkedRequests struct {
 }
 
 // start begins to pass requests on from in, at its first call, except those that
-// stored answers. What the senders have is noted in seen.
+// stored answers. The entries of the senders are noted in seen.
 func (r *checkedRequests) start(in <-chan raft.RPC, stored func(*raft.InstallSnapshotRequest) *raft.InstallSnapshotResponse, seen *sightings) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -132,7 +132,7 @@ func (r *checkedRequests) answer(command any) (answer any, err error) {
 	return nil, nil
 }
 
-// respond answers a request in the place of Raft. What follows the request is
+// respond answers a request in the place of Raft. The bytes after the request are
 // read first because the transport takes it for the next request otherwise.
 func respond(rpc raft.RPC, answer any, err error) {
 	if rpc.Reader == nil {
@@ -145,11 +145,11 @@ func respond(rpc raft.RPC, answer any, err error) {
 	}()
 }
 
-// entryOverhead is a little more than an entry takes beside its data.
+// entryOverhead is a little more than an entry takes in addition to its data.
 const entryOverhead = 128
 
-// cutBatch leaves out of req what goes beyond maxBatchBytes. Raft looks at what
-// was sent and sends the rest with the next request.
+// cutBatch leaves out of req the entries beyond maxBatchBytes. Raft looks at the entries
+// that were sent and sends the rest with the next request.
 func cutBatch(req *raft.AppendEntriesRequest) {
 	size := 0
 	for i, e := range req.Entries {

@@ -18,7 +18,7 @@ const (
 	// maxBatchBytes bounds the log entries in one message to a follower. A
 	// single entry always fits.
 	maxBatchBytes = 2 << 20
-	// maxAppend bounds such a message: the entries, and what is around them.
+	// maxAppend bounds such a message: the entries, and the fields around them.
 	maxAppend = maxBatchBytes + maxSmallMessage
 	// maxSmallMessage bounds every other message of Raft.
 	maxSmallMessage = 64 << 10
@@ -46,7 +46,7 @@ const (
 // raftGuard is a connection of Raft that fails at the first message that Raft
 // does not send, before the transport decodes it. The transport takes lists and
 // bytes of any length, makes a hundred bytes of an element that has one, and
-// believes what a request says of its sender.
+// believes a request's name of its sender.
 type raftGuard struct {
 	*trackedConn
 	r    *bufio.Reader
@@ -63,7 +63,7 @@ type raftGuard struct {
 	report   func(error)
 }
 
-// newRaftGuard guards conn. What arrives on a connection that was dialled are
+// newRaftGuard guards conn. The messages on a connection that was dialled are
 // replies.
 func newRaftGuard(conn *trackedConn, patience time.Duration, report func(error)) *raftGuard {
 	g := &raftGuard{trackedConn: conn, r: bufio.NewReader(conn.Conn), report: report}

@@ -31,7 +31,7 @@ func raftOf(t testing.TB, n *Network) *RaftTransport {
 	return trans
 }
 
-// serveRaft answers every request with what respond returns for it.
+// serveRaft answers every request with the result of respond.
 func serveRaft(t testing.TB, trans *RaftTransport, respond func(raft.RPC) any) {
 	t.Helper()
 	ctx := t.Context()
@@ -124,7 +124,7 @@ func TestGuardLetsRaftPass(t *testing.T) {
 	require.NoError(t, pipeline.Close())
 }
 
-// A message to a follower is cut to what the follower accepts, at the first
+// A message to a follower is cut to the size that the follower accepts, at the first
 // sending and in a pipeline.
 func TestBatchesAreCut(t *testing.T) {
 	for _, tc := range []struct{ count, size, sent int }{
@@ -199,7 +199,7 @@ func scanAll(s *messageScan, in []byte) (passed int, err error) {
 	}
 }
 
-// What Raft does not send is refused, before the transport sees it.
+// A message that Raft does not send is refused, before the transport sees it.
 func TestGuardRefuses(t *testing.T) {
 	list := func(head []byte, count int, element byte) encoded {
 		return append(head, bytes.Repeat([]byte{element}, count)...)
@@ -252,7 +252,7 @@ func TestGuardRefuses(t *testing.T) {
 	require.Equal(t, io.ErrUnexpectedEOF, err)
 }
 
-// What the scan takes for one message is one message for the transport's
+// A message of the scan is also one of the transport's
 // decoder, so that nothing passes unchecked.
 func FuzzMessageScan(f *testing.F) {
 	seed := func(kind byte, v any) {
@@ -294,7 +294,7 @@ func FuzzMessageScan(f *testing.F) {
 	})
 }
 
-// A node that sends what Raft does not send loses that connection, with words in
+// A node that sends messages which Raft does not send loses that connection, with words in
 // the log of the other one.
 func TestGuardClosesTheConnection(t *testing.T) {
 	log := &recorder{}

@@ -21,7 +21,7 @@ type messageScan struct {
 	kind   byte
 	left   int64           // bytes that the message may still have
 	values int             // values of the message that are not complete
-	open   []openContainer // what they are within
+	open   []openContainer // the containers around them
 	field  string          // the field of a request whose value is next
 	named  bool            // the request named its sender
 	size   int64           // of the snapshot that follows
@@ -103,7 +103,7 @@ func (s *messageScan) unexpected(err error) error {
 	return err
 }
 
-// check looks at what a token says.
+// check checks a token.
 func (s *messageScan) check(t token, peek func(n int) ([]byte, error)) error {
 	if s.replies {
 		return nil
@@ -145,7 +145,7 @@ func (s *messageScan) checkField(t token, peek func(n int) ([]byte, error)) erro
 	return nil
 }
 
-// count follows what is open.
+// count follows the open containers.
 func (s *messageScan) count(t token) error {
 	if len(s.open) == 0 {
 		s.values--

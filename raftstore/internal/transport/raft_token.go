@@ -6,7 +6,7 @@ import (
 	"math"
 )
 
-// form says what a token is.
+// A form is the kind of a token.
 type form byte
 
 const (

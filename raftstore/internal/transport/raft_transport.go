@@ -40,7 +40,7 @@ type lastAnswer struct {
 	at dcs.Instant
 }
 
-// AppendEntries implements raft.Transport. It leaves out what goes beyond the
+// AppendEntries implements raft.Transport. It leaves out entries beyond the
 // bound of a message, and notes the log that the server has.
 func (t *RaftTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	cutBatch(req)

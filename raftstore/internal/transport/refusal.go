@@ -6,9 +6,9 @@ import (
 )
 
 // refusals remembers which nodes refuse this one, or are refused by it, in a
-// way that trying again will not mend: with a certificate of another
+// way that trying again will not correct: with a certificate of another
 // authority, for one. A node that is kept out so never hears of a leader, and
-// its callers must be told why.
+// its callers need the reason.
 type refusals struct {
 	mu   sync.Mutex
 	last map[string]error // by the address that was dialled

@@ -21,7 +21,7 @@ func TestRefusalsExcludeOnlyWithoutAMajority(t *testing.T) {
 	require.ErrorIs(t, r.exclusion(3), ErrPeerRefused)
 	require.NoError(t, r.exclusion(5))
 	r.dialled("c", errors.New("connection refused"))
-	require.ErrorIs(t, r.exclusion(3), ErrPeerRefused, "what it thinks has not changed")
+	require.ErrorIs(t, r.exclusion(3), ErrPeerRefused, "its verdict has not changed")
 	r.dialled("b", nil)
 	require.NoError(t, r.exclusion(3))
 }

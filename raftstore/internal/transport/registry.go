@@ -126,7 +126,7 @@ func (r *registry) setGate(k Kind, reason error) {
 	r.shut[k] = reason
 }
 
-// endAll ends what is registered and fits; nil fits everything.
+// endAll ends the registered connections that fit; nil fits all.
 func (r *registry) endAll(fits func(*registered) bool) {
 	r.mu.Lock()
 	var ends []func()
@@ -185,7 +185,7 @@ type ConnStatus struct {
 	Kind string
 	// Dialled reports whether this node made the connection.
 	Dialled bool
-	// Keepalive is what the socket holds, zero where the system cannot report it.
+	// Keepalive is the socket's values, zero where the system cannot report it.
 	Keepalive keepalive.Config
 }
 
@@ -209,7 +209,7 @@ type trackedConn struct {
 	net.Conn
 	kind    Kind
 	peer    string // the other node's ID, as it gave it
-	hello   Hello  // all of what it said
+	hello   Hello  // with all its fields
 	dialled bool
 	leave   func()
 	counted atomic.Bool    // among its node's connections; leave takes it out

@@ -27,7 +27,7 @@ const (
 type ClientHandler struct {
 	Call Handler
 	// Stream sends messages until it returns an error, or ctx ends with the
-	// connection or with the client's wish. The error's text is told the client.
+	// connection or with the client's wish. The error's text is sent to the client.
 	// push returns when a message is on its way out of this process, so that a
 	// client that does not read holds up its own stream only.
 	Stream func(ctx context.Context, body []byte, push func([]byte) error) error
@@ -44,7 +44,7 @@ func (n *Network) Clients() int { return n.clients.connected() }
 func (n *Network) clientOwner() string { return strconv.FormatUint(n.served.Add(1), 10) }
 
 // answerClient answers on one connection of a client, until it ends. Nothing here
-// says that a node calls: what comes with a client's request is no node's word
+// says that a node calls: a vote within a client's request is no node's word
 // (P2).
 func (n *Network) answerClient(ctx context.Context, conn *trackedConn, owner string) {
 	w := newFrameWriter()

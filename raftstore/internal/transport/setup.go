@@ -14,8 +14,8 @@ const maxSetup = 64 << 10
 // connection is closed without an answer.
 type SetupHandler func(peer Hello, message []byte) (answer []byte, err error)
 
-// Ask sends a message to the node at addr on a setup connection, whatever the
-// life and the incarnation of that node are. It returns the answer and the hello of
+// Ask sends a message to the node at addr on a setup connection, with any
+// life and incarnation of that node. It returns the answer and the hello of
 // the node. Another node than the one named is an error; "" is any of the cluster.
 func (n *Network) Ask(ctx context.Context, node, addr string, message []byte) (peer Hello, answer []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, n.timeout)

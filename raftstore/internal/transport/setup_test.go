@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A setup connection carries one message and one answer, whatever the lives of
-// the nodes are, and neither is longer than maxSetup.
+// A setup connection carries one message and one answer, with any lives of
+// the nodes, and neither is longer than maxSetup.
 func TestSetup(t *testing.T) {
 	a, b := startPair(t)
 	_, _, err := a.Ask(testContext(t), "", b.Addr(), nil)

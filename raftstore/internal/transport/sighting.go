@@ -8,7 +8,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
-// Sighting is what a message of another server proves that the server had stored.
+// A Sighting is the newest entry that a message of another server proves it had stored.
 // A server stores its term before it sends it, and its log before it acknowledges
 // or sends entries of it.
 type Sighting struct {

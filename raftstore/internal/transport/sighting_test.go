@@ -9,7 +9,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
-// TestSightings checks that messages of servers prove what they had stored, and
+// TestSightings checks that messages of servers prove their newest entries, and
 // nothing more.
 func TestSightings(t *testing.T) {
 	var s sightings

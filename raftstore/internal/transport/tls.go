@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// The ALPN names tell Raft's connections from calls before a byte is read.
+// The ALPN names distinguish Raft's connections from calls before a byte is read.
 const (
 	alpnRaftPrefix  = "holdfast-raft/"
 	alpnCallPrefix  = "holdfast-call/"
@@ -73,7 +73,7 @@ type fileStamp struct {
 }
 
 // newCredentials reads and checks the files: a certificate that the other
-// nodes would refuse is an error here, not at their end later. name is what they
+// nodes would refuse is an error here, not at their end later. name is the one that they
 // expect of it.
 func newCredentials(files TLS, name string, warn func(string, error)) (*credentials, error) {
 	return (&credentials{files: files, node: true, name: name, warn: warn}).begin()
@@ -144,8 +144,8 @@ func (c *credentials) stamp() (s [3]fileStamp) {
 	return s
 }
 
-// current returns what to use now. New files that do not fit are reported and
-// left alone: what worked goes on working.
+// current returns the credentials to use now. New files that do not fit are reported and
+// left alone: the ones that worked stay in use.
 func (c *credentials) current() (*tls.Certificate, *x509.CertPool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -245,7 +245,7 @@ func forServers(cert *x509.Certificate) bool {
 	return slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageServerAuth) || slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageAny)
 }
 
-// answerPlain tells a node without TLS that this one has it: crypto/tls hangs
+// answerPlain informs a node without TLS that this one has it: crypto/tls hangs
 // up on plaintext without a word.
 func answerPlain(err error) {
 	var record tls.RecordHeaderError
@@ -257,7 +257,7 @@ func answerPlain(err error) {
 	_, _ = record.Conn.Write([]byte{tlsAlert, 3, 3, 0, 2, 2, 70})
 }
 
-// explainTLS marks the failures that an operator must mend. k is 0 while it is not
+// explainTLS marks the failures that an operator must correct. k is 0 while it is not
 // known.
 func explainTLS(k Kind, err error) error {
 	own, refused := k.refused()

@@ -73,7 +73,7 @@ func TestCertificateOfAnotherNode(t *testing.T) {
 	}
 }
 
-// as returns what dials as n would, with n's certificate, under another ID.
+// as returns a network that dials as n would, with n's certificate, under another ID.
 func (n *Network) as(id string) *Network {
 	other := &Network{
 		config: n.config, log: n.log, hello: n.hello.asPeer(id), creds: n.creds,

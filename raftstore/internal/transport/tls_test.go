@@ -43,7 +43,7 @@ func TestMuxTLS(t *testing.T) { testMux(t, newTestCA(t).secure(t)) }
 
 func TestTLSNeverSpeaksPlaintext(t *testing.T) {
 	a, _ := startPair(t, newTestCA(t).secure(t))
-	// A listener that records what a dialling node says first.
+	// A listener that records the first bytes of a dialling node.
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer ln.Close()
@@ -138,7 +138,7 @@ func TestBadCertificateAtStart(t *testing.T) {
 	}
 }
 
-// recorder keeps what is logged.
+// recorder keeps the log messages.
 type recorder struct {
 	mu   sync.Mutex
 	text []byte
@@ -183,7 +183,7 @@ func (h Hello) asPeer(id string) Hello {
 	return h
 }
 
-// TestBadClientCertificate: what a node accepts, and what it tells its log.
+// TestBadClientCertificate: the certificates that a node accepts, and its log.
 func TestBadClientCertificate(t *testing.T) {
 	ca, other := newTestCA(t), newTestCA(t)
 	log := &recorder{}
@@ -217,7 +217,7 @@ func TestBadClientCertificate(t *testing.T) {
 	assert.NotContains(t, log.String(), "PRIVATE KEY")
 }
 
-// TestWrongPeerCertificate: what a dialling node refuses, and tells its
+// TestWrongPeerCertificate: the certificates that a dialling node refuses, and its
 // caller.
 func TestWrongPeerCertificate(t *testing.T) {
 	ca := newTestCA(t)
@@ -281,7 +281,7 @@ func TestCertificatesAreRenewed(t *testing.T) {
 	ca.issue(t, "b", func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, []string{"elsewhere.test"} })
 	require.Equal(t, int64(4711), serial().Int64(), "the others would refuse it")
 	require.NoError(t, os.WriteFile(renewed.CertFile, []byte("half a fi"), 0o600))
-	require.Equal(t, int64(4711), serial().Int64(), "what worked goes on working")
+	require.Equal(t, int64(4711), serial().Int64(), "the credentials that worked stay in use")
 	require.Eventually(t, func() bool { return strings.Contains(log.String(), "the old ones stay in use") }, 10*time.Second, time.Millisecond)
 }
 
