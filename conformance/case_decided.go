@@ -22,7 +22,7 @@ var decidedCases = []spec{
 	}, sleeps: true, run: abandonedStays},
 	{Case: Case{
 		Name:   "Wait/Many",
-		Rule:   "WaitMany returns the keys of several prefixes at one revision whenever one of them differs, and at no other time. Diff finds what differs.",
+		Rule:   "WaitMany returns the keys of several prefixes at one revision whenever one of them differs, and at no other time. Diff returns the differences.",
 		Learnt: "A program that follows thousands of keys with a Wait each costs a goroutine and a copy for each of them.",
 	}, run: waitMany},
 }

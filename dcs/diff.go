@@ -20,7 +20,7 @@ func (c Change) Key() string {
 	return c.Old.Key
 }
 
-// Diff returns what changed from older to s, sorted by key. Both must be
+// Diff returns the changes from older to s, sorted by key. Both must be
 // Snapshots of the same keys of one Store. A key that was rewritten with the
 // value that it had is a change too. The entries are those of the Snapshots and
 // are read-only.

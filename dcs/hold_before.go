@@ -48,7 +48,7 @@ func (h *Hold) DoneBefore(d time.Duration) <-chan struct{} {
 	return e.c
 }
 
-// setAlarm lets the alarm ring when before is left, if it would ring later.
+// setAlarm moves the session's timer to when before is left, if it is set to later.
 // Called under mu.
 func (s *Session) setAlarm(before time.Duration) {
 	if at := s.last.Add(-before); at.Before(s.rings) {
@@ -57,8 +57,8 @@ func (s *Session) setAlarm(before time.Duration) {
 	}
 }
 
-// resetAlarm closes the channels of DoneBefore that are due and lets the alarm
-// ring at the next one, or at the deadline. Called under mu.
+// resetAlarm closes the channels of DoneBefore that are due and sets the session's
+// timer to the next one, or to the deadline. Called under mu.
 func (s *Session) resetAlarm() {
 	left, next := -s.last.Elapsed(), time.Duration(0)
 	for e := range s.earlyEnds {

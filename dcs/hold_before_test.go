@@ -104,7 +104,7 @@ func TestDoneBeforeOfAShorterLife(t *testing.T) {
 	})
 }
 
-// Thousands of Holds share the session's one alarm.
+// Many Holds share the session's one timer.
 func TestDoneBeforeOfManyHolds(t *testing.T) {
 	suspend(t, 0)
 	inTime(t, func(b *bench) {

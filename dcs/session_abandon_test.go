@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// An abandoned session leaves its keys until its lease expires, whatever is
-// called afterwards.
+// An abandoned session leaves its keys until its lease expires, also where it is
+// closed.
 func TestAbandonedSessionDeletesNothing(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()

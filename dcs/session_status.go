@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// SessionStatus is what a Session knows of itself at one moment.
+// SessionStatus is the state of a Session at one moment, as the Session knows it.
 type SessionStatus struct {
 	State State
 	// Lease is the lease that is renewed.

@@ -91,7 +91,7 @@ func TestSessionStatusOfADisplacedKey(t *testing.T) {
 	})
 }
 
-// An unclear NewSession says what may be left.
+// An unclear NewSession says that a lease may be left.
 func TestUnclearNewSessionNamesTheLease(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c := &client{w: b.w}
