@@ -154,8 +154,16 @@ func hcArgs(args []any) []any {
 			args[i] = Clip(a.Error())
 		}
 	}
+	for i := 0; i+1 < len(args); i += 2 {
+		if key, ok := args[i].(string); ok && slices.Contains(reserved, key) {
+			args[i] = "raft_" + key
+		}
+	}
 	return args
 }
+
+// reserved are the keys of slog's own attributes. Raft logs a duration as "time".
+var reserved = []string{slog.TimeKey, slog.LevelKey, slog.MessageKey, slog.SourceKey}
 
 // Trace implements hclog.Logger.
 func (l *HCLogger) Trace(msg string, args ...any) { l.Log(hclog.Trace, msg, args...) }

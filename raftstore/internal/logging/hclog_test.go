@@ -66,3 +66,18 @@ func TestHCLoggerClipsArguments(t *testing.T) {
 	require.Less(t, len(log.String()), 2*MaxText+200)
 	require.Contains(t, log.String(), "n=1")
 }
+
+// An attribute of Raft's that is named like one of slog's own gets another name.
+func TestHCLoggerKeepsSlogsNames(t *testing.T) {
+	var out bytes.Buffer
+	log := NewHCLogger(slog.New(slog.NewJSONHandler(&out, nil)))
+	log.Warn("failed to contact", "server-id", "time", "time", time.Second, "msg", 1)
+	log.With("level", 7).Error("bad", "source", "x")
+	for line := range strings.Lines(out.String()) {
+		for _, key := range []string{"time", "level", "msg", "source"} {
+			require.LessOrEqual(t, strings.Count(line, `"`+key+`":`), 1, line)
+		}
+	}
+	require.Contains(t, out.String(), `"server-id":"time","raft_time":1000000000,"raft_msg":1`)
+	require.Contains(t, out.String(), `"raft_level":7,"raft_source":"x"`)
+}
