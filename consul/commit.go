@@ -91,7 +91,7 @@ func (b *Backend) refused(ctx context.Context, c *conn, r attempt.Request, whole
 		switch refusalOf(op, f.What) {
 		case condition:
 		case denied:
-			return a, &remote.Failure{Endpoint: c.addr, Kind: dcs.ErrUnauthorized, Err: b.needs(f.What), Refused: true}
+			return a, &remote.Failure{Endpoint: c.addr, Kind: dcs.ErrUnauthorized, Unconfirmed: true, Err: b.needs(f.What), Refused: true}
 		case delayed:
 			return a, &remote.Failure{Endpoint: c.addr, Err: errors.New(f.What), Refused: true}
 		case leaseGone:
@@ -178,7 +178,7 @@ func (b *Backend) refusedRead(c *conn, resp *api.KVTxnResponse) error {
 	for _, f := range resp.Errors {
 		what = f.What
 		if refusalOf(nil, what) == denied {
-			return &remote.Failure{Endpoint: c.addr, Kind: dcs.ErrUnauthorized, Err: b.needs(what), Refused: true}
+			return &remote.Failure{Endpoint: c.addr, Kind: dcs.ErrUnauthorized, Unconfirmed: true, Err: b.needs(what), Refused: true}
 		}
 	}
 	return &remote.Failure{Endpoint: c.addr, Err: errors.New(what), Blame: true, Refused: true}

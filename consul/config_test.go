@@ -89,27 +89,30 @@ func TestMeanings(t *testing.T) {
 	c, err := b.connected("127.0.0.1:1")
 	require.NoError(t, err)
 	said := func(code int, body string) error {
-		return &url.Error{Op: "Put", URL: "http://h/v1/txn", Err: &statusError{code, body}}
+		return &url.Error{Op: "Put", URL: "http://h/v1/txn", Err: &statusError{code: code, body: body}}
 	}
 	for name, test := range map[string]struct {
 		err                   error
 		left                  bool
 		kind                  error
 		refused, blame, final bool
+		also                  remote.Failure
 	}{
-		"no leader":       {err: said(http.StatusInternalServerError, "No cluster leader"), left: true, refused: true, blame: true},
-		"not the leader":  {err: said(http.StatusInternalServerError, "rpc error making call: node is not the leader"), left: true, refused: true, blame: true},
+		"no leader":       {err: said(http.StatusInternalServerError, "No cluster leader"), left: true, refused: true, also: remote.Failure{Doubt: true}},
+		"not the leader":  {err: said(http.StatusInternalServerError, "rpc error making call: node is not the leader"), left: true, refused: true, also: remote.Failure{Doubt: true}},
 		"leadership lost": {err: said(http.StatusInternalServerError, "leadership lost while committing log"), left: true, blame: true},
 		"rpc error":       {err: said(http.StatusInternalServerError, "rpc error making call: EOF"), left: true, blame: true},
-		"too often":       {err: said(http.StatusTooManyRequests, "Your IP is issuing too many concurrent connections"), left: true, refused: true, blame: true},
-		"rate limit":      {err: said(http.StatusServiceUnavailable, "rate limit exceeded, try again later or against a different server"), left: true, refused: true, blame: true},
+		"too often":       {err: said(http.StatusTooManyRequests, "Your IP is issuing too many concurrent connections"), left: true, refused: true, also: remote.Failure{Busy: time.Second}},
+		"too many":        {err: said(http.StatusTooManyRequests, ""), left: true, refused: true, also: remote.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
+		"a proxy":         {err: said(http.StatusServiceUnavailable, "busy"), left: true, also: remote.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
+		"rate limit":      {err: said(http.StatusServiceUnavailable, "rate limit exceeded, try again later or against a different server"), left: true, refused: true, also: remote.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
 		"too large":       {err: said(http.StatusRequestEntityTooLarge, "Request body(600000 bytes) too large"), left: true, kind: dcs.ErrInvalid, refused: true, final: true},
-		"denied":          {err: said(http.StatusForbidden, "Permission denied"), left: true, kind: dcs.ErrUnauthorized, refused: true, final: true},
-		"no such token":   {err: said(http.StatusForbidden, "ACL not found"), left: true, kind: dcs.ErrUnauthorized, refused: true, final: true},
-		"never left":      {err: errors.New("dial tcp: connection refused"), refused: true, blame: true},
+		"denied":          {err: said(http.StatusForbidden, "Permission denied"), left: true, kind: dcs.ErrUnauthorized, refused: true, also: remote.Failure{Unconfirmed: true}},
+		"no such token":   {err: said(http.StatusForbidden, "ACL not found"), left: true, kind: dcs.ErrUnauthorized, refused: true, also: remote.Failure{Unconfirmed: true}},
+		"never left":      {err: errors.New("dial tcp: connection refused"), refused: true, blame: true, also: remote.Failure{Unreachable: true}},
 		"cut":             {err: errors.New("EOF"), left: true, blame: true},
-		"ours is refused": {err: errors.New("remote error: tls: expired certificate"), left: true, kind: dcs.ErrUnauthorized, refused: true, blame: true},
-		"certificate":     {err: errors.New("tls: failed to verify certificate: x509: certificate has expired"), kind: dcs.ErrUnauthorized, refused: true, blame: true},
+		"ours is refused": {err: errors.New("remote error: tls: expired certificate"), left: true, kind: dcs.ErrUnauthorized, refused: true, blame: true, also: remote.Failure{Unreachable: true}},
+		"certificate":     {err: errors.New("tls: failed to verify certificate: x509: certificate has expired"), kind: dcs.ErrUnauthorized, refused: true, blame: true, also: remote.Failure{Unreachable: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := c.failed(t.Context(), test.err, test.left)
@@ -118,9 +121,11 @@ func TestMeanings(t *testing.T) {
 			require.Equal(t, test.kind, f.Kind)
 			v := remote.Judge(got)
 			require.Equal(t, []bool{test.refused, test.blame, test.final}, []bool{v.Refused, v.Blame, v.Final})
+			a := test.also
+			require.Equal(t, []any{a.Unconfirmed, a.Unreachable, a.Doubt, a.Throttled, a.Busy}, []any{v.Unconfirmed, v.Unreachable, v.Doubt, v.Throttled, v.Busy})
 			require.Equal(t, test.refused, errors.Is(got, attempt.ErrNotSent))
 			require.NotEmpty(t, v.Reason)
-			if test.final && errors.Is(test.kind, dcs.ErrUnauthorized) {
+			if a.Unconfirmed {
 				require.ErrorContains(t, got, `key_prefix "t/" { policy = "write" }`)
 			}
 		})

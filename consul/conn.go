@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
 
@@ -129,8 +131,9 @@ func (b *Backend) transport() *http.Transport {
 
 // statusError is an answer of Consul's that is none.
 type statusError struct {
-	code int
-	body string
+	code       int
+	body       string
+	retryAfter time.Duration
 }
 
 func (e *statusError) Error() string {
@@ -161,7 +164,17 @@ func (t checked) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		body = nil
 	}
-	return nil, &statusError{resp.StatusCode, string(bytes.TrimSpace(body))}
+	return nil, &statusError{resp.StatusCode, string(bytes.TrimSpace(body)), retryAfter(resp.Header.Get("Retry-After"))}
+}
+
+// retryAfter is the time of a Retry-After header in seconds. A date is another
+// machine's clock, and is not compared.
+func retryAfter(value string) time.Duration {
+	seconds, err := strconv.ParseUint(value, 10, 16)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(seconds) * time.Second
 }
 
 // call makes one request at an endpoint: once, or twice where the token was
@@ -169,8 +182,12 @@ func (t checked) RoundTrip(r *http.Request) (*http.Response, error) {
 func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, token string) (T, error)) (T, error) {
 	token := c.b.token.current()
 	for again := false; ; again = true {
-		var left atomic.Bool
-		traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { left.Store(true) }})
+		var left, dialled atomic.Bool
+		traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+			GotConn:      func(httptrace.GotConnInfo) { left.Store(true) },
+			DNSStart:     func(httptrace.DNSStartInfo) { dialled.Store(true) },
+			ConnectStart: func(string, string) { dialled.Store(true) },
+		})
 		v, err := f(traced, token)
 		if err == nil {
 			return v, nil
@@ -181,6 +198,9 @@ func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, token
 			if token, changed = c.b.token.reload(token); changed {
 				continue
 			}
+		}
+		if ctx.Err() != nil && !left.Load() && !dialled.Load() {
+			return zero, &remote.Failure{Endpoint: c.addr, Err: errNoConn, Refused: true, Local: true}
 		}
 		return zero, c.failed(ctx, err, left.Load())
 	}

@@ -58,9 +58,10 @@
 // What Consul said that is not in this package's table is "cannot tell": "No
 // cluster leader", "rpc error", "rate limit exceeded" and the like are
 // ErrUnavailable, or ErrAmbiguous of a Commit or Grant that stays unclear. A
-// lease is ErrLost only on the quorum's word. A refused token or certificate is
-// ErrUnauthorized, and so is a list from which Consul left keys out because of
-// the token's rights.
+// lease is ErrLost only on the quorum's word. A token or certificate that every
+// agent refuses is ErrUnauthorized, and so is a list from which Consul left keys
+// out because of the token's rights. While every agent refuses requests because
+// there are too many, a Store sends one a second (docs/decisions/0030).
 //
 // # Endpoints
 //

@@ -4,22 +4,29 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/consul/api"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 var (
-	errAlive   = errors.New("it said that the session is gone, and the store says that it is not")
-	errNoIndex = errors.New("the answer has no X-Consul-Index, which Consul always sends: it is not Consul's")
+	errAlive = errors.New("it said that the session is gone, and the store says that it is not")
+	// errConnections is the limit of an agent on one address. It is no fault of the
+	// agent's.
+	errConnections = errors.New("the agent's limit on connections from one address may be reached: raise limits.http_max_conns_per_client (default 200), or use fewer Stores on this host")
+	errNoConn      = fmt.Errorf("no connection was free in time: %d requests to the agent were under way, or %w", mostConns, endpoint.ErrDials)
+	errNoIndex     = errors.New("the answer has no X-Consul-Index, which Consul always sends: it is not Consul's")
 )
 
 // What Consul says in words only. Each has a test. Consul quotes keys in its
@@ -35,6 +42,7 @@ const (
 	textCertificate    = "x509: "
 	textTLS            = "tls: "
 	textAlert          = "remote error: tls: "
+	textConnections    = "Your IP is issuing too many concurrent connections" // at the beginning
 	textInvalidSession = "Invalid Session TTL"
 )
 
@@ -97,7 +105,7 @@ func plainly(err error) error {
 
 // errHidden is what a token may not see. Consul leaves it out of a list
 // without a word.
-var errHidden error = &statusError{http.StatusForbidden, "Permission denied: keys are hidden from the token"}
+var errHidden error = &statusError{code: http.StatusForbidden, body: "Permission denied: keys are hidden from the token"}
 
 // forbidden reports whether Consul refused the token.
 func forbidden(err error) bool {
@@ -108,27 +116,32 @@ func forbidden(err error) bool {
 // failed makes a failure of what an endpoint, or HTTP, answered. left says
 // that the request had left, or may have.
 func (c *conn) failed(ctx context.Context, err error, left bool) error {
-	if err := ctx.Err(); err != nil && left {
-		return err
-	} else if err != nil {
-		return &remote.Failure{Endpoint: c.addr, Err: err, Blame: true, Refused: true}
+	if ended := ctx.Err(); ended != nil && left {
+		return ended
+	} else if ended != nil {
+		return &remote.Failure{Endpoint: c.addr, Err: ended, Blame: true, Refused: true}
 	}
 	var f *remote.Failure
 	if errors.As(err, &f) {
 		return f
 	}
 	err = plainly(err)
-	f = &remote.Failure{Endpoint: c.addr, Err: err, Blame: true, Refused: !left}
+	f = &remote.Failure{Endpoint: c.addr, Err: err, Blame: true, Refused: !left, Unreachable: !left}
 	var s *statusError
 	switch text := err.Error(); {
 	case c.b.life.Err() != nil:
-		f.Err, f.Blame = context.Cause(c.b.life), false
+		return &remote.Failure{Endpoint: c.addr, Err: context.Cause(c.b.life), Local: true, Refused: !left}
+	case !left && remote.IsLocal(err):
+		return &remote.Failure{Endpoint: c.addr, Err: err, Local: true, Refused: true}
 	case errors.As(err, &s):
 		c.answered(f, s)
 	case strings.Contains(text, textAlert):
 		// The server refused our certificate: in TLS 1.3 it says so when we have
 		// begun to write.
-		f.Kind, f.Refused = dcs.ErrUnauthorized, true
+		f.Kind, f.Refused, f.Unreachable = dcs.ErrUnauthorized, true, true
+	case !left && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)):
+		// As an agent does at its limit, with TLS.
+		return &remote.Failure{Endpoint: c.addr, Err: fmt.Errorf("the agent closed a new connection: %w; %w", err, errConnections), Refused: true, Busy: time.Second}
 	case !left && (strings.Contains(text, textCertificate) || strings.Contains(text, textTLS)):
 		f.Kind = dcs.ErrUnauthorized
 	}
@@ -138,14 +151,21 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 // answered completes the failure of a request that Consul answered with s.
 func (c *conn) answered(f *remote.Failure, s *statusError) {
 	ends := func(text string) bool { return strings.HasSuffix(s.body, text) }
+	f.Unreachable = false
 	switch {
 	case s.code == http.StatusForbidden:
+		// Another agent may know a token that has not reached this one.
 		f.Err = c.b.needs(s.Error())
-		f.Kind, f.Refused, f.Blame = dcs.ErrUnauthorized, true, false
+		f.Kind, f.Unconfirmed, f.Refused, f.Blame = dcs.ErrUnauthorized, true, true, false
 	case s.code == http.StatusRequestEntityTooLarge:
 		f.Kind, f.Refused, f.Blame = dcs.ErrInvalid, true, false
-	case s.code == http.StatusTooManyRequests, slices.ContainsFunc(rateLimits, ends), ends(textNoLeader), ends(textNotLeader):
-		f.Refused = true // it was not given to the log
+	case s.code == http.StatusTooManyRequests && strings.HasPrefix(s.body, textConnections):
+		f.Err, f.Refused, f.Blame, f.Busy = fmt.Errorf("%w: %w", s, errConnections), true, false, time.Second
+	case s.code == http.StatusTooManyRequests, s.code == http.StatusServiceUnavailable, slices.ContainsFunc(rateLimits, ends):
+		f.Refused = s.code != http.StatusServiceUnavailable || slices.ContainsFunc(rateLimits, ends) // a proxy may have passed it on
+		f.Blame, f.Doubt, f.Throttled, f.Busy = false, true, true, max(s.retryAfter, time.Second)
+	case ends(textNoLeader), ends(textNotLeader):
+		f.Blame, f.Refused, f.Doubt = false, true, true // it was not given to the log
 	}
 }
 

@@ -72,7 +72,7 @@ func TestTextsOfAnswers(t *testing.T) {
 		{500, `key "r/remote error: tls: ": failed`, false, nil},
 		{500, "rpc error getting client: failed to get conn: remote error: tls: bad certificate", false, nil}, // the agent's
 	} {
-		err := c.failed(t.Context(), &statusError{row.code, row.text}, true)
+		err := c.failed(t.Context(), &statusError{code: row.code, body: row.text}, true)
 		var f *remote.Failure
 		require.ErrorAs(t, err, &f)
 		require.Equal(t, row.refused, errors.Is(err, attempt.ErrNotSent), row.text)

@@ -156,7 +156,8 @@ func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) 
 // together with the renewal.
 func (l *lease) confirm(ctx context.Context, c *conn, keys []string) (dcs.Renewal, error) {
 	proof := c.proven()
-	if proof.IsZero() || proof.Elapsed() >= l.ttl {
+	// An agent that refuses requests for their number gets them one by one.
+	if proof.IsZero() || proof.Elapsed() >= l.ttl || l.b.pool.IsThrottled() {
 		if _, err := l.readKeys(ctx, c, keys); err != nil {
 			return dcs.Renewal{}, err
 		}

@@ -21,6 +21,7 @@ func (b *Backend) source() remote.Source {
 			return remote.Visible("", s), err
 		},
 		Snapshot: b.Snapshot, Raise: b.floor.Raise, Still: b.still, Follow: b.follow,
+		Blame: func(endpoint, reason string) { b.pool.Blame(endpoint, reason) },
 	}
 }
 
@@ -68,6 +69,9 @@ type answered struct {
 
 // follow watches at one endpoint, until it fails.
 func (b *Backend) follow(ctx context.Context) error {
+	if err := b.pool.Admit(ctx); err != nil {
+		return err
+	}
 	at := b.pool.Pick(endpoint.Read)
 	c, err := b.connected(at.Endpoint())
 	if err != nil {

@@ -44,8 +44,9 @@
 // What etcd said that is not in this package's table is "cannot tell":
 // "request timed out", "leader changed", "not a primary lessor" and the like
 // are ErrUnavailable, or ErrAmbiguous of a Commit or Grant that stays unclear.
-// A lease is ErrLost only on the quorum's word. Refused credentials, missing
-// rights and certificates are ErrUnauthorized.
+// A lease is ErrLost only on the quorum's word. Credentials, rights and
+// certificates that every member refuses are ErrUnauthorized
+// (docs/decisions/0030).
 //
 // A full store (the NOSPACE alarm) is ErrUnavailable with an error that says so,
 // and nothing was written. Renewals, reads and Release work, and so does every

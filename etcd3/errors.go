@@ -38,32 +38,48 @@ func text(err error) string {
 
 // meaning is what one of etcd's answers means.
 type meaning struct {
-	kind           error
-	refused, blame bool
+	remote.Failure       // but for Endpoint, Err and Text
 	says           error // instead of etcd's own text
 }
+
+// unauthorized is the refusal of one member, which another one may not give: a
+// member that was added again does not know the tokens of the others.
+var unauthorized = meaning{Failure: remote.Failure{Kind: dcs.ErrUnauthorized, Unconfirmed: true, Refused: true}}
+
+// throttled is the refusal of a member that has too much to do.
+var throttled = remote.Failure{Refused: true, Doubt: true, Throttled: true, Busy: time.Second}
+
+// invalid is the refusal of a request that no member accepts.
+var invalid = meaning{Failure: remote.Failure{Kind: dcs.ErrInvalid, Refused: true}}
+
+// unusable is the refusal of a member that cannot serve requests at all.
+var unusable = meaning{Failure: remote.Failure{Refused: true, Unreachable: true}}
 
 // meanings are etcd's own errors. What is not listed is unclear, and the
 // member is to blame.
 var meanings = map[string]meaning{
-	message(rpctypes.ErrGRPCNoLeader):               {refused: true, blame: true},
-	message(rpctypes.ErrGRPCNotCapable):             {refused: true, blame: true},
-	message(rpctypes.ErrGRPCStopped):                {blame: true},
-	message(rpctypes.ErrGRPCRequestTooManyRequests): {refused: true, blame: true},
-	message(rpctypes.ErrGRPCNotSupportedForLearner): {refused: true, blame: true},
-	message(rpctypes.ErrGRPCNoSpace):                {kind: dcs.ErrUnavailable, says: errNoSpace},
-	message(rpctypes.ErrGRPCCorrupt):                {kind: dcs.ErrUnavailable, refused: true},
-	message(rpctypes.ErrGRPCRequestTooLarge):        {kind: dcs.ErrInvalid, refused: true},
-	message(rpctypes.ErrGRPCTooManyOps):             {kind: dcs.ErrInvalid, refused: true},
-	message(rpctypes.ErrGRPCDuplicateKey):           {kind: dcs.ErrInvalid, refused: true},
-	message(rpctypes.ErrGRPCLeaseTTLTooLarge):       {kind: dcs.ErrInvalid, refused: true},
-	message(rpctypes.ErrGRPCCompacted):              {kind: dcs.ErrUnavailable, refused: true},
-	message(rpctypes.ErrGRPCPermissionDenied):       {kind: dcs.ErrUnauthorized, refused: true},
-	message(rpctypes.ErrGRPCUserEmpty):              {kind: dcs.ErrUnauthorized, refused: true},
-	message(rpctypes.ErrGRPCAuthFailed):             {kind: dcs.ErrUnauthorized, refused: true},
-	message(rpctypes.ErrGRPCInvalidAuthToken):       {kind: dcs.ErrUnauthorized, refused: true},
-	message(rpctypes.ErrGRPCAuthOldRevision):        {kind: dcs.ErrUnauthorized, refused: true},
+	message(rpctypes.ErrGRPCNoLeader):               {Failure: remote.Failure{Refused: true, Doubt: true}},
+	message(rpctypes.ErrGRPCNotCapable):             unusable,
+	message(rpctypes.ErrGRPCStopped):                {Failure: remote.Failure{Blame: true}},
+	message(rpctypes.ErrGRPCRequestTooManyRequests): {Failure: throttled},
+	message(rpctypes.ErrGRPCNotSupportedForLearner): unusable,
+	message(rpctypes.ErrGRPCNoSpace):                {Failure: remote.Failure{Kind: dcs.ErrUnavailable}, says: errNoSpace},
+	message(rpctypes.ErrGRPCCorrupt):                {Failure: remote.Failure{Kind: dcs.ErrUnavailable, Refused: true}},
+	message(rpctypes.ErrGRPCRequestTooLarge):        invalid,
+	message(rpctypes.ErrGRPCTooManyOps):             invalid,
+	message(rpctypes.ErrGRPCDuplicateKey):           invalid,
+	message(rpctypes.ErrGRPCLeaseTTLTooLarge):       invalid,
+	message(rpctypes.ErrGRPCCompacted):              {Failure: remote.Failure{Kind: dcs.ErrUnavailable, Refused: true}},
+	message(rpctypes.ErrGRPCPermissionDenied):       unauthorized,
+	message(rpctypes.ErrGRPCUserEmpty):              unauthorized,
+	message(rpctypes.ErrGRPCAuthFailed):             unauthorized,
+	message(rpctypes.ErrGRPCInvalidAuthToken):       unauthorized,
+	message(rpctypes.ErrGRPCAuthOldRevision):        unauthorized,
 }
+
+// httpThrottled are the texts by which gRPC passes on a proxy's HTTP status 429
+// or 503.
+var httpThrottled = []string{"unexpected HTTP status code received from server: 429", "unexpected HTTP status code received from server: 503"}
 
 // sameMoment is how far two sides' views of one deadline may be apart.
 const sameMoment = 10 * time.Millisecond
@@ -77,8 +93,10 @@ var certificates = []string{"x509: ", "tls: ", "authentication handshake failed"
 // failed makes a failure of what a member, or gRPC, answered. left says that
 // the request had left.
 func (c *conn) failed(ctx context.Context, err error, left bool) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
+	if ended := ctx.Err(); ended != nil && left {
+		return ended
+	} else if ended != nil {
+		return &remote.Failure{Endpoint: c.addr, Err: ended, Blame: true, Refused: true}
 	}
 	var f *remote.Failure
 	if errors.As(err, &f) {
@@ -91,22 +109,35 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 			return context.DeadlineExceeded
 		}
 	}
-	f = &remote.Failure{Endpoint: c.addr, Err: err, Text: text(err), Blame: true, Refused: !left}
 	s := status.Convert(err)
 	if m, ok := meanings[s.Message()]; ok {
-		f.Kind, f.Refused, f.Blame = m.kind, m.refused, m.blame
-		if m.says != nil {
-			f.Err, f.Text = m.says, ""
-		}
-		return f
+		return m.failure(c.addr, err)
 	}
+	if containsAny(s.Message(), httpThrottled) {
+		m := meaning{Failure: throttled}
+		m.Refused = false // the proxy may have passed the request on
+		return m.failure(c.addr, err)
+	}
+	f = &remote.Failure{Endpoint: c.addr, Err: err, Text: text(err), Blame: true, Refused: !left, Unreachable: !left}
 	switch {
 	case s.Code() == codes.Canceled && c.b.life.Err() != nil:
-		f.Err, f.Text, f.Blame = context.Cause(c.b.life), "", false
+		return &remote.Failure{Endpoint: c.addr, Err: context.Cause(c.b.life), Refused: !left, Local: true}
+	case !left && remote.IsLocalText(s.Message()):
+		f.Local, f.Blame, f.Unreachable = true, false, false
 	case !left && containsAny(s.Message(), certificates):
 		f.Kind = dcs.ErrUnauthorized
 	}
 	return f
+}
+
+// failure is m as the answer of a member.
+func (m meaning) failure(addr string, err error) *remote.Failure {
+	f := m.Failure
+	f.Endpoint, f.Err, f.Text = addr, err, text(err)
+	if m.says != nil {
+		f.Err, f.Text = m.says, ""
+	}
+	return &f
 }
 
 func containsAny(s string, parts []string) bool {

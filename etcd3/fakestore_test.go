@@ -81,7 +81,8 @@ func (f *fakeStore) client(tb testing.TB, c Config) (*Backend, *dcs.Store) {
 
 func (f *fakeStore) clientAt(tb testing.TB, addr string, c Config) (*Backend, *dcs.Store) {
 	tb.Helper()
-	c.Endpoints, c.Root, c.NoDiscovery, c.Timing = []string{addr}, "t", true, suiteTiming
+	c.Endpoints = append([]string{addr}, c.Endpoints...)
+	c.Root, c.NoDiscovery, c.Timing = "t", true, suiteTiming
 	b, err := New(c)
 	require.NoError(tb, err)
 	store, err := dcs.New(b, dcs.Options{Timing: suiteTiming})

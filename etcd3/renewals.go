@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
@@ -37,6 +39,7 @@ type renewStream struct {
 	mu      sync.Mutex
 	waiting []*sentRenewal
 	err     error // why the stream has ended
+	given   bool  // given up by us
 }
 
 // sentRenewal is one request.
@@ -154,10 +157,18 @@ func (r *renewals) drop(s *renewStream) {
 	if s == nil {
 		return
 	}
-	s.cancel()
+	s.giveUp()
 	if r.s == s {
 		r.s = nil
 	}
+}
+
+// giveUp ends the stream on our side.
+func (s *renewStream) giveUp() {
+	s.mu.Lock()
+	s.given = s.given || s.err == nil
+	s.mu.Unlock()
+	s.cancel()
 }
 
 // abandon gives the stream up because ctx has ended.
@@ -168,6 +179,9 @@ func (s *renewStream) abandon(ctx context.Context) error {
 
 var (
 	errStream = errors.New("the stream of renewals ended")
+	// errGivenUp is nobody's fault: the renewal that gave the stream up says whose
+	// silence it was.
+	errGivenUp = errors.New("the stream of renewals was given up by another renewal on it")
 	// errNewToken says that the request can be sent again, with a new token.
 	errNewToken = errors.New("the token had expired")
 )
@@ -176,9 +190,12 @@ var (
 // new one and returns an errNewToken.
 func (s *renewStream) failure(ctx context.Context) error {
 	s.mu.Lock()
-	err := cmp.Or(s.err, errStream)
+	err, given := cmp.Or(s.err, errStream), s.given
 	s.mu.Unlock()
 	c := s.r.c
+	if given && status.Code(err) == codes.Canceled && ctx.Err() == nil && c.b.life.Err() == nil {
+		return &remote.Failure{Endpoint: c.addr, Err: errGivenUp, Local: true}
+	}
 	failed := c.failed(ctx, err, true)
 	if !c.staleToken(err) || ctx.Err() != nil {
 		return failed

@@ -26,6 +26,7 @@ func (b *Backend) source() remote.Source {
 			return remote.Visible("", s), err
 		},
 		Snapshot: b.Snapshot, Raise: b.floor.Raise, Still: b.still, Follow: b.follow,
+		Blame: func(endpoint, reason string) { b.pool.Blame(endpoint, reason) },
 	}
 }
 
@@ -58,6 +59,9 @@ func (b *Backend) still(ctx context.Context, prefix string, since dcs.Revision, 
 
 // follow is one watch at one member, until it fails.
 func (b *Backend) follow(ctx context.Context) error {
+	if err := b.pool.Admit(ctx); err != nil {
+		return err
+	}
 	at := b.pool.Pick(endpoint.Read)
 	c, err := b.connected(at.Endpoint())
 	if err != nil {
@@ -311,7 +315,7 @@ func (v *view) canceled(r *pb.WatchResponse) error {
 		return fmt.Errorf("the watch fell behind a compaction at revision %d: reading the tree again", r.CompactRevision)
 	}
 	if strings.Contains(r.CancelReason, "permission denied") {
-		return &remote.Failure{Endpoint: v.c.addr, Kind: dcs.ErrUnauthorized, Err: errDenied}
+		return &remote.Failure{Endpoint: v.c.addr, Kind: dcs.ErrUnauthorized, Unconfirmed: true, Err: errDenied}
 	}
 	v.blame = true
 	return fmt.Errorf("the member ended the watch: %s", r.CancelReason)

@@ -84,7 +84,11 @@ func (notDone) Unwrap() error   { return transport.ErrNotSent }
 
 // clientFailure is a failure of a connection.
 func clientFailure(addr string, err error) error {
-	f := &remote.Failure{Endpoint: addr, Err: err, Refused: errors.Is(err, transport.ErrNotSent), Blame: true}
+	refused := errors.Is(err, transport.ErrNotSent)
+	if refused && remote.IsLocal(err) {
+		return &remote.Failure{Endpoint: addr, Err: err, Refused: true, Local: true}
+	}
+	f := &remote.Failure{Endpoint: addr, Err: err, Refused: refused, Unreachable: refused, Blame: true}
 	if errors.Is(err, transport.ErrPeerRefused) {
 		f.Kind = dcs.ErrUnauthorized
 	}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -130,6 +131,7 @@ func TestMeanings(t *testing.T) {
 		"the session moved":    {err: zk.ErrSessionMoved, refused: true},
 		"no right":             {err: zk.ErrNoAuth, kind: dcs.ErrUnauthorized, refused: true},
 		"a bad ACL":            {err: zk.ErrInvalidACL, kind: dcs.ErrUnauthorized, refused: true},
+		"a wrong user":         {err: zk.ErrAuthFailed, kind: dcs.ErrUnauthorized, refused: true, blame: true},
 		"the session is over":  {err: zk.ErrSessionExpired, refused: true},
 	} {
 		err := b.failed(s, "h:1", c.err)
@@ -148,14 +150,19 @@ func TestMeanings(t *testing.T) {
 		"an unknown authority":  {err: &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, kind: dcs.ErrUnauthorized},
 		"another host":          {err: x509.HostnameError{Certificate: &x509.Certificate{}}, kind: dcs.ErrUnauthorized},
 		"our certificate":       {err: &net.OpError{Op: "remote error", Err: tls.AlertError(42)}, kind: dcs.ErrUnauthorized},
-		"the server went away":  {err: io.EOF},
 		"no answer in its time": {err: os.ErrDeadlineExceeded},
 	} {
 		err := b.unreachable("h:1", c.err)
 		var f *remote.Failure
 		require.ErrorAs(t, err, &f, name)
 		require.Equal(t, c.kind, f.Kind, name)
-		require.True(t, f.Refused && f.Blame, name)
+		require.True(t, f.Refused && f.Blame && f.Unreachable, name)
+	}
+	for _, err := range []error{io.EOF, &net.OpError{Op: "read", Err: syscall.ECONNRESET}} {
+		var f *remote.Failure
+		require.ErrorAs(t, b.notGranted("h:1", err), &f)
+		require.True(t, f.Refused && !f.Blame && !f.Unreachable && f.Busy > 0, "at its limit, a server goes on serving")
+		require.ErrorContains(t, f, "maxClientCnxns")
 	}
 }
 

@@ -77,7 +77,9 @@
 // a server says that its session is over: one that has seen all that the session
 // has, which excludes servers that lag behind. A refused certificate, and a node
 // that the user may not read or write, are ErrUnauthorized. A lease that another
-// Store was granted is ErrInvalid in a Commit.
+// Store was granted is ErrInvalid in a Commit. A server that closes a new
+// connection before it grants a session, as one does at its maxClientCnxns, is
+// asked last for a second and not ejected (docs/decisions/0030).
 //
 // # Endpoints
 //

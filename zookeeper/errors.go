@@ -6,7 +6,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"syscall"
+	"time"
 
 	"github.com/go-zookeeper/zk"
 
@@ -26,14 +29,16 @@ func (b *Backend) failed(s *session, addr string, err error) error {
 	case errors.As(err, &late):
 		return err
 	case b.life.Err() != nil:
-		f.Err, f.Blame = context.Cause(b.life), false
+		f.Err, f.Blame, f.Local = context.Cause(b.life), false, true
 	case errors.Is(err, zk.ErrSessionExpired):
 		f.Err, f.Refused, f.Blame = errExpired, true, false
 	case errors.Is(s.ended(), errExpired):
 		f.Blame = false // it may have been done before
 	case errors.Is(err, zk.ErrSessionMoved):
 		f.Refused, f.Blame = true, false
-	case errors.Is(err, zk.ErrNoAuth), errors.Is(err, zk.ErrAuthFailed), errors.Is(err, zk.ErrInvalidACL):
+	case errors.Is(err, zk.ErrAuthFailed): // by this server, which keeps users of its own
+		f.Kind, f.Err, f.Refused = dcs.ErrUnauthorized, b.needs(err), true
+	case errors.Is(err, zk.ErrNoAuth), errors.Is(err, zk.ErrInvalidACL): // by the leader, or behind a barrier
 		f.Kind, f.Err, f.Refused, f.Blame = dcs.ErrUnauthorized, b.needs(err), true, false
 	}
 	return f
@@ -48,6 +53,18 @@ func (b *Backend) needs(err error) error {
 	return fmt.Errorf("%w (%s); we need cdrw on %s and what is below it, and r on /", err, who, b.root)
 }
 
+// errConnections is what a server that is at its limit, or serves no clients, does.
+var errConnections = errors.New("the server closed a new connection before it granted a session: it serves no clients now, or its limit on connections from one address is reached: raise maxClientCnxns (default 60), or use fewer Sessions on this host")
+
+// notGranted is the failure of a connection on which no session was granted. A
+// server at its limit of connections goes on serving those that it has.
+func (b *Backend) notGranted(addr string, err error) error {
+	if b.life.Err() == nil && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+		return &remote.Failure{Endpoint: addr, Err: fmt.Errorf("%w (%w)", errConnections, err), Refused: true, Busy: time.Second}
+	}
+	return b.unreachable(addr, err)
+}
+
 // unreachable is the failure of a connection that was not made, or broke
 // before the session was granted: nothing was sent.
 func (b *Backend) unreachable(addr string, err error) error {
@@ -55,11 +72,13 @@ func (b *Backend) unreachable(addr string, err error) error {
 	if errors.As(err, &f) {
 		return err
 	}
-	f = &remote.Failure{Endpoint: addr, Err: err, Blame: true, Refused: true}
-	if b.life.Err() != nil {
-		f.Err, f.Blame = context.Cause(b.life), false
-		return f
+	switch {
+	case b.life.Err() != nil:
+		return &remote.Failure{Endpoint: addr, Err: context.Cause(b.life), Refused: true, Local: true}
+	case remote.IsLocal(err):
+		return &remote.Failure{Endpoint: addr, Err: err, Refused: true, Local: true}
 	}
+	f = &remote.Failure{Endpoint: addr, Err: err, Blame: true, Refused: true, Unreachable: true}
 	var (
 		alert     tls.AlertError
 		unknown   x509.UnknownAuthorityError

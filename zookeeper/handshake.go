@@ -128,7 +128,7 @@ func (b *Backend) aside(ctx context.Context, addr string, f func(c net.Conn) err
 		return ctx.Err()
 	}
 	if err != nil {
-		return b.unreachable(addr, err)
+		return b.notGranted(addr, err)
 	}
 	return nil
 }

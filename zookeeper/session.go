@@ -231,7 +231,7 @@ func (s *session) lose(err error) {
 
 // missed ends a try to connect that failed. Under s.mu.
 func (s *session) missed(addr string, err error) {
-	s.fault, s.next, s.dialing = s.b.unreachable(addr, cmp.Or(err, errBroken)), nil, ""
+	s.fault, s.next, s.dialing = s.b.notGranted(addr, cmp.Or(err, errBroken)), nil, ""
 	s.misses++
 	s.stop()
 	s.changed()

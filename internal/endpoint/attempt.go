@@ -61,13 +61,18 @@ func (a *Attempt) End(err error) {
 	case isContext(err) || err == ErrOvertaken: //nolint:errorlint // given by us, never wrapped
 		p.unanswered(a, took, now, err)
 	default:
-		switch v := p.o.Judge(err); {
+		v := p.o.Judge(err)
+		p.rest(a.m, now, v)
+		switch {
 		case v.Final:
 			a.m.strikes = 0
+			p.rested(a.m)
+		case v.Local || v.Unconfirmed:
 		case v.Doubt:
 			p.doubt(a.m, a.start, now, v.Reason)
-		case v.Blame:
-			p.strike(a.m, now, v.Reason, v.Refused)
+		case v.Blame || v.Unreachable:
+			p.strike(a.m, now, v.Reason, v.Unreachable)
+			a.m.unreachable = v.Unreachable
 		}
 	}
 	p.reconsider()
@@ -77,6 +82,7 @@ func (a *Attempt) End(err error) {
 
 func (p *Pool) answer(a *Attempt, took, now time.Duration) {
 	m := a.m
+	p.rested(m)
 	m.lat[a.class].add(m.lat[a.class].damped(took))
 	p.well(m, now)
 	p.resolveDoubts(a)
@@ -100,13 +106,17 @@ func (p *Pool) doubt(m *member, start, now time.Duration, why string) {
 }
 
 // resolveDoubts counts a fault of each endpoint that had refused to serve before
-// a was sent, which another one has answered now.
+// a was sent, which another one has answered now. If that one had refused too,
+// the reason was the store's.
 func (p *Pool) resolveDoubts(a *Attempt) {
+	shared := a.m.doubtAt > 0
 	a.m.doubtAt = 0
 	for _, m := range p.members {
 		if m.doubtAt > 0 && m.doubtAt <= a.start {
 			m.doubtAt = 0
-			p.strike(m, p.now(), m.doubtWhy, false)
+			if !shared {
+				p.strike(m, p.now(), m.doubtWhy, false)
+			}
 		}
 	}
 }

@@ -121,6 +121,7 @@ func (p *Pool) proved(m *member, now, took time.Duration, leads bool) {
 	}
 	m.probeAt = now + p.sampled()
 	m.doubtAt = 0
+	p.rested(m)
 	if !m.out {
 		m.strikes = 0
 		return
@@ -134,10 +135,23 @@ func (p *Pool) proved(m *member, now, took time.Duration, leads bool) {
 
 func (p *Pool) unproven(m *member, began, now time.Duration, err error) {
 	why := p.fault(err, now-began)
-	if !m.out && !isContext(err) && p.o.Judge(err).Doubt {
-		p.doubt(m, began, now, why)
-		m.probeAt = now + p.jitter(p.o.ProbeInterval)
-		return
+	m.unreachable = false
+	if !isContext(err) {
+		v := p.o.Judge(err)
+		defer func() { m.unreachable = v.Unreachable }()
+		p.rest(m, now, v)
+		switch {
+		case m.out:
+		case v.Doubt:
+			p.doubt(m, began, now, why)
+			if m.probeAt = now + p.jitter(p.o.ProbeInterval); v.Throttled {
+				m.probeAt = now + p.sampled() // calls have turns, and bring the answer
+			}
+			return
+		case !v.Blame && !v.Unreachable:
+			m.probeAt = now + p.sampled()
+			return
+		}
 	}
 	if !m.out {
 		// Nobody waits for a probe, and it had all its time: there is no doubt.

@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,8 +28,9 @@ type Answer[T any] struct {
 // or ctx ends: for what is safe to send twice (P13). ctx must have a deadline.
 // f must return when its context ends; it may be called several times at once.
 //
-// The error is that of a Final verdict, [dcs.ErrClosed] after Close, or else
-// ctx's, with the last fault that was found.
+// The error is that of a Final verdict, or of an Unconfirmed one that no
+// endpoint contradicts, [dcs.ErrClosed] after Close, or else ctx's. The last
+// two are a [Fault] where an endpoint has failed.
 func Do[T any](ctx context.Context, p *Pool, c Class, f func(ctx context.Context, endpoint string) (T, error)) (Answer[T], error) {
 	return DoAt(ctx, p, c, func() string { return "" }, f)
 }
@@ -45,10 +47,21 @@ func DoAt[T any](ctx context.Context, p *Pool, c Class, at func() string, f func
 		if err := ctx.Err(); err != nil {
 			return d.answer, d.given(err)
 		}
+		if err := p.Admit(ctx); errors.Is(err, dcs.ErrClosed) {
+			return d.answer, dcs.ErrClosed
+		} else if err != nil {
+			d.throttled(err)
+			return d.answer, d.given(cmp.Or(ctx.Err(), context.DeadlineExceeded))
+		}
 		if d.round(ctx, round) {
+			d.refusals.Served(p, d.answer.Endpoint)
 			return d.answer, d.err
 		}
-		d.rest(ctx, round)
+		if at, err := d.refusals.Unanimous(p); err != nil {
+			d.answer.Endpoint = at
+			return d.answer, &Fault{at, err}
+		}
+		d.backOff(ctx, round)
 	}
 }
 
@@ -66,8 +79,10 @@ type call[T any] struct {
 	open   int                     // copies of this round under way
 	over   bool                    // answered, or a final no
 	answer Answer[T]
-	err    error // the answer's
-	fault  error // the last one, which names its endpoint
+	err    error  // the answer's
+	fault  *Fault // the last one
+
+	refusals Refusals
 }
 
 // round runs copies until one is answered (true) or all have failed.
@@ -102,7 +117,7 @@ func (d *call[T]) round(ctx context.Context, n int) bool {
 func (d *call[T]) more(ctx context.Context) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.over || ctx.Err() != nil || d.open >= maxCopies {
+	if d.over || ctx.Err() != nil || d.open >= maxCopies || len(d.tried) > 0 && d.p.gated() {
 		return false
 	}
 	if len(d.tried) > 0 && len(d.tried) >= d.p.size() {
@@ -133,7 +148,7 @@ func (d *call[T]) hedge(ctx context.Context, after time.Duration) {
 func (d *call[T]) beside(ctx context.Context) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.open > 0 && d.open < maxCopies && !d.over && ctx.Err() == nil && len(d.tried) < d.p.size()
+	return d.open > 0 && d.open < maxCopies && !d.over && ctx.Err() == nil && len(d.tried) < d.p.size() && !d.p.gated()
 }
 
 // copy runs one copy, which is counted in open already.
@@ -151,8 +166,12 @@ func (d *call[T]) copy(ctx context.Context, hedge bool) {
 	d.mu.Unlock()
 
 	value, err := d.f(ctx, a.Endpoint())
-	if err != nil && ctx.Err() != nil && !d.p.o.Judge(err).Final {
-		err = context.Cause(ctx) // it was cut short: whatever it says comes from that
+	var v Verdict
+	if err != nil {
+		v = d.p.o.Judge(err)
+		if ctx.Err() != nil && !v.Final && !v.Unconfirmed && !v.Local {
+			err = context.Cause(ctx) // it was cut short: whatever it says comes from that
+		}
 	}
 	a.End(err)
 
@@ -163,50 +182,76 @@ func (d *call[T]) copy(ctx context.Context, hedge bool) {
 	case d.idle <- struct{}{}:
 	default:
 	}
-	if !d.over {
-		d.take(a.Endpoint(), sent, value, err)
+	switch {
+	case d.over:
+	case err == nil:
+		d.answer.Endpoint, d.answer.Value, d.answer.Sent, d.answer.Clear = a.Endpoint(), value, sent, false
+		d.end(nil)
+	case v.Final:
+		// Another copy may still be done.
+		d.answer.Endpoint, d.answer.Clear = a.Endpoint(), d.answer.Clear && d.open == 0
+		d.end(err)
+	default:
+		d.failed(&Fault{a.Endpoint(), err}, v, sent.Elapsed())
 	}
 }
 
-// take judges what one copy brought. Under d.mu.
-func (d *call[T]) take(addr string, sent dcs.Instant, value T, err error) {
-	d.answer.Endpoint = addr
-	if err == nil {
-		d.answer.Value, d.answer.Sent, d.answer.Clear = value, sent, false
-		d.over, d.err = true, nil
-		d.cancel(ErrOvertaken)
-		return
-	}
-	if isContext(err) {
-		d.answer.Clear = false
-		if d.fault == nil {
-			d.fault = fmt.Errorf("%s did not answer", addr)
-		}
-		return
-	}
-	v := d.p.o.Judge(err)
-	if v.Final {
-		d.over, d.err = true, err
-		d.cancel(ErrOvertaken)
-		return
-	}
+// end ends the call with what one copy was answered. Under d.mu.
+func (d *call[T]) end(err error) {
+	d.over, d.err = true, err
+	d.cancel(ErrOvertaken)
+}
+
+// failed notes the failure of one copy. Under d.mu.
+func (d *call[T]) failed(f *Fault, v Verdict, took time.Duration) {
 	d.answer.Clear = d.answer.Clear && v.Refused
-	if dcs.KindOf(err) == nil && dcs.KindOf(d.fault) != nil {
-		return // what only an operator can mend is told, whatever came after it
+	d.refusals.Note(f.Endpoint, f.Err, v)
+	switch {
+	case errors.Is(f.Err, context.Canceled) || errors.Is(f.Err, ErrOvertaken):
+		return // it was given up
+	case isContext(f.Err) && d.fault != nil:
+		return // an answer says more than silence
+	case isContext(f.Err):
+		f.Err = fmt.Errorf("no answer within %v", round(took))
+	case v.Local && d.fault != nil && d.fault.Endpoint != "":
+		return
+	case v.Local:
+		f.Endpoint = ""
 	}
-	d.fault = fmt.Errorf("%s: %w", addr, err)
+	d.answer.Endpoint, d.fault = f.Endpoint, f
 }
 
-// given is the error of a call whose time is over.
+// given is the error of a call whose time is over. What only an operator can mend
+// is reported, whatever came after it, unless an endpoint was heard of which did
+// not refuse.
 func (d *call[T]) given(ctxErr error) error {
-	if d.fault == nil {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.fault
+	if at, err := d.refusals.uncontradicted(); err != nil {
+		f = &Fault{at, err}
+	} else if f != nil && dcs.KindOf(f.Err) == dcs.ErrUnauthorized { //nolint:errorlint // KindOf returns a sentinel
+		f = &Fault{f.Endpoint, errors.New(f.Err.Error())}
+	}
+	if f == nil {
 		return ctxErr
 	}
-	return fmt.Errorf("%w (%w)", d.fault, ctxErr)
+	d.answer.Endpoint = f.Endpoint
+	return &Fault{f.Endpoint, fmt.Errorf("%w (%w)", f.Err, ctxErr)}
 }
 
-// rest pauses between two rounds, with full jitter.
-func (d *call[T]) rest(ctx context.Context, round int) {
+// throttled notes why nothing may be sent now.
+func (d *call[T]) throttled(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var f *Fault
+	if errors.As(err, &f) && d.fault == nil {
+		d.answer.Endpoint, d.fault = f.Endpoint, f
+	}
+}
+
+// backOff pauses between two rounds, with full jitter.
+func (d *call[T]) backOff(ctx context.Context, round int) {
 	d.p.pause(ctx, min(minBackoff<<min(round, 10), maxBackoff))
 }
 

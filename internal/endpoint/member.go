@@ -49,6 +49,12 @@ type member struct {
 	doubtAt  time.Duration // when it last said that it could not serve; 0: not since it served
 	doubtWhy string
 
+	busyUntil time.Duration // until when it asks to be left alone
+	busyWhy   string
+	throttled bool // it refused the last request because there are too many
+
+	unreachable bool // the last fault was that it cannot be used at all
+
 	out     bool          // left out
 	why     string        // the last fault
 	proven  int           // probes in a row that were answered, while out

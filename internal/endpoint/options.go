@@ -26,15 +26,32 @@ type Verdict struct {
 	// Final says that it is the store's own word, only a no: the call returns
 	// it as it is, and the endpoint is well.
 	Final bool
+	// Unconfirmed says that the endpoint refused the call for a reason that may
+	// be its own, such as a token that it does not know yet. The call goes on at
+	// the other endpoints. It ends with the refusal once all that can be reached
+	// have given one; if another one serves it, those that refused are at fault.
+	Unconfirmed bool
 	// Refused says that this copy wrote nothing and never will: it never
-	// left, or was refused outright.
+	// left, or was refused outright. It says nothing of the endpoint.
 	Refused bool
+	// Local says that the cause is on our side: no endpoint is at fault.
+	Local bool
 	// Blame says that the endpoint is at fault.
 	Blame bool
+	// Unreachable says that the endpoint cannot be used at all, such as one that
+	// refuses connections. It is ejected at once. Blame is not looked at then.
+	Unreachable bool
 	// Doubt says that the endpoint lives and could not serve, for a reason that
 	// may be the store's, such as an election. It becomes a fault when another
 	// endpoint answers what was sent later. Blame is not looked at then.
 	Doubt bool
+	// Busy is for how long the endpoint asks to be left alone. Calls prefer the
+	// others meanwhile. It is no fault.
+	Busy time.Duration
+	// Throttled says that the endpoint refuses requests because there are too
+	// many. While every endpoint does, [Pool.Admit] lets one request a second
+	// pass.
+	Throttled bool
 	// Reason says it in words, for the log and the event. No secrets.
 	Reason string
 }

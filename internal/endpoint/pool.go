@@ -24,6 +24,7 @@ type Pool struct {
 	current  *member
 	answered [classes]time.Duration // the latest sending that was answered
 	hedges   float64                // tokens
+	throttle throttle
 	dials    bucket
 	probes   bucket
 	listAt   time.Duration // when Topology is asked next
@@ -108,7 +109,7 @@ func (p *Pool) PickAt(c Class, at string, avoid ...string) *Attempt {
 
 // best is the endpoint to try next. Under p.mu.
 func (p *Pool) best(c Class, now time.Duration, avoid []string) *member {
-	if m := p.current; !m.out && !slices.Contains(avoid, m.addr) && !p.silent(m, now) {
+	if m := p.current; !m.out && !slices.Contains(avoid, m.addr) && !p.silent(m, now) && m.busyUntil <= now {
 		return m
 	}
 	var best *member
@@ -117,7 +118,7 @@ func (p *Pool) best(c Class, now time.Duration, avoid []string) *member {
 		// In avoid counts more than silent, left out more than both: a copy
 		// beside one that is out must not go the same way.
 		r := 0
-		if p.silent(m, now) {
+		if p.silent(m, now) || m.busyUntil > now {
 			r++
 		}
 		if slices.Contains(avoid, m.addr) {
@@ -155,7 +156,7 @@ func (p *Pool) before(a, b *member, c Class) bool {
 // strike counts a fault. A hard one leaves the endpoint out at once.
 func (p *Pool) strike(m *member, now time.Duration, why string, hard bool) {
 	m.strikes++
-	m.why = why
+	m.why, m.unreachable = why, false
 	if m.out {
 		return
 	}
@@ -185,7 +186,7 @@ func (p *Pool) switchFrom(m *member, why string) {
 	var best *member
 	now := p.now()
 	for _, o := range p.members {
-		if o != m && !o.out && !p.silent(o, now) && (best == nil || p.before(o, best, Read)) {
+		if o != m && !o.out && !p.silent(o, now) && o.busyUntil <= now && (best == nil || p.before(o, best, Read)) {
 			best = o
 		}
 	}
@@ -202,13 +203,17 @@ func (p *Pool) use(m *member, why string) {
 // reconsider looks whether calls should go elsewhere: away from what is left
 // out, to what leads the store, to what is much faster.
 func (p *Pool) reconsider() {
-	cur := p.current
+	cur, now := p.current, p.now()
 	if cur.out {
 		p.switchFrom(cur, cur.why)
 		return
 	}
+	if cur.busyUntil > now {
+		p.switchFrom(cur, cur.busyWhy)
+		return
+	}
 	for _, m := range p.members {
-		if m == cur || m.out || m.strikes > 0 {
+		if m == cur || m.out || m.strikes > 0 || m.busyUntil > now {
 			continue
 		}
 		switch {

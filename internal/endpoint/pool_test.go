@@ -28,7 +28,7 @@ func judge(err error) Verdict {
 	case errors.Is(err, errNotFound):
 		return Verdict{Final: true, Refused: true}
 	case errors.Is(err, errRefused):
-		return Verdict{Refused: true, Blame: true, Reason: err.Error()}
+		return Verdict{Refused: true, Unreachable: true, Reason: err.Error()}
 	default:
 		return Verdict{Blame: true, Reason: err.Error()}
 	}

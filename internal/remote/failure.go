@@ -4,7 +4,9 @@
 package remote
 
 import (
+	"cmp"
 	"errors"
+	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
@@ -18,14 +20,29 @@ type Failure struct {
 	// Text is what Error says; empty means Err's own.
 	Text string
 	// Kind is set when it is the store's own word: the call ends with it,
-	// unless Blame says that it may be true at this server only.
+	// unless Blame, Unreachable or Unconfirmed says that it may be true at this
+	// server only.
 	Kind error
-	// Refused says that the copy wrote nothing and never will.
+	// Unconfirmed says that Kind is the word of this server only, until another
+	// one gives it too.
+	Unconfirmed bool
+	// Refused says that the copy wrote nothing and never will. It says nothing
+	// of the server.
 	Refused bool
+	// Local says that the cause is on our side: no server is at fault.
+	Local bool
 	// Blame says that the server is at fault, and another one may not be.
 	Blame bool
+	// Unreachable says that the server cannot be used at all: it is ejected at
+	// once.
+	Unreachable bool
 	// Doubt says that the server is at fault only if another one serves.
 	Doubt bool
+	// Busy is for how long the server asks to be left alone.
+	Busy time.Duration
+	// Throttled says that the server refuses requests because there are too
+	// many.
+	Throttled bool
 }
 
 func (f *Failure) Error() string {
@@ -47,6 +64,11 @@ func (f *Failure) Unwrap() []error {
 	return out
 }
 
+// IsFinal reports whether f is the store's own word, and not that of one server.
+func (f *Failure) IsFinal() bool {
+	return f.Kind != nil && !f.Blame && !f.Unreachable && !f.Unconfirmed
+}
+
 // Judge is the Pool's view of an error: of a Failure what it says, of anything
 // else that the server is to blame.
 func Judge(err error) endpoint.Verdict {
@@ -54,7 +76,10 @@ func Judge(err error) endpoint.Verdict {
 	if !errors.As(err, &f) {
 		return endpoint.Verdict{Blame: !errors.Is(err, dcs.ErrClosed), Reason: err.Error()}
 	}
-	return endpoint.Verdict{Final: f.Kind != nil && !f.Blame, Refused: f.Refused, Blame: f.Blame, Doubt: f.Doubt, Reason: f.Error()}
+	return endpoint.Verdict{
+		Final: f.IsFinal(), Unconfirmed: f.Unconfirmed, Refused: f.Refused, Local: f.Local,
+		Blame: f.Blame, Unreachable: f.Unreachable, Doubt: f.Doubt, Busy: f.Busy, Throttled: f.Throttled, Reason: f.Error(),
+	}
 }
 
 // Kinded is the *dcs.Error of a call that failed: with the store's own word,
@@ -62,9 +87,13 @@ func Judge(err error) endpoint.Verdict {
 func Kinded(backend, op, key, at string, err error) *dcs.Error {
 	e := &dcs.Error{Backend: backend, Op: op, Key: key, Endpoint: at, Err: err}
 	var f *Failure
+	var fault *endpoint.Fault
+	if errors.As(err, &fault) {
+		e.Endpoint, e.Err = fault.Endpoint, fault.Err // which is named once
+	}
 	switch {
-	case errors.As(err, &f) && f.Kind != nil:
-		e.Kind, e.Err, e.Endpoint = f.Kind, f.Err, f.Endpoint
+	case errors.As(err, &f) && f.Kind != nil && errors.Is(err, f.Kind):
+		e.Kind, e.Err, e.Endpoint = f.Kind, f.Err, cmp.Or(f.Endpoint, e.Endpoint)
 	case errors.Is(err, dcs.ErrClosed):
 		e.Kind = dcs.ErrClosed
 	default:
@@ -88,8 +117,11 @@ func Found(backend, key, at string, entries []dcs.Entry, err error) (dcs.Entry, 
 // ever will.
 func Granted(backend, at string, clear bool, err error) *dcs.Error {
 	e := Kinded(backend, "Grant", "", at, err)
-	if !clear && (e.Kind == dcs.ErrUnavailable || e.Kind == dcs.ErrClosed) { //nolint:errorlint // Kinded sets a sentinel
-		e.Kind = dcs.ErrAmbiguous
+	switch e.Kind {
+	case dcs.ErrUnavailable, dcs.ErrUnauthorized, dcs.ErrClosed: //nolint:errorlint // Kinded sets a sentinel
+		if !clear {
+			e.Kind = dcs.ErrAmbiguous // the gravest counts: a copy may have been done
+		}
 	}
 	return e
 }

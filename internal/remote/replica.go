@@ -33,6 +33,9 @@ type Source struct {
 	// revision that is older than the copy; now are the keys that are there.
 	// False means that it cannot be told.
 	Still func(ctx context.Context, prefix string, since dcs.Revision, now map[string]bool) bool
+	// Blame counts a fault of a server, for the Pool. Nil where no server's
+	// failure is Unconfirmed.
+	Blame func(endpoint, reason string)
 	// Follow is one watch at one server, until it fails: what it tells goes
 	// into the Tree, and Alive says that it told something.
 	Follow func(ctx context.Context) error
@@ -61,6 +64,7 @@ type Replica struct {
 	base   dcs.Revision  // what was before is not in it
 	heard  dcs.Instant   // when the watch last knew that the store serves
 	fault  error         // why it does not
+	final  bool          // fault is the store's own word
 	change chan struct{} // closed when any of these changes
 }
 
@@ -140,8 +144,8 @@ func (r *Replica) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 	defer watch.Stop()
 	for {
 		moved := watch.Moved()
-		synced, change, silent, fault := r.state(began)
-		if err := r.over(ctx, prefix, silent, fault); err != nil {
+		synced, change, silent, fault, final := r.state(began)
+		if err := r.over(ctx, prefix, silent, fault, final); err != nil {
 			return dcs.Snapshot{}, err
 		}
 		if base := r.Begins(); synced && since < base {
@@ -207,26 +211,25 @@ func (r *Replica) before(ctx context.Context, prefix string, since dcs.Revision)
 }
 
 // state is what a Wait that began at began has to know.
-func (r *Replica) state(began dcs.Instant) (synced bool, change <-chan struct{}, silent time.Duration, fault error) {
+func (r *Replica) state(began dcs.Instant) (synced bool, change <-chan struct{}, silent time.Duration, fault error, final bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	heard := r.heard
 	if heard.Before(began) {
 		heard = began
 	}
-	return r.synced, r.change, heard.Elapsed(), r.fault
+	return r.synced, r.change, heard.Elapsed(), r.fault, r.final
 }
 
 // over returns what ends a Wait, or nil.
-func (r *Replica) over(ctx context.Context, prefix string, silent time.Duration, fault error) error {
+func (r *Replica) over(ctx context.Context, prefix string, silent time.Duration, fault error, final bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if r.Life.Err() != nil {
 		return &dcs.Error{Backend: r.Backend, Op: "Wait", Key: prefix, Kind: dcs.ErrClosed}
 	}
-	var f *Failure
-	if errors.As(fault, &f) && f.Kind != nil || silent >= r.Budget {
+	if final || silent >= r.Budget {
 		if fault == nil {
 			fault = errors.New("the watch is silent")
 		}
@@ -284,7 +287,7 @@ func (r *Replica) set(f func()) {
 func (r *Replica) Alive() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.heard, r.fault = dcs.Now(), nil
+	r.heard, r.fault, r.final = dcs.Now(), nil, false
 }
 
 // Take makes the Tree what was read of the whole of it at rev, sorted and with
@@ -353,14 +356,19 @@ func (r *Replica) run() {
 	for n := 0; ctx.Err() == nil; n++ {
 		began := dcs.Now()
 		err := r.sync(ctx)
+		final := isFinal(err) || isRefusal(err) // all servers that could be reached were asked
 		if err == nil {
 			r.forgetLeft()
 			err = r.Follow(ctx)
+			final = isFinal(err)
+			if isRefusal(err) {
+				err, final = r.confirm(ctx, err)
+			}
 		}
 		if ctx.Err() != nil {
 			break
 		}
-		r.set(func() { r.fault = err })
+		r.set(func() { r.fault, r.final = err, final })
 		if began.Elapsed() > time.Second {
 			n = 0
 		}
@@ -399,7 +407,7 @@ func (r *Replica) sync(ctx context.Context) error {
 // begin makes the Tree a copy.
 func (r *Replica) begin(rev dcs.Revision, entries []dcs.Entry) {
 	r.Tree.Become(rev, entries)
-	r.set(func() { r.synced, r.base, r.heard, r.fault = true, rev, dcs.Now(), nil })
+	r.set(func() { r.synced, r.base, r.heard, r.fault, r.final = true, rev, dcs.Now(), nil, false })
 }
 
 func (r *Replica) isCopy() bool {

@@ -213,3 +213,62 @@ func BenchmarkReplicaApply(b *testing.B) {
 		})
 	}
 }
+
+// A watch that one server refuses ends no Wait unless all servers refuse. If they
+// do not, that server is at fault. A bad certificate is one server's always.
+func TestRefusalOfOneServerEndsNoWait(t *testing.T) {
+	for name, row := range map[string]struct {
+		watch  *Failure
+		reads  error // of all servers
+		ends   bool
+		blames int
+	}{
+		"one refuses":          {watch: &Failure{Endpoint: "a", Kind: dcs.ErrUnauthorized, Unconfirmed: true, Err: errors.New("denied")}, blames: 1},
+		"all refuse":           {watch: &Failure{Endpoint: "a", Kind: dcs.ErrUnauthorized, Unconfirmed: true, Err: errors.New("denied")}, reads: &Failure{Endpoint: "b", Kind: dcs.ErrUnauthorized, Unconfirmed: true, Err: errors.New("denied")}, ends: true},
+		"the others are down":  {watch: &Failure{Endpoint: "a", Kind: dcs.ErrUnauthorized, Unconfirmed: true, Err: errors.New("denied")}, reads: errors.New("down")},
+		"a certificate is bad": {watch: &Failure{Endpoint: "a", Kind: dcs.ErrUnauthorized, Unreachable: true, Err: errors.New("x509")}},
+		"the store's own word": {watch: &Failure{Endpoint: "a", Kind: dcs.ErrUnavailable, Err: errors.New("too large")}, ends: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				life, end := context.WithCancel(t.Context())
+				var r Replica
+				var f Floor
+				reads, watches, blamed := 0, 0, 0
+				r.Init(Source{
+					Backend: "b", Budget: 5 * time.Second, Life: life, Raise: f.Raise,
+					Read: func(context.Context) (dcs.Snapshot, error) {
+						if reads++; reads == 1 {
+							return dcs.Snapshot{Revision: 20}, nil
+						}
+						return dcs.Snapshot{Revision: 20}, row.reads
+					},
+					Blame: func(at, _ string) {
+						require.Equal(t, "a", at)
+						blamed++
+					},
+					Follow: func(ctx context.Context) error {
+						if watches++; watches == 1 {
+							return row.watch
+						}
+						r.Alive()
+						<-ctx.Done()
+						return ctx.Err()
+					},
+				})
+				defer r.Close()
+				defer end()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				_, err := r.Wait(ctx, "k", 20)
+				if row.ends {
+					require.Equal(t, row.watch.Kind, dcs.KindOf(err), "%v", err)
+				} else {
+					require.ErrorIs(t, err, context.DeadlineExceeded)
+					require.NotErrorIs(t, err, dcs.ErrUnauthorized)
+				}
+				require.Equal(t, row.blames, blamed)
+			})
+		})
+	}
+}

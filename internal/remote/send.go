@@ -42,8 +42,37 @@ func Send(ctx context.Context, p *endpoint.Pool, m *Markers, r attempt.Request, 
 			return attempt.Answer{}, err
 		}
 	}
+	var refusals endpoint.Refusals
+	for {
+		if err := p.Admit(ctx); err != nil {
+			return attempt.Answer{}, NotSent(err)
+		}
+		addr, answer, err := sendAt(ctx, p, r, lease, at(lease), refusals.Asked(), one)
+		if err == nil {
+			refusals.Served(p, addr)
+			dcs.AnsweredBy(ctx, addr)
+			return answer, nil
+		}
+		v, before := Judge(err), len(refusals.Asked())
+		refusals.Note(addr, err, v)
+		at, refusal := refusals.Unanimous(p)
+		if refusal != nil {
+			addr, err = at, refusal
+		}
+		// While nothing was written and a server has refused for a reason that may
+		// be its own, the next one is asked, each once.
+		if refusal != nil || !v.Refused || !refusals.Any() || len(refusals.Asked()) == before || ctx.Err() != nil {
+			return answer, &endpoint.Fault{Endpoint: addr, Err: err}
+		}
+	}
+}
+
+// sendAt sends the copy to one server that has not been asked, if there is one.
+func sendAt(ctx context.Context, p *endpoint.Pool, r attempt.Request, lease dcs.LeaseID, at string, asked []string,
+	one func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error),
+) (string, attempt.Answer, error) {
 	deadline, _ := ctx.Deadline()
-	a := p.PickAt(endpoint.Write, at(lease))
+	a := p.PickAt(endpoint.Write, at, asked...)
 	limit := p.AttemptTimeout(endpoint.Write, time.Until(deadline), r.Round)
 	ctx, cancel := context.WithTimeout(ctx, endpoint.Patience*limit)
 	defer cancel()
@@ -54,10 +83,7 @@ func Send(ctx context.Context, p *endpoint.Pool, m *Markers, r attempt.Request, 
 		a.Hedge() // what was refused neither won nor came too late
 	}
 	a.End(err)
-	if err == nil {
-		dcs.AnsweredBy(ctx, answer.Endpoint)
-	}
-	return answer, err
+	return a.Endpoint(), answer, err
 }
 
 // Anywhere is Send's at for a store whose writes are bound to no endpoint.

@@ -1,0 +1,250 @@
+package consul
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+)
+
+// refuse makes an agent answer every request with a status.
+func (f *fakeAgent) refuse(code int, body, retryAfter string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.serve = nil
+	if code != http.StatusOK {
+		f.serve = func(w http.ResponseWriter, _ *http.Request) {
+			if retryAfter != "" {
+				w.Header().Set("Retry-After", retryAfter)
+			}
+			w.WriteHeader(code)
+			_, _ = io.WriteString(w, body)
+		}
+	}
+}
+
+// decided is a client whose decisions about agents are recorded.
+func decided(t *testing.T, agents ...*fakeAgent) (*Backend, func(change dcs.EndpointChange) int) {
+	t.Helper()
+	var mu sync.Mutex
+	var events []dcs.EndpointEvent
+	b := fakeClient(t, func(c *Config) {
+		c.Observer.Endpoint = func(ev dcs.EndpointEvent) {
+			mu.Lock()
+			defer mu.Unlock()
+			events = append(events, ev)
+		}
+	}, agents...)
+	return b, func(change dcs.EndpointChange) (n int) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, ev := range events {
+			if ev.Change == change {
+				n++
+			}
+		}
+		return n
+	}
+}
+
+// A token that has not reached one agent yet (consul #15157) costs no call.
+func TestTokenThatOneAgentDoesNotKnow(t *testing.T) {
+	t.Parallel()
+	one, two := newFake(t), newFake(t)
+	b, _ := decided(t, one, two)
+	for range 5 {
+		one.refuse(http.StatusForbidden, "ACL not found", "")
+		_, err := b.Snapshot(budget(t), "")
+		require.NoError(t, err)
+		_, _, err = b.Grant(budget(t), suiteTiming.TTL)
+		require.NoError(t, err)
+		one.refuse(http.StatusOK, "", "")
+		two.refuse(http.StatusForbidden, "ACL not found", "")
+		_, err = b.Snapshot(budget(t), "")
+		require.NoError(t, err)
+		two.refuse(http.StatusOK, "", "")
+	}
+}
+
+// A token that no agent knows is refused at once, and no agent is ejected for it.
+func TestTokenThatNoAgentKnows(t *testing.T) {
+	t.Parallel()
+	one, two := newFake(t), newFake(t)
+	b, count := decided(t, one, two)
+	_, err := b.Snapshot(budget(t), "")
+	require.NoError(t, err)
+	one.refuse(http.StatusForbidden, "ACL not found", "")
+	two.refuse(http.StatusForbidden, "ACL not found", "")
+	for range 5 {
+		begin := time.Now()
+		_, err := b.Snapshot(budget(t), "")
+		require.ErrorIs(t, err, dcs.ErrUnauthorized)
+		_, _, err = b.Grant(budget(t), suiteTiming.TTL)
+		require.ErrorIs(t, err, dcs.ErrUnauthorized)
+		require.NotErrorIs(t, err, dcs.ErrAmbiguous, "every copy was refused")
+		require.Less(t, time.Since(begin), suiteTiming.RetryTimeout/2)
+	}
+	require.Zero(t, count(dcs.Ejected))
+}
+
+// While every agent refuses requests for their number, a Store sends one a second
+// at most, and none before the time that the agents name. No agent is ejected.
+func TestThrottledAgentsAreAskedOnceASecond(t *testing.T) {
+	for name, row := range map[string]struct {
+		code       int
+		body       string
+		retryAfter string
+		most       int32 // in three seconds
+	}{
+		"429": {http.StatusTooManyRequests, "rate limit exceeded, try again later or against a different server", "", 4},
+		"503": {http.StatusServiceUnavailable, "busy", "2", 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			one, two := newFake(t), newFake(t)
+			b, count := decided(t, one, two)
+			_, err := b.Snapshot(budget(t), "")
+			require.NoError(t, err)
+			for _, a := range []*fakeAgent{one, two} {
+				a.refuse(row.code, row.body, row.retryAfter)
+			}
+			first, stop := context.WithTimeout(t.Context(), 1100*time.Millisecond)
+			defer stop()
+			_, err = b.Snapshot(first, "") // each has refused
+			require.ErrorIs(t, err, dcs.ErrUnavailable)
+			require.ErrorContains(t, err, row.body)
+			one.heard()
+			two.heard()
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			var callers sync.WaitGroup
+			for i := range 10 {
+				callers.Go(func() {
+					for ctx.Err() == nil {
+						var err error
+						switch i % 3 {
+						case 0:
+							_, err = b.Get(ctx, "k")
+						case 1:
+							_, err = b.Wait(ctx, "k", 8)
+						case 2:
+							_, err = (&lease{b, "s", suiteTiming.TTL}).Renew(ctx, "k")
+						}
+						if err == nil {
+							t.Error("a refused call succeeded")
+						}
+					}
+				})
+			}
+			callers.Wait()
+			require.LessOrEqual(t, int32(len(one.heard())+len(two.heard())), row.most)
+			require.Zero(t, count(dcs.Ejected))
+			for _, a := range []*fakeAgent{one, two} {
+				a.refuse(http.StatusOK, "", "")
+			}
+			long, cancel := context.WithTimeout(t.Context(), 2*suiteTiming.RetryTimeout)
+			defer cancel()
+			_, err = b.Snapshot(long, "")
+			require.NoError(t, err)
+		})
+	}
+}
+
+// An agent at its limit of connections from one address keeps those that it has,
+// is not ejected, and the error names the limit.
+func TestLimitOfConnectionsIsNamed(t *testing.T) {
+	t.Parallel()
+	a := newFake(t)
+	b, count := decided(t, a)
+	_, err := b.Snapshot(budget(t), "")
+	require.NoError(t, err)
+	a.refuse(http.StatusTooManyRequests, "Your IP is issuing too many concurrent connections, please rate limit your calls\n", "")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err = b.Snapshot(ctx, "")
+	require.ErrorContains(t, err, "http_max_conns_per_client")
+	a.refuse(http.StatusOK, "", "")
+	begin := time.Now()
+	_, err = b.Snapshot(budget(t), "")
+	require.NoError(t, err)
+	require.Less(t, time.Since(begin), suiteTiming.RetryTimeout/2, "the connections that there are go on at once")
+	require.Zero(t, count(dcs.Ejected))
+}
+
+// A request that waits in vain for one of our own connections is no agent's fault,
+// and says so.
+func TestWaitingForAConnectionIsNoSilence(t *testing.T) {
+	t.Parallel()
+	stuck := make(chan struct{})
+	var held atomic.Int64
+	slow := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { held.Add(1); <-stuck }))
+	defer slow.Close()
+	defer close(stuck)
+	b := fakeClient(t, func(c *Config) { c.Endpoints = []string{strings.TrimPrefix(slow.URL, "http://")} })
+	c, err := b.connected(b.c.Endpoints[0])
+	require.NoError(t, err)
+	ask := func(d time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), d)
+		defer cancel()
+		_, err := call(ctx, c, func(ctx context.Context, token string) (struct{}, error) {
+			_, _, err := c.api.KV().Get("k", (&api.QueryOptions{Token: token}).WithContext(ctx))
+			return struct{}{}, err
+		})
+		return err
+	}
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	for range mostConns {
+		busy.Go(func() { _ = ask(2 * time.Second) })
+	}
+	require.Eventually(t, func() bool { return held.Load() >= mostConns }, 2*time.Second, time.Millisecond)
+	require.ErrorIs(t, ask(50*time.Millisecond), errNoConn)
+	require.ErrorIs(t, errNoConn, endpoint.ErrDials)
+}
+
+// An agent that closes new connections, as one at its limit with TLS does, is at
+// no fault.
+func TestClosedConnectionMayBeTheLimit(t *testing.T) {
+	t.Parallel()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	agent := httptest.NewUnstartedServer(nil)
+	agent.StartTLS()
+	defer agent.Close()
+	conf := agent.Client().Transport.(*http.Transport).TLSClientConfig //nolint:forcetypeassert // httptest's
+	var ejected atomic.Int64
+	b := fakeClient(t, func(c *Config) {
+		c.Endpoints, c.TLS = []string{l.Addr().String()}, conf
+		c.Observer.Endpoint = func(ev dcs.EndpointEvent) {
+			if ev.Change == dcs.Ejected {
+				ejected.Add(1)
+			}
+		}
+	})
+	_, err = b.Get(budget(t), "k")
+	require.ErrorContains(t, err, "http_max_conns_per_client")
+	require.Zero(t, ejected.Load())
+}

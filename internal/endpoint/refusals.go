@@ -1,0 +1,117 @@
+package endpoint
+
+import "github.com/holdfast-dcs/holdfast/dcs"
+
+// Fault is the failure of a call at one endpoint.
+type Fault struct {
+	Endpoint string // empty: the cause is on our side
+	Err      error
+}
+
+// Error returns the endpoint and the error.
+func (f *Fault) Error() string {
+	if f.Endpoint == "" {
+		return f.Err.Error()
+	}
+	return f.Endpoint + ": " + f.Err.Error()
+}
+
+// Unwrap returns Err.
+func (f *Fault) Unwrap() error { return f.Err }
+
+// Refusals are the endpoints that refused one call for a reason that may be
+// theirs. The zero value is ready. A Refusals is not safe for concurrent use.
+type Refusals struct {
+	by    map[string]refusal
+	down  map[string]bool // endpoints that could not be reached
+	other map[string]bool // endpoints that were heard of and did not refuse
+}
+
+type refusal struct {
+	err         error
+	unconfirmed bool
+	reason      string
+}
+
+// Note takes the failure of a copy of the call at an endpoint into account.
+func (r *Refusals) Note(endpoint string, err error, v Verdict) {
+	if r.by == nil {
+		r.by, r.down, r.other = map[string]refusal{}, map[string]bool{}, map[string]bool{}
+	}
+	if v.Doubt {
+		delete(r.by, endpoint)
+		r.other[endpoint] = true
+		return
+	}
+	delete(r.other, endpoint)
+	r.down[endpoint] = v.Unreachable
+	if v.Unconfirmed || dcs.KindOf(err) == dcs.ErrUnauthorized { //nolint:errorlint // KindOf returns a sentinel
+		r.by[endpoint] = refusal{err, v.Unconfirmed, v.Reason}
+	}
+}
+
+// Asked returns the endpoints that have failed.
+func (r *Refusals) Asked() []string {
+	var out []string
+	for _, m := range []map[string]bool{r.down, r.other} {
+		for addr := range m {
+			out = append(out, addr)
+		}
+	}
+	return out
+}
+
+// Any reports whether an endpoint has refused the call for a reason that may be
+// its own.
+func (r *Refusals) Any() bool {
+	for _, f := range r.by {
+		if f.unconfirmed {
+			return true
+		}
+	}
+	return false
+}
+
+// Unanimous returns the refusal, and one endpoint that gave it, if every endpoint
+// that can be reached has refused the call.
+func (r *Refusals) Unanimous(p *Pool) (endpoint string, err error) {
+	if len(r.other) > 0 {
+		return "", nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range p.members {
+		f, refused := r.by[m.addr]
+		switch {
+		case refused && f.unconfirmed:
+			endpoint, err = m.addr, f.err
+		case !r.down[m.addr] && !(m.out && m.unreachable):
+			return "", nil
+		}
+	}
+	return endpoint, err
+}
+
+// uncontradicted returns a refusal, if no endpoint was heard of that did not
+// refuse.
+func (r *Refusals) uncontradicted() (endpoint string, err error) {
+	if len(r.other) > 0 {
+		return "", nil
+	}
+	for addr, f := range r.by {
+		if endpoint == "" || addr < endpoint {
+			endpoint, err = addr, f.err
+		}
+	}
+	return endpoint, err
+}
+
+// Served reports that an endpoint has served the call: each other one that
+// refused it is at fault.
+func (r *Refusals) Served(p *Pool, endpoint string) {
+	for addr, f := range r.by {
+		if f.unconfirmed && addr != endpoint {
+			p.Blame(addr, f.reason)
+		}
+	}
+}
