@@ -106,6 +106,7 @@ func TestMeanings(t *testing.T) {
 		"not a primary lessor": {err: status.Error(codes.Unknown, "not a primary lessor"), left: true, blame: true},
 		"no space":             {err: rpctypes.ErrGRPCNoSpace, left: true, kind: dcs.ErrUnavailable, final: true},
 		"too large":            {err: rpctypes.ErrGRPCRequestTooLarge, left: true, kind: dcs.ErrInvalid, refused: true, final: true},
+		"an answer too large":  {err: status.Error(codes.ResourceExhausted, "trying to send message larger than max (5000000 vs. 4194304)"), left: true, kind: dcs.ErrUnavailable, final: true},
 		"denied":               {err: rpctypes.ErrGRPCPermissionDenied, left: true, kind: dcs.ErrUnauthorized, refused: true, also: remote.Failure{Unconfirmed: true}},
 		"wrong password":       {err: rpctypes.ErrGRPCAuthFailed, left: true, kind: dcs.ErrUnauthorized, refused: true, also: remote.Failure{Unconfirmed: true}},
 		"never left":           {err: status.Error(codes.Unavailable, "connection refused"), refused: true, blame: true, also: remote.Failure{Unreachable: true}},

@@ -77,6 +77,10 @@ var meanings = map[string]meaning{
 	message(rpctypes.ErrGRPCAuthOldRevision):        unauthorized,
 }
 
+// textTooLarge is gRPC's word for a message above one side's limit, as an answer
+// may be that lists many keys.
+const textTooLarge = "message larger than max"
+
 // httpThrottled are the texts by which gRPC passes on a proxy's HTTP status 429
 // or 503.
 var httpThrottled = []string{"unexpected HTTP status code received from server: 429", "unexpected HTTP status code received from server: 503"}
@@ -120,6 +124,8 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 	}
 	f = &remote.Failure{Endpoint: c.addr, Err: err, Text: text(err), Blame: true, Refused: !left, Unreachable: !left}
 	switch {
+	case s.Code() == codes.ResourceExhausted && strings.Contains(s.Message(), textTooLarge):
+		f.Kind, f.Blame, f.Unreachable = dcs.ErrUnavailable, false, false // by a limit of the server's, or of a proxy's
 	case s.Code() == codes.Canceled && c.b.life.Err() != nil:
 		return &remote.Failure{Endpoint: c.addr, Err: context.Cause(c.b.life), Refused: !left, Local: true}
 	case !left && remote.IsLocalText(s.Message()):

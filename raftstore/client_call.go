@@ -32,6 +32,9 @@ func (c *Client) ask(ctx context.Context, r *request) outcome {
 	if a.Endpoint != "" {
 		dcs.AnsweredBy(ctx, a.Endpoint)
 	}
+	if fault := (*endpoint.Fault)(nil); errors.As(err, &fault) {
+		err = fault.Err // the endpoint is the Answer's, and is named once
+	}
 	o := outcome{reply: a.Value, err: err, endpoint: a.Endpoint, sent: a.Sent, unclear: unclear.Load() > 0}
 	if err == nil {
 		c.seen(&o.reply)

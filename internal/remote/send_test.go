@@ -2,6 +2,8 @@ package remote
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -100,5 +102,71 @@ func TestSlowWritesGetThrough(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, s.after, time.Since(began))
 		require.Equal(t, 2, s.first, "another one went elsewhere meanwhile")
+	})
+}
+
+var errDenied = errors.New("denied")
+
+// A Commit that one server refuses for a reason that may be its own goes to the
+// next one within the same copy. It is refused once all servers have, and nothing
+// was written then.
+func TestCommitThatOneServerRefuses(t *testing.T) {
+	for name, row := range map[string]struct {
+		refuse []string
+		down   []string
+		served bool
+	}{
+		"one":                       {refuse: []string{"a"}, served: true},
+		"two":                       {refuse: []string{"a", "b"}, served: true},
+		"all":                       {refuse: []string{"a", "b", "c"}},
+		"all that can be reached":   {refuse: []string{"a", "b"}, down: []string{"c"}},
+		"one, the others are down":  {refuse: []string{"b"}, down: []string{"a", "c"}},
+		"none, and two are unheard": {down: []string{"b", "c"}, served: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := endpoint.New(endpoint.Options{Backend: "test", Seeds: []string{"a", "b", "c"}, Budget: 3 * time.Second, Judge: Judge})
+				defer p.Close()
+				s := &refuser{pool: p, refuse: row.refuse, down: row.down}
+				c := attempt.New(s, Committing(p, attempt.Options{Backend: "test"}))
+				defer c.Close()
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				defer cancel()
+				began := time.Now()
+				_, err := c.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+				if row.served {
+					require.NoError(t, err)
+					return
+				}
+				require.ErrorIs(t, err, dcs.ErrUnauthorized)
+				require.NotErrorIs(t, err, dcs.ErrAmbiguous)
+				require.Less(t, time.Since(began), time.Second)
+			})
+		})
+	}
+}
+
+// refuser is a store some of whose servers refuse, or are down.
+type refuser struct {
+	pool         *endpoint.Pool
+	refuse, down []string
+}
+
+func (s *refuser) Read(_ context.Context, keys ...string) ([]dcs.Entry, error) {
+	return []dcs.Entry{{Key: keys[0], Created: 1, Modified: 1}}, nil // the marker
+}
+
+func (s *refuser) Send(ctx context.Context, r attempt.Request) (attempt.Answer, error) {
+	if r.Marker.Create {
+		return attempt.Answer{Outcome: attempt.Applied, Revision: 1}, nil
+	}
+	return Send(ctx, s.pool, nil, r, Anywhere, func(_ context.Context, addr string, _ dcs.LeaseID) (attempt.Answer, error) {
+		switch {
+		case slices.Contains(s.refuse, addr):
+			return attempt.Answer{}, &Failure{Endpoint: addr, Kind: dcs.ErrUnauthorized, Unconfirmed: true, Refused: true, Err: errDenied}
+		case slices.Contains(s.down, addr):
+			return attempt.Answer{}, &Failure{Endpoint: addr, Unreachable: true, Refused: true, Err: errors.New("connection refused")}
+		}
+		return attempt.Answer{Outcome: attempt.Applied, Revision: 2, Endpoint: addr}, nil
 	})
 }
