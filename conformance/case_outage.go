@@ -167,7 +167,9 @@ func readOnly(e *env) {
 		e.Fatalf("TryAcquire of a store that takes no writes: %v", err)
 	}
 	e.Logf("TryAcquire: %v", err)
-	_, err = a.Commit(e.ctx, putOne(e))
+	half, stop := context.WithTimeout(e.ctx, e.budget()/2) // the sessions have to outlive a throttled Store's pause, too
+	defer stop()
+	_, err = a.Commit(half, putOne(e))
 	if !errors.Is(err, dcs.ErrUnavailable) {
 		e.Fatalf("Commit to a store that takes no writes: %v", err)
 	}
