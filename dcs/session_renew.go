@@ -168,9 +168,9 @@ func (s *Session) judge(leases []*tenure, what []asked, answers []renewed) error
 		case errors.Is(a.err, ErrLost) && t == s.lease:
 			s.endLocked(&Error{Op: "Renew", Kind: ErrLost, Err: a.err})
 		case errors.Is(a.err, ErrLost):
-			// P20: the earlier deadline is now. The keys may be bound to the
-			// spare lease; nobody can tell before the move is settled.
-			s.endLocked(&Error{Op: "Renew", Kind: ErrExpired, Err: fmt.Errorf("the spare lease ended before the move to it was settled: %w", plain(a.err))})
+			// P20: the keys may be bound to the spare lease; nobody can tell
+			// before the move is settled.
+			s.spareLostLocked(a.err)
 		default:
 			failed = a.err
 		}
@@ -257,6 +257,9 @@ func (s *Session) noteOutcome(failed error) {
 	if failed == nil {
 		s.failures = 0
 		s.setState(Held, nil)
+		if s.split {
+			s.considerMove() // the rest of the keys
+		}
 		return
 	}
 	s.failures++
