@@ -50,6 +50,9 @@ type Config struct {
 	// Timing is what the programs on this store use; timeouts and keepalive
 	// are derived from it. See dcs.Timing.WithDefaults for zero fields.
 	Timing dcs.Timing
+	// Slots is the number of Commits in flight at once; further ones wait. Zero
+	// means that it follows the load, from 8 to 64. See [attempt.Options].
+	Slots int
 	// Resolver looks up the hosts' names; nil means the system's. A name is
 	// looked up for each connection, so that it may move.
 	Resolver *net.Resolver
@@ -104,6 +107,7 @@ func (c Config) check() (Config, error) {
 		}
 	}
 	c.Timing = faults.Timing(c.Timing, c.caps())
+	faults.Slots(c.Slots)
 	c.Logger, c.Observer = dcs.Detached(c.Logger, c.Observer)
 	if c.wrap == nil {
 		c.wrap = func(r roundTripper) roundTripper { return r }

@@ -22,6 +22,7 @@ var params = append([]dcs.Param{
 	{Name: "dc", Usage: "datacenter of the keys; default: the agent's"},
 	{Name: "namespace", Usage: "Consul Enterprise namespace; default: none"},
 	{Name: "partition", Usage: "Consul Enterprise admin partition; default: none"},
+	remote.SlotsParam,
 	remote.WaitParam,
 }, remote.TLSParams()...)
 
@@ -43,6 +44,7 @@ func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
 	}
 	c.Endpoints, c.Root = faults.Place(u, exampleURL)
 	faults.Bool(u, "wait", false)
+	c.Slots = faults.Number(u, "slots", "16")
 	if v := u.Params["checks"]; v != "" {
 		c.Checks = strings.Split(v, ",")
 	}

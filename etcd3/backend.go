@@ -64,7 +64,7 @@ func New(c Config) (*Backend, error) {
 		o.Topology = b.members
 	}
 	b.pool = endpoint.New(o)
-	b.commits = attempt.New(transport{b}, remote.Committing(b.pool, attempt.Options{Backend: backendName}))
+	b.commits = attempt.New(transport{b}, remote.Committing(b.pool, attempt.Options{Backend: backendName, Slots: c.Slots}))
 	b.pool.Start()
 	return b, nil
 }

@@ -30,6 +30,9 @@ type Config struct {
 	// Timing is what the programs on this store use; timeouts and keepalive
 	// are derived from it. See dcs.Timing.WithDefaults for zero fields.
 	Timing dcs.Timing
+	// Slots is the number of Commits in flight at once; further ones wait. Zero
+	// means that it follows the load, from 8 to 64. See [attempt.Options].
+	Slots int
 	// Resolver looks up the hosts' names; nil means the system's.
 	Resolver *net.Resolver
 	// NoDiscovery keeps to Endpoints and does not ask etcd for its members:
@@ -67,6 +70,7 @@ func (c Config) check() (Config, error) {
 		faults.Add("Username and Password belong together: set both or neither")
 	}
 	c.Timing = faults.Timing(c.Timing, caps)
+	faults.Slots(c.Slots)
 	c.Logger, c.Observer = dcs.Detached(c.Logger, c.Observer)
 	if c.name == nil {
 		c.name = func(ctx context.Context, _ string) context.Context { return ctx }

@@ -17,6 +17,7 @@ var params = append([]dcs.Param{
 	{Name: "username", Usage: "etcd user to log in as; default: no login"},
 	{Name: "password_file", Usage: "file with the user's password, read at Open; needed with username"},
 	{Name: "discovery", Usage: "false keeps to the hosts given and does not ask etcd for its members; default true"},
+	remote.SlotsParam,
 	remote.WaitParam,
 }, remote.TLSParams()...)
 
@@ -34,6 +35,7 @@ func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
 	c := Config{Timing: o.Timing, Logger: o.Logger, Observer: o.Observer, TLS: faults.TLS(u)}
 	c.Endpoints, c.Root = faults.Place(u, exampleURL)
 	faults.Bool(u, "wait", false)
+	c.Slots = faults.Number(u, "slots", "16")
 	c.NoDiscovery = !faults.Bool(u, "discovery", true)
 	c.Username, c.Password = u.Params["username"], faults.Secret(u, "password_file")
 	if (u.Params["password_file"] == "") != (c.Username == "") {

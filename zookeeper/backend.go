@@ -75,7 +75,7 @@ func New(c Config) (*Backend, error) {
 		DialsPerSecond: endpoint.LeaseDialsPerSecond,
 	})
 	b.commits = attempt.New(transport{b}, remote.Committing(b.pool, attempt.Options{
-		Backend: backendName, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
+		Backend: backendName, Slots: c.Slots, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
 	}))
 	b.pool.Start()
 	return b, nil

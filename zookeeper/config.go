@@ -53,6 +53,9 @@ type Config struct {
 	// Timing is what the programs on this store use; timeouts and keepalive
 	// are derived from it. See dcs.Timing.WithDefaults for zero fields.
 	Timing dcs.Timing
+	// Slots is the number of Commits in flight at once; further ones wait. Zero
+	// means that it follows the load, from 8 to 64. See [attempt.Options].
+	Slots int
 	// Resolver looks up the hosts' names; nil means the system's. A name is
 	// looked up for each connection, so that it may move.
 	Resolver *net.Resolver
@@ -161,6 +164,7 @@ func (c Config) check() (Config, error) {
 	}
 	c.MaxBuffer = cmp.Or(c.MaxBuffer, maxBuffer)
 	c.Timing = faults.Timing(c.Timing, c.limits().caps())
+	faults.Slots(c.Slots)
 	c.Logger, c.Observer = dcs.Detached(c.Logger, c.Observer)
 	if c.tap == nil {
 		c.tap = straight

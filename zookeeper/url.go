@@ -2,7 +2,6 @@ package zookeeper
 
 import (
 	"context"
-	"strconv"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
@@ -20,6 +19,7 @@ var params = append([]dcs.Param{
 	{Name: "acl", Usage: "who may do what with all that we make, like world:anyone:cdrwa, several with commas between them; default: all for user, or for everybody without one"},
 	{Name: "tick", Usage: "the servers' tickTime, like 2s; default: measured by the sessions that they grant"},
 	{Name: "max_buffer", Usage: "the longest answer of a server that is read, in bytes, like jute.maxbuffer of ZooKeeper's own clients; default 64 MiB"},
+	remote.SlotsParam,
 	remote.WaitParam,
 }, remote.TLSParams()...)
 
@@ -40,12 +40,8 @@ func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
 	}
 	c.Endpoints, c.Root = faults.Place(u, exampleURL)
 	faults.Bool(u, "wait", false)
+	c.Slots = faults.Number(u, "slots", "16")
 	c.Tick = faults.Duration(u, "tick", "2s")
-	if v := u.Params["max_buffer"]; v != "" {
-		var err error
-		if c.MaxBuffer, err = strconv.Atoi(v); err != nil {
-			faults.Add("option max_buffer=%s: it is a number of bytes", v)
-		}
-	}
+	c.MaxBuffer = faults.Number(u, "max_buffer", "67108864")
 	return c, faults.Err(backendName)
 }

@@ -6,14 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// maxRoot is the longest root of a tree.
-const maxRoot = 256
+const (
+	maxRoot  = 256  // bytes
+	maxSlots = 4096 // each one is a key in the store
+)
 
 // Faults collects what is wrong with settings, to tell all of it at once.
 type Faults []error
@@ -68,6 +71,16 @@ func TLSParams() []dcs.Param {
 // WaitParam is the URL option that makes Open wait.
 var WaitParam = dcs.Param{Name: "wait", Usage: "true waits at Open for a store that does not answer yet, until the context ends; default false"}
 
+// SlotsParam is the URL option for the number of Commits in flight.
+var SlotsParam = dcs.Param{Name: "slots", Usage: "Commits in flight at once, like 16; further ones wait; default: follows the load, from 8 to 64"}
+
+// Slots checks the number of Commits in flight.
+func (f *Faults) Slots(n int) {
+	if n < 0 || n > maxSlots {
+		f.Add("Slots %d: it is between 0, for a number that follows the load, and %d", n, maxSlots)
+	}
+}
+
 // Place checks that a URL names hosts and a root, and returns both.
 func (f *Faults) Place(u *dcs.URL, example string) (hosts []string, root string) {
 	if len(u.Hosts) == 0 {
@@ -104,6 +117,19 @@ func (f *Faults) Duration(u *dcs.URL, name, example string) time.Duration {
 		f.Add("option %s=%s: it is a duration like %s", name, v, example)
 	}
 	return d
+}
+
+// Number reads an option that is a number, like example; 0 without it.
+func (f *Faults) Number(u *dcs.URL, name, example string) int {
+	v := u.Params[name]
+	if v == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		f.Add("option %s=%s: it is a number like %s", name, v, example)
+	}
+	return n
 }
 
 // Secret reads the file that an option names: a secret, without the end of its
