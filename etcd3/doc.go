@@ -100,8 +100,8 @@
 // A value has at most 1 MiB, a Txn 120 conditions and writes: what etcd takes
 // with its default settings, less what the bookkeeping needs. A Session can hold
 // and publish more keys than that: each renewal reads them in requests of 120, all
-// in one term. With more than 60 keys it does not move to a fresh lease when
-// renewals keep failing (Caps.MaxTxnOps). While etcd elects
+// in one term, and a move to a fresh lease, when renewals keep failing, takes 60
+// keys in a transaction. While etcd elects
 // a leader nothing works, for as long as its election timeout and up to twice
 // that: RetryTimeout should be longer (docs/operations.md). After a restore
 // from a backup revisions fall, which no client can survive without a restart.
