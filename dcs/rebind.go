@@ -76,8 +76,11 @@ const moveBackoff = 6
 func (s *Session) move() bool {
 	ctx, cancel := context.WithTimeout(s.life, s.attemptTime())
 	defer cancel()
+	var spare *tenure
 	s.mu.Lock()
-	spare := s.spare // of a move of which a part has landed
+	if s.split {
+		spare = s.spare
+	}
 	s.mu.Unlock()
 	level := slog.LevelDebug
 	if spare == nil {

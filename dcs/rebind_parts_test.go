@@ -171,7 +171,7 @@ func TestP20SpareOfASplitSessionIsLost(t *testing.T) {
 				return do()
 			}
 		})
-		time.Sleep(17 * time.Second)
+		time.Sleep(20 * time.Second)
 		b.is(s.Err(), ErrExpired)
 		b.close(s)
 	})
