@@ -285,7 +285,7 @@ func parent(key string) string { return key[:max(strings.LastIndexByte(key, '/')
 
 // partsAtOnce is how many parts of a move are under way at once: they must all be
 // through before the deadline.
-const partsAtOnce = 4
+const partsAtOnce = 8
 
 // moveParts commits the parts of a move and returns how many have landed. Each of
 // them is settled then, unless the error is errMoveOpen (P20).
