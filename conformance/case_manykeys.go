@@ -77,7 +77,7 @@ func (e *env) movesKeys(a, b *client, s *dcs.Session, n int) {
 	from := s.Lease()
 	stop := e.guardian(b, holds[n-1])
 	lift := e.inject(a, Fault{Do: LoseRequest, When: on("Renew")})
-	// The first lease is gone well before, and so is what did not move.
+	// The first lease and each key that did not move are gone well before.
 	e.pass(max(2*s.Granted().TTL, s.Granted().Expiry*5/4))
 	e.allHeld(holds)
 	if s.Lease() == from {
@@ -98,5 +98,5 @@ func (e *env) movesKeys(a, b *client, s *dcs.Session, n int) {
 	begin = time.Now()
 	require.NoError(e, s.Close(e.ctx))
 	e.Logf("closing the session took %v", time.Since(begin).Round(time.Millisecond))
-	require.Empty(e, b.snapshot(e.prefix).Entries, "closing the session removes what had moved")
+	require.Empty(e, b.snapshot(e.prefix).Entries, "closing the session removes all keys")
 }

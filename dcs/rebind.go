@@ -16,7 +16,7 @@ import (
 // met by every session's Grant, and soon enough: by Timing's rule a renewal
 // that uses up its whole budget leaves as much again. Grant and Commit then
 // show whether commits work while renewals do not. A move of which a part has
-// landed goes on whatever the renewals do. No move begins while an
+// landed goes on even when renewals are confirmed again. No move begins while an
 // attempt is unsettled, nor on a store that could not settle the move itself.
 // considerMove reports whether a move is under way. Called under mu.
 func (s *Session) considerMove() bool {
@@ -215,7 +215,7 @@ func (s *Session) spareLostLocked(err error) {
 	s.endLocked(&Error{Op: "Renew", Kind: ErrExpired, Err: fmt.Errorf("the spare lease ended before the move to it was settled: %w", plain(err))})
 }
 
-// movePlan is what is left to do of a move.
+// movePlan is the rest of a move.
 type movePlan struct {
 	parts    []Txn
 	complete bool // afterwards no key is left on another lease
@@ -257,7 +257,7 @@ func (s *Session) planMove(ctx context.Context, spare *tenure) (movePlan, error)
 // below the path that they have in common, in one request.
 const fewReads = 16
 
-// readKeys reads the keys of what, which is sorted, linearizably.
+// readKeys reads the keys of asked, which are sorted, linearizably.
 func (s *Session) readKeys(ctx context.Context, what []asked) (Renewal, error) {
 	if len(what) > fewReads {
 		prefix := parent(what[0].key)
