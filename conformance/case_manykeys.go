@@ -16,10 +16,11 @@ const aTransaction = 128
 // moreThanATransaction is more keys than a Txn of the store has operations.
 func (c *client) moreThanATransaction() int { return max(c.Caps().MaxTxnOps, aTransaction) + 2 }
 
-// acquireMany acquires n locks at once.
+// acquireMany acquires n locks, many at once: a client that makes room for each
+// Commit makes more of it (attempt.Options.Slots).
 func (e *env) acquireMany(s *dcs.Session, n int) []*dcs.Hold {
 	holds := make([]*dcs.Hold, n)
-	const workers = 4
+	const workers = 32
 	e.together(workers, func(w int) {
 		for i := w; i < n; i += workers {
 			holds[i] = e.acquire(s, e.key("lock", strconv.Itoa(i)), "v")

@@ -116,7 +116,7 @@ func (s *Session) send(leases []*tenure, what []asked, gate func() error) []rene
 			return answers
 		}
 	}
-	ctx, cancel := context.WithTimeout(s.life, s.attemptTime())
+	ctx, cancel := context.WithTimeout(s.life, s.renewTime())
 	defer cancel()
 	var wg sync.WaitGroup
 	one := func(i int) {
@@ -151,6 +151,17 @@ func (s *Session) early(t *tenure, what []asked, a renewed) {
 // deadline.
 func (s *Session) attemptTime() time.Duration {
 	return min(s.timing.RetryTimeout, s.remaining())
+}
+
+// renewTime is how long one renewal may take. One that would end with the deadline
+// leaves half a budget, so that a move can follow it where the store can move keys
+// (P20). The renewal after a move is such a one: it is sent at once.
+func (s *Session) renewTime() time.Duration {
+	budget, left := s.timing.RetryTimeout, s.remaining()
+	if s.store.caps.Rebind && left > budget {
+		return min(budget, left-budget/2)
+	}
+	return min(budget, left)
 }
 
 // judge takes the answers of one round and returns nil if every lease was
