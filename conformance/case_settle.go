@@ -45,6 +45,11 @@ var settleCases = []spec{
 		Learnt: "One member that answers everything but renewals cost the leadership of a healthy primary.",
 	}, sleeps: true, run: confirmsKeepFailing},
 	{Case: Case{
+		Name:   "Holder/ManyKeysMove",
+		Rule:   "Renewals fail while commits work, and the Session holds more keys than a Txn has operations (5,000 in virtual time and in the slow profile): where Caps.Rebind, all of them move to a fresh lease, and no Hold ends (P20).",
+		Learnt: "A session with 65 locks lost all of them, where one with 64 moved its keys.",
+	}, sleeps: true, run: manyKeysMove},
+	{Case: Case{
 		Name:   "Holder/UnclearMove",
 		Rule:   "While the move to a fresh lease is unclear both leases are renewed, and the Hold is valid only while its key is there (P20).",
 		Learnt: "Found in a model of the protocol: the move landed late, and the spare lease, renewed by nobody, ended first.",

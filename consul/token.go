@@ -1,15 +1,16 @@
 package consul
 
 import (
-	"context"
+	"log/slog"
 	"sync"
 
-	"github.com/holdfast-dcs/holdfast/internal/credentials"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
-// token is the ACL token in use, from a secret that may change.
+// token is the ACL token, from a file that may change.
 type token struct {
-	secret *credentials.Secret
+	file string // "": the environment's
+	log  *slog.Logger
 
 	mu    sync.Mutex
 	value string
@@ -21,21 +22,22 @@ func (t *token) current() string {
 	return t.value
 }
 
-// reload reads the secret again after Consul refused old, and reports whether
-// there is another token now. It returns by ctx, also when the disk hangs.
-func (t *token) reload(ctx context.Context, old string) (string, bool) {
-	if now := t.current(); now != old || !t.secret.MayChange() {
-		return now, now != old
-	}
-	read := make(chan string, 1)
-	go func() { read <- t.secret.Current() }() // until the disk answers
-	select {
-	case value := <-read:
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.value = value
-		return value, value != old
-	case <-ctx.Done():
+// reload reads the file again after Consul refused old, and reports whether
+// there is another token now.
+func (t *token) reload(old string) (string, bool) {
+	if t.file == "" {
 		return old, false
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.value != old {
+		return t.value, true
+	}
+	value, err := remote.ReadSecret(t.file)
+	if err != nil {
+		t.log.Warn("the ACL token's file can not be read", "error", err)
+		return old, false
+	}
+	t.value = value
+	return value, value != old
 }

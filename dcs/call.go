@@ -232,13 +232,21 @@ type health struct {
 	failed int       // calls that failed in the present outage
 }
 
+// isLocal reports whether err is about a limit of this Store: nothing was sent,
+// and whether the store answers is shown by other calls. A backend says so with an
+// error that has a method Local() bool.
+func isLocal(err error) bool {
+	var l interface{ Local() bool }
+	return errors.As(err, &l) && l.Local()
+}
+
 // note takes the outcome of one call. An outage that begins soon after
 // another was logged is not logged again.
 func (h *health) note(log *slog.Logger, quiet time.Duration, o *op, key string, err error) {
 	var unanswered bool
 	switch {
 	case err == nil:
-	case errors.Is(err, context.Canceled), errors.Is(err, ErrClosed):
+	case errors.Is(err, context.Canceled), errors.Is(err, ErrClosed), isLocal(err):
 		return // says nothing about the store
 	default:
 		unanswered = errors.Is(err, ErrUnavailable)

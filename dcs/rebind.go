@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
 )
 
 // considerMove starts a move to a fresh lease (P20) when renewals keep failing,
@@ -11,47 +15,92 @@ import (
 // deadline is left. That is late enough for a store that comes back not to be
 // met by every session's Grant, and soon enough: by Timing's rule a renewal
 // that uses up its whole budget leaves as much again. Grant and Commit then
-// show whether commits work while renewals do not. No move begins while an
+// show whether commits work while renewals do not. A move of which a part has
+// landed goes on even when renewals are confirmed again. No move begins while an
 // attempt is unsettled, nor on a store that could not settle the move itself.
-// Called under mu.
-func (s *Session) considerMove() {
+// considerMove reports whether a move is under way. Called under mu.
+func (s *Session) considerMove() bool {
 	span := s.lease.granted.TTL - Margin(s.lease.granted.TTL)
-	if s.remaining() > span/2 {
-		return
+	if !s.split && s.remaining() > span/2 {
+		return false
 	}
-	keys := len(s.ask())
 	_, settles := s.store.b.(Settler)
 	switch {
-	case !s.store.caps.Rebind, s.moving != nil, s.stuck, len(s.claims) > 0:
-		return
-	case keys > 0 && !settles, s.store.caps.MaxTxnOps > 0 && 2*keys > s.store.caps.MaxTxnOps:
-		return
+	case s.moving != nil:
+		return true
+	case !s.store.caps.Rebind, s.stuck, len(s.claims) > 0:
+		return false
+	case !settles && len(s.ask()) > 0:
+		return false
 	}
 	done := make(chan struct{})
 	s.moving = done
 	s.work.Go(func() {
-		s.move()
+		landed := s.move()
 		s.mu.Lock()
 		s.moving = nil
+		again := s.split
 		s.mu.Unlock()
 		close(done)
+		if again {
+			s.goOn(landed)
+		}
 	})
+	return true
 }
 
-// move brings all keys of the session to a fresh lease, or leaves everything
-// as it was.
-func (s *Session) move() {
+// goOn starts the next move of a session that is split: soon, if the last one has
+// brought any key to the spare lease.
+func (s *Session) goOn(landed bool) {
+	n := 0
+	if !landed {
+		n = moveBackoff
+	}
+	for pause(s.life, n) == nil {
+		s.mu.Lock()
+		over := s.err != nil || !s.split || s.stuck || s.considerMove()
+		s.mu.Unlock()
+		if over {
+			return
+		}
+		n = 1 // claims come first
+	}
+}
+
+// moveBackoff is the number of failures after which a pause is as long as the one
+// after a move that has moved nothing.
+const moveBackoff = 6
+
+// move brings all keys of the session to a fresh lease. If it fails before any
+// key has moved, everything is as it was. It reports whether any key has moved.
+func (s *Session) move() bool {
 	ctx, cancel := context.WithTimeout(s.life, s.attemptTime())
 	defer cancel()
-	spare, err := s.grantSpare(ctx)
-	if err != nil {
-		s.log.Debug("no fresh lease to move to", "reason", err)
-		return
+	var spare *tenure
+	s.mu.Lock()
+	if s.split {
+		spare = s.spare
 	}
-	if err := s.moveTo(ctx, spare); err != nil {
+	s.mu.Unlock()
+	level := slog.LevelDebug
+	if spare == nil {
+		level = slog.LevelWarn // said once a move
+		var err error
+		if spare, err = s.grantSpare(ctx); err != nil {
+			s.log.Debug("no fresh lease to move to", "reason", err)
+			return false
+		}
+	}
+	landed, err := s.moveTo(ctx, spare)
+	switch {
+	case err == nil:
+	case s.isSplit():
+		s.log.Log(ctx, level, "only a part of the keys moved to the fresh lease: both leases are renewed, and the rest is tried again", "from", s.Lease(), "to", spare.ID(), "reason", err)
+	default:
 		s.log.Warn("the keys stay on their lease", "reason", err)
 		s.discard(spare)
 	}
+	return landed
 }
 
 // grantSpare grants a lease that fits the session's Timing.
@@ -79,49 +128,47 @@ func (s *Session) grantSpare(ctx context.Context) (*tenure, error) {
 	return nil, over
 }
 
-// moveTo writes all keys, bound to spare, in one Txn (P20). An error says that
-// none was and none will be.
-func (s *Session) moveTo(ctx context.Context, spare *tenure) error {
+// moveTo binds all keys to spare, in as many Txns as the store's limits demand
+// (P20). An error says that the move is not complete. No key is on spare then,
+// unless the session is split. landed says that any key has moved.
+func (s *Session) moveTo(ctx context.Context, spare *tenure) (landed bool, err error) {
 	for {
-		t, err := s.moveTxn(ctx, spare)
-		if err != nil {
-			return err
-		}
-		// P20: from the sending on both leases are renewed.
-		if err := s.useSpare(spare); err != nil {
-			return err
-		}
-		if len(t.Then) == 0 {
-			s.moved(spare)
-			return nil
-		}
-		_, err = s.store.Commit(ctx, t)
-		if errors.Is(err, ErrAmbiguous) {
-			how := s.settleMove(t, spare, err)
-			if how == hopeless || how == orphaned {
-				return nil // both leases are renewed until the end
-			}
-			if how == landed {
-				err = nil
-			} else {
-				err = fmt.Errorf("the move was unclear and is undone: %w", plain(err))
-			}
+		p, err := s.planMove(ctx, spare)
+		if err == nil {
+			// P20: from the first sending on both leases are renewed.
+			err = s.useSpare(spare)
 		}
 		if err == nil {
+			var n int
+			n, err = s.moveParts(ctx, p.parts, spare)
+			landed = landed || n > 0
+		}
+		switch {
+		case errors.Is(err, errMoveOpen):
+			return landed, nil // both leases are renewed until the end
+		case err == nil && p.complete:
 			s.moved(spare)
-			return nil
-		}
-		s.dropSpare()
-		if !errors.Is(err, ErrConflict) {
-			return err
-		}
-		if err := pause(ctx, 0); err != nil {
-			return err
+			return landed, nil
+		case err == nil: // another reading shows whether any key is left behind
+		case errors.Is(err, ErrLost) && s.isSplit():
+			s.spareLost(err) // P14
+			return landed, err
+		default:
+			s.dropSpare()
+			if !errors.Is(err, ErrConflict) {
+				return landed, err
+			}
+			if err := pause(ctx, 0); err != nil {
+				return landed, err
+			}
 		}
 	}
 }
 
-var errRenewedMeanwhile = errors.New("the old lease is renewed again, for longer than the fresh one")
+var (
+	errRenewedMeanwhile = errors.New("the old lease is renewed again, for longer than the fresh one")
+	errMoveOpen         = errors.New("the move cannot be settled, or the session ended first")
+)
 
 // useSpare makes the deadline the earlier one of both leases (P20). It does not
 // move back for that: if the old lease was renewed while the move was prepared,
@@ -129,6 +176,9 @@ var errRenewedMeanwhile = errors.New("the old lease is renewed again, for longer
 func (s *Session) useSpare(t *tenure) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.spare == t {
+		return nil
+	}
 	if at := s.until.Load(); at != nil && t.until.Before(*at) {
 		return errRenewedMeanwhile
 	}
@@ -136,39 +186,156 @@ func (s *Session) useSpare(t *tenure) error {
 	return nil
 }
 
+// dropSpare forgets the spare lease, unless a part of the keys is bound to it (P20).
 func (s *Session) dropSpare() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.spare = nil
+	if !s.split {
+		s.spare = nil
+	}
 }
 
-// moveTxn reads every key of the session and returns the Txn that moves them.
-// Its conditions are on Modified: that is the incarnation just read, with the
-// value just read.
-func (s *Session) moveTxn(ctx context.Context, spare *tenure) (Txn, error) {
+// isSplit reports whether a part of the keys has moved to the spare lease.
+func (s *Session) isSplit() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.split
+}
+
+// spareLost ends the session because the lease is gone to which keys were moving.
+func (s *Session) spareLost(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spareLostLocked(err)
+}
+
+// spareLostLocked is spareLost, called under mu. The deadline of both leases is
+// the earlier one, and that is now (P20).
+func (s *Session) spareLostLocked(err error) {
+	s.endLocked(&Error{Op: "Renew", Kind: ErrExpired, Err: fmt.Errorf("the spare lease ended before the move to it was settled: %w", plain(err))})
+}
+
+// movePlan is the rest of a move.
+type movePlan struct {
+	parts    []Txn
+	complete bool // afterwards no key is left on another lease
+}
+
+// planMove reads every key of the session and returns the Txns that move those
+// which are not on spare yet. Their conditions are on Modified: that is the
+// incarnation just read, with the value just read.
+func (s *Session) planMove(ctx context.Context, spare *tenure) (movePlan, error) {
 	s.mu.Lock()
 	what := s.ask()
 	s.mu.Unlock()
-	var t Txn
+	slices.SortFunc(what, func(a, b asked) int { return strings.Compare(a.key, b.key) })
+	read, err := s.readKeys(ctx, what)
+	if err != nil {
+		return movePlan{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.check(what, read) // the reading began after the Holds did (P5)
+	var b txnParts
+	there := 0
 	for _, a := range what {
-		e, err := s.store.Get(ctx, a.key)
-		if err != nil && !errors.Is(err, ErrNotFound) {
-			return t, err
-		}
-		s.mu.Lock()
-		read := Renewal{}
-		if err == nil {
-			read.Entries = []Entry{e}
-		}
-		s.check([]asked{a}, read) // the reading began after the Hold did (P5)
 		own := a.pub != nil && !a.pub.displaced || a.hold != nil && s.holds[a.key] == a.hold
-		s.mu.Unlock()
-		if own {
-			t.If = append(t.If, ModifiedAt(a.key, e.Modified)) // P18, P20
-			t.Then = append(t.Then, PutLeased(a.key, e.Value, spare.ID()))
+		e, _ := read.Entry(a.key)
+		switch {
+		case !own:
+		case e.Lease == spare.ID():
+			there++
+		default:
+			b.add(ModifiedAt(e.Key, e.Modified), PutLeased(e.Key, e.Value, spare.ID()), s.store.caps) // P18, P20
 		}
 	}
-	return t, nil
+	s.split = s.split || there > 0
+	return movePlan{b.txns, len(b.txns) == 0 || len(b.txns) == 1 && there == 0}, nil
+}
+
+// fewReads is how many keys are read one by one. More are read with the tree
+// below the path that they have in common, in one request.
+const fewReads = 16
+
+// readKeys reads the keys of asked, which are sorted, linearizably.
+func (s *Session) readKeys(ctx context.Context, what []asked) (Renewal, error) {
+	if len(what) > fewReads {
+		prefix := parent(what[0].key)
+		for last := what[len(what)-1].key; !Under(prefix, last); {
+			prefix = parent(prefix)
+		}
+		snap, err := s.store.Snapshot(ctx, prefix)
+		return Renewal{Entries: snap.Entries}, err
+	}
+	var r Renewal
+	for _, a := range what {
+		e, err := s.store.Get(ctx, a.key)
+		switch {
+		case err == nil:
+			r.Entries = append(r.Entries, e)
+		case !errors.Is(err, ErrNotFound):
+			return r, err
+		}
+	}
+	return r, nil
+}
+
+// parent returns the path above key, empty at the top.
+func parent(key string) string { return key[:max(strings.LastIndexByte(key, '/'), 0)] }
+
+// partsAtOnce is how many parts of a move are under way at once: they must all be
+// through before the deadline.
+const partsAtOnce = 8
+
+// moveParts commits the parts of a move and returns how many have landed. Each of
+// them is settled then, unless the error is errMoveOpen (P20).
+func (s *Session) moveParts(ctx context.Context, parts []Txn, spare *tenure) (landed int, failed error) {
+	var wg sync.WaitGroup
+	var mu sync.Mutex // guards the results
+	running := make(chan struct{}, partsAtOnce)
+	for _, t := range parts {
+		running <- struct{}{}
+		mu.Lock()
+		stop := failed != nil
+		mu.Unlock()
+		if stop {
+			break
+		}
+		wg.Go(func() {
+			err := s.movePart(ctx, t, spare)
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				landed++
+			} else if failed == nil || errors.Is(err, errMoveOpen) {
+				failed = err
+			}
+			<-running
+		})
+	}
+	wg.Wait()
+	if landed > 0 && len(parts) > 1 {
+		s.mu.Lock()
+		s.split = true
+		s.mu.Unlock()
+	}
+	return landed, failed
+}
+
+// movePart commits one part of a move, and settles it if that was unclear.
+func (s *Session) movePart(ctx context.Context, t Txn, spare *tenure) error {
+	_, err := s.store.Commit(ctx, t)
+	if !errors.Is(err, ErrAmbiguous) {
+		return err
+	}
+	switch s.settleMove(t, spare, err) {
+	case hopeless, orphaned:
+		return errMoveOpen
+	case landed:
+		return nil
+	default:
+		return fmt.Errorf("the move was unclear and is undone: %w", plain(err))
+	}
 }
 
 // settleMove settles an unclear move: nothing else begins before (P20).
@@ -215,7 +382,7 @@ func (s *Session) moved(spare *tenure) {
 		return
 	}
 	old := s.lease
-	s.lease, s.spare = spare, nil
+	s.lease, s.spare, s.split = spare, nil, false
 	if !s.advance() {
 		s.expireLocked()
 		return

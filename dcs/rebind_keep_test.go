@@ -30,6 +30,30 @@ func TestP20MovesAloneKeepASession(t *testing.T) {
 	})
 }
 
+// P20: renewals hang for ever, and a TTL is just as long as Timing demands. The
+// renewal after a move, which is sent at once, leaves time for the next move.
+func TestP20SlowRenewalLeavesTimeForAMove(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c := &settling{client: &client{w: b.w, rebind: true}}
+		s, err := b.store(c).NewSession(b.Context(), SessionOptions{Timing: Timing{TTL: 13 * time.Second, LoopWait: time.Second, RetryTimeout: 6 * time.Second}})
+		b.must(err)
+		h := b.hold(s, "leader")
+		c.hook(func() {
+			c.onRenew = func(ctx context.Context, _ LeaseID, _ func() (Renewal, error)) (Renewal, error) {
+				<-ctx.Done()
+				return Renewal{}, ctx.Err()
+			}
+			c.onCommit = func(_ context.Context, _ Txn, do func() (Revision, error)) (Revision, error) {
+				time.Sleep(2 * time.Second)
+				return do()
+			}
+		})
+		b.watch(h, time.Minute)
+		b.valid(h, true)
+		b.close(s)
+	})
+}
+
 // P20: the fresh lease is renewed as soon as it counts, with or without a
 // Settler where there is nothing to move.
 func TestP20FreshLeaseIsRenewedAtOnce(t *testing.T) {

@@ -112,12 +112,6 @@ func TestP20NoMove(t *testing.T) {
 		prep func(b *bench) (*settling, *Session)
 	}{
 		{"the store cannot", func(b *bench) (*settling, *Session) { return b.actor() }},
-		{"too many keys for a Txn", func(b *bench) (*settling, *Session) {
-			c := &settling{client: &client{w: b.w, rebind: true, ops: 3}}
-			s := b.session(c)
-			b.hold(s, "second")
-			return c, s
-		}},
 		{"an attempt is unsettled", func(b *bench) (*settling, *Session) {
 			c, s := b.mover()
 			c.blocked = true

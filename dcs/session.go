@@ -58,6 +58,7 @@ type Session struct {
 	failures int     // renewals that failed in a row
 	lease    *tenure // the lease in use
 	spare    *tenure // P20: the lease of a move that is not settled
+	split    bool    // P20: a part of the keys has moved to spare
 	moving   chan struct{}
 	stuck    bool             // an unclear attempt that nobody can settle: no moves any more
 	mine     map[LeaseID]bool // every lease this session ever had

@@ -283,6 +283,10 @@ func (s *Session) removeAll(ctx context.Context, held []*Hold) {
 		ctx, cancel = context.WithTimeout(ctx, time.Until(at)/2)
 		defer cancel()
 	}
+	if len(held) > fewRemovals {
+		s.removeParts(ctx, held)
+		return
+	}
 	var wg sync.WaitGroup
 	for _, h := range held {
 		wg.Go(func() {
@@ -292,6 +296,27 @@ func (s *Session) removeAll(ctx context.Context, held []*Hold) {
 		})
 	}
 	wg.Wait()
+}
+
+// fewRemovals is how many locks are deleted each in a Txn of its own, all at once.
+const fewRemovals = 8
+
+// removeParts deletes many locks with few Txns, one after the other. One that
+// cannot be deleted keeps those in the same Txn.
+func (s *Session) removeParts(ctx context.Context, held []*Hold) {
+	var p txnParts
+	for _, h := range held {
+		p.add(h.Guard(), Delete(h.key), s.store.caps) // P18
+	}
+	for _, t := range p.txns {
+		n := len(t.Then)
+		if _, err := s.store.Commit(ctx, t); err == nil {
+			for _, h := range held[:n] {
+				h.setGone()
+			}
+		}
+		held = held[n:]
+	}
 }
 
 // waitIdle waits for the session's goroutines, until ctx ends.

@@ -116,7 +116,7 @@ func (s *Session) send(leases []*tenure, what []asked, gate func() error) []rene
 			return answers
 		}
 	}
-	ctx, cancel := context.WithTimeout(s.life, s.attemptTime())
+	ctx, cancel := context.WithTimeout(s.life, s.renewTime())
 	defer cancel()
 	var wg sync.WaitGroup
 	one := func(i int) {
@@ -153,6 +153,17 @@ func (s *Session) attemptTime() time.Duration {
 	return min(s.timing.RetryTimeout, s.remaining())
 }
 
+// renewTime is how long one renewal may take. One that would end with the deadline
+// leaves half a budget, so that a move can follow it where the store can move keys
+// (P20). The renewal after a move is such a one: it is sent at once.
+func (s *Session) renewTime() time.Duration {
+	budget, left := s.timing.RetryTimeout, s.remaining()
+	if s.store.caps.Rebind && left > budget {
+		return min(budget, left-budget/2)
+	}
+	return min(budget, left)
+}
+
 // judge takes the answers of one round and returns nil if every lease was
 // confirmed and the deadline lies ahead. Called under mu.
 func (s *Session) judge(leases []*tenure, what []asked, answers []renewed) error {
@@ -168,9 +179,9 @@ func (s *Session) judge(leases []*tenure, what []asked, answers []renewed) error
 		case errors.Is(a.err, ErrLost) && t == s.lease:
 			s.endLocked(&Error{Op: "Renew", Kind: ErrLost, Err: a.err})
 		case errors.Is(a.err, ErrLost):
-			// P20: the earlier deadline is now. The keys may be bound to the
-			// spare lease; nobody can tell before the move is settled.
-			s.endLocked(&Error{Op: "Renew", Kind: ErrExpired, Err: fmt.Errorf("the spare lease ended before the move to it was settled: %w", plain(a.err))})
+			// P20: the keys may be bound to the spare lease; nobody can tell
+			// before the move is settled.
+			s.spareLostLocked(a.err)
 		default:
 			failed = a.err
 		}
@@ -257,6 +268,9 @@ func (s *Session) noteOutcome(failed error) {
 	if failed == nil {
 		s.failures = 0
 		s.setState(Held, nil)
+		if s.split {
+			s.considerMove() // the rest of the keys
+		}
 		return
 	}
 	s.failures++

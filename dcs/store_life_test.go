@@ -152,6 +152,7 @@ func TestOutagesAreLogged(t *testing.T) {
 			{nil, 3, ""},
 			{ErrNotFound, 3, ""},
 			{context.Canceled, 3, ""},
+			{&Error{Kind: ErrUnavailable, Err: both(context.DeadlineExceeded, localError{})}, 3, ""},
 			{errors.New("refused"), 50, "level=WARN msg=\"the store does not answer\" backend=scripted op=Get key=k error=\"dcs: scripted: Get \\\"k\\\": store unavailable: refused\""},
 			{ErrNotFound, 1, "level=INFO msg=\"the store answers again\" backend=scripted after=500ms failed_calls=50"},
 			{errors.New("refused"), 1, ""}, // too soon after the last one
@@ -167,3 +168,9 @@ func TestOutagesAreLogged(t *testing.T) {
 		}
 	})
 }
+
+// localError is a backend's own limit.
+type localError struct{}
+
+func (localError) Error() string { return "busy" }
+func (localError) Local() bool   { return true }

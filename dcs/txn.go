@@ -151,3 +151,21 @@ func (t Txn) limitFaults(out []error, c Caps) []error {
 	}
 	return out
 }
+
+// txnParts puts writes, each with its condition, into as few Txns as a store's
+// limits allow.
+type txnParts struct {
+	txns  []Txn
+	bytes int // of the last one
+}
+
+func (p *txnParts) add(cond Cond, w Write, c Caps) {
+	bytes, last := len(cond.Key)+len(w.Key)+len(w.Value), len(p.txns)-1
+	if last < 0 || c.MaxTxnOps > 0 && 2*len(p.txns[last].If)+2 > c.MaxTxnOps || c.MaxTxnBytes > 0 && p.bytes+bytes > c.MaxTxnBytes {
+		p.txns, p.bytes = append(p.txns, Txn{}), 0
+		last++
+	}
+	t := &p.txns[last]
+	t.If, t.Then = append(t.If, cond), append(t.Then, w)
+	p.bytes += bytes
+}

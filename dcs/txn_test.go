@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -113,5 +114,34 @@ func TestLimits(t *testing.T) {
 	free := newStore(t, &scripted{commit: b.commit}, Options{})
 	if _, err := free.Commit(t.Context(), Txn{Then: append(many(1000), Put("big", value(1<<20)))}); err != nil {
 		t.Errorf("a limit of 0 limits: %v", err)
+	}
+}
+
+// Writes that are few but long are divided as well.
+func TestTxnPartsKeepTheLimits(t *testing.T) {
+	for caps, want := range map[Caps]int{
+		{}:                                 1,
+		{MaxTxnOps: 4}:                     5,
+		{MaxTxnOps: 5}:                     5,
+		{MaxTxnBytes: 3 * 12}:              4,
+		{MaxTxnBytes: 3*12 - 1}:            5,
+		{MaxTxnOps: 2, MaxTxnBytes: 1000}:  10,
+		{MaxTxnOps: 60, MaxTxnBytes: 9999}: 1,
+	} {
+		var p txnParts
+		for i := range 10 {
+			key := strconv.Itoa(i)
+			p.add(Absent(key), Put(key, make([]byte, 10)), caps)
+		}
+		keys := 0
+		for _, part := range p.txns {
+			keys += len(part.Then)
+			if faults := part.limitFaults(nil, caps); len(faults) > 0 {
+				t.Errorf("%+v: %v", caps, faults)
+			}
+		}
+		if len(p.txns) != want || keys != 10 {
+			t.Errorf("%+v: %d Txns with %d keys, want %d with 10", caps, len(p.txns), keys, want)
+		}
 	}
 }

@@ -50,18 +50,17 @@ func TestAddresses(t *testing.T) {
 func TestURL(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "password")
 	require.NoError(t, os.WriteFile(secret, []byte("p w\n"), 0o600))
-	u, err := dcs.ParseURL("etcd3://h1:1,h2/pg/main?username=u&password_file=" + filepath.ToSlash(secret) + "&discovery=false&tls=true")
+	u, err := dcs.ParseURL("etcd3://h1:1,h2/pg/main?username=u&password_file=" + filepath.ToSlash(secret) + "&discovery=false&tls=true&slots=3")
 	require.NoError(t, err)
 	c, err := configFromURL(u, dcs.Options{})
 	require.NoError(t, err)
 	require.Equal(t, []string{"h1:1", "h2"}, c.Endpoints)
 	require.Equal(t, "pg/main", c.Root)
 	require.Equal(t, "u", c.Username)
-	checked, err := c.check()
-	require.NoError(t, err)
-	require.Equal(t, "p w", checked.password.Current(), "the line's end is no part of a password")
+	require.Equal(t, "p w", c.Password, "the line's end is no part of a password")
 	require.True(t, c.NoDiscovery)
-	require.Equal(t, &dcs.TLSFiles{}, c.TLSFiles)
+	require.Equal(t, 3, c.Slots)
+	require.NotNil(t, c.TLS)
 
 	for url, want := range map[string]string{
 		"etcd3:///r":                                    "no host",
@@ -70,6 +69,8 @@ func TestURL(t *testing.T) {
 		"etcd3://h/r?wait=perhaps":                      "true or false",
 		"etcd3://h/r?tls_cert=x":                        "tls_key",
 		"etcd3://h/r?tls_ca=/no/such":                   "tls_ca",
+		"etcd3://h/r?slots=many":                        "a number like",
+		"etcd3://h/r?slots=-1":                          "Slots -1",
 		"etcd3://h/r?nosuch=1":                          "nosuch",
 		"etcd3://h/r?username=u&password_file=/no/such": "password_file",
 	} {

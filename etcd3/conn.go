@@ -4,7 +4,6 @@ import (
 	"context"
 	"math"
 	"net"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -67,8 +66,8 @@ func (b *Backend) connected(addr string) (*conn, error) {
 func (c *conn) dialOptions() []grpc.DialOption {
 	b := c.b
 	creds := insecure.NewCredentials()
-	if b.c.tls != nil {
-		creds = telling{credentials.NewTLS(b.c.tls.Config()), b.c.tls}
+	if b.c.TLS != nil {
+		creds = telling{credentials.NewTLS(b.c.TLS.Clone())}
 	}
 	derived, _ := keepalive.Derive(b.c.Timing.TTL, b.c.Timing.LoopWait)
 	// Wrapped, because gRPC overwrites TCP_USER_TIMEOUT on a bare TCPConn.
@@ -78,7 +77,7 @@ func (c *conn) dialOptions() []grpc.DialOption {
 		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 		MinConnectTimeout: min(b.c.Timing.RetryTimeout/2, 5*time.Second),
 	}
-	own := []grpc.DialOption{
+	return append([]grpc.DialOption{
 		grpc.WithTransportCredentials(creds), grpc.WithNoProxy(), grpc.WithDisableRetry(), grpc.WithDisableServiceConfig(),
 		grpc.WithConnectParams(params), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
@@ -92,8 +91,7 @@ func (c *conn) dialOptions() []grpc.DialOption {
 			}
 			return nc, err
 		}),
-	}
-	return slices.Concat(b.c.DialOptions, own, b.c.dial)
+	}, b.c.dial...)
 }
 
 // call makes one call at a member, and again where its token had expired.

@@ -73,11 +73,9 @@
 //
 // # Security
 //
-// TLS with the system's or given authorities and client certificates, and user
-// and password, which come from a file (password_file) and never from the URL.
-// All files are read again, certificates and authorities for each connection and
-// the password for each login. If changed files cannot be used, the last good
-// ones stay in use and a warning says why. A token that expired is renewed
+// TLS with the system's or given authorities, client certificates (read again
+// for each connection), and user and password, which come from a file
+// (password_file) and never from the URL. A token that expired is renewed
 // inside the budget of the call that finds out, with one login for all calls that
 // find out at the same time. Authentication can be switched on and off while
 // clients run. A user needs readwrite on the prefix of the root, "/pg/main/", and
@@ -102,8 +100,8 @@
 // A value has at most 1 MiB, a Txn 120 conditions and writes: what etcd takes
 // with its default settings, less what the bookkeeping needs. A Session can hold
 // and publish more keys than that: each renewal reads them in requests of 120, all
-// in one term. With more than 60 keys it does not move to a fresh lease when
-// renewals keep failing (Caps.MaxTxnOps). While etcd elects
+// in one term, and a move to a fresh lease, when renewals keep failing, takes 60
+// keys in a transaction. While etcd elects
 // a leader nothing works, for as long as its election timeout and up to twice
 // that: RetryTimeout should be longer (docs/operations.md). After a restore
 // from a backup revisions fall, which no client can survive without a restart.

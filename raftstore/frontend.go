@@ -76,20 +76,13 @@ func (b *frontend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 func (b *frontend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
 	ctx, cancel := b.budget(ctx)
 	defer cancel()
-	floor := b.floor.At()
-	for {
+	return b.floor.Read(func() (dcs.Snapshot, error) {
 		s, _, o := b.fetch(ctx, prefix, 0)
 		if o.err != nil {
-			return dcs.Snapshot{}, b.unavailable(ctx, "Snapshot", prefix, o)
+			return s, b.unavailable(ctx, "Snapshot", prefix, o)
 		}
-		// It may be older than one that another call returned meanwhile, but not
-		// than one returned before this call began. To ask for more would read again
-		// and again while others write.
-		b.floor.Raise(s.Revision)
-		if s.Revision >= floor {
-			return s, nil
-		}
-	}
+		return s, nil
+	})
 }
 
 // fetch reads the tree from the node that leads, unless it has not moved past

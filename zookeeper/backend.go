@@ -11,7 +11,6 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
-	"github.com/holdfast-dcs/holdfast/internal/credentials"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/keepalive"
@@ -76,7 +75,7 @@ func New(c Config) (*Backend, error) {
 		DialsPerSecond: endpoint.LeaseDialsPerSecond,
 	})
 	b.commits = attempt.New(transport{b}, remote.Committing(b.pool, attempt.Options{
-		Backend: backendName, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
+		Backend: backendName, Slots: c.Slots, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
 	}))
 	b.pool.Start()
 	return b, nil
@@ -200,15 +199,10 @@ func (b *Backend) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if b.c.dialled != nil {
 		b.c.dialled(c)
 	}
-	if b.c.tls == nil {
+	if b.c.TLS == nil {
 		return c, nil
 	}
-	t, err := credentials.Client(ctx, c, b.c.tls, addr)
-	if err != nil {
-		c.Close()
-		return nil, err
-	}
-	return t, nil
+	return b.encrypted(ctx, c, addr)
 }
 
 // Get implements [dcs.Backend].

@@ -45,7 +45,6 @@ type session struct {
 
 	signing chan struct{} // held by who gives the credentials
 	signed  bool
-	given   []authInfo // under signing
 }
 
 type sessionOptions struct {

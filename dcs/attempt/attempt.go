@@ -31,7 +31,7 @@ type Committer struct {
 // New returns a Committer. It sends nothing before the first Commit.
 func New(t Transport, o Options) *Committer {
 	o = o.withDefaults()
-	return &Committer{t: t, o: o, pool: pool{size: o.Slots}, calls: map[int]context.CancelCauseFunc{}}
+	return &Committer{t: t, o: o, pool: o.pool(), calls: map[int]context.CancelCauseFunc{}}
 }
 
 // Commit applies t and answers by ctx's deadline: with the revision of the
@@ -134,8 +134,12 @@ func (c *Committer) sendingTime(ctx context.Context) (context.Context, context.C
 // slot returns a slot with its marker made and read, owned by the caller.
 func (c *Committer) slot(ctx context.Context) (*slot, error) {
 	s := c.pool.take(ctx, func(ctx context.Context, h *handle) { c.settle(ctx, h) })
+	if s != nil && ctx.Err() != nil { // it came too late
+		c.pool.give(s)
+		s = nil
+	}
 	if s == nil {
-		return nil, c.over(ctx, errors.New("every slot is busy or waits for its attempt to be settled"))
+		return nil, c.over(ctx, &noSlotError{c.pool.size()})
 	}
 	if err := c.prepare(ctx, s); err != nil {
 		c.pool.give(s)

@@ -11,8 +11,9 @@ type Options struct {
 	// Backend is the name that errors carry.
 	Backend string
 	// Slots is the number of markers, and so of Commits in flight at once;
-	// further ones wait for a slot. Zero means 8. A marker is made when its
-	// slot is first used.
+	// further ones wait for a slot. A marker is made when its slot is first
+	// used. Zero means that the number follows the load: 8, and another one, up
+	// to 64, whenever as many Commits wait as there are slots.
 	Slots int
 	// Prefix is where markers live; it must be hidden from Get, Snapshot and
 	// Wait. Empty means ".op". A backend that sweeps its markers gives each
@@ -54,7 +55,8 @@ type Options struct {
 }
 
 const (
-	defaultSlots  = 8
+	fewSlots      = 8
+	mostSlots     = 64
 	defaultPrefix = ".op"
 	// inFlight bounds the unanswered copies of one request.
 	inFlight = 2
@@ -69,9 +71,6 @@ const (
 )
 
 func (o Options) withDefaults() Options {
-	if o.Slots <= 0 {
-		o.Slots = defaultSlots
-	}
 	if o.Prefix == "" {
 		o.Prefix = defaultPrefix
 	}
@@ -88,6 +87,14 @@ func (o Options) withDefaults() Options {
 		o.Rand = rand.Reader
 	}
 	return o
+}
+
+// pool returns the pool of slots.
+func (o Options) pool() pool {
+	if o.Slots > 0 {
+		return pool{few: o.Slots, most: o.Slots}
+	}
+	return pool{few: fewSlots, most: mostSlots}
 }
 
 // reserve returns the part of budget that is kept for settling.

@@ -2,6 +2,7 @@ package attempt
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -22,7 +23,8 @@ func (s *slot) forget() { *s = slot{} }
 // attempt is unclear only for its settling (P12).
 type pool struct {
 	mu      sync.Mutex
-	size    int
+	few     int // so many are made as soon as they are needed
+	most    int
 	made    int
 	free    []*slot   // the last one given back is taken first: few are used
 	unclear []*handle // oldest first
@@ -70,12 +72,19 @@ func (p *pool) enter(w *waiter) *slot {
 		p.free = p.free[:n-1]
 		return s
 	}
-	if p.made < p.size {
+	if p.made < p.few || p.made < p.most && len(p.waiting) >= p.made {
 		p.made++
 		return &slot{}
 	}
 	p.waiting = append(p.waiting, w)
 	return nil
+}
+
+// size returns the number of slots.
+func (p *pool) size() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.made
 }
 
 // leave ends w's waiting and returns the slot that it was given, or nil.
@@ -139,3 +148,14 @@ func (p *pool) settled(h *handle) {
 	p.mu.Unlock()
 	p.give(h.slot)
 }
+
+// noSlotError is the failure of a Commit that got no slot in its time.
+type noSlotError struct{ slots int }
+
+func (e *noSlotError) Error() string {
+	return fmt.Sprintf("each of the %d slots is busy or waits for its attempt to be settled: send fewer Commits at once, or set Slots", e.slots)
+}
+
+// Local reports that the error is no sign of an outage: the Commit waited for
+// others of the same Store.
+func (e *noSlotError) Local() bool { return true }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,7 +20,7 @@ import (
 // A slot that is given to a waiter in the moment in which its time is over is
 // not lost. A waiter that has left is given none.
 func TestPoolLosesNoSlot(t *testing.T) {
-	p := &pool{size: 1, made: 1}
+	p := &pool{most: 1, made: 1}
 	given := &slot{}
 	late, gone, next := &waiter{stop: func() {}}, &waiter{}, &waiter{stop: func() {}}
 	for _, w := range []*waiter{late, gone, next} {
@@ -47,7 +49,7 @@ func TestPoolLosesNoSlot(t *testing.T) {
 // settled.
 func TestPoolSettlesInTurn(t *testing.T) {
 	a, b := &handle{}, &handle{}
-	p := &pool{size: 2, made: 2, unclear: []*handle{a, b}}
+	p := &pool{most: 2, made: 2, unclear: []*handle{a, b}}
 	for _, want := range []*handle{a, b, a} {
 		ctx, cancel := context.WithCancel(t.Context())
 		s := p.take(ctx, func(_ context.Context, h *handle) {
@@ -313,5 +315,63 @@ func TestP12SettlingIsTakenOver(t *testing.T) {
 		}
 		c.Close()
 		wg.Wait()
+	})
+}
+
+// burst sends n Commits at once to a store that answers each after 5 ms.
+func burst(t *testing.T, c *Committer, s *occupied, n int) (failed []error) {
+	t.Helper()
+	var wg sync.WaitGroup
+	errs := make([]error, n)
+	for i := range n {
+		s.takes[strconv.Itoa(i)] = 5 * time.Millisecond
+	}
+	for i := range n {
+		key := strconv.Itoa(i)
+		ctx := within(t, 3001*time.Millisecond)
+		wg.Go(func() { _, errs[i] = c.Commit(ctx, put(key, "1")) })
+	}
+	wg.Wait()
+	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+}
+
+// The number of slots grows while many Commits wait, and stays small while few do.
+func TestSlotsGrowWithTheLoad(t *testing.T) {
+	for _, x := range []struct{ slots, commits, made int }{
+		{0, 8, 8}, {0, 15, 8}, {0, 17, 9}, {0, 1000, mostSlots}, {12, 200, 12},
+	} {
+		run(t, func(t *testing.T) {
+			s := &occupied{newStore(), map[string]time.Duration{}}
+			c := New(s, Options{Slots: x.slots})
+			defer c.Close()
+			if failed := burst(t, c, s, x.commits); len(failed) > 0 {
+				t.Errorf("%d of %d Commits failed: %v", len(failed), x.commits, failed[0])
+			}
+			if c.pool.made != x.made {
+				t.Errorf("%d slots for %d Commits, want %d", c.pool.made, x.commits, x.made)
+			}
+		})
+	}
+}
+
+// A Commit that found no slot names the limit, and says nothing about the store.
+func TestNoSlotIsNoOutage(t *testing.T) {
+	run(t, func(t *testing.T) {
+		s := &occupied{newStore(), map[string]time.Duration{}}
+		c := New(s, Options{Slots: 2})
+		defer c.Close()
+		waited := 0
+		for _, err := range burst(t, c, s, 1000) {
+			var local interface{ Local() bool }
+			if errors.As(err, &local) && local.Local() {
+				waited++
+				if kindIs(err, dcs.ErrUnavailable) != nil || !strings.Contains(err.Error(), "2 slots") {
+					t.Fatalf("got %v", err)
+				}
+			}
+		}
+		if waited < 50 {
+			t.Fatalf("%d Commits of 1000 found no slot, one of two, in 2.25 s", waited)
+		}
 	})
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/kv"
 )
 
-// Floor is the largest revision that a Snapshot of a Store has had: no later
-// one may have a smaller one.
+// Floor is the largest revision that a Snapshot of a Store has had. A Snapshot
+// that begins later must not have a smaller one.
 type Floor struct{ at atomic.Uint64 }
 
 // At is the floor.
@@ -28,18 +28,37 @@ func (f *Floor) Raise(rev dcs.Revision) bool {
 	}
 }
 
-// Snapshot is a Backend's: it reads, again where what was read is older than
-// what the Store has returned. read also names the server that answered.
-func (f *Floor) Snapshot(backend, prefix string, read func() (s dcs.Snapshot, at string, err error)) (dcs.Snapshot, error) {
+// Read calls read until the tree is not older than any that was returned before
+// this call began. The tree may be older than one that another call has returned
+// meanwhile: to ask for that would read again and again while others write.
+func (f *Floor) Read(read func() (dcs.Snapshot, error)) (dcs.Snapshot, error) {
+	floor := f.At()
 	for {
-		s, at, err := read()
+		s, err := read()
 		if err != nil {
-			return dcs.Snapshot{}, Kinded(backend, "Snapshot", prefix, at, err)
+			return dcs.Snapshot{}, err
 		}
-		if f.Raise(s.Revision) {
-			return Visible(prefix, s), nil
+		f.Raise(s.Revision)
+		if s.Revision >= floor {
+			return s, nil
 		}
 	}
+}
+
+// Snapshot is a Backend's: it reads as [Floor.Read] does. read also names the
+// server that answered.
+func (f *Floor) Snapshot(backend, prefix string, read func() (s dcs.Snapshot, at string, err error)) (dcs.Snapshot, error) {
+	s, err := f.Read(func() (dcs.Snapshot, error) {
+		s, at, err := read()
+		if err != nil {
+			return s, Kinded(backend, "Snapshot", prefix, at, err)
+		}
+		return s, nil
+	})
+	if err != nil {
+		return s, err
+	}
+	return Visible(prefix, s), nil
 }
 
 // Visible leaves the bookkeeping out of what was read under prefix.

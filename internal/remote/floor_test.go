@@ -1,0 +1,36 @@
+package remote
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// A Snapshot is bounded below by the answers from before it began. It is not
+// read again because of a revision that another call has returned meanwhile: under
+// many writes there would be no end to that.
+func TestSnapshotEndsUnderWrites(t *testing.T) {
+	var f Floor
+	f.Raise(7)
+	reads := 0
+	read := func() (dcs.Snapshot, string, error) {
+		reads++
+		at := f.At()
+		if reads == 1 {
+			at-- // a server that is behind
+		}
+		f.Raise(f.At() + 10) // the answer to a Get that came meanwhile
+		if reads > 5 {
+			return dcs.Snapshot{}, "m1", errors.New("the floor moves with every read")
+		}
+		return dcs.Snapshot{Revision: at}, "m1", nil
+	}
+	s, err := f.Snapshot("b", "", read)
+	require.NoError(t, err)
+	require.Equal(t, dcs.Revision(17), s.Revision)
+	require.Equal(t, 2, reads, "one of them was older than an answer from before the call")
+	require.Equal(t, dcs.Revision(27), f.At())
+}
