@@ -1,9 +1,9 @@
 package consul
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -48,26 +48,32 @@ var (
 	_ dcs.Settler = (*Backend)(nil)
 )
 
-// New returns a client. It does no I/O: the first call does, within its
-// budget. Settings that cannot work are ErrInvalid, all of them at once.
+// New returns a client. It does no I/O, apart from the lookup of Config.SRV: the
+// first call does, within its budget. Settings that cannot work are ErrInvalid, all of them at once.
 func New(c Config) (*Backend, error) {
 	c, err := c.check()
 	if err != nil {
 		return nil, err
 	}
+	if c.SRV != "" {
+		if c.Endpoints, err = c.srv().Seeds(backendName, c.Timing.RetryTimeout); err != nil {
+			return nil, err
+		}
+	}
 	b := &Backend{c: c, root: c.Root + "/", conns: map[string]*conn{}}
 	b.minTTL.Store(int64(c.MinTTL))
 	b.life, b.end = context.WithCancelCause(context.Background())
-	b.token = token{file: c.TokenFile, log: c.Logger, value: os.Getenv(api.HTTPTokenEnvName)}
-	if c.TokenFile != "" {
-		b.token.value, _ = remote.ReadSecret(c.TokenFile) // it was read a moment ago
-	}
+	b.token = token{secret: c.token, value: c.token.Current()}
 	b.copy.Init(b.source())
 	b.markers = remote.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
-	b.pool = endpoint.New(endpoint.Options{
+	o := endpoint.Options{
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
 		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.copy.Observer(c.Observer.Endpoint), HedgeFloor: hedgeFloor,
-	})
+	}
+	if c.SRV != "" {
+		o.Topology = c.srv().LookUp
+	}
+	b.pool = endpoint.New(o)
 	b.commits = attempt.New(transport{b}, remote.Committing(b.pool, attempt.Options{
 		Backend: backendName, Slots: c.Slots, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
 	}))
@@ -215,7 +221,7 @@ func (b *Backend) read(ctx context.Context, c *conn, keys ...string) ([]dcs.Entr
 			return nil, err
 		}
 		if !ok {
-			return nil, b.refusedRead(c, resp)
+			return nil, cmp.Or(deniedIn(resp.Errors), refusedRead(c, resp))
 		}
 		var out []dcs.Entry
 		for _, p := range resp.Results {

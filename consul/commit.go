@@ -68,6 +68,9 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 	}
 	got, err := call(ctx, c, func(ctx context.Context, token string) (answer, error) {
 		ok, resp, _, err := c.api.KV().Txn(ops, (&api.QueryOptions{Token: token}).WithContext(ctx))
+		if err == nil && !ok {
+			err = deniedIn(resp.Errors)
+		}
 		return answer{ok, resp}, err
 	})
 	if err != nil {
@@ -89,9 +92,7 @@ func (b *Backend) refused(ctx context.Context, c *conn, r attempt.Request, whole
 	for _, f := range faults {
 		op := opAt(ops, f)
 		switch refusalOf(op, f.What) {
-		case condition:
-		case denied:
-			return a, &remote.Failure{Endpoint: c.addr, Kind: dcs.ErrUnauthorized, Unconfirmed: true, Err: b.needs(f.What), Refused: true}
+		case condition, denied: // the latter is an error of the call
 		case delayed:
 			return a, &remote.Failure{Endpoint: c.addr, Err: errors.New(f.What), Refused: true}
 		case leaseGone:
@@ -173,13 +174,10 @@ func (b *Backend) write(w dcs.Write) api.KVTxnOps {
 }
 
 // refusedRead is the failure of a read that Consul refused.
-func (b *Backend) refusedRead(c *conn, resp *api.KVTxnResponse) error {
+func refusedRead(c *conn, resp *api.KVTxnResponse) error {
 	what := "the read was refused"
 	for _, f := range resp.Errors {
 		what = f.What
-		if refusalOf(nil, what) == denied {
-			return &remote.Failure{Endpoint: c.addr, Kind: dcs.ErrUnauthorized, Unconfirmed: true, Err: b.needs(what), Refused: true}
-		}
 	}
 	return &remote.Failure{Endpoint: c.addr, Err: errors.New(what), Blame: true, Refused: true}
 }

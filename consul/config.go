@@ -5,9 +5,11 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/credentials"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
@@ -15,7 +17,16 @@ import (
 type Config struct {
 	// Endpoints are host:port of Consul's HTTP API, the port 8500 where it is
 	// left out: of the agent on this machine, or of several servers or agents.
+	// The socket of an agent on this machine is written unix:///run/consul.sock.
 	Endpoints []string
+	// SRV is a domain whose SRV records name the endpoints, in their place: those
+	// of _consul-http._tcp, or of _consul-https._tcp with TLS. New looks them up
+	// within RetryTimeout, and they are looked up again from time to time.
+	// SRVSuffix follows the service's name after a hyphen.
+	SRV, SRVSuffix string
+	// PathPrefix comes before the path of each request, like "/consul", for an
+	// agent behind a proxy that takes it away.
+	PathPrefix string
 	// Root is the tree to work in, like "pg/main": every key is kept below
 	// "pg/main/". Stores with different roots do not see each other.
 	Root string
@@ -31,8 +42,10 @@ type Config struct {
 	// "serfHealth". None is the default: a check that fails because of a slow
 	// network costs a healthy primary its lock.
 	Checks []string
+	// Token is the ACL token; empty means TokenFile's.
+	Token string
 	// TokenFile holds the ACL token. It is read again when Consul refuses the
-	// token. Without it the environment's CONSUL_HTTP_TOKEN is used, if set.
+	// token or denies it a right.
 	TokenFile string
 	// Datacenter is where the keys and sessions are; empty means the agent's.
 	Datacenter string
@@ -45,8 +58,10 @@ type Config struct {
 	// MinTTL is the servers' session_ttl_min. Zero means that Open asks for it;
 	// a Backend that New made says 10 s then, Consul's default.
 	MinTTL time.Duration
-	// TLS switches TLS on. Nil means plain text.
+	// TLS switches TLS on. Nil means plain text, unless TLSFiles is set.
 	TLS *tls.Config
+	// TLSFiles switches TLS on, in place of TLS, with files that are read again.
+	TLSFiles *dcs.TLSFiles
 	// Timing is what the programs on this store use; timeouts and keepalive
 	// are derived from it. See dcs.Timing.WithDefaults for zero fields.
 	Timing dcs.Timing
@@ -61,6 +76,9 @@ type Config struct {
 	// Observer is told of every decision about an endpoint; the zero value is
 	// off.
 	Observer dcs.Observer
+
+	tls   *credentials.TLS // nil: plain text
+	token *credentials.Secret
 
 	// A test's: what stands between us and the network, who is told of each
 	// connection made, and a name for what a call is made for.
@@ -87,8 +105,11 @@ const (
 
 func (c Config) check() (Config, error) {
 	var faults remote.Faults
-	c.Endpoints, c.Root = faults.Common(c.Endpoints, defaultPort, c.Root)
-	if c.Node == "" && len(c.Endpoints) > 1 {
+	c.Endpoints, c.Root = c.checkEndpoints(&faults), faults.Root(c.Root)
+	if c.PathPrefix = strings.TrimRight(c.PathPrefix, "/"); c.PathPrefix != "" && c.PathPrefix[0] != '/' {
+		faults.Add("PathPrefix %q: it begins with a slash, like /consul", c.PathPrefix)
+	}
+	if c.Node == "" && (len(c.Endpoints) > 1 || c.SRV != "") {
 		c.Node = nodeOf(c.Root)
 	}
 	if c.LockDelay < 0 || c.LockDelay > time.Minute {
@@ -101,14 +122,11 @@ func (c Config) check() (Config, error) {
 	if c.MinTTL == 0 {
 		c.MinTTL = defaultMinTTL
 	}
-	if c.TokenFile != "" {
-		if _, err := remote.ReadSecret(c.TokenFile); err != nil {
-			faults.Add("TokenFile: %w", err)
-		}
-	}
-	c.Timing = faults.Timing(c.Timing, c.caps())
 	faults.Slots(c.Slots)
 	c.Logger, c.Observer = dcs.Detached(c.Logger, c.Observer)
+	c.token = faults.Secret("Token", c.Token, c.TokenFile, c.Logger)
+	c.tls = faults.TLS(c.TLS, c.TLSFiles, c.Logger)
+	c.Timing = faults.Timing(c.Timing, c.caps())
 	if c.wrap == nil {
 		c.wrap = func(r roundTripper) roundTripper { return r }
 	}
@@ -116,6 +134,43 @@ func (c Config) check() (Config, error) {
 		c.name = func(ctx context.Context, _ string) context.Context { return ctx }
 	}
 	return c, faults.Err(backendName)
+}
+
+const unixScheme = "unix://"
+
+// checkEndpoints returns the endpoints with their ports.
+func (c Config) checkEndpoints(faults *remote.Faults) []string {
+	var hosts, sockets []string
+	for _, e := range c.Endpoints {
+		path, unix := strings.CutPrefix(strings.TrimSpace(e), unixScheme)
+		switch {
+		case !unix:
+			hosts = append(hosts, e)
+		case !strings.HasPrefix(path, "/"):
+			faults.Add("Endpoints: the path of a socket is absolute, like unix:///run/consul.sock")
+		default:
+			sockets = append(sockets, unixScheme+path)
+		}
+	}
+	if len(sockets) == 0 {
+		return faults.Servers(hosts, defaultPort, c.SRV, c.SRVSuffix)
+	}
+	if c.TLS != nil || c.TLSFiles != nil || c.SRV != "" {
+		faults.Add("Endpoints: a socket has no TLS and no SRV records")
+	}
+	if len(hosts) > 0 {
+		hosts = faults.Servers(hosts, defaultPort, "", "")
+	}
+	return append(sockets, hosts...)
+}
+
+// srv is the discovery of SRV.
+func (c Config) srv() remote.SRV {
+	service := "consul-http"
+	if c.TLS != nil || c.TLSFiles != nil {
+		service = "consul-https"
+	}
+	return remote.SRV{Service: service, Suffix: c.SRVSuffix, Domain: c.SRV, Resolver: c.Resolver}
 }
 
 func (c Config) caps() dcs.Caps {

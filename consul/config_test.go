@@ -61,7 +61,7 @@ func TestURL(t *testing.T) {
 	require.Equal(t, "pg/main", c.Root)
 	require.Equal(t, []any{"d", "n", "p", "x", 15 * time.Second}, []any{c.Datacenter, c.Namespace, c.Partition, c.Node, c.LockDelay})
 	require.Equal(t, []string{"serfHealth", "disk"}, c.Checks)
-	require.NotNil(t, c.TLS)
+	require.Equal(t, &dcs.TLSFiles{}, c.TLSFiles)
 	b, err := New(c)
 	require.NoError(t, err)
 	defer b.Close()

@@ -11,6 +11,7 @@ import (
 	"net/http/httptrace"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/credentials"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
@@ -50,7 +52,7 @@ func (b *Backend) connected(addr string) (*conn, error) {
 	if b.life.Err() != nil {
 		return nil, context.Cause(b.life)
 	}
-	t := b.transport()
+	t := b.transport(addr)
 	client, err := b.client(addr, checked{t})
 	if err != nil {
 		return nil, err
@@ -63,11 +65,14 @@ func (b *Backend) connected(addr string) (*conn, error) {
 // client returns a client of Consul's API for addr that sends through t.
 func (b *Backend) client(addr string, t http.RoundTripper) (*api.Client, error) {
 	scheme := "http"
-	if b.c.TLS != nil {
+	if b.c.tls != nil {
 		scheme = "https"
 	}
+	if strings.HasPrefix(addr, unixScheme) {
+		addr = socketHost // the API takes no transport of ours for a socket
+	}
 	return api.NewClient(&api.Config{
-		Address: addr, Scheme: scheme, HttpClient: &http.Client{Transport: settled{b.c.wrap(t), b}, CheckRedirect: stay},
+		Address: addr, Scheme: scheme, PathPrefix: b.c.PathPrefix, HttpClient: &http.Client{Transport: settled{b.c.wrap(t), b}, CheckRedirect: stay},
 		Datacenter: b.c.Datacenter, Token: unset,
 		Namespace: cmp.Or(b.c.Namespace, unset), Partition: cmp.Or(b.c.Partition, unset),
 	})
@@ -102,31 +107,56 @@ const mostConns = 8
 // longer.
 const idle = 90 * time.Second
 
-func (b *Backend) transport() *http.Transport {
+// socketHost is the host in requests through a socket.
+const socketHost = "localhost"
+
+// transport returns the connections to one endpoint.
+func (b *Backend) transport(endpoint string) *http.Transport {
 	derived, _ := keepalive.Derive(b.c.Timing.TTL, b.c.Timing.LoopWait)
 	dialer := &keepalive.Dialer{Config: derived, Base: &net.Dialer{Resolver: b.c.Resolver}, Logger: b.c.Logger}
-	t := &http.Transport{
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if err := b.pool.AwaitDial(ctx); err != nil {
+			return nil, err
+		}
+		var nc net.Conn
+		var err error
+		if path, unix := strings.CutPrefix(endpoint, unixScheme); unix {
+			nc, err = (&net.Dialer{}).DialContext(ctx, "unix", path)
+		} else {
+			nc, err = dialer.DialContext(ctx, network, addr)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if b.c.dialled != nil {
+			b.c.dialled(nc)
+		}
+		return b.sockets.add(nc)
+	}
+	return &http.Transport{
 		// HTTP/1.1 needs a connection for each request under way.
 		MaxConnsPerHost: mostConns, MaxIdleConnsPerHost: mostConns, IdleConnTimeout: idle, DisableCompression: true,
-		TLSHandshakeTimeout: b.c.Timing.RetryTimeout,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			if err := b.pool.AwaitDial(ctx); err != nil {
-				return nil, err
-			}
-			nc, err := dialer.DialContext(ctx, network, addr)
+		DialContext: dial,
+		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			nc, err := dial(ctx, network, addr)
 			if err != nil {
 				return nil, err
 			}
-			if b.c.dialled != nil {
-				b.c.dialled(nc)
-			}
-			return b.sockets.add(nc)
+			return b.encrypted(ctx, nc, addr)
 		},
 	}
-	if b.c.TLS != nil {
-		t.TLSClientConfig = b.c.TLS.Clone()
+}
+
+// encrypted is TLS on a connection to addr, with the configuration of its time.
+func (b *Backend) encrypted(ctx context.Context, nc net.Conn, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.c.Timing.RetryTimeout)
+	defer cancel()
+	t, err := credentials.Client(ctx, nc, b.c.tls, addr)
+	if err != nil {
+		_ = nc.Close() // nobody has used it
+		return nil, err
 	}
-	return t
+	return t, nil
 }
 
 // statusError is an answer of Consul's that is none.
@@ -195,7 +225,7 @@ func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, token
 		var zero T
 		if !again && forbidden(err) {
 			var changed bool
-			if token, changed = c.b.token.reload(token); changed {
+			if token, changed = c.b.token.reload(ctx, token); changed {
 				continue
 			}
 		}

@@ -88,10 +88,12 @@
 //
 // # Security
 //
-// TLS with the system's or given authorities, client certificates (read again
-// for each connection), and an ACL token from a file (token_file), which is read
-// again when Consul refuses the token; without one CONSUL_HTTP_TOKEN of the
-// environment is used. What a token needs, least first:
+// TLS with the system's or given authorities and client certificates, whose files
+// are read again for each connection, and an ACL token from a file (token_file),
+// which is read again when Consul refuses the token or denies it a right. If
+// changed files cannot be used, the last good ones stay in use and a warning says
+// why. Nothing is taken from the environment unless asked for (FromEnvironment,
+// option env). A token needs these rights, least first:
 //
 //	key_prefix "pg/main/" { policy = "read" }         # to look on
 //	key_prefix "pg/main/" { policy = "write" }        # instead, to take part

@@ -113,6 +113,17 @@ func forbidden(err error) bool {
 	return errors.As(err, &s) && s.code == http.StatusForbidden
 }
 
+// deniedIn is the error of a transaction that Consul refused because the token
+// lacks a right, nil for any other. Consul answers with the status of a conflict.
+func deniedIn(faults api.TxnErrors) error {
+	for _, f := range faults {
+		if refusalOf(nil, f.What) == denied {
+			return &statusError{code: http.StatusForbidden, body: f.What}
+		}
+	}
+	return nil
+}
+
 // failed makes a failure of what an endpoint, or HTTP, answered. left says
 // that the request had left, or may have.
 func (c *conn) failed(ctx context.Context, err error, left bool) error {

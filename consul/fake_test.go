@@ -274,7 +274,7 @@ func TestPlacesArePassedThrough(t *testing.T) {
 func TestConnectionsEndWithTheirClient(t *testing.T) {
 	agent := newFake(t)
 	b := fakeClient(t, nil, agent)
-	dial := b.transport().DialContext
+	dial := b.transport(agent.addr()).DialContext
 	idle, err := dial(t.Context(), "tcp", agent.addr())
 	require.NoError(t, err)
 	ended, err := dial(t.Context(), "tcp", agent.addr())

@@ -46,27 +46,17 @@ func (b *Backend) register(ctx context.Context, c *conn) error {
 		Verb: api.NodeCAS, // with index 0: only if it is absent
 		Node: api.Node{Node: b.c.Node, Address: nodeAddress, Meta: map[string]string{"made-by": backendSession, metaRoot: b.c.Root}},
 	}}}
-	type answer struct {
-		ok   bool
-		resp *api.TxnResponse
-	}
-	got, err := call(ctx, c, func(ctx context.Context, token string) (answer, error) {
+	registered, err := call(ctx, c, func(ctx context.Context, token string) (bool, error) {
 		ok, resp, _, err := c.api.Txn().Txn(ops, (&api.QueryOptions{Token: token}).WithContext(ctx))
-		return answer{ok, resp}, err
-	})
-	switch {
-	case err != nil:
-		return err
-	case got.ok:
-		b.c.Logger.Info("registered the catalog node that sessions belong to", "node", b.c.Node, "endpoint", c.addr)
-	default:
-		for _, f := range got.resp.Errors {
-			if refusalOf(nil, f.What) == denied {
-				return &remote.Failure{Endpoint: c.addr, Kind: dcs.ErrUnauthorized, Err: b.needs(f.What), Refused: true}
-			}
+		if err == nil && !ok {
+			err = deniedIn(resp.Errors)
 		}
+		return ok, err
+	})
+	if registered {
+		b.c.Logger.Info("registered the catalog node that sessions belong to", "node", b.c.Node, "endpoint", c.addr)
 	}
-	return nil
+	return err
 }
 
 // checkNode fails if the sessions' node belongs to another root: an operator who

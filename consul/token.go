@@ -1,16 +1,15 @@
 package consul
 
 import (
-	"log/slog"
+	"context"
 	"sync"
 
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/credentials"
 )
 
-// token is the ACL token, from a file that may change.
+// token is the ACL token in use, from a secret that may change.
 type token struct {
-	file string // "": the environment's
-	log  *slog.Logger
+	secret *credentials.Secret
 
 	mu    sync.Mutex
 	value string
@@ -22,22 +21,21 @@ func (t *token) current() string {
 	return t.value
 }
 
-// reload reads the file again after Consul refused old, and reports whether
-// there is another token now.
-func (t *token) reload(old string) (string, bool) {
-	if t.file == "" {
+// reload reads the secret again after Consul refused old, and reports whether
+// there is another token now. It returns by ctx, also when the disk hangs.
+func (t *token) reload(ctx context.Context, old string) (string, bool) {
+	if now := t.current(); now != old || !t.secret.MayChange() {
+		return now, now != old
+	}
+	read := make(chan string, 1)
+	go func() { read <- t.secret.Current() }() // until the disk answers
+	select {
+	case value := <-read:
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.value = value
+		return value, value != old
+	case <-ctx.Done():
 		return old, false
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.value != old {
-		return t.value, true
-	}
-	value, err := remote.ReadSecret(t.file)
-	if err != nil {
-		t.log.Warn("the ACL token's file can not be read", "error", err)
-		return old, false
-	}
-	t.value = value
-	return value, value != old
 }

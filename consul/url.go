@@ -1,7 +1,9 @@
 package consul
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -14,8 +16,8 @@ func init() {
 	dcs.Register("consul", remote.Driver[Config, *Backend]{Options: params, Config: configFromURL, Client: open})
 }
 
-var params = append([]dcs.Param{
-	{Name: "token_file", Usage: "file with the ACL token, read again when Consul refuses it; default: CONSUL_HTTP_TOKEN of the environment, if set"},
+var params = slices.Concat([]dcs.Param{
+	{Name: "token_file", Usage: "file with the ACL token, read again when Consul refuses it or denies a right; default: no token"},
 	{Name: "node", Usage: "catalog node that sessions belong to; default: the agent's own with one host, one of the root's own with several, like holdfast-pg--main"},
 	{Name: "checks", Usage: "health checks of that node which sessions end with, with commas between them; default: none"},
 	{Name: "lock_delay", Usage: "how long nobody gets a key after Consul ended its session, like 15s; default 1ms"},
@@ -23,12 +25,15 @@ var params = append([]dcs.Param{
 	{Name: "namespace", Usage: "Consul Enterprise namespace; default: none"},
 	{Name: "partition", Usage: "Consul Enterprise admin partition; default: none"},
 	remote.SlotsParam,
+	{Name: "unix", Usage: "path of the socket of an agent on this machine, in place of hosts, like /run/consul.sock"},
+	{Name: "path_prefix", Usage: "prefix of the path of each request, for an agent behind a proxy, like /consul"},
+	remote.EnvParam("CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, CONSUL_HTTP_SSL, CONSUL_CACERT, CONSUL_NAMESPACE, …"),
 	remote.WaitParam,
-}, remote.TLSParams()...)
+}, remote.SRVParams("_consul-http._tcp (with TLS _consul-https._tcp)"), remote.TLSParams())
 
 // open makes a Backend that knows the servers' limits.
 func open(ctx context.Context, c Config, wait bool) (*Backend, error) {
-	b, err := New(c)
+	b, err := remote.Made(ctx, c.Timing, c.Logger, wait, func() (*Backend, error) { return New(c) })
 	if err != nil {
 		return nil, err
 	}
@@ -37,12 +42,22 @@ func open(ctx context.Context, c Config, wait bool) (*Backend, error) {
 
 func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
 	var faults remote.Faults
-	c := Config{
-		Timing: o.Timing, Logger: o.Logger, Observer: o.Observer, TLS: faults.TLS(u),
-		TokenFile: u.Params["token_file"], Node: u.Params["node"],
-		Datacenter: u.Params["dc"], Namespace: u.Params["namespace"], Partition: u.Params["partition"],
+	var c Config
+	if faults.Bool(u, "env", false) {
+		c = fromEnvironment(&faults)
 	}
-	c.Endpoints, c.Root = faults.Place(u, exampleURL)
+	c.Timing, c.Logger, c.Observer = o.Timing, o.Logger, o.Observer
+	c.place(u, &faults)
+	if t := faults.TLSFiles(u); t != nil {
+		c.TLSFiles = t
+	}
+	if file := u.Params["token_file"]; file != "" {
+		c.Token, c.TokenFile = "", file
+	}
+	c.Node, c.Datacenter = u.Params["node"], u.Params["dc"]
+	c.Namespace = cmp.Or(u.Params["namespace"], c.Namespace)
+	c.Partition = cmp.Or(u.Params["partition"], c.Partition)
+	c.PathPrefix = cmp.Or(u.Params["path_prefix"], c.PathPrefix)
 	faults.Bool(u, "wait", false)
 	c.Slots = faults.Number(u, "slots", "16")
 	if v := u.Params["checks"]; v != "" {
@@ -50,4 +65,18 @@ func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
 	}
 	c.LockDelay = faults.Duration(u, "lock_delay", "15s")
 	return c, faults.Err(backendName)
+}
+
+// place takes the endpoints and the root from a URL.
+func (c *Config) place(u *dcs.URL, faults *remote.Faults) {
+	unix, srv := u.Params["unix"], u.Params["srv"]
+	hosts, root := faults.Place(u, exampleURL, unix != "" || srv != "" || len(c.Endpoints) > 0)
+	c.Root = root
+	if unix != "" {
+		hosts = append([]string{unixScheme + unix}, hosts...)
+	}
+	if len(hosts) > 0 || srv != "" {
+		c.Endpoints = hosts
+	}
+	c.SRV, c.SRVSuffix = srv, u.Params["srv_suffix"]
 }

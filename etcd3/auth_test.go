@@ -33,6 +33,8 @@ type fakeAuth struct {
 	off   bool
 	valid string // the token; empty: none
 	next  int
+
+	password string // empty: any
 }
 
 func newFakeAuth(t *testing.T) (*fakeAuth, *Backend, *dcs.Store) {
@@ -42,20 +44,28 @@ func newFakeAuth(t *testing.T) (*fakeAuth, *Backend, *dcs.Store) {
 }
 
 func (f *fakeAuth) open(t *testing.T) (*Backend, *dcs.Store) {
+	return f.openAs(t, Config{Username: "u", Password: "p"})
+}
+
+func (f *fakeAuth) openAs(t *testing.T, c Config) (*Backend, *dcs.Store) {
 	addr := serve(t, func(g *grpc.Server) {
 		f.register(g)
 		pb.RegisterAuthServer(g, f)
 		pb.RegisterWatchServer(g, f)
 	})
 	f.setHook(func(ctx context.Context, _ any) error { return f.check(ctx) })
-	return f.clientAt(t, addr, Config{Username: "u", Password: "p"})
+	return f.clientAt(t, addr, c)
 }
 
-func (f *fakeAuth) Authenticate(ctx context.Context, _ *pb.AuthenticateRequest) (*pb.AuthenticateResponse, error) {
+func (f *fakeAuth) Authenticate(ctx context.Context, r *pb.AuthenticateRequest) (*pb.AuthenticateResponse, error) {
 	f.logins.Add(1)
 	f.mu.Lock()
 	hang, off, cost := f.hang, f.off, f.cost
+	wrong := f.password != "" && r.Password != f.password
 	f.mu.Unlock()
+	if wrong && !off {
+		return nil, rpctypes.ErrGRPCAuthFailed
+	}
 	if hang != nil {
 		select {
 		case <-hang:

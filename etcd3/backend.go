@@ -34,6 +34,8 @@ type Backend struct {
 	leader  atomic.Pointer[leadership]
 	floor   remote.Floor
 
+	passwords passwords
+
 	mu     sync.Mutex
 	conns  map[string]*conn
 	warned map[string]string // the version of the last warning, by address
@@ -45,14 +47,21 @@ var (
 )
 
 // New returns a client. It starts to connect in the background and does not
-// wait for it: the first call does, within its budget. Settings that cannot
-// work are ErrInvalid, all of them at once.
+// wait for it: the first call does, within its budget. With Config.SRV it looks
+// the members up first. Settings that cannot work are ErrInvalid, all of them at
+// once.
 func New(c Config) (*Backend, error) {
 	c, err := c.check()
 	if err != nil {
 		return nil, err
 	}
+	if c.SRV != "" && len(c.Endpoints) == 0 {
+		if c.Endpoints, err = c.srv().Seeds(backendName, c.Timing.RetryTimeout); err != nil {
+			return nil, err
+		}
+	}
 	b := &Backend{c: c, root: "/" + c.Root + "/", conns: map[string]*conn{}, warned: map[string]string{}}
+	b.passwords.secret = c.password
 	b.life, b.end = context.WithCancelCause(context.Background())
 	b.copy.Init(b.source())
 	b.markers = remote.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
@@ -60,8 +69,11 @@ func New(c Config) (*Backend, error) {
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
 		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.copy.Observer(c.Observer.Endpoint),
 	}
-	if !c.NoDiscovery {
+	switch {
+	case !c.NoDiscovery:
 		o.Topology = b.members
+	case c.SRV != "":
+		o.Topology = c.srv().LookUp
 	}
 	b.pool = endpoint.New(o)
 	b.commits = attempt.New(transport{b}, remote.Committing(b.pool, attempt.Options{Backend: backendName, Slots: c.Slots}))
@@ -262,7 +274,7 @@ func (b *Backend) members(ctx context.Context) ([]string, error) {
 			continue
 		}
 		for _, u := range m.ClientURLs {
-			if addr, ok := clientAddress(u, b.c.TLS != nil); ok {
+			if addr, ok := clientAddress(u, b.c.tls != nil); ok {
 				out = append(out, addr)
 			}
 		}

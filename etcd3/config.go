@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/credentials"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
@@ -18,6 +19,11 @@ type Config struct {
 	// Endpoints are host:port of some members, the port 2379 where it is left
 	// out. The others are learnt from etcd itself.
 	Endpoints []string
+	// SRV is a domain whose SRV records name the members, in place of Endpoints:
+	// those of _etcd-client._tcp, or of _etcd-client-ssl._tcp with TLS. New looks
+	// them up within RetryTimeout. SRVSuffix follows the service's name after a
+	// hyphen.
+	SRV, SRVSuffix string
 	// Root is the tree to work in, like "pg/main": every key is kept below
 	// "/pg/main/". Stores with different roots do not see each other.
 	Root string
@@ -25,8 +31,17 @@ type Config struct {
 	// token is fetched inside the budget of the call that finds the old one
 	// expired.
 	Username, Password string
-	// TLS switches TLS on. Nil means plain text.
+	// PasswordFile holds the password, in place of Password. It is read again
+	// for each login. While a password changes, logins are tried with the new
+	// one and with the last one that etcd accepted, and again for RetryTimeout.
+	PasswordFile string
+	// Token is a token that etcd accepts as it is, such as a signed one, in place
+	// of Username and Password. It is not renewed.
+	Token string
+	// TLS switches TLS on. Nil means plain text, unless TLSFiles is set.
 	TLS *tls.Config
+	// TLSFiles switches TLS on, in place of TLS, with files that are read again.
+	TLSFiles *dcs.TLSFiles
 	// Timing is what the programs on this store use; timeouts and keepalive
 	// are derived from it. See dcs.Timing.WithDefaults for zero fields.
 	Timing dcs.Timing
@@ -38,10 +53,16 @@ type Config struct {
 	// NoDiscovery keeps to Endpoints and does not ask etcd for its members:
 	// for servers whose advertised addresses cannot be reached from here.
 	NoDiscovery bool
+	// DialOptions are options of gRPC's connections, such as interceptors. Our own
+	// options win where both set the same thing.
+	DialOptions []grpc.DialOption
 	// Logger gets what an operator needs to know; nil means silent.
 	Logger *slog.Logger
 	// Observer is told of every decision about a server; the zero value is off.
 	Observer dcs.Observer
+
+	tls      *credentials.TLS // nil: plain text
+	password *credentials.Secret
 
 	// A test's: options of connections, who is told of each one made, and a
 	// name for what a call is made for.
@@ -65,17 +86,31 @@ const (
 
 func (c Config) check() (Config, error) {
 	var faults remote.Faults
-	c.Endpoints, c.Root = faults.Common(c.Endpoints, defaultPort, c.Root)
-	if (c.Username == "") != (c.Password == "") {
-		faults.Add("Username and Password belong together: set both or neither")
-	}
-	c.Timing = faults.Timing(c.Timing, caps)
+	c.Endpoints, c.Root = faults.Servers(c.Endpoints, defaultPort, c.SRV, c.SRVSuffix), faults.Root(c.Root)
 	faults.Slots(c.Slots)
 	c.Logger, c.Observer = dcs.Detached(c.Logger, c.Observer)
+	if (c.Username == "") != (c.Password == "" && c.PasswordFile == "") {
+		faults.Add("Username and Password or PasswordFile belong together: set both or neither")
+	}
+	if c.Token != "" && c.Username != "" {
+		faults.Add("Token and Username exclude each other: set one of them")
+	}
+	c.password = faults.Secret("Password", c.Password, c.PasswordFile, c.Logger)
+	c.tls = faults.TLS(c.TLS, c.TLSFiles, c.Logger)
+	c.Timing = faults.Timing(c.Timing, caps)
 	if c.name == nil {
 		c.name = func(ctx context.Context, _ string) context.Context { return ctx }
 	}
 	return c, faults.Err(backendName)
+}
+
+// srv is the discovery of SRV.
+func (c Config) srv() remote.SRV {
+	service := "etcd-client"
+	if c.TLS != nil || c.TLSFiles != nil {
+		service = "etcd-client-ssl"
+	}
+	return remote.SRV{Service: service, Suffix: c.SRVSuffix, Domain: c.SRV, Resolver: c.Resolver}
 }
 
 var caps = dcs.Caps{

@@ -57,10 +57,12 @@ func TestURL(t *testing.T) {
 	require.Equal(t, []string{"h1:1", "h2"}, c.Endpoints)
 	require.Equal(t, "pg/main", c.Root)
 	require.Equal(t, "u", c.Username)
-	require.Equal(t, "p w", c.Password, "the line's end is no part of a password")
+	checked, err := c.check()
+	require.NoError(t, err)
+	require.Equal(t, "p w", checked.password.Current(), "the line's end is no part of a password")
 	require.True(t, c.NoDiscovery)
 	require.Equal(t, 3, c.Slots)
-	require.NotNil(t, c.TLS)
+	require.Equal(t, &dcs.TLSFiles{}, c.TLSFiles)
 
 	for url, want := range map[string]string{
 		"etcd3:///r":                                    "no host",

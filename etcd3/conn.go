@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -66,8 +67,8 @@ func (b *Backend) connected(addr string) (*conn, error) {
 func (c *conn) dialOptions() []grpc.DialOption {
 	b := c.b
 	creds := insecure.NewCredentials()
-	if b.c.TLS != nil {
-		creds = telling{credentials.NewTLS(b.c.TLS.Clone())}
+	if b.c.tls != nil {
+		creds = telling{credentials.NewTLS(b.c.tls.Config()), b.c.tls}
 	}
 	derived, _ := keepalive.Derive(b.c.Timing.TTL, b.c.Timing.LoopWait)
 	// Wrapped, because gRPC overwrites TCP_USER_TIMEOUT on a bare TCPConn.
@@ -77,7 +78,7 @@ func (c *conn) dialOptions() []grpc.DialOption {
 		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 		MinConnectTimeout: min(b.c.Timing.RetryTimeout/2, 5*time.Second),
 	}
-	return append([]grpc.DialOption{
+	own := []grpc.DialOption{
 		grpc.WithTransportCredentials(creds), grpc.WithNoProxy(), grpc.WithDisableRetry(), grpc.WithDisableServiceConfig(),
 		grpc.WithConnectParams(params), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
@@ -91,7 +92,8 @@ func (c *conn) dialOptions() []grpc.DialOption {
 			}
 			return nc, err
 		}),
-	}, b.c.dial...)
+	}
+	return slices.Concat(b.c.DialOptions, own, b.c.dial)
 }
 
 // call makes one call at a member, and again where its token had expired.

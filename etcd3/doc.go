@@ -73,9 +73,11 @@
 //
 // # Security
 //
-// TLS with the system's or given authorities, client certificates (read again
-// for each connection), and user and password, which come from a file
-// (password_file) and never from the URL. A token that expired is renewed
+// TLS with the system's or given authorities and client certificates, and user
+// and password, which come from a file (password_file) and never from the URL.
+// All files are read again, certificates and authorities for each connection and
+// the password for each login. If changed files cannot be used, the last good
+// ones stay in use and a warning says why. A token that expired is renewed
 // inside the budget of the call that finds out, with one login for all calls that
 // find out at the same time. Authentication can be switched on and off while
 // clients run. A user needs readwrite on the prefix of the root, "/pg/main/", and

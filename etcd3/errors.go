@@ -26,6 +26,8 @@ var (
 	errTerm         = errors.New("the store's leader changed during the renewal")
 	errDenied       = errors.New("etcd denies the user the right to watch the root's prefix")
 	errBehind       = errors.New("its view lags behind the store's")
+	// errPasswordChanging matches ErrUnauthorized and does not end a call.
+	errPasswordChanging = fmt.Errorf("%w: etcd refuses the password that it accepted before: write the new one to the password file", dcs.ErrUnauthorized)
 )
 
 // text is an error's message without gRPC's frame.
@@ -163,3 +165,5 @@ func (c *conn) staleToken(err error) bool {
 }
 
 func authOff(err error) bool { return is(err, rpctypes.ErrGRPCAuthNotEnabled) }
+
+func wrongPassword(err error) bool { return is(err, rpctypes.ErrGRPCAuthFailed) }

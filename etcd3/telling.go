@@ -6,18 +6,21 @@ import (
 	"time"
 
 	"google.golang.org/grpc/credentials"
+
+	files "github.com/holdfast-dcs/holdfast/internal/credentials"
 )
 
 // telling makes a connection tell why the server ended it. In TLS 1.3 a server
 // refuses our certificate when the handshake is over for us: the refusal waits
 // to be read while writing only finds the connection reset, and gRPC writes
-// first.
+// first. Each connection has the configuration of its time.
 type telling struct {
 	credentials.TransportCredentials
+	tls *files.TLS
 }
 
 func (t telling) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	c, info, err := t.TransportCredentials.ClientHandshake(ctx, authority, raw)
+	c, info, err := credentials.NewTLS(t.tls.Config()).ClientHandshake(ctx, authority, raw)
 	if err != nil {
 		return c, info, err
 	}
@@ -25,7 +28,7 @@ func (t telling) ClientHandshake(ctx context.Context, authority string, raw net.
 }
 
 func (t telling) Clone() credentials.TransportCredentials {
-	return telling{t.TransportCredentials.Clone()}
+	return telling{t.TransportCredentials.Clone(), t.tls}
 }
 
 type tellingConn struct{ net.Conn }

@@ -2,6 +2,9 @@ package etcd3
 
 import (
 	"context"
+	"os"
+	"slices"
+	"strings"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
@@ -13,17 +16,18 @@ func init() {
 	dcs.Register("etcd3", remote.Driver[Config, *Backend]{Options: params, Config: configFromURL, Client: open})
 }
 
-var params = append([]dcs.Param{
+var params = slices.Concat([]dcs.Param{
 	{Name: "username", Usage: "etcd user to log in as; default: no login"},
-	{Name: "password_file", Usage: "file with the user's password, read at Open; needed with username"},
+	{Name: "password_file", Usage: "file with the user's password, read again for each login; needed with username"},
 	{Name: "discovery", Usage: "false keeps to the hosts given and does not ask etcd for its members; default true"},
 	remote.SlotsParam,
+	remote.EnvParam("ETCDCTL_ENDPOINTS, ETCDCTL_CACERT, ETCDCTL_CERT, ETCDCTL_KEY, ETCDCTL_USER, …"),
 	remote.WaitParam,
-}, remote.TLSParams()...)
+}, remote.SRVParams("_etcd-client._tcp (with TLS _etcd-client-ssl._tcp)"), remote.TLSParams())
 
 // open makes a Backend that the store has answered one question.
 func open(ctx context.Context, c Config, wait bool) (*Backend, error) {
-	b, err := New(c)
+	b, err := remote.Made(ctx, c.Timing, c.Logger, wait, func() (*Backend, error) { return New(c) })
 	if err != nil {
 		return nil, err
 	}
@@ -32,14 +36,69 @@ func open(ctx context.Context, c Config, wait bool) (*Backend, error) {
 
 func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
 	var faults remote.Faults
-	c := Config{Timing: o.Timing, Logger: o.Logger, Observer: o.Observer, TLS: faults.TLS(u)}
-	c.Endpoints, c.Root = faults.Place(u, exampleURL)
+	var c Config
+	if faults.Bool(u, "env", false) {
+		c = fromEnvironment(&faults)
+	}
+	c.Timing, c.Logger, c.Observer = o.Timing, o.Logger, o.Observer
+	if t := faults.TLSFiles(u); t != nil {
+		c.TLSFiles = t
+	}
+	if u.Params["srv"] != "" {
+		c.SRV, c.SRVSuffix, c.Endpoints = u.Params["srv"], u.Params["srv_suffix"], nil
+	} else if u.Params["srv_suffix"] != "" {
+		faults.Add("option srv_suffix is given without srv")
+	}
+	hosts, root := faults.Place(u, exampleURL, c.SRV != "" || len(c.Endpoints) > 0)
+	c.Root = root
+	if len(hosts) > 0 {
+		c.Endpoints = hosts
+		if u.Params["srv"] == "" {
+			c.SRV, c.SRVSuffix = "", ""
+		}
+	}
 	faults.Bool(u, "wait", false)
 	c.Slots = faults.Number(u, "slots", "16")
 	c.NoDiscovery = !faults.Bool(u, "discovery", true)
-	c.Username, c.Password = u.Params["username"], faults.Secret(u, "password_file")
-	if (u.Params["password_file"] == "") != (c.Username == "") {
+	if (u.Params["password_file"] == "") != (u.Params["username"] == "") {
 		faults.Add("options username and password_file belong together")
+	} else if u.Params["username"] != "" {
+		c.Username, c.PasswordFile, c.Password = u.Params["username"], u.Params["password_file"], ""
 	}
 	return c, faults.Err(backendName)
+}
+
+// FromEnvironment returns a Config with the settings that etcdctl takes from the
+// environment: ETCDCTL_ENDPOINTS, ETCDCTL_DISCOVERY_SRV, ETCDCTL_DISCOVERY_SRV_NAME,
+// ETCDCTL_CACERT, ETCDCTL_CERT, ETCDCTL_KEY, ETCDCTL_INSECURE_SKIP_TLS_VERIFY,
+// ETCDCTL_USER and ETCDCTL_PASSWORD. Root and the rest are the caller's to set. No
+// other function of this package reads the environment.
+func FromEnvironment() (Config, error) {
+	var faults remote.Faults
+	c := fromEnvironment(&faults)
+	return c, faults.Err(backendName)
+}
+
+func fromEnvironment(faults *remote.Faults) Config {
+	c := Config{SRV: os.Getenv("ETCDCTL_DISCOVERY_SRV"), SRVSuffix: os.Getenv("ETCDCTL_DISCOVERY_SRV_NAME")}
+	files := dcs.TLSFiles{
+		CA: os.Getenv("ETCDCTL_CACERT"), Cert: os.Getenv("ETCDCTL_CERT"), Key: os.Getenv("ETCDCTL_KEY"),
+		InsecureSkipVerify: faults.EnvBool("ETCDCTL_INSECURE_SKIP_TLS_VERIFY", false),
+	}
+	secure := files != (dcs.TLSFiles{})
+	if list := os.Getenv("ETCDCTL_ENDPOINTS"); list != "" && c.SRV == "" {
+		c.Endpoints, secure = faults.Schemes("ETCDCTL_ENDPOINTS", strings.Split(list, ","), secure)
+	}
+	if secure {
+		c.TLSFiles = &files
+	}
+	user, password, given := strings.Cut(os.Getenv("ETCDCTL_USER"), ":")
+	if !given {
+		password = os.Getenv("ETCDCTL_PASSWORD")
+	}
+	c.Username, c.Password = user, password
+	if (user == "") != (password == "") {
+		faults.Add("environment variables ETCDCTL_USER and ETCDCTL_PASSWORD: name both, or user:password in ETCDCTL_USER")
+	}
+	return c
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/credentials"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/keepalive"
@@ -199,10 +200,15 @@ func (b *Backend) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if b.c.dialled != nil {
 		b.c.dialled(c)
 	}
-	if b.c.TLS == nil {
+	if b.c.tls == nil {
 		return c, nil
 	}
-	return b.encrypted(ctx, c, addr)
+	t, err := credentials.Client(ctx, c, b.c.tls, addr)
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return t, nil
 }
 
 // Get implements [dcs.Backend].

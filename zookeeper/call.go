@@ -3,6 +3,7 @@ package zookeeper
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/go-zookeeper/zk"
 
@@ -13,33 +14,66 @@ import (
 // whenever it has connected again. ZooKeeper takes wrong ones without a word,
 // so that the root is read with them.
 func (s *session) sign(ctx context.Context) error {
-	if s.b.c.auth == nil {
+	if !s.b.c.auth.any() {
 		return nil
 	}
+	return s.signWith(ctx, func() error {
+		if s.signed {
+			return nil
+		}
+		_, err := s.give()
+		if err == nil {
+			_, err = read(s.conn, s.b.root)
+		}
+		s.signed = err == nil
+		return err
+	})
+}
+
+// signAgain gives credentials that were not given yet, and reports whether there
+// were any. It is for a session to which a right was denied.
+func (s *session) signAgain(ctx context.Context) bool {
+	given := false
+	err := s.signWith(ctx, func() (err error) {
+		given, err = s.give()
+		return err
+	})
+	return err == nil && given
+}
+
+// signWith runs f, which gives credentials, while no other call does.
+func (s *session) signWith(ctx context.Context, f func() error) error {
 	select {
 	case s.signing <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	defer func() { <-s.signing }()
-	if s.signed {
-		return nil
-	}
 	done := make(chan error, 1)
-	go func() {
-		err := s.conn.AddAuth(schemeDigest, s.b.c.auth)
-		if err == nil {
-			_, err = read(s.conn, s.b.root)
-		}
-		done <- err
+	go func() { // until the library or the disk answers
+		defer func() { <-s.signing }()
+		done <- f()
 	}()
 	select {
 	case err := <-done:
-		s.signed = err == nil
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// give gives the credentials that were not given yet, and reports whether there
+// were any. Under signing.
+func (s *session) give() (given bool, err error) {
+	for _, a := range s.b.c.auth.current() {
+		if slices.Contains(s.given, a) {
+			continue
+		}
+		if err := s.conn.AddAuth(a.scheme, []byte(a.value)); err != nil {
+			return given, err
+		}
+		s.given, given = append(s.given, a), true
+	}
+	return given, nil
 }
 
 // request says what a call is for, to a test that stands in between.
@@ -75,24 +109,11 @@ func call[T any](ctx context.Context, s *session, addr string, r request, f func
 	}
 	done := make(chan result, 1)
 	s.b.beside.run(func() {
-		answer := make(chan T, 2) // a test may send it twice
-		err := s.sign(ctx)
-		if err == nil {
-			err = s.b.c.tap(ctx, r, s, func(c *zk.Conn) error {
-				v, err := f(c)
-				select {
-				case answer <- v:
-				default:
-				}
-				return err
-			})
+		v, err := send(ctx, s, r, f)
+		if errors.Is(err, zk.ErrNoAuth) && s.b.c.auth.any() && s.signAgain(ctx) {
+			v, err = send(ctx, s, r, f) // nothing was done without the right
 		}
-		select {
-		case v := <-answer:
-			done <- result{v, err}
-		default:
-			done <- result{zero, err}
-		}
+		done <- result{v, err}
 	})
 	select {
 	case r := <-done:
@@ -106,6 +127,28 @@ func call[T any](ctx context.Context, s *session, addr string, r request, f func
 		}
 		return zero, w, ctx.Err()
 	}
+}
+
+// send makes one request, after the credentials were given.
+func send[T any](ctx context.Context, s *session, r request, f func(c *zk.Conn) (T, error)) (T, error) {
+	answer := make(chan T, 2) // a test may send it twice
+	err := s.sign(ctx)
+	if err == nil {
+		err = s.b.c.tap(ctx, r, s, func(c *zk.Conn) error {
+			v, err := f(c)
+			select {
+			case answer <- v:
+			default:
+			}
+			return err
+		})
+	}
+	var v T
+	select {
+	case v = <-answer:
+	default:
+	}
+	return v, err
 }
 
 // silentShare is the part of a budget after which a silent connection is given

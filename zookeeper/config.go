@@ -3,7 +3,6 @@ package zookeeper
 import (
 	"cmp"
 	"crypto/tls"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -13,6 +12,7 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/credentials"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
@@ -28,10 +28,20 @@ type Config struct {
 	// User and Password are digest credentials; empty means none. What we make
 	// then belongs to that user alone, unless ACL says otherwise.
 	User, Password string
+	// PasswordFile holds the password, in place of Password. It is read again
+	// for each session, and when ZooKeeper denies a right.
+	PasswordFile string
+	// AuthFile holds further credentials, one entry a line, like
+	// "digest:user:password": a scheme and its credentials. Empty lines and those
+	// that begin with "#" are left out. It is read again like PasswordFile.
+	// While a password changes, it can have the old one and the new one.
+	AuthFile string
 	// ACL is that of all that we make, like "world:anyone:cdrwa", several with
-	// commas between them. Empty means everything for the User, or for
-	// everybody where there is none. Permissions are the letters c(reate),
-	// d(elete), r(ead), w(rite) and a(dminister).
+	// commas between them. A comma or a backslash in an id is written with a
+	// backslash before it, as in "x509:CN=a\\,O=b:cdrwa". Empty means everything
+	// for clients with our credentials, or for all clients where there are none.
+	// Permissions are the letters c(reate), d(elete), r(ead), w(rite) and
+	// a(dminister).
 	ACL string
 	// Tick is the servers' tickTime, which decides how soon a renewal is
 	// proven. Zero means that it is measured: half the shortest session that
@@ -48,8 +58,11 @@ type Config struct {
 	// below one node together. Zero means 64 MiB.
 	MaxBuffer int
 	// TLS switches TLS on: Endpoints are then of the servers' secureClientPort.
-	// Nil means plain text.
+	// Nil means plain text, unless TLSFiles is set.
 	TLS *tls.Config
+	// TLSFiles switches TLS on, in place of TLS, with files that are read again.
+	// ZooKeeper's x509 ACLs are about the certificate that is named there.
+	TLSFiles *dcs.TLSFiles
 	// Timing is what the programs on this store use; timeouts and keepalive
 	// are derived from it. See dcs.Timing.WithDefaults for zero fields.
 	Timing dcs.Timing
@@ -66,7 +79,8 @@ type Config struct {
 	Observer dcs.Observer
 
 	acl  []zk.ACL
-	auth []byte // nil: none
+	auth authSource
+	tls  *credentials.TLS // nil: plain text
 
 	// A test's: what stands between a call and the library, and who is told of
 	// each connection made.
@@ -75,9 +89,8 @@ type Config struct {
 }
 
 const (
-	backendName  = "zookeeper"
-	defaultPort  = "2181"
-	schemeDigest = "digest"
+	backendName = "zookeeper"
+	defaultPort = "2181"
 
 	// What ZooKeeper does by default: tickTime 2 s, sessions of 2 to 20 ticks,
 	// and jute.maxbuffer, 1 MiB a packet.
@@ -134,21 +147,15 @@ func (c Config) measured(shortest, longest time.Duration) limits {
 
 func (c Config) check() (Config, error) {
 	var faults remote.Faults
-	c.Endpoints, c.Root = faults.Common(c.Endpoints, defaultPort, c.Root)
+	c.Endpoints, c.Root = faults.Servers(c.Endpoints, defaultPort, "", ""), faults.Root(c.Root)
 	if c.Root == "zookeeper" || strings.HasPrefix(c.Root, "zookeeper/") {
 		faults.Add("Root %q: what is below /zookeeper is ZooKeeper's own", c.Root)
 	}
-	if (c.User == "") != (c.Password == "") {
-		faults.Add("User and Password belong together")
-	}
-	if strings.Contains(c.User, ":") {
-		faults.Add("User %q: a digest user's name has no colon", c.User)
-	}
-	if c.User != "" {
-		c.auth = []byte(c.User + ":" + c.Password)
-	}
+	c.Logger, c.Observer = dcs.Detached(c.Logger, c.Observer)
+	c.auth = c.checkAuth(&faults)
+	c.tls = faults.TLS(c.TLS, c.TLSFiles, c.Logger)
 	var err error
-	if c.acl, err = parseACL(c.ACL, c.auth != nil); err != nil {
+	if c.acl, err = parseACL(c.ACL, c.auth.any()); err != nil {
 		faults.Add("ACL: %w", err)
 	}
 	for name, d := range map[string]time.Duration{"Tick": c.Tick, "MinTTL": c.MinTTL, "MaxTTL": c.MaxTTL} {
@@ -165,7 +172,6 @@ func (c Config) check() (Config, error) {
 	c.MaxBuffer = cmp.Or(c.MaxBuffer, maxBuffer)
 	c.Timing = faults.Timing(c.Timing, c.limits().caps())
 	faults.Slots(c.Slots)
-	c.Logger, c.Observer = dcs.Detached(c.Logger, c.Observer)
 	if c.tap == nil {
 		c.tap = straight
 	}
@@ -174,36 +180,3 @@ func (c Config) check() (Config, error) {
 
 // jitter is a random duration up to d.
 func (Config) jitter(d time.Duration) time.Duration { return rand.N(d) } //nolint:gosec // G404: jitter
-
-var permissions = map[rune]int32{'r': zk.PermRead, 'w': zk.PermWrite, 'c': zk.PermCreate, 'd': zk.PermDelete, 'a': zk.PermAdmin}
-
-// parseACL reads scheme:id:permissions, with commas between several.
-func parseACL(text string, user bool) ([]zk.ACL, error) {
-	switch {
-	case text == "" && user:
-		return zk.AuthACL(zk.PermAll), nil
-	case text == "":
-		return zk.WorldACL(zk.PermAll), nil
-	}
-	var out []zk.ACL
-	for _, one := range strings.Split(text, ",") {
-		scheme, rest, _ := strings.Cut(one, ":")
-		i := strings.LastIndex(rest, ":")
-		if scheme == "" || i < 0 {
-			return nil, fmt.Errorf("%q: it is scheme:id:permissions, like world:anyone:cdrwa", one)
-		}
-		acl := zk.ACL{Scheme: scheme, ID: rest[:i]}
-		for _, letter := range rest[i+1:] {
-			bit, ok := permissions[letter]
-			if !ok {
-				return nil, fmt.Errorf("%q: the permissions are some of cdrwa", one)
-			}
-			acl.Perms |= bit
-		}
-		if acl.Perms == 0 {
-			return nil, fmt.Errorf("%q: it names no permission", one)
-		}
-		out = append(out, acl)
-	}
-	return out, nil
-}

@@ -49,6 +49,9 @@ func TestACL(t *testing.T) {
 		require.NoError(t, err, text)
 		require.Equal(t, want, got, text)
 	}
+	got, err := parseACL(`x509:CN=a\,O=b\\\,c:cdrwa,world:anyone:r`, false)
+	require.NoError(t, err)
+	require.Equal(t, []zk.ACL{{Perms: zk.PermAll, Scheme: "x509", ID: `CN=a,O=b\,c`}, {Perms: zk.PermRead, Scheme: "world", ID: "anyone"}}, got)
 	user, err := parseACL("", true)
 	require.NoError(t, err)
 	require.Equal(t, zk.AuthACL(zk.PermAll), user)
@@ -86,13 +89,14 @@ func TestURL(t *testing.T) {
 	c, err := configFromURL(u, dcs.Options{})
 	require.NoError(t, err)
 	require.Equal(t, []string{"h1:1", "h2"}, c.Endpoints)
-	require.Equal(t, []any{"pg/main", "me", "p:w", "world:anyone:r", 100 * time.Millisecond}, []any{c.Root, c.User, c.Password, c.ACL, c.Tick})
+	require.Equal(t, []any{"pg/main", "me", "world:anyone:r", 100 * time.Millisecond}, []any{c.Root, c.User, c.ACL, c.Tick})
 	require.Equal(t, 2_000_000, c.MaxBuffer)
-	require.NotNil(t, c.TLS)
+	require.Equal(t, &dcs.TLSFiles{}, c.TLSFiles)
 	b, err := New(c)
 	require.NoError(t, err)
 	defer b.Close()
 	require.Equal(t, []string{"h1:1", "h2:2181"}, b.c.Endpoints)
+	require.Equal(t, []authInfo{{"digest", "me:p:w"}}, b.c.auth.current(), "the line's end is no part of a password")
 
 	for url, want := range map[string]string{
 		"zookeeper:///r":                               "no host",
@@ -109,6 +113,22 @@ func TestURL(t *testing.T) {
 		_, err := dcs.Open(t.Context(), url, dcs.Options{})
 		require.ErrorIs(t, err, dcs.ErrInvalid, url)
 		require.ErrorContains(t, err, want, url)
+	}
+}
+
+func TestFromConnectString(t *testing.T) {
+	c, err := FromConnectString("h1:2181, h2,h1/app/x", "pg/main")
+	require.NoError(t, err)
+	require.Equal(t, Config{Endpoints: []string{"h1:2181", "h2:2181"}, Root: "app/x/pg/main"}, c)
+	c, err = FromConnectString("h1", "/pg/")
+	require.NoError(t, err)
+	require.Equal(t, Config{Endpoints: []string{"h1:2181"}, Root: "pg"}, c)
+	c, err = FromConnectString("h1/app", "")
+	require.NoError(t, err)
+	require.Equal(t, "app", c.Root)
+	for _, bad := range []string{"", "h1", "h:x/app", "h1//app/../x"} {
+		_, err := FromConnectString(bad, "")
+		require.ErrorIs(t, err, dcs.ErrInvalid, bad)
 	}
 }
 

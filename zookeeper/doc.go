@@ -98,9 +98,14 @@
 //
 // # Security
 //
-// TLS with the system's or given authorities, client certificates (read again
-// for each connection), and digest credentials (user and password_file), which
-// are given to every session. ZooKeeper takes wrong ones without a word: the
+// TLS with the system's or given authorities and client certificates, whose files
+// are read again for each connection, and digest credentials (user and
+// password_file, or auth_file with several entries of any scheme), which are given
+// to every session. Their files are read again for each session and when a right
+// is denied. If changed files cannot be used, the last good ones stay in use and a
+// warning says why. ZooKeeper keeps the password's hash in the ACL of each node, so
+// that a new password needs new ACLs: put the old and the new entry into auth_file
+// while they change. ZooKeeper takes wrong ones without a word: the
 // root is read with them, if it is there, to find out. What a user makes is
 // accessible to that user alone, unless Config.ACL says otherwise. Needed are
 // cdrw on the root and what is below it, c on the node above it where the root

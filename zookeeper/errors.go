@@ -46,11 +46,7 @@ func (b *Backend) failed(s *session, addr string, err error) error {
 
 // needs says which rights are missing.
 func (b *Backend) needs(err error) error {
-	who := "without a user"
-	if b.c.User != "" {
-		who = "as the user " + b.c.User
-	}
-	return fmt.Errorf("%w (%s); we need cdrw on %s and what is below it, and r on /", err, who, b.root)
+	return fmt.Errorf("%w (%s); we need cdrw on %s and what is below it, and r on /", err, b.c.auth.names(), b.root)
 }
 
 // errConnections is what a server that is at its limit, or serves no clients, does.
@@ -94,18 +90,4 @@ func (b *Backend) unreachable(addr string, err error) error {
 		f.Kind = dcs.ErrUnauthorized // the server refused our certificate
 	}
 	return f
-}
-
-// encrypted is TLS on a connection to addr.
-func (b *Backend) encrypted(ctx context.Context, c net.Conn, addr string) (net.Conn, error) {
-	conf := b.c.TLS.Clone()
-	if conf.ServerName == "" {
-		conf.ServerName, _, _ = net.SplitHostPort(addr) // it was checked
-	}
-	t := tls.Client(c, conf)
-	if err := t.HandshakeContext(ctx); err != nil {
-		c.Close()
-		return nil, err
-	}
-	return t, nil
 }

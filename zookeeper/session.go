@@ -45,6 +45,7 @@ type session struct {
 
 	signing chan struct{} // held by who gives the credentials
 	signed  bool
+	given   []authInfo // under signing
 }
 
 type sessionOptions struct {

@@ -2,6 +2,7 @@ package zookeeper
 
 import (
 	"context"
+	"strings"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
@@ -15,8 +16,9 @@ func init() {
 
 var params = append([]dcs.Param{
 	{Name: "user", Usage: "digest user"},
-	{Name: "password_file", Usage: "file with the password of user"},
-	{Name: "acl", Usage: "who may do what with all that we make, like world:anyone:cdrwa, several with commas between them; default: all for user, or for everybody without one"},
+	{Name: "password_file", Usage: "file with the password of user, read again for each session"},
+	{Name: "auth_file", Usage: "file with further credentials, one entry a line, like digest:user:password; read again like password_file"},
+	{Name: "acl", Usage: "permissions for all that we make, like world:anyone:cdrwa, several with commas between them (one in an id is written \\,); default: all for our credentials, or for all clients without them"},
 	{Name: "tick", Usage: "the servers' tickTime, like 2s; default: measured by the sessions that they grant"},
 	{Name: "max_buffer", Usage: "the longest answer of a server that is read, in bytes, like jute.maxbuffer of ZooKeeper's own clients; default 64 MiB"},
 	remote.SlotsParam,
@@ -32,13 +34,25 @@ func open(ctx context.Context, c Config, wait bool) (*Backend, error) {
 	return remote.Opened(ctx, b, b.c.Timing, b.c.Logger, wait, b.ready)
 }
 
+// FromConnectString returns a Config for a connect string of ZooKeeper's own
+// clients, like "h1:2181,h2:2181/chroot". The chroot becomes the beginning of the
+// Root, which is root below it.
+func FromConnectString(connect, root string) (Config, error) {
+	var faults remote.Faults
+	servers, chroot, _ := strings.Cut(connect, "/")
+	c := Config{Root: strings.Trim(strings.Trim(chroot, "/")+"/"+strings.Trim(root, "/"), "/")}
+	c.Endpoints = faults.Servers(strings.Split(servers, ","), defaultPort, "", "")
+	c.Root = faults.Root(c.Root)
+	return c, faults.Err(backendName)
+}
+
 func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
 	var faults remote.Faults
 	c := Config{
-		Timing: o.Timing, Logger: o.Logger, Observer: o.Observer, TLS: faults.TLS(u),
-		User: u.Params["user"], Password: faults.Secret(u, "password_file"), ACL: u.Params["acl"],
+		Timing: o.Timing, Logger: o.Logger, Observer: o.Observer, TLSFiles: faults.TLSFiles(u),
+		User: u.Params["user"], PasswordFile: u.Params["password_file"], AuthFile: u.Params["auth_file"], ACL: u.Params["acl"],
 	}
-	c.Endpoints, c.Root = faults.Place(u, exampleURL)
+	c.Endpoints, c.Root = faults.Place(u, exampleURL, false)
 	faults.Bool(u, "wait", false)
 	c.Slots = faults.Number(u, "slots", "16")
 	c.Tick = faults.Duration(u, "tick", "2s")

@@ -36,6 +36,17 @@ func (d Driver[C, B]) Open(ctx context.Context, u *dcs.URL, o dcs.Options) (dcs.
 	return b, nil
 }
 
+// Made returns the backend that make returns, again and again where wait says so
+// and the reason for none is that something does not answer.
+func Made[B any](ctx context.Context, t dcs.Timing, log *slog.Logger, wait bool, make func() (B, error)) (b B, err error) {
+	log, _ = dcs.Detached(log, dcs.Observer{})
+	err = Ready(ctx, t.WithDefaults(), log, wait, func(context.Context) error {
+		b, err = make()
+		return err
+	})
+	return b, err
+}
+
 // Opened is b once the store has answered question, as for [Ready]; else b is
 // closed.
 func Opened[B interface{ Close() error }](ctx context.Context, b B, t dcs.Timing, log *slog.Logger, wait bool, question func(ctx context.Context) error) (B, error) {
@@ -53,7 +64,7 @@ func Ready(ctx context.Context, t dcs.Timing, log *slog.Logger, wait bool, quest
 		one, cancel := context.WithTimeout(ctx, t.RetryTimeout)
 		err := question(one)
 		cancel()
-		if err == nil || !wait || ctx.Err() != nil || errors.Is(err, dcs.ErrUnauthorized) {
+		if err == nil || !wait || ctx.Err() != nil || errors.Is(err, dcs.ErrUnauthorized) || errors.Is(err, dcs.ErrInvalid) {
 			return err
 		}
 		log.Warn("waiting for the store", "error", err)

@@ -2,15 +2,15 @@ package remote
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
+	"log/slog"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/credentials"
 )
 
 const (
@@ -32,21 +32,13 @@ func (f Faults) Err(backend string) error {
 	return &dcs.Error{Backend: backend, Op: "Open", Kind: dcs.ErrInvalid, Err: errors.Join(f...)}
 }
 
-// Common checks the settings that every backend with servers has: the
-// endpoints, with their port filled in, and the root without outer slashes.
-func (f *Faults) Common(endpoints []string, port, root string) ([]string, string) {
-	if len(endpoints) == 0 {
-		f.Add(`Endpoints is empty: name at least one server, like "10.0.0.1:%s"`, port)
-	}
-	full, err := dcs.ParseHosts(endpoints, port)
-	if err != nil {
-		f.Add("Endpoints: %w", err)
-	}
+// Root checks the root of a tree and returns it without outer slashes.
+func (f *Faults) Root(root string) string {
 	root = strings.Trim(root, "/")
 	if err := dcs.CheckKey(root); err != nil || len(root) > maxRoot {
 		f.Add(`Root %q: it is a key of at most %d bytes, like "pg/main"`, root, maxRoot)
 	}
-	return full, root
+	return root
 }
 
 // Timing checks the timing against what the store grants.
@@ -58,12 +50,15 @@ func (f *Faults) Timing(t dcs.Timing, c dcs.Caps) dcs.Timing {
 	return t
 }
 
-// TLSParams are the URL options that TLS reads.
+// TLSParams are the URL options that TLSFiles reads.
 func TLSParams() []dcs.Param {
 	return []dcs.Param{
-		{Name: "tls_ca", Usage: "PEM file with the authority that signs the servers' certificates; switches TLS on"},
+		{Name: "tls_ca", Usage: "PEM file with the authorities that sign the servers' certificates; switches TLS on"},
 		{Name: "tls_cert", Usage: "PEM file with our certificate, where the servers demand one; switches TLS on"},
 		{Name: "tls_key", Usage: "PEM file with the key of tls_cert"},
+		{Name: "tls_key_password_file", Usage: "file with the password of an encrypted tls_key"},
+		{Name: "tls_server_name", Usage: "name that the servers' certificates must be valid for, default: the host of each endpoint; switches TLS on"},
+		{Name: "tls_insecure_skip_verify", Usage: "true accepts every certificate, so that others can pass for the store; default false; switches TLS on"},
 		{Name: "tls", Usage: "true switches TLS on with the system's authorities; default false"},
 	}
 }
@@ -81,9 +76,10 @@ func (f *Faults) Slots(n int) {
 	}
 }
 
-// Place checks that a URL names hosts and a root, and returns both.
-func (f *Faults) Place(u *dcs.URL, example string) (hosts []string, root string) {
-	if len(u.Hosts) == 0 {
+// Place checks that a URL names hosts, unless known says that other settings do,
+// and a root. It returns both.
+func (f *Faults) Place(u *dcs.URL, example string, known bool) (hosts []string, root string) {
+	if len(u.Hosts) == 0 && !known {
 		f.Add("the URL names no host: write it like %s", example)
 	}
 	root = strings.Trim(u.Path, "/")
@@ -132,58 +128,54 @@ func (f *Faults) Number(u *dcs.URL, name, example string) int {
 	return n
 }
 
-// Secret reads the file that an option names: a secret, without the end of its
-// line. Empty without the option.
-func (f *Faults) Secret(u *dcs.URL, name string) string {
-	file := u.Params[name]
+// Secret returns the secret in a setting named field, or in the file that
+// field+"File" names. Both empty is a secret that is empty.
+func (f *Faults) Secret(field, value, file string, log *slog.Logger) *credentials.Secret {
 	if file == "" {
-		return ""
+		return credentials.FixedSecret(value)
 	}
-	secret, err := ReadSecret(file)
+	if value != "" {
+		f.Add("%s and %sFile exclude each other: set one of them", field, field)
+	}
+	secret, err := credentials.NewSecret(file, credentials.Warn(log))
 	if err != nil {
-		f.Add("option %s: %w", name, err)
+		f.Add("%sFile (%s_file): %w", field, strings.ToLower(field), err)
 	}
 	return secret
 }
 
-// ReadSecret reads a file that holds a secret, without the end of its line.
-func ReadSecret(file string) (string, error) {
-	secret, err := os.ReadFile(file) //nolint:gosec // G304: the user's own file
-	return strings.TrimRight(string(secret), "\r\n"), err
+// TLSFiles returns the settings of TLSParams; nil without them.
+func (f *Faults) TLSFiles(u *dcs.URL) *dcs.TLSFiles {
+	t := dcs.TLSFiles{
+		CA: u.Params["tls_ca"], Cert: u.Params["tls_cert"], Key: u.Params["tls_key"], KeyPasswordFile: u.Params["tls_key_password_file"],
+		ServerName: u.Params["tls_server_name"], InsecureSkipVerify: f.Bool(u, "tls_insecure_skip_verify", false),
+	}
+	if on := f.Bool(u, "tls", false); !on && t == (dcs.TLSFiles{}) {
+		return nil
+	}
+	return &t
 }
 
-// TLS makes the settings of TLSParams; nil without them.
-func (f *Faults) TLS(u *dcs.URL) *tls.Config {
-	ca, cert, key := u.Params["tls_ca"], u.Params["tls_cert"], u.Params["tls_key"]
-	on := f.Bool(u, "tls", false)
-	if (cert == "") != (key == "") {
-		f.Add("options tls_cert and tls_key belong together")
+// TLS returns the TLS of a Config's two settings for it; nil without them.
+func (f *Faults) TLS(conf *tls.Config, files *dcs.TLSFiles, log *slog.Logger) *credentials.TLS {
+	var t *credentials.TLS
+	switch {
+	case conf != nil && files != nil:
+		f.Add("TLS and TLSFiles exclude each other: set one of them")
 		return nil
-	}
-	if ca == "" && cert == "" && !on {
-		return nil
-	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12}
-	if ca != "" {
-		pem, err := os.ReadFile(ca) //nolint:gosec // G304: the user's own file
-		if err != nil {
-			f.Add("option tls_ca: %w", err)
+	case conf != nil:
+		t = credentials.FixedTLS(conf)
+	case files != nil:
+		var err error
+		if t, err = credentials.NewTLS(*files, log); err != nil {
+			f.Add("%w", err)
 			return nil
 		}
-		conf.RootCAs = x509.NewCertPool()
-		if !conf.RootCAs.AppendCertsFromPEM(pem) {
-			f.Add("option tls_ca: %s holds no certificate in PEM form", ca)
-		}
+	default:
+		return nil
 	}
-	if cert != "" {
-		if _, err := tls.LoadX509KeyPair(cert, key); err != nil {
-			f.Add("option tls_cert: %w", err)
-		}
-		// Read again for each connection, so that a new file is taken over.
-		conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			pair, err := tls.LoadX509KeyPair(cert, key)
-			return &pair, err
-		}
+	if t.Insecure() {
+		log.Warn("TLS does not verify the servers' certificates: every program on the network can pass for the store; remove InsecureSkipVerify (tls_insecure_skip_verify)")
 	}
-	return conf
+	return t
 }

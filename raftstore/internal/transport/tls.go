@@ -6,11 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"strings"
-	"sync"
-	"time"
+
+	files "github.com/holdfast-dcs/holdfast/internal/credentials"
 )
 
 // The ALPN names distinguish Raft's connections from calls before a byte is read.
@@ -54,113 +53,84 @@ func alpnKind(proto string) Kind {
 
 // credentials are the certificate of a node or client and the authority that it
 // trusts, read again when the files change, so that a certificate is renewed
-// without a restart.
+// without a restart. New files that do not fit are reported and left alone.
 type credentials struct {
-	files TLS
-	node  bool   // a node's certificate must be valid for name, and for server use
-	name  string // empty for a client
-	warn  func(msg string, err error)
-
-	mu     sync.Mutex
-	stamps [3]fileStamp
-	cert   *tls.Certificate
-	pool   *x509.CertPool
+	trust *files.Files[trust]
 }
 
-type fileStamp struct {
-	modified time.Time
-	size     int64
+// trust is the content of the files.
+type trust struct {
+	cert *tls.Certificate
+	pool *x509.CertPool
 }
 
 // newCredentials reads and checks the files: a certificate that the other
 // nodes would refuse is an error here, not at their end later. name is the one that they
 // expect of it.
-func newCredentials(files TLS, name string, warn func(string, error)) (*credentials, error) {
-	return (&credentials{files: files, node: true, name: name, warn: warn}).begin()
+func newCredentials(t TLS, name string, warn func(string, error)) (*credentials, error) {
+	return readCredentials(t, warn, func(cert *tls.Certificate, pool *x509.CertPool) error {
+		if err := wouldVerify(t, cert, pool, "server and client use", x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth); err != nil {
+			return err
+		}
+		if err := cert.Leaf.VerifyHostname(name); err != nil {
+			return unusable("TLS.CertFile %s does not name this node's address %q: issue it with that host or IP as a subject alternative name, or set TLS.Names: %w", t.CertFile, name, err)
+		}
+		return nil
+	})
 }
 
 // newClientCredentials is newCredentials for a program that is no node. Its
 // certificate needs no name.
-func newClientCredentials(files TLS, warn func(string, error)) (*credentials, error) {
-	return (&credentials{files: files, warn: warn}).begin()
+func newClientCredentials(t TLS, warn func(string, error)) (*credentials, error) {
+	return readCredentials(t, warn, func(cert *tls.Certificate, pool *x509.CertPool) error {
+		return wouldVerify(t, cert, pool, "client use", x509.ExtKeyUsageClientAuth)
+	})
 }
 
-func (c *credentials) begin() (*credentials, error) {
-	c.stamps = c.stamp()
-	var err error
-	c.cert, c.pool, err = c.load()
-	if err != nil {
+func readCredentials(t TLS, warn func(string, error), check func(*tls.Certificate, *x509.CertPool) error) (*credentials, error) {
+	report := func(err error) { warn("changed TLS files are not usable; the old ones stay in use", err) }
+	read, err := files.NewFiles([]string{t.CertFile, t.KeyFile, t.CAFile}, report, func(contents [][]byte) (trust, error) {
+		pool, err := files.CertPool(contents[2], t.CAFile)
+		if err != nil {
+			return trust{}, unusable("TLS.CAFile %w", err)
+		}
+		cert, err := files.KeyPair(contents[0], contents[1], nil, t.CertFile, t.KeyFile)
+		if err != nil {
+			return trust{}, unusable("TLS.CertFile and TLS.KeyFile: %w", err)
+		}
+		return trust{cert, pool}, check(cert, pool)
+	})
+	var options *OptionsError
+	switch {
+	case errors.As(err, &options):
 		return nil, err
+	case err != nil:
+		return nil, unusable("a file of TLS.CertFile, TLS.KeyFile and TLS.CAFile cannot be read: %w", err)
 	}
-	return c, nil
+	return &credentials{read}, nil
 }
 
-// load reads and checks the files.
-func (c *credentials) load() (*tls.Certificate, *x509.CertPool, error) {
-	t := c.files
-	authority, err := os.ReadFile(t.CAFile)
-	if err != nil {
-		return nil, nil, unusable("TLS.CAFile can not be read: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(authority) {
-		return nil, nil, unusable("TLS.CAFile %s holds no certificate in PEM form", t.CAFile)
-	}
-	cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-	if err != nil {
-		return nil, nil, unusable("TLS.CertFile %s and TLS.KeyFile %s are no usable pair: %w", t.CertFile, t.KeyFile, err)
-	}
+// wouldVerify reports whether the other nodes would accept cert for uses.
+func wouldVerify(t TLS, cert *tls.Certificate, pool *x509.CertPool, wanted string, uses ...x509.ExtKeyUsage) error {
 	chain := x509.NewCertPool()
 	for _, der := range cert.Certificate[1:] {
 		if c, err := x509.ParseCertificate(der); err == nil {
 			chain.AddCert(c)
 		}
 	}
-	uses, wanted := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, "client use"
-	if c.node {
-		uses, wanted = append(uses, x509.ExtKeyUsageServerAuth), "server and client use"
-	}
 	for _, use := range uses {
 		_, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: pool, Intermediates: chain, KeyUsages: []x509.ExtKeyUsage{use}})
 		if err != nil {
-			return nil, nil, unusable("TLS.CertFile %s would be refused by the other nodes (it must be in date, signed by %s, for %s): %w", t.CertFile, t.CAFile, wanted, err)
+			return unusable("TLS.CertFile %s would be refused by the other nodes (it must be in date, signed by %s, for %s): %w", t.CertFile, t.CAFile, wanted, err)
 		}
 	}
-	if !c.node {
-		return &cert, pool, nil
-	}
-	if err := cert.Leaf.VerifyHostname(c.name); err != nil {
-		return nil, nil, unusable("TLS.CertFile %s does not name this node's address %q: issue it with that host or IP as a subject alternative name, or set TLS.Names: %w", t.CertFile, c.name, err)
-	}
-	return &cert, pool, nil
+	return nil
 }
 
-func (c *credentials) stamp() (s [3]fileStamp) {
-	for i, path := range []string{c.files.CertFile, c.files.KeyFile, c.files.CAFile} {
-		if info, err := os.Stat(path); err == nil {
-			s[i] = fileStamp{info.ModTime(), info.Size()}
-		}
-	}
-	return s
-}
-
-// current returns the credentials to use now. New files that do not fit are reported and
-// left alone: the ones that worked stay in use.
+// current returns the credentials to use now.
 func (c *credentials) current() (*tls.Certificate, *x509.CertPool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	stamps := c.stamp()
-	if stamps == c.stamps {
-		return c.cert, c.pool
-	}
-	c.stamps = stamps
-	cert, pool, err := c.load()
-	if err != nil {
-		c.warn("changed TLS files are not usable; the old ones stay in use", err)
-		return c.cert, c.pool
-	}
-	c.cert, c.pool = cert, pool
-	return cert, pool
+	now := c.trust.Current()
+	return now.cert, now.pool
 }
 
 // client is the configuration for dialling a node whose certificate must be valid

@@ -1,0 +1,103 @@
+package consul
+
+import (
+	"os"
+	"strings"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+// FromClientConfig returns the settings of a client of Consul's own API: address,
+// path prefix, datacenter, token, namespace, partition and TLS. Root, Timing and
+// the rest are the caller's to set. WaitTime is left out, because it follows from
+// Timing, and so is Transport. Settings that cannot be kept are ErrInvalid, each by name. Nothing is
+// taken from the environment, unless c comes from api.DefaultConfig.
+func FromClientConfig(c *api.Config) (Config, error) {
+	var faults remote.Faults
+	out := fromClientConfig(&faults, *c)
+	if c.HttpClient != nil {
+		faults.Add("HttpClient: connections are this package's own: leave it out")
+	}
+	return out, faults.Err(backendName)
+}
+
+func fromClientConfig(faults *remote.Faults, c api.Config) Config {
+	out := Config{
+		PathPrefix: c.PathPrefix, Datacenter: c.Datacenter, Token: c.Token, TokenFile: c.TokenFile, Namespace: c.Namespace, Partition: c.Partition,
+	}
+	if out.TokenFile != "" {
+		out.Token = "" // as in the API, the file counts
+	}
+	address := c.Address
+	if address == "" {
+		address = "127.0.0.1:" + defaultPort
+	}
+	secure := c.Scheme == "https"
+	if strings.HasPrefix(address, unixScheme) {
+		out.Endpoints = []string{address}
+	} else {
+		if scheme, rest, given := strings.Cut(address, "://"); given {
+			host, path, prefixed := strings.Cut(rest, "/")
+			if prefixed && path != "" {
+				out.PathPrefix = "/" + path
+			}
+			address = scheme + "://" + host
+		}
+		out.Endpoints, secure = faults.Schemes("Address", []string{address}, secure)
+	}
+	if c.HttpAuth != nil {
+		faults.Add("HttpAuth: a user and password of HTTP cannot be kept: use an ACL token")
+	}
+	if secure {
+		out.TLSFiles = fromTLSConfig(faults, c.TLSConfig)
+	}
+	return out
+}
+
+// fromTLSConfig returns the files of the API's settings of TLS.
+func fromTLSConfig(faults *remote.Faults, t api.TLSConfig) *dcs.TLSFiles {
+	for name, set := range map[string]bool{"CAPath": t.CAPath != "", "CAPem": t.CAPem != nil, "CertPEM": t.CertPEM != nil, "KeyPEM": t.KeyPEM != nil} {
+		if set {
+			faults.Add("TLSConfig.%s cannot be kept: name files in CAFile, CertFile and KeyFile", name)
+		}
+	}
+	name := t.Address
+	if hosts, err := dcs.ParseHosts([]string{name}, ""); err == nil {
+		name, _, _ = strings.Cut(hosts[0], ":")
+	}
+	return &dcs.TLSFiles{CA: t.CAFile, Cert: t.CertFile, Key: t.KeyFile, ServerName: name, InsecureSkipVerify: t.InsecureSkipVerify}
+}
+
+// FromEnvironment returns a Config with the settings that Consul's own programs take
+// from the environment: CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE,
+// CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT, CONSUL_CLIENT_CERT,
+// CONSUL_CLIENT_KEY, CONSUL_TLS_SERVER_NAME, CONSUL_NAMESPACE and CONSUL_PARTITION.
+// CONSUL_HTTP_AUTH and CONSUL_CAPATH are refused. No other function of this package
+// reads the environment.
+func FromEnvironment() (Config, error) {
+	var faults remote.Faults
+	c := fromEnvironment(&faults)
+	return c, faults.Err(backendName)
+}
+
+func fromEnvironment(faults *remote.Faults) Config {
+	c := api.Config{
+		Address: os.Getenv(api.HTTPAddrEnvName), Token: os.Getenv(api.HTTPTokenEnvName), TokenFile: os.Getenv(api.HTTPTokenFileEnvName),
+		Namespace: os.Getenv(api.HTTPNamespaceEnvName), Partition: os.Getenv(api.HTTPPartitionEnvName),
+		TLSConfig: api.TLSConfig{
+			Address: os.Getenv(api.HTTPTLSServerName), CAFile: os.Getenv(api.HTTPCAFile), CAPath: os.Getenv(api.HTTPCAPath),
+			CertFile: os.Getenv(api.HTTPClientCert), KeyFile: os.Getenv(api.HTTPClientKey),
+			InsecureSkipVerify: !faults.EnvBool(api.HTTPSSLVerifyEnvName, true),
+		},
+	}
+	if faults.EnvBool(api.HTTPSSLEnvName, false) {
+		c.Scheme = "https"
+	}
+	if os.Getenv(api.HTTPAuthEnvName) != "" {
+		c.HttpAuth = &api.HttpBasicAuth{}
+	}
+	return fromClientConfig(faults, c)
+}

@@ -1,0 +1,84 @@
+package etcd3
+
+import (
+	"net"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+)
+
+func fromURL(t *testing.T, url string) (Config, error) {
+	t.Helper()
+	u, err := dcs.ParseURL(url)
+	require.NoError(t, err)
+	return configFromURL(u, dcs.Options{})
+}
+
+// The environment is read when the URL asks for it, and the URL's own options
+// count more.
+func TestEnvironmentWhenAskedFor(t *testing.T) {
+	for name, value := range map[string]string{
+		"ETCDCTL_ENDPOINTS": "https://h1:1, https://h2", "ETCDCTL_CACERT": "/ca", "ETCDCTL_CERT": "/cert", "ETCDCTL_KEY": "/key",
+		"ETCDCTL_USER": "u:p:w",
+	} {
+		t.Setenv(name, value)
+	}
+	c, err := fromURL(t, "etcd3://h/r")
+	require.NoError(t, err)
+	require.Equal(t, Config{Endpoints: []string{"h"}, Root: "r"}, c)
+
+	c, err = fromURL(t, "etcd3:///r?env=true")
+	require.NoError(t, err)
+	want := Config{
+		Endpoints: []string{"h1:1", "h2"}, Root: "r", TLSFiles: &dcs.TLSFiles{CA: "/ca", Cert: "/cert", Key: "/key"}, Username: "u", Password: "p:w",
+	}
+	require.Equal(t, want, c)
+	c, err = fromURL(t, "etcd3://h/r?env=true&tls_ca=/other&username=v&password_file=/pw")
+	require.NoError(t, err)
+	require.Equal(t, Config{Endpoints: []string{"h"}, Root: "r", TLSFiles: &dcs.TLSFiles{CA: "/other"}, Username: "v", PasswordFile: "/pw"}, c)
+
+	t.Setenv("ETCDCTL_INSECURE_SKIP_TLS_VERIFY", "perhaps")
+	t.Setenv("ETCDCTL_USER", "u")
+	_, err = FromEnvironment()
+	require.ErrorIs(t, err, dcs.ErrInvalid)
+	require.ErrorContains(t, err, "ETCDCTL_INSECURE_SKIP_TLS_VERIFY")
+	require.ErrorContains(t, err, "ETCDCTL_PASSWORD")
+}
+
+func TestSRV(t *testing.T) {
+	c, err := fromURL(t, "etcd3:///r?srv=example.test&srv_suffix=main&discovery=false&tls=true")
+	require.NoError(t, err)
+	require.Equal(t, Config{SRV: "example.test", SRVSuffix: "main", Root: "r", NoDiscovery: true, TLSFiles: &dcs.TLSFiles{}}, c)
+	c.Resolver = testcluster.SRVResolver("_etcd-client-ssl-main._tcp.example.test", func() []net.SRV {
+		return []net.SRV{{Target: "h1.example.test.", Port: 2379}}
+	})
+	b, err := New(c)
+	require.NoError(t, err)
+	require.Equal(t, []string{"h1.example.test:2379"}, b.Endpoints())
+	require.NoError(t, b.Close())
+	c.SRVSuffix = ""
+	_, err = New(c)
+	require.ErrorIs(t, err, dcs.ErrUnavailable)
+	require.ErrorContains(t, err, "_etcd-client-ssl._tcp.example.test")
+
+	for url, says := range map[string]string{"etcd3:///r": "no host", "etcd3://h/r?srv_suffix=x": "srv"} {
+		_, err := fromURL(t, url)
+		require.ErrorContains(t, err, says)
+	}
+	_, err = New(Config{Endpoints: []string{"h"}, SRV: "example.test", Root: "r"})
+	require.ErrorContains(t, err, "exclude each other")
+}
+
+// A token of the program's own goes with every call.
+func TestFixedToken(t *testing.T) {
+	f := &fakeAuth{fakeStore: newFakeStore(), valid: "signed"}
+	_, store := f.openAs(t, Config{Token: "signed"})
+	_, err := store.Get(t.Context(), "k")
+	require.Equal(t, dcs.ErrNotFound, dcs.KindOf(err), err)
+	require.Zero(t, f.logins.Load())
+	_, err = New(Config{Endpoints: []string{"h"}, Root: "r", Token: "t", Username: "u", Password: "p"})
+	require.ErrorContains(t, err, "Token and Username")
+}

@@ -1,0 +1,103 @@
+package testcluster
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// Rotation replaces, step by step, the authority, the certificate of a server on
+// this machine and the certificate of its clients.
+type Rotation struct {
+	// Files are the client's. They change with the steps.
+	Files        dcs.TLSFiles
+	older, newer *Authority
+
+	mu     sync.Mutex
+	server *tls.Config
+}
+
+// NewRotation begins with one authority, which everything trusts.
+func NewRotation(tb testing.TB) *Rotation {
+	dir := tb.TempDir()
+	r := &Rotation{Files: dcs.TLSFiles{CA: filepath.Join(dir, "ca"), Cert: filepath.Join(dir, "cert"), Key: filepath.Join(dir, "key")}}
+	var err error
+	r.older, err = NewAuthority(filepath.Join(dir, "older"), nil)
+	require.NoError(tb, err)
+	r.newer, err = NewAuthority(filepath.Join(dir, "newer"), nil)
+	require.NoError(tb, err)
+	r.copy(tb, r.Files.CA, r.older.File())
+	r.copy(tb, r.Files.Cert, r.older.Client().Cert)
+	r.copy(tb, r.Files.Key, r.older.Client().Key)
+	r.serve(tb, r.older, r.older)
+	return r
+}
+
+// Server returns the server's configuration, which follows the steps.
+func (r *Rotation) Server() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: protocols, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.server, nil
+	}}
+}
+
+var protocols = []string{"h2", "http/1.1"}
+
+// Each calls connects before and after every step. It must make a new connection
+// and fail the test if that does not work.
+func (r *Rotation) Each(tb testing.TB, connects func(step string)) {
+	connects("before")
+	r.copy(tb, r.Files.CA, r.older.File(), r.newer.File())
+	connects("both authorities are trusted")
+	r.serve(tb, r.newer, r.older, r.newer)
+	connects("the server has its new certificate")
+	r.copy(tb, r.Files.Cert, r.newer.Client().Cert)
+	connects("the key of the new certificate is not there yet")
+	r.copy(tb, r.Files.Key, r.newer.Client().Key)
+	connects("the new pair is there")
+	r.serve(tb, r.newer, r.newer)
+	connects("the server trusts the new authority only")
+	r.copy(tb, r.Files.CA)
+	connects("the file of the authorities is being written")
+	r.copy(tb, r.Files.CA, r.newer.File())
+	connects("after")
+}
+
+// Back gives the server its first certificate again, which is not trusted any more.
+func (r *Rotation) Back(tb testing.TB) { r.serve(tb, r.older, r.older, r.newer) }
+
+// copy writes the files from, one after the other, into to.
+func (r *Rotation) copy(tb testing.TB, to string, from ...string) {
+	var all strings.Builder
+	for _, f := range from {
+		data, err := os.ReadFile(f) //nolint:gosec // G304: our own file
+		require.NoError(tb, err)
+		all.Write(data)
+	}
+	require.NoError(tb, os.WriteFile(to, []byte(all.String()), 0o600))
+}
+
+// serve gives the server a certificate of own, and trust in clients of others.
+func (r *Rotation) serve(tb testing.TB, own *Authority, others ...*Authority) {
+	pair, err := tls.LoadX509KeyPair(own.Server().Cert, own.Server().Key)
+	require.NoError(tb, err)
+	pool := x509.NewCertPool()
+	for _, a := range others {
+		pool.AddCert(a.cert)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.server = &tls.Config{
+		MinVersion: tls.VersionTLS13, NextProtos: protocols, SessionTicketsDisabled: true,
+		Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool,
+	}
+}

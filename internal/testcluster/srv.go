@@ -1,0 +1,76 @@
+package testcluster
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"strings"
+)
+
+// SRVResolver returns a resolver that knows the SRV records of one name, like
+// _etcd-client._tcp.example.test, and no address. records is called for each
+// question.
+func SRVResolver(name string, records func() []net.SRV) *net.Resolver {
+	return &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		client, server := net.Pipe()
+		go func() { // until the client closes its end
+			defer server.Close()
+			var size [2]byte
+			for {
+				if _, err := io.ReadFull(server, size[:]); err != nil {
+					return
+				}
+				query := make([]byte, binary.BigEndian.Uint16(size[:]))
+				if _, err := io.ReadFull(server, query); err != nil {
+					return
+				}
+				reply := srvReply(query, name, records())
+				out := binary.BigEndian.AppendUint16(nil, uint16(len(reply))) //nolint:gosec // G115: a few records
+				if _, err := server.Write(append(out, reply...)); err != nil {
+					return
+				}
+			}
+		}()
+		return client, nil
+	}}
+}
+
+// srvReply answers a query of one question.
+func srvReply(query []byte, name string, records []net.SRV) []byte {
+	const header, tail, typeSRV = 12, 4, 33
+	end := header
+	for query[end] != 0 {
+		end += 1 + int(query[end])
+	}
+	end += 1 + tail
+	known := strings.EqualFold(string(query[header:end-tail]), string(labels(name)))
+	reply := append([]byte(nil), query[:end]...)
+	reply[2], reply[3] = 0x84|query[2]&1, 0x80
+	for i := 6; i < header; i++ {
+		reply[i] = 0
+	}
+	if !known {
+		reply[3] |= 3 // there is no such name
+		return reply
+	}
+	binary.BigEndian.PutUint16(reply[6:], uint16(len(records))) //nolint:gosec // G115: a few
+	for _, r := range records {
+		target := labels(r.Target)
+		reply = append(reply, 0xc0, header, 0, typeSRV, 0, 1, 0, 0, 0, 0)
+		for _, n := range []uint16{uint16(6 + len(target)), r.Priority, r.Weight, r.Port} { //nolint:gosec // G115: a short name
+			reply = binary.BigEndian.AppendUint16(reply, n)
+		}
+		reply = append(reply, target...)
+	}
+	return reply
+}
+
+// labels is a name as messages have it.
+func labels(name string) []byte {
+	var out []byte
+	for _, part := range strings.Split(strings.Trim(name, "."), ".") {
+		out = append(append(out, byte(len(part))), part...) //nolint:gosec // G115: at most 63
+	}
+	return append(out, 0)
+}

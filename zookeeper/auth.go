@@ -1,0 +1,156 @@
+package zookeeper
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/go-zookeeper/zk"
+
+	"github.com/holdfast-dcs/holdfast/internal/credentials"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+const schemeDigest = "digest"
+
+// authInfo is one entry of credentials as ZooKeeper takes them.
+type authInfo struct{ scheme, value string }
+
+// authSource has the credentials of new sessions.
+type authSource struct {
+	user     string
+	password *credentials.Secret
+	file     *credentials.Files[[]authInfo] // nil: none
+}
+
+// any reports whether there are credentials.
+func (a authSource) any() bool { return a.user != "" || a.file != nil }
+
+// current reads the credentials.
+func (a authSource) current() []authInfo {
+	var out []authInfo
+	if a.user != "" {
+		out = append(out, authInfo{schemeDigest, a.user + ":" + a.password.Current()})
+	}
+	if a.file != nil {
+		out = append(out, a.file.Current()...)
+	}
+	return out
+}
+
+// names lists the users, without their passwords, for an error.
+func (a authSource) names() string {
+	var out []string
+	for _, i := range a.current() {
+		name := i.scheme
+		if i.scheme == schemeDigest {
+			name, _, _ = strings.Cut(i.value, ":")
+		}
+		out = append(out, name)
+	}
+	if len(out) == 0 {
+		return "without a user"
+	}
+	return "as " + strings.Join(slices.Compact(out), ", ")
+}
+
+// checkAuth reads the credentials of the settings.
+func (c Config) checkAuth(faults *remote.Faults) authSource {
+	if (c.User == "") != (c.Password == "" && c.PasswordFile == "") {
+		faults.Add("User and Password or PasswordFile belong together: set both or neither")
+	}
+	if strings.Contains(c.User, ":") {
+		faults.Add("User %q: a digest user's name has no colon", c.User)
+	}
+	a := authSource{user: c.User, password: faults.Secret("Password", c.Password, c.PasswordFile, c.Logger)}
+	if c.AuthFile != "" {
+		var err error
+		a.file, err = credentials.NewFiles([]string{c.AuthFile}, credentials.Warn(c.Logger), func(contents [][]byte) ([]authInfo, error) {
+			out, err := parseAuth(string(contents[0]))
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", c.AuthFile, err)
+			}
+			return out, nil
+		})
+		if err != nil {
+			faults.Add("AuthFile: %w", err)
+		}
+	}
+	return a
+}
+
+// parseAuth reads the entries of an AuthFile. Its errors repeat none of them.
+func parseAuth(text string) ([]authInfo, error) {
+	var out []authInfo
+	for i, line := range strings.Split(text, "\n") {
+		line = strings.TrimRight(line, "\r")
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		scheme, value, _ := strings.Cut(line, ":")
+		if scheme == "" || value == "" || scheme == schemeDigest && !strings.Contains(value, ":") {
+			return nil, fmt.Errorf("line %d is not scheme:credentials, like digest:user:password", i+1)
+		}
+		out = append(out, authInfo{scheme, value})
+	}
+	if len(out) == 0 {
+		return nil, errors.New("it has no entry: write one a line, like digest:user:password")
+	}
+	return out, nil
+}
+
+var permissions = map[rune]int32{'r': zk.PermRead, 'w': zk.PermWrite, 'c': zk.PermCreate, 'd': zk.PermDelete, 'a': zk.PermAdmin}
+
+// parseACL reads scheme:id:permissions, with commas between several. user means
+// that there are credentials.
+func parseACL(text string, user bool) ([]zk.ACL, error) {
+	switch {
+	case text == "" && user:
+		return zk.AuthACL(zk.PermAll), nil
+	case text == "":
+		return zk.WorldACL(zk.PermAll), nil
+	}
+	var out []zk.ACL
+	for _, one := range splitACL(text) {
+		scheme, rest, _ := strings.Cut(one, ":")
+		i := strings.LastIndex(rest, ":")
+		if scheme == "" || i < 0 {
+			return nil, fmt.Errorf("%q: it is scheme:id:permissions, like world:anyone:cdrwa", one)
+		}
+		acl := zk.ACL{Scheme: scheme, ID: rest[:i]}
+		for _, letter := range rest[i+1:] {
+			bit, ok := permissions[letter]
+			if !ok {
+				return nil, fmt.Errorf("%q: the permissions are some of cdrwa", one)
+			}
+			acl.Perms |= bit
+		}
+		if acl.Perms == 0 {
+			return nil, fmt.Errorf("%q: it names no permission", one)
+		}
+		out = append(out, acl)
+	}
+	return out, nil
+}
+
+// splitACL splits text at its commas. A backslash takes the special meaning from
+// a comma or a backslash.
+func splitACL(text string) []string {
+	var out []string
+	var b strings.Builder
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		switch {
+		case c == '\\' && i+1 < len(text) && (text[i+1] == ',' || text[i+1] == '\\'):
+			i++
+			b.WriteByte(text[i])
+		case c == ',':
+			out = append(out, b.String())
+			b.Reset()
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return append(out, b.String())
+}

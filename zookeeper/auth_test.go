@@ -1,0 +1,75 @@
+package zookeeper
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/go-zookeeper/zk"
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+func TestAuthFileIsParsed(t *testing.T) {
+	got, err := parseAuth("# both, while the password changes\ndigest:me:old\r\n\ndigest:me:new:er\nother:token\n")
+	require.NoError(t, err)
+	require.Equal(t, []authInfo{{"digest", "me:old"}, {"digest", "me:new:er"}, {"other", "token"}}, got)
+	for _, text := range []string{"", "# nothing", "digest", "digest:", ":me:secret", "digest:me"} {
+		_, err := parseAuth(text)
+		require.Error(t, err, text)
+		require.NotContains(t, err.Error(), "secret")
+	}
+	file := filepath.Join(t.TempDir(), "auth")
+	require.NoError(t, os.WriteFile(file, []byte("digest:me:secret\n"), 0o600))
+	c, err := Config{Endpoints: []string{"h"}, Root: "r", AuthFile: file}.check()
+	require.NoError(t, err)
+	require.Equal(t, zk.AuthACL(zk.PermAll), c.acl)
+	require.Equal(t, "as me", c.auth.names())
+}
+
+// A password is read again when a right is denied, in sessions that are there
+// already too. With the old and the new entry in one file, a change costs no
+// call at any moment.
+func TestPasswordsAreReadAgain(t *testing.T) {
+	s := newSuite(t)
+	dir := t.TempDir()
+	password, auth := filepath.Join(dir, "password"), filepath.Join(dir, "auth")
+	write := func(file, text string) { require.NoError(t, os.WriteFile(file, []byte(text), 0o600)) }
+	write(password, "old\n")
+	write(auth, "digest:me:old\n")
+	one := ours(t, s, func(c *Config) { c.User, c.PasswordFile = "me", password })
+	several := ours(t, s, func(c *Config) { c.AuthFile = auth })
+	_, err := ours(t, s.fresh(t), nil).Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+	require.NoError(t, err, "the parents of all roots are accessible without credentials")
+	_, err = one.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+	require.NoError(t, err)
+	works := func(b dcs.Backend, step string) {
+		t.Helper()
+		_, err := b.Get(budget(t), "k")
+		require.NoError(t, err, step)
+	}
+	works(several, "before")
+
+	admin, err := s.Cluster.ZooKeeperAdmin(0)
+	require.NoError(t, err)
+	defer admin.Close()
+	require.NoError(t, admin.AddAuth("digest", []byte("me:old")))
+	require.NoError(t, admin.AddAuth("digest", []byte("me:new")))
+	give := func(acl []zk.ACL) {
+		t.Helper()
+		for _, path := range []string{"/" + s.Root, "/" + s.Root + "/k"} {
+			_, err := admin.SetACL(path, acl, -1)
+			require.NoError(t, err, path)
+		}
+	}
+	write(auth, "digest:me:old\ndigest:me:new\n")
+	works(several, "both passwords are in the file")
+	give(zk.DigestACL(zk.PermAll, "me", "new"))
+	works(several, "the nodes belong to the new password")
+	_, err = one.Get(budget(t), "k")
+	require.ErrorIs(t, err, dcs.ErrUnauthorized)
+	require.NotContains(t, err.Error(), "me:")
+	write(password, "new\n")
+	works(one, "the file has the new password")
+}
