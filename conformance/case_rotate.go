@@ -25,8 +25,11 @@ var rotateCases = faultCases([]spec{
 		"The easy one; but some clients fail the call instead of asking the next.", Refused),
 	rotateCase("Rotate/Reset", "The server in use resets every connection",
 		"A proxy that is being restarted.", ResetAll),
-	rotateCase("Rotate/DNS", "The name of the server in use cannot be resolved any more",
-		"Connections end one by one, and none can be made again.", Unresolved),
+	{Case: Case{
+		Name:   "Rotate/DNS",
+		Rule:   "The name of the server in use cannot be resolved any more: " + rotateRule + " A client that goes on with the address that it knows need not leave the server.",
+		Learnt: "Connections end one by one, and none can be made again.",
+	}, run: func(e *env) { e.rotate(Unresolved) }},
 	rotateCase("Rotate/HalfHealthy", "One server after the other is cut off from its peers and still answers clients",
 		"The incident: an etcd member cut off from its peers; lease keepalives timed out with \"request timed out\", the client never left it, and healthy primaries were demoted.", Partitioned),
 	{Case: Case{
@@ -131,8 +134,8 @@ func (e *env) rotateOne(i int, verb TroubleVerb) {
 	e.asFastAs(view.writes, t, extra, p99)
 	e.atMost(view.slow, seenBy, t.began, "the time until a change by another client is seen")
 	e.stillHeld(writer, d.hold, "after a server was "+verb.String())
-	if i == used {
-		e.explained(decided.of(at, before, dcs.Switched, dcs.Ejected), at)
+	if events := decided.of(at, before, dcs.Switched, dcs.Ejected); i == used && (verb != Unresolved || len(events) > 0 || e.inUse(d.c) != i) {
+		e.explained(events, at)
 	}
 	require.NoError(e, d.hold.Release(e.ctx))
 }

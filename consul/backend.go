@@ -37,10 +37,7 @@ type Backend struct {
 	life    context.Context //nolint:containedctx // the Backend's end
 	end     context.CancelCauseFunc
 	closing sync.Once
-	sockets socketSet
-
-	mu    sync.Mutex
-	conns map[string]*conn
+	conns   endpoint.Conns[*conn]
 }
 
 var (
@@ -60,7 +57,7 @@ func New(c Config) (*Backend, error) {
 			return nil, err
 		}
 	}
-	b := &Backend{c: c, root: c.Root + "/", conns: map[string]*conn{}}
+	b := &Backend{c: c, root: c.Root + "/"}
 	b.minTTL.Store(int64(c.MinTTL))
 	b.life, b.end = context.WithCancelCause(context.Background())
 	b.token = token{secret: c.token, value: c.token.Current()}
@@ -69,11 +66,13 @@ func New(c Config) (*Backend, error) {
 	o := endpoint.Options{
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
 		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.copy.Observer(c.Observer.Endpoint), HedgeFloor: hedgeFloor,
+		Lookup: endpoint.LookupBy(c.Resolver), Drop: b.conns.Drop,
 	}
 	if c.SRV != "" {
-		o.Topology = c.srv().LookUp
+		o.Topology = endpoint.Unidentified(c.srv().LookUp)
 	}
 	b.pool = endpoint.New(o)
+	b.conns.Close, b.conns.Grace, b.conns.Known = (*conn).close, c.Timing.RetryTimeout, b.pool.Knows
 	b.commits = attempt.New(transport{b}, remote.Committing(b.pool, attempt.Options{
 		Backend: backendName, Slots: c.Slots, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
 	}))
@@ -119,12 +118,7 @@ func (b *Backend) Close() error {
 		_ = b.commits.Close() // it has no error to return
 		b.copy.Close()
 		b.pool.Close()
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		for _, c := range b.conns {
-			c.http.CloseIdleConnections()
-		}
-		b.sockets.close()
+		b.conns.CloseAll()
 	})
 	return nil
 }
@@ -295,7 +289,10 @@ func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error
 	if err != nil {
 		return false, err
 	}
-	_, err = b.top(b.c.name(ctx, "Probe"), c)
+	ctx = b.c.name(ctx, "Probe")
+	if _, err = b.top(ctx, c); err == nil {
+		c.identify(ctx)
+	}
 	return false, err
 }
 

@@ -68,8 +68,9 @@ type Config struct {
 	// Slots is the number of Commits in flight at once; further ones wait. Zero
 	// means that it follows the load, from 8 to 64. See [attempt.Options].
 	Slots int
-	// Resolver looks up the hosts' names; nil means the system's. A name is
-	// looked up for each connection, so that it may move.
+	// Resolver looks up the hosts' names; nil means the system's. Each address of
+	// a name is an endpoint. Names are looked up again when an endpoint fails, and
+	// every three RetryTimeouts.
 	Resolver *net.Resolver
 	// Logger gets what an operator needs to know; nil means silent.
 	Logger *slog.Logger

@@ -20,6 +20,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/credentials"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
@@ -35,6 +36,9 @@ type conn struct {
 	api  *api.Client
 	http *http.Transport
 
+	sockets socketSet
+	asked   atomic.Bool // which agent it is
+
 	mu sync.Mutex
 	// proof is when the latest consistent read was sent that was answered
 	// through this endpoint (P2).
@@ -44,21 +48,20 @@ type conn struct {
 // connected returns the client of addr, which the first use makes. It does no
 // I/O.
 func (b *Backend) connected(addr string) (*conn, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if c, ok := b.conns[addr]; ok {
-		return c, nil
-	}
+	return b.conns.Get(addr, nil, func() (*conn, error) { return b.newConn(addr) })
+}
+
+func (b *Backend) newConn(addr string) (*conn, error) {
 	if b.life.Err() != nil {
 		return nil, context.Cause(b.life)
 	}
-	t := b.transport(addr)
-	client, err := b.client(addr, checked{t})
+	c := &conn{b: b, addr: addr}
+	c.http = c.transport()
+	client, err := b.client(addr, checked{c.http})
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{b: b, addr: addr, api: client, http: t}
-	b.conns[addr] = c
+	c.api = client
 	return c, nil
 }
 
@@ -72,30 +75,63 @@ func (b *Backend) client(addr string, t http.RoundTripper) (*api.Client, error) 
 		addr = socketHost // the API takes no transport of ours for a socket
 	}
 	return api.NewClient(&api.Config{
-		Address: addr, Scheme: scheme, PathPrefix: b.c.PathPrefix, HttpClient: &http.Client{Transport: settled{b.c.wrap(t), b}, CheckRedirect: stay},
+		// TLS and the Host header have the name, not the address.
+		Address: endpoint.HostPort(addr), Scheme: scheme, PathPrefix: b.c.PathPrefix, HttpClient: &http.Client{Transport: settled{b.c.wrap(t), b}, CheckRedirect: stay},
 		Datacenter: b.c.Datacenter, Token: unset,
 		Namespace: cmp.Or(b.c.Namespace, unset), Partition: cmp.Or(b.c.Partition, unset),
 	})
 }
 
 // Client returns a client of Consul's own API for one endpoint, in the form of
-// [Backend.Endpoints], or for the best one if endpoint is empty. It is for what
+// [Backend.Endpoints], or for the best one if addr is empty. It is for what
 // the contract of package dcs has not, such as the registration of a service.
 // Its requests have the Backend's TLS, ACL token, datacenter, namespace and
 // partition, and share its connections. Each is sent once, to that endpoint
-// only, and may take until its context ends. After Close all requests fail. A
-// request must not write below the Root.
-func (b *Backend) Client(endpoint string) (*api.Client, error) {
-	if endpoint == "" {
-		endpoint = b.pool.Endpoints()[0]
-	} else if !slices.Contains(b.pool.Endpoints(), endpoint) {
-		return nil, &dcs.Error{Backend: backendName, Op: "Client", Kind: dcs.ErrInvalid, Err: fmt.Errorf("%q is not an endpoint of this store: use one of %q", endpoint, b.pool.Endpoints())}
+// only, and may take until its context ends, or for RetryTimeout after the
+// endpoint was ejected. After Close all requests fail. A request must not write
+// below the Root.
+func (b *Backend) Client(addr string) (*api.Client, error) {
+	if addr == "" {
+		addr = b.pool.Endpoints()[0]
+	} else if !slices.Contains(b.pool.Endpoints(), addr) {
+		return nil, &dcs.Error{Backend: backendName, Op: "Client", Kind: dcs.ErrInvalid, Err: fmt.Errorf("%q is not an endpoint of this store: use one of %q", addr, b.pool.Endpoints())}
 	}
-	c, err := b.connected(endpoint)
-	if err != nil {
+	if _, err := b.connected(addr); err != nil {
 		return nil, &dcs.Error{Backend: backendName, Op: "Client", Kind: cmp.Or(dcs.KindOf(err), dcs.ErrInvalid), Err: err}
 	}
-	return b.client(endpoint, c.http)
+	return b.client(addr, current{b, addr})
+}
+
+// current sends each request on the connections that an endpoint has then.
+type current struct {
+	b    *Backend
+	addr string
+}
+
+func (t current) RoundTrip(r *http.Request) (*http.Response, error) {
+	c, err := t.b.connected(t.addr)
+	if err != nil {
+		return nil, err
+	}
+	return c.http.RoundTrip(r)
+}
+
+// close ends every connection to the endpoint, and the requests under way.
+func (c *conn) close() {
+	c.http.CloseIdleConnections()
+	c.sockets.close()
+}
+
+// identify asks which agent answers at the endpoint, once: two endpoints may be
+// one agent. A token that may not read it leaves that open.
+func (c *conn) identify(ctx context.Context) {
+	if len(c.b.pool.Endpoints()) < 2 || c.asked.Swap(true) {
+		return
+	}
+	var self struct{ Config struct{ NodeID string } }
+	if _, err := c.api.Raw().Query("/v1/agent/self", &self, (&api.QueryOptions{}).WithContext(ctx)); err == nil {
+		c.b.pool.Identify(c.addr, self.Config.NodeID)
+	}
 }
 
 // stay follows no redirection: the token is for the endpoints that were given.
@@ -111,19 +147,23 @@ const idle = 90 * time.Second
 const socketHost = "localhost"
 
 // transport returns the connections to one endpoint.
-func (b *Backend) transport(endpoint string) *http.Transport {
+func (c *conn) transport() *http.Transport {
+	b := c.b
 	derived, _ := keepalive.Derive(b.c.Timing.TTL, b.c.Timing.LoopWait)
 	dialer := &keepalive.Dialer{Config: derived, Base: &net.Dialer{Resolver: b.c.Resolver}, Logger: b.c.Logger}
-	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
+		at, err := b.pool.Address(ctx, c.addr)
+		if err != nil {
+			return nil, err
+		}
 		if err := b.pool.AwaitDial(ctx); err != nil {
 			return nil, err
 		}
 		var nc net.Conn
-		var err error
-		if path, unix := strings.CutPrefix(endpoint, unixScheme); unix {
+		if path, unix := strings.CutPrefix(c.addr, unixScheme); unix {
 			nc, err = (&net.Dialer{}).DialContext(ctx, "unix", path)
 		} else {
-			nc, err = dialer.DialContext(ctx, network, addr)
+			nc, err = dialer.DialContext(ctx, network, at)
 		}
 		if err != nil {
 			return nil, err
@@ -131,7 +171,7 @@ func (b *Backend) transport(endpoint string) *http.Transport {
 		if b.c.dialled != nil {
 			b.c.dialled(nc)
 		}
-		return b.sockets.add(nc)
+		return c.sockets.add(nc)
 	}
 	return &http.Transport{
 		// HTTP/1.1 needs a connection for each request under way.
@@ -142,7 +182,7 @@ func (b *Backend) transport(endpoint string) *http.Transport {
 			if err != nil {
 				return nil, err
 			}
-			return b.encrypted(ctx, nc, addr)
+			return b.encrypted(ctx, nc, endpoint.HostPort(c.addr))
 		},
 	}
 }

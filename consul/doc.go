@@ -71,7 +71,9 @@
 // drops packets is left within a few times its usual latency, by sending a
 // second copy elsewhere; two such faults leave it out until it has answered two
 // questions to the quorum. Consul does not tell its servers' HTTP addresses:
-// give all of them, or names, which are looked up for every connection.
+// give all of them, or names. Each address of a name is an endpoint. Names are
+// looked up again when an endpoint fails, and every three RetryTimeouts. An agent
+// that is given twice counts once, if the token may read it (agent:read).
 //
 // With several endpoints the sessions belong to a catalog node of their own,
 // "holdfast-pg--main" for the root "pg/main", registered without health checks:

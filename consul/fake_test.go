@@ -274,7 +274,9 @@ func TestPlacesArePassedThrough(t *testing.T) {
 func TestConnectionsEndWithTheirClient(t *testing.T) {
 	agent := newFake(t)
 	b := fakeClient(t, nil, agent)
-	dial := b.transport(agent.addr()).DialContext
+	c, err := b.connected(agent.addr())
+	require.NoError(t, err)
+	dial := c.http.DialContext
 	idle, err := dial(t.Context(), "tcp", agent.addr())
 	require.NoError(t, err)
 	ended, err := dial(t.Context(), "tcp", agent.addr())
@@ -285,9 +287,9 @@ func TestConnectionsEndWithTheirClient(t *testing.T) {
 	require.ErrorIs(t, err, net.ErrClosed)
 	nc, err := net.Dial("tcp", agent.addr())
 	require.NoError(t, err)
-	_, err = b.sockets.add(nc)
+	_, err = c.sockets.add(nc)
 	require.ErrorIs(t, err, dcs.ErrClosed)
 	_, err = nc.Read(make([]byte, 1))
 	require.ErrorIs(t, err, net.ErrClosed)
-	require.Empty(t, b.sockets.open)
+	require.Empty(t, c.sockets.open)
 }

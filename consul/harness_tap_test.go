@@ -122,7 +122,7 @@ func (t *tap) describe(r *http.Request, body []byte) conformance.Request {
 			op = "Snapshot"
 		}
 		return conformance.Request{Op: operation(r.Context(), op), Keys: t.logical(strings.TrimPrefix(path, "/v1/kv/"))}
-	case strings.HasPrefix(path, "/v1/catalog/node/"):
+	case strings.HasPrefix(path, "/v1/catalog/node/"), path == "/v1/agent/self":
 		return conformance.Request{Op: operation(r.Context(), "Probe")}
 	case strings.HasPrefix(path, "/v1/session/create"):
 		return conformance.Request{Op: operation(r.Context(), "Grant")}

@@ -29,11 +29,9 @@ func TestCertificateRotationCostsNoCall(t *testing.T) {
 	r.Each(t, func(step string) {
 		_, err := b.Snapshot(budget(t), "")
 		require.NoError(t, err, step)
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		for _, c := range b.conns {
-			c.http.CloseIdleConnections()
-		}
+		c, err := b.connected(b.Endpoints()[0])
+		require.NoError(t, err)
+		c.http.CloseIdleConnections()
 	})
 	r.Back(t)
 	_, err := b.Snapshot(budget(t), "")

@@ -1,8 +1,9 @@
 package etcd3
 
 import (
+	"cmp"
 	"context"
-	"sort"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,9 +36,9 @@ type Backend struct {
 	floor   remote.Floor
 
 	passwords passwords
+	conns     endpoint.Conns[*conn]
 
 	mu     sync.Mutex
-	conns  map[string]*conn
 	warned map[string]string // the version of the last warning, by address
 }
 
@@ -60,7 +61,7 @@ func New(c Config) (*Backend, error) {
 			return nil, err
 		}
 	}
-	b := &Backend{c: c, root: "/" + c.Root + "/", conns: map[string]*conn{}, warned: map[string]string{}}
+	b := &Backend{c: c, root: "/" + c.Root + "/", warned: map[string]string{}}
 	b.passwords.secret = c.password
 	b.life, b.end = context.WithCancelCause(context.Background())
 	b.copy.Init(b.source())
@@ -68,14 +69,16 @@ func New(c Config) (*Backend, error) {
 	o := endpoint.Options{
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
 		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.copy.Observer(c.Observer.Endpoint),
+		Lookup: endpoint.LookupBy(c.Resolver), Drop: b.conns.Drop,
 	}
 	switch {
 	case !c.NoDiscovery:
 		o.Topology = b.members
 	case c.SRV != "":
-		o.Topology = c.srv().LookUp
+		o.Topology = endpoint.Unidentified(c.srv().LookUp)
 	}
 	b.pool = endpoint.New(o)
+	b.conns.Close, b.conns.Grace, b.conns.Known = (*conn).close, c.Timing.RetryTimeout, b.pool.Knows
 	b.commits = attempt.New(transport{b}, remote.Committing(b.pool, attempt.Options{Backend: backendName, Slots: c.Slots}))
 	b.pool.Start()
 	return b, nil
@@ -100,12 +103,7 @@ func (b *Backend) Close() error {
 		_ = b.commits.Close() // it has no error to return
 		b.copy.Close()
 		b.pool.Close()
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		for _, c := range b.conns {
-			c.renewals.drop(nil)
-			c.cc.Close()
-		}
+		b.conns.CloseAll()
 	})
 	return nil
 }
@@ -255,7 +253,7 @@ func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error
 type leadership struct{ term, member uint64 }
 
 // members asks for the addresses of all members that serve, for the Pool.
-func (b *Backend) members(ctx context.Context) ([]string, error) {
+func (b *Backend) members(ctx context.Context) ([]endpoint.Listed, error) {
 	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, c *conn) (*pb.MemberListResponse, error) {
 		r, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.MemberListResponse, error) {
 			return c.admin.MemberList(ctx, &pb.MemberListRequest{Linearizable: true}, o...)
@@ -268,18 +266,18 @@ func (b *Backend) members(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []string
+	var out []endpoint.Listed
 	for _, m := range a.Value.Members {
 		if m.IsLearner {
 			continue
 		}
 		for _, u := range m.ClientURLs {
 			if addr, ok := clientAddress(u, b.c.tls != nil); ok {
-				out = append(out, addr)
+				out = append(out, endpoint.Listed{Endpoint: addr, Server: memberName(m.ID)})
 			}
 		}
 	}
-	sort.Strings(out)
+	slices.SortFunc(out, func(a, b endpoint.Listed) int { return cmp.Compare(a.Endpoint, b.Endpoint) })
 	return out, nil
 }
 

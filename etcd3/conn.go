@@ -5,6 +5,7 @@ import (
 	"math"
 	"net"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,7 @@ type conn struct {
 
 	renewals renewals
 	version  atomic.Pointer[string] // the server's; nil until it is asked on this connection
+	member   atomic.Uint64          // that answered last
 
 	logins remote.Flight[authToken]
 	latest atomic.Pointer[authToken] // nil before the first login
@@ -44,24 +46,29 @@ type conn struct {
 // connected returns the connection to addr, which the first use makes. It does
 // no I/O.
 func (b *Backend) connected(addr string) (*conn, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if c, ok := b.conns[addr]; ok {
-		return c, nil
-	}
+	return b.conns.Get(addr, nil, func() (*conn, error) { return b.newConn(addr) })
+}
+
+func (b *Backend) newConn(addr string) (*conn, error) {
 	if b.life.Err() != nil {
 		return nil, context.Cause(b.life)
 	}
 	c := &conn{b: b, addr: addr}
-	cc, err := grpc.NewClient("passthrough:///"+addr, c.dialOptions()...)
+	// TLS verifies the name, not the address.
+	cc, err := grpc.NewClient("passthrough:///"+endpoint.HostPort(addr), c.dialOptions()...)
 	if err != nil {
 		return nil, err
 	}
 	c.cc, c.kv, c.lease, c.watch = cc, pb.NewKVClient(cc), pb.NewLeaseClient(cc), pb.NewWatchClient(cc)
 	c.admin, c.state, c.auth = pb.NewClusterClient(cc), pb.NewMaintenanceClient(cc), pb.NewAuthClient(cc)
 	c.renewals.c = c
-	b.conns[addr] = c
 	return c, nil
+}
+
+// close ends the connection and the calls under way.
+func (c *conn) close() {
+	c.renewals.drop(nil)
+	c.cc.Close()
 }
 
 func (c *conn) dialOptions() []grpc.DialOption {
@@ -81,12 +88,16 @@ func (c *conn) dialOptions() []grpc.DialOption {
 	own := []grpc.DialOption{
 		grpc.WithTransportCredentials(creds), grpc.WithNoProxy(), grpc.WithDisableRetry(), grpc.WithDisableServiceConfig(),
 		grpc.WithConnectParams(params), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			at, err := b.pool.Address(ctx, c.addr)
+			if err != nil {
+				return nil, err
+			}
 			if !b.pool.AllowDial() {
 				return nil, endpoint.ErrDials
 			}
 			c.version.Store(nil) // another server may listen there now
-			nc, err := dialer.DialContext(ctx, "tcp", addr)
+			nc, err := dialer.DialContext(ctx, "tcp", at)
 			if err == nil && b.c.dialled != nil {
 				b.c.dialled(nc)
 			}
@@ -126,6 +137,17 @@ func (b *Backend) seen(c *conn, h *pb.ResponseHeader) error {
 	if b.cluster.Load() != h.ClusterId && !b.cluster.CompareAndSwap(0, h.ClusterId) && b.cluster.Load() != h.ClusterId {
 		return &remote.Failure{Endpoint: c.addr, Err: errOtherCluster, Blame: true}
 	}
+	if c.member.Swap(h.MemberId) != h.MemberId {
+		b.pool.Identify(c.addr, memberName(h.MemberId))
+	}
 	b.copy.Saw(revision(h.Revision))
 	return nil
+}
+
+// memberName identifies a member for the Pool; empty means unknown.
+func memberName(id uint64) string {
+	if id == 0 {
+		return ""
+	}
+	return strconv.FormatUint(id, 16)
 }

@@ -46,12 +46,13 @@ type fakeStore struct {
 	leases  map[int64]int64
 	space   quota
 	version string
+	member  uint64
 	hook    func(ctx context.Context, request any) error
 	term    func(r *pb.TxnRequest) uint64 // of the answer; nil: always the same
 }
 
 func newFakeStore() *fakeStore {
-	return &fakeStore{rev: 1, keys: map[string]*mvccpb.KeyValue{}, leases: map[int64]int64{}, version: "3.7.3"}
+	return &fakeStore{rev: 1, keys: map[string]*mvccpb.KeyValue{}, leases: map[int64]int64{}, version: "3.7.3", member: 2}
 }
 
 // serve starts the server on loopback and returns its address.
@@ -127,7 +128,7 @@ func (f *fakeStore) before(ctx context.Context, request any) error {
 }
 
 func (f *fakeStore) header() *pb.ResponseHeader {
-	return &pb.ResponseHeader{ClusterId: 1, MemberId: 2, Revision: f.rev, RaftTerm: 2}
+	return &pb.ResponseHeader{ClusterId: 1, MemberId: f.member, Revision: f.rev, RaftTerm: 2}
 }
 
 // charge judges a write by the quota: refuse says that it is not applied,

@@ -26,13 +26,7 @@ func TestCertificateRotationCostsNoCall(t *testing.T) {
 	r.Each(t, func(step string) {
 		_, err := store.Get(t.Context(), "k")
 		require.Equal(t, dcs.ErrNotFound, dcs.KindOf(err), "%s: %v", step, err)
-		b.mu.Lock()
-		for addr, c := range b.conns {
-			c.renewals.drop(nil)
-			c.cc.Close()
-			delete(b.conns, addr)
-		}
-		b.mu.Unlock()
+		b.conns.Drop(addr)
 	})
 	r.Back(t)
 	_, err := store.Get(t.Context(), "k")

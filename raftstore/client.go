@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -76,11 +77,15 @@ func newClientOn(config ClientConfig, wrap func(clientNetwork) clientNetwork) (*
 	if err != nil {
 		return nil, err
 	}
-	conns, err := transport.NewClient(config.connections("client-" + strings.ToLower(rand.Text()[:10])))
+	c := &Client{config: config}
+	connections := config.connections("client-" + strings.ToLower(rand.Text()[:10]))
+	connections.Address = func(ctx context.Context, addr string) (string, error) { return c.pool.Address(ctx, addr) }
+	connections.Host = endpoint.Host
+	conns, err := transport.NewClient(connections)
 	if err != nil {
 		return nil, connectionError(err)
 	}
-	c := &Client{config: config, conns: conns}
+	c.conns = conns
 	c.net = wrap(clientConns{conns})
 	life, end := context.WithCancelCause(context.Background())
 	c.end = end
@@ -90,6 +95,7 @@ func newClientOn(config ClientConfig, wrap func(clientNetwork) clientNetwork) (*
 	o := endpoint.Options{
 		Backend: backendName, Seeds: config.Endpoints, Budget: config.Timing.RetryTimeout,
 		Judge: remote.Judge, Probe: c.probe, Logger: config.Logger, Observer: c.copy.Observer(config.Observer.Endpoint),
+		Lookup: endpoint.LookupBy(config.Resolver), Drop: func(addr string) { conns.Drop(addr, config.Timing.RetryTimeout) },
 	}
 	if !config.NoDiscovery {
 		o.Topology = c.topology
@@ -122,21 +128,21 @@ func (c *Client) Close() error {
 
 // topology returns the addresses of all nodes, for the Pool. A node that answers
 // at an address that is known keeps it: it may be the one of a proxy.
-func (c *Client) topology(ctx context.Context) ([]string, error) {
+func (c *Client) topology(ctx context.Context) ([]endpoint.Listed, error) {
 	o := c.ask(ctx, &request{op: opMembership, change: memberRequest{verb: verbList}})
 	if o.err != nil {
 		return nil, o.err
 	}
-	var addrs []string
+	var listed []endpoint.Listed
 	for _, m := range o.reply.members {
 		at := m.Addr
 		if known := c.conns.Reaches(m.ID); len(known) > 0 && !slices.Contains(known, at) {
 			at = known[0]
 		}
-		addrs = append(addrs, at)
+		listed = append(listed, endpoint.Listed{Endpoint: at, Server: m.ID})
 	}
-	slices.Sort(addrs)
-	return slices.Compact(addrs), nil
+	slices.SortFunc(listed, func(a, b endpoint.Listed) int { return cmp.Compare(a.Endpoint, b.Endpoint) })
+	return listed, nil
 }
 
 // ready asks the store one question, for Open.

@@ -62,6 +62,7 @@ func (c *Client) try(ctx context.Context, addr string, op byte, body []byte) (re
 	if err != nil {
 		return reply{}, clientFailure(addr, err)
 	}
+	c.pool.Identify(addr, c.conns.NodeAt(addr))
 	rep, err := decodeReply(answer)
 	if err != nil {
 		return reply{}, &remote.Failure{Endpoint: addr, Err: err, Blame: true}

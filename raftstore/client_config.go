@@ -41,7 +41,9 @@ type ClientConfig struct {
 	// NoDiscovery keeps to Endpoints and does not ask the nodes for their
 	// addresses, for nodes whose addresses in Peers cannot be reached from here.
 	NoDiscovery bool
-	// Resolver looks up the hosts' names; nil means the system's.
+	// Resolver looks up the hosts' names; nil means the system's. Each address of
+	// a name is an endpoint. Names are looked up again when an endpoint fails, and
+	// every three RetryTimeouts.
 	Resolver *net.Resolver
 	// Logger receives what an operator needs to know; nil means silent.
 	Logger *slog.Logger
@@ -80,7 +82,7 @@ func (c ClientConfig) connections(id string) transport.ClientOptions {
 		ID: id, Cluster: transport.NewClusterID(c.Root),
 		TLS: (*transport.TLS)(c.TLS), PlaintextBeyondLoopback: c.PlaintextBeyondLoopback,
 		Keepalive: keep, DialTimeout: min(max(c.Timing.RetryTimeout/4, leastClientDial), mostClientDial),
-		Resolver: c.Resolver, Logger: c.Logger,
+		Logger: c.Logger,
 	}
 }
 

@@ -40,8 +40,9 @@ type Backend struct {
 	closing sync.Once
 	beside  errands // the library's calls, which may outlast their contexts, and ends of sessions
 
+	links endpoint.Conns[*session] // that calls go through
+
 	mu     sync.Mutex
-	links  map[string]*session // that calls go through, by server
 	leases map[dcs.LeaseID]*lease
 
 	retired remote.Memory[bool] // leases that are over
@@ -60,7 +61,7 @@ func New(c Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{c: c, root: "/" + c.Root, links: map[string]*session{}, leases: map[dcs.LeaseID]*lease{}, asking: make(chan struct{}, 1), mirrors: make(chan struct{}, mostMirrors)}
+	b := &Backend{c: c, root: "/" + c.Root, leases: map[dcs.LeaseID]*lease{}, asking: make(chan struct{}, 1), mirrors: make(chan struct{}, mostMirrors)}
 	if c.limited() {
 		l := c.limits()
 		b.learned.Store(&l)
@@ -73,8 +74,9 @@ func New(c Config) (*Backend, error) {
 	b.pool = endpoint.New(endpoint.Options{
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
 		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.copy.Observer(c.Observer.Endpoint), HedgeFloor: hedgeFloor,
-		DialsPerSecond: endpoint.LeaseDialsPerSecond,
+		DialsPerSecond: endpoint.LeaseDialsPerSecond, Lookup: endpoint.LookupBy(c.Resolver), Drop: b.leave,
 	})
+	b.links.Close, b.links.Grace, b.links.Known = (*session).goodbye, c.Timing.RetryTimeout, b.pool.Knows
 	b.commits = attempt.New(transport{b}, remote.Committing(b.pool, attempt.Options{
 		Backend: backendName, Slots: c.Slots, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
 	}))
@@ -107,12 +109,9 @@ func (b *Backend) Close() error {
 		b.markers.Close()
 		b.mu.Lock()
 		b.end(dcs.ErrClosed)
-		var leases, links []*session
+		var leases []*session
 		for _, l := range b.leases {
 			leases = append(leases, l.s)
-		}
-		for _, s := range b.links {
-			links = append(links, s)
 		}
 		b.mu.Unlock()
 		for _, s := range leases {
@@ -121,9 +120,7 @@ func (b *Backend) Close() error {
 		_ = b.commits.Close() // it has no error to return
 		b.copy.Close()
 		b.pool.Close()
-		for _, s := range links {
-			s.goodbye()
-		}
+		b.links.CloseAll()
 		b.beside.wait()
 	})
 	return nil
@@ -146,20 +143,13 @@ func doAt[T any](ctx context.Context, b *Backend, class endpoint.Class, at func(
 // link returns the session that calls at one server go through. It holds
 // nothing, so that another one takes its place when its connection breaks.
 func (b *Backend) link(addr string) (*session, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if s, ok := b.links[addr]; ok && s.ended() == nil {
-		return s, nil
-	}
-	if b.life.Err() != nil {
-		return nil, context.Cause(b.life)
-	}
-	s, err := b.newSession(sessionOptions{ttl: b.linkTTL(), once: true})
-	if err != nil {
-		return nil, err
-	}
-	b.links[addr] = s
-	return s, nil
+	live := func(s *session) bool { return s.ended() == nil }
+	return b.links.Get(addr, live, func() (*session, error) {
+		if b.life.Err() != nil {
+			return nil, context.Cause(b.life)
+		}
+		return b.newSession(sessionOptions{ttl: b.linkTTL(), once: true})
+	})
 }
 
 // linkTTL is how long a session of a process that died stays with the servers.
@@ -193,7 +183,11 @@ func (b *Backend) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if err := b.pool.AwaitDial(ctx); err != nil {
 		return nil, err
 	}
-	c, err := b.dialer.DialContext(ctx, "tcp", addr)
+	at, err := b.pool.Address(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	c, err := b.dialer.DialContext(ctx, "tcp", at)
 	if err != nil {
 		return nil, err
 	}
@@ -203,7 +197,7 @@ func (b *Backend) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if b.c.tls == nil {
 		return c, nil
 	}
-	t, err := credentials.Client(ctx, c, b.c.tls, addr)
+	t, err := credentials.Client(ctx, c, b.c.tls, endpoint.HostPort(addr))
 	if err != nil {
 		c.Close()
 		return nil, err

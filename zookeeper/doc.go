@@ -89,8 +89,10 @@
 // left. One is judged by what it answers: one that is frozen, cut off, or behind
 // a path that drops packets is left within a few times its usual latency, by
 // sending a second copy elsewhere; two such faults leave it out until it has
-// answered two questions to the quorum. Names are looked up for every
-// connection, so that a server can be replaced under its name.
+// answered two questions to the quorum. Each address of a name is an endpoint.
+// Names are looked up again when an endpoint fails, and every three RetryTimeouts,
+// so that a server can be replaced under its name. A server that is given twice
+// counts once.
 //
 // The client library (go-zookeeper) connects only when and where it is told to,
 // and never again in a session that is over: by itself it makes another session

@@ -193,6 +193,7 @@ func (s *session) event(ev zk.Event) {
 	switch ev.State {
 	case zk.StateHasSession:
 		s.up()
+		s.identify()
 	case zk.StateExpired:
 		s.end(errExpired)
 	case zk.StateDisconnected:
@@ -322,12 +323,17 @@ func (s *session) where() string {
 
 // connected is the server that the session is connected to; "" without one.
 func (s *session) connected() string {
+	if w := s.connection(); w != nil {
+		return w.addr
+	}
+	return ""
+}
+
+// connection is the one that the session is on; nil without one.
+func (s *session) connection() *wire {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.live == nil {
-		return ""
-	}
-	return s.live.addr
+	return s.live
 }
 
 // on reports whether the session is still connected by w.

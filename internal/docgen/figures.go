@@ -83,7 +83,7 @@ func serverRows() [][]string {
 				return spacedDuration(f.ProbeInterval) + " to " + spacedDuration(f.MaxProbeInterval)
 			}),
 		figureRow("a server is restored after", fmt.Sprintf("%d probes in a row that the quorum answered", f.RestoreAfter), nil),
-		figureRow("the members are listed every",
+		figureRow("the members are listed, and names looked up, every",
 			fmt.Sprintf("%d R, give or take half of that; soon after an ejection", f.TopologyInterval/f.Budget),
 			func(f endpoint.Figures) string { return spacedDuration(f.TopologyInterval) }),
 		figureRow("connections made",

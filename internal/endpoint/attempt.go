@@ -83,6 +83,7 @@ func (a *Attempt) End(err error) {
 func (p *Pool) answer(a *Attempt, took, now time.Duration) {
 	m := a.m
 	p.rested(m)
+	m.silentAt = 0
 	m.lat[a.class].add(m.lat[a.class].damped(took))
 	p.well(m, now)
 	p.resolveDoubts(a)
@@ -98,6 +99,7 @@ func (p *Pool) answer(a *Attempt, took, now time.Duration) {
 // doubt notes that an endpoint answered, at now, that it cannot serve what was
 // sent at start. It is a fault if another endpoint could serve what came later.
 func (p *Pool) doubt(m *member, start, now time.Duration, why string) {
+	m.silentAt = 0
 	if start < max(p.answered[Read], p.answered[Write], p.answered[Renew]) {
 		p.strike(m, now, why, false)
 		return
@@ -139,6 +141,9 @@ func (p *Pool) unanswered(a *Attempt, took, now time.Duration, err error) {
 	// A copy that was sent with little time left proves nothing by its end.
 	expired := isDeadline(err) && took >= p.o.AttemptFloor*9/10
 	if !expired && (took <= p.hedge(a.m, a.class) || p.answered[a.class] <= a.start) {
+		if isDeadline(err) && p.answered[a.class] <= a.start {
+			p.probeSoon(a.m, now) // which has the time to find out
+		}
 		return
 	}
 	p.strike(a.m, now, "no answer within "+round(took).String(), false)

@@ -48,6 +48,9 @@ func (p *Pool) work() time.Duration {
 	defer p.mu.Unlock()
 	now := p.now()
 	next := now + time.Minute
+	if len(p.names) > 0 {
+		next = min(next, p.lookDue(now))
+	}
 	if p.o.Topology != nil && !p.listing {
 		if p.listAt <= now {
 			p.listing = true
@@ -59,7 +62,7 @@ func (p *Pool) work() time.Duration {
 	}
 	for _, m := range p.members {
 		switch {
-		case m.probing || !m.out && (p.o.Probe == nil || p.o.SampleInterval < 0):
+		case m.probing || p.idle(m) || !m.out && (p.o.Probe == nil || p.o.SampleInterval < 0):
 		case m.probeAt > now:
 			next = min(next, m.probeAt)
 		case p.o.Probe == nil:
@@ -93,9 +96,11 @@ func (p *Pool) probe(m *member) {
 	defer p.mu.Unlock()
 	now := p.now()
 	m.probing = false
-	if err != nil {
+	switch {
+	case m.gone:
+	case err != nil:
 		p.unproven(m, began, now, err)
-	} else {
+	default:
 		p.proved(m, now, now-began, leads)
 	}
 	p.reconsider()
@@ -113,6 +118,7 @@ func (p *Pool) proved(m *member, now, took time.Duration, leads bool) {
 	if m.out {
 		m.lat = [classes]latency{} // what it was like when it failed is over
 	}
+	m.silentAt = 0
 	m.lat[Read].add(took)
 	if leads {
 		p.leads(m)
@@ -159,6 +165,8 @@ func (p *Pool) unproven(m *member, began, now time.Duration, err error) {
 		return
 	}
 	m.proven, m.why = 0, why
+	p.dropSilent(m, now)
+	p.lookSoon(now) // its name may have moved to another server
 	m.pause = min(2*m.pause, maxPause*p.o.ProbeInterval)
 	m.probeAt = now + m.pause/2 + p.jitter(m.pause/2)
 }
@@ -168,7 +176,7 @@ func (p *Pool) list() {
 	defer p.done.Done()
 	ctx, cancel := context.WithTimeout(p.life, p.o.Budget)
 	defer cancel()
-	addrs, err := p.o.Topology(ctx)
+	listed, err := p.o.Topology(ctx)
 	if p.life.Err() != nil {
 		return
 	}
@@ -177,38 +185,51 @@ func (p *Pool) list() {
 	defer p.mu.Unlock()
 	p.listing = false
 	now := p.now()
-	if err != nil || len(addrs) == 0 {
+	if err != nil || len(listed) == 0 {
 		p.listAt = now + p.o.ProbeInterval + p.jitter(p.o.TopologyInterval/10)
 		return
 	}
 	p.listAt = now + p.o.TopologyInterval/2 + p.jitter(p.o.TopologyInterval)
-	p.merge(addrs)
+	p.merge(listed)
 	p.poke()
 }
 
 // merge takes over the members' list. A new member must prove itself before
 // it is used: its address may not be meant for us.
-func (p *Pool) merge(addrs []string) {
-	for _, addr := range addrs {
-		if p.find(addr) != nil {
-			continue
+func (p *Pool) merge(list []Listed) {
+	listed := map[string]bool{}
+	for _, l := range list {
+		listed[l.Endpoint] = true
+		if m := p.find(l.Endpoint); m != nil && m.id == "" {
+			m.id = l.Server
+		} else if m == nil && p.findName(l.Endpoint) == nil {
+			p.discovered(l)
 		}
-		m := &member{addr: addr, out: p.o.Probe != nil, why: "it is new", pause: p.o.ProbeInterval}
-		p.members = append(p.members, m)
-		p.decide(dcs.EndpointEvent{Change: dcs.Added, From: addr, Reason: "the store lists it"})
+	}
+	for _, n := range p.names {
+		n.listed = listed[n.label]
 	}
 	for _, m := range p.members {
-		m.listed = slices.Contains(addrs, m.addr)
+		m.listed = listed[m.addr] || m.name != nil && m.name.listed
 	}
-	p.members = slices.DeleteFunc(p.members, func(m *member) bool {
-		gone := !m.listed && !m.seed
-		if gone {
-			m.out, m.why = true, "the store does not list it any more"
-			p.decide(dcs.EndpointEvent{Change: dcs.Removed, From: m.addr, Reason: m.why})
-		}
-		return gone
+	p.removeIf(func(m *member) (string, bool) {
+		return "the store does not list it any more", !m.listed && !m.seed
 	})
+	p.names = slices.DeleteFunc(p.names, func(n *name) bool { return !n.listed && !n.seed })
 	p.reconsider()
+}
+
+// discovered makes an endpoint of a member that is new in the list.
+func (p *Pool) discovered(l Listed) {
+	m := &member{addr: l.Endpoint, id: l.Server, name: p.newName(l.Endpoint), out: p.o.Probe != nil, why: "it is new", pause: p.o.ProbeInterval}
+	p.add(m)
+	if m.name != nil {
+		p.names = append(p.names, m.name)
+		p.look(m.name)
+	}
+	if m.shadowed = p.replaced(m); !m.shadowed {
+		p.decide(dcs.EndpointEvent{Change: dcs.Added, From: m.addr, Reason: "the store lists it"})
+	}
 }
 
 // report logs and tells one decision.

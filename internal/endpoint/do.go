@@ -277,10 +277,3 @@ func isContext(err error) bool {
 func isDeadline(err error) bool { return errors.Is(err, context.DeadlineExceeded) }
 
 func round(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
-
-// size is how many endpoints there are.
-func (p *Pool) size() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.members)
-}

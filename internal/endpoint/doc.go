@@ -21,6 +21,12 @@
 //   - The server that leads the store is preferred, unless it is so far away that
 //     another one is at least twice as fast.
 //   - The members' addresses are refreshed in the background; seeds are kept.
+//   - Each address of a name is an endpoint. Names are looked up in the background;
+//     a lookup that fails or is slow loses no address that is known.
+//   - A server that is reached at several addresses is one endpoint, once it has
+//     been identified ([Pool.Identify]).
+//   - An endpoint that is ejected and silent, or removed, loses its connections
+//     ([Conns]).
 //
 // Each decision is one log line with its reason and one [dcs.EndpointEvent].
 package endpoint

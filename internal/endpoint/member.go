@@ -38,9 +38,17 @@ func (l *latency) atLeast(d time.Duration) {
 // member is one endpoint with what is known of it.
 type member struct {
 	addr   string
+	name   *name  // whose address it is, or nil
+	id     string // of the server that answers there; empty means unknown
 	seed   bool
 	listed bool // in the store's own list
 	leads  bool
+	rank   int // in the order in which they became known, seeds first
+
+	silentAt time.Duration // its first fault since it last answered; 0: none
+	dropped  bool          // its connections were given up since it was ejected
+	shadowed bool          // another address of the same server stands for it
+	gone     bool          // it has been removed
 
 	lat     [classes]latency
 	open    []*Attempt // unanswered, oldest first

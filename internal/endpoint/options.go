@@ -101,7 +101,17 @@ type Options struct {
 	// is tried again with ordinary calls when its pause is over.
 	Probe func(ctx context.Context, endpoint string) (leads bool, err error)
 	// Topology returns the members' endpoints. Nil means the seeds for ever.
-	Topology func(ctx context.Context) ([]string, error)
+	Topology func(ctx context.Context) ([]Listed, error)
+	// Lookup returns the addresses of a host. Each is an endpoint of its own where
+	// there are several: see [Pool.Address]. It is called at the start, when an
+	// endpoint fails, and every TopologyInterval. Nil means that names are
+	// endpoints as they are.
+	Lookup LookupFunc
+	// Drop gives up the connections to an endpoint, because it was ejected and has
+	// been silent for Budget, was removed, or its name has another address. Calls
+	// under way there may go on. It is called with no lock held and must not block.
+	// Nil means that there are none.
+	Drop func(endpoint string)
 
 	// Logger gets one line for each decision; nil means silent.
 	Logger *slog.Logger

@@ -21,6 +21,8 @@ type Pool struct {
 
 	mu       sync.Mutex
 	members  []*member // in the order in which they became known
+	names    []*name
+	known    int // members so far
 	current  *member
 	answered [classes]time.Duration // the latest sending that was answered
 	hedges   float64                // tokens
@@ -29,7 +31,9 @@ type Pool struct {
 	probes   bucket
 	listAt   time.Duration // when Topology is asked next
 	listing  bool
+	lookAt   time.Duration       // when the names are looked up next
 	events   []dcs.EndpointEvent // decided, not told yet
+	drops    []string            // endpoints whose connections are to be given up
 	telling  bool
 }
 
@@ -46,9 +50,15 @@ func New(o Options) *Pool {
 	}
 	p.life, p.cancel = context.WithCancelCause(context.Background())
 	for _, addr := range o.Seeds {
-		if p.find(addr) == nil {
-			p.members = append(p.members, &member{addr: addr, seed: true})
+		if p.find(addr) != nil {
+			continue
 		}
+		n := p.newName(addr)
+		if n != nil {
+			n.seed = true
+			p.names = append(p.names, n)
+		}
+		p.add(&member{addr: addr, name: n, seed: true})
 	}
 	p.current = p.members[p.o.Rand(int64(len(p.members)))]
 	return p
@@ -69,8 +79,31 @@ func (p *Pool) now() time.Duration { return time.Since(p.epoch) + 1 }
 // Close ends the background work and the calls under way, which return
 // [dcs.ErrClosed].
 func (p *Pool) Close() {
+	p.mu.Lock() // no lookup begins from here on
 	p.cancel(dcs.ErrClosed)
+	p.mu.Unlock()
 	p.done.Wait()
+}
+
+// add makes m an endpoint. Under p.mu.
+func (p *Pool) add(m *member) {
+	p.known++
+	if m.rank = p.known; !m.seed {
+		m.rank += afterSeeds
+	}
+	p.members = append(p.members, m)
+}
+
+// afterSeeds is added to the rank of a member that is no seed.
+const afterSeeds = 1 << 30
+
+// Knows reports whether connections to an endpoint are of use: it is one of the
+// Pool's, and no other one stands for it.
+func (p *Pool) Knows(endpoint string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.find(endpoint)
+	return m != nil && !p.idle(m)
 }
 
 func (p *Pool) find(addr string) *member {
@@ -95,7 +128,7 @@ func (p *Pool) PickAt(c Class, at string, avoid ...string) *Attempt {
 	defer p.mu.Unlock()
 	now := p.now()
 	m := p.find(at)
-	if m == nil || m.out || m.strikes > 0 || p.silent(m, now) || slices.Contains(avoid, at) || slower(m, p.current) {
+	if m == nil || m.shadowed || m.out || m.strikes > 0 || p.silent(m, now) || slices.Contains(avoid, at) || slower(m, p.current) {
 		m = p.best(c, now, avoid)
 	}
 	if len(avoid) == 0 {
@@ -109,12 +142,15 @@ func (p *Pool) PickAt(c Class, at string, avoid ...string) *Attempt {
 
 // best is the endpoint to try next. Under p.mu.
 func (p *Pool) best(c Class, now time.Duration, avoid []string) *member {
-	if m := p.current; !m.out && !slices.Contains(avoid, m.addr) && !p.silent(m, now) && m.busyUntil <= now {
+	if m := p.current; !m.out && !m.shadowed && !slices.Contains(avoid, m.addr) && !p.silent(m, now) && m.busyUntil <= now {
 		return m
 	}
 	var best *member
 	var rank int
 	for _, m := range p.members {
+		if m.shadowed {
+			continue
+		}
 		// In avoid counts more than silent, left out more than both: a copy
 		// beside one that is out must not go the same way.
 		r := 0
@@ -155,30 +191,63 @@ func (p *Pool) before(a, b *member, c Class) bool {
 
 // strike counts a fault. A hard one leaves the endpoint out at once.
 func (p *Pool) strike(m *member, now time.Duration, why string, hard bool) {
+	if m.gone || m.shadowed {
+		return
+	}
 	m.strikes++
 	m.why, m.unreachable = why, false
+	if m.silentAt == 0 {
+		m.silentAt = now
+	}
 	if m.out {
 		return
 	}
 	if !hard && m.strikes < strikesOut {
-		// A probe soon tells a hiccup from a fault.
-		m.probeAt = min(m.probeAt, now+p.jitter(p.o.ProbeInterval))
-		p.poke()
+		p.probeSoon(m, now)
 		if m == p.current {
 			p.switchFrom(m, why)
 		}
 		return
 	}
-	m.out, m.proven, m.pause = true, 0, p.o.ProbeInterval
+	m.out, m.proven, m.pause, m.dropped = true, 0, p.o.ProbeInterval, false
 	m.probeAt = now + p.jitter(m.pause)
 	p.decide(dcs.EndpointEvent{Change: dcs.Ejected, From: m.addr, Reason: why})
+	p.dropSilent(m, now)
+	p.ejectOthers(m)
+	p.regroup()
+	p.lookSoon(now)
 	p.listAt = min(p.listAt, now+p.jitter(p.o.ProbeInterval))
 	p.poke()
 }
 
+// probeSoon distinguishes a hiccup from a fault. Under p.mu.
+func (p *Pool) probeSoon(m *member, now time.Duration) {
+	m.probeAt = min(m.probeAt, now+p.jitter(p.o.ProbeInterval))
+	p.poke()
+}
+
 func (p *Pool) restore(m *member, why string) {
+	if m.gone {
+		return
+	}
 	m.out, m.strikes, m.proven, m.why = false, 0, 0, ""
-	p.decide(dcs.EndpointEvent{Change: dcs.Restored, From: m.addr, Reason: why})
+	if !m.shadowed {
+		p.decide(dcs.EndpointEvent{Change: dcs.Restored, From: m.addr, Reason: why})
+	}
+	p.regroup()
+}
+
+// drop gives up the connections to m. Under p.mu.
+func (p *Pool) drop(m *member) { p.drops = append(p.drops, m.addr) }
+
+// dropSilent gives up the connections to m, which was ejected, if nothing has been
+// answered for as long as a call may take. Not those to a server that is only slow:
+// connecting again is more work for it. Under p.mu.
+func (p *Pool) dropSilent(m *member, now time.Duration) {
+	if !m.dropped && m.silentAt > 0 && now-m.silentAt >= p.o.Budget {
+		m.dropped = true
+		p.drop(m)
+	}
 }
 
 // switchFrom moves calls to another endpoint that is well, if there is one.
@@ -186,7 +255,7 @@ func (p *Pool) switchFrom(m *member, why string) {
 	var best *member
 	now := p.now()
 	for _, o := range p.members {
-		if o != m && !o.out && !p.silent(o, now) && o.busyUntil <= now && (best == nil || p.before(o, best, Read)) {
+		if o != m && !o.out && !o.shadowed && !p.silent(o, now) && o.busyUntil <= now && (best == nil || p.before(o, best, Read)) {
 			best = o
 		}
 	}
@@ -204,8 +273,12 @@ func (p *Pool) use(m *member, why string) {
 // out, to what leads the store, to what is much faster.
 func (p *Pool) reconsider() {
 	cur, now := p.current, p.now()
-	if cur.out {
+	switch {
+	case cur.out:
 		p.switchFrom(cur, cur.why)
+		return
+	case cur.shadowed:
+		p.use(p.first(cur), "the same server")
 		return
 	}
 	if cur.busyUntil > now {
@@ -213,7 +286,7 @@ func (p *Pool) reconsider() {
 		return
 	}
 	for _, m := range p.members {
-		if m == cur || m.out || m.strikes > 0 || m.busyUntil > now {
+		if m == cur || m.out || m.shadowed || m.strikes > 0 || m.busyUntil > now {
 			continue
 		}
 		switch {
@@ -245,6 +318,9 @@ func (p *Pool) Blame(endpoint, reason string) {
 func (p *Pool) Leads(endpoint string) {
 	p.mu.Lock()
 	m := p.find(endpoint)
+	if m != nil {
+		m = p.first(m)
+	}
 	if m == nil || m.leads {
 		p.mu.Unlock()
 		return
@@ -278,7 +354,7 @@ func (p *Pool) Endpoints() []string {
 		}
 		return 1
 	}
-	list := slices.Clone(p.members)
+	list := slices.DeleteFunc(slices.Clone(p.members), func(m *member) bool { return m.shadowed })
 	slices.SortStableFunc(list, func(a, b *member) int {
 		switch x, y := rank(a), rank(b); {
 		case x != y:
@@ -341,10 +417,15 @@ func (p *Pool) tell() {
 		return // whoever does it takes ours along
 	}
 	p.telling = true
-	for len(p.events) > 0 {
-		events := p.events
-		p.events = nil
+	for len(p.events)+len(p.drops) > 0 {
+		events, drops := p.events, p.drops
+		p.events, p.drops = nil, nil
 		p.mu.Unlock()
+		for _, at := range drops {
+			if p.o.Drop != nil {
+				p.o.Drop(at)
+			}
+		}
 		for _, ev := range events {
 			p.report(ev)
 		}

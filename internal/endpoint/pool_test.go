@@ -342,10 +342,14 @@ func TestTopology(t *testing.T) {
 		b := newBench("a", "b", "c", "d")
 		o := b.options("a", "b")
 		listed := []string{"a", "b", "c"}
-		o.Topology = func(context.Context) ([]string, error) {
+		o.Topology = func(context.Context) ([]Listed, error) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			return slices.Clone(listed), nil
+			var list []Listed
+			for _, name := range listed {
+				list = append(list, Listed{Endpoint: name})
+			}
+			return list, nil
 		}
 		p := started(o)
 		defer p.Close()

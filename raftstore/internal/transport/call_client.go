@@ -79,6 +79,23 @@ func (c *callClient) connected() []string {
 	return addrs
 }
 
+// drop forgets the connection to addr and breaks it after the grace time.
+func (c *callClient) drop(addr string, grace time.Duration) {
+	c.mu.Lock()
+	t := c.to[addr]
+	delete(c.to, addr)
+	c.mu.Unlock()
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.dropped, t.grace = true, grace
+	if t.conn != nil {
+		t.conn.failAfter(grace)
+	}
+}
+
 // close breaks every connection.
 func (c *callClient) close() {
 	c.mu.Lock()
@@ -110,6 +127,8 @@ type callee struct {
 	why     error         // the last dial failed
 	failed  dcs.Instant   // when it did
 	backoff time.Duration // the pause after it
+	dropped bool          // calls that come later use another callee
+	grace   time.Duration // of its connection then
 }
 
 // dialing is a dial under way, shared by all calls that wait for it.
@@ -176,6 +195,9 @@ func (t *callee) dial(d *dialing) {
 		d.conn = newCallConn(t.addr, conn)
 		if t.c.spawn(d.conn.readReplies) && t.c.spawn(d.conn.write) {
 			t.conn, t.fails, t.backoff = d.conn, 0, 0
+			if t.dropped {
+				d.conn.failAfter(t.grace)
+			}
 			return
 		}
 		conn.Close()
@@ -339,6 +361,14 @@ func (c *callConn) write() {
 	if err := c.w.run(c.conn); err != nil {
 		c.fail(err)
 	}
+}
+
+// errDropped ends a connection that was given up.
+var errDropped = errors.New("the connection was given up")
+
+// failAfter breaks the connection after d, unless it breaks before.
+func (c *callConn) failAfter(d time.Duration) {
+	time.AfterFunc(d, func() { c.fail(errDropped) })
 }
 
 // fail breaks the connection: a request that was never handed to the socket was not

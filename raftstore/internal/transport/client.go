@@ -38,8 +38,12 @@ type ClientOptions struct {
 	Keepalive keepalive.Config
 	// DialTimeout bounds a dial and its handshakes.
 	DialTimeout time.Duration
-	// Resolver looks hosts up; nil means the system's.
-	Resolver *net.Resolver
+	// Address returns ip:port to dial for an address that is called. Nil means that
+	// the dialer looks the host up.
+	Address func(ctx context.Context, addr string) (string, error)
+	// Host returns the host that a node must prove at an address that is called.
+	// Nil means that the address is host:port.
+	Host func(addr string) string
 	// Logger receives the messages for an operator; nil means silent.
 	Logger *slog.Logger
 }
@@ -63,6 +67,9 @@ type Client struct {
 // [OptionsError] if an operator must correct the settings.
 func NewClient(o ClientOptions) (*Client, error) {
 	log := logging.Quiet(o.Logger)
+	if o.Host == nil {
+		o.Host = func(addr string) string { host, _, _ := net.SplitHostPort(addr); return host }
+	}
 	c := &Client{
 		o: o, reg: newRegistry(), nodes: map[string]raft.ServerID{},
 		hello: Hello{version: wireVersion, cluster: o.Cluster, Boot: rand.Uint64(), ID: o.ID, Level: state.Level}, //nolint:gosec // no secret
@@ -74,7 +81,7 @@ func NewClient(o ClientOptions) (*Client, error) {
 			return nil, err
 		}
 	}
-	base := &net.Dialer{Resolver: o.Resolver, ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
+	base := &net.Dialer{ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
 		if c.creds != nil || o.PlaintextBeyondLoopback {
 			return nil
 		}
@@ -105,6 +112,15 @@ func (c *Client) ServerAt(addr string) raft.ServerID {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.nodes[addr]
+}
+
+// Drop gives up the connection to addr, for a call that comes later to dial again.
+// Calls under way there may go on for the grace time.
+func (c *Client) Drop(addr string, grace time.Duration) {
+	c.mu.Lock()
+	delete(c.nodes, addr)
+	c.mu.Unlock()
+	c.calls.drop(addr, grace)
 }
 
 // IsConnected reports whether there is a connection to addr.
@@ -152,7 +168,13 @@ func (c *Client) dial(ctx context.Context, addr string) (*trackedConn, error) {
 		return nil, err
 	}
 	defer leave()
-	raw, err := c.dialer.DialContext(ctx, "tcp", addr)
+	at := addr
+	if c.o.Address != nil {
+		if at, err = c.o.Address(ctx, addr); err != nil {
+			return nil, err
+		}
+	}
+	raw, err := c.dialer.DialContext(ctx, "tcp", at)
 	if err != nil {
 		return nil, err
 	}
@@ -189,11 +211,7 @@ func (c *Client) introduce(ctx context.Context, raw net.Conn, addr string) (net.
 	defer boundBy(ctx, raw)()
 	conn := raw
 	if c.creds != nil {
-		host, _, err := net.SplitHostPort(addr)
-		if err != nil {
-			return nil, Hello{}, err
-		}
-		t := tls.Client(raw, c.tls(host))
+		t := tls.Client(raw, c.tls(c.o.Host(addr)))
 		if err := t.HandshakeContext(ctx); err != nil {
 			return nil, Hello{}, explainTLS(KindClient, err)
 		}
@@ -242,11 +260,7 @@ func (c *Client) provesName(conn net.Conn, addr, id string) error {
 	if !ok || len(c.o.TLS.Names) == 0 {
 		return nil
 	}
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return err
-	}
-	name := cmp.Or(c.o.TLS.Names[id], host)
+	name := cmp.Or(c.o.TLS.Names[id], c.o.Host(addr))
 	if err := secured.ConnectionState().PeerCertificates[0].VerifyHostname(name); err != nil {
 		return fmt.Errorf("%w: its certificate does not prove that it is node %q: the certificate must be valid for %q (TLS.Names, or the host of the address): %w", errNotForClient, id, name, err)
 	}

@@ -1,0 +1,158 @@
+package etcd3
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/stats"
+
+	"github.com/holdfast-dcs/holdfast/conformance/fault"
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+)
+
+// A name with two addresses, of which the first is frozen: every call is answered
+// by the second.
+func TestNameWhoseFirstAddressIsFrozen(t *testing.T) {
+	t.Parallel()
+	f := newFakeStore()
+	alias := testcluster.NewAlias(t, serve(t, f.register))
+	alias.Proxies[0].Silent()
+	_, store := f.clientAt(t, alias.Endpoint, Config{Resolver: alias.Names.Net()})
+	for i := range 8 {
+		_, err := store.Get(t.Context(), "k")
+		require.ErrorIs(t, err, dcs.ErrNotFound, "call %d", i)
+	}
+}
+
+// The name of a frozen server is given to another one: the connection to the frozen
+// one is given up.
+func TestNameOfAFrozenServerMoves(t *testing.T) {
+	t.Parallel()
+	f := newFakeStore()
+	alias := testcluster.NewAlias(t, serve(t, f.register))
+	alias.Has(0)
+	b, store := f.clientAt(t, alias.Endpoint, Config{Resolver: alias.Names.Net()})
+	get := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		_, err := store.Get(ctx, "k")
+		return err
+	}
+	require.ErrorIs(t, get(), dcs.ErrNotFound)
+	alias.Proxies[0].Silent()
+	for range 3 {
+		require.ErrorIs(t, get(), dcs.ErrUnavailable)
+	}
+	alias.Has(1)
+	require.Eventually(t, func() bool { return dcs.KindOf(get()) == dcs.ErrNotFound }, 5*time.Second, time.Millisecond, "the frozen server is never left")
+	require.Equal(t, []string{alias.Endpoint}, b.Endpoints())
+}
+
+// TLS verifies the name, also where one of its addresses is dialled that the
+// certificate is valid for.
+func TestNameIsVerified(t *testing.T) {
+	t.Parallel()
+	certificate := httptest.NewTLSServer(http.NotFoundHandler())
+	t.Cleanup(certificate.Close)
+	f := newFakeStore()
+	alias := testcluster.NewAlias(t, serve(t, f.register, grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: certificate.TLS.Certificates}))))
+	roots := x509.NewCertPool()
+	roots.AddCert(certificate.Certificate())
+	config := Config{Resolver: alias.Names.Net(), TLS: &tls.Config{RootCAs: roots}}
+	b, store := f.clientAt(t, alias.Endpoint, config)
+	_, err := store.Get(t.Context(), "k")
+	require.ErrorIs(t, err, dcs.ErrNotFound)
+	require.Contains(t, b.Endpoints()[0], testcluster.AliasHost+"/127.0.0.")
+
+	_, port, err := net.SplitHostPort(alias.Endpoint)
+	require.NoError(t, err)
+	for _, addrs := range [][]string{{"127.0.0.1"}, {"127.0.0.1", "::1"}} {
+		var list []netip.Addr
+		for _, a := range addrs {
+			list = append(list, netip.MustParseAddr(a))
+		}
+		alias.Names.Set("other.test", list...)
+		_, store = f.clientAt(t, net.JoinHostPort("other.test", port), config)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		_, err = store.Get(ctx, "k")
+		cancel()
+		require.ErrorIs(t, err, dcs.ErrUnavailable)
+		require.ErrorContains(t, err, "not other.test")
+	}
+}
+
+// Members that are given by address, and list names, are one endpoint each, and
+// have one connection each.
+func TestMemberIsOneEndpoint(t *testing.T) {
+	t.Parallel()
+	names := fault.NewResolver(nil)
+	list := &pb.MemberListResponse{Header: &pb.ResponseHeader{ClusterId: 1}}
+	var config Config
+	var accepted [2]atomic.Int64
+	var listed atomic.Int64
+	for i := range 2 {
+		f := newFakeStore()
+		f.member = uint64(i + 1)
+		addr := serve(t, func(g *grpc.Server) {
+			f.register(g)
+			pb.RegisterClusterServer(g, memberList{list: list, asked: &listed})
+		}, grpc.StatsHandler(connCounter{&accepted[i]}))
+		host := fmt.Sprintf("member%d.test", i+1)
+		names.Set(host, netip.MustParseAddr("127.0.0.1"))
+		_, port, err := net.SplitHostPort(addr)
+		require.NoError(t, err)
+		config.Endpoints = append(config.Endpoints, addr)
+		list.Members = append(list.Members, &pb.Member{ID: f.member, ClientURLs: []string{"http://" + net.JoinHostPort(host, port)}})
+	}
+	config.Root, config.Timing, config.Resolver = "t", suiteTiming, names.Net()
+	b, err := New(config)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, b.Close()) })
+	// Also the connections end that were made before it was known which member
+	// answers where.
+	require.Eventually(t, func() bool {
+		each := accepted[0].Load() == 1 && accepted[1].Load() == 1
+		return listed.Load() > 0 && each && len(b.Endpoints()) == 2
+	}, 3*suiteTiming.RetryTimeout, 10*time.Millisecond)
+	require.ElementsMatch(t, config.Endpoints, b.Endpoints())
+}
+
+type memberList struct {
+	pb.UnimplementedClusterServer
+	list  *pb.MemberListResponse
+	asked *atomic.Int64
+}
+
+func (m memberList) MemberList(context.Context, *pb.MemberListRequest) (*pb.MemberListResponse, error) {
+	m.asked.Add(1)
+	return m.list, nil
+}
+
+// connCounter counts a server's connections.
+type connCounter struct{ open *atomic.Int64 }
+
+func (connCounter) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
+func (connCounter) HandleRPC(context.Context, stats.RPCStats)                         {}
+func (connCounter) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (c connCounter) HandleConn(_ context.Context, s stats.ConnStats) {
+	switch s.(type) {
+	case *stats.ConnBegin:
+		c.open.Add(1)
+	case *stats.ConnEnd:
+		c.open.Add(-1)
+	}
+}

@@ -1,0 +1,62 @@
+package testcluster
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/conformance/fault"
+)
+
+// Alias is a name with two addresses in front of one server, each behind a proxy of
+// its own.
+type Alias struct {
+	// Endpoint is the name with the port of both proxies.
+	Endpoint string
+	// Names knows the name.
+	Names *fault.Resolver
+	// Proxies are those at 127.0.0.1 and 127.0.0.2.
+	Proxies [2]*fault.Proxy
+}
+
+// AliasHost is the name of every Alias. The certificate of package httptest is valid
+// for it.
+const AliasHost = "example.com"
+
+var aliasAddrs = [2]netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")}
+
+// NewAlias returns an Alias of the server at target. It skips the test where
+// 127.0.0.2 is not an address of this machine.
+func NewAlias(tb testing.TB, target string) *Alias {
+	tb.Helper()
+	a := &Alias{Names: fault.NewResolver(nil)}
+	listen := "127.0.0.1:0"
+	for i, addr := range aliasAddrs {
+		if i > 0 {
+			_, port, err := net.SplitHostPort(a.Proxies[0].Addr())
+			require.NoError(tb, err)
+			listen = net.JoinHostPort(addr.String(), port)
+			a.Endpoint = net.JoinHostPort(AliasHost, port)
+		}
+		p, err := fault.NewProxy(tb.Context(), listen, target, fault.ProxyOptions{})
+		if err != nil && i > 0 {
+			tb.Skipf("no second loopback address: %v", err)
+		}
+		require.NoError(tb, err)
+		tb.Cleanup(func() { require.NoError(tb, p.Close()) })
+		a.Proxies[i] = p
+	}
+	a.Has(0, 1)
+	return a
+}
+
+// Has gives the name the addresses of some of the proxies.
+func (a *Alias) Has(proxies ...int) {
+	var addrs []netip.Addr
+	for _, i := range proxies {
+		addrs = append(addrs, aliasAddrs[i])
+	}
+	a.Names.Set(AliasHost, addrs...)
+}

@@ -1,0 +1,43 @@
+package zookeeper
+
+import (
+	"strconv"
+
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+// leave gives up the connections to a server that the Pool does not use any more,
+// at once where it is silent, or else when the calls under way are over. A lease that
+// is renewed moves with its renewals. The session of the markers moves here.
+func (b *Backend) leave(addr string) {
+	b.links.Drop(addr)
+	left := map[*session]*wire{}
+	b.mu.Lock()
+	for _, l := range b.leases {
+		if w := l.s.connection(); w != nil && w.addr == addr && (l.s.o.kept || w.silent() > 0) {
+			left[l.s] = w
+		}
+	}
+	b.mu.Unlock()
+	for s, w := range left {
+		b.beside.run(func() {
+			if silence := w.silent(); silence < b.c.Timing.RetryTimeout {
+				remote.Pause(b.life, b.c.Timing.RetryTimeout-silence)
+			}
+			if s.o.kept || w.silent() > 0 {
+				s.cut(w)
+			}
+		})
+	}
+}
+
+// identify notes which server answers at the address: the number of the server
+// that makes a session is the first byte of the session's.
+func (s *session) identify() {
+	s.mu.Lock()
+	live, id := s.live, uint64(s.last.id)>>56 //nolint:gosec // G115: as the protocol has it
+	s.mu.Unlock()
+	if live != nil && s.o.once && id > 0 {
+		s.b.pool.Identify(live.addr, strconv.FormatUint(id, 10))
+	}
+}

@@ -1,0 +1,110 @@
+package zookeeper
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+)
+
+func (f *fakeServer) aliased(t *testing.T) (*testcluster.Alias, Config) {
+	t.Helper()
+	alias := testcluster.NewAlias(t, f.addr)
+	return alias, Config{
+		Endpoints: []string{alias.Endpoint}, Resolver: alias.Names.Net(), Root: "r", Timing: suiteTiming,
+		Tick: 2 * time.Second, MinTTL: 4 * time.Second, MaxTTL: time.Minute,
+	}
+}
+
+// A name with two addresses, of which the first is frozen: every call is answered
+// by the second.
+func TestNameWhoseFirstAddressIsFrozen(t *testing.T) {
+	t.Parallel()
+	alias, config := newFakeServer(t).aliased(t)
+	alias.Proxies[0].Silent()
+	b, err := New(config)
+	require.NoError(t, err)
+	defer b.Close()
+	for i := range 5 {
+		ctx, cancel := context.WithTimeout(t.Context(), suiteTiming.RetryTimeout)
+		_, err := b.Get(ctx, "k")
+		cancel()
+		require.ErrorIs(t, err, dcs.ErrNotFound, "call %d", i)
+	}
+}
+
+// The name of a frozen server is given to another one: the connection to the frozen
+// one is given up.
+func TestNameOfAFrozenServerMoves(t *testing.T) {
+	t.Parallel()
+	alias, config := newFakeServer(t).aliased(t)
+	alias.Has(0)
+	b, err := New(config)
+	require.NoError(t, err)
+	defer b.Close()
+	get := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		_, err := b.Get(ctx, "k")
+		return err
+	}
+	require.ErrorIs(t, get(), dcs.ErrNotFound)
+	alias.Proxies[0].Silent()
+	for range 3 {
+		require.ErrorIs(t, get(), dcs.ErrUnavailable)
+	}
+	alias.Has(1)
+	require.Eventually(t, func() bool { return dcs.KindOf(get()) == dcs.ErrNotFound }, 8*time.Second, time.Millisecond, "the frozen server is never left")
+	require.Equal(t, []string{alias.Endpoint}, b.Endpoints())
+}
+
+// A server that is given twice is one endpoint.
+func TestServerWithTwoAddressesIsOneEndpoint(t *testing.T) {
+	t.Parallel()
+	first, second := newFakeServer(t), newFakeServer(t)
+	first.last, second.last = 1<<56, 2<<56
+	alias, config := first.aliased(t)
+	config.Endpoints = []string{first.addr, alias.Endpoint, second.addr}
+	b, err := New(config)
+	require.NoError(t, err)
+	defer b.Close()
+	require.Eventually(t, func() bool { return len(b.Endpoints()) == 2 }, 5*time.Second, time.Millisecond)
+	require.ElementsMatch(t, []string{first.addr, second.addr}, b.Endpoints())
+}
+
+// The session of the markers, which no call moves, leaves a server that was ejected.
+func TestMarkerSessionLeavesAnEjectedServer(t *testing.T) {
+	t.Parallel()
+	f := newFakeServer(t)
+	alias, config := f.aliased(t)
+	config.Timing = dcs.Timing{TTL: 4 * time.Second, LoopWait: time.Second, RetryTimeout: 1500 * time.Millisecond}
+	b, err := New(config)
+	require.NoError(t, err)
+	defer b.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), config.Timing.RetryTimeout)
+	defer cancel()
+	_, err = b.Get(ctx, "k")
+	require.ErrorIs(t, err, dcs.ErrNotFound)
+	l, err := b.markerLease(ctx, config.Timing.TTL)
+	require.NoError(t, err)
+	s := l.(*lease).s
+	at := s.connected()
+	for _, p := range alias.Proxies {
+		if strings.HasSuffix(at, p.Addr()) {
+			p.Silent()
+		}
+	}
+	require.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), config.Timing.RetryTimeout)
+		defer cancel()
+		_, _ = b.Get(ctx, "k")
+		now := s.connected()
+		return now != "" && now != at
+	}, 6*time.Second, 10*time.Millisecond)
+	require.NoError(t, s.ended())
+}
