@@ -2,8 +2,10 @@ package etcd3
 
 import (
 	"context"
+	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -29,12 +31,27 @@ func (t *tap) unary(ctx context.Context, method string, req, reply any, cc *grpc
 	if !ok {
 		return invoke(ctx, method, req, reply, cc, opts...)
 	}
-	return t.Pass(ctx, r, func(now context.Context) error {
+	var invoked atomic.Bool
+	err := t.Pass(ctx, r, func(now context.Context) error {
 		if now != ctx { // its sender gave it up; it arrives all the same
 			return invoke(now, method, req, proto.Clone(reply.(proto.Message)), cc) // its options are its sender's
 		}
+		invoked.Store(true)
 		return invoke(ctx, method, req, reply, cc, opts...)
 	})
+	if !invoked.Load() {
+		leave(opts)
+	}
+	return err
+}
+
+// leave notes that a request which is held back or lost has left this process.
+func leave(opts []grpc.CallOption) {
+	for _, o := range opts {
+		if to, isPeer := o.(grpc.PeerCallOption); isPeer {
+			to.PeerAddr.Addr = &net.TCPAddr{}
+		}
+	}
 }
 
 // stream is the tap in front of the renewal streams and the watch.

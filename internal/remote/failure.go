@@ -114,11 +114,12 @@ func Found(backend, key, at string, entries []dcs.Entry, err error) (dcs.Entry, 
 }
 
 // Granted is Kinded for a Grant: clear says that no copy granted anything or
-// ever will.
+// ever will. ErrUnauthorized stays, because it promises nothing about leases and an
+// operator is needed first.
 func Granted(backend, at string, clear bool, err error) *dcs.Error {
 	e := Kinded(backend, "Grant", "", at, err)
 	switch e.Kind {
-	case dcs.ErrUnavailable, dcs.ErrUnauthorized, dcs.ErrClosed: //nolint:errorlint // Kinded sets a sentinel
+	case dcs.ErrUnavailable, dcs.ErrClosed: //nolint:errorlint // Kinded sets a sentinel
 		if !clear {
 			e.Kind = dcs.ErrAmbiguous // the gravest counts: a copy may have been done
 		}
