@@ -28,8 +28,8 @@
 // A node must not vote as if it had never acknowledged anything. So the data of
 // a node have a life, which the directory names: a node with an empty directory
 // is another server to the others, with no vote. It joins by itself. A leader
-// that the others elected adds the new life without a vote, gives it the vote when
-// it has caught up, and removes the life that is lost. The same holds
+// that the others elected adds the new life without a vote, moves the vote of the
+// lost life to it when it has caught up, and removes the lost one. The same holds
 // for a node that has less than its directory says it once had. It moves what it
 // has to a directory lost-LIFE in Dir, after the leader has admitted it.
 //

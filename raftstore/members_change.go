@@ -327,7 +327,7 @@ func (c *change) move(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e.voter = slices.ContainsFunc(lives, isVoterToBe)
+	e.voter = isVotersNode(lives)
 	for _, s := range lives {
 		_, life := transport.SplitServer(s.ID)
 		if old := transport.PlainAddr(string(s.Address)); life != e.life && old != c.addr {

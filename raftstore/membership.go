@@ -36,11 +36,14 @@ const (
 // lost life of a node by the new one; everything else is asked for (see
 // changeMembers).
 //
-// A life is replaced in three entries: the new one is added without a vote, gets
-// the vote once it has caught up, and the old one is removed. Each is a change of a
-// single server, which Raft's proof covers. The next one follows from the present
-// configuration alone, so that a new leader goes on where the old one stopped: as
-// long as the old life is there, the new one is to get the suffrage of the old one.
+// A life with a vote is replaced in four entries: the new one is added without a
+// vote, the old one loses its vote once the new one has caught up, the new one gets
+// the vote, and the old one is removed. So the quorum is never larger than it was: a
+// dead voter more would leave a cluster of three without a quorum if the new life was
+// lost, too, just then. Each is a change of a single server, which Raft's proof
+// covers. The next one follows from the present configuration alone, so that a new
+// leader goes on where the old one stopped: of several lives one is to get the vote.
+// A life without a vote is removed before the new one is added.
 type joins struct {
 	n    *node
 	kick chan struct{}
@@ -136,6 +139,12 @@ func isVoter(s raft.Server) bool { return s.Suffrage == raft.Voter }
 // recovery or a restore puts the other nodes into the first configuration of the new
 // incarnation as Staging, without a vote, so that they join it by themselves.
 func isVoterToBe(s raft.Server) bool { return s.Suffrage != raft.Nonvoter }
+
+// isVotersNode reports whether a node with these lives is to have a vote. Only lives
+// with a vote are replaced while they are in the configuration.
+func isVotersNode(lives []raft.Server) bool {
+	return len(lives) > 1 || slices.ContainsFunc(lives, isVoterToBe)
+}
 
 // note takes down the introduction of a node and adds to the answer how it stands
 // in the configuration. Nothing is said of one that is not committed: it may never
@@ -268,7 +277,7 @@ func (j *joins) replace(ctx context.Context, m *member, a applicant) error {
 	if err != nil || len(lives) == 0 { // it was removed meanwhile
 		return err
 	}
-	e := seatChange{id: a.id, addr: j.n.nodeAddr(a.id), life: a.life, voter: slices.ContainsFunc(lives, isVoterToBe)}
+	e := seatChange{id: a.id, addr: j.n.nodeAddr(a.id), life: a.life, voter: isVotersNode(lives)}
 	err = j.establish(ctx, m, e)
 	if errors.Is(err, errNotReady) {
 		return nil // it asks again
@@ -321,7 +330,15 @@ func (j *joins) establish(ctx context.Context, m *member, e seatChange) error {
 		at := slices.IndexFunc(lives, func(s raft.Server) bool { return s.ID == own })
 		var step string
 		var propose func() raft.IndexFuture
+		voter := slices.IndexFunc(lives, isVoter)
 		switch {
+		case at < 0 && !e.voter && len(lives) > 0:
+			if err := j.mayAdd(ctx, e); err != nil {
+				return err
+			}
+			old := lives[0].ID
+			step = "a life that is lost is removed: " + string(old)
+			propose = func() raft.IndexFuture { return m.raft.RemoveServer(old, c.index, configTimeout) }
 		case at < 0:
 			if err := j.mayAdd(ctx, e); err != nil {
 				return err
@@ -334,6 +351,11 @@ func (j *joins) establish(ctx context.Context, m *member, e seatChange) error {
 			}
 			step = "a server is given its vote"
 			propose = func() raft.IndexFuture { return m.raft.AddVoter(own, addr, c.index, configTimeout) }
+			if voter >= 0 {
+				old := lives[voter].ID
+				step = "a life that is lost loses its vote: " + string(old)
+				propose = func() raft.IndexFuture { return m.raft.DemoteVoter(old, c.index, configTimeout) }
+			}
 		case lives[at].Address != addr:
 			step = "a server has another address"
 			propose = func() raft.IndexFuture { return readdress(m.raft, isVoter(lives[at]), own, addr, c.index) }

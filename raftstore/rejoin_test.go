@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -307,38 +308,96 @@ func TestWipedTwice(t *testing.T) {
 	tc.oldLivesAreRemoved()
 }
 
+// joinSteps are the states of the configuration while a new life of a node takes the
+// place of the one called old.
+var joinSteps = map[string]func(servers []raft.Server, old raft.ServerID) bool{
+	"added":   func(servers []raft.Server, _ raft.ServerID) bool { return len(servers) == 4 },
+	"demoted": func(servers []raft.Server, old raft.ServerID) bool { return !hasVoter(servers, old) },
+	"voter": func(servers []raft.Server, old raft.ServerID) bool {
+		return voters(servers) == 3 && !hasVoter(servers, old)
+	},
+	"removed": func(servers []raft.Server, _ raft.ServerID) bool { return voters(servers) == 3 && len(servers) == 3 },
+}
+
+func hasVoter(servers []raft.Server, id raft.ServerID) bool {
+	return slices.ContainsFunc(servers, func(s raft.Server) bool { return s.ID == id && isVoter(s) })
+}
+
+func voters(servers []raft.Server) (n int) {
+	for _, s := range servers {
+		if isVoter(s) {
+			n++
+		}
+	}
+	return n
+}
+
+// joinUntil wipes a follower and starts it again, until its new life is that far.
+func (tc *testCluster) joinUntil(at int, step string) (leader int) {
+	tc.t.Helper()
+	old := tc.node[at].node.net.ServerID()
+	tc.stop(at)
+	tc.wipe(at)
+	leader = tc.leader()
+	tc.start(at)
+	m := tc.node[leader].node.member()
+	done := joinSteps[step]
+	tc.eventually(func() bool {
+		servers := m.servers()
+		return !slices.ContainsFunc(servers, func(s raft.Server) bool { return s.ID == old }) && step != "removed" || done(servers, old)
+	}, "the step is not taken")
+	return leader
+}
+
 // The leader is killed between the steps of a join: the next one goes on.
 func TestLeaderIsKilledDuringAJoin(t *testing.T) {
-	for _, step := range []string{"removed", "added", "voter"} {
+	for step := range joinSteps {
 		t.Run(step, func(t *testing.T) {
 			tc := newTestCluster(t, 3, nil)
 			at := tc.follower()
 			revs := tc.commits(at, 5, "k")
-			old := tc.node[at].node.net.ServerID()
-			tc.stop(at)
-			tc.wipe(at)
-			leader := tc.leader()
-			tc.start(at)
-			m := tc.node[leader].node.member()
-			tc.eventually(func() bool {
-				removed, added, voter := true, false, false
-				for _, s := range m.servers() {
-					removed = removed && s.ID != old
-					if transport.NodeOf(s.ID) == tc.config[at].ID && s.ID != old {
-						added, voter = true, s.Suffrage == 0
-					}
-				}
-				switch step {
-				case "removed":
-					return removed
-				case "added":
-					return added
-				default:
-					return voter
-				}
-			}, "the step is not taken")
+			leader := tc.joinUntil(at, step)
 			tc.kill(leader)
 			tc.start(leader)
+			tc.becomesVoter(at)
+			tc.holds(revs)
+			tc.oldLivesAreRemoved()
+		})
+	}
+}
+
+// While a new life joins there are never more voters than nodes: the old life would
+// make the quorum larger and acknowledge nothing.
+func TestJoinNeverRaisesTheQuorum(t *testing.T) {
+	tc := newTestCluster(t, 3, nil)
+	at := tc.follower()
+	m := tc.node[tc.joinUntil(at, "removed")].node.member()
+	tc.becomesVoter(at)
+	var seen []int
+	for i := m.log.First(); i <= m.log.Last(); i++ {
+		var l raft.Log
+		require.NoError(t, m.log.Get(i, &l))
+		if l.Type == raft.LogConfiguration {
+			seen = append(seen, voters(raft.DecodeConfiguration(l.Data).Servers))
+		}
+	}
+	require.Equal(t, []int{3, 2, 3, 3}, seen[len(seen)-4:], "added, demoted, given the vote, removed")
+}
+
+// A new life is lost between the steps of its join, and the leader is killed as well:
+// the two nodes that have all data still elect.
+func TestNewLifeIsLostDuringItsJoin(t *testing.T) {
+	for step := range joinSteps {
+		t.Run(step, func(t *testing.T) {
+			tc := newTestCluster(t, 3, nil)
+			at := tc.follower()
+			revs := tc.commits(at, 5, "k")
+			leader := tc.joinUntil(at, step)
+			tc.kill(leader)
+			tc.kill(at)
+			tc.wipe(at)
+			tc.start(leader)
+			tc.start(at)
 			tc.becomesVoter(at)
 			tc.holds(revs)
 			tc.oldLivesAreRemoved()
