@@ -321,8 +321,8 @@ func (b *Backend) names(ctx context.Context, c *conn, prefix string) (dcs.Revisi
 	})
 }
 
-// ready asks for the shortest session, the sessions' node and a key, for Open. Who may only
-// read keys may open the store too.
+// ready asks for the shortest session, the sessions' node and a key, for Open. A
+// token that may only read keys may open the store too.
 func (b *Backend) ready(ctx context.Context) error {
 	if err := b.learnMinTTL(ctx); errors.Is(err, dcs.ErrUnauthorized) {
 		b.c.Logger.Info("the shortest session is not known: the token may make none", "error", err)

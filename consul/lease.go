@@ -100,7 +100,7 @@ func (b *Backend) admit(ctx context.Context, c *conn, l *lease) (*lease, error) 
 	return l, nil
 }
 
-// backendSession is the sessions' name, for who lists them.
+// backendSession is the sessions' name, for programs that list them.
 const backendSession = "holdfast"
 
 // learnMinTTL asks for the servers' shortest session by asking for a shorter

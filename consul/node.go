@@ -59,7 +59,7 @@ func (b *Backend) register(ctx context.Context, c *conn) error {
 	return err
 }
 
-// checkNode fails if the sessions' node belongs to another root: an operator who
+// checkNode fails if the sessions' node belongs to another root: an operator that
 // removes the other root's node would end our sessions. It reports whether the
 // node was seen. A token that may not read the node sees none.
 func (b *Backend) checkNode(ctx context.Context, c *conn) (seen bool, err error) {

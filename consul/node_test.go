@@ -59,10 +59,10 @@ func TestNodeOfAnotherRootIsRefused(t *testing.T) {
 func TestSessionOnAnotherRootsNodeIsEnded(t *testing.T) {
 	a := newFake(t)
 	b := fakeClient(t, func(c *Config) { c.Node = "shared" }, a)
-	a.answer("node", http.StatusOK, `{"Node": {"Node": "shared", "Meta": {"holdfast-root": "elsewhere"}}}`)
+	a.answer("node", http.StatusOK, `{"Node": {"Node": "shared", "Meta": {"holdfast-root": "another"}}}`)
 	_, _, err := b.Grant(budget(t), suiteTiming.TTL)
 	require.ErrorIs(t, err, dcs.ErrInvalid)
-	require.ErrorContains(t, err, `"elsewhere"`)
+	require.ErrorContains(t, err, `"another"`)
 	require.Contains(t, a.heard(), "destroy")
 }
 
@@ -112,6 +112,6 @@ func TestClientHasTheBackendsSettings(t *testing.T) {
 	}
 	require.Equal(t, 1, own)
 
-	_, err = b.Client("elsewhere:8500")
+	_, err = b.Client("another.test:8500")
 	require.ErrorIs(t, err, dcs.ErrInvalid)
 }

@@ -24,7 +24,7 @@ import (
 // The lock is taken only if every condition of also holds at that moment, in the
 // same Txn. If one does not, TryAcquire returns ErrConflict, and ConflictKey of
 // the *[Error] is the key of that condition; it is key where the lock is held.
-// An acquisition that depends on what was read before must state so here: a
+// An acquisition that depends on an earlier reading must state so here: a
 // configuration that changes in between would not be noticed otherwise.
 //
 // ctx governs this call only, not the Hold's life.

@@ -172,7 +172,7 @@
 //     (Hold/AbandonedStays).
 //   - [Session.Status] returns the last renewal's error and waits for changes.
 //   - [Store.WaitMany] and [Store.WatchMany] follow several prefixes and keys with
-//     one watch, and [Snapshot.Diff] finds what changed (Wait/Many).
+//     one watch, and [Snapshot.Diff] returns the changes (Wait/Many).
 //
 // # Observing
 //

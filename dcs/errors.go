@@ -111,8 +111,8 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// outcome returns the Kind in words. What an unclear Grant leaves behind is a
-// lease, not a write.
+// outcome returns the Kind in words. An unclear Grant leaves a lease, not a
+// write.
 func (e *Error) outcome() string {
 	switch {
 	case e.Kind == nil:

@@ -10,7 +10,7 @@ import (
 
 // ParseHosts checks a list of servers, each host or host:port with IPv6
 // addresses in brackets, by the rules for the hosts of a [URL]. It is for the
-// settings that a backend takes besides its URL. Spaces around a host are
+// settings that a backend takes in place of a URL. Spaces around a host are
 // removed, and a host that is listed twice counts once. port is added to a
 // host that names none, unless port is empty. The error names every host that
 // is wrong.

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Boottime is what the kernel's clock shows at the Instant, and never later.
+// Boottime is the reading of the kernel's clock at the Instant, and never later.
 func TestBoottime(t *testing.T) {
 	for range 1000 {
 		i := Now()

@@ -179,7 +179,7 @@ func (s *Session) judge(leases []*tenure, what []asked, answers []renewed) error
 		case errors.Is(a.err, ErrLost) && t == s.lease:
 			s.endLocked(&Error{Op: "Renew", Kind: ErrLost, Err: a.err})
 		case errors.Is(a.err, ErrLost):
-			// P20: the keys may be bound to the spare lease; nobody can tell
+			// P20: the keys may be bound to the spare lease; that is not known
 			// before the move is settled.
 			s.spareLostLocked(a.err)
 		default:

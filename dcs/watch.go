@@ -33,7 +33,7 @@ func (s *Store) Watch(ctx context.Context, prefix string) iter.Seq2[Snapshot, er
 	}
 }
 
-// watch yields what next returns, as [Store.Watch] describes. first reports that
+// watch yields the results of next, as [Store.Watch] describes. first reports that
 // nothing was returned yet.
 func (s *Store) watch(ctx context.Context, yield func(Snapshot, error) bool, next func(first bool) (Snapshot, error)) {
 	first := true

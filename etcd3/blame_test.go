@@ -58,7 +58,7 @@ func refuse(on *atomic.Bool, err error) []grpc.ServerOption {
 	}
 }
 
-// members starts two members of one store, which refuse while told to, and a
+// members starts two members of one store, which refuse while they are set to, and a
 // client of both.
 func members(t *testing.T, err error) (refusing [2]*atomic.Bool, o *observed, store *dcs.Store) {
 	t.Helper()

@@ -52,9 +52,9 @@ func TestUnverifiedServerIsWarnedOf(t *testing.T) {
 	}, 5*time.Second, time.Millisecond)
 
 	files = r.Files
-	files.ServerName = "elsewhere.test"
+	files.ServerName = "another.test"
 	_, store = f.clientAt(t, addr, Config{TLSFiles: &files})
 	_, err = store.Get(t.Context(), "k")
 	require.ErrorIs(t, err, dcs.ErrUnauthorized)
-	require.ErrorContains(t, err, "elsewhere.test")
+	require.ErrorContains(t, err, "another.test")
 }

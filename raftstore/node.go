@@ -31,7 +31,7 @@ const (
 	shutdownBound = 2 * time.Second
 )
 
-// nodeDeps is what a node is built from; tests replace parts of it.
+// nodeDeps are the parts that a node is built from; tests replace parts of it.
 type nodeDeps struct {
 	files     disk.FS
 	transport func(raft.Transport) raft.Transport
@@ -59,7 +59,7 @@ type node struct {
 	hlog        *logging.HCLogger
 	dir         *dataDir
 	net         *transport.Network
-	calls       caller // net, or what a test made of it
+	calls       caller // net, or a test's
 	state       *state.FSM
 	feed        *feed
 	health      *health

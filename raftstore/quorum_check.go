@@ -58,7 +58,7 @@ type waiter struct {
 	done  chan struct{}
 }
 
-// voterPoller asks one voter, one question at a time, while somebody waits.
+// voterPoller asks one voter, one question at a time, while a call waits.
 type voterPoller struct {
 	voter
 	answered uint64 // stamp of the newest question that was answered with our term

@@ -405,7 +405,7 @@ func TestNewLifeIsLostDuringItsJoin(t *testing.T) {
 	}
 }
 
-// A life that is in the configuration besides the one that runs is removed, also if
+// A life that is in the configuration in addition to the one that runs is removed, also if
 // no node asks for it: a leader may have been stopped just before.
 func TestLeftOverLifeIsRemoved(t *testing.T) {
 	for _, of := range []string{"leader", "follower"} {

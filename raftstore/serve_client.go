@@ -77,8 +77,8 @@ func (n *node) answerClient(ctx context.Context, op byte, body []byte) []byte {
 	return rep.encode()
 }
 
-// answerVote returns this node's term, if it is the server that a client means: what
-// answers at an address may be another one by now, without a vote.
+// answerVote returns this node's term, if it is the server that a client means.
+// Another server, without a vote, may answer at its address by now.
 func (n *node) answerVote(id raft.ServerID) []byte {
 	m := n.member()
 	if m == nil || m.id != id {

@@ -36,7 +36,7 @@ type tappedCaller struct {
 	tap atomic.Pointer[tapFunc]
 }
 
-// testDeps returns the default nodeDeps with calls that can be tapped.
+// testDeps returns the default nodeDeps with calls that a test can observe.
 func testDeps() nodeDeps {
 	w := defaultDeps()
 	w.calls = func(c caller) caller { return &tappedCaller{caller: c} }

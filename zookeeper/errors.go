@@ -49,7 +49,7 @@ func (b *Backend) needs(err error) error {
 	return fmt.Errorf("%w (%s); we need cdrw on %s and what is below it, and r on /", err, b.c.auth.names(), b.root)
 }
 
-// errConnections is what a server that is at its limit, or serves no clients, does.
+// errConnections is the refusal of a server that is at its limit, or serves no clients.
 var errConnections = errors.New("the server closed a new connection before it granted a session: it serves no clients now, or its limit on connections from one address is reached: raise maxClientCnxns (default 60), or use fewer Sessions on this host")
 
 // notGranted is the failure of a connection on which no session was granted. A

@@ -170,7 +170,7 @@ func (d *call[T]) copy(ctx context.Context, hedge bool) {
 	if err != nil {
 		v = d.p.o.Judge(err)
 		if ctx.Err() != nil && !v.Final && !v.Unconfirmed && !v.Local {
-			err = context.Cause(ctx) // it was cut short: whatever it says comes from that
+			err = context.Cause(ctx) // it was cut short: its own error comes from that
 		}
 	}
 	a.End(err)
@@ -196,7 +196,7 @@ func (d *call[T]) copy(ctx context.Context, hedge bool) {
 	}
 }
 
-// end ends the call with what one copy was answered. Under d.mu.
+// end ends the call with the answer to one copy. Under d.mu.
 func (d *call[T]) end(err error) {
 	d.over, d.err = true, err
 	d.cancel(ErrOvertaken)
@@ -221,9 +221,9 @@ func (d *call[T]) failed(f *Fault, v Verdict, took time.Duration) {
 	d.answer.Endpoint, d.fault = f.Endpoint, f
 }
 
-// given is the error of a call whose time is over. What only an operator can mend
-// is reported, whatever came after it, unless an endpoint was heard of which did
-// not refuse.
+// given is the error of a call whose time is over. A refusal that only an
+// operator can end is reported, also if other failures came later, unless an
+// endpoint was heard of which did not refuse.
 func (d *call[T]) given(ctxErr error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

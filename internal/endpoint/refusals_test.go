@@ -158,7 +158,7 @@ func TestRefusedIsNotUnreachable(t *testing.T) {
 	})
 }
 
-// What fails on our own side is no server's fault, is not called silence and names
+// A failure on our own side is no server's fault, is not called silence and names
 // no server.
 func TestOwnFailureNamesNoServer(t *testing.T) {
 	bubble(t, func(t *testing.T) {
