@@ -3,7 +3,6 @@ package consul
 import (
 	"context"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
 // refuse makes an agent answer every request with a status.
@@ -219,32 +219,20 @@ func TestWaitingForAConnectionIsNoSilence(t *testing.T) {
 // no fault.
 func TestClosedConnectionMayBeTheLimit(t *testing.T) {
 	t.Parallel()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			c.Close()
-		}
-	}()
 	agent := httptest.NewUnstartedServer(nil)
 	agent.StartTLS()
 	defer agent.Close()
 	conf := agent.Client().Transport.(*http.Transport).TLSClientConfig //nolint:forcetypeassert // httptest's
 	var ejected atomic.Int64
 	b := fakeClient(t, func(c *Config) {
-		c.Endpoints, c.TLS = []string{l.Addr().String()}, conf
+		c.Endpoints, c.TLS = []string{testcluster.ClosingServer(t)}, conf
 		c.Observer.Endpoint = func(ev dcs.EndpointEvent) {
 			if ev.Change == dcs.Ejected {
 				ejected.Add(1)
 			}
 		}
 	})
-	_, err = b.Get(budget(t), "k")
+	_, err := b.Get(budget(t), "k")
 	require.ErrorContains(t, err, "http_max_conns_per_client")
 	require.Zero(t, ejected.Load())
 }

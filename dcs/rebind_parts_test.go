@@ -47,6 +47,20 @@ func (c *settling) failMovesAfter(n int) {
 	})
 }
 
+// onPart counts the parts of moves that are sent and lets then answer the n-th.
+func (c *settling) onPart(n int64, then func(t Txn, do func() (Revision, error)) (Revision, error)) (sent *atomic.Int64) {
+	sent = &atomic.Int64{}
+	c.hook(func() {
+		c.onCommit = func(_ context.Context, t Txn, do func() (Revision, error)) (Revision, error) {
+			if moves(t) && sent.Add(1) == n {
+				return then(t, do)
+			}
+			return do()
+		}
+	})
+	return sent
+}
+
 // allValid requires that all Holds are valid, for d, and each has its key.
 func (b *bench) allValid(holds []*Hold, d time.Duration) {
 	b.Helper()
@@ -160,16 +174,13 @@ func TestP20SpareOfASplitSessionIsLost(t *testing.T) {
 		c, s, _ := b.partsMover(10)
 		first := s.Lease()
 		c.failOn(first)
-		var n atomic.Int64
 		c.hook(func() {
 			c.onRenew = func(context.Context, LeaseID, func() (Renewal, error)) (Renewal, error) { return Renewal{}, errDown() }
-			c.onCommit = func(_ context.Context, t Txn, do func() (Revision, error)) (Revision, error) {
-				if moves(t) && n.Add(1) == 4 {
-					time.Sleep(time.Second) // the other parts have landed
-					b.w.end(t.Lease())
-				}
-				return do()
-			}
+		})
+		c.onPart(4, func(t Txn, do func() (Revision, error)) (Revision, error) {
+			time.Sleep(time.Second) // the other parts have landed
+			b.w.end(t.Lease())
+			return do()
 		})
 		time.Sleep(20 * time.Second)
 		b.is(s.Err(), ErrExpired)
@@ -187,18 +198,12 @@ func TestP20UnclearPart(t *testing.T) {
 				first := s.Lease()
 				c.failOn(first)
 				u := &unclear{}
-				var parts atomic.Int64
-				c.hook(func() {
-					c.blocked = true
-					c.onCommit = func(_ context.Context, t Txn, do func() (Revision, error)) (Revision, error) {
-						if !moves(t) || parts.Add(1) != 2 {
-							return do()
-						}
-						u.mu.Lock()
-						defer u.mu.Unlock()
-						u.do = do
-						return 0, u.err()
-					}
+				c.hook(func() { c.blocked = true })
+				parts := c.onPart(2, func(_ Txn, do func() (Revision, error)) (Revision, error) {
+					u.mu.Lock()
+					defer u.mu.Unlock()
+					u.do = do
+					return 0, u.err()
 				})
 				time.Sleep(17 * time.Second)
 				if lands {
@@ -226,14 +231,8 @@ func TestP20PartThatNobodyCanSettle(t *testing.T) {
 		c, s, holds := b.partsMover(10)
 		first := s.Lease()
 		c.failOn(first)
-		var parts atomic.Int64
-		c.hook(func() {
-			c.onCommit = func(_ context.Context, t Txn, do func() (Revision, error)) (Revision, error) {
-				if moves(t) && parts.Add(1) == 2 {
-					return 0, &Error{Kind: ErrAmbiguous}
-				}
-				return do()
-			}
+		parts := c.onPart(2, func(Txn, func() (Revision, error)) (Revision, error) {
+			return 0, &Error{Kind: ErrAmbiguous}
 		})
 		time.Sleep(17 * time.Second)
 		c.hook(func() { c.onRenew = nil })

@@ -46,19 +46,7 @@ func TestNameOfAFrozenServerMoves(t *testing.T) {
 	alias := testcluster.NewAlias(t, serve(t, f.register))
 	alias.Has(0)
 	b, store := f.clientAt(t, alias.Endpoint, Config{Resolver: alias.Names.Net()})
-	get := func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-		defer cancel()
-		_, err := store.Get(ctx, "k")
-		return err
-	}
-	require.ErrorIs(t, get(), dcs.ErrNotFound)
-	alias.Proxies[0].Silent()
-	for range 3 {
-		require.ErrorIs(t, get(), dcs.ErrUnavailable)
-	}
-	alias.Has(1)
-	require.Eventually(t, func() bool { return dcs.KindOf(get()) == dcs.ErrNotFound }, 5*time.Second, time.Millisecond, "the frozen server is never left")
+	alias.TestMoves(t, 5*time.Second, func(ctx context.Context) error { _, err := store.Get(ctx, "k"); return err })
 	require.Equal(t, []string{alias.Endpoint}, b.Endpoints())
 }
 

@@ -100,15 +100,7 @@ func (l *testLeader) stop() {
 }
 
 func (l *testLeader) beginRenew(id dcs.LeaseID) <-chan error {
-	answer := make(chan error, 1)
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
-		defer cancel()
-		_, err := l.renew(ctx, id, "", 0)
-		answer <- err
-	}()
-	synctest.Wait()
-	return answer
+	return begun(time.Hour, func(ctx context.Context) error { _, err := l.renew(ctx, id, "", 0); return err })
 }
 
 // P21: nothing is confirmed before an entry of the leader's own term is

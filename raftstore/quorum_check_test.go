@@ -88,11 +88,17 @@ func (v *testVoters) stop() {
 
 // begin starts a confirmation and returns where its answer will be.
 func (v *testVoters) begin(voted raft.ServerID) <-chan error {
+	return begun(time.Minute, func(ctx context.Context) error { return v.confirm(ctx, voted) })
+}
+
+// begun starts a call that may take so long, waits until it blocks or ends, and
+// returns where its error will be.
+func begun(limit time.Duration, call func(ctx context.Context) error) <-chan error {
 	answer := make(chan error, 1)
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()
-		answer <- v.confirm(ctx, voted)
+		answer <- call(ctx)
 	}()
 	synctest.Wait()
 	return answer

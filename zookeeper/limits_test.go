@@ -1,7 +1,6 @@
 package zookeeper
 
 import (
-	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -18,20 +17,8 @@ import (
 // and the error names the limit.
 func TestClosedConnectionMayBeTheLimit(t *testing.T) {
 	t.Parallel()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			c.Close()
-		}
-	}()
 	var ejected atomic.Int64
-	b, err := New(Config{Endpoints: []string{l.Addr().String()}, Root: "r", Timing: suiteTiming, Observer: dcs.Observer{Endpoint: func(ev dcs.EndpointEvent) {
+	b, err := New(Config{Endpoints: []string{testcluster.ClosingServer(t)}, Root: "r", Timing: suiteTiming, Observer: dcs.Observer{Endpoint: func(ev dcs.EndpointEvent) {
 		if ev.Change == dcs.Ejected {
 			ejected.Add(1)
 		}

@@ -47,19 +47,7 @@ func TestNameOfAFrozenServerMoves(t *testing.T) {
 	b, err := New(config)
 	require.NoError(t, err)
 	defer b.Close()
-	get := func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-		defer cancel()
-		_, err := b.Get(ctx, "k")
-		return err
-	}
-	require.ErrorIs(t, get(), dcs.ErrNotFound)
-	alias.Proxies[0].Silent()
-	for range 3 {
-		require.ErrorIs(t, get(), dcs.ErrUnavailable)
-	}
-	alias.Has(1)
-	require.Eventually(t, func() bool { return dcs.KindOf(get()) == dcs.ErrNotFound }, 8*time.Second, time.Millisecond, "the frozen server is never left")
+	alias.TestMoves(t, 8*time.Second, func(ctx context.Context) error { _, err := b.Get(ctx, "k"); return err })
 	require.Equal(t, []string{alias.Endpoint}, b.Endpoints())
 }
 

@@ -1,13 +1,16 @@
 package testcluster
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/conformance/fault"
+	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
 // Alias is a name with two addresses in front of one server, each behind a proxy of
@@ -59,4 +62,23 @@ func (a *Alias) Has(proxies ...int) {
 		addrs = append(addrs, aliasAddrs[i])
 	}
 	a.Names.Set(AliasHost, addrs...)
+}
+
+// TestMoves requires that a client leaves a server that is frozen when its name, which
+// must have one address, is given to another server. ask reads a key that is not there;
+// leaves bounds the time until it is answered again.
+func (a *Alias) TestMoves(t *testing.T, leaves time.Duration, ask func(ctx context.Context) error) {
+	t.Helper()
+	get := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		return ask(ctx)
+	}
+	require.ErrorIs(t, get(), dcs.ErrNotFound)
+	a.Proxies[0].Silent()
+	for range 3 {
+		require.ErrorIs(t, get(), dcs.ErrUnavailable)
+	}
+	a.Has(1)
+	require.Eventually(t, func() bool { return dcs.KindOf(get()) == dcs.ErrNotFound }, leaves, time.Millisecond, "the frozen server is never left") //nolint:errorlint // KindOf returns a sentinel
 }
