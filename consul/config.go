@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/credentials"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
@@ -137,7 +138,7 @@ func (c Config) check() (Config, error) {
 	return c, faults.Err(backendName)
 }
 
-const unixScheme = "unix://"
+const unixScheme = endpoint.SocketScheme
 
 // checkEndpoints returns the endpoints with their ports.
 func (c Config) checkEndpoints(faults *remote.Faults) []string {

@@ -83,8 +83,8 @@ func (b *Backend) client(addr string, t http.RoundTripper) (*api.Client, error) 
 }
 
 // Client returns a client of Consul's own API for one endpoint, in the form of
-// [Backend.Endpoints], or for the best one if addr is empty. It is for what
-// the contract of package dcs has not, such as the registration of a service.
+// [Backend.Endpoints], or for the best one if addr is empty. It is for uses that
+// the contract of package dcs does not cover, such as the registration of a service.
 // Its requests have the Backend's TLS, ACL token, datacenter, namespace and
 // partition, and share its connections. Each is sent once, to that endpoint
 // only, and may take until its context ends, or for RetryTimeout after the
@@ -191,12 +191,7 @@ func (c *conn) transport() *http.Transport {
 func (b *Backend) encrypted(ctx context.Context, nc net.Conn, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.c.Timing.RetryTimeout)
 	defer cancel()
-	t, err := credentials.Client(ctx, nc, b.c.tls, addr)
-	if err != nil {
-		_ = nc.Close() // nobody has used it
-		return nil, err
-	}
-	return t, nil
+	return credentials.Client(ctx, nc, b.c.tls, addr)
 }
 
 // statusError is an answer of Consul's that is none.

@@ -232,8 +232,7 @@ func (h *Hold) release() {
 	if h.err != nil {
 		return
 	}
-	h.s.removals[h.key] = h.removed // P17
-	h.s.released[h.key] = Now()
+	h.s.removals[h.key] = removal{h.removed, Now()} // P17
 	h.s.drop(h, &Error{Op: "Release", Key: h.key, Kind: ErrReleased})
 	h.s.log.Info("lock released", "key", h.key, "token", h.token)
 }
@@ -250,10 +249,9 @@ func (h *Hold) setGone() {
 	h.s.mu.Lock()
 	defer h.s.mu.Unlock()
 	h.gone = true
-	if h.s.removals[h.key] == h.removed {
+	if h.s.removals[h.key].done == h.removed {
 		close(h.removed)
 		delete(h.s.removals, h.key)
-		delete(h.s.released, h.key)
 	}
 }
 

@@ -102,7 +102,7 @@ func (s *Store) many(o *op, prefixes []string) (manyPrefixes, error) {
 	m.parent = m.prefixes[0]
 	for _, p := range m.prefixes[1:] {
 		for !Under(m.parent, p) {
-			m.parent = m.parent[:max(strings.LastIndexByte(m.parent, '/'), 0)]
+			m.parent = parent(m.parent)
 		}
 	}
 	return m, nil

@@ -66,15 +66,20 @@ type Session struct {
 	holds    map[string]*Hold
 	pubs     map[string]*publication
 	claims   map[string]*claim
-	removals map[string]chan struct{} // released locks that are not deleted yet: Hold.removed (P17)
-	released map[string]Instant       // when each of removals began
+	removals map[string]removal // released locks that are not deleted yet (P17)
 	confirms []chan error
 	closing  *shutdown // the last attempt of Close
 
 	abandoned bool
 	changed   chan struct{} // closed at the next change of Status, nil until asked for
 	earlyEnds map[*earlyEnd]struct{}
-	rings     Instant // what the alarm is set to
+	rings     Instant // the time to which the timer is set
+}
+
+// removal is the deletion of a released lock.
+type removal struct {
+	done  chan struct{} // Hold.removed
+	since Instant       // when the lock was released
 }
 
 // tenure is one lease and how long it is good for.
@@ -137,8 +142,8 @@ func (s *Store) startSession(lease Lease, granted Renewal, timing Timing, o Sess
 		last:  until,
 		lease: &tenure{Lease: lease, granted: granted, until: until},
 		mine:  map[LeaseID]bool{lease.ID(): true}, leases: map[LeaseID]Lease{lease.ID(): lease},
-		holds: map[string]*Hold{}, pubs: map[string]*publication{}, claims: map[string]*claim{}, removals: map[string]chan struct{}{},
-		released: map[string]Instant{}, earlyEnds: map[*earlyEnd]struct{}{},
+		holds: map[string]*Hold{}, pubs: map[string]*publication{}, claims: map[string]*claim{}, removals: map[string]removal{},
+		earlyEnds: map[*earlyEnd]struct{}{},
 	}
 	n.until.Store(&until)
 	n.life, n.kill = context.WithCancel(context.Background())

@@ -36,7 +36,7 @@ func (s *Session) tryClaim(key string) (*claim, <-chan struct{}) {
 // tryClaimLock is tryClaim for an Acquire, which must not begin while a removal
 // of the key is pending. Called under mu.
 func (s *Session) tryClaimLock(key string) (*claim, <-chan struct{}) {
-	if gone := s.removals[key]; gone != nil { // P17
+	if gone := s.removals[key].done; gone != nil { // P17
 		return nil, gone
 	}
 	return s.tryClaim(key)

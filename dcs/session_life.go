@@ -257,8 +257,8 @@ func (s *Session) shutDown() (*shutdown, time.Duration) {
 // has spent a part of it, except the slack that every call has. Called under mu.
 func (s *Session) closeBudget() time.Duration {
 	spent := time.Duration(0)
-	for _, since := range s.released {
-		spent = max(spent, since.Elapsed())
+	for _, r := range s.removals {
+		spent = max(spent, r.since.Elapsed())
 	}
 	return max(s.timing.RetryTimeout-spent, min(closeSlack, s.timing.RetryTimeout))
 }

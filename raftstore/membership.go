@@ -330,18 +330,19 @@ func (j *joins) establish(ctx context.Context, m *member, e seatChange) error {
 		at := slices.IndexFunc(lives, func(s raft.Server) bool { return s.ID == own })
 		var step string
 		var propose func() raft.IndexFuture
-		voter := slices.IndexFunc(lives, isVoter)
-		switch {
-		case at < 0 && !e.voter && len(lives) > 0:
-			if err := j.mayAdd(ctx, e); err != nil {
-				return err
-			}
-			old := lives[0].ID
+		remove := func(old raft.ServerID) {
 			step = "a life that is lost is removed: " + string(old)
 			propose = func() raft.IndexFuture { return m.raft.RemoveServer(old, c.index, configTimeout) }
+		}
+		voter := slices.IndexFunc(lives, isVoter)
+		switch {
 		case at < 0:
 			if err := j.mayAdd(ctx, e); err != nil {
 				return err
+			}
+			if !e.voter && len(lives) > 0 {
+				remove(lives[0].ID)
+				break
 			}
 			step = "a server is added without a vote"
 			propose = func() raft.IndexFuture { return m.raft.AddNonvoter(own, addr, c.index, configTimeout) }
@@ -363,9 +364,7 @@ func (j *joins) establish(ctx context.Context, m *member, e seatChange) error {
 			if _, err := j.look(ctx, e); err != nil {
 				return err
 			}
-			old := lives[(at+1)%len(lives)].ID
-			step = "a life that is lost is removed: " + string(old)
-			propose = func() raft.IndexFuture { return m.raft.RemoveServer(old, c.index, configTimeout) }
+			remove(lives[(at+1)%len(lives)].ID)
 		default:
 			return nil
 		}

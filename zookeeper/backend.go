@@ -197,12 +197,7 @@ func (b *Backend) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if b.c.tls == nil {
 		return c, nil
 	}
-	t, err := credentials.Client(ctx, c, b.c.tls, endpoint.HostPort(addr))
-	if err != nil {
-		c.Close()
-		return nil, err
-	}
-	return t, nil
+	return credentials.Client(ctx, c, b.c.tls, endpoint.HostPort(addr))
 }
 
 // Get implements [dcs.Backend].

@@ -106,11 +106,14 @@ func (s *Secret) Current() string {
 // MayChange reports whether the secret comes from a file.
 func (s *Secret) MayChange() bool { return s.file != nil }
 
+// secretIn returns the secret in the content of a file, without the ends of lines.
+func secretIn(content []byte) string { return strings.TrimRight(string(content), "\r\n") }
+
 // NewSecret reads a file that holds a password or a token. The ends of its lines
 // are no part of it.
 func NewSecret(path string, warn func(error)) (*Secret, error) {
 	f, err := NewFiles([]string{path}, warn, func(contents [][]byte) (string, error) {
-		secret := strings.TrimRight(string(contents[0]), "\r\n")
+		secret := secretIn(contents[0])
 		if secret == "" {
 			return "", fmt.Errorf("%s is empty", path)
 		}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"strings"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
@@ -52,7 +51,7 @@ func NewTLS(files dcs.TLSFiles, log *slog.Logger) (*TLS, error) {
 		t.pair, pairErr = NewFiles(paths, Warn(log), func(contents [][]byte) (*tls.Certificate, error) {
 			var password []byte
 			if len(contents) > 2 {
-				password = []byte(strings.TrimRight(string(contents[2]), "\r\n"))
+				password = []byte(secretIn(contents[2]))
 			}
 			return KeyPair(contents[0], contents[1], password, files.Cert, files.Key)
 		})
@@ -80,19 +79,19 @@ func (t *TLS) Config() *tls.Config {
 }
 
 // Client does the handshake of TLS on raw, a connection to addr, whose host is
-// the server's name unless t has another one. The caller closes raw after an
-// error.
-func Client(ctx context.Context, raw net.Conn, t *TLS, addr string) (*tls.Conn, error) {
+// the server's name unless t has another one. It closes raw if it fails.
+func Client(ctx context.Context, raw net.Conn, t *TLS, addr string) (net.Conn, error) {
 	conf := t.Config()
+	var err error
 	if conf.ServerName == "" {
-		host, _, err := net.SplitHostPort(addr)
-		if err != nil {
-			return nil, err
-		}
-		conf.ServerName = host
+		conf.ServerName, _, err = net.SplitHostPort(addr)
 	}
 	c := tls.Client(raw, conf)
-	if err := c.HandshakeContext(ctx); err != nil {
+	if err == nil {
+		err = c.HandshakeContext(ctx)
+	}
+	if err != nil {
+		_ = raw.Close() // nobody has used it
 		return nil, err
 	}
 	return c, nil

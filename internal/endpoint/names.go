@@ -26,8 +26,10 @@ func Host(endpoint string) string {
 	return host
 }
 
-// isSocket reports whether an endpoint is a socket of this machine.
-func isSocket(endpoint string) bool { return strings.HasPrefix(endpoint, "unix://") }
+// SocketScheme precedes the path of an endpoint that is a socket of this machine.
+const SocketScheme = "unix://"
+
+func isSocket(endpoint string) bool { return strings.HasPrefix(endpoint, SocketScheme) }
 
 // HostPort returns host:port of an endpoint, without the address that was looked
 // up.

@@ -67,6 +67,9 @@ type Client struct {
 // [OptionsError] if an operator must correct the settings.
 func NewClient(o ClientOptions) (*Client, error) {
 	log := logging.Quiet(o.Logger)
+	if o.Address == nil {
+		o.Address = func(_ context.Context, addr string) (string, error) { return addr, nil }
+	}
 	if o.Host == nil {
 		o.Host = func(addr string) string { host, _, _ := net.SplitHostPort(addr); return host }
 	}
@@ -168,11 +171,9 @@ func (c *Client) dial(ctx context.Context, addr string) (*trackedConn, error) {
 		return nil, err
 	}
 	defer leave()
-	at := addr
-	if c.o.Address != nil {
-		if at, err = c.o.Address(ctx, addr); err != nil {
-			return nil, err
-		}
+	at, err := c.o.Address(ctx, addr)
+	if err != nil {
+		return nil, err
 	}
 	raw, err := c.dialer.DialContext(ctx, "tcp", at)
 	if err != nil {
