@@ -271,7 +271,11 @@ func concurrentCAS(e *env) {
 		c := stores[i]
 		for range each {
 			for {
-				en := c.get(k)
+				en, err := c.Get(e.ctx, k)
+				if errors.Is(err, dcs.ErrUnavailable) { // so many may be too many for a busy machine
+					continue
+				}
+				require.NoError(e, err, "Get")
 				n, err := strconv.Atoi(string(en.Value))
 				require.NoError(e, err)
 				e.pause() // so that others write in between, in virtual time too
@@ -286,7 +290,7 @@ func concurrentCAS(e *env) {
 					unclear.Add(1) // it may count or not
 					break
 				}
-				if !errors.Is(err, dcs.ErrUnavailable) { // so many may be too many for a busy machine
+				if !errors.Is(err, dcs.ErrUnavailable) {
 					e.kind(err, dcs.ErrConflict, "a compare-and-set")
 				}
 			}

@@ -67,10 +67,8 @@ func (a ancestry) newMembers(c Config, own disk.Life) raft.Configuration {
 	addrs, suffrage := membersOf(a.members), map[string]raft.ServerSuffrage{}
 	for id := range addrs {
 		suffrage[id] = raft.Nonvoter
-	}
-	for _, s := range a.members {
-		if isVoterToBe(s) {
-			suffrage[transport.NodeOf(s.ID)] = raft.Staging
+		if isVotersNode(configuration{servers: a.members}.lives(id)) {
+			suffrage[id] = raft.Staging
 		}
 	}
 	for _, p := range c.Peers {

@@ -394,6 +394,14 @@ func (m *member) hasVote() bool {
 	return slices.ContainsFunc(m.servers(), func(s raft.Server) bool { return s.ID == m.id && s.Suffrage == raft.Voter })
 }
 
+// lostVote reports whether this node is the only life of its node in the committed
+// configuration and has no vote there.
+func (m *member) lostVote() bool {
+	c, ok := m.settled()
+	lives := c.lives(m.node.config.ID)
+	return ok && len(lives) == 1 && lives[0].ID == m.id && !isVoter(lives[0])
+}
+
 // voterCache holds the voters of the configuration that Raft last returned.
 type voterCache struct {
 	mu      sync.Mutex

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -232,6 +234,67 @@ func TestNonVoter(t *testing.T) {
 	tc.eventually(func() bool { return tc.state(d) == NonVoting }, "it is not a non-voter again")
 	require.NoError(t, at.Remove(testCtx(t), "d"))
 	tc.eventually(func() bool { return tc.state(d) == Removed }, "a non-voter does not notice that it was removed")
+}
+
+// A node without a vote loses its data, and the leader is killed as soon as the
+// configuration has changed that often: the node keeps its place, without a vote.
+func TestNonVoterKeepsItsPlace(t *testing.T) {
+	for changes := range uint64(3) {
+		t.Run(fmt.Sprint(changes+1), func(t *testing.T) {
+			tc := newTestCluster(t, 3, nil)
+			revs := tc.commits(0, 5, "k")
+			d := tc.extra("d", 0, 1, 2)
+			require.NoError(t, tc.node[0].Membership().AddNonVoter(testCtx(t), "d", tc.addrOf(d)))
+			tc.eventually(func() bool { return tc.state(d) == NonVoting }, "it is not a non-voter")
+			leader := tc.leader()
+			m := tc.node[leader].node.member()
+			before := m.committed().index
+			tc.stop(d)
+			tc.wipe(d)
+			tc.start(d)
+			tc.eventually(func() bool { return m.committed().index > before+changes }, "its new life is not admitted")
+			tc.kill(leader)
+			tc.start(leader)
+			tc.eventually(func() bool { return tc.state(d) == NonVoting }, "it lost its place")
+			tc.holds(revs)
+			tc.knows("abc", 0, 1, 2, d)
+			tc.oldLivesAreRemoved()
+		})
+	}
+}
+
+// A voter is removed and added again without a vote before it has noticed.
+func TestVoterIsAddedAgainWithoutAVote(t *testing.T) {
+	parallel(t)
+	tc := newTestCluster(t, 3, nil)
+	follower, leader := tc.follower(), tc.leader()
+	own, r := tc.node[follower].node.net.ServerID(), tc.node[leader].node.member().raft
+	addr := raft.ServerAddress(tc.node[follower].node.wireAddr())
+	back := tc.isolate(follower)
+	require.NoError(t, r.RemoveServer(own, 0, 0).Error())
+	require.NoError(t, r.AddNonvoter(own, addr, 0, 0).Error())
+	back()
+	tc.eventually(func() bool { return tc.state(follower) == NonVoting }, "it takes itself for a voter")
+	require.NoError(t, tc.node[leader].Membership().AddVoter(testCtx(t), tc.config[follower].ID, tc.addrOf(follower)))
+	tc.well()
+}
+
+// A node that was removed is added again while it gives up its life for that: it
+// joins with the next one.
+func TestAddedWithTheLifeThatItGaveUp(t *testing.T) {
+	parallel(t)
+	tc := newTestCluster(t, 3, nil)
+	d := tc.extra("d", 0, 1, 2)
+	at := tc.node[0].Membership()
+	require.NoError(t, at.AddNonVoter(testCtx(t), "d", tc.addrOf(d)))
+	tc.eventually(func() bool { return tc.state(d) == NonVoting }, "it is not a non-voter")
+	old := tc.node[d].node.net.ServerID()
+	addr := raft.ServerAddress(tc.node[d].node.wireAddr())
+	require.NoError(t, at.Remove(testCtx(t), "d"))
+	tc.eventually(func() bool { return tc.state(d) == Removed }, "it does not notice")
+	require.NoError(t, tc.node[tc.leader()].node.member().raft.AddNonvoter(old, addr, 0, 0).Error())
+	tc.eventually(func() bool { return tc.state(d) == NonVoting }, "it stays removed")
+	tc.oldLivesAreRemoved()
 }
 
 func TestTransfer(t *testing.T) {

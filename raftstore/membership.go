@@ -43,7 +43,11 @@ const (
 // lost, too, just then. Each is a change of a single server, which Raft's proof
 // covers. The next one follows from the present configuration alone, so that a new
 // leader goes on where the old one stopped: of several lives one is to get the vote.
-// A life without a vote is removed before the new one is added.
+//
+// A life of a node that keeps no vote is replaced in three entries: the old one is
+// marked (see isWithoutVote), the new one is added, and the old one is removed.
+// hashicorp/raft reads the address of a server that it sends to without the lock under
+// which it changes it, so that the mark is not on the life that runs.
 type joins struct {
 	n    *node
 	kick chan struct{}
@@ -140,12 +144,6 @@ func isVoter(s raft.Server) bool { return s.Suffrage == raft.Voter }
 // incarnation as Staging, without a vote, so that they join it by themselves.
 func isVoterToBe(s raft.Server) bool { return s.Suffrage != raft.Nonvoter }
 
-// isVotersNode reports whether a node with these lives is to have a vote. Only lives
-// with a vote are replaced while they are in the configuration.
-func isVotersNode(lives []raft.Server) bool {
-	return len(lives) > 1 || slices.ContainsFunc(lives, isVoterToBe)
-}
-
 // note takes down the introduction of a node and adds to the answer how it stands
 // in the configuration. Nothing is said of one that is not committed: it may never
 // be.
@@ -180,7 +178,9 @@ func (j *joins) answer(lives []raft.Server, peer transport.Hello, m setupMessage
 		// stopped, after it had been removed.
 		answer.Removed = true
 	case len(lives) == 0:
-	case (now == standingLost || now == standingJoining) && (!answer.Admitted || len(lives) > 1):
+	// A removed node may have been added again with the life that it gave up
+	// meanwhile.
+	case (now == standingLost || now == standingJoining || now == standingRemoved) && (!answer.Admitted || len(lives) > 1):
 		j.waiting[peer.ID] = &applicant{id: peer.ID, life: peer.Life, asked: dcs.Now()}
 		j.wake()
 	}
@@ -301,13 +301,6 @@ func (j *joins) ownAddr() raft.ServerAddress {
 	return serverAddr(j.n.net.Addr(), j.n.net.Greeting().Life)
 }
 
-// seatChange is the place that a life of a node is to have in the configuration.
-type seatChange struct {
-	id, addr string
-	life     disk.Life
-	voter    bool
-}
-
 var (
 	// errNotReady says that Raft does not run on a node yet.
 	errNotReady = errors.New("Raft does not run on the node yet")
@@ -320,65 +313,31 @@ var (
 // establish changes the configuration, one entry after the other, until it has this
 // life of the node as e says, and no other life of the node.
 func (j *joins) establish(ctx context.Context, m *member, e seatChange) error {
-	own, addr := transport.ServerID(e.id, e.life), serverAddr(e.addr, e.life)
 	for {
 		c, err := m.settle(ctx)
 		if err != nil {
 			return err
 		}
-		lives := c.lives(e.id)
-		at := slices.IndexFunc(lives, func(s raft.Server) bool { return s.ID == own })
-		var step string
-		var propose func() raft.IndexFuture
-		remove := func(old raft.ServerID) {
-			step = "a life that is lost is removed: " + string(old)
-			propose = func() raft.IndexFuture { return m.raft.RemoveServer(old, c.index, configTimeout) }
-		}
-		voter := slices.IndexFunc(lives, isVoter)
-		switch {
-		case at < 0:
-			if err := j.mayAdd(ctx, e); err != nil {
-				return err
-			}
-			if !e.voter && len(lives) > 0 {
-				remove(lives[0].ID)
-				break
-			}
-			step = "a server is added without a vote"
-			propose = func() raft.IndexFuture { return m.raft.AddNonvoter(own, addr, c.index, configTimeout) }
-		case e.voter && !isVoter(lives[at]):
-			if err := j.catchUp(ctx, m, e); err != nil {
-				return err
-			}
-			step = "a server is given its vote"
-			propose = func() raft.IndexFuture { return m.raft.AddVoter(own, addr, c.index, configTimeout) }
-			if voter >= 0 {
-				old := lives[voter].ID
-				step = "a life that is lost loses its vote: " + string(old)
-				propose = func() raft.IndexFuture { return m.raft.DemoteVoter(old, c.index, configTimeout) }
-			}
-		case lives[at].Address != addr:
-			step = "a server has another address"
-			propose = func() raft.IndexFuture { return readdress(m.raft, isVoter(lives[at]), own, addr, c.index) }
-		case len(lives) > 1:
-			if _, err := j.look(ctx, e); err != nil {
-				return err
-			}
-			remove(lives[(at+1)%len(lives)].ID)
-		default:
+		step, more := e.next(c.lives(e.id))
+		if !more {
 			return nil
 		}
-		if err := j.change(ctx, step, own, propose); err != nil {
+		switch step.kind {
+		case stepMark, stepAdd:
+			err = j.mayAdd(ctx, e)
+		case stepDemote, stepVote:
+			err = j.catchUp(ctx, m, e)
+		case stepRemove:
+			_, err = j.look(ctx, e)
+		case stepAddress, stepVotersAddress:
+		}
+		if err != nil {
+			return err
+		}
+		if err := j.change(ctx, string(step.kind), step.server, func() raft.IndexFuture { return step.propose(m.raft, c.index) }); err != nil {
 			return err
 		}
 	}
-}
-
-func readdress(r *raft.Raft, voter bool, id raft.ServerID, addr raft.ServerAddress, prev uint64) raft.IndexFuture {
-	if voter {
-		return r.AddVoter(id, addr, prev, configTimeout)
-	}
-	return r.AddNonvoter(id, addr, prev, configTimeout)
 }
 
 // mayAdd returns an error if this life must not be added now.

@@ -115,12 +115,17 @@ func (n *node) replace(reason error, join disk.Incarnation) {
 }
 
 // watchPlace asks the others, while no leader is heard of, whether they have
-// removed this node, or replaced it or its incarnation. It returns when they have, or
-// when the node ends.
+// removed this node, or replaced it or its incarnation. It returns when they have, when
+// this node has lost its vote, or when the node ends.
 func (n *node) watchPlace() {
 	silent := dcs.Now()
 	for n.life.Err() == nil {
 		remote.Pause(n.life, leastStartCheck/2)
+		if m := n.member(); m != nil && m.lostVote() {
+			// It was removed and added again before it noticed.
+			n.seat.change(func(s *seatState) { s.standing = standingNonVoter })
+			return
+		}
 		if n.leaderAddr() != "" {
 			silent = dcs.Now()
 		}

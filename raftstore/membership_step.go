@@ -1,0 +1,99 @@
+package raftstore
+
+import (
+	"slices"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
+	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
+)
+
+// seatChange is the place that a life of a node is to have in the configuration.
+type seatChange struct {
+	id, addr string
+	life     disk.Life
+	voter    bool
+}
+
+// isVotersNode reports whether a node with these lives is to have a vote. Of several
+// lives without a vote one is to get it, unless one is marked.
+func isVotersNode(lives []raft.Server) bool {
+	if slices.ContainsFunc(lives, isWithoutVote) {
+		return slices.ContainsFunc(lives, isVoter)
+	}
+	return len(lives) > 1 || slices.ContainsFunc(lives, isVoterToBe)
+}
+
+// isWithoutVote reports whether the address of a server does not name its life. That
+// marks a lost life whose node keeps no vote. Connections go to the life in the name
+// of the server, and Raft accepts no two servers with one address.
+func isWithoutVote(s raft.Server) bool {
+	return string(s.Address) == transport.PlainAddr(string(s.Address))
+}
+
+// stepKind is a kind of change of the configuration, in the words of the log.
+type stepKind string
+
+const (
+	stepMark          stepKind = "a life that is lost is marked as one without a vote"
+	stepAdd           stepKind = "a server is added without a vote"
+	stepDemote        stepKind = "a life that is lost loses its vote"
+	stepVote          stepKind = "a server is given its vote"
+	stepRemove        stepKind = "a life that is lost is removed"
+	stepAddress       stepKind = "a server has another address"
+	stepVotersAddress stepKind = "a voter has another address"
+)
+
+// seatStep is one change of the configuration.
+type seatStep struct {
+	kind   stepKind
+	server raft.ServerID
+	addr   raft.ServerAddress
+}
+
+// next returns the change of the configuration that comes next for e, given the
+// node's lives in it, or false if there is none. It depends on nothing else, so that
+// the next leader goes on where this one stopped.
+func (e seatChange) next(lives []raft.Server) (step seatStep, more bool) {
+	own, addr := transport.ServerID(e.id, e.life), serverAddr(e.addr, e.life)
+	at := slices.IndexFunc(lives, func(s raft.Server) bool { return s.ID == own })
+	voter := slices.IndexFunc(lives, isVoter)
+	marked := slices.IndexFunc(lives, isWithoutVote)
+	switch {
+	case at < 0 && !e.voter && len(lives) > 0 && marked < 0:
+		return seatStep{stepMark, lives[0].ID, serverAddr(e.addr, disk.Life{})}, true
+	case at < 0:
+		return seatStep{stepAdd, own, addr}, true
+	case e.voter && !isVoter(lives[at]) && voter >= 0:
+		return seatStep{stepDemote, lives[voter].ID, ""}, true
+	case e.voter && !isVoter(lives[at]):
+		return seatStep{stepVote, own, addr}, true
+	case len(lives) > 1: // the mark counts until no other life is left
+		old := slices.IndexFunc(lives, func(s raft.Server) bool { return s.ID != own && !isWithoutVote(s) })
+		if old < 0 {
+			old = (at + 1) % len(lives)
+		}
+		return seatStep{stepRemove, lives[old].ID, ""}, true
+	case lives[at].Address != addr && isVoter(lives[at]):
+		return seatStep{stepVotersAddress, own, addr}, true
+	case lives[at].Address != addr:
+		return seatStep{stepAddress, own, addr}, true
+	}
+	return seatStep{}, false
+}
+
+// propose proposes the change to Raft, which refuses it if the configuration at prev
+// is not the latest one.
+func (s seatStep) propose(r *raft.Raft, prev uint64) raft.IndexFuture {
+	switch s.kind {
+	case stepDemote:
+		return r.DemoteVoter(s.server, prev, configTimeout)
+	case stepRemove:
+		return r.RemoveServer(s.server, prev, configTimeout)
+	case stepVote, stepVotersAddress:
+		return r.AddVoter(s.server, s.addr, prev, configTimeout)
+	case stepMark, stepAdd, stepAddress:
+	}
+	return r.AddNonvoter(s.server, s.addr, prev, configTimeout)
+}
