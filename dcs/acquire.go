@@ -31,12 +31,12 @@ import (
 func (s *Session) TryAcquire(ctx context.Context, key string, value []byte, also ...Cond) (*Hold, error) {
 	const op = "TryAcquire"
 	if err := CheckLockKey(key); err != nil {
-		return nil, renamed(op, key, err)
+		return nil, withOp(op, key, err)
 	}
 	call, cancel := s.call(ctx)
 	defer cancel()
 	s.mu.Lock()
-	err := s.free(key)
+	err := s.checkFree(key)
 	var c *claim
 	if err == nil {
 		if c, _ = s.tryClaimLock(key); c == nil {
@@ -66,7 +66,7 @@ func (s *Session) TryAcquire(ctx context.Context, key string, value []byte, also
 // becomes free.
 func (s *Session) Acquire(ctx context.Context, key string, value []byte, also ...Cond) (*Hold, error) {
 	if err := CheckLockKey(key); err != nil {
-		return nil, renamed("Acquire", key, err)
+		return nil, withOp("Acquire", key, err)
 	}
 	for {
 		if err := ctx.Err(); err != nil {
@@ -81,7 +81,7 @@ func (s *Session) Acquire(ctx context.Context, key string, value []byte, also ..
 			return nil, s.waitFailure(ctx, key, err)
 		}
 		s.mu.Lock()
-		own := s.free(key)
+		own := s.checkFree(key)
 		s.mu.Unlock()
 		if own != nil {
 			return nil, s.failure("Acquire", key, own)
@@ -103,7 +103,7 @@ func (s *Session) waitFailure(ctx context.Context, key string, err error) error 
 
 // free returns an error if the session holds key itself, or is over. Called
 // under mu.
-func (s *Session) free(key string) error {
+func (s *Session) checkFree(key string) error {
 	if s.err != nil {
 		return s.err
 	}
@@ -123,7 +123,7 @@ func (s *Session) acquireOnce(ctx context.Context, key string, value []byte, als
 		return nil, err
 	}
 	s.mu.Lock()
-	err = s.free(key)
+	err = s.checkFree(key)
 	s.mu.Unlock()
 	if err != nil {
 		s.unclaim(c)
@@ -202,7 +202,7 @@ func (s *Session) readBack(ctx context.Context, c *claim, err error) (Revision, 
 	case rerr == nil:
 		return 0, &Error{Kind: ErrConflict, ConflictKey: c.key, Current: &e}
 	case errors.Is(rerr, ErrNotFound):
-		return 0, &Error{Kind: ErrUnavailable, Err: fmt.Errorf("the lock is not held: %w", plain(err))}
+		return 0, &Error{Kind: ErrUnavailable, Err: fmt.Errorf("the lock is not held: %w", opaque(err))}
 	default:
 		return 0, err
 	}
@@ -236,11 +236,11 @@ func (s *Session) nameConflict(ctx context.Context, conds []Cond, err error) err
 		return err
 	}
 	named := *e
-	if failed(conds, named.ConflictKey, named.Current) {
+	if conditionFailed(conds, named.ConflictKey, named.Current) {
 		return err
 	}
 	named.ConflictKey = ""
-	if cur := named.Current; cur != nil && failed(conds, cur.Key, cur) {
+	if cur := named.Current; cur != nil && conditionFailed(conds, cur.Key, cur) {
 		named.ConflictKey = cur.Key
 		return &named
 	}
@@ -261,14 +261,14 @@ func (s *Session) nameConflict(ctx context.Context, conds []Cond, err error) err
 
 // failed reports whether the condition on key is one of conds and does not hold
 // for the entry found.
-func failed(conds []Cond, key string, found *Entry) bool {
+func conditionFailed(conds []Cond, key string, found *Entry) bool {
 	i := slices.IndexFunc(conds, func(c Cond) bool { return c.Key == key })
 	return i >= 0 && !conds[i].Holds(found)
 }
 
 // leaseLost ends the session if a Commit bound to t was refused because t is
 // gone (P14).
-func (s *Session) leaseLost(t *tenure, err error) {
+func (s *Session) leaseLost(t *leaseState, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t == s.lease {
@@ -282,7 +282,7 @@ func (s *Session) settleAcquire(c *claim, err error) {
 	var e *Error
 	if errors.As(err, &e) && !e.Fenced {
 		if _, can := s.store.b.(Settler); !can || e.Attempt == nil {
-			s.unsettled(c.key, err)
+			s.endUnsettled(c.key, err)
 			s.unclaim(c)
 			return
 		}
@@ -290,20 +290,20 @@ func (s *Session) settleAcquire(c *claim, err error) {
 	s.handOver(c, func() {
 		rev, how := s.settle(err)
 		if how == fenced {
-			rev, how = s.readFate(c, err)
+			rev, how = s.awaitReadBack(c, err)
 		}
 		switch how {
 		case landed:
 			s.log.Info("acquire completed after its call had failed; releasing the lock", "key", c.key, "token", rev)
 			s.removeForGood(c.key, rev, nil)
-		case hopeless:
-			s.unsettled(c.key, err)
+		case unsupported:
+			s.endUnsettled(c.key, err)
 		}
 	})
 }
 
 // readFate is readBack for as long as it takes.
-func (s *Session) readFate(c *claim, err error) (Revision, fate) {
+func (s *Session) awaitReadBack(c *claim, err error) (Revision, settleResult) {
 	for n := 0; ; n++ {
 		ctx, cancel := s.call(s.life)
 		rev, rerr := s.readBack(ctx, c, err)
@@ -314,7 +314,7 @@ func (s *Session) readFate(c *claim, err error) (Revision, fate) {
 		case !errors.Is(rerr, ErrAmbiguous):
 			return 0, refused
 		case pause(s.life, n) != nil:
-			return 0, orphaned
+			return 0, interrupted
 		}
 	}
 }

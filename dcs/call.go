@@ -18,21 +18,21 @@ type op struct {
 	unclear error
 	// says are the definite answers that the method can give, besides
 	// ErrInvalid and ErrClosed. Anything else is no answer to this question.
-	says []error
+	definite []error
 	// long says that the call takes as long as its context.
-	long bool
+	unbounded bool
 }
 
 // The default kinds, in one place.
 var (
-	opGet      = &op{name: "Get", unclear: ErrUnavailable, says: []error{ErrNotFound}}
+	opGet      = &op{name: "Get", unclear: ErrUnavailable, definite: []error{ErrNotFound}}
 	opSnapshot = &op{name: "Snapshot", unclear: ErrUnavailable}
-	opWait     = &op{name: "Wait", unclear: ErrUnavailable, long: true}
-	opCommit   = &op{name: "Commit", unclear: ErrAmbiguous, says: []error{ErrConflict, ErrLost}}
-	opSettle   = &op{name: "Settle", unclear: ErrAmbiguous, says: []error{ErrConflict, ErrLost}}
+	opWait     = &op{name: "Wait", unclear: ErrUnavailable, unbounded: true}
+	opCommit   = &op{name: "Commit", unclear: ErrAmbiguous, definite: []error{ErrConflict, ErrLost}}
+	opSettle   = &op{name: "Settle", unclear: ErrAmbiguous, definite: []error{ErrConflict, ErrLost}}
 	opGrant    = &op{name: "Grant", unclear: ErrAmbiguous}
-	opRenew    = &op{name: "Renew", unclear: ErrUnavailable, says: []error{ErrLost}}
-	opRevoke   = &op{name: "Revoke", unclear: ErrUnavailable, says: []error{ErrLost}}
+	opRenew    = &op{name: "Renew", unclear: ErrUnavailable, definite: []error{ErrLost}}
+	opRevoke   = &op{name: "Revoke", unclear: ErrUnavailable, definite: []error{ErrLost}}
 	opClose    = &op{name: "Close", unclear: ErrUnavailable}
 	opOpen     = &op{name: "Open", unclear: ErrUnavailable}
 )
@@ -47,12 +47,12 @@ func (o *op) kind(err error) error {
 	case same(k, ErrClosed) && same(o.unclear, ErrAmbiguous):
 		return o.unclear // being closed says nothing of what was sent before
 	}
-	for _, said := range anyOp {
+	for _, said := range commonKinds {
 		if same(k, said) {
 			return k
 		}
 	}
-	for _, said := range o.says {
+	for _, said := range o.definite {
 		if same(k, said) {
 			return k
 		}
@@ -61,7 +61,7 @@ func (o *op) kind(err error) error {
 }
 
 // anyOp are the kinds that every method may answer with.
-var anyOp = []error{ErrUnavailable, ErrUnauthorized, ErrInvalid, ErrClosed}
+var commonKinds = []error{ErrUnavailable, ErrUnauthorized, ErrInvalid, ErrClosed}
 
 // call is one call under way.
 type call struct {
@@ -94,7 +94,7 @@ func (s *Store) begin(ctx context.Context, o *op, key string) (context.Context, 
 		return ctx, c, s.fail(o, key, ErrClosed, nil)
 	}
 	if err := ctx.Err(); err != nil {
-		if o.long {
+		if o.unbounded {
 			return ctx, c, err
 		}
 		return ctx, c, s.fail(o, key, ErrUnavailable, fmt.Errorf("nothing was sent: %w", err))
@@ -103,7 +103,7 @@ func (s *Store) begin(ctx context.Context, o *op, key string) (context.Context, 
 		c.start, c.answer = monotonic(), &answer{}
 		ctx = context.WithValue(ctx, answerKey{}, c.answer)
 	}
-	if o.long {
+	if o.unbounded {
 		return ctx, c, nil
 	}
 	// A context that ends sooner is the budget already.
@@ -121,17 +121,17 @@ func (c *call) finish(ctx context.Context, err error) error {
 		c.cancel()
 	}
 	if err != nil {
-		if c.op.long && cut != nil && bare(err, cut) {
+		if c.op.unbounded && cut != nil && isBare(err, cut) {
 			err = cut
 		} else {
 			e := c.s.wrap(c.op, c.key, err, cut)
 			if e.Current != nil {
-				c.s.learn(e.Current.Modified)
+				c.s.noteRevision(e.Current.Modified)
 			}
 			err = e
 		}
 	}
-	c.s.health.note(c.s.log, c.s.o.Timing.LoopWait, c.op, c.key, err)
+	c.s.health.record(c.s.log, c.s.o.Timing.LoopWait, c.op, c.key, err)
 	if c.answer != nil {
 		c.observe(err)
 	}
@@ -150,7 +150,7 @@ func (c *call) observe(err error) {
 }
 
 // bare reports whether err says no more than that the context ended.
-func bare(err, cut error) bool { return errors.Is(err, cut) && recognise(err) == nil }
+func isBare(err, cut error) bool { return errors.Is(err, cut) && recognise(err) == nil }
 
 // invalid is the answer to a wrong argument.
 func (s *Store) invalid(o *op, key string, err error) error {
@@ -181,13 +181,13 @@ func (s *Store) wrap(o *op, key string, err, cut error) *Error {
 	// What could not be told because somebody cut the call short says so.
 	if closed := errors.Is(err, ErrClosed) || o != opClose && s.closed.Load(); closed && !errors.Is(e, ErrClosed) {
 		if same(o.unclear, ErrAmbiguous) {
-			e.Err = both(e.Err, ErrClosed)
+			e.Err = withCause(e.Err, ErrClosed)
 		} else {
 			e.Kind = ErrClosed
 		}
 	}
 	if cut != nil && !errors.Is(e, cut) {
-		e.Err = both(e.Err, cut)
+		e.Err = withCause(e.Err, cut)
 	}
 	return e
 }
@@ -213,7 +213,7 @@ func adopt(err error) *Error {
 	return e
 }
 
-func both(a, b error) error {
+func withCause(a, b error) error {
 	if a == nil {
 		return b
 	}
@@ -242,7 +242,7 @@ func isLocal(err error) bool {
 
 // note takes the outcome of one call. An outage that begins soon after
 // another was logged is not logged again.
-func (h *health) note(log *slog.Logger, quiet time.Duration, o *op, key string, err error) {
+func (h *health) record(log *slog.Logger, quiet time.Duration, o *op, key string, err error) {
 	var unanswered bool
 	switch {
 	case err == nil:

@@ -149,22 +149,22 @@ func cause(k, err error) error {
 	if k == nil || !errors.As(err, &found) {
 		return err
 	}
-	return &quiet{kind: k, err: err}
+	return &filteredError{kind: k, err: err}
 }
 
 // quiet hides the sentinels in err that contradict kind.
-type quiet struct{ kind, err error }
+type filteredError struct{ kind, err error }
 
-func (q *quiet) Error() string { return q.err.Error() }
+func (q *filteredError) Error() string { return q.err.Error() }
 
-func (q *quiet) Is(target error) bool {
+func (q *filteredError) Is(target error) bool {
 	if k, ok := any(target).(*kind); ok && contradicts(q.kind, k) {
 		return false
 	}
 	return errors.Is(q.err, target)
 }
 
-func (q *quiet) As(target any) bool { return errors.As(q.err, target) }
+func (q *filteredError) As(target any) bool { return errors.As(q.err, target) }
 
 // contradicts reports whether an error of kind k must not match the sentinel
 // target. Being closed goes with every kind; otherwise a definite answer goes
@@ -184,18 +184,18 @@ func isNo(k error) bool { return same(k, ErrConflict) || same(k, ErrLost) }
 
 // gravest lists the kinds that a backend may return, the gravest first: what
 // counts when an error carries several.
-var gravest = []error{ErrAmbiguous, ErrUnauthorized, ErrUnavailable, ErrClosed, ErrInvalid, ErrLost, ErrConflict, ErrNotFound}
+var kindsBySeverity = []error{ErrAmbiguous, ErrUnauthorized, ErrUnavailable, ErrClosed, ErrInvalid, ErrLost, ErrConflict, ErrNotFound}
 
 // recognise returns the sentinel that err is reported under, or nil.
 func recognise(err error) error {
 	if e, ok := any(err).(*Error); ok && e != nil {
-		for _, k := range gravest {
+		for _, k := range kindsBySeverity {
 			if same(e.Kind, k) {
 				return k
 			}
 		}
 	}
-	for _, k := range gravest {
+	for _, k := range kindsBySeverity {
 		if errors.Is(err, k) {
 			return k
 		}

@@ -84,7 +84,7 @@ func (h *Hold) Guard() Cond { return CreatedAt(h.key, h.token) }
 func (h *Hold) Confirm(ctx context.Context) error {
 	const op = "Confirm"
 	if err := h.Err(); err != nil {
-		return renamed(op, h.key, err)
+		return withOp(op, h.key, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, h.s.timing.RetryTimeout)
 	defer cancel()
@@ -93,7 +93,7 @@ func (h *Hold) Confirm(ctx context.Context) error {
 		err = over
 	}
 	if err != nil {
-		return renamed(op, h.key, err)
+		return withOp(op, h.key, err)
 	}
 	return nil
 }
@@ -115,7 +115,7 @@ func (h *Hold) Update(ctx context.Context, value []byte) error {
 	}
 	if err := h.Err(); err != nil {
 		s.unclaim(c)
-		return renamed(op, h.key, err)
+		return withOp(op, h.key, err)
 	}
 	_, err = s.store.Commit(ctx, Txn{
 		If:   []Cond{h.Guard()}, // P18
@@ -132,7 +132,7 @@ func (h *Hold) Update(ctx context.Context, value []byte) error {
 		var e *Error
 		if errors.As(err, &e) && (e.Current == nil || e.Current.Created != h.token) {
 			s.mu.Lock()
-			s.lose(h, fmt.Errorf("a write under its guard was refused: %w", plain(err)))
+			s.loseHold(h, fmt.Errorf("a write under its guard was refused: %w", opaque(err)))
 			s.mu.Unlock()
 		}
 	case errors.Is(err, ErrLost):
@@ -154,9 +154,9 @@ func (h *Hold) failure(op string, err error) error {
 // (P20).
 func (s *Session) settleWrite(c *claim, err error) {
 	s.handOver(c, func() {
-		if _, how := s.settle(err); how == hopeless {
+		if _, how := s.settle(err); how == unsupported {
 			s.mu.Lock()
-			s.stuck = true
+			s.unsettleable = true
 			s.mu.Unlock()
 		}
 	})
@@ -174,7 +174,7 @@ func (h *Hold) Release(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timing.RetryTimeout)
 	defer cancel()
 	if s.isAbandoned() && !h.isGone() {
-		return renamed(op, h.key, errAbandoned)
+		return withOp(op, h.key, errAbandoned)
 	}
 	h.release() // P6
 	c, err := s.claim(ctx, h.key)
@@ -188,7 +188,7 @@ func (h *Hold) Release(ctx context.Context) error {
 		// An earlier attempt on the key is not settled: this Release's own
 		// first one, or an Update, or a move.
 		h.removeLater()
-		return renamed(op, h.key, &Error{Kind: ErrAmbiguous, Err: err})
+		return withOp(op, h.key, &Error{Kind: ErrAmbiguous, Err: err})
 	}
 	if err = s.remove(ctx, h.key, h.token); err == nil {
 		h.setGone()
@@ -199,7 +199,7 @@ func (h *Hold) Release(ctx context.Context) error {
 		s.unclaim(c)
 	}
 	if err != nil {
-		return renamed(op, h.key, err)
+		return withOp(op, h.key, err)
 	}
 	return nil
 }
@@ -233,7 +233,7 @@ func (h *Hold) release() {
 		return
 	}
 	h.s.removals[h.key] = removal{h.removed, Now()} // P17
-	h.s.drop(h, &Error{Op: "Release", Key: h.key, Kind: ErrReleased})
+	h.s.dropHold(h, &Error{Op: "Release", Key: h.key, Kind: ErrReleased})
 	h.s.log.Info("lock released", "key", h.key, "token", h.token)
 }
 
@@ -257,16 +257,16 @@ func (h *Hold) setGone() {
 
 // lose ends a Hold whose key is somebody else's on the store's word. Called
 // under mu.
-func (s *Session) lose(h *Hold, reason error) {
+func (s *Session) loseHold(h *Hold, reason error) {
 	if h.err != nil {
 		return
 	}
-	s.drop(h, &Error{Op: "Renew", Key: h.key, Kind: ErrLost, Err: reason})
+	s.dropHold(h, &Error{Op: "Renew", Key: h.key, Kind: ErrLost, Err: reason})
 	s.log.Warn("lock lost", "key", h.key, "token", h.token, "reason", reason)
 }
 
 // drop takes h out of the session. Called under mu.
-func (s *Session) drop(h *Hold, err error) {
+func (s *Session) dropHold(h *Hold, err error) {
 	h.finish(err)
 	delete(s.holds, h.key)
 }

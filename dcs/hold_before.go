@@ -44,22 +44,22 @@ func (h *Hold) DoneBefore(d time.Duration) <-chan struct{} {
 		return e.c
 	}
 	s.earlyEnds[e] = struct{}{}
-	s.setAlarm(d)
+	s.setTimerEarlier(d)
 	return e.c
 }
 
 // setAlarm moves the session's timer to when before is left, if it is set to later.
 // Called under mu.
-func (s *Session) setAlarm(before time.Duration) {
-	if at := s.last.Add(-before); at.Before(s.rings) {
-		s.rings = at
-		s.alarm.set(at)
+func (s *Session) setTimerEarlier(before time.Duration) {
+	if at := s.last.Add(-before); at.Before(s.timerAt) {
+		s.timerAt = at
+		s.timer.set(at)
 	}
 }
 
 // resetAlarm closes the channels of DoneBefore that are due and sets the session's
 // timer to the next one, or to the deadline. Called under mu.
-func (s *Session) resetAlarm() {
+func (s *Session) resetTimer() {
 	left, next := -s.last.Elapsed(), time.Duration(0)
 	for e := range s.earlyEnds {
 		if e.before >= left {
@@ -68,8 +68,8 @@ func (s *Session) resetAlarm() {
 			next = max(next, e.before)
 		}
 	}
-	s.rings = s.last.Add(-next)
-	s.alarm.set(s.rings)
+	s.timerAt = s.last.Add(-next)
+	s.timer.set(s.timerAt)
 }
 
 // closeEarly closes the channel of e, unless it is closed. Called under mu.

@@ -9,16 +9,16 @@ import (
 
 // closesAfter reports how long it takes until c is closed, and checks that it is
 // open just before.
-func (b *bench) closesAfter(c <-chan struct{}, want time.Duration, what string) {
+func (b *bench) closesAfter(c <-chan struct{}, want time.Duration, checked string) {
 	b.Helper()
 	start := time.Now()
 	time.Sleep(want - time.Millisecond)
 	if isDone(c) {
-		b.Fatalf("%s: closed within %v, want it at %v", what, time.Since(start), want)
+		b.Fatalf("%s: closed within %v, want it at %v", checked, time.Since(start), want)
 	}
 	<-c
 	if got := time.Since(start); got != want {
-		b.Fatalf("%s: closed after %v, want %v", what, got, want)
+		b.Fatalf("%s: closed after %v, want %v", checked, got, want)
 	}
 }
 

@@ -27,7 +27,7 @@ func (l *storeLease) Renew(ctx context.Context, keys ...string) (Renewal, error)
 		return Renewal{}, err
 	}
 	for _, e := range r.Entries {
-		l.s.learn(e.Modified)
+		l.s.noteRevision(e.Modified)
 	}
 	return r, nil
 }

@@ -22,7 +22,7 @@ func (s *Store) SnapshotMany(ctx context.Context, prefixes ...string) (Snapshot,
 	if err != nil {
 		return Snapshot{}, err
 	}
-	return m.pick(snap), nil
+	return m.filter(snap), nil
 }
 
 // WaitMany is [Store.Wait] for several prefixes. It blocks until a key of theirs
@@ -48,7 +48,7 @@ func (s *Store) waitMany(ctx context.Context, m manyPrefixes, last Snapshot) (Sn
 			return Snapshot{}, err
 		}
 		since = snap.Revision
-		if snap = m.pick(snap); last.Revision == 0 || len(snap.Diff(last)) > 0 {
+		if snap = m.filter(snap); last.Revision == 0 || len(snap.Diff(last)) > 0 {
 			return snap, nil
 		}
 	}
@@ -109,7 +109,7 @@ func (s *Store) many(o *op, prefixes []string) (manyPrefixes, error) {
 }
 
 // pick returns the part of snap that the prefixes cover.
-func (m manyPrefixes) pick(snap Snapshot) Snapshot {
+func (m manyPrefixes) filter(snap Snapshot) Snapshot {
 	if len(m.prefixes) == 1 {
 		return snap
 	}

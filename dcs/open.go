@@ -138,7 +138,7 @@ func openFailed(scheme string, err, cut error) *Error {
 		e.Op = opOpen.name
 	}
 	if cut != nil && errors.Is(e, ErrUnavailable) && !errors.Is(e, cut) {
-		e.Err = both(e.Err, cut)
+		e.Err = withCause(e.Err, cut)
 	}
 	return e
 }

@@ -41,7 +41,7 @@ type publication struct {
 func (s *Session) Publish(ctx context.Context, key string, value []byte) (displaced LeaseID, err error) {
 	const op = "Publish"
 	if err := CheckMemberKey(key); err != nil {
-		return "", renamed(op, key, err)
+		return "", withOp(op, key, err)
 	}
 	ctx, cancel := s.call(ctx)
 	defer cancel()
@@ -51,7 +51,7 @@ func (s *Session) Publish(ctx context.Context, key string, value []byte) (displa
 	}
 	if over := s.Err(); over != nil {
 		s.unclaim(c)
-		return "", renamed(op, key, over)
+		return "", withOp(op, key, over)
 	}
 	displaced, err = s.publish(ctx, c, slices.Clone(value))
 	if !errors.Is(err, ErrAmbiguous) {
@@ -67,14 +67,14 @@ func (s *Session) Publish(ctx context.Context, key string, value []byte) (displa
 // The claim of an unclear write is handed over to its settling.
 func (s *Session) publish(ctx context.Context, c *claim, value []byte) (LeaseID, error) {
 	for n := 0; ; n++ {
-		cond, displaced, err := s.mayPublish(ctx, c, value)
+		cond, displaced, err := s.publishCondition(ctx, c, value)
 		if err != nil || cond == nil {
 			return displaced, err
 		}
 		rev, err := s.store.Commit(ctx, Txn{If: []Cond{*cond}, Then: []Write{PutLeased(c.key, value, c.lease.ID())}})
 		switch {
 		case err == nil:
-			s.published(c.key, value, rev)
+			s.recordPublished(c.key, value, rev)
 			return displaced, nil
 		case errors.Is(err, ErrAmbiguous):
 			s.settlePublish(c, value, cond.Is, err)
@@ -94,7 +94,7 @@ func (s *Session) publish(ctx context.Context, c *claim, value []byte) (LeaseID,
 
 // mayPublish returns the condition under which key may be written now (P19),
 // nil if the value is there already, or why it may not be written at all.
-func (s *Session) mayPublish(ctx context.Context, c *claim, value []byte) (*Cond, LeaseID, error) {
+func (s *Session) publishCondition(ctx context.Context, c *claim, value []byte) (*Cond, LeaseID, error) {
 	var p publication
 	s.mu.Lock()
 	before := s.pubs[c.key]
@@ -120,7 +120,7 @@ func (s *Session) mayPublish(ctx context.Context, c *claim, value []byte) (*Cond
 	own := s.owns(e.Lease)
 	switch {
 	case own && e.Lease == c.lease.ID() && bytes.Equal(e.Value, value):
-		s.published(c.key, value, e.Modified)
+		s.recordPublished(c.key, value, e.Modified)
 		return nil, "", nil
 	case own:
 		return at(e.Modified), "", nil
@@ -128,7 +128,7 @@ func (s *Session) mayPublish(ctx context.Context, c *claim, value []byte) (*Cond
 		return at(e.Modified), e.Lease, nil
 	}
 	s.mu.Lock()
-	s.displace(before, foreign(c.key, e, true))
+	s.displace(before, foreignKeyError(c.key, e, true))
 	s.mu.Unlock()
 	return nil, "", &Error{Kind: ErrConflict, Current: &e, Err: errDisplaced}
 }
@@ -139,13 +139,13 @@ var errDisplaced = errors.New("another session has taken the member key over; it
 func (s *Session) owns(lease LeaseID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.mine[lease]
+	return s.ownLeases[lease]
 }
 
 // published records what the store has now. A key that was written under the
 // condition on its last write is this session's whatever its Created: that
 // holds on stores, too, where a takeover keeps it (Caps.Rebind).
-func (s *Session) published(key string, value []byte, rev Revision) {
+func (s *Session) recordPublished(key string, value []byte, rev Revision) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pubs[key] = &publication{key: key, value: value, modified: rev, known: true}
@@ -168,13 +168,13 @@ func (s *Session) settlePublish(c *claim, value []byte, saw Revision, err error)
 		rev, how := s.settle(err)
 		switch how {
 		case landed:
-			s.published(c.key, value, rev)
-		case fenced, hopeless:
+			s.recordPublished(c.key, value, rev)
+		case fenced, unsupported:
 			s.mu.Lock()
 			if s.pubs[c.key] == nil {
 				s.pubs[c.key] = &publication{key: c.key, unsure: true, saw: saw}
 			}
-			s.stuck = s.stuck || how == hopeless
+			s.unsettleable = s.unsettleable || how == unsupported
 			s.mu.Unlock()
 		}
 	})

@@ -28,9 +28,9 @@ func (s *Session) considerMove() bool {
 	switch {
 	case s.moving != nil:
 		return true
-	case !s.store.caps.Rebind, s.stuck, len(s.claims) > 0:
+	case !s.store.caps.Rebind, s.unsettleable, len(s.claims) > 0:
 		return false
-	case !settles && len(s.ask()) > 0:
+	case !settles && len(s.keysToCheck()) > 0:
 		return false
 	}
 	done := make(chan struct{})
@@ -43,7 +43,7 @@ func (s *Session) considerMove() bool {
 		s.mu.Unlock()
 		close(done)
 		if again {
-			s.goOn(landed)
+			s.continueMove(landed)
 		}
 	})
 	return true
@@ -51,14 +51,14 @@ func (s *Session) considerMove() bool {
 
 // goOn starts the next move of a session that is split: soon, if the last one has
 // brought any key to the spare lease.
-func (s *Session) goOn(landed bool) {
+func (s *Session) continueMove(landed bool) {
 	n := 0
 	if !landed {
 		n = moveBackoff
 	}
 	for pause(s.life, n) == nil {
 		s.mu.Lock()
-		over := s.err != nil || !s.split || s.stuck || s.considerMove()
+		over := s.err != nil || !s.split || s.unsettleable || s.considerMove()
 		s.mu.Unlock()
 		if over {
 			return
@@ -76,7 +76,7 @@ const moveBackoff = 6
 func (s *Session) move() bool {
 	ctx, cancel := context.WithTimeout(s.life, s.attemptTime())
 	defer cancel()
-	var spare *tenure
+	var spare *leaseState
 	s.mu.Lock()
 	if s.split {
 		spare = s.spare
@@ -98,20 +98,20 @@ func (s *Session) move() bool {
 		s.log.Log(ctx, level, "only a part of the keys moved to the fresh lease: both leases are renewed, and the rest is tried again", "from", s.Lease(), "to", spare.ID(), "reason", err)
 	default:
 		s.log.Warn("the keys stay on their lease", "reason", err)
-		s.discard(spare)
+		s.revokeSpare(spare)
 	}
 	return landed
 }
 
 // grantSpare grants a lease that fits the session's Timing.
-func (s *Session) grantSpare(ctx context.Context) (*tenure, error) {
+func (s *Session) grantSpare(ctx context.Context) (*leaseState, error) {
 	lease, r, err := s.store.Grant(ctx, s.timing.TTL)
 	if err != nil {
 		return nil, err
 	}
-	t := &tenure{Lease: lease, granted: r, until: Deadline(r.From, r.TTL)} // P3
+	t := &leaseState{Lease: lease, granted: r, until: Deadline(r.From, r.TTL)} // P3
 	s.mu.Lock()
-	s.mine[lease.ID()] = true
+	s.ownLeases[lease.ID()] = true
 	s.leases[lease.ID()] = lease
 	over := s.err
 	s.mu.Unlock()
@@ -131,7 +131,7 @@ func (s *Session) grantSpare(ctx context.Context) (*tenure, error) {
 // moveTo binds all keys to spare, in as many Txns as the store's limits demand
 // (P20). An error says that the move is not complete. No key is on spare then,
 // unless the session is split. landed says that any key has moved.
-func (s *Session) moveTo(ctx context.Context, spare *tenure) (landed bool, err error) {
+func (s *Session) moveTo(ctx context.Context, spare *leaseState) (landed bool, err error) {
 	for {
 		p, err := s.planMove(ctx, spare)
 		if err == nil {
@@ -144,10 +144,10 @@ func (s *Session) moveTo(ctx context.Context, spare *tenure) (landed bool, err e
 			landed = landed || n > 0
 		}
 		switch {
-		case errors.Is(err, errMoveOpen):
+		case errors.Is(err, errMoveUnsettled):
 			return landed, nil // both leases are renewed until the end
 		case err == nil && p.complete:
-			s.moved(spare)
+			s.finishMove(spare)
 			return landed, nil
 		case err == nil: // another reading shows whether any key is left behind
 		case errors.Is(err, ErrLost) && s.isSplit():
@@ -167,13 +167,13 @@ func (s *Session) moveTo(ctx context.Context, spare *tenure) (landed bool, err e
 
 var (
 	errRenewedMeanwhile = errors.New("the old lease is renewed again, for longer than the fresh one")
-	errMoveOpen         = errors.New("the move cannot be settled, or the session ended first")
+	errMoveUnsettled    = errors.New("the move cannot be settled, or the session ended first")
 )
 
 // useSpare makes the deadline the earlier one of both leases (P20). It does not
 // move back for that: if the old lease was renewed while the move was prepared,
 // the session is promised more than the fresh lease would keep.
-func (s *Session) useSpare(t *tenure) error {
+func (s *Session) useSpare(t *leaseState) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.spare == t {
@@ -212,7 +212,7 @@ func (s *Session) spareLost(err error) {
 // spareLostLocked is spareLost, called under mu. The deadline of both leases is
 // the earlier one, and that is now (P20).
 func (s *Session) spareLostLocked(err error) {
-	s.endLocked(&Error{Op: "Renew", Kind: ErrExpired, Err: fmt.Errorf("the spare lease ended before the move to it was settled: %w", plain(err))})
+	s.endLocked(&Error{Op: "Renew", Kind: ErrExpired, Err: fmt.Errorf("the spare lease ended before the move to it was settled: %w", opaque(err))})
 }
 
 // movePlan is the rest of a move.
@@ -224,21 +224,21 @@ type movePlan struct {
 // planMove reads every key of the session and returns the Txns that move those
 // which are not on spare yet. Their conditions are on Modified: that is the
 // incarnation just read, with the value just read.
-func (s *Session) planMove(ctx context.Context, spare *tenure) (movePlan, error) {
+func (s *Session) planMove(ctx context.Context, spare *leaseState) (movePlan, error) {
 	s.mu.Lock()
-	what := s.ask()
+	checked := s.keysToCheck()
 	s.mu.Unlock()
-	slices.SortFunc(what, func(a, b asked) int { return strings.Compare(a.key, b.key) })
-	read, err := s.readKeys(ctx, what)
+	slices.SortFunc(checked, func(a, b checkedKey) int { return strings.Compare(a.key, b.key) })
+	read, err := s.readKeys(ctx, checked)
 	if err != nil {
 		return movePlan{}, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.check(what, read) // the reading began after the Holds did (P5)
+	s.checkKeys(checked, read) // the reading began after the Holds did (P5)
 	var b txnParts
 	there := 0
-	for _, a := range what {
+	for _, a := range checked {
 		own := a.pub != nil && !a.pub.displaced || a.hold != nil && s.holds[a.key] == a.hold
 		e, _ := read.Entry(a.key)
 		switch {
@@ -258,17 +258,17 @@ func (s *Session) planMove(ctx context.Context, spare *tenure) (movePlan, error)
 const fewReads = 16
 
 // readKeys reads the keys of asked, which are sorted, linearizably.
-func (s *Session) readKeys(ctx context.Context, what []asked) (Renewal, error) {
-	if len(what) > fewReads {
-		prefix := parent(what[0].key)
-		for last := what[len(what)-1].key; !Under(prefix, last); {
+func (s *Session) readKeys(ctx context.Context, checked []checkedKey) (Renewal, error) {
+	if len(checked) > fewReads {
+		prefix := parent(checked[0].key)
+		for last := checked[len(checked)-1].key; !Under(prefix, last); {
 			prefix = parent(prefix)
 		}
 		snap, err := s.store.Snapshot(ctx, prefix)
 		return Renewal{Entries: snap.Entries}, err
 	}
 	var r Renewal
-	for _, a := range what {
+	for _, a := range checked {
 		e, err := s.store.Get(ctx, a.key)
 		switch {
 		case err == nil:
@@ -289,7 +289,7 @@ const partsAtOnce = 8
 
 // moveParts commits the parts of a move and returns how many have landed. Each of
 // them is settled then, unless the error is errMoveOpen (P20).
-func (s *Session) moveParts(ctx context.Context, parts []Txn, spare *tenure) (landed int, failed error) {
+func (s *Session) moveParts(ctx context.Context, parts []Txn, spare *leaseState) (landed int, failed error) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex // guards the results
 	running := make(chan struct{}, partsAtOnce)
@@ -307,7 +307,7 @@ func (s *Session) moveParts(ctx context.Context, parts []Txn, spare *tenure) (la
 			defer mu.Unlock()
 			if err == nil {
 				landed++
-			} else if failed == nil || errors.Is(err, errMoveOpen) {
+			} else if failed == nil || errors.Is(err, errMoveUnsettled) {
 				failed = err
 			}
 			<-running
@@ -323,33 +323,33 @@ func (s *Session) moveParts(ctx context.Context, parts []Txn, spare *tenure) (la
 }
 
 // movePart commits one part of a move, and settles it if that was unclear.
-func (s *Session) movePart(ctx context.Context, t Txn, spare *tenure) error {
+func (s *Session) movePart(ctx context.Context, t Txn, spare *leaseState) error {
 	_, err := s.store.Commit(ctx, t)
 	if !errors.Is(err, ErrAmbiguous) {
 		return err
 	}
 	switch s.settleMove(t, spare, err) {
-	case hopeless, orphaned:
-		return errMoveOpen
+	case unsupported, interrupted:
+		return errMoveUnsettled
 	case landed:
 		return nil
 	default:
-		return fmt.Errorf("the move was unclear and is undone: %w", plain(err))
+		return fmt.Errorf("the move was unclear and is undone: %w", opaque(err))
 	}
 }
 
 // settleMove settles an unclear move: nothing else begins before (P20).
-func (s *Session) settleMove(t Txn, spare *tenure, err error) fate {
+func (s *Session) settleMove(t Txn, spare *leaseState, err error) settleResult {
 	_, how := s.settle(err)
 	for n := 0; how == fenced; n++ {
 		how = s.readMove(t, spare)
 		if how == fenced && pause(s.life, n) != nil {
-			return orphaned
+			return interrupted
 		}
 	}
-	if how == hopeless {
+	if how == unsupported {
 		s.mu.Lock()
-		s.stuck = true
+		s.unsettleable = true
 		s.mu.Unlock()
 	}
 	return how
@@ -357,7 +357,7 @@ func (s *Session) settleMove(t Txn, spare *tenure, err error) fate {
 
 // readMove finds out what became of a move that can not land any more: any of
 // its keys that is still there tells.
-func (s *Session) readMove(t Txn, spare *tenure) fate {
+func (s *Session) readMove(t Txn, spare *leaseState) settleResult {
 	ctx, cancel := s.call(s.life)
 	defer cancel()
 	for _, w := range t.Then {
@@ -375,7 +375,7 @@ func (s *Session) readMove(t Txn, spare *tenure) fate {
 }
 
 // moved makes spare the lease of the session and revokes the old one.
-func (s *Session) moved(spare *tenure) {
+func (s *Session) finishMove(spare *leaseState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
@@ -391,12 +391,12 @@ func (s *Session) moved(spare *tenure) {
 	s.setState(Held, nil)
 	s.noteChange()
 	s.log.Info("moved to a fresh lease", "from", old.ID(), "to", spare.ID())
-	s.poke()
+	s.renewNow()
 	s.work.Go(func() { _ = s.revoke(s.life, old) })
 }
 
 // discard revokes a spare lease that nothing was moved to.
-func (s *Session) discard(spare *tenure) {
+func (s *Session) revokeSpare(spare *leaseState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.spawn(func() { _ = s.revoke(s.life, spare) })

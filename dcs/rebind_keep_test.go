@@ -117,7 +117,7 @@ func TestP20OutcomeIsReadFromOwnKeys(t *testing.T) {
 		c := &client{w: b.w}
 		lease, _, err := c.Grant(b.Context(), 30*time.Second)
 		b.must(err)
-		spare := &tenure{Lease: lease}
+		spare := &leaseState{Lease: lease}
 		t := Txn{Then: []Write{PutLeased("a", nil, spare.ID()), PutLeased("b", nil, spare.ID())}}
 		if how := s.readMove(t, spare); how != refused {
 			b.Errorf("a move that left no key: %v", how)
@@ -162,7 +162,7 @@ func TestP20MovedAfterTheEnd(t *testing.T) {
 		spare, err := s.grantSpare(b.Context())
 		b.must(err)
 		s.end(&Error{Kind: ErrReleased})
-		s.moved(spare)
+		s.finishMove(spare)
 		if got := s.Lease(); got != first {
 			b.Errorf("the session ended on lease %s and reports %s", first, got)
 		}

@@ -43,37 +43,37 @@ type Session struct {
 	// All other changes are made under mu.
 	until atomic.Pointer[Instant]
 	done  chan struct{}
-	alarm *alarm
+	timer *deadlineTimer
 	wake  chan struct{}      // a renewal is wanted now
 	life  context.Context    //nolint:containedctx // the session's own life: it bounds work that outlives the call which started it
 	kill  context.CancelFunc // ends life
 	work  sync.WaitGroup     // every goroutine of the session
 	close chan struct{}      // closed by the first Close
 
-	mu       sync.Mutex
-	err      error // why it is over
-	state    State
-	last     Instant // the deadline as it was last set
-	failed   error   // the last renewal's error, nil after a success
-	failures int     // renewals that failed in a row
-	lease    *tenure // the lease in use
-	spare    *tenure // P20: the lease of a move that is not settled
-	split    bool    // P20: a part of the keys has moved to spare
-	moving   chan struct{}
-	stuck    bool             // an unclear attempt that nobody can settle: no moves any more
-	mine     map[LeaseID]bool // every lease this session ever had
-	leases   map[LeaseID]Lease
-	holds    map[string]*Hold
-	pubs     map[string]*publication
-	claims   map[string]*claim
-	removals map[string]removal // released locks that are not deleted yet (P17)
-	confirms []chan error
-	closing  *shutdown // the last attempt of Close
+	mu           sync.Mutex
+	err          error // why it is over
+	state        State
+	last         Instant     // the deadline as it was last set
+	failed       error       // the last renewal's error, nil after a success
+	failures     int         // renewals that failed in a row
+	lease        *leaseState // the lease in use
+	spare        *leaseState // P20: the lease of a move that is not settled
+	split        bool        // P20: a part of the keys has moved to spare
+	moving       chan struct{}
+	unsettleable bool             // an unclear attempt that nobody can settle: no moves any more
+	ownLeases    map[LeaseID]bool // every lease this session ever had
+	leases       map[LeaseID]Lease
+	holds        map[string]*Hold
+	pubs         map[string]*publication
+	claims       map[string]*claim
+	removals     map[string]removal // released locks that are not deleted yet (P17)
+	confirms     []chan error
+	closing      *shutdown // the last attempt of Close
 
 	abandoned bool
 	changed   chan struct{} // closed at the next change of Status, nil until asked for
 	earlyEnds map[*earlyEnd]struct{}
-	rings     Instant // the time to which the timer is set
+	timerAt   Instant // the time to which the timer is set
 }
 
 // removal is the deletion of a released lock.
@@ -83,7 +83,7 @@ type removal struct {
 }
 
 // tenure is one lease and how long it is good for.
-type tenure struct {
+type leaseState struct {
 	Lease
 	granted Renewal // the last confirmed one
 	until   Instant
@@ -99,14 +99,14 @@ func (s *Store) NewSession(ctx context.Context, o SessionOptions) (*Session, err
 	if o.Timing != (Timing{}) {
 		timing = o.Timing.WithDefaults()
 		if err := timing.Validate(s.Caps()); err != nil {
-			return nil, renamed(opNewSession, "", err)
+			return nil, withOp(opNewSession, "", err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, timing.RetryTimeout)
 	defer cancel()
 	lease, granted, err := s.Grant(ctx, timing.TTL)
 	if err != nil {
-		return nil, renamed(opNewSession, "", err)
+		return nil, withOp(opNewSession, "", err)
 	}
 	err = timing.CheckGrant(granted.TTL)
 	if err == nil {
@@ -122,7 +122,7 @@ func (s *Store) NewSession(ctx context.Context, o SessionOptions) (*Session, err
 		defer cancel()
 		_ = lease.Revoke(ctx) // otherwise the lease expires by itself
 	})
-	return nil, renamed(opNewSession, "", err)
+	return nil, withOp(opNewSession, "", err)
 }
 
 // opNewSession names NewSession in errors.
@@ -139,9 +139,9 @@ func (s *Store) startSession(lease Lease, granted Renewal, timing Timing, o Sess
 	n := &Session{
 		store: s, timing: timing, log: log, gate: o.Gate,
 		done: make(chan struct{}), wake: make(chan struct{}, 1), close: make(chan struct{}),
-		last:  until,
-		lease: &tenure{Lease: lease, granted: granted, until: until},
-		mine:  map[LeaseID]bool{lease.ID(): true}, leases: map[LeaseID]Lease{lease.ID(): lease},
+		last:      until,
+		lease:     &leaseState{Lease: lease, granted: granted, until: until},
+		ownLeases: map[LeaseID]bool{lease.ID(): true}, leases: map[LeaseID]Lease{lease.ID(): lease},
 		holds: map[string]*Hold{}, pubs: map[string]*publication{}, claims: map[string]*claim{}, removals: map[string]removal{},
 		earlyEnds: map[*earlyEnd]struct{}{},
 	}
@@ -151,16 +151,16 @@ func (s *Store) startSession(lease Lease, granted Renewal, timing Timing, o Sess
 		n.kill()
 		return nil, &Error{Kind: ErrExpired, Err: errors.New("the grant was answered after the lease's deadline")}
 	}
-	n.alarm = newAlarm(n.ring, n.work.Go)
+	n.timer = newDeadlineTimer(n.onDeadlineTimer, n.work.Go)
 	n.queueEvent(StateEvent{From: Lost, To: Held})
 	log.Info("session started", "lease", lease.ID(), "ttl", granted.TTL)
 	if err := s.register(n); err != nil {
-		n.alarm.stop()
+		n.timer.stop()
 		n.kill()
 		return nil, err
 	}
 	n.mu.Lock()
-	n.resetAlarm()
+	n.resetTimer()
 	n.mu.Unlock()
 	n.work.Go(n.renew)
 	return n, nil
@@ -233,9 +233,9 @@ func (s *Session) call(ctx context.Context) (context.Context, context.CancelFunc
 // comes before whatever the call met because of it.
 func (s *Session) failure(op, key string, err error) error {
 	if over := s.Err(); over != nil {
-		return renamed(op, key, over)
+		return withOp(op, key, over)
 	}
-	return renamed(op, key, err)
+	return withOp(op, key, err)
 }
 
 // writeFailure is failure for a call that wrote to a key of the session. over
@@ -249,11 +249,11 @@ func writeFailure(op, key string, err, over error) error {
 	default:
 		err = over
 	}
-	return renamed(op, key, err)
+	return withOp(op, key, err)
 }
 
 // renamed is err as an *Error of op on key.
-func renamed(op, key string, err error) error {
+func withOp(op, key string, err error) error {
 	var e *Error
 	if !errors.As(err, &e) {
 		return &Error{Op: op, Key: key, Kind: ErrUnavailable, Err: err}
@@ -265,7 +265,7 @@ func renamed(op, key string, err error) error {
 
 // pause waits for a full-jitter back-off before try n+1, or until ctx ends.
 func pause(ctx context.Context, n int) error {
-	t := time.NewTimer(restFor(n))
+	t := time.NewTimer(backoff(n))
 	defer t.Stop()
 	select {
 	case <-t.C:

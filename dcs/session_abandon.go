@@ -21,7 +21,7 @@ func (s *Session) Abandon() {
 		return
 	}
 	s.abandoned = true
-	s.endLocked(renamed("Abandon", "", errAbandoned))
+	s.endLocked(withOp("Abandon", "", errAbandoned))
 	close(s.close) // ends cleanUp
 }
 

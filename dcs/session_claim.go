@@ -11,7 +11,7 @@ import (
 // the attempt carries (P16); no move begins while there is one (P20).
 type claim struct {
 	key    string
-	lease  *tenure
+	lease  *leaseState
 	newest Revision // the newest one that the Store had seen when the claim was taken (P11)
 	done   chan struct{}
 }
@@ -88,21 +88,21 @@ func (s *Session) handOver(c *claim, f func()) {
 }
 
 // fate is what became of an attempt.
-type fate uint8
+type settleResult uint8
 
 const (
-	landed   fate = iota // yes
-	refused              // it did not land and never will
-	fenced               // it will not land any more; whether it had, a reading tells (P11)
-	hopeless             // the store cannot settle it
-	orphaned             // the session ended first
+	landed      settleResult = iota // yes
+	refused                         // it did not land and never will
+	fenced                          // it will not land any more; whether it had, a reading tells (P11)
+	unsupported                     // the store cannot settle it
+	interrupted                     // the session ended first
 )
 
 // settle drives an unclear Commit to its end, however long that takes.
-func (s *Session) settle(err error) (Revision, fate) {
+func (s *Session) settle(err error) (Revision, settleResult) {
 	var e *Error
 	if !errors.As(err, &e) {
-		return 0, hopeless
+		return 0, unsupported
 	}
 	for n := 0; ; n++ {
 		ctx, cancel := s.call(s.life)
@@ -113,7 +113,7 @@ func (s *Session) settle(err error) (Revision, fate) {
 		case err == nil:
 			return rev, landed
 		case errors.Is(err, errors.ErrUnsupported), errors.Is(err, ErrInvalid):
-			return 0, hopeless // asking again gets the same answer
+			return 0, unsupported // asking again gets the same answer
 		case errors.Is(err, ErrConflict), errors.Is(err, ErrLost):
 			return 0, refused
 		case errors.Is(err, ErrAmbiguous) && errors.As(err, &next) && (next.Attempt != nil || next.Fenced):
@@ -122,7 +122,7 @@ func (s *Session) settle(err error) (Revision, fate) {
 			}
 		}
 		if pause(s.life, n) != nil {
-			return 0, orphaned
+			return 0, interrupted
 		}
 	}
 }
@@ -132,8 +132,8 @@ func (s *Session) settle(err error) (Revision, fate) {
 // closes the attempt only if every copy of the lease's Grant was answered; a
 // late copy could make the lease anew, for one TTL and with nobody to renew
 // it.
-func (s *Session) unsettled(key string, err error) {
-	s.end(&Error{Op: "Acquire", Key: key, Kind: ErrExpired, Err: fmt.Errorf("this store cannot settle an unclear Acquire: %w", plain(err))})
+func (s *Session) endUnsettled(key string, err error) {
+	s.end(&Error{Op: "Acquire", Key: key, Kind: ErrExpired, Err: fmt.Errorf("this store cannot settle an unclear Acquire: %w", opaque(err))})
 }
 
 // remove deletes an incarnation of an own key. Nil says that it is gone,

@@ -30,7 +30,7 @@ func TestP16NoHoldUnderAnotherLease(t *testing.T) {
 		c, s := b.actor()
 		lease, _, err := c.Grant(b.Context(), 30*time.Second)
 		b.must(err)
-		earlier := &claim{key: "leader", lease: &tenure{Lease: lease}, done: make(chan struct{})}
+		earlier := &claim{key: "leader", lease: &leaseState{Lease: lease}, done: make(chan struct{})}
 		_, err = s.adopt(earlier, 1)
 		b.is(err, ErrExpired)
 		s.leaseLost(earlier.lease, &Error{Kind: ErrLost})

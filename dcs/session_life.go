@@ -52,7 +52,7 @@ func (s *Session) advance() bool {
 		if s.until.CompareAndSwap(old, &at) {
 			s.last = at
 			if at.Before(*old) {
-				s.resetAlarm() // otherwise it fires at the old one and is set again then
+				s.resetTimer() // otherwise it fires at the old one and is set again then
 			}
 			return s.live()
 		}
@@ -60,11 +60,11 @@ func (s *Session) advance() bool {
 }
 
 // ring is called by the alarm, perhaps too early.
-func (s *Session) ring() {
+func (s *Session) onDeadlineTimer() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.live() {
-		s.resetAlarm()
+		s.resetTimer()
 		return
 	}
 	s.expireLocked()
@@ -108,7 +108,7 @@ func (s *Session) endLocked(err error) {
 	s.noteChange()
 	close(s.done)
 	s.kill()
-	s.alarm.stop()
+	s.timer.stop()
 	level, lease := slog.LevelWarn, s.lease.ID()
 	if errors.Is(err, ErrReleased) {
 		level = slog.LevelInfo
@@ -211,7 +211,7 @@ func (s *Session) Close(ctx context.Context) error {
 	case run.err == nil:
 		return nil
 	case errors.Is(run.err, errAbandoned):
-		return renamed("Close", "", errAbandoned)
+		return withOp("Close", "", errAbandoned)
 	case errors.Is(run.err, ErrClosed):
 		return &Error{Op: "Close", Kind: ErrClosed, Err: errors.New("the Store was closed before the Session: its keys stay until the lease expires")}
 	default:
@@ -359,7 +359,7 @@ const (
 )
 
 // restFor returns the pause after n failures before this one.
-func restFor(n int) time.Duration {
+func backoff(n int) time.Duration {
 	limit := min(backoffBase<<min(n, 10), backoffMax)
 	return time.Duration(rand.Int64N(int64(limit))) //nolint:gosec // jitter, not a secret
 }

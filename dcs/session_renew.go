@@ -26,7 +26,7 @@ func (s *Session) renew() {
 		sent := Now()
 		ttl, failures := s.round()
 		if failures > 0 {
-			t.Reset(restFor(failures - 1))
+			t.Reset(backoff(failures - 1))
 		} else {
 			t.Reset(max(s.timing.RenewEvery(ttl)-sent.Elapsed(), 0))
 		}
@@ -35,7 +35,7 @@ func (s *Session) renew() {
 
 // asked is a key that a renewal reads, and whose it was when the renewal was
 // sent: P5 lets the answer judge nothing else.
-type asked struct {
+type checkedKey struct {
 	key  string
 	hold *Hold
 	pub  *publication
@@ -51,23 +51,23 @@ func (s *Session) round() (ttl time.Duration, failures int) {
 	}
 	waiting := s.confirms
 	s.confirms = nil
-	leases := []*tenure{s.lease}
+	leases := []*leaseState{s.lease}
 	if s.spare != nil {
 		leases = append(leases, s.spare) // P20
 	}
-	what, gate := s.ask(), s.gate
+	checked, gate := s.keysToCheck(), s.gate
 	s.mu.Unlock()
 
-	answers := s.send(leases, what, gate)
+	answers := s.send(leases, checked, gate)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := s.judge(leases, what, answers)
+	err := s.applyAnswers(leases, checked, answers)
 	if s.err == nil && s.lease != leases[0] {
 		// The keys moved meanwhile: ask again, of the lease that counts now.
 		s.confirms = append(waiting, s.confirms...)
 		waiting = nil
-		s.poke()
+		s.renewNow()
 	}
 	for _, w := range waiting {
 		w <- err
@@ -76,24 +76,24 @@ func (s *Session) round() (ttl time.Duration, failures int) {
 }
 
 // ask lists what the session holds and has published. Called under mu.
-func (s *Session) ask() []asked {
-	var what []asked
+func (s *Session) keysToCheck() []checkedKey {
+	var checked []checkedKey
 	for key, h := range s.holds {
-		what = append(what, asked{key: key, hold: h})
+		checked = append(checked, checkedKey{key: key, hold: h})
 	}
 	for key, p := range s.pubs {
 		if !p.displaced && !p.unsure {
-			what = append(what, asked{key: key, pub: p})
+			checked = append(checked, checkedKey{key: key, pub: p})
 		}
 	}
-	return what
+	return checked
 }
 
 // errGated says that the liveness gate refused a renewal.
 var errGated = errors.New("not sent")
 
 // renewed is the answer to one lease's renewal.
-type renewed struct {
+type renewAnswer struct {
 	Renewal
 	err  error
 	took time.Duration
@@ -101,13 +101,13 @@ type renewed struct {
 
 // send renews leases, each in a call of its own, so that one that hangs does
 // not cost the other its time.
-func (s *Session) send(leases []*tenure, what []asked, gate func() error) []renewed {
-	keys := make([]string, len(what))
-	for i, a := range what {
+func (s *Session) send(leases []*leaseState, checked []checkedKey, gate func() error) []renewAnswer {
+	keys := make([]string, len(checked))
+	for i, a := range checked {
 		keys[i] = a.key
 	}
 	slices.Sort(keys)
-	answers := make([]renewed, len(leases))
+	answers := make([]renewAnswer, len(leases))
 	if gate != nil {
 		if err := gate(); err != nil {
 			for i := range answers {
@@ -124,7 +124,7 @@ func (s *Session) send(leases []*tenure, what []asked, gate func() error) []rene
 		answers[i].Renewal, answers[i].err = leases[i].Renew(ctx, keys...)
 		answers[i].took = start.Elapsed()
 		if len(leases) > 1 {
-			s.early(leases[i], what, answers[i])
+			s.applyEarly(leases[i], checked, answers[i])
 		}
 	}
 	for i := range leases[1:] {
@@ -137,13 +137,13 @@ func (s *Session) send(leases []*tenure, what []asked, gate func() error) []rene
 
 // early takes one lease's confirmed renewal as soon as it is there: another one
 // that hangs until the deadline must not end the session. judge sees it again.
-func (s *Session) early(t *tenure, what []asked, a renewed) {
+func (s *Session) applyEarly(t *leaseState, checked []checkedKey, a renewAnswer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a.err != nil {
 		return
 	}
-	s.take(t, what, a.Renewal)
+	s.applyRenewal(t, checked, a.Renewal)
 	s.advance() // P20: to the earlier one; too late, judge says so
 }
 
@@ -166,7 +166,7 @@ func (s *Session) renewTime() time.Duration {
 
 // judge takes the answers of one round and returns nil if every lease was
 // confirmed and the deadline lies ahead. Called under mu.
-func (s *Session) judge(leases []*tenure, what []asked, answers []renewed) error {
+func (s *Session) applyAnswers(leases []*leaseState, checked []checkedKey, answers []renewAnswer) error {
 	var failed error
 	for i, a := range answers {
 		t := leases[i]
@@ -175,7 +175,7 @@ func (s *Session) judge(leases []*tenure, what []asked, answers []renewed) error
 		}
 		switch {
 		case a.err == nil:
-			s.take(t, what, a.Renewal)
+			s.applyRenewal(t, checked, a.Renewal)
 		case errors.Is(a.err, ErrLost) && t == s.lease:
 			s.endLocked(&Error{Op: "Renew", Kind: ErrLost, Err: a.err})
 		case errors.Is(a.err, ErrLost):
@@ -205,14 +205,14 @@ func (s *Session) judge(leases []*tenure, what []asked, answers []renewed) error
 
 // plain is err without its kinds, for an error that must match another one
 // only.
-func plain(err error) error { return errors.New(err.Error()) }
+func opaque(err error) error { return errors.New(err.Error()) }
 
 // confirmed takes a confirmed renewal of t (P3). One that was sent earlier than
 // the last one changes nothing. One that was sent later always sets the deadline,
 // also where the store has shortened the lease's life. Of two that count from the
 // same instant the shorter life holds. It reports whether the life is shorter
 // than before.
-func (t *tenure) confirmed(r Renewal) (shorter bool) {
+func (t *leaseState) update(r Renewal) (shorter bool) {
 	at := Deadline(r.From, r.TTL)
 	if r.From.Before(t.granted.From) || !t.granted.From.Before(r.From) && !at.Before(t.until) {
 		return false
@@ -224,37 +224,37 @@ func (t *tenure) confirmed(r Renewal) (shorter bool) {
 
 // take applies a confirmed renewal of t and the entries that it read. Called under
 // mu.
-func (s *Session) take(t *tenure, what []asked, r Renewal) {
+func (s *Session) applyRenewal(t *leaseState, checked []checkedKey, r Renewal) {
 	before := t.granted.TTL
-	if t.confirmed(r) {
+	if t.update(r) {
 		s.log.Warn("the store shortened the lease", "lease", t.ID(), "ttl", r.TTL, "ttl_before", before, "timing_fits", s.timing.CheckGrant(r.TTL) == nil)
 	}
-	s.check(what, r)
+	s.checkKeys(checked, r)
 }
 
 // check judges Holds and published keys by what a renewal read. A session that
 // is over judges nothing, because it deletes its keys itself. Called under mu.
-func (s *Session) check(what []asked, r Renewal) {
+func (s *Session) checkKeys(checked []checkedKey, r Renewal) {
 	if s.err != nil {
 		return
 	}
-	for _, a := range what {
+	for _, a := range checked {
 		e, found := r.Entry(a.key)
 		switch {
 		case a.hold != nil: // P5: one that is over already is not lost again
-			if !found || e.Created != a.hold.token || !s.mine[e.Lease] {
-				s.lose(a.hold, foreign(a.key, e, found))
+			if !found || e.Created != a.hold.token || !s.ownLeases[e.Lease] {
+				s.loseHold(a.hold, foreignKeyError(a.key, e, found))
 			}
 		case s.pubs[a.key] == a.pub: // P5
-			if !found || !s.mine[e.Lease] {
-				s.displace(a.pub, foreign(a.key, e, found))
+			if !found || !s.ownLeases[e.Lease] {
+				s.displace(a.pub, foreignKeyError(a.key, e, found))
 			}
 		}
 	}
 }
 
 // foreign says what was found in the place of an own key.
-func foreign(key string, e Entry, found bool) error {
+func foreignKeyError(key string, e Entry, found bool) error {
 	if !found {
 		return fmt.Errorf("%q was deleted by somebody else", key)
 	}
@@ -298,7 +298,7 @@ func (s *Session) setState(to State, reason error) {
 	}
 }
 
-func (s *Session) queueRenewal(t *tenure, a renewed) {
+func (s *Session) queueRenewal(t *leaseState, a renewAnswer) {
 	callback := s.store.o.Observer.Renewal
 	if callback == nil {
 		return
@@ -311,7 +311,7 @@ func (s *Session) queueRenewal(t *tenure, a renewed) {
 }
 
 // poke asks for a renewal now.
-func (s *Session) poke() {
+func (s *Session) renewNow() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -325,7 +325,7 @@ func (s *Session) confirm(ctx context.Context) error {
 	s.mu.Lock()
 	s.confirms = append(s.confirms, answer)
 	s.mu.Unlock()
-	s.poke()
+	s.renewNow()
 	select {
 	case err := <-answer:
 		return err

@@ -117,8 +117,8 @@ func TestP3Confirmed(t *testing.T) {
 		"the same moment, shorter": {at(10*time.Second, 29*time.Second), true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := &tenure{granted: before, until: Deadline(before.From, before.TTL)}
-			if shorter := l.confirmed(x.next); shorter != x.shorter {
+			l := &leaseState{granted: before, until: Deadline(before.From, before.TTL)}
+			if shorter := l.update(x.next); shorter != x.shorter {
 				t.Errorf("shorter: %v", shorter)
 			}
 			want := before

@@ -124,7 +124,7 @@ func (s *Store) Get(ctx context.Context, key string) (Entry, error) {
 	if err = c.finish(ctx, err); err != nil {
 		return Entry{}, err
 	}
-	s.learn(e.Modified)
+	s.noteRevision(e.Modified)
 	return e, nil
 }
 
@@ -142,7 +142,7 @@ func (s *Store) Snapshot(ctx context.Context, prefix string) (Snapshot, error) {
 	if err = c.finish(ctx, err); err != nil {
 		return Snapshot{}, err
 	}
-	s.learn(snap.Revision)
+	s.noteRevision(snap.Revision)
 	return snap, nil
 }
 
@@ -166,7 +166,7 @@ func (s *Store) Wait(ctx context.Context, prefix string, since Revision) (Snapsh
 	if err = c.finish(ctx, err); err != nil {
 		return Snapshot{}, err
 	}
-	s.learn(snap.Revision)
+	s.noteRevision(snap.Revision)
 	return snap, nil
 }
 
@@ -187,7 +187,7 @@ func (s *Store) Commit(ctx context.Context, t Txn) (Revision, error) {
 	if err = c.finish(ctx, err); err != nil {
 		return 0, err
 	}
-	s.learn(rev)
+	s.noteRevision(rev)
 	return rev, nil
 }
 
@@ -220,7 +220,7 @@ func (s *Store) Settle(ctx context.Context, e *Error) (Revision, error) {
 	if err = c.finish(ctx, err); err != nil {
 		return 0, keepAttempt(err, e)
 	}
-	s.learn(rev)
+	s.noteRevision(rev)
 	return rev, nil
 }
 
@@ -256,7 +256,7 @@ func (s *Store) Grant(ctx context.Context, ttl time.Duration) (Lease, Renewal, e
 }
 
 // learn takes note of a revision that an answer named.
-func (s *Store) learn(rev Revision) {
+func (s *Store) noteRevision(rev Revision) {
 	for {
 		old := s.seen.Load()
 		if uint64(rev) <= old || s.seen.CompareAndSwap(old, uint64(rev)) {

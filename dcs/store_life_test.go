@@ -152,7 +152,7 @@ func TestOutagesAreLogged(t *testing.T) {
 			{nil, 3, ""},
 			{ErrNotFound, 3, ""},
 			{context.Canceled, 3, ""},
-			{&Error{Kind: ErrUnavailable, Err: both(context.DeadlineExceeded, localError{})}, 3, ""},
+			{&Error{Kind: ErrUnavailable, Err: withCause(context.DeadlineExceeded, localError{})}, 3, ""},
 			{errors.New("refused"), 50, "level=WARN msg=\"the store does not answer\" backend=scripted op=Get key=k error=\"dcs: scripted: Get \\\"k\\\": store unavailable: refused\""},
 			{ErrNotFound, 1, "level=INFO msg=\"the store answers again\" backend=scripted after=500ms failed_calls=50"},
 			{errors.New("refused"), 1, ""}, // too soon after the last one

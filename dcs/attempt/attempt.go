@@ -48,19 +48,19 @@ func (c *Committer) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error)
 	sending, stop := c.sendingTime(ctx)
 	defer stop()
 	for {
-		s, err := c.slot(sending)
+		s, err := c.takeSlot(sending)
 		if err != nil {
 			return 0, err
 		}
-		h, err := c.newHandle(s, t)
+		h, err := c.newPendingAttempt(s, t)
 		if err != nil {
-			c.pool.give(s)
+			c.pool.release(s)
 			return 0, c.fail("Commit", "", dcs.ErrUnavailable, err)
 		}
 		out := c.attempt(ctx, sending, h)
 		if out == nil { // the marker was lost before this attempt could use it
 			s.forget()
-			c.pool.give(s)
+			c.pool.release(s)
 			continue
 		}
 		return out.answer(h, "Commit")
@@ -71,7 +71,7 @@ func (c *Committer) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error)
 // by ctx's deadline; it fits [dcs.Settler]. An attempt that was settled
 // meanwhile, because its slot was needed, is answered without a request.
 func (c *Committer) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, error) {
-	h, ok := e.Attempt.(*handle)
+	h, ok := e.Attempt.(*pendingAttempt)
 	if !ok || h.c != c {
 		if e.Fenced && e.Attempt == nil {
 			return 0, e // there is nothing more to be found out
@@ -132,17 +132,17 @@ func (c *Committer) sendingTime(ctx context.Context) (context.Context, context.C
 }
 
 // slot returns a slot with its marker made and read, owned by the caller.
-func (c *Committer) slot(ctx context.Context) (*slot, error) {
-	s := c.pool.take(ctx, func(ctx context.Context, h *handle) { c.settle(ctx, h) })
+func (c *Committer) takeSlot(ctx context.Context) (*markerSlot, error) {
+	s := c.pool.take(ctx, func(ctx context.Context, h *pendingAttempt) { c.settle(ctx, h) })
 	if s != nil && ctx.Err() != nil { // it came too late
-		c.pool.give(s)
+		c.pool.release(s)
 		s = nil
 	}
 	if s == nil {
-		return nil, c.over(ctx, &noSlotError{c.pool.size()})
+		return nil, c.outOfTime(ctx, &noSlotError{c.pool.size()})
 	}
 	if err := c.prepare(ctx, s); err != nil {
-		c.pool.give(s)
+		c.pool.release(s)
 		return nil, err
 	}
 	return s, nil
@@ -150,7 +150,7 @@ func (c *Committer) slot(ctx context.Context) (*slot, error) {
 
 // over is the failure of a Commit of which nothing was sent, or everything
 // refused, when its time ended.
-func (c *Committer) over(ctx context.Context, why error) *dcs.Error {
+func (c *Committer) outOfTime(ctx context.Context, why error) *dcs.Error {
 	if cause := context.Cause(ctx); errors.Is(cause, dcs.ErrClosed) {
 		return c.fail("Commit", "", dcs.ErrClosed, nil)
 	}

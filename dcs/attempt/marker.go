@@ -11,7 +11,7 @@ var errVanished = errors.New("the marker vanished right after it was made")
 
 // prepare makes s's marker if it has none, and reads what Commits on it will
 // be conditional on.
-func (c *Committer) prepare(ctx context.Context, s *slot) error {
+func (c *Committer) prepare(ctx context.Context, s *markerSlot) error {
 	if s.made {
 		return nil
 	}
@@ -38,7 +38,7 @@ func (c *Committer) prepare(ctx context.Context, s *slot) error {
 		s.forget()
 		last = errVanished
 	}
-	return c.over(ctx, last)
+	return c.outOfTime(ctx, last)
 }
 
 // create makes the marker in a transaction of its own, if absent (P8). It may
@@ -50,27 +50,27 @@ func (c *Committer) create(ctx context.Context, key string) error {
 	if err != nil {
 		return c.fail("Commit", "", dcs.ErrUnavailable, err)
 	}
-	v := c.volley(func(ctx context.Context, n nth) event {
-		ans, err := c.t.Send(ctx, n.of(Marker{Key: key, Create: true, Nonce: nonce}, dcs.Txn{}))
+	v := c.newCopies(func(ctx context.Context, n position) event {
+		ans, err := c.t.Send(ctx, n.request(Marker{Key: key, Create: true, Nonce: nonce}, dcs.Txn{}))
 		return event{ans: ans, err: err}
 	})
-	return c.until(ctx, v, func(e event) bool { return e.ans.Outcome == Applied || e.ans.Outcome == Refused })
+	return c.runUntil(ctx, v, func(e event) bool { return e.ans.Outcome == Applied || e.ans.Outcome == Refused })
 }
 
 // read reads keys, as often as it takes.
 func (c *Committer) read(ctx context.Context, keys ...string) ([]dcs.Entry, error) {
 	var found []dcs.Entry
-	v := c.volley(func(ctx context.Context, _ nth) event {
+	v := c.newCopies(func(ctx context.Context, _ position) event {
 		entries, err := c.t.Read(ctx, keys...)
 		return event{ans: Answer{Entries: entries}, err: err}
 	})
-	err := c.until(ctx, v, func(e event) bool { found = e.ans.Entries; return true })
+	err := c.runUntil(ctx, v, func(e event) bool { found = e.ans.Entries; return true })
 	return found, err
 }
 
 // until runs v, whose copies need not exclude each other, to the first answer
 // that is done.
-func (c *Committer) until(ctx context.Context, v *volley, done func(event) bool) error {
+func (c *Committer) runUntil(ctx context.Context, v *copies, done func(event) bool) error {
 	var last error
 	// The copies that are still out when one has answered end with this call.
 	ctx, stop := context.WithCancel(ctx)
@@ -79,12 +79,12 @@ func (c *Committer) until(ctx context.Context, v *volley, done func(event) bool)
 		e, more := v.next(ctx)
 		switch {
 		case !more:
-			return c.over(ctx, last)
+			return c.outOfTime(ctx, last)
 		case e.err == nil && done(e):
 			return nil
 		case e.err != nil:
 			last = asCause(e.err)
-			if final := c.final(e.err); final != nil {
+			if final := c.finalFailure(e.err); final != nil {
 				return final
 			}
 		}
@@ -95,7 +95,7 @@ func (c *Committer) until(ctx context.Context, v *volley, done func(event) bool)
 // final returns the failure that err ends a Commit with, or nil if the store
 // may be asked again. ErrAmbiguous contradicts ErrNotSent and ends nothing. A
 // store that is full stays so, and every copy may be the one that it applies.
-func (c *Committer) final(err error) *dcs.Error {
+func (c *Committer) finalFailure(err error) *dcs.Error {
 	kind := dcs.KindOf(err)
 	if kind == nil || kind == dcs.ErrAmbiguous || !errors.Is(err, ErrNotSent) && !errors.Is(err, ErrFull) { //nolint:errorlint // KindOf returns a sentinel
 		return nil

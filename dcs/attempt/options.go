@@ -55,17 +55,17 @@ type Options struct {
 }
 
 const (
-	fewSlots      = 8
-	mostSlots     = 64
+	initialSlots  = 8
+	maxSlots      = 64
 	defaultPrefix = ".op"
 	// inFlight bounds the unanswered copies of one request.
-	inFlight = 2
+	maxUnanswered = 2
 	// The back-off between failed copies, before jitter.
 	minBackoff = 5 * time.Millisecond
 	maxBackoff = 250 * time.Millisecond
 	// leastAttempt keeps the share of a nearly spent budget from being too
 	// short to be answered at all.
-	leastAttempt = 10 * time.Millisecond
+	minAttemptTimeout = 10 * time.Millisecond
 	// noDeadline stands in for what is left where a context has no deadline.
 	noDeadline = 3 * time.Second
 )
@@ -92,9 +92,9 @@ func (o Options) withDefaults() Options {
 // pool returns the pool of slots.
 func (o Options) pool() pool {
 	if o.Slots > 0 {
-		return pool{few: o.Slots, most: o.Slots}
+		return pool{initial: o.Slots, limit: o.Slots}
 	}
-	return pool{few: fewSlots, most: mostSlots}
+	return pool{initial: initialSlots, limit: maxSlots}
 }
 
 // reserve returns the part of budget that is kept for settling.
@@ -110,5 +110,5 @@ func (o Options) attemptTimeout(left time.Duration) time.Duration {
 	if o.AttemptTimeout > 0 {
 		return o.AttemptTimeout
 	}
-	return max(left/3, leastAttempt)
+	return max(left/3, minAttemptTimeout)
 }

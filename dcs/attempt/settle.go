@@ -9,7 +9,7 @@ import (
 
 // patience is how many times in a row a condition on Created is resolved anew
 // without a pause.
-const patience = 3
+const immediateRetries = 3
 
 var (
 	errRefusedForNothing = errors.New("the store refused the transaction though its conditions hold")
@@ -19,17 +19,17 @@ var (
 // attempt sends h until its outcome is known or sending's time is over, then
 // settles it in what ctx has left. Nil means that the marker was lost and that
 // nothing of h was or will be applied. The slot is given back or set aside.
-func (c *Committer) attempt(ctx, sending context.Context, h *handle) *outcome {
+func (c *Committer) attempt(ctx, sending context.Context, h *pendingAttempt) *outcome {
 	// Whatever is still out when the outcome is known ends with this call.
 	sending, stop := context.WithCancel(sending)
 	defer stop()
-	v := c.volley(h.copy)
+	v := c.newCopies(h.copy)
 	lost, times := false, 0
 	for {
-		if lost && v.open == 0 {
+		if lost && v.unanswered == 0 {
 			// P11: it will not be applied any more. That it has not been can be
 			// told only if every copy was answered.
-			if v.clear() {
+			if v.nothingWritten() {
 				return nil
 			}
 			return c.conclude(h, h.fenced())
@@ -40,7 +40,7 @@ func (c *Committer) attempt(ctx, sending context.Context, h *handle) *outcome {
 		}
 		if e.err != nil || e.ans.Outcome == Unknown {
 			h.note(e.err)
-			if f := c.final(e.err); f != nil && v.clear() {
+			if f := c.finalFailure(e.err); f != nil && v.nothingWritten() {
 				return c.conclude(h, &outcome{fail: f})
 			} else if f != nil {
 				h.found = f
@@ -54,18 +54,18 @@ func (c *Committer) attempt(ctx, sending context.Context, h *handle) *outcome {
 		}
 		verdict, rev := h.judge(e.ans)
 		switch verdict {
-		case yes:
+		case applied:
 			return c.conclude(h, &outcome{rev: rev})
-		case gone:
-			lost, v.hold = true, true
+		case markerLost:
+			lost, v.stopSending = true, true
 			continue
-		case no:
+		case refused:
 			// P10: another copy may still find the condition holding.
-			if v.clear() {
+			if v.nothingWritten() {
 				return c.conclude(h, &outcome{fail: h.found})
 			}
 		default:
-			if times++; times > patience {
+			if times++; times > immediateRetries {
 				h.note(errRefusedForNothing)
 				v.fails++
 			}
@@ -76,9 +76,9 @@ func (c *Committer) attempt(ctx, sending context.Context, h *handle) *outcome {
 	if lost {
 		return c.conclude(h, h.fenced())
 	}
-	if v.clear() {
+	if v.nothingWritten() {
 		// P14: refused by all, so nothing was written, and nothing will be.
-		return c.conclude(h, &outcome{fail: c.over(sending, h.last)})
+		return c.conclude(h, &outcome{fail: c.outOfTime(sending, h.last)})
 	}
 	stop()
 	return c.fence(ctx, h, false)
@@ -86,10 +86,10 @@ func (c *Committer) attempt(ctx, sending context.Context, h *handle) *outcome {
 
 // settle settles an attempt that was left unclear, or tells what it was
 // settled as.
-func (c *Committer) settle(ctx context.Context, h *handle) *outcome {
+func (c *Committer) settle(ctx context.Context, h *pendingAttempt) *outcome {
 	select {
-	case h.turn <- struct{}{}:
-		defer func() { <-h.turn }()
+	case h.settling <- struct{}{}:
+		defer func() { <-h.settling }()
 	case <-ctx.Done():
 		return &outcome{fail: h.ambiguous(cutShort(ctx, nil))}
 	}
@@ -101,10 +101,10 @@ func (c *Committer) settle(ctx context.Context, h *handle) *outcome {
 
 // fence wins the marker for a no, or finds that the attempt had won it. A
 // reading back would prove a yes, but never a no (P11).
-func (c *Committer) fence(ctx context.Context, h *handle, kept bool) *outcome {
+func (c *Committer) fence(ctx context.Context, h *pendingAttempt, kept bool) *outcome {
 	inner, stop := context.WithCancel(ctx)
 	defer stop()
-	v := c.volley(h.fenceCopy)
+	v := c.newCopies(h.fenceCopy)
 	for {
 		e, more := v.next(inner)
 		if !more {
@@ -116,16 +116,16 @@ func (c *Committer) fence(ctx context.Context, h *handle, kept bool) *outcome {
 			continue
 		}
 		if e.ans.Outcome == Applied {
-			no := h.no(e.ans.Revision)
+			no := h.abortedOutcome(e.ans.Revision)
 			no.removed = e.removed
 			return c.conclude(h, no)
 		}
 		switch verdict, rev := h.judgeMarker(e.ans); verdict {
-		case yes:
+		case applied:
 			return c.conclude(h, &outcome{rev: rev})
-		case ended:
-			return c.conclude(h, h.no(e.ans.entry(h.marker.Key).Modified))
-		case gone:
+		case aborted:
+			return c.conclude(h, h.abortedOutcome(e.ans.entry(h.marker.Key).Modified))
+		case markerLost:
 			return c.conclude(h, h.fenced())
 		default:
 			h.note(errRefusedForNothing)
@@ -136,7 +136,7 @@ func (c *Committer) fence(ctx context.Context, h *handle, kept bool) *outcome {
 	if kept {
 		return out
 	}
-	c.pool.keep(h) // P12
+	c.pool.setAside(h) // P12
 	return out
 }
 
@@ -144,9 +144,9 @@ func (c *Committer) fence(ctx context.Context, h *handle, kept bool) *outcome {
 // store that is full accepts nothing but deletions. Deleting the marker under
 // its condition is as definite a no as rewriting it, because neither the name nor
 // the revision comes back (P7, P11).
-func (h *handle) fenceCopy(ctx context.Context, n nth) event {
-	r := n.of(h.marker, dcs.Txn{})
-	r.Marker.Nonce = h.abandon
+func (h *pendingAttempt) fenceCopy(ctx context.Context, n position) event {
+	r := n.request(h.marker, dcs.Txn{})
+	r.Marker.Nonce = h.abortNonce
 	r.Marker.Remove = h.full.Load()
 	e := h.c.send(ctx, r)
 	e.removed = r.Marker.Remove
@@ -155,7 +155,7 @@ func (h *handle) fenceCopy(ctx context.Context, n nth) event {
 
 // conclude records how h ended and gives its slot back, ready for the next
 // Commit: what the marker is at now is known, or it is given up.
-func (c *Committer) conclude(h *handle, o *outcome) *outcome {
+func (c *Committer) conclude(h *pendingAttempt, o *outcome) *outcome {
 	s := h.slot
 	switch {
 	case o.removed:
@@ -167,25 +167,25 @@ func (c *Committer) conclude(h *handle, o *outcome) *outcome {
 	}
 	h.done = o
 	c.pool.settled(h)
-	if o.abandoned && h.found != nil {
+	if o.aborted && h.found != nil {
 		// The conflict or loss that a copy was answered is definite by now.
 		h.done = &outcome{fail: h.found}
 	}
 	return h.done
 }
 
-func (h *handle) no(marker dcs.Revision) *outcome {
-	return &outcome{rev: marker, abandoned: true, why: h.last}
+func (h *pendingAttempt) abortedOutcome(marker dcs.Revision) *outcome {
+	return &outcome{rev: marker, aborted: true, why: h.last}
 }
 
 // fenced is the last word where the marker was lost.
-func (h *handle) fenced() *outcome {
+func (h *pendingAttempt) fenced() *outcome {
 	e := h.c.fail("Commit", h.key, dcs.ErrAmbiguous, errMarkerGone)
 	e.Fenced = true
 	return &outcome{fail: e}
 }
 
-func (h *handle) ambiguous(cause error) *dcs.Error {
+func (h *pendingAttempt) ambiguous(cause error) *dcs.Error {
 	e := h.c.fail("Commit", h.key, dcs.ErrAmbiguous, cause)
 	e.Attempt = h
 	return e
@@ -193,7 +193,7 @@ func (h *handle) ambiguous(cause error) *dcs.Error {
 
 // note remembers a failure as the cause of what is returned, and that the store
 // is full.
-func (h *handle) note(err error) {
+func (h *pendingAttempt) note(err error) {
 	if err != nil {
 		h.last = asCause(err)
 	}
@@ -210,11 +210,11 @@ func asCause(err error) error {
 	case nil, dcs.ErrUnauthorized, dcs.ErrClosed: //nolint:errorlint // KindOf returns a sentinel
 		return err
 	}
-	return textOf(err)
+	return opaque(err)
 }
 
 // textOf returns an error with err's text that matches nothing.
-func textOf(err error) error {
+func opaque(err error) error {
 	if err == nil {
 		return nil
 	}

@@ -135,7 +135,7 @@ func TestSettleOfSomethingElse(t *testing.T) {
 		for _, e := range []*dcs.Error{
 			{Kind: dcs.ErrAmbiguous},
 			{Kind: dcs.ErrAmbiguous, Attempt: "nonsense"},
-			{Kind: dcs.ErrAmbiguous, Attempt: &handle{c: b}},
+			{Kind: dcs.ErrAmbiguous, Attempt: &pendingAttempt{c: b}},
 		} {
 			if _, err := a.Settle(within(t, budget), e); dcs.KindOf(err) != dcs.ErrInvalid {
 				t.Errorf("got %v", err)

@@ -8,27 +8,27 @@ import (
 // alarm calls ring when an Instant has come: exactly, and on Linux also at
 // once when the machine wakes up after it. It may ring too early or twice, so
 // whoever is rung asks the clocks again and sets the alarm anew.
-type alarm struct {
-	mu    sync.Mutex
-	timer *time.Timer
-	boot  *bootTimer // nil where there is none
-	off   bool
+type deadlineTimer struct {
+	mu      sync.Mutex
+	timer   *time.Timer
+	boot    *bootTimer // nil where there is none
+	stopped bool
 }
 
 // newAlarm makes an alarm that is not set. Whatever goroutine it needs is
 // started through spawn and ends with stop.
-func newAlarm(ring func(), spawn func(func())) *alarm {
-	a := &alarm{boot: newBootTimer(ring, spawn)}
-	a.timer = time.AfterFunc(time.Hour, ring)
+func newDeadlineTimer(onTimer func(), spawn func(func())) *deadlineTimer {
+	a := &deadlineTimer{boot: newBootTimer(onTimer, spawn)}
+	a.timer = time.AfterFunc(time.Hour, onTimer)
 	a.timer.Stop()
 	return a
 }
 
 // set moves the alarm to at. An alarm that was stopped stays so.
-func (a *alarm) set(at Instant) {
+func (a *deadlineTimer) set(at Instant) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.off {
+	if a.stopped {
 		return
 	}
 	a.timer.Reset(max(-at.Elapsed(), 0))
@@ -38,13 +38,13 @@ func (a *alarm) set(at Instant) {
 }
 
 // stop ends the alarm for good. It may be called from ring.
-func (a *alarm) stop() {
+func (a *deadlineTimer) stop() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.off {
+	if a.stopped {
 		return
 	}
-	a.off = true
+	a.stopped = true
 	a.timer.Stop()
 	if a.boot != nil {
 		a.boot.stop()

@@ -10,7 +10,7 @@ func TestAlarmRingsExactly(t *testing.T) {
 	suspend(t, 0) // both clocks are the bubble's
 	synctest.Test(t, func(t *testing.T) {
 		rung := make(chan time.Time, 10)
-		a := newAlarm(func() { rung <- time.Now() }, func(func()) { t.Error("a goroutine in a bubble keeps time from passing") })
+		a := newDeadlineTimer(func() { rung <- time.Now() }, func(func()) { t.Error("a goroutine in a bubble keeps time from passing") })
 		defer a.stop()
 		start := time.Now()
 		a.set(Now().Add(time.Second))

@@ -11,14 +11,14 @@ import (
 // bootTimer rings by CLOCK_BOOTTIME, which goes on while the machine sleeps:
 // Go's own timers stand still then and would be late by as much.
 type bootTimer struct {
-	ring  func()
-	spawn func(func())
-	due   int64 // on CLOCK_BOOTTIME, in ns; 0: not set
+	onTimer func()
+	spawn   func(func())
+	due     int64 // on CLOCK_BOOTTIME, in ns; 0: not set
 }
 
 // bell is the kernel's timer for all alarms of the process, with one goroutine
 // that waits for it. It is there while any alarm is.
-var bell struct {
+var bootTimers struct {
 	mu     sync.Mutex
 	timers map[*bootTimer]struct{}
 	next   int64 // what file is set to
@@ -27,29 +27,29 @@ var bell struct {
 }
 
 // newBootTimer returns nil where the kernel has none to give, and in a bubble.
-func newBootTimer(ring func(), spawn func(func())) *bootTimer {
+func newBootTimer(onTimer func(), spawn func(func())) *bootTimer {
 	if inBubble() {
 		return nil
 	}
-	bell.mu.Lock()
-	defer bell.mu.Unlock()
-	if bell.file == nil {
+	bootTimers.mu.Lock()
+	defer bootTimers.mu.Unlock()
+	if bootTimers.file == nil {
 		fd, err := unix.TimerfdCreate(unix.CLOCK_BOOTTIME, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
 		if err != nil {
 			return nil
 		}
-		bell.file, bell.done, bell.next = os.NewFile(uintptr(fd), "timerfd"), make(chan struct{}), 0
-		bell.timers = map[*bootTimer]struct{}{}
-		go listen(bell.file, bell.done)
+		bootTimers.file, bootTimers.done, bootTimers.next = os.NewFile(uintptr(fd), "timerfd"), make(chan struct{}), 0
+		bootTimers.timers = map[*bootTimer]struct{}{}
+		go serveBootTimers(bootTimers.file, bootTimers.done)
 	}
-	b := &bootTimer{ring: ring, spawn: spawn}
-	bell.timers[b] = struct{}{}
+	b := &bootTimer{onTimer: onTimer, spawn: spawn}
+	bootTimers.timers[b] = struct{}{}
 	return b
 }
 
 // listen waits for the kernel until file is closed. Whoever is due is rung on
 // a goroutine of its own, so that a slow one delays nobody.
-func listen(file *os.File, done chan struct{}) {
+func serveBootTimers(file *os.File, done chan struct{}) {
 	defer close(done)
 	var ticks [8]byte
 	for {
@@ -57,17 +57,17 @@ func listen(file *os.File, done chan struct{}) {
 			return
 		}
 		now, ok := bootTime()
-		bell.mu.Lock()
-		if bell.file == file {
-			for b := range bell.timers {
+		bootTimers.mu.Lock()
+		if bootTimers.file == file {
+			for b := range bootTimers.timers {
 				if b.due != 0 && (!ok || b.due <= now) {
 					b.due = 0
-					b.spawn(b.ring)
+					b.spawn(b.onTimer)
 				}
 			}
-			rearm()
+			armBootTimers()
 		}
-		bell.mu.Unlock()
+		bootTimers.mu.Unlock()
 	}
 }
 
@@ -78,19 +78,19 @@ func bootTime() (ns int64, ok bool) {
 }
 
 // rearm sets the kernel's timer to the first alarm. Called under bell.mu.
-func rearm() {
+func armBootTimers() {
 	first := int64(0)
-	for b := range bell.timers {
+	for b := range bootTimers.timers {
 		if b.due != 0 && (first == 0 || b.due < first) {
 			first = b.due
 		}
 	}
-	if first == bell.next && first != 0 {
+	if first == bootTimers.next && first != 0 {
 		return
 	}
-	bell.next = first
+	bootTimers.next = first
 	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(first)} // all zero: never
-	conn, err := bell.file.SyscallConn()
+	conn, err := bootTimers.file.SyscallConn()
 	if err != nil {
 		return
 	}
@@ -108,27 +108,27 @@ func (b *bootTimer) set(at Instant) {
 		return
 	}
 	left := max(-at.Elapsed(), 0)
-	bell.mu.Lock()
-	defer bell.mu.Unlock()
-	if _, there := bell.timers[b]; !there {
+	bootTimers.mu.Lock()
+	defer bootTimers.mu.Unlock()
+	if _, there := bootTimers.timers[b]; !there {
 		return
 	}
 	b.due = now + min(int64(left), math.MaxInt64-now)
-	bell.next = -1 // what was rung may be set to the same again
-	rearm()
+	bootTimers.next = -1 // what was rung may be set to the same again
+	armBootTimers()
 }
 
 func (b *bootTimer) stop() {
-	bell.mu.Lock()
-	delete(bell.timers, b)
-	file, done := bell.file, bell.done
-	last := len(bell.timers) == 0
+	bootTimers.mu.Lock()
+	delete(bootTimers.timers, b)
+	file, done := bootTimers.file, bootTimers.done
+	last := len(bootTimers.timers) == 0
 	if last {
-		bell.file = nil
+		bootTimers.file = nil
 	} else {
-		rearm()
+		armBootTimers()
 	}
-	bell.mu.Unlock()
+	bootTimers.mu.Unlock()
 	if last && file != nil {
 		_ = file.Close()
 		<-done

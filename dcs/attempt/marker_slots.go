@@ -10,43 +10,43 @@ import (
 )
 
 // slot is one marker. Whoever took it from the pool owns it alone.
-type slot struct {
+type markerSlot struct {
 	key      string // chosen at random, dropped when the marker was lost
 	made     bool   // modified was read from the store
 	modified dcs.Revision
 }
 
 // forget gives the marker up: its name is never used again.
-func (s *slot) forget() { *s = slot{} }
+func (s *markerSlot) forget() { *s = markerSlot{} }
 
 // pool hands out slots: one Commit in flight on each (P7), and one whose
 // attempt is unclear only for its settling (P12).
 type pool struct {
 	mu      sync.Mutex
-	few     int // so many are made as soon as they are needed
-	most    int
+	initial int // so many are made as soon as they are needed
+	limit   int
 	made    int
-	free    []*slot   // the last one given back is taken first: few are used
-	unclear []*handle // oldest first
-	waiting []*waiter // in the order in which they get slots; none while one is free
+	free    []*markerSlot     // the last one given back is taken first: few are used
+	unclear []*pendingAttempt // oldest first
+	waiting []*waiter         // in the order in which they get slots; none while one is free
 }
 
 // waiter is a Commit that waits for a slot. It settles unclear attempts while
 // there are any.
 type waiter struct {
-	slot *slot              // set once, under the pool's mu
+	slot *markerSlot        // set once, under the pool's mu
 	stop context.CancelFunc // ends its settling when slot is set
-	look chan struct{}      // has room for one; sent when an attempt became unclear
+	wake chan struct{}      // has room for one; sent when an attempt became unclear
 }
 
 // take returns a slot that is free or is given back until ctx ends, else nil.
 // Meanwhile it calls settle with unclear attempts (P12). An attempt that cannot
 // be settled must not keep the Commit from its slot, so the context of settle
 // ends when the slot is there.
-func (p *pool) take(ctx context.Context, settle func(context.Context, *handle)) *slot {
+func (p *pool) take(ctx context.Context, settle func(context.Context, *pendingAttempt)) *markerSlot {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	w := &waiter{stop: stop, look: make(chan struct{}, 1)}
+	w := &waiter{stop: stop, wake: make(chan struct{}, 1)}
 	if s := p.enter(w); s != nil {
 		return s
 	}
@@ -56,7 +56,7 @@ func (p *pool) take(ctx context.Context, settle func(context.Context, *handle)) 
 			continue
 		}
 		select {
-		case <-w.look:
+		case <-w.wake:
 		case <-ctx.Done():
 		}
 	}
@@ -64,7 +64,7 @@ func (p *pool) take(ctx context.Context, settle func(context.Context, *handle)) 
 }
 
 // enter returns a free slot, or queues w.
-func (p *pool) enter(w *waiter) *slot {
+func (p *pool) enter(w *waiter) *markerSlot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if n := len(p.free); n > 0 {
@@ -72,9 +72,9 @@ func (p *pool) enter(w *waiter) *slot {
 		p.free = p.free[:n-1]
 		return s
 	}
-	if p.made < p.few || p.made < p.most && len(p.waiting) >= p.made {
+	if p.made < p.initial || p.made < p.limit && len(p.waiting) >= p.made {
 		p.made++
-		return &slot{}
+		return &markerSlot{}
 	}
 	p.waiting = append(p.waiting, w)
 	return nil
@@ -88,7 +88,7 @@ func (p *pool) size() int {
 }
 
 // leave ends w's waiting and returns the slot that it was given, or nil.
-func (p *pool) leave(w *waiter) *slot {
+func (p *pool) leave(w *waiter) *markerSlot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if i := slices.Index(p.waiting, w); i >= 0 {
@@ -99,7 +99,7 @@ func (p *pool) leave(w *waiter) *slot {
 
 // next returns an unclear attempt, or nil. The call after it returns another
 // one, if there are several.
-func (p *pool) next() *handle {
+func (p *pool) next() *pendingAttempt {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.unclear) == 0 {
@@ -112,7 +112,7 @@ func (p *pool) next() *handle {
 
 // give hands a slot that no unclear attempt needs any more to the first Commit
 // that waits, or makes it free.
-func (p *pool) give(s *slot) {
+func (p *pool) release(s *markerSlot) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.waiting) == 0 {
@@ -127,26 +127,26 @@ func (p *pool) give(s *slot) {
 
 // keep sets h's slot aside until h is settled. Every waiter learns of it: one
 // that settles h may be given another slot before h is settled.
-func (p *pool) keep(h *handle) {
+func (p *pool) setAside(h *pendingAttempt) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.unclear = append(p.unclear, h)
 	for _, w := range p.waiting {
 		select {
-		case w.look <- struct{}{}:
+		case w.wake <- struct{}{}:
 		default:
 		}
 	}
 }
 
 // settled takes h off the unclear ones and gives its slot back.
-func (p *pool) settled(h *handle) {
+func (p *pool) settled(h *pendingAttempt) {
 	p.mu.Lock()
 	if i := slices.Index(p.unclear, h); i >= 0 {
 		p.unclear = slices.Delete(p.unclear, i, i+1)
 	}
 	p.mu.Unlock()
-	p.give(h.slot)
+	p.release(h.slot)
 }
 
 // noSlotError is the failure of a Commit that got no slot in its time.

@@ -20,26 +20,26 @@ import (
 // A slot that is given to a waiter in the moment in which its time is over is
 // not lost. A waiter that has left is given none.
 func TestPoolLosesNoSlot(t *testing.T) {
-	p := &pool{most: 1, made: 1}
-	given := &slot{}
+	p := &pool{limit: 1, made: 1}
+	given := &markerSlot{}
 	late, gone, next := &waiter{stop: func() {}}, &waiter{}, &waiter{stop: func() {}}
 	for _, w := range []*waiter{late, gone, next} {
 		if s := p.enter(w); s != nil {
 			t.Fatal("a slot out of nowhere")
 		}
 	}
-	p.give(given)
+	p.release(given)
 	if s := p.leave(late); s != given {
 		t.Errorf("got %p, want the slot that was given", s)
 	}
 	if s := p.leave(gone); s != nil {
 		t.Errorf("got %p, want no slot", s)
 	}
-	p.give(given)
+	p.release(given)
 	if s := p.leave(next); s != given {
 		t.Errorf("got %p, want the slot that was given", s)
 	}
-	p.give(given)
+	p.release(given)
 	if s := p.enter(late); s != given || len(p.waiting) != 0 {
 		t.Errorf("got %p, want the free slot", s)
 	}
@@ -48,11 +48,11 @@ func TestPoolLosesNoSlot(t *testing.T) {
 // One attempt that cannot be settled does not keep the others from being
 // settled.
 func TestPoolSettlesInTurn(t *testing.T) {
-	a, b := &handle{}, &handle{}
-	p := &pool{most: 2, made: 2, unclear: []*handle{a, b}}
-	for _, want := range []*handle{a, b, a} {
+	a, b := &pendingAttempt{}, &pendingAttempt{}
+	p := &pool{limit: 2, made: 2, unclear: []*pendingAttempt{a, b}}
+	for _, want := range []*pendingAttempt{a, b, a} {
 		ctx, cancel := context.WithCancel(t.Context())
-		s := p.take(ctx, func(_ context.Context, h *handle) {
+		s := p.take(ctx, func(_ context.Context, h *pendingAttempt) {
 			if h != want {
 				t.Errorf("settles %p, want %p", h, want)
 			}
@@ -338,7 +338,7 @@ func burst(t *testing.T, c *Committer, s *occupied, n int) (failed []error) {
 // The number of slots grows while many Commits wait, and stays small while few do.
 func TestSlotsGrowWithTheLoad(t *testing.T) {
 	for _, x := range []struct{ slots, commits, made int }{
-		{0, 8, 8}, {0, 15, 8}, {0, 17, 9}, {0, 1000, mostSlots}, {12, 200, 12},
+		{0, 8, 8}, {0, 15, 8}, {0, 17, 9}, {0, 1000, maxSlots}, {12, 200, 12},
 	} {
 		run(t, func(t *testing.T) {
 			s := &occupied{newStore(), map[string]time.Duration{}}

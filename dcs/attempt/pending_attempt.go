@@ -12,31 +12,31 @@ import (
 const nonceBytes = 16
 
 // handle is one attempt: what is needed to send it, and to settle it later.
-type handle struct {
-	c       *Committer
-	slot    *slot
-	txn     dcs.Txn
-	key     string        // for errors: the first key of the transaction
-	marker  Marker        // as the copies carry it
-	abandon []byte        // the nonce that wins the marker for a no (P11)
-	turn    chan struct{} // held by whoever settles
-	done    *outcome      // under turn; nil while unclear
+type pendingAttempt struct {
+	c          *Committer
+	slot       *markerSlot
+	txn        dcs.Txn
+	key        string        // for errors: the first key of the transaction
+	marker     Marker        // as the copies carry it
+	abortNonce []byte        // the nonce that wins the marker for a no (P11)
+	settling   chan struct{} // held by whoever settles
+	done       *outcome      // under turn; nil while unclear
 
 	found *dcs.Error  // the conflict or loss that a copy was answered, not definite by itself
 	last  error       // the last failure, for the error's text
 	full  atomic.Bool // a copy was answered with ErrFull
 }
 
-func (c *Committer) newHandle(s *slot, t dcs.Txn) (*handle, error) {
+func (c *Committer) newPendingAttempt(s *markerSlot, t dcs.Txn) (*pendingAttempt, error) {
 	b, err := c.random(2 * nonceBytes)
 	if err != nil {
 		return nil, err
 	}
-	h := &handle{
+	h := &pendingAttempt{
 		c: c, slot: s, txn: clone(t),
-		marker:  Marker{Key: s.key, Modified: s.modified, Nonce: b[:nonceBytes:nonceBytes]},
-		abandon: b[nonceBytes:],
-		turn:    make(chan struct{}, 1),
+		marker:     Marker{Key: s.key, Modified: s.modified, Nonce: b[:nonceBytes:nonceBytes]},
+		abortNonce: b[nonceBytes:],
+		settling:   make(chan struct{}, 1),
 	}
 	if len(t.Then) > 0 {
 		h.key = t.Then[0].Key
@@ -66,23 +66,23 @@ type outcome struct {
 	fail *dcs.Error   // a definite no that a copy was answered, or ErrAmbiguous
 	// abandoned is a definite no because the marker was won; why says what had
 	// gone wrong before.
-	abandoned bool
-	why       error
-	removed   bool // the marker was won by deleting it
+	aborted bool
+	why     error
+	removed bool // the marker was won by deleting it
 }
 
 // answer is what the caller of op is told.
-func (o *outcome) answer(h *handle, op string) (dcs.Revision, error) {
+func (o *outcome) answer(h *pendingAttempt, op string) (dcs.Revision, error) {
 	switch {
 	case op == "Settle" && o.settlesAsConflict():
 		// P11: the marker was won. The reason must not be matched, because of the
 		// definite kinds a Settler returns ErrConflict and ErrLost only.
-		return 0, h.c.fail(op, h.key, dcs.ErrConflict, textOf(o.reason()))
+		return 0, h.c.fail(op, h.key, dcs.ErrConflict, opaque(o.reason()))
 	case o.fail != nil:
 		e := *o.fail
 		e.Op = op
 		return 0, &e
-	case o.abandoned:
+	case o.aborted:
 		return 0, h.c.fail(op, h.key, dcs.ErrUnavailable, o.why)
 	}
 	return o.rev, nil
@@ -92,7 +92,7 @@ func (o *outcome) answer(h *handle, op string) (dcs.Revision, error) {
 // answer ErrConflict.
 func (o *outcome) settlesAsConflict() bool {
 	if o.fail == nil {
-		return o.abandoned
+		return o.aborted
 	}
 	switch o.fail.Kind {
 	case dcs.ErrConflict, dcs.ErrLost, dcs.ErrAmbiguous: //nolint:errorlint // the kind itself, whatever the cause is
@@ -113,44 +113,44 @@ func (o *outcome) reason() error {
 type verdict uint8
 
 const (
-	open  verdict = iota // nothing
-	yes                  // it was applied
-	no                   // this copy was refused, for the reason in handle.found
-	again                // this copy was refused, and its conditions hold
-	gone                 // the marker is lost: it can not be applied any more
-	ended                // our own settling has won the marker
+	undecided  verdict = iota // nothing
+	applied                   // it was applied
+	refused                   // this copy was refused, for the reason in handle.found
+	retry                     // this copy was refused, and its conditions hold
+	markerLost                // the marker is lost: it can not be applied any more
+	aborted                   // our own settling has won the marker
 )
 
 // judge says what a refusal of a copy means. The marker is judged before any
 // other condition and before the lease (P9).
-func (h *handle) judge(a Answer) (verdict, dcs.Revision) {
-	if v, rev := h.judgeMarker(a); v != open {
+func (h *pendingAttempt) judge(a Answer) (verdict, dcs.Revision) {
+	if v, rev := h.judgeMarker(a); v != undecided {
 		return v, rev
 	}
 	if e := h.refusal(a); e != nil {
 		h.found = e
-		return no, 0
+		return refused, 0
 	}
-	return again, 0
+	return retry, 0
 }
 
 // judgeMarker says what the marker tells of the attempt.
-func (h *handle) judgeMarker(a Answer) (verdict, dcs.Revision) {
+func (h *pendingAttempt) judgeMarker(a Answer) (verdict, dcs.Revision) {
 	m := a.entry(h.marker.Key)
 	switch {
 	case m != nil && bytes.Equal(m.Value, h.marker.Nonce):
-		return yes, m.Modified
-	case m != nil && bytes.Equal(m.Value, h.abandon):
-		return ended, 0
+		return applied, m.Modified
+	case m != nil && bytes.Equal(m.Value, h.abortNonce):
+		return aborted, 0
 	case m == nil || m.Modified != h.marker.Modified:
-		return gone, 0
+		return markerLost, 0
 	}
-	return open, 0
+	return undecided, 0
 }
 
 // refusal returns the conflict or loss that a refusal at an untouched marker
 // means, nil if it means neither.
-func (h *handle) refusal(a Answer) *dcs.Error {
+func (h *pendingAttempt) refusal(a Answer) *dcs.Error {
 	if a.Outcome == LeaseLost {
 		// P14: nothing was written, and nothing bound to that lease will be.
 		e := h.c.fail("Commit", h.key, dcs.ErrLost, nil)
@@ -177,8 +177,8 @@ func (h *handle) refusal(a Answer) *dcs.Error {
 }
 
 // copy sends one copy of the attempt.
-func (h *handle) copy(ctx context.Context, n nth) event {
-	r := n.of(h.marker, h.txn)
+func (h *pendingAttempt) copy(ctx context.Context, n position) event {
+	r := n.request(h.marker, h.txn)
 	if h.c.o.ModifiedOnly {
 		if e := h.resolve(ctx, &r, n.copy == 0); e.unsent {
 			return e
@@ -206,7 +206,7 @@ func (c *Committer) send(ctx context.Context, r Request) event {
 // read that finds the incarnation in place. Finding another one is a refusal
 // of a copy that need not be sent, and a read that fails leaves it unsent too.
 // The first copy may rest on what is remembered of the keys.
-func (h *handle) resolve(ctx context.Context, r *Request, first bool) event {
+func (h *pendingAttempt) resolve(ctx context.Context, r *Request, first bool) event {
 	need := false
 	for _, c := range h.txn.If {
 		need = need || (c.On == dcs.Created && c.Is != 0)
@@ -236,8 +236,8 @@ func (h *handle) resolve(ctx context.Context, r *Request, first bool) event {
 
 // recall resolves r's conditions from what the transport remembers, if it
 // remembers every key of them with the incarnation that is asked for.
-func (h *handle) recall(r *Request) bool {
-	memory, ok := h.c.t.(Recaller)
+func (h *pendingAttempt) recall(r *Request) bool {
+	recaller, ok := h.c.t.(Recaller)
 	if !ok {
 		return false
 	}
@@ -246,7 +246,7 @@ func (h *handle) recall(r *Request) bool {
 		if c.On != dcs.Created || c.Is == 0 {
 			continue
 		}
-		e, ok := memory.Recall(c.Key)
+		e, ok := recaller.Recall(c.Key)
 		if !ok || e.Created != c.Is || e.Modified == 0 {
 			return false
 		}

@@ -38,51 +38,51 @@ func byStore(kind error) bool { return kind != nil && kind != dcs.ErrClosed } //
 // volley sends copies of one request: the first at once, a hedge beside one
 // that stays unanswered, another after one that failed (P13: the marker, or
 // the read's nature, makes that safe). It belongs to one goroutine.
-type volley struct {
-	c    *Committer
-	send func(ctx context.Context, n nth) event
-	out  chan event
+type copies struct {
+	c       *Committer
+	send    func(ctx context.Context, n position) event
+	results chan event
 
-	sent    nth         // the next copy's place
-	open    int         // copies without an answer yet
-	late    *time.Timer // when another one is sent beside them
-	unclear bool        // the outcome of one is unknown
-	refused bool        // the store has seen one and refused it
-	hold    bool        // collect answers, send nothing more
-	fails   int         // for the back-off; whoever judges an answer a failure raises it
+	sent        position    // the next copy's place
+	unanswered  int         // copies without an answer yet
+	resendTimer *time.Timer // when another one is sent beside them
+	unclear     bool        // the outcome of one is unknown
+	refused     bool        // the store has seen one and refused it
+	stopSending bool        // collect answers, send nothing more
+	fails       int         // for the back-off; whoever judges an answer a failure raises it
 }
 
 // nth is the place of a copy among those of its request.
-type nth struct {
+type position struct {
 	copy, round int
 	hedge       bool
 }
 
-func (n nth) of(m Marker, t dcs.Txn) Request {
+func (n position) request(m Marker, t dcs.Txn) Request {
 	return Request{Marker: m, Txn: t, Copy: n.copy, Round: n.round, Hedge: n.hedge}
 }
 
-func (c *Committer) volley(send func(ctx context.Context, n nth) event) *volley {
-	return &volley{c: c, send: send, out: make(chan event, inFlight)}
+func (c *Committer) newCopies(send func(ctx context.Context, n position) event) *copies {
+	return &copies{c: c, send: send, results: make(chan event, maxUnanswered)}
 }
 
 // clear reports whether every copy that was sent certainly wrote nothing, and
 // none of them will.
-func (v *volley) clear() bool {
-	return v.open == 0 && !v.unclear && !(v.refused && v.c.o.Duplicates)
+func (v *copies) nothingWritten() bool {
+	return v.unanswered == 0 && !v.unclear && !(v.refused && v.c.o.Duplicates)
 }
 
 // due says whether another copy is to be sent, and after what pause.
-func (v *volley) due() (time.Duration, bool) {
+func (v *copies) due() (time.Duration, bool) {
 	switch {
-	case v.hold:
+	case v.stopSending:
 		return 0, false
-	case v.open == 0 && v.fails == 0:
+	case v.unanswered == 0 && v.fails == 0:
 		return 0, true
-	case v.open == 0:
+	case v.unanswered == 0:
 		ceiling := min(maxBackoff, minBackoff<<min(v.fails, 10))
 		return v.c.jitter(ceiling), true
-	case v.open < inFlight:
+	case v.unanswered < maxUnanswered:
 		d := v.c.o.HedgeAfter()
 		return d, d > 0
 	}
@@ -90,7 +90,7 @@ func (v *volley) due() (time.Duration, bool) {
 }
 
 // next sends what is due until a copy has an answer or ctx ends (false).
-func (v *volley) next(ctx context.Context) (event, bool) {
+func (v *copies) next(ctx context.Context) (event, bool) {
 	for ctx.Err() == nil {
 		pause, more := v.due()
 		if more && pause <= 0 {
@@ -104,14 +104,14 @@ func (v *volley) next(ctx context.Context) (event, bool) {
 			fire, stop = t.C, t.Stop
 		}
 		select {
-		case e := <-v.out:
+		case e := <-v.results:
 			stop()
 			return v.take(e), true
 		case <-fire:
-			if v.open == 0 || v.c.o.Hedge() {
-				v.launch(ctx, v.open > 0)
+			if v.unanswered == 0 || v.c.o.Hedge() {
+				v.launch(ctx, v.unanswered > 0)
 			}
-		case <-v.overdue():
+		case <-v.resendDue():
 			stop()
 			v.launch(ctx, false)
 		case <-ctx.Done():
@@ -120,7 +120,7 @@ func (v *volley) next(ctx context.Context) (event, bool) {
 	}
 	// An answer that came in time is not thrown away for the select's choice.
 	select {
-	case e := <-v.out:
+	case e := <-v.results:
 		return v.take(e), true
 	default:
 		return event{}, false
@@ -128,15 +128,15 @@ func (v *volley) next(ctx context.Context) (event, bool) {
 }
 
 // overdue fires when another copy is to be sent beside those that are open.
-func (v *volley) overdue() <-chan time.Time {
-	if v.late == nil || v.open == 0 || v.hold {
+func (v *copies) resendDue() <-chan time.Time {
+	if v.resendTimer == nil || v.unanswered == 0 || v.stopSending {
 		return nil
 	}
-	return v.late.C
+	return v.resendTimer.C
 }
 
-func (v *volley) take(e event) event {
-	v.open--
+func (v *copies) take(e event) event {
+	v.unanswered--
 	switch {
 	case !e.definite():
 		v.unclear = true
@@ -147,7 +147,7 @@ func (v *volley) take(e event) event {
 }
 
 // launch sends one copy. Its goroutine ends with ctx at the latest.
-func (v *volley) launch(ctx context.Context, hedge bool) {
+func (v *copies) launch(ctx context.Context, hedge bool) {
 	left := noDeadline
 	if deadline, ok := ctx.Deadline(); ok {
 		left = time.Until(deadline)
@@ -155,12 +155,12 @@ func (v *volley) launch(ctx context.Context, hedge bool) {
 	n := v.sent
 	n.hedge = hedge
 	v.sent.copy++
-	v.open++
+	v.unanswered++
 	if !hedge {
 		v.sent.round++
-		v.late = nil
+		v.resendTimer = nil
 		if d := v.c.o.ResendAfter(left, n.round); d > 0 {
-			v.late = time.NewTimer(d)
+			v.resendTimer = time.NewTimer(d)
 		}
 	}
 	v.c.running.Add(1)
@@ -174,17 +174,17 @@ func (v *volley) launch(ctx context.Context, hedge bool) {
 
 // deliver hands e to next. An answer that came in time is kept for next even
 // if ctx ends before next looks. A failure after that reports only the end.
-func (v *volley) deliver(ctx context.Context, e event) {
+func (v *copies) deliver(ctx context.Context, e event) {
 	if e.err != nil && ctx.Err() != nil {
 		return
 	}
 	select {
-	case v.out <- e:
+	case v.results <- e:
 		return
 	default:
 	}
 	select {
-	case v.out <- e:
+	case v.results <- e:
 	case <-ctx.Done():
 	}
 }

@@ -15,7 +15,7 @@ func TestAlarmByBootClock(t *testing.T) {
 	}
 	rung := make(chan struct{}, 10)
 	var work sync.WaitGroup
-	a := newAlarm(func() { rung <- struct{}{} }, work.Go)
+	a := newDeadlineTimer(func() { rung <- struct{}{} }, work.Go)
 	at := Now().Add(20 * time.Millisecond)
 	a.set(at)
 	a.timer.Stop() // as if it stood still
@@ -30,7 +30,7 @@ func TestAlarmByBootClock(t *testing.T) {
 	a.stop()
 	a.stop()
 	work.Wait()
-	if bell.file != nil {
+	if bootTimers.file != nil {
 		t.Error("the descriptor is still open")
 	}
 }
@@ -40,10 +40,10 @@ func TestAlarmByBootClock(t *testing.T) {
 func TestAlarmsShareOneBell(t *testing.T) {
 	var work sync.WaitGroup
 	rung := make(chan int, 100)
-	var alarms []*alarm
+	var alarms []*deadlineTimer
 	before := runtime.NumGoroutine()
 	for i := range 50 {
-		a := newAlarm(func() { rung <- i }, work.Go)
+		a := newDeadlineTimer(func() { rung <- i }, work.Go)
 		a.boot.set(Now().Add(time.Hour))
 		alarms = append(alarms, a)
 	}
@@ -76,7 +76,7 @@ func TestAlarmsShareOneBell(t *testing.T) {
 	if len(rung) > 0 {
 		t.Errorf("%d alarms rang that were not due", len(rung))
 	}
-	if bell.file != nil {
+	if bootTimers.file != nil {
 		t.Error("the descriptor is still open")
 	}
 }
