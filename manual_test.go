@@ -36,8 +36,8 @@ func TestManualNamesRealCases(t *testing.T) {
 	if named == 0 {
 		t.Error("the manual names no case")
 	}
-	_, guarantees, _ := strings.Cut(manual, "# What is guaranteed")
-	guarantees, _, _ = strings.Cut(guarantees, "# What is not")
+	_, guarantees, _ := strings.Cut(manual, "# Guarantees")
+	guarantees, _, _ = strings.Cut(guarantees, "# Not guaranteed")
 	items := regexp.MustCompile(`(?m)^ +\d+\. `).Split(guarantees, -1)[1:]
 	for _, item := range items {
 		if !regexp.MustCompile(`\([A-Za-z]+/`).MatchString(item) {

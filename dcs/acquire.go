@@ -7,27 +7,27 @@ import (
 	"slices"
 )
 
-// TryAcquire takes the lock key, with value, if it is free, and answers within
-// the budget. ErrConflict says that somebody holds it: the *[Error]'s Current
-// is the holder's entry, where it could be read. A lock is not re-entrant: that
-// this Session holds it already is ErrConflict too. A key that is a member key
-// is ErrInvalid (see [CheckLockKey]). While a Release of the key by this Session
-// is not carried out yet, TryAcquire returns ErrUnavailable with nothing sent,
-// and Acquire waits.
+// TryAcquire takes the lock key with value if the key is free, and returns
+// within the budget. ErrConflict reports that another session holds the lock;
+// Current of the *[Error] is the holder's entry if it could be read. A lock is
+// not re-entrant, so that ErrConflict is also returned if this Session holds the
+// lock itself. A member key is ErrInvalid (see [CheckLockKey]). While a Release
+// of the key by this Session is pending, TryAcquire returns ErrUnavailable with
+// nothing sent, whereas Acquire waits for it.
 //
-// ErrAmbiguous says that the lock may have been taken, or may still be. The
-// Session finds that out in the background and gives the lock back if it was;
-// until then it does not try for that key again, and TryAcquire answers
-// ErrUnavailable with nothing sent. On a store that cannot settle such an
-// attempt (no [Settler]) the Session ends instead.
+// ErrAmbiguous reports that the lock may have been taken or may still be. The
+// Session determines the outcome in the background and releases the lock if it
+// was taken. Until then TryAcquire returns ErrUnavailable for that key, with
+// nothing sent. If the store cannot settle such an attempt (it has no [Settler]),
+// the Session ends.
 //
 // The lock is taken only if every condition of also holds at that moment, in the
 // same Txn. If one does not, TryAcquire returns ErrConflict, and ConflictKey of
-// the *[Error] is the key of that condition; it is key where the lock is held.
-// An acquisition that depends on an earlier reading must state so here: a
-// configuration that changes in between would not be noticed otherwise.
+// the *[Error] is the key of that condition. It is the lock's key if the lock is
+// held. An acquisition that depends on an earlier reading must state the
+// condition here, because a change in between would otherwise go unnoticed.
 //
-// ctx governs this call only, not the Hold's life.
+// ctx bounds this call only, not the life of the Hold.
 func (s *Session) TryAcquire(ctx context.Context, key string, value []byte, also ...Cond) (*Hold, error) {
 	const op = "TryAcquire"
 	if err := CheckLockKey(key); err != nil {
@@ -54,16 +54,16 @@ func (s *Session) TryAcquire(ctx context.Context, key string, value []byte, also
 	return h, nil
 }
 
-// Acquire waits until the lock key is free and takes it. It waits as long as
-// ctx allows, without polling: ctx ends it with the context's bare error while
-// the store answers; a store that is silent for RetryTimeout ends it with
-// ErrUnavailable; cut short while its write is under way it matches
-// ErrAmbiguous too, and a lock that was taken after all is given back. For
+// Acquire waits until the lock key is free and takes it. It waits without polling
+// and for as long as ctx allows. When ctx ends while the store answers, Acquire
+// returns the bare error of ctx. If the store is silent for RetryTimeout, it
+// returns ErrUnavailable. If it is cut short while its write is under way, the
+// error matches ErrAmbiguous too, and the lock is released if it was taken. For
 // everything else see [Session.TryAcquire].
 //
-// Acquire waits for the lock only. It returns the ErrConflict of a condition of
-// also at once, and checks these conditions at the call and whenever the lock
-// becomes free.
+// Acquire waits for the lock only. It checks the conditions of also at the call
+// and whenever the lock becomes free, and returns ErrConflict at once if one does
+// not hold.
 func (s *Session) Acquire(ctx context.Context, key string, value []byte, also ...Cond) (*Hold, error) {
 	if err := CheckLockKey(key); err != nil {
 		return nil, withOp("Acquire", key, err)
@@ -92,8 +92,8 @@ func (s *Session) Acquire(ctx context.Context, key string, value []byte, also ..
 	}
 }
 
-// waitFailure is what Acquire returns for err: the context's bare error when
-// that has ended and nothing is left unclear.
+// waitFailure returns the error of an Acquire that failed with err. It is the
+// bare error of ctx if that has ended and no write is ambiguous.
 func (s *Session) waitFailure(ctx context.Context, key string, err error) error {
 	if s.Err() == nil && ctx.Err() != nil && !errors.Is(err, ErrAmbiguous) {
 		return ctx.Err()
@@ -101,20 +101,20 @@ func (s *Session) waitFailure(ctx context.Context, key string, err error) error 
 	return s.failure("Acquire", key, err)
 }
 
-// free returns an error if the session holds key itself, or is over. Called
+// checkFree returns an error if the session is over or holds key itself. Called
 // under mu.
 func (s *Session) checkFree(key string) error {
 	if s.err != nil {
 		return s.err
 	}
 	if h := s.holds[key]; h != nil {
-		return &Error{Kind: ErrConflict, ConflictKey: key, Err: fmt.Errorf("this Session holds it already, with token %d: a lock is not re-entrant", h.token)}
+		return &Error{Kind: ErrConflict, ConflictKey: key, Err: fmt.Errorf("this Session already holds the lock, with token %d: a lock is not re-entrant", h.token)}
 	}
 	return nil
 }
 
-// acquireOnce is one attempt of Acquire, with one budget. An earlier attempt
-// that is not settled is waited for (P17).
+// acquireOnce makes one attempt of Acquire, with one budget. It first waits until
+// an earlier attempt is settled (P17).
 func (s *Session) acquireOnce(ctx context.Context, key string, value []byte, also []Cond) (*Hold, error) {
 	ctx, cancel := s.call(ctx)
 	defer cancel()
@@ -132,7 +132,8 @@ func (s *Session) acquireOnce(ctx context.Context, key string, value []byte, als
 	return s.attempt(ctx, c, value, also)
 }
 
-// awaitAbsent waits until key does not exist. It was seen as current.
+// awaitAbsent waits until key does not exist. current is the entry last seen, or
+// nil.
 func (s *Session) awaitAbsent(ctx context.Context, key string, current *Entry) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -153,10 +154,10 @@ func (s *Session) awaitAbsent(ctx context.Context, key string, current *Entry) e
 	}
 }
 
-// attempt tries once to create the claimed key. The claim ends with it, or,
-// when the outcome is unclear, with its settling in the background. The lock's
-// own condition is the last one, so that a conflict names one of also where both
-// fail.
+// attempt tries once to create the claimed key. It ends the claim, unless the
+// outcome is ambiguous. The settling in the background ends the claim then. The
+// lock's own condition is the last one, so that a conflict names a condition of
+// also where both fail.
 func (s *Session) attempt(ctx context.Context, c *claim, value []byte, also []Cond) (*Hold, error) {
 	conds := append(slices.Clone(also), Absent(c.key))
 	rev, err := s.store.Commit(ctx, Txn{
@@ -188,12 +189,12 @@ func isFenced(err error) bool {
 	return errors.Is(err, ErrAmbiguous) && errors.As(err, &e) && e.Fenced
 }
 
-// readBack finds out whether an attempt that cannot land any more has landed
-// (P11). The key is the attempt's own if it is bound to the attempt's lease and
-// was created later than everything the Store had seen before the attempt was
-// sent: an older incarnation under the same lease is an earlier Hold's, and its
-// Release may still be under way. readBack returns err itself when the key
-// cannot be read.
+// readBack determines whether an attempt that cannot be applied any more has been
+// applied (P11). The key is the attempt's own if it is bound to the attempt's
+// lease and was created later than every revision that the Store had seen before
+// the attempt was sent. An older incarnation under the same lease belongs to an
+// earlier Hold, whose Release may still be under way. readBack returns err itself
+// if the key cannot be read.
 func (s *Session) readBack(ctx context.Context, c *claim, err error) (Revision, error) {
 	e, rerr := s.store.Get(ctx, c.key)
 	switch {
@@ -202,15 +203,15 @@ func (s *Session) readBack(ctx context.Context, c *claim, err error) (Revision, 
 	case rerr == nil:
 		return 0, &Error{Kind: ErrConflict, ConflictKey: c.key, Current: &e}
 	case errors.Is(rerr, ErrNotFound):
-		return 0, &Error{Kind: ErrUnavailable, Err: fmt.Errorf("the lock is not held: %w", opaque(err))}
+		return 0, &Error{Kind: ErrUnavailable, Err: fmt.Errorf("the lock was not taken: %w", opaque(err))}
 	default:
 		return 0, err
 	}
 }
 
-// adopt makes the Hold of an attempt that was answered yes, for the Session
-// and the lease that it carried (P16), if both are still good. If they are not,
-// the key ends with that lease.
+// adopt returns the Hold of an attempt that succeeded. It belongs to the Session
+// and to the lease that the attempt carried (P16). If either has ended, adopt
+// returns ErrExpired, and the key ends with that lease.
 func (s *Session) adopt(c *claim, token Revision) (*Hold, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -218,7 +219,7 @@ func (s *Session) adopt(c *claim, token Revision) (*Hold, error) {
 		s.expireLocked()
 	}
 	if s.err != nil || c.lease != s.lease {
-		return nil, &Error{Kind: ErrExpired, Err: errors.New("the lock was taken too late: the session is over")}
+		return nil, &Error{Kind: ErrExpired, Err: errors.New("the session ended before the acquired lock could be returned")}
 	}
 	h := &Hold{s: s, key: c.key, token: token, done: make(chan struct{}), removed: make(chan struct{})}
 	s.holds[c.key] = h
@@ -227,9 +228,9 @@ func (s *Session) adopt(c *claim, token Revision) (*Hold, error) {
 	return h, nil
 }
 
-// nameConflict completes a conflict of an attempt under conds with the key whose
-// condition failed and the entry that is there, where the store did not report
-// them. If every condition holds by now, the key stays unknown.
+// nameConflict adds to a conflict the key whose condition failed and the entry
+// found, where the store did not report them. If every condition holds by now,
+// ConflictKey stays empty.
 func (s *Session) nameConflict(ctx context.Context, conds []Cond, err error) error {
 	var e *Error
 	if !errors.As(err, &e) {
@@ -259,7 +260,7 @@ func (s *Session) nameConflict(ctx context.Context, conds []Cond, err error) err
 	return &named
 }
 
-// failed reports whether the condition on key is one of conds and does not hold
+// conditionFailed reports whether conds has a condition on key that does not hold
 // for the entry found.
 func conditionFailed(conds []Cond, key string, found *Entry) bool {
 	i := slices.IndexFunc(conds, func(c Cond) bool { return c.Key == key })
@@ -276,8 +277,9 @@ func (s *Session) leaseLost(t *leaseState, err error) {
 	}
 }
 
-// settleAcquire finds out in the background what became of an unclear
-// Acquire. A late yes is given back: nobody is there to take it (P16).
+// settleAcquire determines the outcome of an ambiguous Acquire in the background.
+// A lock that was taken after all is released, because its Acquire has returned
+// an error (P16).
 func (s *Session) settleAcquire(c *claim, err error) {
 	var e *Error
 	if errors.As(err, &e) && !e.Fenced {
@@ -302,7 +304,7 @@ func (s *Session) settleAcquire(c *claim, err error) {
 	})
 }
 
-// readFate is readBack for as long as it takes.
+// awaitReadBack repeats readBack until it has an outcome or the session ends.
 func (s *Session) awaitReadBack(c *claim, err error) (Revision, settleResult) {
 	for n := 0; ; n++ {
 		ctx, cancel := s.call(s.life)

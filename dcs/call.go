@@ -10,20 +10,20 @@ import (
 	"time"
 )
 
-// op is what the Store needs to know of one method.
+// op describes one method to the Store.
 type op struct {
 	name string
-	// unclear is the kind of an error that says nothing: what the caller must
-	// assume.
+	// unclear is the kind under which an unclassified error is reported. It is the
+	// outcome that the caller must assume.
 	unclear error
-	// says are the definite answers that the method can give, besides
-	// ErrInvalid and ErrClosed. Anything else is no answer to this question.
+	// definite are the definite kinds that the method can return, in addition to
+	// commonKinds. Any other kind is reported as unclear.
 	definite []error
-	// long says that the call takes as long as its context.
+	// unbounded means that the call has no budget and takes as long as its context.
 	unbounded bool
 }
 
-// The default kinds, in one place.
+// The kinds of all methods.
 var (
 	opGet      = &op{name: "Get", unclear: ErrUnavailable, definite: []error{ErrNotFound}}
 	opSnapshot = &op{name: "Snapshot", unclear: ErrUnavailable}
@@ -37,15 +37,14 @@ var (
 	opOpen     = &op{name: "Open", unclear: ErrUnavailable}
 )
 
-// kind returns the kind under which the answer err of this method is
-// reported.
+// kind returns the kind under which the Store reports the error err of the method.
 func (o *op) kind(err error) error {
 	k := recognise(err)
 	switch {
 	case same(k, ErrAmbiguous):
 		return o.unclear // a read that "may have happened" is unavailable
 	case same(k, ErrClosed) && same(o.unclear, ErrAmbiguous):
-		return o.unclear // being closed says nothing of what was sent before
+		return o.unclear // the call may have been sent before the backend was closed
 	}
 	for _, said := range commonKinds {
 		if same(k, said) {
@@ -60,7 +59,7 @@ func (o *op) kind(err error) error {
 	return o.unclear
 }
 
-// anyOp are the kinds that every method may answer with.
+// commonKinds are the kinds that every method may return.
 var commonKinds = []error{ErrUnavailable, ErrUnauthorized, ErrInvalid, ErrClosed}
 
 // call is one call under way.
@@ -69,25 +68,25 @@ type call struct {
 	op     *op
 	key    string
 	cancel context.CancelFunc
-	start  time.Time // zero when nobody asks
-	answer *answer   // nil when nobody asks
+	start  time.Time // zero without an Observer.Call
+	answer *answer   // nil without an Observer.Call
 }
 
-// answer is where a backend says which server answered.
+// answer holds the name of the server that answered a call.
 type answer struct{ endpoint atomic.Pointer[string] }
 
 type answerKey struct{}
 
-// AnsweredBy tells the Store which server is answering the call that ctx
-// belongs to, for [CallEvent]; the last word counts. Backends call it with the
-// context they were given; it costs nothing when nobody observes.
+// AnsweredBy records for [CallEvent] which server answered the call that ctx
+// belongs to. The last recorded server counts. Backends call it with the context
+// that they were given. It costs nothing when no Observer is set.
 func AnsweredBy(ctx context.Context, endpoint string) {
 	if a, ok := ctx.Value(answerKey{}).(*answer); ok {
 		a.endpoint.Store(&endpoint)
 	}
 }
 
-// begin gives a call its budget, or refuses it with nothing sent.
+// begin gives a call its budget, or returns an error with nothing sent.
 func (s *Store) begin(ctx context.Context, o *op, key string) (context.Context, call, error) {
 	c := call{s: s, op: o, key: key}
 	if s.closed.Load() {
@@ -106,15 +105,15 @@ func (s *Store) begin(ctx context.Context, o *op, key string) (context.Context, 
 	if o.unbounded {
 		return ctx, c, nil
 	}
-	// A context that ends sooner is the budget already.
+	// A context that ends sooner needs no second timer.
 	if d, ok := ctx.Deadline(); !ok || time.Until(d) > s.o.Timing.RetryTimeout {
 		ctx, c.cancel = context.WithTimeout(ctx, s.o.Timing.RetryTimeout)
 	}
 	return ctx, c, nil
 }
 
-// finish ends a call: it gives err its kind, remembers how the store does, and
-// tells the observer.
+// finish ends a call. It gives err its kind, records whether the store answers, and
+// notifies the observer.
 func (c *call) finish(ctx context.Context, err error) error {
 	cut := ctx.Err()
 	if c.cancel != nil {
@@ -149,10 +148,10 @@ func (c *call) observe(err error) {
 	c.s.o.Observer.Call(ev)
 }
 
-// bare reports whether err says no more than that the context ended.
+// isBare reports whether err says only that the context ended.
 func isBare(err, cut error) bool { return errors.Is(err, cut) && recognise(err) == nil }
 
-// invalid is the answer to a wrong argument.
+// invalid returns an ErrInvalid for a wrong argument.
 func (s *Store) invalid(o *op, key string, err error) error {
 	return s.fail(o, key, ErrInvalid, err)
 }
@@ -161,8 +160,8 @@ func (s *Store) fail(o *op, key string, kind, err error) *Error {
 	return &Error{Backend: s.name, Op: o.name, Key: key, Kind: kind, Err: err}
 }
 
-// wrap makes the one *Error of a failed call from what the backend returned
-// and from cut, the error of the call's context if that has ended.
+// wrap makes the *Error of a failed call from the backend's error and from cut, the
+// error of the call's context if that has ended.
 func (s *Store) wrap(o *op, key string, err, cut error) *Error {
 	e := adopt(err)
 	e.Kind = o.kind(err)
@@ -178,7 +177,7 @@ func (s *Store) wrap(o *op, key string, err, cut error) *Error {
 	if !errors.Is(e, ErrUnavailable) {
 		return e
 	}
-	// What could not be told because somebody cut the call short says so.
+	// An unknown outcome names its cause: Close or the end of the context.
 	if closed := errors.Is(err, ErrClosed) || o != opClose && s.closed.Load(); closed && !errors.Is(e, ErrClosed) {
 		if same(o.unclear, ErrAmbiguous) {
 			e.Err = withCause(e.Err, ErrClosed)
@@ -192,8 +191,9 @@ func (s *Store) wrap(o *op, key string, err, cut error) *Error {
 	return e
 }
 
-// adopt returns a copy of the *Error that err is, so that nothing is wrapped
-// twice and the backend's own value is left alone, or a new one around err.
+// adopt returns a copy of err if it is an *Error, so that no error is wrapped twice
+// and the backend's value stays unchanged. Otherwise it returns a new *Error around
+// err.
 func adopt(err error) *Error {
 	switch top := any(err).(type) {
 	case *Error:
@@ -220,8 +220,8 @@ func withCause(a, b error) error {
 	return fmt.Errorf("%w (%w)", a, b)
 }
 
-// health remembers whether the last calls were answered, so that an outage is
-// two lines in the log and not one a call.
+// health records whether the last calls were answered, so that an outage is logged
+// with two lines and not with one for each call.
 type health struct {
 	down atomic.Bool
 
@@ -232,22 +232,22 @@ type health struct {
 	failed int       // calls that failed in the present outage
 }
 
-// isLocal reports whether err is about a limit of this Store: nothing was sent,
-// and whether the store answers is shown by other calls. A backend says so with an
-// error that has a method Local() bool.
+// isLocal reports whether err is about a limit of this Store. Nothing was sent
+// then, and the error is no sign of an outage. A backend marks such an error with a
+// method Local() bool.
 func isLocal(err error) bool {
 	var l interface{ Local() bool }
 	return errors.As(err, &l) && l.Local()
 }
 
-// note takes the outcome of one call. An outage that begins soon after
-// another was logged is not logged again.
+// record takes the outcome of one call. An outage that begins within quiet after
+// the last logged one is not logged.
 func (h *health) record(log *slog.Logger, quiet time.Duration, o *op, key string, err error) {
 	var unanswered bool
 	switch {
 	case err == nil:
 	case errors.Is(err, context.Canceled), errors.Is(err, ErrClosed), isLocal(err):
-		return // says nothing about the store
+		return // no sign of the store's health
 	default:
 		unanswered = errors.Is(err, ErrUnavailable)
 	}
@@ -277,7 +277,7 @@ func (h *health) record(log *slog.Logger, quiet time.Duration, o *op, key string
 	h.logged, h.last = true, now
 	level, text := slog.LevelWarn, "the store does not answer"
 	if errors.Is(err, ErrUnauthorized) {
-		level, text = slog.LevelError, "the store refuses our credentials"
+		level, text = slog.LevelError, "the store rejects the credentials"
 	}
 	log.Log(context.Background(), level, text, "op", o.name, "key", key, "error", err)
 }

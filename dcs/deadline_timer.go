@@ -5,17 +5,18 @@ import (
 	"time"
 )
 
-// alarm calls ring when an Instant has come: exactly, and on Linux also at
-// once when the machine wakes up after it. It may ring too early or twice, so
-// whoever is rung asks the clocks again and sets the alarm anew.
+// deadlineTimer calls a function at an Instant. On Linux it also counts the time
+// during which the machine was suspended, so that it fires at once after a
+// resume. It may fire early or twice. The function must therefore read the clocks
+// again and set the timer again.
 type deadlineTimer struct {
 	mu      sync.Mutex
 	timer   *time.Timer
-	boot    *bootTimer // nil where there is none
+	boot    *bootTimer // nil where the system has none
 	stopped bool
 }
 
-// newAlarm makes an alarm that is not set. Whatever goroutine it needs is
+// newDeadlineTimer returns a timer that is not set. Each goroutine that it needs is
 // started through spawn and ends with stop.
 func newDeadlineTimer(onTimer func(), spawn func(func())) *deadlineTimer {
 	a := &deadlineTimer{boot: newBootTimer(onTimer, spawn)}
@@ -24,7 +25,7 @@ func newDeadlineTimer(onTimer func(), spawn func(func())) *deadlineTimer {
 	return a
 }
 
-// set moves the alarm to at. An alarm that was stopped stays so.
+// set moves the timer to at. It has no effect after stop.
 func (a *deadlineTimer) set(at Instant) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -37,7 +38,7 @@ func (a *deadlineTimer) set(at Instant) {
 	}
 }
 
-// stop ends the alarm for good. It may be called from ring.
+// stop ends the timer for good. onTimer may call it.
 func (a *deadlineTimer) stop() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -51,11 +52,11 @@ func (a *deadlineTimer) stop() {
 	}
 }
 
-// inBubble reports whether the caller runs in a bubble of testing/synctest,
-// which shows in readings of the clock that carry no monotonic part. There
-// time is not the kernel's, and a goroutine that waits for the kernel would
-// keep it from passing.
+// inBubble reports whether the caller runs in a bubble of testing/synctest. In a
+// bubble a reading of the clock has no monotonic part. The kernel's time does not
+// apply there, and a goroutine that waits for the kernel would keep the bubble's
+// time from passing.
 func inBubble() bool {
 	now := monotonic()
-	return now == now.Round(0) //nolint:staticcheck // Equal does not see what is asked for here
+	return now == now.Round(0) //nolint:staticcheck // Equal ignores the monotonic part
 }

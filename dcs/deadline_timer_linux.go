@@ -8,25 +8,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bootTimer rings by CLOCK_BOOTTIME, which goes on while the machine sleeps:
-// Go's own timers stand still then and would be late by as much.
+// bootTimer fires by CLOCK_BOOTTIME, which goes on while the machine is
+// suspended. Go's own timers do not, and would fire late by that time.
 type bootTimer struct {
 	onTimer func()
 	spawn   func(func())
 	due     int64 // on CLOCK_BOOTTIME, in ns; 0: not set
 }
 
-// bell is the kernel's timer for all alarms of the process, with one goroutine
-// that waits for it. It is there while any alarm is.
+// bootTimers holds the kernel timer that all deadline timers of the process share,
+// and one goroutine that waits for it. Both exist only while there is a timer.
 var bootTimers struct {
 	mu     sync.Mutex
 	timers map[*bootTimer]struct{}
-	next   int64 // what file is set to
+	next   int64 // the time to which file is set
 	file   *os.File
 	done   chan struct{} // closed when file's goroutine has ended
 }
 
-// newBootTimer returns nil where the kernel has none to give, and in a bubble.
+// newBootTimer returns nil if the kernel offers no timer, and in a bubble.
 func newBootTimer(onTimer func(), spawn func(func())) *bootTimer {
 	if inBubble() {
 		return nil
@@ -47,8 +47,8 @@ func newBootTimer(onTimer func(), spawn func(func())) *bootTimer {
 	return b
 }
 
-// listen waits for the kernel until file is closed. Whoever is due is rung on
-// a goroutine of its own, so that a slow one delays nobody.
+// serveBootTimers waits for the kernel timer until file is closed. It runs each
+// due callback in a goroutine of its own, so that a slow one delays no other.
 func serveBootTimers(file *os.File, done chan struct{}) {
 	defer close(done)
 	var ticks [8]byte
@@ -77,7 +77,8 @@ func bootTime() (ns int64, ok bool) {
 	return now.Nano(), err == nil
 }
 
-// rearm sets the kernel's timer to the first alarm. Called under bell.mu.
+// armBootTimers sets the kernel timer to the earliest due time. Called under
+// bootTimers.mu.
 func armBootTimers() {
 	first := int64(0)
 	for b := range bootTimers.timers {
@@ -101,8 +102,8 @@ func armBootTimers() {
 }
 
 func (b *bootTimer) set(at Instant) {
-	// The clock first and the time left after it: preempted between the two,
-	// the timer is set too early, never too late.
+	// Read the clock before the time left: if the thread is preempted in between,
+	// the timer is set too early and never too late.
 	now, ok := bootTime()
 	if !ok {
 		return
@@ -114,7 +115,7 @@ func (b *bootTimer) set(at Instant) {
 		return
 	}
 	b.due = now + min(int64(left), math.MaxInt64-now)
-	bootTimers.next = -1 // what was rung may be set to the same again
+	bootTimers.next = -1 // the timer has fired and may be set to the same time again
 	armBootTimers()
 }
 

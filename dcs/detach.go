@@ -86,7 +86,7 @@ func (h *detachedHandler) Enabled(ctx context.Context, l slog.Level) bool {
 func (h *detachedHandler) Handle(ctx context.Context, r slog.Record) error {
 	r = r.Clone()
 	ctx = context.WithoutCancel(ctx)
-	h.queue.post(func() { _ = h.to.Handle(ctx, r) }) // the caller has gone on: the error has no receiver
+	h.queue.post(func() { _ = h.to.Handle(ctx, r) }) // the caller has returned, so nothing can receive the error
 	return nil
 }
 
@@ -181,8 +181,8 @@ func (b *outbox) next() func() {
 	return nil
 }
 
-// call runs f and recovers a panic, because the goroutine has no caller that
-// could.
+// call runs f and recovers a panic, because the goroutine has no caller that could
+// do so.
 func (b *outbox) call(f func()) {
 	defer func() {
 		cause := recover()

@@ -62,9 +62,9 @@ func (s Snapshot) Diff(older Snapshot) []Change {
 	return out
 }
 
-// skipSame takes the entries that did not change off old and appends those of
-// old between them, which were deleted. All of same are in old, so from the first
-// deletion on every key is at another place.
+// skipSame removes the unchanged entries from old and appends to out a change for
+// each entry of old between them, which was deleted. All of same are in old, so
+// from the first deletion on the positions of equal keys differ.
 func skipSame(out []Change, old, same []Entry) ([]Change, []Entry) {
 	for len(same) > 0 {
 		n := sort.Search(min(len(same), len(old)), func(i int) bool { return same[i].Key != old[i].Key })

@@ -1,9 +1,9 @@
-// Package dcs is the contract that a program which decides who leads can stand
-// on: leases, locks and member keys, with equal meaning over every store (dcs:
-// distributed configuration store).
+// Package dcs provides leases, locks and member keys with the same meaning over
+// every supported store. It is made for programs that elect a leader and must
+// never have two. The name stands for distributed configuration store.
 //
-// A program opens a [Store], starts a [Session] on it, and acquires a lock,
-// which makes a [Hold]:
+// A program opens a [Store] and starts a [Session] on it. The Session owns a
+// lease and renews it. Acquiring a lock through the Session returns a [Hold]:
 //
 //	store, err := dcs.Open(ctx, "raft:///var/lib/app?id=a&…", dcs.Options{})
 //	session, err := store.NewSession(ctx, dcs.SessionOptions{})
@@ -11,62 +11,65 @@
 //	…
 //	for hold.Valid() { … }
 //
-// The store behind it is chosen by the URL's scheme and by importing the
-// backend's package; packages memstore and raftstore come with this module.
-// The rules by which the code keeps its promises have numbers (P1, P2, …) and
-// are explained in docs/protocol.md.
+// The scheme of the URL selects the backend, whose package the program must
+// import. Packages memstore and raftstore come with this module. The safety
+// rules of the code are numbered (P1, P2, …) and explained in docs/protocol.md.
 //
-// # What is guaranteed
+// # Guarantees
 //
 // Each guarantee is followed by the cases of the conformance suite (package
-// conformance) that prove it for a backend.
+// conformance) that verify it for a backend.
 //
-//  1. One holder. No two Holds of one key are Valid at one moment, on whatever
-//     machines, whatever the network, the store's servers and the machines'
-//     pauses do (Hold/OneWinner, Hold/DeadlineWithoutProof, Hold/LostIsFinal,
+//  1. One holder. No two Holds of one key are Valid at the same moment. This holds
+//     across machines, and for any behaviour of the network, any failure of the
+//     store's servers and any pause of a machine except those listed below
+//     (Hold/OneWinner, Hold/DeadlineWithoutProof, Hold/LostIsFinal,
 //     Lease/ExpiresInBounds).
-//  2. Rising tokens. The [Hold.Token] of a lock is larger at every acquisition,
-//     over deletion and re-creation of the key (Hold/TokenRises).
-//  3. Fenced writes. A Commit under a [Hold.Guard] happens only while that Hold's
-//     incarnation of the lock is there; nothing of an old holder's lands later
-//     (Txn/Guarded).
-//  4. Three answers. Every call comes back within its budget, with a yes, a no on
-//     a quorum's word, or "cannot tell", and never takes one for another. A no
-//     is final: what was refused never lands (Call/BudgetKept,
-//     Call/CtxCancelled, Reply/LostAfterCommit, Reply/LateWrite,
+//  2. Rising tokens. The [Hold.Token] of a lock is larger at every acquisition, also
+//     after the key was deleted and created again (Hold/TokenRises).
+//  3. Fenced writes. A Commit under a [Hold.Guard] succeeds only while that Hold's
+//     incarnation of the lock exists. No write of an earlier holder is applied
+//     after that (Txn/Guarded).
+//  4. Three outcomes. Every call returns within its budget with a success, a
+//     definite failure that a quorum has confirmed, or an error which states that
+//     the outcome is unknown. It never reports one as another. A definite failure
+//     is final, so that a write which was refused is never applied later
+//     (Call/BudgetKept, Call/CtxCancelled, Reply/LostAfterCommit, Reply/LateWrite,
 //     Reply/HedgedConflict, Reply/ConflictWithOneself).
-//  5. Atomic writes. All of a [Txn] happens, at one revision, or nothing of it
-//     (Txn/AllOrNothing, Txn/ConcurrentCAS, Snapshot/Atomic).
-//  6. Fresh reads. A Get or Snapshot that starts after a Commit returned, on any
-//     client, sees it (KV/ReadYourWrite, KV/LinearizableAcrossClients,
+//  5. Atomic writes. A [Txn] is applied as a whole and at one revision, or not at
+//     all (Txn/AllOrNothing, Txn/ConcurrentCAS, Snapshot/Atomic).
+//  6. Fresh reads. A Get or Snapshot that starts after a Commit has returned, on any
+//     client, sees its writes (KV/ReadYourWrite, KV/LinearizableAcrossClients,
 //     Snapshot/RevisionNeverFalls).
 //  7. No missed state. [Store.Wait] and [Store.Watch] deliver the last state of a
-//     tree, without polling, and never go backwards; a Wait since revision 0
+//     tree, without polling, and never go backwards. A Wait since revision 0
 //     returns a tree at once, empty or not (Wait/LastStateNeverMissed,
 //     Wait/NeverBackwards, Wait/NotAPoll, Wait/SinceZero).
-//  8. No early end. While a lease is renewed, nobody else who goes through a
-//     Backend can take a key bound to it; when it ends, exactly the keys bound
-//     to it go (Lease/ExpiresInBounds, Txn/BindingIsAsWritten, Txn/DeadLease).
+//  8. No early end. While a lease is renewed, no other client that goes through a
+//     Backend can take a key bound to it. When the lease ends, exactly the keys
+//     bound to it are removed (Lease/ExpiresInBounds, Txn/BindingIsAsWritten,
+//     Txn/DeadLease).
 //  9. Nothing left behind. A lock that an Acquire took after it had returned an
-//     error is given back; a Release deletes its own incarnation only
+//     error is released. A Release deletes its own incarnation only
 //     (Reply/LateYesIsReleased, Hold/StaleRelease).
-//  10. A name is one member's. Of two processes that publish one key the first is
-//     told, and neither overwrites the other again and again (Hold/SameName).
-//  11. A clean end. Close is bounded, later calls say [ErrClosed], and no goroutine
-//     is left (Close/Bounded, Close/CallsAfter, Close/NoGoroutineLeft).
+//  10. One publisher a name. If two processes publish the same key, the first one is
+//     notified, and they do not overwrite each other repeatedly (Hold/SameName).
+//  11. Orderly shutdown. Close is bounded, later calls return [ErrClosed], and no
+//     goroutine is left running (Close/Bounded, Close/CallsAfter,
+//     Close/NoGoroutineLeft).
 //
-// # What is not
+// # Not guaranteed
 //
-// Between a [Hold.Valid] that said yes and what a program does next, any time
-// can pass. A resource outside the store is protected only if it refuses
-// smaller tokens than it has seen, or if the holder stops by itself in time
-// ([Hold.Remaining], [Hold.Done]). Fencing is the resource's duty, unless the
-// write goes through the store under the Guard.
+// Any amount of time can pass between a [Hold.Valid] that returned true and the
+// next statement of the program. A resource outside the store is protected only
+// if it rejects tokens smaller than the largest that it has seen, or if the
+// holder stops in time by itself ([Hold.Remaining], [Hold.Done]). Writes to the
+// store are fenced if they carry the Guard. For any other resource, the resource
+// must check the token.
 //
-// Somebody who deletes a lock's key or ends a lease with the store's own tools
-// is not stopped. The Hold ends with its next renewal (Hold/ExternalDelete,
-// Hold/ExternalTakeover); until then the former holder's guarded writes fail
-// already.
+// An operator can delete a lock's key or end a lease with the store's own tools.
+// The Hold then ends with its next renewal (Hold/ExternalDelete,
+// Hold/ExternalTakeover). Its guarded writes fail from the deletion on.
 //
 // The clocks of a virtual machine stand still while its hypervisor pauses it.
 // Afterwards [Hold.Valid] may return true until the next renewal, although another
@@ -74,86 +77,89 @@
 // least 100 ms, does no harm. Against longer ones writes must be guarded, or the
 // resource must compare tokens.
 //
-// A store that loses acknowledged data (a restored backup, most of its disks
-// gone) loses locks with it.
+// A store that loses acknowledged data loses locks with it. Examples are a
+// restored backup and the loss of most of the store's disks.
 //
 // # Time
 //
 // No decision reads a wall clock or compares clocks of two machines. An
-// [Instant] is a reading of this machine's monotonic clock and of the time that
-// it was suspended.
+// [Instant] is a reading of this machine's monotonic clock that also counts the
+// time during which the machine was suspended.
 //
-// Everything follows from a [Timing]: TTL, LoopWait and RetryTimeout, by
-// default 30 s, 10 s and 10 s, under the rule LoopWait + 2*RetryTimeout <= TTL.
-// Shorter ones are welcome: minima are the store's and the rule's only.
+// All durations derive from a [Timing]: TTL, LoopWait and RetryTimeout, by
+// default 30 s, 10 s and 10 s. They must satisfy
+// LoopWait + 2*RetryTimeout <= TTL. Shorter values may be used; only this rule
+// and the store bound them from below.
 //
 //   - A Session renews its lease every min(LoopWait, TTL/3). A confirmed renewal
 //     moves its deadline to From + TTL - max(TTL/50, 100 ms), where From is
 //     never later than the sending of the request. The deadline moves back where
 //     the store grants a shorter TTL than before (Hold/ShorterLife). At the
-//     deadline the Session and its Holds are over by themselves, also while the
-//     store does not answer; no answer that comes later revives them
+//     deadline the Session and its Holds end without a call to the store. An
+//     answer that arrives later does not revive them
 //     (Lease/FromNotLaterThanSend, Lease/LateAnswerRevivesNothing).
 //   - A call has one budget: the smaller of its context's deadline and
 //     RetryTimeout. Attempts, pauses and changes of server all spend from it.
-//     Wait, Watch and Acquire take as long as their context.
-//   - What a store grants may differ from what was asked for ([Caps.MinTTL],
-//     [Caps.MaxTTL]); the [Renewal] reports it, and a Session refuses a grant
+//     Wait, Watch and Acquire have no budget and take as long as their context.
+//   - A store may grant a TTL other than the requested one ([Caps.MinTTL],
+//     [Caps.MaxTTL]). The [Renewal] reports it, and a Session refuses a grant
 //     that breaks its Timing (Lease/GrantedIsReported).
-//   - A Renewal's Expiry bounds how long the keys of a holder that vanished stay:
-//     how long a failover takes at most, while the store keeps its own leader.
+//   - A Renewal's Expiry bounds how long the keys of a crashed holder remain,
+//     and so how long a failover takes, while the store keeps its own leader.
 //
 // # Errors
 //
-// Every failed call returns one *[Error], whose Kind is a sentinel that names
-// what the caller must do. Match it with [errors.Is]:
+// Every failed call returns one *[Error], whose Kind is a sentinel that states
+// how the caller must react. Match it with [errors.Is]:
 //
 //	ErrNotFound      the key does not exist
-//	ErrConflict      a condition failed, nothing was written; Current has what was found
+//	ErrConflict      a condition failed and nothing was written; Current is the entry found
 //	ErrLost          the lease or hold is gone: stop now
-//	ErrExpired       the deadline passed without proof: act as if lost
-//	ErrReleased      its owner gave it up
-//	ErrUnavailable   cannot tell: try again; a holder goes on until its deadline
-//	ErrAmbiguous     cannot tell, and the write may have happened or may still
-//	ErrUnauthorized  cannot tell, and an operator is needed
-//	ErrInvalid       an argument is wrong, nothing was sent
+//	ErrExpired       the deadline passed without a confirmed renewal: act as for ErrLost
+//	ErrReleased      the owner has released the lock or closed the session
+//	ErrUnavailable   the outcome is unknown: try again; a holder goes on until its deadline
+//	ErrAmbiguous     the outcome is unknown: the write may have been applied or may still be
+//	ErrUnauthorized  the outcome is unknown: an operator must correct the credentials
+//	ErrInvalid       an argument is wrong and nothing was sent
 //	ErrClosed        the Store was closed
 //
 // ErrExpired, ErrAmbiguous and ErrUnauthorized match ErrUnavailable too. The
-// first three are a no, which only a quorum's word can produce; everything that
-// nobody recognised is ErrAmbiguous for Commit and Grant and ErrUnavailable for
-// all else. A sentinel in an Error's cause never contradicts its Kind. A call
-// that its context cut short matches the context's error as well; Wait, Watch
-// and Acquire end with that error alone while the store answers.
+// first three are definite and require an answer of the quorum. An error that
+// the backend did not classify is ErrAmbiguous for Commit and Grant, and
+// ErrUnavailable for all other calls. A sentinel in an Error's cause never
+// contradicts its Kind. A call that was cut short by its context matches the
+// context's error as well. Wait, Watch and Acquire end with the bare error of
+// the context while the store answers.
 //
-// An ErrAmbiguous Commit can be settled with [Store.Settle]. A Session settles
-// its own writes in the background.
+// [Store.Settle] determines the outcome of a Commit that failed with
+// ErrAmbiguous. A Session settles its own writes in the background.
 //
 // # Keys
 //
-// One grammar for all backends: printable ASCII, at most [MaxKey] bytes, parts
-// separated by single slashes, no "." or "..", nothing before the first or
-// after the last part, and no first part that begins with a dot. [CheckKey]
-// reports violations (KV/HostileKeys). The backend puts a root of its own before
-// every key.
+// One grammar applies to all backends. A key is printable ASCII, at most
+// [MaxKey] bytes long. Its parts are separated by single slashes, with no slash
+// before the first or after the last part. No part is "." or "..", and the first
+// part does not begin with a dot. [CheckKey] reports violations
+// (KV/HostileKeys). The backend puts a root of its own before every key.
 //
 // A key whose last part but one is "members", as in "pg/main/members/a", is a
 // member key. Only a member key can be published and only another key can be
 // acquired, so that a lock and a member key are never taken for each other
 // ([CheckMemberKey], [CheckLockKey], Member/NotALock).
 //
-// A key never has keys below it. [Txn.Check] verifies this within a Txn
-// (Txn/Shape). Against the stored keys callers must keep it themselves, because
+// A key must not have keys below it. [Txn.Check] verifies this within a Txn
+// (Txn/Shape). Against the stored keys callers must ensure it themselves, because
 // not every store can verify it. A Commit that violates it returns ErrInvalid
 // with nothing written where the store can detect it. Where it cannot, both are
 // stored, and neither hides, changes or removes the other (KV/NestedKeys).
 //
 // # Capabilities
 //
-// [Store.Caps] says what differs between stores, as data: the bounds of a TTL,
-// of a value and of a Txn (KV/Limits), whether a key can move to another lease
-// and keep its token (Lease/Rebind), whether the store itself removes the keys
-// of an expired lease. A Txn over a bound is ErrInvalid before anything is sent.
+// [Store.Caps] describes the differences between stores: the bounds of a TTL, of
+// a value and of a Txn (KV/Limits), whether a key can move to another lease and
+// keep its token (Lease/Rebind), and whether the store itself removes the keys of
+// an expired lease. A Txn that exceeds a bound returns ErrInvalid with nothing
+// sent.
 //
 // # Managers of a service
 //
@@ -168,49 +174,51 @@
 //   - [SessionOptions].Gate lets the lock end by itself when the program's own
 //     loop hangs.
 //   - [Session.Abandon] ends a Session without freeing its locks, for a service
-//     that could not be stopped: nobody else leads before the lease has run out
-//     (Hold/AbandonedStays).
+//     that could not be stopped. No other session can lead before the lease has
+//     run out (Hold/AbandonedStays).
 //   - [Session.Status] returns the last renewal's error and waits for changes.
 //   - [Store.WaitMany] and [Store.WatchMany] follow several prefixes and keys with
 //     one watch, and [Snapshot.Diff] returns the changes (Wait/Many).
 //
 // # Observing
 //
-// [Options] take a [log/slog.Logger], which receives what an operator needs to
-// know (an outage is two lines, not one a call), and an [Observer], whose
-// callbacks see every call with its server, outcome and duration, every change
-// of server, every renewal, and every change of state. Neither sees values or
-// secrets. Both receive what is queued for them, so that a handler or a callback
-// that blocks stops no call and no renewal; a callback may call any method,
-// Close included ([Detached]).
+// [Options] take a [log/slog.Logger] and an [Observer]. The Logger receives the
+// events that an operator must know; an outage is two lines, not one a call. The
+// Observer's callbacks receive every call with its server, outcome and duration,
+// every change of server, every renewal, and every change of state. Values and
+// secrets are passed to neither. Both receive their input from queues, so that a
+// handler or a callback that blocks stops no call and no renewal. A callback may
+// call any method, Close included ([Detached]).
 //
 // # Writing a backend
 //
 // A backend implements the seven methods of [Backend] and registers a [Driver].
-// Store has checked arguments, limits and the grammar before a method is
-// called, and gives it a context with a deadline (Wait apart). What is left to
-// the backend:
+// Store checks arguments, limits and the grammar before it calls a method, and
+// passes a context with a deadline to every method except Wait. A backend must
+// do the rest:
 //
-//   - Answer yes and no on a quorum's word only, and leave every error that you do
-//     not know unclassified: Store makes it "cannot tell".
-//   - A Commit that gives up while something may still be on its way is ErrAmbiguous.
-//     Reading back proves a yes, never a no. Package attempt makes a Commit to
-//     any store that has transactions exactly one of the three answers, and
-//     implements [Settler] for it.
-//   - A renewal counts only on evidence that whoever confirmed it spoke for the
-//     quorum when it was sent (P2), and its From is never later than the sending
-//     (P1). Lease.Renew reads the keys it is given in the same round.
-//   - Revisions are totally ordered over all keys and over deletion and re-creation;
-//     a value that is written again unchanged gets a new one (Txn/SameValue,
-//     Txn/ReCreated, Txn/RevisionReturned). An empty store has a revision above 0
-//     (Wait/SinceZero).
-//   - Bookkeeping lives under first parts that begin with a dot, and never shows in
-//     Get, Snapshot or Wait (Txn/BookkeepingHidden).
-//   - Return by the context's deadline, and end every goroutine in Close.
-//   - Log and report events through what [Detached] returns, so that no handler
-//     blocks an answer.
-//   - A Renewal carries the TTL that this renewal was granted, which may be shorter
-//     than the Grant's (P3).
+//   - It must report a success or a definite failure only with the word of a
+//     quorum. It must leave every error that it does not know unclassified; Store
+//     reports such an error as an unknown outcome.
+//   - A Commit that gives up while a request may still be on its way must return
+//     ErrAmbiguous. Reading back can prove that the write was applied, and never
+//     that it will not be. Package attempt gives the Commit of any store that has
+//     transactions exactly one of the three outcomes, and implements [Settler].
+//   - A renewal counts only with evidence that the server which confirmed it spoke
+//     for the quorum when it was sent (P2). Its From must not be later than the
+//     sending (P1). Lease.Renew reads the given keys in the same round.
+//   - Revisions must be totally ordered over all keys and over deletion and
+//     re-creation. A value that is written again unchanged gets a new one
+//     (Txn/SameValue, Txn/ReCreated, Txn/RevisionReturned). An empty store has a
+//     revision above 0 (Wait/SinceZero).
+//   - Bookkeeping keys must have a first part that begins with a dot, and must not
+//     appear in Get, Snapshot or Wait (Txn/BookkeepingHidden).
+//   - Each call must return by the context's deadline, and Close must end every
+//     goroutine.
+//   - Logs and events must go through the logger and the observer that [Detached]
+//     returns, so that no handler delays an answer.
+//   - A Renewal must carry the TTL that this renewal was granted, which may be
+//     shorter than the TTL of the Grant (P3).
 //
 // Then run the suite: package conformance has a template of some fifteen lines.
 package dcs

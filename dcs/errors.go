@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// kind is a sentinel that may be a special case of another one.
+// kind is a sentinel error. Its parent, if any, is a more general sentinel.
 type kind struct {
 	text   string
 	label  string // for metrics
@@ -17,62 +17,65 @@ type kind struct {
 func (k *kind) Error() string { return k.text }
 func (k *kind) Unwrap() error { return k.parent }
 
-// The kinds of error. Each names what the caller must do; match them with
-// [errors.Is]. Only ErrNotFound, ErrConflict and ErrLost are a store's no, and
-// only a quorum's word may produce them.
+// The kinds of error. Each states how the caller must react. Match them with
+// [errors.Is]. Only ErrNotFound, ErrConflict and ErrLost are definite answers of a
+// store, and only the word of a quorum may produce them.
 var (
 	// ErrNotFound: the key does not exist.
 	ErrNotFound error = &kind{text: "not found", label: "not_found"}
 	// ErrConflict: a condition of the Txn failed and nothing was written.
 	ErrConflict error = &kind{text: "conflict", label: "conflict"}
-	// ErrLost: this lease or hold is definitely gone; also a Commit bound to
-	// such a lease, and nothing was written. Stop acting as the holder.
+	// ErrLost: the lease or hold is definitely gone. A Commit bound to such a
+	// lease returns it too, with nothing written. The caller must stop acting as
+	// the holder.
 	ErrLost error = &kind{text: "lost", label: "lost"}
-	// ErrReleased: the session or hold was given up by its owner.
+	// ErrReleased: the owner has released the hold or closed the session.
 	ErrReleased error = &kind{text: "released", label: "released"}
-	// ErrUnavailable: cannot tell. Try again within the budget; a holder goes
-	// on until its deadline.
+	// ErrUnavailable: the outcome is unknown. The caller may try again. A holder
+	// goes on until its deadline.
 	ErrUnavailable error = &kind{text: "store unavailable", label: "unavailable"}
-	// ErrExpired: the local deadline passed without proof; act as if lost.
-	// It matches ErrUnavailable and wraps the last renewal's error.
+	// ErrExpired: the local deadline passed without a confirmed renewal. The
+	// caller must act as for ErrLost. It matches ErrUnavailable and wraps the last
+	// renewal's error.
 	ErrExpired error = &kind{text: "expired: the deadline passed without a confirmed renewal", label: "expired", parent: ErrUnavailable}
-	// ErrAmbiguous: the write may have happened, or may still. It matches
+	// ErrAmbiguous: the write may have been applied, or may still be. It matches
 	// ErrUnavailable.
 	ErrAmbiguous error = &kind{text: "ambiguous: the write may have happened or may still land", label: "ambiguous", parent: ErrUnavailable}
-	// ErrUnauthorized: the store refuses our credentials; an operator is
-	// needed, and nothing can be told about leases. It matches ErrUnavailable.
+	// ErrUnauthorized: the store rejects the credentials. An operator must correct
+	// them. Nothing is known about leases. It matches ErrUnavailable.
 	ErrUnauthorized error = &kind{text: "unauthorized", label: "unauthorized", parent: ErrUnavailable}
-	// ErrInvalid: an argument is wrong; nothing was sent.
+	// ErrInvalid: an argument is wrong and nothing was sent.
 	ErrInvalid error = &kind{text: "invalid argument", label: "invalid"}
 	// ErrClosed: the Store (or Session) was closed.
 	ErrClosed error = &kind{text: "closed", label: "closed"}
 )
 
-// Error is what every failed call returns: the kind, what was done to what,
-// and the cause. It wraps exactly once.
+// Error is returned by every failed call. It has the kind, the operation and the
+// key, and the cause. An error is wrapped exactly once.
 type Error struct {
-	// Backend names the backend ("raftstore"), empty where none was involved.
+	// Backend names the backend ("raftstore"). It is empty if none was involved.
 	Backend string
 	// Op is the method's name ("Commit", "Renew", "Acquire").
 	Op string
-	// Key is the key or prefix concerned, if there is one.
+	// Key is the key or prefix of the operation, if there is one.
 	Key string
-	// Endpoint is the server that gave the last answer, if known. It never
-	// carries credentials.
+	// Endpoint is the server that gave the last answer, if known. It carries no
+	// credentials.
 	Endpoint string
 	// Kind is one of the sentinels.
 	Kind error
-	// ConflictKey is, for ErrConflict, the key of a condition that failed; empty
-	// where it is not known. [Session.TryAcquire] and [Session.Acquire] set it.
+	// ConflictKey is, for ErrConflict, the key of a condition that failed. It is
+	// empty if the key is not known. [Session.TryAcquire] and [Session.Acquire] set
+	// it.
 	ConflictKey string
 	// Current is, for ErrConflict, the entry that was read at or after the
-	// failure; nil when it was not read, or when the key is absent.
+	// failure. It is nil if no entry was read or the key is absent.
 	Current *Entry
-	// Fenced says, for ErrAmbiguous, that the write can not land any more:
-	// it either had landed before the call returned, or never will.
+	// Fenced reports, for ErrAmbiguous, that the write cannot be applied any
+	// more. It was applied before the call returned, or never will be.
 	Fenced bool
-	// Attempt is the backend's handle on an unclear Commit, for its Settler.
-	// Nil where there is nothing to settle. Callers pass it on untouched.
+	// Attempt is the backend's record of an ambiguous Commit, for its Settler. It
+	// is nil if there is nothing to settle. Callers must pass it on unchanged.
 	Attempt any
 	// Err is the cause, or nil.
 	Err error
@@ -111,27 +114,28 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// outcome returns the Kind in words. An unclear Grant leaves a lease, not a
+// outcome returns the Kind in words. An ambiguous Grant leaves a lease and not a
 // write.
 func (e *Error) outcome() string {
 	switch {
 	case e.Kind == nil:
 		return "unknown error"
 	case same(e.Kind, ErrAmbiguous) && (e.Op == opGrant.name || e.Op == opNewSession):
-		return "ambiguous: a lease that nobody holds may exist until its TTL has passed"
+		return "ambiguous: a lease without an owner may exist until its TTL has passed"
 	default:
 		return e.Kind.Error()
 	}
 }
 
-// Unwrap exposes the kind and the cause to [errors.Is] and [errors.As]. A
-// sentinel inside the cause that contradicts the kind is not matched: an
-// ErrAmbiguous because one copy of a request was answered "conflict" is no
-// ErrConflict, and an ErrLost that was found out after an ErrUnavailable is no
-// ErrUnavailable. The cause itself is in the field Err.
+// Unwrap returns the kind and the cause for [errors.Is] and [errors.As]. A sentinel
+// inside the cause that contradicts the kind does not match. For example, an
+// ErrAmbiguous does not match ErrConflict although one copy of its request was
+// answered with a conflict, and an ErrLost that was detected after an
+// ErrUnavailable does not match ErrUnavailable. The field Err is the unfiltered
+// cause.
 func (e *Error) Unwrap() []error {
 	if e == nil {
-		return nil // a backend's slip must not take the process down
+		return nil // a nil *Error from a backend must not crash the process
 	}
 	out := make([]error, 0, 2)
 	if e.Kind != nil {
@@ -143,7 +147,7 @@ func (e *Error) Unwrap() []error {
 	return out
 }
 
-// cause returns err for Unwrap, without the sentinels that contradict k.
+// cause returns err without the sentinels that contradict k, for Unwrap.
 func cause(k, err error) error {
 	var found *kind
 	if k == nil || !errors.As(err, &found) {
@@ -152,7 +156,7 @@ func cause(k, err error) error {
 	return &filteredError{kind: k, err: err}
 }
 
-// quiet hides the sentinels in err that contradict kind.
+// filteredError hides the sentinels in err that contradict kind.
 type filteredError struct{ kind, err error }
 
 func (q *filteredError) Error() string { return q.err.Error() }
@@ -167,8 +171,8 @@ func (q *filteredError) Is(target error) bool {
 func (q *filteredError) As(target any) bool { return errors.As(q.err, target) }
 
 // contradicts reports whether an error of kind k must not match the sentinel
-// target. Being closed goes with every kind; otherwise a definite answer goes
-// with itself only, and "cannot tell" with its own special cases.
+// target. ErrClosed contradicts no kind. A definite kind is compatible with itself
+// only, and an unknown outcome with its own special cases.
 func contradicts(k, target error) bool {
 	if same(target, ErrClosed) || errors.Is(k, target) {
 		return false
@@ -176,17 +180,17 @@ func contradicts(k, target error) bool {
 	return !errors.Is(k, ErrUnavailable) || !errors.Is(target, ErrUnavailable)
 }
 
-// same reports whether a and b are one sentinel, wrapped in nothing.
+// same reports whether a and b are the same sentinel, not wrapped.
 func same(a, b error) bool { return any(a) == any(b) }
 
-// isNo reports whether k is a definite answer that nothing was written.
+// isNo reports whether k is a definite failure: nothing was written.
 func isNo(k error) bool { return same(k, ErrConflict) || same(k, ErrLost) }
 
-// gravest lists the kinds that a backend may return, the gravest first: what
-// counts when an error carries several.
+// kindsBySeverity lists the kinds that a backend may return, the most severe first.
+// The most severe one counts if an error carries several.
 var kindsBySeverity = []error{ErrAmbiguous, ErrUnauthorized, ErrUnavailable, ErrClosed, ErrInvalid, ErrLost, ErrConflict, ErrNotFound}
 
-// recognise returns the sentinel that err is reported under, or nil.
+// recognise returns the sentinel under which err is reported, or nil.
 func recognise(err error) error {
 	if e, ok := any(err).(*Error); ok && e != nil {
 		for _, k := range kindsBySeverity {
@@ -203,9 +207,9 @@ func recognise(err error) error {
 	return nil
 }
 
-// KindOf returns the sentinel that says what to do about err: the Kind of the
-// *[Error] in it, or the sentinel itself; nil for a nil error or one that
-// carries neither.
+// KindOf returns the sentinel that states how to react to err. It is the Kind of
+// the *[Error] in err, or the sentinel in err itself. It is nil for a nil error and
+// for one that carries neither.
 func KindOf(err error) error {
 	var e *Error
 	if errors.As(err, &e) && e != nil {
@@ -240,10 +244,10 @@ func KindLabel(err error) string {
 	return "unknown"
 }
 
-// faultList is several faults in one line.
+// faultList is an error that lists several faults in one line.
 type faultList []error
 
-// join returns one error for all of faults, which must not be empty.
+// join returns one error for all faults, which must not be empty.
 func join(faults []error) error {
 	if len(faults) == 1 {
 		return faults[0]

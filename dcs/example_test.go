@@ -297,7 +297,7 @@ func ExampleParseURL() {
 	fmt.Println(err)
 	// Output:
 	// etcd3 [h1:2379 [2001:db8::1]:2379] /service 10s
-	// dcs: ParseURL: invalid argument: the URL contains "@": a user or password does not belong into a URL, take them from a file or the environment; elsewhere write @ as %40
+	// dcs: ParseURL: invalid argument: the URL contains "@": a user or password does not belong in a URL, take them from a file or the environment; in a path or value write @ as %40
 }
 
 // Count what fails.

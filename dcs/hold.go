@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// Hold is a lock that its Session holds: one incarnation of one key. It ends
-// with the Session, with Release, or when the store says that the key is gone
-// or another's; over is final.
+// Hold is a lock held by a Session: one incarnation of one key. It ends with the
+// Session, with Release, or when the store reports that the key was deleted or
+// belongs to another session. A Hold that has ended stays so.
 //
 // All methods are safe for concurrent use.
 type Hold struct {
@@ -35,14 +35,14 @@ func (h *Hold) Key() string { return h.key }
 // It is larger than that of every earlier Hold of the key.
 func (h *Hold) Token() Revision { return h.token }
 
-// Valid reports whether the lock is held at this moment. It asks the clocks,
-// not the store: true means that nobody else who goes through a Backend can
-// have taken the lock yet. It takes well under a microsecond and allocates
-// nothing. What you do after it returned is not covered by it: leave yourself
-// time (see [Hold.Remaining]), or use [Hold.Guard].
+// Valid reports whether the lock is held at this moment. It reads the clocks and
+// does not ask the store. True means that no other client that goes through a
+// Backend can have taken the lock yet. Valid takes well under a microsecond and
+// allocates nothing. It does not cover the time after it has returned: the caller
+// must leave itself time (see [Hold.Remaining]) or use [Hold.Guard].
 func (h *Hold) Valid() bool { return !h.over.Load() && h.s.live() }
 
-// Remaining returns the time until the deadline, 0 when not valid.
+// Remaining returns the time until the deadline. It is 0 if the Hold is not Valid.
 func (h *Hold) Remaining() time.Duration {
 	if h.over.Load() {
 		return 0
@@ -51,16 +51,16 @@ func (h *Hold) Remaining() time.Duration {
 }
 
 // Deadline returns the instant at which the Hold stops being Valid unless a
-// renewal is confirmed before. Of a Hold that is over it means nothing.
+// renewal is confirmed before. It has no meaning for a Hold that has ended.
 func (h *Hold) Deadline() Instant { return h.s.Deadline() }
 
-// Done is closed when the hold is over, for whatever reason.
+// Done returns a channel that is closed when the Hold ends, for any reason.
 func (h *Hold) Done() <-chan struct{} { return h.done }
 
-// Err says why the hold is over; nil before. ErrLost: the key was deleted or
-// taken, or the lease ended, on the store's word. ErrExpired: the deadline
-// passed. ErrReleased: Release, or the Session's Close. ErrClosed: the Store
-// was closed.
+// Err returns the reason why the Hold ended, or nil while it has not. ErrLost
+// reports that the store has confirmed that the key was deleted or taken, or that
+// the lease ended. ErrExpired reports that the deadline passed. ErrReleased reports
+// Release, or Close of the Session. ErrClosed reports that the Store was closed.
 func (h *Hold) Err() error {
 	over := h.s.Err()
 	h.s.mu.Lock()
@@ -71,16 +71,16 @@ func (h *Hold) Err() error {
 	return h.err
 }
 
-// Guard returns the condition that makes a Commit a store-enforced fenced
-// write: it holds while the lock is this incarnation, however often its value
-// was rewritten. It is a plain value and stays meaningful after the Hold.
+// Guard returns the condition that fences a Commit by the store. It holds while the
+// lock is this incarnation, no matter how often its value was rewritten. It is a
+// plain value and may be used after the Hold has ended.
 func (h *Hold) Guard() Cond { return CreatedAt(h.key, h.token) }
 
-// Confirm proves the hold with a renewal whose confirming request was sent
-// after the call (P5): nil says that the lock was held at some moment between
-// call and return, on a quorum's word. It spends at most the budget;
-// ErrUnavailable says that nobody could tell and that the hold may still be
-// valid; anything else is what [Hold.Err] says.
+// Confirm verifies the Hold with a renewal that is sent after the call (P5). Nil
+// reports that the lock was held at some moment between the call and its return,
+// on the word of a quorum. Confirm takes at most the budget. ErrUnavailable reports
+// that the store did not confirm it and that the Hold may still be Valid. Any other
+// error is that of [Hold.Err].
 func (h *Hold) Confirm(ctx context.Context) error {
 	const op = "Confirm"
 	if err := h.Err(); err != nil {
@@ -132,7 +132,7 @@ func (h *Hold) Update(ctx context.Context, value []byte) error {
 		var e *Error
 		if errors.As(err, &e) && (e.Current == nil || e.Current.Created != h.token) {
 			s.mu.Lock()
-			s.loseHold(h, fmt.Errorf("a write under its guard was refused: %w", opaque(err)))
+			s.loseHold(h, fmt.Errorf("the store rejected a write under the lock's guard: %w", opaque(err)))
 			s.mu.Unlock()
 		}
 	case errors.Is(err, ErrLost):
@@ -142,16 +142,15 @@ func (h *Hold) Update(ctx context.Context, value []byte) error {
 	return h.failure(op, err)
 }
 
-// failure is what a call returns: the Hold's own end comes before what the call
-// met because of it.
+// failure returns the error of a call. The end of the Hold comes before an error
+// that it caused.
 func (h *Hold) failure(op string, err error) error {
 	return writeFailure(op, h.key, err, h.Err())
 }
 
-// settleWrite settles an unclear rewriting of an own key in the background. Its
-// outcome matters to nobody, only that it is over. Where the store cannot
-// settle it, it may still land at any time; then no move is made any more
-// (P20).
+// settleWrite resolves an ambiguous Update in the background. Callers need to know
+// only that it has been resolved. If the store cannot resolve it, the write may be
+// applied at any time, so that no move may begin any more (P20).
 func (s *Session) settleWrite(c *claim, err error) {
 	s.handOver(c, func() {
 		if _, how := s.settle(err); how == unsupported {
@@ -162,9 +161,9 @@ func (s *Session) settleWrite(c *claim, err error) {
 	})
 }
 
-// Release gives the lock up and deletes it. Valid is false and Done closed
-// before anything is sent (P6). It deletes its own incarnation only, whoever
-// holds the key by now. Nil says that the incarnation is gone. After
+// Release ends the Hold and deletes the lock. Valid is false and Done is closed
+// before anything is sent (P6). Release deletes its own incarnation only, and never
+// the lock of a later holder. Nil reports that the incarnation is gone. After
 // ErrAmbiguous or ErrUnavailable the Session goes on trying in the background;
 // calling Release again is safe and waits for that. After [Session.Abandon]
 // Release sends nothing and returns ErrReleased.
@@ -185,8 +184,8 @@ func (h *Hold) Release(ctx context.Context) error {
 		return nil
 	}
 	if c == nil && s.Err() == nil {
-		// An earlier attempt on the key is not settled: this Release's own
-		// first one, or an Update, or a move.
+		// An earlier attempt on the key is not settled: an earlier call of Release,
+		// an Update, or a move.
 		h.removeLater()
 		return withOp(op, h.key, &Error{Kind: ErrAmbiguous, Err: err})
 	}
@@ -210,7 +209,7 @@ func (h *Hold) removeForGood(err error) {
 	}
 }
 
-// removeLater sees to the removal as soon as the key can be claimed.
+// removeLater deletes the incarnation in the background once the key can be claimed.
 func (h *Hold) removeLater() {
 	h.s.mu.Lock()
 	defer h.s.mu.Unlock()
@@ -225,7 +224,7 @@ func (h *Hold) removeLater() {
 	})
 }
 
-// release ends the hold because its owner gives it up.
+// release ends the hold on behalf of its owner.
 func (h *Hold) release() {
 	h.s.mu.Lock()
 	defer h.s.mu.Unlock()
@@ -255,8 +254,8 @@ func (h *Hold) setGone() {
 	}
 }
 
-// lose ends a Hold whose key is somebody else's on the store's word. Called
-// under mu.
+// loseHold ends a Hold whose key was deleted or belongs to another session, on the
+// word of the store. Called under mu.
 func (s *Session) loseHold(h *Hold, reason error) {
 	if h.err != nil {
 		return
@@ -265,7 +264,7 @@ func (s *Session) loseHold(h *Hold, reason error) {
 	s.log.Warn("lock lost", "key", h.key, "token", h.token, "reason", reason)
 }
 
-// drop takes h out of the session. Called under mu.
+// dropHold removes h from the session. Called under mu.
 func (s *Session) dropHold(h *Hold, err error) {
 	h.finish(err)
 	delete(s.holds, h.key)

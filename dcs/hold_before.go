@@ -9,18 +9,18 @@ type earlyEnd struct {
 }
 
 // DoneBefore returns a channel that is closed when d is left until the deadline,
-// or when the Hold is over, whichever is first. Each confirmed renewal moves that
-// moment with the deadline. A holder that needs time to stop begins to stop when
-// the channel closes:
+// or when the Hold ends, whichever is first. Each confirmed renewal moves that
+// moment with the deadline. A holder that needs time to stop should begin to stop
+// when the channel closes:
 //
 //	case <-hold.DoneBefore(stopTimeout): // stop now
 //
 // The channel is closed within a millisecond of that moment on a machine that is
-// not overloaded, also where the store has shortened the lease's life. It is
-// closed at once if less than d is left. A closed channel stays closed: a
-// holder that goes on after a later renewal uses another d or [Hold.Remaining].
-// Calls with the same d return the same channel, which costs no goroutine. A d
-// that is not more than 0 is [Hold.Done].
+// not overloaded, also if the store has shortened the lease. It is closed at once
+// if less than d is left. A closed channel stays closed. A holder that goes on
+// after a later renewal must use another d or [Hold.Remaining]. Calls with the same
+// d return the same channel, which costs no goroutine. If d is 0 or less, the
+// channel is that of [Hold.Done].
 func (h *Hold) DoneBefore(d time.Duration) <-chan struct{} {
 	s := h.s
 	s.mu.Lock()
@@ -48,8 +48,8 @@ func (h *Hold) DoneBefore(d time.Duration) <-chan struct{} {
 	return e.c
 }
 
-// setAlarm moves the session's timer to when before is left, if it is set to later.
-// Called under mu.
+// setTimerEarlier sets the session's timer to the instant at which before is left,
+// if it is set to a later one. Called under mu.
 func (s *Session) setTimerEarlier(before time.Duration) {
 	if at := s.last.Add(-before); at.Before(s.timerAt) {
 		s.timerAt = at
@@ -57,8 +57,8 @@ func (s *Session) setTimerEarlier(before time.Duration) {
 	}
 }
 
-// resetAlarm closes the channels of DoneBefore that are due and sets the session's
-// timer to the next one, or to the deadline. Called under mu.
+// resetTimer closes the channels of DoneBefore that are due and sets the session's
+// timer to the next of them, or to the deadline. Called under mu.
 func (s *Session) resetTimer() {
 	left, next := -s.last.Elapsed(), time.Duration(0)
 	for e := range s.earlyEnds {

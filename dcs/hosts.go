@@ -8,17 +8,16 @@ import (
 	"strings"
 )
 
-// ParseHosts checks a list of servers, each host or host:port with IPv6
-// addresses in brackets, by the rules for the hosts of a [URL]. It is for the
-// settings that a backend takes in place of a URL. Spaces around a host are
-// removed, and a host that is listed twice counts once. port is added to a
-// host that names none, unless port is empty. The error names every host that
-// is wrong.
+// ParseHosts checks a list of servers by the rules for the hosts of a [URL]. Each
+// is host or host:port, with IPv6 addresses in brackets. It is meant for the
+// settings that a backend accepts in place of a URL. Spaces around a host are
+// removed, and a host that is listed twice counts once. port is added to a host
+// without one, unless port is empty. The error names every host that is wrong.
 func ParseHosts(list []string, port string) ([]string, error) {
 	return parseHosts(list, port, false)
 }
 
-// parseHosts is ParseHosts. escaped means that the hosts are parts of a URL.
+// parseHosts is ParseHosts. escaped reports that the hosts are parts of a URL.
 func parseHosts(list []string, port string, escaped bool) ([]string, error) {
 	var (
 		hosts  []string
@@ -63,8 +62,8 @@ func trimHost(text string, escaped bool) string {
 	return text
 }
 
-// parseHost returns the host and the port that text names; the port may be
-// empty. Its errors do not repeat text, which may carry a password by mistake.
+// parseHost returns the host and the port in text. The port may be empty. Errors do
+// not repeat text, which may contain a password by mistake.
 func parseHost(text string, escaped bool) (host, port string, err error) {
 	switch {
 	case strings.Contains(text, "@"):
@@ -82,7 +81,7 @@ func parseHost(text string, escaped bool) (host, port string, err error) {
 			return "", "", errors.New("more than one colon: write an IPv6 address in brackets, like [::1]:2379")
 		}
 		if !validName(host, false) {
-			return "", "", errors.New("it is empty or not a host name: use letters, digits, \".\", \"-\" and \"_\", and commas between hosts")
+			return "", "", errors.New("the host is empty or not a host name: use letters, digits, \".\", \"-\" and \"_\", and commas between hosts")
 		}
 	}
 	if err != nil || port == "" {
@@ -108,7 +107,7 @@ func parseIPv6(text string, escaped bool) (host, rest string, err error) {
 		}
 	}
 	if ip, err := netip.ParseAddr(addr); err != nil || !ip.Is6() || !validName(ip.Zone(), true) {
-		return "", "", errors.New("the text in brackets is no IPv6 address: write it like [::1]:2379")
+		return "", "", errors.New("the text in brackets is not an IPv6 address: write it like [::1]:2379")
 	}
 	return "[" + addr + "]", text[end+1:], nil
 }

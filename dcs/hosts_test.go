@@ -35,9 +35,9 @@ func TestParseHosts(t *testing.T) {
 
 func TestParseHostsRefuses(t *testing.T) {
 	for text, says := range map[string]string{
-		"": "it is empty", " ": "it is empty", ":2379": "it is empty", "h1 h2": "not a host name",
+		"": "the host is empty", " ": "the host is empty", ":2379": "the host is empty", "h1 h2": "not a host name",
 		"h:": "the port is not a number", "h:0": "the port is not a number", "h:99999": "the port is not a number", "h:2379x": "the port is not a number",
-		"::1": "in brackets", "h:1:2": "in brackets", "[::1": "without", "[h]:1": "no IPv6 address", "[::1]x": "the port is not a number",
+		"::1": "in brackets", "h:1:2": "in brackets", "[::1": "without", "[h]:1": "not an IPv6 address", "[::1]x": "the port is not a number",
 		"http://h:1": "without a scheme or path", "h:1/x": "without a scheme or path",
 		"user:hunter2@h:1": "a file or the environment",
 	} {

@@ -5,29 +5,30 @@ import (
 	"time"
 )
 
-// Instant is a moment of this process: a monotonic reading and the time the
-// machine had slept by then. Go's monotonic clock stands still while a
-// machine is suspended; leases do not. An Instant knows no wall clock, cannot
-// be serialised, and means nothing on another machine. The zero Instant lies
-// infinitely far in the past.
+// Instant is a moment of this process. It combines a reading of Go's monotonic
+// clock with the time that the machine had been suspended by then. Go's monotonic
+// clock stands still while a machine is suspended, but leases do not. An Instant is
+// independent of the wall clock, cannot be serialised, and has no meaning on
+// another machine. The zero Instant lies infinitely far in the past.
 type Instant struct {
 	awake, slept time.Duration // since the process began
 	set          bool
 }
 
-// bootClock reads a clock that goes on while the machine is suspended. A
-// variable, so that tests can suspend it.
+// bootClock reads a clock that goes on while the machine is suspended. It is a
+// variable so that tests can simulate a suspension.
 var bootClock = systemBootClock
 
-// Both clocks as the process began, in this order: what lies between the two
-// readings then makes asleep too large by a constant, which cancels out, and
-// not too small, where the bound of 0 would cut off a part of a sleep.
+// Both clocks at the start of the process, read in this order. The time between the
+// two readings makes asleep too large by a constant, which cancels out. In the
+// other order asleep would be too small, and its bound of 0 would cut off a part of
+// a suspension.
 var bootAtStart, monoAtStart = bootClock(), time.Now()
 
-// asleep is the time that the machine has spent suspended since the process
-// began, given a reading of each clock. It is never less than nothing. In a
-// testing/synctest bubble it is nothing: the time there is one long before the
-// process began, and has nothing to do with the machine's.
+// asleep returns the time that the machine has been suspended since the process
+// began, from a reading of each clock. It is never negative. In a bubble of
+// testing/synctest it is 0, because the time there is long before the start of the
+// process and independent of the machine's.
 func asleep(boot, awake time.Duration) time.Duration {
 	if awake < 0 && boot >= bootAtStart {
 		return 0
@@ -48,20 +49,22 @@ func monotonic() time.Time { return time.Now() }
 // IsZero reports whether i is the zero Instant.
 func (i Instant) IsZero() bool { return !i.set }
 
-// Elapsed returns the time since i, time asleep included; it is negative for
-// an instant that lies ahead. It is never shorter than what really passed.
+// Elapsed returns the time since i, including the time that the machine was
+// suspended. It is negative for an instant in the future. It is never shorter than
+// the time that really passed.
 func (i Instant) Elapsed() time.Duration {
 	if !i.set {
 		return math.MaxInt64
 	}
-	// This is the larger of what the two clocks say. A thread may be preempted
-	// between their readings, but all four lie within Now and within Elapsed,
-	// so neither clock can show less than what passed between the calls.
+	// This is the larger of the times that the two clocks show. A thread may be
+	// preempted between their readings. All four readings lie within Now and
+	// within Elapsed, so neither clock can show less than the time between the
+	// calls.
 	awake, boot := time.Since(monoAtStart), bootClock()
 	return saturate(minus(awake, i.awake), max(0, asleep(boot, awake)-i.slept))
 }
 
-// Add returns the instant d later (or earlier, for a negative d).
+// Add returns the instant d later, or earlier for a negative d.
 func (i Instant) Add(d time.Duration) Instant {
 	if i.set {
 		i.awake = saturate(i.awake, d)
@@ -69,10 +72,11 @@ func (i Instant) Add(d time.Duration) Instant {
 	return i
 }
 
-// Before reports whether i is earlier than j. Both must be of one process.
+// Before reports whether i is earlier than j. Both must be of the same process.
 func (i Instant) Before(j Instant) bool { return i.Sub(j) < 0 }
 
-// Sub returns the time from j to i, time asleep included.
+// Sub returns the time from j to i, including the time that the machine was
+// suspended.
 func (i Instant) Sub(j Instant) time.Duration {
 	switch {
 	case !i.set && !j.set:
@@ -85,7 +89,7 @@ func (i Instant) Sub(j Instant) time.Duration {
 	return saturate(minus(i.awake, j.awake), i.slept-j.slept)
 }
 
-// minus is a - b, stopped at the largest and smallest duration.
+// minus returns a - b, limited to the largest and smallest duration.
 func minus(a, b time.Duration) time.Duration {
 	if b == math.MinInt64 {
 		return saturate(saturate(a, math.MaxInt64), 1)
@@ -93,7 +97,7 @@ func minus(a, b time.Duration) time.Duration {
 	return saturate(a, -b)
 }
 
-// saturate adds and stops at the largest and smallest duration.
+// saturate returns a + b, limited to the largest and smallest duration.
 func saturate(a, b time.Duration) time.Duration {
 	sum := a + b
 	switch {
@@ -105,11 +109,11 @@ func saturate(a, b time.Duration) time.Duration {
 	return sum
 }
 
-// Boottime returns i as a reading of CLOCK_BOOTTIME in nanoseconds, which other
-// processes of this machine can compare with that clock: a child process or a
-// watchdog that must act at a deadline. It is never later than i. It reports
-// false on systems without that clock, for the zero Instant, for an instant
-// before the clock's zero, and in a bubble of testing/synctest.
+// Boottime returns i as a reading of CLOCK_BOOTTIME in nanoseconds. Other processes
+// of this machine can compare it with that clock, such as a child process or a
+// watchdog that must act at a deadline. It is never later than i. It reports false
+// on systems without that clock, for the zero Instant, for an instant before the
+// clock's zero, and in a bubble of testing/synctest.
 func (i Instant) Boottime() (ns int64, ok bool) {
 	if !i.set || bootAtStart == 0 {
 		return 0, false

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// systemBootClock reads CLOCK_BOOTTIME, which is CLOCK_MONOTONIC and the time
-// asleep.
+// systemBootClock reads CLOCK_BOOTTIME, which is CLOCK_MONOTONIC plus the time that
+// the machine was suspended.
 func systemBootClock() time.Duration {
 	var t unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) != nil {

@@ -5,21 +5,22 @@ import (
 	"strings"
 )
 
-// MaxKey is the longest key in bytes. A backend's root comes on top of it.
+// MaxKey is the greatest length of a key in bytes, without the backend's root.
 const MaxKey = 512
 
-// CheckKey returns an ErrInvalid that says what is wrong and what works unless
-// key is in the grammar, which is the same for every backend:
+// CheckKey returns nil if key is in the grammar of keys. Otherwise it returns an
+// ErrInvalid that names the fault and the remedy. The grammar is the same for every
+// backend:
 //
 //   - 1 to [MaxKey] bytes of printable ASCII (0x20 to 0x7e);
 //   - parts separated by single slashes, none before the first or after the
 //     last part;
 //   - no part is "." or "..";
-//   - the first part does not begin with a dot: those names are reserved for
-//     a backend's bookkeeping.
+//   - the first part does not begin with a dot, because such names are reserved
+//     for a backend's bookkeeping.
 //
-// Every other byte is stored as it is, percent signs and spaces too. Store
-// checks keys before any I/O; a Backend may rely on it.
+// Every other byte is stored as it is, including percent signs and spaces. Store
+// checks keys before any I/O, and a Backend may rely on it.
 func CheckKey(key string) error {
 	return asInvalid("CheckKey", key, checkKey(key))
 }
@@ -111,8 +112,8 @@ func checkKey(key string) error {
 	return nil
 }
 
-// checkPart judges the part with the number n, counted from 1; more says that
-// a slash follows it.
+// checkPart checks part number n, counted from 1. more reports that a slash follows
+// it.
 func checkPart(s string, n int, more bool) error {
 	switch {
 	case s == "" && n == 1:
@@ -122,14 +123,14 @@ func checkPart(s string, n int, more bool) error {
 	case s == "":
 		return fmt.Errorf("part %d is empty: use single slashes between parts", n)
 	case s == "." || s == "..":
-		return fmt.Errorf("part %d is %q: \".\" and \"..\" mean nothing here, use another name", n, s)
+		return fmt.Errorf("part %d is %q: \".\" and \"..\" have no meaning in a key, use another name", n, s)
 	case n == 1 && s[0] == '.':
 		return fmt.Errorf("the first part %q begins with a dot: such names are reserved for bookkeeping, use another one", clip(s))
 	}
 	return nil
 }
 
-// clip shortens what a caller passed for use in a message.
+// clip shortens a caller's argument for use in a message.
 func clip(s string) string {
 	const limit = 80
 	if len(s) <= limit {

@@ -2,7 +2,8 @@ package dcs
 
 import "context"
 
-// storeLease is a backend's Lease with what Store does around every call.
+// storeLease wraps a backend's Lease and adds the Store's checks and budget to every
+// call.
 type storeLease struct {
 	s *Store
 	l Lease

@@ -11,8 +11,8 @@ import (
 )
 
 // SnapshotMany is [Store.Snapshot] of several prefixes at one moment. It returns
-// each key once, sorted, also where one prefix lies below another. It reads the
-// tree below the part that all prefixes have in common.
+// each key once, sorted, also if one prefix lies below another. It reads the whole
+// tree below the longest path that is common to all prefixes.
 func (s *Store) SnapshotMany(ctx context.Context, prefixes ...string) (Snapshot, error) {
 	m, err := s.many(opSnapshot, prefixes)
 	if err != nil {
@@ -25,14 +25,15 @@ func (s *Store) SnapshotMany(ctx context.Context, prefixes ...string) (Snapshot,
 	return m.filter(snap), nil
 }
 
-// WaitMany is [Store.Wait] for several prefixes. It blocks until a key of theirs
-// differs from last, an earlier Snapshot of the same prefixes, and returns a
-// newer one; [Snapshot.Diff] returns the differences. For a last that is zero it
-// returns at once. A key that was created and deleted in between may be missed.
+// WaitMany is [Store.Wait] for several prefixes. It blocks until one of their keys
+// differs from last, an earlier Snapshot of the same prefixes, and returns a newer
+// Snapshot. [Snapshot.Diff] returns the differences. If last is the zero Snapshot,
+// WaitMany returns at once. A key that was created and deleted in between may be
+// missed.
 //
-// It costs one Wait, below the part that all prefixes have in common, however
-// many they are. A change there of a key that no prefix covers is looked at and
-// wakes nobody.
+// WaitMany costs one Wait below the longest path that is common to all prefixes, no
+// matter how many they are. A change there of a key that no prefix covers is read
+// and does not end WaitMany.
 func (s *Store) WaitMany(ctx context.Context, last Snapshot, prefixes ...string) (Snapshot, error) {
 	m, err := s.many(opWait, prefixes)
 	if err != nil {
@@ -54,8 +55,8 @@ func (s *Store) waitMany(ctx context.Context, m manyPrefixes, last Snapshot) (Sn
 	}
 }
 
-// WatchMany is [Store.Watch] for several prefixes: it yields the keys of all of
-// them at one moment, and again whenever one of them differs.
+// WatchMany is [Store.Watch] for several prefixes. It yields the keys of all of them
+// at one moment, and again whenever one of the keys differs.
 func (s *Store) WatchMany(ctx context.Context, prefixes ...string) iter.Seq2[Snapshot, error] {
 	return func(yield func(Snapshot, error) bool) {
 		m, err := s.many(opWait, prefixes)
@@ -84,7 +85,7 @@ type manyPrefixes struct {
 	prefixes []string // sorted; none lies below another
 }
 
-// many checks prefixes for a call of o.
+// many checks the prefixes of a call of o.
 func (s *Store) many(o *op, prefixes []string) (manyPrefixes, error) {
 	if len(prefixes) == 0 {
 		return manyPrefixes{}, s.invalid(o, "", errors.New("no prefix is given: name at least one, the empty one is the whole tree"))
@@ -108,7 +109,7 @@ func (s *Store) many(o *op, prefixes []string) (manyPrefixes, error) {
 	return m, nil
 }
 
-// pick returns the part of snap that the prefixes cover.
+// filter returns the part of snap that the prefixes cover.
 func (m manyPrefixes) filter(snap Snapshot) Snapshot {
 	if len(m.prefixes) == 1 {
 		return snap
@@ -122,7 +123,7 @@ func (m manyPrefixes) filter(snap Snapshot) Snapshot {
 		if i := from(p); i < len(all) && all[i].Key == p {
 			snap.Entries = append(snap.Entries, all[i])
 		}
-		// The keys below p follow each other, and '0' follows the slash.
+		// The keys below p are consecutive, and '0' is the character after the slash.
 		snap.Entries = append(snap.Entries, all[from(p+"/"):from(p+"0")]...)
 	}
 	byKey := func(a, b Entry) int { return strings.Compare(a.Key, b.Key) }
@@ -132,11 +133,11 @@ func (m manyPrefixes) filter(snap Snapshot) Snapshot {
 	return snap
 }
 
-// waitNewer is Wait that checks the backend's answer.
+// waitNewer is Wait that also checks the revision of the backend's answer.
 func (s *Store) waitNewer(ctx context.Context, prefix string, since Revision) (Snapshot, error) {
 	snap, err := s.Wait(ctx, prefix, since)
 	if err == nil && snap.Revision <= since {
-		err = s.wrap(opWait, prefix, fmt.Errorf("the backend answered revision %d to a Wait since %d", snap.Revision, since), nil)
+		err = s.wrap(opWait, prefix, fmt.Errorf("the backend returned revision %d from a Wait since %d", snap.Revision, since), nil)
 	}
 	return snap, err
 }

@@ -2,29 +2,29 @@ package dcs
 
 import "time"
 
-// Observer is a set of optional callbacks over everything a Store, its
-// sessions and its backend do; nil means off. Events are structs, so that they
-// can grow.
+// Observer is a set of optional callbacks that receive the activity of a Store, its
+// sessions and its backend. A nil callback is off. Events are structs so that fields
+// can be added.
 //
 // Each callback receives its events in order and one at a time, from a goroutine
 // of its own, shortly after the event and possibly after the call that caused it
-// has returned. A callback may block and may call any method of the Store and
-// its Sessions, Close included. Events that arrive while [QueueSize] others wait
-// are dropped, which the Logger reports; see [Detached]. A program must not
-// learn from events alone that a lock is lost: use [Hold.Valid], [Hold.Done]
-// and [Session.Done].
+// has returned. A callback may block and may call any method of the Store and its
+// Sessions, Close included. Events that arrive while [QueueSize] others wait are
+// dropped, which the Logger reports (see [Detached]). A program must therefore not
+// rely on events to notice that a lock is lost. It must use [Hold.Valid],
+// [Hold.Done] and [Session.Done].
 type Observer struct {
 	// Call receives every finished call.
 	Call func(CallEvent)
-	// Endpoint receives every decision about the servers: a switch from one
-	// to another, an ejection, a return.
+	// Endpoint receives every change of the servers in use: a switch from one to
+	// another, an ejection, a restoration.
 	Endpoint func(EndpointEvent)
 	// Renewal receives every finished renewal of a session.
 	Renewal func(RenewalEvent)
 	// State receives every change of a Session's or Hold's state.
 	State func(StateEvent)
 
-	detached bool // the callbacks queue already
+	detached bool // the callbacks already have queues
 }
 
 // CallEvent is one finished call to a backend.
@@ -34,33 +34,33 @@ type CallEvent struct {
 	Key      string
 	Endpoint string // the server that answered, if known
 	Duration time.Duration
-	Err      error // nil for a yes; its kind is the outcome
+	Err      error // nil for a success; KindOf and KindLabel classify it
 }
 
-// EndpointEvent is one decision about the servers, with the reason in words.
+// EndpointEvent is one change of the servers in use, with the reason in words.
 type EndpointEvent struct {
 	Backend string
-	// Change says what was decided.
+	// Change is the kind of the change.
 	Change EndpointChange
-	// From is the server that calls went to, or the one concerned; To the one
-	// that they go to now, for Switched, and else empty.
+	// From is the server that calls used before, or the server concerned. To is
+	// the server that calls use from then on. It is empty except for Switched.
 	From, To string
 	Reason   string
 }
 
-// EndpointChange is what a backend decided about a server.
+// EndpointChange is a backend's decision about a server.
 type EndpointChange uint8
 
 const (
-	// Switched says that calls go to To now, and no longer to From.
+	// Switched reports that calls go to To and no longer to From.
 	Switched EndpointChange = iota
-	// Ejected says that From is left out, and probed until it serves again.
+	// Ejected reports that From is not used, and is probed until it serves again.
 	Ejected
-	// Restored says that From serves again and may be used.
+	// Restored reports that From serves again and may be used.
 	Restored
-	// Added says that From was not known before.
+	// Added reports that From was discovered.
 	Added
-	// Removed says that From does not belong to the store any more.
+	// Removed reports that From no longer belongs to the store.
 	Removed
 )
 
@@ -98,23 +98,23 @@ type StateEvent struct {
 	// Token is the fencing token of the Hold concerned, or 0.
 	Token    Revision
 	From, To State
-	// Reason says why: the error that ended it, or nil.
+	// Reason is the error that caused the change, or nil.
 	Reason error
 	// Displaced reports that another session took over the published key Key,
 	// or that the key was deleted. The Session itself goes on.
 	Displaced bool
 }
 
-// State is what a Session or Hold knows of itself.
+// State is the state of a Session or a Hold, as the session knows it.
 type State uint8
 
 const (
-	// Held says that the last renewal was confirmed.
+	// Held reports that the last renewal was confirmed.
 	Held State = iota
-	// Unknown says that the last renewal failed and that the deadline counts
-	// down. Still valid until then.
+	// Unknown reports that the last renewal failed and that the deadline counts
+	// down. Holds are still Valid until the deadline.
 	Unknown
-	// Lost says that it is over, for good.
+	// Lost reports the final end.
 	Lost
 )
 

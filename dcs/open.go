@@ -11,34 +11,35 @@ import (
 	"time"
 )
 
-// Driver opens backends of one URL scheme. A backend's package registers one
-// in an init function, so that importing it is enough:
+// Driver opens the backends of one URL scheme. A backend's package registers its
+// driver in an init function, so that a program only has to import the package:
 //
 //	import _ "github.com/holdfast-dcs/holdfast/raftstore"
 type Driver interface {
-	// Params names the options that the driver's URLs may carry, those common
-	// to all stores apart (ttl, loop_wait, retry_timeout). Open refuses every
-	// other one before the driver is called. The answer never changes.
+	// Params returns the options that the driver's URLs may carry, except those
+	// that are common to all stores (ttl, loop_wait, retry_timeout). Open refuses
+	// all other options before it calls the driver. The result must not change.
 	Params() []Param
-	// Open connects. The URL carries declared options only; whether a needed
-	// one is missing, and what the values mean, is the driver's to say, before
-	// any I/O and with ErrInvalid. o has its defaults filled in and a Logger.
-	// Open comes back by ctx and, where nothing answers, within
-	// o.Timing.RetryTimeout, unless an option asks it to wait; having failed
-	// it leaves nothing behind. ctx governs the opening only, not the life of
-	// the Backend. Errors carry no secrets.
+	// Open connects to the store. The URL carries declared options only. The
+	// driver must check before any I/O that no required option is missing and that
+	// the values are valid, and must return ErrInvalid otherwise. o has its defaults
+	// filled in and a Logger. Open must return by the end of ctx. If no server
+	// answers, it must return within o.Timing.RetryTimeout, unless an option asks
+	// it to wait. A failed Open must release everything that it has acquired. ctx
+	// bounds the opening only, not the life of the Backend. Errors must not contain
+	// secrets.
 	Open(ctx context.Context, u *URL, o Options) (Backend, error)
 }
 
 // Param declares one URL option.
 type Param struct {
-	// Name has lower-case letters, digits and underscores.
+	// Name consists of lower-case letters, digits and underscores.
 	Name string
-	// Usage says in one line what the option does, with its unit and default.
+	// Usage describes the option in one line, with its unit and default.
 	Usage string
 }
 
-// commonParams are the options of every URL; they override Options.Timing.
+// commonParams are the options of every URL. They override Options.Timing.
 var commonParams = []Param{
 	{Name: "ttl", Usage: "how long a lease lives without a renewal, like 30s"},
 	{Name: "loop_wait", Usage: "the longest pause between two renewals, like 10s"},
@@ -50,10 +51,10 @@ var drivers = struct {
 	m map[string]Driver
 }{m: map[string]Driver{}}
 
-// Register makes a driver available to [Open] under a scheme. It panics if the
-// driver is nil, if the scheme is not a name in lower case or is taken, and if
-// the driver declares an option that is wrong, there twice or common to all
-// stores: each is a fault of the program. For init functions.
+// Register makes a driver available to [Open] under a scheme. It is meant for init
+// functions. It panics if the driver is nil, if the scheme is not a name in lower
+// case or is taken, and if the driver declares an option that has an invalid name,
+// is declared twice, is common to all stores, or would carry a secret.
 func Register(scheme string, d Driver) {
 	if d == nil {
 		panic("dcs: Register of a nil driver for scheme " + scheme)
@@ -64,7 +65,7 @@ func Register(scheme string, d Driver) {
 	seen := map[string]bool{}
 	for _, p := range slices.Concat(commonParams, d.Params()) {
 		if seen[p.Name] || !validOption(p.Name) || secretName(p.Name) {
-			panic("dcs: Register of scheme " + scheme + " with option " + p.Name + ", which is no name, there twice, common to all stores, or would carry a secret")
+			panic("dcs: Register of scheme " + scheme + " with option " + p.Name + ", whose name is invalid, declared twice, common to all stores, or that of a secret")
 		}
 		seen[p.Name] = true
 	}
@@ -83,8 +84,8 @@ func Schemes() []string {
 	return slices.Sorted(maps.Keys(drivers.m))
 }
 
-// Params returns the options that URLs of a scheme may carry, those common to
-// all stores included, or nil for an unknown scheme.
+// Params returns the options that URLs of a scheme may carry, including those that
+// are common to all stores. It returns nil for an unknown scheme.
 func Params(scheme string) []Param {
 	drivers.RLock()
 	d := drivers.m[scheme]
@@ -95,12 +96,11 @@ func Params(scheme string) []Param {
 	return slices.Concat(d.Params(), commonParams)
 }
 
-// Open opens the store that rawURL names ([URL] has the form), through the
-// driver registered for its scheme. The options ttl, loop_wait and
-// retry_timeout of the URL override o.Timing field by field. A URL that is
-// wrong in form, an unknown scheme or option, and a setting that cannot work
-// are [ErrInvalid], by name and before any I/O; errors never repeat the URL.
-// ctx governs the opening only.
+// Open opens the store at rawURL through the driver registered for its scheme. See
+// [URL] for the form. The options ttl, loop_wait and retry_timeout of the URL
+// override the fields of o.Timing. Open returns [ErrInvalid] before any I/O for a
+// malformed URL, an unknown scheme or option, and a setting that cannot work. The
+// error names each of them and never repeats the URL. ctx bounds the opening only.
 func Open(ctx context.Context, rawURL string, o Options) (*Store, error) {
 	u, d, err := resolve(rawURL, &o)
 	if err != nil {
@@ -127,7 +127,7 @@ func Open(ctx context.Context, rawURL string, o Options) (*Store, error) {
 	return s, nil
 }
 
-// openFailed gives a driver's error its kind and its place.
+// openFailed returns a driver's error with its kind, backend and operation.
 func openFailed(scheme string, err, cut error) *Error {
 	e := adopt(err)
 	e.Kind = opOpen.kind(err)
@@ -143,8 +143,8 @@ func openFailed(scheme string, err, cut error) *Error {
 	return e
 }
 
-// resolve does everything about a URL that needs no I/O, and puts its common
-// options into o.
+// resolve parses a URL, finds its driver, and moves the common options into o. It
+// does no I/O.
 func resolve(rawURL string, o *Options) (*URL, Driver, error) {
 	u, err := parseURL(rawURL)
 	if err != nil {
@@ -168,7 +168,7 @@ func resolve(rawURL string, o *Options) (*URL, Driver, error) {
 	}
 	faults = append(faults, timingOptions(u, &o.Timing)...)
 	if len(faults) == 0 {
-		// The rule needs the store's Caps, which New has; the rest is known.
+		// The rule needs the store's Caps, which only New has.
 		s, _ := o.Timing.suggest(Caps{})
 		o.Timing = o.Timing.WithDefaults()
 		faults = o.Timing.signFaults(s.String() + " works")

@@ -8,36 +8,36 @@ import (
 	"slices"
 )
 
-// publication is a key that the session has published. Under the session's mu.
+// publication is a key that the session has published. Guarded by the session's mu.
 type publication struct {
 	key       string
 	value     []byte   // as it was last written
 	modified  Revision // of the last write
-	known     bool     // value and modified are what the store had last
+	known     bool     // value and modified are the store's last known state
 	displaced bool     // another session has taken the key over, or it was deleted
 
-	// A first Publish that nobody could settle: it may have landed unless the
-	// key is still at saw.
+	// unsure marks a first Publish that could not be settled. It may have been
+	// applied unless the key is still at revision saw.
 	unsure bool
 	saw    Revision
 }
 
-// Publish writes a member key bound to the session's lease: it goes when the
-// session does. The key must be one that [CheckMemberKey] accepts. Published
-// again with the value it has, it is not rewritten, and nothing is sent.
+// Publish writes a member key that is bound to the session's lease, so that it is
+// removed when the session ends. [CheckMemberKey] must accept the key. If the key
+// has been published with the same value already, Publish sends nothing.
 //
-// The session's first Publish of a key takes it over from whatever lease it is
-// bound to (a restart under the same name) and returns that lease's id. The
-// session that published it before detects that at its next renewal and must not
-// write it while it exists. Later calls write only what is still this
-// session's own, or a key that is absent (P19). Where another session has taken
-// the key over, a state event reports it and Publish returns ErrConflict with
-// that session's entry, while this session and its Holds go on.
+// The session's first Publish of a key takes it over from the lease to which it is
+// bound, for example after a restart under the same name, and returns the id of
+// that lease. The session that published the key before detects that at its next
+// renewal and must not write the key while it exists. Later calls write only a key
+// that is still this session's own, or one that is absent (P19). If another session
+// has taken the key over, a state event reports it and Publish returns ErrConflict
+// with that session's entry. This session and its Holds go on.
 //
-// ErrAmbiguous reports that the value may have been written or may still be,
-// also where the session has ended meanwhile (see [Session.Err]). The session
-// settles it in the background, and a Publish that follows waits for that.
-// ErrUnavailable reports that nothing was written.
+// ErrAmbiguous reports that the value may have been written or may still be, also
+// if the session has ended meanwhile (see [Session.Err]). The session settles the
+// write in the background, and a later Publish waits for that. ErrUnavailable
+// reports that nothing was written.
 func (s *Session) Publish(ctx context.Context, key string, value []byte) (displaced LeaseID, err error) {
 	const op = "Publish"
 	if err := CheckMemberKey(key); err != nil {
@@ -63,8 +63,8 @@ func (s *Session) Publish(ctx context.Context, key string, value []byte) (displa
 	return displaced, nil
 }
 
-// publish writes value to the claimed key as often as other writers come first.
-// The claim of an unclear write is handed over to its settling.
+// publish writes value to the claimed key and tries again when another writer comes
+// first. The claim of an ambiguous write is handed over to its settling.
 func (s *Session) publish(ctx context.Context, c *claim, value []byte) (LeaseID, error) {
 	for n := 0; ; n++ {
 		cond, displaced, err := s.publishCondition(ctx, c, value)
@@ -85,15 +85,16 @@ func (s *Session) publish(ctx context.Context, c *claim, value []byte) (LeaseID,
 		case !errors.Is(err, ErrConflict):
 			return displaced, err
 		}
-		s.forget(c.key) // the remembered or read entry is out of date: read again
+		s.forget(c.key) // the entry is out of date: read it again
 		if over := pause(ctx, n); over != nil {
 			return "", &Error{Kind: ErrUnavailable, Err: fmt.Errorf("nothing was written: other writers changed the key before each of %d attempts: %w", n+1, over)}
 		}
 	}
 }
 
-// mayPublish returns the condition under which key may be written now (P19),
-// nil if the value is there already, or why it may not be written at all.
+// publishCondition returns the condition under which the key may be written now
+// (P19). It returns nil if the key has the value already, and an error if the key
+// must not be written.
 func (s *Session) publishCondition(ctx context.Context, c *claim, value []byte) (*Cond, LeaseID, error) {
 	var p publication
 	s.mu.Lock()
@@ -133,18 +134,18 @@ func (s *Session) publishCondition(ctx context.Context, c *claim, value []byte) 
 	return nil, "", &Error{Kind: ErrConflict, Current: &e, Err: errDisplaced}
 }
 
-var errDisplaced = errors.New("another session has taken the member key over; it can be published again once it is absent")
+var errDisplaced = errors.New("another session has taken the member key over: publish it again once the key is absent")
 
-// owns reports whether the lease is, or was, this session's.
+// owns reports whether this session has or had the lease.
 func (s *Session) owns(lease LeaseID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ownLeases[lease]
 }
 
-// published records what the store has now. A key that was written under the
-// condition on its last write is this session's whatever its Created: that
-// holds on stores, too, where a takeover keeps it (Caps.Rebind).
+// recordPublished records the state of the key in the store. A key that was written
+// under the condition on its last write belongs to this session. Its Created proves
+// nothing, because some stores keep Created in a takeover (Caps.Rebind).
 func (s *Session) recordPublished(key string, value []byte, rev Revision) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,8 +161,8 @@ func (s *Session) forget(key string) {
 	}
 }
 
-// settlePublish settles an unclear Publish in the background. saw is what its
-// condition was.
+// settlePublish settles an ambiguous Publish in the background. saw is the revision
+// of its condition.
 func (s *Session) settlePublish(c *claim, value []byte, saw Revision, err error) {
 	s.forget(c.key)
 	s.handOver(c, func() {
@@ -180,8 +181,8 @@ func (s *Session) settlePublish(c *claim, value []byte, saw Revision, err error)
 	})
 }
 
-// displace records that p is not this session's any more, on the store's word.
-// It is written again only where it is absent (P19). Called under mu.
+// displace records that p is not this session's any more, on the word of the store.
+// The session writes it again only if it is absent (P19). Called under mu.
 func (s *Session) displace(p *publication, reason error) {
 	if p == nil || p.displaced {
 		return

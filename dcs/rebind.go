@@ -10,15 +10,15 @@ import (
 	"sync"
 )
 
-// considerMove starts a move to a fresh lease (P20) when renewals keep failing,
-// the store can move keys, and less than half of the time from a renewal to its
-// deadline is left. That is late enough for a store that comes back not to be
-// met by every session's Grant, and soon enough: by Timing's rule a renewal
-// that uses up its whole budget leaves as much again. Grant and Commit then
-// show whether commits work while renewals do not. A move of which a part has
-// landed goes on even when renewals are confirmed again. No move begins while an
-// attempt is unsettled, nor on a store that could not settle the move itself.
-// considerMove reports whether a move is under way. Called under mu.
+// considerMove starts a move to a fresh lease (P20) if renewals keep failing, the
+// store can move keys, and less than half of the time from a renewal to its deadline
+// is left. This is late enough that a store which comes back is not met by a Grant of
+// every session. It is soon enough because, by the rule of Timing, a renewal that
+// uses up its budget leaves as much time again. Grant and Commit then show whether
+// commits work while renewals do not. A move of which a part has been applied goes
+// on even when renewals are confirmed again. No move begins while an attempt is
+// unsettled, nor on a store that could not settle the move itself. considerMove
+// reports whether a move is under way. Called under mu.
 func (s *Session) considerMove() bool {
 	span := s.lease.granted.TTL - Margin(s.lease.granted.TTL)
 	if !s.split && s.remaining() > span/2 {
@@ -49,8 +49,8 @@ func (s *Session) considerMove() bool {
 	return true
 }
 
-// goOn starts the next move of a session that is split: soon, if the last one has
-// brought any key to the spare lease.
+// continueMove starts the next move of a split session. It waits less if the last
+// move has brought a key to the spare lease.
 func (s *Session) continueMove(landed bool) {
 	n := 0
 	if !landed {
@@ -63,16 +63,16 @@ func (s *Session) continueMove(landed bool) {
 		if over {
 			return
 		}
-		n = 1 // claims come first
+		n = 1 // let claims go first
 	}
 }
 
-// moveBackoff is the number of failures after which a pause is as long as the one
-// after a move that has moved nothing.
+// moveBackoff is the number of failures whose back-off is also used after a move
+// that has moved no key.
 const moveBackoff = 6
 
-// move brings all keys of the session to a fresh lease. If it fails before any
-// key has moved, everything is as it was. It reports whether any key has moved.
+// move binds all keys of the session to a fresh lease. If it fails before any key has
+// moved, it changes nothing. It reports whether any key has moved.
 func (s *Session) move() bool {
 	ctx, cancel := context.WithTimeout(s.life, s.attemptTime())
 	defer cancel()
@@ -84,10 +84,10 @@ func (s *Session) move() bool {
 	s.mu.Unlock()
 	level := slog.LevelDebug
 	if spare == nil {
-		level = slog.LevelWarn // said once a move
+		level = slog.LevelWarn // log once for each move
 		var err error
 		if spare, err = s.grantSpare(ctx); err != nil {
-			s.log.Debug("no fresh lease to move to", "reason", err)
+			s.log.Debug("no lease was granted to move the keys to", "reason", err)
 			return false
 		}
 	}
@@ -95,9 +95,9 @@ func (s *Session) move() bool {
 	switch {
 	case err == nil:
 	case s.isSplit():
-		s.log.Log(ctx, level, "only a part of the keys moved to the fresh lease: both leases are renewed, and the rest is tried again", "from", s.Lease(), "to", spare.ID(), "reason", err)
+		s.log.Log(ctx, level, "lease migration is incomplete; renewing both leases and trying again", "from", s.Lease(), "to", spare.ID(), "reason", err)
 	default:
-		s.log.Warn("the keys stay on their lease", "reason", err)
+		s.log.Warn("lease migration failed; keeping the current lease", "reason", err)
 		s.revokeSpare(spare)
 	}
 	return landed
@@ -120,7 +120,7 @@ func (s *Session) grantSpare(ctx context.Context) (*leaseState, error) {
 			return t, nil
 		}
 	}
-	// The session ended meanwhile, and with it perhaps the revoking, or the
+	// The session has ended, and its revoking may have missed this lease, or the
 	// lease is too short.
 	free, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timing.RetryTimeout)
 	defer cancel()
@@ -128,14 +128,14 @@ func (s *Session) grantSpare(ctx context.Context) (*leaseState, error) {
 	return nil, over
 }
 
-// moveTo binds all keys to spare, in as many Txns as the store's limits demand
-// (P20). An error says that the move is not complete. No key is on spare then,
-// unless the session is split. landed says that any key has moved.
+// moveTo binds all keys to spare, in as many Txns as the store's limits require
+// (P20). An error reports that the move is not complete. No key is on spare then,
+// unless the session is split. landed reports that any key has moved.
 func (s *Session) moveTo(ctx context.Context, spare *leaseState) (landed bool, err error) {
 	for {
 		p, err := s.planMove(ctx, spare)
 		if err == nil {
-			// P20: from the first sending on both leases are renewed.
+			// P20: both leases are renewed from the first sending on.
 			err = s.useSpare(spare)
 		}
 		if err == nil {
@@ -149,7 +149,7 @@ func (s *Session) moveTo(ctx context.Context, spare *leaseState) (landed bool, e
 		case err == nil && p.complete:
 			s.finishMove(spare)
 			return landed, nil
-		case err == nil: // another reading shows whether any key is left behind
+		case err == nil: // read again to find keys that were left behind
 		case errors.Is(err, ErrLost) && s.isSplit():
 			s.spareLost(err) // P14
 			return landed, err
@@ -166,13 +166,14 @@ func (s *Session) moveTo(ctx context.Context, spare *leaseState) (landed bool, e
 }
 
 var (
-	errRenewedMeanwhile = errors.New("the old lease is renewed again, for longer than the fresh one")
-	errMoveUnsettled    = errors.New("the move cannot be settled, or the session ended first")
+	errRenewedMeanwhile = errors.New("the current lease was renewed and lasts longer than the fresh one")
+	errMoveUnsettled    = errors.New("the outcome of the lease migration is unknown, or the session ended first")
 )
 
-// useSpare makes the deadline the earlier one of both leases (P20). It does not
-// move back for that: if the old lease was renewed while the move was prepared,
-// the session is promised more than the fresh lease would keep.
+// useSpare sets the deadline to the earlier one of both leases (P20). The deadline
+// must not move back for that. If the old lease was renewed while the move was
+// prepared, the session is promised more time than the fresh lease has, and useSpare
+// returns an error.
 func (s *Session) useSpare(t *leaseState) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -202,28 +203,28 @@ func (s *Session) isSplit() bool {
 	return s.split
 }
 
-// spareLost ends the session because the lease is gone to which keys were moving.
+// spareLost ends the session because the lease to which keys were moving is gone.
 func (s *Session) spareLost(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.spareLostLocked(err)
 }
 
-// spareLostLocked is spareLost, called under mu. The deadline of both leases is
-// the earlier one, and that is now (P20).
+// spareLostLocked is spareLost. The deadline is the earlier one of both leases, and
+// that is now (P20). Called under mu.
 func (s *Session) spareLostLocked(err error) {
-	s.endLocked(&Error{Op: "Renew", Kind: ErrExpired, Err: fmt.Errorf("the spare lease ended before the move to it was settled: %w", opaque(err))})
+	s.endLocked(&Error{Op: "Renew", Kind: ErrExpired, Err: fmt.Errorf("the fresh lease ended before the migration to it was settled: %w", opaque(err))})
 }
 
-// movePlan is the rest of a move.
+// movePlan lists the remaining steps of a move.
 type movePlan struct {
 	parts    []Txn
-	complete bool // afterwards no key is left on another lease
+	complete bool // afterwards every key is on the spare lease
 }
 
-// planMove reads every key of the session and returns the Txns that move those
-// which are not on spare yet. Their conditions are on Modified: that is the
-// incarnation just read, with the value just read.
+// planMove reads every key of the session and returns the Txns that move the keys
+// which are not on spare yet. Their conditions are on Modified, so that a Txn applies
+// only to the incarnation and the value that were read.
 func (s *Session) planMove(ctx context.Context, spare *leaseState) (movePlan, error) {
 	s.mu.Lock()
 	checked := s.keysToCheck()
@@ -253,11 +254,11 @@ func (s *Session) planMove(ctx context.Context, spare *leaseState) (movePlan, er
 	return movePlan{b.txns, len(b.txns) == 0 || len(b.txns) == 1 && there == 0}, nil
 }
 
-// fewReads is how many keys are read one by one. More are read with the tree
-// below the path that they have in common, in one request.
+// fewReads is the largest number of keys that are read one by one. If there are
+// more, one request reads the tree below the longest path common to all.
 const fewReads = 16
 
-// readKeys reads the keys of asked, which are sorted, linearizably.
+// readKeys reads the keys of checked, which are sorted, linearizably.
 func (s *Session) readKeys(ctx context.Context, checked []checkedKey) (Renewal, error) {
 	if len(checked) > fewReads {
 		prefix := parent(checked[0].key)
@@ -283,12 +284,12 @@ func (s *Session) readKeys(ctx context.Context, checked []checkedKey) (Renewal, 
 // parent returns the path above key, empty at the top.
 func parent(key string) string { return key[:max(strings.LastIndexByte(key, '/'), 0)] }
 
-// partsAtOnce is how many parts of a move are under way at once: they must all be
-// through before the deadline.
+// partsAtOnce is the number of parts of a move that are under way at once. All parts
+// must be committed before the deadline.
 const partsAtOnce = 8
 
-// moveParts commits the parts of a move and returns how many have landed. Each of
-// them is settled then, unless the error is errMoveOpen (P20).
+// moveParts commits the parts of a move and returns the number of applied ones. Each
+// part is settled then, unless the error is errMoveUnsettled (P20).
 func (s *Session) moveParts(ctx context.Context, parts []Txn, spare *leaseState) (landed int, failed error) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex // guards the results
@@ -322,7 +323,7 @@ func (s *Session) moveParts(ctx context.Context, parts []Txn, spare *leaseState)
 	return landed, failed
 }
 
-// movePart commits one part of a move, and settles it if that was unclear.
+// movePart commits one part of a move, and settles it if the outcome is ambiguous.
 func (s *Session) movePart(ctx context.Context, t Txn, spare *leaseState) error {
 	_, err := s.store.Commit(ctx, t)
 	if !errors.Is(err, ErrAmbiguous) {
@@ -334,11 +335,12 @@ func (s *Session) movePart(ctx context.Context, t Txn, spare *leaseState) error 
 	case landed:
 		return nil
 	default:
-		return fmt.Errorf("the move was unclear and is undone: %w", opaque(err))
+		return fmt.Errorf("the migration was ambiguous and has been undone: %w", opaque(err))
 	}
 }
 
-// settleMove settles an unclear move: nothing else begins before (P20).
+// settleMove settles an ambiguous move. No other write of the session begins before
+// (P20).
 func (s *Session) settleMove(t Txn, spare *leaseState, err error) settleResult {
 	_, how := s.settle(err)
 	for n := 0; how == fenced; n++ {
@@ -355,8 +357,8 @@ func (s *Session) settleMove(t Txn, spare *leaseState, err error) settleResult {
 	return how
 }
 
-// readMove finds out what became of a move that can not land any more: any of
-// its keys that is still there tells.
+// readMove determines the outcome of a move that cannot be applied any more. Any of
+// its keys that still exists shows it.
 func (s *Session) readMove(t Txn, spare *leaseState) settleResult {
 	ctx, cancel := s.call(s.life)
 	defer cancel()
@@ -374,7 +376,7 @@ func (s *Session) readMove(t Txn, spare *leaseState) settleResult {
 	return refused
 }
 
-// moved makes spare the lease of the session and revokes the old one.
+// finishMove makes spare the lease of the session and revokes the old one.
 func (s *Session) finishMove(spare *leaseState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -390,12 +392,12 @@ func (s *Session) finishMove(spare *leaseState) {
 	s.failed, s.failures = nil, 0
 	s.setState(Held, nil)
 	s.noteChange()
-	s.log.Info("moved to a fresh lease", "from", old.ID(), "to", spare.ID())
+	s.log.Info("lease migration completed", "from", old.ID(), "to", spare.ID())
 	s.renewNow()
 	s.work.Go(func() { _ = s.revoke(s.life, old) })
 }
 
-// discard revokes a spare lease that nothing was moved to.
+// revokeSpare revokes a spare lease to which no key was moved.
 func (s *Session) revokeSpare(spare *leaseState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -12,24 +12,24 @@ import (
 
 // SessionOptions configure a Session.
 type SessionOptions struct {
-	// Timing is this session's own; zero means the Store's.
+	// Timing is the timing of this session. Zero means the Store's.
 	Timing Timing
 	// Logger defaults to the Store's. See [Detached].
 	Logger *slog.Logger
-	// Gate, if set, is asked before each renewal. While it returns an error the
-	// session sends no renewal, and it is lost at its deadline with that error
-	// as the cause. A program sets a Gate so that it loses its locks when the
-	// part of it that acts on them hangs. Gate is called by the goroutine that
-	// renews. It must return at once and must not call methods of the Session
-	// or its Holds.
+	// Gate, if set, is called before each renewal. While it returns an error the
+	// session sends no renewal, and it ends at its deadline with that error as the
+	// cause. A program sets a Gate so that it loses its locks when the part of it
+	// that acts on them hangs. Gate is called by the goroutine that renews. It must
+	// return at once and must not call methods of the Session or its Holds.
 	Gate func() error
 }
 
-// Session owns one lease and is the only one that renews it: every
-// min(LoopWait, TTL/3), in one goroutine, together with a linearizable reading
-// of the keys it holds and has published. It is Held while renewals are
-// confirmed, Unknown while they fail and the deadline counts down, and Lost,
-// for good, at the deadline or when the store says that the lease is gone.
+// Session owns a lease and renews it. No other code renews that lease. One goroutine
+// renews it every min(LoopWait, TTL/3) and reads in the same request, linearizably,
+// the keys that the session holds and has published. The session is Held while
+// renewals are confirmed, and Unknown while they fail and the deadline counts down.
+// It is Lost, for good, at the deadline or when the store reports that the lease is
+// gone.
 //
 // All methods are safe for concurrent use.
 type Session struct {
@@ -38,20 +38,20 @@ type Session struct {
 	log    *slog.Logger
 	gate   func() error // SessionOptions.Gate
 
-	// until is the deadline, and nil once the session is over: whoever finds
-	// that it has passed swaps nil in, and nothing moves it after that (P4).
+	// until is the deadline, and nil once the session has ended. A goroutine that
+	// finds the deadline passed swaps in nil, and nothing moves it after that (P4).
 	// All other changes are made under mu.
 	until atomic.Pointer[Instant]
 	done  chan struct{}
 	timer *deadlineTimer
-	wake  chan struct{}      // a renewal is wanted now
+	wake  chan struct{}      // requests a renewal now
 	life  context.Context    //nolint:containedctx // the session's own life: it bounds work that outlives the call which started it
-	kill  context.CancelFunc // ends life
+	kill  context.CancelFunc // cancels life
 	work  sync.WaitGroup     // every goroutine of the session
-	close chan struct{}      // closed by the first Close
+	close chan struct{}      // closed by the first Close or by Abandon
 
 	mu           sync.Mutex
-	err          error // why it is over
+	err          error // the reason for the end, nil before
 	state        State
 	last         Instant     // the deadline as it was last set
 	failed       error       // the last renewal's error, nil after a success
@@ -60,15 +60,15 @@ type Session struct {
 	spare        *leaseState // P20: the lease of a move that is not settled
 	split        bool        // P20: a part of the keys has moved to spare
 	moving       chan struct{}
-	unsettleable bool             // an unclear attempt that nobody can settle: no moves any more
-	ownLeases    map[LeaseID]bool // every lease this session ever had
+	unsettleable bool             // the store could not settle an ambiguous attempt, so that no move may begin
+	ownLeases    map[LeaseID]bool // every lease that this session has had
 	leases       map[LeaseID]Lease
 	holds        map[string]*Hold
 	pubs         map[string]*publication
 	claims       map[string]*claim
 	removals     map[string]removal // released locks that are not deleted yet (P17)
 	confirms     []chan error
-	closing      *shutdown // the last attempt of Close
+	closing      *shutdown // the latest shutdown
 
 	abandoned bool
 	changed   chan struct{} // closed at the next change of Status, nil until asked for
@@ -76,13 +76,13 @@ type Session struct {
 	timerAt   Instant // the time to which the timer is set
 }
 
-// removal is the deletion of a released lock.
+// removal is the pending deletion of a released lock.
 type removal struct {
-	done  chan struct{} // Hold.removed
+	done  chan struct{} // closed when the lock is deleted: Hold.removed
 	since Instant       // when the lock was released
 }
 
-// tenure is one lease and how long it is good for.
+// leaseState is a lease with its last confirmed renewal and its deadline.
 type leaseState struct {
 	Lease
 	granted Renewal // the last confirmed one
@@ -90,10 +90,10 @@ type leaseState struct {
 }
 
 // NewSession grants a lease and starts to renew it. The session lives until
-// [Session.Close], until it is lost, or until the Store is closed; ctx governs
-// this call only. A Timing that breaks its own rule, for the TTL that the store
-// grants too, is ErrInvalid. A lease that was granted in vain is revoked in the
-// background, within one budget.
+// [Session.Close], until it is lost, or until the Store is closed. ctx bounds this
+// call only. NewSession returns ErrInvalid if the Timing breaks its rule, or would
+// break it with the TTL that the store grants. If NewSession fails after the grant,
+// it revokes the lease in the background, within one budget.
 func (s *Store) NewSession(ctx context.Context, o SessionOptions) (*Session, error) {
 	timing := s.Timing()
 	if o.Timing != (Timing{}) {
@@ -115,8 +115,8 @@ func (s *Store) NewSession(ctx context.Context, o SessionOptions) (*Session, err
 			return n, nil
 		}
 	}
-	// The caller's context may have ended, and its budget is not to be spent
-	// twice.
+	// The caller's context may have ended, and the call must not take a second
+	// budget.
 	s.spawn(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), timing.RetryTimeout)
 		defer cancel()
@@ -125,10 +125,10 @@ func (s *Store) NewSession(ctx context.Context, o SessionOptions) (*Session, err
 	return nil, withOp(opNewSession, "", err)
 }
 
-// opNewSession names NewSession in errors.
+// opNewSession is the name of NewSession in errors.
 const opNewSession = "NewSession"
 
-// startSession makes the Session of a lease that was just granted.
+// startSession starts the Session of a lease that was just granted.
 func (s *Store) startSession(lease Lease, granted Renewal, timing Timing, o SessionOptions) (*Session, error) {
 	log := o.Logger
 	if log == nil {
@@ -149,7 +149,7 @@ func (s *Store) startSession(lease Lease, granted Renewal, timing Timing, o Sess
 	n.life, n.kill = context.WithCancel(context.Background())
 	if !n.live() {
 		n.kill()
-		return nil, &Error{Kind: ErrExpired, Err: errors.New("the grant was answered after the lease's deadline")}
+		return nil, &Error{Kind: ErrExpired, Err: errors.New("the store answered the grant after the lease's deadline")}
 	}
 	n.timer = newDeadlineTimer(n.onDeadlineTimer, n.work.Go)
 	n.queueEvent(StateEvent{From: Lost, To: Held})
@@ -166,9 +166,9 @@ func (s *Store) startSession(lease Lease, granted Renewal, timing Timing, o Sess
 	return n, nil
 }
 
-// Lease returns the id of the lease that the session renews now. It changes
-// when the session moves to a fresh lease (P20); keys that were bound to it by
-// other means than Acquire and Publish stay behind then.
+// Lease returns the id of the lease that the session renews now. It changes when the
+// session moves to a fresh lease (P20). Keys that the program bound to the lease by
+// other means than Acquire and Publish are not moved.
 func (s *Session) Lease() LeaseID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -184,8 +184,8 @@ func (s *Session) Granted() Renewal {
 	return r
 }
 
-// Deadline returns the instant at which the session is lost without a further
-// renewal. Of a session that is over it is the last one there was.
+// Deadline returns the instant at which the session ends unless a renewal is
+// confirmed before. If the session has ended, it returns the last deadline.
 func (s *Session) Deadline() Instant {
 	if at := s.until.Load(); at != nil {
 		return *at
@@ -195,7 +195,7 @@ func (s *Session) Deadline() Instant {
 	return s.last
 }
 
-// State returns what the session knows of itself now.
+// State returns the present state of the session.
 func (s *Session) State() State {
 	if s.Err() != nil {
 		return Lost
@@ -205,14 +205,15 @@ func (s *Session) State() State {
 	return s.state
 }
 
-// Done is closed when the session is over: at its deadline, or when the store
-// said that the lease is gone, or by Close, whichever is first.
+// Done returns a channel that is closed when the session ends: at its deadline, when
+// the store reports that the lease is gone, or by Close, whichever is first.
 func (s *Session) Done() <-chan struct{} { return s.done }
 
-// Err says why the session is over; nil before. ErrLost: the store said that
-// the lease is gone. ErrExpired: the deadline passed without a confirmed
-// renewal, or an unclear Acquire could not be settled on a store that has no
-// [Settler]. ErrReleased: Close. ErrClosed: the Store was closed.
+// Err returns the reason why the session ended, or nil while it has not. ErrLost
+// reports that the store has confirmed that the lease is gone. ErrExpired reports
+// that the deadline passed without a confirmed renewal, or that an ambiguous Acquire
+// could not be settled because the store has no [Settler]. ErrReleased reports
+// Close. ErrClosed reports that the Store was closed.
 func (s *Session) Err() error {
 	if !s.live() {
 		s.expire()
@@ -222,15 +223,15 @@ func (s *Session) Err() error {
 	return s.err
 }
 
-// call bounds a call by its budget and by the session's life.
+// call bounds ctx by the budget of a call and by the session's life.
 func (s *Session) call(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(ctx, s.timing.RetryTimeout)
 	stop := context.AfterFunc(s.life, cancel)
 	return ctx, func() { stop(); cancel() }
 }
 
-// failure is what a call of op on key returns for err: the session's own end
-// comes before whatever the call met because of it.
+// failure returns the error of a call of op on key. The end of the session comes
+// before an error that it caused.
 func (s *Session) failure(op, key string, err error) error {
 	if over := s.Err(); over != nil {
 		return withOp(op, key, over)
@@ -238,9 +239,10 @@ func (s *Session) failure(op, key string, err error) error {
 	return withOp(op, key, err)
 }
 
-// writeFailure is failure for a call that wrote to a key of the session. over
-// is the end of the session or the Hold. An unclear write stays unclear although
-// the session or the Hold has ended, because others may have read the value.
+// writeFailure is failure for a call that wrote to a key of the session. over is
+// the end of the session or the Hold. An ambiguous write stays ErrAmbiguous
+// although the session or the Hold has ended, because other clients may have read
+// the value.
 func writeFailure(op, key string, err, over error) error {
 	switch {
 	case over == nil:
@@ -252,18 +254,18 @@ func writeFailure(op, key string, err, over error) error {
 	return withOp(op, key, err)
 }
 
-// renamed is err as an *Error of op on key.
+// withOp returns err as an *Error of op on key.
 func withOp(op, key string, err error) error {
 	var e *Error
 	if !errors.As(err, &e) {
 		return &Error{Op: op, Key: key, Kind: ErrUnavailable, Err: err}
 	}
 	c := *e
-	c.Op, c.Key, c.Attempt = op, key, nil // the session settles, nobody else
+	c.Op, c.Key, c.Attempt = op, key, nil // only the session settles the attempt
 	return &c
 }
 
-// pause waits for a full-jitter back-off before try n+1, or until ctx ends.
+// pause waits for a back-off with full jitter before try n+1, or until ctx ends.
 func pause(ctx context.Context, n int) error {
 	t := time.NewTimer(backoff(n))
 	defer t.Stop()

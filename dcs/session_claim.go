@@ -6,21 +6,21 @@ import (
 	"fmt"
 )
 
-// claim is the right to write one key for the session: one attempt at a time,
-// and none while an earlier one is unclear (P17). It belongs to the lease that
-// the attempt carries (P16); no move begins while there is one (P20).
+// claim is the right to write one key for the session. It allows one attempt at a
+// time, and none while an earlier one is ambiguous (P17). It belongs to the lease
+// that the attempt carries (P16), and no move begins while a claim exists (P20).
 type claim struct {
 	key    string
 	lease  *leaseState
-	newest Revision // the newest one that the Store had seen when the claim was taken (P11)
+	newest Revision // the largest revision that the Store had seen when the claim was taken (P11)
 	done   chan struct{}
 }
 
-// errBusy says why nothing was sent.
+// errBusy is the cause of an error with which nothing was sent.
 var errBusy = errors.New("nothing was sent: an earlier attempt on this key, its removal, or the move to a fresh lease is not settled yet")
 
-// tryClaim takes the claim on key, or returns what to wait for. Called under
-// mu.
+// tryClaim takes the claim on key, or returns a channel that is closed when it may be
+// tried again. Called under mu.
 func (s *Session) tryClaim(key string) (*claim, <-chan struct{}) {
 	if c := s.claims[key]; c != nil { // P17
 		return nil, c.done
@@ -66,7 +66,7 @@ func (s *Session) awaitClaim(ctx context.Context, key string, try func(key strin
 	}
 }
 
-// unclaim ends the claim: its attempt is settled.
+// unclaim ends the claim. Its attempt must be settled.
 func (s *Session) unclaim(c *claim) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -76,8 +76,9 @@ func (s *Session) unclaim(c *claim) {
 	close(c.done)
 }
 
-// handOver lets f finish an unclear attempt in the background; the claim ends
-// with it. A session that is over leaves the attempt to the end of its lease.
+// handOver settles an ambiguous attempt in the background by calling f, and ends the
+// claim after that. If the session has ended, the attempt is left to the end of its
+// lease.
 func (s *Session) handOver(c *claim, f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -87,18 +88,19 @@ func (s *Session) handOver(c *claim, f func()) {
 	}
 }
 
-// fate is what became of an attempt.
+// settleResult is the outcome of settling an attempt.
 type settleResult uint8
 
 const (
-	landed      settleResult = iota // yes
-	refused                         // it did not land and never will
-	fenced                          // it will not land any more; whether it had, a reading tells (P11)
+	landed      settleResult = iota // it was applied
+	refused                         // it was not applied and never will be
+	fenced                          // it cannot be applied any more; a read shows whether it was (P11)
 	unsupported                     // the store cannot settle it
 	interrupted                     // the session ended first
 )
 
-// settle drives an unclear Commit to its end, however long that takes.
+// settle calls Store.Settle until the outcome of an ambiguous Commit is known or the
+// session ends.
 func (s *Session) settle(err error) (Revision, settleResult) {
 	var e *Error
 	if !errors.As(err, &e) {
@@ -113,7 +115,7 @@ func (s *Session) settle(err error) (Revision, settleResult) {
 		case err == nil:
 			return rev, landed
 		case errors.Is(err, errors.ErrUnsupported), errors.Is(err, ErrInvalid):
-			return 0, unsupported // asking again gets the same answer
+			return 0, unsupported // a repeated call gets the same answer
 		case errors.Is(err, ErrConflict), errors.Is(err, ErrLost):
 			return 0, refused
 		case errors.Is(err, ErrAmbiguous) && errors.As(err, &next) && (next.Attempt != nil || next.Fenced):
@@ -127,17 +129,17 @@ func (s *Session) settle(err error) (Revision, settleResult) {
 	}
 }
 
-// unsettled ends the session over an Acquire whose outcome nobody can find
-// out: its key may be bound to the lease, so the lease must go (P17). Revoking
-// closes the attempt only if every copy of the lease's Grant was answered; a
-// late copy could make the lease anew, for one TTL and with nobody to renew
-// it.
+// endUnsettled ends the session because the outcome of an Acquire cannot be
+// determined. Its key may be bound to the lease, so the lease must go (P17).
+// Revoking the lease resolves the attempt only if every copy of the lease's Grant was
+// answered. A late copy could grant the lease again, for one TTL and without a
+// session that renews it.
 func (s *Session) endUnsettled(key string, err error) {
-	s.end(&Error{Op: "Acquire", Key: key, Kind: ErrExpired, Err: fmt.Errorf("this store cannot settle an unclear Acquire: %w", opaque(err))})
+	s.end(&Error{Op: "Acquire", Key: key, Kind: ErrExpired, Err: fmt.Errorf("the store cannot settle an ambiguous Acquire: %w", opaque(err))})
 }
 
-// remove deletes an incarnation of an own key. Nil says that it is gone,
-// whoever removed it.
+// remove deletes an incarnation of an own key. It returns nil if the incarnation is
+// gone, no matter which client removed it.
 func (s *Session) remove(ctx context.Context, key string, token Revision) error {
 	own := CreatedAt(key, token) // P18
 	_, err := s.store.Commit(ctx, Txn{If: []Cond{own}, Then: []Write{Delete(key)}})
@@ -147,10 +149,10 @@ func (s *Session) remove(ctx context.Context, key string, token Revision) error 
 	return err
 }
 
-// removeForGood goes on, after an attempt that failed with err (nil: there was
-// none), until the incarnation is known to be gone, and reports whether it is.
-// What was unclear is settled first; where it cannot be, deleting again is
-// enough: once the incarnation is gone no late copy can do anything.
+// removeForGood deletes an incarnation and tries again until it is known to be gone.
+// It reports whether it is. err is the error of an earlier attempt, or nil. An
+// ambiguous deletion is settled first. If that is not possible, it is enough to
+// delete again, because no late copy has an effect once the incarnation is gone.
 func (s *Session) removeForGood(key string, token Revision, err error) bool {
 	for n := 0; s.life.Err() == nil; n++ {
 		if errors.Is(err, ErrAmbiguous) {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// live reports whether the deadline lies ahead, asking the clocks now. The
-// first one to find that it has passed makes that final (P4).
+// live reports whether the deadline lies ahead, by reading the clocks. The first
+// goroutine to find the deadline passed makes that final (P4).
 func (s *Session) live() bool {
 	for {
 		at := s.until.Load()
@@ -27,7 +27,7 @@ func (s *Session) live() bool {
 	}
 }
 
-// remaining is the time until the deadline, 0 when it is over.
+// remaining returns the time until the deadline, or 0 if it has passed.
 func (s *Session) remaining() time.Duration {
 	at := s.until.Load()
 	if at == nil || !s.live() {
@@ -36,9 +36,9 @@ func (s *Session) remaining() time.Duration {
 	return max(-at.Elapsed(), 0)
 }
 
-// advance sets the deadline to what the leases in use prove, and reports false
-// when that has passed. An answer in hand is too late then. Called under mu. The
-// deadline moves back where the store has shortened a lease's life (P3).
+// advance sets the deadline to the one that the leases in use prove. It returns false
+// if the deadline has passed, and a later answer has no effect then. The deadline
+// moves back if the store has shortened a lease (P3). Called under mu.
 func (s *Session) advance() bool {
 	at := s.lease.until
 	if s.spare != nil && s.spare.until.Before(at) {
@@ -52,14 +52,14 @@ func (s *Session) advance() bool {
 		if s.until.CompareAndSwap(old, &at) {
 			s.last = at
 			if at.Before(*old) {
-				s.resetTimer() // otherwise it fires at the old one and is set again then
+				s.resetTimer() // the timer is set to the old, later deadline
 			}
 			return s.live()
 		}
 	}
 }
 
-// ring is called by the alarm, perhaps too early.
+// onDeadlineTimer handles the deadline timer, which may fire early.
 func (s *Session) onDeadlineTimer() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,8 +85,8 @@ func (s *Session) expireLocked() {
 	s.endLocked(&Error{Op: "Renew", Kind: ErrExpired, Err: cause})
 }
 
-// end makes the session over for good, for the reason err; the first reason
-// stays.
+// end ends the session for good with the error err. A session that has ended keeps
+// its first error.
 func (s *Session) end(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,15 +116,15 @@ func (s *Session) endLocked(err error) {
 	s.log.Log(context.Background(), level, "session over", "lease", lease, "reason", err)
 	s.store.unregister(s)
 	if errors.Is(err, ErrLost) {
-		delete(s.leases, s.lease.ID()) // it is gone already
+		delete(s.leases, s.lease.ID()) // the store has removed it already
 	}
 	if !errors.Is(err, ErrReleased) && !errors.Is(err, ErrClosed) && len(s.leases) > 0 {
 		s.work.Go(s.cleanUp)
 	}
 }
 
-// cleanUp revokes what a lost session leaves behind, spare leases too (P20). It
-// leaves the margin to whoever still has to stop.
+// cleanUp revokes the leases of a lost session, spare leases too (P20). It first
+// waits for the margin, so that a holder that is still stopping has that time.
 func (s *Session) cleanUp() {
 	t := time.NewTimer(Margin(s.timing.TTL))
 	defer t.Stop()
@@ -137,11 +137,11 @@ func (s *Session) cleanUp() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), s.timing.RetryTimeout)
 	defer cancel()
-	_ = s.revokeAll(ctx) // else they expire by themselves
+	_ = s.revokeAll(ctx) // otherwise the leases expire by themselves
 }
 
-// revokeAll revokes every lease the session still has, at once, trying again
-// within ctx.
+// revokeAll revokes all leases of the session at the same time, and tries again until
+// ctx ends.
 func (s *Session) revokeAll(ctx context.Context) error {
 	s.mu.Lock()
 	var left []Lease
@@ -176,27 +176,25 @@ func (s *Session) revoke(ctx context.Context, l Lease) error {
 	}
 }
 
-// shutdown is one attempt to delete what a closed session leaves in the store.
+// shutdown is one attempt to delete the keys and leases of a closed session.
 type shutdown struct {
 	done chan struct{}
 	err  error // valid once done is closed
 }
 
-// Close gives up every lock, revokes the lease and ends the session. Valid is
-// false before anything is sent (P6). Nil reports that the lease and its keys
-// are gone. Close returns by ctx and by the budget. The deletion goes on in the
-// background for one budget when ctx ends sooner, even when it had ended before
-// the call.
+// Close releases every lock, revokes the lease and ends the session. Valid is false
+// before anything is sent (P6). Nil reports that the lease and its keys are gone.
+// Close returns by the end of ctx and within the budget. If ctx ends sooner, even
+// before the call, the deletion goes on in the background for one budget.
 //
-// Close is idempotent and safe to repeat. ErrUnavailable reports that the store
-// has not confirmed the end, and ErrClosed that the Store was closed first: in
-// both cases the keys stay until the lease expires, or until a deletion that is
-// still under way succeeds.
+// Close is idempotent and may be repeated. ErrUnavailable reports that the store has
+// not confirmed the end of the lease. ErrClosed reports that the Store was closed
+// first. In both cases the keys stay until the lease expires, or until a deletion
+// that is still under way succeeds.
 //
-// A [Hold.Release] that is not carried out yet counts towards the budget: a
-// Release and a Close after it together wait for a store that does not answer
-// for one budget, not for two. After [Session.Abandon] Close sends nothing and
-// returns ErrReleased.
+// A pending [Hold.Release] counts towards the budget: a Release and a Close after it
+// together wait one budget for a store that does not answer, not two. After
+// [Session.Abandon] Close sends nothing and returns ErrReleased.
 func (s *Session) Close(ctx context.Context) error {
 	run, budget := s.shutDown()
 	ctx, cancel := context.WithTimeout(ctx, budget)
@@ -219,8 +217,8 @@ func (s *Session) Close(ctx context.Context) error {
 	}
 }
 
-// shutDown ends the session and deletes its keys in the background. Calls that
-// come while that is under way share it. It returns how long Close may wait.
+// shutDown ends the session and deletes its keys in the background. Calls share a
+// shutdown that is under way. shutDown also returns how long Close may wait.
 func (s *Session) shutDown() (*shutdown, time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -253,8 +251,8 @@ func (s *Session) shutDown() (*shutdown, time.Duration) {
 	return run, budget
 }
 
-// closeBudget returns how long Close may wait. A Release that is still pending
-// has spent a part of it, except the slack that every call has. Called under mu.
+// closeBudget returns how long Close may wait. A pending Release has used a part of
+// that, except the minimum that every call has. Called under mu.
 func (s *Session) closeBudget() time.Duration {
 	spent := time.Duration(0)
 	for _, r := range s.removals {
@@ -263,7 +261,7 @@ func (s *Session) closeBudget() time.Duration {
 	return max(s.timing.RetryTimeout-spent, min(closeSlack, s.timing.RetryTimeout))
 }
 
-// closeSlack is the least time that Close gives the store.
+// closeSlack is the shortest time for which Close waits.
 const closeSlack = 100 * time.Millisecond
 
 func isClosed(c <-chan struct{}) bool {
@@ -275,8 +273,9 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// removeAll deletes the locks of a session that is being closed. Revoking the
-// lease does that too: it only has to be quick, so it gets half of the budget.
+// removeAll deletes the locks of a session that is being closed. Revoking the lease
+// deletes them too, but later. removeAll gets half of the budget, so that the revoke
+// has the rest.
 func (s *Session) removeAll(ctx context.Context, held []*Hold) {
 	if at, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
@@ -298,11 +297,12 @@ func (s *Session) removeAll(ctx context.Context, held []*Hold) {
 	wg.Wait()
 }
 
-// fewRemovals is how many locks are deleted each in a Txn of its own, all at once.
+// fewRemovals is the largest number of locks that are deleted in a Txn each, all at
+// once.
 const fewRemovals = 8
 
-// removeParts deletes many locks with few Txns, one after the other. One that
-// cannot be deleted keeps those in the same Txn.
+// removeParts deletes many locks with few Txns, one after the other. If one lock
+// cannot be deleted, the others in the same Txn are not deleted either.
 func (s *Session) removeParts(ctx context.Context, held []*Hold) {
 	var p txnParts
 	for _, h := range held {
@@ -319,7 +319,7 @@ func (s *Session) removeParts(ctx context.Context, held []*Hold) {
 	}
 }
 
-// waitIdle waits for the session's goroutines, until ctx ends.
+// waitIdle waits until the session's goroutines have ended or ctx ends.
 func (s *Session) waitIdle(ctx context.Context) {
 	idle := make(chan struct{})
 	go func() {
@@ -332,8 +332,8 @@ func (s *Session) waitIdle(ctx context.Context) {
 	}
 }
 
-// spawn runs f as a goroutine of the session, unless that is over. Called
-// under mu.
+// spawn runs f in a goroutine of the session, and returns false if the session has
+// ended. Called under mu.
 func (s *Session) spawn(f func()) bool {
 	if s.err != nil {
 		return false
@@ -342,8 +342,9 @@ func (s *Session) spawn(f func()) bool {
 	return true
 }
 
-// queueEvent queues a change of state for the observer. Called under mu, so that
-// events are in order; the callback runs in a goroutine of its own (see [Detached]).
+// queueEvent queues a change of state for the observer. It is called under mu, so
+// that events are in order. The callback runs in a goroutine of its own (see
+// [Detached]).
 func (s *Session) queueEvent(e StateEvent) {
 	e.Lease = s.lease.ID()
 	if callback := s.store.o.Observer.State; callback != nil {
@@ -351,14 +352,14 @@ func (s *Session) queueEvent(e StateEvent) {
 	}
 }
 
-// Short pauses with full jitter: a herd of sessions must not come back in
-// step.
+// The bounds of a back-off. Full jitter keeps many sessions from coming back to the
+// store at the same moment.
 const (
 	backoffBase = 50 * time.Millisecond
 	backoffMax  = 2 * time.Second
 )
 
-// restFor returns the pause after n failures before this one.
+// backoff returns the pause after a failure that n failures preceded.
 func backoff(n int) time.Duration {
 	limit := min(backoffBase<<min(n, 10), backoffMax)
 	return time.Duration(rand.Int64N(int64(limit))) //nolint:gosec // jitter, not a secret

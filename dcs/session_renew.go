@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// renew is the session's one goroutine that renews.
+// renew renews the lease until the session ends. It runs in one goroutine.
 func (s *Session) renew() {
 	s.mu.Lock()
 	r := s.lease.granted
@@ -33,15 +33,16 @@ func (s *Session) renew() {
 	}
 }
 
-// asked is a key that a renewal reads, and whose it was when the renewal was
-// sent: P5 lets the answer judge nothing else.
+// checkedKey is a key that a renewal reads and checks, with the Hold or the
+// publication that it belonged to when the renewal was sent. The answer proves
+// nothing about others (P5).
 type checkedKey struct {
 	key  string
 	hold *Hold
 	pub  *publication
 }
 
-// round is one renewal: of the lease, and during a move (P20) of the spare one
+// round makes one renewal of the lease, and during a move (P20) of the spare lease
 // too. It returns the TTL in force and the number of failures in a row.
 func (s *Session) round() (ttl time.Duration, failures int) {
 	s.mu.Lock()
@@ -64,7 +65,7 @@ func (s *Session) round() (ttl time.Duration, failures int) {
 	defer s.mu.Unlock()
 	err := s.applyAnswers(leases, checked, answers)
 	if s.err == nil && s.lease != leases[0] {
-		// The keys moved meanwhile: ask again, of the lease that counts now.
+		// The keys moved meanwhile: answer from a renewal of the new lease.
 		s.confirms = append(waiting, s.confirms...)
 		waiting = nil
 		s.renewNow()
@@ -75,7 +76,8 @@ func (s *Session) round() (ttl time.Duration, failures int) {
 	return s.lease.granted.TTL, s.failures
 }
 
-// ask lists what the session holds and has published. Called under mu.
+// keysToCheck lists the keys that the session holds and has published. Called under
+// mu.
 func (s *Session) keysToCheck() []checkedKey {
 	var checked []checkedKey
 	for key, h := range s.holds {
@@ -89,18 +91,18 @@ func (s *Session) keysToCheck() []checkedKey {
 	return checked
 }
 
-// errGated says that the liveness gate refused a renewal.
+// errGated is the cause of a renewal that SessionOptions.Gate refused.
 var errGated = errors.New("not sent")
 
-// renewed is the answer to one lease's renewal.
+// renewAnswer is the answer to the renewal of one lease.
 type renewAnswer struct {
 	Renewal
 	err  error
 	took time.Duration
 }
 
-// send renews leases, each in a call of its own, so that one that hangs does
-// not cost the other its time.
+// send renews each of leases in a call of its own, so that a call that hangs does not
+// delay the other.
 func (s *Session) send(leases []*leaseState, checked []checkedKey, gate func() error) []renewAnswer {
 	keys := make([]string, len(checked))
 	for i, a := range checked {
@@ -135,8 +137,9 @@ func (s *Session) send(leases []*leaseState, checked []checkedKey, gate func() e
 	return answers
 }
 
-// early takes one lease's confirmed renewal as soon as it is there: another one
-// that hangs until the deadline must not end the session. judge sees it again.
+// applyEarly applies a confirmed renewal of one lease at once. The renewal of the
+// other lease may hang until the deadline and must not end the session by that.
+// applyAnswers applies it again, which changes nothing.
 func (s *Session) applyEarly(t *leaseState, checked []checkedKey, a renewAnswer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -144,18 +147,18 @@ func (s *Session) applyEarly(t *leaseState, checked []checkedKey, a renewAnswer)
 		return
 	}
 	s.applyRenewal(t, checked, a.Renewal)
-	s.advance() // P20: to the earlier one; too late, judge says so
+	s.advance() // P20: to the earlier deadline; applyAnswers ends the session if that has passed
 }
 
-// attemptTime is how long one attempt may take: no attempt outlives the
+// attemptTime returns how long one attempt may take. No attempt outlives the
 // deadline.
 func (s *Session) attemptTime() time.Duration {
 	return min(s.timing.RetryTimeout, s.remaining())
 }
 
-// renewTime is how long one renewal may take. One that would end with the deadline
-// leaves half a budget, so that a move can follow it where the store can move keys
-// (P20). The renewal after a move is such a one: it is sent at once.
+// renewTime returns how long one renewal may take. A renewal that would end with the
+// deadline leaves half a budget, so that a move can follow it if the store can move
+// keys (P20). The renewal after a move is such a renewal, because it is sent at once.
 func (s *Session) renewTime() time.Duration {
 	budget, left := s.timing.RetryTimeout, s.remaining()
 	if s.store.caps.Rebind && left > budget {
@@ -164,14 +167,14 @@ func (s *Session) renewTime() time.Duration {
 	return min(budget, left)
 }
 
-// judge takes the answers of one round and returns nil if every lease was
+// applyAnswers applies the answers of one round. It returns nil if every lease was
 // confirmed and the deadline lies ahead. Called under mu.
 func (s *Session) applyAnswers(leases []*leaseState, checked []checkedKey, answers []renewAnswer) error {
 	var failed error
 	for i, a := range answers {
 		t := leases[i]
 		if t != s.lease && t != s.spare {
-			continue // given up while the answer was on its way
+			continue // the lease was dropped while the answer was on its way
 		}
 		switch {
 		case a.err == nil:
@@ -179,8 +182,8 @@ func (s *Session) applyAnswers(leases []*leaseState, checked []checkedKey, answe
 		case errors.Is(a.err, ErrLost) && t == s.lease:
 			s.endLocked(&Error{Op: "Renew", Kind: ErrLost, Err: a.err})
 		case errors.Is(a.err, ErrLost):
-			// P20: the keys may be bound to the spare lease; that is not known
-			// before the move is settled.
+			// P20: the keys may be bound to the spare lease. That is unknown until
+			// the move is settled.
 			s.spareLostLocked(a.err)
 		default:
 			failed = a.err
@@ -203,15 +206,14 @@ func (s *Session) applyAnswers(leases []*leaseState, checked []checkedKey, answe
 	return failed
 }
 
-// plain is err without its kinds, for an error that must match another one
-// only.
+// opaque returns an error with err's text that matches no sentinel.
 func opaque(err error) error { return errors.New(err.Error()) }
 
-// confirmed takes a confirmed renewal of t (P3). One that was sent earlier than
+// update applies a confirmed renewal of t (P3). A renewal that was sent earlier than
 // the last one changes nothing. One that was sent later always sets the deadline,
-// also where the store has shortened the lease's life. Of two that count from the
-// same instant the shorter life holds. It reports whether the life is shorter
-// than before.
+// also if the store has shortened the lease. Of two renewals that count from the
+// same instant the shorter one applies. update reports whether the TTL is shorter than
+// before.
 func (t *leaseState) update(r Renewal) (shorter bool) {
 	at := Deadline(r.From, r.TTL)
 	if r.From.Before(t.granted.From) || !t.granted.From.Before(r.From) && !at.Before(t.until) {
@@ -222,8 +224,8 @@ func (t *leaseState) update(r Renewal) (shorter bool) {
 	return shorter
 }
 
-// take applies a confirmed renewal of t and the entries that it read. Called under
-// mu.
+// applyRenewal applies a confirmed renewal of t and the entries that it read. Called
+// under mu.
 func (s *Session) applyRenewal(t *leaseState, checked []checkedKey, r Renewal) {
 	before := t.granted.TTL
 	if t.update(r) {
@@ -232,8 +234,9 @@ func (s *Session) applyRenewal(t *leaseState, checked []checkedKey, r Renewal) {
 	s.checkKeys(checked, r)
 }
 
-// check judges Holds and published keys by what a renewal read. A session that
-// is over judges nothing, because it deletes its keys itself. Called under mu.
+// checkKeys checks Holds and published keys against the entries that a renewal read.
+// It does nothing after the end of the session, which deletes its keys itself. Called
+// under mu.
 func (s *Session) checkKeys(checked []checkedKey, r Renewal) {
 	if s.err != nil {
 		return
@@ -241,7 +244,7 @@ func (s *Session) checkKeys(checked []checkedKey, r Renewal) {
 	for _, a := range checked {
 		e, found := r.Entry(a.key)
 		switch {
-		case a.hold != nil: // P5: one that is over already is not lost again
+		case a.hold != nil: // P5: loseHold ignores a Hold that has ended
 			if !found || e.Created != a.hold.token || !s.ownLeases[e.Lease] {
 				s.loseHold(a.hold, foreignKeyError(a.key, e, found))
 			}
@@ -253,23 +256,23 @@ func (s *Session) checkKeys(checked []checkedKey, r Renewal) {
 	}
 }
 
-// foreign says what was found in the place of an own key.
+// foreignKeyError describes the entry found in place of an own key.
 func foreignKeyError(key string, e Entry, found bool) error {
 	if !found {
-		return fmt.Errorf("%q was deleted by somebody else", key)
+		return fmt.Errorf("%q was deleted by another client", key)
 	}
-	return fmt.Errorf("%q was created at %d and is bound to lease %q now", key, e.Created, e.Lease)
+	return fmt.Errorf("%q was created at revision %d and is bound to lease %q now", key, e.Created, e.Lease)
 }
 
-// noteOutcome keeps the state and starts a move when renewals keep failing.
-// Called under mu.
+// noteOutcome records the outcome of a round, and starts a move if renewals keep
+// failing. Called under mu.
 func (s *Session) noteOutcome(failed error) {
 	s.failed = failed
 	if failed == nil {
 		s.failures = 0
 		s.setState(Held, nil)
 		if s.split {
-			s.considerMove() // the rest of the keys
+			s.considerMove() // continue with the remaining keys
 		}
 		return
 	}
@@ -310,7 +313,7 @@ func (s *Session) queueRenewal(t *leaseState, a renewAnswer) {
 	callback(e)
 }
 
-// poke asks for a renewal now.
+// renewNow requests a renewal now.
 func (s *Session) renewNow() {
 	select {
 	case s.wake <- struct{}{}:
@@ -318,8 +321,8 @@ func (s *Session) renewNow() {
 	}
 }
 
-// confirm waits for a renewal that is sent after this call (P5): one that is
-// on its way already serves nobody who asks now.
+// confirm waits for a renewal that is sent after this call (P5). A renewal that is on
+// its way already does not count.
 func (s *Session) confirm(ctx context.Context) error {
 	answer := make(chan error, 1)
 	s.mu.Lock()

@@ -8,31 +8,30 @@ import (
 // SessionStatus is the state of a Session at one moment, as the Session knows it.
 type SessionStatus struct {
 	State State
-	// Lease is the lease that is renewed.
+	// Lease is the lease that the session renews.
 	Lease LeaseID
-	// Deadline is the instant at which the session is lost without a further
-	// renewal. Of a session that is over it is the last one there was.
+	// Deadline is the instant at which the session ends unless a renewal is
+	// confirmed before. If the session has ended, it is the last deadline.
 	Deadline Instant
-	// Failures is the number of renewals that have failed since the last
-	// confirmed one, and RenewalErr the error of the latest of them. It is nil
-	// after a confirmed renewal.
+	// Failures is the number of renewals that have failed since the last confirmed
+	// one. RenewalErr is the error of the latest failed renewal. It is nil after a
+	// confirmed renewal.
 	Failures   int
 	RenewalErr error
 	// Displaced are the published keys that another session has taken over or
 	// that were deleted, sorted. See [Session.Publish].
 	Displaced []string
-	// Err is why the session is over, or nil. See [Session.Err].
+	// Err is the reason why the session ended, or nil. See [Session.Err].
 	Err error
 }
 
 // Status returns the session's status and a channel that is closed at its next
 // change: after each renewal, when a published key was taken over, and when the
-// session is over. Nothing changes after that, and the channel stays open.
+// session ends. Nothing changes after that, and the channel stays open.
 //
-// A caller that waits for the channel and then calls Status again never misses
-// the latest status, and may miss those between. Unlike an [Observer], which
-// belongs to the Store, any number of callers may use it, and no event is
-// dropped.
+// A caller that waits for the channel and then calls Status again never misses the
+// latest status, and may miss those between. Unlike an [Observer], which belongs to
+// the Store, Status may be used by any number of callers, and it drops no event.
 func (s *Session) Status() (SessionStatus, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

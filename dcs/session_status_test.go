@@ -100,7 +100,7 @@ func TestUnclearNewSessionNamesTheLease(t *testing.T) {
 		}
 		_, err := b.store(c).NewSession(b.Context(), SessionOptions{})
 		b.is(err, ErrAmbiguous)
-		for _, word := range []string{"a lease that nobody holds may exist", "connection reset"} {
+		for _, word := range []string{"a lease without an owner may exist", "connection reset"} {
 			if !strings.Contains(err.Error(), word) {
 				b.Errorf("%q is not in: %v", word, err)
 			}

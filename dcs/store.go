@@ -12,13 +12,13 @@ import (
 	"time"
 )
 
-// Options configure a Store, whatever its backend.
+// Options configure a Store. They are the same for every backend.
 type Options struct {
 	// Timing defaults to [DefaultTiming]; see [Timing.WithDefaults]. Its
 	// RetryTimeout is the budget of every call.
 	Timing Timing
-	// Logger receives what an operator needs to know; nil means silent. A
-	// handler that blocks delays nothing but the log; see [Detached].
+	// Logger receives the events that an operator must know. Nil discards them. A
+	// handler that blocks delays only the log (see [Detached]).
 	Logger *slog.Logger
 	// Observer receives calls, renewals, switches and state changes.
 	Observer Observer
@@ -26,18 +26,18 @@ type Options struct {
 
 var discard = slog.New(slog.DiscardHandler)
 
-// Store is what users hold: a [Backend] and, done once around it, what none of
-// them may forget. Every call of a Store
+// Store wraps a [Backend] and adds the checks that every backend needs. Every call
+// of a Store
 //
 //   - checks its arguments against the grammar and the store's limits before
 //     anything is sent ([ErrInvalid]);
-//   - answers at once, with nothing sent, when the Store is closed or the
-//     context is finished;
-//   - has one budget: the smaller of the context's deadline and RetryTimeout
-//     (Wait and Watch apart, which take as long as their context);
-//   - fails with one *[Error] whose kind is one of the sentinels. What the
-//     backend did not classify is "cannot tell": [ErrAmbiguous] for Commit and
-//     Grant, [ErrUnavailable] for everything else.
+//   - returns at once, with nothing sent, if the Store is closed or the context has
+//     ended;
+//   - has one budget, which is the smaller of the context's deadline and
+//     RetryTimeout. Wait and Watch have none and take as long as their context;
+//   - fails with one *[Error] whose kind is one of the sentinels. An error that the
+//     backend did not classify is [ErrAmbiguous] for Commit and Grant, and
+//     [ErrUnavailable] for all other calls.
 //
 // All methods are safe for concurrent use.
 type Store struct {
@@ -52,10 +52,10 @@ type Store struct {
 	shut   context.CancelFunc
 
 	mu         sync.Mutex
-	ends       map[ender]struct{} // what lives on this Store and ends with it; nil once closed
+	ends       map[ender]struct{} // the Sessions, which end with the Store; nil once closed
 	background sync.WaitGroup     // goroutines that Close waits for
 
-	// seen is the largest revision that an answer has named. A Commit that is
+	// seen is the largest revision that an answer has carried. A Commit that is
 	// sent later gets a larger one (P11).
 	seen atomic.Uint64
 
@@ -64,9 +64,9 @@ type Store struct {
 	closeErr  error
 }
 
-// New makes a Store around b, which it owns from then on. It does no I/O. A
-// Timing that does not fit the store is an [ErrInvalid] that lists every fault
-// with a setting that works; b is then left open and the caller's.
+// New returns a Store around b and takes ownership of b. It does no I/O. If the
+// Timing does not fit the store, New returns an [ErrInvalid] that lists every fault
+// with a setting that works. In that case b stays open and the caller must close it.
 func New(b Backend, o Options) (*Store, error) {
 	if b == nil {
 		return nil, &Error{Op: "New", Kind: ErrInvalid, Err: errors.New("the Backend is nil: pass one, or use Open")}
@@ -86,7 +86,7 @@ func New(b Backend, o Options) (*Store, error) {
 	return s, nil
 }
 
-// backendName is what errors, logs and events call b.
+// backendName returns the name of b for errors, logs and events.
 func backendName(b Backend) string {
 	if n, ok := b.(interface{ Name() string }); ok {
 		return n.Name()
@@ -98,20 +98,20 @@ func backendName(b Backend) string {
 	return path.Base(t.PkgPath())
 }
 
-// faults finds Caps that no store can mean.
+// faults returns the contradictions in c.
 func (c Caps) faults() []error {
 	var out []error
 	if c.MinTTL < 0 || c.MaxTTL < 0 || (c.MaxTTL > 0 && c.MinTTL > c.MaxTTL) {
-		out = append(out, fmt.Errorf("the backend's Caps are wrong: MinTTL %v, MaxTTL %v: MinTTL is between 0 and MaxTTL, and a MaxTTL of 0 is no limit", c.MinTTL, c.MaxTTL))
+		out = append(out, fmt.Errorf("the backend's Caps are wrong: MinTTL %v, MaxTTL %v: MinTTL must be between 0 and MaxTTL, where a MaxTTL of 0 is no limit", c.MinTTL, c.MaxTTL))
 	}
 	if c.MaxValue < 0 || c.MaxTxnOps < 0 || c.MaxTxnBytes < 0 {
-		out = append(out, fmt.Errorf("the backend's Caps are wrong: MaxValue %d, MaxTxnOps %d, MaxTxnBytes %d: none is negative, and 0 is no limit", c.MaxValue, c.MaxTxnOps, c.MaxTxnBytes))
+		out = append(out, fmt.Errorf("the backend's Caps are wrong: MaxValue %d, MaxTxnOps %d, MaxTxnBytes %d: none may be negative, and 0 is no limit", c.MaxValue, c.MaxTxnOps, c.MaxTxnBytes))
 	}
 	return out
 }
 
-// Get returns the entry of key as it is at some moment between call and
-// return, or [ErrNotFound].
+// Get returns the entry of key at some moment between call and return, or
+// [ErrNotFound].
 func (s *Store) Get(ctx context.Context, key string) (Entry, error) {
 	if err := checkKey(key); err != nil {
 		return Entry{}, s.invalid(opGet, key, err)
@@ -128,8 +128,8 @@ func (s *Store) Get(ctx context.Context, key string) (Entry, error) {
 	return e, nil
 }
 
-// Snapshot returns the key prefix itself and everything below it, as it is at
-// one moment between call and return. The empty prefix is the whole tree.
+// Snapshot returns the entry of prefix itself and of every key below it, all at one
+// moment between call and return. The empty prefix is the whole tree.
 func (s *Store) Snapshot(ctx context.Context, prefix string) (Snapshot, error) {
 	if err := checkPrefix(prefix); err != nil {
 		return Snapshot{}, s.invalid(opSnapshot, prefix, err)
@@ -146,14 +146,14 @@ func (s *Store) Snapshot(ctx context.Context, prefix string) (Snapshot, error) {
 	return snap, nil
 }
 
-// Wait blocks until the tree under prefix moved past since, the Revision of an
-// earlier Snapshot, and returns a newer one. Steps between may be skipped, the
-// last state never is. Since 0 it returns a tree at once, even where no key
-// exists. A Wait may lag behind the writes of other clients, which a Snapshot
-// does not, and never behind those of its own. It has no budget: ctx ends it,
-// with the context's bare error, while the store answers; a store that is silent
-// for RetryTimeout ends it with [ErrUnavailable]. Calling it again with the same
-// since is safe.
+// Wait blocks until the tree under prefix has changed since the revision since, which
+// is the Revision of an earlier Snapshot, and returns a newer Snapshot. It may skip
+// states in between, and never misses the last state. Since 0 it returns a tree at
+// once, even if no key exists. A Wait may lag behind the writes of other clients,
+// which a Snapshot does not, but never behind those of its own Store. It has no
+// budget. When ctx ends while the store answers, Wait returns the bare error of ctx.
+// If the store is silent for RetryTimeout, it returns [ErrUnavailable]. It may be
+// called again with the same since.
 func (s *Store) Wait(ctx context.Context, prefix string, since Revision) (Snapshot, error) {
 	if err := checkPrefix(prefix); err != nil {
 		return Snapshot{}, s.invalid(opWait, prefix, err)
@@ -170,9 +170,9 @@ func (s *Store) Wait(ctx context.Context, prefix string, since Revision) (Snapsh
 	return snap, nil
 }
 
-// Commit applies t, all of it and at one revision, if all its conditions hold,
-// and returns that revision. [ErrConflict] and [ErrLost] say that nothing was
-// written; [ErrAmbiguous] that it may have been, or may still be: see
+// Commit applies t as a whole and at one revision if all its conditions hold, and
+// returns that revision. [ErrConflict] and [ErrLost] report that nothing was
+// written. [ErrAmbiguous] reports that t may have been applied or may still be; see
 // [Store.Settle].
 func (s *Store) Commit(ctx context.Context, t Txn) (Revision, error) {
 	key := t.firstKey()
@@ -191,25 +191,25 @@ func (s *Store) Commit(ctx context.Context, t Txn) (Revision, error) {
 	return rev, nil
 }
 
-// Settle settles a Commit that failed with [ErrAmbiguous], given its error:
-// with the revision and nil it had been written; with [ErrConflict] or
-// [ErrLost] it was not and never will be; with an *[Error] of kind
-// ErrAmbiguous it is still open, or, when that has Fenced set, it cannot land
-// any more and nobody can tell whether it had. Any other error settled
-// nothing and Settle may be called again with what it returned.
+// Settle determines the outcome of a Commit that failed with [ErrAmbiguous], from its
+// error. A nil error reports that the Commit was applied, at the returned revision.
+// [ErrConflict] and [ErrLost] report that it was not applied and never will be. An
+// *[Error] of kind ErrAmbiguous reports that the outcome is still open. If its Fenced
+// is set, the Commit cannot be applied any more, and it is unknown for good whether
+// it was. After any other error Settle may be called again with the returned error.
 //
-// A backend that cannot settle, and an error with nothing to settle, answer
-// with an ErrAmbiguous that matches [errors.ErrUnsupported] too.
+// If the backend cannot settle, or the error has nothing to settle, Settle returns an
+// ErrAmbiguous that matches [errors.ErrUnsupported] too.
 func (s *Store) Settle(ctx context.Context, e *Error) (Revision, error) {
 	if e == nil || !errors.Is(e, ErrAmbiguous) {
-		return 0, s.invalid(opSettle, "", errors.New("there is nothing to settle: pass the *Error of kind ErrAmbiguous that Commit returned"))
+		return 0, s.invalid(opSettle, "", errors.New("the error has nothing to settle: pass the *Error of kind ErrAmbiguous that Commit returned"))
 	}
 	if e.Fenced {
 		return 0, e
 	}
 	b, ok := s.b.(Settler)
 	if !ok || e.Attempt == nil {
-		err := fmt.Errorf("this outcome cannot be settled: %w", errors.ErrUnsupported)
+		err := fmt.Errorf("the outcome of this Commit cannot be settled: %w", errors.ErrUnsupported)
 		return 0, &Error{Backend: s.name, Op: opSettle.name, Key: e.Key, Kind: ErrAmbiguous, Attempt: e.Attempt, Err: err}
 	}
 	ctx, c, err := s.begin(ctx, opSettle, e.Key)
@@ -224,7 +224,7 @@ func (s *Store) Settle(ctx context.Context, e *Error) (Revision, error) {
 	return rev, nil
 }
 
-// keepAttempt sees to it that what settled nothing can be settled later.
+// keepAttempt adds from's attempt to err, so that the attempt can be settled later.
 func keepAttempt(err error, from *Error) error {
 	var e *Error
 	if errors.As(err, &e) && e.Attempt == nil && !e.Fenced && !isNo(e.Kind) {
@@ -233,10 +233,10 @@ func keepAttempt(err error, from *Error) error {
 	return err
 }
 
-// Grant makes a lease of about ttl, which the store may move into
-// [Caps.MinTTL, Caps.MaxTTL]; the Renewal says what was granted. Most programs
+// Grant grants a lease of about ttl, which the store may move into the range from
+// [Caps].MinTTL to MaxTTL. The Renewal reports the granted TTL. Most programs should
 // use a [Session] instead, which renews its lease and knows its deadline. An
-// [ErrAmbiguous] leaves at worst a lease that nobody knows and that expires.
+// [ErrAmbiguous] may leave a lease without an owner, which expires.
 func (s *Store) Grant(ctx context.Context, ttl time.Duration) (Lease, Renewal, error) {
 	if ttl <= 0 {
 		return nil, Renewal{}, s.invalid(opGrant, "", fmt.Errorf("TTL %v is not more than 0: use one like %v", ttl, s.caps.clampTTL(s.o.Timing.TTL)))
@@ -255,7 +255,7 @@ func (s *Store) Grant(ctx context.Context, ttl time.Duration) (Lease, Renewal, e
 	return &storeLease{s: s, l: l}, r, nil
 }
 
-// learn takes note of a revision that an answer named.
+// noteRevision records a revision that an answer carried.
 func (s *Store) noteRevision(rev Revision) {
 	for {
 		old := s.seen.Load()
@@ -265,25 +265,25 @@ func (s *Store) noteRevision(rev Revision) {
 	}
 }
 
-// newest returns the largest revision that an answer has named.
+// newest returns the largest revision that an answer has carried.
 func (s *Store) newest() Revision { return Revision(s.seen.Load()) }
 
-// Caps returns what the store can do.
+// Caps returns the limits and capabilities of the store.
 func (s *Store) Caps() Caps { return s.caps }
 
-// Timing returns the timing in force, defaults filled in.
+// Timing returns the timing in force, with the defaults filled in.
 func (s *Store) Timing() Timing { return s.o.Timing }
 
-// Unwrap returns the Backend, for its optional interfaces. Calls made on it
-// directly bypass everything that Store does.
+// Unwrap returns the Backend, for its optional interfaces. Calls that are made on it
+// directly bypass the checks and budgets of the Store.
 func (s *Store) Unwrap() Backend { return s.b }
 
-// Close ends every Session of the Store with [ErrClosed], without releasing
-// what they hold (close the Sessions first for that), and closes the backend.
-// Later calls of anything but Caps, Timing and Unwrap return ErrClosed. Close
-// is idempotent; a second call waits for the first one. Close waits up to 100 ms
-// for log records to be delivered, and for no callback of the Observer: a
-// callback may call Close.
+// Close ends every Session of the Store with [ErrClosed] and closes the backend. It
+// does not release the Sessions' locks; close the Sessions first for that. Later
+// calls of all methods except Caps, Timing and Unwrap return ErrClosed. Close is
+// idempotent, and a second call waits for the first one. Close waits up to 100 ms
+// for log records to be delivered. It does not wait for callbacks of the Observer,
+// because a callback may call Close.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		s.mu.Lock()
@@ -308,8 +308,8 @@ func (s *Store) Close() error {
 // flushTime bounds how long Close waits for log records to be delivered.
 const flushTime = 100 * time.Millisecond
 
-// spawn runs f in a goroutine that Close waits for, and reports false when the
-// Store is closed. f must return soon after the backend was closed.
+// spawn runs f in a goroutine that Close waits for. It returns false if the Store is
+// closed. f must return soon after the backend was closed.
 func (s *Store) spawn(f func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -320,11 +320,11 @@ func (s *Store) spawn(f func()) bool {
 	return true
 }
 
-// ender is what ends with its Store: a Session.
+// ender ends with its Store. A Session is one.
 type ender interface{ end(reason error) }
 
-// register has e ended, with an ErrClosed, when the Store is closed, unless it
-// was unregistered before. A closed Store refuses it.
+// register makes Close end e with an ErrClosed, unless e is unregistered before. It
+// returns ErrClosed if the Store is closed.
 func (s *Store) register(e ender) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -335,12 +335,12 @@ func (s *Store) register(e ender) error {
 	return nil
 }
 
-// unregister forgets e, registered or not. e may call it while it is ended.
+// unregister removes e if it is registered. e may call it while it is being ended.
 func (s *Store) unregister(e ender) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.ends, e)
 }
 
-// life ends when Close begins.
+// life returns a context that ends when Close begins.
 func (s *Store) life() context.Context { return s.open }

@@ -158,7 +158,7 @@ func TestOutagesAreLogged(t *testing.T) {
 			{errors.New("refused"), 1, ""}, // too soon after the last one
 			{nil, 1, ""},
 			{nil, 100, ""},
-			{&Error{Kind: ErrUnauthorized}, 10, "level=ERROR msg=\"the store refuses our credentials\""},
+			{&Error{Kind: ErrUnauthorized}, 10, "level=ERROR msg=\"the store rejects the credentials\""},
 			{nil, 1, "failed_calls=10"},
 		} {
 			got := lines(c.err, c.n)

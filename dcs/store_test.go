@@ -217,9 +217,9 @@ func TestNew(t *testing.T) {
 		says   string
 	}{
 		"timing":    {Caps{}, Timing{TTL: time.Second, LoopWait: time.Second, RetryTimeout: time.Second}, "scripted: New: invalid argument: TTL 1s is less than"},
-		"caps":      {Caps{MinTTL: 2, MaxTTL: 1}, Timing{}, "MinTTL is between 0 and MaxTTL"},
+		"caps":      {Caps{MinTTL: 2, MaxTTL: 1}, Timing{}, "MinTTL must be between 0 and MaxTTL"},
 		"more caps": {Caps{MaxValue: -1}, Timing{}, "MaxValue -1"},
-		"both":      {Caps{MaxTxnOps: -1}, Timing{TTL: -1}, "MaxTxnOps -1, MaxTxnBytes 0: none is negative, and 0 is no limit; TTL -1ns is negative"},
+		"both":      {Caps{MaxTxnOps: -1}, Timing{TTL: -1}, "MaxTxnOps -1, MaxTxnBytes 0: none may be negative, and 0 is no limit; TTL -1ns is negative"},
 	} {
 		b := &scripted{caps: c.caps}
 		s, err := New(b, Options{Timing: c.timing})

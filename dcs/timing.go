@@ -6,16 +6,16 @@ import (
 	"time"
 )
 
-// Timing is the three settings that everything else is derived from. They obey
-// one rule, LoopWait + 2*RetryTimeout <= TTL: after a renewal that was sent a
-// LoopWait ago, one call may use up its whole budget and a second one still
-// comes back before the lease runs out.
+// Timing holds the three settings from which all durations derive. They must satisfy
+// LoopWait + 2*RetryTimeout <= TTL. After a renewal that was sent a LoopWait ago, one
+// call may then use up its whole budget, and a second one still returns before the
+// lease runs out.
 //
-// A Timing that is all zero means [DefaultTiming]; see [Timing.WithDefaults]
-// for one that is zero in parts.
+// An all-zero Timing means [DefaultTiming]. [Timing.WithDefaults] describes a Timing
+// of which only some fields are zero.
 type Timing struct {
-	// TTL is how long a lease lives without a renewal. A store moves it into
-	// [Caps.MinTTL, Caps.MaxTTL].
+	// TTL is how long a lease lives without a renewal. A store may move it into
+	// the range from [Caps].MinTTL to MaxTTL.
 	TTL time.Duration
 	// LoopWait is the longest pause between two renewals of a Session.
 	LoopWait time.Duration
@@ -23,37 +23,37 @@ type Timing struct {
 	RetryTimeout time.Duration
 }
 
-// DefaultTiming is used where a Timing is left zero.
+// DefaultTiming is the Timing that an all-zero one stands for.
 var DefaultTiming = Timing{TTL: 30 * time.Second, LoopWait: 10 * time.Second, RetryTimeout: 10 * time.Second}
 
 const (
-	// longTTL is where a TTL begins to be a warning: a failover takes that
-	// long.
+	// longTTL is the TTL above which New logs a warning, because a failover takes
+	// that long.
 	longTTL = 300 * time.Second
 	// minMargin is the least safety margin of a deadline (P3).
 	minMargin = 100 * time.Millisecond
 )
 
-// Margin is what a deadline keeps back from a lease's TTL, for clocks that do
-// not run at one speed: max(TTL/50, 100 ms) (P3).
+// Margin returns the part of a lease's TTL by which the deadline comes early, because
+// clocks do not run at the same speed. It is max(TTL/50, 100 ms) (P3).
 func Margin(ttl time.Duration) time.Duration { return max(ttl/50, minMargin) }
 
-// Deadline returns the instant from which the holder of a lease counts it as
-// lost, given that it was confirmed from the instant from for ttl: from + ttl -
-// [Margin] (P3).
+// Deadline returns the instant at which a holder must act as if its lease were lost.
+// The lease was confirmed at the instant from, for ttl. The deadline is
+// from + ttl - [Margin] (P3).
 func Deadline(from Instant, ttl time.Duration) Instant {
 	return from.Add(max(ttl, 0) - Margin(ttl)) // P3
 }
 
-// String returns the settings as they would be named in a message.
+// String returns the settings in the form in which messages show them.
 func (t Timing) String() string {
 	return fmt.Sprintf("TTL %v, LoopWait %v, RetryTimeout %v", t.TTL, t.LoopWait, t.RetryTimeout)
 }
 
-// WithDefaults fills in what is zero. An all-zero Timing becomes
-// [DefaultTiming]. Otherwise TTL must be set, and where they are zero,
-// LoopWait becomes min(10 s, TTL/3) and RetryTimeout what the rule then
-// leaves, at most 10 s.
+// WithDefaults returns t with its zero fields filled in. An all-zero Timing becomes
+// [DefaultTiming]. Otherwise TTL must be set. A zero LoopWait becomes min(10 s,
+// TTL/3). A zero RetryTimeout becomes the largest value that the rule allows, but at
+// most 10 s.
 func (t Timing) WithDefaults() Timing {
 	if t == (Timing{}) {
 		return DefaultTiming
@@ -70,14 +70,15 @@ func (t Timing) WithDefaults() Timing {
 	return t
 }
 
-// RenewEvery returns how often a Session renews a lease that was granted for
-// ttl: every min(LoopWait, ttl/3).
+// RenewEvery returns the interval at which a Session renews a lease of the granted
+// TTL ttl. It is min(LoopWait, ttl/3).
 func (t Timing) RenewEvery(ttl time.Duration) time.Duration { return min(t.LoopWait, ttl/3) }
 
-// Validate returns every fault of t (defaults filled in) at once, as one
-// ErrInvalid, each with the field, the limit and a setting that works. The
-// rule is applied to the TTL that a store with these Caps grants; that it had
-// to move the TTL is a warning ([Timing.Warnings]), not a fault.
+// Validate returns nil if t, with its defaults filled in, is valid for a store with
+// the capabilities c. Otherwise it returns one ErrInvalid that lists every fault with
+// the field, the limit and a setting that works. The rule is applied to the TTL that
+// the store grants. A TTL that the store has to move is a warning
+// ([Timing.Warnings]) and not a fault.
 func (t Timing) Validate(c Caps) error {
 	faults := t.faults(c)
 	if len(faults) == 0 {
@@ -106,7 +107,7 @@ func (t Timing) faults(c Caps) []error {
 	return faults
 }
 
-// signFaults finds the settings that are wrong whatever the store.
+// signFaults returns the faults that do not depend on the store.
 func (t Timing) signFaults(works string) []error {
 	var faults []error
 	for _, f := range []struct {
@@ -125,16 +126,16 @@ func (t Timing) signFaults(works string) []error {
 	return faults
 }
 
-// ruleFaults applies the rules to a lease that is granted for ttl.
+// ruleFaults returns the faults of t for a lease of the granted TTL ttl.
 func (t Timing) ruleFaults(ttl time.Duration) []error {
 	var faults []error
-	// LoopWait + 2*RetryTimeout <= TTL, put so that no sum overflows.
+	// This is LoopWait + 2*RetryTimeout <= TTL, written so that no sum overflows.
 	if t.LoopWait > ttl || t.RetryTimeout > (ttl-t.LoopWait)/2 {
 		need := satAdd(t.LoopWait, satAdd(t.RetryTimeout, t.RetryTimeout))
 		faults = append(faults, fmt.Errorf("TTL %v is less than LoopWait %v + 2 x RetryTimeout %v = %v", ttl, t.LoopWait, t.RetryTimeout, need))
 	}
-	// Two renewals have their turn before the deadline, so that the failure of
-	// one does not end a session.
+	// There must be time for two renewals before the deadline, so that a single
+	// failure does not end a session.
 	every := t.RenewEvery(ttl)
 	if need := satAdd(Margin(ttl), satAdd(every, every)); need > ttl {
 		faults = append(faults, fmt.Errorf("TTL %v leaves no time for two renewals, %v apart, before the deadline, which is %v before the TTL's end (%v are needed)", ttl, every, Margin(ttl), need))
@@ -142,8 +143,8 @@ func (t Timing) ruleFaults(ttl time.Duration) []error {
 	return faults
 }
 
-// CheckGrant returns an ErrInvalid if a lease that was granted for the given
-// TTL breaks t: a Session refuses such a grant.
+// CheckGrant returns an ErrInvalid if t breaks its rule with the granted TTL. A
+// Session refuses such a grant.
 func (t Timing) CheckGrant(granted time.Duration) error {
 	t = t.WithDefaults()
 	faults := t.ruleFaults(granted)
@@ -157,9 +158,9 @@ func (t Timing) CheckGrant(granted time.Duration) error {
 	return &Error{Op: "CheckGrant", Kind: ErrInvalid, Err: fmt.Errorf("the store granted a TTL of %v: %w: %s", granted, join(faults), works)}
 }
 
-// Warnings returns what is allowed but worth an operator's look, in words: a
-// TTL that the store moves, or that makes a failover take minutes. [New] logs
-// them.
+// Warnings returns settings that are allowed but that an operator should know of, in
+// words. These are a TTL that the store moves, and one that makes a failover take
+// minutes. [New] logs them.
 func (t Timing) Warnings(c Caps) []string {
 	t = t.WithDefaults()
 	var out []string
@@ -175,8 +176,8 @@ func (t Timing) Warnings(c Caps) []string {
 	return out
 }
 
-// suggest returns a Timing that is valid under c and near to t: with a longer
-// TTL where the store grants it, else with shorter waits.
+// suggest returns a Timing that is valid under c and near to t. It has a longer TTL
+// if the store grants that, and shorter waits otherwise.
 func (t Timing) suggest(c Caps) (Timing, bool) {
 	s := t
 	if s.TTL <= 0 {
@@ -189,8 +190,8 @@ func (t Timing) suggest(c Caps) (Timing, bool) {
 			return s, true
 		}
 	}
-	// Shorter waits; or, where the TTL is shorter than any useful lease, more
-	// time.
+	// Try shorter waits. If the TTL is shorter than any useful lease, try the
+	// default TTL.
 	for _, ttl := range []time.Duration{c.clampTTL(s.TTL), c.clampTTL(DefaultTiming.TTL)} {
 		s.TTL = ttl
 		s.LoopWait = roundDown(min(DefaultTiming.LoopWait, ttl/3, (ttl-Margin(ttl))/2))
@@ -202,7 +203,7 @@ func (t Timing) suggest(c Caps) (Timing, bool) {
 	return Timing{}, false
 }
 
-// roundDown makes a duration readable without making it longer.
+// roundDown returns d without its smallest digits, so that messages are readable.
 func roundDown(d time.Duration) time.Duration {
 	for _, unit := range []time.Duration{time.Second, 100 * time.Millisecond, time.Millisecond} {
 		if d >= 5*unit {
@@ -212,7 +213,7 @@ func roundDown(d time.Duration) time.Duration {
 	return d
 }
 
-// clampTTL moves a TTL into what the store grants. A bound of 0 is none.
+// clampTTL moves ttl into the range that the store grants. A bound of 0 is none.
 func (c Caps) clampTTL(ttl time.Duration) time.Duration {
 	if c.MaxTTL > 0 {
 		ttl = min(ttl, c.MaxTTL)
@@ -220,7 +221,7 @@ func (c Caps) clampTTL(ttl time.Duration) time.Duration {
 	return max(ttl, c.MinTTL)
 }
 
-// satAdd adds two durations that are not negative and stops at the largest one.
+// satAdd adds two durations that are not negative, limited to the largest one.
 func satAdd(a, b time.Duration) time.Duration {
 	if a > math.MaxInt64-b {
 		return math.MaxInt64

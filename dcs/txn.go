@@ -5,11 +5,11 @@ import (
 	"fmt"
 )
 
-// Check returns every fault of t's shape, as one ErrInvalid: faults of its
-// keys, an empty Then, more than one lease, a key named by two writes or by
-// two conditions, a key below another one, a delete with a value or a lease,
-// a condition on an unknown field. It does no I/O. What depends on a store
-// ([Caps]) is checked by [Store.Commit] as well, before anything is sent.
+// Check returns every fault in the shape of t, as one ErrInvalid. Faults are a key
+// outside the grammar, an empty Then, more than one lease, a key that is named by two
+// writes or by two conditions, a key below another one, a delete with a value or a
+// lease, and a condition on an unknown field. Check does no I/O. [Store.Commit] also
+// checks the limits of the store ([Caps]) before anything is sent.
 func (t Txn) Check() error {
 	if faults := t.faults(nil); len(faults) > 0 {
 		return &Error{Op: "Check", Key: t.firstKey(), Kind: ErrInvalid, Err: join(faults)}
@@ -17,8 +17,8 @@ func (t Txn) Check() error {
 	return nil
 }
 
-// firstKey names the Txn in errors and events: its first write, which for a
-// lock is the lock.
+// firstKey returns the key that stands for the Txn in errors and events. It is the
+// key of the first write, which for a lock is the lock.
 func (t Txn) firstKey() string {
 	switch {
 	case len(t.Then) > 0:
@@ -29,8 +29,8 @@ func (t Txn) firstKey() string {
 	return ""
 }
 
-// faults appends every fault of t's shape to out. A sound Txn costs no
-// allocation.
+// faults appends every fault in the shape of t to out. It allocates nothing for a
+// valid Txn.
 func (t Txn) faults(out []error) []error {
 	if len(t.Then) == 0 {
 		out = append(out, errors.New("Then is empty: a Txn needs at least one write (use Get or Snapshot to read)"))
@@ -52,7 +52,7 @@ func (t Txn) faults(out []error) []error {
 			out = append(out, fmt.Errorf("Then[%d] %q: a delete carries a value or a lease: use Delete, Put or PutLeased", i, clip(w.Key)))
 		}
 		if w.Lease != "" && w.Lease != lease {
-			out = append(out, fmt.Errorf("Then[%d] %q: a second lease %q beside %q: use one lease in a Txn", i, clip(w.Key), clip(string(w.Lease)), clip(string(lease))))
+			out = append(out, fmt.Errorf("Then[%d] %q: a second lease %q in addition to %q: use one lease in a Txn", i, clip(w.Key), clip(string(w.Lease)), clip(string(lease))))
 		}
 	}
 	return t.keyFaults(out)
@@ -66,7 +66,7 @@ func (t Txn) key(i int) (key string, write bool) {
 	return t.Then[i-len(t.If)].Key, true
 }
 
-// keyFaults finds keys that are named twice and keys that lie below others.
+// keyFaults appends a fault for each key that is named twice or lies below another.
 func (t Txn) keyFaults(out []error) []error {
 	n := len(t.If) + len(t.Then)
 	if n > 16 {
@@ -89,8 +89,8 @@ func (t Txn) keyFaults(out []error) []error {
 	return out
 }
 
-// manyKeyFaults is keyFaults for a Txn so large that comparing all pairs would
-// be slow.
+// manyKeyFaults is keyFaults for a Txn so large that comparing all pairs would be
+// slow.
 func (t Txn) manyKeyFaults(out []error) []error {
 	n := len(t.If) + len(t.Then)
 	type seen struct{ cond, write bool }
@@ -128,10 +128,10 @@ func twice(key string, write bool) error {
 }
 
 func nested(parent, key string) error {
-	return fmt.Errorf("key %q lies below key %q: a key never has keys below it, use a sibling", clip(key), clip(parent))
+	return fmt.Errorf("key %q lies below key %q: a key must not have keys below it, use a sibling", clip(key), clip(parent))
 }
 
-// limitFaults appends what of t exceeds c.
+// limitFaults appends a fault for each limit of c that t exceeds.
 func (t Txn) limitFaults(out []error, c Caps) []error {
 	ops, bytes := len(t.If)+len(t.Then), 0
 	for _, cond := range t.If {
@@ -152,11 +152,11 @@ func (t Txn) limitFaults(out []error, c Caps) []error {
 	return out
 }
 
-// txnParts puts writes, each with its condition, into as few Txns as a store's
+// txnParts splits writes, each with its condition, into as few Txns as a store's
 // limits allow.
 type txnParts struct {
 	txns  []Txn
-	bytes int // of the last one
+	bytes int // of the last Txn
 }
 
 func (p *txnParts) add(cond Cond, w Write, c Caps) {

@@ -37,7 +37,7 @@ func TestTxnCheck(t *testing.T) {
 	}{
 		"empty":                     {Txn{}, []string{"Then is empty"}},
 		"conditions only":           {Txn{If: []Cond{Absent("a")}}, []string{"Then is empty: a Txn needs at least one write"}},
-		"two leases":                {Txn{Then: []Write{PutLeased("a", nil, "l1"), PutLeased("b", nil, "l2")}}, []string{`Then[1] "b": a second lease "l2" beside "l1"`}},
+		"two leases":                {Txn{Then: []Write{PutLeased("a", nil, "l1"), PutLeased("b", nil, "l2")}}, []string{`Then[1] "b": a second lease "l2" in addition to "l1"`}},
 		"two writes":                {Txn{Then: []Write{Put("a", nil), Delete("a")}}, []string{`key "a" is written twice`}},
 		"two conditions":            {Txn{If: []Cond{Absent("a"), CreatedAt("a", 1)}, Then: []Write{Put("b", nil)}}, []string{`key "a" has two conditions`}},
 		"write below write":         {Txn{Then: []Write{Put("a/b/c", nil), Put("a", nil)}}, []string{`key "a/b/c" lies below key "a"`}},

@@ -9,28 +9,28 @@ import (
 	"strings"
 )
 
-// URL is a parsed store URL:
+// URL is a parsed store URL of the form
 //
 //	scheme://host[:port][,host[:port]…][/path][?option=value[&option=value…]]
 //
-// Path and values are percent-decoded; a plus sign is a plus sign. Characters
-// outside printable ASCII, spaces, and "@", "#" and "%" are written as %XX.
+// Path and values are percent-decoded. A plus sign stands for itself. Characters
+// outside printable ASCII, spaces, "@", "#" and "%" must be written as %XX.
 type URL struct {
 	// Scheme is in lower case.
 	Scheme string
-	// Hosts are host or host:port, IPv6 in brackets, each once; there may be
-	// none. See [ParseHosts].
+	// Hosts are host or host:port, with IPv6 addresses in brackets, each once. The
+	// list may be empty. See [ParseHosts].
 	Hosts []string
-	// Path has its leading slash and is unescaped; it may be empty.
+	// Path has its leading slash and is unescaped. It may be empty.
 	Path string
 	// Params are the options given. [Open] removes those that are common to
 	// all stores before a [Driver] sees it.
 	Params map[string]string
 }
 
-// ParseURL takes a store URL apart. It knows the form only, not which schemes
-// and options exist: [Open] does. Its errors are ErrInvalid and name what is
-// wrong; they never repeat the URL, which might carry a secret by mistake.
+// ParseURL parses a store URL. It checks the form only. [Open] also checks that the
+// scheme and the options exist. Errors are ErrInvalid and name the fault. They never
+// repeat the URL, which might contain a secret by mistake.
 func ParseURL(raw string) (*URL, error) {
 	u, err := parseURL(raw)
 	if err != nil {
@@ -39,11 +39,11 @@ func ParseURL(raw string) (*URL, error) {
 	return u, nil
 }
 
-var errUserinfo = errors.New("the URL contains \"@\": a user or password does not belong into a URL, take them from a file or the environment; elsewhere write @ as %40")
+var errUserinfo = errors.New("the URL contains \"@\": a user or password does not belong in a URL, take them from a file or the environment; in a path or value write @ as %40")
 
 func parseURL(raw string) (*URL, error) {
-	// Before anything is said about any part of it: with an @ the URL may
-	// carry a password, and where that begins and ends is a guess.
+	// This comes before every error that shows a part of the URL. A URL with an @
+	// may contain a password, and its position is not known.
 	if strings.Contains(raw, "@") {
 		return nil, errUserinfo
 	}
@@ -53,7 +53,7 @@ func parseURL(raw string) (*URL, error) {
 		}
 	}
 	if strings.Contains(raw, "#") {
-		return nil, errors.New("the URL contains \"#\": it has no fragment, elsewhere write # as %23")
+		return nil, errors.New("the URL contains \"#\": a store URL has no fragment, in a path or value write # as %23")
 	}
 	scheme, rest, ok := strings.Cut(raw, "://")
 	if !ok {
@@ -111,7 +111,7 @@ func parseParams(query string) (map[string]string, error) {
 			return nil, fmt.Errorf("option %q has no value: write %s=value", name, name)
 		}
 		if _, twice := params[name]; twice {
-			return nil, fmt.Errorf("option %q is there twice: give it once", name)
+			return nil, fmt.Errorf("option %q is given twice: give it once", name)
 		}
 		value, err := unescape(value)
 		if err != nil {
@@ -132,8 +132,8 @@ func validOption(s string) bool {
 	return s != "" && len(s) <= 64
 }
 
-// secretName reports whether an option's name says that its value is a secret
-// itself, not the name of a file or of a variable that holds one.
+// secretName reports whether an option of this name would have a secret as its value,
+// and not the name of a file or variable that holds one.
 func secretName(name string) bool {
 	last := name[strings.LastIndexByte(name, '_')+1:]
 	switch last {
@@ -143,8 +143,8 @@ func secretName(name string) bool {
 	return false
 }
 
-// unescape decodes %XX. Control characters are refused: nothing that we open
-// has them in its name, and log lines would break.
+// unescape decodes %XX. It refuses control characters, because no name of a file or
+// key has them and log lines would break.
 func unescape(s string) (string, error) {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
@@ -167,8 +167,8 @@ func unescape(s string) (string, error) {
 	return b.String(), nil
 }
 
-// escape writes every byte of s that could be misread as %XX. keep are the
-// punctuation marks that stay.
+// escape writes every byte of s that could be misread as %XX. keep lists the
+// punctuation that is not escaped.
 func escape(s, keep string) string {
 	var b strings.Builder
 	for i := range len(s) {
@@ -186,10 +186,10 @@ const (
 	keepInValue = "/-._~!$'()*+,;=:[]?"
 )
 
-// String writes u so that [ParseURL] reads the same again, with options in
-// alphabetical order. It prints no secret: u has none if it was parsed, and in
-// one made by hand a user, a password and the value of an option whose name
-// says that it is a secret are left out.
+// String writes u so that [ParseURL] returns the same again, with options in
+// alphabetical order. It prints no secret. A parsed URL has none. In one that was
+// built by hand, String leaves out a user, a password and the value of an option
+// whose name is that of a secret.
 func (u *URL) String() string {
 	var b strings.Builder
 	b.WriteString(u.Scheme + "://")

@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// Watch yields the tree under prefix, then a newer one whenever it moved, each
-// complete, until the loop over it or ctx ends it. Steps between two of them
-// may be skipped, the last state never is.
+// Watch yields the tree under prefix and then a newer Snapshot whenever it has
+// changed, each complete, until the loop ends or ctx does. It may skip states in
+// between, and never misses the last state.
 //
-// A store that cannot answer is yielded as an error and tried again, with
-// growing random pauses, for as long as the loop goes on; the next tree is then
-// newer than the last one. [ErrInvalid] and [ErrClosed] are yielded and end it.
-// When ctx ends, Watch ends without a word: ask ctx.
+// If the store does not answer, Watch yields the error and tries again with growing
+// random pauses for as long as the loop goes on. The next Snapshot is then newer than
+// the last one. Watch yields [ErrInvalid] and [ErrClosed] and ends. It ends without
+// yielding an error when ctx is done; check ctx.Err.
 func (s *Store) Watch(ctx context.Context, prefix string) iter.Seq2[Snapshot, error] {
 	return func(yield func(Snapshot, error) bool) {
 		var last Revision
@@ -57,15 +57,16 @@ func (s *Store) watch(ctx context.Context, yield func(Snapshot, error) bool, nex
 	}
 }
 
-// jitter is the pauses of one loop over failing calls, with full jitter: drawn from 0 to a bound that doubles, so that
-// many clients of one store that comes back do not come at once.
+// jitter computes the pauses of one loop over failing calls. A pause is random
+// between 0 and a bound that doubles, so that the many clients of a store that comes
+// back do not call at the same moment.
 type jitter struct {
-	done       <-chan struct{} // ends a pause too
+	done       <-chan struct{} // also ends a pause
 	base, most time.Duration
 	bound      time.Duration
 }
 
-// newJitter returns the pauses of one loop.
+// newJitter returns the pauses for one loop.
 func (s *Store) newJitter() *jitter {
 	return &jitter{done: s.open.Done(), base: min(100*time.Millisecond, s.o.Timing.LoopWait), most: min(5*time.Second, s.o.Timing.LoopWait)}
 }
@@ -78,8 +79,8 @@ func (b *jitter) next() time.Duration {
 	return rand.N(b.bound) + 1 //nolint:gosec // G404: jitter needs no secrecy
 }
 
-// sleep pauses and reports whether to go on: false when ctx ended. A closed
-// Store ends the pause at once, and the next call says so.
+// sleep pauses, and returns false if ctx ended. Closing the Store ends the pause at
+// once, and the next call returns ErrClosed.
 func (b *jitter) sleep(ctx context.Context) bool {
 	t := time.NewTimer(b.next())
 	defer t.Stop()
