@@ -14,13 +14,13 @@ func (b *bench) conflict(err error) *Error {
 	b.is(err, ErrConflict)
 	var e *Error
 	if !errors.As(err, &e) {
-		b.Fatalf("%T is no *Error", err)
+		b.Fatalf("%T is not an *Error", err)
 	}
 	return e
 }
 
-// A lock is taken only while the conditions hold on which that was decided, and
-// the conflict names the key whose condition does not.
+// A lock is taken only while the given conditions hold, and the conflict names the
+// key whose condition failed.
 func TestAcquireConditions(t *testing.T) {
 	inTime(t, func(b *bench) {
 		a, o := b.plain(), b.plain()
@@ -62,8 +62,8 @@ func TestAcquireConditions(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-// A store that names another key, or an entry for which the condition holds by
-// now, is not believed.
+// The session does not trust a store that names another key, or an entry for which
+// the condition holds by now.
 func TestConflictIsNamedByReading(t *testing.T) {
 	for name, x := range map[string]struct {
 		answer Error
@@ -96,11 +96,11 @@ func TestConflictIsNamedByReading(t *testing.T) {
 	}
 }
 
-// Where every condition holds again, no key is named.
+// If every condition holds again, no key is named.
 func TestConflictThatHasGoneNamesNoKey(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
-		b.put("config") // a store at revision 0 keeps Waits waiting here
+		b.put("config") // a Wait at revision 0 blocks here
 		refused := 0
 		c.hook(func() {
 			c.onCommit = func(_ context.Context, _ Txn, do func() (Revision, error)) (Revision, error) {
@@ -119,7 +119,7 @@ func TestConflictThatHasGoneNamesNoKey(t *testing.T) {
 	})
 }
 
-// Acquire waits for the lock, and for nothing else.
+// Acquire waits for the lock only, and not for the other conditions.
 func TestAcquireReturnsTheConflictOfACondition(t *testing.T) {
 	inTime(t, func(b *bench) {
 		a := b.plain()
@@ -130,7 +130,7 @@ func TestAcquireReturnsTheConflictOfACondition(t *testing.T) {
 		c.hook(func() {
 			c.onCommit = func(_ context.Context, _ Txn, do func() (Revision, error)) (Revision, error) {
 				if attempts++; attempts > 10 {
-					cancel() // it would go on for ever
+					cancel() // it would otherwise not end
 				}
 				return do()
 			}

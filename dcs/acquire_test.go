@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A Session never has two Holds of one key, also when the key was deleted by
-// hand and no renewal has noticed yet.
+// A Session never has two Holds of one key, also if the key was deleted with other
+// tools and no renewal has detected that yet.
 func TestOneHoldOfAKey(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, s := b.actor()
@@ -27,8 +27,8 @@ func TestOneHoldOfAKey(t *testing.T) {
 	})
 }
 
-// P11: the token of a lock that was read back is its Created, although its
-// value was rewritten meanwhile.
+// P11: the token of a lock that was read back is its Created, although its value was
+// rewritten meanwhile.
 func TestP11TokenOfAReadBackLock(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -67,8 +67,8 @@ func TestP17AcquireWithoutAnAttemptToSettle(t *testing.T) {
 	})
 }
 
-// handing is a client whose Settle answers with another attempt each time, until
-// last is settled.
+// handing is a client whose Settle returns a new attempt at each call, until last is
+// settled.
 type handing struct {
 	*client
 	last  int
@@ -98,7 +98,8 @@ func (b *bench) handing(final error) (*handing, *Session) {
 	return c, s
 }
 
-// A Session settles what the last Settle returned, and keeps it to itself.
+// A Session settles the attempt that the last Settle returned, and does not return it
+// to the caller.
 func TestSettlingGoesOnWithTheLastAnswer(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.handing(&Error{Kind: ErrConflict})
@@ -106,7 +107,7 @@ func TestSettlingGoesOnWithTheLastAnswer(t *testing.T) {
 		b.is(err, ErrAmbiguous)
 		var e *Error
 		if !errors.As(err, &e) || e.Attempt != nil {
-			b.Errorf("the caller is given an attempt that the session settles: %+v", e)
+			b.Errorf("the caller gets an attempt that the session settles: %+v", e)
 		}
 		time.Sleep(5 * time.Second)
 		c.hook(func() {
@@ -119,7 +120,7 @@ func TestSettlingGoesOnWithTheLastAnswer(t *testing.T) {
 	})
 }
 
-// P17: an Acquire that turns out to be impossible to settle ends the session.
+// P17: an Acquire whose settling turns out to be impossible ends the session.
 func TestP17AcquireThatCannotBeSettledAfterAll(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, s := b.handing(errors.ErrUnsupported)
@@ -131,7 +132,7 @@ func TestP17AcquireThatCannotBeSettledAfterAll(t *testing.T) {
 	})
 }
 
-// Acquire waits from the revision that the holder's entry was seen at.
+// Acquire waits from the revision at which the holder's entry was seen.
 func TestAcquireWaitsFromTheConflict(t *testing.T) {
 	inTime(t, func(b *bench) {
 		a, c := b.plain(), &settling{client: &client{w: b.w}}
@@ -151,7 +152,7 @@ func TestAcquireWaitsFromTheConflict(t *testing.T) {
 	})
 }
 
-// A holder that the conflict names is not read again.
+// A holder's entry that the conflict carries is not read again.
 func TestNamedHolderIsNotReadAgain(t *testing.T) {
 	inTime(t, func(b *bench) {
 		a, c := b.plain(), &settling{client: &client{w: b.w}}

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A Store adds nothing to what a call costs in memory but the timer of its
-// budget, and not even that under a context that ends sooner.
+// A Store adds only the timer of its budget to the allocations of a call, and not
+// even that under a context that ends sooner.
 func TestStoreAllocations(t *testing.T) {
 	backend := &scripted{
 		get:    func(context.Context, string) (Entry, error) { return Entry{}, nil },

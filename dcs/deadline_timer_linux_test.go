@@ -8,24 +8,24 @@ import (
 	"time"
 )
 
-// The kernel's clock that counts suspend rings too, on its own.
-func TestAlarmByBootClock(t *testing.T) {
+// The timer on the kernel's boot clock, which counts suspend, fires by itself.
+func TestDeadlineTimerByBootClock(t *testing.T) {
 	if inBubble() {
-		t.Fatal("this is no bubble")
+		t.Fatal("a bubble was detected outside of one")
 	}
-	rung := make(chan struct{}, 10)
+	fired := make(chan struct{}, 10)
 	var work sync.WaitGroup
-	a := newDeadlineTimer(func() { rung <- struct{}{} }, work.Go)
+	a := newDeadlineTimer(func() { fired <- struct{}{} }, work.Go)
 	at := Now().Add(20 * time.Millisecond)
 	a.set(at)
-	a.timer.Stop() // as if it stood still
+	a.timer.Stop() // as if Go's clock stood still
 	select {
-	case <-rung:
+	case <-fired:
 		if early := at.Elapsed(); early < -5*time.Millisecond {
-			t.Errorf("rang %v early", -early)
+			t.Errorf("fired %v early", -early)
 		}
 	case <-time.After(10 * time.Second):
-		t.Error("never rang")
+		t.Error("never fired")
 	}
 	a.stop()
 	a.stop()
@@ -35,53 +35,53 @@ func TestAlarmByBootClock(t *testing.T) {
 	}
 }
 
-// All alarms of a process share one descriptor and one goroutine, and each
-// rings at its own time: the others here are an hour away.
-func TestAlarmsShareOneBell(t *testing.T) {
+// All deadline timers of a process share one descriptor and one goroutine, and each
+// fires at its own time. The others here are an hour away.
+func TestDeadlineTimersShareOneDescriptor(t *testing.T) {
 	var work sync.WaitGroup
-	rung := make(chan int, 100)
-	var alarms []*deadlineTimer
+	fired := make(chan int, 100)
+	var timers []*deadlineTimer
 	before := runtime.NumGoroutine()
 	for i := range 50 {
-		a := newDeadlineTimer(func() { rung <- i }, work.Go)
+		a := newDeadlineTimer(func() { fired <- i }, work.Go)
 		a.boot.set(Now().Add(time.Hour))
-		alarms = append(alarms, a)
+		timers = append(timers, a)
 	}
 	if more := runtime.NumGoroutine() - before; more > 5 {
-		t.Errorf("50 alarms cost %d goroutines", more)
+		t.Errorf("50 timers cost %d goroutines", more)
 	}
-	rings := func(i int) {
+	expect := func(i int) {
 		select {
-		case got := <-rung:
+		case got := <-fired:
 			if got != i {
-				t.Errorf("alarm %d rang instead of %d", got, i)
+				t.Errorf("timer %d fired instead of %d", got, i)
 			}
 		case <-time.After(10 * time.Second):
-			t.Fatalf("alarm %d never rang", i)
+			t.Fatalf("timer %d never fired", i)
 		}
 	}
-	for i, a := range alarms {
+	for i, a := range timers {
 		a.boot.set(Now().Add(2 * time.Millisecond))
-		rings(i)
+		expect(i)
 	}
-	// One is set before the other has rung, and none after.
-	alarms[1].boot.set(Now().Add(time.Second))
-	alarms[0].boot.set(Now().Add(2 * time.Millisecond))
-	rings(0)
-	rings(1)
-	for _, a := range alarms {
+	// Set one timer before another has fired, and none after.
+	timers[1].boot.set(Now().Add(time.Second))
+	timers[0].boot.set(Now().Add(2 * time.Millisecond))
+	expect(0)
+	expect(1)
+	for _, a := range timers {
 		a.stop()
 	}
 	work.Wait()
-	if len(rung) > 0 {
-		t.Errorf("%d alarms rang that were not due", len(rung))
+	if len(fired) > 0 {
+		t.Errorf("%d timers fired that were not due", len(fired))
 	}
 	if bootTimers.file != nil {
 		t.Error("the descriptor is still open")
 	}
 }
 
-// A session outside a bubble gives back its descriptor and its goroutines.
+// A session outside a bubble closes its descriptor and ends its goroutines.
 func TestSessionLeavesNoDescriptor(t *testing.T) {
 	count := func() int {
 		files, err := os.ReadDir("/proc/self/fd")
@@ -100,6 +100,6 @@ func TestSessionLeavesNoDescriptor(t *testing.T) {
 		}
 	}
 	if after := count(); after > before {
-		t.Errorf("%d descriptors more", after-before)
+		t.Errorf("%d more descriptors are open", after-before)
 	}
 }

@@ -6,24 +6,24 @@ import (
 	"time"
 )
 
-func TestAlarmRingsExactly(t *testing.T) {
+func TestDeadlineTimerFiresExactly(t *testing.T) {
 	suspend(t, 0) // both clocks are the bubble's
 	synctest.Test(t, func(t *testing.T) {
-		rung := make(chan time.Time, 10)
-		a := newDeadlineTimer(func() { rung <- time.Now() }, func(func()) { t.Error("a goroutine in a bubble keeps time from passing") })
+		fired := make(chan time.Time, 10)
+		a := newDeadlineTimer(func() { fired <- time.Now() }, func(func()) { t.Error("a goroutine in a bubble keeps time from passing") })
 		defer a.stop()
 		start := time.Now()
 		a.set(Now().Add(time.Second))
 		a.set(Now().Add(time.Minute))
-		if d := (<-rung).Sub(start); d != time.Minute {
-			t.Errorf("rang after %v", d)
+		if d := (<-fired).Sub(start); d != time.Minute {
+			t.Errorf("fired after %v", d)
 		}
 		a.set(Now().Add(time.Second))
 		a.stop()
 		a.set(Now().Add(time.Second))
 		time.Sleep(time.Hour)
-		if len(rung) != 0 {
-			t.Error("rang after it was stopped")
+		if len(fired) != 0 {
+			t.Error("fired after it was stopped")
 		}
 	})
 }

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// stuck is a log handler that blocks, like a pipe that is full.
+// stuck is a log handler that blocks, like a full pipe.
 type stuck struct {
 	slog.Handler
 	gate chan struct{}
@@ -25,7 +25,7 @@ func (h stuck) Handle(ctx context.Context, r slog.Record) error {
 
 func (h stuck) WithAttrs(a []slog.Attr) slog.Handler { return stuck{h.Handler.WithAttrs(a), h.gate} }
 
-// buffer is a log that may be read while it is written.
+// buffer is a log that can be read while it is written.
 type buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -43,8 +43,8 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
-// One component must not stop another: a log handler and callbacks that block
-// for ever cost no call, no renewal and no lease.
+// A log handler and callbacks that block for ever cost no call, no renewal and no
+// lease.
 func TestBlockedLogAndObserverStopNothing(t *testing.T) {
 	inTime(t, func(b *bench) {
 		var out buffer
@@ -182,8 +182,8 @@ func TestDroppedRecordsAreReported(t *testing.T) {
 	})
 }
 
-// Detaching twice is detaching once, and a log that discards everything costs no
-// goroutine.
+// Detaching twice is the same as detaching once, and a log that discards everything
+// costs no goroutine.
 func TestDetachedTwice(t *testing.T) {
 	log, o := Detached(slog.New(slog.NewTextHandler(&buffer{}, nil)), Observer{State: func(StateEvent) {}})
 	again, twice := Detached(log, o)
@@ -198,7 +198,7 @@ func TestDetachedTwice(t *testing.T) {
 	}
 }
 
-// A callback or a handler that panics is reported and mutes nothing.
+// A callback or a handler that panics is reported and does not stop the delivery.
 func TestPanicsAreReported(t *testing.T) {
 	inTime(t, func(b *bench) {
 		var out buffer

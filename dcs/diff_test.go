@@ -40,7 +40,7 @@ func texts(changes []Change) []string {
 	return out
 }
 
-// Diff finds the same as a comparison of all keys, in the order of the keys.
+// Diff returns the same as a comparison of all keys, in the order of the keys.
 func TestDiff(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for round := range 3000 {

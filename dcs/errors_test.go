@@ -14,8 +14,8 @@ var kinds = []error{
 	ErrExpired, ErrAmbiguous, ErrUnauthorized, ErrInvalid, ErrClosed,
 }
 
-// Which kind matches which is what callers branch on: a change of this table
-// is a change of the contract.
+// Callers branch on which kind matches which. A change of this table is a change of
+// the contract.
 func TestKindsMatch(t *testing.T) {
 	matches := map[error][]error{
 		ErrExpired:      {ErrUnavailable},
@@ -43,8 +43,8 @@ func TestKindsMatch(t *testing.T) {
 	}
 }
 
-// A cause never turns "cannot tell" into a no, a no into "cannot tell", or one
-// definite answer into another.
+// A cause never turns an unknown outcome into a definite one, a definite one into an
+// unknown one, or one definite answer into another.
 func TestCauseDoesNotContradictTheKind(t *testing.T) {
 	unclear := map[error]bool{ErrUnavailable: true, ErrExpired: true, ErrAmbiguous: true, ErrUnauthorized: true}
 	for _, k := range kinds {
@@ -92,8 +92,8 @@ func TestErrorText(t *testing.T) {
 	}
 }
 
-// What a backend returns reaches the caller as one *Error with the kind that
-// is safe to act on.
+// A backend's error reaches the caller as one *Error with the kind on which it is
+// safe to act.
 func TestBackendErrorsAreWrappedOnce(t *testing.T) {
 	eof := io.EOF
 	custom := errors.New("custom kind")
@@ -131,7 +131,7 @@ func TestBackendErrorsAreWrappedOnce(t *testing.T) {
 		entry, getErr := s.Get(t.Context(), "k")
 		rev, commitErr := s.Commit(t.Context(), Txn{Then: []Write{Delete("k")}})
 		if entry.Key != "" || rev != 0 {
-			t.Errorf("%s: a result beside an error", name)
+			t.Errorf("%s: a result in addition to an error", name)
 		}
 		for op, got := range map[string]error{"Get": getErr, "Commit": commitErr} {
 			want := c.get

@@ -12,7 +12,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/memstore"
 )
 
-// newStore is a store in memory. A program would use dcs.Open.
+// newStore returns a store in memory. A program would use dcs.Open.
 func newStore() *dcs.Store {
 	store, err := dcs.New(memstore.New(memstore.Options{}), dcs.Options{})
 	if err != nil {
@@ -21,7 +21,7 @@ func newStore() *dcs.Store {
 	return store
 }
 
-// Take the lock, act while it is valid, give it back.
+// Take the lock, act while it is valid, and release it.
 func Example() {
 	ctx := context.Background()
 	store, err := dcs.Open(ctx, "mem://example/app", dcs.Options{})
@@ -41,7 +41,7 @@ func Example() {
 	}
 	fmt.Println("leading:", hold.Valid())
 
-	// A write that happens only while this very Hold is the lock's holder.
+	// A write that is applied only while this Hold is the lock's holder.
 	_, err = store.Commit(ctx, dcs.Txn{
 		If:   []dcs.Cond{hold.Guard()},
 		Then: []dcs.Write{dcs.Put("status", []byte("promoted"))},
@@ -68,8 +68,8 @@ func ExampleOpen() {
 	// dcs: Open: invalid argument: option "color" is unknown: scheme "mem" knows duplicating, endpoints, expiry_factor, latency, loop_wait, max_ttl, min_ttl, modified_only, no_rebind, no_self_expiry, retry_timeout, ttl
 }
 
-// Compare and swap: read, change, write on the condition that nobody else
-// wrote in between.
+// Compare and swap: read, change, and write on the condition that no other client
+// has written in between.
 func ExampleStore_Commit() {
 	ctx := context.Background()
 	store := newStore()
@@ -91,7 +91,7 @@ func ExampleStore_Commit() {
 	_, err = store.Commit(ctx, swap)
 	fmt.Println("swapped:", err == nil)
 
-	_, err = store.Commit(ctx, swap) // the revision is not the present one any more
+	_, err = store.Commit(ctx, swap) // the revision is out of date
 	fmt.Println("again:", dcs.KindOf(err))
 	var e *dcs.Error
 	if errors.As(err, &e) && e.Current != nil {
@@ -128,8 +128,8 @@ func ExampleStore_Snapshot() {
 	// members/b 10.0.0.2
 }
 
-// Follow a key. The loop sees the state as it is now, then every last state;
-// an outage is an error in the loop, not its end.
+// Follow a key. The loop gets the present state and then every last state. An outage
+// is an error in the loop and does not end it.
 func ExampleStore_Watch() {
 	ctx := context.Background()
 	store := newStore()
@@ -142,7 +142,7 @@ func ExampleStore_Watch() {
 	set("one")
 	for snap, err := range store.Watch(ctx, "config") {
 		if err != nil {
-			fmt.Println("cannot tell for now:", err)
+			fmt.Println("unknown for now:", err)
 			continue
 		}
 		entry, _ := snap.Get("config")
@@ -157,7 +157,7 @@ func ExampleStore_Watch() {
 	// two
 }
 
-// Who holds the lock?
+// Read the holder of the lock from the conflict.
 func ExampleSession_TryAcquire() {
 	ctx := context.Background()
 	store := newStore()
@@ -184,7 +184,7 @@ func ExampleSession_TryAcquire() {
 	// b follows a
 }
 
-// A member key goes when its session does.
+// A member key is removed when its session ends.
 func ExampleSession_Publish() {
 	ctx := context.Background()
 	store := newStore()
@@ -220,8 +220,8 @@ func ExampleHold() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	// Before something that cannot be taken back: ask the store, then see to
-	// it that there is time left.
+	// Before an action that cannot be undone, ask the store, and then check that
+	// enough time is left.
 	if err := hold.Confirm(ctx); err != nil {
 		log.Fatal(err)
 	}
@@ -237,7 +237,7 @@ func ExampleHold() {
 	// a write of the former holder: conflict
 }
 
-// A lease without a Session, for those who keep its deadline themselves.
+// A lease without a Session, for a program that keeps the deadline itself.
 func ExampleStore_Grant() {
 	ctx := context.Background()
 	store := newStore()
@@ -300,11 +300,11 @@ func ExampleParseURL() {
 	// dcs: ParseURL: invalid argument: the URL contains "@": a user or password does not belong in a URL, take them from a file or the environment; in a path or value write @ as %40
 }
 
-// Count what fails.
+// Count the calls that fail.
 func ExampleObserver() {
 	ctx := context.Background()
 	events := make(chan dcs.CallEvent)
-	observer := dcs.Observer{Call: func(e dcs.CallEvent) { events <- e }} // it may block
+	observer := dcs.Observer{Call: func(e dcs.CallEvent) { events <- e }} // a callback may block
 	store, err := dcs.New(memstore.New(memstore.Options{}), dcs.Options{Observer: observer})
 	if err != nil {
 		log.Fatal(err)
@@ -321,7 +321,7 @@ func ExampleObserver() {
 	// memstore Commit status <nil>
 }
 
-// A deadline is an Instant: it counts the time that the machine sleeps.
+// A deadline is an Instant, which counts the time that the machine is suspended.
 func ExampleInstant() {
 	began := dcs.Now()
 	deadline := began.Add(time.Hour)
@@ -329,7 +329,7 @@ func ExampleInstant() {
 	// Output: true 1h0m0s true
 }
 
-// driver opens backends for URLs like example://name/root?size=3. A real one
+// driver opens backends for URLs like example://name/root?size=3. A real driver
 // connects to the hosts of the URL.
 type driver struct{}
 

@@ -7,8 +7,7 @@ import (
 	"time"
 )
 
-// closesAfter reports how long it takes until c is closed, and checks that it is
-// open just before.
+// closesAfter checks that c is closed after want, and that it is open just before.
 func (b *bench) closesAfter(c <-chan struct{}, want time.Duration, checked string) {
 	b.Helper()
 	start := time.Now()
@@ -47,13 +46,13 @@ func TestDoneBefore(t *testing.T) {
 		b.closesAfter(late, time.Second, "asked for late")
 		b.closesAfter(h.Done(), time.Second, "the deadline")
 		if h.DoneBefore(time.Hour) != h.Done() {
-			b.Error("a Hold that is over has another channel than Done")
+			b.Error("a Hold that has ended has another channel than Done")
 		}
 		b.close(s)
 	})
 }
 
-// A closed channel stays closed, and a renewal makes a fresh d useful again.
+// A closed channel stays closed, and after a renewal another d can be used.
 func TestDoneBeforeAfterARenewal(t *testing.T) {
 	suspend(t, 0)
 	inTime(t, func(b *bench) {
@@ -73,13 +72,13 @@ func TestDoneBeforeAfterARenewal(t *testing.T) {
 		}
 		b.must(h.Release(b.Context()))
 		if !isDone(eleven) {
-			b.Error("open although the Hold is over")
+			b.Error("open although the Hold has ended")
 		}
 		b.close(s)
 	})
 }
 
-// A lease whose life the store shortens closes the channel in time (P3).
+// If the store shortens the lease, the channel is closed in time (P3).
 func TestDoneBeforeOfAShorterLife(t *testing.T) {
 	suspend(t, 0)
 	inTime(t, func(b *bench) {
@@ -98,7 +97,7 @@ func TestDoneBeforeOfAShorterLife(t *testing.T) {
 			}
 		})
 		b.must(h.Confirm(b.Context()))
-		b.closesAfter(d, Deadline(Now(), 10*time.Second).Sub(Now())-3*time.Second, "after a shorter life was granted")
+		b.closesAfter(d, Deadline(Now(), 10*time.Second).Sub(Now())-3*time.Second, "after a shorter TTL was granted")
 		b.valid(h, true)
 		b.close(s)
 	})

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// P5: a renewal that is on its way already proves nothing to who asks now.
+// P5: a renewal that is on its way already proves nothing to a later Confirm.
 func TestP5ConfirmIsSentAfterTheCall(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -27,7 +27,8 @@ func TestP5ConfirmIsSentAfterTheCall(t *testing.T) {
 	})
 }
 
-// Confirms that wait together share one renewal, sent after the youngest.
+// Confirms that wait together share one renewal, which is sent after the last of them
+// was called.
 func TestP5ConfirmsShareARenewal(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -80,7 +81,7 @@ func TestConfirmIsBounded(t *testing.T) {
 	})
 }
 
-// P3: an older promise does not take back a younger one.
+// P3: an older renewal does not move the deadline back.
 func TestP3OnlyForward(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -102,8 +103,8 @@ func TestP3OnlyForward(t *testing.T) {
 	})
 }
 
-// P3: Done is closed exactly at the deadline that the last renewal gave, also
-// while a renewal hangs that heeds no context.
+// P3: Done is closed exactly at the deadline of the last renewal, also while a renewal
+// that ignores its context hangs.
 func TestP3DoneAtTheLastDeadline(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -127,13 +128,13 @@ func TestP3DoneAtTheLastDeadline(t *testing.T) {
 	})
 }
 
-// P3, P4: the machine sleeps past the deadline while Go's clock stands still.
+// P3, P4: the machine is suspended past the deadline while Go's clock stands still.
 func TestP3BothClocks(t *testing.T) {
 	sleep := suspend(t, 0)
 	inTime(t, func(b *bench) {
 		_, s := b.actor()
 		h := b.hold(s, "leader")
-		synctest.Wait() // else the renewing goroutine may begin after the sleep, and renew at once
+		synctest.Wait() // otherwise the renewing goroutine may start after the suspend, and renew at once
 		sleep(20 * time.Second)
 		if left := h.Remaining(); left > 9400*time.Millisecond {
 			b.Fatalf("%v remain", left)
@@ -141,16 +142,16 @@ func TestP3BothClocks(t *testing.T) {
 		b.valid(h, true)
 		sleep(10 * time.Second)
 		b.valid(h, false)
-		b.is(h.Err(), ErrExpired) // also before any timer had its turn
+		b.is(h.Err(), ErrExpired) // also before any timer has fired
 		if !isDone(h.Done()) {
-			b.Fatal("not done")
+			b.Fatal("Done is not closed")
 		}
 		b.is(h.Confirm(b.Context()), ErrExpired)
 		b.close(s)
 	})
 }
 
-// The store says that the lease is gone: over with the next renewal.
+// If the store reports the lease as gone, the next renewal ends the session.
 func TestLostLease(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, s := b.actor()
@@ -170,8 +171,8 @@ func TestLostLease(t *testing.T) {
 	})
 }
 
-// P5: a Hold is judged by its own incarnation: released and taken again while
-// a renewal is under way.
+// P5: a Hold is checked against its own incarnation only. Here it is released and
+// acquired again while a renewal is under way.
 func TestP5ReacquiredWhileRenewing(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -195,7 +196,7 @@ func TestP5ReacquiredWhileRenewing(t *testing.T) {
 	})
 }
 
-// A key that was bound to nothing, or to another lease, is no longer held.
+// A key that is bound to no lease, or to another one, is no longer held.
 func TestUnboundKeyIsLost(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, s := b.actor()
@@ -237,7 +238,7 @@ func BenchmarkValid(b *testing.B) {
 	}
 }
 
-// realSession is a session in real time.
+// realSession returns a session in real time.
 func realSession(t testing.TB) (*client, *Session) {
 	t.Helper()
 	c := &client{w: newWorld()}
@@ -253,9 +254,9 @@ func realSession(t testing.TB) (*client, *Session) {
 	return c, s
 }
 
-// A write that is refused under the guard because another holds the lock by now
-// ends the Hold at once.
-func TestUpdateFindsTheTakeover(t *testing.T) {
+// A write that is refused under the guard because another session holds the lock by
+// now ends the Hold at once.
+func TestUpdateDetectsTheTakeover(t *testing.T) {
 	inTime(t, func(b *bench) {
 		s, other := b.plain(), b.plain()
 		h := b.hold(s, "leader")

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A list of servers is read by the same rules in settings and in URLs.
+// The same rules apply to a list of servers in settings and in URLs.
 func TestParseHosts(t *testing.T) {
 	for _, c := range []struct{ list, want []string }{
 		{[]string{"h1", " h2:2379", "h3 "}, []string{"h1:7", "h2:2379", "h3:7"}},

@@ -31,7 +31,7 @@ func TestBoottime(t *testing.T) {
 	})
 }
 
-// Time asleep is part of Boottime.
+// The time that the machine was suspended is part of Boottime.
 func TestBoottimeCountsSuspend(t *testing.T) {
 	sleep := suspend(t, 0)
 	before, _ := Now().Boottime()

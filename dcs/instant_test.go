@@ -10,9 +10,8 @@ import (
 	"time"
 )
 
-// suspend replaces the clock that goes on in suspend by one that tests move:
-// sleep suspends the machine. Between any two readings of clocks up to jitter
-// passes.
+// suspend replaces the boot clock by one that tests control. sleep suspends the
+// machine. Up to jitter passes between any two readings of clocks.
 func suspend(t *testing.T, jitter time.Duration) (sleep func(time.Duration)) {
 	t.Helper()
 	var slept atomic.Int64
@@ -43,13 +42,13 @@ func TestInstantCountsSleep(t *testing.T) {
 		}
 		deadline := Deadline(before, 30*time.Second)
 		if deadline.Elapsed() < 0 {
-			t.Error("a deadline that passed in suspend still lies ahead")
+			t.Error("a deadline that passed in suspend is still ahead")
 		}
 	})
 }
 
-// However the readings of two clocks are torn apart, and whatever was slept
-// between, an elapsed time is never shorter than what passed.
+// An elapsed time is never shorter than the time that passed, however far apart the
+// readings of the two clocks are and however long the machine was suspended.
 func TestInstantElapsedIsNeverShorter(t *testing.T) {
 	const jitter = 2 * time.Millisecond
 	sleep := suspend(t, jitter)
@@ -71,7 +70,7 @@ func TestInstantElapsedIsNeverShorter(t *testing.T) {
 	})
 }
 
-// On the machine's own clocks, which no test can hold still.
+// The same on the machine's own clocks, which no test can stop.
 func TestInstantOnTheRealClocks(t *testing.T) {
 	last := time.Duration(0)
 	begin, control := Now(), time.Now()
@@ -88,7 +87,7 @@ func TestInstantOnTheRealClocks(t *testing.T) {
 	}
 }
 
-// Virtual time is all there is in a bubble, however long the test computes.
+// In a bubble only virtual time counts, no matter how long the test computes.
 func TestInstantIsExactInABubble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := Now()

@@ -71,7 +71,7 @@ func TestUnder(t *testing.T) {
 	}
 }
 
-// Bad keys are refused before anything reaches the backend, by every method.
+// Every method refuses invalid keys before anything reaches the backend.
 func TestHostileKeysAreNotSent(t *testing.T) {
 	b := &scriptedSettler{}
 	s := newStore(t, b, Options{})
@@ -105,7 +105,7 @@ func TestHostileKeysAreNotSent(t *testing.T) {
 	}
 }
 
-// grammar is the key grammar once more, written for clarity and not for speed.
+// grammar is the key grammar written for clarity and not for speed.
 func grammar(key string) bool {
 	if key == "" || len(key) > 512 || strings.HasPrefix(key, ".") {
 		return false

@@ -15,7 +15,7 @@ func keysOf(s Snapshot) []string {
 	return out
 }
 
-// put writes keys, one after the other.
+// put writes keys one after the other.
 func (b *bench) put(keys ...string) {
 	b.Helper()
 	for _, key := range keys {
@@ -53,7 +53,7 @@ func TestSnapshotMany(t *testing.T) {
 	})
 }
 
-// WaitMany returns when a key of its own has changed, and costs one Wait.
+// WaitMany returns when one of its own keys has changed, and costs one Wait.
 func TestWaitMany(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c := &client{w: b.w}

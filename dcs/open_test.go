@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// driver is a Driver whose Open a test writes down.
+// driver is a Driver whose Open the test provides.
 type driver struct {
 	params []Param
 	open   func(context.Context, *URL, Options) (Backend, error)
@@ -63,7 +63,7 @@ func TestOpen(t *testing.T) {
 		t.Errorf("the driver got %s", got.String())
 	}
 	if s.Unwrap() != b {
-		t.Error("the Store does not stand on the driver's Backend")
+		t.Error("the Store does not use the driver's Backend")
 	}
 	flush(s.log, time.Second)
 	if text := log.String(); !strings.Contains(text, "TTL 6s is below this store's minimum: it grants 10s") {
@@ -91,7 +91,7 @@ func TestOpenDefaultsTiming(t *testing.T) {
 	}
 }
 
-// What is wrong with a URL is said before the driver is called.
+// The faults of a URL are reported before the driver is called.
 func TestOpenRefusesBeforeAnyIO(t *testing.T) {
 	d := &driver{params: []Param{{Name: "id"}, {Name: "peers"}}}
 	withDriver(t, "fake", d)
@@ -156,14 +156,14 @@ func TestOpenFails(t *testing.T) {
 	if _, err := Open(t.Context(), "fake://h", Options{}); KindOf(err) != ErrUnavailable {
 		t.Errorf("neither backend nor error: %v", err)
 	}
-	// A Timing that the store cannot keep leaves no backend behind.
+	// A Timing that does not fit the store leaves no backend open.
 	fake := &scripted{caps: Caps{MaxTTL: 10 * time.Second}}
 	b = fake
 	_, err := Open(t.Context(), "fake://h?ttl=1m", Options{})
 	if KindOf(err) != ErrInvalid || !strings.Contains(err.Error(), "TTL 1m0s, which this store moves to 10s") || fake.closed.Load() != 1 {
 		t.Errorf("%v, closed %d times", err, fake.closed.Load())
 	}
-	// A driver whose context ended says so.
+	// A driver's error after the end of its context matches the context's error.
 	b = nil
 	ctx, cancel := context.WithCancel(t.Context())
 	d.open = func(context.Context, *URL, Options) (Backend, error) {

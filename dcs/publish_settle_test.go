@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// P19: a first Publish that landed after all was the first one. The next takes
-// nothing over.
+// P19: a first Publish that turns out to have been applied was the first one. The
+// next one takes nothing over.
 func TestP19SettledFirstPublishIsNoSecondTakeover(t *testing.T) {
 	for name, fenced := range map[string]bool{"settled": false, "fenced": true} {
 		t.Run(name, func(t *testing.T) {
@@ -33,8 +33,8 @@ func TestP19SettledFirstPublishIsNoSecondTakeover(t *testing.T) {
 	}
 }
 
-// P19: a Publish that cannot be settled does not keep renewals from judging a
-// key that the session had published before.
+// P19: after a Publish that cannot be settled, renewals still check a key that the
+// session had published before.
 func TestP19TakeoverAfterAFencedPublish(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -57,8 +57,8 @@ func TestP19TakeoverAfterAFencedPublish(t *testing.T) {
 	})
 }
 
-// P20: a key that has the value already, on a lease that the session has left,
-// is written again.
+// P20: a key that already has the value, on a lease that the session has left, is
+// written again.
 func TestPublishLeavesNoKeyOnAnEarlierLease(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s, first := b.moved()
@@ -67,7 +67,7 @@ func TestPublishLeavesNoKeyOnAnEarlierLease(t *testing.T) {
 		c.hook(func() {
 			c.onGet = func(_ context.Context, _ string, do func() (Entry, error)) (Entry, error) {
 				e, err := do()
-				e.Lease = first // as of a store that is late to delete what was bound to it
+				e.Lease = first // like a store that is slow to delete the keys of a lease
 				return e, err
 			}
 		})

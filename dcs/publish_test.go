@@ -31,18 +31,18 @@ func TestPublish(t *testing.T) {
 		b.must(err)
 		b.member("two", s.Lease())
 		if e, _ := b.w.get("members/a"); e.Created != created.Created {
-			b.Fatal("made anew")
+			b.Fatal("created again")
 		}
 		time.Sleep(time.Minute)
 		b.member("two", s.Lease())
 		b.close(s)
 		if _, found := b.w.get("members/a"); found {
-			b.Fatal("outlives its session")
+			b.Fatal("the key outlives its session")
 		}
 	})
 }
 
-// A value in the caller's hands may change after the call.
+// The caller may change the value after the call.
 func TestPublishKeepsItsOwnCopy(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, s := b.actor()
@@ -57,8 +57,8 @@ func TestPublishKeepsItsOwnCopy(t *testing.T) {
 	})
 }
 
-// P19: a restart under the same name takes the key over, and what is read and
-// what is written are one.
+// P19: a restart under the same name takes the key over, under the condition that the
+// key is still as it was read.
 func TestP19TakeoverIsConditional(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, old := b.actor()
@@ -86,8 +86,8 @@ func TestP19TakeoverIsConditional(t *testing.T) {
 	})
 }
 
-// P19: a member key that was deleted may be published again, whether a renewal
-// has seen it absent or not.
+// P19: a member key that was deleted may be published again, whether a renewal has
+// seen it absent or not.
 func TestP19DeletedMayBePublishedAgain(t *testing.T) {
 	for name, wait := range map[string]time.Duration{"at once": 0, "after a renewal": 11 * time.Second} {
 		t.Run(name, func(t *testing.T) {
@@ -111,8 +111,8 @@ func TestP19DeletedMayBePublishedAgain(t *testing.T) {
 	}
 }
 
-// P19: a key that another session took over is not written while it is there,
-// and may be published again once it is absent.
+// P19: a key that another session took over is not written while it exists, and may be
+// published again once it is absent.
 func TestP19DisplacedMayPublishAnAbsentKey(t *testing.T) {
 	for _, rebind := range []bool{false, true} {
 		inTime(t, func(b *bench) {
@@ -122,7 +122,7 @@ func TestP19DisplacedMayPublishAnAbsentKey(t *testing.T) {
 				_, err := s.Publish(b.Context(), "members/a", []byte("value"))
 				b.must(err)
 			}
-			for range 2 { // before its renewal reports the takeover, and after
+			for range 2 { // before its renewal reports the takeover, and after that
 				_, err := old.Publish(b.Context(), "members/a", []byte("back"))
 				b.is(err, ErrConflict)
 				time.Sleep(11 * time.Second)
@@ -134,7 +134,7 @@ func TestP19DisplacedMayPublishAnAbsentKey(t *testing.T) {
 				b.Errorf("displaced %q", displaced)
 			}
 			b.member("back", old.Lease())
-			third := open() // a restart takes over again, and is not taken over
+			third := open() // a restart takes the key over again, and keeps it
 			_, err = third.Publish(b.Context(), "members/a", []byte("third"))
 			b.must(err)
 			_, err = old.Publish(b.Context(), "members/a", []byte("again"))
@@ -146,9 +146,8 @@ func TestP19DisplacedMayPublishAnAbsentKey(t *testing.T) {
 	}
 }
 
-// P19: a lock is never published, and a member key is never acquired. Both are
-// refused before anything is sent, whichever session holds or has published the
-// key.
+// P19: a lock is never published, and a member key is never acquired. Both are refused
+// before anything is sent, no matter which session holds or has published the key.
 func TestP19LockAndMemberKeyAreDisjoint(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -179,7 +178,8 @@ func TestP19LockAndMemberKeyAreDisjoint(t *testing.T) {
 	})
 }
 
-// P19: displaced = settle first: an open put lands under nobody.
+// P19: an ambiguous Publish is settled before the next one, so that no late put is
+// applied after it.
 func TestP19UnclearPublish(t *testing.T) {
 	for _, x := range []struct {
 		name          string
@@ -204,13 +204,13 @@ func TestP19UnclearPublish(t *testing.T) {
 				ctx, cancel := context.WithTimeout(b.Context(), time.Second)
 				defer cancel()
 				_, err = s.Publish(ctx, "members/a", []byte("newer"))
-				b.is(err, ErrUnavailable) // nothing is sent before it is settled
+				b.is(err, ErrUnavailable) // nothing is sent before the attempt is settled
 				c.hook(func() { c.blocked, c.fenced = false, x.fenced })
 				_, err = s.Publish(b.Context(), "members/a", []byte("newest"))
 				b.must(err)
 				b.member("newest", s.Lease())
 				if u.land() == nil {
-					b.Fatal("landed late")
+					b.Fatal("applied late")
 				}
 				_, err = old.Publish(b.Context(), "members/a", []byte("back"))
 				b.is(err, ErrConflict)
@@ -222,8 +222,8 @@ func TestP19UnclearPublish(t *testing.T) {
 	}
 }
 
-// Where nobody can settle it, the first Publish stays a first one only while
-// the key is what it was.
+// If the first Publish cannot be settled, the next one is a first one only while the
+// key is unchanged.
 func TestP19UnclearFirstPublishIsNoSecondTakeover(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c := &client{w: b.w}
@@ -250,7 +250,7 @@ func TestP19UnclearFirstPublishIsNoSecondTakeover(t *testing.T) {
 		u := c.catch(publishes)
 		_, err = s.Publish(b.Context(), "members/a", []byte("new"))
 		b.is(err, ErrAmbiguous)
-		time.Sleep(11 * time.Second) // a renewal judges nothing of what is unclear
+		time.Sleep(11 * time.Second) // a renewal does not check an unsettled key
 		displaced, err := s.Publish(b.Context(), "members/a", []byte("newer"))
 		b.must(err)
 		if displaced != other.Lease() {
@@ -263,7 +263,7 @@ func TestP19UnclearFirstPublishIsNoSecondTakeover(t *testing.T) {
 	})
 }
 
-// What an unclear Publish left behind is read, not remembered.
+// After an ambiguous Publish the key is read and not remembered.
 func TestPublishAfterAFencedOne(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -288,9 +288,9 @@ func TestPublishAfterAFencedOne(t *testing.T) {
 	})
 }
 
-// P19: a renewal tells that the key is another's, also where a takeover keeps
-// its Created.
-func TestP19RenewalTells(t *testing.T) {
+// P19: a renewal detects that the key belongs to another session, also on a store
+// where a takeover keeps its Created.
+func TestP19RenewalDetectsATakeover(t *testing.T) {
 	for _, rebind := range []bool{false, true} {
 		inTime(t, func(b *bench) {
 			old := b.session(&settling{client: &client{w: b.w, rebind: rebind}})
@@ -301,7 +301,7 @@ func TestP19RenewalTells(t *testing.T) {
 			}
 			time.Sleep(11 * time.Second)
 			if n := b.seen(func(e StateEvent) bool { return e.Displaced && e.Key == "members/a" && e.Lease == old.Lease() }); n != 1 {
-				b.Fatalf("told %d times", n)
+				b.Fatalf("%d takeovers were reported, want one", n)
 			}
 			b.close(old)
 			b.close(young)
@@ -309,7 +309,7 @@ func TestP19RenewalTells(t *testing.T) {
 	}
 }
 
-// A lock is not published, and a lost lease publishes nothing.
+// A lock cannot be published, and a session whose lease is lost publishes nothing.
 func TestPublishRefused(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, s := b.actor()

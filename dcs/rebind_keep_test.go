@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// P20: where commits work and renewals hang for ever, each move renews the
-// promise.
+// P20: while commits work and renewals hang for ever, each move brings the session a
+// new deadline.
 func TestP20MovesAloneKeepASession(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()
@@ -30,7 +30,7 @@ func TestP20MovesAloneKeepASession(t *testing.T) {
 	})
 }
 
-// P20: renewals hang for ever, and a TTL is just as long as Timing demands. The
+// P20: renewals hang for ever, and the TTL is the shortest that Timing allows. The
 // renewal after a move, which is sent at once, leaves time for the next move.
 func TestP20SlowRenewalLeavesTimeForAMove(t *testing.T) {
 	inTime(t, func(b *bench) {
@@ -54,8 +54,8 @@ func TestP20SlowRenewalLeavesTimeForAMove(t *testing.T) {
 	})
 }
 
-// P20: the fresh lease is renewed as soon as it counts, with or without a
-// Settler where there is nothing to move.
+// P20: the fresh lease is renewed as soon as it is in use. If there is nothing to
+// move, that holds without a Settler too.
 func TestP20FreshLeaseIsRenewedAtOnce(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c := &client{w: b.w, rebind: true}
@@ -84,8 +84,8 @@ func TestP20FreshLeaseIsRenewedAtOnce(t *testing.T) {
 	})
 }
 
-// P19, P20: a published key that another session took over is not moved, and so
-// not written, although no renewal has noticed yet.
+// P19, P20: a published key that another session took over is not moved and so not
+// written, although no renewal has detected that yet.
 func TestP20TakenOverKeyDoesNotMove(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()
@@ -108,8 +108,8 @@ func TestP20TakenOverKeyDoesNotMove(t *testing.T) {
 	})
 }
 
-// P20: a key that is another session's by now does not show the outcome of a
-// move. The next one is read.
+// P20: a key that belongs to another session by now does not show the outcome of a
+// move. The next key is read.
 func TestP20OutcomeIsReadFromOwnKeys(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, s := b.mover()
@@ -120,18 +120,18 @@ func TestP20OutcomeIsReadFromOwnKeys(t *testing.T) {
 		spare := &leaseState{Lease: lease}
 		t := Txn{Then: []Write{PutLeased("a", nil, spare.ID()), PutLeased("b", nil, spare.ID())}}
 		if how := s.readMove(t, spare); how != refused {
-			b.Errorf("a move that left no key: %v", how)
+			b.Errorf("a move of which no key is left: %v", how)
 		}
 		_, err = b.w.apply(Txn{Then: t.Then[1:]}, true)
 		b.must(err)
 		if how := s.readMove(t, spare); how != landed {
-			b.Errorf("a move that left its second key: %v", how)
+			b.Errorf("a move of which the second key is left: %v", how)
 		}
 		b.closeAll()
 	})
 }
 
-// P20: a Grant that is answered after the session ended leaves no lease.
+// P20: a Grant that is answered after the end of the session leaves no lease.
 func TestP20GrantAnsweredAfterTheEnd(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()
@@ -154,7 +154,7 @@ func TestP20GrantAnsweredAfterTheEnd(t *testing.T) {
 	})
 }
 
-// A move that completes after the end changes nothing.
+// A move that completes after the end of the session changes nothing.
 func TestP20MovedAfterTheEnd(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, s := b.mover()
@@ -170,7 +170,7 @@ func TestP20MovedAfterTheEnd(t *testing.T) {
 	})
 }
 
-// P1, P3: the promise of the fresh lease counts from the sending of its Grant.
+// P1, P3: the deadline of the fresh lease counts from the sending of its Grant.
 func TestP20SpareCountsFromItsSending(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// P20, P3: renewals of the old lease work again while the keys are read for the
-// move. The deadline then lies after the fresh lease's, and does not move back:
-// that lease must not get the keys.
+// P20, P3: renewals of the old lease work again while the keys are read for the move.
+// The deadline then lies after that of the fresh lease, and must not move back, so
+// that no key may move to the fresh lease.
 func TestP20OldLeaseIsRenewedMeanwhile(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()
@@ -40,9 +40,9 @@ func TestP20OldLeaseIsRenewedMeanwhile(t *testing.T) {
 	})
 }
 
-// P20, P11: an unclear move that cannot land any more is read back; a reading
-// that fails says nothing of it.
-func TestP20FencedMoveIsReadUntilItTells(t *testing.T) {
+// P20, P11: an ambiguous move that cannot be applied any more is read back, and the
+// read is repeated while it fails.
+func TestP20FencedMoveIsReadUntilItIsKnown(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()
 		h := b.hold(s, "leader")
@@ -71,8 +71,8 @@ func TestP20FencedMoveIsReadUntilItTells(t *testing.T) {
 	})
 }
 
-// While a move is open, one lease's renewal that hangs until the deadline does
-// not keep the other one's answer from counting.
+// While a move is unsettled, the answer of one lease counts although the renewal of
+// the other one hangs until the deadline.
 func TestP20OneLeaseHangs(t *testing.T) {
 	for _, hangs := range []LeaseID{"lease-2", "nobody"} {
 		inTime(t, func(b *bench) {
@@ -101,7 +101,7 @@ func TestP20OneLeaseHangs(t *testing.T) {
 	}
 }
 
-// Nor from judging: what it read counts before the deadline moves.
+// The entries in that answer are checked before the deadline moves.
 func TestP20OneLeaseHangsAndTheKeyIsGone(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// partsMover is a mover with n locks, on a store that takes three keys in a Txn
-// that moves them.
+// partsMover returns a session with n locks on a store that takes three keys in each
+// Txn that moves them.
 func (b *bench) partsMover(n int) (*settling, *Session, []*Hold) {
 	b.Helper()
 	c := &settling{client: &client{w: b.w, rebind: true, ops: 7}}
@@ -47,7 +47,7 @@ func (c *settling) failMovesAfter(n int) {
 	})
 }
 
-// onPart counts the parts of moves that are sent and lets then answer the n-th.
+// onPart counts the parts of moves that are sent and lets then answer part n.
 func (c *settling) onPart(n int64, then func(t Txn, do func() (Revision, error)) (Revision, error)) (sent *atomic.Int64) {
 	sent = &atomic.Int64{}
 	c.hook(func() {
@@ -61,7 +61,7 @@ func (c *settling) onPart(n int64, then func(t Txn, do func() (Revision, error))
 	return sent
 }
 
-// allValid requires that all Holds are valid, for d, and each has its key.
+// allValid checks for d that all Holds are valid and each has its key.
 func (b *bench) allValid(holds []*Hold, d time.Duration) {
 	b.Helper()
 	for range int(d / time.Second) {
@@ -75,7 +75,7 @@ func (b *bench) allValid(holds []*Hold, d time.Duration) {
 	}
 }
 
-// P20: more keys than a Txn takes move in several.
+// P20: more keys than a Txn takes are moved in several Txns.
 func TestP20ManyKeysMoveInParts(t *testing.T) {
 	for _, n := range []int{4, fewReads + 1, 100} {
 		inTime(t, func(b *bench) {
@@ -101,8 +101,8 @@ func TestP20ManyKeysMoveInParts(t *testing.T) {
 	}
 }
 
-// P20: a part of the keys has moved, and the rest cannot. While both leases are
-// renewed all Holds stay valid, and the rest moves when it can.
+// P20: a part of the keys has moved, and the rest cannot move yet. While both leases
+// are renewed all Holds stay valid, and the rest moves later.
 func TestP20TheRestMovesLater(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s, holds := b.partsMover(10)
@@ -119,7 +119,7 @@ func TestP20TheRestMovesLater(t *testing.T) {
 		if s.Lease() != first || b.w.live() != 2 || b.onLease(first) != left {
 			b.Fatalf("lease %s with %d keys, %d alive", s.Lease(), b.onLease(first), b.w.live())
 		}
-		// A key may be acquired, written and given up meanwhile.
+		// A key can be acquired, written and released meanwhile.
 		more := b.hold(s, "more")
 		b.must(holds[0].Update(b.Context(), []byte("young")))
 		b.must(holds[9].Release(b.Context()))
@@ -135,8 +135,8 @@ func TestP20TheRestMovesLater(t *testing.T) {
 	})
 }
 
-// P20: the deadline of a session whose keys are on two leases is the earlier one
-// of both.
+// P20: the deadline of a session whose keys are on two leases is the earlier one of
+// both.
 func TestP20SplitSessionEndsWithItsEarlierLease(t *testing.T) {
 	for _, dead := range []string{"the old lease", "the spare lease"} {
 		t.Run(dead, func(t *testing.T) {
@@ -167,8 +167,8 @@ func TestP20SplitSessionEndsWithItsEarlierLease(t *testing.T) {
 	}
 }
 
-// P14, P20: the store says that the spare lease is gone, and with it the keys
-// that had moved.
+// P14, P20: the store reports that the spare lease is gone, and with it the keys that
+// had moved.
 func TestP20SpareOfASplitSessionIsLost(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s, _ := b.partsMover(10)
@@ -178,7 +178,7 @@ func TestP20SpareOfASplitSessionIsLost(t *testing.T) {
 			c.onRenew = func(context.Context, LeaseID, func() (Renewal, error)) (Renewal, error) { return Renewal{}, errDown() }
 		})
 		c.onPart(4, func(t Txn, do func() (Revision, error)) (Revision, error) {
-			time.Sleep(time.Second) // the other parts have landed
+			time.Sleep(time.Second) // the other parts have been applied
 			b.w.end(t.Lease())
 			return do()
 		})
@@ -188,8 +188,8 @@ func TestP20SpareOfASplitSessionIsLost(t *testing.T) {
 	})
 }
 
-// P20: a move is complete when each of its parts is settled, and no other one
-// begins before.
+// P20: a move is complete when each of its parts is settled, and no other move begins
+// before.
 func TestP20UnclearPart(t *testing.T) {
 	for _, lands := range []bool{false, true} {
 		t.Run(fmt.Sprintf("lands %v", lands), func(t *testing.T) {
@@ -224,9 +224,9 @@ func TestP20UnclearPart(t *testing.T) {
 	}
 }
 
-// P20: without a Settler's answer for one part both leases stay in use, although
-// the other parts have landed.
-func TestP20PartThatNobodyCanSettle(t *testing.T) {
+// P20: if one part cannot be settled, both leases stay in use, although the other
+// parts have been applied.
+func TestP20PartThatCannotBeSettled(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s, holds := b.partsMover(10)
 		first := s.Lease()

@@ -27,8 +27,8 @@ func (b *bench) mover() (*settling, *Session) {
 	return c, b.session(c)
 }
 
-// P20: renewals fail, commits work: the keys move, the token stays, nobody
-// notices.
+// P20: if renewals fail and commits work, the keys move and keep their tokens, and no
+// Hold ends.
 func TestP20KeysMoveToAFreshLease(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()
@@ -36,7 +36,7 @@ func TestP20KeysMoveToAFreshLease(t *testing.T) {
 		_, err := s.Publish(b.Context(), "members/a", []byte("a"))
 		b.must(err)
 		first := s.Lease()
-		// A value that somebody wrote under the guard moves along.
+		// A value that another client wrote under the guard moves along.
 		_, err = b.w.apply(Txn{If: []Cond{h.Guard()}, Then: []Write{PutLeased("leader", []byte("rewritten"), first)}}, true)
 		b.must(err)
 		c.failOn(first)
@@ -62,7 +62,7 @@ func TestP20KeysMoveToAFreshLease(t *testing.T) {
 		b.must(h.Update(b.Context(), []byte("more")))
 		b.must(h.Release(b.Context()))
 		if n := b.seen(func(e StateEvent) bool { return e.To == Lost && !errors.Is(e.Reason, ErrReleased) }); n != 0 {
-			b.Fatalf("%d losses were told", n)
+			b.Fatalf("%d losses were reported", n)
 		}
 		b.close(s)
 		if b.w.live() != 0 {
@@ -71,7 +71,7 @@ func TestP20KeysMoveToAFreshLease(t *testing.T) {
 	})
 }
 
-// Renewals that hang leave time for a move, too.
+// Renewals that hang leave time for a move too.
 func TestP20MoveWhileRenewalsHang(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()
@@ -92,7 +92,7 @@ func TestP20MoveWhileRenewalsHang(t *testing.T) {
 	})
 }
 
-// A session without keys goes on with a fresh lease as well.
+// A session without keys goes on with a fresh lease too.
 func TestP20NothingToMove(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()
@@ -152,7 +152,7 @@ func TestP20NoMove(t *testing.T) {
 	})
 }
 
-// P20: what became of an unclear move is found out before anything else.
+// P20: the outcome of an ambiguous move is determined before any other write.
 func TestP20UnclearMove(t *testing.T) {
 	for _, lands := range []bool{false, true} {
 		for _, fenced := range []bool{false, true} {
@@ -192,7 +192,7 @@ func TestP20UnclearMove(t *testing.T) {
 	}
 }
 
-// P20: Close and loss revoke the spare too, and with it the open move.
+// P20: Close and loss revoke the spare lease too, and with it the unsettled move.
 func TestP20SpareIsRevoked(t *testing.T) {
 	for _, lost := range []bool{false, true} {
 		inTime(t, func(b *bench) {
@@ -214,13 +214,14 @@ func TestP20SpareIsRevoked(t *testing.T) {
 				b.Fatalf("%d leases left", n)
 			}
 			if u.land() == nil {
-				b.Fatal("the move landed on a revoked lease")
+				b.Fatal("the move was applied on a revoked lease")
 			}
 		})
 	}
 }
 
-// The spare is lost while the move is open: the keys may be bound to it.
+// If the spare lease is lost while the move is unsettled, the session ends, because the
+// keys may be bound to it.
 func TestP20SpareLost(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()
@@ -239,8 +240,7 @@ func TestP20SpareLost(t *testing.T) {
 	})
 }
 
-// A key that was lost before the move is found by its reading, and the others
-// move.
+// The read before a move detects a key that was lost, and the other keys move.
 func TestP20LostKeyDoesNotMove(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()
@@ -286,7 +286,7 @@ func TestP20ValueChangesMeanwhile(t *testing.T) {
 	})
 }
 
-// Commits fail too: nothing changes, and no lease is left behind.
+// If commits fail too, nothing changes and no lease is left behind.
 func TestP20CommitsFailToo(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()
@@ -307,7 +307,7 @@ func TestP20CommitsFailToo(t *testing.T) {
 	})
 }
 
-// A Confirm that waits while the keys move is answered by the lease that counts.
+// A Confirm that waits while the keys move is answered from a renewal of the new lease.
 func TestP20ConfirmDuringAMove(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()
@@ -336,14 +336,14 @@ func TestP20ConfirmDuringAMove(t *testing.T) {
 		time.Sleep(15 * time.Second)
 		b.must(h.Confirm(b.Context()))
 		if s.Lease() == first || answered.Load() == 0 {
-			b.Fatal("confirmed by nobody")
+			b.Fatal("confirmed without a renewal of the new lease")
 		}
 		b.close(s)
 	})
 }
 
-// P20: while the move is open the earlier deadline counts, the spare lease's
-// too: the keys may be bound to it.
+// P20: while the move is unsettled the earlier deadline counts, also if it is that of
+// the spare lease, because the keys may be bound to it.
 func TestP20TheEarlierDeadlineCounts(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()
@@ -362,7 +362,7 @@ func TestP20TheEarlierDeadlineCounts(t *testing.T) {
 	})
 }
 
-// A spare lease that breaks the Timing is refused, as the first one would be.
+// A spare lease that breaks the Timing is refused like the first lease.
 func TestP20ShortSpareIsRefused(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// unsettleable answers every Commit that fits as one that nobody can settle.
+// unsettleable makes every Commit that matches ambiguous and impossible to settle.
 func (c *client) unsettleable(fits func(Txn) bool) {
 	c.hook(func() {
 		c.onCommit = func(_ context.Context, t Txn, do func() (Revision, error)) (Revision, error) {
@@ -18,8 +18,8 @@ func (c *client) unsettleable(fits func(Txn) bool) {
 	})
 }
 
-// P20: a write that nobody can settle may land at any time, so the keys stay
-// where they are.
+// P20: a write that cannot be settled may be applied at any time, so the keys must not
+// move.
 func TestP20NoMoveAfterAWriteThatCannotBeSettled(t *testing.T) {
 	for name, write := range map[string]func(*Session, *Hold) error{
 		"update": func(s *Session, h *Hold) error { return h.Update(context.Background(), []byte("new")) },
@@ -47,8 +47,8 @@ func TestP20NoMoveAfterAWriteThatCannotBeSettled(t *testing.T) {
 	}
 }
 
-// P20: a move that nobody can settle is the last one, and until the end both
-// leases are renewed.
+// P20: a move that cannot be settled is the last one, and both leases are renewed
+// until the end.
 func TestP20NoMoveAfterOneThatCannotBeSettled(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()

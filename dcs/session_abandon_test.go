@@ -6,8 +6,7 @@ import (
 	"time"
 )
 
-// An abandoned session leaves its keys until its lease expires, also where it is
-// closed.
+// An abandoned session leaves its keys until its lease expires, also if it is closed.
 func TestAbandonedSessionDeletesNothing(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -18,7 +17,7 @@ func TestAbandonedSessionDeletesNothing(t *testing.T) {
 		b.is(h.Err(), ErrReleased)
 		b.is(s.Err(), ErrReleased)
 		if !isDone(h.Done()) || !isDone(s.Done()) || s.State() != Lost {
-			b.Fatal("not over")
+			b.Fatal("the Hold has not ended")
 		}
 		b.is(h.Release(b.Context()), ErrReleased)
 		b.is(s.Close(b.Context()), ErrReleased)
@@ -41,7 +40,7 @@ func TestAbandonAfterLoss(t *testing.T) {
 		c, s := b.actor()
 		c.hook(func() {
 			c.onRenew = func(_ context.Context, _ LeaseID, do func() (Renewal, error)) (Renewal, error) {
-				_, _ = do() // the store renews, and the answers are lost
+				_, _ = do() // the store renews the lease, and the answers are lost
 				return Renewal{}, errDown()
 			}
 		})
@@ -70,7 +69,7 @@ func TestAbandonAfterClose(t *testing.T) {
 	})
 }
 
-// A Release that waits for a silent store and the Close after it spend one
+// A Release that waits for a silent store and the Close after it together take one
 // budget.
 func TestReleaseAndCloseSpendOneBudget(t *testing.T) {
 	inTime(t, func(b *bench) {
@@ -96,7 +95,7 @@ func TestReleaseAndCloseSpendOneBudget(t *testing.T) {
 	})
 }
 
-// A Close after a Release that was carried out has its whole budget.
+// A Close after a completed Release has its whole budget.
 func TestCloseAfterACompleteRelease(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -112,7 +111,7 @@ func TestCloseAfterACompleteRelease(t *testing.T) {
 	})
 }
 
-// silence lets no Commit and no Revoke be answered.
+// silence makes every Commit and Revoke hang.
 func (c *settling) silence() {
 	c.hook(func() {
 		c.onCommit = func(ctx context.Context, _ Txn, _ func() (Revision, error)) (Revision, error) {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// loseMarker makes the next Commit that fits report that the attempt cannot land
-// any more and that nobody knows whether it had. It does not land.
+// loseMarker makes the next Commit that matches report that the attempt cannot be
+// applied any more and that its outcome is unknown. It is not applied.
 func (c *client) loseMarker(fits func(Txn) bool) {
 	c.hook(func() {
 		c.onCommit = func(_ context.Context, t Txn, do func() (Revision, error)) (Revision, error) {
@@ -24,9 +24,9 @@ func (c *client) loseMarker(fits func(Txn) bool) {
 
 func creates(t Txn) bool { return len(t.If) == 1 && t.If[0].Is == 0 && !t.Then[0].Delete }
 
-// P11 and P17: a session releases a lock while an Update is unclear, and acquires
-// the key again. The copy of that Acquire and its marker are lost. The incarnation
-// that it reads back is the released one, which the pending Release deletes.
+// P11 and P17: a session releases a lock while an Update is ambiguous, and acquires the
+// key again. The copy of that Acquire and its marker are lost. The incarnation that it
+// reads back is the released one, which the pending Release deletes.
 func TestP17NoAcquireWhileARemovalIsPending(t *testing.T) {
 	for range 40 { // the two goroutines that wait for the key come in any order
 		inTime(t, func(b *bench) {
@@ -58,8 +58,8 @@ func TestP17NoAcquireWhileARemovalIsPending(t *testing.T) {
 	}
 }
 
-// P17: a Release that has not got hold of its key yet, because an Update is
-// unclear, keeps every Acquire from it.
+// P17: a Release that waits for its key because an Update is ambiguous keeps every
+// Acquire from the key.
 func TestP17RemovalKeepsTheKey(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, s := b.actor()
@@ -70,7 +70,7 @@ func TestP17RemovalKeepsTheKey(t *testing.T) {
 		defer cancel()
 		b.is(h.Release(ctx), ErrAmbiguous)
 		s.mu.Lock()
-		delete(s.claims, "leader") // as at the moment when the Update is settled
+		delete(s.claims, "leader") // as when the Update is settled
 		early, pending := s.tryClaimLock("leader")
 		s.claims["leader"] = update
 		s.mu.Unlock()
@@ -105,7 +105,7 @@ func TestP17RemovalEnds(t *testing.T) {
 		if !errors.Is(err, errBusy) || acquires.Load() != 0 {
 			b.Errorf("an Acquire began before the removal ended: %v", err)
 		}
-		b.is(b.claimed(s, "other"), nil) // other keys are not concerned
+		b.is(b.claimed(s, "other"), nil) // other keys are free
 		c.hook(func() { c.onCommit = nil })
 		time.Sleep(5 * time.Second)
 		again := b.hold(s, "leader")
@@ -124,8 +124,8 @@ func (b *bench) claimed(s *Session, key string) error {
 	return err
 }
 
-// P11: an entry that was there before the attempt was sent is not the attempt's,
-// although it is bound to the attempt's lease.
+// P11: an entry that existed before the attempt was sent does not belong to the
+// attempt, although it is bound to the attempt's lease.
 func TestP11OlderIncarnationIsNotAdopted(t *testing.T) {
 	for name, seen := range map[string]func(b *bench, s *Session){
 		"committed": func(b *bench, s *Session) {

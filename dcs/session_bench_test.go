@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// bench is a world in virtual time, with what was observed in it.
+// bench is a world in virtual time, with the events observed in it.
 type bench struct {
 	testing.TB
 	w *world
@@ -30,15 +30,15 @@ func inTime(t *testing.T, f func(b *bench)) {
 		defer func() {
 			if t.Failed() {
 				b.closeAll()
-				time.Sleep(10 * time.Minute) // a late answer that is still on its way would panic the bubble
+				time.Sleep(10 * time.Minute) // an answer still on its way would panic in the bubble
 			}
 		}()
 		f(b)
-		time.Sleep(10 * time.Minute) // every late answer has come, every budget is spent
+		time.Sleep(10 * time.Minute) // every late answer has come, and every budget is spent
 		synctest.Wait()
 		for g := range strings.SplitSeq(stacks(), "\n\n") {
-			// One without a bubble is not this test's: a real-time test before it
-			// has returned while its goroutine was about to end.
+			// A goroutine outside the bubble belongs to an earlier test in real time
+			// that returned just before the goroutine ended.
 			inBubble := strings.Contains(g, "synctest bubble")
 			if inBubble && strings.Contains(g, "dcs.(*Session)") && !t.Failed() {
 				t.Errorf("a goroutine is left:\n%s", g)

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// P4: an answer that arrives while the machine wakes up after the deadline
-// revives nothing, although no timer has fired yet and From + TTL lies ahead.
+// P4: an answer that arrives while the machine resumes after the deadline revives
+// nothing, although no timer has fired yet and From + TTL lies ahead.
 func TestP4RenewalAnsweredAfterASuspendRevivesNothing(t *testing.T) {
 	sleep := suspend(t, 0)
 	inTime(t, func(b *bench) {
@@ -28,8 +28,8 @@ func TestP4RenewalAnsweredAfterASuspendRevivesNothing(t *testing.T) {
 	})
 }
 
-// P16: a lock that was taken before a suspend and answered after the deadline
-// is no Hold, although no timer has fired yet.
+// P16: a lock that was taken before a suspend and answered after the deadline does not
+// become a Hold, although no timer has fired yet.
 func TestP16AcquireAnsweredAfterASuspend(t *testing.T) {
 	sleep := suspend(t, 0)
 	inTime(t, func(b *bench) {
@@ -48,7 +48,7 @@ func TestP16AcquireAnsweredAfterASuspend(t *testing.T) {
 	})
 }
 
-// P16: nor is a lock that was answered after Close.
+// P16: a lock that was answered after Close does not become a Hold either.
 func TestP16AcquireAnsweredAfterClose(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -65,8 +65,8 @@ func TestP16AcquireAnsweredAfterClose(t *testing.T) {
 	})
 }
 
-// P3: no attempt is given more time than the session has, neither a renewal nor
-// a move. A backend divides that time among its servers.
+// P3: no attempt, neither a renewal nor a move, gets more time than the session has. A
+// backend divides that time among its servers.
 func TestP3NoAttemptOutlivesTheDeadline(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()

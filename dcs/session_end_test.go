@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// P4: the deadline of a session that has ended moves no more.
+// P4: the deadline of a session that has ended does not move any more.
 func TestP4AnEndedSessionIsNotLive(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, s := b.actor()
@@ -17,12 +17,12 @@ func TestP4AnEndedSessionIsNotLive(t *testing.T) {
 		defer s.mu.Unlock()
 		s.lease.until = s.lease.until.Add(time.Hour)
 		if s.advance() || s.live() || s.remaining() != 0 {
-			b.Fatalf("%v remain of a session that is over", s.remaining())
+			b.Fatalf("%v remain of a session that has ended", s.remaining())
 		}
 	})
 }
 
-// Deadline of a session that is over is the last one there was.
+// Deadline of a session that has ended returns the last deadline.
 func TestDeadlineOfAnEndedSession(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, s := b.actor()
@@ -39,7 +39,7 @@ func TestDeadlineOfAnEndedSession(t *testing.T) {
 	})
 }
 
-// A failure that was overcome is not why a session ends later.
+// A failure before a confirmed renewal is not the cause of a later end.
 func TestReasonOfTheEndIsTheLastFailure(t *testing.T) {
 	sleep := suspend(t, 0)
 	inTime(t, func(b *bench) {
@@ -62,14 +62,14 @@ func TestReasonOfTheEndIsTheLastFailure(t *testing.T) {
 	})
 }
 
-// A lost session leaves its lease alone for the margin, which its owner has to
-// stop in.
+// A lost session does not revoke its lease before the margin has passed, in which its
+// owner has to stop.
 func TestLostSessionRevokesAfterTheMargin(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
 		c.hook(func() {
 			c.onRenew = func(_ context.Context, _ LeaseID, do func() (Renewal, error)) (Renewal, error) {
-				_, _ = do() // the store renews, and the answers are lost
+				_, _ = do() // the store renews the lease, and the answers are lost
 				return Renewal{}, errDown()
 			}
 		})
@@ -86,7 +86,7 @@ func TestLostSessionRevokesAfterTheMargin(t *testing.T) {
 	})
 }
 
-// A lease is revoked once, and one that the store reported lost not at all.
+// A lease is revoked once, and never if the store reported it lost.
 func TestLeaseIsRevokedOnce(t *testing.T) {
 	for name, x := range map[string]struct {
 		end     func(b *bench, c *settling, s *Session)
@@ -131,7 +131,7 @@ func TestLeaseIsRevokedOnce(t *testing.T) {
 	}
 }
 
-// Close deletes the locks; a later Release sends nothing.
+// Close deletes the locks, and a later Release sends nothing.
 func TestReleaseAfterCloseSendsNothing(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -145,7 +145,7 @@ func TestReleaseAfterCloseSendsNothing(t *testing.T) {
 	})
 }
 
-// A session that is over starts nothing and is forgotten by its Store.
+// A session that has ended starts no goroutine and is removed from its Store.
 func TestEndedSessionLeavesNothing(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, s := b.actor()
@@ -204,8 +204,8 @@ func TestConfirmEndsWithTheSession(t *testing.T) {
 	})
 }
 
-// A renewal that is answered after Close reads what Close deleted. That is no
-// takeover.
+// A renewal that is answered after Close finds the keys deleted. That is not reported
+// as a takeover.
 func TestCloseIsNoTakeover(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -229,8 +229,8 @@ func TestCloseIsNoTakeover(t *testing.T) {
 	})
 }
 
-// The lease of a refused NewSession is revoked although the caller's context
-// has ended by then.
+// The lease of a refused NewSession is revoked although the caller's context has ended
+// by then.
 func TestRefusedGrantIsRevokedWithASpentContext(t *testing.T) {
 	inTime(t, func(b *bench) {
 		ctx, cancel := context.WithCancel(b.Context())

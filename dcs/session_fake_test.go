@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// world is a small correct store. Clients of it can be made to misbehave.
+// world is a small correct store. Its clients can be made to misbehave.
 type world struct {
 	mu      sync.Mutex
 	rev     Revision
@@ -23,7 +23,7 @@ func newWorld() *world {
 	return &world{entries: map[string]Entry{}, leases: map[LeaseID]Instant{}, changed: make(chan struct{})}
 }
 
-// bump announces a change. Called under mu.
+// bump starts a new revision and wakes all waiters. Called under mu.
 func (w *world) bump() Revision {
 	w.rev++
 	close(w.changed)
@@ -31,7 +31,7 @@ func (w *world) bump() Revision {
 	return w.rev
 }
 
-// purge ends what has expired. Called under mu.
+// purge ends the expired leases. Called under mu.
 func (w *world) purge() {
 	for id, at := range w.leases {
 		if at.Elapsed() >= 0 {
@@ -50,7 +50,7 @@ func (w *world) endLease(id LeaseID) {
 	w.bump()
 }
 
-// expireBy makes sure that somebody who waits sees the lease end.
+// extend moves the end of a lease and wakes the waiters when it ends.
 func (w *world) extend(id LeaseID, ttl time.Duration) {
 	w.leases[id] = Now().Add(ttl)
 	time.AfterFunc(ttl+time.Millisecond, func() {
@@ -120,8 +120,8 @@ func (w *world) live() int {
 	return len(w.leases)
 }
 
-// client is a Backend over a world. A hook, if set, is given the real thing to
-// do, and does it, or not, or later.
+// client is a Backend over a world. A hook, if set, is called with the real operation
+// and runs it now, later or never.
 type client struct {
 	w      *world
 	rebind bool
@@ -133,7 +133,7 @@ type client struct {
 	onGrant  func(ctx context.Context, do func() (Lease, Renewal, error)) (Lease, Renewal, error)
 	onGet    func(ctx context.Context, key string, do func() (Entry, error)) (Entry, error)
 	onRevoke func(ctx context.Context, id LeaseID, do func() error) error
-	ttl      time.Duration // what is granted, if not what was asked for
+	ttl      time.Duration // the granted TTL, if it is not the requested one
 	sent     []Txn
 	waits    int
 	renewals map[LeaseID]int

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// P18: a Hold is one incarnation of its key. Another one under the session's
+// P18: a Hold is one incarnation of its key. Another incarnation under the session's
 // own lease is not the lock that was taken.
 func TestP18AnotherIncarnationIsLost(t *testing.T) {
 	inTime(t, func(b *bench) {
@@ -24,7 +24,7 @@ func TestP18AnotherIncarnationIsLost(t *testing.T) {
 	})
 }
 
-// P16: an answer counts for the lease that its attempt carried only.
+// P16: an answer counts only for the lease that its attempt carried.
 func TestP16NoHoldUnderAnotherLease(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -52,8 +52,8 @@ func (b *bench) moved() (*settling, *Session, LeaseID) {
 	return c, s, first
 }
 
-// P11, P16: a key on a lease that the session has left is not the doing of an
-// attempt that carried the present one.
+// P11, P16: a key on a lease that the session has left was not written by an attempt
+// that carried the present lease.
 func TestP11ReadBackUnderAnEarlierLease(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s, first := b.moved()
@@ -71,8 +71,8 @@ func TestP11ReadBackUnderAnEarlierLease(t *testing.T) {
 	})
 }
 
-// P20: once the keys have moved, an answer about the old lease says nothing
-// about the session.
+// P20: once the keys have moved, an answer about the old lease does not concern the
+// session.
 func TestP20OldLeaseIsAnsweredLost(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.mover()

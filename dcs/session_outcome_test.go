@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// An Update or a Publish whose outcome is unclear stays unclear although the
-// lease is lost meanwhile, because its value may have been read.
+// An Update or a Publish with an ambiguous outcome stays ambiguous although the lease
+// is lost meanwhile, because other clients may have read its value.
 func TestUnclearWriteOfALostSession(t *testing.T) {
 	for name, write := range map[string]func(b *bench, s *Session, h *Hold) error{
 		"Update": func(b *bench, _ *Session, h *Hold) error { return h.Update(b.Context(), []byte("new")) },
@@ -58,12 +58,12 @@ func TestSessionCloseAfterStoreClose(t *testing.T) {
 		_, s := b.actor()
 		b.close(s)
 		b.must(s.store.Close())
-		b.must(s.Close(b.Context())) // it was confirmed before
+		b.must(s.Close(b.Context())) // the end was confirmed before
 	})
 }
 
-// Publish that runs out of time while others write the key has no conflict to
-// report: no session took the key over.
+// Publish that runs out of time while other clients write the key reports no conflict,
+// because no session took the key over.
 func TestPublishRunsOutOfTimeInContention(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -83,8 +83,8 @@ func TestPublishRunsOutOfTimeInContention(t *testing.T) {
 	})
 }
 
-// A Settler that answers ErrInvalid settles nothing, and asking it again is in
-// vain: the session must not go on for ever.
+// A Settler that returns ErrInvalid settles nothing, and would return it again. The
+// session must not try for ever.
 func TestSettlerThatRefuses(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c := &refusing{client: &client{w: b.w}}
@@ -118,8 +118,8 @@ func (*refusing) Settle(context.Context, *Error) (Revision, error) {
 	return 0, &Error{Kind: ErrInvalid}
 }
 
-// NewSession returns by its context. The lease that it gives up is revoked in
-// the background.
+// NewSession returns by its context. A lease that it does not return is revoked in the
+// background.
 func TestNewSessionReturnsByItsContext(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c := &client{w: b.w, ttl: 12 * time.Second} // too short for the Timing
@@ -147,8 +147,8 @@ func TestNewSessionReturnsByItsContext(t *testing.T) {
 	})
 }
 
-// Close with a context that has ended deletes the lock all the same, in the
-// background and within one budget.
+// Close with a context that has ended still deletes the lock, in the background and
+// within one budget.
 func TestCloseWithAnEndedContext(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, s := b.actor()
@@ -185,7 +185,7 @@ func TestCloseWithAnEndedContext(t *testing.T) {
 			b.Errorf("returned after %v", d)
 		}
 		start = time.Now()
-		b.is(s.Close(b.Context()), ErrUnavailable) // shares the attempt under way
+		b.is(s.Close(b.Context()), ErrUnavailable) // shares the shutdown under way
 		if d := time.Since(start); d != 9*time.Second {
 			b.Errorf("returned after %v more, want the rest of one budget", d)
 		}

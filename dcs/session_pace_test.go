@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Renewals are sent every LoopWait, counted from sending to sending, however
+// Renewals are sent every LoopWait, counted from sending to sending, no matter how
 // slow the store is.
 func TestRenewalsCountFromTheirSending(t *testing.T) {
 	inTime(t, func(b *bench) {
@@ -33,7 +33,7 @@ func TestRenewalsCountFromTheirSending(t *testing.T) {
 	})
 }
 
-// After an outage renewals are as rare as before.
+// After an outage renewals have their normal interval again.
 func TestRenewalsAreRareAgainAfterAnOutage(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -50,7 +50,7 @@ func TestRenewalsAreRareAgainAfterAnOutage(t *testing.T) {
 	})
 }
 
-// A renewal reads the keys that are the session's, and no others.
+// A renewal reads the keys of the session and no others.
 func TestRenewalsReadOwnKeysOnly(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -77,8 +77,8 @@ func TestRenewalsReadOwnKeysOnly(t *testing.T) {
 	})
 }
 
-// P5: the answer to a renewal judges no publication that is younger than its
-// sending.
+// P5: the answer to a renewal is not checked against a publication that is younger than
+// its sending.
 func TestP5PublishedWhileRenewing(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// P18: only a conflict says that an incarnation is gone. A Release that was
-// refused for a dead lease is repeated.
+// P18: only a conflict proves that an incarnation is gone. A Release that was refused
+// because of a dead lease is repeated.
 func TestReleaseRefusedForADeadLease(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -27,8 +27,8 @@ func TestReleaseRefusedForADeadLease(t *testing.T) {
 	})
 }
 
-// P11: a removal that cannot land any more may not have landed. It is repeated;
-// one that was settled as done is not.
+// P11: a deletion that cannot be applied any more may not have been applied, and is
+// repeated. One that was settled as applied is not.
 func TestReleaseAfterSettling(t *testing.T) {
 	for name, x := range map[string]struct {
 		lands, fenced bool
@@ -63,8 +63,8 @@ func TestReleaseAfterSettling(t *testing.T) {
 	}
 }
 
-// Releases that wait for an unclear Update make one removal, which leaves the
-// key free for the next Acquire.
+// Releases that wait for an ambiguous Update share one deletion, which leaves the key
+// free for the next Acquire.
 func TestReleasesShareOneRemoval(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -86,7 +86,7 @@ func TestReleasesShareOneRemoval(t *testing.T) {
 	})
 }
 
-// A Release that waits for an earlier write goes on when the session ends.
+// A Release that waits for an earlier write stops waiting when the session ends.
 func TestReleaseDoesNotOutwaitTheSession(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -110,8 +110,8 @@ func TestReleaseDoesNotOutwaitTheSession(t *testing.T) {
 	})
 }
 
-// A Release of a session that is over deletes the key itself: nothing else
-// would before the lease ends.
+// A Release of a session that has ended deletes the key itself, because no other code
+// would do so before the lease ends.
 func TestReleaseAfterTheEndIsAnswered(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -131,7 +131,7 @@ func TestReleaseAfterTheEndIsAnswered(t *testing.T) {
 	})
 }
 
-// Nothing remains of a Hold that was released, and it is not written any more.
+// A released Hold has no time left, and its key is not written any more.
 func TestReleasedHoldIsOver(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -149,7 +149,7 @@ func TestReleasedHoldIsOver(t *testing.T) {
 	})
 }
 
-// A conflict that names the own incarnation does not say that the lock is lost.
+// A conflict that carries the own incarnation does not mean that the lock is lost.
 func TestUpdateRefusedUnderTheOwnIncarnation(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// TestRules has one case for each rule that a Session keeps. The mutants of
-// internal/mutants show that each case fails without its rule.
+// TestRules has one case for each rule of a Session. The mutants of internal/mutants
+// show that each case fails without its rule.
 func TestRules(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -18,8 +18,8 @@ func TestRules(t *testing.T) {
 		{"P4 a late answer revives nothing", ruleP4},
 		{"P5 an answer judges only Holds made before its sending", ruleP5},
 		{"P6 Valid is false before Release is sent", ruleP6},
-		{"P16 a late yes is given back", ruleP16},
-		{"P17 no Acquire and no adopting while a Release is unclear", ruleP17},
+		{"P16 a lock that is taken late is released", ruleP16},
+		{"P17 no Acquire and no Hold while a Release is ambiguous", ruleP17},
 		{"P18 Release deletes its own incarnation only", ruleP18},
 		{"P19 only the first Publish takes a key over", ruleP19},
 		{"P20 while a move is unsettled both leases are renewed", ruleP20},
@@ -30,7 +30,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// client with Settler, and a session on it.
+// actor returns a client with a Settler, and a session on it.
 func (b *bench) actor() (*settling, *Session) {
 	b.Helper()
 	c := &settling{client: &client{w: b.w}}
@@ -44,18 +44,18 @@ func ruleP3(b *bench) {
 	time.Sleep(29399 * time.Millisecond)
 	b.valid(h, true)
 	if isDone(h.Done()) || isDone(s.Done()) || h.Err() != nil {
-		b.Fatal("over before the deadline")
+		b.Fatal("the Hold ended before the deadline")
 	}
 	time.Sleep(time.Millisecond)
 	b.valid(h, false)
 	if !isDone(h.Done()) || !isDone(s.Done()) || h.Remaining() != 0 {
-		b.Fatal("not over at the deadline")
+		b.Fatal("the Hold did not end at the deadline")
 	}
 	b.is(h.Err(), ErrExpired)
 	b.is(h.Err(), ErrUnavailable)
 	b.is(h.Confirm(b.Context()), ErrExpired)
 	if errors.Is(h.Err(), ErrLost) {
-		b.Fatal("nobody said that it is lost")
+		b.Fatal("no event reports the loss")
 	}
 }
 
@@ -115,14 +115,14 @@ func ruleP16(b *bench) {
 	h, err := s.TryAcquire(b.Context(), "leader", nil)
 	b.is(err, ErrAmbiguous)
 	if h != nil {
-		b.Fatal("a Hold beside an error")
+		b.Fatal("a Hold in addition to an error")
 	}
 	time.Sleep(3 * time.Second)
 	b.must(u.land())
 	c.hook(func() { c.blocked = false })
 	time.Sleep(10 * time.Second)
 	if e, found := b.w.get("leader"); found {
-		b.Fatalf("an orphan lock that is renewed for ever: %+v", e)
+		b.Fatalf("a lock without an owner is renewed for ever: %+v", e)
 	}
 	h = b.hold(s, "leader")
 	b.valid(h, true)
@@ -183,7 +183,7 @@ func ruleP19(b *bench) {
 		if displaced != old.Lease() {
 			b.Fatalf("displaced %q, want %q", displaced, old.Lease())
 		}
-		// Before its renewal tells it, and after.
+		// Before its renewal reports the takeover, and after that.
 		for range 2 {
 			_, err = old.Publish(b.Context(), key, []byte("old, again"))
 			b.is(err, ErrConflict)
@@ -192,9 +192,9 @@ func ruleP19(b *bench) {
 		if e, _ := b.w.get(key); string(e.Value) != "young" || e.Lease != young.Lease() {
 			b.Fatalf("written back: %+v", e)
 		}
-		told := b.seen(func(e StateEvent) bool { return e.Displaced && e.Key == key && e.Lease == old.Lease() })
-		if told != 1 {
-			b.Fatalf("told %d times", told)
+		reported := b.seen(func(e StateEvent) bool { return e.Displaced && e.Key == key && e.Lease == old.Lease() })
+		if reported != 1 {
+			b.Fatalf("reported %d times", reported)
 		}
 		b.must(lock.Confirm(b.Context()))
 		_, err = young.Publish(b.Context(), key, []byte("young, again"))

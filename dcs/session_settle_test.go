@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// P17: a new Acquire waits for the settling, then takes the lock.
+// P17: a new Acquire waits until the earlier one is settled, and then takes the lock.
 func TestP17AcquireWaitsForTheSettling(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		inTime(t, func(b *bench) {
@@ -25,10 +25,10 @@ func TestP17AcquireWaitsForTheSettling(t *testing.T) {
 			h, err := s.Acquire(b.Context(), "leader", nil)
 			b.must(err)
 			if late && h.Token() == u.rev {
-				b.Fatal("the late yes was adopted")
+				b.Fatal("the late success was adopted")
 			}
 			if u.land() == nil {
-				b.Fatal("the settled attempt still landed")
+				b.Fatal("the settled attempt was still applied")
 			}
 			time.Sleep(time.Minute)
 			b.valid(h, true)
@@ -37,8 +37,8 @@ func TestP17AcquireWaitsForTheSettling(t *testing.T) {
 	}
 }
 
-// P17: where nobody can settle, an unclear Acquire ends the session, and with
-// the lease the attempt.
+// P17: if the store cannot settle, an ambiguous Acquire ends the session, and the end
+// of the lease resolves the attempt.
 func TestP17UnclearAcquireWithoutSettlerEndsTheSession(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c := &client{w: b.w}
@@ -57,8 +57,8 @@ func TestP17UnclearAcquireWithoutSettlerEndsTheSession(t *testing.T) {
 	})
 }
 
-// P11: an attempt that can not land any more is read back: bound to the
-// attempt's lease is a yes.
+// P11: an attempt that cannot be applied any more is read back. If the key is bound to
+// the attempt's lease, the attempt succeeded.
 func TestP11FencedAcquireIsReadBack(t *testing.T) {
 	for _, x := range []struct {
 		name  string
@@ -99,7 +99,7 @@ func TestP11FencedAcquireIsReadBack(t *testing.T) {
 	}
 }
 
-// P11 and P16 together: what is found out after Acquire returned is given back.
+// P11 and P16 together: a lock that is found after Acquire has returned is released.
 func TestP11ReadBackInTheBackground(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -113,18 +113,18 @@ func TestP11ReadBackInTheBackground(t *testing.T) {
 		b.is(err, ErrAmbiguous)
 		time.Sleep(5 * time.Second)
 		if _, found := b.w.get("leader"); !found {
-			b.Fatal("deleted on a guess")
+			b.Fatal("deleted without proof")
 		}
 		c.hook(func() { c.onGet = nil })
 		time.Sleep(5 * time.Second)
 		if _, found := b.w.get("leader"); found {
-			b.Fatal("an orphan lock")
+			b.Fatal("a lock without an owner is left")
 		}
 		b.close(s)
 	})
 }
 
-// The last word of a Settler, too, leads to the reading.
+// A Settler's final ErrAmbiguous leads to the read too.
 func TestP11SettledAsFenced(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -136,13 +136,13 @@ func TestP11SettledAsFenced(t *testing.T) {
 		c.hook(func() { c.blocked, c.fenced = false, true })
 		time.Sleep(5 * time.Second)
 		if _, found := b.w.get("leader"); found {
-			b.Fatal("an orphan lock")
+			b.Fatal("a lock without an owner is left")
 		}
 		b.close(s)
 	})
 }
 
-// P14: a Commit bound to the lease was refused because the lease is gone.
+// P14: a Commit bound to the lease is refused because the lease is gone.
 func TestP14DeadLeaseEndsTheSession(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, s := b.actor()
@@ -156,14 +156,14 @@ func TestP14DeadLeaseEndsTheSession(t *testing.T) {
 	})
 }
 
-// P16: a yes counts for nothing when the session is over by then.
-func TestP16YesAfterTheDeadline(t *testing.T) {
+// P16: a success has no effect if the session has ended by then.
+func TestP16SuccessAfterTheDeadline(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
 		refuseAll(c.client)
 		c.onCommit = func(_ context.Context, _ Txn, do func() (Revision, error)) (Revision, error) {
 			rev, err := do()
-			time.Sleep(2 * time.Second) // past the deadline, whatever the context says
+			time.Sleep(2 * time.Second) // past the deadline, ignoring the context
 			return rev, err
 		}
 		time.Sleep(28 * time.Second)
@@ -179,8 +179,8 @@ func TestP16YesAfterTheDeadline(t *testing.T) {
 	})
 }
 
-// While the write is under way the context's end leaves it unclear, and a late
-// yes is given back.
+// If the context ends while the write is under way, the outcome is ambiguous, and a
+// lock that was taken after all is released.
 func TestAcquireCutShortWhileCommitting(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -201,13 +201,13 @@ func TestAcquireCutShortWhileCommitting(t *testing.T) {
 		b.is(err, context.DeadlineExceeded)
 		time.Sleep(time.Second)
 		if _, found := b.w.get("leader"); found {
-			b.Fatal("the late yes was not given back")
+			b.Fatal("the lock was not released after the late success")
 		}
 		b.close(s)
 	})
 }
 
-// A store that is silent ends the waiting.
+// A silent store ends the waiting.
 func TestAcquireOnASilentStore(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -255,7 +255,7 @@ func TestReleaseUnclear(t *testing.T) {
 	}
 }
 
-// A Release that the store refused is not forgotten.
+// A Release that the store refused is repeated.
 func TestReleaseGoesOnInTheBackground(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -278,8 +278,8 @@ func TestReleaseGoesOnInTheBackground(t *testing.T) {
 	})
 }
 
-// An unclear Update is settled before the next write of the key; a Release
-// meanwhile makes Valid false at once and does its work when it can.
+// An ambiguous Update is settled before the next write of the key. A Release meanwhile
+// makes Valid false at once and deletes the key as soon as it can.
 func TestReleaseBehindAnUnclearUpdate(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -296,7 +296,7 @@ func TestReleaseBehindAnUnclearUpdate(t *testing.T) {
 		c.hook(func() { c.blocked = false })
 		time.Sleep(5 * time.Second)
 		if _, found := b.w.get("leader"); found || u.land() == nil {
-			b.Fatal("the release was forgotten, or the update landed late")
+			b.Fatal("the Release was dropped, or the Update was applied late")
 		}
 		b.close(s)
 	})
@@ -315,8 +315,8 @@ func TestCloseEndsUnclearAttempts(t *testing.T) {
 	})
 }
 
-// A lease that was found dead while settling is a no like any other: the key is
-// free to be tried again.
+// A lease that was found dead while settling is a definite failure, so that the key can
+// be tried again.
 func TestSettledAsLost(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()

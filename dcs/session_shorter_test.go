@@ -22,8 +22,8 @@ func (c *client) shorten(life time.Duration) {
 	})
 }
 
-// P3: a later renewal with a shorter life brings the deadline forward. Otherwise
-// another session takes the lock while this one is still valid.
+// P3: a later renewal with a shorter TTL moves the deadline back. Otherwise another
+// session could take the lock while this one is still valid.
 func TestP3ShorterLife(t *testing.T) {
 	for _, rebind := range []bool{false, true} {
 		inTime(t, func(b *bench) {
@@ -57,7 +57,7 @@ func TestP3ShorterLife(t *testing.T) {
 	}
 }
 
-// P3: Done is closed at the earlier deadline also when no method is called.
+// P3: Done is closed at the earlier deadline also if no method is called.
 func TestP3TimerMovesBackWithTheDeadline(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -69,13 +69,13 @@ func TestP3TimerMovesBackWithTheDeadline(t *testing.T) {
 		start := time.Now()
 		<-h.Done()
 		if d, want := time.Since(start), 12*time.Second-Margin(12*time.Second); d != want {
-			b.Errorf("over after %v, want %v", d, want)
+			b.Errorf("ended after %v, want %v", d, want)
 		}
 		b.close(s)
 	})
 }
 
-// P3: a life that is over when its answer comes ends the session.
+// P3: a renewal whose TTL has passed when its answer arrives ends the session.
 func TestP3ShorterLifeIsOver(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Status changes with each renewal and has the last one's error.
+// Status changes with each renewal and carries the last renewal's error.
 func TestSessionStatus(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -57,7 +57,7 @@ func TestSessionStatus(t *testing.T) {
 	})
 }
 
-// Status of a session whose deadline has passed says so.
+// Status of a session whose deadline has passed reports its end.
 func TestSessionStatusAtTheDeadline(t *testing.T) {
 	sleep := suspend(t, 0)
 	inTime(t, func(b *bench) {
@@ -91,7 +91,7 @@ func TestSessionStatusOfADisplacedKey(t *testing.T) {
 	})
 }
 
-// An unclear NewSession says that a lease may be left.
+// An ambiguous NewSession reports that a lease may be left.
 func TestUnclearNewSessionNamesTheLease(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c := &client{w: b.w}
@@ -106,7 +106,7 @@ func TestUnclearNewSessionNamesTheLease(t *testing.T) {
 			}
 		}
 		if strings.Contains(err.Error(), "write") {
-			b.Errorf("speaks of a write: %v", err)
+			b.Errorf("the error names a write: %v", err)
 		}
 	})
 }

@@ -23,7 +23,7 @@ func TestSessionLife(t *testing.T) {
 			b.must(h.Confirm(b.Context()))
 		}
 		if s.State() != Held || s.Err() != nil || h.Err() != nil || isDone(h.Done()) || isDone(s.Done()) {
-			b.Fatal("a session that is renewed is over")
+			b.Fatal("a session that is renewed has ended")
 		}
 		if left := h.Remaining(); left <= 29*time.Second || left > 29400*time.Millisecond {
 			b.Fatalf("%v remain after a renewal, want about 29.4 s", left)
@@ -40,7 +40,7 @@ func TestSessionLife(t *testing.T) {
 		b.valid(h, false)
 		b.is(h.Err(), ErrReleased)
 		if _, found := b.w.get("leader"); found {
-			b.Fatal("released, and still there")
+			b.Fatal("the key still exists after Release")
 		}
 		again := b.hold(s, "leader")
 		if again.Token() <= h.Token() {
@@ -54,13 +54,13 @@ func TestSessionLife(t *testing.T) {
 		_, err := s.TryAcquire(b.Context(), "leader", nil)
 		b.is(err, ErrReleased)
 		if _, found := b.w.get("leader"); found || b.w.live() != 0 {
-			b.Fatal("closed, and something is left in the store")
+			b.Fatal("keys or leases are left in the store after Close")
 		}
 		b.close(s)
 	})
 }
 
-func TestSessionTellsWhoHolds(t *testing.T) {
+func TestConflictCarriesTheHolder(t *testing.T) {
 	inTime(t, func(b *bench) {
 		a, o := b.plain(), b.plain()
 		h := b.hold(a, "leader")
@@ -68,7 +68,7 @@ func TestSessionTellsWhoHolds(t *testing.T) {
 		b.is(err, ErrConflict)
 		var e *Error
 		if !errors.As(err, &e) || e.Current == nil || string(e.Current.Value) != "me" || e.Current.Created != h.Token() || e.Op != "TryAcquire" {
-			b.Fatalf("the conflict does not say who holds: %+v", e)
+			b.Fatalf("the conflict does not carry the holder: %+v", e)
 		}
 		_, err = a.TryAcquire(b.Context(), "leader", nil)
 		b.is(err, ErrConflict)
@@ -117,7 +117,7 @@ func TestAcquireWaits(t *testing.T) {
 		}()
 		time.Sleep(time.Minute)
 		if n := c.count("leader"); n != 1 {
-			b.Fatalf("%d attempts while the lock was held: that is polling", n)
+			b.Fatalf("%d attempts while the lock was held, which is polling", n)
 		}
 		before := time.Now()
 		b.must(h.Release(b.Context()))
@@ -126,7 +126,7 @@ func TestAcquireWaits(t *testing.T) {
 			b.Fatalf("handed over after %v", waited)
 		}
 		b.valid(next, true)
-		// The holder's death is noticed too.
+		// The crash of the holder is detected too.
 		go func() {
 			h, err := a.Acquire(context.Background(), "leader", nil)
 			if err != nil {
@@ -158,7 +158,7 @@ func TestAcquireEndsWithItsContext(t *testing.T) {
 	})
 }
 
-// The acquire context governs the waiting, not the Hold.
+// The context of Acquire bounds the waiting and not the Hold.
 func TestAcquireContextDoesNotGovernTheHold(t *testing.T) {
 	inTime(t, func(b *bench) {
 		s := b.plain()
@@ -226,7 +226,7 @@ func TestStoreCloseEndsSessions(t *testing.T) {
 		b.is(h.Err(), ErrClosed)
 		b.is(s.Err(), ErrClosed)
 		if !isDone(h.Done()) || !isDone(s.Done()) {
-			b.Fatal("not done")
+			b.Fatal("Done is not closed")
 		}
 		b.is(s.Close(b.Context()), ErrClosed)
 		_, err = st.NewSession(b.Context(), SessionOptions{})
@@ -234,7 +234,7 @@ func TestStoreCloseEndsSessions(t *testing.T) {
 	})
 }
 
-// Close of a lost session revokes at once what the loss would revoke later.
+// Close of a lost session revokes at once, before the margin has passed.
 func TestSessionCloseAfterLoss(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
@@ -249,7 +249,7 @@ func TestSessionCloseAfterLoss(t *testing.T) {
 	})
 }
 
-// Close is bounded, whatever the store does.
+// Close is bounded, no matter how the store behaves.
 func TestSessionCloseIsBounded(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c := &client{w: b.w}
@@ -260,17 +260,17 @@ func TestSessionCloseIsBounded(t *testing.T) {
 			c.onCommit = func(ctx context.Context, _ Txn, _ func() (Revision, error)) (Revision, error) { return 0, hang(ctx) }
 		})
 		start := time.Now()
-		b.must(s.Close(b.Context())) // the revoking succeeds in the half that is left
+		b.must(s.Close(b.Context())) // the revoke succeeds in the half that is left
 		if d := time.Since(start); d != 5*time.Second {
 			b.Fatalf("took %v", d)
 		}
 		if _, found := b.w.get("leader"); found {
-			b.Fatal("still there")
+			b.Fatal("the key still exists")
 		}
 	})
 }
 
-// Close leaves no goroutine behind, also when a renewal is slow to end.
+// Close leaves no goroutine behind, also if a renewal is slow to end.
 func TestSessionCloseWaitsForItsGoroutines(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c := &client{w: b.w}
@@ -371,13 +371,13 @@ func TestGateKeepsTheSessionFromRenewing(t *testing.T) {
 		b.is(s.Err(), ErrExpired)
 		b.is(s.Err(), hung)
 		if c.renewed(s.Lease()) != 0 || b.w.granted != 1 {
-			b.Fatal("renewed all the same")
+			b.Fatal("renewed although the gate refused it")
 		}
 		b.close(s)
 	})
 }
 
-// Callbacks may ask the session, and come in order, also when they are slow.
+// Callbacks may call the session, and events arrive in order, also if they are slow.
 func TestCallbacksMayAsk(t *testing.T) {
 	inTime(t, func(b *bench) {
 		var held atomic.Pointer[Hold]
@@ -403,7 +403,7 @@ func TestCallbacksMayAsk(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if len(got) != 2 || got[0] != Held || got[1] != Lost {
-			b.Errorf("told %v", got)
+			b.Errorf("received %v", got)
 		}
 	})
 }

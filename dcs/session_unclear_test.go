@@ -6,16 +6,16 @@ import (
 	"sync"
 )
 
-// settling is a client that can settle what unclear makes.
+// settling is a client that can settle the attempts of unclear.
 type settling struct {
 	*client
-	blocked bool // cannot settle now
-	fenced  bool // answers with the last word only
-	lost    bool // says no because the lease was found dead
+	blocked bool // cannot settle for now
+	fenced  bool // returns only ErrAmbiguous with Fenced set
+	lost    bool // returns ErrLost because the lease was found dead
 	settled int
 }
 
-// unclear is a Commit that nobody has heard of yet.
+// unclear is an ambiguous Commit whose effect the test decides later.
 type unclear struct {
 	mu     sync.Mutex
 	do     func() (Revision, error)
@@ -62,7 +62,7 @@ func (s *settling) Settle(_ context.Context, e *Error) (Revision, error) {
 	return 0, &Error{Kind: ErrConflict}
 }
 
-// catch makes the next Commit that fits unclear, and keeps it back.
+// catch makes the next Commit that matches ambiguous, and holds it back.
 func (c *client) catch(fits func(Txn) bool) *unclear {
 	u := &unclear{}
 	c.hook(func() {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// walker is one member that contends for a lock over a network that loses
-// answers and delivers late.
+// walker is one member that contends for a lock over a network that loses answers and
+// delivers late.
 type walker struct {
 	b  *bench
 	c  *settling
@@ -19,7 +19,7 @@ type walker struct {
 	st *Store
 }
 
-// walk is what the members' holds are checked against.
+// walk records the members' holds and checks them.
 type walk struct {
 	mu    sync.Mutex
 	holds []*Hold
@@ -38,7 +38,7 @@ func (w *walk) took(b *bench, h *Hold) {
 	w.taken++
 }
 
-// check is called all the time: one Valid Hold at most, and it has its key.
+// check is called continually. At most one Hold is Valid, and it has its key.
 func (w *walk) check(b *bench) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -95,7 +95,7 @@ func (k *walker) renew(ctx context.Context, _ LeaseID, do func() (Renewal, error
 		return Renewal{}, ctx.Err()
 	case k.chance(10):
 		r, err := do()
-		time.Sleep(k.some(40 * time.Second)) // late, and true all the same
+		time.Sleep(k.some(40 * time.Second)) // the answer is late and still true
 		return r, err
 	case k.chance(60):
 		time.Sleep(k.some(time.Second))
@@ -126,7 +126,7 @@ func rest(ctx context.Context, d time.Duration) {
 	}
 }
 
-// go takes the lock, uses it and gives it up, over and over.
+// go acquires the lock, uses it and releases it, repeatedly.
 func (k *walker) run(ctx context.Context, w *walk) {
 	for ctx.Err() == nil {
 		s, err := k.st.NewSession(ctx, SessionOptions{})
@@ -142,7 +142,7 @@ func (k *walker) run(ctx context.Context, w *walk) {
 				w.took(k.b, h)
 				k.use(ctx, s, h)
 			} else if s.Err() == nil && errors.Is(err, ErrLost) {
-				k.b.Errorf("lost, and the session goes on: %v", err)
+				k.b.Errorf("lost, although the session goes on: %v", err)
 			}
 			if s.Err() != nil || ctx.Err() != nil {
 				break
@@ -165,7 +165,7 @@ func (k *walker) use(ctx context.Context, s *Session, h *Hold) {
 			_, _ = s.Publish(ctx, "members/"+string(s.Lease()), []byte{byte(k.some(3))})
 		}
 		if errors.Is(h.Err(), ErrLost) && s.Err() == nil {
-			k.b.Errorf("nobody took the lock, and it is lost: %v", h.Err())
+			k.b.Errorf("lost, although no other member took the lock: %v", h.Err())
 		}
 	}
 	if k.chance(80) {
@@ -173,9 +173,10 @@ func (k *walker) use(ctx context.Context, s *Session, h *Hold) {
 	}
 }
 
-// walkFor lets three members contend for so long, with late and lost requests,
-// failing renewals and moves from lease to lease: no two Holds are ever Valid at
-// once, none without its key, tokens rise, and in the end nothing is stuck.
+// walkFor lets three members contend for the lock for d, with late and lost requests,
+// failing renewals and moves from lease to lease. No two Holds are ever Valid at the
+// same moment, none is Valid without its key, tokens rise, and no member is blocked at
+// the end.
 func walkFor(b *bench, seed uint64, d time.Duration) {
 	ctx, cancel := context.WithTimeout(b.Context(), d)
 	defer cancel()

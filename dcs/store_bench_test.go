@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// What a Store adds to a call: with a context that has no deadline, with one
-// that is the budget already, and with an observer.
+// The cost of a Store for each call: with a context that has no deadline, with one that
+// is the budget already, and with an observer.
 func BenchmarkStoreGet(b *testing.B) {
 	backend := &scripted{get: func(context.Context, string) (Entry, error) { return Entry{}, nil }}
 	within, cancel := context.WithTimeout(context.Background(), time.Minute)

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// scripted is a Backend whose every answer a test writes down. A method that
-// has no script fails the call in words that no sentinel matches.
+// scripted is a Backend whose answers a test provides. A method without a script fails
+// the call with an error that matches no sentinel.
 type scripted struct {
 	caps     Caps
 	get      func(context.Context, string) (Entry, error)
@@ -86,7 +86,7 @@ func (b *scriptedSettler) Settle(ctx context.Context, e *Error) (Revision, error
 	return b.settle(ctx, e)
 }
 
-// scriptedLease is a Lease whose answers a test writes down.
+// scriptedLease is a Lease whose answers a test provides.
 type scriptedLease struct {
 	renew  func(context.Context, []string) (Renewal, error)
 	revoke func(context.Context) error

@@ -25,7 +25,7 @@ func TestClose(t *testing.T) {
 	var stays, goes endFunc
 	stays = func(reason error) {
 		if b.closed.Load() != 0 {
-			t.Error("the backend was closed before what stands on it had ended")
+			t.Error("the backend was closed before the Sessions had ended")
 		}
 		ended = append(ended, reason)
 		s.unregister(&stays) // as a Session does
@@ -55,8 +55,8 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// A call that Close cuts short is ErrClosed; of one that may have written
-// something that is not all that has to be said.
+// A call that Close cuts short returns ErrClosed. A call that may have written something
+// must be ErrAmbiguous as well.
 func TestCloseUnderACall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cut := make(chan struct{})
@@ -123,11 +123,11 @@ func TestObserverSeesEveryCall(t *testing.T) {
 			t.Errorf("a call that was not made is reported: %+v", events)
 		}
 	})
-	AnsweredBy(t.Context(), "h1") // nobody observes: nothing happens
+	AnsweredBy(t.Context(), "h1") // has no effect without an Observer
 }
 
-// An outage is two lines, however many calls fail in it, and a flapping store
-// does not fill the disk.
+// An outage is logged with two lines, no matter how many calls fail in it, and a
+// flapping store does not fill the log.
 func TestOutagesAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer

@@ -27,7 +27,7 @@ func newStore(t testing.TB, b Backend, o Options) *Store {
 	return s
 }
 
-// calls are all methods that talk to a backend, each with a sound argument.
+// calls are all methods that call the backend, each with a valid argument.
 func calls(s *Store) map[string]func(context.Context) error {
 	lease := &storeLease{s: s, l: &scriptedLease{}}
 	return map[string]func(context.Context) error{
@@ -94,7 +94,7 @@ func TestNothingIsSentWhenClosedOrFinished(t *testing.T) {
 	}
 }
 
-// untilDone blocks until its context ends and fails as its test says.
+// untilDone blocks until its context ends and fails with the error that its test sets.
 func untilDone(fail func(context.Context) error) *scriptedSettler {
 	b := &scriptedSettler{}
 	b.get = func(ctx context.Context, _ string) (Entry, error) { <-ctx.Done(); return Entry{}, fail(ctx) }
@@ -152,12 +152,12 @@ func testBudget(t *testing.T, fail func(context.Context) error, limit time.Durat
 			t.Errorf("%s took %v, want %v", name, took, want)
 		}
 		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrUnavailable) {
-			t.Errorf("%s: %v matches not both", name, err)
+			t.Errorf("%s: %v does not match both", name, err)
 		}
 	}
 }
 
-// A definite answer stays one, whatever ended while it was on its way.
+// A definite answer stays definite, even if the context or the Store ended meanwhile.
 func TestDefiniteAnswersStayDefinite(t *testing.T) {
 	for _, kind := range []error{ErrConflict, ErrLost} {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -174,8 +174,8 @@ func TestDefiniteAnswersStayDefinite(t *testing.T) {
 	}
 }
 
-// Wait takes as long as its context and ends with that one's bare error, while
-// the store answers.
+// While the store answers, Wait takes as long as its context and returns the bare error
+// of that context.
 func TestWaitIsExempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStore(t, untilDone(context.Context.Err), Options{})
@@ -200,7 +200,7 @@ func TestWaitIsExempt(t *testing.T) {
 			t.Errorf("%v becomes %v", c.err, err)
 		}
 	}
-	// An inner cancellation that is not the caller's is the store's silence.
+	// An inner cancellation that is not the caller's is an outage of the store.
 	b := &scripted{wait: func(context.Context, string, Revision) (Snapshot, error) { return Snapshot{}, context.Canceled }}
 	if _, err := newStore(t, b, Options{}).Wait(t.Context(), "", 0); KindOf(err) != ErrUnavailable {
 		t.Errorf("an inner cancellation becomes %v", err)
@@ -229,7 +229,7 @@ func TestNew(t *testing.T) {
 	}
 	s := newStore(t, anonymous{&scripted{}}, Options{})
 	if _, err := s.Get(t.Context(), "k"); !strings.Contains(err.Error(), `dcs: dcs: Get "k"`) {
-		t.Errorf("a backend without a name is called otherwise than its package: %v", err)
+		t.Errorf("a backend without a Name is not called by its package: %v", err)
 	}
 }
 
@@ -312,7 +312,7 @@ func TestSettle(t *testing.T) {
 	}
 	fenced := &Error{Kind: ErrAmbiguous, Fenced: true}
 	if _, err := s.Settle(t.Context(), fenced); any(err) != any(fenced) {
-		t.Errorf("the last word becomes %v", err)
+		t.Errorf("the final error becomes %v", err)
 	}
 	for name, s := range map[string]*Store{"no Settler": newStore(t, &scripted{}, Options{}), "no handle": s} {
 		e := *open
@@ -325,7 +325,7 @@ func TestSettle(t *testing.T) {
 		}
 	}
 	if b.sent.Load() != 0 {
-		t.Error("what cannot be settled was sent")
+		t.Error("an attempt that cannot be settled was sent")
 	}
 	for name, c := range map[string]struct {
 		answer  error
@@ -356,7 +356,7 @@ func TestSettle(t *testing.T) {
 		}
 		var e *Error
 		if errors.As(err, &e) && e.Attempt != c.attempt {
-			t.Errorf("%s: what is left to settle is %v, want %v", name, e.Attempt, c.attempt)
+			t.Errorf("%s: the attempt left to settle is %v, want %v", name, e.Attempt, c.attempt)
 		}
 	}
 	done, cancel := context.WithCancel(t.Context())
@@ -364,6 +364,6 @@ func TestSettle(t *testing.T) {
 	_, err := s.Settle(done, open)
 	var e *Error
 	if !errors.As(err, &e) || e.Attempt != "first" {
-		t.Errorf("with a finished context nothing is left to settle: %v", err)
+		t.Errorf("with a finished context no attempt is left to settle: %v", err)
 	}
 }

@@ -84,7 +84,7 @@ func errText(err error) string {
 
 var suggestion = regexp.MustCompile(`TTL (\S+), LoopWait (\S+), RetryTimeout (\S+) works`)
 
-// suggested reads the settings that an error's text says work.
+// suggested parses the settings that an error's text suggests.
 func suggested(t *testing.T, err error) []Timing {
 	t.Helper()
 	var out []Timing
@@ -101,7 +101,7 @@ func suggested(t *testing.T, err error) []Timing {
 	return out
 }
 
-// anyDuration draws from the whole range, its ends and its small values more
+// anyDuration draws from the whole range, and draws its ends and its small values more
 // often than chance would.
 func anyDuration() time.Duration {
 	switch rand.N(8) {
@@ -118,8 +118,8 @@ func anyDuration() time.Duration {
 	}
 }
 
-// Whatever is wrong, the setting that the message suggests is accepted under
-// the same Caps, and what is accepted keeps the rule.
+// For every fault, the setting that the message suggests is accepted under the same
+// Caps, and every accepted setting keeps the rule.
 func TestTimingSuggestionsWork(t *testing.T) {
 	var faulty, sound int
 	for range 30_000 {

@@ -64,12 +64,12 @@ func TestTxnCheck(t *testing.T) {
 			}
 		}
 		if b.sent.Load() != 0 {
-			t.Errorf("%s: it was sent", name)
+			t.Errorf("%s: the Txn was sent", name)
 		}
 	}
 }
 
-// The faults found by comparing all pairs and by the index are the same.
+// Comparing all pairs and using the index find the same faults.
 func TestTxnCheckIsTheSameForMany(t *testing.T) {
 	keys := []string{"a", "a/b", "a/b/c", "ab", "a b", "b", "b/a", "a/c"}
 	for i := range len(keys) * len(keys) * len(keys) {
@@ -117,7 +117,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// Writes that are few but long are divided as well.
+// Writes that are few but long are split too.
 func TestTxnPartsKeepTheLimits(t *testing.T) {
 	for caps, want := range map[Caps]int{
 		{}:                                 1,

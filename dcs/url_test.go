@@ -96,7 +96,7 @@ func TestParseURLRefuses(t *testing.T) {
 	}
 }
 
-// A URL made by hand prints no secret either.
+// A URL that was built by hand prints no secret either.
 func TestURLStringHidesSecrets(t *testing.T) {
 	u := URL{Scheme: "mem", Hosts: []string{"user:hunter2@h1:1"}, Path: "/r", Params: map[string]string{"password": "hunter2", "id": "a"}}
 	if got, want := u.String(), "mem://h1:1/r?id=a&password=xxxxx"; got != want {
@@ -104,7 +104,7 @@ func TestURLStringHidesSecrets(t *testing.T) {
 	}
 }
 
-// roundTrip checks that what String writes is read as the same URL.
+// roundTrip checks that the result of String is parsed as the same URL.
 func roundTrip(t *testing.T, u *URL) {
 	t.Helper()
 	text := u.String()
@@ -127,7 +127,7 @@ func FuzzParseURL(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw string) {
 		u, err := ParseURL(raw)
 		if strings.Contains(raw, "@") && errText(err) != "dcs: ParseURL: invalid argument: "+errUserinfo.Error() {
-			t.Fatalf("what may carry a password is answered with %v", err)
+			t.Fatalf("a URL that may contain a password is answered with %v", err)
 		}
 		if err != nil {
 			if u != nil || KindOf(err) != ErrInvalid || strings.ContainsAny(err.Error(), "\n\x00") {
@@ -137,7 +137,7 @@ func FuzzParseURL(f *testing.F) {
 		}
 		for name := range u.Params {
 			if secretName(name) {
-				t.Fatalf("%q: option %q was let in", raw, name)
+				t.Fatalf("%q: option %q was accepted", raw, name)
 			}
 		}
 		roundTrip(t, u)

@@ -55,8 +55,8 @@ func TestWatch(t *testing.T) {
 	})
 }
 
-// A store that nothing was ever written to is at revision 0, and is waited for
-// like any other.
+// A store to which nothing was ever written is at revision 0, and Watch waits for it
+// like for any other.
 func TestWatchFromRevisionZero(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &scripted{}
@@ -80,8 +80,8 @@ func TestWatchFromRevisionZero(t *testing.T) {
 	})
 }
 
-// Errors are yielded and the watch goes on, with pauses that stay short; the
-// first tree after an outage is the next one.
+// Errors are yielded and the watch goes on, with pauses that stay short. The first tree
+// after an outage is the next one.
 func TestWatchOutlivesAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &scripted{}
@@ -127,7 +127,7 @@ func TestWatchOutlivesAnOutage(t *testing.T) {
 }
 
 // After an answer the pauses are short again.
-func TestWatchPausesBeginAnew(t *testing.T) {
+func TestWatchPausesAreShortAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := 0
 		b := &scripted{}
@@ -151,7 +151,7 @@ func TestWatchPausesBeginAnew(t *testing.T) {
 	})
 }
 
-// A backend that goes backwards is an error, not a tree, and no busy loop.
+// A backend that goes backwards is an error and no tree, and causes no busy loop.
 func TestWatchNeverGoesBackwards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &scripted{}
@@ -184,7 +184,7 @@ func TestWatchEnds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The loop's context: in the middle of a pause, and without a word.
+		// The loop's context ends in the middle of a pause: no error is yielded.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		begin, errs := time.Now(), 0
@@ -196,7 +196,7 @@ func TestWatchEnds(t *testing.T) {
 		if took := time.Since(begin); took != time.Second || errs == 0 {
 			t.Errorf("ended after %v and %d errors", took, errs)
 		}
-		// A closed Store: one ErrClosed, at once.
+		// A closed Store yields one ErrClosed at once.
 		time.AfterFunc(time.Second, func() { _ = s.Close() })
 		begin = time.Now()
 		var last error
