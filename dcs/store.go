@@ -195,7 +195,7 @@ func (s *Store) Commit(ctx context.Context, t Txn) (Revision, error) {
 // error. A nil error reports that the Commit was applied, at the returned revision.
 // [ErrConflict] and [ErrLost] report that it was not applied and never will be. An
 // *[Error] of kind ErrAmbiguous reports that the outcome is still open. If its Fenced
-// is set, the Commit cannot be applied any more, and it is unknown for good whether
+// is set, the Commit cannot be applied any more, and Settle cannot determine whether
 // it was. After any other error Settle may be called again with the returned error.
 //
 // If the backend cannot settle, or the error has nothing to settle, Settle returns an
