@@ -8,8 +8,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// Backend is one node of the cluster, as a store: it serves every call,
-// whichever node leads. Make it with New; close it with Close.
+// A Backend is one node of the cluster. It serves every call, whichever node leads.
+// Callers must make it with New and end it with Close.
 type Backend struct {
 	frontend
 	node   *node
@@ -26,11 +26,10 @@ var (
 	_ dcs.Settler = (*Backend)(nil)
 )
 
-// New starts the node that c describes and returns it as a store. It returns
-// once the node runs, and does not wait for the cluster to have a leader: the
-// first call does, within its budget. A fault in the settings, a port in use,
-// a data directory that is not this node's or can not be read: each is an
-// error at once, and leaves nothing open.
+// New starts the node that c describes. It returns once the node runs, and does not
+// wait for the cluster to have a leader. The first call waits for one, within its
+// budget. New fails at once, and leaves nothing open, if a setting is wrong, the port
+// is in use, or the data directory belongs to another node or cannot be read.
 func New(ctx context.Context, c Config) (*Backend, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, openError(dcs.ErrUnavailable, "%w", err)
@@ -48,7 +47,7 @@ func newBackend(c Config, w nodeDeps) (*Backend, error) {
 	return b, nil
 }
 
-// newBackendOn returns a store on n that ends with life.
+// newBackendOn returns a Backend on n that ends with life.
 func newBackendOn(n *node, life context.Context) *Backend {
 	b := &Backend{node: n, config: n.config}
 	b.init(nodeCaller{n}, life, n.config.Timing, n.config.MinTTL)
@@ -58,14 +57,14 @@ func newBackendOn(n *node, life context.Context) *Backend {
 	return b
 }
 
-// Status returns what this node knows of itself and of the cluster. It asks
-// nobody and never blocks.
+// Status returns this node's view of itself and of the cluster. It sends no request
+// and never blocks.
 func (b *Backend) Status() Status { return b.node.status() }
 
-// Close ends the node. It is idempotent and returns within a few seconds,
-// whatever the disk and the network do; calls under way return ErrClosed. A
-// node that leads hands the lead over first, which takes the others a few
-// milliseconds instead of an election; after a second it no longer waits.
+// Close ends the node. It is idempotent and returns within a few seconds, even if
+// the disk or the network hangs. Calls in progress return ErrClosed. A leader first
+// transfers the leadership, which takes the others a few milliseconds instead of an
+// election. It waits for that for at most a second.
 func (b *Backend) Close() error {
 	b.closing.Do(func() {
 		b.closed = b.node.close()

@@ -9,11 +9,11 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
-// clientHolder holds the client that this backend's commands belong to (P15).
+// clientHolder holds the client under which this backend numbers its commands (P15).
 type clientHolder struct {
 	mu      sync.Mutex
 	present *sequence
-	opening chan struct{} // closed when the opening under way ends; nil = none
+	opening chan struct{} // closed when the opening in progress ends; nil if there is none
 }
 
 // sequence numbers the commands of one client.
@@ -24,7 +24,7 @@ type sequence struct {
 	next  uint64
 	low   uint64 // every number below is settled
 	open  map[uint64]struct{}
-	freed chan struct{} // closed when low rises; nil while nobody waits
+	freed chan struct{} // closed when low rises; nil while no caller waits
 }
 
 func newSequence(id uint64) *sequence {
@@ -58,7 +58,7 @@ func (s *sequence) begin(ctx context.Context, closed <-chan struct{}) (seq, low 
 	}
 }
 
-// end settles a number: no answer to it is needed any more.
+// end marks a number as settled. No answer to it is needed any more.
 func (s *sequence) end(seq uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -82,8 +82,8 @@ func (s *sequence) lowest() uint64 {
 	return s.low
 }
 
-// client returns the client of this backend, and makes one where there is
-// none. An outcome with an error says why there is none.
+// client returns the client of this backend, and makes one if there is none. If it
+// cannot, the outcome has the error.
 func (b *frontend) client(ctx context.Context) (*sequence, outcome) {
 	h := &b.clients
 	for {
@@ -108,7 +108,7 @@ func (b *frontend) client(ctx context.Context) (*sequence, outcome) {
 	}
 }
 
-// openClient makes the client that everybody waits for.
+// openClient makes the client that all callers wait for.
 func (b *frontend) openClient(ctx context.Context) (*sequence, outcome) {
 	s, o := b.newClient(ctx)
 	h := &b.clients
@@ -119,8 +119,8 @@ func (b *frontend) openClient(ctx context.Context) (*sequence, outcome) {
 	return s, o
 }
 
-// newClient makes a client. Copies of the entry make clients that nobody uses,
-// and that are forgotten in time; none is ever made twice.
+// newClient makes a client. Copies of the entry make further clients, which are
+// never used and are discarded in time. No client is made twice.
 func (b *frontend) newClient(ctx context.Context) (*sequence, outcome) {
 	c := &state.Command{Kind: state.KindOpen}
 	rand.Read(c.Nonce[:])
@@ -131,7 +131,7 @@ func (b *frontend) newClient(ctx context.Context) (*sequence, outcome) {
 	return newSequence(uint64(o.reply.result.Revision)), outcome{}
 }
 
-// dropClient forgets a client that the cluster does not know any more.
+// dropClient discards a client that the cluster does not know any more.
 func (b *frontend) dropClient(s *sequence) {
 	h := &b.clients
 	h.mu.Lock()

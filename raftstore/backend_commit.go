@@ -9,10 +9,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
-// Commit applies t if all its conditions hold. Every copy of it that is sent
-// bears one number, so that it is applied at most once (P15). What stays
-// unclear is cancelled within the budget; if that fails too, the error is
-// ErrAmbiguous and can be settled.
+// Commit applies t if all its conditions hold. All copies that are sent bear the same
+// number, so that t is applied at most once (P15). If the outcome is unknown, Commit
+// cancels t within the budget. If that fails too, the error is ErrAmbiguous, and the
+// caller may pass it to Settle.
 func (b *frontend) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
 	key := ""
 	if len(t.Then) > 0 {
@@ -26,8 +26,8 @@ func (b *frontend) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) 
 	return b.verdict(a, r, dcs.ErrUnavailable)
 }
 
-// verdict turns the result of a Commit into its answer; withdrawn is the kind
-// of answer to a Commit that was cancelled in time.
+// verdict turns the result of a Commit into its return values. withdrawn is the kind
+// of the error for a Commit that was cancelled before it was applied.
 func (b *frontend) verdict(a *unsettled, r state.Result, withdrawn error) (dcs.Revision, error) {
 	switch r.Status {
 	case state.StatusDone:
@@ -50,9 +50,9 @@ func (b *frontend) verdict(a *unsettled, r state.Result, withdrawn error) (dcs.R
 	}
 }
 
-// execute brings a numbered command into the log and returns its result. An
-// error is ready to be returned to the caller of op. A part of the budget is
-// kept back for a Cancel.
+// execute proposes a numbered command and returns its result. Its error can be
+// returned to the caller of op as it is. A part of the budget is reserved for a
+// Cancel.
 func (b *frontend) execute(whole context.Context, a *unsettled, c *state.Command) (state.Result, error) {
 	deadline := time.Now().Add(b.retryTimeout) //nolint:forbidigo // contexts speak this clock; monotonic
 	if own, ok := whole.Deadline(); ok && own.Before(deadline) {
@@ -75,14 +75,14 @@ func (b *frontend) execute(whole context.Context, a *unsettled, c *state.Command
 		switch {
 		case o.err != nil && o.unclear:
 			return b.clear(whole, deadline, a, o)
-		case o.err != nil: // no copy was taken, and none is under way
+		case o.err != nil: // no copy was proposed, and none is in flight
 			s.end(seq)
 			return state.Result{}, b.unavailable(ctx, a.op, a.key, o)
 		case o.reply.result.Status == state.StatusUnknownClient:
 			b.dropClient(s)
 			if !o.unclear {
-				// Its only copy found the client forgotten: a definite no.
-				// The same may be tried under a new client.
+				// The only copy reached a cluster that had discarded the
+				// client, so it was not applied. A new client may try again.
 				continue
 			}
 		}
@@ -91,8 +91,8 @@ func (b *frontend) execute(whole context.Context, a *unsettled, c *state.Command
 	}
 }
 
-// clear settles what stayed unclear with what is left of the budget, and hands
-// it to the background where that is not enough.
+// clear settles an unclear command within the rest of the budget, and leaves it to
+// the background if that is not enough.
 func (b *frontend) clear(whole context.Context, deadline time.Time, a *unsettled, o outcome) (state.Result, error) {
 	ctx, cancel := context.WithDeadline(whole, deadline)
 	defer cancel()

@@ -11,10 +11,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
-// expirySlack is what an expiry may take beyond its due time: a log entry.
+// expirySlack is the time that an expiry may take after it is due, for a log entry.
 const expirySlack = 200 * time.Millisecond
 
-// leaseHandle is a lease as its holder sees it.
+// leaseHandle is the holder's end of a lease.
 type leaseHandle struct {
 	b  *frontend
 	id dcs.LeaseID
@@ -33,7 +33,7 @@ func (b *frontend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs
 	if err != nil {
 		var e *dcs.Error
 		if errors.As(err, &e) {
-			e.Attempt = nil // the background settles it; nobody holds the lease
+			e.Attempt = nil // it is settled in the background; no caller holds the lease
 		}
 		return nil, dcs.Renewal{}, err
 	}
@@ -78,16 +78,16 @@ func (h *leaseHandle) Renew(ctx context.Context, keys ...string) (dcs.Renewal, e
 	for _, e := range entries {
 		b.floor.Raise(e.Modified)
 	}
-	return renewal(from, first.ttl, entries), nil // P4: true however late it is
+	return renewal(from, first.ttl, entries), nil // P4: it holds however late it arrives
 }
 
-// renew confirms the lease in one call, which reads at most maxRenewKeys keys.
-// from is when that call's answered copy was sent.
+// renew confirms the lease in one call, which reads at most maxRenewKeys keys. from
+// is the time at which the answered copy of that call was sent.
 func (h *leaseHandle) renew(ctx context.Context, keys []string) (from dcs.Instant, rep reply, err error) {
 	b := h.b
 	r := &request{op: opRenew, lease: h.id, keys: keys}
 	o := b.nodes.ask(ctx, r)
-	from = o.sent // P1: the sending of the copy that is answered
+	from = o.sent // P1: when the answered copy was sent
 	switch {
 	case o.err != nil:
 		return from, rep, b.unavailable(ctx, "Renew", "", o)

@@ -22,8 +22,8 @@ type unsettled struct {
 	result *state.Result // set once it is known
 }
 
-// settle asks for the outcome, and makes sure that there is one: a command
-// that was not applied by then never will be (P15).
+// settle returns the outcome and makes it final. A command that was not applied by
+// then never will be (P15).
 func (a *unsettled) settle(ctx context.Context) (state.Result, error) {
 	if r, ok := a.known(); ok {
 		return r, nil
@@ -35,7 +35,7 @@ func (a *unsettled) settle(ctx context.Context) (state.Result, error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	// Another settling may have been faster, and have freed the number.
+	// A concurrent settle may have been faster, and have freed the number.
 	if a.result == nil {
 		a.result = &o.reply.result
 		a.client.end(a.seq)
@@ -52,18 +52,18 @@ func (a *unsettled) known() (state.Result, bool) {
 	return *a.result, true
 }
 
-// Settle answers for good what became of an ambiguous Commit: its revision, or
-// a definite no. See dcs.Settler.
+// Settle returns the final outcome of an ambiguous Commit: its revision, or an error
+// that says that it was not applied. See dcs.Settler.
 func (b *frontend) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, error) {
 	if e == nil {
-		return 0, b.fail("Settle", "", dcs.ErrInvalid, "", errors.New("no error was given"))
+		return 0, b.fail("Settle", "", dcs.ErrInvalid, "", errors.New("the error to settle is nil: pass the error of an ambiguous Commit"))
 	}
 	a, ok := e.Attempt.(*unsettled)
 	if !ok || a.b != b {
 		if e.Fenced {
 			return 0, e
 		}
-		return 0, b.fail("Settle", e.Key, dcs.ErrInvalid, "", errors.New("the error is not of an ambiguous Commit of this store"))
+		return 0, b.fail("Settle", e.Key, dcs.ErrInvalid, "", errors.New("the error is not that of an ambiguous Commit of this store"))
 	}
 	ctx, cancel := b.budget(ctx)
 	defer cancel()
@@ -76,8 +76,8 @@ func (b *frontend) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, erro
 	return b.verdict(a, r, dcs.ErrConflict)
 }
 
-// settler settles in the background what callers gave up: until then the
-// cluster keeps the answers to everything that came after it.
+// settler settles the commands that callers gave up, in the background. Until then
+// the cluster keeps the answers to all later commands.
 type settler struct {
 	b       *frontend
 	mu      sync.Mutex
@@ -86,7 +86,7 @@ type settler struct {
 	closed  bool
 }
 
-// close lets nothing more begin in the background. It must be called before
+// close prevents further background work. It must be called before
 // Backend.running is waited for.
 func (s *settler) close() {
 	s.mu.Lock()

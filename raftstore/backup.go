@@ -17,10 +17,10 @@ import (
 
 // BackupInfo describes a backup.
 type BackupInfo struct {
-	// Root and Incarnation are those of the cluster that it was made of.
+	// Root and Incarnation are those of the cluster from which the backup was made.
 	Root        string
 	Incarnation string
-	// Revision is the newest one whose effect it has, Term that of its log entry.
+	// Revision is the newest one that the backup includes, Term that of its log entry.
 	Revision dcs.Revision
 	Term     uint64
 	// Keys and Leases count those in the backup. LongestTTL is that of a lease. Backup
@@ -30,16 +30,16 @@ type BackupInfo struct {
 	LongestTTL time.Duration
 }
 
-// Backup writes the whole state of the cluster to w, as it was at one moment
-// between the call and its return: everything that was acknowledged before the
-// call is in it. Any node that takes part serves the call. The stream has
-// checksums and a version; [Restore] begins a new cluster with it. It is valid
-// only if Backup returned without an error: write it to a temporary name, sync it,
-// and rename it then.
+// Backup writes the whole state of the cluster to w, as it was at one moment between
+// the call and its return. All writes that were acknowledged before the call are in
+// it. Any node that takes part serves the call. The stream has checksums and a
+// version. [Restore] begins a new cluster with it. It is valid only if Backup
+// returned without an error. Callers should write it to a temporary name, sync it,
+// and then rename it.
 //
-// Backup makes a snapshot on this node's disk and reads it. Its first part is
-// bounded by RetryTimeout, like other calls. How long w may take is bounded by
-// ctx alone, which is looked at between two writes.
+// Backup makes a snapshot on this node's disk and reads it. RetryTimeout bounds the
+// first of these steps, as it bounds other calls. Only ctx bounds the time that w may
+// take. Backup checks ctx between two writes.
 func (b *Backend) Backup(ctx context.Context, w io.Writer) (BackupInfo, error) {
 	meta, content, err := b.backupSource(ctx)
 	if err != nil {
@@ -56,8 +56,8 @@ func (b *Backend) Backup(ctx context.Context, w io.Writer) (BackupInfo, error) {
 	return info, nil
 }
 
-// backupSource returns a snapshot that has everything that was acknowledged
-// before the call.
+// backupSource returns a snapshot with all writes that were acknowledged before the
+// call.
 func (b *Backend) backupSource(ctx context.Context) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	ctx, cancel := b.budget(ctx)
 	defer cancel()
@@ -82,11 +82,11 @@ func (b *Backend) backupSource(ctx context.Context) (*raft.SnapshotMeta, io.Read
 	return nil, nil, b.fail("Backup", "", dcs.ErrUnavailable, "", withContext(ctx, err))
 }
 
-// errPartEnded says that Raft ended on this node.
+// errPartEnded reports that Raft ended on this node.
 var errPartEnded = errors.New("this node's part in Raft has ended")
 
-// snapshotFrom returns a snapshot that ends at an index or later, which this node
-// has applied. It makes one if there is none.
+// snapshotFrom returns a snapshot that ends at index, which this node has applied, or
+// later. It makes one if there is none.
 func (m *member) snapshotFrom(ctx context.Context, index uint64) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	for {
 		if list, err := m.snaps.List(); err == nil && len(list) > 0 && list[0].Index >= index {
@@ -103,7 +103,7 @@ func (m *member) snapshotFrom(ctx context.Context, index uint64) (*raft.Snapshot
 			return nil, nil, errPartEnded
 		}
 		if err != nil {
-			// Raft makes none while a change of the configuration is under way.
+			// Raft makes none while a change of the configuration is in progress.
 			remote.Pause(ctx, commitTimeout)
 		}
 		if ctx.Err() != nil {

@@ -16,14 +16,14 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// Client is a store on a cluster of nodes in other processes. It has no data
-// directory and no vote. Make it with NewClient; close it with Close. All methods
-// are safe for concurrent use.
+// A Client uses a cluster of nodes in other processes as a store. It has no data
+// directory and no vote. Callers must make it with NewClient and end it with Close.
+// All methods are safe for concurrent use.
 type Client struct {
 	frontend
 	config  ClientConfig
 	conns   *transport.Client
-	net     clientNetwork // conns, or what a test made of it
+	net     clientNetwork // conns, or a test's wrapper of it
 	pool    *endpoint.Pool
 	copy    remote.Replica
 	end     context.CancelCauseFunc
@@ -41,13 +41,13 @@ var (
 	_ dcs.Settler = (*Client)(nil)
 )
 
-// clientNetwork makes calls to nodes. It is a [transport.Client] but for tests.
+// clientNetwork makes calls to nodes. It is a [transport.Client] except in tests.
 type clientNetwork interface {
 	Call(ctx context.Context, addr string, op byte, body []byte) ([]byte, error)
 	Open(ctx context.Context, addr string, body []byte) (stream, error)
 }
 
-// stream is a [transport.Stream] but for tests.
+// stream is a [transport.Stream] except in tests.
 type stream interface {
 	Recv(ctx context.Context) ([]byte, error)
 	Close()
@@ -65,9 +65,9 @@ func (c clientConns) Open(ctx context.Context, addr string, body []byte) (stream
 	return s, nil
 }
 
-// NewClient returns a client. It starts to connect in the background and does not
-// wait for it: the first call does, within its budget. Settings that cannot work
-// are ErrInvalid, all of them at once.
+// NewClient returns a client, which connects in the background. NewClient does not
+// wait for a connection. The first call does, within its budget. If settings are
+// wrong, the error matches dcs.ErrInvalid and names all of them.
 func NewClient(c ClientConfig) (*Client, error) {
 	return newClientOn(c, func(n clientNetwork) clientNetwork { return n })
 }
@@ -105,15 +105,15 @@ func newClientOn(config ClientConfig, wrap func(clientNetwork) clientNetwork) (*
 	return c, nil
 }
 
-// Endpoints returns the addresses of the nodes that are known, the best first.
+// Endpoints returns the known addresses of the nodes, the best first.
 func (c *Client) Endpoints() []string { return c.pool.Endpoints() }
 
 // Incarnation names the cluster that the client belongs to, as Status does. It is
 // empty before the first connection. Nodes of another incarnation are refused.
 func (c *Client) Incarnation() string { return incarnationText(c.conns.Incarnation()) }
 
-// Close ends the client. It is idempotent; calls under way return ErrClosed. The
-// client's leases run out as those of a process that died.
+// Close ends the client. It is idempotent. Calls in progress return ErrClosed. The
+// client's leases expire like those of a process that died.
 func (c *Client) Close() error {
 	c.closing.Do(func() {
 		c.end(dcs.ErrClosed)
@@ -126,8 +126,8 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// topology returns the addresses of all nodes, for the Pool. A node that answers
-// at an address that is known keeps it: it may be the one of a proxy.
+// topology returns the addresses of all nodes, for the Pool. A node that answers at a
+// known address keeps it, because it may be the address of a proxy.
 func (c *Client) topology(ctx context.Context) ([]endpoint.Listed, error) {
 	o := c.ask(ctx, &request{op: opMembership, change: memberRequest{verb: verbList}})
 	if o.err != nil {
@@ -145,7 +145,7 @@ func (c *Client) topology(ctx context.Context) ([]endpoint.Listed, error) {
 	return listed, nil
 }
 
-// ready asks the store one question, for Open.
+// ready sends one request to the store, for Open.
 func (c *Client) ready(ctx context.Context) error {
 	_, err := c.Get(ctx, "holdfast")
 	if errors.Is(err, dcs.ErrNotFound) {

@@ -13,9 +13,9 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// ask puts r to one node after another, hedged, until one answers or ctx ends. All
-// operations may be sent twice: reads and renewals by nature, and commands because
-// each has a number (P13, P15).
+// ask sends r to one node after another, hedged, until one answers or ctx ends. All
+// operations may be sent twice. Reads and renewals are idempotent, and each command
+// has a number (P13, P15).
 func (c *Client) ask(ctx context.Context, r *request) outcome {
 	vote := c.askVoter(ctx, r)
 	defer vote.end()
@@ -55,8 +55,8 @@ func classOf(op byte) endpoint.Class {
 	return endpoint.Read
 }
 
-// try sends one copy of a request to the node at addr. A failure that wraps
-// ErrNotSent says that this copy did nothing and never will.
+// try sends one copy of a request to the node at addr. If the failure wraps
+// ErrNotSent, this copy had no effect and never will.
 func (c *Client) try(ctx context.Context, addr string, op byte, body []byte) (reply, error) {
 	answer, err := c.net.Call(ctx, addr, op, body)
 	if err != nil {
@@ -72,7 +72,7 @@ func (c *Client) try(ctx context.Context, addr string, op byte, body []byte) (re
 	case rep.kind.isFinal():
 		return rep, nil
 	case rep.kind == replyNotDone, rep.kind == replyNotLeader:
-		// It lives. That it knows no leader is no fault of its own while the
+		// The node is alive. It is not at fault for knowing no leader while the
 		// others know none either.
 		return reply{}, &remote.Failure{Endpoint: addr, Err: notDone{rep.text}, Refused: true, Doubt: true}
 	default:
@@ -80,13 +80,13 @@ func (c *Client) try(ctx context.Context, addr string, op byte, body []byte) (re
 	}
 }
 
-// notDone is the word of a node that a request did nothing and never will.
+// notDone is a node's assurance that a request had no effect and never will.
 type notDone struct{ text string }
 
 func (e notDone) Error() string { return e.text }
 func (notDone) Unwrap() error   { return transport.ErrNotSent }
 
-// clientFailure is a failure of a connection.
+// clientFailure returns the failure of a connection.
 func clientFailure(addr string, err error) error {
 	refused := errors.Is(err, transport.ErrNotSent)
 	if refused && remote.IsLocal(err) {
@@ -99,10 +99,10 @@ func clientFailure(addr string, err error) error {
 	return f
 }
 
-// leaderAt is an address at which the node that leads answers.
+// leaderAt is an address at which the leader answers.
 type leaderAt struct{ node, addr string }
 
-// learn notes which node leads.
+// learn records which node leads.
 func (c *Client) learn(leader string) {
 	if leader == "" {
 		return
@@ -119,9 +119,9 @@ func (c *Client) learn(leader string) {
 	c.pool.Leads(known.addr)
 }
 
-// seen notes how far the changes of the store are: a stream that stays behind is
-// left. Entries of the log that change no key do not count, because a stream
-// brings their revisions with its next beat only.
+// seen records the newest revision of a changed key, so that the client leaves a
+// stream that stays behind it. Entries of the log that change no key do not count,
+// because a stream brings their revisions only with its next beat.
 func (c *Client) seen(r *reply) {
 	var newest dcs.Revision
 	for i := range r.entries {
@@ -141,7 +141,7 @@ func (c *Client) probe(ctx context.Context, addr string) (leads bool, err error)
 	return rep.leader != "" && rep.leader == c.conns.NodeAt(addr), nil
 }
 
-// keysSince reads the keys one by one: each fits a reply.
+// keysSince reads the keys one by one, because each fits into a reply.
 func (c *Client) keysSince(ctx context.Context, _ dcs.Revision, keys []string) ([]dcs.Entry, error) {
 	var out []dcs.Entry
 	for _, key := range keys {
@@ -154,8 +154,8 @@ func (c *Client) keysSince(ctx context.Context, _ dcs.Revision, keys []string) (
 	return out, nil
 }
 
-// explain says that no node accepts this client, where the call itself has only
-// waited for another one: it needs an operator.
+// explain adds to err that no node accepts this client, if that is so. The call itself
+// may only have waited for another node, and an operator must act.
 func (c *Client) explain(err error) error {
 	if errors.Is(err, transport.ErrPeerRefused) {
 		return err

@@ -17,7 +17,7 @@ const DefaultPort = "7001"
 // exampleClientURL is the form of a client's URL.
 const exampleClientURL = "raft://10.0.0.1:7001,10.0.0.2:7001,10.0.0.3:7001/pg/main"
 
-// ClientConfig describes a client of a cluster: a program that is no node and has
+// ClientConfig describes a client of a cluster, a program that is not a node and has
 // no data directory. Endpoints and Root are mandatory.
 type ClientConfig struct {
 	// Endpoints are addresses (host:port) of some nodes. DefaultPort is used
@@ -28,30 +28,32 @@ type ClientConfig struct {
 	// TLS switches mutual TLS on. CertFile is the client's certificate. It must
 	// be signed by the authority of the nodes, for client use, and needs no name;
 	// see "Certificates" in the package's documentation. Names are those of the
-	// nodes; a node that has none there must prove the host of its address.
+	// nodes. A node without a name there must prove the host of its address.
 	TLS *TLS
 	// PlaintextBeyondLoopback allows addresses beyond loopback without TLS.
 	PlaintextBeyondLoopback bool
-	// Timing is what the programs on this store use. Timeouts and keepalive are
-	// derived from it; see dcs.Timing.WithDefaults for zero fields.
+	// Timing must be that of the programs that use this store. Timeouts and keepalive
+	// are derived from it; see dcs.Timing.WithDefaults for zero fields.
 	Timing dcs.Timing
-	// MinTTL is the shortest lease granted. It should be that of the nodes, and
-	// has the same default where they have the same Timing.
+	// MinTTL is the shortest lease granted. It should be that of the nodes. The
+	// defaults are equal if the Timings are.
 	MinTTL time.Duration
-	// NoDiscovery keeps to Endpoints and does not ask the nodes for their
-	// addresses, for nodes whose addresses in Peers cannot be reached from here.
+	// NoDiscovery limits the client to Endpoints. It does not ask the nodes for
+	// their addresses. Set it if the addresses in the nodes' Peers cannot be reached
+	// from here.
 	NoDiscovery bool
 	// Resolver looks up the hosts' names; nil means the system's. Each address of
 	// a name is an endpoint. Names are looked up again when an endpoint fails, and
 	// every three RetryTimeouts.
 	Resolver *net.Resolver
-	// Logger receives what an operator needs to know; nil means silent.
+	// Logger receives the events that an operator should know of. Nil disables
+	// logging.
 	Logger *slog.Logger
-	// Observer receives the decisions about endpoints; the zero value is off.
+	// Observer receives the decisions about endpoints. The zero value disables it.
 	Observer dcs.Observer
 }
 
-// check returns c with its defaults filled in, or every fault at once.
+// check returns c with its defaults filled in, or an error with every fault.
 func (c ClientConfig) check() (ClientConfig, error) {
 	f := &faults{}
 	if len(c.Endpoints) == 0 {
@@ -87,7 +89,7 @@ func (c ClientConfig) connections(id string) transport.ClientOptions {
 }
 
 const (
-	// leastClientDial and mostClientDial bound what a client's dial may take.
+	// leastClientDial and mostClientDial bound the time of a client's dial.
 	leastClientDial = 500 * time.Millisecond
 	mostClientDial  = 3 * time.Second
 )

@@ -12,15 +12,17 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
-// A renewal needs the word of a majority (P2). The node that leads has its own, and
-// asks others: a round trip more. A client asks a voter itself while its request is
-// on the way, and the reply of the leader holds if both are in one term.
+// A renewal needs the answers of a majority (P2). The leader has its own and asks
+// other voters, which costs another round trip. A client asks one voter itself while
+// its request is in flight. The reply of the leader then holds if both are in one
+// term.
 //
 // The voter may have answered before the leader did. A newer leader may have been
 // elected in between, but not before the voter was asked: a renewal counts from then.
 // See docs/decisions/0021.
 
-// voterRest is how long no voter is asked after one that did not answer in time.
+// voterRest is the time for which no voter is asked after one has not answered in
+// time.
 const voterRest = time.Second
 
 // voterAt is the server that a client asks for its term.
@@ -31,7 +33,7 @@ type voterAt struct {
 	until  dcs.Instant   // not zero: it did not answer, and is not asked until then
 }
 
-// vote is the question to a voter that one renewal asked. A nil *vote is none.
+// vote is the question that one renewal has put to a voter. A nil *vote is none.
 type vote struct {
 	c      *Client
 	at     *voterAt
@@ -40,8 +42,8 @@ type vote struct {
 	term   chan uint64 // one term, 0 if there was no answer
 }
 
-// askVoter asks a voter for its term, if r is a renewal that goes to the node that
-// leads, and names the voter in r.
+// askVoter asks a voter for its term, if r is a renewal and the leader is known, and
+// names the voter in r.
 func (c *Client) askVoter(ctx context.Context, r *request) *vote {
 	if r.op != opRenew {
 		return nil
@@ -70,20 +72,20 @@ func (v *vote) end() {
 	}
 }
 
-// holds reports whether the voter is in that term. A voter much slower than the node
-// that leads is not waited for, and not asked again soon.
+// holds reports whether the voter is in that term. It does not wait for a voter that
+// is much slower than the leader, and such a voter is not asked again soon.
 func (v *vote) holds(ctx context.Context, term uint64) bool {
 	if v == nil {
 		return false
 	}
-	patience := time.NewTimer(v.sent.Elapsed() + time.Millisecond)
-	defer patience.Stop()
+	late := time.NewTimer(v.sent.Elapsed() + time.Millisecond)
+	defer late.Stop()
 	select {
 	case said := <-v.term:
 		if said == term {
 			return true
 		}
-	case <-patience.C:
+	case <-late.C:
 	case <-ctx.Done():
 		return false
 	}
@@ -91,8 +93,8 @@ func (v *vote) holds(ctx context.Context, term uint64) bool {
 	return false
 }
 
-// usualVoter returns the voter to ask, or nil if there is none: the best of the
-// nodes that do not lead. Which of them have a vote is for the leader to say.
+// usualVoter returns the voter to ask, or nil if there is none. It is the best of the
+// followers. The leader decides whether it has a vote.
 func (c *Client) usualVoter() *voterAt {
 	leader := c.leader.Load()
 	if leader == nil {
@@ -114,8 +116,8 @@ func (c *Client) usualVoter() *voterAt {
 	return known
 }
 
-// chooseVoter chooses the voter to ask from now on, another one than that at the
-// address without if there is another one.
+// chooseVoter chooses the voter to ask from now on. It avoids the one at the address
+// without if there is another.
 func (c *Client) chooseVoter(leader *leaderAt, without string) *voterAt {
 	chosen := &voterAt{leader: leader.node, until: dcs.Now().Add(voterRest)}
 	for _, addr := range c.pool.Endpoints() {
@@ -131,8 +133,8 @@ func (c *Client) chooseVoter(leader *leaderAt, without string) *voterAt {
 	return chosen
 }
 
-// tryWith sends a copy of a request. A renewal that was made on a voter's word, which
-// then does not hold, is made again without it, at the same node.
+// tryWith sends a copy of a request. If the reply to a renewal depends on a voter
+// whose answer does not hold, tryWith renews again at the same node without the voter.
 func (c *Client) tryWith(ctx context.Context, addr string, r *request, body []byte, v *vote) (reply, error) {
 	rep, err := c.try(ctx, addr, r.op, body)
 	if err != nil || rep.ifTerm == 0 || v.holds(ctx, rep.ifTerm) {

@@ -17,11 +17,11 @@ import (
 // mostClientBeat bounds the time between two beats that a client asks for.
 const mostClientBeat = time.Second
 
-// leastPatience is how long a client waits for a beat at least, within half of
-// RetryTimeout.
-const leastPatience = time.Second
+// leastBeatTimeout is the shortest time for which a client waits for a beat, within
+// half of RetryTimeout.
+const leastBeatTimeout = time.Second
 
-// source is what the client's copy of the tree is made from.
+// source returns the source of the client's copy of the tree.
 func (c *Client) source() remote.Source {
 	return remote.Source{
 		Backend: backendName, Budget: c.retryTimeout, Life: c.life,
@@ -45,7 +45,8 @@ func (c *Client) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
 	return r, err
 }
 
-// unchanged asks the store whether anything under prefix moved past since.
+// unchanged reports whether the store confirms that nothing under prefix moved past
+// since.
 func (c *Client) unchanged(ctx context.Context, prefix string, since dcs.Revision, _ map[string]bool) bool {
 	o := c.ask(ctx, &request{op: opRead, prefix: prefix, since: since})
 	return o.err == nil && !o.reply.moved
@@ -83,8 +84,8 @@ func receive(ctx context.Context, in stream) (feedMessage, error) {
 	return decodeFeedMessage(body)
 }
 
-// follow is one stream from one node, until it fails. The next one is from another
-// node, because a node without a quorum may answer for a while.
+// follow receives one stream from one node, until it fails. The next stream is from
+// another node, because a node without a quorum may answer for a while.
 func (c *Client) follow(ctx context.Context) error {
 	f := &follower{
 		c: c, addr: c.streamFrom(), every: min(mostClientBeat, c.retryTimeout/8),
@@ -100,12 +101,12 @@ func (c *Client) follow(ctx context.Context) error {
 	if f.blame {
 		c.pool.Blame(f.addr, err.Error())
 	}
-	// A node that refuses this client does so for itself: what all refuse, the
-	// calls report.
+	// The refusal of one node counts for that node only. If all nodes refuse this
+	// client, the calls report that.
 	return errors.New(f.addr + ": " + err.Error())
 }
 
-// streamFrom returns the address of the best node but for the one whose stream
+// streamFrom returns the address of the best node except the one whose stream
 // failed last.
 func (c *Client) streamFrom() string {
 	c.mu.Lock()
@@ -118,7 +119,7 @@ func (c *Client) streamFrom() string {
 	return left
 }
 
-// follower is the receiver of one stream.
+// follower receives one stream.
 type follower struct {
 	c        *Client
 	addr     string
@@ -128,18 +129,18 @@ type follower struct {
 
 	heard  dcs.Instant  // the last beat, or the beginning
 	part   []dcs.Entry  // of a tree that comes in parts
-	behind dcs.Instant  // since when wanted is missing; zero if nothing is
+	behind dcs.Instant  // since when wanted is missing; zero if it is not
 	wanted dcs.Revision // that another answer named
 }
 
-// patience is how long no beat may come.
-func (f *follower) patience() time.Duration {
-	return max(2*f.every+f.every/4, min(leastPatience, f.c.retryTimeout/2))
+// beatTimeout returns the time after which a stream without a beat has failed.
+func (f *follower) beatTimeout() time.Duration {
+	return max(2*f.every+f.every/4, min(leastBeatTimeout, f.c.retryTimeout/2))
 }
 
 func (f *follower) run(ctx context.Context) error {
 	body := feedRequest{kind: feedChange, revision: f.c.copy.Tree.Revision(), every: f.every}.encode()
-	open, cancel := context.WithTimeout(ctx, f.patience())
+	open, cancel := context.WithTimeout(ctx, f.beatTimeout())
 	in, err := f.c.net.Open(open, f.addr, body)
 	cancel()
 	if err != nil {
@@ -156,7 +157,7 @@ func (f *follower) run(ctx context.Context) error {
 	return f.loop(ctx, ended)
 }
 
-// receive hands messages over until the stream or ctx ends.
+// receive passes messages on until the stream or ctx ends.
 func (f *follower) receive(ctx context.Context, in stream) error {
 	for {
 		m, err := receive(ctx, in)
@@ -195,25 +196,25 @@ func (f *follower) loop(ctx context.Context, ended <-chan error) error {
 			}
 		case addr := <-r.Left:
 			if addr == f.addr {
-				return fmt.Errorf("%s was left out", addr)
+				return fmt.Errorf("endpoint %s was ejected", addr)
 			}
 		}
 	}
 }
 
-// check finds a stream that is silent, or whose node lags behind what other
-// answers have named. A node that has lost touch with the quorum sends no beats.
+// check returns an error if the stream is silent, or if its node lags behind the
+// revisions of other answers. A node without contact to the quorum sends no beats.
 func (f *follower) check() error {
 	r := &f.c.copy
 	if r.Tree.Revision() >= f.wanted {
 		f.behind = dcs.Instant{}
 	}
 	switch {
-	case f.heard.Elapsed() > f.patience():
-		return fmt.Errorf("no beat on its stream for %v", f.heard.Elapsed().Round(time.Millisecond))
+	case f.heard.Elapsed() > f.beatTimeout():
+		return fmt.Errorf("no beat on the stream for %v", f.heard.Elapsed().Round(time.Millisecond))
 	case !f.behind.IsZero() && f.behind.Elapsed() > r.Limit:
 		f.blame = true
-		return errors.New("its stream lags behind the store")
+		return errors.New("the stream lags behind the store")
 	}
 	return nil
 }
@@ -224,7 +225,7 @@ func (f *follower) take(m feedMessage) error {
 	switch m.kind {
 	case feedChange:
 		for _, ch := range m.changes {
-			// What is in the tree already is the same.
+			// Changes that the tree has already are the same.
 			if rev := dcs.Revision(ch.index); rev > tree.Revision() {
 				tree.Follow(rev, detached(ch.wrote), ch.deleted)
 			}

@@ -16,17 +16,17 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// Peer is one node of the cluster: its name, which never changes, and the
-// address (host:port) the other nodes reach it at.
+// A Peer is one node of the cluster. ID is its name, which never changes. Addr is the
+// address (host:port) at which the other nodes reach it.
 type Peer struct {
 	ID   string
 	Addr string
 }
 
-// TLS names the PEM files of mutual TLS between the nodes. Every node proves
-// itself with a certificate of the same authority, for both server and client
-// use. A certificate proves which node it is by a subject alternative name; see
-// Names. Files that change are read again for the next connection.
+// TLS names the PEM files of mutual TLS between the nodes. Every node must have a
+// certificate of the same authority, for both server and client use. A certificate
+// proves the identity of its node by a subject alternative name; see Names. Files
+// that change are read again for the next connection.
 type TLS struct {
 	// CertFile is this node's certificate, chain included.
 	CertFile string
@@ -36,84 +36,82 @@ type TLS struct {
 	CAFile string
 	// Names are the names, DNS or IP, that the nodes' certificates must be valid
 	// for, by the node's ID. It defaults to the host part of the node's address
-	// and must be the same on every node. A node whose certificate is
-	// not valid for its name is refused, whether it dials or is dialled. Nodes
-	// that have the same name, or whose certificates are valid for each other's
-	// names, can pass for one another.
+	// and must be the same on every node. A node whose certificate is not valid for
+	// its name is refused, whether it dials or is dialled. Nodes that have the same
+	// name, or whose certificates are valid for each other's names, can impersonate
+	// one another.
 	Names map[string]string
 }
 
-// Config describes one node. ID, Dir and Root are mandatory, and Listen too
-// unless Peers says where this node is.
+// Config describes one node. ID, Dir and Root are mandatory. Listen is mandatory too
+// unless Peers has this node's address.
 type Config struct {
 	// ID names this node within the cluster: 1 to 64 letters, digits, '.',
-	// '_' or '-'. It is written into Dir and stays.
+	// '_' or '-'. It is written into Dir and must not change.
 	ID string
-	// Dir is the data directory, made (mode 0700) when it is absent. Two
-	// processes never share one, and no node starts on another one's.
+	// Dir is the data directory. It is made (mode 0700) if it is absent. Two
+	// processes cannot share a directory, and a node refuses that of another node.
 	Dir string
-	// Root names the tree that the cluster keeps, like "pg/main": nodes that
-	// do not agree on it refuse each other.
+	// Root names the tree that the cluster keeps, like "pg/main". Nodes with
+	// different roots refuse each other.
 	Root string
-	// Listen is the host:port this node listens on for everything; it
-	// defaults to its own address in Peers. Port 0 takes any free port, for
-	// a single node only. Connections that arrive there are bounded; see
-	// "Network" in the package's documentation.
+	// Listen is the host:port on which this node listens for all connections. It
+	// defaults to this node's address in Peers. Port 0 takes any free port, for a
+	// single node only. Incoming connections are bounded; see "Network" in the
+	// package's documentation.
 	Listen string
-	// Advertise is the address the others reach this node at. It defaults to
-	// its own address in Peers, which it must equal, else to Listen.
+	// Advertise is the address at which the others reach this node. It defaults to
+	// this node's address in Peers, which it must equal, else to Listen.
 	Advertise string
-	// Peers is for the first start. It lists every node, this one included, the
-	// same on all of them, and needs all of them at the same time. Empty means a
-	// cluster of this one node. A node that is to be added to a cluster lists
+	// Peers is for the first start. It must list every node, this one included, and
+	// be the same on all of them. All nodes must run at the same time then. Empty
+	// means a cluster of this one node. A node that is to be added to a cluster lists
 	// itself and at least one member.
 	//
 	// Afterwards the members and their addresses are those of the replicated
-	// configuration; see [Membership] and Status.PeersDiffer. Peers serves then to
-	// find the members again, if the node has lost its data or all nodes have
+	// configuration; see [Membership] and Status.PeersDiffer. The node then uses
+	// Peers only to find the members again, if it has lost its data or all nodes have
 	// moved.
 	Peers []Peer
-	// Rejoin allows this node to give up what its directory holds, where that
-	// is damaged, where the other nodes have replaced this node, or where the
-	// incarnation of its cluster has ended (see Recover): it is moved to a directory
-	// lost-… in Dir once a leader of the other nodes has added a new life of this
-	// node to the cluster, and the node then gets everything from the others before
-	// it votes again. Without such a leader nothing is
-	// moved. It may stay set.
+	// Rejoin allows this node to give up its data if they are damaged, if the other
+	// nodes have replaced this node, or if the incarnation of its cluster has ended
+	// (see Recover). The data are moved to a directory lost-… in Dir once a leader of
+	// the other nodes has added a new life of this node to the cluster. The node then
+	// gets all data from the others before it votes again. Without such a leader
+	// nothing is moved. Rejoin may stay set.
 	Rejoin bool
-	// TLS switches mutual TLS on. Without it the nodes neither prove who they
-	// are nor encrypt, and only loopback addresses are accepted.
+	// TLS switches mutual TLS on. Without it the nodes neither authenticate each
+	// other nor encrypt, and only loopback addresses are accepted.
 	TLS *TLS
-	// PlaintextBeyondLoopback allows addresses beyond loopback without TLS:
-	// whoever reaches the port then rules the store.
+	// PlaintextBeyondLoopback allows addresses beyond loopback without TLS. Any
+	// process that reaches the port then controls the store.
 	PlaintextBeyondLoopback bool
-	// Timing is what the programs on this store use, and what keepalive and
-	// timeouts are derived from; see dcs.Timing.WithDefaults for zero fields.
+	// Timing must be that of the programs that use this store. Timeouts and keepalive
+	// are derived from it; see dcs.Timing.WithDefaults for zero fields.
 	Timing dcs.Timing
 	// MinTTL is the shortest lease granted. It defaults to HeartbeatTimeout +
-	// 2 x ElectionTimeout + 100 ms, but 1 s at least, so that a lease lives
-	// through an ordinary change of the Raft leader, and may be lowered to
-	// minMinTTL.
+	// 2 x ElectionTimeout + 100 ms, but 1 s at least, so that a lease survives an
+	// ordinary change of the Raft leader. It may be lowered to 250 ms.
 	MinTTL time.Duration
-	// HeartbeatTimeout is how long a follower hears nothing from the Raft
-	// leader before it stands for election. It defaults to TTL/30, 300 ms at
-	// least and 1 s at most. A new leader is there after about twice as long.
-	// It must be longer than a round trip between the nodes, and should be five
-	// times as long. A dial may take three heartbeat timeouts, with TLS four,
-	// within 500 ms and 3 s.
+	// HeartbeatTimeout is the silence of the Raft leader after which a follower stands
+	// for election. It defaults to TTL/30, 300 ms at least and 1 s at most. A new
+	// leader is elected after about twice that time. HeartbeatTimeout must be longer
+	// than a round trip between the nodes, and should be five times as long. A dial
+	// may take three heartbeat timeouts, with TLS four, within 500 ms and 3 s.
 	HeartbeatTimeout time.Duration
-	// ElectionTimeout is how long a candidate waits for votes. It defaults to
-	// HeartbeatTimeout and is never shorter.
+	// ElectionTimeout is the time for which a candidate waits for votes. It defaults
+	// to HeartbeatTimeout and must not be shorter.
 	ElectionTimeout time.Duration
-	// SnapshotThreshold is how many log entries make a snapshot worth while;
+	// SnapshotThreshold is the number of log entries after which a snapshot is made;
 	// default 8192.
 	SnapshotThreshold uint64
-	// SnapshotInterval is how often that is looked at; default 2 minutes.
+	// SnapshotInterval is how often that number is checked; default 2 minutes.
 	SnapshotInterval time.Duration
-	// Logger receives what an operator needs to know; nil means silent.
+	// Logger receives the events that an operator should know of. Nil disables
+	// logging.
 	Logger *slog.Logger
 	// Observer receives changes of the leader, of the members and of this node's
-	// health; the zero value is off.
+	// health. The zero value disables it.
 	Observer dcs.Observer
 }
 
@@ -132,7 +130,7 @@ const (
 	exampleListenAddr = "127.0.0.1:7001"
 )
 
-// check returns c with its defaults filled in, or every fault at once.
+// check returns c with its defaults filled in, or an error with every fault.
 func (c Config) check() (Config, error) {
 	f := &faults{}
 	c.checkNames(f)
@@ -181,12 +179,12 @@ func (c Config) checkAddresses(f *faults) Config {
 	own := c.peerAddr(c.ID)
 	c.Listen = cmp.Or(c.Listen, own)
 	if c.Listen == "" {
-		f.add(`Listen is empty: give the host:port this node listens on, like %q`, exampleListenAddr)
+		f.add(`Listen is empty: name the host:port on which this node listens, like %q`, exampleListenAddr)
 		return c
 	}
 	port := c.checkAddr(f, "Listen", c.Listen)
 	if port == "0" && !c.single() {
-		f.add(`Listen %q: port 0 (any free port) works for a single node only, the peers could not find this one; name a port, like %q`, c.Listen, exampleListenAddr)
+		f.add(`Listen %q: port 0 (any free port) is for a single node only, because peers cannot find this node: name a port, like %q`, c.Listen, exampleListenAddr)
 	}
 	switch {
 	case c.Advertise == "":
@@ -197,7 +195,7 @@ func (c Config) checkAddresses(f *faults) Config {
 		c.checkAddr(f, "Advertise", c.Advertise)
 	}
 	if host, _, err := net.SplitHostPort(c.Advertise); err == nil && isWildcard(host) {
-		f.add(`Advertise %q is no address that others could reach: name one, like %q`, c.Advertise, "10.0.0.1:7001")
+		f.add(`Advertise %q is not an address that other nodes can reach: name one, like %q`, c.Advertise, "10.0.0.1:7001")
 	}
 	return c
 }
@@ -218,7 +216,7 @@ func (c Config) checkPeers(f *faults) {
 		}
 		addrs[p.Addr] = p.ID
 		if port := c.checkAddr(f, field+".Addr", p.Addr); port == "0" && len(c.Peers) > 1 {
-			f.add(`%s.Addr %q: port 0 can not be reached: name a port, like %q`, field, p.Addr, exampleListenAddr)
+			f.add(`%s.Addr %q: port 0 cannot be reached: name a port, like %q`, field, p.Addr, exampleListenAddr)
 		}
 	}
 	if len(c.Peers) > 0 && c.ID != "" && !ids[c.ID] {
@@ -230,7 +228,7 @@ func (c Config) checkPeers(f *faults) {
 func (c Config) checkRemote(f *faults, addr string) {
 	port := c.checkAddr(f, "Addr", addr)
 	if host, _, err := net.SplitHostPort(addr); err == nil && (isWildcard(host) || port == "0") {
-		f.add(`Addr %q is no address that others could reach: name one, like %q`, addr, "10.0.0.1:7001")
+		f.add(`Addr %q is not an address that other nodes can reach: name one, like %q`, addr, "10.0.0.1:7001")
 	}
 }
 
@@ -242,7 +240,7 @@ func (c Config) checkAddr(f *faults, field, addr string) string {
 		return ""
 	}
 	if c.TLS == nil && !c.PlaintextBeyondLoopback && provablyRemote(host) {
-		f.add(`%s %q is beyond loopback and TLS is not set: set TLS, use 127.0.0.1, or set PlaintextBeyondLoopback and accept that whoever reaches the port rules the store`, field, addr)
+		f.add(`%s %q is beyond loopback and TLS is not set: set TLS, use 127.0.0.1, or set PlaintextBeyondLoopback and accept that any process that reaches the port controls the store`, field, addr)
 	}
 	return port
 }
@@ -274,7 +272,7 @@ func checkTLSFiles(f *faults, t *TLS) {
 		{"TLS.CertFile", t.CertFile}, {"TLS.KeyFile", t.KeyFile}, {"TLS.CAFile", t.CAFile},
 	} {
 		if file.path == "" {
-			f.add(`%s is empty: mutual TLS needs the own certificate, its key and the authority's certificate, all three as PEM files`, file.field)
+			f.add(`%s is empty: mutual TLS needs this program's certificate, its key and the authority's certificate, each as a PEM file`, file.field)
 		}
 	}
 }
@@ -294,14 +292,14 @@ func (c Config) checkTimes(f *faults) Config {
 	return c
 }
 
-// faults collects what is wrong, so that an operator mends it in one go.
+// faults collects the wrong settings, so that an operator can correct all at once.
 type faults struct{ list []string }
 
 func (f *faults) add(format string, args ...any) {
 	f.list = append(f.list, fmt.Sprintf(format, args...))
 }
 
-// timing adds what dcs finds wrong with the Timing.
+// timing adds the error of dcs for the Timing.
 func (f *faults) timing(err error) {
 	var e *dcs.Error
 	if errors.As(err, &e) && e.Err != nil {
@@ -328,12 +326,12 @@ func (f *faults) err() error {
 	return invalid("%s", strings.Join(f.list, "; "))
 }
 
-// invalid is the refusal of a setting: nothing was opened, nothing written.
+// invalid returns the error for a refused setting. Nothing was opened or written.
 func invalid(format string, args ...any) error {
 	return openError(dcs.ErrInvalid, format, args...)
 }
 
-// openError is a failure of Open; %w in the format keeps its cause.
+// openError returns a failure of Open. A %w in the format keeps the cause.
 func openError(kind error, format string, args ...any) error {
 	return &dcs.Error{Backend: backendName, Op: "Open", Kind: kind, Err: fmt.Errorf(format, args...)}
 }

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// validRoot holds the root to the grammar of keys.
+// validRoot reports whether root follows the grammar of keys.
 func validRoot(root string) bool {
 	if len(root) > maxRoot {
 		return false
@@ -39,8 +39,9 @@ func isWildcard(host string) bool {
 	return err == nil && ip.IsUnspecified()
 }
 
-// provablyRemote reports whether host is certainly more than loopback. A name
-// can only be judged by what it resolves to, when it is listened on or dialled.
+// provablyRemote reports whether host is certainly more than loopback. A name can be
+// judged only by the addresses to which it resolves, when it is listened on or
+// dialled.
 func provablyRemote(host string) bool {
 	if isWildcard(host) {
 		return true

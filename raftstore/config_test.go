@@ -59,9 +59,9 @@ func TestConfigFaults(t *testing.T) {
 		"Listen remote":     {func(c *Config) { c.Listen = "10.1.2.3:7001" }, `Listen "10.1.2.3:7001" is beyond loopback and TLS is not set`},
 		"Listen everywhere": {func(c *Config) { c.Listen = ":7001" }, "beyond loopback"},
 		"Listen mapped":     {func(c *Config) { c.Listen = "[::ffff:10.1.2.3]:7001" }, "beyond loopback"},
-		"port 0 of three":   {func(c *Config) { c.Listen = "127.0.0.1:0" }, "port 0 (any free port) works for a single node only"},
+		"port 0 of three":   {func(c *Config) { c.Listen = "127.0.0.1:0" }, "port 0 (any free port) is for a single node only"},
 		"peer remote":       {func(c *Config) { c.Peers[1].Addr = "10.1.2.3:7001" }, `Peers[1].Addr "10.1.2.3:7001" is beyond loopback`},
-		"peer port 0":       {func(c *Config) { c.Peers[1].Addr = "127.0.0.1:0" }, "port 0 can not be reached"},
+		"peer port 0":       {func(c *Config) { c.Peers[1].Addr = "127.0.0.1:0" }, "port 0 cannot be reached"},
 		"peer form":         {func(c *Config) { c.Peers[1].Addr = "b" }, `Peers[1].Addr "b" is not host:port`},
 		"peer ID":           {func(c *Config) { c.Peers[1].ID = "" }, `Peers[1].ID ""`},
 		"peer twice":        {func(c *Config) { c.Peers[1].ID = "a" }, "listed twice"},
@@ -70,7 +70,7 @@ func TestConfigFaults(t *testing.T) {
 		"Advertise differs": {func(c *Config) { c.Advertise = "127.0.0.1:9" }, "differs from this node's address in Peers"},
 		"Advertise anywhere": {func(c *Config) {
 			c.Peers, c.Listen, c.PlaintextBeyondLoopback = nil, "0.0.0.0:7001", true
-		}, "no address that others could reach"},
+		}, "is not an address that other nodes can reach"},
 		"TLS files":      {func(c *Config) { c.TLS = &TLS{} }, "TLS.CertFile is empty"},
 		"TLS names":      {func(c *Config) { c.TLS = &TLS{Names: map[string]string{"z z": "z.test"}} }, `TLS.Names has a node "z z"`},
 		"TLS name":       {func(c *Config) { c.TLS = &TLS{Names: map[string]string{"a": "*.test"}} }, `TLS.Names["a"] "*.test": one DNS name or IP address`},

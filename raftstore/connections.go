@@ -9,11 +9,11 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// caller makes calls to nodes. It is a [transport.Network] but for tests.
+// caller makes calls to nodes. It is a [transport.Network] except in tests.
 type caller interface {
 	// Call makes one request to the node at addr and returns its reply.
 	Call(ctx context.Context, addr string, op byte, body []byte) ([]byte, error)
-	// IsOwn reports whether addr is this node's own, so that a request needs no
+	// IsOwn reports whether addr is that of this node, for which a request needs no
 	// call.
 	IsOwn(addr string) bool
 }
@@ -34,7 +34,7 @@ func (c Config) connections() transport.Options {
 	return o
 }
 
-// connectionError returns why a node cannot listen, as an error of Open.
+// connectionError returns the error of Open for a node that cannot listen.
 func connectionError(err error) error {
 	var unusable *transport.OptionsError
 	if errors.As(err, &unusable) {

@@ -1,7 +1,7 @@
-// Package raftstore is a store that runs inside the programs that use it: each
-// process is one node of a Raft cluster (hashicorp/raft), and no
-// server has to be installed. One node makes a store for one machine, three or
-// five make one that survives the loss of one or two.
+// Package raftstore implements a store that runs inside the programs that use it.
+// Each process is one node of a Raft cluster (hashicorp/raft), so that no server
+// has to be installed. A single node serves one machine. A cluster of three nodes
+// survives the loss of one, and a cluster of five the loss of two.
 //
 // # Opening
 //
@@ -17,29 +17,31 @@
 //	})
 //
 // or, by URL, dcs.Open(ctx, "raft:///var/lib/holdfast/a?id=a&root=pg/main&peers=…").
-// The first start needs every node of Peers at the same time, once: until each
-// of them has been seen without data, no node votes, and calls fail with an
-// error that names those that are missing. [New] returns once the node runs and
-// does not wait for a leader: the first call does, within its budget. What is
-// wrong with the settings, the port or the directory is an error at once.
+// For the first start, and only then, all nodes of Peers must run at the same time.
+// No node votes until each of them has been seen without data. Until then calls
+// fail with an error that names the missing nodes. [New] returns once the node runs
+// and does not wait for a leader. The first call waits for one, within its budget.
+// New fails at once if the settings, the port or the directory cannot be used.
 //
 // # A node that lost its data
 //
-// A node must not vote as if it had never acknowledged anything. So the data of
-// a node have a life, which the directory names: a node with an empty directory
-// is another server to the others, with no vote. It joins by itself. A leader
-// that the others elected adds the new life without a vote, moves the vote of the
-// lost life to it when it has caught up, and removes the lost one. The same holds
-// for a node that has less than its directory says it once had. It moves what it
-// has to a directory lost-LIFE in Dir, after the leader has admitted it.
+// A node that lost its data must not vote as if it had never acknowledged anything.
+// Therefore the data of a node have an identifier, their life, which the directory
+// records. To the other nodes, a node with an empty directory is another server,
+// without a vote. It joins by itself. A leader that the others elected adds the new
+// life without a vote, moves the vote of the lost life to it when it has caught up,
+// and removes the lost one. The same holds for a node whose directory records more
+// entries than it has. After the leader has admitted the new life, the node moves
+// its old data to a directory lost-LIFE in Dir.
 //
 // A node whose data are damaged refuses to start and names the file. A node that
 // was replaced by another life refuses too. Config.Rejoin lets either join as if
 // its directory were empty.
 //
-// Do not put back an older copy of a directory: it lacks what was acknowledged
-// since. A node asks the others before it votes, and those that answer and know
-// more make it join again. If no such node answers, the loss is not found.
+// Do not put back an older copy of a directory, because it lacks the entries that
+// were acknowledged since. A node asks the others before it votes. If one answers
+// that knows of newer entries, the node joins again. If none of them answers, the
+// loss is not detected.
 //
 // A cluster that is founded again is another incarnation. The nodes of the two
 // refuse each other, and calls over a node of the other incarnation fail with
@@ -56,33 +58,34 @@
 //
 // The node d runs already, with an empty directory and with at least one member in
 // its Peers. It gets its vote once it has caught up. Remove removes a node, Move
-// changes the address of one, and Transfer gives the lead to another one. One
-// change is made at a time, and none that would lose the quorum. A node that was
-// removed ends its part in Raft and says so in its Status; it joins with a new life
-// if it is added again. docs/operations.md has the steps for adding, removing,
-// replacing, renaming and moving a node.
+// changes the address of one, and Transfer moves the leadership to another one. One
+// change is made at a time, and a change that would lose the quorum is refused. A
+// removed node ends its part in Raft and reports that in its Status. It joins with
+// a new life if it is added again. docs/operations.md has the steps for adding,
+// removing, replacing, renaming and moving a node.
 //
 // # Recovery and backup
 //
 // A cluster that has lost its quorum stays as it is until a majority of its nodes
 // is back. If their data are gone for good, [Recover] makes one node that still
 // has its data the only voter of a new incarnation, which the others join.
-// [PlanRecovery] reports before which writes may be lost. [Backend.Backup] writes
+// [PlanRecovery] reports beforehand which writes may be lost. [Backend.Backup] writes
 // the whole state to a stream, and [Restore] begins a new cluster with it.
 //
-// Both begin another incarnation. Keys keep their revisions, and the revisions
-// and fencing tokens that follow lie above all that the earlier incarnation can
-// have handed out. No lease can be renewed any more, and a lock stays taken until
-// its lease has ended. No command of an earlier client is applied.
+// Both begin another incarnation. Keys keep their revisions. All later revisions
+// and fencing tokens are higher than any that the earlier incarnation can have
+// handed out. No lease can be renewed any more, and a lock stays taken until its
+// lease has ended. No command of an earlier client is applied.
 //
 // The old nodes must not run again with their data. A majority of the old voters
 // that does not reach the new incarnation elects a leader, and there are two
-// clusters then. The library finds that out where nodes of the two reach each
-// other, and cannot prevent it. docs/operations.md has the steps.
+// clusters then. The library detects that if nodes of the two reach each other, but
+// cannot prevent it. docs/operations.md has the steps.
 //
 // # Clients
 //
-// A program that is no node uses the nodes as a client, without a data directory:
+// A program that is not a node connects to the nodes as a client, without a data
+// directory:
 //
 //	c, err := raftstore.NewClient(raftstore.ClientConfig{
 //		Endpoints: []string{"10.0.0.1:7001", "10.0.0.2:7001", "10.0.0.3:7001"}, Root: "pg/main",
@@ -90,50 +93,51 @@
 //	})
 //
 // or, by URL, dcs.Open(ctx, "raft://10.0.0.1,10.0.0.2,10.0.0.3/pg/main?tls_cert=…").
-// Open asks the nodes one question; with wait=true it waits for nodes that do not
-// answer yet.
+// Open sends one request to the nodes. With wait=true it waits for nodes that do
+// not answer yet.
 //
-// A client has one connection to each node and prefers the one that leads. When
-// that node is silent, refuses or is far away, it uses another one, which passes
-// its calls on to the leader, once. A node that knows no leader says so before the
-// attempt is over, and is left as soon as another one serves. The client learns
-// the addresses of all nodes from them (ClientConfig.NoDiscovery), and keeps those
-// that it was given. It knows the incarnation of the cluster after the first
-// connection and refuses nodes of another one with ErrUnauthorized.
+// A client has one connection to each node and prefers the leader. If the leader is
+// silent, refuses calls or is far away, the client uses another node, which forwards
+// each call to the leader, once. A node that knows no leader reports that before the
+// attempt times out, and the client leaves it as soon as another node serves. The
+// client learns the addresses of all nodes from the nodes (unless
+// ClientConfig.NoDiscovery is set) and keeps the addresses that it was given. It
+// knows the incarnation of the cluster after the first connection and refuses nodes
+// of another one with ErrUnauthorized.
 //
-// All Waits of a client are served from a tree in memory that one stream from
-// one node keeps up to date. The node says in that stream that it is in touch with
-// a quorum, at least once a second, and the client goes to another node when that
-// is missing. A renewal takes one round trip, as on a node that does not lead,
-// because the client asks a voter for its term while the leader works on the
-// request. See
+// All Waits of a client are served from a tree in memory that one stream from one
+// node keeps up to date. At least once a second the node confirms in that stream
+// that it is in contact with a quorum. The client changes to another node when these
+// confirmations stop. A renewal takes one round trip, as on a follower, because the
+// client asks a voter for its term while the leader works on the request. See
 // docs/decisions/0021-clients-without-a-data-directory.md.
 //
-// # What it guarantees
+// # Guarantees
 //
-// Everything the contract of package dcs asks for, served by every node and every
-// client whichever node leads, and in particular:
+// The store fulfils the contract of package dcs. Every node and every client serves
+// every call, whichever node leads. In particular:
 //
-//   - Get and Snapshot are linearizable: the leader shows, by asking the other
-//     voters after the call came, that nobody was elected after it (P2).
-//   - A lease's TTL counts from before the renewal was sent. A new leader
-//     confirms nothing before an entry of its own term is applied, and then
-//     extends every lease (P21, P22): a change of leader ends no lease early
-//     and may make one last longer by an election and a TTL.
-//   - A renewal writes to no disk. While the quorum's disks stall, what is held
-//     stays held.
-//   - A Commit is applied at most once, whatever was sent again (P15). One that
-//     stays unclear is cancelled by an entry of the log, which is a definite
-//     no, or ErrAmbiguous, to be settled with [Backend.Settle]; what callers
-//     give up is settled in the background.
-//   - Wait is served from this node's own state. A commit reaches the other
-//     nodes with a message of its own, at once; one probe of constant size per
-//     min(2.5 s, RetryTimeout/4), shared by all Waits, shows that the store
-//     lives and that this node keeps up.
+//   - Get and Snapshot are linearizable. The leader asks the other voters after the
+//     call has arrived, and their answers prove that no newer leader had been elected
+//     by then (P2).
+//   - A lease's TTL counts from before the renewal was sent. A new leader confirms
+//     nothing before an entry of its own term is applied, and then extends every
+//     lease (P21, P22). So a change of leader ends no lease early, and may make one
+//     last longer by an election and a TTL.
+//   - A renewal writes to no disk. Leases stay live while the quorum's disks stall.
+//   - A Commit is applied at most once, however often it is sent (P15). If its
+//     outcome is unknown, the store cancels it with an entry of the log, after which
+//     it is either known to have been applied or will never be. If that entry cannot
+//     be committed in time, the error is ErrAmbiguous, and the caller may call
+//     [Backend.Settle]. Commits that callers give up are settled in the background.
+//   - Wait is served from this node's own state. The leader notifies the other nodes
+//     of each commit at once. All Waits share one probe of constant size per
+//     min(2.5 s, RetryTimeout/4), which shows that the store answers and that this
+//     node keeps up.
 //
-// Revisions are indexes of the log: they rise with every entry, so that two
-// snapshots of equal content may carry different ones. A key moves to another
-// lease and keeps its Created (Caps.Rebind).
+// Revisions are indexes of the log. They rise with every entry, so that two
+// snapshots of equal content may have different revisions. A key that moves to
+// another lease keeps its Created (Caps.Rebind).
 //
 // # Limits
 //
@@ -142,36 +146,37 @@
 // every node. The shortest lease is Config.MinTTL: a shorter one would not live
 // through a change of the Raft leader, which takes about twice the heartbeat
 // timeout. A lease that is not renewed ends TTL x 1.01 + 50 ms after its last
-// renewal by the leader's clock, plus the time that one log entry takes;
-// Renewal.Expiry says so with 200 ms for that entry.
+// renewal by the leader's clock, plus the time that one log entry takes.
+// Renewal.Expiry allows 200 ms for that entry.
 //
 // # Network
 //
-// A connection is unproven until its TLS handshake and its hello are through.
-// At most an eighth of the process's descriptors, within 8 and 128, are
-// unproven connections, at most half of them from one IPv4 address or IPv6 /64
-// network. Each may send 64 KiB and must be through within the time of a dial
-// (Config.HeartbeatTimeout). Beyond that, the connection that has been silent
-// for the longest time is closed at once, or the new one if all have sent
-// something. The address at which a node of Peers was last proven to be has
-// places of its own. Handshakes compute on half of the processors at most, and
-// those from such addresses on the other half.
+// A connection is unproven until its TLS handshake and its hello are complete. At
+// most an eighth of the process's descriptors, within 8 and 128, are unproven
+// connections, at most half of them from one IPv4 address or IPv6 /64 network. Each
+// may send 64 KiB and must be proven within the time of a dial
+// (Config.HeartbeatTimeout). Above these limits, the connection that has been silent
+// for the longest time is closed at once, or the new one if all have sent something.
+// Separate places are reserved for the address at which a node of Peers was last
+// proven to be. Handshakes compute on half of the processors at most, and those from
+// such addresses on the other half.
 //
-// A node of the cluster may have 16 established connections, 4096 calls in work
+// A node of the cluster may have 16 established connections, 4096 calls in progress
 // and 32 MiB of their requests. A further connection closes the one that has been
-// silent for the longest time. Nodes that are not in Peers share one such
-// allowance, and are refused above it. A request is at most as large as the largest Txn and 68 KiB, a reply
-// 8 MiB and 4 KiB. Raft's messages have 64 entries and 2 MiB and 64 KiB at most,
-// or 64 KiB if they carry no entries, and must arrive within two election
-// timeouts (1 s at least) once they have begun; a snapshot has at most 4 GiB, and
-// the same time for each 256 KiB. They must name their sender as its hello did.
-// Memory is taken as the bytes arrive. What one node sends takes at most 200 MiB
-// of the heap, garbage included. Replies of more than 64 KiB that one node has not
-// read are 32 MiB at most.
+// silent for the longest time. Nodes that are not in Peers share one such allowance,
+// and are refused above it. A request is at most as large as the largest Txn and
+// 68 KiB, a reply 8 MiB and 4 KiB. Raft's messages have 64 entries and 2 MiB and
+// 64 KiB at most, or 64 KiB if they carry no entries. Once begun, they must arrive
+// within two election timeouts (1 s at least). A snapshot has at most 4 GiB, and the
+// same time for each 256 KiB. Messages must name their sender as its hello did.
+// Memory is allocated as the bytes arrive. The data that one node sends take at most
+// 200 MiB of the heap, garbage included. Replies of more than 64 KiB that one node
+// has not read are 32 MiB at most.
 //
-// Clients have limits of their own: 4096 connections within half of the
-// descriptors, 1024 calls and 8 MiB of requests for one client in work, and 64 MiB
-// of requests and as much of replies and changes for all that have not read them.
+// Clients have limits of their own: 4096 connections within half of the descriptors,
+// 1024 calls and 8 MiB of requests in progress for one client, and for all clients
+// together 64 MiB of requests and as much of replies and changes that they have not
+// read.
 //
 // # Certificates
 //
@@ -185,17 +190,17 @@
 //
 // The certificate of a client needs no name. Issue it for client use only: on the
 // connections between nodes a certificate must be for server use, too, so that it
-// never proves a node. Without TLS nothing is proven, and everyone who reaches the
-// port may act as any node.
+// never proves a node. Without TLS nothing is proven, and any process that reaches
+// the port can act as any node.
 //
 // # Versions
 //
-// Log entries, snapshots, calls between nodes and the data directory bear a
-// version. A node that meets a newer one stops and says what to do.
+// Log entries, snapshots, calls between nodes and the data directory bear a version.
+// A node that reads a newer one stops with an error that names the remedy.
 //
 // Nodes of two releases run together while one node after the other is
-// upgraded. The replicated state has a feature level, which says what every node
-// understands, and the leader refuses commands above it. It raises the level
-// when every server of the cluster has said that it understands the next one.
-// From then on an older release stops when it is started again.
+// upgraded. The replicated state has a feature level that every node understands.
+// The leader refuses commands above it, and raises it when every server of the
+// cluster has reported that it understands the next one. From then on an older
+// release stops when it is started again.
 package raftstore

@@ -9,14 +9,14 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// errWithdrawn says that a command was cancelled before it was applied.
-var errWithdrawn = errors.New("withdrawn before it was applied: nothing was written, and nothing will be")
+// errWithdrawn reports that a command was cancelled before it was applied.
+var errWithdrawn = errors.New("command was cancelled before it was applied: nothing was or will be written")
 
-// errForgotten says that the outcome of a command can not be told any more.
-var errForgotten = errors.New("the cluster no longer remembers what became of it")
+// errForgotten reports that the outcome of a command cannot be known any more.
+var errForgotten = errors.New("outcome of the command is unknown: the cluster has discarded its record")
 
-// fail makes the error of one call. A closed backend says so, whatever else
-// went wrong because of it.
+// fail returns the error of one call. If the backend is closed, its kind is ErrClosed,
+// because other failures follow from that.
 func (b *frontend) fail(op, key string, kind error, endpoint string, cause error) *dcs.Error {
 	if b.life.Err() != nil {
 		kind, endpoint = dcs.ErrClosed, ""
@@ -27,7 +27,7 @@ func (b *frontend) fail(op, key string, kind error, endpoint string, cause error
 	return &dcs.Error{Backend: backendName, Op: op, Key: key, Endpoint: endpoint, Kind: kind, Err: cause}
 }
 
-// unavailable is the error of a call that got no answer within its budget.
+// unavailable returns the error of a call that got no answer within its budget.
 func (b *frontend) unavailable(ctx context.Context, op, key string, o outcome) *dcs.Error {
 	kind, err := dcs.ErrUnavailable, b.nodes.explain(o.err)
 	if errors.Is(err, transport.ErrPeerRefused) {
@@ -36,8 +36,8 @@ func (b *frontend) unavailable(ctx context.Context, op, key string, o outcome) *
 	return b.fail(op, key, kind, o.endpoint, withContext(ctx, err))
 }
 
-// withContext adds what ended ctx to the reason for a failure, so that the
-// error matches the context's too.
+// withContext adds the error of an ended ctx to the reason for a failure, so that the
+// result matches both.
 func withContext(ctx context.Context, err error) error {
 	ended := ctx.Err()
 	switch {

@@ -13,12 +13,12 @@ const (
 	// clients. A client that is further behind gets the whole tree.
 	feedChanges = 4096
 	feedBytes   = 4 << 20
-	// pushBytes is how much of them one message to a client has at most, or one
-	// change where that has more.
+	// pushBytes bounds the changes in one message to a client. A single larger change
+	// is a message too.
 	pushBytes = 256 << 10
 )
 
-// feed keeps what was changed lately on this node, for the streams of clients.
+// feed keeps the latest changes on this node, for the streams of clients.
 type feed struct {
 	tree *kv.Tree
 
@@ -27,10 +27,10 @@ type feed struct {
 	end  uint64 // the newest entry that was applied
 	list []treeChange
 	size int
-	news chan struct{} // closed at the next change; nil while nobody waits
+	news chan struct{} // closed at the next change; nil while no stream waits
 }
 
-// treeChange is what one entry changed.
+// treeChange has the changes of one entry.
 type treeChange struct {
 	index   uint64
 	wrote   []dcs.Entry
@@ -40,7 +40,7 @@ type treeChange struct {
 
 func newFeed(tree *kv.Tree) *feed { return &feed{tree: tree} }
 
-// changed notes an entry: it is [state.FSM.OnChange].
+// changed records the changes of an entry. It is [state.FSM.OnChange].
 func (f *feed) changed(index uint64, keys []string) {
 	c := treeChange{index: index}
 	for _, key := range keys {
@@ -99,9 +99,9 @@ func (f *feed) next() <-chan struct{} {
 	return f.news
 }
 
-// since returns a message with the changes after entry pos, nil if there are
-// none, and the entry up to which the receiver has everything then. kept is false
-// if the changes that follow pos are not kept any more.
+// since returns a message with changes after entry pos, or nil if there are none.
+// With it the receiver has all changes up to the entry upTo. kept is false if the
+// changes that follow pos are not kept any more.
 func (f *feed) since(pos uint64) (message []byte, upTo uint64, kept bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -11,14 +11,14 @@ import (
 // feedVersion is the first byte of every message of a stream and of its request.
 const feedVersion = 1
 
-// feedRequest is what a client asks of a stream.
+// feedRequest is a client's request for a stream.
 type feedRequest struct {
 	kind feedKind
-	// revision is what the client has of the changes, and of the tree the least
-	// that it takes.
+	// revision is the last one whose changes the client has, for feedChange, and the
+	// oldest one that it accepts, for feedTree.
 	revision dcs.Revision
-	prefix   string        // feedTree: what is sent
-	every    time.Duration // feedChanges: the time between two beats
+	prefix   string        // feedTree: the part of the tree that is sent
+	every    time.Duration // feedChange: the time between two beats
 }
 
 // feedKind is a kind of message on a stream, and of stream.
@@ -27,10 +27,10 @@ type feedKind byte
 const (
 	// feedChange has the changes of entries, in order.
 	feedChange feedKind = iota + 1
-	// feedTree has a part of the tree at one revision; the last part says so.
+	// feedTree has a part of the tree at one revision. The last part is marked.
 	feedTree
-	// feedBeat says that the node was in touch with the quorum a moment ago, and
-	// that the stream has everything up to the revision.
+	// feedBeat confirms that the node was in contact with the quorum a moment ago, and
+	// that the stream has all changes up to the revision.
 	feedBeat
 )
 
@@ -108,7 +108,7 @@ func encodeBeat(revision dcs.Revision) []byte {
 	return e.B
 }
 
-// decodeFeedMessage reads what one of the above has written. Values alias body.
+// decodeFeedMessage reads the result of one of the functions above. Values alias body.
 func decodeFeedMessage(body []byte) (feedMessage, error) {
 	d := codec.NewDecoder(body, 0)
 	d.Version("a message of a node's changes", feedVersion)

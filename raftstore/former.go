@@ -9,28 +9,28 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// Recover and Restore end an incarnation of the cluster: the next one names it
-// among its former ones. Nodes of the two refuse each other in any case. By the
-// names a node finds out which of the two goes on, as far as it reaches a node of
-// the other one. It does not reach those that are cut off from it: a majority of
-// the old voters that reach each other elects.
+// Recover and Restore end an incarnation of the cluster, and the next one names it
+// among its former ones. Nodes of the two always refuse each other. By these names a
+// node that reaches a node of the other incarnation detects which of the two
+// continues. It cannot detect that across a partition, and a majority of the old
+// voters that reach each other elects a leader.
 
 // objection is a reason why a node must not use its data.
 type objection struct {
 	reason error
-	// join is the incarnation to which the node belongs without them, zero if any
-	// that admits it.
+	// join is the incarnation to which the node belongs without its data. Zero
+	// means any that admits it.
 	join disk.Incarnation
-	// final says that the node must not start. Without it the node starts, and is
-	// refused by the others.
+	// final means that the node must not start. Without it the node starts, and the
+	// others refuse it.
 	final bool
 }
 
-// judgeIncarnation returns the objection of the other nodes' incarnations to that
-// of this node. first says that this node starts for the first time after a Recover
-// or a Restore: whether the old cluster lives, or another node was recovered too,
-// is an objection then, and not later, when the new incarnation may have
-// acknowledged something.
+// judgeIncarnation returns the objection that follows from the incarnations of the
+// other nodes. first means that this node starts for the first time after a Recover
+// or a Restore. Only then is it an objection that the old cluster still has a leader,
+// or that another node was recovered too. Later the new incarnation may have
+// acknowledged writes.
 func judgeIncarnation(own disk.Identity, first bool, others map[string]met) objection {
 	if by, id := successor(own, others); !by.IsZero() {
 		return objection{errIncarnationEnded(own.Incarnation, by, id), by, true}
@@ -45,8 +45,8 @@ func judgeIncarnation(own disk.Identity, first bool, others map[string]met) obje
 	return objection{reason: foreign(own, others)}
 }
 
-// successor returns the newest incarnation of those that end own's, and a node
-// that belongs to it.
+// successor returns the newest of the incarnations that have ended own's, and a node
+// of it.
 func successor(own disk.Identity, others map[string]met) (by disk.Incarnation, node string) {
 	most := -1
 	for _, id := range slices.Sorted(maps.Keys(others)) {
@@ -62,21 +62,21 @@ func errIncarnationEnded(own, by disk.Incarnation, node string) error {
 	return fmt.Errorf("%w: incarnation %v of the cluster has ended: node %s is of incarnation %v, which was recovered or restored from it", transport.ErrPeerRefused, own, node, by)
 }
 
-// rival returns an error if another node shows that this one should not have been
-// recovered: the cluster that was given up has a leader, or another of its nodes
-// was recovered as well.
+// rival returns an error if another node proves that this one should not have been
+// recovered. Either the cluster that was given up has a leader, or another of its
+// nodes was recovered as well.
 func rival(own disk.Identity, id string, a met) error {
 	switch {
 	case a.err != nil || a.peer.Incarnation == own.Incarnation:
 	case slices.Contains(own.Former, a.peer.Incarnation) && a.said.Leader != "":
-		return fmt.Errorf("incarnation %v, which incarnation %v of this node was recovered or restored from, has not ended: node %s belongs to it and follows the leader %s. Stop the nodes of one of the two", a.peer.Incarnation, own.Incarnation, id, a.said.Leader)
+		return fmt.Errorf("incarnation %v, which incarnation %v of this node was recovered or restored from, has not ended: node %s belongs to it and follows the leader %s: stop the nodes of one of the two", a.peer.Incarnation, own.Incarnation, id, a.said.Leader)
 	case slices.ContainsFunc(a.said.Former, func(i disk.Incarnation) bool { return slices.Contains(own.Former, i) }):
-		return fmt.Errorf("node %s is of incarnation %v, which was recovered or restored from the same one as incarnation %v of this node: only one node may be. Stop the nodes of one of the two", id, a.peer.Incarnation, own.Incarnation)
+		return fmt.Errorf("node %s is of incarnation %v, which was recovered or restored from the same incarnation as incarnation %v of this node. Only one node may be recovered: stop the nodes of one of the two", id, a.peer.Incarnation, own.Incarnation)
 	}
 	return nil
 }
 
-// formerOf returns the former incarnations of one, as the others know them.
+// formerOf returns the former incarnations of incarnation, as the others know them.
 func formerOf(incarnation disk.Incarnation, others map[string]met) []disk.Incarnation {
 	for _, id := range slices.Sorted(maps.Keys(others)) {
 		if a := others[id]; a.err == nil && a.peer.Incarnation == incarnation && len(a.said.Former) > 0 {
@@ -86,7 +86,7 @@ func formerOf(incarnation disk.Incarnation, others map[string]met) []disk.Incarn
 	return nil
 }
 
-// dropEnded takes the incarnations out that a node of another one names as ended.
+// dropEnded removes the incarnations that a node of another one names as ended.
 func dropEnded(found map[disk.Incarnation]met, others map[string]met) {
 	for _, a := range others {
 		if a.err != nil {

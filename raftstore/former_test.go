@@ -42,7 +42,7 @@ func TestIncarnationIsJudged(t *testing.T) {
 		"old nodes without a leader":            {own: own(incY, incX), first: true, b: saying(incX, ""), c: saying(incX, "")},
 		"old nodes with a leader":               {own: own(incY, incX), first: true, b: saying(incX, "c"), c: saying(incX, "c"), want: "has not ended", join: incX, final: true},
 		"old nodes with a leader, a week later": {own: own(incY, incX), b: saying(incX, "c"), c: saying(incX, "c")},
-		"another survivor":                      {own: own(incY, incX), first: true, b: saying(incZ, "b", incX), c: down, want: "only one node may be", join: incZ, final: true},
+		"another survivor":                      {own: own(incY, incX), first: true, b: saying(incZ, "b", incX), c: down, want: "Only one node may be recovered", join: incZ, final: true},
 		"another survivor, later":               {own: own(incY, incX), b: saying(incZ, "b", incX), c: down},
 		"the first start of a founder":          {own: own(incY), first: true, b: saying(incX, "c"), c: down},
 		"founded separately":                    {own: own(incY), b: saying(incX, "c"), c: saying(incX, "c"), want: "founded separately"},

@@ -14,22 +14,21 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// A cluster is founded once. Every node of Peers must be there with an empty
-// directory at the same time. Then the one with the lowest name draws the
-// incarnation, and with it the list of all their lives; the others take both
-// from any node that has them. A node whose life is in the list is a founder:
-// once every node has stored the incarnation, or another founder knows that, it
-// writes the first log entry, which makes all founders voters and is the same
-// on each of them. Any other node joins (see joins).
+// A cluster is founded once. Every node of Peers must run with an empty directory at
+// the same time. Then the node with the lowest name draws the incarnation and makes
+// the list of all their lives. The others take both from any node that has them. A
+// node whose life is in the list is a founder. Once every node has stored the
+// incarnation, or another founder knows that, a founder writes the first log entry,
+// which makes all founders voters and is the same on each of them. Any other node
+// joins (see joins).
 //
-// So no node votes before every node has been seen without data, and each one
-// knows of the cluster before the first entry is acknowledged: a majority that
-// loses its data later starts no second cluster, whichever node is left. A
-// founder that hears of the founding late has the very life that is listed, so
-// that it has forgotten nothing.
+// So no node votes before every node has been seen without data, and each node knows
+// of the cluster before the first entry is acknowledged. If a majority loses its data
+// later, it starts no second cluster, whichever node is left. A founder that learns
+// of the founding late still has the listed life, so it has lost no data.
 
-// foundStep goes one step towards the first start, with what the others say.
-// A nil error means that the node has an incarnation now.
+// foundStep goes one step towards the first start, given the answers of the others. A
+// nil error means that the node has an incarnation now.
 func (n *node) foundStep(others map[string]met) error {
 	own := n.seat.look().identity
 	own.Owner = n.dir.owner
@@ -40,8 +39,8 @@ func (n *node) foundStep(others map[string]met) error {
 	return n.enter(own)
 }
 
-// firstStart returns the identity that a node without an incarnation takes,
-// after what the others have just said. The error says what is waited for.
+// firstStart returns the identity that a node without an incarnation takes, given the
+// latest answers of the others. The error names the nodes that are waited for.
 func firstStart(own disk.Identity, peers []Peer, others map[string]met) (disk.Identity, error) {
 	incarnation, said, err := founded(others)
 	own.Incarnation, own.Founders, own.Addrs, own.Former = incarnation, said.Founders, said.FounderAddrs, formerOf(incarnation, others)
@@ -56,9 +55,9 @@ func firstStart(own disk.Identity, peers []Peer, others map[string]met) (disk.Id
 	return own, err
 }
 
-// founded returns the incarnation that other nodes have, zero if none of them
-// has one, with what they say of its founding. Of several it is the one that did
-// not end, else that of the nodes that know a leader.
+// founded returns the incarnation of the other nodes, zero if none of them has one,
+// and a message that describes its founding. Of several incarnations it is the one
+// that has not ended, else that of the nodes that know a leader.
 func founded(others map[string]met) (disk.Incarnation, setupMessage, error) {
 	found := map[disk.Incarnation]met{}
 	for _, id := range slices.Sorted(maps.Keys(others)) {
@@ -99,9 +98,9 @@ func describeMet(others map[string]met) string {
 	return strings.Join(list, ", ")
 }
 
-// freshNodes returns the lives of all nodes, on the node that draws the
-// incarnation, if all of them were just seen without one. Else the error says
-// what the cluster waits for.
+// freshNodes returns the lives of all nodes, if all were just seen without an
+// incarnation and this node is the one that draws it. Else the error names the nodes
+// that the cluster waits for.
 func freshNodes(own disk.Identity, peers []Peer, others map[string]met) (map[string]disk.Life, error) {
 	names := (Config{ID: own.Node, Peers: peers}).memberIDs()
 	lives := map[string]disk.Life{own.Node: own.Life}
@@ -132,40 +131,40 @@ func freshNodes(own disk.Identity, peers []Peer, others map[string]met) (map[str
 	return lives, nil
 }
 
-// firstStartError says which nodes the first start waits for.
+// firstStartError reports the nodes for which the first start waits.
 type firstStartError struct {
 	there, missing []string
-	drawer         string // all are there, and this one begins
+	drawer         string // all are present, and this one begins
 }
 
 // Error implements error.
 func (e *firstStartError) Error() string {
 	if e.drawer != "" {
-		return fmt.Sprintf("the cluster waits for its first start, which node %s begins", e.drawer)
+		return fmt.Sprintf("the cluster waits for its first start, which node %s must begin", e.drawer)
 	}
 	be := "are"
 	if len(e.there) == 1 {
 		be = "is"
 	}
-	return fmt.Sprintf("the cluster waits for its first start: %s %s there, waits for %s; start every node of Peers once", strings.Join(e.there, ", "), be, strings.Join(e.missing, ", "))
+	return fmt.Sprintf("the cluster waits for its first start: %s %s present, waiting for %s: start every node of Peers once", strings.Join(e.there, ", "), be, strings.Join(e.missing, ", "))
 }
 
-// enter takes part in the cluster with this identity. A crash behind the write
-// is made up for at the next start.
+// enter makes the node take part in the cluster with this identity. After a crash
+// that follows the write, the next start completes it.
 func (n *node) enter(own disk.Identity) error {
 	if err := n.dir.writeIdentity(own); err != nil {
 		return err
 	}
 	n.settle(own)
 	if own.IsFounder() {
-		n.log.Info("the cluster is founded", "incarnation", own.Incarnation, "nodes", own.Members)
+		n.log.Info("cluster was founded", "incarnation", own.Incarnation, "nodes", own.Members)
 	} else {
-		n.log.Info("this node joins the cluster", "incarnation", own.Incarnation, "life", own.Life)
+		n.log.Info("node joins the cluster", "incarnation", own.Incarnation, "life", own.Life)
 	}
 	return nil
 }
 
-// settle makes an identity the one that this node shows to the others.
+// settle makes own the identity that this node presents to the others.
 func (n *node) settle(own disk.Identity) {
 	n.seat.change(func(s *seatState) {
 		s.identity, s.life, s.waits = own, own.Life, nil
@@ -177,7 +176,7 @@ func (n *node) settle(own disk.Identity) {
 	n.net.Become(func(h *transport.Hello) { h.Incarnation, h.Life, h.Boot = own.Incarnation, own.Life, n.boot })
 }
 
-// firstEntry is the entry that every founder's log begins with.
+// firstEntry returns the entry with which every founder's log begins.
 func (n *node) firstEntry(own disk.Identity) *raft.Log {
 	return &raft.Log{
 		Index: 1, Term: 1, Type: raft.LogConfiguration,
@@ -186,7 +185,7 @@ func (n *node) firstEntry(own disk.Identity) *raft.Log {
 	}
 }
 
-// founders is the configuration that the cluster begins with.
+// founders returns the configuration with which the cluster begins.
 func (n *node) founders(own disk.Identity) raft.Configuration {
 	var c raft.Configuration
 	for _, id := range slices.Sorted(maps.Keys(own.Founders)) {
@@ -198,8 +197,9 @@ func (n *node) founders(own disk.Identity) raft.Configuration {
 	return c
 }
 
-// serverAddr is the address of a server in the configuration. With its life, that
-// of an old and a new life of one node differ, as Raft demands.
+// serverAddr returns the address of a server in the configuration. It includes the
+// life, so that the addresses of an old and a new life of one node differ, as Raft
+// demands.
 func serverAddr(addr string, life disk.Life) raft.ServerAddress {
 	return raft.ServerAddress(transport.LifeAddr(addr, life))
 }
@@ -212,7 +212,7 @@ func (n *node) nodeAddr(id string) string {
 	return n.addrs()[id]
 }
 
-// begin takes the node to where its directory says that it was.
+// begin restores the standing that the node's directory records.
 func (n *node) begin() error {
 	found := n.dir.state
 	own := found.Identity
@@ -255,9 +255,9 @@ func (n *node) startFounder(others map[string]met) error {
 	return n.startVoter()
 }
 
-// allFounded returns an error that says which nodes have not stored the
-// incarnation of this founder, unless a founder that has votes already is among
-// the others: that one has seen all of them.
+// allFounded returns an error with the nodes that have not stored the incarnation of
+// this founder. It returns nil if one of the others is a founder that votes already,
+// because that one has seen all of them.
 func allFounded(own disk.Identity, others map[string]met) error {
 	there := []string{own.Node}
 	var missing []string

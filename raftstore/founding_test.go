@@ -189,7 +189,7 @@ func TestFounderWaitsForEveryNode(t *testing.T) {
 	require.True(t, a.disk.IsFounder() && b.disk.IsFounder())
 	take(a)
 	require.False(t, a.votes, "c knows of no cluster")
-	require.ErrorContains(t, allFounded(a.disk, a.heard), "a, b are there, waits for c (c:1)")
+	require.ErrorContains(t, allFounded(a.disk, a.heard), "a, b are present, waiting for c (c:1)")
 	take(c)
 	take(a)
 	require.True(t, a.votes)
@@ -232,9 +232,9 @@ func TestFirstStartNamesWhoIsAbsent(t *testing.T) {
 		heard map[string]met
 		want  string
 	}{
-		{a, nil, "a is there, waits for b (b:1), c (c:1); start every node of Peers once"},
-		{a, map[string]met{"b": b.answer(), "c": {err: errors.New("x")}}, "a, b are there, waits for c (c:1)"},
-		{b, map[string]met{"a": a.answer(), "c": m.nodes[2].answer()}, "which node a begins"},
+		{a, nil, "a is present, waiting for b (b:1), c (c:1): start every node of Peers once"},
+		{a, map[string]met{"b": b.answer(), "c": {err: errors.New("x")}}, "a, b are present, waiting for c (c:1)"},
+		{b, map[string]met{"a": a.answer(), "c": m.nodes[2].answer()}, "which node a must begin"},
 	} {
 		_, err := firstStart(tc.own.disk, m.peers, tc.heard)
 		require.ErrorContains(t, err, tc.want)
@@ -272,7 +272,7 @@ func TestFirstStartWaitsForEveryNode(t *testing.T) {
 	t.Cleanup(tc.stopAll)
 	tc.start(0)
 	tc.start(1)
-	want := fmt.Sprintf("a, b are there, waits for c (%s)", tc.config[2].Peers[2].Addr)
+	want := fmt.Sprintf("a, b are present, waiting for c (%s)", tc.config[2].Peers[2].Addr)
 	for i, b := range tc.node[:2] {
 		tc.eventually(func() bool {
 			short, cancel := contextFor(100 * time.Millisecond)

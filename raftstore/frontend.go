@@ -11,7 +11,7 @@ import (
 )
 
 // frontend turns the calls of a store into requests to the nodes, and numbers the
-// commands among them (P15). [Backend] and [Client] are built on it.
+// commands among them (P15). [Backend] and [Client] embed it.
 type frontend struct {
 	nodes        nodes
 	life         context.Context //nolint:containedctx // it is the store's end
@@ -25,16 +25,16 @@ type frontend struct {
 	running sync.WaitGroup
 }
 
-// nodes are the nodes of the cluster as a frontend reaches them.
+// nodes is the way in which a frontend reaches the nodes of the cluster.
 type nodes interface {
-	// ask puts a request to the node that leads, as often as needed, until there
-	// is an answer or ctx ends.
+	// ask sends a request to the leader, as often as needed, until there is an answer
+	// or ctx ends.
 	ask(ctx context.Context, r *request) outcome
-	// treeSince and keysSince return what is too large for a reply, as it was at
-	// that revision or later.
+	// treeSince and keysSince return entries that are too large for a reply, as they
+	// were at that revision or later.
 	treeSince(ctx context.Context, r dcs.Revision, prefix string) (dcs.Snapshot, error)
 	keysSince(ctx context.Context, r dcs.Revision, keys []string) ([]dcs.Entry, error)
-	// explain adds to the error of a call why no node could serve it.
+	// explain adds the reason why no node could serve a call to its error.
 	explain(err error) error
 }
 
@@ -46,8 +46,8 @@ func (b *frontend) init(n nodes, life context.Context, t dcs.Timing, minTTL time
 // Name returns "raftstore".
 func (b *frontend) Name() string { return backendName }
 
-// Caps returns what the store can do. An Expiry is TTL x 1.01 + 50 ms, plus
-// the time that one log entry takes.
+// Caps returns the limits and capabilities of the store. An Expiry is TTL x 1.01 +
+// 50 ms, plus the time that one log entry takes.
 func (b *frontend) Caps() dcs.Caps {
 	return dcs.Caps{
 		MinTTL: b.minTTL, MaxTTL: state.MaxTTL,
@@ -56,7 +56,7 @@ func (b *frontend) Caps() dcs.Caps {
 	}
 }
 
-// Get returns one entry, linearizable.
+// Get returns one entry. It is linearizable.
 func (b *frontend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 	ctx, cancel := b.budget(ctx)
 	defer cancel()
@@ -71,8 +71,8 @@ func (b *frontend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 	return o.reply.entries[0], nil
 }
 
-// Snapshot returns the key prefix itself and everything below it, atomic and
-// linearizable.
+// Snapshot returns the entry of prefix itself and all entries below it. It is atomic
+// and linearizable.
 func (b *frontend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
 	ctx, cancel := b.budget(ctx)
 	defer cancel()
@@ -85,8 +85,7 @@ func (b *frontend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, e
 	})
 }
 
-// fetch reads the tree from the node that leads, unless it has not moved past
-// since.
+// fetch reads the tree from the leader, unless it has not moved past since.
 func (b *frontend) fetch(ctx context.Context, prefix string, since dcs.Revision) (s dcs.Snapshot, moved bool, o outcome) {
 	o = b.nodes.ask(ctx, &request{op: opRead, prefix: prefix, since: since})
 	if o.err != nil || !o.reply.moved {
@@ -101,8 +100,8 @@ func (b *frontend) fetch(ctx context.Context, prefix string, since dcs.Revision)
 	return s, true, o
 }
 
-// budget bounds a call by RetryTimeout and by its context. The end of the store
-// ends its calls by itself.
+// budget bounds a call by RetryTimeout and by its context. The end of the store ends
+// its calls separately.
 func (b *frontend) budget(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, b.retryTimeout)
 }

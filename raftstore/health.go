@@ -12,39 +12,38 @@ import (
 )
 
 const (
-	// stalledAfter is how long a durable write may take before the node counts
-	// as stalled; slowAfter is the time after which the node reports
-	// to others that it is not well, so that they do not count on it.
+	// stalledAfter is the time of a durable write after which the node counts as
+	// stalled. slowAfter is the time after which it reports to the others that it is
+	// unhealthy, so that they do not rely on it.
 	stalledAfter = time.Second
 	slowAfter    = 500 * time.Millisecond
-	// healthTick is how often a node looks at its own health.
+	// healthTick is how often a node checks its own health.
 	healthTick = 100 * time.Millisecond
-	// outFor is how long a node that stepped out waits for another leader
+	// outFor is the time for which a node that stepped out waits for another leader
 	// before it takes part again.
 	outFor = 10 * time.Second
 )
 
-// errStalled is why a node takes no part while a write has not returned.
+// errStalled is the reason why a node takes no part while a write hangs.
 var errStalled = errors.New("a write to the disk did not return")
 
-// health answers whether this node may take part. It measures every durable
-// write, one that is under way too: Raft's own main loop hangs with a disk that
-// does, so that others must ask here.
+// health decides whether this node may take part. It measures every durable write,
+// including one in progress. Raft cannot be asked instead, because its main loop
+// hangs if the disk does.
 type health struct {
-	// changed is called for every change of the state, in order, with the lock
-	// held.
+	// changed is called for every change of the state, in order, with the lock held.
 	changed func(from, to Health)
 
 	mu     sync.Mutex
-	begun  map[uint64]dcs.Instant // writes under way
+	begun  map[uint64]dcs.Instant // writes in progress
 	disk   DiskStatus
 	done   uint64
 	faults map[uint64]writeFault // of writes that are being repeated
-	// outcome is closed when an attempt of a write ends, and made when someone
+	// outcome is closed when an attempt of a write ends, and made when a caller
 	// waits for that.
 	outcome chan struct{}
 	lost    error // permanent
-	out     error // why this node left the lead, or nil
+	out     error // why this node left the leadership, or nil
 	state   HealthState
 	since   dcs.Instant
 }
@@ -59,8 +58,8 @@ func newHealth(changed func(from, to Health)) *health {
 	return &health{changed: changed, begun: map[uint64]dcs.Instant{}, faults: map[uint64]writeFault{}, state: Well, since: dcs.Now()}
 }
 
-// begin implements storeHealth. A write that is repeated after a failure is one
-// write.
+// begin implements storeHealth. A write with all its repetitions after failures is
+// one write.
 func (h *health) begin() (id uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -105,7 +104,7 @@ func (h *health) attempted() {
 	}
 }
 
-// retried calls again, which makes the store repeat failed writes at once, and
+// retried calls again, which must make the store repeat failed writes at once. It
 // returns when each of them has been attempted once more, or when ctx ends.
 func (h *health) retried(ctx context.Context, again func()) {
 	h.mu.Lock()
@@ -150,8 +149,7 @@ func (h *health) anyFault() error {
 	return nil
 }
 
-// pending returns how long the oldest write has been under way. The caller
-// holds the lock.
+// pending returns the age of the oldest write in progress. The caller holds the lock.
 func (h *health) pending() time.Duration {
 	var oldest time.Duration
 	for _, at := range h.begun {
@@ -160,9 +158,9 @@ func (h *health) pending() time.Duration {
 	return oldest
 }
 
-// ill returns why this node can acknowledge nothing, or nil. The caller holds
-// the lock.
-func (h *health) ill() error {
+// unhealthy returns the reason why this node can acknowledge nothing, or nil. The
+// caller holds the lock.
+func (h *health) unhealthy() error {
 	if h.lost != nil {
 		return h.lost
 	}
@@ -177,7 +175,7 @@ func (h *health) ill() error {
 
 // look updates the state and reports a change. The caller holds the lock.
 func (h *health) look() {
-	state, err := Well, h.ill()
+	state, err := Well, h.unhealthy()
 	switch {
 	case h.lost != nil:
 		state = Failed
@@ -194,16 +192,16 @@ func (h *health) look() {
 	h.changed(from, Health{State: state, Err: err})
 }
 
-// check finds the state anew; a write that hangs calls nothing. It returns why
-// this node is ill, or nil.
+// check updates the state, because a write that hangs does not. It returns the reason
+// why this node is unhealthy, or nil.
 func (h *health) check() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.look()
-	return h.ill()
+	return h.unhealthy()
 }
 
-// stepOut notes that this node leaves the lead to the others.
+// stepOut records that this node leaves the leadership to the others.
 func (h *health) stepOut(reason error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -211,39 +209,39 @@ func (h *health) stepOut(reason error) {
 	h.look()
 }
 
-// stepIn notes that it takes part again.
+// stepIn records that this node takes part again.
 func (h *health) stepIn() { h.stepOut(nil) }
 
-// away reports whether this node has left the lead to the others.
+// away reports whether this node has left the leadership to the others.
 func (h *health) away() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.out != nil
 }
 
-// apart reports whether this node hears no leader although there may be one,
-// because it left the lead or can take no part any more.
+// apart reports whether this node hears of no leader although there may be one,
+// because it left the leadership or can take no part any more.
 func (h *health) apart() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.out != nil || h.lost != nil
 }
 
-// quick reports whether the others can count on this node now.
+// quick reports whether the others can rely on this node now.
 func (h *health) quick() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.lost == nil && len(h.faults) == 0 && h.pending() < slowAfter
 }
 
-// status returns what is known; Disk.Pending grows while a write hangs.
+// status returns the present state. Disk.Pending grows while a write hangs.
 func (h *health) status() (Health, DiskStatus) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.look()
 	d := h.disk
 	d.Pending, d.Fault = h.pending(), h.anyFault()
-	err := h.ill()
+	err := h.unhealthy()
 	if h.out != nil {
 		err = h.out
 	}

@@ -11,33 +11,33 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// The lead of a stalled node. Raft's heartbeats do not depend on the disk, so
-// the followers of a leader whose disk hangs are content, and nobody commits
-// anything. A leader that has been stalled for stalledAfter therefore closes
-// Raft's connections, and refuses new ones, if a majority of the voters without
-// it says that it is well: the others then elect one of theirs. If no such
-// majority is well, as when all share a storage that hangs, the leader stays
-// and goes on renewing leases.
+// A stalled leader steps out. Raft's heartbeats do not depend on the disk. So the
+// followers of a leader whose disk hangs hold no election, and nothing is committed.
+// A leader that has been stalled for stalledAfter therefore closes Raft's
+// connections, and refuses new ones, if voters that are a majority without it report
+// that they are well. The others then elect a leader. If there is no such majority,
+// as when all share a storage that hangs, the leader stays and continues to renew
+// leases.
 //
-// Calls stay open: a question of P2 needs no disk, and the answer, this node's
-// present term, stays true.
+// Calls stay open, because a question of P2 needs no disk, and the answer, this
+// node's present term, stays true.
 
-// leadWatch is what the watch of a leader's health needs of the node around it.
+// leadWatch watches the health of a leader. Its functions are parts of the node.
 type leadWatch struct {
 	health *health
 	// leading returns the term in which Raft leads here, or 0, whether this
 	// node stepped out or not.
 	leading func() uint64
-	// othersWell reports whether a majority of the voters without this node is
-	// well. It is bounded by ctx.
+	// othersWell reports whether the other voters that are well are a majority. It is
+	// bounded by ctx.
 	othersWell func(ctx context.Context) bool
-	// superseded reports whether another voter is in a newer term, bounded by
+	// superseded reports whether another voter is in a newer term. It is bounded by
 	// ctx.
 	superseded func(ctx context.Context) bool
 	// retry makes the store repeat failed writes at once.
 	retry func()
-	// bar closes Raft's connections and refuses new ones while reason is not
-	// nil; turn makes the leadership agree with leading and health.away.
+	// bar closes Raft's connections and refuses new ones while reason is not nil.
+	// turn makes the leadership agree with leading and health.away.
 	bar  func(reason error)
 	turn func()
 }
@@ -65,16 +65,16 @@ func (n *node) watchHealth() {
 	w.watch(n.life)
 }
 
-// turn makes the leadership agree with Raft, and with whether this node stepped
-// out, and lets calls look for the leader anew.
+// turn makes the leadership agree with Raft and with health.away, and makes calls
+// look for the leader again.
 func (n *node) turn() {
 	n.lead.changed(n.leading())
 	n.leaderWatch.turn(n.leaderAddr())
 }
 
-// othersWell reports whether the voters without this node whose disks work are a
-// majority. Each of them writes to its disk first: a follower stores nothing
-// while the leader's disk hangs, and would not know that its own does too.
+// othersWell reports whether the other voters whose disks work are a majority. Each of
+// them writes to its disk first, because a follower stores nothing while the leader's
+// disk hangs, and would not notice that its own hangs too.
 func (n *node) othersWell(ctx context.Context) bool {
 	answers, voters := n.voices(ctx, opDisk)
 	well := 0
@@ -119,8 +119,8 @@ func (m *member) diskWorks(ctx context.Context) bool {
 	}
 }
 
-// voices puts the question op to all other voters at once and returns their
-// answers, and how many voters there are, this node included.
+// voices puts the question op to all other voters at once. It returns their answers
+// and the number of voters, this node included.
 func (n *node) voices(ctx context.Context, op byte) (answers []voice, voters int) {
 	m := n.member()
 	if m == nil {
@@ -143,8 +143,8 @@ func (m *member) askOthers(ctx context.Context, op byte) <-chan answered {
 	return m.askVoters(ctx, m.currentVoters(), op)
 }
 
-// askVoters puts the question op to these voters at once, without this node. The
-// channel has the answers as they come, and is closed after the last one. It need
+// askVoters puts the question op to these voters at once, except this node. The
+// channel has the answers as they arrive, and is closed after the last one. It need
 // not be read to its end.
 func (m *member) askVoters(ctx context.Context, voters []voter, op byte) <-chan answered {
 	answers := make(chan answered, len(voters))
@@ -171,9 +171,9 @@ func (m *member) askVoters(ctx context.Context, voters []voter, op byte) <-chan 
 func (n *node) reportHealth(from, to Health) {
 	args := []any{"state", string(to.State), "was", string(from.State), "for", from.Since}
 	if to.State == Well {
-		n.log.Info("this node takes part again", args...)
+		n.log.Info("node takes part again", args...)
 	} else {
-		n.log.Error("this node does not take part as it should", append(args, "error", to.Err)...)
+		n.log.Error("node is unhealthy and does not fully take part", append(args, "error", to.Err)...)
 	}
 	if n.config.Observer.Endpoint == nil {
 		return
@@ -185,10 +185,10 @@ func (n *node) reportHealth(from, to Health) {
 	n.config.Observer.Endpoint(e)
 }
 
-// askTime bounds the question to the others for their health.
+// askTime bounds the time of asking the others for their health.
 const askTime = 500 * time.Millisecond
 
-// watch looks at the node's health until life ends.
+// watch checks the node's health until life ends.
 func (s *leadWatch) watch(life context.Context) {
 	tick := time.NewTicker(healthTick)
 	defer tick.Stop()
@@ -199,18 +199,18 @@ func (s *leadWatch) watch(life context.Context) {
 		case <-life.Done():
 			return
 		}
-		ill, out := s.health.check(), s.health.away()
+		unhealthy, out := s.health.check(), s.health.away()
 		switch {
-		case !out && ill != nil && s.leading() != 0 && s.within(life, askTime, s.othersWell) && s.within(life, stalledAfter, s.stillIll):
+		case !out && unhealthy != nil && s.leading() != 0 && s.within(life, askTime, s.othersWell) && s.within(life, stalledAfter, s.stillUnhealthy):
 			left = dcs.Now()
-			s.health.stepOut(ill)
-			s.bar(ill)
+			s.health.stepOut(unhealthy)
+			s.bar(unhealthy)
 			s.turn()
-		case out && ill == nil:
+		case out && unhealthy == nil:
 			s.stepIn()
 		case out && left.Elapsed() >= outFor:
-			// Nobody took the lead, because the others cannot reach each other:
-			// what is held is renewed here again. Else it stays out.
+			// If no other node became the leader, because the others cannot reach
+			// each other, leases are renewed here again. Else this node stays out.
 			left = dcs.Now()
 			if !s.within(life, askTime, s.superseded) {
 				s.stepIn()
@@ -225,14 +225,14 @@ func (s *leadWatch) stepIn() {
 	s.turn()
 }
 
-// stillIll attempts failed writes once more, and reports whether this node is
-// still ill.
-func (s *leadWatch) stillIll(ctx context.Context) bool {
+// stillUnhealthy attempts failed writes once more, and reports whether this node is
+// still unhealthy.
+func (s *leadWatch) stillUnhealthy(ctx context.Context) bool {
 	s.health.retried(ctx, s.retry)
 	return s.health.check() != nil
 }
 
-// within asks a question, which may take as long as limit.
+// within asks question, bounded by limit.
 func (s *leadWatch) within(life context.Context, limit time.Duration, question func(context.Context) bool) bool {
 	ctx, cancel := context.WithTimeout(life, limit)
 	defer cancel()

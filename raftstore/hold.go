@@ -11,27 +11,27 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
-// patientTransport sends entries again itself where they do not get through.
-// Raft doubles the pause of its replication after each failure that it is told
-// of, up to 10.24 s, and nothing that the server does shortens that pause: a
-// server that was away for half a minute would be sent nothing for ten seconds
-// after its return. AppendEntries may be sent again at any time; a snapshot,
-// which is a stream, is not begun while the server answers nothing.
+// patientTransport resends entries itself if sending them fails. Raft doubles the
+// pause of its replication after each failure that the transport returns, up to
+// 10.24 s, and nothing that the server does shortens that pause. A server that was
+// away for half a minute would be sent nothing for ten seconds after its return.
+// AppendEntries may be sent again at any time. A snapshot is a stream, and is not
+// begun while the server answers nothing.
 type patientTransport struct {
 	raftPeers
 
 	life  context.Context //nolint:containedctx // the node's end
 	pause time.Duration
-	// wanted reports whether this node leads in that term, with that server in
-	// its configuration. Only then is a message sent again.
+	// wanted reports whether this node leads in that term, with that server in its
+	// configuration. Only then is a message sent again.
 	wanted func(id raft.ServerID, term uint64) bool
 
 	mu     sync.Mutex
 	silent map[raft.ServerID]chan struct{} // closed when the server answers
 }
 
-// raftPeers is what Raft asks of a transport. It finds out by a conversion
-// whether there is a pre-vote.
+// raftPeers are the methods of a transport that Raft uses. Raft detects by a type
+// assertion whether there is a pre-vote.
 type raftPeers interface {
 	raft.Transport
 	raft.WithPreVote
@@ -66,7 +66,7 @@ func (t *patientTransport) InstallSnapshot(id raft.ServerID, to raft.ServerAddre
 	return err
 }
 
-// heard notes what became of a message to a server.
+// heard records the outcome of a message to a server.
 func (t *patientTransport) heard(id raft.ServerID, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -80,8 +80,8 @@ func (t *patientTransport) heard(id raft.ServerID, err error) {
 	}
 }
 
-// answers waits for t.pause at most until a server answers heartbeats, and
-// reports whether it does.
+// answers waits until a server answers heartbeats, for t.pause at most, and reports
+// whether it does.
 func (t *patientTransport) answers(id raft.ServerID) bool {
 	t.mu.Lock()
 	answers := t.silent[id]
@@ -100,9 +100,8 @@ func (t *patientTransport) answers(id raft.ServerID) bool {
 	return false
 }
 
-// isHeartbeat reports whether the other side treats req as a heartbeat, which
-// neither its main loop nor its disk has a part in. Raft's transport decides by
-// the same fields.
+// isHeartbeat reports whether the receiver treats req as a heartbeat, in which neither
+// its main loop nor its disk has a part. Raft's transport decides by the same fields.
 func isHeartbeat(req *raft.AppendEntriesRequest) bool {
 	return req.Term != 0 && req.PrevLogEntry == 0 && req.PrevLogTerm == 0 &&
 		len(req.Entries) == 0 && req.LeaderCommitIndex == 0

@@ -11,10 +11,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// errDirInUse says that another process has the data directory.
+// errDirInUse reports that another process has the data directory.
 var errDirInUse = disk.ErrInUse
 
-// owner is this node as a data directory names it.
+// owner returns the owner that the data directory of this node names.
 func (c Config) owner() disk.Owner {
 	return disk.Owner{Node: c.ID, Cluster: transport.NewClusterID(c.Root).String(), Root: c.Root, Members: c.memberIDs()}
 }
@@ -36,16 +36,16 @@ type dataDir struct {
 func (d *dataDir) logDir() string   { return disk.LogDir(d.path) }
 func (d *dataDir) snapsDir() string { return disk.SnapshotDir(d.path) }
 
-// asidePath returns where setAside moves what the directory has.
+// asidePath returns the directory to which setAside moves the data.
 func (d *dataDir) asidePath() string { return disk.LostDir(d.path, d.state.Life()) }
 
-// close gives the directory free for another process.
+// close unlocks the directory for another process.
 func (d *dataDir) close() error { return d.unlock() }
 
-// openDir locks the data directory and finds out what it holds. A new directory
-// becomes this node's. It fails at once and changes nothing that is not its
-// own. What must not be voted with is an error, unless Config.Rejoin allows to
-// go on without it.
+// openDir locks the data directory and inspects it. A new directory becomes this
+// node's. If it fails, it fails at once, and it never changes the data of another
+// node. Data that the node must not vote with are an error, unless Config.Rejoin
+// allows it to continue without them.
 func openDir(c Config, w nodeDeps, log *logging.HCLogger) (*dataDir, error) {
 	if err := w.files.MakeDir(c.Dir); err != nil {
 		return nil, openError(dcs.ErrUnavailable, "Dir %s cannot be made: name a directory that this user can write to: %w", c.Dir, err)
@@ -65,7 +65,7 @@ func lockDir(c Config, w nodeDeps, log *logging.HCLogger) (*dataDir, error) {
 	unlock, err := w.files.Lock(disk.LockFile(c.Dir))
 	if err != nil {
 		if errors.Is(err, errDirInUse) {
-			return nil, openError(dcs.ErrUnavailable, "Dir %s is in use by another process: end it, or give this node a directory of its own: %w", c.Dir, err)
+			return nil, openError(dcs.ErrUnavailable, "Dir %s is in use by another process: end that process, or give this node a directory of its own: %w", c.Dir, err)
 		}
 		return nil, openError(dcs.ErrUnavailable, "Dir %s cannot be locked: it must be writable by this user: %w", c.Dir, err)
 	}
@@ -102,13 +102,12 @@ func (d *dataDir) refusal(err error) error {
 	return d.explain(err)
 }
 
-// writeIdentity replaces the identity durably.
+// writeIdentity durably replaces the identity.
 func (d *dataDir) writeIdentity(i disk.Identity) error {
 	return disk.WriteIdentity(d.files, d.path, i)
 }
 
-// setAside moves what the directory holds out of the way, and begins another
-// life in it.
+// setAside moves the data aside and begins another life in the directory.
 func (d *dataDir) setAside(i disk.Identity) error {
 	if err := disk.SetAside(d.files, d.path, d.state.Life()); err != nil {
 		return err

@@ -16,28 +16,28 @@ import (
 )
 
 const (
-	// revisionStep is how many revisions Recover and Restore leave out at least:
-	// more than the cluster that they continue can have used since. A log takes far
-	// less than one entry in a microsecond, which uses up the step in 13 days; a
-	// thousand entries in a second use it up in 35 years.
+	// revisionStep is the least number of revisions that Recover and Restore leave
+	// out. It is more than the cluster that they continue can have used since. One
+	// entry in a microsecond, far more than a log can take, uses up the step in 13
+	// days. A thousand entries in a second use it up in 35 years.
 	revisionStep = 1 << 40
-	// maxClock is the largest time in microseconds that counts: in the year 2255
-	// numbers that JSON keeps exact end.
+	// maxClock is the largest time in microseconds that counts. It is the end of the
+	// integers that JSON keeps exact, and lies in the year 2255.
 	maxClock = 1 << 53
 	// maxRevision bounds RecoverConfig.MinRevision and the result, so that a
 	// cluster never runs out of revisions.
 	maxRevision = 1 << 62
 )
 
-// firstRevision returns the revision above which a new incarnation begins: at
-// least revisionStep above last, the newest one that is known of the incarnation
-// that it continues, and at least least.
+// firstRevision returns the revision above which a new incarnation begins. It is at
+// least revisionStep above last, the newest known revision of the incarnation that it
+// continues, and at least least.
 //
-// It is also at least the time in microseconds. So an incarnation begins above
-// all that any cluster has used up to now, whose log took less than an entry in
-// a microsecond since it began: two incarnations that continue the same data, one
-// after the other, do not use the same revisions. A clock that is wrong takes
-// that away and nothing else.
+// It is also at least the time in microseconds. So an incarnation begins above all
+// revisions that any cluster has used up to now, if its log took less than an entry
+// in a microsecond since it began. Two incarnations that continue the same data, one
+// after the other, do not use the same revisions. Only this last property depends on
+// a correct clock.
 func firstRevision(last uint64, least dcs.Revision, now time.Time) (uint64, error) {
 	if least > maxRevision || last > maxRevision-revisionStep {
 		return 0, fmt.Errorf("revisions would begin at %d, above %d", max(uint64(least), last), uint64(maxRevision))
@@ -59,10 +59,10 @@ type ancestry struct {
 	members     []raft.Server // of the incarnation that ends, if they are known
 }
 
-// newMembers is the first configuration of a new incarnation. The node is its only
-// voter. The others, those of the incarnation before or those of Peers, are in it
-// with lives that no node has: a new life takes the place of each, and gets the vote
-// of a voter, when the node is started.
+// newMembers returns the first configuration of a new incarnation. The node is its
+// only voter. The others, those of the incarnation before or those of Peers, are in it
+// with lives that no node has. When such a node is started, a new life takes the place
+// of that one, and gets its vote if it stands for a voter.
 func (a ancestry) newMembers(c Config, own disk.Life) raft.Configuration {
 	addrs, suffrage := membersOf(a.members), map[string]raft.ServerSuffrage{}
 	for id := range addrs {
@@ -91,7 +91,7 @@ func (a ancestry) newMembers(c Config, own disk.Life) raft.Configuration {
 }
 
 // begin makes the directory that of the only voter of a new incarnation, which
-// continues a. It returns the identity and the revision that it begins at.
+// continues a. It returns the identity and the revision at which it begins.
 func (d *dataDir) begin(c Config, a ancestry, least dcs.Revision) (own disk.Identity, first uint64, err error) {
 	now := time.Now() //nolint:forbidigo // it only raises a number; see firstRevision
 	if first, err = firstRevision(a.state.Applied(), least, now); err != nil {
@@ -111,12 +111,12 @@ func (d *dataDir) begin(c Config, a ancestry, least dcs.Revision) (own disk.Iden
 		Persist: snapshot.Persist, SegmentBytes: d.segmentBytes,
 	})
 	if err != nil {
-		err = fmt.Errorf("%s was not written to its end: do the same again, which completes it or says that it is done: %w", d.path, err)
+		err = fmt.Errorf("%s was not completely written: repeat the operation, which completes it or reports that it is done: %w", d.path, err)
 	}
 	return own, first, err
 }
 
-// named returns err as that of an operation of this package.
+// named returns err as the error of the operation op of this package.
 func named(op string, err error) error {
 	var known *dcs.Error
 	if errors.As(err, &known) {

@@ -13,32 +13,32 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
-// errNotLeader says that this node does not lead, so that nothing was done.
+// errNotLeader reports that this node does not lead, so that nothing was done.
 var errNotLeader = errors.New("this node is not the Raft leader")
 
-// leadership is what a node does as Raft leader: it proposes commands, keeps
-// the leases' time and confirms. Everything it knows belongs to one term and
-// is thrown away with it (P21).
+// leadership is the work of a node as Raft leader. It proposes commands, keeps the
+// time of leases and confirms. All its knowledge belongs to one term and is discarded
+// with it (P21).
 type leadership struct {
 	state *state.FSM
 	queue chan *proposal // to the one goroutine that hands proposals to Raft
 
-	// leads reports whether Raft leads in that very term; clock is monotonic;
+	// leads reports whether Raft leads in exactly that term. clock is monotonic.
 	// gather makes the quorumCheck of a term.
 	life   context.Context //nolint:containedctx // the node's: its end is every term's
 	leads  func(term uint64) bool
 	clock  func() time.Duration
 	gather func(life context.Context, term uint64) *quorumCheck
-	// serve does what a leader does beside, until the term is over.
+	// serve does the other work of a leader, until the term is over.
 	serve func(life context.Context, term uint64)
 
-	// understands is the newest feature level that this node understands;
-	// levels returns the newest that all servers of the configuration do.
+	// understands is the newest feature level that this node understands. levels
+	// returns the newest one that all servers of the configuration understand.
 	understands byte
 	levels      func(ctx context.Context) (byte, error)
 
 	mu      sync.Mutex
-	current *term       // nil while another node leads, or nobody
+	current *term       // nil while this node does not lead
 	leading atomic.Bool // current is not nil: a hint, read without the lock
 	waiting map[state.Key][]*proposal
 	running sync.WaitGroup
@@ -65,8 +65,8 @@ func newLeadership(life context.Context, fsm *state.FSM) *leadership {
 	return l
 }
 
-// changed is told of every gain and loss of the leadership, in order, perhaps
-// late: what counts is what Raft says now.
+// changed is called for every gain and loss of the leadership, in order, but perhaps
+// late. number is the term in which Raft leads at the time of the call, or 0.
 func (l *leadership) changed(number uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -77,7 +77,7 @@ func (l *leadership) changed(number uint64) {
 		l.current.end()
 		l.current = nil
 		l.leading.Store(false)
-		clear(l.waiting) // who still waits sees the term end
+		clear(l.waiting) // callers that still wait see the end of the term
 	}
 	if number == 0 {
 		return
@@ -94,7 +94,7 @@ func (l *leadership) changed(number uint64) {
 	l.running.Go(t.run)
 }
 
-// run opens the term and ends its leases in time.
+// run opens the term and ends its leases when they are due.
 func (t *term) run() {
 	defer t.quorum.close()
 	defer t.end()
@@ -113,8 +113,8 @@ func (t *term) run() {
 	}
 }
 
-// propose hands a command of the leader's own to Raft. It reports false when
-// the term is over.
+// propose passes a command of the leader's own to Raft. It reports false if the term
+// is over.
 func (t *term) propose(c *state.Command) bool {
 	select {
 	case t.l.queue <- &proposal{data: c.Encode()}:
@@ -147,8 +147,8 @@ func (l *leadership) openTerm(ctx context.Context) (*term, error) {
 	}
 }
 
-// vote returns the voter that answered within the request itself, if its term
-// was ours.
+// vote returns the voter that answered within the request itself, if its term was
+// this one.
 func (t *term) vote(voted raft.ServerID, votedIn uint64) raft.ServerID {
 	if votedIn != t.number {
 		return ""
@@ -156,10 +156,11 @@ func (t *term) vote(voted raft.ServerID, votedIn uint64) raft.ServerID {
 	return voted
 }
 
-// confirmed blocks until it is sure that this node still led after the call
-// was made. Whatever was acknowledged before the call is applied here by then:
-// by this term's leader or, before the term opened, by an earlier one. What a
-// follower applied and showed before the call is committed, and may not be.
+// confirmed blocks until it is certain that this node still led after the call was
+// made. By then, all writes that were acknowledged before the call are applied here,
+// whether this term's leader acknowledged them or, before the term opened, an earlier
+// one. Entries that a follower applied and showed before the call are committed, but
+// may not be applied here.
 func (l *leadership) confirmed(ctx context.Context, voted raft.ServerID, votedIn uint64) error {
 	t, err := l.openTerm(ctx)
 	if err != nil {
@@ -174,9 +175,9 @@ func (l *leadership) confirmed(ctx context.Context, voted raft.ServerID, votedIn
 	return nil
 }
 
-// applied is told of every command, after its effect is visible, on the FSM's
-// goroutine. Raft's futures are not needed: what was applied is answered here,
-// what was not is settled by the end of the term.
+// applied is called for every command, after its effect is visible, on the FSM's
+// goroutine. Raft's futures are not needed. A command that was applied is answered
+// here, and the end of the term settles those that were not.
 func (l *leadership) applied(c *state.Command, index, term uint64, r state.Result) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

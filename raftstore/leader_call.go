@@ -14,10 +14,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// errNoLeader says that no leader is known.
+// errNoLeader reports that no leader is known.
 var errNoLeader = errors.New("no Raft leader is known")
 
-// errMoved ends an attempt whose callee leads no more.
+// errMoved ends an attempt whose callee no longer leads.
 var errMoved = errors.New("another node became the Raft leader")
 
 // leaderWatch notifies the calls that wait for a leader, or for an answer of one, when
@@ -29,7 +29,7 @@ type leaderWatch struct {
 	ended    bool // the node is closing
 }
 
-// attempt is one call under way.
+// attempt is one call in progress.
 type attempt struct {
 	to     string
 	cancel context.CancelCauseFunc
@@ -46,7 +46,7 @@ func (r *leaderWatch) next() <-chan struct{} {
 	return r.changed
 }
 
-// begin registers a call to the node at addr; a change of the leader ends it.
+// begin registers an attempt, which a change of the leader ends.
 func (r *leaderWatch) begin(a *attempt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -62,7 +62,8 @@ func (r *leaderWatch) end(a *attempt) {
 	delete(r.attempts, a)
 }
 
-// turn tells everybody that leader, if it is not empty, leads now.
+// turn notifies all waiting calls of a change. If leader is not empty, it also ends
+// the attempts at other nodes.
 func (r *leaderWatch) turn(leader string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -75,7 +76,7 @@ func (r *leaderWatch) turn(leader string) {
 	}
 }
 
-// shut ends every attempt, and every later one at once.
+// shut ends all attempts. Later ones end at once.
 func (r *leaderWatch) shut() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -85,9 +86,9 @@ func (r *leaderWatch) shut() {
 	}
 }
 
-// follow turns Raft's observations of the leader into turns of the leaderWatch. An
-// observation that is dropped because one is waiting already changes nothing:
-// the leader is asked for anew.
+// follow turns Raft's observations of the leader into turns of the leaderWatch. It
+// does not matter that an observation is dropped while another one is waiting, because
+// follow reads the leader from Raft each time.
 func (m *member) follow() {
 	n := m.node
 	seen := make(chan raft.Observation, 1)
@@ -113,7 +114,7 @@ func (m *member) follow() {
 			n.leaderWatch.turn(now)
 			if now != "" && now != known {
 				n.leaderChanges.Add(1)
-				n.tell(known, now)
+				n.reportLeader(known, now)
 				known = now
 			}
 		case <-m.life.Done():
@@ -122,8 +123,9 @@ func (m *member) follow() {
 	}
 }
 
-// tell reports a change of the leader that this node's calls go to.
-func (n *node) tell(from, to string) {
+// reportLeader logs a change of the leader to which this node's calls go, and reports
+// it to the Observer.
+func (n *node) reportLeader(from, to string) {
 	from, to = transport.PlainAddr(from), transport.PlainAddr(to)
 	n.log.Info("calls go to another Raft leader", "from", from, "to", to)
 	if n.config.Observer.Endpoint != nil {
@@ -133,7 +135,7 @@ func (n *node) tell(from, to string) {
 	}
 }
 
-// leaderAddr returns the address of the leader Raft knows, with its life, or "".
+// leaderAddr returns the address of the leader that Raft knows, with its life, or "".
 func (n *node) leaderAddr() string {
 	m := n.member()
 	if m == nil {
@@ -145,7 +147,7 @@ func (n *node) leaderAddr() string {
 		return ""
 	case m.id:
 		if n.health.away() {
-			return "" // whatever Raft says
+			return "" // even if Raft still names this node
 		}
 		return n.net.Addr()
 	}
@@ -156,7 +158,7 @@ func (n *node) leaderAddr() string {
 	return string(addr)
 }
 
-// outcome is what became of a request that was tried until its budget ended.
+// outcome is the outcome of a request that was tried until its budget ended.
 type outcome struct {
 	reply    reply
 	err      error       // why there is no reply
@@ -165,8 +167,8 @@ type outcome struct {
 	unclear  bool        // a copy of the request, not the answered one, may have been taken
 }
 
-// ask puts r to whoever leads, as often as needed, until there is an answer or
-// ctx ends. prepare is called before each copy is sent.
+// ask sends r to the leader, as often as needed, until there is an answer or ctx ends.
+// prepare is called before each copy is sent.
 func (n *node) ask(ctx context.Context, r *request, prepare func()) outcome {
 	var o outcome
 	hint, hinted := "", false
@@ -183,7 +185,7 @@ func (n *node) ask(ctx context.Context, r *request, prepare func()) outcome {
 			rep, err := n.try(ctx, to, r)
 			switch {
 			case err != nil:
-				if ctx.Err() == nil || o.err == nil { // else the reason before says more
+				if ctx.Err() == nil || o.err == nil { // else the previous reason is more helpful
 					o.err = err
 				}
 				o.unclear = o.unclear || !errors.Is(err, transport.ErrNotSent)
@@ -210,10 +212,10 @@ func (n *node) ask(ctx context.Context, r *request, prepare func()) outcome {
 	}
 }
 
-// target returns the address to ask: that of this node where it leads. A node
-// that stepped out or failed hears of no leader and asks the other voters in turn. So
-// does a request about the members, because the others may not reach a node that has
-// moved before it is made.
+// target returns the address to ask, which is that of this node if it leads. A node
+// that stepped out or failed hears of no leader and asks the other voters in turn.
+// Requests about the members do the same if no leader is known, because the others may
+// not reach a node that has moved until such a request is carried out.
 func (n *node) target(op byte) string {
 	if n.lead.leading.Load() {
 		return n.net.Addr()
@@ -230,7 +232,8 @@ func (n *node) target(op byte) string {
 	return voters[int(n.asked.Add(1))%len(voters)].addr
 }
 
-// waitRetry waits until it makes sense to try again; false means that ctx ended.
+// waitRetry waits until the next attempt is due. It reports false if ctx or the node
+// has ended.
 func (n *node) waitRetry(ctx context.Context, changed <-chan struct{}) bool {
 	if ctx.Err() != nil || n.life.Err() != nil {
 		return false
@@ -249,7 +252,7 @@ func (n *node) waitRetry(ctx context.Context, changed <-chan struct{}) bool {
 	}
 }
 
-// try sends one copy of r, to this node itself where it leads.
+// try sends one copy of r. A copy for this node itself needs no call.
 func (n *node) try(ctx context.Context, to string, r *request) (reply, error) {
 	// P2: the caller's own answer is read after the call was made.
 	if m := n.member(); m != nil {
@@ -272,9 +275,9 @@ func (n *node) try(ctx context.Context, to string, r *request) (reply, error) {
 	return decodeReply(body)
 }
 
-// attemptTime bounds one copy of a request: a leader that is frozen must not
-// take the whole budget. A command is given more time, because each copy of it
-// is another entry in a log whose disk may be the one that is slow.
+// attemptTime bounds one copy of a request, because a frozen leader must not take the
+// whole budget. A command has more time, because each copy of it is another entry in
+// a log, and the disk of that log may be the cause of the delay.
 func (n *node) attemptTime(ctx context.Context, op byte) time.Duration {
 	least := 2 * n.config.ElectionTimeout
 	deadline, ok := ctx.Deadline()

@@ -9,16 +9,16 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
-// levelPause is how long a leader waits before it asks again which feature
-// level the servers understand, while the cluster is below its own.
+// levelPause is the time after which a leader asks the servers again which feature
+// level they understand, while the cluster is below its own.
 const levelPause = time.Second
 
 // raiseLevel raises the feature level of the cluster as soon as every server
-// understands a newer one. It ends with the term, or when the level is this
-// release's own.
+// understands a newer one. It ends with the term, or when the level is that of this
+// release.
 //
-// A server that is replaced by one of an older release after it answered stops
-// when it meets the raised level; it never makes another state.
+// If a server is replaced by one of an older release after it answered, the older one
+// stops when it reads the raised level. Its state never diverges.
 func (t *term) raiseLevel() {
 	for t.life.Err() == nil && t.l.state.Level() < t.l.understands {
 		ctx, cancel := context.WithTimeout(t.life, levelPause)
@@ -32,8 +32,8 @@ func (t *term) raiseLevel() {
 }
 
 // leastLevel returns the newest feature level that every server of the latest
-// configuration understands. A server that does not answer may be of any
-// release, so that nothing is known without it.
+// configuration understands. It fails if a server does not answer, because that one
+// may be of any release.
 func (m *member) leastLevel(ctx context.Context) (byte, error) {
 	least := byte(state.Level)
 	for _, s := range m.servers() {

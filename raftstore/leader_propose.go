@@ -13,17 +13,17 @@ import (
 // proposal is one command on its way into the log.
 type proposal struct {
 	data  []byte
-	taken atomic.Bool       // for Raft, or by a caller that gives up before that
+	taken atomic.Bool       // by send for Raft, or by a caller that gives up before that
 	done  chan state.Result // buffered; at most one result
 }
 
-// submit brings a command into the log and waits until it is applied here. An
-// error that wraps errNotSent or errNotLeader says that the command is not in
-// the log; any other one, that it may be or may still come.
+// submit proposes a command and waits until it is applied here. If the error wraps
+// transport.ErrNotSent or errNotLeader, the command is not and will never be in the
+// log. After any other error it may be, or may still be added.
 //
-// Raft's own future is not waited for: it knows no context, and may never be
-// resolved when Raft is shut down. What was applied is answered by the state
-// machine, what was not by the end of the term.
+// It does not wait for Raft's future, which knows no context and may never be resolved
+// if Raft is shut down. The state machine answers commands that were applied, and the
+// end of the term answers the others.
 func (l *leadership) submit(ctx context.Context, key state.Key, data []byte) (state.Result, error) {
 	p := &proposal{data: data, done: make(chan state.Result, 1)}
 	t := l.register(key, p)
@@ -56,7 +56,7 @@ func (l *leadership) submit(ctx context.Context, key state.Key, data []byte) (st
 	}
 }
 
-// register notes who waits for the command, and returns the present term.
+// register records that p waits for the command, and returns the present term.
 func (l *leadership) register(key state.Key, p *proposal) *term {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -66,7 +66,7 @@ func (l *leadership) register(key state.Key, p *proposal) *term {
 	return l.current
 }
 
-// settle answers everybody who waits for a command. The caller holds the lock.
+// settle answers all callers that wait for a command. The caller holds the lock.
 func (l *leadership) settle(key state.Key, r state.Result) {
 	list, ok := l.waiting[key]
 	if !ok {
@@ -74,11 +74,11 @@ func (l *leadership) settle(key state.Key, r state.Result) {
 	}
 	delete(l.waiting, key)
 	for _, p := range list {
-		p.done <- r // it was in the list once, so that there is room
+		p.done <- r // each is in the list once, so that there is room
 	}
 }
 
-// forget ends the waiting of a caller.
+// forget removes a caller that no longer waits.
 func (l *leadership) forget(t *term, key state.Key, p *proposal) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -12,14 +12,15 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
-// errGone is the quorum's word that a lease is not live.
+// errGone reports that the quorum has confirmed that a lease is not live.
 var errGone = errors.New("the lease is not live")
 
 // expireBatch bounds the leases that one log entry ends.
 const expireBatch = 512
 
-// expiry is how long after its last renewal a lease is ended by the leader's
-// clock: never early, however the rates of two clocks differ (P22).
+// expiry returns the time on the leader's clock from the last renewal of a lease to
+// its end. The surplus keeps the end from being early if the rates of two clocks
+// differ (P22).
 func expiry(ttl time.Duration) time.Duration { return ttl + ttl/100 + 50*time.Millisecond }
 
 // lease is one live lease on the clock of a leader, for one term.
@@ -27,13 +28,13 @@ type lease struct {
 	id       dcs.LeaseID
 	ttl      time.Duration
 	deadline time.Duration // on the leadership's clock
-	due      time.Duration // when the heap looks at it; never after deadline
+	due      time.Duration // when the heap examines it; never after deadline
 	gone     chan struct{} // P22: not nil = marked expiring; closed when ended
 	removed  bool
 }
 
-// leaseHeap orders leases by due. A renewal leaves due alone: the lease is put
-// back when its old turn comes, so that renewals cost no sorting.
+// leaseHeap orders leases by due. A renewal does not change due. The lease is put back
+// when the old due has come, so that renewals cost no sorting.
 type leaseHeap []*lease
 
 func (h leaseHeap) Len() int           { return len(h) }
@@ -52,8 +53,8 @@ func (h *leaseHeap) Pop() any {
 	return x
 }
 
-// open lets the term confirm: its own first entry is applied here, and with it
-// whatever earlier terms left behind. All leases start anew from this moment
+// open allows the term to confirm. Its own first entry is applied here, and with it
+// all entries of earlier terms. The time of all leases starts again at this moment
 // (P21). The caller holds the lock.
 func (t *term) open(ttls map[dcs.LeaseID]time.Duration) {
 	if t.leases != nil {
@@ -80,8 +81,8 @@ func (t *term) add(id dcs.LeaseID, ttl time.Duration) {
 	}
 }
 
-// follow brings the clock of a lease in line with the replicated state. The
-// caller holds the lock.
+// follow makes the clock of a lease agree with the replicated state. The caller holds
+// the lock.
 func (t *term) follow(id dcs.LeaseID, ttl time.Duration, live bool) {
 	h, known := t.leases[id]
 	switch {
@@ -97,8 +98,8 @@ func (t *term) follow(id dcs.LeaseID, ttl time.Duration, live bool) {
 	}
 }
 
-// renew confirms a lease for another TTL and returns it. errGone is a definite
-// no; every other error says nothing.
+// renew confirms a lease for another TTL and returns the TTL. errGone means that the
+// lease has definitely ended. After any other error nothing is known.
 func (l *leadership) renew(ctx context.Context, id dcs.LeaseID, voted raft.ServerID, votedIn uint64) (time.Duration, error) {
 	t, err := l.openTerm(ctx)
 	if err != nil {
@@ -116,8 +117,8 @@ func (l *leadership) renew(ctx context.Context, id dcs.LeaseID, voted raft.Serve
 	return t.judge(ctx, id, h)
 }
 
-// judge is the second half of a renewal: after the evidence, under one lock
-// with the term (P22).
+// judge is the second half of a renewal. After the evidence it examines the lease and
+// the term under one lock (P22).
 func (t *term) judge(ctx context.Context, id dcs.LeaseID, h *lease) (time.Duration, error) {
 	l := t.l
 	l.mu.Lock()
@@ -137,7 +138,7 @@ func (t *term) judge(ctx context.Context, id dcs.LeaseID, h *lease) (time.Durati
 	return h.ttl, nil
 }
 
-// outcome waits for what becomes of a lease that is marked expiring: gone, or
+// outcome waits for the outcome of a lease that is marked expiring. It is gone, or
 // unknown because the term ended first (P22).
 func (t *term) outcome(ctx context.Context, h *lease) error {
 	select {
@@ -150,7 +151,7 @@ func (t *term) outcome(ctx context.Context, h *lease) error {
 	}
 }
 
-// expire ends leases whose time is up, until the term does. One timer serves
+// expire ends leases whose deadline has passed, until the term ends. One timer serves
 // them all.
 func (t *term) expire() {
 	timer := time.NewTimer(time.Hour)
@@ -175,8 +176,8 @@ func (t *term) expire() {
 	}
 }
 
-// mark marks what is overdue, before its expiry is proposed (P22), and returns
-// it with the time until the next lease can be.
+// mark marks the overdue leases, before their expiry is proposed (P22). It returns
+// them and the time until the next lease can be overdue.
 func (t *term) mark() (due []dcs.LeaseID, next time.Duration) {
 	t.l.mu.Lock()
 	defer t.l.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// member is a node's part in Raft: one instance of Raft with its log, its
+// member is a node's part in Raft. It is one instance of Raft with its log, its
 // transport and the goroutines around it. A node may end one and start another.
 type member struct {
 	node *node
@@ -24,7 +24,7 @@ type member struct {
 	raft *raft.Raft
 	stores
 	trans *transport.RaftTransport
-	peers raft.Transport // trans, or what a test made of it
+	peers raft.Transport // trans, or a test's wrapper of it
 
 	life    context.Context //nolint:containedctx // it is the member's end
 	end     context.CancelFunc
@@ -81,8 +81,8 @@ func (m *member) unlessStuck(f func() error) func() error {
 	}
 }
 
-// stopMember ends this node's part in Raft, if it has one. It is bounded. The
-// member stays to be asked for its last state.
+// stopMember ends this node's part in Raft, if it has one. It is bounded. The member
+// remains available for its last state.
 func (n *node) stopMember() error {
 	if m := n.member(); m != nil {
 		return m.stop()
@@ -98,21 +98,21 @@ func (m *member) stop() error {
 	return m.stopped
 }
 
-// restart asks for Raft to be started again on what is stored.
+// restart requests that Raft be started again on the stored data.
 func (m *member) restart() {
 	select {
 	case m.node.again <- m:
-	default: // another request is waiting, of this member
+	default: // another request of this member is waiting
 	}
 }
 
-// restarts starts Raft again where a member asks for it, until the node ends.
+// restarts starts Raft again when a member requests it, until the node ends.
 func (n *node) restarts() {
 	for {
 		select {
 		case m := <-n.again:
 			if err := n.startAgain(m); err != nil {
-				n.health.permanent(fmt.Errorf("Raft was not started again: %w", err))
+				n.health.permanent(fmt.Errorf("cannot start Raft again: %w", err))
 			}
 		case <-n.life.Done():
 			return
@@ -126,7 +126,7 @@ func (n *node) startAgain(m *member) error {
 	if n.life.Err() != nil || n.member() != m {
 		return nil
 	}
-	n.log.Info("Raft is started again: a snapshot took the place of a longer log")
+	n.log.Info("restarting Raft: a snapshot replaced a longer log")
 	err := m.stop()
 	if err == nil {
 		err = n.startMember()
@@ -137,10 +137,9 @@ func (n *node) startAgain(m *member) error {
 	return err
 }
 
-// hasStored answers a request to install a snapshot whose last entry this node
-// has already. To install it would take entries away that came after it and may
-// have been acknowledged. Raft sends such a snapshot where an earlier answer was
-// lost.
+// hasStored answers a request to install a snapshot whose last entry this node has
+// already. To install it would remove later entries, which may have been
+// acknowledged. Raft sends such a snapshot if an earlier answer was lost.
 func (m *member) hasStored(req *raft.InstallSnapshotRequest) *raft.InstallSnapshotResponse {
 	var e raft.Log
 	index, _ := m.newestSnapshot()
@@ -186,11 +185,11 @@ func (m *member) startRaft(changes chan<- bool) error {
 	return nil
 }
 
-// newRaft is raft.NewRaft, whose panics are errors. It reads what was stored.
+// newRaft is raft.NewRaft with panics as errors. It reads the stored data.
 func newRaft(c *raft.Config, f raft.FSM, logs raft.LogStore, stable raft.StableStore, snaps raft.SnapshotStore, t raft.Transport) (r *raft.Raft, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("Raft cannot start on it: %v", p)
+			err = fmt.Errorf("Raft cannot start on the stored data: %v", p)
 		}
 	}()
 	return raft.NewRaft(c, f, logs, stable, snaps, t)
@@ -208,14 +207,14 @@ func (m *member) raftConfig(changes chan<- bool) *raft.Config {
 	rc.LocalID = m.id
 	rc.HeartbeatTimeout = c.HeartbeatTimeout
 	rc.ElectionTimeout = c.ElectionTimeout
-	// As long as Raft allows: a leader that steps down earlier than the others
-	// would elect only loses time. What it confirms rests on evidence of ours,
-	// not on this.
+	// As long as Raft allows, because a leader that steps down before the others
+	// would elect only loses time. Confirmations depend on the quorumCheck, not on
+	// this.
 	rc.LeaderLeaseTimeout = c.HeartbeatTimeout
 	rc.CommitTimeout = commitTimeout
 	rc.MaxAppendEntries = appendBatch
-	// Proposals queue up while the disk writes, and share the next write.
-	// Nobody waits for a future that Raft might drop with the queue.
+	// Proposals queue up while the disk writes, and share the next write. No caller
+	// waits for a future that Raft might drop with the queue.
 	rc.BatchApplyCh = true
 	rc.SnapshotThreshold = c.SnapshotThreshold
 	rc.SnapshotInterval = c.SnapshotInterval
@@ -227,9 +226,8 @@ func (m *member) raftConfig(changes chan<- bool) *raft.Config {
 	return rc
 }
 
-// startLoops starts the goroutines around Raft. They end with the member's
-// life, the watch only after Raft, which would block on a channel that nobody
-// reads.
+// startLoops starts the goroutines around Raft. They end with the member's life. The
+// watch ends only after Raft, because Raft would block on a channel without a reader.
 func (m *member) startLoops(changes <-chan bool) {
 	watched := make(chan struct{})
 	stopWatch := make(chan struct{})
@@ -256,11 +254,11 @@ func (m *member) startLoops(changes <-chan bool) {
 	})
 }
 
-// stopRaft ends Raft, within a bound: its goroutines can hang in the disk.
+// stopRaft ends Raft. It is bounded, because Raft's goroutines can hang in the disk.
 func (m *member) stopRaft() error {
 	stopped := m.raft.Shutdown()
-	m.store.close()        // ends what waits for the disk to heal
-	err := m.trans.Close() // ends what waits for other nodes
+	m.store.close()        // ends the goroutines that wait for the disk
+	err := m.trans.Close() // ends the goroutines that wait for other nodes
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -278,11 +276,11 @@ func (m *member) stopRaft() error {
 	}
 }
 
-// errStuck says that Raft did not end: a thread of it sits in the kernel.
-var errStuck = errors.New("a write to the disk did not return; its goroutine is left behind")
+// errStuck reports that Raft did not end, because a thread of it hangs in the kernel.
+var errStuck = errors.New("a write to the disk did not return: the goroutine of the write still runs")
 
-// watch takes every change of the leadership from Raft, at once and always:
-// Raft's main loop waits for it.
+// watch receives every change of the leadership from Raft. It must never block,
+// because Raft's main loop waits for it.
 func (m *member) watch(changes <-chan bool, stop <-chan struct{}) {
 	for {
 		select {
@@ -294,9 +292,9 @@ func (m *member) watch(changes <-chan bool, stop <-chan struct{}) {
 	}
 }
 
-// leading returns the term this member leads in, or 0. Raft leaves the leader's
-// state before it enters a newer term, so a leader's state between two equal
-// terms belongs to that term.
+// leading returns the term in which this member leads, or 0. Raft leaves the state of
+// a leader before it enters a newer term, so that the state of a leader between two
+// reads of the same term belongs to that term.
 func (m *member) leading() uint64 {
 	for {
 		term := m.raft.CurrentTerm()
@@ -309,8 +307,8 @@ func (m *member) leading() uint64 {
 	}
 }
 
-// leading returns the term this node leads in, or 0. A node that stepped out
-// leads in none, whatever Raft says.
+// leading returns the term in which this node leads, or 0. A node that stepped out
+// leads in none, even if Raft still leads.
 func (n *node) leading() uint64 {
 	if m := n.member(); m != nil && !n.health.away() {
 		return m.leading()
@@ -318,7 +316,7 @@ func (n *node) leading() uint64 {
 	return 0
 }
 
-// leads reports whether this node leads in that very term.
+// leads reports whether this node leads in exactly that term.
 func (n *node) leads(term uint64) bool {
 	m := n.member()
 	return m != nil && !n.health.away() && m.leadsIn(term)
@@ -328,8 +326,8 @@ func (m *member) leadsIn(term uint64) bool {
 	return m.raft.State() == raft.Leader && m.raft.CurrentTerm() == term
 }
 
-// send hands proposals to Raft: one goroutine, because that call blocks as
-// long as Raft's main loop does, and knows no context.
+// send passes proposals to Raft. It is one goroutine, because that call blocks as long
+// as Raft's main loop does, and knows no context.
 func (m *member) send() {
 	for {
 		select {
@@ -402,7 +400,7 @@ func (m *member) lostVote() bool {
 	return ok && len(lives) == 1 && lives[0].ID == m.id && !isVoter(lives[0])
 }
 
-// voterCache holds the voters of the configuration that Raft last returned.
+// voterCache caches the voters of the configuration that Raft last returned.
 type voterCache struct {
 	mu      sync.Mutex
 	from    []raft.Server
@@ -437,7 +435,7 @@ func (m *member) addrOf(s raft.Server) string {
 	return string(s.Address) // which has the life
 }
 
-// sameServers reports whether a and b are one and the same list.
+// sameServers reports whether a and b are the same slice.
 func sameServers(a, b []raft.Server) bool {
 	return len(a) > 0 && len(a) == len(b) && &a[0] == &b[0]
 }

@@ -18,21 +18,20 @@ import (
 // called on any member, because the leader does the work.
 //
 // One change is made at a time. A second one fails with an error that matches
-// [ErrChangeUnderWay]. Refused changes are dcs.ErrConflict with the reason.
-// Changes may be called again with the same arguments: what is done already is not
-// done twice.
+// [ErrChangeUnderWay]. A refused change fails with dcs.ErrConflict and the reason. A
+// change may be called again with the same arguments. Completed steps are not repeated.
 //
-// Each call ends by the deadline of its context, or after two minutes without
-// one. If it ends before the leader has answered, the error is dcs.ErrAmbiguous:
-// call Members for the outcome, or call again. An error that is
-// dcs.ErrUnavailable and not ambiguous says what was waited for.
+// Each call ends by the deadline of its context, or after two minutes without one. If
+// it ends before the leader has answered, the error is dcs.ErrAmbiguous, and the caller
+// should call Members for the outcome, or repeat the call. A dcs.ErrUnavailable that is
+// not ambiguous names the event for which the call waited.
 type Membership struct{ b *Backend }
 
 // Membership returns the methods that change the members of the cluster.
 func (b *Backend) Membership() *Membership { return &Membership{b: b} }
 
-// ErrChangeUnderWay says that another change of the members is under way.
-var ErrChangeUnderWay = errors.New("another change of the members is under way")
+// ErrChangeUnderWay reports that another change of the members is in progress.
+var ErrChangeUnderWay = errors.New("another change of the members is in progress")
 
 // membershipTime bounds a call without a deadline.
 const membershipTime = 2 * time.Minute
@@ -44,14 +43,14 @@ type Member struct {
 	// Life is the life of the node's data. While a node gets another life, both
 	// are members.
 	Life string
-	// Voter says that the node counts for the quorum. A node without a vote gets
-	// everything and serves calls.
+	// Voter is true if the node counts for the quorum. A node without a vote gets all
+	// entries and serves calls.
 	Voter bool
-	// Leader says that the node leads.
+	// Leader is true if the node leads.
 	Leader bool
 	// Acked is the newest log entry that the node has acknowledged in the present
-	// term, and Lag is how many entries it lacks. A node that is being added gets
-	// its vote when it has next to none. Only the leader knows them.
+	// term, and Lag is the number of entries that it lacks. A node that is being added
+	// gets its vote when Lag is close to zero. Only the leader knows both.
 	Acked uint64
 	Lag   uint64
 	// LastContact is the time since the node last answered the leader. It is 0 for
@@ -65,11 +64,11 @@ func (m *Membership) Members(ctx context.Context) ([]Member, error) {
 	return rep.members, err
 }
 
-// AddVoter adds the node id, which must run and be reached at addr, as a voter. Its
-// Peers must name at least one node of the cluster. The leader adds it without a
-// vote, waits until it has caught up, and gives it the vote. If ctx ends before
-// that, the node stays a member without a vote, and AddVoter may be called again.
-// A member without a vote becomes a voter.
+// AddVoter adds the node id as a voter. The node must run and be reachable at addr, and
+// its Peers must name at least one node of the cluster. The leader adds it without a
+// vote, waits until it has caught up, and gives it the vote. If ctx ends before that,
+// the node stays a member without a vote, and AddVoter may be called again. AddVoter
+// also makes a member without a vote a voter.
 func (m *Membership) AddVoter(ctx context.Context, id, addr string) error {
 	return m.change(ctx, memberRequest{verb: verbAddVoter, id: id, addr: addr})
 }
@@ -79,25 +78,25 @@ func (m *Membership) AddNonVoter(ctx context.Context, id, addr string) error {
 	return m.change(ctx, memberRequest{verb: verbAddNonVoter, id: id, addr: addr})
 }
 
-// Remove removes the node id, which may be down. A leader that is removed hands the
-// lead over first. The last voter is not removed, nor one without which those that
-// answer would be no majority. The node ends its part in Raft and its calls fail;
-// release what is held on it before.
+// Remove removes the node id, which may be down. A leader that is removed transfers the
+// leadership first. Remove refuses to remove the last voter, or one without which the
+// voters that answer would be no majority. The node ends its part in Raft and its calls
+// fail, so callers should release the locks held through it before.
 func (m *Membership) Remove(ctx context.Context, id string) error {
 	return m.change(ctx, memberRequest{verb: verbRemove, id: id})
 }
 
-// Move tells all nodes that the node id is reached at addr. It must run there
-// already, with its own data or with an empty directory. In the second case the
-// node must not run at its old address any more; the new life replaces the old one.
+// Move changes the address of the node id to addr on all nodes. The node must run there
+// already, with its own data or with an empty directory. In the second case it must not
+// run at its old address any more, and the new life replaces the old one.
 func (m *Membership) Move(ctx context.Context, id, addr string) error {
 	return m.change(ctx, memberRequest{verb: verbMove, id: id, addr: addr})
 }
 
-// Transfer gives the lead to the voter id, or to any other voter if id is empty.
+// Transfer moves the leadership to the voter id, or to any other voter if id is empty.
 func (m *Membership) Transfer(ctx context.Context, id string) error {
 	r := memberRequest{verb: verbTransfer, id: id}
-	if id == "" { // a copy that arrives later must not move the lead once more
+	if id == "" { // a copy that arrives later must not move the leadership again
 		members, err := m.Members(ctx)
 		if err != nil {
 			return err
@@ -119,7 +118,7 @@ func (m *Membership) change(ctx context.Context, r memberRequest) error {
 	return err
 }
 
-// check returns an error for arguments that no node can have.
+// check returns an error if the arguments are valid for no node.
 func (m *Membership) check(r memberRequest) error {
 	f := &faults{}
 	if r.id == "" && r.verb != verbTransfer || r.id != "" && !transport.ValidID(r.id) {
@@ -136,7 +135,7 @@ func (m *Membership) check(r memberRequest) error {
 	return e.Err
 }
 
-// call brings a request to the leader and returns its answer.
+// call sends a request to the leader and returns its answer.
 func (m *Membership) call(ctx context.Context, c memberRequest) (reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, membershipTime)
 	defer cancel()

@@ -8,7 +8,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
-// memberVerb is a change of the members that is asked for.
+// memberVerb is the operation that a memberRequest requests.
 type memberVerb byte
 
 const (
@@ -29,14 +29,14 @@ func (v memberVerb) String() string {
 	return names[v]
 }
 
-// memberRequest is the part of a request that is about the members.
+// memberRequest is the part of a request that concerns the members.
 type memberRequest struct {
 	verb memberVerb
-	id   string // the node; verbTransfer: "" is any other one
+	id   string // the node; for verbTransfer, "" is any other one
 	addr string // verbAddVoter, verbAddNonVoter, verbMove
 	// from is the leader when the call was made, for verbTransfer to any other node.
 	from  string
-	nonce state.Nonce // of the call; its copies have the same
+	nonce state.Nonce // of the call; all its copies have the same one
 }
 
 func (r memberRequest) encode(e *codec.Encoder) {
@@ -51,7 +51,7 @@ func decodeMemberRequest(d *codec.Decoder) memberRequest {
 	return memberRequest{verb: memberVerb(d.Byte()), id: d.Text(), addr: d.Text(), from: d.Text(), nonce: state.Nonce(d.Raw(len(state.Nonce{})))}
 }
 
-// encodeMembers and decodeMembers carry the list between nodes.
+// encodeMembers and decodeMembers transfer the list between nodes.
 func encodeMembers(all []Member) []byte {
 	b, err := json.Marshal(all)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// wakeWatch makes watchMembers look at the configuration.
+// wakeWatch makes watchMembers check the configuration.
 func (m *member) wakeWatch() {
 	select {
 	case m.batch <- struct{}{}:
@@ -17,8 +17,8 @@ func (m *member) wakeWatch() {
 	}
 }
 
-// watchMembers reports the changes of the members that are committed, until the
-// member ends. What the log had at the start was reported before.
+// watchMembers reports the committed changes of the members, until the member ends. It
+// does not report those that the log had at the start, which were reported before.
 func (m *member) watchMembers() {
 	n := m.node
 	old := m.raft.LastIndex()
@@ -44,7 +44,7 @@ func (m *member) watchMembers() {
 	}
 }
 
-// reportMembers logs how the members have changed and reports it to the Observer.
+// reportMembers logs the changes of the members and reports them to the Observer.
 func (n *node) reportMembers(before, now []raft.Server) {
 	was, is := byNode(before), byNode(now)
 	for _, id := range sortedKeys(is) {
@@ -87,7 +87,7 @@ func byNode(servers []raft.Server) map[string]raft.Server {
 }
 
 func (n *node) reportMember(change dcs.EndpointChange, id, addr, reason string) {
-	n.log.Info("the members of the cluster have changed", "node", id, "addr", addr, "change", reason)
+	n.log.Info("members of the cluster have changed", "node", id, "addr", addr, "change", reason)
 	if n.config.Observer.Endpoint != nil {
 		n.config.Observer.Endpoint(dcs.EndpointEvent{
 			Backend: backendName, Change: change, From: addr, Reason: fmt.Sprintf("node %s: %s", id, reason),

@@ -18,20 +18,20 @@ import (
 )
 
 const (
-	// commitTimeout is how long a follower at most waits for word of the last
-	// commit when no other entry follows it; notices usually bring it sooner.
+	// commitTimeout is the longest time after which a follower learns of a commit that
+	// no other entry follows. Notices usually bring it sooner.
 	commitTimeout = 50 * time.Millisecond
-	// appendBatch bounds the entries of one message to a follower, and how
-	// many proposals one durable write can serve.
+	// appendBatch bounds the entries of one message to a follower, and the proposals
+	// that one durable write can serve.
 	appendBatch = transport.MaxBatch
-	// cachedEntries is how many of the newest entries stay in memory, so that
+	// cachedEntries is the number of the newest entries that stay in memory, so that
 	// sending and applying them reads no file.
 	cachedEntries = 2 * appendBatch
-	// shutdownBound is how long close waits for Raft.
+	// shutdownBound is the time for which close waits for Raft.
 	shutdownBound = 2 * time.Second
 )
 
-// nodeDeps are the parts that a node is built from; tests replace parts of it.
+// nodeDeps are the parts from which a node is built. Tests replace some of them.
 type nodeDeps struct {
 	files     disk.FS
 	transport func(raft.Transport) raft.Transport
@@ -50,8 +50,8 @@ func defaultDeps() nodeDeps {
 	}
 }
 
-// node is one node of the cluster: its directory, its network, the replicated
-// state, and its part in Raft while it has one.
+// node is one node of the cluster. It has the directory, the network, the replicated
+// state, and the part in Raft while there is one.
 type node struct {
 	config      Config
 	nodeDeps    nodeDeps
@@ -59,7 +59,7 @@ type node struct {
 	hlog        *logging.HCLogger
 	dir         *dataDir
 	net         *transport.Network
-	calls       caller // net, or a test's
+	calls       caller // net, or a test's wrapper of it
 	state       *state.FSM
 	feed        *feed
 	health      *health
@@ -87,9 +87,8 @@ type node struct {
 	closed  error
 }
 
-// member returns this node's part in Raft, or nil while it has none. A node
-// without a part answers no question of a leader, votes for nobody and leads
-// nothing.
+// member returns this node's part in Raft, or nil while it has none. A node without a
+// part answers no question of a leader, votes for no candidate and does not lead.
 func (n *node) member() *member { return n.part.Load() }
 
 // closers are the steps that close what was opened.
@@ -107,7 +106,7 @@ func (c *closers) run() error {
 	return errors.Join(errs...)
 }
 
-// startNode opens everything and joins the cluster. It does not wait for a
+// startNode opens the parts of the node and joins the cluster. It does not wait for a
 // leader. On an error nothing is left open.
 func startNode(c Config, w nodeDeps) (_ *node, err error) {
 	if c, err = c.check(); err != nil {
@@ -156,28 +155,28 @@ func startNode(c Config, w nodeDeps) (_ *node, err error) {
 	return n, nil
 }
 
-// unlessStuck leaves a step of closing out when a write hangs in the kernel: the
-// step would hang too, or let another process at files that may still change.
+// unlessStuck skips a step of closing if a write hangs in the kernel. The step would
+// hang too, or give another process access to files that may still change.
 func (n *node) unlessStuck(f func() error) func() error {
 	return func() error {
 		if n.stuck.Load() {
 			return errStuck
 		}
 		if m := n.member(); m != nil && m.stuck {
-			return nil // which its end has reported
+			return nil // stop has reported it
 		}
 		return f()
 	}
 }
 
-// broken ends this node's part in the cluster: its state can go no further,
-// and the others must not count on it.
+// broken ends this node's part in the cluster. Its state cannot follow the log any
+// further, and the others must not rely on it.
 func (n *node) broken(err error) {
 	n.health.permanent(err)
 	n.net.Gate(transport.KindRaft, err)
 }
 
-// status assembles what this node knows.
+// status returns this node's view of itself and of the cluster.
 func (n *node) status() Status {
 	return newStatus(n)
 }
@@ -185,6 +184,6 @@ func (n *node) status() Status {
 // clockStart is the zero of every leadership's clock.
 var clockStart = time.Now() //nolint:forbidigo // only its monotonic reading is used
 
-// leaderClock is a clock that stands still while the machine sleeps, and never
-// runs ahead: when a leader ends a lease, late is safe and early is not.
+// leaderClock is a clock that stands still while the machine sleeps, and never runs
+// ahead. A leader may end a lease late, but must not end it early.
 func leaderClock() time.Duration { return time.Since(clockStart) }

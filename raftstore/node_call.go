@@ -19,14 +19,14 @@ import (
 
 // The operations between nodes.
 const (
-	opQuestion   byte = iota + 1 // P2: your current term? Empty body.
+	opQuestion   byte = iota + 1 // P2: the current term; empty body
 	opPropose                    // put a command into the log
-	opRead                       // a key, or a tree if it moved
+	opRead                       // read a key, or a tree if it moved
 	opRenew                      // confirm a lease and read keys
-	opPosition                   // what must be applied to be up to date
-	opDisk                       // can your disk be relied on now? Empty body.
+	opPosition                   // the entry that must be applied to be up to date
+	opDisk                       // whether the disk can be relied on now; empty body
 	opMembership                 // list or change the members
-	opVote                       // P2: your current term, if you are the server in the body? From clients only.
+	opVote                       // P2: the current term, if the node is the server in the body; from clients only
 )
 
 // callVersion is the first byte of every request and reply.
@@ -35,23 +35,23 @@ const callVersion = 3
 // maxRenewKeys bounds the keys that one renewal reads.
 const maxRenewKeys = 1024
 
-// request is one call to whoever leads. Nodes never pass a request on: a node
-// that does not lead says so, and the caller finds the leader.
+// request is one call to the leader. Between nodes, requests are never forwarded. A
+// node that does not lead answers so, and the caller finds the leader.
 type request struct {
 	op byte
 
-	// term is the one that the calling server was in, read after the call was
-	// made: an answer to P2's question, given in advance. voter is that server,
-	// as its connection says. It is not sent.
+	// term is the term of the calling server, read after the call was made. It is an
+	// answer to P2's question, given in advance. voter is that server, as its
+	// connection proves it. It is not sent.
 	voter raft.ServerID
 	term  uint64
 
-	key  state.Key // opPropose: who is answered
+	key  state.Key // opPropose: identifies the waiting callers
 	data []byte    // opPropose: the command
 
 	prefix string       // opRead
 	single bool         // opRead: that key alone
-	since  dcs.Revision // opRead: nothing is sent unless it moved past this
+	since  dcs.Revision // opRead: no entries are sent unless the tree moved past it
 
 	lease dcs.LeaseID // opRenew
 	keys  []string    // opRenew, at most maxRenewKeys
@@ -114,31 +114,31 @@ func decodeRequest(op byte, body []byte) (*request, error) {
 	return r, d.End()
 }
 
-// verdict of a node on a request.
+// replyKind is a node's verdict on a request.
 type replyKind byte
 
 const (
-	// replyDone: done; the fields say what came of it.
+	// replyDone: done; the other fields have the result.
 	replyDone replyKind = iota + 1
-	// replyNotLeader: nothing was done; leader is who may lead, or "".
+	// replyNotLeader: nothing was done; leader is the node that may lead, or "".
 	replyNotLeader
 	// replyNotDone: nothing was done, for the reason in text.
 	replyNotDone
-	// replyUnclear: it may have been done, or may still be.
+	// replyUnclear: the request may have been executed, or may still be.
 	replyUnclear
-	// replyGone: the lease is not live, on the quorum's word.
+	// replyGone: the lease is not live, as the quorum has confirmed.
 	replyGone
 	// replyMembers: done; members has the list.
 	replyMembers
-	// replyRefused: a change of the members must not be made, for the reason in
-	// text; replyBusy: another one is under way, which text names; replyAbsent:
-	// the node that it is about is no member.
+	// replyRefused: a change of the members must not be made, for the reason in text.
+	// replyBusy: another change, which text names, is in progress. replyAbsent: the
+	// node that the change concerns is no member.
 	replyRefused
 	replyBusy
 	replyAbsent
 )
 
-// isFinal reports whether a node with this answer need not be asked again.
+// isFinal reports whether k answers the request, so that it need not be sent again.
 func (k replyKind) isFinal() bool {
 	return k == replyDone || k == replyGone || k >= replyMembers && k <= replyAbsent
 }
@@ -150,11 +150,11 @@ type reply struct {
 	text   string // replyNotDone, replyUnclear
 
 	result   state.Result  // opPropose
-	revision dcs.Revision  // opRead, opRenew, opPosition: where the state is
+	revision dcs.Revision  // opRead, opRenew, opPosition: the position of the state
 	tooLarge bool          // opRead, opRenew: too large to send; read at revision or later
-	moved    bool          // opRead: it moved past since; else entries are left out
+	moved    bool          // opRead: the tree moved past since; else entries are left out
 	ttl      time.Duration // opRenew
-	ifTerm   uint64        // opRenew: it holds only if asked is in that term; 0: it holds
+	ifTerm   uint64        // opRenew: the reply holds only if asked is in that term; 0 means that it holds
 	entries  []dcs.Entry   // opRead, opRenew
 	members  []Member      // replyMembers
 }
@@ -178,7 +178,7 @@ func (r *reply) encode() []byte {
 	return e.B
 }
 
-// entriesSize is a little more than the encoded entries take.
+// entriesSize returns a little more than the size of the encoded entries.
 func entriesSize(entries []dcs.Entry) int {
 	size := 0
 	for i := range entries {
@@ -217,7 +217,7 @@ func (n *node) answer(ctx context.Context, op byte, body []byte) []byte {
 		if op == opDisk {
 			well = well && m.diskWorks(ctx)
 		}
-		// P2: read after the question came.
+		// P2: read after the question has arrived.
 		return voice{term: m.raft.CurrentTerm(), level: state.Level, well: well}.encode()
 	}
 	r, err := decodeRequest(op, body)
@@ -227,14 +227,14 @@ func (n *node) answer(ctx context.Context, op byte, body []byte) []byte {
 	r.voter = transport.Caller(ctx)
 	rep := n.serve(ctx, r)
 	if entriesSize(rep.entries) > transport.MaxEntryBytes {
-		// The other node reads its own copy once it is as far.
+		// The other node reads its own copy once it has applied as much.
 		rep.entries, rep.tooLarge = nil, true
 	}
 	rep.text = logging.Clip(rep.text)
 	return rep.encode()
 }
 
-// serve does what r asks if this node leads.
+// serve executes r if this node leads.
 func (n *node) serve(ctx context.Context, r *request) reply {
 	if err := n.state.Failed(); err != nil {
 		return reply{kind: replyNotDone, text: err.Error()}
@@ -251,7 +251,7 @@ func (n *node) serve(ctx context.Context, r *request) reply {
 		rep.kind, rep.text = no.kind, no.text
 	case errors.Is(err, errNotLeader):
 		rep.kind = replyNotLeader
-		if leader := n.leaderAddr(); leader != n.net.Addr() { // the caller was here already
+		if leader := n.leaderAddr(); leader != n.net.Addr() { // the caller has asked this node already
 			rep.leader = leader
 		}
 	case errors.Is(err, errGone):
@@ -264,11 +264,11 @@ func (n *node) serve(ctx context.Context, r *request) reply {
 	return rep
 }
 
-// do does what r asks, or says why not.
+// do executes r, or returns the reason why it does not.
 func (n *node) do(ctx context.Context, r *request, rep *reply) (err error) {
 	if r.op == opPropose {
-		// P15: a refused command never reaches the log, and a node that cannot
-		// read an entry of the log would stop for good.
+		// P15: a refused command never reaches the log. A node that cannot read an
+		// entry of the log would stop permanently.
 		if err := n.state.CheckProposal(r.key, r.data); err != nil {
 			return fmt.Errorf("%w: command refused: %w", transport.ErrNotSent, err)
 		}
@@ -282,8 +282,8 @@ func (n *node) do(ctx context.Context, r *request, rep *reply) (err error) {
 	if m == nil {
 		return errNotLeader
 	}
-	// What is committed by now may be applied on a follower, and seen there
-	// by a Wait, before it is applied here: no read is answered without it.
+	// An entry that is committed by now may be applied on a follower, and seen there
+	// by a Wait, before it is applied here. So no read is answered without it.
 	seen := dcs.Revision(m.raft.CommitIndex())
 	if r.op == opRenew {
 		rep.ttl, err = n.lead.renew(ctx, r.lease, r.voter, r.term)
@@ -306,8 +306,8 @@ func (n *node) do(ctx context.Context, r *request, rep *reply) (err error) {
 	return err
 }
 
-// read fills in what an opRead or opPosition asks for, from the state as it is
-// now, after the confirmation.
+// read fills in the result of an opRead or opPosition, from the state as it is now,
+// after the confirmation.
 func (n *node) read(r *request, rep *reply) {
 	switch {
 	case r.op == opPosition:

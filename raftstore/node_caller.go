@@ -8,17 +8,17 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// nodeCaller is the nodes of a cluster as one of them reaches them.
+// nodeCaller implements nodes for a frontend on a node.
 type nodeCaller struct{ n *node }
 
 func (c nodeCaller) ask(ctx context.Context, r *request) outcome {
 	var sent dcs.Instant
-	o := c.n.ask(ctx, r, func() { sent = dcs.Now() }) // its copies do not overlap
+	o := c.n.ask(ctx, r, func() { sent = dcs.Now() }) // copies do not overlap
 	o.sent = sent
 	return o
 }
 
-// treeSince reads this node's own copy, once it is as new.
+// treeSince reads this node's own copy, once it is at least as new.
 func (c nodeCaller) treeSince(ctx context.Context, r dcs.Revision, prefix string) (dcs.Snapshot, error) {
 	if err := c.n.await(ctx, r); err != nil {
 		return dcs.Snapshot{}, err
@@ -33,8 +33,8 @@ func (c nodeCaller) keysSince(ctx context.Context, r dcs.Revision, keys []string
 	return c.n.entriesOf(keys), nil
 }
 
-// explain says why this node knows no leader, where the others refuse it: it needs
-// an operator.
+// explain adds to err that the others refuse this node, if that is why it knows no
+// leader. An operator must act then.
 func (c nodeCaller) explain(err error) error {
 	if c.n.leaderAddr() != "" {
 		return err

@@ -8,7 +8,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// handOverBound is how long close waits for another node to take the lead.
+// handOverBound is the time for which close waits for another node to take over the
+// leadership.
 const handOverBound = time.Second
 
 // close ends the node. It is idempotent and bounded.
@@ -40,9 +41,9 @@ func endsWithin(running *sync.WaitGroup, bound time.Duration) bool {
 	}
 }
 
-// handOver gives the lead, if this node has it, to a voter that answers: the
-// others then need not notice first that this node has gone. Where it fails,
-// they elect as after a crash.
+// handOver transfers the leadership, if this node has it, to a voter that answers. The
+// others then need not detect first that this node has gone. If it fails, they elect
+// as after a crash.
 func (n *node) handOver() {
 	m := n.member()
 	// Raft may never answer while its disk hangs.
@@ -51,24 +52,24 @@ func (n *node) handOver() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), handOverBound)
 	defer cancel()
-	heir, ok := m.heir(ctx)
+	successor, ok := m.firstToAnswer(ctx)
 	if !ok {
 		return
 	}
-	moved := m.raft.LeadershipTransferToServer(heir.id, raft.ServerAddress(heir.addr))
+	moved := m.raft.LeadershipTransferToServer(successor.id, raft.ServerAddress(successor.addr))
 	done := make(chan error, 1)
 	go func() { done <- moved.Error() }() // it ends with Raft at the latest
 	select {
 	case err := <-done:
-		n.log.Info("this node stops and hands the lead over", "to", heir.id, "error", err)
+		n.log.Info("node stops: leadership was transferred", "to", successor.id, "error", err)
 	case <-ctx.Done():
-		n.log.Warn("this node stops: the lead was not taken over in time", "by", heir.id, "after", handOverBound)
+		n.log.Warn("node stops: leadership was not taken over in time", "by", successor.id, "after", handOverBound)
 	}
 }
 
-// heir is the voter that answers first: Raft itself would pick one by its log,
-// also one that is frozen.
-func (m *member) heir(ctx context.Context) (voter, bool) {
+// firstToAnswer returns the voter that answers first. Raft itself would choose one by
+// its log, even if it is frozen.
+func (m *member) firstToAnswer(ctx context.Context) (voter, bool) {
 	ctx, cancel := context.WithTimeout(ctx, m.node.questionTime())
 	defer cancel()
 	first, ok := <-m.askOthers(ctx, opQuestion)

@@ -96,13 +96,13 @@ func TestTheHeirIsOneThatAnswers(t *testing.T) {
 		}
 		silent := tc.node[i].node.wireAddr()
 		n.setTap(func(_ context.Context, e tapEvent) bool { return e.addr != silent })
-		heir, ok := n.member().heir(testCtx(t))
+		first, ok := n.member().firstToAnswer(testCtx(t))
 		require.True(t, ok)
-		require.NotEqual(t, silent, heir.addr)
-		require.NotEqual(t, n.member().id, heir.id)
+		require.NotEqual(t, silent, first.addr)
+		require.NotEqual(t, n.member().id, first.id)
 	}
 	n.setTap(func(_ context.Context, e tapEvent) bool { return false })
-	_, ok := n.member().heir(testCtx(t))
+	_, ok := n.member().firstToAnswer(testCtx(t))
 	require.False(t, ok, "nobody answers")
 	n.setTap(nil)
 }

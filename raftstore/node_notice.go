@@ -8,17 +8,17 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
-// Raft tells followers of a commit with the next message that carries entries,
-// or after commitTimeout. Whoever waits on a follower for the last of a series
-// of commits would always wait that long; hence the notices: once the newest
-// entry of the log is applied on the leader, each follower is sent an
-// AppendEntries without entries that names it as committed.
+// Raft notifies followers of a commit with the next message that carries entries, or
+// after commitTimeout. A Wait on a follower for the last of a series of commits would
+// always take that long. Therefore, once the newest entry of the log is applied on the
+// leader, it sends each follower a notice, an AppendEntries without entries that names
+// that entry as committed.
 //
-// It is a message that Raft itself might have sent: the entry it refers to is
-// committed and is named with its term, so that a follower which lacks it or
-// has another one in its place refuses. If it is lost, commitTimeout stands in.
+// Raft itself might have sent this message. The entry is committed and is named with
+// its term, so that a follower that lacks it, or has another one in its place,
+// refuses. If a notice is lost, the follower learns of the commit after commitTimeout.
 
-// notices tells the other servers of the present configuration of commits.
+// notices notifies the other servers of the present configuration of commits.
 type notices struct {
 	m *member
 
@@ -29,13 +29,13 @@ type notices struct {
 	closed      bool
 }
 
-// notified is a server that is told of commits.
+// notified is a server that is notified of commits.
 type notified struct {
 	raft.Server
 	wake chan struct{} // closed when the server has left the configuration
 }
 
-// applied is told of each batch that was applied here, on the FSM's goroutine.
+// applied is called for each batch that was applied here, on the FSM's goroutine.
 func (s *notices) applied(index, term uint64) {
 	servers := s.m.servers()
 	s.mu.Lock()
@@ -77,7 +77,7 @@ func (s *notices) follow(servers []raft.Server) {
 	}
 }
 
-// close starts no further goroutine; those that run end with the member.
+// close prevents further goroutines. Those that run end with the member.
 func (s *notices) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -104,7 +104,7 @@ func (s *notices) notify(to *notified) {
 		term := m.leading()
 		index, indexTerm := s.newest()
 		if term == 0 || index != m.raft.LastIndex() {
-			continue // not ours to tell, or the next entry will tell
+			continue // this node does not lead, or the next entry brings the notice
 		}
 		err := m.peers.AppendEntries(to.ID, to.Address, &raft.AppendEntriesRequest{
 			RPCHeader: raft.RPCHeader{

@@ -9,9 +9,9 @@ import (
 
 // voice is the answer to the question of P2, whose body is empty.
 type voice struct {
-	term  uint64 // the current term of the node, read after the question came
+	term  uint64 // the current term of the node, read after the question has arrived
 	level byte   // the newest feature level that the node understands
-	well  bool   // the others can count on the node's disk
+	well  bool   // the others can rely on the node's disk
 }
 
 const voiceSize = 10

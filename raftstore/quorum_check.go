@@ -9,19 +9,19 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// P2: evidence that a leader still speaks for the quorum.
+// P2: evidence that a leader is still the leader of a quorum.
 //
-// A leader of term T that was asked something at moment a shows that nobody
-// had been elected after it by then: voters that make a majority, itself among
-// them if it votes, each read their own current term after a and found T. A
-// newer leader needs the votes of a majority, and a voter raises its term
-// before it votes, for itself too; the two majorities share a voter.
+// A leader of term T that received a request at moment a proves that no newer leader
+// had been elected by then. For that, voters that are a majority, itself among them if
+// it votes, must each read their own current term after a and find T. A newer leader
+// needs the votes of a majority, and a voter raises its term before it votes, for
+// itself too. The two majorities share a voter.
 //
-// Neither Raft's main loop nor a disk is in the path of a question, and a
-// reply to an older question counts for nothing: each question bears a stamp.
-// See docs/decisions/0004-raft-evidence.md.
+// Neither Raft's main loop nor a disk is in the path of a question. Each question
+// bears a stamp, so that a reply to an older question counts for nothing. See
+// docs/decisions/0004-raft-evidence.md.
 
-// errSuperseded says that the leader's term is over, or may be.
+// errSuperseded reports that the leader's term is over, or may be.
 var errSuperseded = errors.New("the Raft leadership changed")
 
 // voter is one server whose answer counts.
@@ -36,8 +36,8 @@ type quorumCheck struct {
 	self  raft.ServerID
 	pause time.Duration // between two questions to a voter that does not answer
 
-	// voters returns the voters of the latest configuration; own returns this
-	// node's current term; ask puts the question to another voter.
+	// voters returns the voters of the latest configuration. own returns this node's
+	// current term. ask puts the question to another voter.
 	voters func() []voter
 	own    func() uint64
 	ask    func(ctx context.Context, addr string) (uint64, error)
@@ -66,10 +66,9 @@ type voterPoller struct {
 	wake     chan struct{}
 }
 
-// confirm blocks until voters that make a majority showed that they knew no
-// newer term than ours after confirm was called. voted names a voter that read
-// our very term, after the request was made, and said so in the request; it is
-// empty where there is none.
+// confirm blocks until voters that are a majority have shown that they knew no newer
+// term than e.term after confirm was called. voted is a voter that read exactly that
+// term after the request was made and reported it in the request, or empty.
 func (e *quorumCheck) confirm(ctx context.Context, voted raft.ServerID) error {
 	voters := e.voters()
 	e.mu.Lock()
@@ -97,7 +96,8 @@ func (e *quorumCheck) confirm(ctx context.Context, voted raft.ServerID) error {
 	}
 }
 
-// still counts our own answer: read after the request arrived, like the others.
+// still checks this node's own term, which like those of the others must be read after
+// the request has arrived.
 func (e *quorumCheck) still() error {
 	if e.own() != e.term || e.life.Err() != nil {
 		return errSuperseded
@@ -119,7 +119,7 @@ func (e *quorumCheck) enough(w *waiter, voters []voter) bool {
 	return votes > len(voters)/2
 }
 
-// wakePollers makes sure that every other voter has an voterPoller, and wakes them.
+// wakePollers starts a voterPoller for every other voter without one, and wakes all.
 func (e *quorumCheck) wakePollers(voters []voter) {
 	for _, v := range voters {
 		if v.id == e.self {
@@ -157,8 +157,8 @@ func (e *quorumCheck) run(a *voterPoller) {
 	}
 }
 
-// question stamps the next question to a and reports whether one is needed:
-// somebody waits who came after the last one that a answered.
+// question stamps the next question to a and reports whether one is needed, because a
+// call waits that arrived after the last question that a answered.
 func (e *quorumCheck) question(a *voterPoller) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -169,8 +169,8 @@ func (e *quorumCheck) question(a *voterPoller) bool {
 	return true
 }
 
-// answer records that a knew no newer term after the question with that stamp
-// was sent, and lets go whoever has a majority now.
+// answer records that a knew no newer term after the question with that stamp was
+// sent, and releases the waiters that have a majority now.
 func (e *quorumCheck) answer(a *voterPoller, stamp uint64) {
 	voters := e.voters()
 	e.mu.Lock()
@@ -188,7 +188,8 @@ func (e *quorumCheck) answer(a *voterPoller, stamp uint64) {
 	e.waiting = left
 }
 
-// rest keeps a voter that can not be reached from being asked without end.
+// rest waits before a voter that cannot be reached is asked again. It reports false
+// if the term has ended.
 func (e *quorumCheck) rest() bool {
 	t := time.NewTimer(e.pause)
 	defer t.Stop()
@@ -202,7 +203,7 @@ func (e *quorumCheck) rest() bool {
 
 // close waits for the voterPollers, after the term's life has ended.
 func (e *quorumCheck) close() {
-	// Whoever held the lock may just have started one; nobody does from now on.
+	// A call that held the lock may just have started one. None does from now on.
 	e.mu.Lock()
 	e.mu.Unlock() //nolint:staticcheck // passing through is the point
 	e.running.Wait()

@@ -23,30 +23,30 @@ const (
 	mostRepair  = 2 * time.Second
 )
 
-// storeHealth is what a raftLog reports to. Its methods must not block.
+// storeHealth receives the reports of a raftLog. Its methods must not block.
 type storeHealth interface {
-	// begin notes that an operation that must become durable begins.
+	// begin reports the beginning of an operation that must become durable.
 	begin() (id uint64)
-	// ended notes that the operation succeeded or was given up.
+	// ended reports that the operation succeeded or was given up.
 	ended(id uint64)
-	// fault notes that the operation failed, and that it will be repeated until
-	// it succeeds.
+	// fault reports that the operation failed, and that it will be repeated until it
+	// succeeds.
 	fault(id uint64, err error)
-	// permanent notes that the store is damaged. It will never work again.
+	// permanent reports that the store is damaged. It will never work again.
 	permanent(err error)
 }
 
-// voteStore keeps the vote, encoded. A *disk.Mirror does.
+// voteStore keeps the encoded vote. It is a *disk.Mirror except in tests.
 type voteStore interface {
 	Store(payload []byte) error
 	Close() error
 }
 
-// raftLog is the log and the stable store of Raft. From start on it returns no
-// error of the disk, because Raft panics after some of them and goes on with
-// wrong positions after others. It repairs the store and repeats the operation,
-// and Raft's goroutine waits. Where there is nothing to wait for any more, after
-// close and after damage, the goroutine ends.
+// raftLog is the log and the stable store of Raft. From start on it returns no error of
+// the disk, because Raft panics after some of them and continues with wrong positions
+// after others. It repairs the store and repeats the operation, while Raft's goroutine
+// waits. After close and after damage there is nothing to wait for, and the goroutine
+// ends.
 //
 // Only Raft may use a raftLog. Everything else uses the log itself.
 type raftLog struct {
@@ -55,9 +55,9 @@ type raftLog struct {
 	health storeHealth
 	// snapshot returns index and term of the newest snapshot.
 	snapshot func() (index, term uint64)
-	// restart is called after the log was emptied though it was longer than the
-	// snapshot that was installed. Raft still has its end in memory, refuses
-	// entries because of it and would vote by it, until it is started again.
+	// restart is called after the log was emptied although it was longer than the
+	// installed snapshot. Raft still has the old end of the log in memory, refuses
+	// entries because of it and would vote by it, until Raft is started again.
 	restart func()
 
 	started atomic.Bool
@@ -69,7 +69,7 @@ type raftLog struct {
 
 	mu     sync.Mutex
 	vote   disk.Vote     // durable
-	resume chan struct{} // closed by retry, which makes another one
+	resume chan struct{} // closed by retry, which replaces it
 }
 
 var (
@@ -78,8 +78,8 @@ var (
 	_ raft.MonotonicLogStore = (*raftLog)(nil)
 )
 
-// newRaftLog returns a store that returns errors of the disk until start.
-// vote is the content of votes.
+// newRaftLog returns a store that returns errors of the disk until start. vote is the
+// content of votes.
 func newRaftLog(log *disk.Log, votes voteStore, vote disk.Vote, snapshot func() (index, term uint64), restart func(), health storeHealth) *raftLog {
 	s := &raftLog{
 		log:      log,
@@ -96,13 +96,12 @@ func newRaftLog(log *disk.Log, votes voteStore, vote disk.Vote, snapshot func() 
 	return s
 }
 
-// start makes the store repeat what fails. It must be called after NewRaft has
-// read the store and before NewRaft starts goroutines. The last that NewRaft
-// does between them is to set the heartbeat handler of its transport.
+// start makes the store repeat failed operations. It must be called after NewRaft has
+// read the store and before NewRaft starts goroutines. NewRaft's last step between the
+// two is to set the heartbeat handler of its transport.
 func (s *raftLog) start() { s.started.Store(true) }
 
-// Close ends the operations that wait, with their goroutines, and closes the
-// files.
+// Close ends the waiting operations, with their goroutines, and closes the files.
 func (s *raftLog) Close() error {
 	s.close()
 	return errors.Join(s.log.Close(), s.votes.Close())
@@ -177,10 +176,10 @@ const (
 	keyVoteCandidate = "LastVoteCand"
 )
 
-// SetUint64 implements raft.StableStore. Raft stores a vote in two steps, first
-// its term. Both become durable with the second one: after a crash between them
-// the candidate of the earlier vote would have that of the new term, whatever
-// its log is.
+// SetUint64 implements raft.StableStore. Raft stores a vote in two steps, first its
+// term. Both become durable with the second one. Otherwise, after a crash between them,
+// the candidate of the earlier vote would have the vote of the new term, regardless of
+// its log.
 func (s *raftLog) SetUint64(key []byte, value uint64) error {
 	s.storing.Lock()
 	defer s.storing.Unlock()
@@ -209,7 +208,7 @@ func (s *raftLog) Set(key, value []byte) error {
 	return s.storeVote(next)
 }
 
-// rewriteVote stores the vote as it is. It returns when it is durable.
+// rewriteVote stores the vote unchanged. It returns when the vote is durable.
 func (s *raftLog) rewriteVote() {
 	s.storing.Lock()
 	defer s.storing.Unlock()
@@ -225,7 +224,7 @@ func (s *raftLog) storedVote() disk.Vote {
 // storeVote makes a vote durable. The caller holds storing.
 func (s *raftLog) storeVote(next disk.Vote) error {
 	if len(next.Candidate) > disk.MaxCandidate {
-		return fmt.Errorf("a candidate with an address of %d bytes: at most %d are possible", len(next.Candidate), disk.MaxCandidate)
+		return fmt.Errorf("the address of the candidate has %d bytes: at most %d are allowed", len(next.Candidate), disk.MaxCandidate)
 	}
 	payload := next.Encode()
 	// A mirror repairs itself.
@@ -261,7 +260,7 @@ func (s *raftLog) GetUint64(key []byte) (uint64, error) {
 
 func unknownKey(key []byte) error { return fmt.Errorf("the store has no key %q", key) }
 
-// write does an operation that becomes durable.
+// write executes an operation that must become durable.
 func (s *raftLog) write(repair, do func() error) error {
 	id := s.health.begin()
 	defer s.health.ended(id)
@@ -271,9 +270,9 @@ func (s *raftLog) write(repair, do func() error) error {
 	return nil
 }
 
-// repeat repairs the store and does an operation again that failed with err,
-// until it succeeds. It returns what is no fault of the disk, and everything
-// before start.
+// repeat repairs the store and repeats an operation that failed with err, until it
+// succeeds. It returns errors that are not faults of the disk, and before start all
+// errors.
 func (s *raftLog) repeat(id uint64, err error, repair, do func() error) error {
 	for fails := 0; err != nil; fails++ {
 		var damage *disk.DamageError
@@ -311,8 +310,8 @@ func (s *raftLog) resumed() <-chan struct{} {
 	return s.resume
 }
 
-// pause waits before a repair, until resume is closed. It ends the goroutine at
-// Close.
+// pause waits before a repair, until resume is closed at the latest. It ends the
+// goroutine at Close.
 func (s *raftLog) pause(fails int, resume <-chan struct{}) {
 	longest := min(firstRepair<<min(fails, 16), mostRepair)
 	timer := time.NewTimer(time.Duration(rand.Int64N(int64(longest))) + 1) //nolint:gosec // jitter, no secret

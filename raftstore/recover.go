@@ -10,22 +10,23 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/logging"
 )
 
-// RecoverConfig describes the recovery from a lost quorum on one node that still
-// has its data, the survivor.
+// RecoverConfig describes the recovery from a lost quorum on the survivor, a node that
+// still has its data.
 type RecoverConfig struct {
 	// Node is the Config with which the survivor runs.
 	Node Config
-	// Incarnation and Life confirm that the data in Node.Dir end this incarnation
-	// of the cluster and begin the next one. They must be those of the data, as
-	// [PlanRecovery] returns them and Status of the node did.
+	// Incarnation and Life confirm that the caller means to end this incarnation of
+	// the cluster and to begin the next one with the data in Node.Dir. They must be
+	// those of the data, as in the report of [PlanRecovery] and in the Status of the
+	// node.
 	Incarnation string
 	Life        string
 	// AcceptShort allows a survivor that lacks entries that it had stored once.
-	// RecoverReport.Missing says how many.
+	// RecoverReport.Missing is their number.
 	AcceptShort bool
-	// MinRevision is a revision above which those of the new incarnation begin, if
-	// they would not anyway. It is needed only if the nodes' clocks are wrong and
-	// the same data were recovered or restored before.
+	// MinRevision is a lower bound for the revisions of the new incarnation. It is
+	// needed only if the nodes' clocks are wrong and the same data were recovered or
+	// restored before.
 	MinRevision dcs.Revision
 }
 
@@ -41,27 +42,29 @@ type RecoverReport struct {
 	// Incarnation and Life are those of the survivor's data before the recovery.
 	Incarnation string
 	Life        string
-	// LastIndex and LastTerm are those of the newest entry that the survivor has.
-	// Of several survivors the one with the highest term loses least, and of those
-	// with the same term the one with the highest index.
+	// LastIndex and LastTerm are those of the newest entry of the survivor. Of several
+	// survivors the one with the highest term loses least, and of those with the same
+	// term the one with the highest index.
 	LastIndex uint64
 	LastTerm  uint64
-	// SnapshotIndex is the newest entry that the survivor is known to have applied,
-	// 0 if none is. Entries behind it may never have been committed, and count as
-	// committed after the recovery.
+	// SnapshotIndex is the newest entry that the survivor is known to have applied, or
+	// 0. Entries behind it may never have been committed, and count as committed after
+	// the recovery.
 	SnapshotIndex uint64
-	// Missing is how many entries the survivor had stored durably and lacks now.
+	// Missing is the number of entries that the survivor had stored durably and now
+	// lacks.
 	Missing uint64
 	// SeenTerm is the newest term of which the survivor knows.
 	SeenTerm uint64
-	// Keys and Leases count those in its state. LongestTTL is that of a lease.
+	// Keys and Leases count those in the survivor's state. LongestTTL is the longest
+	// one of its leases.
 	Keys       int
 	Leases     int
 	LongestTTL time.Duration
-	// Servers are the nodes of the incarnation that ends. None of them may run
-	// again with the data that it has; see Recover.
+	// Servers are the nodes of the incarnation that ends. They must not run again with
+	// their data; see Recover.
 	Servers []FormerServer
-	// MayBeLost lists in words the writes that the recovery may lose.
+	// MayBeLost describes the writes that the recovery may lose.
 	MayBeLost []string
 
 	// The fields below are set by Recover, and empty in the report of PlanRecovery.
@@ -69,43 +72,43 @@ type RecoverReport struct {
 	// NewIncarnation and NewLife are those of the survivor from now on.
 	NewIncarnation string
 	NewLife        string
-	// FirstRevision is the revision that the new incarnation begins at. All its
-	// revisions and fencing tokens are higher, and all earlier ones are lower.
+	// FirstRevision is the revision at which the new incarnation begins. All its
+	// revisions and fencing tokens are higher, and those of earlier incarnations are
+	// lower.
 	FirstRevision dcs.Revision
 	// Aside is the directory that has the survivor's former data.
 	Aside string
 }
 
 // PlanRecovery describes the data that [Recover] would find in the directory of a
-// node that is stopped, and the writes that it may lose. It changes no data.
+// stopped node, and the writes that Recover may lose. It changes no data.
 func PlanRecovery(ctx context.Context, node Config) (RecoverReport, error) {
 	return planRecovery(ctx, node, defaultDeps())
 }
 
-// Recover makes a cluster that has lost its quorum for good work again, on one
-// node that is stopped and still has its data. It ends the incarnation of the
-// cluster and begins another one, whose only voter is this node. When the node is
-// started again it leads, and the others join it: those with an empty directory,
-// and those with data of the old incarnation and Config.Rejoin.
+// Recover makes a cluster that has permanently lost its quorum work again, on one
+// stopped node that still has its data. It ends the incarnation of the cluster and
+// begins another one, whose only voter is this node. When the node is started again it
+// leads, and others join it if they have an empty directory, or data of the old
+// incarnation and Config.Rejoin.
 //
 // The other nodes of the old incarnation must not run with their data any more.
 // Nodes of the two refuse each other, but a majority of the old voters that run
 // can elect a leader, and there are two clusters then. If the survivor reaches
-// such a leader when it is started for the first time, it does not start. A node
-// with data of the old incarnation that reaches one of the new does not vote.
+// such a leader when it is started for the first time, it does not start. A node with
+// data of the old incarnation that reaches a node of the new one does not vote.
 //
 // Writes that the survivor has not stored are lost; see RecoverReport. Its last entries
-// count as committed, whether they were or not. Every key stays with its
-// revisions. Clients and leases of the old incarnation end: no session can renew
-// them, and a lock stays taken until its lease ends, TTL x 1.01 + 50 ms after the
-// first leader began. A lease that is lost may still be believed in by its holder
-// for its TTL, so that the node should not be started before
-// RecoverReport.LongestTTL has passed since the quorum was lost. Revisions
-// and fencing tokens begin above all earlier ones.
+// count as committed, even if they were not. Every key keeps its revisions. Clients and
+// leases of the old incarnation end. No session can renew them, and a lock stays taken
+// until its lease ends, TTL x 1.01 + 50 ms after the first leader began. The holder of a
+// lost lease may believe for the lease's TTL that it holds it, so the node should not be
+// started before RecoverReport.LongestTTL has passed since the quorum was lost.
+// Revisions and fencing tokens begin above all earlier ones.
 //
-// An error or a crash leaves the directory as it was or with the new data. Recover
-// may then be called again: it completes, or it refuses because the directory was
-// recovered. A confirmation never holds twice.
+// An error or a crash leaves the directory as it was or with the new data. Recover may
+// then be called again. It completes, or it refuses because the directory was already
+// recovered. A confirmation is never valid twice.
 func Recover(ctx context.Context, c RecoverConfig) (RecoverReport, error) {
 	return recoverOn(ctx, c, defaultDeps())
 }
@@ -133,8 +136,8 @@ func recoverOn(ctx context.Context, c RecoverConfig, w nodeDeps) (report Recover
 	return report, closeDir(d, op, err)
 }
 
-// openSurvivor locks the directory of a node that is stopped. A recovery that was
-// interrupted when it could not be undone any more is completed.
+// openSurvivor locks the directory of a stopped node. It completes a recovery that was
+// interrupted when it could not be undone any more.
 func openSurvivor(ctx context.Context, c Config, w nodeDeps) (*dataDir, Config, error) {
 	c, err := c.check()
 	if err == nil {
@@ -180,7 +183,7 @@ func (c RecoverConfig) recover(ctx context.Context, d *dataDir, node Config) (re
 	return report, nil
 }
 
-// confirm returns an error unless the caller means these very data.
+// confirm returns an error unless the caller has confirmed exactly these data.
 func (c RecoverConfig) confirm(own disk.Identity) error {
 	switch former := slices.IndexFunc(own.Former, func(i disk.Incarnation) bool { return i.String() == c.Incarnation }); {
 	case former >= 0:

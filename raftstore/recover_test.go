@@ -396,7 +396,7 @@ func TestTwoNodesAreRecovered(t *testing.T) {
 	tc.leader()
 	_, err := newBackend(tc.config[1], tc.nodeDeps[1])
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
-	require.ErrorContains(t, err, "only one node may be")
+	require.ErrorContains(t, err, "Only one node may be recovered")
 	tc.config[1].Rejoin = true
 	tc.joins(1)
 	require.Equal(t, first.NewIncarnation, tc.node[1].Status().Incarnation)

@@ -14,9 +14,9 @@ type RestoreConfig struct {
 	// Node is the Config with which the node will run. Node.Dir must be absent or
 	// empty. Node.Root may differ from that of the backup.
 	Node Config
-	// MinRevision is a revision above which those of the new cluster begin, if they
-	// would not anyway. It is needed only if the nodes' clocks are wrong and
-	// the same backup, or an earlier one of the same cluster, was restored before.
+	// MinRevision is a lower bound for the revisions of the new cluster. It is needed
+	// only if the nodes' clocks are wrong and the same backup, or an earlier one of the
+	// same cluster, was restored before.
 	MinRevision dcs.Revision
 }
 
@@ -26,31 +26,30 @@ type RestoreReport struct {
 	// Incarnation and Life are those of the node.
 	Incarnation string
 	Life        string
-	// FirstRevision is the revision that the new cluster begins at. All its
-	// revisions and fencing tokens are higher, and all that the cluster of the
-	// backup handed out are lower, those after the backup too.
+	// FirstRevision is the revision at which the new cluster begins. All its revisions
+	// and fencing tokens are higher. All that the cluster of the backup handed out are
+	// lower, including those after the backup.
 	FirstRevision dcs.Revision
 }
 
-// Restore makes an empty directory that of the first node of a new cluster, whose
-// state is that of a backup. When the node is started it leads, as the only voter,
-// and the other nodes join it with empty directories. The backup is read to its
-// end and verified before anything is written.
+// Restore makes an empty directory that of the first node of a new cluster, whose state
+// is that of a backup. When the node is started it leads, as the only voter, and the
+// other nodes join it with empty directories. Restore reads the backup to its end and
+// verifies it before it writes anything.
 //
-// The new cluster is another incarnation than that of the backup. Writes that the
-// latter acknowledged after the backup are lost, and its nodes must be stopped: see
-// [Recover], whose remarks on nodes of the old incarnation hold here too.
+// The new cluster is another incarnation than that of the backup. Writes that the latter
+// acknowledged after the backup are lost, and its nodes must be stopped. The remarks of
+// [Recover] on nodes of the old incarnation hold here too.
 //
-// Every key stays with its revisions, and those of the new cluster begin above all
-// that the old one can have handed out. Clients and leases of the backup end as
-// after Recover: no session can renew them, and a lock that the backup has as
-// taken is free TTL x 1.01 + 50 ms after the first leader began. A lock that was
-// taken after the backup is free at once, though its holder may believe in it for
-// its TTL: do not start the node before the longest TTL in use has passed since
-// the old cluster ended.
+// Every key keeps its revisions, and those of the new cluster begin above all that the
+// old one can have handed out. Clients and leases of the backup end as after Recover. No
+// session can renew them, and a lock that is taken in the backup is free TTL x 1.01 +
+// 50 ms after the first leader began. A lock that was taken after the backup is free at
+// once, although its holder may believe for its TTL that it holds it. Therefore do not
+// start the node before the longest TTL in use has passed since the old cluster ended.
 //
-// An error or a crash leaves the directory restored, or empty but for files that
-// the next Restore removes. Restore refuses a directory with data.
+// An error or a crash leaves the directory restored, or empty except for files that the
+// next Restore removes. Restore refuses a directory with data.
 func Restore(ctx context.Context, c RestoreConfig, backup io.Reader) (RestoreReport, error) {
 	return restoreOn(ctx, c, backup, defaultDeps())
 }
@@ -91,7 +90,7 @@ func (d *dataDir) restore(ctx context.Context, c Config, a ancestry, least dcs.R
 	case err != nil:
 		return disk.Identity{}, 0, err
 	case len(used) > 0:
-		return disk.Identity{}, 0, invalid("Dir %s is not empty (it has %s): a backup is restored to an empty directory", d.path, used[0])
+		return disk.Identity{}, 0, invalid("Dir %s is not empty (it has %s): a backup must be restored to an empty directory", d.path, used[0])
 	case ctx.Err() != nil:
 		return disk.Identity{}, 0, ctx.Err()
 	}

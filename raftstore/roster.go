@@ -12,29 +12,29 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// roster has the addresses of the cluster's nodes. Those in the replicated
-// configuration count. Until this node has one, Config.Peers and the answers of
-// other nodes do.
+// roster has the addresses of the cluster's nodes. Those in the replicated configuration
+// count. Until this node has a configuration, it uses Config.Peers and the answers of
+// other nodes.
 //
-// An address is never more than a hint: a connection is to a node with a life and
-// an incarnation, or there is none.
+// An address is never more than a hint, because a connection is always to a node with a
+// proven life and incarnation.
 type roster struct {
 	peers []Peer // Config.Peers
 
 	mu      sync.Mutex
 	servers []raft.Server     // the newest configuration that was seen
 	learned map[string]string // named by other nodes, while Raft does not run or has no configuration
-	// moved has the addresses in Peers at which nodes answer that do not answer at
-	// the one in the configuration. If all nodes have moved, they find each other
-	// by these, and no configuration can be agreed on before.
+	// moved has the addresses in Peers of nodes that answer there and not at their
+	// address in the configuration. If all nodes have moved, they find each other by
+	// these addresses. Before that they cannot agree on a new configuration.
 	moved   map[string]string
 	cached  map[string]string // nil after a change
 	changes uint64            // counts the changes of learned and moved
 	differs []PeerDifference
 }
 
-// A PeerDifference is an entry of Config.Peers that contradicts the replicated
-// configuration, or lacks in one of the two.
+// A PeerDifference is a node whose address in Config.Peers differs from that in the
+// replicated configuration, or that is missing in one of the two.
 type PeerDifference struct {
 	ID string
 	// Listed is the node's address in Peers, Member the one in the replicated
@@ -42,7 +42,7 @@ type PeerDifference struct {
 	Listed, Member string
 }
 
-// String returns d in words.
+// String returns a sentence that describes d.
 func (d PeerDifference) String() string {
 	switch {
 	case d.Member == "":
@@ -128,8 +128,8 @@ func (r *roster) version() uint64 {
 	return r.changes
 }
 
-// learnMembers takes over the members that another node of the cluster has named,
-// unless this node has them from Raft.
+// learnMembers adopts the members that another node of the cluster has named, unless
+// this node has them from Raft.
 func (n *node) learnMembers(members map[string]string) {
 	m := n.member()
 	if len(members) == 0 || m != nil && len(m.servers()) > 0 {
@@ -148,8 +148,8 @@ func (r *roster) learn(members map[string]string) {
 	r.cached, r.changes = nil, r.changes+1
 }
 
-// found notes that a node answers at addr, the one in Peers, and not at the one in
-// the configuration; with "", that it does not.
+// found records that a node answers at addr, the address in Peers, and not at the one in
+// the configuration. An empty addr records that it does not.
 func (r *roster) found(id, addr string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -172,9 +172,9 @@ func (r *roster) differences() []PeerDifference {
 	return r.differs
 }
 
-// compare finds the entries in which Peers and the configuration differ, and
-// reports whether they have changed since the last call. A single node without
-// Peers has no list.
+// compare returns the entries in which Peers and the configuration differ, and reports
+// whether they have changed since the last call. A single node without Peers has no
+// list.
 func (r *roster) compare() (differs []PeerDifference, news bool) {
 	members := r.members()
 	if members == nil || len(r.peers) == 0 && len(members) == 1 {
@@ -198,7 +198,7 @@ func (r *roster) compare() (differs []PeerDifference, news bool) {
 	return differs, news
 }
 
-// comparePeers logs in which entries Peers and the configuration differ, once.
+// comparePeers logs the entries in which Peers and the configuration differ, once.
 func (n *node) comparePeers() {
 	differs, news := n.roster.compare()
 	if !news || len(differs) == 0 {
@@ -208,11 +208,11 @@ func (n *node) comparePeers() {
 	for _, d := range differs {
 		texts = append(texts, d.String())
 	}
-	n.log.Warn("Peers differs from the members of the cluster, which count: correct it before the next start", "differences", strings.Join(texts, "; "))
+	n.log.Warn("Peers differs from the members of the cluster, which take precedence: correct Peers before the next start", "differences", strings.Join(texts, "; "))
 }
 
-// memberAddrs returns the addresses of all nodes but this one that are worth
-// asking: those in use, and those in Peers that are others.
+// memberAddrs returns the addresses at which other nodes should be asked. present are
+// those in use, and listed are those in Peers that differ from them.
 func (n *node) memberAddrs() (present, listed map[string]string) {
 	present, listed = maps.Clone(n.addrs()), map[string]string{}
 	delete(present, n.config.ID)

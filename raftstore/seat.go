@@ -18,20 +18,19 @@ const (
 	// standingFresh is that of a node that takes part in no cluster yet. Raft
 	// does not run.
 	standingFresh standing = "fresh"
-	// standingFounding is that of a founder which has not seen yet that every
-	// node knows of the founding. Raft does not run.
+	// standingFounding is that of a founder that does not know yet whether every node
+	// knows of the founding. Raft does not run.
 	standingFounding standing = "founding"
-	// standingLost is that of a node that must not use what its directory has.
-	// Raft does not run. The node waits until a leader that the others elected
-	// has removed its old life.
+	// standingLost is that of a node that must not use the data in its directory. Raft
+	// does not run. The node waits until a leader that the others elected has put its
+	// new life into the configuration.
 	standingLost standing = "lost"
-	// standingJoining is that of a node that Raft runs on and that is no voter
-	// yet.
+	// standingJoining is that of a node that is no voter yet. Raft runs.
 	standingJoining standing = "joining"
-	// standingMember is that of a node that Raft runs on with all its data.
+	// standingMember is that of a node with all its data. Raft runs.
 	standingMember standing = "member"
-	// standingNonVoter is that of a node that Raft runs on and that stays without a
-	// vote until somebody calls AddVoter.
+	// standingNonVoter is that of a node that stays without a vote until AddVoter is
+	// called for it. Raft runs.
 	standingNonVoter standing = "non-voter"
 	// standingRemoved is that of a node that the others have removed. Raft does not
 	// run. The node joins with a new life if it is added again.
@@ -41,16 +40,16 @@ const (
 	standingReplaced standing = "replaced"
 )
 
-// seat is how a node stands, and what it waits for.
+// seat is a node's standing, with the event for which it waits.
 type seat struct {
-	news chan struct{} // another node has changed
+	news chan struct{} // signalled when another node has changed
 
 	mu    sync.Mutex
-	known map[string]knownPeer // what each other node last was
+	known map[string]knownPeer // the last known state of each other node
 	seatState
 }
 
-// knownPeer is what another node said of itself.
+// knownPeer is the state that another node reported.
 type knownPeer struct {
 	life        disk.Life
 	incarnation disk.Incarnation
@@ -59,7 +58,8 @@ type knownPeer struct {
 
 func newSeat() seat { return seat{news: make(chan struct{}, 1), known: map[string]knownPeer{}} }
 
-// heard notes what another node of the cluster is, and ends a pause if that is news.
+// heard records the state of another node of the cluster, and ends a pause if the
+// state has changed.
 func (s *seat) heard(peer transport.Hello, m setupMessage) {
 	now := knownPeer{life: peer.Life, incarnation: peer.Incarnation, standing: m.Standing}
 	s.mu.Lock()
@@ -74,7 +74,7 @@ func (s *seat) heard(peer transport.Hello, m setupMessage) {
 	}
 }
 
-// lifeOf returns the life that a node had when this one last heard of it.
+// lifeOf returns the last known life of a node.
 func (n *node) lifeOf(id string) disk.Life {
 	if id == n.config.ID {
 		return n.net.Greeting().Life
@@ -84,8 +84,8 @@ func (n *node) lifeOf(id string) disk.Life {
 	return n.seat.known[id].life
 }
 
-// pause waits for d, for news of another node, or for the end of ctx. It
-// reports whether there are news.
+// pause waits for d, for a change of another node, or for the end of ctx. It reports
+// whether another node has changed.
 func (s *seat) pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -101,13 +101,13 @@ func (s *seat) pause(ctx context.Context, d time.Duration) bool {
 type seatState struct {
 	standing standing
 	since    dcs.Instant   // the last change of standing
-	identity disk.Identity // as it is on the disk; but see life
-	life     disk.Life     // under which the node is known to the others now
-	lost     error         // why the data must not be used, nil if they may
-	waits    error         // what the node waits for, nil if nothing
+	identity disk.Identity // as it is on the disk, but see life
+	life     disk.Life     // the life under which the others know the node now
+	lost     error         // why the data must not be used, or nil
+	waits    error         // describes the event that the node awaits, or nil
 }
 
-// health returns s as Status has it.
+// health returns s as the Health in a Status.
 func (s seatState) health() Health {
 	state := map[standing]HealthState{
 		standingFresh: Waiting, standingFounding: Waiting, standingLost: Lost,
@@ -133,7 +133,8 @@ func (s *seat) change(f func(*seatState)) {
 	}
 }
 
-// waiting notes what the node waits for and reports whether that is news.
+// waiting records the event that the node awaits, and reports whether it is another
+// one than before.
 func (s *seat) waiting(why error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

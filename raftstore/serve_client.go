@@ -16,21 +16,21 @@ import (
 )
 
 const (
-	// answerMargin is the part of a client's budget that is left for the way back
-	// when there is no leader to pass a request on to.
+	// answerMargin is the part of a client's budget, as a divisor, that is reserved for
+	// the way back if there is no leader to which a request can be forwarded.
 	answerMargin = 10
 	// leastBeat and mostBeat bound the time between two beats of a stream.
 	leastBeat = 100 * time.Millisecond
 	mostBeat  = mostProbe
-	// spreadPush is the least time between two messages to one client for each
-	// client there is, so that many clients and many commits cost a bounded part
-	// of a processor. mostSpread bounds the sum.
+	// spreadPush times the number of clients is the least time between two messages to
+	// one client, so that many clients and many commits cost a bounded part of a
+	// processor. mostSpread bounds the product.
 	spreadPush = 20 * time.Microsecond
 	mostSpread = 20 * time.Millisecond
 )
 
-// answerClient answers a call of a client. A node that does not lead passes it on,
-// once: to a client a node that it can reach is as good as the leader.
+// answerClient answers a call of a client. A node that does not lead forwards the call,
+// once, so that a client can use any node that it reaches.
 func (n *node) answerClient(ctx context.Context, op byte, body []byte) []byte {
 	refuse := func(err error) []byte {
 		return (&reply{kind: replyNotDone, text: logging.Clip(err.Error())}).encode()
@@ -44,13 +44,13 @@ func (n *node) answerClient(ctx context.Context, op byte, body []byte) []byte {
 	}
 	r, err := decodeRequest(op, body)
 	if err == nil && op == opMembership && r.change.verb != verbList {
-		err = errors.New("a client may list the members and not change them: use a node")
+		err = errors.New("a client cannot change the members: call the method on a node")
 	}
 	if err != nil {
 		return refuse(err)
 	}
-	// P2: a client votes for nobody. try fills in this node's own word, which was
-	// given after the request came.
+	// P2: a client has no vote. try fills in the term of this node, which it reads after
+	// the request has arrived.
 	r.voter, r.term = "", 0
 	if deadline, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
@@ -77,20 +77,20 @@ func (n *node) answerClient(ctx context.Context, op byte, body []byte) []byte {
 	return rep.encode()
 }
 
-// answerVote returns this node's term, if it is the server that a client means.
-// Another server, without a vote, may answer at its address by now.
+// answerVote returns this node's term, if it is the server that a client means. By now
+// another server, without a vote, may answer at that server's address.
 func (n *node) answerVote(id raft.ServerID) []byte {
 	m := n.member()
 	if m == nil || m.id != id {
 		return nil // no term: the answer counts for nothing
 	}
-	// P2: read after the question came.
+	// P2: read after the question has arrived.
 	return voice{term: m.raft.CurrentTerm(), level: state.Level}.encode()
 }
 
-// renewIf renews a lease on the word of a voter that the client asks at the same
-// time, if this node leads. The reply says in which term that voter must be for it
-// to hold (P2). Where its word is not enough, the others are asked as well.
+// renewIf renews a lease, if this node leads, on condition of the answer of a voter that
+// the client asks at the same time. The reply has the term in which that voter must be
+// for the reply to hold (P2). If one voter is not enough, the others are asked as well.
 func (n *node) renewIf(ctx context.Context, r *request) (o outcome, done bool) {
 	m := n.member()
 	if r.op != opRenew || r.asked == "" || m == nil || !n.lead.leading.Load() {
@@ -102,8 +102,7 @@ func (n *node) renewIf(ctx context.Context, r *request) (o outcome, done bool) {
 	return o, o.reply.kind.isFinal()
 }
 
-// leaderName returns the name of the node that leads, as this node knows it, or
-// "".
+// leaderName returns the name of the leader, as this node knows it, or "".
 func (n *node) leaderName() string {
 	if n.lead.leading.Load() {
 		return n.config.ID
@@ -115,7 +114,7 @@ func (n *node) leaderName() string {
 	return ""
 }
 
-// streamToClient sends a client the changes, or the tree.
+// streamToClient sends the changes, or the tree, to a client.
 func (b *Backend) streamToClient(ctx context.Context, body []byte, push func([]byte) error) error {
 	r, err := decodeFeedRequest(body)
 	if err != nil {
@@ -155,11 +154,11 @@ type clientStream struct {
 	push func([]byte) error
 	upTo uint64 // the client has every change up to this entry
 
-	every time.Duration
-	told  dcs.Instant // the probe that the last beat reported
+	every  time.Duration
+	beaten dcs.Instant // the probe that the last beat reported
 }
 
-// send sends what is new. A client that reads slowly gets fewer, longer messages.
+// send sends the new changes. A client that reads slowly gets fewer, longer messages.
 func (s *clientStream) send(ctx context.Context) error {
 	for {
 		message, upTo, kept := s.b.node.feed.since(s.upTo)
@@ -183,14 +182,14 @@ func (s *clientStream) send(ctx context.Context) error {
 	}
 }
 
-// beat tells the client of a probe that has succeeded: this node is in touch with
-// the quorum, and has caught up.
+// beat notifies the client of a probe that has succeeded, so that this node is in
+// contact with the quorum and has caught up.
 func (s *clientStream) beat(v view) error {
 	current := v.behind == 0 && v.caught != nil && v.caught == s.b.node.member() && v.alive.Elapsed() < max(2*s.every, leastProbeTime)
-	if !current || !s.told.Before(v.alive) {
+	if !current || !s.beaten.Before(v.alive) {
 		return nil
 	}
-	s.told = v.alive
+	s.beaten = v.alive
 	return s.push(encodeBeat(dcs.Revision(s.upTo)))
 }
 

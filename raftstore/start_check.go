@@ -12,21 +12,20 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
-// An older copy of a whole directory is consistent in itself: only the other
-// nodes can know that it lacks something. So a node asks them before it votes.
-// It waits for no node that does not answer, because a cluster with one node
-// down must be able to elect: the check finds what a node that lives knows, and
-// nothing more.
+// An older copy of a whole directory is consistent in itself. Only the other nodes can
+// know that it lacks entries. So a node asks them before it votes. It does not wait for
+// nodes that do not answer, because a cluster with one node down must be able to elect.
+// Therefore the check detects only losses of which a running node knows.
 
-// leastStartCheck bounds from below how long a node waits for the others.
+// leastStartCheck is the least time for which a node waits for the others.
 const leastStartCheck = time.Second
 
-// errOlderCopy says that a directory lacks what its node once had.
+// errOlderCopy reports that a directory lacks data that its node once had.
 var errOlderCopy = errors.New("the directory is an older copy")
 
-// judgeStart returns an error if a node knows of more than the directory has, or the
-// answer of a leader by which this node has lost its place. term and end are those of
-// the directory. Entries of an earlier term may have been deleted since.
+// judgeStart returns an error if a node knows of newer data than the directory has, or
+// the answer of a node by which this node was removed or replaced. term and end are
+// those of the directory. Entries of an earlier term may have been deleted since.
 func judgeStart(starts uint32, boot, term uint64, end disk.LogEnd, others map[string]met) (left setupMessage, err error) {
 	for _, id := range slices.Sorted(maps.Keys(others)) {
 		a := others[id]
@@ -48,9 +47,9 @@ func judgeStart(starts uint32, boot, term uint64, end disk.LogEnd, others map[st
 	return left, nil
 }
 
-// foreign returns an error if so many of the others belong to one other
-// incarnation that this node's has no majority. Those that it was recovered or
-// restored from have ended.
+// foreign returns an error if so many of the others belong to one other incarnation that
+// this node's has no majority. It ignores the former incarnations of this node's, which
+// have ended.
 func foreign(own disk.Identity, others map[string]met) error {
 	count := map[disk.Incarnation]int{}
 	for _, a := range others {
@@ -66,13 +65,13 @@ func foreign(own disk.Identity, others map[string]met) error {
 	return nil
 }
 
-// errReplaced says that another life has this node's place.
+// errReplaced returns an error which reports that another life has this node's place.
 func errReplaced(dir string, own, other disk.Life) error {
 	return fmt.Errorf("%s: the other nodes have replaced life %v of this node by life %v", dir, own, other)
 }
 
-// errRemoved says that this node is no member any more.
-var errRemoved = errors.New("this node was removed from the cluster; it joins with a new life if it is added again with AddVoter or AddNonVoter")
+// errRemoved reports that this node is no member any more.
+var errRemoved = errors.New("this node was removed from the cluster: to make it join with a new life, add it again with AddVoter or AddNonVoter")
 
 // leave ends this node's part in Raft after the others have removed it, or replaced
 // it by another life.
@@ -92,15 +91,15 @@ func (n *node) endPart() bool {
 	n.changing.Lock()
 	defer n.changing.Unlock()
 	if err := n.stopMember(); err != nil {
-		n.log.Error("this node could not end its part in Raft", "error", err)
+		n.log.Error("node could not end its part in Raft", "error", err)
 		return false
 	}
 	n.part.Store(nil)
 	return true
 }
 
-// replace ends this node's part in Raft after the others have replaced it, or its
-// incarnation. join is the one in which it may take part again.
+// replace ends this node's part in Raft after the others have replaced the node or its
+// incarnation. join is the incarnation in which it may take part again.
 func (n *node) replace(reason error, join disk.Incarnation) {
 	if !n.endPart() {
 		return
@@ -111,12 +110,12 @@ func (n *node) replace(reason error, join disk.Incarnation) {
 	}
 	refusal := &disk.RejoinError{Dir: n.dir.path, Err: reason}
 	n.seat.change(func(s *seatState) { s.standing, s.lost, s.waits = standingReplaced, reason, refusal })
-	n.log.Error("this node has no part in the cluster any more", "reason", refusal)
+	n.log.Error("node takes no part in the cluster any more", "reason", refusal)
 }
 
-// watchPlace asks the others, while no leader is heard of, whether they have
-// removed this node, or replaced it or its incarnation. It returns when they have, when
-// this node has lost its vote, or when the node ends.
+// watchPlace asks the others, while no leader is known, whether they have removed this
+// node, or replaced it or its incarnation. It returns when they have, when this node has
+// lost its vote, or when the node ends.
 func (n *node) watchPlace() {
 	silent := dcs.Now()
 	for n.life.Err() == nil {

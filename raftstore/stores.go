@@ -17,13 +17,13 @@ import (
 )
 
 const (
-	// keptEntries and keptBytes bound the entries that stay in the log although
-	// a snapshot has them, so that a node that was away for a moment needs no
+	// keptEntries and keptBytes bound the entries that stay in the log although a
+	// snapshot has them, so that a node that was away for a short time needs no
 	// snapshot.
 	keptEntries = 8192
 	keptBytes   = 64 << 20
-	// snapshotBytes is how much is appended to the log before a snapshot is
-	// made, if the entries are too few for one.
+	// snapshotBytes is the number of bytes in the log after which a snapshot is made
+	// even if the entries are too few for one.
 	snapshotBytes = 64 << 20
 )
 
@@ -95,7 +95,7 @@ func (m *member) openFiles(own disk.Identity) error {
 		return errors.Join(err, votes.Close())
 	}
 	for _, note := range notes {
-		m.node.log.Warn("the log was cut at its end: a crash had left a part of a write", "file", note.File, "offset", note.Offset, "bytes", note.Bytes, "what", note.What)
+		m.node.log.Warn("log was cut at its end: a crash had left a part of a write", "file", note.File, "offset", note.Offset, "bytes", note.Bytes, "what", note.What)
 	}
 	m.stores = stores{log: log, snaps: snaps, marks: marks, starts: mark.Starts}
 	m.store = newRaftLog(log, votes, vote, m.newestSnapshot, m.restart, m.node.health)
@@ -129,7 +129,7 @@ func checkStored(e *raft.Log, incarnation disk.Incarnation) error {
 	return nil
 }
 
-// scan reads what the log and the snapshots hold, and notes the newest
+// scan reads the positions of the log and the snapshots, and records the newest
 // configuration in them.
 func (d *dataDir) scan(own disk.Identity, mark disk.Mark) (stored disk.Stored, err error) {
 	var servers []raft.Server
@@ -170,11 +170,11 @@ func (d *dataDir) explain(err error) error {
 	return openError(dcs.ErrUnavailable, "the data in %s cannot be opened: Dir must be readable and writable by this user and have room: %w", d.path, err)
 }
 
-// snapshotByBytes makes a snapshot where few entries have many bytes.
+// snapshotByBytes makes a snapshot when few entries have many bytes.
 func (m *member) snapshotByBytes() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	var newest, from uint64 // the newest snapshot, and how much was appended before it
+	var newest, from uint64 // the newest snapshot, and the bytes that were appended before it
 	for {
 		select {
 		case <-tick.C:
@@ -193,7 +193,7 @@ func (m *member) snapshotByBytes() {
 		select {
 		case err := <-made:
 			if err != nil {
-				m.node.log.Warn("no snapshot was made", "error", err)
+				m.node.log.Warn("snapshot failed", "error", err)
 			}
 		case <-m.life.Done():
 			return

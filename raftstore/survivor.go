@@ -24,7 +24,7 @@ type survivor struct {
 	seenTerm uint64
 }
 
-// survey reads the data of a node that is stopped, and applies all entries.
+// survey reads the data of a stopped node, and applies all entries.
 func (d *dataDir) survey() (*survivor, error) {
 	found, err := disk.Inspect(d.files, d.path, d.owner, d.scan)
 	if err != nil {
@@ -43,7 +43,7 @@ func (d *dataDir) survey() (*survivor, error) {
 		if !errors.As(found.Reason, &short) {
 			return nil, invalid("the data in %s cannot be recovered: %w", d.path, found.Reason)
 		}
-		mark = disk.LogEnd{} // the entries that are there may be used all the same
+		mark = disk.LogEnd{} // the present entries may still be used
 	case disk.Fresh, disk.Founder, disk.Joiner, disk.Damaged:
 		return nil, invalid("Dir %s has nothing to recover: the node has stored no entry (%v)", d.path, found.Condition)
 	}
@@ -106,7 +106,7 @@ func (s *survivor) ancestry() ancestry {
 	return ancestry{incarnation: s.own.Incarnation, former: s.own.Former, life: s.own.Life, term: s.seenTerm, state: s.state, members: s.servers}
 }
 
-// missing is how many entries the mark knows of that are not there.
+// missing returns the number of entries that the mark records and the log lacks.
 func (s *survivor) missing() uint64 {
 	if s.mark.Term < s.last.Term || s.mark.Index <= s.last.Index {
 		return 0
@@ -131,7 +131,7 @@ func (s *survivor) report(c Config) RecoverReport {
 	return r
 }
 
-// losses lists in words the writes that the survivor may lack.
+// losses describes the writes that the survivor may lack.
 func (r *RecoverReport) losses(own string) []string {
 	var list, others []string
 	hasVote := false

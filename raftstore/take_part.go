@@ -13,8 +13,9 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// mayVote asks the others, before Raft is started, whether this node may use
-// what its directory has. If not, it is lost, or the error says what to do.
+// mayVote asks the others, before Raft is started, whether this node may use the data
+// in its directory. If it may not, the node is lost, or there is an error with the
+// remedy.
 func (n *node) mayVote(own disk.Identity) (lost bool, err error) {
 	n.seat.change(func(s *seatState) { s.standing, s.identity, s.life = standingMember, own, own.Life })
 	n.net.Become(func(h *transport.Hello) { h.Incarnation, h.Life, h.Boot = own.Incarnation, own.Life, n.boot })
@@ -41,10 +42,10 @@ func (n *node) mayVote(own disk.Identity) (lost bool, err error) {
 	case against.final:
 		return true, openError(dcs.ErrUnavailable, "%w", &disk.RejoinError{Dir: n.dir.path, Err: against.reason})
 	}
-	return false, nil // it is refused by the others, and its calls say so
+	return false, nil // the others refuse it, and its calls report that
 }
 
-// startVoter starts Raft. If the log has a vote for this node, it is a member.
+// startVoter starts Raft. If the log makes this node a voter, it is a member.
 func (n *node) startVoter() error {
 	if err := n.startMember(); err != nil {
 		return err
@@ -55,48 +56,47 @@ func (n *node) startVoter() error {
 	return nil
 }
 
-// loseOwn makes this node one that must not use what its directory has, if there
-// are others that can have it.
+// loseOwn makes this node one that must not use the data in its directory. It fails if
+// there are no other nodes that can have them.
 func (n *node) loseOwn(reason error, incarnation disk.Incarnation) error {
 	n.lose(standingLost, reason, incarnation)
 	if n.config.single() && len(n.roster.members()) <= 1 {
-		return openError(dcs.ErrUnavailable, "%w: Peers names no other node, so that nobody else has what is missing", reason)
+		return openError(dcs.ErrUnavailable, "%w: Peers names no other node that could have the missing data", reason)
 	}
 	return nil
 }
 
-// lose makes this node one that must not use what its directory has. It is
-// known to the others by a life that has done nothing yet. Without an
-// incarnation it joins whichever cluster admits it.
+// lose makes this node one that must not use the data in its directory. It presents a
+// new life to the others. Without an incarnation it joins any cluster that admits it.
 func (n *node) lose(now standing, reason error, incarnation disk.Incarnation) {
 	own := n.dir.state.Identity
 	life := disk.NewLife()
 	n.seat.change(func(s *seatState) { s.standing, s.identity, s.life, s.lost, s.waits = now, own, life, reason, reason })
 	n.net.Become(func(h *transport.Hello) { h.Incarnation, h.Life, h.Starts, h.Boot = incarnation, life, 0, n.boot })
-	n.log.Error("this node must not vote with its data", "standing", now, "reason", reason)
+	n.log.Error("node must not vote with its data", "standing", now, "reason", reason)
 }
 
-// lostError says what a node waits for that lost its data.
+// lostError returns the reason why a node that lost its data waits.
 func (n *node) lostError() error {
 	if n.seat.look().standing == standingRemoved {
 		return errRemoved
 	}
-	return fmt.Errorf("this node must not vote with its data (%w): it %w", n.seat.look().lost, errWaitsForLeader)
+	return fmt.Errorf("this node must not vote with its data (%w) and %w", n.seat.look().lost, errWaitsForLeader)
 }
 
 const (
-	// leastMeeting and mostMeeting bound the time until a node asks the others
-	// again. It asks at once when another one has changed.
+	// leastMeeting and mostMeeting bound the time until a node asks the others again. It
+	// asks at once when another node has changed.
 	leastMeeting = 25 * time.Millisecond
 	mostMeeting  = time.Second
 )
 
-// takePart leads the node to its place among the voters, step by step, until it
-// has it or the node ends.
+// takePart brings the node step by step to its place in the cluster, and watches that
+// place, until the node ends or is replaced.
 func (n *node) takePart() {
 	defer func() {
 		if n.stuck.Load() {
-			_ = n.stopMember() // nobody else will
+			_ = n.stopMember() // close has skipped it
 		}
 	}()
 	every := leastMeeting
@@ -123,7 +123,7 @@ func (n *node) takePart() {
 			continue
 		}
 		if n.seat.waiting(err) && !errors.Is(err, errNonVoter) {
-			n.log.Warn("this node does not take part in the cluster yet", "standing", standing, "reason", err)
+			n.log.Warn("node does not take part in the cluster yet", "standing", standing, "reason", err)
 		}
 		if n.seat.pause(n.life, every) {
 			every = leastMeeting
@@ -132,13 +132,13 @@ func (n *node) takePart() {
 	}
 }
 
-// errWaitsForLeader says what a node without a vote waits for.
+// errWaitsForLeader reports that a node without a vote waits for a leader.
 var errWaitsForLeader = errors.New("waits for a Raft leader that the other nodes elect")
 
-// returnStep is what a node does that must not use its data: it waits until a
-// leader of the others has put its new life into the configuration, and moves the
-// data out of the way then. Until that is certain it keeps them: a majority of the
-// others has agreed without them.
+// returnStep is the step of a node that must not use its data. Once a leader of the
+// others has put its new life into the configuration, it moves the data aside and starts
+// Raft. It keeps the data until that is certain. Then a majority has agreed to the new
+// life without them.
 func (n *node) returnStep(others map[string]met) error {
 	for _, id := range slices.Sorted(maps.Keys(others)) {
 		a := others[id]
@@ -151,15 +151,15 @@ func (n *node) returnStep(others map[string]met) error {
 		if err := n.dir.setAside(own); err != nil {
 			return err
 		}
-		n.log.Warn("the data of this node were moved aside, and it joins the cluster as a new member", "to", aside, "life", own.Life)
+		n.log.Warn("node moved its data aside and joins the cluster with a new life", "to", aside, "life", own.Life)
 		n.settle(own)
 		return n.startMember()
 	}
 	return n.lostError()
 }
 
-// joinStep is what a node does that Raft runs on and that is no voter: it asks
-// the leader for it.
+// joinStep is the step of a node on which Raft runs and that is no voter. It asks the
+// leader for its place.
 func (n *node) joinStep(others map[string]met) error {
 	m := n.member()
 	if m == nil {
@@ -177,19 +177,19 @@ func (n *node) joinStep(others map[string]met) error {
 	switch {
 	case voter:
 		n.seat.change(func(s *seatState) { s.standing, s.waits = standingMember, nil })
-		n.log.Info("this node is a voter of the cluster")
+		n.log.Info("node is a voter of the cluster")
 		return nil
 	case nonVoter:
 		n.seat.change(func(s *seatState) { s.standing = standingNonVoter })
 		return errNonVoter
 	}
-	return fmt.Errorf("this node has no vote yet: it %w", errWaitsForLeader)
+	return fmt.Errorf("this node has no vote yet and %w", errWaitsForLeader)
 }
 
-// errNonVoter says why a node has no vote that lacks nothing.
+// errNonVoter reports that a node has all data and no vote.
 var errNonVoter = errors.New("this node is a member without a vote until AddVoter is called for it")
 
-// whyNoLeader says why no leader is known, in place of a mere errNoLeader.
+// whyNoLeader returns errNoLeader, with the reason if it is known.
 func (n *node) whyNoLeader() error {
 	if why := n.seat.look().waits; why != nil {
 		return fmt.Errorf("%w: %w", errNoLeader, why)

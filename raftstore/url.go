@@ -12,25 +12,25 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// exampleURL works on any machine.
+// exampleURL is an example that works on any machine.
 const exampleURL = "raft:///var/lib/holdfast/a?id=a&root=pg/main&listen=127.0.0.1:7001"
 
-// examplePeers is the form of the peers option. An "@" serves as well as the
-// second "=", but has to be written as %40 in a URL.
+// examplePeers is an example of the peers option. An "@" may stand for the "=" of a
+// pair, but must be written as %40 in a URL.
 const examplePeers = "a=10.0.0.1:7001,b=10.0.0.2:7001,c=10.0.0.3:7001"
 
-// exampleNames is the form of the tls_names option.
+// exampleNames is an example of the tls_names option.
 const exampleNames = "a=node-a.example,b=node-b.example"
 
 func init() { dcs.Register("raft", driver{}) }
 
 // driver opens raft:///data/dir?id=…&root=…, a node within this process, and
-// raft://host,host/root, a client of nodes elsewhere. The options are the fields of
-// Config and of ClientConfig.
+// raft://host,host/root, a client of nodes in other processes. The options are the
+// fields of Config and of ClientConfig.
 type driver struct{}
 
-// option is one URL option and where it goes. Those of a client are kept in a
-// Config, too.
+// option is one URL option and sets its field. Options of a client are kept in a Config,
+// too.
 type option struct {
 	name, usage string
 	set         func(c *Config, value string) error
@@ -41,9 +41,9 @@ var options = []option{
 	{"id", "this node's name, like a; mandatory", setString(func(c *Config) *string { return &c.ID }), false},
 	{"root", "the tree that the cluster keeps, like pg/main; mandatory", setString(func(c *Config) *string { return &c.Root }), false},
 	{"listen", "host:port to listen on; default: this node's address in peers", setString(func(c *Config) *string { return &c.Listen }), false},
-	{"advertise", "host:port the others reach this node at; default: its address in peers, else listen", setString(func(c *Config) *string { return &c.Advertise }), false},
+	{"advertise", "host:port at which the others reach this node; default: its address in peers, else listen", setString(func(c *Config) *string { return &c.Advertise }), false},
 	{"peers", "every node at the first start, this one too, like " + examplePeers + "; for a node that joins itself and some members; default: this node alone", setPeers, false},
-	{"rejoin", "true lets a node whose data are damaged, or that was replaced, get everything from the others again; default false", setBool(func(c *Config) *bool { return &c.Rejoin }), false},
+	{"rejoin", "true allows a node whose data are damaged, or that was replaced, to get all data from the others again; default false", setBool(func(c *Config) *bool { return &c.Rejoin }), false},
 	{"tls_cert", "PEM file with the certificate of this node or client; switches mutual TLS on", setTLS(func(t *TLS) *string { return &t.CertFile }), true},
 	{"tls_key", "PEM file with the key of tls_cert", setTLS(func(t *TLS) *string { return &t.KeyFile }), true},
 	{"tls_ca", "PEM file with the authority that signs all nodes' certificates", setTLS(func(t *TLS) *string { return &t.CAFile }), true},
@@ -52,8 +52,8 @@ var options = []option{
 	{"min_ttl", "the shortest lease granted, like 2s", setDuration(func(c *Config) *time.Duration { return &c.MinTTL }), true},
 	{"heartbeat_timeout", "silence of the Raft leader before an election, like 300ms; default ttl/30 within 300ms and 1s", setDuration(func(c *Config) *time.Duration { return &c.HeartbeatTimeout }), false},
 	{"election_timeout", "how long a candidate waits for votes; default heartbeat_timeout", setDuration(func(c *Config) *time.Duration { return &c.ElectionTimeout }), false},
-	{"snapshot_threshold", "log entries that make a snapshot worth while; default 8192", setThreshold, false},
-	{"snapshot_interval", "how often that is looked at; default 2m", setDuration(func(c *Config) *time.Duration { return &c.SnapshotInterval }), false},
+	{"snapshot_threshold", "log entries after which a snapshot is made; default 8192", setThreshold, false},
+	{"snapshot_interval", "how often the number of log entries is checked; default 2m", setDuration(func(c *Config) *time.Duration { return &c.SnapshotInterval }), false},
 }
 
 // Params implements dcs.Driver.
@@ -81,9 +81,8 @@ func (driver) Open(ctx context.Context, u *dcs.URL, o dcs.Options) (dcs.Backend,
 	return b, nil
 }
 
-// configFromURL turns a URL into settings, or names every option that is
-// wrong or missing. It does no I/O; what the settings mean together is New's
-// to judge.
+// configFromURL turns a URL into settings. Its error names every option that is wrong or
+// missing. It does no I/O, and leaves checks that involve several settings to New.
 func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
 	c := Config{Dir: u.Path, Timing: o.Timing, Logger: o.Logger, Observer: o.Observer}
 	f := &faults{}
@@ -100,7 +99,7 @@ func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
 	}
 	for _, p := range clientOptions {
 		if _, given := u.Params[p.Name]; given {
-			f.add("option %s is one of a client, whose URL names nodes, like %s", p.Name, exampleClientURL)
+			f.add("option %s is for a client, whose URL names nodes, like %s", p.Name, exampleClientURL)
 		}
 	}
 	for _, opt := range options {
@@ -180,13 +179,12 @@ func setNames(c *Config, value string) error {
 	return eachPair(value, "id=name", exampleNames, func(id, name string) { c.TLS.Names[id] = name })
 }
 
-// eachPair calls use for each id=value of a list. No node's name has an "=" or
-// "@".
+// eachPair calls use for each id=value of a list. The name of a node has no "=" or "@".
 func eachPair(list, form, example string, use func(id, value string)) error {
 	for item := range strings.SplitSeq(list, ",") {
 		at := strings.IndexAny(item, "=@")
 		if at <= 0 || at == len(item)-1 {
-			return fmt.Errorf("%q is not %s; the whole is like %s", item, form, example)
+			return fmt.Errorf("%q is not %s: write the list like %s", item, form, example)
 		}
 		use(item[:at], item[at+1:])
 	}

@@ -10,11 +10,11 @@ import (
 
 // clientOptions are the URL options that only a client has.
 var clientOptions = []dcs.Param{
-	{Name: "discovery", Usage: "of a client: false keeps to the nodes given and does not ask them for the others; default true"},
+	{Name: "discovery", Usage: "of a client: false limits it to the nodes in the URL and does not ask them for the others; default true"},
 	{Name: "wait", Usage: "of a client: true waits at Open for nodes that do not answer yet, until the context ends; default false"},
 }
 
-// openClient opens a client that a node has answered one question.
+// openClient opens a client, and fails unless a node answers one request.
 func openClient(ctx context.Context, u *dcs.URL, o dcs.Options) (dcs.Backend, error) {
 	config, err := clientConfigFromURL(u, o)
 	if err != nil {
@@ -27,7 +27,7 @@ func openClient(ctx context.Context, u *dcs.URL, o dcs.Options) (dcs.Backend, er
 	return remote.Opened[dcs.Backend](ctx, c, c.config.Timing, c.config.Logger, u.Params["wait"] == "true", c.ready)
 }
 
-// clientConfigFromURL turns a URL that names nodes into settings, or names every
+// clientConfigFromURL turns a URL that names nodes into settings. Its error names every
 // option that is wrong.
 func clientConfigFromURL(u *dcs.URL, o dcs.Options) (ClientConfig, error) {
 	f := &faults{}
@@ -37,7 +37,7 @@ func clientConfigFromURL(u *dcs.URL, o dcs.Options) (ClientConfig, error) {
 		switch {
 		case !given:
 		case !opt.client:
-			f.add("option %s is one of a node, whose URL has a data directory and no host, like %s", opt.name, exampleURL)
+			f.add("option %s is for a node, whose URL has a data directory and no host, like %s", opt.name, exampleURL)
 		default:
 			if err := opt.set(&common, value); err != nil {
 				f.add("option %s=%s: %v", opt.name, value, err)
@@ -63,7 +63,7 @@ func clientConfigFromURL(u *dcs.URL, o dcs.Options) (ClientConfig, error) {
 		Timing: o.Timing, Logger: o.Logger, Observer: o.Observer,
 	}
 	if c.Root == "" {
-		f.add("the URL names no root: it is the path, like %s", exampleClientURL)
+		f.add("the root is missing: it is the URL's path, like %s", exampleClientURL)
 	}
 	return c, f.err()
 }

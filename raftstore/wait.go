@@ -13,25 +13,26 @@ import (
 // mostProbe bounds the time between two probes.
 const mostProbe = 2500 * time.Millisecond
 
-// leastProbeTime is what a probe may take, however often there is one.
+// leastProbeTime is the least timeout of a probe, however often there is one.
 const leastProbeTime = time.Second
 
-// errSilent says that no leader confirmed anything for too long.
+// errSilent reports that no leader has confirmed the position of the store for too long.
 var errSilent = errors.New("the store was silent")
 
-// waits is what all Waits of a backend share, or all streams of clients: one probe at a time, of constant
-// size, that shows that the store lives and that this node keeps up with it.
+// waits is shared by all Waits of a backend, or by all streams of clients. It makes one
+// probe at a time, of constant size, which shows that the store answers and that this
+// node keeps up with it.
 type waits struct {
 	b *Backend
 
 	mu      sync.Mutex
 	every   time.Duration // between two probes
-	count   int           // Waits under way
+	count   int           // Waits in progress
 	probing bool          // the prober runs
 	alive   dcs.Instant   // the start of the last probe that succeeded
 	changed chan struct{} // closed when a probe ends
-	behind  dcs.Revision  // what this node should have and had not; 0 = up to date
-	last    error         // why the last probe failed
+	behind  dcs.Revision  // the position that this node did not reach in time; 0 if it is up to date
+	last    error         // the error of the last probe, or nil
 	caught  *member       // the member that has caught up since it was started
 	sooner  chan struct{} // the next probe is due earlier
 }
@@ -43,9 +44,9 @@ func (w *waits) init(b *Backend) {
 	w.sooner = make(chan struct{}, 1)
 }
 
-// Wait blocks until the tree under prefix moved past since. It is served from
-// this node's own state, once that has caught up after the start; where it
-// falls behind, from the leader's.
+// Wait blocks until the tree under prefix has moved past since. It is served from this
+// node's own state, once that has caught up after the start. If the node falls behind,
+// Wait also asks the leader.
 func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
 	if b.life.Err() != nil {
 		return dcs.Snapshot{}, b.fail("Wait", prefix, dcs.ErrClosed, "", nil)
@@ -72,7 +73,7 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 		}
 		if v.behind > 0 && asked != v.changed {
 			asked = v.changed
-			if s, ok := b.waitElsewhere(ctx, prefix, since); ok && s.Revision >= floor {
+			if s, ok := b.askLeader(ctx, prefix, since); ok && s.Revision >= floor {
 				return s, nil
 			}
 		}
@@ -104,9 +105,9 @@ func silent(last error) error {
 	return fmt.Errorf("%w; last: %w", errSilent, last)
 }
 
-// waitElsewhere asks the leader whether the tree moved, because this node's
-// own copy is behind.
-func (b *Backend) waitElsewhere(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, bool) {
+// askLeader asks the leader whether the tree has moved, because this node's own copy is
+// behind. It returns the tree if it has.
+func (b *Backend) askLeader(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, bool) {
 	ctx, cancel := context.WithTimeout(ctx, b.waits.period())
 	defer cancel()
 	s, moved, o := b.fetch(ctx, prefix, since)
@@ -117,7 +118,7 @@ func (b *Backend) waitElsewhere(ctx context.Context, prefix string, since dcs.Re
 	return s, true
 }
 
-// view is what a Wait has to know of the probes.
+// view is the result of the probes for a Wait.
 type view struct {
 	alive   dcs.Instant
 	changed <-chan struct{}
@@ -142,7 +143,7 @@ func (w *waits) enter() {
 	}
 }
 
-// enterEvery is enter for one that wants a probe that often.
+// enterEvery is enter for a stream that needs a probe that often.
 func (w *waits) enterEvery(every time.Duration) {
 	w.mu.Lock()
 	if w.count == 0 || every < w.every {
@@ -163,7 +164,7 @@ func (w *waits) period() time.Duration {
 	return w.every
 }
 
-// waiting returns how many there are.
+// waiting returns the number of Waits or streams.
 func (w *waits) waiting() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -176,8 +177,8 @@ func (w *waits) leave() {
 	w.count--
 }
 
-// probe asks for the leader's position while anybody waits, and a little
-// longer, so that a Wait after a Wait starts no probe of its own.
+// probe asks for the leader's position while a Wait is in progress, and a little longer,
+// so that the next Wait starts no probe of its own.
 func (w *waits) probe() {
 	for {
 		begun, member := dcs.Now(), w.b.node.member()
@@ -220,18 +221,19 @@ func (w *waits) rest(begun dcs.Instant) {
 	}
 }
 
-// once makes one probe. It returns the position that this node did not reach
-// in time, if it did not.
+// once makes one probe. It returns the leader's position if this node did not reach it
+// in time, else 0.
 func (w *waits) once() (behind dcs.Revision, err error) {
 	every := w.period()
 	ctx, cancel := context.WithTimeout(w.b.life, max(every, min(leastProbeTime, w.b.retryTimeout/4)))
 	defer cancel()
 	o := w.b.node.ask(ctx, &request{op: opPosition}, nothing)
 	if o.err != nil {
-		// The probe's own deadline is none of a waiter's business.
+		// The error must not match the context error of the probe, which is not that of
+		// the Wait.
 		return 0, errors.New(o.err.Error())
 	}
-	// The other nodes hear of a commit within two commitTimeouts at most.
+	// The other nodes learn of a commit within two commitTimeouts at most.
 	grace, stop := context.WithTimeout(ctx, max(4*commitTimeout, every/4))
 	defer stop()
 	if w.b.node.await(grace, o.reply.revision) != nil {
