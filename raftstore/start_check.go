@@ -17,14 +17,14 @@ import (
 // nodes that do not answer, because a cluster with one node down must be able to elect.
 // Therefore the check detects only losses of which a running node knows.
 
-// leastStartCheck is the least time for which a node waits for the others.
+// leastStartCheck is the shortest timeout for the question to the others before a vote.
 const leastStartCheck = time.Second
 
 // errOlderCopy reports that a directory lacks data that its node once had.
 var errOlderCopy = errors.New("the directory is an older copy")
 
 // judgeStart returns an error if a node knows of newer data than the directory has, or
-// the answer of a node by which this node was removed or replaced. term and end are
+// the answer of a leader by which this node was removed or replaced. term and end are
 // those of the directory. Entries of an earlier term may have been deleted since.
 func judgeStart(starts uint32, boot, term uint64, end disk.LogEnd, others map[string]met) (left setupMessage, err error) {
 	for _, id := range slices.Sorted(maps.Keys(others)) {
