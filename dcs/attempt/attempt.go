@@ -34,11 +34,11 @@ func New(t Transport, o Options) *Committer {
 	return &Committer{t: t, o: o, pool: o.pool(), calls: map[int]context.CancelCauseFunc{}}
 }
 
-// Commit applies t and answers by ctx's deadline: with the revision of the
-// writes; with a definite no (ErrConflict, ErrLost, ErrInvalid, or
-// ErrUnavailable where nothing was written for another reason); or with
-// ErrAmbiguous, in an *dcs.Error whose Attempt Settle takes. It fits
-// [dcs.Backend]'s Commit.
+// Commit applies t and returns by ctx's deadline. It returns the revision of the
+// writes, or a definite failure, or ErrAmbiguous. A definite failure is ErrConflict,
+// ErrLost, ErrInvalid, or ErrUnavailable if nothing was written for another reason.
+// The *dcs.Error of an ErrAmbiguous carries an Attempt, which Settle accepts. Commit
+// can serve as the Commit of a [dcs.Backend].
 func (c *Committer) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
 	ctx, end, err := c.begin(ctx)
 	if err != nil {
@@ -58,7 +58,7 @@ func (c *Committer) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error)
 			return 0, c.fail("Commit", "", dcs.ErrUnavailable, err)
 		}
 		out := c.attempt(ctx, sending, h)
-		if out == nil { // the marker was lost before this attempt could use it
+		if out == nil { // the marker was lost and nothing was applied
 			s.forget()
 			c.pool.release(s)
 			continue
@@ -67,14 +67,14 @@ func (c *Committer) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error)
 	}
 }
 
-// Settle settles the attempt of an *dcs.Error that Commit or Settle returned,
-// by ctx's deadline; it fits [dcs.Settler]. An attempt that was settled
-// meanwhile, because its slot was needed, is answered without a request.
+// Settle settles the attempt of an *dcs.Error that Commit or Settle returned, by
+// ctx's deadline. It can serve as the Settle of a [dcs.Settler]. If the attempt has
+// been settled already, because its slot was needed, Settle sends nothing.
 func (c *Committer) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, error) {
 	h, ok := e.Attempt.(*pendingAttempt)
 	if !ok || h.c != c {
 		if e.Fenced && e.Attempt == nil {
-			return 0, e // there is nothing more to be found out
+			return 0, e // the result is final
 		}
 		return 0, c.fail("Settle", e.Key, dcs.ErrInvalid, errors.New("the error carries no attempt of this store"))
 	}
@@ -86,9 +86,9 @@ func (c *Committer) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, err
 	return c.settle(ctx, h).answer(h, "Settle")
 }
 
-// Close ends the calls under way and waits for them and for every goroutine
-// that the Committer started; later calls return ErrClosed. A Commit that may
-// have been applied says ErrAmbiguous and matches ErrClosed.
+// Close ends the calls under way and waits for them and for every goroutine of the
+// Committer. Later calls return ErrClosed. A Commit that may have been applied returns
+// ErrAmbiguous, which then matches ErrClosed too.
 func (c *Committer) Close() error {
 	c.mu.Lock()
 	c.closed = true
@@ -121,7 +121,7 @@ func (c *Committer) begin(ctx context.Context) (context.Context, func(), error) 
 	}, nil
 }
 
-// sendingTime returns ctx shortened by what is kept for settling.
+// sendingTime returns ctx shortened by the time that is reserved for settling.
 func (c *Committer) sendingTime(ctx context.Context) (context.Context, context.CancelFunc) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -131,10 +131,10 @@ func (c *Committer) sendingTime(ctx context.Context) (context.Context, context.C
 	return context.WithDeadline(ctx, deadline.Add(-c.o.reserve(left)))
 }
 
-// slot returns a slot with its marker made and read, owned by the caller.
+// takeSlot returns a slot whose marker was created and read. The caller owns it.
 func (c *Committer) takeSlot(ctx context.Context) (*markerSlot, error) {
 	s := c.pool.take(ctx, func(ctx context.Context, h *pendingAttempt) { c.settle(ctx, h) })
-	if s != nil && ctx.Err() != nil { // it came too late
+	if s != nil && ctx.Err() != nil { // the slot came too late
 		c.pool.release(s)
 		s = nil
 	}
@@ -148,8 +148,8 @@ func (c *Committer) takeSlot(ctx context.Context) (*markerSlot, error) {
 	return s, nil
 }
 
-// over is the failure of a Commit of which nothing was sent, or everything
-// refused, when its time ended.
+// outOfTime returns the error of a Commit whose time ended while nothing had been
+// sent, or after every copy was refused.
 func (c *Committer) outOfTime(ctx context.Context, why error) *dcs.Error {
 	if cause := context.Cause(ctx); errors.Is(cause, dcs.ErrClosed) {
 		return c.fail("Commit", "", dcs.ErrClosed, nil)
@@ -161,7 +161,7 @@ func (c *Committer) fail(op, key string, kind, cause error) *dcs.Error {
 	return &dcs.Error{Backend: c.o.Backend, Op: op, Key: key, Kind: kind, Err: cause}
 }
 
-// cutShort joins why with what ended ctx, if it has ended.
+// cutShort joins why with the cause of ctx, if ctx has ended.
 func cutShort(ctx context.Context, why error) error {
 	cause := context.Cause(ctx)
 	switch {
@@ -173,13 +173,13 @@ func cutShort(ctx context.Context, why error) error {
 	return &causes{cause, why}
 }
 
-// causes is two errors of which both tell something, on one line.
+// causes shows two errors in one line.
 type causes [2]error
 
 func (e *causes) Error() string   { return e[0].Error() + ": " + e[1].Error() }
 func (e *causes) Unwrap() []error { return e[:] }
 
-// random reads n random bytes.
+// random returns n random bytes.
 func (c *Committer) random(n int) ([]byte, error) {
 	c.rand.Lock()
 	defer c.rand.Unlock()
@@ -188,7 +188,7 @@ func (c *Committer) random(n int) ([]byte, error) {
 	return b, err
 }
 
-// name returns a marker's name that was never used before.
+// name returns a new name for a marker.
 func (c *Committer) name() (string, error) {
 	b, err := c.random(16)
 	return c.o.Prefix + "/" + hex.EncodeToString(b), err

@@ -36,7 +36,7 @@ func TestDeleteReturnsItsRevision(t *testing.T) {
 		s := newStore()
 		c := New(s, Options{})
 		defer c.Close()
-		for range 2 { // of an absent key too
+		for range 2 { // the second time of an absent key
 			rev, err := c.Commit(within(t, budget), dcs.Txn{Then: []dcs.Write{dcs.Delete("x")}})
 			if err != nil || rev != s.tree.Revision() {
 				t.Fatalf("got %d, %v; want %d", rev, err, s.tree.Revision())
@@ -45,7 +45,7 @@ func TestDeleteReturnsItsRevision(t *testing.T) {
 	})
 }
 
-func TestConflictNamesWhatWasFound(t *testing.T) {
+func TestConflictCarriesTheEntryFound(t *testing.T) {
 	for _, unseen := range []bool{false, true} {
 		run(t, func(t *testing.T) {
 			s := newStore()
@@ -81,7 +81,7 @@ func TestInvalidEndsAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		if s.sent[commit] != 1 {
-			t.Fatalf("%d copies of what can never pass", s.sent[commit])
+			t.Fatalf("%d copies of a request that can never succeed", s.sent[commit])
 		}
 	})
 }
@@ -224,7 +224,7 @@ func TestModifiedOnly(t *testing.T) {
 				t.Fatalf("got %v", err)
 			}
 			if s.sent[commit] != 0 {
-				t.Fatal("sent though the read had settled it")
+				t.Fatal("the copy was sent although the read had decided it")
 			}
 		})
 	})
@@ -257,10 +257,10 @@ func TestRefusalThatCannotBeRead(t *testing.T) {
 			s.unseen, s.noReads, s.cutOff = true, silent, !silent
 			_, err := c.Commit(within(t, budget), lock("mine"))
 			if err := kindIs(err, dcs.ErrUnavailable); err != nil {
-				t.Fatal(err) // refused, we do not know why: not a conflict, not ambiguous
+				t.Fatal(err) // refused for an unknown reason: neither a conflict nor ambiguous
 			}
-			if !silent && s.sent[fencing] != 0 { // one that is silent may be unanswered at the end
-				t.Fatalf("%d fences for what was refused", s.sent[fencing])
+			if !silent && s.sent[fencing] != 0 { // a silent read may be unanswered at the end
+				t.Fatalf("%d fences although every copy was refused", s.sent[fencing])
 			}
 		})
 	}
@@ -288,8 +288,8 @@ func TestMarkerCreationIsRepeatable(t *testing.T) {
 	}
 }
 
-// A transport's own idea of the kind does not show through what is proven,
-// whether it fails the Commit's copies or those that make the marker.
+// A transport's kind does not show through the proven outcome, whether it is that of the
+// Commit's copies or of the copies that create the marker.
 func TestTransportKindsAreCausesOnly(t *testing.T) {
 	for _, odd := range []error{
 		fmt.Errorf("odd: %w", dcs.ErrLost),
@@ -302,7 +302,7 @@ func TestTransportKindsAreCausesOnly(t *testing.T) {
 				defer c.Close()
 				_, err := c.Commit(within(t, budget), lock("mine"))
 				if errors.Is(err, dcs.ErrLost) || errors.Is(err, dcs.ErrAmbiguous) || dcs.KindOf(err) != dcs.ErrUnavailable {
-					t.Fatalf("got %v, want a no that blames nothing else", err)
+					t.Fatalf("got %v, want a definite failure without other kinds", err)
 				}
 				if !strings.Contains(err.Error(), "odd") {
 					t.Fatalf("the cause is missing: %v", err)
@@ -325,7 +325,7 @@ func (o *oddErrors) Send(ctx context.Context, r Request) (Answer, error) {
 	return o.store.Send(ctx, r)
 }
 
-// lazy is a store that takes its time.
+// lazy is a store that answers after a delay.
 type lazy struct {
 	*store
 	takes time.Duration
@@ -349,7 +349,7 @@ func (s *lazy) Send(ctx context.Context, r Request) (Answer, error) {
 	}
 }
 
-// A copy that is slow is not given up for the next one: it is answered.
+// A slow copy is not cancelled for the next one, and is answered.
 func TestSlowCopyIsLeftAlone(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := &lazy{store: newStore(), takes: 1200 * time.Millisecond, start: time.Now()}
@@ -376,7 +376,7 @@ func TestSlowCopyIsLeftAlone(t *testing.T) {
 			}
 		}
 		if asked == 0 {
-			t.Fatal("no hedge was asked for")
+			t.Fatal("Options.Hedge was not called")
 		}
 	})
 }

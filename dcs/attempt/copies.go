@@ -8,10 +8,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// event is the outcome of one copy.
+// event is the answer to one copy.
 type event struct {
 	ans    Answer
-	err    error // of Send, or of the read that was to explain the refusal in ans
+	err    error // from Send, or from the read that should explain the refusal in ans
 	unsent bool  // the copy was not given to the Transport
 
 	removed bool // the copy deletes the marker
@@ -22,8 +22,8 @@ func (e event) definite() bool {
 	return e.unsent || e.ans.refused() || errors.Is(e.err, ErrNotSent)
 }
 
-// refused reports whether the store has seen the copy and refused it. A second
-// arrival of such a copy may be applied (P10).
+// refused reports whether the store received the copy and refused it. A second arrival
+// of such a copy may be applied (P10).
 func (e event) refused() bool {
 	if e.unsent {
 		return false
@@ -31,28 +31,28 @@ func (e event) refused() bool {
 	return e.ans.refused() || errors.Is(e.err, ErrNotSent) && byStore(dcs.KindOf(e.err))
 }
 
-// byStore reports whether an ErrNotSent of that kind is the store's refusal.
-// ErrClosed is the transport's own, and without a kind the copy never left.
+// byStore reports whether an ErrNotSent of that kind comes from the store. ErrClosed
+// comes from the transport. Without a kind the copy was not sent.
 func byStore(kind error) bool { return kind != nil && kind != dcs.ErrClosed } //nolint:errorlint // KindOf returns a sentinel
 
-// volley sends copies of one request: the first at once, a hedge beside one
-// that stays unanswered, another after one that failed (P13: the marker, or
-// the read's nature, makes that safe). It belongs to one goroutine.
+// copies sends the copies of one request: the first at once, a hedge while one stays
+// unanswered, and another one after a failure. The marker makes that safe for a write,
+// and a read may be repeated (P13). It belongs to one goroutine.
 type copies struct {
 	c       *Committer
 	send    func(ctx context.Context, n position) event
 	results chan event
 
-	sent        position    // the next copy's place
+	sent        position    // of the next copy
 	unanswered  int         // copies without an answer yet
-	resendTimer *time.Timer // when another one is sent beside them
-	unclear     bool        // the outcome of one is unknown
-	refused     bool        // the store has seen one and refused it
-	stopSending bool        // collect answers, send nothing more
-	fails       int         // for the back-off; whoever judges an answer a failure raises it
+	resendTimer *time.Timer // fires when another copy is sent although some are unanswered
+	unclear     bool        // the outcome of a copy is unknown
+	refused     bool        // the store received a copy and refused it
+	stopSending bool        // collect answers only
+	fails       int         // for the back-off; raised by the caller of next that finds a failure
 }
 
-// nth is the place of a copy among those of its request.
+// position identifies one copy of a request.
 type position struct {
 	copy, round int
 	hedge       bool
@@ -66,13 +66,13 @@ func (c *Committer) newCopies(send func(ctx context.Context, n position) event) 
 	return &copies{c: c, send: send, results: make(chan event, maxUnanswered)}
 }
 
-// clear reports whether every copy that was sent certainly wrote nothing, and
-// none of them will.
+// nothingWritten reports whether every copy that was sent certainly wrote nothing and
+// never will.
 func (v *copies) nothingWritten() bool {
 	return v.unanswered == 0 && !v.unclear && !(v.refused && v.c.o.Duplicates)
 }
 
-// due says whether another copy is to be sent, and after what pause.
+// due reports whether another copy must be sent, and after which pause.
 func (v *copies) due() (time.Duration, bool) {
 	switch {
 	case v.stopSending:
@@ -89,7 +89,8 @@ func (v *copies) due() (time.Duration, bool) {
 	return 0, false
 }
 
-// next sends what is due until a copy has an answer or ctx ends (false).
+// next sends the copies that are due until a copy is answered. It returns false if ctx
+// ends first.
 func (v *copies) next(ctx context.Context) (event, bool) {
 	for ctx.Err() == nil {
 		pause, more := v.due()
@@ -118,7 +119,7 @@ func (v *copies) next(ctx context.Context) (event, bool) {
 			stop()
 		}
 	}
-	// An answer that came in time is not thrown away for the select's choice.
+	// An answer that arrived in time counts, whichever case the select chose.
 	select {
 	case e := <-v.results:
 		return v.take(e), true
@@ -127,7 +128,8 @@ func (v *copies) next(ctx context.Context) (event, bool) {
 	}
 }
 
-// overdue fires when another copy is to be sent beside those that are open.
+// resendDue returns a channel that fires when another copy must be sent although some
+// are unanswered.
 func (v *copies) resendDue() <-chan time.Time {
 	if v.resendTimer == nil || v.unanswered == 0 || v.stopSending {
 		return nil
@@ -172,8 +174,9 @@ func (v *copies) launch(ctx context.Context, hedge bool) {
 	}()
 }
 
-// deliver hands e to next. An answer that came in time is kept for next even
-// if ctx ends before next looks. A failure after that reports only the end.
+// deliver passes e to next. An answer that arrived in time is kept for next even if ctx
+// ends before next reads it. A failure after the end of ctx reports only that end, and is
+// dropped.
 func (v *copies) deliver(ctx context.Context, e event) {
 	if e.err != nil && ctx.Err() != nil {
 		return

@@ -10,7 +10,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// highest is a source of randomness that makes every pause as long as it can be.
+// highest is a source of randomness that makes every pause as long as possible.
 type highest struct{}
 
 func (highest) Read(b []byte) (int, error) {
@@ -20,8 +20,8 @@ func (highest) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// A failed copy is followed by a pause that doubles up to its limit, however
-// early a slow copy would be joined by another one.
+// A failed copy is followed by a pause that doubles up to its limit, however early
+// another copy would be sent during a slow one.
 func TestBackOffDoubles(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()
@@ -85,8 +85,8 @@ func TestRefusedHedgeDoesNotStopRetries(t *testing.T) {
 	})
 }
 
-// An answer that is there when the call's time ends counts, even if the call
-// was busy when it came.
+// An answer that has arrived when the call's time ends counts, even if the call was busy
+// when it arrived.
 func TestAnswerInHandAtTheDeadline(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := &lazy{store: newStore(), takes: 200 * time.Millisecond, start: time.Now()}
@@ -107,7 +107,7 @@ func TestAnswerInHandAtTheDeadline(t *testing.T) {
 			t.Fatalf("got %d, %v; want the answer %d", rev, err, e.Modified)
 		}
 		if errors.Is(err, context.Canceled) || s.sent[fencing] != 0 {
-			t.Fatalf("%d fences for what was answered", s.sent[fencing])
+			t.Fatalf("%d fences although the copy was answered", s.sent[fencing])
 		}
 	})
 }
@@ -129,8 +129,7 @@ func TestReserveLeavesTimeForSending(t *testing.T) {
 	})
 }
 
-// With a budget that is nearly spent, a copy still gets the time in which a
-// store can answer.
+// With a budget that is nearly spent, a copy still gets enough time for an answer.
 func TestShortBudgetLeavesTimeForAnAnswer(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := &lazy{store: newStore(), takes: 5 * time.Millisecond, start: time.Now()}
@@ -142,7 +141,7 @@ func TestShortBudgetLeavesTimeForAnAnswer(t *testing.T) {
 	})
 }
 
-// A store that names the condition which failed names the marker's first (P9).
+// A store that reports the condition which failed reports the marker's first (P9).
 func TestWholeStatesTheMarkerFirst(t *testing.T) {
 	r := Request{Marker: Marker{Key: ".op/1", Modified: 7, Nonce: []byte("nonce")}, Txn: lock("mine")}
 	whole := r.Whole("kept")

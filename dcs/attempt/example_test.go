@@ -11,15 +11,15 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/kv"
 )
 
-// transport reaches a store in this process, whose first answer to a Commit is
-// lost on its way.
+// transport reaches a store in this process. The first answer to a Commit is lost on its
+// way.
 type transport struct {
 	mu   sync.Mutex
 	tree *kv.Tree
 	lost bool
 }
 
-// Send applies one copy in one transaction: the marker and the caller's Txn.
+// Send applies one copy in one transaction with the marker and the caller's Txn.
 func (t *transport) Send(_ context.Context, r attempt.Request) (attempt.Answer, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -31,7 +31,7 @@ func (t *transport) Send(_ context.Context, r attempt.Request) (attempt.Answer, 
 		return attempt.Answer{Outcome: attempt.Refused}, nil
 	case errors.Is(err, kv.ErrLease):
 		return attempt.Answer{Outcome: attempt.LeaseLost}, nil
-	case err != nil: // refused outright
+	case err != nil: // the store refused the copy
 		return attempt.Answer{}, fmt.Errorf("%w: %w", attempt.ErrNotSent, err)
 	case len(r.Txn.Then) > 0 && !t.lost:
 		t.lost = true
@@ -40,7 +40,7 @@ func (t *transport) Send(_ context.Context, r attempt.Request) (attempt.Answer, 
 	return attempt.Answer{Outcome: attempt.Applied, Revision: rev}, nil
 }
 
-// Read reads keys, one by one.
+// Read reads the keys one by one.
 func (t *transport) Read(_ context.Context, keys ...string) ([]dcs.Entry, error) {
 	var out []dcs.Entry
 	for _, k := range keys {
@@ -51,8 +51,8 @@ func (t *transport) Read(_ context.Context, keys ...string) ([]dcs.Entry, error)
 	return out, nil
 }
 
-// The answer to the first copy is lost. The second one finds that the marker
-// moved, to the nonce of this very Commit: yes, and written once.
+// The answer to the first copy is lost. The second copy finds the nonce of this Commit in
+// the marker. The Commit was therefore applied, and it is written once.
 func ExampleCommitter() {
 	t := &transport{tree: kv.New()}
 	commits := attempt.New(t, attempt.Options{Backend: "example"})

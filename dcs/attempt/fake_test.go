@@ -14,23 +14,23 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/kv"
 )
 
-// step is what a scripted transport does with one copy.
+// step is the reaction of a scripted transport to one copy.
 type step int
 
 const (
-	answer  step = iota // apply it and answer
-	lose                // apply it, lose the answer
-	swallow             // it never arrives, nothing is heard
-	hold                // it arrives when the test says so, nothing is heard
-	repeat              // apply it twice, give the second answer
-	down                // refuse it outright
-	broken              // it never arrives, and an error says nothing
-	vague               // it arrives when the test says so, its answer says nothing
-	cross               // apply it, answer ErrFull
-	full                // refuse it with ErrFull unless it only deletes
+	answer  step = iota // apply the copy and answer
+	lose                // apply the copy and lose the answer
+	swallow             // drop the copy and never answer
+	hold                // deliver the copy when the test requests it, and never answer
+	repeat              // apply the copy twice and return the second answer
+	down                // refuse the copy with ErrNotSent
+	broken              // drop the copy and return an unclassified error
+	vague               // deliver the copy when the test requests it, and answer without an outcome
+	cross               // apply the copy and return ErrFull
+	full                // refuse the copy with ErrFull unless it only deletes
 )
 
-// kind is what a request is about.
+// kindOfRequest is the purpose of a request.
 type kindOfRequest int
 
 const (
@@ -55,12 +55,12 @@ type store struct {
 	mu      sync.Mutex
 	tree    *kv.Tree
 	script  func(k kindOfRequest, r Request) step
-	after   func(k kindOfRequest) // runs when a copy was applied, before its answer
+	after   func(k kindOfRequest) // runs after a copy was applied and before its answer
 	unseen  bool                  // refusals carry no entries
 	noReads bool                  // reads are not answered
-	refuse  error                 // what the next read fails with
+	refuse  error                 // the error of the next read
 	cutOff  bool                  // reads fail at once
-	only    error                 // what down says besides ErrNotSent
+	only    error                 // the error of down in addition to ErrNotSent
 	sent    map[kindOfRequest]int
 	reads   int
 	held    []func()
@@ -70,7 +70,7 @@ type store struct {
 
 var errFull = fmt.Errorf("%w: %w", ErrFull, &dcs.Error{Kind: dcs.ErrUnavailable, Endpoint: "a:1"})
 
-// writes reports whether a store that is full refuses r.
+// writes reports whether a full store refuses r.
 func writes(r Request) bool {
 	return slices.ContainsFunc(r.Whole("").Then, func(w dcs.Write) bool { return !w.Delete })
 }
@@ -178,7 +178,7 @@ func (s *store) Read(ctx context.Context, keys ...string) ([]dcs.Entry, error) {
 	return found, nil
 }
 
-// land lets everything arrive that was held.
+// land delivers every copy that was held.
 func (s *store) land() {
 	for _, f := range s.held {
 		f()
@@ -186,7 +186,7 @@ func (s *store) land() {
 	s.held = nil
 }
 
-// write is somebody else's write.
+// write makes a write of another client.
 func (s *store) write(w ...dcs.Write) dcs.Revision {
 	rev := s.tree.Revision() + 1
 	if err := s.tree.Commit(rev, dcs.Txn{Then: w}, kv.Options{}); err != nil {
@@ -203,18 +203,18 @@ func (s *store) value(key string) string {
 	return string(e.Value)
 }
 
-// marker returns the only marker's key.
+// marker returns the key of the only marker.
 func (s *store) marker() string { return s.tree.Snapshot(".op").Entries[0].Key }
 
-// loseMarkers removes every marker, as the end of their lease would.
+// loseMarkers removes every marker, like the end of their lease.
 func (s *store) loseMarkers() {
 	for _, e := range s.tree.Snapshot(".op").Entries {
 		s.write(dcs.Delete(e.Key))
 	}
 }
 
-// onCopies scripts commit copies in the order given; later ones, and other
-// requests, are answered.
+// onCopies scripts the copies of Commits in order. Later copies and other requests are
+// answered.
 func onCopies(steps ...step) func(kindOfRequest, Request) step {
 	return func(k kindOfRequest, _ Request) step {
 		if k != commit || len(steps) == 0 {
@@ -226,7 +226,7 @@ func onCopies(steps ...step) func(kindOfRequest, Request) step {
 	}
 }
 
-// always scripts every request of the kinds given.
+// always scripts every request of the given kinds.
 func always(do step, kinds ...kindOfRequest) func(kindOfRequest, Request) step {
 	return func(k kindOfRequest, _ Request) step {
 		if slices.Contains(kinds, k) {

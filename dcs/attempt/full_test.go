@@ -9,8 +9,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// P10, P11: what a full store answers is unclear, because it may have applied
-// the write that filled it. One round settles it, by deleting the marker.
+// P10, P11: an answer of a full store leaves the outcome unknown, because the store may
+// have applied the write that filled it. One round settles it by deleting the marker.
 func TestFullStore(t *testing.T) {
 	for name, tc := range map[string]struct {
 		copies []step
@@ -58,14 +58,14 @@ func TestFullStore(t *testing.T) {
 					t.Fatalf("%d copies of the next Commit: %v", s.sent[commit]-before, err)
 				}
 				if _, there := s.tree.Get(marker); there == (tc.want != nil) {
-					t.Fatalf("the marker that was won is there: %v", there)
+					t.Fatalf("the marker of the fence still exists: %v", there)
 				}
 			})
 		})
 	}
 }
 
-// A fence that crosses the quota has won the marker.
+// A fence that exceeds the quota has taken the marker.
 func TestFenceThatCrossesTheQuota(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()
@@ -86,7 +86,7 @@ func TestFenceThatCrossesTheQuota(t *testing.T) {
 		}
 		s.land()
 		if got := s.value("lock"); got != "(absent)" {
-			t.Fatalf("the abandoned attempt landed: %s", got)
+			t.Fatalf("the aborted attempt was applied: %s", got)
 		}
 		s.script = nil
 		if _, err := c.Commit(within(t, budget), lock("mine")); err != nil {
@@ -98,8 +98,8 @@ func TestFenceThatCrossesTheQuota(t *testing.T) {
 	})
 }
 
-// A deletion of the marker whose answer is lost leaves the attempt fenced: a
-// marker that is gone proves no more than that (P11).
+// If the answer to the deletion of the marker is lost, the attempt is fenced, because a
+// missing marker proves no more than that (P11).
 func TestLostRemovalOfTheMarker(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()
@@ -116,12 +116,12 @@ func TestLostRemovalOfTheMarker(t *testing.T) {
 		_, err := c.Commit(within(t, budget), lock("mine"))
 		var e *dcs.Error
 		if !errors.As(err, &e) || e.Kind != dcs.ErrAmbiguous || !e.Fenced {
-			t.Fatalf("got %v, want an outcome that nobody can know any more", err)
+			t.Fatalf("got %v, want an outcome that stays unknown", err)
 		}
 	})
 }
 
-// An attempt that was unclear before the store became full is settled there.
+// An attempt whose outcome was unknown before the store became full can still be settled.
 func TestSettleOnAFullStore(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()
@@ -141,12 +141,12 @@ func TestSettleOnAFullStore(t *testing.T) {
 		}
 		s.land()
 		if got := s.value("lock"); got != "(absent)" {
-			t.Fatalf("the abandoned attempt landed: %s", got)
+			t.Fatalf("the aborted attempt was applied: %s", got)
 		}
 	})
 }
 
-// Without a marker, a full store refuses at once: nothing of the Commit was sent.
+// If there is no marker yet, a full store ends the Commit at once with nothing of it sent.
 func TestFullStoreTakesNoMarker(t *testing.T) {
 	runErr(t, func(t *testing.T) error {
 		s := newStore()

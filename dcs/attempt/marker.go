@@ -7,10 +7,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-var errVanished = errors.New("the marker vanished right after it was made")
+var errVanished = errors.New("the marker disappeared right after it was created")
 
-// prepare makes s's marker if it has none, and reads what Commits on it will
-// be conditional on.
+// prepare creates the marker of s if it has none, and reads the revision on which
+// Commits will be conditional.
 func (c *Committer) prepare(ctx context.Context, s *markerSlot) error {
 	if s.made {
 		return nil
@@ -41,10 +41,10 @@ func (c *Committer) prepare(ctx context.Context, s *markerSlot) error {
 	return c.outOfTime(ctx, last)
 }
 
-// create makes the marker in a transaction of its own, if absent (P8). It may
-// be repeated under the same name, because the marker is read afterwards. A copy
-// that lands late finds the marker present, or makes another incarnation whose
-// revision differs (docs/decisions/0011).
+// create creates the marker in a transaction of its own, if absent (P8). It may be
+// repeated under the same name, because the marker is read afterwards. A copy that is
+// applied late finds the marker present, or creates another incarnation, whose revision
+// differs (docs/decisions/0011).
 func (c *Committer) create(ctx context.Context, key string) error {
 	nonce, err := c.random(nonceBytes)
 	if err != nil {
@@ -57,7 +57,7 @@ func (c *Committer) create(ctx context.Context, key string) error {
 	return c.runUntil(ctx, v, func(e event) bool { return e.ans.Outcome == Applied || e.ans.Outcome == Refused })
 }
 
-// read reads keys, as often as it takes.
+// read reads keys and tries again until it has an answer or ctx ends.
 func (c *Committer) read(ctx context.Context, keys ...string) ([]dcs.Entry, error) {
 	var found []dcs.Entry
 	v := c.newCopies(func(ctx context.Context, _ position) event {
@@ -68,11 +68,11 @@ func (c *Committer) read(ctx context.Context, keys ...string) ([]dcs.Entry, erro
 	return found, err
 }
 
-// until runs v, whose copies need not exclude each other, to the first answer
-// that is done.
+// runUntil runs v until an answer satisfies done. The copies of v need not exclude each
+// other.
 func (c *Committer) runUntil(ctx context.Context, v *copies, done func(event) bool) error {
 	var last error
-	// The copies that are still out when one has answered end with this call.
+	// Copies that are unanswered when one has been answered end with this call.
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	for {
@@ -92,9 +92,9 @@ func (c *Committer) runUntil(ctx context.Context, v *copies, done func(event) bo
 	}
 }
 
-// final returns the failure that err ends a Commit with, or nil if the store
-// may be asked again. ErrAmbiguous contradicts ErrNotSent and ends nothing. A
-// store that is full stays so, and every copy may be the one that it applies.
+// finalFailure returns the error with which err ends a Commit, or nil if the store may
+// be tried again. ErrAmbiguous contradicts ErrNotSent and ends nothing. A store that
+// is full stays full, and may apply each further copy.
 func (c *Committer) finalFailure(err error) *dcs.Error {
 	kind := dcs.KindOf(err)
 	if kind == nil || kind == dcs.ErrAmbiguous || !errors.Is(err, ErrNotSent) && !errors.Is(err, ErrFull) { //nolint:errorlint // KindOf returns a sentinel
@@ -105,7 +105,7 @@ func (c *Committer) finalFailure(err error) *dcs.Error {
 	if errors.As(err, &e) {
 		f.Key, f.Endpoint = e.Key, e.Endpoint
 		if e.Err != nil {
-			f.Err = e.Err // the store's own words
+			f.Err = e.Err // the store's own text
 		}
 	}
 	return f

@@ -9,40 +9,40 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// slot is one marker. Whoever took it from the pool owns it alone.
+// markerSlot is one marker. Only the goroutine that took it from the pool may use it.
 type markerSlot struct {
-	key      string // chosen at random, dropped when the marker was lost
+	key      string // chosen at random, and dropped when the marker was lost
 	made     bool   // modified was read from the store
 	modified dcs.Revision
 }
 
-// forget gives the marker up: its name is never used again.
+// forget gives the marker up. Its name is never used again.
 func (s *markerSlot) forget() { *s = markerSlot{} }
 
-// pool hands out slots: one Commit in flight on each (P7), and one whose
-// attempt is unclear only for its settling (P12).
+// pool distributes slots. Each has one Commit in flight (P7). A slot whose attempt has
+// an unknown outcome is used only to settle it (P12).
 type pool struct {
 	mu      sync.Mutex
-	initial int // so many are made as soon as they are needed
+	initial int // slots that are created without a wait
 	limit   int
 	made    int
-	free    []*markerSlot     // the last one given back is taken first: few are used
+	free    []*markerSlot     // a stack, so that few slots are used
 	unclear []*pendingAttempt // oldest first
 	waiting []*waiter         // in the order in which they get slots; none while one is free
 }
 
-// waiter is a Commit that waits for a slot. It settles unclear attempts while
-// there are any.
+// waiter is a Commit that waits for a slot. It settles attempts with an unknown outcome
+// while there are any.
 type waiter struct {
 	slot *markerSlot        // set once, under the pool's mu
 	stop context.CancelFunc // ends its settling when slot is set
-	wake chan struct{}      // has room for one; sent when an attempt became unclear
+	wake chan struct{}      // buffers one; sent when an attempt was set aside
 }
 
-// take returns a slot that is free or is given back until ctx ends, else nil.
-// Meanwhile it calls settle with unclear attempts (P12). An attempt that cannot
-// be settled must not keep the Commit from its slot, so the context of settle
-// ends when the slot is there.
+// take returns a slot that is free or becomes free until ctx ends, or else nil.
+// Meanwhile it calls settle with attempts whose outcome is unknown (P12). An attempt
+// that cannot be settled must not keep the Commit from its slot, so the context of
+// settle ends when there is a slot.
 func (p *pool) take(ctx context.Context, settle func(context.Context, *pendingAttempt)) *markerSlot {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -87,7 +87,7 @@ func (p *pool) size() int {
 	return p.made
 }
 
-// leave ends w's waiting and returns the slot that it was given, or nil.
+// leave ends the waiting of w and returns the slot that it was given, or nil.
 func (p *pool) leave(w *waiter) *markerSlot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -97,8 +97,8 @@ func (p *pool) leave(w *waiter) *markerSlot {
 	return w.slot
 }
 
-// next returns an unclear attempt, or nil. The call after it returns another
-// one, if there are several.
+// next returns an attempt with an unknown outcome, or nil. The next call returns
+// another one, if there are several.
 func (p *pool) next() *pendingAttempt {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -110,8 +110,8 @@ func (p *pool) next() *pendingAttempt {
 	return h
 }
 
-// give hands a slot that no unclear attempt needs any more to the first Commit
-// that waits, or makes it free.
+// release gives a slot with no unresolved attempt to the first Commit that waits, or
+// makes it free.
 func (p *pool) release(s *markerSlot) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -125,8 +125,8 @@ func (p *pool) release(s *markerSlot) {
 	w.stop()
 }
 
-// keep sets h's slot aside until h is settled. Every waiter learns of it: one
-// that settles h may be given another slot before h is settled.
+// setAside keeps the slot of h from use until h is settled. It wakes every waiter,
+// because one that settles h may be given another slot before h is settled.
 func (p *pool) setAside(h *pendingAttempt) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -139,7 +139,7 @@ func (p *pool) setAside(h *pendingAttempt) {
 	}
 }
 
-// settled takes h off the unclear ones and gives its slot back.
+// settled removes h from the unsettled attempts and releases its slot.
 func (p *pool) settled(h *pendingAttempt) {
 	p.mu.Lock()
 	if i := slices.Index(p.unclear, h); i >= 0 {
@@ -149,13 +149,13 @@ func (p *pool) settled(h *pendingAttempt) {
 	p.release(h.slot)
 }
 
-// noSlotError is the failure of a Commit that got no slot in its time.
+// noSlotError is the error of a Commit that got no slot in its time.
 type noSlotError struct{ slots int }
 
 func (e *noSlotError) Error() string {
 	return fmt.Sprintf("each of the %d slots is busy or waits for its attempt to be settled: send fewer Commits at once, or set Slots", e.slots)
 }
 
-// Local reports that the error is no sign of an outage: the Commit waited for
+// Local reports that the error is no sign of an outage, because the Commit waited for
 // others of the same Store.
 func (e *noSlotError) Local() bool { return true }

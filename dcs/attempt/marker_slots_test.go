@@ -17,15 +17,15 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// A slot that is given to a waiter in the moment in which its time is over is
-// not lost. A waiter that has left is given none.
+// A slot that is given to a waiter at the moment when its time ends is not lost. A waiter
+// that has left gets none.
 func TestPoolLosesNoSlot(t *testing.T) {
 	p := &pool{limit: 1, made: 1}
 	given := &markerSlot{}
 	late, gone, next := &waiter{stop: func() {}}, &waiter{}, &waiter{stop: func() {}}
 	for _, w := range []*waiter{late, gone, next} {
 		if s := p.enter(w); s != nil {
-			t.Fatal("a slot out of nowhere")
+			t.Fatal("took a slot although none is free")
 		}
 	}
 	p.release(given)
@@ -45,8 +45,7 @@ func TestPoolLosesNoSlot(t *testing.T) {
 	}
 }
 
-// One attempt that cannot be settled does not keep the others from being
-// settled.
+// An attempt that cannot be settled does not keep the others from being settled.
 func TestPoolSettlesInTurn(t *testing.T) {
 	a, b := &pendingAttempt{}, &pendingAttempt{}
 	p := &pool{limit: 2, made: 2, unclear: []*pendingAttempt{a, b}}
@@ -59,12 +58,12 @@ func TestPoolSettlesInTurn(t *testing.T) {
 			cancel()
 		})
 		if s != nil {
-			t.Fatal("a slot out of nowhere")
+			t.Fatal("took a slot although none is free")
 		}
 	}
 }
 
-// P7: a marker that was lost is not used again.
+// P7: a marker that was lost is never used again.
 func TestP7LostMarkerIsNotUsedAgain(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()
@@ -97,8 +96,8 @@ func TestP7LostMarkerIsNotUsedAgain(t *testing.T) {
 	})
 }
 
-// A marker that the store refuses to make ends the Commit at once, with the
-// store's reason.
+// If the store refuses to create a marker, the Commit ends at once with the store's
+// error.
 func TestMarkerRefusedOutright(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()
@@ -114,12 +113,12 @@ func TestMarkerRefusedOutright(t *testing.T) {
 		}
 		s.script = nil
 		if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
-			t.Fatalf("the slot was not given back: %v", err)
+			t.Fatalf("the slot was not released: %v", err)
 		}
 	})
 }
 
-// A marker that vanishes before it was read gets another name (P7).
+// A marker that disappears before it was read gets another name (P7).
 func TestP7VanishedMarkerIsNotUsedAgain(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()
@@ -143,8 +142,8 @@ func TestP7VanishedMarkerIsNotUsedAgain(t *testing.T) {
 	})
 }
 
-// exhausted is a source of randomness that has left bytes to give, and fails
-// once when it has fewer than are asked for.
+// exhausted is a source of randomness with left bytes. It fails once when it has fewer
+// than requested.
 type exhausted struct {
 	left   int
 	failed bool
@@ -176,13 +175,13 @@ func TestNoRandomnessNothingSent(t *testing.T) {
 				t.Fatalf("sent %v without randomness", s.sent)
 			}
 			if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
-				t.Fatalf("the slot was not given back: %v", err)
+				t.Fatalf("the slot was not released: %v", err)
 			}
 		})
 	}
 }
 
-// lingering is a transport whose calls take their time to end.
+// lingering is a transport whose calls are slow to end.
 type lingering struct {
 	*store
 	under atomic.Int32
@@ -215,7 +214,7 @@ func TestCloseWaitsForEveryCopy(t *testing.T) {
 	})
 }
 
-// occupied is a store that takes its time for the commits of some keys.
+// occupied is a store that is slow for the commits of some keys.
 type occupied struct {
 	*store
 	takes map[string]time.Duration
@@ -232,9 +231,8 @@ func (s *occupied) Send(ctx context.Context, r Request) (Answer, error) {
 	return s.store.Send(ctx, r)
 }
 
-// A Commit that settles another one's attempt takes a slot as soon as one is
-// given back. Of several such Commits each takes one. The attempt remains to be
-// settled.
+// A Commit that settles another one's attempt takes a slot as soon as one is released. If
+// there are several such Commits, each takes one. The attempt stays unsettled.
 func TestP12SettlerTakesTheFreeSlot(t *testing.T) {
 	for _, waiting := range []int{1, 3} {
 		run(t, func(t *testing.T) {
@@ -251,7 +249,7 @@ func TestP12SettlerTakesTheFreeSlot(t *testing.T) {
 			_, err := c.Commit(within(t, budget), put("unclear", "1"))
 			var e *dcs.Error
 			if !errors.As(err, &e) || e.Attempt == nil {
-				t.Fatalf("got %v, want it to be settled later", err)
+				t.Fatalf("got %v, want an attempt to settle later", err)
 			}
 			var wg sync.WaitGroup
 			commit := func(key string, takes, after time.Duration) {
@@ -262,7 +260,7 @@ func TestP12SettlerTakesTheFreeSlot(t *testing.T) {
 						t.Errorf("%s: %v after %v, want an answer after %v", key, err, time.Since(start), after)
 					}
 				})
-				synctest.Wait() // it has its slot, or settles
+				synctest.Wait() // the Commit has its slot, or settles
 			}
 			commit("busy", time.Second, time.Second)
 			commit("busy too", 5*time.Second, 5*time.Second)
@@ -281,8 +279,8 @@ func TestP12SettlerTakesTheFreeSlot(t *testing.T) {
 	}
 }
 
-// A Commit that waits for a busy slot settles what becomes unclear meanwhile,
-// also when the Commit that was the first to do so has found a slot.
+// A Commit that waits for a busy slot settles attempts that become ambiguous meanwhile,
+// also if the Commit that settled them first has found a slot.
 func TestP12SettlingIsTakenOver(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()
@@ -335,7 +333,7 @@ func burst(t *testing.T, c *Committer, s *occupied, n int) (failed []error) {
 	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 }
 
-// The number of slots grows while many Commits wait, and stays small while few do.
+// The number of slots grows while many Commits wait, and stays small while few wait.
 func TestSlotsGrowWithTheLoad(t *testing.T) {
 	for _, x := range []struct{ slots, commits, made int }{
 		{0, 8, 8}, {0, 15, 8}, {0, 17, 9}, {0, 1000, maxSlots}, {12, 200, 12},
@@ -354,7 +352,7 @@ func TestSlotsGrowWithTheLoad(t *testing.T) {
 	}
 }
 
-// A Commit that found no slot names the limit, and says nothing about the store.
+// The error of a Commit that found no slot names the limit, and is no sign of an outage.
 func TestNoSlotIsNoOutage(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := &occupied{newStore(), map[string]time.Duration{}}

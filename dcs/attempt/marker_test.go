@@ -9,8 +9,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// An answer that carries no outcome proves nothing. The copy behind it may
-// still land, so a definite no needs the marker.
+// An answer without an outcome proves nothing. Its copy may still be applied, so a
+// definite failure needs the marker.
 func TestP10UnknownOutcomeIsUnclear(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()
@@ -23,13 +23,13 @@ func TestP10UnknownOutcomeIsUnclear(t *testing.T) {
 		}
 		s.land()
 		if v := s.value("lock"); v != "(absent)" {
-			t.Fatalf("the lock is %q after a definite no", v)
+			t.Fatalf("the lock is %q after a definite failure", v)
 		}
 	})
 }
 
-// A copy whose answer carries no outcome is followed by another one. The same
-// holds for a copy of the fence.
+// A copy whose answer carries no outcome is followed by another one. The same holds for a
+// copy of the fence.
 func TestUnknownOutcomeIsRetried(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()
@@ -55,8 +55,8 @@ func TestUnknownOutcomeIsRetried(t *testing.T) {
 	})
 }
 
-// A third party rewrites the marker in place. The refusal that follows is not a
-// conflict, because the caller's condition holds.
+// A third party rewrites the marker in place. The refusal that follows is no conflict,
+// because the caller's condition holds.
 func TestP9MovedMarkerIsNoConflict(t *testing.T) {
 	for _, unseen := range []bool{false, true} {
 		run(t, func(t *testing.T) {
@@ -69,7 +69,7 @@ func TestP9MovedMarkerIsNoConflict(t *testing.T) {
 			}
 			s.write(dcs.Put(s.marker(), []byte("a third party's")))
 			if _, err := c.Commit(within(t, budget), lock("mine")); err != nil {
-				t.Fatalf("got %v, want the lock: nobody holds it", err)
+				t.Fatalf("got %v, want the lock, which is free", err)
 			}
 			if s.sent[commit] != 3 || s.sent[fencing] != 0 {
 				t.Fatalf("sent %v, want one refused copy and one under a new marker", s.sent)
@@ -78,9 +78,9 @@ func TestP9MovedMarkerIsNoConflict(t *testing.T) {
 	}
 }
 
-// lostBesideOpen lets a Commit's first copy hang and its hedge find the marker
-// gone. Both are sent within the first 100 ms.
-func lostBesideOpen(s *store) func(kindOfRequest, Request) step {
+// lostWhileUnanswered makes a Commit's first copy hang and its hedge find the marker gone. Both
+// are sent within the first 100 ms.
+func lostWhileUnanswered(s *store) func(kindOfRequest, Request) step {
 	return func(k kindOfRequest, _ Request) step {
 		switch {
 		case k == create:
@@ -95,12 +95,12 @@ func lostBesideOpen(s *store) func(kindOfRequest, Request) step {
 	}
 }
 
-// The marker is lost while a copy is unanswered, and stays so until the budget
-// ends. Nothing can land any more, so the slot has nothing left to settle.
+// The marker is lost while a copy is unanswered until the budget ends. Nothing can be
+// applied any more, so the slot has nothing left to settle.
 func TestP11LostMarkerAtTheEndOfTheBudget(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()
-		s.script = lostBesideOpen(s)
+		s.script = lostWhileUnanswered(s)
 		o := hedged()
 		o.Slots = 1
 		o.AttemptTimeout = budget
@@ -110,10 +110,10 @@ func TestP11LostMarkerAtTheEndOfTheBudget(t *testing.T) {
 		_, err := c.Commit(within(t, budget), lock("mine"))
 		var e *dcs.Error
 		if !errors.As(err, &e) || e.Kind != dcs.ErrAmbiguous || !e.Fenced || e.Attempt != nil {
-			t.Fatalf("got %+v, want it fenced", err)
+			t.Fatalf("got %+v, want Fenced", err)
 		}
 		if s.sent[commit] != 2 || s.sent[fencing] != 0 {
-			t.Fatalf("sent %v, want nothing after the marker was found gone", s.sent)
+			t.Fatalf("sent %v, want no request after the marker was found gone", s.sent)
 		}
 		s.script = nil
 		if _, err := c.Commit(within(t, budget), put("next", "1")); err != nil || s.sent[fencing] != 0 {
@@ -140,8 +140,8 @@ func (s *tardy) Send(ctx context.Context, r Request) (Answer, error) {
 	return a, err
 }
 
-// The marker is lost while a copy is unanswered. That copy had landed, so its
-// answer makes the outcome a yes.
+// The marker is lost while a copy is unanswered. That copy was applied, so its answer
+// makes the Commit succeed.
 func TestP11LostMarkerWaitsForOpenCopies(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := &tardy{store: newStore()}
@@ -160,10 +160,10 @@ func TestP11LostMarkerWaitsForOpenCopies(t *testing.T) {
 	})
 }
 
-// With requests that may arrive twice, a refusal by the store itself says
-// nothing of the second arrival either. Commit reports that refusal once the
-// marker is won. Settle reports it as the no that it is.
-func TestDuplicatesOfWhatTheStoreRefused(t *testing.T) {
+// If requests may arrive twice, a refusal by the store proves nothing about the second
+// arrival. Commit returns the refusal once the marker is taken, and Settle returns it as
+// the definite failure that it is.
+func TestDuplicatesOfARefusedCopy(t *testing.T) {
 	for _, silent := range []bool{false, true} {
 		run(t, func(t *testing.T) {
 			s := newStore()
@@ -193,15 +193,14 @@ func TestDuplicatesOfWhatTheStoreRefused(t *testing.T) {
 			}
 			s.land()
 			if v := s.value("lock"); v != "(absent)" {
-				t.Fatalf("the lock is %q after a definite no", v)
+				t.Fatalf("the lock is %q after a definite failure", v)
 			}
 		})
 	}
 }
 
-// The fence wins the marker and its answer is lost. Its next copy finds the
-// fence's own nonce, which is a no and not a yes, and the slot goes on from
-// there.
+// The fence takes the marker and its answer is lost. Its next copy finds the fence's own
+// nonce, which means that the attempt was not applied. The slot is used again after that.
 func TestP11LostAnswerOfTheFence(t *testing.T) {
 	for _, unseen := range []bool{false, true} {
 		run(t, func(t *testing.T) {
@@ -224,7 +223,7 @@ func TestP11LostAnswerOfTheFence(t *testing.T) {
 			}
 			s.land()
 			if v := s.value("lock"); v != "(absent)" || s.sent[fencing] != 2 {
-				t.Fatalf("the lock is %q after a definite no and %d fences", v, s.sent[fencing])
+				t.Fatalf("the lock is %q after a definite failure and %d fences", v, s.sent[fencing])
 			}
 			s.script = nil
 			copies := s.sent[commit]
@@ -235,8 +234,8 @@ func TestP11LostAnswerOfTheFence(t *testing.T) {
 	}
 }
 
-// A condition that failed when the store checked it is a conflict, even if it
-// holds by the time the entries are read.
+// A condition that failed when the store checked it is a conflict, even if it holds when
+// the entries are read.
 func TestConflictThatIsOverWhenRead(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()
@@ -257,8 +256,7 @@ func TestConflictThatIsOverWhenRead(t *testing.T) {
 	})
 }
 
-// A dead lease is ErrLost too where the transport did not read the marker
-// along.
+// A dead lease is ErrLost too if the transport did not read the marker with it.
 func TestP14DeadLeaseUnseen(t *testing.T) {
 	run(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), budget)
@@ -266,7 +264,7 @@ func TestP14DeadLeaseUnseen(t *testing.T) {
 		s := newStore()
 		s.unseen = true
 		s.after = func(kindOfRequest) {
-			if s.sent[commit] > 10 { // one is right
+			if s.sent[commit] > 10 { // one is enough
 				cancel()
 			}
 		}

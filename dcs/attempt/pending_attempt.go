@@ -11,19 +11,20 @@ import (
 
 const nonceBytes = 16
 
-// handle is one attempt: what is needed to send it, and to settle it later.
+// pendingAttempt is one attempt of a Commit. It holds all that is needed to send it
+// and to settle it later.
 type pendingAttempt struct {
 	c          *Committer
 	slot       *markerSlot
 	txn        dcs.Txn
-	key        string        // for errors: the first key of the transaction
-	marker     Marker        // as the copies carry it
-	abortNonce []byte        // the nonce that wins the marker for a no (P11)
-	settling   chan struct{} // held by whoever settles
-	done       *outcome      // under turn; nil while unclear
+	key        string        // the first key of the transaction, for errors
+	marker     Marker        // the marker in the copies
+	abortNonce []byte        // the nonce that a fence writes to the marker (P11)
+	settling   chan struct{} // held by the goroutine that settles
+	done       *outcome      // nil while the outcome is unknown; guarded by settling
 
-	found *dcs.Error  // the conflict or loss that a copy was answered, not definite by itself
-	last  error       // the last failure, for the error's text
+	found *dcs.Error  // the conflict or loss that a copy met, not definite by itself
+	last  error       // the last failure, for the text of an error
 	full  atomic.Bool // a copy was answered with ErrFull
 }
 
@@ -44,9 +45,9 @@ func (c *Committer) newPendingAttempt(s *markerSlot, t dcs.Txn) (*pendingAttempt
 	return h, nil
 }
 
-// clone copies t: a copy may be sent, and arrive, after its Commit returned and
-// the caller went on with what it had passed. Absence is stated in one way, which
-// every store can check.
+// clone copies t, because a copy may be sent, and arrive, after its Commit has
+// returned and the caller has changed its values. Absence is expressed in one form,
+// which every store can check.
 func clone(t dcs.Txn) dcs.Txn {
 	t.If, t.Then = slices.Clone(t.If), slices.Clone(t.Then)
 	for i, c := range t.If {
@@ -60,23 +61,23 @@ func clone(t dcs.Txn) dcs.Txn {
 	return t
 }
 
-// outcome is how an attempt ended, or that it has not.
+// outcome is the result of an attempt, or the report that it is unknown.
 type outcome struct {
-	rev  dcs.Revision // a yes, if neither fail nor abandoned is set
-	fail *dcs.Error   // a definite no that a copy was answered, or ErrAmbiguous
-	// abandoned is a definite no because the marker was won; why says what had
-	// gone wrong before.
+	rev  dcs.Revision // the revision of the writes, if neither fail nor aborted is set
+	fail *dcs.Error   // a definite failure that a copy met, or ErrAmbiguous
+	// aborted reports a definite failure because a fence took the marker. why is
+	// the last failure before that.
 	aborted bool
 	why     error
-	removed bool // the marker was won by deleting it
+	removed bool // the fence took the marker by deleting it
 }
 
-// answer is what the caller of op is told.
+// answer returns the results of the call op.
 func (o *outcome) answer(h *pendingAttempt, op string) (dcs.Revision, error) {
 	switch {
 	case op == "Settle" && o.settlesAsConflict():
-		// P11: the marker was won. The reason must not be matched, because of the
-		// definite kinds a Settler returns ErrConflict and ErrLost only.
+		// P11: a fence took the marker. The reason must not be matched, because
+		// ErrConflict and ErrLost are the only definite kinds that a Settler returns.
 		return 0, h.c.fail(op, h.key, dcs.ErrConflict, opaque(o.reason()))
 	case o.fail != nil:
 		e := *o.fail
@@ -88,20 +89,20 @@ func (o *outcome) answer(h *pendingAttempt, op string) (dcs.Revision, error) {
 	return o.rev, nil
 }
 
-// settlesAsConflict reports whether o is a definite no for which Settle must
-// answer ErrConflict.
+// settlesAsConflict reports whether o is a definite failure for which Settle must
+// return ErrConflict.
 func (o *outcome) settlesAsConflict() bool {
 	if o.fail == nil {
 		return o.aborted
 	}
 	switch o.fail.Kind {
-	case dcs.ErrConflict, dcs.ErrLost, dcs.ErrAmbiguous: //nolint:errorlint // the kind itself, whatever the cause is
+	case dcs.ErrConflict, dcs.ErrLost, dcs.ErrAmbiguous: //nolint:errorlint // compares the kind only
 		return false
 	}
 	return true
 }
 
-// reason returns why o is a no, or nil if nothing else went wrong.
+// reason returns the error behind the definite failure o, or nil if there is none.
 func (o *outcome) reason() error {
 	if o.fail != nil {
 		return o.fail
@@ -109,20 +110,20 @@ func (o *outcome) reason() error {
 	return o.why
 }
 
-// verdict is what an answer says of an attempt.
+// verdict is the meaning of an answer for an attempt.
 type verdict uint8
 
 const (
-	undecided  verdict = iota // nothing
-	applied                   // it was applied
-	refused                   // this copy was refused, for the reason in handle.found
-	retry                     // this copy was refused, and its conditions hold
-	markerLost                // the marker is lost: it can not be applied any more
-	aborted                   // our own settling has won the marker
+	undecided  verdict = iota // the answer decides nothing
+	applied                   // the attempt was applied
+	refused                   // this copy was refused, for the reason in pendingAttempt.found
+	retry                     // this copy was refused although its conditions hold
+	markerLost                // the marker is lost, and the attempt cannot be applied any more
+	aborted                   // a fence of ours took the marker
 )
 
-// judge says what a refusal of a copy means. The marker is judged before any
-// other condition and before the lease (P9).
+// judge returns the meaning of a refusal. The marker is checked before every other
+// condition and before the lease (P9).
 func (h *pendingAttempt) judge(a Answer) (verdict, dcs.Revision) {
 	if v, rev := h.judgeMarker(a); v != undecided {
 		return v, rev
@@ -134,7 +135,7 @@ func (h *pendingAttempt) judge(a Answer) (verdict, dcs.Revision) {
 	return retry, 0
 }
 
-// judgeMarker says what the marker tells of the attempt.
+// judgeMarker returns the meaning of the marker that a read found.
 func (h *pendingAttempt) judgeMarker(a Answer) (verdict, dcs.Revision) {
 	m := a.entry(h.marker.Key)
 	switch {
@@ -148,8 +149,8 @@ func (h *pendingAttempt) judgeMarker(a Answer) (verdict, dcs.Revision) {
 	return undecided, 0
 }
 
-// refusal returns the conflict or loss that a refusal at an untouched marker
-// means, nil if it means neither.
+// refusal returns the conflict or loss behind a refusal with an untouched marker, or
+// nil if there is none.
 func (h *pendingAttempt) refusal(a Answer) *dcs.Error {
 	if a.Outcome == LeaseLost {
 		// P14: nothing was written, and nothing bound to that lease will be.
@@ -169,7 +170,7 @@ func (h *pendingAttempt) refusal(a Answer) *dcs.Error {
 	if h.c.o.ModifiedOnly || len(h.txn.If) == 0 {
 		return nil
 	}
-	// It failed when it was checked and holds by the time it was read.
+	// The condition failed when it was checked, and held when it was read.
 	cond := h.txn.If[0]
 	e := h.c.fail("Commit", cond.Key, dcs.ErrConflict, nil)
 	e.Current, e.Endpoint = a.entry(cond.Key), a.Endpoint
@@ -187,14 +188,14 @@ func (h *pendingAttempt) copy(ctx context.Context, n position) event {
 	return h.c.send(ctx, r)
 }
 
-// send sends r and reads the entries that explain a refusal, unless the
-// transport has returned them. If the read fails, the event has both the
-// refusal and the failure.
+// send sends r and reads the entries that explain a refusal, unless the transport has
+// returned them. If the read fails, the event carries both the refusal and the
+// failure.
 func (c *Committer) send(ctx context.Context, r Request) event {
 	ans, err := c.t.Send(ctx, r)
 	switch {
 	case err != nil:
-		return event{err: err} // an Answer that comes with an error says nothing
+		return event{err: err} // an Answer in addition to an error has no meaning
 	case ans.Seen || !ans.refused():
 		return event{ans: ans}
 	}
@@ -202,10 +203,10 @@ func (c *Committer) send(ctx context.Context, r Request) event {
 	return event{ans: ans, err: err}
 }
 
-// resolve turns the conditions on Created into conditions on Modified, by a
-// read that finds the incarnation in place. Finding another one is a refusal
-// of a copy that need not be sent, and a read that fails leaves it unsent too.
-// The first copy may rest on what is remembered of the keys.
+// resolve turns the conditions on Created into conditions on Modified, by a read that
+// finds the incarnation. If it finds another one, the copy counts as refused and is
+// not sent. If the read fails, the copy is not sent either. The first copy may use
+// the transport's cache instead of a read.
 func (h *pendingAttempt) resolve(ctx context.Context, r *Request, first bool) event {
 	need := false
 	for _, c := range h.txn.If {
@@ -234,8 +235,8 @@ func (h *pendingAttempt) resolve(ctx context.Context, r *Request, first bool) ev
 	return event{}
 }
 
-// recall resolves r's conditions from what the transport remembers, if it
-// remembers every key of them with the incarnation that is asked for.
+// recall resolves r's conditions from the transport's cache, if that holds every key
+// of them with the required incarnation.
 func (h *pendingAttempt) recall(r *Request) bool {
 	recaller, ok := h.c.t.(Recaller)
 	if !ok {

@@ -6,37 +6,37 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// mindful is a store whose transport remembers entries.
-type mindful struct {
+// cachingStore is a store whose transport caches entries.
+type cachingStore struct {
 	*store
 	seen map[string]dcs.Entry
 }
 
-func (m *mindful) Recall(key string) (dcs.Entry, bool) {
+func (m *cachingStore) Recall(key string) (dcs.Entry, bool) {
 	e, ok := m.seen[key]
 	return e, ok
 }
 
-// What is remembered saves the read that resolves a condition on Created, and
-// nothing wrong is applied where it is out of date, or of another incarnation.
+// A cached entry saves the read that resolves a condition on Created. If it is out of date
+// or of another incarnation, nothing wrong is applied.
 func TestRecalledEntries(t *testing.T) {
 	for name, test := range map[string]struct {
-		remember func(m *mindful)
-		taken    bool // by another, before the Commit
-		reads    int  // beside the marker's one
+		remember func(m *cachingStore)
+		taken    bool // by another client, before the Commit
+		reads    int  // in addition to that of the marker
 		copies   int
 		want     error
 	}{
-		"as it is":            {func(m *mindful) { m.see("lock") }, false, 0, 1, nil},
-		"rewritten since":     {func(m *mindful) { m.see("lock"); m.write(dcs.Put("lock", []byte("2"))) }, false, 1, 2, nil},
-		"nothing":             {func(*mindful) {}, false, 1, 1, nil},
-		"another incarnation": {func(m *mindful) { m.see("lock") }, true, 0, 1, dcs.ErrConflict},
-		"the other's entry":   {func(m *mindful) { m.retake(); m.see("lock") }, false, 1, 0, dcs.ErrConflict},
-		"no revision":         {func(m *mindful) { m.see("lock"); m.forgetModified("lock"); m.write(dcs.Delete("lock")) }, false, 1, 0, dcs.ErrConflict},
+		"as it is":            {func(m *cachingStore) { m.see("lock") }, false, 0, 1, nil},
+		"rewritten since":     {func(m *cachingStore) { m.see("lock"); m.write(dcs.Put("lock", []byte("2"))) }, false, 1, 2, nil},
+		"nothing":             {func(*cachingStore) {}, false, 1, 1, nil},
+		"another incarnation": {func(m *cachingStore) { m.see("lock") }, true, 0, 1, dcs.ErrConflict},
+		"the other's entry":   {func(m *cachingStore) { m.retake(); m.see("lock") }, false, 1, 0, dcs.ErrConflict},
+		"no revision":         {func(m *cachingStore) { m.see("lock"); m.forgetModified("lock"); m.write(dcs.Delete("lock")) }, false, 1, 0, dcs.ErrConflict},
 	} {
 		t.Run(name, func(t *testing.T) {
 			run(t, func(t *testing.T) {
-				m := &mindful{newStore(), map[string]dcs.Entry{}}
+				m := &cachingStore{newStore(), map[string]dcs.Entry{}}
 				token := m.write(dcs.Put("lock", []byte("1")))
 				test.remember(m)
 				if test.taken {
@@ -61,18 +61,18 @@ func TestRecalledEntries(t *testing.T) {
 	}
 }
 
-// retake makes the lock another client's: a new incarnation.
-func (m *mindful) retake() {
+// retake makes the lock a new incarnation, held by another client.
+func (m *cachingStore) retake() {
 	m.write(dcs.Delete("lock"))
 	m.write(dcs.Put("lock", []byte("theirs")))
 }
 
-// forgetModified leaves of an entry only the incarnation.
-func (m *mindful) forgetModified(key string) {
+// forgetModified removes the Modified of a cached entry.
+func (m *cachingStore) forgetModified(key string) {
 	m.seen[key] = dcs.Entry{Key: key, Created: m.seen[key].Created}
 }
 
-func (m *mindful) see(key string) {
+func (m *cachingStore) see(key string) {
 	e, _ := m.tree.Get(key)
 	m.seen[key] = e
 }

@@ -9,13 +9,12 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// With requests that may arrive twice, a refused copy may land at its second
-// arrival, also where the reason of the refusal cannot be read. A definite no
-// needs the marker.
+// If requests may arrive twice, a refused copy may be applied at its second arrival, also
+// if the reason for the refusal cannot be read. A definite failure needs the marker.
 func TestP10DuplicatesOfAnUnreadRefusal(t *testing.T) {
 	for name, tc := range map[string]struct {
 		txn    dcs.Txn
-		allow  func(s *store) // lets a second arrival land
+		allow  func(s *store) // makes a second arrival succeed
 		silent bool           // no fence of the Commit arrives
 		want   error
 	}{
@@ -58,7 +57,7 @@ func TestP10DuplicatesOfAnUnreadRefusal(t *testing.T) {
 				tc.allow(s)
 				s.land()
 				if v := s.value(tc.txn.Then[0].Key); v != "(absent)" {
-					t.Errorf("%s is %q after a definite no", tc.txn.Then[0].Key, v)
+					t.Errorf("%s is %q after a definite failure", tc.txn.Then[0].Key, v)
 				}
 			})
 		})
@@ -68,9 +67,9 @@ func TestP10DuplicatesOfAnUnreadRefusal(t *testing.T) {
 func unlock(s *store) { s.write(dcs.Delete("lock")) }
 func grant(s *store)  { s.tree.Grant("dead") }
 
-// A copy that was not sent cannot arrive twice. There is nothing to fence, and a
-// marker that such a copy finds lost is made again.
-func TestP10DuplicatesOfWhatWasNotSent(t *testing.T) {
+// A copy that was not sent cannot arrive twice. No fence is needed, and a marker that such
+// a copy finds lost is created again.
+func TestP10DuplicatesOfAnUnsentCopy(t *testing.T) {
 	noRight := &dcs.Error{Kind: dcs.ErrUnauthorized, Err: errors.New("no right to read")}
 	for name, tc := range map[string]struct {
 		prepare func(s *store)
@@ -105,8 +104,8 @@ func retake(s *store) {
 	s.write(dcs.Put("lock", []byte("theirs")))
 }
 
-// leaseless is a store that refuses the first fence for its lease, without a
-// word about the marker.
+// leaseless is a store that refuses the first fence because of its lease, without
+// reporting the marker.
 type leaseless struct {
 	*store
 	refused bool
@@ -120,8 +119,8 @@ func (s *leaseless) Send(ctx context.Context, r Request) (Answer, error) {
 	return s.store.Send(ctx, r)
 }
 
-// A fence that is refused for its lease says nothing of the marker, which is
-// read.
+// A fence that is refused because of its lease proves nothing about the marker, which is
+// then read.
 func TestP11FenceRefusedForItsLease(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := &leaseless{store: newStore()}
@@ -134,7 +133,7 @@ func TestP11FenceRefusedForItsLease(t *testing.T) {
 		}
 		s.land()
 		if v := s.value("lock"); v != "(absent)" {
-			t.Errorf("the lock is %q after it was said that nothing lands any more", v)
+			t.Errorf("the lock is %q after the report that nothing can be applied any more", v)
 		}
 	})
 }
@@ -145,8 +144,8 @@ var kinds = []error{
 	dcs.ErrAmbiguous, dcs.ErrUnauthorized, dcs.ErrInvalid, dcs.ErrClosed,
 }
 
-// failing is a store that does not answer the first copy of a Commit. All that
-// follows fails with err, until that is nil.
+// failing is a store that does not answer the first copy of a Commit. All later requests
+// fail with err, until that is nil.
 type failing struct {
 	*store
 	err    error
@@ -170,9 +169,9 @@ func (s *failing) Send(ctx context.Context, r Request) (Answer, error) {
 	return Answer{}, err
 }
 
-// One copy is unanswered, the others fail with an error of some kind. Once the
-// marker is won, Settle answers a final no that matches one kind only, also
-// where a Commit that needed the slot has won the marker.
+// One copy is unanswered, and the others fail with an error of some kind. Once the marker
+// is taken, Settle returns a definite failure that matches one kind only, also if another
+// Commit that needed the slot has taken the marker.
 func TestP11SettleAnswersAFinalNo(t *testing.T) {
 	for _, kind := range kinds {
 		refused := fmt.Errorf("%w: %w", ErrNotSent, kind)
@@ -200,7 +199,7 @@ func settleFinally(t *testing.T, fault, want error, byCommit bool) {
 	_, err := c.Commit(within(t, budget), put("x", "1"))
 	var e *dcs.Error
 	if !errors.As(err, &e) || e.Kind != dcs.ErrAmbiguous || e.Attempt == nil {
-		t.Fatalf("got %v, want it to be settled later", err)
+		t.Fatalf("got %v, want an attempt to settle later", err)
 	}
 	s.mu.Lock()
 	s.err = nil
@@ -214,7 +213,7 @@ func settleFinally(t *testing.T, fault, want error, byCommit bool) {
 		_, err = c.Settle(within(t, budget), e)
 		for _, k := range kinds {
 			if errors.Is(err, k) != (k == want) {
-				t.Errorf("Settle answered %v, which must match %v only", err, want)
+				t.Errorf("Settle returned %v, which must match %v only", err, want)
 			}
 		}
 	}

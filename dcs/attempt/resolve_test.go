@@ -11,13 +11,13 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// guarded is a write under the lock whose token is given.
+// guarded returns a write under the lock with the given token.
 func guarded(token dcs.Revision) dcs.Txn {
 	return dcs.Txn{If: []dcs.Cond{dcs.CreatedAt("lock", token)}, Then: []dcs.Write{dcs.Put("x", []byte("guarded"))}}
 }
 
-// locked returns a store that checks Modified only and holds a lock, and a
-// Committer whose marker is made.
+// locked returns a store that checks Modified only and holds a lock, and a Committer whose
+// marker exists.
 func locked(t *testing.T, o Options) (*store, *Committer, dcs.Revision) {
 	t.Helper()
 	s := newStore()
@@ -30,17 +30,17 @@ func locked(t *testing.T, o Options) (*store, *Committer, dcs.Revision) {
 	return s, c, token
 }
 
-// A condition on Created is resolved by a read before anything is sent. The
-// Commit waits for a read that fails, and ends with one that is refused.
+// A condition on Created is resolved by a read before anything is sent. If the read fails,
+// the Commit tries again. If the store refuses it, the Commit ends.
 func TestReadThatResolvesFails(t *testing.T) {
 	noRight := &dcs.Error{Kind: dcs.ErrUnauthorized, Err: errors.New("no right to read")}
 	for name, tc := range map[string]struct {
 		fails error
 		want  error
 	}{
-		"unclear":             {errors.New("connection reset"), nil},
-		"unclear with a kind": {&dcs.Error{Kind: dcs.ErrUnavailable, Err: errors.New("connection reset")}, nil},
-		"refused outright":    {fmt.Errorf("%w: %w", ErrNotSent, noRight), dcs.ErrUnauthorized},
+		"unclear":              {errors.New("connection reset"), nil},
+		"unclear with a kind":  {&dcs.Error{Kind: dcs.ErrUnavailable, Err: errors.New("connection reset")}, nil},
+		"refused by the store": {fmt.Errorf("%w: %w", ErrNotSent, noRight), dcs.ErrUnauthorized},
 	} {
 		t.Run(name, func(t *testing.T) {
 			run(t, func(t *testing.T) {
@@ -57,8 +57,7 @@ func TestReadThatResolvesFails(t *testing.T) {
 	}
 }
 
-// Nothing was sent while the condition was unresolved, so there is nothing to
-// fence.
+// Nothing was sent while the condition was unresolved, so no fence is needed.
 func TestUnresolvedConditionIsNotSent(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s, c, token := locked(t, Options{})
@@ -71,7 +70,7 @@ func TestUnresolvedConditionIsNotSent(t *testing.T) {
 	})
 }
 
-// contrary refuses every Commit though all its conditions hold.
+// contrary refuses every Commit although all its conditions hold.
 type contrary struct {
 	*store
 	copies int
@@ -90,7 +89,7 @@ func (s *contrary) Send(ctx context.Context, r Request) (Answer, error) {
 	return Answer{Outcome: Refused, Seen: true, Entries: s.entries(r.Keys())}, nil
 }
 
-// A store that refuses for no reason is asked again with pauses.
+// A store that refuses without a reason is tried again with pauses.
 func TestRefusedForNothing(t *testing.T) {
 	run(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), budget)

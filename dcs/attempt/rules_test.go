@@ -11,7 +11,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// A copy that lands after another one had landed writes nothing.
+// A copy that arrives after another one was applied writes nothing.
 func TestP7CopiesExcludeEachOther(t *testing.T) {
 	runErr(t, func(t *testing.T) error {
 		s := newStore()
@@ -24,14 +24,15 @@ func TestP7CopiesExcludeEachOther(t *testing.T) {
 		s.write(dcs.Put("x", []byte("later")))
 		s.land()
 		if v := s.value("x"); v != "later" {
-			return fmt.Errorf("x is %q: two copies landed", v)
+			return fmt.Errorf("x is %q: two copies were applied", v)
 		}
 		return nil
 	})
 }
 
-// An attempt lands, its answer is lost, the marker expires: if "absent" were
-// what a fence is conditional on, it would win and say no.
+// An attempt is applied, its answer is lost, and the marker expires. If a fence were
+// conditional on the absence of the marker, it would succeed and report a definite
+// failure.
 func TestP8MarkerIsMadeAndReadFirst(t *testing.T) {
 	runErr(t, func(t *testing.T) error {
 		s := newStore()
@@ -45,13 +46,13 @@ func TestP8MarkerIsMadeAndReadFirst(t *testing.T) {
 		defer c.Close()
 		_, err := c.Commit(within(t, budget), lock("mine"))
 		if s.value("lock") != "mine" {
-			return errors.New("the attempt did not land: the case is void")
+			return errors.New("the attempt was not applied, so the case proves nothing")
 		}
 		return kindIs(err, dcs.ErrAmbiguous)
 	})
 }
 
-// Of a copy that is done twice the second answer says "conflict": with itself.
+// If a copy arrives twice, the second answer is a conflict of the Commit with itself.
 func TestP9ConflictWithOneselfIsYes(t *testing.T) {
 	runErr(t, func(t *testing.T) error {
 		s := newStore()
@@ -69,7 +70,7 @@ func TestP9ConflictWithOneselfIsYes(t *testing.T) {
 	})
 }
 
-// One copy is answered "conflict", another one arrives when the lock is free.
+// One copy is answered with a conflict, and another one arrives when the lock is free.
 func TestP10HedgedConflictNeverLands(t *testing.T) {
 	runErr(t, func(t *testing.T) error {
 		s := newStore()
@@ -83,18 +84,18 @@ func TestP10HedgedConflictNeverLands(t *testing.T) {
 		}
 		var e *dcs.Error
 		if !errors.As(err, &e) || e.Current == nil || e.Current.Created != held || e.Key != "lock" {
-			return fmt.Errorf("the conflict does not name who holds: %w", err)
+			return fmt.Errorf("the conflict does not carry the holder: %w", err)
 		}
 		s.write(dcs.Delete("lock"))
 		s.land()
 		if v := s.value("lock"); v != "(absent)" {
-			return fmt.Errorf("the lock is %q after a definite no", v)
+			return fmt.Errorf("the lock is %q after a definite failure", v)
 		}
 		return nil
 	})
 }
 
-// Nothing is heard of any copy; what is read back is not a no.
+// No copy is answered. A read does not prove that none was applied.
 func TestP11NoNeedsTheMarker(t *testing.T) {
 	runErr(t, func(t *testing.T) error {
 		s := newStore()
@@ -103,18 +104,18 @@ func TestP11NoNeedsTheMarker(t *testing.T) {
 		defer c.Close()
 		_, err := c.Commit(within(t, budget), lock("mine"))
 		if err := kindIs(err, dcs.ErrUnavailable); err != nil {
-			return err // with the marker won it is a no, and can be tried again
+			return err // with the marker taken the failure is definite, and the Commit can be tried again
 		}
 		s.land()
 		if v := s.value("lock"); v != "(absent)" {
-			return fmt.Errorf("the lock is %q after a definite no", v)
+			return fmt.Errorf("the lock is %q after a definite failure", v)
 		}
 		return nil
 	})
 }
 
-// A marker that is gone, or of another incarnation, proves that nothing will
-// land any more, and nothing else.
+// A marker that is gone, or of another incarnation, proves only that nothing can be
+// applied any more.
 func TestP11LostMarkerIsFenced(t *testing.T) {
 	for name, remade := range map[string]bool{"absent": false, "of another incarnation": true} {
 		t.Run(name, func(t *testing.T) {
@@ -139,10 +140,10 @@ func TestP11LostMarkerIsFenced(t *testing.T) {
 				_, err := c.Commit(within(t, budget), lock("mine"))
 				var e *dcs.Error
 				if !errors.As(err, &e) || e.Kind != dcs.ErrAmbiguous || !e.Fenced {
-					return fmt.Errorf("got %w, want it fenced", err)
+					return fmt.Errorf("got %w, want Fenced", err)
 				}
 				if _, err := c.Settle(within(t, budget), e); !errors.Is(err, e) {
-					return fmt.Errorf("settling the last word: %w", err)
+					return fmt.Errorf("settling the final error: %w", err)
 				}
 				s.after, s.script = nil, nil
 				_, err = c.Commit(within(t, budget), put("next", "1"))
@@ -152,7 +153,7 @@ func TestP11LostMarkerIsFenced(t *testing.T) {
 	}
 }
 
-// A lone copy that was answered cannot have landed: the marker is made anew.
+// A single copy that was answered cannot have been applied. The marker is created again.
 func TestP11LostMarkerIsRemade(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()
@@ -169,13 +170,13 @@ func TestP11LostMarkerIsRemade(t *testing.T) {
 			}
 		}
 		if n := s.sent[fencing]; n != 0 {
-			t.Fatalf("%d fences for what was answered", n)
+			t.Fatalf("%d fences although the copy was answered", n)
 		}
 	})
 }
 
-// An attempt lands unclear; were its slot used again, settling would not find
-// its nonce.
+// An attempt is applied with an unknown outcome. If its slot were used again, settling
+// would not find its nonce.
 func TestP12UnclearSlotOnlySettles(t *testing.T) {
 	runErr(t, func(t *testing.T) error {
 		s := newStore()
@@ -195,7 +196,7 @@ func TestP12UnclearSlotOnlySettles(t *testing.T) {
 		_, err := c.Commit(within(t, budget), lock("mine"))
 		var e *dcs.Error
 		if !errors.As(err, &e) || e.Kind != dcs.ErrAmbiguous || e.Attempt == nil {
-			return fmt.Errorf("got %w, want it to be settled later", err)
+			return fmt.Errorf("got %w, want an attempt to settle later", err)
 		}
 		s.script = nil
 		if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil {
@@ -210,13 +211,13 @@ func TestP12UnclearSlotOnlySettles(t *testing.T) {
 			return fmt.Errorf("settled as %d, want %d", rev, l.Created)
 		}
 		if s.sent[fencing] != fences {
-			return errors.New("it was settled twice")
+			return errors.New("the attempt was settled twice")
 		}
 		return nil
 	})
 }
 
-// With every slot unclear nothing is sent but what settles.
+// While every slot has an unsettled attempt, only requests that settle are sent.
 func TestP12NoSlotNothingSent(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()
@@ -233,12 +234,12 @@ func TestP12NoSlotNothingSent(t *testing.T) {
 			t.Fatal(err)
 		}
 		if s.sent[commit] != sent {
-			t.Fatal("something was sent on a slot that is not settled")
+			t.Fatal("a request was sent on a slot that is not settled")
 		}
 	})
 }
 
-// A copy lands, its answer is lost: the next one must not land again.
+// A copy is applied and its answer is lost. The next one must not be applied again.
 func TestP13ResentCopiesLandOnce(t *testing.T) {
 	runErr(t, func(t *testing.T) error {
 		s := newStore()
@@ -250,7 +251,7 @@ func TestP13ResentCopiesLandOnce(t *testing.T) {
 			return err
 		}
 		if e, _ := s.tree.Get("x"); e.Created != e.Modified || e.Modified != rev {
-			return fmt.Errorf("it landed at %d and again at %d, answered %d", e.Created, e.Modified, rev)
+			return fmt.Errorf("applied at %d and again at %d, answered %d", e.Created, e.Modified, rev)
 		}
 		if s.sent[commit] != 2 {
 			return fmt.Errorf("%d copies", s.sent[commit])
@@ -270,14 +271,14 @@ func TestP14DeadLeaseIsLost(t *testing.T) {
 		defer c.Close()
 		_, err := c.Commit(within(t, budget), leased("dead"))
 		if v := s.value("member"); v != "(absent)" {
-			return errors.New("it was written")
+			return errors.New("the member key was written")
 		}
 		return kindIs(err, dcs.ErrLost)
 	})
 }
 
-// A dead lease is a definite no only when every copy was answered so: a late
-// copy of the lease's Grant may make it live again.
+// A dead lease is definite only if every copy was answered so, because a late copy of the
+// lease's Grant may make it live again.
 func TestP10HedgedDeadLeaseNeverLands(t *testing.T) {
 	runErr(t, func(t *testing.T) error {
 		s := newStore()
@@ -291,13 +292,13 @@ func TestP10HedgedDeadLeaseNeverLands(t *testing.T) {
 		s.tree.Grant("dead")
 		s.land()
 		if v := s.value("member"); v != "(absent)" {
-			return errors.New("it landed after a definite no")
+			return errors.New("applied after a definite failure")
 		}
 		return nil
 	})
 }
 
-// The lease ended after the attempt had landed with it: that is a yes.
+// The lease ended after the attempt was applied with it. The Commit succeeds.
 func TestP9MarkerBeforeLease(t *testing.T) {
 	runErr(t, func(t *testing.T) error {
 		s := newStore()
@@ -308,7 +309,7 @@ func TestP9MarkerBeforeLease(t *testing.T) {
 			if k != commit {
 				return answer
 			}
-			if !ended { // lands, then the lease ends, then it is done again
+			if !ended { // the copy is applied, then the lease ends, then the copy arrives again
 				ended = true
 				_, _ = s.apply(r)
 				s.tree.EndLease(s.tree.Revision()+1, "l")
@@ -322,7 +323,7 @@ func TestP9MarkerBeforeLease(t *testing.T) {
 	})
 }
 
-// leaseFirst is a store that looks at the lease before the conditions.
+// leaseFirst is a store that checks the lease before the conditions.
 type leaseFirst struct{ *store }
 
 func (s leaseFirst) Send(ctx context.Context, r Request) (Answer, error) {
@@ -356,7 +357,7 @@ func TestP14RefusedByAllIsUnavailable(t *testing.T) {
 					t.Fatalf("after %v: %v; want the cause, once and at once", time.Since(start), err)
 				}
 				if s.sent[fencing] != 0 {
-					t.Fatal("there was nothing to fence")
+					t.Fatal("a fence was sent although none is needed")
 				}
 				synctest.Wait()
 			})
@@ -364,8 +365,8 @@ func TestP14RefusedByAllIsUnavailable(t *testing.T) {
 	}
 }
 
-// A store that can only check Modified is asked for nothing else, also where a
-// condition on Created asks for absence.
+// A store that can check only Modified gets no other condition, also if a condition on
+// Created requires absence.
 func TestModifiedOnlyNeverSendsCreated(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()

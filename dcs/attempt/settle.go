@@ -7,28 +7,29 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// patience is how many times in a row a condition on Created is resolved anew
+// immediateRetries is how often in a row a condition on Created is resolved again
 // without a pause.
 const immediateRetries = 3
 
 var (
-	errRefusedForNothing = errors.New("the store refused the transaction though its conditions hold")
-	errMarkerGone        = errors.New("the attempt's marker is gone: whether it had been applied can not be told")
+	errRefusedForNothing = errors.New("the store refused the transaction although its conditions hold")
+	errMarkerGone        = errors.New("the marker of the attempt is gone: it is unknown whether the attempt was applied")
 )
 
-// attempt sends h until its outcome is known or sending's time is over, then
-// settles it in what ctx has left. Nil means that the marker was lost and that
-// nothing of h was or will be applied. The slot is given back or set aside.
+// attempt sends h until its outcome is known or the time of sending is over, and then
+// settles it in the time that ctx has left. Nil means that the marker was lost and
+// that h was not applied and never will be. attempt returns the slot to the pool or
+// sets it aside.
 func (c *Committer) attempt(ctx, sending context.Context, h *pendingAttempt) *outcome {
-	// Whatever is still out when the outcome is known ends with this call.
+	// Copies that are unanswered when the outcome is known end with this call.
 	sending, stop := context.WithCancel(sending)
 	defer stop()
 	v := c.newCopies(h.copy)
 	lost, times := false, 0
 	for {
 		if lost && v.unanswered == 0 {
-			// P11: it will not be applied any more. That it has not been can be
-			// told only if every copy was answered.
+			// P11: h cannot be applied any more. That it was not applied is certain
+			// only if every copy was answered.
 			if v.nothingWritten() {
 				return nil
 			}
@@ -60,7 +61,7 @@ func (c *Committer) attempt(ctx, sending context.Context, h *pendingAttempt) *ou
 			lost, v.stopSending = true, true
 			continue
 		case refused:
-			// P10: another copy may still find the condition holding.
+			// P10: another copy may still find that the condition holds.
 			if v.nothingWritten() {
 				return c.conclude(h, &outcome{fail: h.found})
 			}
@@ -77,15 +78,15 @@ func (c *Committer) attempt(ctx, sending context.Context, h *pendingAttempt) *ou
 		return c.conclude(h, h.fenced())
 	}
 	if v.nothingWritten() {
-		// P14: refused by all, so nothing was written, and nothing will be.
+		// P14: every copy was refused, so nothing was written, and nothing will be.
 		return c.conclude(h, &outcome{fail: c.outOfTime(sending, h.last)})
 	}
 	stop()
 	return c.fence(ctx, h, false)
 }
 
-// settle settles an attempt that was left unclear, or tells what it was
-// settled as.
+// settle settles an attempt with an unknown outcome. If it has been settled already,
+// settle returns its outcome.
 func (c *Committer) settle(ctx context.Context, h *pendingAttempt) *outcome {
 	select {
 	case h.settling <- struct{}{}:
@@ -99,8 +100,9 @@ func (c *Committer) settle(ctx context.Context, h *pendingAttempt) *outcome {
 	return c.fence(ctx, h, true)
 }
 
-// fence wins the marker for a no, or finds that the attempt had won it. A
-// reading back would prove a yes, but never a no (P11).
+// fence takes the marker so that the attempt can never be applied, or discovers that it
+// already has been. A read could prove that it was applied, but never that it will not
+// be (P11).
 func (c *Committer) fence(ctx context.Context, h *pendingAttempt, kept bool) *outcome {
 	inner, stop := context.WithCancel(ctx)
 	defer stop()
@@ -140,10 +142,10 @@ func (c *Committer) fence(ctx context.Context, h *pendingAttempt, kept bool) *ou
 	return out
 }
 
-// fenceCopy sends one copy of the transaction that only takes the marker. A
-// store that is full accepts nothing but deletions. Deleting the marker under
-// its condition is as definite a no as rewriting it, because neither the name nor
-// the revision comes back (P7, P11).
+// fenceCopy sends one copy of the transaction that only takes the marker. A store that
+// is full accepts nothing but deletions. Deleting the marker under its condition is as
+// definite as rewriting it, because neither the name nor the revision comes back
+// (P7, P11).
 func (h *pendingAttempt) fenceCopy(ctx context.Context, n position) event {
 	r := n.request(h.marker, dcs.Txn{})
 	r.Marker.Nonce = h.abortNonce
@@ -153,8 +155,8 @@ func (h *pendingAttempt) fenceCopy(ctx context.Context, n position) event {
 	return e
 }
 
-// conclude records how h ended and gives its slot back, ready for the next
-// Commit: what the marker is at now is known, or it is given up.
+// conclude records the outcome of h and returns its slot to the pool, ready for the next
+// Commit. The revision of its marker is known then, or the marker is given up.
 func (c *Committer) conclude(h *pendingAttempt, o *outcome) *outcome {
 	s := h.slot
 	switch {
@@ -162,13 +164,13 @@ func (c *Committer) conclude(h *pendingAttempt, o *outcome) *outcome {
 		s.forget()
 	case o.fail == nil:
 		s.modified = o.rev
-	case o.fail.Kind == dcs.ErrAmbiguous: //nolint:errorlint // the kind itself, whatever the cause is
+	case o.fail.Kind == dcs.ErrAmbiguous: //nolint:errorlint // compares the kind only
 		s.forget()
 	}
 	h.done = o
 	c.pool.settled(h)
 	if o.aborted && h.found != nil {
-		// The conflict or loss that a copy was answered is definite by now.
+		// The conflict or loss that a copy met is definite by now.
 		h.done = &outcome{fail: h.found}
 	}
 	return h.done
@@ -178,7 +180,7 @@ func (h *pendingAttempt) abortedOutcome(marker dcs.Revision) *outcome {
 	return &outcome{rev: marker, aborted: true, why: h.last}
 }
 
-// fenced is the last word where the marker was lost.
+// fenced returns the final outcome after the marker was lost.
 func (h *pendingAttempt) fenced() *outcome {
 	e := h.c.fail("Commit", h.key, dcs.ErrAmbiguous, errMarkerGone)
 	e.Fenced = true
@@ -191,8 +193,7 @@ func (h *pendingAttempt) ambiguous(cause error) *dcs.Error {
 	return e
 }
 
-// note remembers a failure as the cause of what is returned, and that the store
-// is full.
+// note records a failure as the cause for a later error, and whether the store is full.
 func (h *pendingAttempt) note(err error) {
 	if err != nil {
 		h.last = asCause(err)
@@ -202,9 +203,9 @@ func (h *pendingAttempt) note(err error) {
 	}
 }
 
-// asCause returns err without its kind, unless that is ErrUnauthorized or
-// ErrClosed. A transport's own idea of the kind must not show through what the
-// marker proved, or through the failure of a Commit that sent nothing.
+// asCause returns err without its kind, unless that is ErrUnauthorized or ErrClosed. A
+// transport's kind must not show through the outcome that the marker proved, or
+// through the failure of a Commit that sent nothing.
 func asCause(err error) error {
 	switch dcs.KindOf(err) {
 	case nil, dcs.ErrUnauthorized, dcs.ErrClosed: //nolint:errorlint // KindOf returns a sentinel
@@ -213,7 +214,7 @@ func asCause(err error) error {
 	return opaque(err)
 }
 
-// textOf returns an error with err's text that matches nothing.
+// opaque returns an error with err's text that matches no sentinel.
 func opaque(err error) error {
 	if err == nil {
 		return nil

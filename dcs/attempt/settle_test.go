@@ -53,7 +53,7 @@ func TestSettleLater(t *testing.T) {
 				}
 				again, err2 := c.Settle(within(t, budget), e)
 				if again != rev || dcs.KindOf(err2) != tc.want {
-					t.Fatalf("asked again: %d, %v after %d, %v", again, err2, rev, err)
+					t.Fatalf("settled again: %d, %v after %d, %v", again, err2, rev, err)
 				}
 				s.land()
 				if l, ok := s.tree.Get("lock"); ok != (tc.do == lose) || (tc.want == nil && l.Created != rev) {
@@ -84,7 +84,7 @@ func TestSettleFindsTheConflict(t *testing.T) {
 		_, err := c.Commit(within(t, budget), lock("mine"))
 		var e *dcs.Error
 		if !errors.As(err, &e) || e.Kind != dcs.ErrAmbiguous {
-			t.Fatalf("got %v, want the copy that is out to count", err)
+			t.Fatalf("got %v, want the unanswered copy to count", err)
 		}
 		s.script = nil
 		_, err = c.Settle(within(t, budget), e)
@@ -94,7 +94,7 @@ func TestSettleFindsTheConflict(t *testing.T) {
 	})
 }
 
-// A conflict that was answered may arrive again, and find the lock free.
+// A copy that was answered with a conflict may arrive again and find the lock free.
 func TestDuplicatesNeedTheMarkerForANo(t *testing.T) {
 	for _, duplicates := range []bool{true, false} {
 		run(t, func(t *testing.T) {
@@ -115,7 +115,7 @@ func TestDuplicatesNeedTheMarkerForANo(t *testing.T) {
 			s.write(dcs.Delete("lock"))
 			s.land()
 			if v := s.value("lock"); (v == "(absent)") != duplicates {
-				t.Fatalf("Duplicates %v: the lock is %q after a definite no", duplicates, v)
+				t.Fatalf("Duplicates %v: the lock is %q after a definite failure", duplicates, v)
 			}
 			s.script = nil
 			s.loseMarkers()
@@ -127,7 +127,7 @@ func TestDuplicatesNeedTheMarkerForANo(t *testing.T) {
 	}
 }
 
-func TestSettleOfSomethingElse(t *testing.T) {
+func TestSettleOfAForeignError(t *testing.T) {
 	run(t, func(t *testing.T) {
 		a, b := New(newStore(), Options{}), New(newStore(), Options{})
 		defer a.Close()
@@ -144,7 +144,7 @@ func TestSettleOfSomethingElse(t *testing.T) {
 	})
 }
 
-func TestWaiterSettlesWhatBecameUnclear(t *testing.T) {
+func TestWaiterSettlesNewAmbiguousAttempts(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()
 		c := New(s, Options{Slots: 1})
@@ -161,7 +161,7 @@ func TestWaiterSettlesWhatBecameUnclear(t *testing.T) {
 			t.Fatal(err)
 		}
 		if s.value("x") != "(absent)" {
-			t.Fatal("what was settled as a no landed")
+			t.Fatal("an attempt was applied after it was settled as a definite failure")
 		}
 	})
 }
@@ -230,9 +230,9 @@ func (s slow) Send(ctx context.Context, r Request) (Answer, error) {
 	return a, err
 }
 
-// A caller may go on with its buffers as soon as Commit has returned, also when
-// a copy is still on its way.
-func TestLateCopyCarriesWhatWasCommitted(t *testing.T) {
+// A caller may change its buffers as soon as Commit has returned, also if a copy is still
+// on its way.
+func TestLateCopyCarriesTheCommittedValue(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()
 		c := New(s, Options{})
