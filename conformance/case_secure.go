@@ -17,7 +17,7 @@ var secureCases = []spec{
 		Name:   "Auth/WrongPassword",
 		Rule:   "A wrong password or token is ErrUnauthorized, at Open or at the first call, within the budget, never a definite no about a key or lease.",
 		Learnt: "A password changed at night made healthy primaries step down: \"denied\" was read as \"lost\".",
-	}, run: func(e *env) { e.refusedClient(WrongPassword) }},
+	}, sleeps: true, run: func(e *env) { e.refusedClient(WrongPassword) }},
 	{Case: Case{
 		Name:   "Auth/MissingRight",
 		Rule:   "A client that may not write is told ErrUnauthorized by its writes, and nothing is written.",
@@ -32,22 +32,22 @@ var secureCases = []spec{
 		Name:   "TLS/UnknownCA",
 		Rule:   "A certificate of an unknown authority is refused, with an error that says so, within the budget.",
 		Learnt: "A client that retries a refused certificate in silence looks like a network fault.",
-	}, run: func(e *env) { e.refusedClient(UnknownCA) }},
+	}, sleeps: true, run: func(e *env) { e.refusedClient(UnknownCA) }},
 	{Case: Case{
 		Name:   "TLS/WrongHost",
 		Rule:   "A certificate for another host is refused, with an error that says so, within the budget.",
 		Learnt: "Verification switched off \"for now\" because the certificate names the machine and not the address.",
-	}, run: func(e *env) { e.refusedClient(WrongHost) }},
+	}, sleeps: true, run: func(e *env) { e.refusedClient(WrongHost) }},
 	{Case: Case{
 		Name:   "TLS/Expired",
 		Rule:   "An expired certificate is refused, with an error that says so, within the budget.",
 		Learnt: "The one outage with a date known a year ahead; the error must name it.",
-	}, run: func(e *env) { e.refusedClient(ExpiredCert) }},
+	}, sleeps: true, run: func(e *env) { e.refusedClient(ExpiredCert) }},
 	{Case: Case{
 		Name:   "TLS/NoCertificate",
 		Rule:   "Where certificates are demanded of clients, one without is refused, within the budget.",
 		Learnt: "With TLS 1.3 the client's handshake succeeds first and its refusal comes with the first answer.",
-	}, run: func(e *env) { e.refusedClient(NoCert) }},
+	}, sleeps: true, run: func(e *env) { e.refusedClient(NoCert) }},
 	{Case: Case{
 		Name:   "TLS/Good",
 		Rule:   "With everything right the whole contract is there: commits, leases, locks, waits; and nothing secret is logged or put into errors, by any client.",

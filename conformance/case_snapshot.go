@@ -66,12 +66,12 @@ func snapshotAtomic(e *env) {
 	third := e.open()
 	e.together(3, func(i int) {
 		c := []*client{a, b, third}[i]
-		for range e.rounds(100, 2000) {
+		for range e.rounds(40, 2000) {
 			e.untorn(c.snapshot(e.prefix))
 			e.pause()
 		}
 		s := c.snapshot(e.prefix)
-		for range e.rounds(50, 1000) {
+		for range e.rounds(25, 1000) {
 			next, err := c.Wait(e.ctx, e.prefix, s.Revision)
 			require.NoError(e, err)
 			e.wellFormed(e.prefix, next)
@@ -106,7 +106,7 @@ func revisionNeverFalls(e *env) {
 	var seen latest
 	prefixes := []string{e.prefix, e.key("pair"), e.key("never written"), ""}
 	e.together(4, func(i int) {
-		for range e.rounds(60, 1000) {
+		for range e.rounds(40, 1000) {
 			before := seen.get()
 			s := b.snapshot(prefixes[i])
 			if s.Revision < before {

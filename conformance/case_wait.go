@@ -125,7 +125,7 @@ func lastStateNeverMissed(e *env) {
 				})
 			}))
 		}
-		want := e.randomWrites(writer, 500)
+		want := e.randomWrites(writer, e.rounds(250, 500))
 		want[end] = last
 		writer.put(end, last)
 		for i, done := range dones {

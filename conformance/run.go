@@ -62,7 +62,7 @@ type schedule struct {
 }
 
 // sleepers is how many of the cases that mostly wait run at once.
-const sleepers = 8
+const sleepers = 10
 
 func (s schedule) one(c spec) { s.t.Run(c.Name, func(t *testing.T) { s.run(t, c) }) }
 

@@ -90,6 +90,7 @@ func shortBudget(_ int, c *Config, _ *nodeDeps) {
 // A Commit of which every answer is lost, the Cancel's too, is ambiguous; it
 // is settled later, and both ways.
 func TestSettleAmbiguousCommit(t *testing.T) {
+	parallel(t)
 	for _, landed := range []bool{true, false} {
 		tc := newTestCluster(t, 3, shortBudget)
 		b := tc.node[tc.follower()]

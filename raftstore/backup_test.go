@@ -157,6 +157,7 @@ func TestRestore(t *testing.T) {
 // The same backup is restored twice: the second cluster does not use the
 // revisions of the first.
 func TestRestoreTwice(t *testing.T) {
+	parallel(t)
 	tc := newTestCluster(t, 1, nil)
 	tc.commits(0, 3, "k")
 	data, _ := backupOf(t, tc.node[0])

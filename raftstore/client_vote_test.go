@@ -124,6 +124,7 @@ func questions(n *node) (newest uint64) {
 // P2: a voter in another term does not confirm. The renewal is made again, and the
 // leader asks the voters.
 func TestP2VoteOfAnotherTerm(t *testing.T) {
+	parallel(t)
 	for name, answer := range map[string][]byte{
 		"newer": voice{term: 1000}.encode(), "older": voice{term: 1}.encode(), "no answer": nil,
 	} {
@@ -154,6 +155,7 @@ func TestP2VoteOfAnotherTerm(t *testing.T) {
 
 // P2: a lease that is gone is gone only if the voter confirms it, too.
 func TestP2GoneDependsOnTheVote(t *testing.T) {
+	parallel(t)
 	tc := newTestCluster(t, 3, steady)
 	leader := tc.node[tc.leader()].node
 	net, _, lease := newVotingClient(tc)
@@ -170,6 +172,7 @@ func TestP2GoneDependsOnTheVote(t *testing.T) {
 
 // P2: another server at the voter's address has no say.
 func TestP2VoteOfAnotherServer(t *testing.T) {
+	parallel(t)
 	tc := newTestCluster(t, 3, steady)
 	tc.leader()
 	n := tc.node[tc.follower()].node

@@ -81,6 +81,7 @@ func FuzzStoredFiles(f *testing.F) {
 
 // TestEachStoredFileIsMissing removes what a node has stored, file by file.
 func TestEachStoredFileIsMissing(t *testing.T) {
+	parallel(t)
 	c, original := storedNode(t)
 	require.NoError(t, startOn(t, c, original.Kill()))
 	for _, path := range original.Paths() {

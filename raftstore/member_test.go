@@ -15,6 +15,7 @@ import (
 // what was acknowledged is there again, a Wait is not older than what was seen,
 // and its address and its calls stay.
 func TestMemberIsRestarted(t *testing.T) {
+	parallel(t)
 	tc := newTestCluster(t, 3, nil)
 	ctx := testCtx(t)
 	at := tc.follower()

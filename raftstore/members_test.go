@@ -239,6 +239,7 @@ func TestNonVoter(t *testing.T) {
 // A node without a vote loses its data, and the leader is killed as soon as the
 // configuration has changed that often: the node keeps its place, without a vote.
 func TestNonVoterKeepsItsPlace(t *testing.T) {
+	parallel(t)
 	for changes := range uint64(3) {
 		t.Run(fmt.Sprint(changes+1), func(t *testing.T) {
 			tc := newTestCluster(t, 3, nil)

@@ -158,6 +158,7 @@ func TestNewRefusesAtOnce(t *testing.T) {
 // A log entry of a newer release stops the node, in words, and the others go
 // on without it: whether it followed or led.
 func TestNodeStopsAtAnEntryItCanNotRead(t *testing.T) {
+	parallel(t)
 	for _, which := range []string{"follower", "leader"} {
 		t.Run(which, func(t *testing.T) {
 			var logs [3]lockedBuffer

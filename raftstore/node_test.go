@@ -97,6 +97,7 @@ func TestRestartOfAllNodes(t *testing.T) {
 // A node that was away while the log was cut gets a snapshot, clients and
 // leases included; so does one whose own snapshot is read at the start.
 func TestSnapshotIsRestored(t *testing.T) {
+	parallel(t)
 	var installed atomic.Int32
 	tc := newTestCluster(t, 3, func(_ int, c *Config, w *nodeDeps) {
 		c.SnapshotThreshold, c.SnapshotInterval = 20, 20*time.Millisecond

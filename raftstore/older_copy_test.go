@@ -23,6 +23,7 @@ func copyDir(t *testing.T, from, to string) {
 // An older copy of a whole directory lacks what the node acknowledged later. A
 // leader that lives knows.
 func TestOlderCopyIsNotVotedWith(t *testing.T) {
+	parallel(t)
 	for name, sameRun := range map[string]bool{"made while the node ran": true, "made before an earlier start": false} {
 		t.Run(name, func(t *testing.T) {
 			tc := newTestCluster(t, 3, nil)
@@ -115,6 +116,7 @@ func TestStartIsJudged(t *testing.T) {
 // A node that is down with its data while another life of it was made a voter
 // has no place any more: it says so, and joins again if it may.
 func TestReplacedNode(t *testing.T) {
+	parallel(t)
 	tc := newTestCluster(t, 3, nil)
 	at := tc.follower()
 	revs := tc.commits(at, 3, "k")
@@ -143,6 +145,7 @@ func TestReplacedNode(t *testing.T) {
 // The same is found by a node that runs: it was cut off while another process
 // took its place.
 func TestReplacedWhileItRuns(t *testing.T) {
+	parallel(t)
 	tc := newTestCluster(t, 3, nil)
 	at := tc.follower()
 	tc.commits(at, 3, "k")
@@ -164,6 +167,7 @@ func TestReplacedWhileItRuns(t *testing.T) {
 // A damaged directory is refused with the file's name; with Rejoin the node gets
 // everything from the others.
 func TestDamagedNodeRejoins(t *testing.T) {
+	parallel(t)
 	for name, spoil := range map[string]func(dir string) (file string){
 		"identity": func(dir string) string { return filepath.Join(dir, "identity.json") },
 		"log":      func(dir string) string { return filepath.Join(dir, "log", "0000000000000001.seg") },

@@ -218,6 +218,7 @@ func TestRecoverAtEachCrash(t *testing.T) {
 // A survivor that lost the end of its log says how much, and needs a second
 // confirmation.
 func TestRecoverShortSurvivor(t *testing.T) {
+	parallel(t)
 	c, files := storedSurvivor(t)
 	ctx := context.Background()
 	plan, err := planRecovery(ctx, c, memoryDeps(files))

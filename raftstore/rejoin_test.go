@@ -201,6 +201,7 @@ func TestNodeThatLostItsDataGivesNoLockAway(t *testing.T) {
 // identity: it does not vote with it, and gets everything from the others as a
 // new member. Nothing is deleted.
 func TestLogIsLost(t *testing.T) {
+	parallel(t)
 	for name, lose := range map[string]func(t *testing.T, dir string){
 		"removed": func(t *testing.T, dir string) { require.NoError(t, os.RemoveAll(filepath.Join(dir, "log"))) },
 		"mark":    func(t *testing.T, dir string) { remove(t, dir, "mark.a", "mark.b") },
@@ -236,6 +237,7 @@ func remove(t *testing.T, dir string, names ...string) {
 
 // All nodes lost something at the same time: none throws away what it has.
 func TestNobodyDiscardsAlone(t *testing.T) {
+	parallel(t)
 	tc := newTestCluster(t, 3, nil)
 	tc.commits(0, 3, "k")
 	tc.settled()
@@ -273,6 +275,7 @@ func TestNobodyDiscardsAlone(t *testing.T) {
 // A majority that lost its data starts no second cluster beside a node that
 // still has the first one's.
 func TestWipedMajorityFoundsNothing(t *testing.T) {
+	parallel(t)
 	tc := newTestCluster(t, 3, nil)
 	tc.commits(0, 3, "k")
 	tc.settled()
@@ -351,6 +354,7 @@ func (tc *testCluster) joinUntil(at int, step string) (leader int) {
 
 // The leader is killed between the steps of a join: the next one goes on.
 func TestLeaderIsKilledDuringAJoin(t *testing.T) {
+	parallel(t)
 	for step := range joinSteps {
 		t.Run(step, func(t *testing.T) {
 			tc := newTestCluster(t, 3, nil)
@@ -369,6 +373,7 @@ func TestLeaderIsKilledDuringAJoin(t *testing.T) {
 // While a new life joins there are never more voters than nodes: the old life would
 // make the quorum larger and acknowledge nothing.
 func TestJoinNeverRaisesTheQuorum(t *testing.T) {
+	parallel(t)
 	tc := newTestCluster(t, 3, nil)
 	at := tc.follower()
 	m := tc.node[tc.joinUntil(at, "removed")].node.member()
@@ -387,6 +392,7 @@ func TestJoinNeverRaisesTheQuorum(t *testing.T) {
 // A new life is lost between the steps of its join, and the leader is killed as well:
 // the two nodes that have all data still elect.
 func TestNewLifeIsLostDuringItsJoin(t *testing.T) {
+	parallel(t)
 	for step := range joinSteps {
 		t.Run(step, func(t *testing.T) {
 			tc := newTestCluster(t, 3, nil)
@@ -472,6 +478,7 @@ func TestTwoOfFiveLoseTheirData(t *testing.T) {
 // refused, and its callers are told; nothing of the old one is ever served as
 // the new one's.
 func TestP15AnotherIncarnation(t *testing.T) {
+	parallel(t)
 	tc := newTestCluster(t, 3, nil)
 	const c = 2
 	tc.commits(c, 3, "old")

@@ -6,6 +6,9 @@ import "time"
 type capacity struct {
 	lanes    int // packages; their tests mostly wait for a store's time to pass
 	clusters int // packages with a cluster of servers
+	// overlap: packages that compute run with less priority at the same time as those
+	// that wait, and not before them.
+	overlap bool
 }
 
 var (
@@ -14,7 +17,7 @@ var (
 	// to answer within a budget.
 	besideOthers = capacity{lanes: 3, clusters: 2}
 	// alone is the capacity on a machine that has nothing else to do.
-	alone = capacity{lanes: 4, clusters: 3}
+	alone = capacity{lanes: 5, clusters: 3, overlap: true}
 )
 
 // idleNeeded is how many processors must be idle for alone: three clusters keep one

@@ -88,6 +88,19 @@ func TestTestsThatWaitStartEarly(t *testing.T) {
 	require.True(t, ready(measures))
 }
 
+// On an idle machine the packages with a cluster start first, and computing delays
+// nothing.
+func TestComputingOverlaps(t *testing.T) {
+	r := &runner{overlap: true, earlyBuilt: true, jobs: []*job{{load: computes, state: running}}}
+	ok, err := r.ready(&job{load: waits, state: toRun})
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.False(t, r.early(r.jobs[0]))
+	require.True(t, r.early(&job{cluster: true}))
+	r.overlap = false
+	require.True(t, r.early(r.jobs[0]))
+}
+
 func TestSettingsNamePackagesOnce(t *testing.T) {
 	packages, err := list(t.Context(), "../..", []string{"./..."})
 	require.NoError(t, err)

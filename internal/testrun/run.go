@@ -43,9 +43,13 @@ const (
 	over
 )
 
-// early reports whether the job's test program is built before any test that
-// waits starts.
-func (j *job) early() bool { return j.load == computes || j.cluster }
+// first is 1 for a job with a cluster and 0 for the others.
+func (j *job) first() int {
+	if j.cluster {
+		return 1
+	}
+	return 0
+}
 
 // build builds the job's test program below dir with the go command, which
 // command ends with.
@@ -181,8 +185,14 @@ func (r *runner) program(ctx context.Context, j *job, env []string, output io.Wr
 		ctx, cancel = context.WithTimeout(ctx, r.timeout+grace)
 		defer cancel()
 	}
-	cmd := exec.CommandContext(ctx, j.binary, "-test.v=test2json", "-test.paniconexit0", //nolint:gosec // G204: the program was just built
-		"-test.timeout="+r.timeout.String(), "-test.parallel="+strconv.Itoa(r.parallel))
+	args := []string{
+		j.binary, "-test.v=test2json", "-test.paniconexit0",
+		"-test.timeout=" + r.timeout.String(), "-test.parallel=" + strconv.Itoa(r.parallel),
+	}
+	if r.overlap && j.load == computes {
+		args = append([]string{"nice", "-n", "10"}, args...)
+	}
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...) //nolint:gosec // G204: the program was just built
 	cmd.Dir, cmd.Env, cmd.WaitDelay = j.pkg.Dir, env, 10*time.Second
 	// Not the pipe itself, so that Wait gives up on a child that holds it.
 	both := struct{ io.Writer }{output}

@@ -21,8 +21,9 @@ type runner struct {
 	race     bool
 	parallel int
 	timeout  time.Duration
-	lanes    int // 0 means as many as the machine can take
-	clusters int // likewise
+	lanes    int  // 0 means as many as the machine can take
+	clusters int  // likewise
+	overlap  bool // see capacity
 	patterns []string
 	lock     string // the machine's lock file
 	out      *printer
@@ -61,10 +62,13 @@ func (r *runner) run(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	r.jobs, r.servers = plan(packages), map[string]error{}
 	if r.lanes == 0 || r.clusters == 0 {
 		fits := measureCapacity(idleTime, time.Sleep)
-		r.lanes, r.clusters = cmp.Or(r.lanes, fits.lanes), cmp.Or(r.clusters, fits.clusters)
+		r.lanes, r.clusters, r.overlap = cmp.Or(r.lanes, fits.lanes), cmp.Or(r.clusters, fits.clusters), fits.overlap
+	}
+	r.jobs, r.servers = plan(packages), map[string]error{}
+	if r.overlap {
+		slices.SortStableFunc(r.jobs, func(a, b *job) int { return b.first() - a.first() })
 	}
 	r.out.line(fmt.Sprintf("%d packages at the same time, %d of them with a cluster of servers", r.lanes, r.clusters))
 	if r.logs, err = os.MkdirTemp("", "holdfast-test-"); err != nil {
@@ -145,7 +149,7 @@ func (r *runner) buildAll(ctx context.Context, work string, steps chan<- step) {
 	}
 	var early, late []*job
 	for _, j := range r.jobs {
-		if j.early() {
+		if r.early(j) {
 			early = append(early, j)
 		} else {
 			late = append(late, j)
@@ -184,9 +188,14 @@ func buildJobs(ctx context.Context, jobs []*job, workers int, steps chan<- step,
 	wg.Wait()
 }
 
-// computing reports whether a job that keeps the processors busy is not over.
+// early reports whether the job's test program is built before any test that waits
+// starts.
+func (r *runner) early(j *job) bool { return j.cluster || j.load == computes && !r.overlap }
+
+// computing reports whether a job that keeps the processors busy must be over before
+// one that waits starts, and is not.
 func (r *runner) computing() bool {
-	return slices.ContainsFunc(r.jobs, func(j *job) bool { return j.load == computes && j.state != over })
+	return !r.overlap && slices.ContainsFunc(r.jobs, func(j *job) bool { return j.load == computes && j.state != over })
 }
 
 // buildServers builds the servers that the jobs need, one after the other.
