@@ -56,7 +56,7 @@ func (r *Runner) build(ctx context.Context, work, pkg, overlay string) (binary, 
 	cmd.Dir = r.Root
 	// The compiler runs for two seconds, and would collect garbage for a tenth of
 	// them.
-	cmd.Env = append(os.Environ(), "GOGC=off")
+	cmd.Env = append(os.Environ(), "GOGC=off", "GOTMPDIR="+r.work)
 	r.building <- struct{}{}
 	defer func() { <-r.building }()
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -75,7 +75,7 @@ type output struct {
 func (r *Runner) test(ctx context.Context, b binary, tests []Kill) (output, error) {
 	args := append([]string{"-test.v", "-test.timeout=" + r.Timeout.String(), "-test.run=" + pattern(tests)}, tests[0].Flags...)
 	cmd := exec.CommandContext(ctx, b.path, args...) //nolint:gosec // it was built here
-	cmd.Dir = b.dir
+	cmd.Dir, cmd.Env = b.dir, append(os.Environ(), "TMPDIR="+r.work)
 	text, err := cmd.CombinedOutput()
 	out := output{text: string(text)}
 	if e := (*exec.ExitError)(nil); errors.As(err, &e) {

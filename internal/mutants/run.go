@@ -2,6 +2,7 @@ package mutants
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/holdfast-dcs/holdfast/internal/scratch"
 )
 
 // Runner builds mutants and runs the tests that must fail on them.
@@ -19,6 +22,7 @@ type Runner struct {
 	Timeout time.Duration // of one run of a test binary
 	Out     io.Writer     // a line for each mutant
 
+	work     string        // the directory for everything that is made
 	building chan struct{} // holds a value for each build under way
 }
 
@@ -30,24 +34,34 @@ type Result struct {
 	Took   time.Duration
 }
 
-// Run first runs the tests of all mutants on the code as it is, where they must
-// pass, and then every mutant. The error is about the former, or that of ctx; it
-// leaves mutants without a result.
+// memoryNeeded is how much room the test binaries under way need in memory.
+const memoryNeeded = 2 << 30
+
+// Run runs the tests of all mutants on the code as it is, where they must pass, and
+// every mutant. The error is about the former, or that of ctx; that of ctx leaves
+// mutants without a result.
 func (r *Runner) Run(ctx context.Context, all []Mutant) ([]Result, error) {
-	work, err := os.MkdirTemp("", "mutants")
+	work, err := scratch.Make("mutants-", memoryNeeded)
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(work)
-	r.building = make(chan struct{}, max(r.Workers, 1))
-	if err := r.unmutated(ctx, work, all); err != nil {
-		return nil, fmt.Errorf("without any mutant: %w", err)
-	}
+	r.work, r.building = work, make(chan struct{}, max(r.Workers, 1))
+	tests := testsOf(all)
+	packages := sortedKeys(tests)
+	// The package with most tests takes longest.
+	slices.SortStableFunc(packages, func(a, b string) int { return len(tests[b]) - len(tests[a]) })
+	unmutated := make([]error, len(packages))
 	results := make([]Result, len(all))
 	var done int
 	var mu sync.Mutex
 	// Builds keep the processors busy, and many tests wait.
-	parallel(len(all), 2*r.Workers, func(i int) {
+	parallel(len(packages)+len(all), 2*r.Workers, func(i int) {
+		if i < len(packages) {
+			unmutated[i] = r.unmutated(ctx, packages[i], tests[packages[i]])
+			return
+		}
+		i -= len(packages)
 		if ctx.Err() != nil {
 			return
 		}
@@ -60,6 +74,9 @@ func (r *Runner) Run(ctx context.Context, all []Mutant) ([]Result, error) {
 		done++
 		fmt.Fprintf(r.Out, "%*d of %d  %s\n", len(fmt.Sprint(len(all))), done, len(all), res)
 	})
+	if err := errors.Join(unmutated...); err != nil {
+		return nil, fmt.Errorf("without any mutant: %w", err)
+	}
 	return results, ctx.Err()
 }
 
@@ -94,8 +111,8 @@ func parallel(n, goroutines int, f func(i int)) {
 	wg.Wait()
 }
 
-// unmutated runs the tests of all mutants, grouped by package.
-func (r *Runner) unmutated(ctx context.Context, work string, all []Mutant) error {
+// testsOf returns the tests of all mutants, each once, by package.
+func testsOf(all []Mutant) map[string][]Kill {
 	tests := make(map[string][]Kill)
 	for _, m := range all {
 		for _, k := range m.Kills {
@@ -104,23 +121,13 @@ func (r *Runner) unmutated(ctx context.Context, work string, all []Mutant) error
 			}
 		}
 	}
-	packages := sortedKeys(tests)
-	errs := make([]error, len(packages))
-	// No more tests at once than processors: here they must pass.
-	parallel(len(packages), r.Workers, func(i int) {
-		errs[i] = r.unmutatedPackage(ctx, work, packages[i], tests[packages[i]])
-	})
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return tests
 }
 
-func (r *Runner) unmutatedPackage(ctx context.Context, work, pkg string, tests []Kill) error {
+// unmutated runs tests of one package on the code as it is.
+func (r *Runner) unmutated(ctx context.Context, pkg string, tests []Kill) error {
 	start := time.Now()
-	b, err := r.build(ctx, work, pkg, "")
+	b, err := r.build(ctx, r.work, pkg, "")
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,15 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/internal/machinelock"
+	"github.com/holdfast-dcs/holdfast/internal/scratch"
 )
+
+// memoryNeeded is how much room the tests' files need in memory: nine servers and as
+// many embedded nodes, which allocate their logs 64 MiB at a time, with as much again to
+// spare. A server that is killed keeps its files there as it keeps them in the page
+// cache, so no test shows less for that. The slow profile and a plain go test use the
+// disk.
+const memoryNeeded = 6 << 30
 
 // runner runs the tests of packages.
 type runner struct {
@@ -79,7 +87,7 @@ func (r *runner) run(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	defer os.RemoveAll(work)
-	if r.scratch, err = scratch(roomIn); err != nil {
+	if r.scratch, err = scratch.Make("holdfast-scratch-", memoryNeeded); err != nil {
 		return false, err
 	}
 	defer os.RemoveAll(r.scratch)

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package main
+package scratch
 
 // roomIn reports that no file system keeps files in memory.
 func roomIn(string) (bytes uint64, usable bool) { return 0, false }
