@@ -30,8 +30,8 @@ type Backend struct {
 	rand      io.Reader // under randMu
 	randMu    sync.Mutex
 
-	current atomic.Int32  // index of the endpoint in use
-	floor   atomic.Uint64 // the largest revision that an answer named
+	current     atomic.Int32  // index of the endpoint in use
+	minRevision atomic.Uint64 // the largest revision that an answer named
 
 	done      chan struct{} // closed by Close: ends every call
 	closeOnce sync.Once
@@ -98,7 +98,7 @@ func (b *Backend) Caps() dcs.Caps {
 }
 
 // found is the answer to a Get.
-type found struct {
+type getAnswer struct {
 	e   dcs.Entry
 	ok  bool
 	rev dcs.Revision
@@ -106,9 +106,9 @@ type found struct {
 
 // Get implements [dcs.Backend].
 func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
-	a, err := ask(ctx, b, Call{Op: OpGet, Keys: []string{key}}, func(r *root) found {
+	a, err := request(ctx, b, Call{Op: OpGet, Keys: []string{key}}, func(r *root) getAnswer {
 		e, ok := r.get(key)
-		return found{e, ok, r.tree.Revision()}
+		return getAnswer{e, ok, r.tree.Revision()}
 	})
 	f := a.v
 	switch {
@@ -117,14 +117,14 @@ func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 	case !f.ok:
 		return dcs.Entry{}, b.fail("Get", key, dcs.ErrNotFound)
 	}
-	b.raise(f.rev)
+	b.raiseMinRevision(f.rev)
 	return f.e, nil
 }
 
 // Snapshot implements [dcs.Backend].
 func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
 	for {
-		a, err := ask(ctx, b, Call{Op: OpSnapshot, Keys: []string{prefix}}, func(r *root) dcs.Snapshot {
+		a, err := request(ctx, b, Call{Op: OpSnapshot, Keys: []string{prefix}}, func(r *root) dcs.Snapshot {
 			return r.snapshot(prefix)
 		})
 		if err != nil {
@@ -132,7 +132,7 @@ func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, er
 		}
 		// An answer that was under way for long may be older than one that
 		// came since; Revision never falls on one Store.
-		if b.raise(a.v.Revision) {
+		if b.raiseMinRevision(a.v.Revision) {
 			return a.v, nil
 		}
 	}
@@ -141,14 +141,14 @@ func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, er
 // Commit implements [dcs.Backend].
 func (b *Backend) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
 	rev, err := b.commits.Commit(ctx, t)
-	b.raise(rev)
+	b.raiseMinRevision(rev)
 	return rev, err
 }
 
 // Settle implements [dcs.Settler].
 func (b *Backend) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, error) {
 	rev, err := b.commits.Settle(ctx, e)
-	b.raise(rev)
+	b.raiseMinRevision(rev)
 	return rev, err
 }
 
@@ -185,12 +185,12 @@ func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer,
 	}
 	c := Call{Op: op, Copy: r.Copy, Keys: named, Lease: r.Txn.Lease()}
 	from := t.b.current.Load()
-	c = t.b.through(c, from, r.Copy)
+	c = t.b.address(c, from, r.Copy)
 	a, err := send(ctx, t.b, c, func(root *root) applied { return root.apply(r.Whole(""), keys) })
 	if err != nil {
 		return attempt.Answer{}, err
 	}
-	t.b.answered(from, c)
+	t.b.noteEndpoint(from, c)
 	a.Endpoint = c.Endpoint
 	return a.Answer, a.err
 }
@@ -212,12 +212,12 @@ func (r *root) apply(t dcs.Txn, keys []string) applied {
 	case errors.Is(err, kv.ErrLease):
 		return applied{Answer: attempt.Answer{Outcome: attempt.LeaseLost, Seen: true, Entries: r.entries(keys)}}
 	}
-	return applied{err: refused(&dcs.Error{Kind: dcs.ErrInvalid, Err: err})}
+	return applied{err: notSent(&dcs.Error{Kind: dcs.ErrInvalid, Err: err})}
 }
 
 // Read implements [attempt.Transport].
 func (t transport) Read(ctx context.Context, keys ...string) ([]dcs.Entry, error) {
-	a, err := ask(ctx, t.b, Call{Op: OpRead, Keys: keys}, func(r *root) []dcs.Entry { return r.entries(keys) })
+	a, err := request(ctx, t.b, Call{Op: OpRead, Keys: keys}, func(r *root) []dcs.Entry { return r.entries(keys) })
 	return a.v, err
 }
 

@@ -84,7 +84,7 @@ type Fault struct {
 	random bool // says nothing about a watch that is going on
 }
 
-func verb(apply func(*Injection, *plan)) Fault { return Fault{apply: apply} }
+func newFault(apply func(*Injection, *plan)) Fault { return Fault{apply: apply} }
 
 // plan is what is going to happen to one call.
 type plan struct {
@@ -103,7 +103,7 @@ type plan struct {
 
 // Refuse fails the call outright: nothing was sent, and the error is definite.
 // With a *[dcs.Error] the client takes its Kind and does not try again.
-func Refuse(err error) Fault { return verb(func(_ *Injection, p *plan) { p.refuse = err }) }
+func Refuse(err error) Fault { return newFault(func(_ *Injection, p *plan) { p.refuse = err }) }
 
 // Full refuses what a full store refuses: with ErrUnavailable, and nothing
 // written (P14). Match it with OpWrites.
@@ -113,42 +113,42 @@ func Full() Fault {
 
 // Fail answers the call with err instead of doing it; the client can not know
 // that it was not done.
-func Fail(err error) Fault { return verb(func(_ *Injection, p *plan) { p.fail = err }) }
+func Fail(err error) Fault { return newFault(func(_ *Injection, p *plan) { p.fail = err }) }
 
 // Hang swallows the call: it never arrives, and nothing is heard of it.
-func Hang() Fault { return verb(func(_ *Injection, p *plan) { p.silent = true }) }
+func Hang() Fault { return newFault(func(_ *Injection, p *plan) { p.silent = true }) }
 
 // DropReply does the call and swallows its answer.
-func DropReply() Fault { return verb(func(_ *Injection, p *plan) { p.lost = true }) }
+func DropReply() Fault { return newFault(func(_ *Injection, p *plan) { p.lost = true }) }
 
 // Reset goes with Hang or DropReply: the client hears at once that the
 // connection broke, instead of nothing.
-func Reset() Fault { return verb(func(_ *Injection, p *plan) { p.reset = true }) }
+func Reset() Fault { return newFault(func(_ *Injection, p *plan) { p.reset = true }) }
 
 // Delay lets the call travel for d longer. It arrives even if the client has
 // given up by then.
-func Delay(d time.Duration) Fault { return verb(func(_ *Injection, p *plan) { p.delay += d }) }
+func Delay(d time.Duration) Fault { return newFault(func(_ *Injection, p *plan) { p.delay += d }) }
 
 // DelayReply does the call and lets its answer travel for d longer.
-func DelayReply(d time.Duration) Fault { return verb(func(_ *Injection, p *plan) { p.late += d }) }
+func DelayReply(d time.Duration) Fault { return newFault(func(_ *Injection, p *plan) { p.late += d }) }
 
 // Duplicate lets the call arrive a second time, after d; that arrival's answer
 // is lost. For a Commit see Options.Duplicating.
 func Duplicate(d time.Duration) Fault {
-	return verb(func(_ *Injection, p *plan) { p.again = append(p.again, d) })
+	return newFault(func(_ *Injection, p *plan) { p.again = append(p.again, d) })
 }
 
 // Repeat does the call twice in a row and gives the second answer, as a proxy
 // does that retries by itself. Without Options.Duplicating a marker must not
 // get lost at that moment.
-func Repeat() Fault { return verb(func(_ *Injection, p *plan) { p.twice = true }) }
+func Repeat() Fault { return newFault(func(_ *Injection, p *plan) { p.twice = true }) }
 
 // Hold keeps the call on its way until [Injection.Release]: it arrives then,
 // even if the client has long given up.
-func Hold() Fault { return verb(func(i *Injection, p *plan) { p.hold = i }) }
+func Hold() Fault { return newFault(func(i *Injection, p *plan) { p.hold = i }) }
 
 // HoldReply does the call and keeps the answer until [Injection.Release].
-func HoldReply() Fault { return verb(func(i *Injection, p *plan) { p.holdReply = i }) }
+func HoldReply() Fault { return newFault(func(i *Injection, p *plan) { p.holdReply = i }) }
 
 // Loss says how bad a network is. The figures are probabilities from 0 to 1, for
 // each call on its own.
@@ -191,12 +191,12 @@ func Times(n int) Fault { return Fault{times: max(n, 1)} }
 
 // Injection is a fault in force.
 type Injection struct {
-	s     *Server
-	match Match
-	verbs []Fault
-	left  int // calls until it ends, < 0 for ever
-	hits  int
-	held  []func()
+	s      *Server
+	match  Match
+	faults []Fault
+	left   int // calls until it ends, < 0 for ever
+	hits   int
+	held   []func()
 }
 
 // faults is the server's state of health. Under Server.mu.
@@ -217,13 +217,13 @@ func (f *faults) change() {
 // Inject puts faults in the way of the calls that match, from now until it is
 // lifted (or for Once, Times). Of several injections that match, all are
 // effective.
-func (s *Server) Inject(m Match, verbs ...Fault) *Injection {
+func (s *Server) Inject(m Match, faults ...Fault) *Injection {
 	i := &Injection{s: s, match: m, left: -1}
-	for _, v := range verbs {
+	for _, v := range faults {
 		if v.times > 0 {
 			i.left = v.times
 		} else if v.apply != nil {
-			i.verbs = append(i.verbs, v)
+			i.faults = append(i.faults, v)
 		}
 	}
 	s.mu.Lock()
@@ -293,7 +293,7 @@ func (s *Server) plan(c Call) *plan {
 		if p == nil {
 			p = &plan{}
 		}
-		for _, v := range i.verbs {
+		for _, v := range i.faults {
 			v.apply(i, p)
 		}
 		i.hits++
@@ -308,13 +308,13 @@ func (s *Server) plan(c Call) *plan {
 
 // mute reports whether what the server pushes to a watch does not arrive.
 // Under s.mu.
-func (s *Server) mute(c Call) bool {
+func (s *Server) muted(c Call) bool {
 	for _, i := range s.faults.active {
 		if !i.match.matches(c) {
 			continue
 		}
 		var p plan
-		for _, v := range i.verbs {
+		for _, v := range i.faults {
 			if !v.random {
 				v.apply(i, &p)
 			}

@@ -39,10 +39,10 @@ func value(t *testing.T, b *Backend, key string) string {
 }
 
 func TestDropReply(t *testing.T) {
-	for name, verbs := range map[string][]Fault{"silent": {DropReply()}, "reset": {DropReply(), Reset()}} {
+	for name, faults := range map[string][]Fault{"silent": {DropReply()}, "reset": {DropReply(), Reset()}} {
 		t.Run(name, func(t *testing.T) {
 			pair(t, Options{}, func(t *testing.T, s *Server, a, _ *Backend) {
-				i := s.Inject(Match{Op: OpCommit, Key: "lock"}, append(verbs, Once())...)
+				i := s.Inject(Match{Op: OpCommit, Key: "lock"}, append(faults, Once())...)
 				start := time.Now()
 				mustCommit(t, a, acquire("a")) // own write, recognised
 				if i.Hits() != 1 || s.Requests(Match{Op: OpCommit}) != 2 {

@@ -45,11 +45,11 @@ func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.
 	}
 	id := dcs.LeaseID(hex.EncodeToString(raw[:]))
 	first := dcs.Now() // P1: the sending of the first copy, whichever is answered
-	a, err := ask(ctx, b, Call{Op: OpGrant, Lease: id}, func(r *root) granted {
+	a, err := request(ctx, b, Call{Op: OpGrant, Lease: id}, func(r *root) granted {
 		return r.granted(r.grant(id, ttl), nil, nil)
 	})
 	if err != nil {
-		if !a.clear {
+		if !a.nothingWritten {
 			err = &dcs.Error{Kind: dcs.ErrAmbiguous, Err: err}
 		}
 		return nil, dcs.Renewal{}, b.fail("Grant", "", err)
@@ -65,7 +65,7 @@ func (l *clientLease) ID() dcs.LeaseID { return l.id }
 // answer comes.
 func (l *clientLease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) {
 	keys = slices.Sorted(slices.Values(keys))
-	a, err := ask(ctx, l.b, Call{Op: OpRenew, Lease: l.id, Keys: keys}, func(r *root) granted {
+	a, err := request(ctx, l.b, Call{Op: OpRenew, Lease: l.id, Keys: keys}, func(r *root) granted {
 		lease, x := r.renew(l.id)
 		if x == nil {
 			return granted{}
@@ -78,14 +78,14 @@ func (l *clientLease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, e
 	case a.v.extension == nil:
 		return dcs.Renewal{}, l.b.fail("Renew", "", dcs.ErrLost)
 	}
-	l.b.raise(a.v.rev)
+	l.b.raiseMinRevision(a.v.rev)
 	l.b.s.answered(l.b.o.Root, l.id, a.v.extension, a.sent)
 	return a.v.renewal(a.sent), nil // P4: true however late it is
 }
 
 // Revoke implements [dcs.Lease].
 func (l *clientLease) Revoke(ctx context.Context) error {
-	_, err := ask(ctx, l.b, Call{Op: OpRevoke, Lease: l.id}, func(r *root) bool { return r.end(l.id) })
+	_, err := request(ctx, l.b, Call{Op: OpRevoke, Lease: l.id}, func(r *root) bool { return r.end(l.id) })
 	if err != nil {
 		return l.b.fail("Revoke", "", err)
 	}

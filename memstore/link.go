@@ -23,7 +23,7 @@ type reply[T any] struct {
 }
 
 // refused marks err as definite: nothing was written. It keeps err's kind.
-func refused(err error) error { return fmt.Errorf("%w: %w", attempt.ErrNotSent, err) }
+func notSent(err error) error { return fmt.Errorf("%w: %w", attempt.ErrNotSent, err) }
 
 // send takes one copy of a request to the server and its answer back. do is
 // executed there under the server's lock; it may be executed late, twice, or
@@ -34,19 +34,19 @@ func send[T any](ctx context.Context, b *Backend, c Call, do func(*root) T) (T, 
 	s := b.s
 	select {
 	case <-b.done:
-		return none, refused(dcs.ErrClosed)
+		return none, notSent(dcs.ErrClosed)
 	default:
 	}
 	if err := ctx.Err(); err != nil {
-		return none, refused(context.Cause(ctx))
+		return none, notSent(context.Cause(ctx))
 	}
 	s.mu.Lock()
 	s.count[countKey{client: c.Client, endpoint: c.Endpoint, op: c.Op}]++
 	p := s.plan(c)
 	if p == nil && s.o.Latency == 0 { // the usual case: nothing is in the way
 		defer s.mu.Unlock()
-		if s.forbidden(c) {
-			return none, refused(errReadOnly)
+		if s.refuses(c) {
+			return none, notSent(errReadOnly)
 		}
 		dcs.AnsweredBy(ctx, c.Endpoint)
 		return do(s.root(c.Root)), nil
@@ -56,7 +56,7 @@ func send[T any](ctx context.Context, b *Backend, c Call, do func(*root) T) (T, 
 		p = &plan{}
 	}
 	if p.refuse != nil {
-		return none, refused(p.refuse)
+		return none, notSent(p.refuse)
 	}
 	back := make(chan reply[T], 1)
 	dispatch(s, c, p, back, do)
@@ -74,7 +74,7 @@ func send[T any](ctx context.Context, b *Backend, c Call, do func(*root) T) (T, 
 }
 
 // forbidden reports whether the store does not do c. Under s.mu.
-func (s *Server) forbidden(c Call) bool { return s.faults.readOnly && c.Op&OpWrites != 0 }
+func (s *Server) refuses(c Call) bool { return s.faults.readOnly && c.Op&OpWrites != 0 }
 
 // dispatch puts a copy on its way.
 func dispatch[T any](s *Server, c Call, p *plan, back chan reply[T], do func(*root) T) {
@@ -89,7 +89,7 @@ func dispatch[T any](s *Server, c Call, p *plan, back chan reply[T], do func(*ro
 		s.after(s.o.Latency+p.delay+d, func() { execute(s, c, do) })
 	}
 	if p.hold != nil {
-		s.keep(p.hold, arrive)
+		s.hold(p.hold, arrive)
 		return
 	}
 	s.after(s.o.Latency+p.delay, arrive)
@@ -114,7 +114,7 @@ func arrive[T any](s *Server, c Call, p *plan, back chan reply[T], do func(*root
 		return
 	}
 	if p.holdReply != nil {
-		s.keep(p.holdReply, func() { answer(back, r) })
+		s.hold(p.holdReply, func() { answer(back, r) })
 		return
 	}
 	s.after(s.o.Latency+p.late, func() { answer(back, r) })
@@ -126,8 +126,8 @@ func execute[T any](s *Server, c Call, do func(*root) T) (reply[T], bool) {
 	switch {
 	case s.faults.down:
 		return reply[T]{}, false
-	case s.forbidden(c):
-		return reply[T]{err: refused(errReadOnly)}, true
+	case s.refuses(c):
+		return reply[T]{err: notSent(errReadOnly)}, true
 	}
 	return reply[T]{v: do(s.root(c.Root))}, true
 }
@@ -140,7 +140,7 @@ func answer[T any](back chan reply[T], r reply[T]) {
 	}
 }
 
-func (s *Server) keep(i *Injection, f func()) {
+func (s *Server) hold(i *Injection, f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i.held = append(i.held, f)

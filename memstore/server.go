@@ -198,14 +198,14 @@ func (r *root) expire(l *lease) {
 	if r.s.onExpire != nil {
 		r.s.onExpire(l.id)
 	}
-	if !r.s.o.NoSelfExpiry || r.attended() {
+	if !r.s.o.NoSelfExpiry || r.hasLiveLease() {
 		r.end(l.id)
 	}
 }
 
 // attended reports whether a live lease is there, whose owner removes the keys
 // of expired ones (NoSelfExpiry).
-func (r *root) attended() bool {
+func (r *root) hasLiveLease() bool {
 	for _, l := range r.leases {
 		if !l.over {
 			return true

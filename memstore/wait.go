@@ -53,17 +53,17 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 	)
 	defer on.Stop()
 	for n, from := 0, b.current.Load(); ; n++ {
-		c := b.through(Call{Op: OpWait, Keys: []string{prefix}}, from, n)
+		c := b.address(Call{Op: OpWait, Keys: []string{prefix}}, from, n)
 		one, cancel := context.WithTimeout(ctx, min(every, max(timing-heard.Elapsed(), time.Millisecond)))
 		w, err := send(one, b, c, func(r *root) watch { return r.watch(on, prefix, since) })
 		cancel()
 		if err == nil {
 			heard = dcs.Now()
-			b.answered(from, c)
+			b.noteEndpoint(from, c)
 			from, n = b.current.Load(), 0
 			w, err = b.follow(ctx, c, w, prefix, since, every, &heard)
 		}
-		if err == nil && b.raise(w.snap.Revision) {
+		if err == nil && b.raiseMinRevision(w.snap.Revision) {
 			return w.snap, nil
 		}
 		if err != nil {
@@ -104,7 +104,7 @@ var errSilent = errors.New("the watch fell silent")
 func (b *Backend) follow(ctx context.Context, c Call, w watch, prefix string, since dcs.Revision, every time.Duration, heard *dcs.Instant) (watch, error) {
 	for !w.moved {
 		b.s.mu.Lock()
-		muted, changed, down := b.s.mute(c), b.s.faults.changed, b.s.faults.down
+		muted, changed, down := b.s.muted(c), b.s.faults.changed, b.s.faults.down
 		b.s.mu.Unlock()
 		if down {
 			return w, errBroken
@@ -116,7 +116,7 @@ func (b *Backend) follow(ctx context.Context, c Call, w watch, prefix string, si
 		probe := time.NewTimer(every)
 		select {
 		case <-next:
-			b.travel(ctx)
+			b.delayPush(ctx)
 			w = b.push(c, w.on, prefix, since)
 			*heard = dcs.Now()
 		case <-changed:
@@ -150,7 +150,7 @@ func (b *Backend) follow(ctx context.Context, c Call, w watch, prefix string, si
 }
 
 // travel is the way of a push to the client.
-func (b *Backend) travel(ctx context.Context) {
+func (b *Backend) delayPush(ctx context.Context) {
 	if b.s.o.Latency <= 0 {
 		return
 	}

@@ -289,7 +289,7 @@ func (w *world) pause(ms int) { time.Sleep(time.Duration(1+w.rng.IntN(ms)) * tim
 // disturb puts one fault in the way of somebody, for a few calls.
 func (w *world) disturb() *Injection {
 	ms := time.Duration(1+w.rng.IntN(3000)) * time.Millisecond
-	verbs := [][]Fault{
+	faults := [][]Fault{
 		{DropReply()},
 		{DropReply(), Reset()},
 		{Hang()},
@@ -303,7 +303,7 @@ func (w *world) disturb() *Injection {
 		{Repeat(), DropReply()},
 	}
 	if w.o.Duplicating {
-		verbs = append(verbs, []Fault{Duplicate(ms)}, []Fault{Duplicate(ms)}, []Fault{Duplicate(ms), Hold()})
+		faults = append(faults, []Fault{Duplicate(ms)}, []Fault{Duplicate(ms)}, []Fault{Duplicate(ms), Hold()})
 	}
 	ops := []Op{OpCommit, OpCommit, OpCommit | OpSettle, OpSettle, OpMark, OpWrites, OpRenew, OpRenew | OpGrant, OpRevoke, OpAll, OpWatch, OpRead}
 	m := Match{Op: ops[w.rng.IntN(len(ops))]}
@@ -313,7 +313,7 @@ func (w *world) disturb() *Injection {
 	if w.rng.IntN(3) == 0 {
 		m.Endpoint = fmt.Sprintf("m%d", 1+w.rng.IntN(w.o.Endpoints))
 	}
-	return w.s.Inject(m, append(verbs[w.rng.IntN(len(verbs))], Times(1+w.rng.IntN(20)))...)
+	return w.s.Inject(m, append(faults[w.rng.IntN(len(faults))], Times(1+w.rng.IntN(20)))...)
 }
 
 // endSomeLease is an operator who ends a lease.
@@ -350,7 +350,7 @@ func (w *world) loseMarkers() {
 	w.s.mu.Lock()
 	for _, i := range w.s.faults.active {
 		var p plan
-		for _, v := range i.verbs {
+		for _, v := range i.faults {
 			v.apply(i, &p)
 		}
 		if p.twice && !w.o.Duplicating {

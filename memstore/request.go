@@ -12,7 +12,7 @@ import (
 )
 
 // through addresses copy n of c, counted from the endpoint at index from.
-func (b *Backend) through(c Call, from int32, n int) Call {
+func (b *Backend) address(c Call, from int32, n int) Call {
 	c.Client, c.Root, c.Copy = b.o.Name, b.o.Root, n
 	c.Endpoint = b.endpoints[(int(from)+n)%len(b.endpoints)]
 	return c
@@ -20,7 +20,7 @@ func (b *Backend) through(c Call, from int32, n int) Call {
 
 // answered remembers the endpoint that answered, and tells of the switch if
 // that is another one than from, which was asked first.
-func (b *Backend) answered(from int32, c Call) {
+func (b *Backend) noteEndpoint(from int32, c Call) {
 	n := int32(c.Copy % len(b.endpoints))      //nolint:gosec // G115: less than the number of endpoints
 	to := (from + n) % int32(len(b.endpoints)) //nolint:gosec // G115: a handful
 	if to == from || !b.current.CompareAndSwap(from, to) {
@@ -34,36 +34,36 @@ func (b *Backend) answered(from int32, c Call) {
 }
 
 // answerOf is what became of a request that may be sent twice.
-type answerOf[T any] struct {
-	v     T
-	sent  dcs.Instant // when the copy was sent whose answer counts (P1)
-	clear bool        // with an error: no copy was done, or ever will be
+type result[T any] struct {
+	v              T
+	sent           dcs.Instant // when the copy was sent whose answer counts (P1)
+	nothingWritten bool        // with an error: no copy was done, or ever will be
 }
 
 // ask sends c until it is answered, through one endpoint after the other, by
 // ctx's deadline. It is for what may be sent twice (P13): reads, renewals,
 // revocations, and a Grant under an id of our own.
-func ask[T any](ctx context.Context, b *Backend, c Call, do func(*root) T) (answerOf[T], error) {
+func request[T any](ctx context.Context, b *Backend, c Call, do func(*root) T) (result[T], error) {
 	var last error
-	a, from := answerOf[T]{clear: true}, b.current.Load()
+	a, from := result[T]{nothingWritten: true}, b.current.Load()
 	for n := 0; ; n++ {
-		c = b.through(c, from, n)
+		c = b.address(c, from, n)
 		a.sent = dcs.Now()
 		one, cancel := context.WithTimeout(ctx, b.o.AttemptTimeout)
 		v, err := send(one, b, c, do)
 		cancel()
 		if err == nil {
-			b.answered(from, c)
+			b.noteEndpoint(from, c)
 			a.v = v
 			return a, nil
 		}
 		definite := errors.Is(err, attempt.ErrNotSent)
-		a.clear = a.clear && definite
+		a.nothingWritten = a.nothingWritten && definite
 		if last == nil || ctx.Err() == nil {
 			last = err
 		}
 		if (definite && dcs.KindOf(err) != nil) || !b.pause(ctx, n) {
-			return a, b.gaveUp(ctx, last)
+			return a, b.unansweredError(ctx, last)
 		}
 	}
 }
@@ -93,7 +93,7 @@ func (b *Backend) jitter(ceiling time.Duration) time.Duration {
 }
 
 // gaveUp is the failure of a call that nobody answered.
-func (b *Backend) gaveUp(ctx context.Context, last error) error {
+func (b *Backend) unansweredError(ctx context.Context, last error) error {
 	select {
 	case <-b.done:
 		return dcs.ErrClosed
@@ -120,13 +120,13 @@ func (b *Backend) fail(op, key string, err error) error {
 
 // raise lifts the client's floor to rev and reports whether rev is not below
 // it.
-func (b *Backend) raise(rev dcs.Revision) bool {
+func (b *Backend) raiseMinRevision(rev dcs.Revision) bool {
 	for {
-		seen := b.floor.Load()
+		seen := b.minRevision.Load()
 		if uint64(rev) < seen {
 			return false
 		}
-		if b.floor.CompareAndSwap(seen, uint64(rev)) {
+		if b.minRevision.CompareAndSwap(seen, uint64(rev)) {
 			return true
 		}
 	}
