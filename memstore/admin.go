@@ -7,15 +7,15 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// countKey is what requests are counted by.
+// countKey identifies a counter of requests.
 type countKey struct {
 	client   string
 	endpoint string
 	op       Op
 }
 
-// Requests returns how many calls of m's Op, Client and Endpoint were sent so
-// far, copies and lost ones included; m's other fields do not matter.
+// Requests returns the number of calls with m's Op, Client and Endpoint that were sent
+// so far, including copies and lost ones. The other fields of m are ignored.
 func (s *Server) Requests(m Match) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -28,9 +28,8 @@ func (s *Server) Requests(m Match) int {
 	return n
 }
 
-// Down makes the server refuse every connection, like a store without a
-// quorum: nothing is done, and no lease expires, until Up. What is under way
-// is lost.
+// Down makes the server refuse every connection until Up, like a store without a
+// quorum. Nothing is applied and no lease expires. Calls under way are lost.
 func (s *Server) Down() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -47,8 +46,8 @@ func (s *Server) Down() {
 	}
 }
 
-// Up ends Down. Every lease begins anew with its whole time, unless
-// Options.LeasesRunOn says that time went on.
+// Up ends Down. Every lease then has its whole time again, unless Options.LeasesRunOn
+// is set.
 func (s *Server) Up() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,8 +67,8 @@ func (s *Server) Up() {
 	}
 }
 
-// ReadOnly makes the server refuse everything that writes, renewals included,
-// or ends that.
+// ReadOnly makes the server refuse every write, including renewals. ReadOnly(false)
+// ends that.
 func (s *Server) ReadOnly(on bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -77,23 +76,22 @@ func (s *Server) ReadOnly(on bool) {
 	s.faults.change()
 }
 
-// LimitTTL makes the server grant a TTL of at most limit from now on, and renew
-// every lease for at most that, also one that was granted for longer. ZooKeeper
-// does so when a client reconnects to a server that allows shorter sessions. Zero ends
-// that. A limit below Options.MinTTL counts as MinTTL, because Caps do not
-// change.
+// LimitTTL makes the server grant a TTL of at most limit from now on, and renew every
+// lease for at most that, even if it was granted for longer. ZooKeeper does so when a
+// client reconnects to a server that allows shorter sessions. Zero removes the limit. A
+// limit below Options.MinTTL counts as MinTTL, because Caps do not change.
 //
-// A lease has the shorter life, counted from the renewal, once its client has
-// been given the answer. Until then, and if the answer is lost, it lives as long
-// as the answers before have granted.
+// A lease has the shorter TTL, counted from the renewal, once its client has the
+// answer. Until then, and if the answer is lost, it lives as long as the earlier answers
+// have granted.
 func (s *Server) LimitTTL(limit time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.limit = max(limit, 0)
 }
 
-// EndLease ends a lease early, as an operator can, and removes its keys. It
-// reports whether the lease was there.
+// EndLease ends a lease early and removes its keys, as an operator can. It reports
+// whether the lease existed.
 func (s *Server) EndLease(id dcs.LeaseID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -105,18 +103,18 @@ func (s *Server) EndLease(id dcs.LeaseID) bool {
 	return false
 }
 
-// LeaseInfo is one lease as the server sees it.
+// LeaseInfo describes one lease in the state of the server.
 type LeaseInfo struct {
 	ID   dcs.LeaseID
 	Root string
 	TTL  time.Duration
-	// Left is the time until the server ends it; 0 for one that expired and
-	// was not swept (Options.NoSelfExpiry).
+	// Left is the time until the server ends the lease. It is 0 for a lease that has
+	// expired and was not removed (Options.NoSelfExpiry).
 	Left time.Duration
 	Keys []string // bound to it, sorted
 }
 
-// Leases returns the leases that are there, in the order of their granting.
+// Leases returns the existing leases in the order in which they were granted.
 func (s *Server) Leases() []LeaseInfo {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -137,8 +135,8 @@ func (s *Server) Leases() []LeaseInfo {
 	return out
 }
 
-// Entries returns everything in a root, bookkeeping keys (attempt markers)
-// included, sorted by key.
+// Entries returns all entries of a root, including bookkeeping keys (attempt markers),
+// sorted by key.
 func (s *Server) Entries(rootName string) []dcs.Entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,8 +148,8 @@ func (s *Server) Entries(rootName string) []dcs.Entry {
 	return snap.Entries
 }
 
-// Delete removes a key behind the clients' backs, a marker too. It reports
-// whether it was there.
+// Delete removes a key, which may be a marker, without a client. It reports whether the
+// key existed.
 func (s *Server) Delete(rootName, key string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -163,7 +161,7 @@ func (s *Server) Delete(rootName, key string) bool {
 	return err == nil
 }
 
-// Put writes a key behind the clients' backs, bound to no lease.
+// Put writes a key without a client, bound to no lease.
 func (s *Server) Put(rootName, key string, value []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -171,10 +169,10 @@ func (s *Server) Put(rootName, key string, value []byte) error {
 	return err
 }
 
-// FreezeWatch holds back what the server pushes to the watches that m matches,
-// and leaves their probes unanswered; other calls go on. Waits end with
-// ErrUnavailable when their RetryTimeout is over, unless another endpoint is
-// not frozen. m.Op does not matter.
+// FreezeWatch holds back the changes that the server pushes to the watches that m
+// matches, and leaves their probes unanswered. Other calls go on. Each Wait ends with
+// ErrUnavailable after its RetryTimeout, unless another endpoint is not frozen. m.Op is
+// ignored.
 func (s *Server) FreezeWatch(m Match) *Injection {
 	m.Op = OpWatch
 	return s.Inject(m, Hang())

@@ -19,19 +19,19 @@ import (
 
 const name = "memstore"
 
-// Backend is one client of a [Server]: a [dcs.Backend] and a [dcs.Settler].
-// Give it to [dcs.New]. All methods are safe for concurrent use.
+// Backend is one client of a [Server]. It implements [dcs.Backend] and [dcs.Settler] and
+// is passed to [dcs.New]. All methods are safe for concurrent use.
 type Backend struct {
 	s         *Server
 	o         ClientOptions
 	endpoints []string
-	markers   string // the prefix of its attempt markers
+	markers   string // the prefix of the client's attempt markers
 	commits   *attempt.Committer
-	rand      io.Reader // under randMu
+	rand      io.Reader // guarded by randMu
 	randMu    sync.Mutex
 
 	current     atomic.Int32  // index of the endpoint in use
-	minRevision atomic.Uint64 // the largest revision that an answer named
+	minRevision atomic.Uint64 // the largest revision that an answer has carried
 
 	done      chan struct{} // closed by Close: ends every call
 	closeOnce sync.Once
@@ -43,7 +43,8 @@ var (
 	_ dcs.Settler = (*Backend)(nil)
 )
 
-// Open returns a new client of s. It does no I/O; a reader writes nothing.
+// Open returns a new client of s. It does no I/O. A client that only reads writes
+// nothing to the store.
 func (s *Server) Open(o ClientOptions) *Backend {
 	o = o.withDefaults()
 	s.mu.Lock()
@@ -78,13 +79,13 @@ func (s *Server) Open(o ClientOptions) *Backend {
 // Name returns "memstore", for errors and logs.
 func (b *Backend) Name() string { return name }
 
-// ClientName returns what faults and counts call this client.
+// ClientName returns the client's name in faults and counts.
 func (b *Backend) ClientName() string { return b.o.Name }
 
-// Root returns the name of the tree that the client works in.
+// Root returns the name of the client's tree.
 func (b *Backend) Root() string { return b.o.Root }
 
-// Server returns the store, for its injector.
+// Server returns the store, which has the fault injector.
 func (b *Backend) Server() *Server { return b.s }
 
 // Caps implements [dcs.Backend].
@@ -97,7 +98,7 @@ func (b *Backend) Caps() dcs.Caps {
 	}
 }
 
-// found is the answer to a Get.
+// getAnswer is the answer to a Get.
 type getAnswer struct {
 	e   dcs.Entry
 	ok  bool
@@ -130,8 +131,8 @@ func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, er
 		if err != nil {
 			return dcs.Snapshot{}, b.fail("Snapshot", prefix, err)
 		}
-		// An answer that was under way for long may be older than one that
-		// came since; Revision never falls on one Store.
+		// An answer that was under way for long may be older than a later one, and the
+		// revisions that a Store returns must never fall.
 		if b.raiseMinRevision(a.v.Revision) {
 			return a.v, nil
 		}
@@ -152,12 +153,12 @@ func (b *Backend) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, error
 	return rev, err
 }
 
-// Close implements [dcs.Backend]. The server goes on, and the client's leases
-// run out as those of a process that died; its markers are swept.
+// Close implements [dcs.Backend]. The server goes on. The client's leases run out like
+// those of a process that crashed, and its markers are removed.
 func (b *Backend) Close() error {
 	b.closeOnce.Do(func() {
 		close(b.done)
-		_ = b.commits.Close() // it has no error to return
+		_ = b.commits.Close() // it always returns nil
 		b.s.sweep(b.o.Root, b.markers)
 		if b.onClose != nil {
 			b.onClose()
@@ -166,7 +167,7 @@ func (b *Backend) Close() error {
 	return nil
 }
 
-// transport is what the attempt machinery sends through.
+// transport implements [attempt.Transport] for a client.
 type transport struct{ b *Backend }
 
 // Send implements [attempt.Transport].
@@ -195,7 +196,7 @@ func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer,
 	return a.Answer, a.err
 }
 
-// applied is a transaction's outcome; err is definite.
+// applied is the outcome of a transaction. An err is definite.
 type applied struct {
 	attempt.Answer
 	err error
@@ -221,7 +222,7 @@ func (t transport) Read(ctx context.Context, keys ...string) ([]dcs.Entry, error
 	return a.v, err
 }
 
-// lockedRand makes the client's randomness safe for several goroutines.
+// lockedRand makes the client's source of randomness safe for several goroutines.
 type lockedRand struct{ b *Backend }
 
 func (r lockedRand) Read(p []byte) (int, error) {

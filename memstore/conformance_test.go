@@ -12,10 +12,9 @@ func TestConformance(t *testing.T) {
 	conformance.Run(t, harness("memstore", memstore.Options{}))
 }
 
-// The same contract on a store that can do as little as a foreign one: leases
-// that live twice as long as granted, conditions on Modified only, no moving
-// of keys, keys of expired leases left to the participants, and messages that
-// take their time.
+// The same contract on a store with as few capabilities as a foreign one: leases that
+// live twice as long as granted, conditions on Modified only, no moving of keys, keys of
+// expired leases left to other clients, and messages that take time.
 func TestConformanceOfAPoorStore(t *testing.T) {
 	h := harness("memstore, poor", memstore.Options{
 		MinTTL: time.Second, MaxTTL: time.Hour, ExpiryFactor: 2, NoRebind: true, NoSelfExpiry: true, ModifiedOnly: true,

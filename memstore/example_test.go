@@ -10,7 +10,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/memstore"
 )
 
-// A leader whose lease an operator ends by hand learns it at its next renewal.
+// A leader whose lease an operator ends detects that at its next renewal.
 func Example() {
 	ctx := context.Background()
 	server := memstore.NewServer(memstore.Options{})
@@ -42,7 +42,7 @@ func Example() {
 	// leading: false because: lost
 }
 
-// The answer to a write is lost; the write is recognised as one's own.
+// The answer to a write is lost, and the session recognises the write as its own.
 func ExampleServer_Inject() {
 	ctx := context.Background()
 	b := memstore.New(memstore.Options{})
@@ -66,8 +66,8 @@ func ExampleServer_Inject() {
 	// error: <nil>
 }
 
-// A write is given up and lands later, as it does when a member of a store
-// thaws. Settle tells what became of it.
+// A write whose call has given up is applied later, as on a store whose server was
+// paused. Settle determines its outcome.
 func ExampleHold() {
 	b := memstore.New(memstore.Options{})
 	store, err := dcs.New(b, dcs.Options{})

@@ -7,7 +7,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// extension is the life that a lease got by its Grant or by one renewal.
+// extension is the life that a Grant or one renewal gave to a lease.
 type extension struct {
 	made     dcs.Instant // when the request arrived
 	life     time.Duration
@@ -15,8 +15,8 @@ type extension struct {
 	answered bool // the client has the answer
 }
 
-// grantable returns the TTL that a client which asks for ttl is granted now.
-// Under s.mu.
+// grantable returns the TTL that a client which requests ttl is granted now. Called
+// under s.mu.
 func (s *Server) grantable(ttl time.Duration) time.Duration {
 	if s.limit > 0 {
 		ttl = min(ttl, s.limit)
@@ -24,8 +24,8 @@ func (s *Server) grantable(ttl time.Duration) time.Duration {
 	return min(max(ttl, s.o.MinTTL), s.o.MaxTTL)
 }
 
-// answered records that the client of lease id has been given the answer to a
-// renewal that it sent at from.
+// answered records that the client of lease id has the answer to a renewal that it sent
+// at from.
 func (s *Server) answered(rootName string, id dcs.LeaseID, x *extension, from dcs.Instant) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -34,8 +34,8 @@ func (s *Server) answered(rootName string, id dcs.LeaseID, x *extension, from dc
 	}
 }
 
-// extend lets l live for life from now, and never shorter than before, because
-// the client may not get the answer.
+// extend extends l to live for life from now, and never shortens it, because the client
+// may not get the answer.
 func (l *lease) extend(life time.Duration) *extension {
 	now := dcs.Now()
 	x := &extension{made: now, life: life, until: now.Add(life)}
@@ -44,13 +44,13 @@ func (l *lease) extend(life time.Duration) *extension {
 	return x
 }
 
-// answered records that the client has the answer to the renewal that it sent at
-// from and that made x. What it sent earlier does not count any more (P3), so
-// that the lease may end sooner now. An extension whose answer is still on its
-// way counts if its renewal may have been sent later.
+// answered records that the client has the answer to the renewal that it sent at from
+// and that made x. Renewals that it sent earlier do not count any more (P3), so that the
+// lease may end sooner now. An extension whose answer is still on its way counts if its
+// renewal may have been sent later.
 func (l *lease) answered(x *extension, from dcs.Instant) {
 	if from.Before(l.counted) {
-		return // the client counts on a renewal that it sent later
+		return // the client relies on a renewal that it sent later
 	}
 	l.counted, x.answered = from, true
 	l.extensions = append(slices.DeleteFunc(l.extensions, func(o *extension) bool { return o.answered || o.made.Before(from) }), x)
@@ -65,7 +65,7 @@ func (l *lease) restart() {
 	}
 }
 
-// schedule lets l end with the last of its extensions.
+// schedule makes l end with the last of its extensions.
 func (l *lease) schedule() {
 	l.until = dcs.Instant{}
 	for _, x := range l.extensions {

@@ -18,7 +18,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/memstore"
 )
 
-// operations are the names that the suite has for what clients send.
+// operations maps the requests of clients to the names in the suite.
 var operations = map[memstore.Op]string{
 	memstore.OpGet: "Get", memstore.OpSnapshot: "Snapshot", memstore.OpWait: "Wait", memstore.OpProbe: "Probe",
 	memstore.OpCommit: "Commit", memstore.OpMark: "Mark", memstore.OpSettle: "Settle", memstore.OpRead: "Read",
@@ -32,7 +32,7 @@ func harness(name string, o memstore.Options) conformance.Harness {
 		Name: name, Virtual: true, Timing: timing,
 		New: func(tb testing.TB) conformance.Store {
 			server, url := serve(tb, o, timing)
-			cluster, openWith := doors(server, timing)
+			cluster, openWith := endpoints(server, timing)
 			return conformance.Store{
 				Open:     func(testing.TB) dcs.Backend { return server.Open(memstore.ClientOptions{Timing: timing}) },
 				OpenWith: openWith, URL: url, Cluster: cluster,
@@ -65,15 +65,15 @@ func harness(name string, o memstore.Options) conformance.Harness {
 	}
 }
 
-// serve starts a server and returns the hook for its URL, or nil where no URL can
-// express the server's options.
+// serve starts a server and returns the hook for its URL, or nil if no URL can express
+// the server's options.
 func serve(tb testing.TB, o memstore.Options, timing dcs.Timing) (*memstore.Server, func(testing.TB) string) {
 	if o != (memstore.Options{}) {
 		return memstore.NewServer(o), nil
 	}
 	name := strings.ToLower(rand.Text())
 	url := fmt.Sprintf("mem://%s/default?ttl=%v&loop_wait=%v&retry_timeout=%v", name, timing.TTL, timing.LoopWait, timing.RetryTimeout)
-	keeper, err := dcs.Open(tb.Context(), url, dcs.Options{}) // the server lives as long as one client of it
+	keeper, err := dcs.Open(tb.Context(), url, dcs.Options{}) // keeps the server open
 	require.NoError(tb, err)
 	tb.Cleanup(func() { require.NoError(tb, keeper.Close()) })
 	return memstore.Shared(name), func(testing.TB) string { return url }
@@ -110,10 +110,10 @@ func inject(s *memstore.Server, client string, f conformance.Fault) (lift func()
 	return func() { i.Lift(); i.Release() }
 }
 
-// doors is the server's doors as servers of their own: what is done to one
-// is done to what goes through it.
-func doors(s *memstore.Server, timing dcs.Timing) (*conformance.Cluster, func(testing.TB, conformance.Opening) (dcs.Backend, error)) {
-	doors := []string{"m1", "m2", "m3"}
+// endpoints presents the server's endpoints as servers. A fault of one of them applies to the
+// calls that go through it.
+func endpoints(s *memstore.Server, timing dcs.Timing) (*conformance.Cluster, func(testing.TB, conformance.Opening) (dcs.Backend, error)) {
+	endpoints := []string{"m1", "m2", "m3"}
 	var opened atomic.Int64
 	open := func(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
 		name := fmt.Sprintf("opened with settings, %d", opened.Add(1))
@@ -122,7 +122,7 @@ func doors(s *memstore.Server, timing dcs.Timing) (*conformance.Cluster, func(te
 		}
 		b := s.Open(memstore.ClientOptions{
 			Name: name, Timing: cmp.Or(o.Timing, timing), Endpoints: o.Endpoints, Logger: o.Logger, Observer: o.Observer,
-			AttemptTimeout: 50 * time.Millisecond, // what waits for no disk is answered by then
+			AttemptTimeout: 50 * time.Millisecond, // enough for any answer, because no request waits for a disk
 		})
 		if o.Endpoints == nil && !o.Wait {
 			return b, nil
@@ -137,7 +137,7 @@ func doors(s *memstore.Server, timing dcs.Timing) (*conformance.Cluster, func(te
 		}
 	}
 	return &conformance.Cluster{
-		Endpoints: doors,
+		Endpoints: endpoints,
 		Leader:    func(testing.TB) int { return -1 },
 		Healthy:   func(testing.TB) {},
 		Strike: func(_ testing.TB, i int, t conformance.Trouble) func() {
@@ -148,7 +148,7 @@ func doors(s *memstore.Server, timing dcs.Timing) (*conformance.Cluster, func(te
 			case conformance.Delayed:
 				fault = memstore.DelayReply(t.Delay)
 			}
-			return s.Inject(memstore.Match{Endpoint: doors[i]}, fault).Lift
+			return s.Inject(memstore.Match{Endpoint: endpoints[i]}, fault).Lift
 		},
 		ReadOnly: func(testing.TB) func() {
 			s.ReadOnly(true)

@@ -9,37 +9,37 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Op is a kind of request, or a set of them: combine with |.
+// Op is a kind of request, or a set of kinds combined with |.
 type Op uint16
 
 // The kinds of request that clients send.
 const (
-	// OpGet and OpSnapshot are Backend's.
+	// OpGet and OpSnapshot are the calls Get and Snapshot.
 	OpGet Op = 1 << iota
 	OpSnapshot
-	// OpWait is the beginning of a watch, and the watch itself: a fault on it
-	// holds back what the server would push.
+	// OpWait is the start of a watch and the watch itself. A fault on it holds back
+	// the changes that the server would push.
 	OpWait
-	// OpProbe asks whether the server behind a quiet watch is still there.
+	// OpProbe checks that the server behind a watch without changes is still there.
 	OpProbe
 	// OpCommit is a copy of a Commit.
 	OpCommit
-	// OpMark makes the marker of an attempt slot (docs/protocol.md P8).
+	// OpMark creates the marker of an attempt slot (docs/protocol.md P8).
 	OpMark
-	// OpSettle wins a marker, so that an unclear Commit can not land (P11).
+	// OpSettle takes a marker, so that an ambiguous Commit cannot be applied (P11).
 	OpSettle
-	// OpRead is a read in the course of a Commit.
+	// OpRead is a read during a Commit.
 	OpRead
-	// OpGrant, OpRenew and OpRevoke are a Lease's.
+	// OpGrant, OpRenew and OpRevoke are the calls of a Lease.
 	OpGrant
 	OpRenew
 	OpRevoke
 
-	// OpWatch is all of a Wait.
+	// OpWatch is every request of a Wait.
 	OpWatch = OpWait | OpProbe
-	// OpWrites is all that changes the store, a renewal included.
+	// OpWrites is every request that changes the store, including renewals.
 	OpWrites = OpCommit | OpMark | OpSettle | OpGrant | OpRenew | OpRevoke
-	// OpAll is everything, like the zero Op in a Match.
+	// OpAll is every request, like the zero Op in a Match.
 	OpAll = OpGet | OpSnapshot | OpWatch | OpRead | OpWrites
 )
 
@@ -49,21 +49,20 @@ type Call struct {
 	Client   string
 	Root     string
 	Endpoint string
-	Copy     int         // of a request that is sent several times, from 0
-	Keys     []string    // what it names, markers included
+	Copy     int         // the number of the copy of its request, from 0
+	Keys     []string    // the keys in the request, markers included
 	Lease    dcs.LeaseID // of a Renew or Revoke, or of a Commit's puts
 }
 
-// Match says which calls a fault is for. An empty field matches all.
+// Match selects the calls that a fault applies to. An empty field matches every call.
 type Match struct {
 	Op       Op
 	Client   string
 	Endpoint string
-	// Key matches calls that name it or a key below it.
+	// Key matches calls with this key or a key below it.
 	Key   string
 	Lease dcs.LeaseID
-	// When is asked last, under the server's lock: it must not call the
-	// server.
+	// When is called last, under the server's lock, and must not call the server.
 	When func(Call) bool
 }
 
@@ -76,97 +75,97 @@ func (m Match) matches(c Call) bool {
 		(m.When == nil || m.When(c))
 }
 
-// Fault is one verb of the injector. Faults combine: those of one Inject with
-// each other, and those of several Injects that match one call.
+// Fault is one action of the injector. Faults combine, both those of one Inject and
+// those of several Injects that match the same call.
 type Fault struct {
 	apply  func(*Injection, *plan)
-	times  int  // > 0: not a verb, but for how many calls
-	random bool // says nothing about a watch that is going on
+	times  int  // > 0: no action, but the number of calls
+	random bool // has no effect on a watch that has begun
 }
 
 func newFault(apply func(*Injection, *plan)) Fault { return Fault{apply: apply} }
 
-// plan is what is going to happen to one call.
+// plan lists the faults of one call.
 type plan struct {
 	refuse    error // not sent
-	fail      error // answered by the server instead of being done
-	silent    bool  // never arrives
+	fail      error // the answer of a server that does not apply the call
+	silent    bool  // the call never arrives
 	lost      bool  // the answer never arrives
-	reset     bool  // silence is heard as a broken connection, at once
+	reset     bool  // the client sees a broken connection at once instead of silence
 	delay     time.Duration
 	late      time.Duration // of the answer
-	twice     bool          // done twice, the second answer counts
+	twice     bool          // applied twice, and the second answer counts
 	again     []time.Duration
 	hold      *Injection
 	holdReply *Injection
 }
 
-// Refuse fails the call outright: nothing was sent, and the error is definite.
-// With a *[dcs.Error] the client takes its Kind and does not try again.
+// Refuse fails the call before it is sent, with a definite error. If err is a
+// *[dcs.Error], the client uses its Kind and does not try again.
 func Refuse(err error) Fault { return newFault(func(_ *Injection, p *plan) { p.refuse = err }) }
 
-// Full refuses what a full store refuses: with ErrUnavailable, and nothing
-// written (P14). Match it with OpWrites.
+// Full makes the call fail like a write to a full store, with ErrUnavailable and with
+// nothing written (P14). It should be matched with OpWrites.
 func Full() Fault {
 	return Refuse(&dcs.Error{Backend: name, Kind: dcs.ErrUnavailable, Err: errors.New("no space left in the store")})
 }
 
-// Fail answers the call with err instead of doing it; the client can not know
-// that it was not done.
+// Fail answers the call with err and does not apply it. The client cannot know that it
+// was not applied.
 func Fail(err error) Fault { return newFault(func(_ *Injection, p *plan) { p.fail = err }) }
 
-// Hang swallows the call: it never arrives, and nothing is heard of it.
+// Hang drops the call. It never arrives, and the client gets no answer.
 func Hang() Fault { return newFault(func(_ *Injection, p *plan) { p.silent = true }) }
 
-// DropReply does the call and swallows its answer.
+// DropReply applies the call and drops its answer.
 func DropReply() Fault { return newFault(func(_ *Injection, p *plan) { p.lost = true }) }
 
-// Reset goes with Hang or DropReply: the client hears at once that the
-// connection broke, instead of nothing.
+// Reset is combined with Hang or DropReply. The client sees at once that the connection
+// broke, instead of silence.
 func Reset() Fault { return newFault(func(_ *Injection, p *plan) { p.reset = true }) }
 
-// Delay lets the call travel for d longer. It arrives even if the client has
-// given up by then.
+// Delay delays the request by d. It arrives even if the client has given up by then.
 func Delay(d time.Duration) Fault { return newFault(func(_ *Injection, p *plan) { p.delay += d }) }
 
-// DelayReply does the call and lets its answer travel for d longer.
+// DelayReply applies the call and delays its answer by d.
 func DelayReply(d time.Duration) Fault { return newFault(func(_ *Injection, p *plan) { p.late += d }) }
 
-// Duplicate lets the call arrive a second time, after d; that arrival's answer
-// is lost. For a Commit see Options.Duplicating.
+// Duplicate makes the call arrive a second time, after d. The second answer is lost. For
+// a Commit see Options.Duplicating.
 func Duplicate(d time.Duration) Fault {
 	return newFault(func(_ *Injection, p *plan) { p.again = append(p.again, d) })
 }
 
-// Repeat does the call twice in a row and gives the second answer, as a proxy
-// does that retries by itself. Without Options.Duplicating a marker must not
-// get lost at that moment.
+// Repeat applies the call twice in a row and returns the second answer, like a proxy that
+// retries by itself. Without Options.Duplicating a marker must not get lost at that
+// moment.
 func Repeat() Fault { return newFault(func(_ *Injection, p *plan) { p.twice = true }) }
 
-// Hold keeps the call on its way until [Injection.Release]: it arrives then,
-// even if the client has long given up.
+// Hold holds the request until [Injection.Release]. It arrives then, even if the client
+// has given up long before.
 func Hold() Fault { return newFault(func(i *Injection, p *plan) { p.hold = i }) }
 
-// HoldReply does the call and keeps the answer until [Injection.Release].
+// HoldReply applies the call and holds the answer until [Injection.Release].
 func HoldReply() Fault { return newFault(func(i *Injection, p *plan) { p.holdReply = i }) }
 
-// Loss says how bad a network is. The figures are probabilities from 0 to 1, for
-// each call on its own.
+// Loss describes the quality of a network. The figures are probabilities from 0 to 1 and
+// apply to each call separately.
 type Loss struct {
-	// Seed makes the same calls, in the same order, meet the same fate.
+	// Seed makes the faults repeatable for the same calls in the same order.
 	Seed uint64
-	// Request and Reply are lost on their way.
+	// Request and Reply are the probabilities that a request or an answer is lost.
 	Request, Reply float64
-	// Duplicate arrives twice: see [Duplicate].
+	// Duplicate is the probability of a second arrival (see [Duplicate]).
 	Duplicate float64
-	// Delay is late, there or back, by up to MaxDelay, and so is overtaken.
+	// Delay is the probability of a delay of up to MaxDelay, for the request and for
+	// the answer. Delayed messages can be overtaken.
 	Delay    float64
 	MaxDelay time.Duration
 }
 
-// Lossy treats calls as a bad network does.
+// Lossy applies faults at random, like a bad network.
 func Lossy(l Loss) Fault {
-	rng := rand.New(rand.NewPCG(l.Seed, l.Seed)) //nolint:gosec // G404: it is to be repeatable
+	rng := rand.New(rand.NewPCG(l.Seed, l.Seed)) //nolint:gosec // G404: it must be repeatable
 	late := func() time.Duration { return time.Duration(rng.Int64N(int64(max(l.MaxDelay, 1)))) + 1 }
 	return Fault{random: true, apply: func(_ *Injection, p *plan) { // under the server's lock
 		p.silent = p.silent || rng.Float64() < l.Request
@@ -186,20 +185,20 @@ func Lossy(l Loss) Fault {
 // Once ends the injection after its first call.
 func Once() Fault { return Times(1) }
 
-// Times ends the injection after n calls; what it holds stays held.
+// Times ends the injection after n calls. Held calls and answers stay held.
 func Times(n int) Fault { return Fault{times: max(n, 1)} }
 
-// Injection is a fault in force.
+// Injection is a set of faults in force.
 type Injection struct {
 	s      *Server
 	match  Match
 	faults []Fault
-	left   int // calls until it ends, < 0 for ever
+	left   int // calls until it ends, < 0 for no limit
 	hits   int
 	held   []func()
 }
 
-// faults is the server's state of health. Under Server.mu.
+// faults is the state of the server's faults. Guarded by Server.mu.
 type faults struct {
 	down     bool
 	readOnly bool
@@ -214,9 +213,8 @@ func (f *faults) change() {
 	f.changed = make(chan struct{})
 }
 
-// Inject puts faults in the way of the calls that match, from now until it is
-// lifted (or for Once, Times). Of several injections that match, all are
-// effective.
+// Inject applies faults to the calls that match, from now until Lift, or until Once or
+// Times is used up. If several injections match a call, all of them apply.
 func (s *Server) Inject(m Match, faults ...Fault) *Injection {
 	i := &Injection{s: s, match: m, left: -1}
 	for _, v := range faults {
@@ -233,7 +231,7 @@ func (s *Server) Inject(m Match, faults ...Fault) *Injection {
 	return i
 }
 
-// Lift ends the injection for further calls. What it holds stays held until
+// Lift ends the injection for further calls. Held calls and answers stay held until
 // Release or Drop.
 func (i *Injection) Lift() {
 	i.s.mu.Lock()
@@ -246,30 +244,29 @@ func (s *Server) lift(i *Injection) {
 	s.faults.change()
 }
 
-// Hits returns how many calls met the injection so far.
+// Hits returns the number of calls to which the injection has applied so far.
 func (i *Injection) Hits() int {
 	i.s.mu.Lock()
 	defer i.s.mu.Unlock()
 	return i.hits
 }
 
-// Held returns how many calls or answers are held.
+// Held returns the number of held calls and answers.
 func (i *Injection) Held() int {
 	i.s.mu.Lock()
 	defer i.s.mu.Unlock()
 	return len(i.held)
 }
 
-// Release lets everything arrive that is held, in the order in which it was
-// sent, before it returns. Later calls are held again unless the injection was
-// lifted.
+// Release delivers all held calls and answers, in the order in which they were sent,
+// before it returns. Later calls are held again unless the injection was lifted.
 func (i *Injection) Release() {
 	for _, deliver := range i.takeHeld() {
 		deliver()
 	}
 }
 
-// Drop throws away what is held: it never arrives.
+// Drop discards all held calls and answers. They never arrive.
 func (i *Injection) Drop() { i.takeHeld() }
 
 func (i *Injection) takeHeld() []func() {
@@ -280,7 +277,7 @@ func (i *Injection) takeHeld() []func() {
 	return held
 }
 
-// plan returns what is going to happen to c, and counts it. Under s.mu.
+// plan returns the faults of c, and counts the call. Called under s.mu.
 func (s *Server) plan(c Call) *plan {
 	if s.faults.down {
 		return &plan{refuse: errDown}
@@ -306,8 +303,8 @@ func (s *Server) plan(c Call) *plan {
 	return p
 }
 
-// mute reports whether what the server pushes to a watch does not arrive.
-// Under s.mu.
+// muted reports whether changes that the server pushes to a watch do not arrive. Called
+// under s.mu.
 func (s *Server) muted(c Call) bool {
 	for _, i := range s.faults.active {
 		if !i.match.matches(c) {

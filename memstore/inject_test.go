@@ -44,7 +44,7 @@ func TestDropReply(t *testing.T) {
 			pair(t, Options{}, func(t *testing.T, s *Server, a, _ *Backend) {
 				i := s.Inject(Match{Op: OpCommit, Key: "lock"}, append(faults, Once())...)
 				start := time.Now()
-				mustCommit(t, a, acquire("a")) // own write, recognised
+				mustCommit(t, a, acquire("a")) // the client recognises its own write
 				if i.Hits() != 1 || s.Requests(Match{Op: OpCommit}) != 2 {
 					t.Fatalf("%d hits, %d copies", i.Hits(), s.Requests(Match{Op: OpCommit}))
 				}
@@ -62,7 +62,7 @@ func TestHoldLandsLate(t *testing.T) {
 		_, err := a.Commit(budget(t), acquire("a"))
 		wantKind(t, err, dcs.ErrAmbiguous)
 		if i.Held() == 0 || value(t, b, "lock") != "(absent)" {
-			t.Fatal("it arrived, or nothing is held")
+			t.Fatal("the request has arrived, or none is held")
 		}
 		i.Lift()
 		i.Release()
@@ -85,7 +85,7 @@ func TestHoldThenDrop(t *testing.T) {
 		i.Drop()
 		i.Release()
 		if i.Held() != 0 || value(t, b, "lock") != "a" {
-			t.Fatal("dropped, and yet there")
+			t.Fatal("applied although it was dropped")
 		}
 	})
 }
@@ -129,7 +129,7 @@ func TestLateRenewalIsTrue(t *testing.T) {
 		mustCommit(t, a, dcs.Txn{Then: []dcs.Write{dcs.PutLeased("lock", []byte("a"), l.ID())}})
 		time.Sleep(r.TTL - r.From.Elapsed() - time.Millisecond)
 		if value(t, b, "lock") != "a" {
-			t.Fatal("gone before From + TTL")
+			t.Fatal("the lease ended before From + TTL")
 		}
 	})
 }
@@ -147,7 +147,7 @@ func TestDuplicateAndRepeat(t *testing.T) {
 				s.Delete("default", "lock")
 				time.Sleep(2 * time.Second)
 				if v := value(t, b, "lock"); v != "(absent)" {
-					t.Fatalf("it landed twice: %q", v)
+					t.Fatalf("applied twice: %q", v)
 				}
 			})
 		})
@@ -184,7 +184,7 @@ func TestFailIsUnclear(t *testing.T) {
 		_, _, err := a.Grant(budget(t), time.Minute)
 		wantKind(t, err, dcs.ErrAmbiguous)
 		_, err = a.Commit(budget(t), acquire("a"))
-		wantKind(t, err, dcs.ErrUnavailable) // not even the marker could be made
+		wantKind(t, err, dcs.ErrUnavailable) // not even the marker could be created
 	})
 }
 
@@ -213,7 +213,7 @@ func TestRefuse(t *testing.T) {
 }
 
 func TestDownAndUp(t *testing.T) {
-	for name, o := range map[string]Options{"leases begin anew": {}, "leases run on": {LeasesRunOn: true}} {
+	for name, o := range map[string]Options{"leases have their whole time again": {}, "leases run on": {LeasesRunOn: true}} {
 		t.Run(name, func(t *testing.T) {
 			pair(t, o, func(t *testing.T, s *Server, a, b *Backend) {
 				l, _, err := a.Grant(budget(t), 3*time.Second)
@@ -235,7 +235,7 @@ func TestDownAndUp(t *testing.T) {
 				}
 				time.Sleep(2 * time.Second)
 				if value(t, b, "lock") != "(absent)" {
-					t.Fatal("the lease is immortal")
+					t.Fatal("the lease did not end")
 				}
 			})
 		})
@@ -315,7 +315,7 @@ func TestFrozenWatch(t *testing.T) {
 					t.Fatalf("after %v: %+v, %v", took, snap, err)
 				}
 				if op == OpWait && took > 6*time.Second {
-					t.Fatalf("a member that lags was left after %v only", took-2*time.Second)
+					t.Fatalf("the client left a lagging endpoint only after %v", took-2*time.Second)
 				}
 			})
 		})
@@ -357,7 +357,7 @@ func TestBehindTheBack(t *testing.T) {
 			t.Fatalf("not written: %v", err)
 		}
 		if err := l.Revoke(budget(t)); err != nil {
-			t.Fatalf("revoking what is gone: %v", err)
+			t.Fatalf("revoking a lease that is gone: %v", err)
 		}
 	})
 }

@@ -10,11 +10,11 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// granted is what the server says of a live lease.
+// granted is the server's answer about a live lease.
 type granted struct {
 	ttl       time.Duration
 	expiry    time.Duration
-	extension *extension // by a renewal
+	extension *extension // of a renewal, else nil
 	entries   []dcs.Entry
 	rev       dcs.Revision
 }
@@ -33,8 +33,8 @@ type clientLease struct {
 	id dcs.LeaseID
 }
 
-// Grant implements [dcs.Backend]. The client chooses the id, so that copies of
-// the request make one lease; From is the sending of the first of them.
+// Grant implements [dcs.Backend]. The client chooses the id, so that all copies of the
+// request grant one lease. From is the sending of the first copy.
 func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
 	if ttl <= 0 {
 		return nil, dcs.Renewal{}, b.fail("Grant", "", &dcs.Error{Kind: dcs.ErrInvalid, Err: errors.New("the TTL must be positive")})
@@ -44,7 +44,7 @@ func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.
 		return nil, dcs.Renewal{}, b.fail("Grant", "", err)
 	}
 	id := dcs.LeaseID(hex.EncodeToString(raw[:]))
-	first := dcs.Now() // P1: the sending of the first copy, whichever is answered
+	first := dcs.Now() // P1: the sending of the first copy, no matter which is answered
 	a, err := request(ctx, b, Call{Op: OpGrant, Lease: id}, func(r *root) granted {
 		return r.granted(r.grant(id, ttl), nil, nil)
 	})
@@ -60,9 +60,8 @@ func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.
 // ID implements [dcs.Lease].
 func (l *clientLease) ID() dcs.LeaseID { return l.id }
 
-// Renew implements [dcs.Lease]. The server extends the lease and reads keys at
-// one moment after the sending, so that From + TTL is true however late the
-// answer comes.
+// Renew implements [dcs.Lease]. The server extends the lease and reads keys at one moment
+// after the sending, so that From + TTL is true however late the answer arrives.
 func (l *clientLease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) {
 	keys = slices.Sorted(slices.Values(keys))
 	a, err := request(ctx, l.b, Call{Op: OpRenew, Lease: l.id, Keys: keys}, func(r *root) granted {
@@ -80,7 +79,7 @@ func (l *clientLease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, e
 	}
 	l.b.raiseMinRevision(a.v.rev)
 	l.b.s.answered(l.b.o.Root, l.id, a.v.extension, a.sent)
-	return a.v.renewal(a.sent), nil // P4: true however late it is
+	return a.v.renewal(a.sent), nil // P4: true however late it arrives
 }
 
 // Revoke implements [dcs.Lease].

@@ -7,8 +7,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// A second copy of a Grant finds the lease and neither makes another one nor
-// extends it: nobody renewed.
+// A second copy of a Grant finds the lease. It neither grants another one nor extends it,
+// because it is no renewal.
 func TestSecondCopyOfAGrantExtendsNothing(t *testing.T) {
 	pair(t, Options{}, func(t *testing.T, s *Server, a, b *Backend) {
 		s.Inject(Match{Op: OpGrant}, Duplicate(2*time.Second), Once())
@@ -43,8 +43,7 @@ func TestP1RenewalOfASecondCopy(t *testing.T) {
 	})
 }
 
-// A Grant is ambiguous if any of its copies may have been done, not only the
-// last one.
+// A Grant is ambiguous if any of its copies may have been applied, not only the last one.
 func TestGrantWithOneUnclearCopy(t *testing.T) {
 	pair(t, Options{}, func(t *testing.T, s *Server, a, _ *Backend) {
 		s.Inject(Match{Op: OpGrant, When: func(c Call) bool { return c.Copy == 0 }}, Hang())
@@ -73,8 +72,8 @@ func TestRenewalsEntriesAreSorted(t *testing.T) {
 	})
 }
 
-// A lease's timer may fire just before a renewal, or the server's end, takes
-// the lock that it waits for.
+// A lease's timer may fire just before a renewal, or the end of the server, takes the lock
+// for which the timer waits.
 func TestTimerThatFiredTooEarly(t *testing.T) {
 	pair(t, Options{}, func(t *testing.T, s *Server, a, _ *Backend) {
 		if _, _, err := a.Grant(budget(t), 3*time.Second); err != nil {
@@ -88,7 +87,7 @@ func TestTimerThatFiredTooEarly(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		fire()
 		if n := len(s.Leases()); n != 1 {
-			t.Fatal("the lease ended though its time was not over")
+			t.Fatal("the lease ended before its time was over")
 		}
 		s.Down()
 		time.Sleep(time.Minute)
@@ -99,7 +98,7 @@ func TestTimerThatFiredTooEarly(t *testing.T) {
 		s.Up()
 		time.Sleep(3*time.Second + time.Millisecond)
 		if n := len(s.Leases()); n != 0 {
-			t.Fatal("the lease lives on")
+			t.Fatal("the lease did not end")
 		}
 	})
 }

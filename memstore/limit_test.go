@@ -8,8 +8,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// limited runs body with a lease of a that was granted for 10 s a second ago,
-// bound to the key "x", on a server that has granted 3 s at most since then.
+// limited runs body with a lease of client a that was granted for 10 s a second ago, bound
+// to the key "x", on a server that has granted at most 3 s since then.
 func limited(t *testing.T, o Options, body func(t *testing.T, s *Server, a *Backend, l dcs.Lease)) {
 	t.Helper()
 	pair(t, o, func(t *testing.T, s *Server, a, _ *Backend) {
@@ -61,7 +61,7 @@ func wantLeft(t *testing.T, s *Server, left time.Duration) {
 
 func TestLimitTTL(t *testing.T) {
 	limited(t, Options{ExpiryFactor: 2}, func(t *testing.T, s *Server, a *Backend, l dcs.Lease) {
-		wantLeft(t, s, 19*time.Second) // nothing has changed without a renewal
+		wantLeft(t, s, 19*time.Second) // without a renewal nothing changes
 		r := <-renewing(t, l)
 		wantTTL(t, r, 3*time.Second, 0)
 		if r.Expiry != 6*time.Second {
@@ -84,7 +84,7 @@ func TestLimitTTL(t *testing.T) {
 	})
 }
 
-// Caps do not change, so that a limit below MinTTL is MinTTL.
+// Caps do not change, so that a limit below MinTTL counts as MinTTL.
 func TestLimitTTLKeepsToMinTTL(t *testing.T) {
 	limited(t, Options{MinTTL: 4 * time.Second}, func(t *testing.T, s *Server, _ *Backend, l dcs.Lease) {
 		wantTTL(t, <-renewing(t, l), 4*time.Second, 0)
@@ -92,8 +92,8 @@ func TestLimitTTLKeepsToMinTTL(t *testing.T) {
 	})
 }
 
-// A client cannot know of an answer that it did not get. The lease keeps the
-// longer life that the client counts on.
+// A client does not know of an answer that it did not get. The lease keeps the longer life
+// on which the client relies.
 func TestShorterLifeWhoseAnswerIsLost(t *testing.T) {
 	limited(t, Options{}, func(t *testing.T, s *Server, _ *Backend, l dcs.Lease) {
 		lost := s.Inject(Match{Op: OpRenew}, DropReply())
@@ -122,7 +122,7 @@ func TestShorterLifeBeginsWithTheAnswer(t *testing.T) {
 			if late > 3*time.Second {
 				synctest.Wait()
 				if n := len(s.Leases()); n > 0 {
-					t.Fatalf("the renewal was for 3s, %v ago, and the lease is there", late)
+					t.Fatalf("the lease still exists after a renewal for 3s, %v ago", late)
 				}
 				return
 			}
@@ -131,7 +131,7 @@ func TestShorterLifeBeginsWithTheAnswer(t *testing.T) {
 	}
 }
 
-// The answer to an earlier renewal takes nothing from a later one.
+// The answer to an earlier renewal shortens no later one.
 func TestOvertakenAnswerShortensNothing(t *testing.T) {
 	limited(t, Options{}, func(t *testing.T, s *Server, _ *Backend, l dcs.Lease) {
 		held := s.Inject(Match{Op: OpRenew}, HoldReply(), Once())
@@ -146,8 +146,8 @@ func TestOvertakenAnswerShortensNothing(t *testing.T) {
 	})
 }
 
-// A renewal that arrived after another one was sent may itself be the later one.
-// It counts until the answer to a later one is there.
+// A renewal that arrived after another one was sent may itself have been sent later. It
+// counts until a later renewal is answered.
 func TestAnswerThatIsOnItsWayCounts(t *testing.T) {
 	pair(t, Options{}, func(t *testing.T, s *Server, _, _ *Backend) {
 		patient := s.Open(ClientOptions{Name: "patient", AttemptTimeout: time.Hour})
@@ -173,7 +173,7 @@ func TestAnswerThatIsOnItsWayCounts(t *testing.T) {
 	})
 }
 
-// After an outage a lease has the life that its client knows of.
+// After an outage a lease has the life that its client knows.
 func TestOutageKeepsTheShorterLife(t *testing.T) {
 	for _, runOn := range []bool{false, true} {
 		limited(t, Options{LeasesRunOn: runOn}, func(t *testing.T, s *Server, _ *Backend, l dcs.Lease) {
@@ -188,7 +188,7 @@ func TestOutageKeepsTheShorterLife(t *testing.T) {
 			wantLeft(t, s, 3*time.Second)
 			time.Sleep(3*time.Second + time.Millisecond)
 			if n := len(s.Leases()); n > 0 {
-				t.Fatal("the lease lives on")
+				t.Fatal("the lease did not end")
 			}
 		})
 	}

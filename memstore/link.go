@@ -16,19 +16,18 @@ var (
 	errReadOnly = &dcs.Error{Kind: dcs.ErrUnavailable, Err: errors.New("the store is read-only")}
 )
 
-// reply is what comes back: the result of a request, or a failure.
+// reply is the result of a request, or its error.
 type reply[T any] struct {
 	v   T
 	err error
 }
 
-// refused marks err as definite: nothing was written. It keeps err's kind.
+// notSent marks err as definite: nothing was written. It keeps err's kind.
 func notSent(err error) error { return fmt.Errorf("%w: %w", attempt.ErrNotSent, err) }
 
-// send takes one copy of a request to the server and its answer back. do is
-// executed there under the server's lock; it may be executed late, twice, or
-// never, as the injector wants. An error that wraps attempt.ErrNotSent says
-// that it never was and never will be.
+// send sends one copy of a request to the server and returns its answer. The server runs
+// do under its lock. The injector may make it run do late, twice or never. An error that
+// wraps attempt.ErrNotSent reports that do was not run and never will be.
 func send[T any](ctx context.Context, b *Backend, c Call, do func(*root) T) (T, error) {
 	var none T
 	s := b.s
@@ -43,7 +42,7 @@ func send[T any](ctx context.Context, b *Backend, c Call, do func(*root) T) (T, 
 	s.mu.Lock()
 	s.count[countKey{client: c.Client, endpoint: c.Endpoint, op: c.Op}]++
 	p := s.plan(c)
-	if p == nil && s.o.Latency == 0 { // the usual case: nothing is in the way
+	if p == nil && s.o.Latency == 0 { // the usual case, without faults
 		defer s.mu.Unlock()
 		if s.refuses(c) {
 			return none, notSent(errReadOnly)
@@ -73,10 +72,10 @@ func send[T any](ctx context.Context, b *Backend, c Call, do func(*root) T) (T, 
 	}
 }
 
-// forbidden reports whether the store does not do c. Under s.mu.
+// refuses reports whether the store refuses c. Called under s.mu.
 func (s *Server) refuses(c Call) bool { return s.faults.readOnly && c.Op&OpWrites != 0 }
 
-// dispatch puts a copy on its way.
+// dispatch sends a copy on its way.
 func dispatch[T any](s *Server, c Call, p *plan, back chan reply[T], do func(*root) T) {
 	if p.silent {
 		if p.reset {
@@ -95,13 +94,13 @@ func dispatch[T any](s *Server, c Call, p *plan, back chan reply[T], do func(*ro
 	s.after(s.o.Latency+p.delay, arrive)
 }
 
-// arrive is a copy reaching the server.
+// arrive handles a copy that has reached the server.
 func arrive[T any](s *Server, c Call, p *plan, back chan reply[T], do func(*root) T) {
 	r := reply[T]{err: p.fail}
 	if p.fail == nil {
 		var done bool
 		if r, done = execute(s, c, do); !done {
-			return // the server is down: nobody hears anything
+			return // the server is down and sends no answer
 		}
 		if p.twice {
 			r, _ = execute(s, c, do)
@@ -132,7 +131,7 @@ func execute[T any](s *Server, c Call, do func(*root) T) (reply[T], bool) {
 	return reply[T]{v: do(s.root(c.Root))}, true
 }
 
-// answer hands r to the client, unless that has its answer or is gone.
+// answer passes r to the client, unless the client has its answer or has given up.
 func answer[T any](back chan reply[T], r reply[T]) {
 	select {
 	case back <- r:
@@ -146,7 +145,7 @@ func (s *Server) hold(i *Injection, f func()) {
 	i.held = append(i.held, f)
 }
 
-// after runs f when d has passed; at once, and before it returns, for 0.
+// after runs f when d has passed. If d is 0, it runs f before it returns.
 func (s *Server) after(d time.Duration, f func()) {
 	if d <= 0 {
 		f()

@@ -46,7 +46,7 @@ func TestCommitReadsBack(t *testing.T) {
 		rev := mustCommit(t, a, put("config", "1"))
 		e, err := b.Get(budget(t), "config")
 		if err != nil || string(e.Value) != "1" || e.Created != rev || e.Modified != rev {
-			t.Fatalf("got %+v, %v; want what was written at %d", e, err, rev)
+			t.Fatalf("got %+v, %v; want the entry written at %d", e, err, rev)
 		}
 		_, err = b.Commit(budget(t), dcs.Txn{If: []dcs.Cond{dcs.Absent("config")}, Then: []dcs.Write{dcs.Put("config", nil)}})
 		var c *dcs.Error
@@ -61,7 +61,7 @@ func TestCommitReadsBack(t *testing.T) {
 		wantKind(t, err, dcs.ErrNotFound)
 		snap, err := b.Snapshot(budget(t), "")
 		if err != nil || len(snap.Entries) != 0 {
-			t.Fatalf("got %+v, %v; want nothing, and no marker", snap, err)
+			t.Fatalf("got %+v, %v; want no entry, and no marker", snap, err)
 		}
 	})
 }

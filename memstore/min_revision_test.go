@@ -9,8 +9,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// An answer that names a revision is a promise. A Snapshot that is answered
-// later, from before it, is asked again.
+// The revision in an answer is a promise. A Snapshot with an older one that is answered
+// later is requested again.
 func TestSnapshotIsNotOlderThanAnyAnswer(t *testing.T) {
 	for name, call := range map[string]func(t *testing.T, s *Server, a *Backend, l dcs.Lease) error{
 		"Get": func(t *testing.T, _ *Server, a *Backend, _ dcs.Lease) error {
@@ -65,7 +65,7 @@ func TestSnapshotIsNotOlderThanAnyAnswer(t *testing.T) {
 				}
 				held.Release()
 				if snap := <-old; len(snap.Entries) != 1 {
-					t.Errorf("a Snapshot of revision %d, from before what the client was answered", snap.Revision)
+					t.Errorf("a Snapshot of revision %d, older than an earlier answer to the client", snap.Revision)
 				}
 			})
 		})
@@ -87,8 +87,8 @@ func TestClosedClientAsksNothing(t *testing.T) {
 	})
 }
 
-// A Wait ends for silence when RetryTimeout has passed since the last answer,
-// not since its beginning.
+// A Wait ends because of silence when RetryTimeout has passed since the last answer, and
+// not since its start.
 func TestWaitCountsSilenceFromTheLastAnswer(t *testing.T) {
 	pair(t, Options{}, func(t *testing.T, s *Server, a, b *Backend) {
 		since := mustCommit(t, b, put("x", "1"))
@@ -100,7 +100,7 @@ func TestWaitCountsSilenceFromTheLastAnswer(t *testing.T) {
 		}()
 		time.Sleep(7 * time.Second)
 		frozen.Lift()
-		time.Sleep(2 * time.Second) // an answer: nothing has changed
+		time.Sleep(2 * time.Second) // the server answers that nothing has changed
 		frozen = s.FreezeWatch(Match{Client: "a"})
 		time.Sleep(5 * time.Second)
 		frozen.Lift()

@@ -7,45 +7,44 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Options configure a Server. The zero value is a store that can do
-// everything; each field takes something away, as a foreign store would.
+// Options configure a Server. The zero value is a store with every capability. Each field
+// removes one, so that the store behaves like a foreign one.
 type Options struct {
-	// MinTTL and MaxTTL bound what Grant gives; a TTL outside is moved to the
-	// nearer one. Zero means 100 ms and 1000 h.
+	// MinTTL and MaxTTL bound the TTL of a Grant. A TTL outside is moved to the
+	// nearer bound. Zero means 100 ms and 1000 h.
 	MinTTL, MaxTTL time.Duration
-	// ExpiryFactor is how many times its TTL a lease lives at the server after
-	// the last renewal arrived: 2 is what Consul does. Less than 1 means 1.
+	// ExpiryFactor is how many times its TTL a lease lives at the server after the
+	// last renewal arrived. Consul's factor is 2. Less than 1 means 1.
 	ExpiryFactor float64
-	// NoRebind makes a put with another binding re-create the entry, with a
-	// new Created, as ZooKeeper does.
+	// NoRebind makes a put with another binding re-create the entry with a new
+	// Created, like ZooKeeper.
 	NoRebind bool
-	// NoSelfExpiry leaves the keys of an expired lease in place until somebody
-	// with a live lease is there to remove them. Here the server does that in
-	// the participants' name, at once when there is another live lease, else
-	// when one is granted or renewed.
+	// NoSelfExpiry leaves the keys of an expired lease in place until another client
+	// with a live lease can remove them. Here the server removes them on behalf of
+	// the clients: at once if there is another live lease, and otherwise when a lease
+	// is granted or renewed.
 	NoSelfExpiry bool
-	// LeasesRunOn keeps the leases' time running while the server is Down:
-	// those that ended meanwhile are gone when it is Up. Without it every
-	// lease begins anew then, as after a change of a store's leader.
+	// LeasesRunOn keeps the time of the leases running while the server is Down.
+	// Leases that end meanwhile are gone when it is Up again. Without it every lease
+	// then has its whole time again, as after a change of a store's leader.
 	LeasesRunOn bool
-	// ModifiedOnly makes the store check conditions on Modified only, as etcd
-	// does not but Consul and ZooKeeper do: conditions on Created are resolved
-	// by the client.
+	// ModifiedOnly makes the store check conditions on Modified only, like Consul and
+	// ZooKeeper and unlike etcd. The client then resolves conditions on Created.
 	ModifiedOnly bool
-	// Duplicating says that the network may deliver a request twice, the
-	// second time late, and makes the clients count with it: each conflict
-	// costs them one more request (attempt.Options.Duplicates). Without it the
-	// verb Duplicate breaks the rules that Commits rely on.
+	// Duplicating reports that the network may deliver a request twice, the second
+	// time late. The clients then expect it, and each conflict costs them one more
+	// request (attempt.Options.Duplicates). Without it, the fault Duplicate breaks the
+	// rules that Commits rely on.
 	Duplicating bool
 	// MaxValue, MaxTxnOps and MaxTxnBytes are declared in Caps. Zero means
 	// 1 MiB, 128 and 1.5 MiB.
 	MaxValue, MaxTxnOps, MaxTxnBytes int
-	// Endpoints is the number of doors that the server has, named "m1", "m2"
-	// and so on; a client's hedges and retries go through another one, and a
-	// fault can be told to a single one. Zero means 3.
+	// Endpoints is the number of the server's endpoints, named "m1", "m2" and so on. A
+	// client's hedges and retries go through another one, and a fault can apply to a
+	// single one. Zero means 3.
 	Endpoints int
-	// Latency is what each message takes, there and back. Zero means that a
-	// call is answered within itself, without a goroutine.
+	// Latency is the time that each message takes in each direction. Zero means that
+	// the server answers a call directly, without a goroutine.
 	Latency time.Duration
 }
 
@@ -77,34 +76,34 @@ func (o Options) expiry(ttl time.Duration) time.Duration {
 
 // ClientOptions configure one client of a Server.
 type ClientOptions struct {
-	// Name is what faults and counts call the client. Empty means "c1", "c2"
-	// and so on, in the order of opening.
+	// Name is the client's name in faults and counts. Empty means "c1", "c2" and so
+	// on, in the order of opening.
 	Name string
-	// Root is the tree in which the client works: clients with different
-	// roots do not see each other. Empty means "default".
+	// Root is the client's tree. Clients with different roots do not see each other.
+	// Empty means "default".
 	Root string
-	// Endpoints are the doors that the client uses, like "m2"; nil means all.
+	// Endpoints are the endpoints that the client uses, like "m2". Nil means all.
 	Endpoints []string
-	// Timing gives RetryTimeout, after which Wait takes a silent store for
-	// unavailable, and the defaults of what follows. Zero means
+	// Timing sets RetryTimeout, after which Wait reports a silent store as
+	// unavailable, and the defaults of the following fields. Zero means
 	// [dcs.DefaultTiming].
 	Timing dcs.Timing
 	// AttemptTimeout bounds one copy of a request. Zero means a fifth of
 	// Timing.RetryTimeout.
 	AttemptTimeout time.Duration
-	// HedgeAfter sends a second copy of a Commit beside one that has been
-	// silent for so long. Zero means half of AttemptTimeout, less than zero
+	// HedgeAfter is the time after which a second copy of a Commit is sent while the
+	// first one is unanswered. Zero means half of AttemptTimeout, and less than zero
 	// means never.
 	HedgeAfter time.Duration
-	// Slots is the number of the client's attempt markers, see
-	// [attempt.Options]; zero means its default.
+	// Slots is the number of the client's attempt markers (see [attempt.Options]).
+	// Zero means the default of that.
 	Slots int
-	// Seed makes the client's random choices repeatable (names of leases and
-	// markers, back-off). Zero means that they are not.
+	// Seed makes the client's random choices repeatable, which are the names of
+	// leases and markers and the back-off. Zero means that they are not.
 	Seed uint64
-	// Logger is told of switches between endpoints; nil means silent.
+	// Logger receives switches between endpoints. Nil discards them.
 	Logger *slog.Logger
-	// Observer is told of switches between endpoints.
+	// Observer receives switches between endpoints.
 	Observer dcs.Observer
 }
 

@@ -72,13 +72,13 @@ func TestNoSelfExpiry(t *testing.T) {
 		dead := leased(a, "a")
 		time.Sleep(time.Minute)
 		if value(t, b, "a") != "x" || s.Leases()[0].Left != 0 {
-			t.Fatal("removed, and nobody was there to do it")
+			t.Fatal("removed although no other client was there")
 		}
 		wantKind(t, second(dead.Renew(budget(t))), dcs.ErrLost)
 		wantKind(t, second(a.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.PutLeased("a", nil, dead.ID())}})), dcs.ErrLost)
 		live := leased(b, "b")
 		if value(t, b, "a") != "(absent)" {
-			t.Fatal("still there beside a participant")
+			t.Fatal("still there although another client has a live lease")
 		}
 		leased(a, "a")
 		for range 3 {
@@ -88,7 +88,7 @@ func TestNoSelfExpiry(t *testing.T) {
 			}
 		}
 		if value(t, b, "a") != "(absent)" || value(t, b, "b") != "x" {
-			t.Fatal("the wrong one is gone")
+			t.Fatal("the key of the live lease is gone")
 		}
 	})
 }
@@ -102,7 +102,7 @@ func TestRootsDoNotSeeEachOther(t *testing.T) {
 		mustCommit(t, a, put("d/x", "a's"))
 		mustCommit(t, b, put("x", "b's"))
 		if value(t, a, "d/x") != "a's" || value(t, b, "x") != "b's" || value(t, b, "d/x") != "(absent)" {
-			t.Fatal("one sees the other")
+			t.Fatal("a client sees the key of the other root")
 		}
 		snap, err := b.Snapshot(budget(t), "")
 		if err != nil || len(snap.Entries) != 1 {
@@ -204,10 +204,10 @@ func TestURL(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := b.Get(ctx, "x"); err != nil {
-		t.Errorf("the same name, another server: %v", err)
+		t.Errorf("the same name is another server: %v", err)
 	}
 	if _, err := other.Get(ctx, "x"); !errors.Is(err, dcs.ErrNotFound) {
-		t.Errorf("another name: %v", err)
+		t.Errorf("another name is the same server: %v", err)
 	}
 	if Shared("one") == nil || len(Shared("one").Entries("prod/db")) == 0 || Shared("three") != nil {
 		t.Error("Shared does not find the server")

@@ -11,15 +11,16 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
 )
 
-// through addresses copy n of c, counted from the endpoint at index from.
+// address sets the client, root and endpoint of copy n of c. The endpoints are counted
+// from the index from.
 func (b *Backend) address(c Call, from int32, n int) Call {
 	c.Client, c.Root, c.Copy = b.o.Name, b.o.Root, n
 	c.Endpoint = b.endpoints[(int(from)+n)%len(b.endpoints)]
 	return c
 }
 
-// answered remembers the endpoint that answered, and tells of the switch if
-// that is another one than from, which was asked first.
+// noteEndpoint makes the endpoint that answered c the current one, and reports the
+// switch if it is another one than from, which was tried first.
 func (b *Backend) noteEndpoint(from int32, c Call) {
 	n := int32(c.Copy % len(b.endpoints))      //nolint:gosec // G115: less than the number of endpoints
 	to := (from + n) % int32(len(b.endpoints)) //nolint:gosec // G115: a handful
@@ -33,16 +34,16 @@ func (b *Backend) noteEndpoint(from int32, c Call) {
 	}
 }
 
-// answerOf is what became of a request that may be sent twice.
+// result is the outcome of a request that may be sent twice.
 type result[T any] struct {
 	v              T
-	sent           dcs.Instant // when the copy was sent whose answer counts (P1)
-	nothingWritten bool        // with an error: no copy was done, or ever will be
+	sent           dcs.Instant // the sending of the copy whose answer counts (P1)
+	nothingWritten bool        // with an error: no copy was applied or ever will be
 }
 
-// ask sends c until it is answered, through one endpoint after the other, by
-// ctx's deadline. It is for what may be sent twice (P13): reads, renewals,
-// revocations, and a Grant under an id of our own.
+// request sends c through one endpoint after the other until it is answered, by ctx's
+// deadline. It may be used only for requests that may be sent twice (P13). These are
+// reads, renewals, revocations, and a Grant whose id the client has chosen.
 func request[T any](ctx context.Context, b *Backend, c Call, do func(*root) T) (result[T], error) {
 	var last error
 	a, from := result[T]{nothingWritten: true}, b.current.Load()
@@ -68,8 +69,8 @@ func request[T any](ctx context.Context, b *Backend, c Call, do func(*root) T) (
 	}
 }
 
-// pause waits before copy n+1, with jitter. It reports false when there is no
-// time for another one.
+// pause waits before copy n+1, with jitter. It returns false if there is no time for
+// another copy.
 func (b *Backend) pause(ctx context.Context, n int) bool {
 	ceiling := min(5*time.Millisecond<<min(n, 6), 250*time.Millisecond)
 	t := time.NewTimer(b.jitter(ceiling))
@@ -92,7 +93,7 @@ func (b *Backend) jitter(ceiling time.Duration) time.Duration {
 	return time.Duration(binary.LittleEndian.Uint64(raw[:])%uint64(ceiling)) + 1 //nolint:gosec // G115: ceiling is positive and small
 }
 
-// gaveUp is the failure of a call that nobody answered.
+// unansweredError returns the error of a call that no server answered.
 func (b *Backend) unansweredError(ctx context.Context, last error) error {
 	select {
 	case <-b.done:
@@ -105,8 +106,8 @@ func (b *Backend) unansweredError(ctx context.Context, last error) error {
 	return last
 }
 
-// fail gives err its kind, ErrUnavailable where it has none, and names what
-// was done.
+// fail returns err with its kind, or with ErrUnavailable if it has none, and with the
+// operation and its key.
 func (b *Backend) fail(op, key string, err error) error {
 	e := &dcs.Error{Backend: name, Op: op, Key: key, Kind: dcs.ErrUnavailable, Err: err}
 	if kind := dcs.KindOf(err); kind != nil {
@@ -118,8 +119,8 @@ func (b *Backend) fail(op, key string, err error) error {
 	return e
 }
 
-// raise lifts the client's floor to rev and reports whether rev is not below
-// it.
+// raiseMinRevision raises the client's minimum revision to rev. It returns false if rev
+// is below the minimum.
 func (b *Backend) raiseMinRevision(rev dcs.Revision) bool {
 	for {
 		seen := b.minRevision.Load()

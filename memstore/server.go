@@ -11,47 +11,47 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/kv"
 )
 
-// Server is a store in memory that any number of clients share. It keeps what
-// a foreign store keeps: the tree, the leases with their timers, and one order
-// of all changes. It has no goroutines; inside testing/synctest its timers
-// follow the virtual time of the bubble that it was made in.
+// Server is a store in memory that any number of clients share. Like a foreign store it
+// holds the tree, the leases with their timers, and one order of all changes. It has no
+// goroutines. Inside testing/synctest its timers follow the virtual time of the bubble in
+// which it was created.
 type Server struct {
 	o Options
 
 	mu      sync.Mutex
 	roots   map[string]*root
-	clients int           // opened so far, for their names
+	clients int           // opened so far, for the names of clients
 	leases  int           // granted so far, for stable listings
 	limit   time.Duration // of TTLs, by LimitTTL; 0 is none
 	faults  faults
 	count   map[countKey]int
 
-	// Told of every commit and of every lease that expires, under mu. For tests.
+	// For tests: called for every commit and every lease that expires, under mu.
 	onCommit func(r *root, t dcs.Txn, rev dcs.Revision)
 	onExpire func(id dcs.LeaseID)
 }
 
-// root is one tree with its leases. The keys of users are below "d", those of
-// bookkeeping below "b", so that a Wait on everything is not woken by markers.
+// root is one tree with its leases. The keys of users are below "d" and those of
+// bookkeeping are below "b", so that markers do not wake a Wait on the whole tree.
 type root struct {
 	s      *Server
 	tree   *kv.Tree
 	leases map[dcs.LeaseID]*lease
 }
 
-// lease is a lease as the server sees it.
+// lease is a lease in the state of the server.
 type lease struct {
 	id     dcs.LeaseID
 	order  int
-	asked  time.Duration // by the client, for its TTL
-	ttl    time.Duration // granted by the Grant or the renewal that came last
+	asked  time.Duration // the TTL that the client requested
+	ttl    time.Duration // the TTL of the Grant or of the last renewal
 	until  dcs.Instant
 	timer  *time.Timer
-	paused bool // the server is down and lets no time pass
-	over   bool // expired, its keys still there (NoSelfExpiry)
+	paused bool // the server is down and its time stands still
+	over   bool // expired with its keys still present (NoSelfExpiry)
 
-	extensions []*extension // that count: the lease ends with the last of them
-	counted    dcs.Instant  // when the renewal was sent that the client counts on
+	extensions []*extension // those that count: the lease ends with the last of them
+	counted    dcs.Instant  // the sending of the renewal on which the client relies
 }
 
 // NewServer returns an empty store.
@@ -59,11 +59,11 @@ func NewServer(o Options) *Server {
 	return &Server{o: o.withDefaults(), roots: map[string]*root{}, count: map[countKey]int{}, faults: newFaults()}
 }
 
-// New returns the only client of a new Server: a store for one process, or for
-// a first try.
+// New returns the only client of a new Server. It is meant for a store within one
+// process, and for trying the package.
 func New(o Options) *Backend { return NewServer(o).Open(ClientOptions{}) }
 
-// root returns the tree of that name, made at its first use. Under s.mu.
+// root returns the tree of that name and creates it at its first use. Called under s.mu.
 func (s *Server) root(name string) *root {
 	r, ok := s.roots[name]
 	if !ok {
@@ -74,7 +74,7 @@ func (s *Server) root(name string) *root {
 	return r
 }
 
-// endpoints returns the names of the server's doors.
+// endpoints returns the names of the server's endpoints.
 func (s *Server) endpoints() []string {
 	names := make([]string, s.o.Endpoints)
 	for i := range names {
@@ -83,7 +83,7 @@ func (s *Server) endpoints() []string {
 	return names
 }
 
-// inside turns a key of the contract into a key of the tree.
+// inside returns the key of the tree for a key of the contract.
 func inside(key string) string {
 	switch {
 	case key == "":
@@ -110,7 +110,7 @@ func (r *root) get(key string) (dcs.Entry, bool) {
 	return e, ok
 }
 
-// entries returns those of keys that exist, sorted by key when keys are.
+// entries returns the existing entries of keys, in the order of keys.
 func (r *root) entries(keys []string) []dcs.Entry {
 	var out []dcs.Entry
 	for _, k := range keys {
@@ -139,7 +139,7 @@ func (r *root) commit(t dcs.Txn) (dcs.Revision, error) {
 	for i, w := range t.Then {
 		w.Key = inside(w.Key)
 		if !w.Delete {
-			// The caller may go on with its own, and readers may append to theirs.
+			// The caller may change its own value, and readers may append to theirs.
 			w.Value = slices.Clip(append([]byte{}, w.Value...))
 			if l := r.leases[w.Lease]; l != nil && l.over {
 				return 0, kv.ErrLease
@@ -156,8 +156,8 @@ func (r *root) commit(t dcs.Txn) (dcs.Revision, error) {
 	return rev, nil
 }
 
-// grant makes lease id, or finds it: the client chose the id, so that a second
-// copy of its request does not make a second lease.
+// grant grants lease id, or returns it if it exists. The client chose the id, so that a
+// second copy of its request does not grant a second lease.
 func (r *root) grant(id dcs.LeaseID, ttl time.Duration) *lease {
 	if l, ok := r.leases[id]; ok {
 		return l
@@ -169,12 +169,12 @@ func (r *root) grant(id dcs.LeaseID, ttl time.Duration) *lease {
 	r.tree.Grant(id)
 	life := s.o.expiry(l.ttl)
 	l.timer = time.AfterFunc(life, func() { r.expire(l) })
-	l.extend(life).answered = true // no renewal is sent before
+	l.extend(life).answered = true // no renewal is sent before the Grant is answered
 	r.sweep()
 	return l
 }
 
-// renew extends lease id; it returns nil if the lease is not live.
+// renew extends lease id. It returns nil if the lease is not live.
 func (r *root) renew(id dcs.LeaseID) (*lease, *extension) {
 	l, ok := r.leases[id]
 	if !ok || l.over {
@@ -186,7 +186,7 @@ func (r *root) renew(id dcs.LeaseID) (*lease, *extension) {
 	return l, x
 }
 
-// expire is the lease's timer.
+// expire handles the timer of a lease.
 func (r *root) expire(l *lease) {
 	r.s.mu.Lock()
 	defer r.s.mu.Unlock()
@@ -203,8 +203,8 @@ func (r *root) expire(l *lease) {
 	}
 }
 
-// attended reports whether a live lease is there, whose owner removes the keys
-// of expired ones (NoSelfExpiry).
+// hasLiveLease reports whether there is a live lease, whose owner removes the keys of
+// expired leases (NoSelfExpiry).
 func (r *root) hasLiveLease() bool {
 	for _, l := range r.leases {
 		if !l.over {
@@ -214,7 +214,7 @@ func (r *root) hasLiveLease() bool {
 	return false
 }
 
-// sweep removes what expired leases left.
+// sweep removes expired leases and their keys.
 func (r *root) sweep() {
 	for id, l := range r.leases {
 		if l.over {
@@ -235,7 +235,7 @@ func (r *root) end(id dcs.LeaseID) bool {
 	return true
 }
 
-// sweep removes the markers of a client that closed, all that is below prefix.
+// sweep removes the markers of a closed client, which are all keys below prefix.
 func (s *Server) sweep(rootName, prefix string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -245,11 +245,11 @@ func (s *Server) sweep(rootName, prefix string) {
 		t.Then = append(t.Then, dcs.Delete(outside(e).Key))
 	}
 	if len(t.Then) > 0 {
-		_, _ = r.commit(t) // deletions without a condition can not fail
+		_, _ = r.commit(t) // deletions without a condition cannot fail
 	}
 }
 
-// checkRoot says what is wrong with the name of a root.
+// checkRoot returns the fault in the name of a root, or nil.
 func checkRoot(root string) error {
 	root = strings.TrimPrefix(root, "/")
 	if root == "" {

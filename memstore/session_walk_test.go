@@ -15,16 +15,15 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// A random walk over the methods of Session and Hold: two sessions contend for a
-// lock and a member key, and each has a lock and a member key of its own. Copies
-// and markers are lost, leases get shorter lives, logs block, and callbacks call
-// back. The referee checks the same as in every walk, and that no refused value
-// lands.
+// A random walk over the methods of Session and Hold. Two sessions contend for a lock and
+// a member key, and each has a lock and a member key of its own. Copies and markers are
+// lost, leases get shorter lives, logs block, and callbacks call back. The referee makes
+// the same checks as in every walk, and checks that no refused value is ever applied.
 
 func TestSessionWalk(t *testing.T) {
 	walkSeeds(t, sessionWalk, func(did *tally, tb testing.TB) {
 		if did.steps > 5000 && min(did.holds, did.ended, did.yes, did.refused, did.ambiguous) == 0 {
-			tb.Errorf("the walk never met some answer: %s", did)
+			tb.Errorf("the walk did not produce every answer: %s", did)
 		}
 	})
 }
@@ -38,27 +37,27 @@ func sessionWalk(t *testing.T, seed uint64) (faults []string, did tally) {
 			writers = append(writers, p.join())
 		}
 		start := time.Now()
-		w.run(p.torment)
+		w.run(p.injectFaults)
 		for _, k := range writers {
 			k.seen.Store(nil)
 			k.judge()
 		}
-		time.Sleep(10 * time.Second) // a callback that sleeps; any other goroutine that is left fails the test
+		time.Sleep(10 * time.Second) // for a callback that sleeps; any other goroutine fails the test
 		w.ref.did.virtual = time.Since(start)
 		faults, did = w.ref.faults, w.ref.did
 	})
 	return faults, did
 }
 
-// pressure is what makes life hard for the sessions of a world.
+// pressure adds faults to those of a world that concern only its sessions.
 type pressure struct {
 	*world
-	blocked bool          // logs and callbacks block until the store is well
-	free    chan struct{} // closed then
+	blocked bool          // logs and callbacks block until the faults end
+	free    chan struct{} // closed when the faults end
 }
 
-func (p *pressure) torment() {
-	p.strike(500, func(n *nemesis) {
+func (p *pressure) injectFaults() {
+	p.injectAtRandom(500, func(n *nemesis) {
 		switch i := p.rng.IntN(80); {
 		case i == 0:
 			p.s.Down()
@@ -83,8 +82,8 @@ func (p *pressure) torment() {
 	close(p.free)
 }
 
-// join adds a program that uses a Session, with a log that may block and
-// callbacks that ask the session, close it, or panic.
+// join adds a program that uses a Session, with a log that may block and with callbacks
+// that call the session, close it, or panic.
 func (p *pressure) join() *writer {
 	k := &writer{p: p, rng: rand.New(rand.NewPCG(p.seed, uint64(len(p.actors)+100)))}
 	k.actor = p.world.join(dcs.Options{
@@ -95,7 +94,7 @@ func (p *pressure) join() *writer {
 	return k
 }
 
-// pressedHandler is a log whose reader does not read while p blocks.
+// pressedHandler is a log handler that blocks while p blocks.
 type pressedHandler struct{ p *pressure }
 
 func (pressedHandler) Enabled(context.Context, slog.Level) bool { return true }
@@ -108,7 +107,7 @@ func (h pressedHandler) Handle(context.Context, slog.Record) error {
 	return nil
 }
 
-// write is one value that a call was to write. No value is written twice.
+// write is one value of a write call. No value is written twice.
 type write struct {
 	op, key, value string
 	err            error
@@ -131,7 +130,7 @@ func (k *writer) draw(n int) int {
 	return k.rng.IntN(n)
 }
 
-// observe is a callback that does more than it should.
+// observe is a callback that also calls the session, closes it, or panics.
 func (k *writer) observe(dcs.StateEvent) {
 	s := k.seen.Load()
 	if s == nil {
@@ -153,7 +152,7 @@ func (k *writer) observe(dcs.StateEvent) {
 	}
 }
 
-// sessionStep is any method of the session or of one of its holds.
+// sessionStep calls a random method of the session or of one of its holds.
 func (k *writer) sessionStep() {
 	if k.session == nil || k.session.Err() != nil {
 		k.begin()
@@ -161,7 +160,7 @@ func (k *writer) sessionStep() {
 	}
 	lock := [2]string{walkKeys[0], "own/" + k.name}[k.actor.rng.IntN(2)]
 	member := [2]string{"members/x", "members/" + k.name}[k.actor.rng.IntN(2)]
-	if k.actor.rng.IntN(12) == 0 { // a program that confuses them
+	if k.actor.rng.IntN(12) == 0 { // like a program that mixes lock keys and member keys up
 		lock, member = member, lock
 	}
 	switch k.actor.rng.IntN(20) {
@@ -171,7 +170,7 @@ func (k *writer) sessionStep() {
 		k.update(lock)
 	case 6, 7:
 		k.release(lock)
-	case 8, 9, 10, 11, 12: // in a row, as in a program that hands over and comes back
+	case 8, 9, 10, 11, 12: // in a row, like a program that hands over and comes back
 		k.update(lock)
 		k.release(lock)
 		k.acquire(lock, true)
@@ -180,7 +179,7 @@ func (k *writer) sessionStep() {
 	case 16:
 		k.confirm(lock)
 	case 17:
-		if n := len(k.old); n > 0 { // of a Hold that may be long over
+		if n := len(k.old); n > 0 { // of a Hold that may have ended long ago
 			h := k.old[k.actor.rng.IntN(n)]
 			_ = k.bounded("Release", h.Release)
 			if h.Valid() {
@@ -208,7 +207,7 @@ func (k *writer) begin() {
 	})
 }
 
-// end closes the session, now and then with a context that has ended.
+// end closes the session, sometimes with a context that has ended.
 func (k *writer) end() {
 	s := k.session
 	k.session = nil
@@ -223,7 +222,7 @@ func (k *writer) end() {
 	})
 }
 
-// value returns one that was never written.
+// value returns a value that was never written.
 func (k *writer) value(op string) string {
 	k.n++
 	return fmt.Sprintf("%s %s %d", op, k.name, k.n)
@@ -255,8 +254,8 @@ func (k *writer) acquire(key string, wait bool) {
 		k.holds[key] = h
 		k.old = append(k.old, h)
 	}
-	// Otherwise the error is the session's end, and says nothing of the attempt; or an
-	// outsider may have deleted what the attempt took, and what lost its marker.
+	// Otherwise the error is that of the session's end, which does not concern the
+	// attempt. Or an outsider may have deleted the key of an attempt whose marker was lost.
 	if k.session.Err() == nil && k.w.ref.untouched(key, asked) {
 		k.wrote("Acquire", key, value, err)
 	}
@@ -279,7 +278,7 @@ func (k *writer) publish(key string) {
 	k.wrote("Publish", key, value, err)
 }
 
-// look reads what needs no store.
+// look calls the methods that need no store.
 func (k *writer) look(key string) {
 	_, _, _, _ = k.session.Lease(), k.session.Granted(), k.session.Deadline(), k.session.State()
 	h := k.live1(key)
@@ -317,8 +316,7 @@ func (k *writer) wrote(op, key, value string, err error) {
 	}
 }
 
-// judge compares the answers that the program got with the values that have
-// landed.
+// judge compares the answers that the program got with the values that were applied.
 func (k *writer) judge() {
 	for _, c := range k.writes {
 		rev, landed := k.w.ref.values[c.value]

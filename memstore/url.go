@@ -16,11 +16,11 @@ import (
 
 func init() { dcs.Register("mem", driver{}) }
 
-// driver opens mem://name/root. All opens of one name in this process share a
-// Server, which is made by the first and dropped when the last has closed.
+// driver opens mem://name/root. All opens of one name in this process share a Server. The
+// first one creates it, and it is dropped when the last client has closed.
 type driver struct{}
 
-// shared are the servers that were opened by name.
+// shared holds the servers that were opened by name.
 var shared = struct {
 	sync.Mutex
 	servers map[string]*sharedServer
@@ -42,7 +42,7 @@ func duration(field func(*Options) *time.Duration) func(*Options, string) error 
 	return func(o *Options, value string) error {
 		d, err := time.ParseDuration(value)
 		if err == nil && d <= 0 {
-			err = errors.New("it must be positive")
+			err = errors.New("the duration must be positive")
 		}
 		*field(o) = d
 		return err
@@ -59,24 +59,24 @@ func boolean(field func(*Options) *bool) func(*Options, string) error {
 var options = map[string]option{
 	"min_ttl": {"the shortest TTL that is granted, like 1s (default 100ms)", duration(func(o *Options) *time.Duration { return &o.MinTTL })},
 	"max_ttl": {"the longest TTL that is granted, like 1h (default 1000h)", duration(func(o *Options) *time.Duration { return &o.MaxTTL })},
-	"latency": {"what each message takes, like 1ms (default 0)", duration(func(o *Options) *time.Duration { return &o.Latency })},
+	"latency": {"the time that each message takes in each direction, like 1ms (default 0)", duration(func(o *Options) *time.Duration { return &o.Latency })},
 	"expiry_factor": {"how many TTLs a lease lives at the server, 1 to 10 (default 1)", func(o *Options, value string) (err error) {
 		o.ExpiryFactor, err = strconv.ParseFloat(value, 64)
 		if err == nil && !(o.ExpiryFactor >= 1 && o.ExpiryFactor <= 10) {
-			err = errors.New("it must be from 1 to 10")
+			err = errors.New("the factor must be from 1 to 10")
 		}
 		return err
 	}},
-	"endpoints": {"the number of the server's doors, 1 to 99 (default 3)", func(o *Options, value string) (err error) {
+	"endpoints": {"the number of the server's endpoints, 1 to 99 (default 3)", func(o *Options, value string) (err error) {
 		o.Endpoints, err = strconv.Atoi(value)
 		if err == nil && (o.Endpoints < 1 || o.Endpoints > 99) {
-			err = errors.New("it must be from 1 to 99")
+			err = errors.New("the number must be from 1 to 99")
 		}
 		return err
 	}},
-	"duplicating":    {"true: clients count with requests that arrive twice (default false)", boolean(func(o *Options) *bool { return &o.Duplicating })},
+	"duplicating":    {"true: clients expect requests that arrive twice (default false)", boolean(func(o *Options) *bool { return &o.Duplicating })},
 	"no_rebind":      {"true: a changed binding re-creates a key (default false)", boolean(func(o *Options) *bool { return &o.NoRebind })},
-	"no_self_expiry": {"true: keys of expired leases stay until a participant is there (default false)", boolean(func(o *Options) *bool { return &o.NoSelfExpiry })},
+	"no_self_expiry": {"true: keys of expired leases stay until another client has a live lease (default false)", boolean(func(o *Options) *bool { return &o.NoSelfExpiry })},
 	"modified_only":  {"true: the store checks conditions on Modified only (default false)", boolean(func(o *Options) *bool { return &o.ModifiedOnly })},
 }
 
@@ -107,7 +107,7 @@ func (driver) Open(_ context.Context, u *dcs.URL, o dcs.Options) (dcs.Backend, e
 			return nil, invalid("option %q is unknown", n)
 		}
 		if err := opt.set(&so, u.Params[n]); err != nil {
-			return nil, invalid("option %s=%q: %w; it is %s", n, u.Params[n], err, opt.usage)
+			return nil, invalid("option %s=%q: %w; usage: %s", n, u.Params[n], err, opt.usage)
 		}
 	}
 	if d := so.withDefaults(); so.MaxTTL > 0 && so.MaxTTL < d.MinTTL {
@@ -139,8 +139,8 @@ func (driver) Open(_ context.Context, u *dcs.URL, o dcs.Options) (dcs.Backend, e
 	return b, nil
 }
 
-// Shared returns the server that mem://name/… URLs share, for its injector;
-// nil while none is open.
+// Shared returns the server that mem://name/… URLs share, for fault injection. It returns
+// nil if none is open.
 func Shared(name string) *Server {
 	shared.Lock()
 	defer shared.Unlock()

@@ -11,16 +11,16 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/kv"
 )
 
-// watch is the server's side of one Wait.
+// watch is the state of one Wait at the server.
 type watch struct {
 	moved bool
 	snap  dcs.Snapshot    // if moved
-	next  <-chan struct{} // closed at the next change, if not
+	next  <-chan struct{} // closed at the next change, if not moved
 	on    *kv.Watch       // of the tree, until the Wait ends
 }
 
-// watch is the beginning of a watch. It may arrive when the Wait has ended and
-// stopped on, and watches nothing then.
+// watch starts a watch. The request may arrive after the Wait has ended and stopped on. It
+// then watches nothing.
 func (r *root) watch(on *kv.Watch, prefix string, since dcs.Revision) watch {
 	w := watch{next: on.Moved(), on: on}
 	if r.moved(prefix, since) {
@@ -40,9 +40,9 @@ func (r *root) moved(prefix string, since dcs.Revision) bool {
 	return r.tree.MovedSince(inside(prefix), since) && r.tree.Revision() > since
 }
 
-// Wait implements [dcs.Backend]. The server pushes: nothing is asked while
-// nothing changes, but for one probe of constant size per min(2.5 s,
-// RetryTimeout/4), by which a store that fell silent is told from a quiet one.
+// Wait implements [dcs.Backend]. The server pushes changes. While nothing changes, the
+// client sends one probe of constant size every min(2.5 s, RetryTimeout/4), which
+// distinguishes a silent store from one without changes.
 func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
 	var (
 		timing  = b.o.Timing.RetryTimeout
@@ -78,7 +78,7 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 	}
 }
 
-// waitOver returns what ends a Wait, or nil.
+// waitOver returns the error that ends a Wait, or nil.
 func (b *Backend) waitOver(ctx context.Context, prefix string, heard dcs.Instant, failure error) error {
 	select {
 	case <-b.done:
@@ -97,10 +97,10 @@ func (b *Backend) waitOver(ctx context.Context, prefix string, heard dcs.Instant
 	return nil
 }
 
-var errSilent = errors.New("the watch fell silent")
+var errSilent = errors.New("the server stopped sending changes to the watch")
 
-// follow waits for the push that ends w, and probes while there is none. An
-// error says that the watch is to be begun anew.
+// follow waits for the change that ends w, and sends probes until then. An error reports
+// that the watch must be started again.
 func (b *Backend) follow(ctx context.Context, c Call, w watch, prefix string, since dcs.Revision, every time.Duration, heard *dcs.Instant) (watch, error) {
 	for !w.moved {
 		b.s.mu.Lock()
@@ -149,7 +149,7 @@ func (b *Backend) follow(ctx context.Context, c Call, w watch, prefix string, si
 	return w, nil
 }
 
-// travel is the way of a push to the client.
+// delayPush waits for the time that a pushed change takes to reach the client.
 func (b *Backend) delayPush(ctx context.Context) {
 	if b.s.o.Latency <= 0 {
 		return
@@ -163,7 +163,7 @@ func (b *Backend) delayPush(ctx context.Context) {
 	}
 }
 
-// push is the server telling what a change has made of the tree.
+// push returns the state of the tree that the server pushes after a change.
 func (b *Backend) push(c Call, on *kv.Watch, prefix string, since dcs.Revision) watch {
 	b.s.mu.Lock()
 	defer b.s.mu.Unlock()

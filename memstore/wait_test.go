@@ -12,14 +12,14 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// watched returns the number of prefixes that the server's tree keeps a waiter for.
+// watched returns the number of prefixes for which the server's tree keeps a watch.
 func watched(b *Backend) int {
 	tree := b.s.root(b.o.Root).tree
 	return reflect.ValueOf(tree).Elem().FieldByName("waiters").Len()
 }
 
-// A Wait leaves nothing at the server, no matter how it has ended, and
-// also where a copy of its request arrives after that.
+// A Wait leaves nothing at the server, no matter how it has ended, and also if a copy of
+// its request arrives after that.
 func TestWaitLeavesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewServer(Options{})
@@ -43,12 +43,12 @@ func TestWaitLeavesNothing(t *testing.T) {
 		}
 		held.Release()
 		if n := watched(b); n != 0 {
-			t.Fatalf("%d prefixes are kept that no Wait watches", n)
+			t.Fatalf("%d prefixes are kept without a Wait", n)
 		}
 	})
 }
 
-// A Wait goes on to see the change when another one of the same prefix ends.
+// A Wait still sees the change when another Wait on the same prefix ends.
 func TestWaitOutlivesAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewServer(Options{})
@@ -74,7 +74,7 @@ func TestWaitOutlivesAnother(t *testing.T) {
 			t.Fatalf("%v after %v", err, start.Elapsed())
 		}
 		if n := watched(b); n != 0 {
-			t.Fatalf("%d prefixes are kept that no Wait watches", n)
+			t.Fatalf("%d prefixes are kept without a Wait", n)
 		}
 	})
 }

@@ -12,7 +12,7 @@ import (
 
 var errSome = errors.New("something went wrong over there")
 
-// actor is one client: a process that takes random steps.
+// actor is one client, a process that takes random steps.
 type actor struct {
 	w       *world
 	name    string
@@ -20,9 +20,9 @@ type actor struct {
 	rng     *rand.Rand
 	session *dcs.Session
 	holds   map[string]*dcs.Hold
-	old     []*dcs.Hold // that were held once
+	old     []*dcs.Hold // Holds that have ended
 	lease   dcs.Lease
-	open    []*entryLog // unclear
+	open    []*entryLog // commits with an unknown outcome
 	n       int
 	step    func()
 }
@@ -43,10 +43,10 @@ func (a *actor) live(n int) {
 	}
 }
 
-// bounded runs one call of the store and checks that it comes back in time.
-func (a *actor) bounded(what string, f func(ctx context.Context) error) error {
+// bounded runs one call of the store and checks that it returns in time.
+func (a *actor) bounded(kind string, f func(ctx context.Context) error) error {
 	ctx := context.Background()
-	if a.rng.IntN(12) == 0 { // somebody in a hurry
+	if a.rng.IntN(12) == 0 { // a caller with a short deadline
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(1+a.rng.IntN(1000))*time.Millisecond)
 		defer cancel()
@@ -54,12 +54,12 @@ func (a *actor) bounded(what string, f func(ctx context.Context) error) error {
 	start := time.Now()
 	err := f(ctx)
 	if took := time.Since(start); took > a.w.timing.RetryTimeout+100*time.Millisecond {
-		a.w.ref.fault("%s: %s came back after %v: %v", a.name, what, took, err)
+		a.w.ref.fault("%s: %s came back after %v: %v", a.name, kind, took, err)
 	}
 	return err
 }
 
-// storeStep is any step of a program that uses a Store and its Sessions.
+// storeStep takes a random step of a program that uses a Store and its Sessions.
 func (a *actor) storeStep() {
 	key := walkKeys[a.rng.IntN(len(walkKeys))]
 	switch a.rng.IntN(20) {
@@ -89,17 +89,17 @@ func (a *actor) storeStep() {
 }
 
 // commit writes an entry of the log, under conditions, and a register.
-func (a *actor) commit(what string, conds []dcs.Cond) {
+func (a *actor) commit(kind string, conds []dcs.Cond) {
 	a.n++
 	l := &entryLog{key: fmt.Sprintf("log/%s/%d", a.name, a.n)}
-	t := dcs.Txn{If: conds, Then: []dcs.Write{dcs.Put(l.key, []byte(what)), dcs.Put("register", []byte(l.key))}}
-	switch what { // a condition that fails and holds again, as a lock's does
+	t := dcs.Txn{If: conds, Then: []dcs.Write{dcs.Put(l.key, []byte(kind)), dcs.Put("register", []byte(l.key))}}
+	switch kind { // a condition that fails and holds again, like that of a lock
 	case "gate":
 		t.Then = append(t.Then, dcs.Put("gate", []byte(l.key)))
 	case "no gate":
 		t.Then = append(t.Then, dcs.Delete("gate"))
 	}
-	if what == "plain" && a.rng.IntN(2) == 0 {
+	if kind == "plain" && a.rng.IntN(2) == 0 {
 		_ = a.bounded("Get", func(ctx context.Context) error {
 			e, err := a.store.Get(ctx, "register")
 			if err == nil || errors.Is(err, dcs.ErrNotFound) {
@@ -108,7 +108,7 @@ func (a *actor) commit(what string, conds []dcs.Cond) {
 			return err
 		})
 	}
-	if what == "plain" && a.lease != nil && a.rng.IntN(3) == 0 {
+	if kind == "plain" && a.lease != nil && a.rng.IntN(3) == 0 {
 		t.Then = append(t.Then, dcs.PutLeased("members/"+a.name, []byte(l.key), a.lease.ID()))
 	}
 	var rev dcs.Revision
@@ -119,9 +119,9 @@ func (a *actor) commit(what string, conds []dcs.Cond) {
 	a.learn(l, rev, err)
 }
 
-// learn tells the referee what came of l, and keeps it if that is unclear.
+// learn reports the outcome of l to the referee, and keeps l if that is unknown.
 func (a *actor) learn(l *entryLog, rev dcs.Revision, err error) {
-	if e := a.w.ref.told(l, rev, err); e != nil && !e.Fenced {
+	if e := a.w.ref.answered(l, rev, err); e != nil && !e.Fenced {
 		l.unclear = e
 		a.open = append(a.open, l)
 	}
@@ -188,7 +188,7 @@ func (a *actor) acquire(key string) {
 	}
 }
 
-// guarded writes under a hold of now or of old.
+// guarded writes under a present or a former hold.
 func (a *actor) guarded(key string) {
 	h := a.live1(key)
 	if n := len(a.old); n > 0 && (h == nil || a.rng.IntN(3) == 0) {
@@ -261,7 +261,7 @@ func (a *actor) bareLease() {
 	}
 }
 
-// leave ends the session in good order.
+// leave ends the session in an orderly way.
 func (a *actor) leave() {
 	if a.session == nil {
 		return
@@ -271,7 +271,7 @@ func (a *actor) leave() {
 	clear(a.holds)
 }
 
-// finish settles everything and leaves. The store is well by now.
+// finish settles all commits and leaves. The store has no faults by then.
 func (a *actor) finish() {
 	for range 3 {
 		for range len(a.open) {
@@ -279,7 +279,7 @@ func (a *actor) finish() {
 		}
 	}
 	for _, l := range a.open {
-		a.w.ref.fault("%s: on a healthy store %s can not be settled: %v", a.name, l.key, l.unclear)
+		a.w.ref.fault("%s: on a healthy store %s cannot be settled: %v", a.name, l.key, l.unclear)
 	}
 	a.leave()
 }

@@ -12,18 +12,18 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// entryLog is one entry that a commit wrote, or was to write.
+// entryLog is one entry that a commit wrote, or tried to write.
 type entryLog struct {
 	key     string
 	unclear *dcs.Error
 	known   bool         // the answer is final
-	rev     dcs.Revision // of a yes
-	no      error        // the definite no
-	fenced  bool         // whether it had landed is unknown to the caller, but it never will
-	landed  bool         // what the referee saw then
+	rev     dcs.Revision // of a success
+	no      error        // the definite failure
+	fenced  bool         // it cannot be applied any more, and the caller does not know whether it was
+	landed  bool         // whether the referee had seen it then
 }
 
-// tally counts what a walk did, so that one which does nothing is noticed.
+// tally counts the actions of a walk, so that a walk which does nothing fails.
 type tally struct {
 	steps, faults, yes, conflict, lost, refused, ambiguous, fenced, settled, holds, ended int
 	virtual                                                                               time.Duration
@@ -49,29 +49,29 @@ func (t *tally) String() string {
 		t.faults, t.yes, t.conflict, t.lost, t.refused, t.ambiguous, t.settled, t.fenced, t.holds, t.ended)
 }
 
-// check fails a long walk that did not meet every answer there is.
+// check fails a long walk that did not produce every possible answer.
 func (t *tally) check(tb testing.TB) {
 	if t.steps > 5000 && min(t.yes, t.conflict, t.lost, t.refused, t.ambiguous, t.fenced, t.settled, t.holds, t.ended) == 0 {
-		tb.Errorf("the walk never met some answer: %s", t)
+		tb.Errorf("the walk did not produce every answer: %s", t)
 	}
 }
 
-// held is a Hold with what the referee knows of it.
+// held is a Hold with the referee's knowledge of it.
 type held struct {
 	*dcs.Hold
 	key     string
-	tainted bool      // somebody from outside took the key or ended the lease, or may have
-	robbed  time.Time // when that happened to this very Hold
-	over    bool      // it was seen to be over
+	tainted bool      // an outsider took the key or ended the lease, or may have
+	robbed  time.Time // when an outsider took the key of this Hold
+	over    bool      // the Hold was seen to have ended
 }
 
-// promise is what the last renewal of a lease has promised.
+// promise is the promise of the last renewal of a lease.
 type promise struct {
 	from  dcs.Instant
 	until time.Time
 }
 
-// referee knows what is true at the server and compares.
+// referee knows the true state of the server and compares the answers with it.
 type referee struct {
 	s       *Server
 	noticed time.Duration // how long after a theft a Hold may be Valid at most
@@ -81,16 +81,16 @@ type referee struct {
 	did      tally
 	logs     []*entryLog
 	holds    []*held
-	tokens   map[string]dcs.Revision // per key, the highest that was acquired
+	tokens   map[string]dcs.Revision // per key, the highest one acquired
 	promises map[dcs.LeaseID]promise
 	exempts  map[dcs.LeaseID]bool
 	taken    map[string]time.Time    // per key, when an outsider last took it from its holder
-	values   map[string]dcs.Revision // every value that has landed
+	values   map[string]dcs.Revision // every value that was applied
 }
 
-// newReferee allows a stolen Hold the budget of a renewal and the TTL. A renewal
-// that began before the Hold existed does not judge it (P5), but a copy of it that
-// was sent after the theft may still extend the session.
+// newReferee allows a stolen Hold the budget of a renewal and the TTL. A renewal that
+// began before the Hold existed is not checked against it (P5), but a copy of it that was
+// sent after the theft may still extend the session.
 func newReferee(s *Server, timing dcs.Timing) *referee {
 	r := &referee{
 		s: s, noticed: timing.RetryTimeout + timing.TTL, tokens: map[string]dcs.Revision{}, promises: map[dcs.LeaseID]promise{},
@@ -114,7 +114,7 @@ func (r *referee) count(n *int) {
 	*n++
 }
 
-// landed sees every commit at the server, under its lock.
+// landed is called for every commit at the server, under its lock.
 func (r *referee) landed(tree *root, t dcs.Txn, rev dcs.Revision) {
 	for _, w := range t.Then {
 		var key string
@@ -136,9 +136,9 @@ func (r *referee) landed(tree *root, t dcs.Txn, rev dcs.Revision) {
 	}
 }
 
-// told records what the caller of a Commit or Settle was told. It returns the
-// error of an answer that is unclear.
-func (r *referee) told(l *entryLog, rev dcs.Revision, err error) *dcs.Error {
+// answered records the answer of a Commit or Settle. It returns the error if that leaves
+// the outcome unknown.
+func (r *referee) answered(l *entryLog, rev dcs.Revision, err error) *dcs.Error {
 	r.s.mu.Lock()
 	_, landed := r.s.root("default").get(l.key)
 	r.s.mu.Unlock()
@@ -187,8 +187,8 @@ func (r *referee) highest(key string) dcs.Revision {
 	return r.tokens[key]
 }
 
-// acquired is told of every Hold; before is the highest token that had been
-// seen when it was asked for.
+// acquired records a Hold. before is the highest token that was known when the Hold was
+// requested.
 func (r *referee) acquired(key string, h *dcs.Hold, before dcs.Revision, asked time.Time) {
 	if h.Token() <= before {
 		r.fault("token %d of %s is not above %d", h.Token(), key, before)
@@ -206,7 +206,7 @@ func (r *referee) acquired(key string, h *dcs.Hold, before dcs.Revision, asked t
 	r.watchHolds()
 }
 
-// watch looks at everything now and then.
+// watch runs all checks at intervals.
 func (r *referee) watch(stop <-chan struct{}) {
 	for {
 		select {
@@ -218,8 +218,8 @@ func (r *referee) watch(stop <-chan struct{}) {
 	}
 }
 
-// watchHolds checks that of every key at most one Hold is Valid, that a Valid
-// Hold has its key, and that what is over stays over.
+// watchHolds checks that at most one Hold of every key is Valid, that a Valid Hold has its
+// key, and that a Hold that has ended stays so.
 func (r *referee) watchHolds() {
 	r.s.mu.Lock()
 	defer r.s.mu.Unlock()
@@ -262,14 +262,14 @@ func (r *referee) watchHolds() {
 	}
 }
 
-// orphans checks, on a store that has been well for long enough, that every
-// lock that is taken belongs to somebody who knows it.
+// orphans checks, on a store that has had no faults for long enough, that every lock
+// belongs to an actor that knows of it.
 func (r *referee) orphans() {
 	for _, k := range slices.Concat(walkKeys, []string{"own/a", "own/b"}) {
 		r.s.mu.Lock()
 		e, taken := r.s.root("default").get(k)
 		if l := r.s.root("default").leases[e.Lease]; l != nil && l.over {
-			taken = false // and nobody is there to remove it (NoSelfExpiry)
+			taken = false // no client is there to remove the key (NoSelfExpiry)
 		}
 		r.s.mu.Unlock()
 		known := false
@@ -282,8 +282,8 @@ func (r *referee) orphans() {
 	}
 }
 
-// taint says that an outsider takes key from its holder, whoever that is: also
-// one who has not heard yet that he is. It is called under the server's lock.
+// taint records that an outsider takes key from its holder, also if the holder does not
+// know yet that it holds the key. Called under the server's lock.
 func (r *referee) taint(key string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -305,22 +305,22 @@ func (r *referee) untouched(key string, since time.Time) bool {
 	return r.taken[key].Before(since)
 }
 
-// exempt says that somebody ends a lease, or may.
+// exempt records that an outsider ends a lease, or may end it.
 func (r *referee) exempt(id dcs.LeaseID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.exempts[id] = true
 }
 
-// promised records what a Renewal promises (P1, P4): nobody takes what is
-// bound to the lease before From + TTL.
+// promised records the promise of a Renewal (P1, P4): no other client can take a key that
+// is bound to the lease before From + TTL.
 func (r *referee) promised(id dcs.LeaseID, n dcs.Renewal) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := promise{from: n.From, until: time.Now().Add(n.TTL - n.From.Elapsed())}
 	old := r.promises[id]
 	if p.from.Before(old.from) || !old.from.Before(p.from) && p.until.After(old.until) && !old.from.IsZero() {
-		return // the one that was sent later counts, and of two from one moment the shorter (P3)
+		return // the one that was sent later counts, and of two with one From the shorter (P3)
 	}
 	r.promises[id] = p
 }
@@ -331,24 +331,24 @@ func (r *referee) renewed(ev dcs.RenewalEvent) {
 	}
 }
 
-// expired sees every lease that ends by itself, under the server's lock.
+// expired is called for every lease that expires, under the server's lock.
 func (r *referee) expired(id dcs.LeaseID) {
 	if r.s.root("default").leases[id].counted.IsZero() {
-		return // a late copy of the Grant made it again after it was revoked: no renewal has promised anything
+		return // a late copy of the Grant granted it again after it was revoked: no renewal has promised anything
 	}
 	if !r.mayBeLost(id) {
 		r.fault("lease %s ended at the server before the From + TTL that was promised", id)
 	}
 }
 
-// mayBeLost reports whether nothing that was promised speaks for lease id.
+// mayBeLost reports whether no promise contradicts the loss of lease id.
 func (r *referee) mayBeLost(id dcs.LeaseID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.exempts[id] || !time.Now().Before(r.promises[id].until)
 }
 
-// final compares what was told with what is there, when nothing is under way
+// final compares the answers with the state of the server, when no request is under way
 // any more.
 func (r *referee) final() {
 	tree := map[string]dcs.Entry{}

@@ -17,10 +17,9 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// A random walk over the store's faults: several clients with Sessions, Holds
-// and bare leases, a store that loses, delays, repeats and reorders what they
-// send, and a referee that sees everything at once and knows what
-// docs/protocol.md promises.
+// A random walk over the store's faults. Several clients have Sessions, Holds and bare
+// leases. The store loses, delays, repeats and reorders their requests. A referee sees
+// every event and knows the promises of docs/protocol.md.
 
 var (
 	walkSeed   = flag.Uint64("walk.seed", 0, "walk only this seed")
@@ -55,7 +54,7 @@ func walkEnds(start time.Time, rounds int) bool {
 	return time.Since(start) > walkLength()
 }
 
-// walkLength is for how long to walk.
+// walkLength returns how long to walk.
 func walkLength() time.Duration {
 	switch {
 	case *walkFor > 0:
@@ -68,11 +67,11 @@ func walkLength() time.Duration {
 
 func TestWalk(t *testing.T) { walkSeeds(t, walk, (*tally).check) }
 
-// walkSeeds walks seed after seed and fails with the first one that has faults.
-// check judges what all of them did, if there were several.
+// walkSeeds walks seed after seed and fails with the first one that has faults. check
+// checks the counts of all of them, if there were several.
 func walkSeeds(t *testing.T, walk func(t *testing.T, seed uint64) ([]string, tally), check func(*tally, testing.TB)) {
 	seed, single := walkStart(t)
-	// One goroutine at a time: faster here, and the same seed is the same walk.
+	// One goroutine at a time is faster here, and makes the walk of a seed repeatable.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	start, rounds := time.Now(), 0
 	var total tally
@@ -98,7 +97,7 @@ func walkSeeds(t *testing.T, walk func(t *testing.T, seed uint64) ([]string, tal
 	}
 }
 
-// walk is one round: everything in it follows from seed.
+// walk runs one round. Everything in it follows from seed.
 func walk(t *testing.T, seed uint64) (faults []string, did tally) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(seed)
@@ -106,7 +105,7 @@ func walk(t *testing.T, seed uint64) (faults []string, did tally) {
 			w.join(dcs.Options{Observer: dcs.Observer{Renewal: w.ref.renewed}})
 		}
 		start := time.Now()
-		w.run(w.torment)
+		w.run(w.injectFaults)
 		w.ref.did.virtual = time.Since(start)
 		faults, did = w.ref.faults, w.ref.did
 	})
@@ -161,15 +160,15 @@ func (w *world) join(o dcs.Options) *actor {
 	return a
 }
 
-// run plays: faults and steps, then a store that is well again, then the end
-// of everybody, each judged by the referee.
-func (w *world) run(torment func()) {
+// run applies faults and takes steps, then ends the faults, then ends all actors. The
+// referee checks each phase.
+func (w *world) run(inject func()) {
 	done := make(chan struct{})
 	for _, a := range w.actors {
 		go func() { a.live(60); done <- struct{}{} }()
 	}
 	nemesis := make(chan struct{})
-	go func() { torment(); close(nemesis) }()
+	go func() { inject(); close(nemesis) }()
 	watching := make(chan struct{})
 	go func() { w.ref.watch(w.stop); close(watching) }()
 	for range w.actors {
@@ -178,7 +177,7 @@ func (w *world) run(torment func()) {
 	close(w.stop)
 	<-nemesis
 	<-watching
-	time.Sleep(4 * w.timing.TTL) // leases that nobody renews have ended
+	time.Sleep(4 * w.timing.TTL) // leases that are not renewed have ended
 	w.ref.watchHolds()
 	w.ref.orphans()
 	w.abandonedLeases()
@@ -195,13 +194,13 @@ func (w *world) run(torment func()) {
 	w.ref.final()
 }
 
-// nemesis is the faults that are in force.
+// nemesis holds the faults in force.
 type nemesis struct{ all, held []*Injection }
 
-// add puts one more fault in the way of some client.
+// add applies one more fault to a client.
 func (n *nemesis) add(i *Injection) { n.all, n.held = append(n.all, i), append(n.held, i) }
 
-// release lets what is held arrive now, the last first.
+// release delivers the held messages now, the last first.
 func (n *nemesis) release() {
 	for _, i := range slices.Backward(n.held) {
 		i.Release()
@@ -209,9 +208,9 @@ func (n *nemesis) release() {
 	n.held = nil
 }
 
-// strike calls fault now and then, at most pause apart, until the world stops,
-// and ends all faults then.
-func (w *world) strike(pause int, fault func(*nemesis)) {
+// injectAtRandom calls fault at random intervals of at most pause until the world stops,
+// and then ends all faults.
+func (w *world) injectAtRandom(pause int, fault func(*nemesis)) {
 	var n nemesis
 	for {
 		select {
@@ -225,9 +224,9 @@ func (w *world) strike(pause int, fault func(*nemesis)) {
 	}
 }
 
-// torment brings a fault now and then, for a while.
-func (w *world) torment() {
-	w.strike(700, func(n *nemesis) {
+// injectFaults injects faults at random times, each for a while.
+func (w *world) injectFaults() {
+	w.injectAtRandom(700, func(n *nemesis) {
 		switch w.rng.IntN(40) {
 		case 0:
 			w.s.Down()
@@ -251,7 +250,7 @@ func (w *world) torment() {
 	})
 }
 
-// recover ends all faults, and what is held arrives.
+// recover ends all faults and delivers the held messages.
 func (w *world) recover(all []*Injection) {
 	w.s.Up()
 	w.s.ReadOnly(false)
@@ -262,8 +261,8 @@ func (w *world) recover(all []*Injection) {
 	}
 }
 
-// abandonedLeases checks, on a store that has been well for long enough, that
-// every live lease is one of a session or an actor that goes on.
+// abandonedLeases checks, on a store that has had no faults for long enough, that every
+// live lease belongs to a session or an actor that goes on.
 func (w *world) abandonedLeases() {
 	known := map[dcs.LeaseID]bool{}
 	for _, a := range w.actors {
@@ -286,7 +285,7 @@ func (w *world) abandonedLeases() {
 
 func (w *world) pause(ms int) { time.Sleep(time.Duration(1+w.rng.IntN(ms)) * time.Millisecond) }
 
-// disturb puts one fault in the way of somebody, for a few calls.
+// disturb injects one fault for a few calls of a client.
 func (w *world) disturb() *Injection {
 	ms := time.Duration(1+w.rng.IntN(3000)) * time.Millisecond
 	faults := [][]Fault{
@@ -316,7 +315,7 @@ func (w *world) disturb() *Injection {
 	return w.s.Inject(m, append(faults[w.rng.IntN(len(faults))], Times(1+w.rng.IntN(20)))...)
 }
 
-// endSomeLease is an operator who ends a lease.
+// endSomeLease ends a lease like an operator.
 func (w *world) endSomeLease() {
 	leases := w.s.Leases()
 	if len(leases) == 0 {
@@ -333,7 +332,7 @@ func (w *world) endSomeLease() {
 	tree.end(id)
 }
 
-// takeAway is an operator who deletes a lock.
+// takeAway deletes a lock like an operator.
 func (w *world) takeAway(key string) {
 	w.s.mu.Lock()
 	defer w.s.mu.Unlock()
@@ -343,9 +342,9 @@ func (w *world) takeAway(key string) {
 	}
 }
 
-// loseMarkers is the end of the markers' lease. A request that is done twice
-// must not meet it: then nobody could know what the first time had done, unless
-// the clients count with that.
+// loseMarkers ends the markers' lease. It must not happen during a request that is applied
+// twice, because the result of the first time would then be lost, unless the clients
+// expect that.
 func (w *world) loseMarkers() {
 	w.s.mu.Lock()
 	for _, i := range w.s.faults.active {
@@ -366,7 +365,7 @@ func (w *world) loseMarkers() {
 	}
 }
 
-// reachable checks that the store can be led again when nothing is broken.
+// reachable checks that a new leader can be elected when there are no faults.
 func (a *actor) reachable() {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*a.w.timing.TTL)
 	defer cancel()
@@ -377,13 +376,13 @@ func (a *actor) reachable() {
 	}
 	for _, k := range walkKeys {
 		h, err := s.TryAcquire(ctx, k, []byte("last"))
-		// A client that counts with duplicates pays once for each lost marker.
+		// A client that expects duplicates pays once for each lost marker.
 		for n := 0; n < 10 && errors.Is(err, dcs.ErrUnavailable); n++ {
 			time.Sleep(100 * time.Millisecond)
 			h, err = s.TryAcquire(ctx, k, []byte("last"))
 		}
 		if err != nil {
-			a.w.ref.fault("on a healthy store, everybody gone: TryAcquire %s: %v", k, err)
+			a.w.ref.fault("on a healthy store without other clients: TryAcquire %s: %v", k, err)
 			continue
 		}
 		a.w.ref.acquired(k, h, 0, time.Now())
