@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -93,13 +94,19 @@ func oneWinner(e *env) {
 		c.put(e.key("connected", c.serial), "v")
 		sessions[i] = c.session()
 	}
-	for round := range e.rounds(20, 200) {
+	rounds, won := e.rounds(20, 200), 0
+	for round := range rounds {
 		holds := make([]*dcs.Hold, n)
 		told := make([]string, n)
+		var unavailable atomic.Int64
 		e.together(n, func(i int) {
 			h, err := sessions[i].TryAcquire(e.ctx, lock, []byte(fmt.Sprint("contender ", i)))
 			if err == nil {
 				holds[i] = h
+				return
+			}
+			if errors.Is(err, dcs.ErrUnavailable) { // so many may be too many for a busy machine
+				unavailable.Add(1)
 				return
 			}
 			holder := e.kind(err, dcs.ErrConflict, "a loser's TryAcquire")
@@ -118,15 +125,22 @@ func oneWinner(e *env) {
 			}
 			winner = i
 		}
+		if winner < 0 && unavailable.Load() > 0 {
+			continue
+		}
 		if winner < 0 {
 			e.Fatalf("round %d: nobody won", round)
 		}
 		for i, who := range told {
-			if i != winner && who != fmt.Sprint("contender ", winner) {
+			if i != winner && who != "" && who != fmt.Sprint("contender ", winner) {
 				e.Fatalf("round %d: contender %d was told that %q holds; contender %d does", round, i, who, winner)
 			}
 		}
 		require.NoError(e, holds[winner].Release(e.ctx))
+		won++
+	}
+	if won < rounds/2 {
+		e.Fatalf("the lock was won in %d of %d rounds", won, rounds)
 	}
 }
 
