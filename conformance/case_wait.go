@@ -15,7 +15,7 @@ import (
 var waitCases = []spec{
 	{Case: Case{
 		Name:   "Wait/LastStateNeverMissed",
-		Rule:   "After 1,000 random writes every follower gets the final state, wherever it began and however it fell behind.",
+		Rule:   "After 500 random writes (slow profile: 5,000) every follower gets the final state, wherever it began and however it fell behind.",
 		Learnt: "Watches that are edge-triggered lose the last event in a reconnect, and nothing ever comes to repair it.",
 	}, run: lastStateNeverMissed},
 	{Case: Case{
