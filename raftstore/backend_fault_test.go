@@ -14,18 +14,18 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
-// dropReplies loses the first n replies to calls of that kind, as a network
-// does: the caller hears nothing until its patience ends.
+// dropReplies loses the first n replies to calls of that kind, as a network does. The
+// caller gets no answer until its timeout.
 func (b *Backend) dropReplies(op byte, n int32) *atomic.Int32 {
 	var left atomic.Int32
 	left.Store(n)
-	b.node.setTap(func(_ context.Context, e tapEvent) bool {
+	b.node.setCallHook(func(_ context.Context, e callEvent) bool {
 		return !e.answered || e.op != op || left.Add(-1) < 0
 	})
 	return &left
 }
 
-// counter reads a counter that a test's commits raise by one each.
+// counter reads a counter that each of a test's commits increments.
 func counter(t *testing.T, b *Backend) (n int, modified dcs.Revision) {
 	e, err := b.Get(testCtx(t), "n")
 	if errors.Is(err, dcs.ErrNotFound) {
@@ -35,7 +35,7 @@ func counter(t *testing.T, b *Backend) (n int, modified dcs.Revision) {
 	return len(e.Value), e.Modified
 }
 
-// P15: replies get lost, copies are sent, and each commit lands once.
+// P15: replies are lost, copies are sent, and each commit is applied once.
 func TestP15LostRepliesLandOnce(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -44,8 +44,8 @@ func TestP15LostRepliesLandOnce(t *testing.T) {
 		b := tc.node[i]
 		n, modified := counter(t, b)
 		for range 3 {
-			// Conditional on what the first copy changes: a second execution
-			// would be a conflict, and an unconditional one would show.
+			// Conditional on a key that the first copy changes. A second execution
+			// would be a conflict, and an unconditional one would be visible.
 			left := b.dropReplies(opPropose, 1)
 			rev, err := b.Commit(ctx, dcs.Txn{
 				If:   []dcs.Cond{dcs.ModifiedAt("n", modified)},
@@ -53,7 +53,7 @@ func TestP15LostRepliesLandOnce(t *testing.T) {
 			})
 			require.NoError(t, err)
 			require.Negative(t, left.Load(), "no reply was dropped")
-			b.node.setTap(nil)
+			b.node.setCallHook(nil)
 			n++
 			got, at := counter(t, b)
 			require.Equal(t, n, got)
@@ -63,21 +63,21 @@ func TestP15LostRepliesLandOnce(t *testing.T) {
 	}
 }
 
-// A Commit whose copies' replies are all lost is settled by a Cancel within
-// its budget: yes where it had landed.
+// A Commit whose replies are all lost is settled by a Cancel within its budget, as
+// successful if it had been applied.
 func TestP15CancelFindsTheYes(t *testing.T) {
 	tc := newTestCluster(t, 3, shortBudget)
 	b := tc.node[tc.follower()]
 	ctx := testCtx(t)
 	_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("first", nil)}})
 	require.NoError(t, err)
-	b.node.setTap(func(_ context.Context, e tapEvent) bool {
+	b.node.setCallHook(func(_ context.Context, e callEvent) bool {
 		r, err := decodeRequest(e.op, e.body)
 		return e.op == opQuestion || !e.answered || err != nil || e.op != opPropose || r.key.Cancel
 	})
 	rev, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
 	require.NoError(t, err)
-	b.node.setTap(nil)
+	b.node.setCallHook(nil)
 	e, err := b.Get(ctx, "k")
 	require.NoError(t, err)
 	require.Equal(t, rev, e.Modified)
@@ -87,8 +87,8 @@ func shortBudget(_ int, c *Config, _ *nodeDeps) {
 	c.Timing = dcs.Timing{TTL: 10 * time.Second, LoopWait: time.Second, RetryTimeout: 1500 * time.Millisecond}
 }
 
-// A Commit of which every answer is lost, the Cancel's too, is ambiguous; it
-// is settled later, and both ways.
+// A Commit whose answers are all lost, including that of the Cancel, is ambiguous. It is
+// settled later, with either outcome.
 func TestSettleAmbiguousCommit(t *testing.T) {
 	parallel(t)
 	for _, landed := range []bool{true, false} {
@@ -97,7 +97,7 @@ func TestSettleAmbiguousCommit(t *testing.T) {
 		ctx := testCtx(t)
 		_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("first", nil)}})
 		require.NoError(t, err)
-		b.node.setTap(func(ctx context.Context, e tapEvent) bool {
+		b.node.setCallHook(func(ctx context.Context, e callEvent) bool {
 			if e.op != opPropose {
 				return true
 			}
@@ -121,7 +121,7 @@ func TestSettleAmbiguousCommit(t *testing.T) {
 		require.ErrorAs(t, err, &again)
 		require.Equal(t, ambiguous.Attempt, again.Attempt)
 
-		b.node.setTap(nil)
+		b.node.setCallHook(nil)
 		rev, err := b.Settle(ctx, ambiguous)
 		e, readErr := b.Get(ctx, "k")
 		if landed {
@@ -140,8 +140,8 @@ func TestSettleAmbiguousCommit(t *testing.T) {
 	}
 }
 
-// P15: the request itself is held back in the network, the caller gives up and
-// is told no; what arrives later lands nowhere.
+// P15: the request itself is held back in the network, and the caller gives up and gets
+// a definite failure. The request that arrives later is not applied.
 func TestP15LateCommandNeverLands(t *testing.T) {
 	tc := newTestCluster(t, 3, shortBudget)
 	b := tc.node[tc.follower()]
@@ -150,7 +150,7 @@ func TestP15LateCommandNeverLands(t *testing.T) {
 	_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("first", nil)}})
 	require.NoError(t, err)
 	var late atomic.Pointer[[]byte]
-	b.node.setTap(func(_ context.Context, e tapEvent) bool {
+	b.node.setCallHook(func(_ context.Context, e callEvent) bool {
 		if e.op != opPropose {
 			return true
 		}
@@ -162,8 +162,8 @@ func TestP15LateCommandNeverLands(t *testing.T) {
 	})
 	_, err = b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
-	require.NotErrorIs(t, err, dcs.ErrAmbiguous, "it was cancelled: a definite no")
-	b.node.setTap(nil)
+	require.NotErrorIs(t, err, dcs.ErrAmbiguous, "the command was cancelled, so the failure is definite")
+	b.node.setCallHook(nil)
 	rep, err := decodeReply(leader.node.answer(ctx, opPropose, *late.Load()))
 	require.NoError(t, err)
 	require.Equal(t, replyDone, rep.kind)
@@ -172,8 +172,8 @@ func TestP15LateCommandNeverLands(t *testing.T) {
 	require.ErrorIs(t, err, dcs.ErrNotFound)
 }
 
-// What callers gave up is settled in the background, so that the cluster need
-// not remember the answers to everything that follows.
+// Commits that callers gave up are settled in the background, so that the cluster need
+// not keep the answers to all later commands.
 func TestAbandonedCommitIsSettled(t *testing.T) {
 	tc := newTestCluster(t, 1, nil)
 	b := tc.node[0]
@@ -181,7 +181,7 @@ func TestAbandonedCommitIsSettled(t *testing.T) {
 	_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("first", nil)}})
 	require.NoError(t, err)
 	given, giveUp := context.WithCancel(ctx)
-	b.node.setTap(func(_ context.Context, e tapEvent) bool {
+	b.node.setCallHook(func(_ context.Context, e callEvent) bool {
 		if e.answered && e.op == opPropose {
 			giveUp()
 			return false
@@ -191,11 +191,11 @@ func TestAbandonedCommitIsSettled(t *testing.T) {
 	_, err = b.Commit(given, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
 	require.ErrorIs(t, err, dcs.ErrAmbiguous)
 	require.ErrorIs(t, err, context.Canceled)
-	b.node.setTap(nil)
+	b.node.setCallHook(nil)
 	tc.eventually(func() bool {
 		s := b.clients.present
 		return s.lowest() == s.next
-	}, "nobody settles it")
+	}, "the commit is not settled")
 	var e *dcs.Error
 	require.ErrorAs(t, err, &e)
 	rev, err := b.Settle(ctx, e)
@@ -203,8 +203,8 @@ func TestAbandonedCommitIsSettled(t *testing.T) {
 	require.NotZero(t, rev)
 }
 
-// A backend that the cluster has forgotten makes itself known again: its
-// command was not executed, and is sent once more under a new name.
+// A backend whose client the cluster has discarded makes a new one. Its command was not
+// executed, and is sent again under the new client.
 func TestForgottenClientGoesOn(t *testing.T) {
 	tc := newTestCluster(t, 1, nil)
 	b := tc.node[0]
@@ -212,13 +212,13 @@ func TestForgottenClientGoesOn(t *testing.T) {
 	_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("first", nil)}})
 	require.NoError(t, err)
 	old := b.clients.present
-	b.clients.present = newSequence(999) // nobody has that name
+	b.clients.present = newSequence(999) // the cluster has no client with that number
 	_, err = b.Commit(ctx, dcs.Txn{If: []dcs.Cond{dcs.Absent("k")}, Then: []dcs.Write{dcs.Put("k", nil)}})
 	require.NoError(t, err)
 	require.NotEqual(t, old.id, b.clients.present.id)
 }
 
-// forgetClients makes so many clients that the cluster forgets all others.
+// forgetClients makes so many clients that the cluster discards all others.
 func forgetClients(t *testing.T, b *Backend) {
 	data := (&state.Command{Kind: state.KindOpen}).Encode()
 	var last raft.ApplyFuture
@@ -228,9 +228,9 @@ func forgetClients(t *testing.T, b *Backend) {
 	require.NoError(t, last.Error())
 }
 
-// P15: the answer to a command got lost and its client was forgotten since. A
-// copy of it is not executed under a new name: nobody can tell any more, and
-// it will not land later.
+// P15: the answer to a command is lost, and its client is discarded afterwards. A copy
+// of the command is not executed under a new client. The outcome cannot be known any
+// more, and the command is not applied later.
 func TestP15ForgottenClientIsNotExecutedTwice(t *testing.T) {
 	tc := newTestCluster(t, 1, func(_ int, c *Config, _ *nodeDeps) {
 		// The clients are made within the budget of one Commit.
@@ -241,7 +241,7 @@ func TestP15ForgottenClientIsNotExecutedTwice(t *testing.T) {
 	_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("first", nil)}})
 	require.NoError(t, err)
 	var lost atomic.Bool
-	b.node.setTap(func(_ context.Context, e tapEvent) bool {
+	b.node.setCallHook(func(_ context.Context, e callEvent) bool {
 		if e.op != opPropose || !e.answered || lost.Swap(true) {
 			return true
 		}
@@ -249,17 +249,17 @@ func TestP15ForgottenClientIsNotExecutedTwice(t *testing.T) {
 		return false
 	})
 	_, err = b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
-	b.node.setTap(nil)
+	b.node.setCallHook(nil)
 	var ambiguous *dcs.Error
 	require.ErrorAs(t, err, &ambiguous)
 	require.ErrorIs(t, err, dcs.ErrAmbiguous)
 	require.True(t, ambiguous.Fenced)
 	e, err := b.Get(ctx, "k")
 	require.NoError(t, err)
-	require.Equal(t, e.Created, e.Modified, "it was executed twice")
+	require.Equal(t, e.Created, e.Modified, "the command was executed twice")
 }
 
-func TestSettleOfSomethingElse(t *testing.T) {
+func TestSettleRefusesOtherErrors(t *testing.T) {
 	tc := newTestCluster(t, 1, nil)
 	for _, e := range []*dcs.Error{nil, {Kind: dcs.ErrAmbiguous}, {Kind: dcs.ErrAmbiguous, Attempt: 7}} {
 		_, err := tc.node[0].Settle(testCtx(t), e)
@@ -267,7 +267,7 @@ func TestSettleOfSomethingElse(t *testing.T) {
 	}
 }
 
-// P1: From is not later than the sending of the copy that was answered.
+// P1: From is not later than the time at which the answered copy was sent.
 func TestP1FromIsTheAnsweredCopysSending(t *testing.T) {
 	tc := newTestCluster(t, 3, nil)
 	ctx := testCtx(t)
@@ -276,7 +276,7 @@ func TestP1FromIsTheAnsweredCopysSending(t *testing.T) {
 	require.NoError(t, err)
 	var arrived atomic.Pointer[dcs.Instant] // of the newest copy
 	var lost atomic.Int32
-	b.node.setTap(func(_ context.Context, e tapEvent) bool {
+	b.node.setCallHook(func(_ context.Context, e callEvent) bool {
 		if e.op != opRenew {
 			return true
 		}
@@ -290,12 +290,12 @@ func TestP1FromIsTheAnsweredCopysSending(t *testing.T) {
 	r, err := lease.Renew(ctx)
 	require.NoError(t, err)
 	require.Greater(t, lost.Load(), int32(2), "no copy was lost")
-	require.False(t, arrived.Load().Before(r.From), "From is later than the sending")
-	require.Less(t, arrived.Load().Sub(r.From), time.Second, "From is an older copy's")
+	require.False(t, arrived.Load().Before(r.From), "From is later than the time of sending")
+	require.Less(t, arrived.Load().Sub(r.From), time.Second, "From is that of an older copy")
 }
 
-// P4, on the bare lease: an answer that was held back beyond the lease's end
-// either does not come, or its From + TTL is over and true.
+// P4, on the lease itself: an answer that was held back beyond the lease's end either
+// does not arrive, or its From + TTL has passed and is correct.
 func TestP4LateRenewalRevivesNothing(t *testing.T) {
 	tc := newTestCluster(t, 3, shortBudget)
 	ctx := testCtx(t)
@@ -305,7 +305,7 @@ func TestP4LateRenewalRevivesNothing(t *testing.T) {
 	rev, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.PutLeased("lock", nil, lease.ID())}})
 	require.NoError(t, err)
 	gone := make(chan struct{})
-	b.node.setTap(func(ctx context.Context, e tapEvent) bool {
+	b.node.setCallHook(func(ctx context.Context, e callEvent) bool {
 		if e.op == opRenew && e.answered {
 			select {
 			case <-gone:
@@ -330,7 +330,7 @@ func TestP4LateRenewalRevivesNothing(t *testing.T) {
 	require.NoError(t, err)
 	close(gone)
 	if a := <-renewed; a.err == nil {
-		require.Greater(t, a.r.From.Elapsed(), a.r.TTL, "a lease that is gone was confirmed")
+		require.Greater(t, a.r.From.Elapsed(), a.r.TTL, "a lease that had ended was confirmed")
 	} else {
 		require.ErrorIs(t, a.err, dcs.ErrLost)
 	}

@@ -46,7 +46,7 @@ func clusterConfigs(t testing.TB, size int) []Config {
 	return configs
 }
 
-// newTestCluster starts size nodes; change may alter each one's parts first.
+// newTestCluster starts size nodes. change may first alter the parts of each.
 func newTestCluster(t testing.TB, size int, change func(i int, c *Config, w *nodeDeps)) *testCluster {
 	t.Helper()
 	tc := &testCluster{t: t, config: clusterConfigs(t, size), node: make([]*Backend, size)}
@@ -87,7 +87,7 @@ func (tc *testCluster) stopAll() {
 	}
 }
 
-// leader waits for a node that leads with its term open.
+// leader waits for a node that leads and whose term is open.
 func (tc *testCluster) leader() int {
 	tc.t.Helper()
 	at := -1
@@ -114,7 +114,7 @@ func (n *node) opened(number uint64) bool {
 	return t != nil && t.number == number && t.leases != nil
 }
 
-// eventually waits until what happens in other goroutines has happened.
+// eventually waits until other goroutines have made cond true.
 func (tc *testCluster) eventually(cond func() bool, msg string) {
 	tc.t.Helper()
 	require.Eventually(tc.t, cond, 20*time.Second, 2*time.Millisecond, msg)
@@ -139,12 +139,11 @@ func (tc *testCluster) follower() int {
 	return -1
 }
 
-// places bounds how many parallel tests run at the same time. Each has a cluster,
-// which needs a processor now and then to have no election.
+// places bounds the number of parallel tests that run at the same time. Each has a
+// cluster, which needs enough time on a processor to hold no election.
 var places = make(chan struct{}, 3)
 
-// parallel runs t with other tests that mostly wait, once those that measure are
-// over.
+// parallel runs t with other tests that mostly wait, after those that measure.
 func parallel(t *testing.T) {
 	t.Helper()
 	t.Parallel()
@@ -174,7 +173,7 @@ func TestThreeNodesServeFromEach(t *testing.T) {
 	}
 }
 
-// exercise uses every method once and checks its answer.
+// exercise calls every method once and checks the result.
 func exercise(t *testing.T, b *Backend) {
 	ctx := testCtx(t)
 	root := "x" + fmt.Sprint(time.Now().UnixNano()) + "/"
@@ -232,5 +231,5 @@ func exercise(t *testing.T, b *Backend) {
 	require.ErrorIs(t, err, dcs.ErrInvalid)
 }
 
-// wireAddr returns the address by which other nodes call this one.
+// wireAddr returns the address at which other nodes call this one.
 func (n *node) wireAddr() string { return transport.LifeAddr(n.net.Addr(), n.net.Greeting().Life) }

@@ -17,7 +17,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk/disktest"
 )
 
-// backupOf returns a backup that a node makes now.
+// backupOf makes a backup on a node and returns it.
 func backupOf(t testing.TB, b *Backend) ([]byte, BackupInfo) {
 	t.Helper()
 	to := &bytes.Buffer{}
@@ -26,7 +26,7 @@ func backupOf(t testing.TB, b *Backend) ([]byte, BackupInfo) {
 	return to.Bytes(), info
 }
 
-// Every node makes a backup with all that was acknowledged before.
+// Every node makes a backup with all writes that were acknowledged before.
 func TestBackupIsLinearizable(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t, 3, nil)
@@ -76,7 +76,7 @@ func TestBackupFails(t *testing.T) {
 	begun := dcs.Now()
 	to := &bytes.Buffer{}
 	_, err = tc.node[last].Backup(testCtx(t), to)
-	require.ErrorIs(t, err, dcs.ErrUnavailable, "nobody confirms that it is the newest")
+	require.ErrorIs(t, err, dcs.ErrUnavailable, "no quorum confirms that the backup is the newest")
 	require.Less(t, begun.Elapsed(), shortTiming.RetryTimeout+100*time.Millisecond)
 	require.Zero(t, to.Len())
 	b := tc.node[last]
@@ -89,8 +89,8 @@ type failingWriter struct{ err error }
 
 func (w failingWriter) Write([]byte) (int, error) { return 0, w.err }
 
-// A cluster is lost, and begins again with a backup. It went on after the backup:
-// the new one uses no revision and no token of that time.
+// A cluster is lost, and begins again with a backup. It had continued after the backup.
+// The new cluster reuses no revision and no token of that time.
 func TestRestore(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t, 3, nil)
@@ -124,7 +124,7 @@ func TestRestore(t *testing.T) {
 		_, err := tc.node[a].Get(testCtx(t), key)
 		require.ErrorIs(t, err, dcs.ErrNotFound)
 	}
-	// The lock of the backup is nobody's, and ends within its TTL.
+	// The lock of the backup has no holder, and ends within its TTL.
 	_, err = (&leaseHandle{b: &tc.node[a].frontend, id: old.ID()}).Renew(testCtx(t), "lock")
 	require.ErrorIs(t, err, dcs.ErrLost)
 	var next dcs.Revision
@@ -136,7 +136,7 @@ func TestRestore(t *testing.T) {
 		next, err = tc.node[a].Commit(testCtx(t), dcs.Txn{If: []dcs.Cond{dcs.Absent("lock")}, Then: []dcs.Write{dcs.PutLeased("lock", nil, l.ID())}})
 		return err == nil
 	}, "the lock stays taken")
-	require.Greater(t, begun.Elapsed(), 5*time.Second, "a holder may have been valid still")
+	require.Greater(t, begun.Elapsed(), 5*time.Second, "a holder may still have been valid")
 	require.Greater(t, next, newest)
 
 	tc.joins(b)
@@ -145,7 +145,7 @@ func TestRestore(t *testing.T) {
 	tc.kill(a)
 	tc.holds(more)
 	tc.holds(revs)
-	// A node of the old cluster finds that it has ended.
+	// A node of the old cluster detects that the cluster has ended.
 	tc.start(a)
 	tc.stop(b)
 	copyDir(t, kept, tc.config[b].Dir)
@@ -154,8 +154,8 @@ func TestRestore(t *testing.T) {
 	require.ErrorContains(t, err, report.Incarnation)
 }
 
-// The same backup is restored twice: the second cluster does not use the
-// revisions of the first.
+// The same backup is restored twice. The second cluster does not use the revisions of
+// the first.
 func TestRestoreTwice(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 1, nil)
@@ -172,7 +172,7 @@ func TestRestoreTwice(t *testing.T) {
 		for _, rev := range tc.commits(0, 5, "again") {
 			highest = max(highest, rev)
 		}
-		// What a restored cluster backs up names all that came before.
+		// A backup of a restored cluster names all former incarnations.
 		head, _, _, err := readBackup(bytes.NewReader(func() []byte { data, _ := backupOf(t, tc.node[0]); return data }()))
 		require.NoError(t, err)
 		require.Len(t, head.Former, 1)
@@ -180,7 +180,7 @@ func TestRestoreTwice(t *testing.T) {
 	}
 }
 
-// Restore writes to an empty directory only, and only a whole backup.
+// Restore writes only to an empty directory, and only a complete backup.
 func TestRestoreRefuses(t *testing.T) {
 	c, files := storedNode(t)
 	b, err := newBackend(c, memoryDeps(files))
@@ -231,7 +231,7 @@ func TestRestoreRefuses(t *testing.T) {
 	require.NoError(t, startOn(t, c, empty))
 }
 
-// TestRestoreAtEachCrash stops a restore before an operation: the directory is
+// TestRestoreAtEachCrash stops a restore before an operation. The directory is then
 // empty or restored, and another call restores it or refuses.
 func TestRestoreAtEachCrash(t *testing.T) {
 	t.Parallel()

@@ -14,15 +14,15 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
-// steady keeps the leader where it is, however loaded the machine is.
+// steady prevents elections on a loaded machine.
 func steady(_ int, c *Config, _ *nodeDeps) { c.HeartbeatTimeout = 3 * time.Second }
 
 // BenchmarkCommit compares commits through the leader's backend with bare
-// raft.Apply on the same nodes, log stores and state machine, in turns. Bare
-// are entries that write the same keys, so that the state machine has the same
-// work to do and ratio is what forwarding, numbering and contexts cost; the
-// target is at least 0.9. For ratio-ignored the bare entries are as long and
-// the state machine ignores them.
+// raft.Apply on the same nodes, log stores and state machine, in turns. The bare
+// entries write the same keys, so that the state machine has the same work to do and
+// ratio shows the cost of forwarding, numbering and contexts. The target is at least
+// 0.9. For ratio-ignored the bare entries have the same length and the state machine
+// ignores them.
 func BenchmarkCommit(b *testing.B) {
 	tc := newTestCluster(b, 3, steady)
 	leader := tc.node[tc.leader()]
@@ -53,7 +53,7 @@ func benchmarkCommit(b *testing.B, leader *Backend, writers int) {
 			return apply(&state.Command{Kind: state.KindExpire, Leases: []dcs.LeaseID{dcs.LeaseID(make([]byte, 120))}})
 		},
 	}
-	// Short turns, so that all kinds meet the same machine.
+	// Short turns, so that all kinds run on the same load of the machine.
 	turn := min(b.N, max(256, 8*writers))
 	took := make([][]float64, len(kinds))
 	for i := range max(3, b.N/turn) {

@@ -16,8 +16,8 @@ import (
 )
 
 // BenchmarkClientRenew compares a renewal through a client with one on a follower,
-// in turns. Target: at most 1.3 times where a round trip takes time; a round trip on
-// one machine is nothing but work, of which a client causes about twice as much.
+// in turns. Target: at most 1.3 times if a round trip takes time. A round trip on one
+// machine is only work, of which a client causes about twice as much.
 func BenchmarkClientRenew(b *testing.B) {
 	for _, roundTrip := range []time.Duration{0, 2 * time.Millisecond} {
 		b.Run(fmt.Sprintf("roundTrip=%v", roundTrip), func(b *testing.B) { benchmarkClientRenew(b, roundTrip) })
@@ -52,8 +52,7 @@ func benchmarkClientRenew(b *testing.B, roundTrip time.Duration) {
 	b.ReportMetric(float64(client)/float64(follower), "ratio")
 }
 
-// farCaller and farNetwork are calls of a node and of a client over a round trip that
-// takes time.
+// farCaller and farNetwork delay the calls of a node and of a client by a round trip.
 type farCaller struct {
 	caller
 	roundTrip time.Duration
@@ -83,8 +82,8 @@ func (f farNetwork) Call(ctx context.Context, addr string, op byte, body []byte)
 }
 
 // BenchmarkClientWaits wakes the Waits of 1,000 clients, one stream each, with one
-// commit, and reports how long that takes from the commit's sending on. Target: a
-// p99 of at most 50 ms on two processors, which the clients share here.
+// commit, and reports the time from when the commit was sent. Target: a p99 of at most
+// 50 ms on two processors, which the clients share here.
 func BenchmarkClientWaits(b *testing.B) {
 	tc := newTestCluster(b, 3, steady)
 	tc.leader()
@@ -127,7 +126,7 @@ func newWaitingClients(tc *testCluster, n int) *waitingClients {
 	return w
 }
 
-// wake lets all wait, writes the key, and returns how long each waited from then.
+// wake makes all wait, writes the key, and returns the time until each was woken.
 func (w *waitingClients) wake(t testing.TB) []time.Duration {
 	t.Helper()
 	ctx := testCtx(t)

@@ -7,13 +7,13 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// TestConformanceOfClients is the suite for a client without a data directory, as
-// for a client of any other store: the nodes are other processes.
+// TestConformanceOfClients runs the suite on clients without a data directory. As for
+// clients of any other store, the nodes are other processes.
 func TestConformanceOfClients(t *testing.T) {
 	s := newClientSuite(t)
 	na := map[string]string{
 		"Outage/ReadOnly":  "reads need the quorum as much as writes do: there is no such state",
-		"Clock/Stepped":    "leases are counted by Go's monotonic clock, which no step of the wall clock moves; what could be wrong is forbidden by a linter rule",
+		"Clock/Stepped":    "leases are counted by Go's monotonic clock, which no step of the wall clock moves; a linter rule forbids the use of the wall clock",
 		"Auth/*":           "clients prove themselves by certificate; there are no users, passwords or tokens",
 		"Reply/MarkerLost": "attempts have numbers in the replicated log instead of markers (P15); they go with it only",
 	}

@@ -57,7 +57,7 @@ var raftNode = testcluster.RaftNode{
 	},
 }
 
-// clientSuite is what the conformance suite of clients runs on.
+// clientSuite has the nodes on which the conformance suite of clients runs.
 type clientSuite struct{ testcluster.Site }
 
 func newClientSuite(tb testing.TB) *clientSuite {
@@ -70,10 +70,10 @@ func (s *clientSuite) fresh(tb testing.TB) *clientSuite {
 	return &clientSuite{site}
 }
 
-// tappedClient is a client with a tap in its connections.
-type tappedClient struct {
+// faultyClient is a client with a fault injector in its connections.
+type faultyClient struct {
 	*Client
-	tap *clientTap
+	faults *faultyNetwork
 }
 
 func (s *clientSuite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
@@ -85,11 +85,11 @@ func (s *clientSuite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backen
 	if o.Endpoints != nil {
 		config.Endpoints, config.NoDiscovery = o.Endpoints, len(o.Endpoints) < len(s.Endpoints)
 	}
-	t := &tappedClient{tap: &clientTap{}}
+	t := &faultyClient{faults: &faultyNetwork{}}
 	for _, f := range o.Faults {
-		t.tap.Inject(f)
+		t.faults.Inject(f)
 	}
-	c, err := newClientOn(config, func(n clientNetwork) clientNetwork { t.tap.clientNetwork = n; return t.tap })
+	c, err := newClientOn(config, func(n clientNetwork) clientNetwork { t.faults.clientNetwork = n; return t.faults })
 	require.NoError(tb, err)
 	t.Client = c
 	if o.Endpoints == nil && !o.Wait {
@@ -108,21 +108,21 @@ func (s *clientSuite) url(testing.TB) string {
 	return s.URL("raft", clientTiming, "discovery=false&plaintext_beyond_loopback=true&min_ttl=1s")
 }
 
-func clientRequests(b dcs.Backend) int64 { return b.(*tappedClient).tap.Requests() }
+func clientRequests(b dcs.Backend) int64 { return b.(*faultyClient).faults.Requests() }
 
 func clientInject(b dcs.Backend, f conformance.Fault) (lift func()) {
-	return b.(*tappedClient).tap.Inject(f)
+	return b.(*faultyClient).faults.Inject(f)
 }
 
 func clientSockets(b dcs.Backend) []conformance.Socket {
 	var out []conformance.Socket
-	for _, c := range b.(*tappedClient).conns.Conns() {
+	for _, c := range b.(*faultyClient).conns.Conns() {
 		out = append(out, socketOf("dialled", c.Keepalive))
 	}
 	return out
 }
 
-// faults is the nodes, for the fault cases.
+// faults returns the nodes for the fault cases.
 func (s *clientSuite) faults() *conformance.Cluster {
 	c := s.Cluster.Faults()
 	strike := c.Strike
@@ -149,9 +149,9 @@ func (s *clientSuite) order(tb testing.TB, i int, name string, args url.Values) 
 	require.NoError(tb, s.Cluster.Servers()[i].Order(ctx, name, args))
 }
 
-// cut makes a node close every connection with the others and make no more, where
-// no network of its own can be made.
-func (s *clientSuite) cut(tb testing.TB, i int) (heal func()) {
+// cut makes a node close every connection with the others and make no more. It replaces
+// a network namespace where none can be made.
+func (s *clientSuite) cut(tb testing.TB, i int) (restore func()) {
 	s.order(tb, i, "cut", url.Values{"off": {"true"}})
 	return func() { s.order(tb, i, "cut", url.Values{"off": {"false"}}) }
 }
@@ -186,16 +186,16 @@ func secureClient(tb testing.TB, who conformance.Credentials, log *slog.Logger) 
 	return c, nil
 }
 
-// clientTap stands in a client's connections. No request of the client brings a
-// message of a stream, so that the faults of Waits are also those of pushes.
-type clientTap struct {
+// faultyNetwork injects faults into a client's connections. The messages of a stream
+// answer no request of the client, so the faults of Waits also apply to pushes.
+type faultyNetwork struct {
 	conformance.Tap
 	pushes conformance.Tap
 	clientNetwork
 }
 
 // Inject puts a fault between the client and the nodes.
-func (t *clientTap) Inject(f conformance.Fault) (lift func()) {
+func (t *faultyNetwork) Inject(f conformance.Fault) (lift func()) {
 	own := t.Tap.Inject(f)
 	if f.Do == conformance.Pass || f.When != nil && !f.When(conformance.Request{Op: "Wait"}) {
 		return own
@@ -207,8 +207,8 @@ func (t *clientTap) Inject(f conformance.Fault) (lift func()) {
 	}
 }
 
-// Call is the tap in front of every call.
-func (t *clientTap) Call(ctx context.Context, addr string, op byte, body []byte) (answer []byte, err error) {
+// Call makes a call with the faults in force.
+func (t *faultyNetwork) Call(ctx context.Context, addr string, op byte, body []byte) (answer []byte, err error) {
 	var mu sync.Mutex
 	err = t.Pass(ctx, describe(op, body), func(ctx context.Context) error {
 		got, err := t.clientNetwork.Call(ctx, addr, op, body)
@@ -222,8 +222,8 @@ func (t *clientTap) Call(ctx context.Context, addr string, op byte, body []byte)
 	return answer, err
 }
 
-// Open is the tap in front of every stream.
-func (t *clientTap) Open(ctx context.Context, addr string, body []byte) (stream, error) {
+// Open opens a stream with the faults in force.
+func (t *faultyNetwork) Open(ctx context.Context, addr string, body []byte) (stream, error) {
 	r := conformance.Request{Op: "Wait"}
 	if f, err := decodeFeedRequest(body); err == nil && f.kind == feedTree {
 		r = conformance.Request{Op: "Snapshot", Keys: []string{f.prefix}}
@@ -236,10 +236,10 @@ func (t *clientTap) Open(ctx context.Context, addr string, body []byte) (stream,
 		return nil, err
 	}
 	s, err := t.clientNetwork.Open(ctx, addr, body)
-	return &tappedFeed{stream: s, pushes: &t.pushes, fate: f}, err
+	return &faultyStream{stream: s, pushes: &t.pushes, fate: f}, err
 }
 
-// silentStream never brings anything.
+// silentStream never delivers a message.
 type silentStream struct{}
 
 func (silentStream) Recv(ctx context.Context) ([]byte, error) {
@@ -249,16 +249,16 @@ func (silentStream) Recv(ctx context.Context) ([]byte, error) {
 
 func (silentStream) Close() {}
 
-// tappedFeed does to the messages of a stream what its fate says, and the faults in
-// force. What is lost makes it silent from then on.
-type tappedFeed struct {
+// faultyStream applies its action and the faults in force to the messages of a stream.
+// After a lost message it stays silent.
+type faultyStream struct {
 	stream
 	pushes *conformance.Tap
 	fate   conformance.Fate
 	silent bool
 }
 
-func (s *tappedFeed) Recv(ctx context.Context) ([]byte, error) {
+func (s *faultyStream) Recv(ctx context.Context) ([]byte, error) {
 	if s.silent = s.silent || s.fate.LoseAnswer; s.silent {
 		return silentStream{}.Recv(ctx)
 	}

@@ -11,9 +11,9 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// A name with two addresses, of which the first is frozen: every call is answered
-// by the second. When the second one freezes as well and the name gets a healthy
-// address, that one is used.
+// A name has two addresses. The first is frozen, and every call is answered by the
+// second. When the second one freezes as well and the name gets a healthy address, that
+// one is used.
 func TestClientNameWithAFrozenAddress(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t, 1, nil)
@@ -38,8 +38,8 @@ func TestClientNameWithAFrozenAddress(t *testing.T) {
 	require.Eventually(t, func() bool { return dcs.KindOf(get(time.Second)) == dcs.ErrNotFound }, 8*time.Second, time.Millisecond)
 }
 
-// Calls under way on a connection that is dropped end by themselves, and the
-// connection after them.
+// Calls in progress on a dropped connection end by themselves, and the connection ends
+// after them.
 func TestClientDropsConnections(t *testing.T) {
 	tc := newTestCluster(t, 1, nil)
 	tc.leader()

@@ -76,7 +76,7 @@ func TestClient(t *testing.T) {
 	}
 }
 
-// A tree, and the keys of a renewal, that are larger than a reply come in parts.
+// A tree, or the keys of a renewal, that are larger than a reply arrive in parts.
 func TestClientReadsMoreThanACallCarries(t *testing.T) {
 	tc := newTestCluster(t, 3, nil)
 	tc.leader()
@@ -102,9 +102,8 @@ func TestClientReadsMoreThanACallCarries(t *testing.T) {
 	require.Equal(t, s.Entries, waited.Entries)
 }
 
-// An entry of the log that changes no key reaches a stream with its next beat only.
-// It must not count as a change that the node of the stream is late with: nodes that
-// are well were left for it.
+// An entry of the log that changes no key reaches a stream only with its next beat. It
+// must not count as a change that the stream lacks, or clients leave healthy nodes.
 func TestGrantIsNoChangeThatAStreamIsLateWith(t *testing.T) {
 	tc := newTestCluster(t, 1, nil)
 	tc.leader()

@@ -14,8 +14,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// votingNetwork records the calls of a client, may stand in for nodes, and lets
-// renewals go to the node that leads only: no second copy is answered.
+// votingNetwork records the calls of a client, may answer in place of nodes, and passes
+// renewals only to the leader, so that no second copy is answered.
 type votingNetwork struct {
 	clientNetwork
 	leader  string
@@ -45,7 +45,7 @@ func (n *votingNetwork) Call(ctx context.Context, addr string, op byte, body []b
 }
 
 // made returns the bodies of the calls with that operation since the last time, and
-// forgets all.
+// clears the record.
 func (n *votingNetwork) made(op byte) (bodies [][]byte) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -58,8 +58,7 @@ func (n *votingNetwork) made(op byte) (bodies [][]byte) {
 	return bodies
 }
 
-// newVotingClient returns a client that has a lease and knows the node that leads
-// and a voter.
+// newVotingClient returns a client that has a lease and knows the leader and a voter.
 func newVotingClient(tc *testCluster) (*votingNetwork, *Client, dcs.Lease) {
 	tc.t.Helper()
 	net := &votingNetwork{leader: tc.node[tc.leader()].node.net.Addr()}
@@ -76,9 +75,9 @@ func newVotingClient(tc *testCluster) (*votingNetwork, *Client, dcs.Lease) {
 	return net, c, lease
 }
 
-// P2: a voter may have answered before the renewal reached the leader, and another
-// node may lead from then on: the renewal counts from the question. The leader asks
-// nobody.
+// P2: a voter may have answered before the renewal reached the leader, and another node
+// may lead from then on. So the renewal counts from the question. The leader asks no
+// voter.
 func TestP2RenewalCountsFromTheVote(t *testing.T) {
 	tc := newTestCluster(t, 3, steady)
 	leader := tc.node[tc.leader()].node
@@ -108,7 +107,7 @@ func TestP2RenewalCountsFromTheVote(t *testing.T) {
 	require.Equal(t, before, questions(leader), "the leader asked a voter as well")
 }
 
-// questions returns the stamp of the newest question of a node that leads.
+// questions returns the stamp of the newest question of a leader.
 func questions(n *node) (newest uint64) {
 	n.lead.mu.Lock()
 	e := n.lead.current.quorum
@@ -153,7 +152,7 @@ func TestP2VoteOfAnotherTerm(t *testing.T) {
 	}
 }
 
-// P2: a lease that is gone is gone only if the voter confirms it, too.
+// P2: the answer that a lease has ended also holds only if the voter confirms it.
 func TestP2GoneDependsOnTheVote(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, steady)
@@ -170,7 +169,7 @@ func TestP2GoneDependsOnTheVote(t *testing.T) {
 	require.Equal(t, leader.member().raft.CurrentTerm(), rep.ifTerm)
 }
 
-// P2: another server at the voter's address has no say.
+// P2: the answer of another server at the voter's address does not count.
 func TestP2VoteOfAnotherServer(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, steady)
@@ -182,7 +181,7 @@ func TestP2VoteOfAnotherServer(t *testing.T) {
 	require.Empty(t, n.answerClient(testCtx(t), opVote, []byte(tc.node[tc.leader()].node.member().id)))
 }
 
-// A node that passes a renewal on does so on its own word.
+// A node that forwards a renewal sends its own term with it, not the client's voter.
 func TestRenewalIsPassedOnWithoutTheClientsVoter(t *testing.T) {
 	tc := newTestCluster(t, 3, steady)
 	tc.leader()

@@ -12,8 +12,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk/disktest"
 )
 
-// A node whose disk refuses writes can be closed, and leaves nothing behind: its
-// writes are repeated until then.
+// A node whose disk refuses writes can be closed, and leaves no goroutine and no open
+// file behind. Its writes are repeated until then.
 func TestCloseWhileTheDiskFails(t *testing.T) {
 	files := disktest.New()
 	c := clusterConfigs(t, 1)[0]
@@ -24,7 +24,7 @@ func TestCloseWhileTheDiskFails(t *testing.T) {
 	defer cancel()
 	_, err = b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
 	require.NoError(t, err)
-	heal := files.Fail(disktest.Any(disktest.Write), syscall.ENOSPC)
+	restore := files.Fail(disktest.Any(disktest.Write), syscall.ENOSPC)
 	short, cancel := context.WithTimeout(ctx, 1500*time.Millisecond)
 	defer cancel()
 	_, err = b.Commit(short, dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("later"))}})
@@ -36,7 +36,7 @@ func TestCloseWhileTheDiskFails(t *testing.T) {
 	_ = b.Close() // the mark cannot be written
 	require.Less(t, begun.Elapsed(), shutdownBound)
 	require.Empty(t, files.OpenFiles(), "files are left open")
-	heal()
+	restore()
 	b, err = newBackend(c, memoryDeps(files))
 	require.NoError(t, err)
 	defer b.Close()

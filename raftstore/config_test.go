@@ -36,7 +36,7 @@ func TestConfigDefaults(t *testing.T) {
 	c.Logger, c.Observer = dcs.Detached(c.Logger, c.Observer)
 	again, err := c.check()
 	require.NoError(t, err)
-	require.Equal(t, c, again, "settings that are filled in stay what they are")
+	require.Equal(t, c, again, "settings that are filled in do not change")
 }
 
 func TestConfigFaults(t *testing.T) {

@@ -13,8 +13,8 @@ func TestConformance(t *testing.T) {
 	na := map[string]string{}
 	na["Rotate/*"] = "every client is a node of its own; rotation comes with the client that has none"
 	na["Outage/ReadOnly"] = "reads need the quorum as much as writes do: there is no such state"
-	na["Holder/StaleConfirmation"] = "the case gives each client servers of its own, and here a client is a node; quorum_check_pause_test.go shows the same on the evidence"
-	na["Clock/Stepped"] = "leases are counted by Go's monotonic clock, which no step of the wall clock moves; what could be wrong is forbidden by a linter rule"
+	na["Holder/StaleConfirmation"] = "the case gives each client servers of its own, and here a client is a node; quorum_check_pause_test.go tests the same for the evidence"
+	na["Clock/Stepped"] = "leases are counted by Go's monotonic clock, which no step of the wall clock moves; a linter rule forbids the use of the wall clock"
 	na["Auth/*"] = "nodes prove themselves by certificate; there are no users, passwords or tokens"
 	na["Reply/MarkerLost"] = "attempts have numbers in the replicated log instead of markers (P15); they go with it only"
 	conformance.Run(t, conformance.Harness{

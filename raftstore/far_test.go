@@ -16,8 +16,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
-// far returns an address that reaches the one at addr over a round trip: of
-// connecting, and of each answer.
+// far returns an address that reaches addr with a delay of one round trip, for
+// connecting and for each answer.
 func far(t *testing.T, addr string, roundTrip time.Duration) string {
 	t.Helper()
 	p, err := fault.NewProxy(context.Background(), "127.0.0.1:0", addr, fault.ProxyOptions{
@@ -32,9 +32,9 @@ func far(t *testing.T, addr string, roundTrip time.Duration) string {
 	return p.Addr()
 }
 
-// Three nodes whose round trips take 200 ms, with TLS and the settings that
-// docs/operations.md has for them: a lock is held by a node that does not lead,
-// writes guarded by it succeed on every node, and nobody is elected.
+// Three nodes have round trips of 200 ms, TLS and the settings that docs/operations.md
+// has for that. A lock is held by a follower, writes guarded by it succeed on every
+// node, and there is no election.
 func TestLockOverFarNodes(t *testing.T) {
 	parallel(t)
 	const roundTrip = 200 * time.Millisecond

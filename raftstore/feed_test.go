@@ -14,7 +14,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// change writes or deletes a key of the tree at that entry, and tells the feed.
+// change writes or deletes a key of the tree at that entry, and notifies the feed.
 func (f *feed) change(t testing.TB, index uint64, w dcs.Write) {
 	require.NoError(t, f.tree.Commit(dcs.Revision(index), dcs.Txn{Then: []dcs.Write{w}}, kv.Options{}))
 	f.changed(index, []string{w.Key})
@@ -48,10 +48,10 @@ func TestFeedSendsWhatFollows(t *testing.T) {
 	f.change(t, 7, dcs.Put("b", nil))
 	<-news
 	m, upTo, _ = f.since(9)
-	require.Nil(t, m, "a client that is ahead is sent what it has")
+	require.Nil(t, m, "a client that is ahead is sent changes that it has")
 	require.EqualValues(t, 9, upTo)
 
-	f.changed(20, nil) // a snapshot took the place of everything
+	f.changed(20, nil) // a snapshot has replaced the tree
 	_, _, kept = f.since(7)
 	require.False(t, kept)
 	_, _, kept = f.since(20)
@@ -104,7 +104,7 @@ func FuzzDecodeFeed(f *testing.F) {
 	})
 }
 
-// A client that asks for more than is kept gets the tree, and misses nothing.
+// A client that asks for changes that are not kept gets the tree, and misses no change.
 func TestClientFarBehindGetsTheTree(t *testing.T) {
 	tc := newTestCluster(t, 1, nil)
 	tc.leader()
@@ -131,8 +131,8 @@ func TestClientFarBehindGetsTheTree(t *testing.T) {
 	require.Equal(t, want.Entries, s.Entries)
 }
 
-// A node that is cut off from the others tells a client nothing that makes it stay:
-// the stream has no beats, and the client goes to another node.
+// The stream of a node that is cut off from the others has no beats, so that the client
+// changes to another node.
 func TestCutOffNodeSendsNoBeats(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t, 3, nil)
@@ -168,9 +168,9 @@ func TestCutOffNodeSendsNoBeats(t *testing.T) {
 		require.NoError(t, s.beat(cut.streams.view()))
 		remote.Pause(ctx, leastBeat/2)
 	}
-	require.LessOrEqual(t, beats, before+1, "a node without a quorum says that it is in touch with one")
+	require.LessOrEqual(t, beats, before+1, "a node without a quorum confirms that it has one")
 	_, err = c.Wait(ctx, "", first.Revision+1000)
-	require.ErrorIs(t, err, dcs.ErrUnavailable, "a Wait over a node that is cut off goes on for ever")
+	require.ErrorIs(t, err, dcs.ErrUnavailable, "a Wait over a node that is cut off never ends")
 	_, err = c.Get(ctx, "k")
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
 	require.ErrorContains(t, err, cut.node.net.Addr(), "the error does not name the node")

@@ -15,12 +15,12 @@ var (
 	incZ = disk.Incarnation{3}
 )
 
-// saying is what a node of an incarnation answers.
+// saying returns the answer of a node of an incarnation.
 func saying(i disk.Incarnation, leader string, former ...disk.Incarnation) met {
 	return met{peer: transport.Hello{Incarnation: i}, said: setupMessage{Leader: leader, Former: former}}
 }
 
-// Which incarnation goes on, as far as the others know.
+// The other nodes' answers decide which incarnation continues.
 func TestIncarnationIsJudged(t *testing.T) {
 	own := func(i disk.Incarnation, former ...disk.Incarnation) disk.Identity {
 		return disk.Identity{Owner: disk.Owner{Node: "a", Members: []string{"a", "b", "c"}}, Incarnation: i, Former: former}
@@ -58,7 +58,7 @@ func TestIncarnationIsJudged(t *testing.T) {
 	}
 }
 
-// An empty node joins the incarnation that goes on, whichever has a leader, and
+// An empty node joins the incarnation that continues, even if another has a leader, and
 // knows from then on which ones have ended.
 func TestEmptyNodeJoinsTheLaterIncarnation(t *testing.T) {
 	own := disk.Identity{Owner: disk.Owner{Node: "a", Members: []string{"a", "b", "c"}}, Life: newLife}

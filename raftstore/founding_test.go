@@ -20,8 +20,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// modelNode is a node at its first start: what its disk has, and the answers
-// that it has heard and not acted on.
+// modelNode is a node at its first start, with the content of its disk and the answers
+// that it has received and not yet used.
 type modelNode struct {
 	id    string
 	up    bool
@@ -66,7 +66,7 @@ func (m *model) wipe(n *modelNode) {
 	m.fresh[n.disk.Life] = true
 }
 
-// answer is what a node answers another one now.
+// answer returns the present answer of a node to another one.
 func (n *modelNode) answer() met {
 	a := met{peer: transport.Hello{ID: n.id, Life: n.disk.Life, Incarnation: n.disk.Incarnation}}
 	a.said = setupMessage{Standing: standingFresh, Founders: n.disk.Founders, FounderAddrs: n.disk.Addrs, Peers: n.disk.Members}
@@ -82,14 +82,14 @@ func (n *modelNode) answer() met {
 	return a
 }
 
-// step lets one node do something, or something happen to it.
+// step makes one node act, crash, lose its disk or receive an answer.
 func (m *model) step(losses int) {
 	n := m.nodes[m.rand.IntN(len(m.nodes))]
 	switch {
 	case !n.up:
 		n.up, n.heard = true, nil
 	case m.rand.IntN(12) == 0:
-		n.up = false // a crash: what was written stays
+		n.up = false // a crash; the disk stays
 	case m.rand.IntN(12) == 0 && m.wiped < losses:
 		m.wiped++
 		m.wipe(n)
@@ -104,7 +104,7 @@ func (m *model) step(losses int) {
 				n.heard[other.id] = other.answer()
 			}
 		}
-	default: // perhaps long after it heard
+	default: // perhaps long after it has received the answers
 		m.act(n)
 		n.heard = nil
 	}
@@ -133,8 +133,7 @@ func (m *model) act(n *modelNode) {
 	n.disk = next
 }
 
-// voters counts the founders of each incarnation that vote: nobody else votes
-// in it.
+// voters counts the founders of each incarnation that vote. No other node votes in it.
 func (m *model) voters() map[disk.Incarnation]int {
 	count := map[disk.Incarnation]int{}
 	for _, n := range m.nodes {
@@ -145,8 +144,8 @@ func (m *model) voters() map[disk.Incarnation]int {
 	return count
 }
 
-// A cluster is founded once, in any order in which the nodes act, hear of each
-// other, crash and lose their disks.
+// A cluster is founded once, in any order in which nodes act, receive answers,
+// crash and lose their disks.
 func TestClusterIsFoundedOnce(t *testing.T) {
 	for seed := range uint64(1000) {
 		m := newModel(t, seed)
@@ -166,9 +165,9 @@ func TestClusterIsFoundedOnce(t *testing.T) {
 	}
 }
 
-// A founder votes when every node has stored the incarnation. Else it and one
-// more founder could acknowledge commits, lose their data, and be founded again
-// with the third node, which never heard of the cluster.
+// A founder votes only when every node has stored the incarnation. Otherwise it and
+// another founder could acknowledge commits, lose their data, and be founded again with
+// the third node, which has never heard of the cluster.
 func TestFounderWaitsForEveryNode(t *testing.T) {
 	m := newModel(t, 1)
 	a, b, c := m.nodes[0], m.nodes[1], m.nodes[2]
@@ -199,7 +198,7 @@ func TestFounderWaitsForEveryNode(t *testing.T) {
 	require.True(t, b.votes, "a has seen all of them")
 }
 
-// Without losses every first start ends, also after crashes.
+// Without losses every first start completes, even after crashes.
 func TestFirstStartEnds(t *testing.T) {
 	for seed := range uint64(200) {
 		m := newModel(t, seed)
@@ -222,9 +221,8 @@ func TestFirstStartEnds(t *testing.T) {
 	}
 }
 
-// What the first start waits for is said, with the address of each node that is
-// not there.
-func TestFirstStartNamesWhoIsAbsent(t *testing.T) {
+// The error of the first start names the missing nodes and their addresses.
+func TestFirstStartNamesMissingNodes(t *testing.T) {
 	m := newModel(t, 1)
 	a, b := m.nodes[0], m.nodes[1]
 	for _, tc := range []struct {
@@ -249,8 +247,7 @@ func TestFirstStartNamesWhoIsAbsent(t *testing.T) {
 	require.ErrorContains(t, err, "b (b:1), which has data (lost)")
 }
 
-// A node that hears of two incarnations takes that of the nodes with a leader,
-// or none.
+// A node that hears of two incarnations takes that of the nodes with a leader, or none.
 func TestTwoIncarnationsAreHeardOf(t *testing.T) {
 	m := newModel(t, 1)
 	c := m.nodes[2].disk
@@ -264,8 +261,8 @@ func TestTwoIncarnationsAreHeardOf(t *testing.T) {
 	require.Equal(t, disk.Incarnation{2}, own.Incarnation)
 }
 
-// No node votes before all nodes were seen; calls say which one is missing, and
-// so does Status.
+// No node votes before all nodes were seen. The errors of calls and Status name the
+// missing one.
 func TestFirstStartWaitsForEveryNode(t *testing.T) {
 	tc := &testCluster{t: t, config: clusterConfigs(t, 3), node: make([]*Backend, 3)}
 	tc.nodeDeps = []nodeDeps{testDeps(), testDeps(), testDeps()}
@@ -280,7 +277,7 @@ func TestFirstStartWaitsForEveryNode(t *testing.T) {
 			_, err := b.Get(short, "k")
 			require.ErrorIs(t, err, dcs.ErrUnavailable)
 			return err != nil && containsAll(err.Error(), "waits for its first start", want)
-		}, "the error does not say what is missing")
+		}, "the error does not name the missing node")
 		require.Nil(t, b.node.member(), "node %d takes part", i)
 		s := b.Status()
 		require.Equal(t, Waiting, s.Health.State)
@@ -288,7 +285,7 @@ func TestFirstStartWaitsForEveryNode(t *testing.T) {
 		require.Positive(t, s.Health.Since)
 		require.Empty(t, s.Incarnation)
 		require.NotEmpty(t, s.Life)
-		tc.stop(i) // and again: nothing is written that would keep it from starting
+		tc.stop(i) // and again, because no written data prevent its start
 		tc.start(i)
 	}
 	tc.start(2)
@@ -316,13 +313,13 @@ func containsAll(s string, parts ...string) bool {
 	return true
 }
 
-// All founders begin with the very same entry.
+// All founders begin with the same entry.
 func TestFoundersWriteTheSameEntry(t *testing.T) {
 	tc := newTestCluster(t, 3, nil)
 	tc.leader()
 	var first *raft.Log
 	for _, b := range tc.node {
-		tc.eventually(func() bool { return b.node.member() != nil }, "it is no member")
+		tc.eventually(func() bool { return b.node.member() != nil }, "the node is no member")
 		var l raft.Log
 		require.NoError(t, b.node.member().store.GetLog(1, &l))
 		l.AppendedAt = time.Time{}
@@ -336,12 +333,12 @@ func TestFoundersWriteTheSameEntry(t *testing.T) {
 	}
 }
 
-// blockedFiles blocks whatever opens a file with that name, while it is armed.
+// blockedFiles blocks every goroutine that opens a file with that name, while armed.
 type blockedFiles struct {
 	disk.FS
 	name    string
 	armed   atomic.Bool
-	blocked chan struct{} // closed when something is blocked
+	blocked chan struct{} // closed when an Open is blocked
 	release chan struct{}
 	once    sync.Once
 }
@@ -354,7 +351,7 @@ func (f *blockedFiles) Open(path string) (disk.File, error) {
 	return f.FS.Open(path)
 }
 
-// A disk that hangs while a node begins its part does not hold Close up.
+// A disk that hangs while a node starts Raft does not delay Close.
 func TestCloseWhileTheDiskHangsAtTheFirstStart(t *testing.T) {
 	files := &blockedFiles{FS: disk.OS{}, name: "vote", blocked: make(chan struct{}), release: make(chan struct{})}
 	tc := &testCluster{t: t, config: clusterConfigs(t, 3), node: make([]*Backend, 3)}

@@ -14,8 +14,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
-// ownFileSystem mounts a file system of its own, or returns "" where that cannot
-// be done. freeze lets everything that writes to it hang until thaw.
+// ownFileSystem mounts a separate file system, or returns "" if that is not possible.
+// freeze makes every write to it hang until thaw.
 func ownFileSystem(t *testing.T) (dir string, freeze, thaw func()) {
 	base := t.TempDir()
 	image := filepath.Join(base, "image")
@@ -45,8 +45,8 @@ func ownFileSystem(t *testing.T) (dir string, freeze, thaw func()) {
 	}, thaw
 }
 
-// The file system of the leader is frozen, so that a thread of it hangs in the
-// kernel. The others go on, and the node is back when its file system is.
+// The file system of the leader is frozen, so that one of its threads hangs in the
+// kernel. The others continue, and the node takes part again when its file system does.
 func TestFrozenFileSystem(t *testing.T) {
 	dir, freeze, thaw := ownFileSystem(t)
 	if dir == "" {
@@ -64,21 +64,21 @@ func TestFrozenFileSystem(t *testing.T) {
 	})
 	t.Cleanup(tc.stopAll) // before the file system goes
 	t.Cleanup(thaw)       // and before that
-	struck, other := tc.node[0], tc.node[1]
+	frozenNode, other := tc.node[0], tc.node[1]
 	var longest, slowest time.Duration
 	for range rounds {
 		for tc.leader() != 0 {
-			_ = tc.node[tc.leader()].node.member().raft.LeadershipTransferToServer(struck.node.member().id, struck.node.member().trans.LocalAddr()).Error() // asked again if refused
+			_ = tc.node[tc.leader()].node.member().raft.LeadershipTransferToServer(frozenNode.node.member().id, frozenNode.node.member().trans.LocalAddr()).Error() // asked again if refused
 		}
-		lease, _, err := struck.Grant(testCtx(t), 3*time.Second)
+		lease, _, err := frozenNode.Grant(testCtx(t), 3*time.Second)
 		require.NoError(t, err)
 		freeze()
 		hung := dcs.Now()
 		_ = bounded(t, 100*time.Millisecond, func(ctx context.Context) error {
-			_, err := struck.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+			_, err := frozenNode.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
 			return err
 		})
-		tc.eventually(func() bool { return other.Status().LeaderID != "" && other.Status().LeaderID != tc.config[0].ID }, "nobody else leads")
+		tc.eventually(func() bool { return other.Status().LeaderID != "" && other.Status().LeaderID != tc.config[0].ID }, "no other node leads")
 		longest = max(longest, hung.Elapsed())
 		for n := 1; hung.Elapsed() < frozen; n++ {
 			require.NoError(t, bounded(t, testTiming.RetryTimeout, func(ctx context.Context) error {
@@ -94,7 +94,7 @@ func TestFrozenFileSystem(t *testing.T) {
 		thaw()
 		back := dcs.Now()
 		tc.eventually(func() bool {
-			return struck.Status().Health.State == Well && dcs.Revision(struck.node.state.Applied()) >= want.Revision
+			return frozenNode.Status().Health.State == Well && dcs.Revision(frozenNode.node.state.Applied()) >= want.Revision
 		}, "the node does not come back")
 		slowest = max(slowest, back.Elapsed())
 	}

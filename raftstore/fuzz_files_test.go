@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk/disktest"
 )
 
-// storedNode returns the settings of a node and what it has stored: snapshots, a
+// storedNode returns the settings of a node and its stored files. They have snapshots, a
 // log behind them, votes and marks.
 func storedNode(t testing.TB) (Config, *disktest.FS) {
 	c := clusterConfigs(t, 1)[0]
@@ -49,8 +49,8 @@ func startOn(t testing.TB, c Config, files *disktest.FS) error {
 	return nil
 }
 
-// FuzzStoredFiles changes what a node has stored. The node starts with all that
-// was acknowledged, or it does not start; it never panics.
+// FuzzStoredFiles changes the stored files of a node. The node starts with all
+// acknowledged writes, or it does not start. It never panics.
 func FuzzStoredFiles(f *testing.F) {
 	c, original := storedNode(f)
 	for file := range uint8(8) {
@@ -67,7 +67,7 @@ func FuzzStoredFiles(f *testing.F) {
 		if len(data) == 0 {
 			return
 		}
-		// Most of a segment is room that nothing was written to.
+		// Most of a segment is unused room.
 		offset := int(at) % min(len(data), 8<<10)
 		if cut {
 			data = data[:offset]
@@ -79,7 +79,7 @@ func FuzzStoredFiles(f *testing.F) {
 	})
 }
 
-// TestEachStoredFileIsMissing removes what a node has stored, file by file.
+// TestEachStoredFileIsMissing removes the stored files of a node, one at a time.
 func TestEachStoredFileIsMissing(t *testing.T) {
 	parallel(t)
 	c, original := storedNode(t)

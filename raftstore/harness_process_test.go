@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 		}
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		go func() {
-			_, _ = io.Copy(io.Discard, os.Stdin) // until whoever started it is gone
+			_, _ = io.Copy(io.Discard, os.Stdin) // until the process that started it has ended
 			stop()
 		}()
 		<-ctx.Done()
@@ -48,10 +48,10 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// processes is a cluster for the fault cases: node a in this process, whose
-// clients the cases use, b and c as processes that can be killed and frozen.
-// They are what is struck: a client is a node, and a node that is frozen or
-// killed takes its clients along.
+// processes is a cluster for the fault cases. Node a is in this process, and the cases
+// use its clients. Nodes b and c are processes that can be killed and frozen. Faults are
+// injected only into these, because a client is a node, and the clients of a frozen or
+// killed node would stop with it.
 type processes struct {
 	*suite
 	configs []Config // a, b, c
@@ -65,20 +65,20 @@ type child struct {
 	proc  *fault.Process
 }
 
-// newProcesses starts them.
+// newProcesses starts the cluster.
 func newProcesses(t testing.TB) *processes {
 	t.Helper()
 	return startProcesses(t, 0, func(*Config) {})
 }
 
-// startProcesses starts them with settings that edit changes; b and c may open
-// that many files each.
+// startProcesses starts the cluster with settings that edit changes. Nodes b and c may
+// open that many files each.
 func startProcesses(t testing.TB, files int, edit func(*Config)) *processes {
 	t.Helper()
 	p := &processes{suite: &suite{}, configs: clusterConfigs(t, 3)}
 	for i := range p.configs {
 		suiteConfig(&p.configs[i], suiteTiming)
-		// So that a split vote, too, leaves a Commit's budget some room.
+		// A Commit's budget must have room for a split vote, too.
 		p.configs[i].HeartbeatTimeout = 200 * time.Millisecond
 		edit(&p.configs[i])
 	}
@@ -96,7 +96,7 @@ func startProcesses(t testing.TB, files int, edit func(*Config)) *processes {
 	return p
 }
 
-// urlOf is a node's URL.
+// urlOf returns a node's URL.
 func urlOf(c Config) string {
 	var peers []string
 	for _, p := range c.Peers {
@@ -132,18 +132,18 @@ func (n *child) stop() {
 	n.proc.Terminate(ctx)
 }
 
-// faults is the servers, for the suite.
+// faults returns the servers for the suite.
 func (p *processes) faults() *conformance.Cluster {
 	return &conformance.Cluster{
 		Endpoints: []string{p.configs[1].Peers[1].Addr, p.configs[1].Peers[2].Addr},
-		// A follower waits for up to two heartbeat timeouts, and a split vote
-		// costs up to two election timeouts more.
+		// A follower waits for up to two heartbeat timeouts, and a split vote costs
+		// up to two election timeouts more.
 		Election: 4 * p.configs[0].HeartbeatTimeout,
 		Leader:   p.leader,
 		Healthy:  p.healthy,
-		Strike:   p.strike,
+		Strike:   p.injectFault,
 		RestartAll: func(tb testing.TB) {
-			// All that can be killed: the two of three that make a quorum.
+			// All that can be killed. They are two of three, and so a quorum.
 			for _, n := range p.nodes {
 				n.proc.Kill()
 			}
@@ -159,7 +159,7 @@ func (p *processes) faults() *conformance.Cluster {
 	}
 }
 
-// healthy returns when every node follows one leader and is heard of.
+// healthy returns when every node follows one leader and answers.
 func (p *processes) healthy(tb testing.TB) {
 	a := p.tc.node[0]
 	require.Eventually(tb, func() bool {
@@ -179,8 +179,7 @@ func (p *processes) healthy(tb testing.TB) {
 	}, 20*time.Second, 20*time.Millisecond)
 }
 
-// answers reports whether a node answers a question, as the backends ask each
-// other for whether they live.
+// answers reports whether a node answers a question of another node.
 func answers(a *Backend, id string) bool {
 	for _, v := range a.node.member().currentVoters() {
 		if transport.NodeOf(v.id) != id {
@@ -194,7 +193,7 @@ func answers(a *Backend, id string) bool {
 	return false
 }
 
-// leader is the child that leads; the lead is given to one if a has it.
+// leader returns the child that leads. If a leads, it transfers the leadership to one.
 func (p *processes) leader(tb testing.TB) int {
 	a := p.tc.node[0]
 	for range 50 {
@@ -214,7 +213,7 @@ func (p *processes) leader(tb testing.TB) int {
 	return -1
 }
 
-func (p *processes) strike(tb testing.TB, i int, t conformance.Trouble) (heal func()) {
+func (p *processes) injectFault(tb testing.TB, i int, t conformance.Trouble) (restore func()) {
 	n := p.nodes[i]
 	switch t.Do {
 	case conformance.Killed:
@@ -232,8 +231,8 @@ func (p *processes) strike(tb testing.TB, i int, t conformance.Trouble) (heal fu
 	return nil
 }
 
-// url gives node c away: what opens the URL, in this process or in another one,
-// is c for as long as the case lasts.
+// url stops node c and returns its URL. A store that opens the URL, in this process or
+// in another one, is node c for as long as the case lasts.
 func (p *processes) url(tb testing.TB) string {
 	c := p.nodes[1]
 	c.stop()

@@ -19,15 +19,15 @@ import (
 // budget.
 var suiteTiming = dcs.Timing{TTL: 6500 * time.Millisecond, LoopWait: 400 * time.Millisecond, RetryTimeout: 3 * time.Second}
 
-// suite is what the conformance suite runs on: three nodes over real sockets
-// and disks, shared by all cases, and as many clients as the cases open.
+// suite has the nodes on which the conformance suite runs. They are three nodes over
+// real sockets and disks, shared by all cases, and as many clients as the cases open.
 type suite struct {
 	tc      *testCluster
 	clients atomic.Int64
 	secure  *secureCluster
 
 	mu     sync.Mutex
-	tapped int // clients that look at their requests
+	hooked int // clients that observe their requests
 }
 
 func newSuite(t testing.TB) *suite {
@@ -44,14 +44,14 @@ func suiteConfig(c *Config, t dcs.Timing) {
 	c.MinTTL = time.Second
 }
 
-// suiteClient is one client of the suite: a Backend with bookkeeping of its
-// own on a node that it shares. Its contexts carry it, so that the node's tap
-// can tell whose a request is.
+// suiteClient is one client of the suite, a Backend with bookkeeping of its own on a
+// shared node. Its contexts carry it, so that the node's call hook can assign each
+// request to its client.
 type suiteClient struct {
 	*Backend
-	suite *suite
-	end   context.CancelFunc
-	taps  tapState
+	suite  *suite
+	end    context.CancelFunc
+	faults clientFaults
 }
 
 type clientOf struct{}
@@ -92,7 +92,7 @@ func (c *suiteClient) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot
 	return c.Backend.Snapshot(ctx, prefix)
 }
 
-// Wait passes its context on as it is: its error is the context's own.
+// Wait passes its context on unchanged, because it returns the error of the context.
 func (c *suiteClient) Wait(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
 	return c.Backend.Wait(c.own(ctx), prefix, since)
 }
@@ -144,8 +144,8 @@ func (l *suiteLease) Revoke(ctx context.Context) error {
 	return l.Lease.Revoke(ctx)
 }
 
-// openAlone starts a cluster of one node, which Close really ends, and waits
-// until it leads: a budget of the suite's is not made for an election.
+// openAlone starts a cluster of one node, which Close really ends. It waits until the
+// node leads, because the budgets of the suite have no room for an election.
 func openAlone(tb testing.TB) dcs.Backend {
 	c := clusterConfigs(tb, 1)[0]
 	suiteConfig(&c, suiteTiming)
@@ -155,7 +155,7 @@ func openAlone(tb testing.TB) dcs.Backend {
 	return b
 }
 
-// openWith starts three nodes where another timing is asked for.
+// openWith starts three nodes if the case needs another timing.
 func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
 	if o.Timing == (dcs.Timing{}) || o.Timing == suiteTiming {
 		return s.open(tb), nil
@@ -164,8 +164,8 @@ func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, err
 	return s.on(tc.node[tc.follower()]), nil
 }
 
-// openFaulty opens a client whose requests meet faults. Its node is open
-// already, and a client on it sends nothing to open.
+// openFaulty opens a client with faults for its requests. Its node is open already, and
+// a client on it sends nothing to open.
 func (s *suite) openFaulty(tb testing.TB, faults []conformance.Fault) dcs.Backend {
 	b := s.open(tb)
 	for _, f := range faults {
@@ -174,7 +174,7 @@ func (s *suite) openFaulty(tb testing.TB, faults []conformance.Fault) dcs.Backen
 	return b
 }
 
-// sockets reads back what holds on a node's connections.
+// sockets reads back the settings of a node's connections.
 func sockets(b dcs.Backend) []conformance.Socket {
 	var out []conformance.Socket
 	for _, c := range b.(*suiteClient).node.conns() {

@@ -40,14 +40,14 @@ func (ca *testCA) secure(t testing.TB) func(*Config) {
 	return func(c *Config) { c.TLS = ca.issue(t, c.ID, nil) }
 }
 
-// named gives every node a certificate for its own name and nothing else.
+// named gives every node a certificate for its own name only.
 func (ca *testCA) named(t testing.TB) func(*Config) {
 	return func(c *Config) { c.TLS = ca.issueAs(t, *c, c.ID) }
 }
 
-// secureCluster is two nodes of three that demand certificates of each other.
-// The third place, whose node was there for the first start, is for clients with
-// something wrong.
+// secureCluster is two nodes of three that demand certificates of each other. The third
+// node was present for the first start. Its place is for clients with wrong
+// credentials.
 type secureCluster struct {
 	t     testing.TB
 	once  sync.Once
@@ -56,7 +56,7 @@ type secureCluster struct {
 	third Config
 }
 
-// start starts it at its first use; it lives as long as the test of the suite.
+// start starts the cluster at its first use. It ends with the test of the suite.
 func (s *secureCluster) start() {
 	s.ca = newTestCA(s.t)
 	tc := &testCluster{t: s.t, config: clusterConfigs(s.t, 3), node: make([]*Backend, 3)}

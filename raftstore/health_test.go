@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ward is a node as its watch sees it.
+// ward is a node for its leadWatch.
 type ward struct {
 	health   *health
 	term     atomic.Uint64 // the term that Raft leads in here
@@ -23,14 +23,14 @@ type ward struct {
 	barred   atomic.Bool
 	retry    atomic.Pointer[func()]
 	turns    atomic.Int64
-	told     []string // written under the health's lock
+	changes  []string // written under the health's lock
 	watching context.CancelFunc
 }
 
 func newWard(t *testing.T) *ward {
 	w := &ward{}
 	w.health = newHealth(func(from, to Health) {
-		w.told = append(w.told, fmt.Sprintf("%s to %s", from.State, to.State))
+		w.changes = append(w.changes, fmt.Sprintf("%s to %s", from.State, to.State))
 	})
 	life, end := context.WithCancel(t.Context())
 	w.watching = end
@@ -52,8 +52,8 @@ func newWard(t *testing.T) *ward {
 	return w
 }
 
-// TestStalledLeaderStepsOut: a leader whose write hangs for a second leaves if
-// the others are well, and takes part again when the write has returned.
+// TestStalledLeaderStepsOut checks that a leader whose write hangs for a second steps
+// out if the others are well, and takes part again when the write has returned.
 func TestStalledLeaderStepsOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWard(t)
@@ -79,12 +79,12 @@ func TestStalledLeaderStepsOut(t *testing.T) {
 		assert.False(t, w.health.away())
 		assert.False(t, w.barred.Load())
 		assert.EqualValues(t, 2, w.turns.Load())
-		assert.Equal(t, []string{"well to stalled", "stalled to stepped out", "stepped out to well"}, w.told)
+		assert.Equal(t, []string{"well to stalled", "stalled to stepped out", "stepped out to well"}, w.changes)
 	})
 }
 
-// TestStalledWithTheOthersStays: where the others are stalled too, a leader
-// that left would end every lease.
+// TestStalledWithTheOthersStays checks that a stalled leader stays if the others are
+// stalled too, because every lease would end if it left.
 func TestStalledWithTheOthersStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWard(t)
@@ -94,7 +94,7 @@ func TestStalledWithTheOthersStays(t *testing.T) {
 		synctest.Wait()
 		assert.False(t, w.health.away())
 		assert.Zero(t, w.turns.Load())
-		assert.Greater(t, w.asked.Load(), int64(100), "it asks again and again")
+		assert.Greater(t, w.asked.Load(), int64(100), "the leader does not ask repeatedly")
 		w.healthy.Store(true)
 		time.Sleep(2 * healthTick)
 		synctest.Wait()
@@ -102,9 +102,9 @@ func TestStalledWithTheOthersStays(t *testing.T) {
 	})
 }
 
-// TestStalledLeaderTriesOnceMore: a leader whose writes fail attempts them once
-// more before it leaves. The others may only have noticed earlier that their
-// disks have room.
+// TestStalledLeaderTriesOnceMore checks that a leader whose writes fail attempts them
+// once more before it leaves. The others may only have noticed earlier that their disks
+// have room.
 func TestStalledLeaderTriesOnceMore(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -138,8 +138,9 @@ func TestStalledLeaderTriesOnceMore(t *testing.T) {
 	}
 }
 
-// TestStalledFollowerAsksNobody: it has nothing to leave.
-func TestStalledFollowerAsksNobody(t *testing.T) {
+// TestStalledFollowerDoesNotAsk checks that a stalled follower does not ask the others,
+// because it has no leadership to leave.
+func TestStalledFollowerDoesNotAsk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWard(t)
 		w.healthy.Store(true)
@@ -153,9 +154,9 @@ func TestStalledFollowerAsksNobody(t *testing.T) {
 	})
 }
 
-// TestStepsInWhereNobodyTakesOver: the others could not elect, so that what is
-// held is renewed here again.
-func TestStepsInWhereNobodyTakesOver(t *testing.T) {
+// TestStepsInIfNoOtherLeads checks that a node that stepped out renews leases again if
+// the others could not elect a leader.
+func TestStepsInIfNoOtherLeads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWard(t)
 		w.term.Store(3)
@@ -178,8 +179,8 @@ func TestStepsInWhereNobodyTakesOver(t *testing.T) {
 	})
 }
 
-// TestQuickBeforeItIsStalled: the others are told earlier than a node leaves,
-// so that no two leave to each other.
+// TestQuickBeforeItIsStalled checks that a node reports to the others that it is
+// unhealthy before it leaves, so that no two nodes leave to each other.
 func TestQuickBeforeItIsStalled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWard(t)
@@ -201,7 +202,8 @@ func TestQuickBeforeItIsStalled(t *testing.T) {
 	})
 }
 
-// TestDamageIsPermanent: no later success makes a node well whose data are not.
+// TestDamageIsPermanent checks that no later success makes a node with damaged data
+// well.
 func TestDamageIsPermanent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWard(t)

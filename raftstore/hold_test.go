@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// deafPeers is a transport whose server answers nothing while deaf is set; with
-// stalled set it answers heartbeats only, as a server with a hanging disk does.
+// deafPeers is a transport whose server answers nothing while deaf is set. While stalled
+// is set it answers heartbeats only, as a server with a hanging disk does.
 type deafPeers struct {
 	raftPeers
 	deaf, stalled atomic.Bool
@@ -50,8 +50,8 @@ var (
 	anAppend   = &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 7, PrevLogTerm: 3, Entries: []*raft.Log{{Index: 8, Term: 3}}}
 )
 
-// TestEntriesAreSentAtTheReturn: a server that was away for minutes is sent
-// entries as soon as it answers, whether it answered nothing or heartbeats only.
+// TestEntriesAreSentAtTheReturn checks that a server that was away for minutes is sent
+// entries as soon as it answers, whether it had answered nothing or heartbeats only.
 func TestEntriesAreSentAtTheReturn(t *testing.T) {
 	for _, fault := range []string{"deaf", "stalled"} {
 		t.Run(fault, func(t *testing.T) {
@@ -76,7 +76,7 @@ func TestEntriesAreSentAtTheReturn(t *testing.T) {
 	}
 }
 
-// TestSnapshotWaitsForAHeartbeat: a snapshot is not begun while its server
+// TestSnapshotWaitsForAHeartbeat checks that a snapshot is not begun while its server
 // answers nothing.
 func TestSnapshotWaitsForAHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -97,9 +97,9 @@ func TestSnapshotWaitsForAHeartbeat(t *testing.T) {
 	})
 }
 
-// TestPatienceEnds: a message whose sender no longer leads, or has closed, is
-// not sent again, and a heartbeat never is.
-func TestPatienceEnds(t *testing.T) {
+// TestResendingEnds checks that a message is not sent again if its sender no longer
+// leads or has closed, and that a heartbeat is never sent again.
+func TestResendingEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		life, end := context.WithCancel(t.Context())
 		inner := &deafPeers{}

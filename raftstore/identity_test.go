@@ -68,7 +68,7 @@ func TestDirIsLocked(t *testing.T) {
 	require.NoError(t, mustOpenDir(t, c).close())
 }
 
-// TestDirIsLockedByAnotherProcess starts this test again as the other one.
+// TestDirIsLockedByAnotherProcess starts this test again as the other process.
 func TestDirIsLockedByAnotherProcess(t *testing.T) {
 	const env = "HOLDFAST_TEST_LOCK_DIR"
 	c := dirConfig(t)
@@ -121,7 +121,7 @@ func TestDirOfAnother(t *testing.T) {
 			after, err := os.ReadFile(identityPath(c.Dir))
 			require.NoError(t, err)
 			require.Equal(t, string(before), string(after), "nothing is changed")
-			c = dirConfig(t) // and the lock is free again
+			c = dirConfig(t) // the lock is free again
 		})
 	}
 }
@@ -142,7 +142,7 @@ func TestBadIdentityFile(t *testing.T) {
 			require.NoError(t, os.MkdirAll(c.Dir, 0o700))
 			path := identityPath(c.Dir)
 			require.NoError(t, os.WriteFile(path, []byte(tc.content), 0o600))
-			for range 2 { // also the second time: nothing was changed or left locked
+			for range 2 { // twice, because nothing must have changed or stayed locked
 				_, err := openTestDir(c)
 				require.ErrorIs(t, err, tc.kind)
 				require.ErrorContains(t, err, path)
@@ -182,7 +182,7 @@ func TestDirFaults(t *testing.T) {
 			require.ErrorIs(t, err, dcs.ErrUnavailable)
 			require.ErrorContains(t, err, c.Dir)
 			d := mustOpenDir(t, c)
-			require.Equal(t, disk.Fresh, d.state.Condition, "nothing half done")
+			require.Equal(t, disk.Fresh, d.state.Condition, "the directory was partly written")
 			require.NoError(t, d.close())
 		})
 	}

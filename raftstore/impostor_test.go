@@ -10,7 +10,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport/transporttest"
 )
 
-// A node with another node's certificate cannot vote, nor be heard of.
+// A node with another node's certificate cannot vote, and its messages are refused.
 func TestImpostorDoesNotVote(t *testing.T) {
 	parallel(t)
 	ca := newTestCA(t)

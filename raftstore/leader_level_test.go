@@ -28,8 +28,8 @@ func (l *testLeader) proposed() (out []state.Command) {
 	}
 }
 
-// A leader raises the feature level when every server understands the new one,
-// not before, and no further than it understands itself.
+// A leader raises the feature level only when every server understands the new one, and
+// not above the level that it understands itself.
 func TestLeaderRaisesTheLevel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
@@ -69,7 +69,7 @@ func TestLeaderRaisesTheLevel(t *testing.T) {
 	})
 }
 
-// At its own level a leader asks nobody.
+// At its own level a leader does not ask other servers.
 func TestLeaderAsksForNoLevel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)

@@ -38,8 +38,8 @@ type testLeader struct {
 	t        *testing.T
 	log      *testLog
 	node     context.CancelFunc
-	raftTerm atomic.Uint64 // what Raft says; 0 = it does not lead
-	voters   *testVoters   // whose answers the evidence rests on
+	raftTerm atomic.Uint64 // the term in which Raft leads, or 0
+	voters   *testVoters   // their answers are the evidence
 }
 
 func newTestLeader(t *testing.T) *testLeader {
@@ -60,15 +60,15 @@ func newTestLeader(t *testing.T) *testLeader {
 	return l
 }
 
-// elect makes the node leader of the term; the term's first entry is not
-// applied yet.
+// elect makes the node the leader of the term. The term's first entry is not applied
+// yet.
 func (l *testLeader) elect(term uint64) {
 	l.raftTerm.Store(term)
 	l.voters.set("b", term)
 	l.changed(term)
 }
 
-// applyNext takes the next proposal of the leader into the log.
+// applyNext appends the next proposal of the leader to the log and applies it.
 func (l *testLeader) applyNext() state.Command {
 	l.t.Helper()
 	synctest.Wait()
@@ -103,8 +103,8 @@ func (l *testLeader) beginRenew(id dcs.LeaseID) <-chan error {
 	return begun(time.Hour, func(ctx context.Context) error { _, err := l.renew(ctx, id, "", 0); return err })
 }
 
-// P21: nothing is confirmed before an entry of the leader's own term is
-// applied: an expiry that an older term left in the log comes before it.
+// P21: nothing is confirmed before an entry of the leader's own term is applied. An
+// expiry that an older term left in the log comes before it.
 func TestP21NothingBeforeTheTermsOwnEntry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
@@ -118,7 +118,7 @@ func TestP21NothingBeforeTheTermsOwnEntry(t *testing.T) {
 		time.Sleep(time.Minute)
 		pending(t, renewal, "before the term's first entry")
 		pending(t, read, "before the term's first entry")
-		// What term 1 left: the end of the lease.
+		// Term 1 left the end of the lease in the log.
 		l.log.term = 1
 		l.log.add(state.Command{Kind: state.KindExpire, Term: 1, Leases: []dcs.LeaseID{"l"}})
 		require.Equal(t, state.KindTerm, l.applyNext().Kind)
@@ -127,7 +127,7 @@ func TestP21NothingBeforeTheTermsOwnEntry(t *testing.T) {
 	})
 }
 
-// P21: a first entry of another term opens nothing.
+// P21: a first entry of another term does not open the term.
 func TestP21AnotherTermsEntryOpensNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
@@ -137,7 +137,7 @@ func TestP21AnotherTermsEntryOpensNothing(t *testing.T) {
 		go func() { read <- l.confirmed(context.Background(), "", 0) }()
 		l.log.term = 1
 		l.log.add(state.Command{Kind: state.KindTerm, Term: 1})
-		l.log.term = 3 // proposed in term 2, and lingered until term 3
+		l.log.term = 3 // proposed in term 2, and appended in term 3
 		l.log.add(state.Command{Kind: state.KindTerm, Term: 2})
 		pending(t, read, "by another term's entry")
 		l.applyNext()
@@ -145,8 +145,8 @@ func TestP21AnotherTermsEntryOpensNothing(t *testing.T) {
 	})
 }
 
-// P21: a new leader extends every lease from the moment it may confirm, and
-// knows nothing of an earlier term's deadlines.
+// P21: a new leader extends every lease from the moment at which it may confirm, and
+// keeps no deadline of an earlier term.
 func TestP21NewLeaderExtendsAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
@@ -172,7 +172,7 @@ func TestP21NewLeaderExtendsAll(t *testing.T) {
 	})
 }
 
-// P21: what a leader knew of leases is gone with its term, marks included.
+// P21: a leader discards its knowledge of leases with its term, including marks.
 func TestP21TermsEndEndsItsAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
@@ -194,8 +194,8 @@ func TestP22ExpiryLeavesRoomForClocks(t *testing.T) {
 	require.Equal(t, 650*time.Millisecond+time.Minute, expiry(time.Minute))
 }
 
-// P22: the renewal extends when it is received, and is confirmed only after
-// the evidence.
+// P22: a renewal extends the lease when it is received, and is confirmed only after the
+// evidence.
 func TestP22ExtendsAtReceipt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
@@ -210,14 +210,14 @@ func TestP22ExtendsAtReceipt(t *testing.T) {
 		require.Empty(t, l.queue, "the lease was ended although a renewal was received")
 		l.voters.set("b", 2)
 		require.NoError(t, <-renewal)
-		// The evidence extends nothing: the deadline is that of the receipt.
+		// The evidence does not extend the lease. The deadline is that of the receipt.
 		time.Sleep(time.Second + 20*time.Millisecond)
 		require.Equal(t, state.KindExpire, l.applyNext().Kind)
 	})
 }
 
-// P22: a lease is marked before its expiry is proposed; a renewal that meets
-// the mark waits for what becomes of it.
+// P22: a lease is marked before its expiry is proposed. A renewal of a marked lease
+// waits for the outcome.
 func TestP22RenewalMeetsTheMark(t *testing.T) {
 	for _, applied := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
@@ -242,8 +242,7 @@ func TestP22RenewalMeetsTheMark(t *testing.T) {
 	}
 }
 
-// P22: the mark, the term and the end of the lease are looked at again after
-// the evidence.
+// P22: the mark, the term and the end of the lease are checked again after the evidence.
 func TestP22JudgedAfterTheEvidence(t *testing.T) {
 	cases := map[string]struct {
 		meanwhile func(l *testLeader)
@@ -272,13 +271,13 @@ func TestP22JudgedAfterTheEvidence(t *testing.T) {
 	}
 }
 
-// P2: the answer that comes with a request counts only in the leader's term.
+// P2: the answer that a request carries counts only in the leader's term.
 func TestP2CallersAnswerInAnotherTermDoesNotCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
 		defer l.stop()
 		l.lead(2)
-		l.voters.set("b", 0) // it answers nothing but what comes with the request
+		l.voters.set("b", 0) // its only answer is that in the request
 		for _, votedIn := range []uint64{1, 3} {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			require.ErrorIs(t, l.confirmed(ctx, "b", votedIn), context.DeadlineExceeded)
@@ -288,7 +287,7 @@ func TestP2CallersAnswerInAnotherTermDoesNotCount(t *testing.T) {
 	})
 }
 
-// A read is refused by a node that ceased to lead while it gathered evidence.
+// A node that ceased to lead while it gathered evidence refuses a read.
 func TestReadIsRefusedAfterTheLeadership(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
@@ -340,8 +339,8 @@ func TestLeasesEndInTime(t *testing.T) {
 	})
 }
 
-// A command whose caller gives up before Raft has it is certainly not sent;
-// afterwards that is unclear.
+// A command whose caller gives up before Raft has it is definitely not sent. Afterwards
+// that is unclear.
 func TestSubmitGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
@@ -370,7 +369,7 @@ func TestSubmitGivenUp(t *testing.T) {
 				require.NotErrorIs(t, err, transport.ErrNotSent)
 			} else {
 				require.ErrorIs(t, err, transport.ErrNotSent)
-				require.False(t, p.taken.CompareAndSwap(false, true), "it can not be sent any more")
+				require.False(t, p.taken.CompareAndSwap(false, true), "the command can still be sent")
 			}
 		}
 		require.Empty(t, l.waiting)

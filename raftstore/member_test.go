@@ -11,9 +11,9 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
-// A node can end its part in Raft and begin another one, as often as needed:
-// what was acknowledged is there again, a Wait is not older than what was seen,
-// and its address and its calls stay.
+// A node can end its part in Raft and begin another one, as often as needed. Acknowledged
+// writes are present again, a Wait returns no older state than was seen before, and the
+// address and the calls of the node stay.
 func TestMemberIsRestarted(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -39,8 +39,8 @@ func TestMemberIsRestarted(t *testing.T) {
 	}
 }
 
-// A node that is no member answers no question, leads nothing and votes for
-// nobody. Its calls go on over the others' leader only when it is one again.
+// A node that is no member answers no question, does not lead and does not vote. Its
+// calls reach the others' leader only when it is a member again.
 func TestNoMemberAnswersNoQuestion(t *testing.T) {
 	tc := newTestCluster(t, 3, nil)
 	ctx := testCtx(t)
@@ -64,12 +64,12 @@ func TestNoMemberAnswersNoQuestion(t *testing.T) {
 	tc.eventually(func() bool { // its connections were closed meanwhile
 		_, err := leader.askTerm(ctx, n.wireAddr())
 		return err == nil
-	}, "it answers no question")
+	}, "the node answers no question")
 }
 
-// A node whose log is longer than the snapshot that it is sent, with entries
-// that were never committed, gets on. Raft alone would refuse every later entry,
-// because the end of the log that is gone stays in its memory.
+// A node whose log is longer than the snapshot that it is sent, with entries that were
+// never committed, continues. Raft alone would refuse every later entry, because the end
+// of the deleted log stays in its memory.
 func TestSnapshotOfAShorterLog(t *testing.T) {
 	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
 		c.SnapshotThreshold, c.SnapshotInterval = 20, 20*time.Millisecond
@@ -78,7 +78,7 @@ func TestSnapshotOfAShorterLog(t *testing.T) {
 	at := tc.leader()
 	cut := tc.node[at].node
 	back := tc.isolate(at)
-	for range 300 { // before it notices that it leads no more
+	for range 300 { // before it notices that it no longer leads
 		cut.member().raft.Apply((&state.Command{Kind: state.KindOpen}).Encode(), 0)
 	}
 	tc.eventually(func() bool { return cut.member().raft.LastIndex() > 250 }, "the entries were not stored")
@@ -102,8 +102,8 @@ func TestSnapshotOfAShorterLog(t *testing.T) {
 	tc.eventually(func() bool { return cut.state.Applied() >= uint64(rev) }, "it does not follow")
 }
 
-// A snapshot that arrives when this node has more is answered, and not
-// installed: what came after it may have been acknowledged.
+// A snapshot that arrives when this node has later entries is answered and not
+// installed, because these entries may have been acknowledged.
 func TestLateSnapshotIsNotInstalled(t *testing.T) {
 	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
 		c.SnapshotThreshold, c.SnapshotInterval = 20, 20*time.Millisecond
@@ -130,6 +130,6 @@ func TestLateSnapshotIsNotInstalled(t *testing.T) {
 		Configuration: raft.EncodeConfiguration(meta.Configuration), ConfigurationIndex: meta.ConfigurationIndex, Size: meta.Size,
 	}, &resp, content))
 	require.True(t, resp.Success)
-	require.GreaterOrEqual(t, follower.member().log.Last(), last, "acknowledged entries are gone")
+	require.GreaterOrEqual(t, follower.member().log.Last(), last, "acknowledged entries are missing")
 	require.GreaterOrEqual(t, follower.state.Applied(), applied)
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// A node has another address: it runs there, and no other node is started again.
+// A node moves to another address, and no other node is restarted.
 func TestMove(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -29,7 +29,7 @@ func TestMove(t *testing.T) {
 	tc.config[moved].Peers = peers
 	tc.start(moved)
 	revs := tc.commits(holder, 3, "k")
-	// It knows the others, and they cannot reach it yet.
+	// The node knows the others, and they cannot reach it yet.
 	require.NoError(t, tc.node[moved].Membership().Move(testCtx(t), id, to))
 	tc.holds(revs)
 	for _, b := range tc.node {
@@ -45,14 +45,14 @@ func TestMove(t *testing.T) {
 	tc.eventually(func() bool { return len(tc.node[holder].Status().PeersDiffer) == 1 }, "the difference is not reported")
 	want := PeerDifference{ID: id, Listed: tc.config[holder].Peers[moved].Addr, Member: to}
 	require.Equal(t, want, tc.node[holder].Status().PeersDiffer[0])
-	tc.eventually(func() bool { return len(tc.node[moved].Status().PeersDiffer) == 0 }, "its own list is right")
+	tc.eventually(func() bool { return len(tc.node[moved].Status().PeersDiffer) == 0 }, "the node's own list is wrong")
 	tc.leadBy(moved) // and it can lead
 	tc.commits(holder, 1, "later")
 	lock.end()
 }
 
-// A node with an empty directory at another address takes the place of one that is
-// gone, and not of one that runs.
+// A node with an empty directory at another address takes the place of one that has
+// ended, and not of one that runs.
 func TestMoveToAnotherMachine(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -73,8 +73,8 @@ func TestMoveToAnotherMachine(t *testing.T) {
 	require.ErrorIs(t, err, dcs.ErrNotFound)
 }
 
-// All nodes are started at other addresses at once: they find each other by their
-// new Peers.
+// All nodes are started at other addresses at once, and find each other by their new
+// Peers.
 func TestAllNodesMoveAtOnce(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -122,15 +122,15 @@ func TestOneNodeGrows(t *testing.T) {
 	tc.holds(revs)
 }
 
-// hostTLS gives a node a certificate for the host of its address and nothing else.
+// hostTLS gives a node a certificate for the host of its address only.
 func hostTLS(t *testing.T, ca *testCA, c *Config) {
 	host, _, err := net.SplitHostPort(c.peerAddr(c.ID))
 	require.NoError(t, err)
 	c.TLS = ca.issue(t, c.ID+"-"+host, func(x *x509.Certificate) { x.IPAddresses = []net.IP{net.ParseIP(host)} })
 }
 
-// With TLS a node that joins, and one that has moved, prove that they are at the
-// address of the call. Before it, no node lets them in.
+// With TLS a node that joins, or has moved, must prove that it is at the address in the
+// call. Before the call, all nodes refuse it.
 func TestMembersWithTLS(t *testing.T) {
 	parallel(t)
 	if runtime.GOOS != "linux" {
@@ -160,7 +160,7 @@ func TestMembersWithTLS(t *testing.T) {
 	}, tc.follower())
 	tc.eventually(func() bool { return tc.state(d) == Joining }, "it does not find the cluster")
 	_, err := tc.node[d].node.calls.Call(testCtx(t), tc.addrOf(0)+"#"+tc.node[0].Status().Life, opQuestion, nil)
-	require.ErrorIs(t, err, transport.ErrPeerRefused, "it is no member")
+	require.ErrorIs(t, err, transport.ErrPeerRefused, "the node is no member")
 	require.NoError(t, tc.node[0].Membership().AddVoter(testCtx(t), "d", tc.addrOf(d)))
 	tc.holds(revs)
 

@@ -23,8 +23,8 @@ var processRounds = flag.Int("soak.processes", 0, "rounds of TestMembersOfProces
 // TestMembersOfProcesses changes the members of a cluster of processes, while a lock
 // is held and keys are written over node a, which is in this process. In each round
 // a node joins and another one leaves for good, and during each of the two changes a
-// process is killed, or frozen as by SIGSTOP: the leader, the node that the change
-// is about, or another one.
+// process is killed, or frozen as by SIGSTOP. It is the leader, the node that the change
+// concerns, or another one.
 func TestMembersOfProcesses(t *testing.T) {
 	parallel(t)
 	if runtime.GOOS != "linux" {
@@ -44,7 +44,7 @@ func TestMembersOfProcesses(t *testing.T) {
 	}
 	lock.end()
 	m.finish()
-	t.Logf("%d rounds: %d calls had to be made again, %d writes were acknowledged, the longest change took %v (%s)",
+	t.Logf("%d rounds: %d calls had to be repeated, %d writes were acknowledged, the longest change took %v (%s)",
 		rounds, m.again, len(m.acked), m.longest.Round(time.Millisecond), m.slowest)
 }
 
@@ -96,7 +96,7 @@ func (m *movingProcesses) write(ctx context.Context) {
 	}
 }
 
-// finish checks that every acknowledged write is there.
+// finish checks that every acknowledged write is present.
 func (m *movingProcesses) finish() {
 	m.stop()
 	m.writing.Wait()
@@ -105,7 +105,7 @@ func (m *movingProcesses) finish() {
 	require.NotEmpty(m.t, m.acked)
 	for key, rev := range m.acked {
 		e, ok := snapshot.Get(key)
-		require.True(m.t, ok && e.Modified == rev, "%s was acknowledged with revision %d and is not there", key, rev)
+		require.True(m.t, ok && e.Modified == rev, "%s was acknowledged with revision %d and is missing", key, rev)
 	}
 }
 
@@ -147,8 +147,8 @@ func (m *movingProcesses) any(not string) string {
 	}
 }
 
-// change makes a change while a process is struck, and waits until all members are
-// heard of.
+// change makes a change while a process is killed or frozen, and waits until all members
+// answer.
 func (m *movingProcesses) change(kind, id string, call func(ctx context.Context, at *Membership) error) {
 	m.t.Helper()
 	victim := []string{m.tc.node[0].Status().LeaderID, id, m.any(id)}[m.random.IntN(3)]
@@ -206,5 +206,5 @@ func (m *movingProcesses) change(kind, id string, call func(ctx context.Context,
 			whole = whole && one.Voter && one.LastContact >= 0 && one.LastContact < time.Second && one.Lag < 50
 		}
 		return whole
-	}, time.Minute, 20*time.Millisecond, "%s: the members are not whole: %v %+v", name, last, members)
+	}, time.Minute, 20*time.Millisecond, "%s: some members do not answer: %v %+v", name, last, members)
 }

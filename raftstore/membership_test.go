@@ -13,8 +13,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// A node that does not catch up gets no vote: it could not acknowledge what the
-// cluster writes.
+// A node that does not catch up gets no vote, because it could not acknowledge the
+// cluster's writes.
 func TestNoVoteWithoutTheLog(t *testing.T) {
 	var starved atomic.Pointer[string]
 	tc := newTestCluster(t, 3, func(_ int, _ *Config, w *nodeDeps) {
@@ -39,11 +39,11 @@ func TestNoVoteWithoutTheLog(t *testing.T) {
 		}
 		return s, false
 	}
-	tc.eventually(func() bool { _, there := own(); return there }, "it is not added")
+	tc.eventually(func() bool { _, there := own(); return there }, "the node is not added")
 	for begun := dcs.Now(); begun.Elapsed() < time.Second; time.Sleep(5 * time.Millisecond) {
 		s, there := own()
 		require.True(t, there)
-		require.Equal(t, raft.Nonvoter, s.Suffrage, "it has a vote and no log")
+		require.Equal(t, raft.Nonvoter, s.Suffrage, "the node has a vote and no log")
 	}
 	require.Equal(t, Joining, tc.node[at].Status().Health.State)
 	starved.Store(nil)
@@ -53,8 +53,8 @@ func TestNoVoteWithoutTheLog(t *testing.T) {
 // newLife is a life that no node of a test has.
 var newLife = disk.Life{2}
 
-// A second process with an empty directory, elsewhere, does not take the place
-// of a node that lives at its address.
+// A second process with an empty directory, at another address, does not take the place
+// of a node that runs at its own address.
 func TestTwinTakesNoPlace(t *testing.T) {
 	tc := newTestCluster(t, 3, nil)
 	at := tc.follower()

@@ -21,8 +21,8 @@ import (
 // slowProfile reports whether the tests may take long.
 func slowProfile() bool { return os.Getenv("HOLDFAST_PROFILE") == "slow" }
 
-// flood makes count connections to addr, and each one again for that many
-// rounds, or until the test ends. use has a connection until it returns.
+// flood makes count connections to addr, and repeats each of them for that many rounds,
+// or until the test ends. A connection is closed when use returns.
 func flood(t *testing.T, addr string, count, rounds int, use func(net.Conn)) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -68,9 +68,8 @@ func openFiles(t *testing.T, pid int) int {
 	return len(list)
 }
 
-// stalls measures how long this process got no processor, as a control: a
-// machine that stands still for half a heartbeat timeout has elections of its
-// own.
+// stalls measures, as a control, for how long this process got no processor. A machine
+// that stands still for half a heartbeat timeout causes elections by itself.
 type stalls struct {
 	mu    sync.Mutex
 	late  []time.Duration // of the latest ticks
@@ -123,9 +122,8 @@ func noElection(b *Backend, term uint64) error {
 	return nil
 }
 
-// Two nodes that may open 128 files each, and 200 silent connections to each:
-// the cluster keeps its leader and commits, and the disk's descriptors stay
-// free.
+// Two nodes may open 128 files each, and each gets 200 silent connections. The cluster
+// keeps its leader and commits, and the descriptors for the disk stay free.
 func TestSilentConnectionsLeaveDescriptorsToTheDisk(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("the descriptors of another process are counted in /proc")
@@ -161,8 +159,7 @@ func TestSilentConnectionsLeaveDescriptorsToTheDisk(t *testing.T) {
 	control.check(t, noElection(a, term), heartbeat)
 }
 
-// Connections that are silent, and handshakes without a certificate, cost no
-// election.
+// Silent connections, and handshakes without a certificate, cause no election.
 func TestFloodCostsNoElection(t *testing.T) {
 	quiet, handshakes, lasts := 200, 60, 2*time.Second
 	if slowProfile() {

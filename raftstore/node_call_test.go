@@ -14,7 +14,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// P15: what CheckProposal refuses is answered with words and is never proposed.
+// P15: a command that CheckProposal refuses is answered with the reason and is never
+// proposed.
 func TestP15LeaderRefusesBadCommands(t *testing.T) {
 	tc := newTestCluster(t, 3, nil)
 	ctx := testCtx(t)
@@ -43,7 +44,7 @@ func TestP15LeaderRefusesBadCommands(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, replyNotDone, rep.kind, "%s", rep.text)
 			require.Contains(t, rep.text, bad.want)
-			require.Equal(t, before, leader.node.member().raft.LastIndex(), "it is in the log")
+			require.Equal(t, before, leader.node.member().raft.LastIndex(), "the command is in the log")
 		})
 	}
 	for _, b := range tc.node {
@@ -110,7 +111,7 @@ func TestRenewReadsMoreThanACallCarries(t *testing.T) {
 		require.NoError(t, err)
 	}
 	var sent []dcs.Instant // when each call was on its way
-	b.node.setTap(func(_ context.Context, e tapEvent) bool {
+	b.node.setCallHook(func(_ context.Context, e callEvent) bool {
 		if e.op == opRenew && !e.answered {
 			sent = append(sent, dcs.Now())
 		}
@@ -119,10 +120,10 @@ func TestRenewReadsMoreThanACallCarries(t *testing.T) {
 	before := dcs.Now()
 	r, err := lease.Renew(ctx, keys...)
 	require.NoError(t, err)
-	b.node.setTap(nil)
+	b.node.setCallHook(nil)
 	require.Greater(t, len(sent), 1)
 	require.True(t, before.Before(r.From))
-	require.True(t, r.From.Before(sent[0]), "P1: it counts from the first call, before any key was read")
+	require.True(t, r.From.Before(sent[0]), "P1: the renewal must count from the first call, before any key was read")
 	require.Len(t, r.Entries, len(small.Then)+transport.MaxEntryBytes/state.MaxValue+1)
 	for i, e := range r.Entries {
 		require.Equal(t, lease.ID(), e.Lease)

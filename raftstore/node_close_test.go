@@ -18,7 +18,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
-// Close ends calls under way with ErrClosed, and every goroutine.
+// Close ends calls in progress with ErrClosed, and every goroutine.
 func TestBackendCloseEndsEverything(t *testing.T) {
 	tc := newTestCluster(t, 3, nil)
 	ctx := testCtx(t)
@@ -30,8 +30,8 @@ func TestBackendCloseEndsEverything(t *testing.T) {
 		_, err := b.Wait(ctx, "never", s.Revision)
 		waiting <- err
 	}()
-	// A call that nobody answers.
-	b.node.setTap(func(_ context.Context, e tapEvent) bool { return e.op != opPropose })
+	// A call that no node answers.
+	b.node.setCallHook(func(_ context.Context, e callEvent) bool { return e.op != opPropose })
 	committing := make(chan error, 1)
 	go func() {
 		_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
@@ -64,9 +64,9 @@ func TestBackendCloseEndsEverything(t *testing.T) {
 		"goroutines are left")
 }
 
-// A leader that is closed hands the lead over: long before the others could
-// notice by themselves that it has gone.
-func TestCloseHandsTheLeadOver(t *testing.T) {
+// A leader that is closed transfers the leadership, long before the others could detect
+// that it has gone.
+func TestCloseTransfersLeadership(t *testing.T) {
 	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
 		c.Timing = dcs.Timing{TTL: 60 * time.Second, LoopWait: 5 * time.Second, RetryTimeout: 20 * time.Second}
 		c.HeartbeatTimeout = 1500 * time.Millisecond
@@ -82,11 +82,11 @@ func TestCloseHandsTheLeadOver(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "v", string(e.Value))
 	t.Logf("closed and led by another after %v", begun.Elapsed())
-	require.Less(t, begun.Elapsed(), time.Second, "less than the heartbeat timeout: nobody had to notice")
+	require.Less(t, begun.Elapsed(), time.Second, "the others had to detect the loss of the leader")
 }
 
-// A frozen follower does not inherit, and does not hold the close up.
-func TestTheHeirIsOneThatAnswers(t *testing.T) {
+// A frozen follower does not become the leader, and does not delay Close.
+func TestCloseTransfersToANodeThatAnswers(t *testing.T) {
 	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) { c.HeartbeatTimeout = 500 * time.Millisecond })
 	at := tc.leader()
 	n := tc.node[at].node
@@ -95,16 +95,16 @@ func TestTheHeirIsOneThatAnswers(t *testing.T) {
 			continue
 		}
 		silent := tc.node[i].node.wireAddr()
-		n.setTap(func(_ context.Context, e tapEvent) bool { return e.addr != silent })
+		n.setCallHook(func(_ context.Context, e callEvent) bool { return e.addr != silent })
 		first, ok := n.member().firstToAnswer(testCtx(t))
 		require.True(t, ok)
 		require.NotEqual(t, silent, first.addr)
 		require.NotEqual(t, n.member().id, first.id)
 	}
-	n.setTap(func(_ context.Context, e tapEvent) bool { return false })
+	n.setCallHook(func(_ context.Context, e callEvent) bool { return false })
 	_, ok := n.member().firstToAnswer(testCtx(t))
 	require.False(t, ok, "nobody answers")
-	n.setTap(nil)
+	n.setCallHook(nil)
 }
 
 // stacks returns the stacks of all goroutines but the tests' own.
@@ -119,7 +119,7 @@ func stacks() string {
 	return strings.Join(out, "\n\n")
 }
 
-// What is wrong at the start is said at once, and nothing stays open.
+// Faults at the start are reported at once, and nothing stays open.
 func TestNewRefusesAtOnce(t *testing.T) {
 	c := clusterConfigs(t, 1)[0]
 	ln, err := net.Listen("tcp", c.Peers[0].Addr)
@@ -129,7 +129,7 @@ func TestNewRefusesAtOnce(t *testing.T) {
 	require.ErrorContains(t, err, "port is in use")
 	ln.Close()
 
-	b, err := New(testCtx(t), c) // the directory was given free again
+	b, err := New(testCtx(t), c) // the directory was unlocked
 	require.NoError(t, err)
 	twin := c
 	twin.Peers, twin.Listen = nil, "127.0.0.1:0"
@@ -155,9 +155,9 @@ func TestNewRefusesAtOnce(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-// A log entry of a newer release stops the node, in words, and the others go
-// on without it: whether it followed or led.
-func TestNodeStopsAtAnEntryItCanNotRead(t *testing.T) {
+// A log entry of a newer release stops a node, follower or leader, with an error, and
+// the others continue without it.
+func TestNodeStopsAtAnUnreadableEntry(t *testing.T) {
 	parallel(t)
 	for _, which := range []string{"follower", "leader"} {
 		t.Run(which, func(t *testing.T) {
@@ -171,16 +171,16 @@ func TestNodeStopsAtAnEntryItCanNotRead(t *testing.T) {
 				at = tc.follower()
 			}
 			stopped, other := tc.node[at], tc.node[(at+1)%3]
-			// The others have no such entry: only the reading of it can fail alone.
+			// The others have no such entry. Only reading can fail on a single node.
 			stopped.node.state.Apply(&raft.Log{Type: raft.LogCommand, Data: []byte{state.Level + 1}})
 			_, err := other.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("v"))}})
 			require.NoError(t, err)
 			tc.eventually(func() bool { return stopped.node.state.Failed() != nil }, "the node did not stop")
 
-			// Its calls go to the others, once they have a leader, also when its own
-			// Raft has heard of none for long; a Wait, which is served from its own
-			// state, does not.
-			tc.eventually(func() bool { return stopped.Status().LeaderID == "" }, "Raft knows a leader though nobody is heard")
+			// Its calls go to the others, once they have a leader, even if its own Raft
+			// has heard of none for long. A Wait does not, because it is served from the
+			// node's own state.
+			tc.eventually(func() bool { return stopped.Status().LeaderID == "" }, "Raft still knows a leader, although none is heard")
 			e, err := stopped.Get(ctx, "k")
 			require.NoError(t, err)
 			require.Equal(t, "v", string(e.Value))

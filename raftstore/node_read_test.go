@@ -11,9 +11,9 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// A commit shows on a follower as soon as it is applied there, which may be
-// before it is on the leader. Who has seen it through Wait is never told less
-// by a read or a renewal that comes after, on any node.
+// A commit is visible on a follower as soon as it is applied there, which may be before
+// it is applied on the leader. After a Wait has returned it, no later read or renewal on
+// any node returns an older state.
 func TestReadsAreNotOlderThanWaits(t *testing.T) {
 	tc := newTestCluster(t, 3, nil)
 	ctx := testCtx(t)
@@ -23,7 +23,7 @@ func TestReadsAreNotOlderThanWaits(t *testing.T) {
 	rev, err := follower.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("old"))}})
 	require.NoError(t, err)
 
-	// The leader's state machine stops after the batch that is under way.
+	// The leader's state machine stops after the present batch.
 	leader.node.member().notices.mu.Lock()
 	proceed := leader.node.member().notices.mu.Unlock
 	defer func() { proceed() }()
@@ -38,7 +38,7 @@ func TestReadsAreNotOlderThanWaits(t *testing.T) {
 		require.Equal(t, v, string(s.Entries[0].Value))
 		rev = s.Revision
 	}
-	require.Less(t, leader.node.state.Applied(), uint64(rev), "the leader was to be behind")
+	require.Less(t, leader.node.state.Applied(), uint64(rev), "the leader is not behind")
 
 	for name, read := range map[string]func(ctx context.Context, b *Backend) (string, error){
 		"Get": func(ctx context.Context, b *Backend) (string, error) {

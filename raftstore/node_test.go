@@ -16,8 +16,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// A lease and what is bound to it live through the loss of the Raft leader;
-// no call of the holder fails.
+// A lease and the keys bound to it survive the loss of the Raft leader, and no call of
+// the holder fails.
 func TestLeaderIsLostAndTheLeaseIsKept(t *testing.T) {
 	tc := newTestCluster(t, 3, nil)
 	ctx := testCtx(t)
@@ -35,7 +35,7 @@ func TestLeaderIsLostAndTheLeaseIsKept(t *testing.T) {
 	require.Equal(t, token, e.Created)
 	_, err = holder.Commit(ctx, dcs.Txn{If: []dcs.Cond{dcs.CreatedAt("lock", token)}, Then: []dcs.Write{dcs.Put("fenced", nil)}})
 	require.NoError(t, err)
-	// The lost one comes back and serves.
+	// The lost node comes back and serves.
 	back := tc.start(old)
 	e, err = back.Get(ctx, "lock")
 	require.NoError(t, err)
@@ -63,8 +63,8 @@ func TestLeaseEndsOverAChangeOfLeader(t *testing.T) {
 	require.ErrorIs(t, err, dcs.ErrLost)
 }
 
-// Everything that was acknowledged is there after all nodes were ended, and
-// revisions still rise.
+// All acknowledged writes are present after a restart of all nodes, and revisions still
+// rise.
 func TestRestartOfAllNodes(t *testing.T) {
 	tc := newTestCluster(t, 3, nil)
 	ctx := testCtx(t)
@@ -87,15 +87,15 @@ func TestRestartOfAllNodes(t *testing.T) {
 	rev, err := tc.node[2].Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Delete("k/00")}})
 	require.NoError(t, err)
 	require.Greater(t, rev, last)
-	// Wait on a node that has just started is not older than its last life.
+	// Wait on a node that has just started returns no older state than before its end.
 	s, err := tc.node[0].Wait(ctx, "k", last)
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, s.Revision, rev)
 	require.Len(t, s.Entries, 29)
 }
 
-// A node that was away while the log was cut gets a snapshot, clients and
-// leases included; so does one whose own snapshot is read at the start.
+// A node that was away while the log was cut gets a snapshot that includes clients and
+// leases. So does a node that reads its own snapshot at the start.
 func TestSnapshotIsRestored(t *testing.T) {
 	parallel(t)
 	var installed atomic.Int32
@@ -132,7 +132,7 @@ func TestSnapshotIsRestored(t *testing.T) {
 	require.NoError(t, back.node.await(ctx, want.Revision))
 	require.Equal(t, want.Entries, back.node.state.Tree().Snapshot("").Entries)
 	require.NotZero(t, installed.Load(), "it caught up without a snapshot")
-	// All from their own snapshots; the client goes on where it was.
+	// All start from their own snapshots, and the client continues.
 	tc.stopAll()
 	for i := range 3 {
 		tc.start(i)
@@ -143,7 +143,7 @@ func TestSnapshotIsRestored(t *testing.T) {
 	again := &leaseHandle{b: &tc.node[away].frontend, id: lease.ID()}
 	_, err = again.Renew(ctx)
 	require.NoError(t, err, "the snapshot lost a lease")
-	// Alone, a node can not know how old its snapshot is: it shows it to nobody.
+	// Alone, a node cannot know the age of its snapshot, so Wait must not return it.
 	tc.stopAll()
 	alone := tc.start(away)
 	require.NotEmpty(t, alone.node.state.Tree().Snapshot("").Entries)
@@ -165,7 +165,7 @@ func (c *countingTransport) InstallSnapshot(id raft.ServerID, to raft.ServerAddr
 	return c.Transport.InstallSnapshot(id, to, req, resp, data)
 }
 
-func TestStatusTellsWhoLeads(t *testing.T) {
+func TestStatusNamesTheLeader(t *testing.T) {
 	tc := newTestCluster(t, 3, nil)
 	ctx := testCtx(t)
 	l := tc.leader()
@@ -222,8 +222,8 @@ func (tc *testCluster) settled() {
 	}, "the nodes' logs differ")
 }
 
-// Without a quorum every call ends by its budget, and says that nothing is
-// known; a Wait says so after RetryTimeout of silence.
+// Without a quorum every call ends by its budget with ErrUnavailable, and a Wait after
+// RetryTimeout of silence.
 func TestNoQuorum(t *testing.T) {
 	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
 		c.Timing = dcs.Timing{TTL: 5 * time.Second, LoopWait: time.Second, RetryTimeout: time.Second}

@@ -13,15 +13,15 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// copyDir keeps or brings back a node's directory, as a backup does.
+// copyDir saves or puts back a node's directory, as a backup does.
 func copyDir(t *testing.T, from, to string) {
 	t.Helper()
 	require.NoError(t, os.RemoveAll(to))
 	require.NoError(t, os.CopyFS(to, os.DirFS(from)))
 }
 
-// An older copy of a whole directory lacks what the node acknowledged later. A
-// leader that lives knows.
+// An older copy of a whole directory lacks entries that the node acknowledged later. A
+// running leader knows that.
 func TestOlderCopyIsNotVotedWith(t *testing.T) {
 	parallel(t)
 	for name, sameRun := range map[string]bool{"made while the node ran": true, "made before an earlier start": false} {
@@ -46,14 +46,14 @@ func TestOlderCopyIsNotVotedWith(t *testing.T) {
 			copyDir(t, kept, tc.config[at].Dir)
 			tc.start(at)
 			tc.becomesVoter(at)
-			require.NotEqual(t, old, tc.node[at].node.net.Greeting().Life, "it votes with the copy")
+			require.NotEqual(t, old, tc.node[at].node.net.Greeting().Life, "the node votes with the copy")
 			tc.holds(revs)
 		})
 	}
 }
 
-// The copy of a leader is found by the entries that it sent, also when nobody leads
-// any more.
+// The copy of a leader is detected by the entries that it had sent, even without a
+// leader.
 func TestOlderCopyOfALeaderIsNotVotedWith(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -71,12 +71,12 @@ func TestOlderCopyOfALeaderIsNotVotedWith(t *testing.T) {
 	back()
 	tc.start(at)
 	tc.becomesVoter(at)
-	require.NotEqual(t, old, tc.node[at].node.net.Greeting().Life, "it votes with the copy")
+	require.NotEqual(t, old, tc.node[at].node.net.Greeting().Life, "the node votes with the copy")
 	tc.holds(revs)
 }
 
-// What the others know of a node decides, and what they cannot know does not
-// hold it up.
+// The knowledge of the others decides whether a node may vote with its data. Without any
+// it votes.
 func TestStartIsJudged(t *testing.T) {
 	end := disk.LogEnd{Index: 10, Term: 3}
 	said := func(s setupMessage) map[string]met { return map[string]met{"b": {said: s}, "c": {err: errNoLeader}} }
@@ -89,7 +89,7 @@ func TestStartIsJudged(t *testing.T) {
 		"later start":     {setupMessage{Seen: transport.Start{Starts: 8, Boot: 1}}, "has seen start 8 of this node, and this is start 7"},
 		"other boot":      {setupMessage{Seen: transport.Start{Starts: 7, Boot: 1}}, "has seen start 7"},
 		"this very one":   {setupMessage{Seen: transport.Start{Starts: 7, Boot: 2}}, ""},
-		"what it has":     {setupMessage{Known: transport.Sighting{Term: 5, Log: end}}, ""},
+		"the same entry":  {setupMessage{Known: transport.Sighting{Term: 5, Log: end}}, ""},
 		"less":            {setupMessage{Known: transport.Sighting{Term: 5, Log: disk.LogEnd{Index: 12, Term: 2}}}, ""},
 		"an earlier term": {setupMessage{Known: transport.Sighting{Term: 4, Log: disk.LogEnd{Index: 19, Term: 4}}}, ""},
 		"a later entry":   {setupMessage{Known: transport.Sighting{Term: 5, Log: disk.LogEnd{Index: 11, Term: 3}}}, "node b has seen that this node has entry 11 of term 3"},
@@ -113,8 +113,8 @@ func TestStartIsJudged(t *testing.T) {
 	require.True(t, left.Removed)
 }
 
-// A node that is down with its data while another life of it was made a voter
-// has no place any more: it says so, and joins again if it may.
+// A node that is down with its data while another life of it becomes a voter has lost its
+// place. It reports that, and joins again if Rejoin allows it.
 func TestReplacedNode(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -142,8 +142,8 @@ func TestReplacedNode(t *testing.T) {
 	tc.oldLivesAreRemoved()
 }
 
-// The same is found by a node that runs: it was cut off while another process
-// took its place.
+// A running node detects the same, if it was cut off while another process took its
+// place.
 func TestReplacedWhileItRuns(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -155,7 +155,7 @@ func TestReplacedWhileItRuns(t *testing.T) {
 	require.NoError(t, m.raft.RemoveServer(tc.node[at].node.member().id, 0, time.Second).Error())
 	require.NoError(t, m.raft.AddVoter(transport.ServerID(tc.config[at].ID, newLife), "x", 0, time.Second).Error())
 	back()
-	tc.eventually(func() bool { return tc.node[at].Status().Health.State == Replaced }, "it does not notice")
+	tc.eventually(func() bool { return tc.node[at].Status().Health.State == Replaced }, "the node does not detect it")
 	require.Nil(t, tc.node[at].node.member())
 	require.ErrorContains(t, tc.node[at].Status().Health.Err, "rejoin=true")
 	short, cancel := contextFor(300 * time.Millisecond)
@@ -164,8 +164,8 @@ func TestReplacedWhileItRuns(t *testing.T) {
 	require.ErrorContains(t, err, "have replaced life")
 }
 
-// A damaged directory is refused with the file's name; with Rejoin the node gets
-// everything from the others.
+// A damaged directory is refused with the file's name. With Rejoin the node gets all data
+// from the others.
 func TestDamagedNodeRejoins(t *testing.T) {
 	parallel(t)
 	for name, spoil := range map[string]func(dir string) (file string){

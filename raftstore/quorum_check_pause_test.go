@@ -15,9 +15,9 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// pauseNet is the wires between the Raft nodes of one cluster, of which one
-// can be paused like a process that is stopped: what it sent arrives, answers
-// to it wait in its socket, and its clocks stand still.
+// pauseNet is the network between the Raft nodes of one cluster. It can pause one of them
+// like a stopped process. Messages that the node has sent arrive, answers to it wait in
+// its socket, and its clocks stand still.
 type pauseNet struct {
 	paused atomic.Pointer[string] // the address of the paused node
 	phase  atomic.Int32
@@ -27,7 +27,7 @@ type pauseNet struct {
 
 const (
 	running   = iota
-	pausing   // heartbeats go out, and their answers wait
+	pausing   // heartbeats are sent, and their answers wait
 	resuming  // as before, but clocks run again
 	cutForNow // the answers are read; nothing else passes
 )
@@ -41,7 +41,7 @@ type pauseTransport struct {
 
 var errCut = errors.New("cut off")
 
-// passes refuses what the paused node would have to send or to read.
+// passes refuses messages that the paused node would have to send or to read.
 func (p *pauseTransport) passes(to raft.ServerAddress) error {
 	if at := p.net.paused.Load(); at != nil && (*at == p.self || *at == transport.PlainAddr(string(to))) {
 		return errCut
@@ -93,10 +93,10 @@ func (p *pauseTransport) RequestPreVote(id raft.ServerID, to raft.ServerAddress,
 	return p.WithPreVote.RequestPreVote(id, to, req, resp)
 }
 
-// P2, the counterexample: heartbeats leave the leader and are answered; the
-// answers wait in its socket while it is paused; another leader is elected and
-// ends a lease. The old one resumes, reads a renewal of that lease, and then
-// the old answers. Raft's VerifyLeader says yes; the renewal must not.
+// P2, the counterexample: heartbeats leave the leader and are answered, and the answers
+// wait in its socket while it is paused. Another leader is elected and ends a lease. The
+// old one resumes and reads a renewal of that lease, and then the old answers. Raft's
+// VerifyLeader succeeds, and the renewal must fail.
 func TestP2PausedLeaderConfirmsNothing(t *testing.T) {
 	tc, wires, resume := newPauseCluster(t)
 	ctx := testCtx(t)
@@ -114,14 +114,14 @@ func TestP2PausedLeaderConfirmsNothing(t *testing.T) {
 		n := 0
 		wires.held.Range(func(any, any) bool { n++; return true })
 		return n == 2
-	}, "no heartbeat is under way")
-	require.NotZero(t, old.leading(), "it was to go on believing")
+	}, "no heartbeat is in flight")
+	require.NotZero(t, old.leading(), "the old leader has already stepped down")
 	require.Greater(t, other.leading(), old.leading())
 
 	wires.phase.Store(resuming)
 	verified := old.member().raft.VerifyLeader()
-	// Its main loop has taken that up once it has answered often enough; it
-	// picks at random among what waits.
+	// The main loop has received that once it has answered often enough, because
+	// it chooses at random among the waiting events.
 	for range 30 {
 		require.ErrorIs(t, old.member().raft.BootstrapCluster(raft.Configuration{}).Error(), raft.ErrCantBootstrap)
 	}
@@ -134,19 +134,18 @@ func TestP2PausedLeaderConfirmsNothing(t *testing.T) {
 	}()
 	wires.phase.Store(cutForNow)
 	resume()
-	require.NoError(t, verified.Error(), "VerifyLeader was to show the fault that our evidence avoids")
+	require.NoError(t, verified.Error(), "VerifyLeader does not show the fault that the evidence of P2 avoids")
 	err = <-renewal
-	require.Error(t, err, "a lease that is gone was confirmed")
-	require.NotErrorIs(t, err, errGone, "the old leader can not know that")
+	require.Error(t, err, "a lease that had ended was confirmed")
+	require.NotErrorIs(t, err, errGone, "the old leader cannot know that")
 	wires.paused.Store(nil)
 	_, err = lease.Renew(ctx)
 	require.Error(t, err)
 }
 
-// P2, the same with our own questions: they are answered, the answers wait
-// while another leader is elected and ends a lease, and are read after a
-// renewal that came later. They count for whoever asked before, and for nobody
-// else.
+// P2, the same with the questions of a quorumCheck. They are answered, and the answers
+// wait while another leader is elected and ends a lease. They are read after a renewal
+// that arrived later. They count only for calls that arrived before the questions.
 func TestP2AnswersHeldBackOverAnElection(t *testing.T) {
 	tc, wires, resume := newPauseCluster(t)
 	ctx := testCtx(t)
@@ -161,7 +160,7 @@ func TestP2AnswersHeldBackOverAnElection(t *testing.T) {
 	old.lead.mu.Lock()
 	e := old.lead.current.quorum
 	old.lead.mu.Unlock()
-	e.mu.Lock() // nobody asks yet
+	e.mu.Lock() // no voter is asked yet
 	ask := e.ask
 	e.ask = func(ctx context.Context, addr string) (uint64, error) {
 		term, err := ask(ctx, addr)
@@ -190,7 +189,7 @@ func TestP2AnswersHeldBackOverAnElection(t *testing.T) {
 			require.NoError(t, (&leaseHandle{b: &b.frontend, id: lease.ID()}).Revoke(ctx))
 		}
 	}
-	require.NotZero(t, old.leading(), "it was to go on believing")
+	require.NotZero(t, old.leading(), "the old leader has already stepped down")
 
 	soon, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 	defer cancel()
@@ -201,16 +200,16 @@ func TestP2AnswersHeldBackOverAnElection(t *testing.T) {
 		return len(e.waiting) == 2
 	}, "the second renewal does not wait")
 	readAnswers()
-	require.NoError(t, <-before, "asked while it led")
+	require.NoError(t, <-before, "the question was asked while the node led")
 	err = <-after
-	require.Error(t, err, "a lease that is gone was confirmed")
-	require.NotErrorIs(t, err, errGone, "the old leader can not know that")
+	require.Error(t, err, "a lease that had ended was confirmed")
+	require.NotErrorIs(t, err, errGone, "the old leader cannot know that")
 	wires.phase.Store(cutForNow)
 	resume()
 }
 
-// newPauseCluster starts three nodes of which one can be paused; resume ends
-// the pause's holding back.
+// newPauseCluster starts three nodes, of which one can be paused. resume delivers the
+// messages that the pause holds back.
 func newPauseCluster(t *testing.T) (tc *testCluster, wires *pauseNet, resume func()) {
 	wires = &pauseNet{resume: make(chan struct{})}
 	resume = sync.OnceFunc(func() { close(wires.resume) })

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// testVoters is a cluster as the quorumCheck of its leader sees it.
+// testVoters is a cluster of voters for the quorumCheck of its leader.
 type testVoters struct {
 	*quorumCheck
 	end context.CancelFunc
@@ -86,13 +86,13 @@ func (v *testVoters) stop() {
 	v.close()
 }
 
-// begin starts a confirmation and returns where its answer will be.
+// begin starts a confirmation and returns the channel of its result.
 func (v *testVoters) begin(voted raft.ServerID) <-chan error {
 	return begun(time.Minute, func(ctx context.Context) error { return v.confirm(ctx, voted) })
 }
 
-// begun starts a call that may take so long, waits until it blocks or ends, and
-// returns where its error will be.
+// begun starts a call that may take as long as limit, waits until it blocks or ends, and
+// returns the channel of its error.
 func begun(limit time.Duration, call func(ctx context.Context) error) <-chan error {
 	answer := make(chan error, 1)
 	go func() {
@@ -122,8 +122,9 @@ func TestEvidenceOfOneNodeIsItsOwn(t *testing.T) {
 	require.ErrorIs(t, v.confirm(context.Background(), ""), errSuperseded)
 }
 
-// P2: the answer to a question that was asked before the renewal came confirms
-// nothing, though it arrives after it: meanwhile others may have been elected.
+// P2: the answer to a question that was asked before the renewal arrived confirms
+// nothing, even if it arrives after the renewal. Another leader may have been elected
+// meanwhile.
 func TestP2AnswerToAnOldQuestionConfirmsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := newTestVoters("a", "b", "c")
@@ -131,19 +132,19 @@ func TestP2AnswerToAnOldQuestionConfirmsNothing(t *testing.T) {
 		v.set("b", 5) // c is cut off
 		release := v.holdBack("b")
 		first := v.begin("")
-		// The old question was answered with our term and its answer lies in
-		// a socket buffer. b and c elect another leader.
+		// The old question was answered with the leader's term, and the answer is
+		// in a socket buffer. b and c elect another leader.
 		v.set("b", 6)
 		second := v.begin("")
 		release()
-		// The first came before its question was sent: its answer holds.
+		// The first call arrived before its question was sent, so the answer holds.
 		require.NoError(t, <-first)
 		time.Sleep(time.Second)
 		pending(t, second, "on the strength of an answer to an older question")
 	})
 }
 
-// P2: a server without a vote shows nothing, however well it answers.
+// P2: the answer of a server without a vote proves nothing.
 func TestP2NonVotersDoNotCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := newTestVoters("a", "b", "c") // d has no vote
@@ -186,7 +187,7 @@ func TestP2AnotherTermIsNoVote(t *testing.T) {
 	})
 }
 
-// The leader's own word is given after the renewal came, like everybody's.
+// The leader's own term is read after the renewal has arrived, like those of the others.
 func TestP2OwnTermIsReadAfterTheAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := newTestVoters("a", "b", "c")
@@ -200,7 +201,7 @@ func TestP2OwnTermIsReadAfterTheAnswers(t *testing.T) {
 	})
 }
 
-// A voter that does not answer delays nobody, and is asked again at leisure.
+// A voter that does not answer delays no call, and is asked again after a pause.
 func TestEvidenceWithoutOneVoter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := newTestVoters("a", "b", "c")
@@ -216,7 +217,7 @@ func TestEvidenceWithoutOneVoter(t *testing.T) {
 	})
 }
 
-// Those who wait while a question is under way share the next one.
+// Calls that wait while a question is in progress share the next one.
 func TestEvidenceIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := newTestVoters("a", "b", "c")
@@ -246,7 +247,7 @@ func TestEvidenceEndsWithItsTermAndItsCaller(t *testing.T) {
 		synctest.Wait()
 		cancel()
 		require.ErrorIs(t, <-gone, context.Canceled)
-		require.Empty(t, v.waiting, "nobody waits any more")
+		require.Empty(t, v.waiting, "a call still waits")
 		answer := v.begin("")
 		v.stop()
 		require.ErrorIs(t, <-answer, errSuperseded)

@@ -19,11 +19,11 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// healthRecord is a storeHealth that takes notes.
+// healthRecord is a storeHealth that records its calls.
 type healthRecord struct {
 	mu      sync.Mutex
 	next    uint64
-	pending map[uint64]error // the last fault of each operation under way
+	pending map[uint64]error // the last fault of each operation in progress
 	faults  int
 	lost    error
 }
@@ -126,8 +126,8 @@ func commands(from, to, term uint64) []*raft.Log {
 	return list
 }
 
-// inGoroutine runs f as Raft would. The channel gets f's error, or errEnded if
-// f ended the goroutine.
+// inGoroutine runs f as Raft would. The channel gets the error of f, or errEnded if f
+// ended the goroutine.
 func inGoroutine(f func() error) <-chan error {
 	done := make(chan error, 1)
 	go func() {
@@ -170,8 +170,8 @@ func TestStoreErrorsBeforeStart(t *testing.T) {
 	}
 }
 
-// TestRetryEndsThePause checks that a failed write is repeated at once on
-// request, whichever pause it is in.
+// TestRetryEndsThePause checks that a failed write is repeated at once on request, in
+// every pause.
 func TestRetryEndsThePause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newStoreFixture(t)
@@ -237,8 +237,8 @@ func contentOf(f *storeFixture) string {
 	return text
 }
 
-// TestCloseEndsWhatWaits closes the store while the disk fails.
-func TestCloseEndsWhatWaits(t *testing.T) {
+// TestCloseEndsWaitingOperations closes the store while the disk fails.
+func TestCloseEndsWaitingOperations(t *testing.T) {
 	for name, do := range storeOperations() {
 		synctest.Test(t, func(t *testing.T) {
 			f := newStoreFixture(t)
@@ -273,16 +273,16 @@ func TestDamageEndsTheStore(t *testing.T) {
 	require.Equal(t, path, damage.File)
 	require.Empty(t, f.record.pending)
 
-	// A repair finds it too.
+	// A repair detects it too.
 	f.record.lost = nil
 	f.files.Fail(disktest.Nth(1, disktest.Any(disktest.Sync)), syscall.EIO)
 	require.ErrorIs(t, <-inGoroutine(func() error { return f.StoreLogs(commands(6, 6, 1)) }), errEnded)
 	require.ErrorAs(t, f.record.lost, &damage)
 }
 
-// TestStoreRefusesWhatRaftCannotRead checks what would be a panic of Raft when
-// it reads the entry.
-func TestStoreRefusesWhatRaftCannotRead(t *testing.T) {
+// TestStoreRefusesUnreadableEntries checks entries at which Raft would panic when it
+// reads them.
+func TestStoreRefusesUnreadableEntries(t *testing.T) {
 	f := newStoreFixture(t)
 	f.start()
 	for name, e := range map[string]*raft.Log{
@@ -338,7 +338,7 @@ func TestDeleteRange(t *testing.T) {
 	require.NoError(t, f.DeleteRange(5, 7))
 	require.Equal(t, []uint64{6, 8}, bounds(f), "the newest stay")
 
-	// All conflict with those of a new leader: a snapshot must reach up to 5.
+	// All conflict with those of a new leader. A snapshot must reach up to 5.
 	f.snapshot = [2]uint64{5, 1}
 	require.NoError(t, f.DeleteRange(6, 8))
 	require.Equal(t, uint64(5), f.log.End().Index)
@@ -350,14 +350,14 @@ func TestDeleteRange(t *testing.T) {
 	require.Equal(t, uint64(20), f.log.End().Index)
 	require.NoError(t, f.StoreLogs(commands(21, 22, 2)))
 	require.Zero(t, f.restarts)
-	// One was installed that ends before the log does: Raft is started again, and
-	// its goroutine does nothing before that.
+	// A snapshot was installed that ends before the log does. Raft is restarted, and its
+	// goroutine does nothing before that.
 	f.snapshot = [2]uint64{21, 3}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		_ = f.DeleteRange(21, 22)
-		t.Error("Raft goes on with the end of a log that is gone")
+		t.Error("Raft continues with the end of a deleted log")
 	}()
 	require.Eventually(t, func() bool { return f.log.End().Index == 21 }, 10*time.Second, time.Millisecond)
 	f.close()
@@ -419,7 +419,7 @@ func (s startingTransport) SetHeartbeatHandler(handle func(raft.RPC)) {
 }
 
 // TestRaftOnAFaultyDisk runs Raft while each of many operations of its disk
-// fails. Raft neither panics nor ends, and keeps what it confirmed.
+// fails. Raft neither panics nor ends, and keeps the confirmed entries.
 func TestRaftOnAFaultyDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newStoreFixture(t)
@@ -433,7 +433,7 @@ func TestRaftOnAFaultyDisk(t *testing.T) {
 		r, err := raft.NewRaft(c, fsm, f, f, raft.NewInmemSnapshotStore(), transport)
 		require.NoError(t, err)
 		require.True(t, f.started.Load())
-		// The election meets the fault too.
+		// The fault applies to the election too.
 		stop := f.files.Fail(disktest.Any(disktest.Changes()...), syscall.ENOSPC)
 		time.Sleep(30 * time.Second)
 		stop()

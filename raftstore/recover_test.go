@@ -16,7 +16,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk/disktest"
 )
 
-// A confirmation names the very data that Recover is for.
+// confirmed returns a RecoverConfig that confirms the data of the node.
 func confirmed(t testing.TB, c Config, w nodeDeps) RecoverConfig {
 	t.Helper()
 	plan, err := planRecovery(context.Background(), c, w)
@@ -78,7 +78,7 @@ func TestFirstRevision(t *testing.T) {
 	require.ErrorContains(t, err, "above")
 }
 
-// What a recovery needs to be confirmed, and what it refuses.
+// A recovery needs a confirmation, and refuses a wrong one.
 func TestRecoverIsConfirmed(t *testing.T) {
 	c, original := storedSurvivor(t)
 	ctx := context.Background()
@@ -127,18 +127,18 @@ func TestRecoverIsConfirmed(t *testing.T) {
 	report, err := recoverOn(ctx, good, w)
 	require.NoError(t, err)
 	require.Greater(t, uint64(report.FirstRevision), report.LastIndex+revisionStep-1)
-	// It does not run twice.
+	// The recovery does not run twice.
 	_, err = recoverOn(ctx, good, w)
 	require.ErrorIs(t, err, dcs.ErrInvalid)
 	require.ErrorContains(t, err, "has ended already")
 	require.ErrorContains(t, err, report.NewIncarnation)
-	// What was there is still there.
+	// The recovered data are still present.
 	log, err := disk.ScanLog(original, disk.LogDir(report.Aside), mustLife(t, plan.Life), disk.LogEnd{}, nil)
 	require.NoError(t, err)
 	require.Equal(t, plan.LastIndex, log.Last)
 }
 
-// contents returns what each file holds, by its path.
+// contents returns the content of each file, by its path.
 func contents(files *disktest.FS) map[string]string {
 	all := map[string]string{}
 	for _, path := range files.Paths() {
@@ -166,9 +166,9 @@ func TestNothingToRecover(t *testing.T) {
 	require.ErrorContains(t, err, "nothing to recover")
 }
 
-// TestRecoverAtEachCrash stops a recovery before each of its operations, by a
-// kill or with the power, and starts again: the directory is the old or the new
-// one, and a second call completes or refuses.
+// TestRecoverAtEachCrash stops a recovery before each of its operations, by a kill or a
+// power loss, and starts again. The directory is the old or the new one, and a second
+// call completes or refuses.
 func TestRecoverAtEachCrash(t *testing.T) {
 	t.Parallel()
 	c, original := storedSurvivor(t)
@@ -215,8 +215,8 @@ func TestRecoverAtEachCrash(t *testing.T) {
 	}
 }
 
-// A survivor that lost the end of its log says how much, and needs a second
-// confirmation.
+// A survivor that lost the end of its log reports the number of missing entries, and
+// needs a second confirmation.
 func TestRecoverShortSurvivor(t *testing.T) {
 	parallel(t)
 	c, files := storedSurvivor(t)
@@ -239,7 +239,7 @@ func TestRecoverShortSurvivor(t *testing.T) {
 	require.Contains(t, strings.Join(report.MayBeLost, "; "), "which this node had stored and lacks now")
 	require.NoError(t, startOn(t, c, files))
 
-	// Damage is refused: what is behind it is not known.
+	// Damage is refused, because the entries behind it are not known.
 	c, files = storedSurvivor(t)
 	good := confirmed(t, c, memoryDeps(files))
 	for _, path := range files.Paths() {
@@ -254,7 +254,7 @@ func TestRecoverShortSurvivor(t *testing.T) {
 	require.ErrorContains(t, err, "is damaged at offset")
 }
 
-// What the report says may be lost.
+// The report lists the writes that may be lost.
 func TestRecoverReport(t *testing.T) {
 	r := RecoverReport{Life: newLife.String(), LastIndex: 10, LastTerm: 3, SnapshotIndex: 10, SeenTerm: 3}
 	r.Servers = []FormerServer{{ID: "a", Life: newLife.String(), Voter: true}}
@@ -294,8 +294,8 @@ func (tc *testCluster) joins(at int) {
 	tc.becomesVoter(at)
 }
 
-// A cluster of three loses two nodes for good. The third goes on alone, with all
-// that it had, and others join it.
+// A cluster of three permanently loses two nodes. The third continues alone, with all
+// its data, and others join it.
 func TestRecoverFromALostQuorum(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t, 3, nil)
@@ -333,12 +333,12 @@ func TestRecoverFromALostQuorum(t *testing.T) {
 		_, err := tc.node[a].Get(testCtx(t), "lock")
 		return err != nil
 	}, "the lock stays taken")
-	require.Greater(t, begun.Elapsed(), 5*time.Second, "a holder may have been valid still")
+	require.Greater(t, begun.Elapsed(), 5*time.Second, "a holder may still have been valid")
 	_, next := leased(t, tc.node[a], "lock", 5*time.Second)
 	require.Greater(t, next, report.FirstRevision)
 
-	// An empty node joins, and one with the old data is refused until it may give
-	// them up.
+	// An empty node joins. A node with the old data is refused until Rejoin allows it to
+	// give them up.
 	tc.joins(b)
 	_, err = newBackend(tc.config[c], tc.nodeDeps[c])
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
@@ -354,9 +354,9 @@ func TestRecoverFromALostQuorum(t *testing.T) {
 	tc.holds(later)
 }
 
-// Two of the old nodes come back after the recovery. They are a majority of the
-// old voters, and elect if they do not reach the new incarnation: then there are
-// two clusters. A recovered node that finds the old leader does not start.
+// Two of the old nodes come back after the recovery. They are a majority of the old
+// voters, and elect a leader if they do not reach the new incarnation. Then there are two
+// clusters. A recovered node that reaches the old leader does not start.
 func TestOldMajorityComesBack(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t, 3, nil)
@@ -374,7 +374,7 @@ func TestOldMajorityComesBack(t *testing.T) {
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
 	require.ErrorContains(t, err, "has not ended")
 	require.ErrorContains(t, err, "rejoin=true")
-	// It goes back to the cluster that lives.
+	// The node returns to the cluster that has a leader.
 	tc.config[a].Rejoin = true
 	tc.start(a)
 	tc.becomesVoter(a)
@@ -383,7 +383,7 @@ func TestOldMajorityComesBack(t *testing.T) {
 	require.Len(t, tc.node[b].Status().Voters, 3)
 }
 
-// Only one node is recovered: the second one finds the first.
+// Only one node can be recovered, because the second one detects the first.
 func TestTwoNodesAreRecovered(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t, 3, nil)
@@ -403,8 +403,8 @@ func TestTwoNodesAreRecovered(t *testing.T) {
 	require.Equal(t, first.NewIncarnation, tc.node[1].Status().Incarnation)
 }
 
-// An old node that ran all the time finds the new incarnation, leaves the old one
-// and says so.
+// An old node that kept running detects the new incarnation, leaves the old one and
+// reports that.
 func TestOldNodeThatRuns(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
@@ -421,8 +421,8 @@ func TestOldNodeThatRuns(t *testing.T) {
 	tc.start(a)
 	tc.leader()
 	back()
-	tc.eventually(func() bool { return tc.node[b].Status().Health.State == Replaced }, "it does not notice")
-	require.Nil(t, tc.node[b].node.member(), "Raft runs on")
+	tc.eventually(func() bool { return tc.node[b].Status().Health.State == Replaced }, "the node does not detect it")
+	require.Nil(t, tc.node[b].node.member(), "Raft still runs")
 	require.ErrorContains(t, tc.node[b].Status().Health.Err, report.NewIncarnation)
 	_, err := tc.node[b].Get(testCtx(t), "k/0")
 	require.ErrorIs(t, err, dcs.ErrUnauthorized)
@@ -431,7 +431,7 @@ func TestOldNodeThatRuns(t *testing.T) {
 	require.ErrorContains(t, err, "has ended")
 }
 
-// The data that a recovery replaced stay where the report says.
+// The data that a recovery replaced stay in the directory that the report names.
 func TestRecoverKeepsTheOldData(t *testing.T) {
 	t.Parallel()
 	tc := newTestCluster(t, 1, nil)

@@ -12,9 +12,9 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// recoverWalk is one walk: a cluster loses its quorum at a state that a seed
-// chooses, is recovered on a node that may lack something, and its old nodes come
-// back in some order with their data or without.
+// recoverWalk is one walk. A cluster loses its quorum in a state that a seed chooses, is
+// recovered on a node that may lack entries, and its old nodes come back in some order,
+// with or without their data.
 type recoverWalk struct {
 	*testCluster
 	rand  *rand.Rand
@@ -56,7 +56,7 @@ func (w *recoverWalk) run() {
 	require.Greater(t, report.FirstRevision, w.top)
 	require.Len(t, report.Servers, 3)
 
-	// One old node may run before the recovered one does. Alone it does nothing.
+	// One old node may run before the recovered one does. Alone it has no effect.
 	others := []int{(at + 1) % 3, (at + 2) % 3}
 	if w.rand.IntN(2) == 0 {
 		others[0], others[1] = others[1], others[0]
@@ -70,7 +70,7 @@ func (w *recoverWalk) run() {
 	w.lose(at, report.LastIndex)
 	w.commit("new", at)
 	if early {
-		w.eventually(func() bool { return w.node[others[0]].Status().Health.State == Replaced }, "an old node does not notice")
+		w.eventually(func() bool { return w.node[others[0]].Status().Health.State == Replaced }, "an old node does not detect the new incarnation")
 		w.stop(others[0])
 	}
 	for _, i := range others {
@@ -79,7 +79,7 @@ func (w *recoverWalk) run() {
 	}
 	w.holds(w.acked)
 	require.Len(t, w.node[w.leader()].Status().Voters, 3)
-	w.kill(at) // which the others can do without now
+	w.kill(at) // the others have a majority without it now
 	w.commit("without", others[0])
 	w.holds(w.acked)
 	for _, i := range others {
@@ -99,7 +99,7 @@ func (w *recoverWalk) commit(prefix string, at int) {
 	}
 }
 
-// lag lets the cluster go on without one follower, which may stay behind.
+// lag makes the cluster continue without one follower, which may stay behind.
 func (w *recoverWalk) lag(round int) {
 	if w.cut {
 		return
@@ -112,8 +112,8 @@ func (w *recoverWalk) lag(round int) {
 	}
 }
 
-// lose forgets the acknowledged commits that the survivor had not stored. The
-// report says so, and all others must be there.
+// lose removes the acknowledged commits that the survivor had not stored from the
+// expected ones. The report must list them, and all others must be present.
 func (w *recoverWalk) lose(at int, last uint64) {
 	for key, rev := range w.acked {
 		e, err := w.node[at].Get(testCtx(w.t), key)

@@ -14,15 +14,15 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// underWay is an attempt at addr, with the context that it ends.
+// underWay begins an attempt at addr, and returns it with the context that it ends.
 func underWay(t *testing.T, addr string) (*attempt, context.Context) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	t.Cleanup(func() { cancel(nil) })
 	return &attempt{to: addr, cancel: cancel}, ctx
 }
 
-// A change of the leader ends the calls to everybody else, at once; that nobody
-// leads ends none.
+// A change of the leader ends the calls to all other nodes at once. The loss of the
+// leader ends none.
 func TestTurnEndsCallsToOthers(t *testing.T) {
 	r := newLeaderWatch()
 	old, oldCtx := underWay(t, "old")
@@ -35,16 +35,16 @@ func TestTurnEndsCallsToOthers(t *testing.T) {
 	changed := r.next()
 	r.turn("")
 	<-changed
-	require.NoError(t, oldCtx.Err(), "nobody leads: the old one may yet answer")
+	require.NoError(t, oldCtx.Err(), "no node leads, and the old leader may still answer")
 	changed = r.next()
 	r.turn("new")
 	<-changed
 	require.ErrorIs(t, context.Cause(oldCtx), errMoved)
 	require.NoError(t, leadsCtx.Err())
-	require.NoError(t, goneCtx.Err(), "a call that is over is nobody's")
+	require.NoError(t, goneCtx.Err(), "a call that has ended is cancelled")
 }
 
-// A node that closes ends the calls under way, and those that begin later.
+// A node that closes ends the calls in progress, and those that begin later.
 func TestShutEndsLaterCallsToo(t *testing.T) {
 	r := newLeaderWatch()
 	before, beforeCtx := underWay(t, "x")
@@ -56,8 +56,8 @@ func TestShutEndsLaterCallsToo(t *testing.T) {
 	require.ErrorIs(t, context.Cause(afterCtx), dcs.ErrClosed)
 }
 
-// What the voters said is worth nothing to a node that Raft has deposed
-// meanwhile, though it has not been told yet.
+// The answers of the voters do not count on a node that Raft has deposed meanwhile, even
+// if the node has not been notified yet.
 func TestConfirmedAsksRaftLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
@@ -76,12 +76,12 @@ func TestConfirmedAsksRaftLast(t *testing.T) {
 	})
 }
 
-// A command that may have been taken stays unclear, whatever becomes of its
-// later copies: one was sent and never answered, or the leader itself could
-// not tell.
+// A command that may have been proposed stays unclear, regardless of the outcome of its
+// later copies. One copy was sent and never answered, or its outcome was unknown to the
+// leader itself.
 func TestUnclearIsNotForgotten(t *testing.T) {
 	parallel(t)
-	for name, answer := range map[string]*reply{"no answer": nil, "the leader cannot tell": {kind: replyUnclear, text: "cannot tell"}} {
+	for name, answer := range map[string]*reply{"no answer": nil, "unknown to the leader": {kind: replyUnclear, text: "the outcome is unknown"}} {
 		t.Run(name, func(t *testing.T) {
 			tc := newTestCluster(t, 3, nil)
 			at := tc.leader()

@@ -25,10 +25,10 @@ import (
 var memberRounds = flag.Int("soak.members", 0, "rounds of TestSoakMembers; 0 is a few")
 
 // TestSoakMembers changes the members at random while others write and take a lock
-// in turns. In each round a node is killed or frozen at a random step of the change:
-// the leader, the node that is about to lead, the one that the change is about, or
-// any. Each change must be made in the end, each acknowledged write must stay,
-// tokens must rise, and no two holders may be valid at once.
+// in turns. In each round a node is killed or frozen at a random step of the change. It
+// is the leader, a node that may lead next, the one that the change concerns, or any.
+// Each change must be made in the end, each acknowledged write must stay, tokens must
+// rise, and no two holders may be valid at once.
 func TestSoakMembers(t *testing.T) {
 	parallel(t)
 	seed, rounds := *soakSeed, *memberRounds
@@ -52,8 +52,8 @@ func TestSoakMembers(t *testing.T) {
 		}
 	}
 	s.finish()
-	t.Logf("%d rounds %v: %d calls were answered late or with an error, %d writes were acknowledged, %d tenures, the longest round took %v (%s)",
-		rounds, count, s.again, len(s.acked)+s.pruned, len(s.tenures), s.longest.Round(time.Millisecond), s.slowest)
+	t.Logf("%d rounds %v: %d calls were answered late or with an error, %d writes were acknowledged, the lock was held %d times, the longest round took %v (%s)",
+		rounds, count, s.again, len(s.acked)+s.pruned, len(s.holds), s.longest.Round(time.Millisecond), s.slowest)
 }
 
 // memberSoak is a soak whose nodes come and go. A node that is no member may run
@@ -63,7 +63,7 @@ type memberSoak struct {
 	member map[int]bool
 	addr   []string // of each node
 	order  []int    // in which the nodes are called
-	again  int      // calls that had to be made again
+	again  int      // calls that had to be repeated
 }
 
 // insistTime bounds one call. A change may consist of two.
@@ -72,7 +72,7 @@ const insistTime = 4 * time.Second
 func newMemberSoak(t *testing.T, seed uint64) *memberSoak {
 	s := &memberSoak{soak: newSoak(t, seed), member: map[int]bool{0: true, 1: true, 2: true}}
 	s.mu.Lock()
-	s.serves = func(b *Backend) bool { // a node that is no member serves nobody
+	s.serves = func(b *Backend) bool { // a node that is no member serves no client
 		state := b.Status().Health.State
 		return state != Removed && state != Joining
 	}
@@ -104,7 +104,7 @@ func (s *memberSoak) begin(i int) {
 	s.start(i)
 }
 
-// pick returns a random node of which is is true.
+// pick returns a random node for which is is true.
 func (s *memberSoak) pick(is func(i int) bool) int {
 	for _, i := range s.random.Perm(len(s.nodes)) {
 		if is(i) {
@@ -120,12 +120,12 @@ func (s *memberSoak) isOther(i int) bool  { return !s.member[i] }
 // leads reports whether node i leads.
 func (s *memberSoak) leads(i int) bool { return s.nodes[i] != nil && s.nodes[i].node.leading() != 0 }
 
-// memberChange is a change of the members and the node that it is about.
+// memberChange is a change of the members and the node that it concerns.
 type memberChange struct {
 	name  string
 	about int
 	call  func(ctx context.Context, at *Membership) error
-	done  func() // what is so afterwards
+	done  func() // records the effect
 }
 
 // plan chooses a change that is possible now.
@@ -155,7 +155,7 @@ func (s *memberSoak) plan() memberChange {
 func (s *memberSoak) planAdd(inSteps bool) memberChange {
 	about := s.pick(s.isOther)
 	id, addr := s.config[about].ID, s.addr[about]
-	if s.nodes[about] == nil || s.random.IntN(2) == 0 { // else it goes on as it is
+	if s.nodes[about] == nil || s.random.IntN(2) == 0 { // else it keeps running
 		s.end(about)
 		s.files[about] = s.files[about].Kill()
 		if s.random.IntN(2) == 0 {
@@ -205,21 +205,21 @@ func (s *memberSoak) planMove(about int, empty bool) memberChange {
 	return memberChange{name, about, func(ctx context.Context, at *Membership) error { return at.Move(ctx, id, addr) }, func() {}}
 }
 
-// change makes one change, in which a node is struck, and waits until the cluster
-// is whole.
+// change makes one change, in which a node is killed or frozen, and waits until all
+// members are well.
 func (s *memberSoak) change() string {
 	begun := time.Now()
 	c := s.plan()
-	victim, whom := s.victim(c)
+	victim, target := s.victim(c)
 	fault := []string{"kill", "freeze"}[s.random.IntN(2)]
-	name := fmt.Sprintf("%s, %s of %s", c.name, fault, whom)
+	name := fmt.Sprintf("%s, %s of %s", c.name, fault, target)
 	s.order = s.random.Perm(len(s.nodes))
 	delay, outage := s.between(0, 500), s.between(200, 1500)
 	var striking sync.WaitGroup
 	if victim >= 0 {
 		striking.Go(func() {
 			remote.Pause(s.t.Context(), delay)
-			s.strike(victim, fault, outage)
+			s.injectFault(victim, fault, outage)
 		})
 	}
 	err := s.insist(c)
@@ -240,7 +240,7 @@ func (s *memberSoak) between(least, most int) time.Duration {
 	return time.Duration(least+s.random.IntN(most-least)) * time.Millisecond
 }
 
-// victim chooses the node that is struck during a change.
+// victim chooses the node that is killed or frozen during a change.
 func (s *memberSoak) victim(c memberChange) (int, string) {
 	switch s.random.IntN(5) {
 	case 0:
@@ -255,8 +255,8 @@ func (s *memberSoak) victim(c memberChange) (int, string) {
 	return -1, "no node"
 }
 
-// strike kills a node and starts it again, or freezes it for a while.
-func (s *memberSoak) strike(i int, fault string, outage time.Duration) {
+// injectFault kills a node and starts it again, or freezes it for a while.
+func (s *memberSoak) injectFault(i int, fault string, outage time.Duration) {
 	if fault == "kill" {
 		s.files[i].Halt()
 		s.end(i)
@@ -283,8 +283,8 @@ func (s *memberSoak) strike(i int, fault string, outage time.Duration) {
 	release()
 }
 
-// insist calls on one member after the other until the change is made. The error
-// has what all calls said.
+// insist calls one member after the other until the change is made. The error has those
+// of all calls.
 func (s *memberSoak) insist(c memberChange) error {
 	var said []error
 	for n, deadline := 0, time.Now().Add(soakWait); time.Now().Before(deadline); n++ {
@@ -315,8 +315,8 @@ func (s *memberSoak) insist(c memberChange) error {
 	return errors.Join(said[max(0, len(said)-8):]...)
 }
 
-// wholeMembers waits until the members are well, know each other and nobody else,
-// and the others know that they are none.
+// wholeMembers waits until the members are well and know exactly each other, and the
+// other nodes know that they are no members.
 func (s *memberSoak) wholeMembers(name string) {
 	s.t.Helper()
 	deadline := time.Now().Add(soakWait)

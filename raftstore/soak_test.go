@@ -28,16 +28,16 @@ var (
 	soakSeed   = flag.Uint64("soak.seed", 0, "seed of TestSoak; 0 chooses one")
 )
 
-// soakTiming lets a lock move often, and gives a call room for an election.
+// soakTiming makes a lock move often, and gives a call room for an election.
 var soakTiming = dcs.Timing{TTL: 3 * time.Second, LoopWait: 400 * time.Millisecond, RetryTimeout: 1200 * time.Millisecond}
 
-// soakWait bounds what a cluster may take to be whole again, and a call that is
-// made again and again until it is answered.
+// soakWait bounds the time until all nodes of a cluster are well again, and the time of
+// a call that is repeated until it is answered.
 const soakWait = 30 * time.Second
 
-// TestSoak strikes one node after the other, at a random step of what it does
-// on its disk, while others write and take a lock in turns. Each acknowledged
-// write must stay, tokens must rise, and no two holders may be valid at once.
+// TestSoak injects a fault into one node after the other, at a random operation of its
+// disk, while others write and take a lock in turns. Each acknowledged write must stay,
+// tokens must rise, and no two holders may be valid at once.
 func TestSoak(t *testing.T) {
 	parallel(t)
 	seed := *soakSeed
@@ -63,16 +63,16 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	s.finish()
-	t.Logf("%d rounds %v: %d writes were acknowledged, %d segments begun, %d tenures, the longest repair took %v (%s)",
-		rounds, count, len(s.acked)+s.pruned, s.segments.Load(), len(s.tenures), s.longest.Round(time.Millisecond), s.slowest)
+	t.Logf("%d rounds %v: %d writes were acknowledged, %d segments were begun, the lock was held %d times, the longest repair took %v (%s)",
+		rounds, count, len(s.acked)+s.pruned, s.segments.Load(), len(s.holds), s.longest.Round(time.Millisecond), s.slowest)
 }
 
 // soakFault is a kind of fault of one node.
 type soakFault struct {
 	name string
-	// strike strikes node i and returns once the fault is over; the node may
+	// inject injects the fault into node i and returns once it is over. The node may
 	// be down then.
-	strike func(s *soak, i int)
+	inject func(s *soak, i int)
 }
 
 var soakFaults = []soakFault{
@@ -103,7 +103,7 @@ type soak struct {
 	acked   map[string]dcs.Revision
 	pruned  int
 	largest dcs.Revision
-	tenures []soakTenure
+	holds   []holdPeriod
 	serves  func(b *Backend) bool // reports whether a node is used; nil is every node
 
 	log      recentLines
@@ -116,8 +116,8 @@ type soak struct {
 	working sync.WaitGroup
 }
 
-// soakTenure is a time in which a holder was valid.
-type soakTenure struct {
+// holdPeriod is a period in which a holder was valid.
+type holdPeriod struct {
 	token    dcs.Revision
 	from, to time.Time
 }
@@ -181,14 +181,14 @@ func (s *soak) open(i int, rejoin bool) error {
 	return nil
 }
 
-// end ends a node, whose disk may be gone.
+// end ends a node, whose disk may have lost power.
 func (s *soak) end(i int) {
 	s.mu.Lock()
 	b := s.nodes[i]
 	s.nodes[i] = nil
 	s.mu.Unlock()
 	if b != nil {
-		_ = b.Close() // an error is what a disk without power gives
+		_ = b.Close() // it fails if the disk has no power
 	}
 }
 
@@ -199,7 +199,7 @@ func (s *soak) up() []*Backend {
 	return slices.DeleteFunc(slices.Clone(s.nodes), func(b *Backend) bool { return b == nil || s.serves != nil && !s.serves(b) })
 }
 
-// round strikes one node and waits until the cluster is whole.
+// round injects a fault into one node and waits until all nodes are well.
 func (s *soak) round(f soakFault) {
 	before := make([]*disktest.FS, len(s.files))
 	for i, files := range s.files {
@@ -207,7 +207,7 @@ func (s *soak) round(f soakFault) {
 	}
 	i := s.random.IntN(len(s.nodes))
 	fmt.Fprintf(&s.log, "time=%s a round begins: %s, node %s\n", time.Now().UTC().Format(time.RFC3339Nano), f.name, s.config[i].ID)
-	f.strike(s, i)
+	f.inject(s, i)
 	over := time.Now()
 	if s.nodes[i] == nil {
 		s.start(i)
@@ -239,7 +239,7 @@ func (s *soak) prune() {
 		}
 		ctx, cancel := context.WithTimeout(s.t.Context(), soakTiming.RetryTimeout)
 		if b := s.anyNode(0); b != nil {
-			_, _ = b.Commit(ctx, txn) // or they stay
+			_, _ = b.Commit(ctx, txn) // if it fails, they stay
 		}
 		cancel()
 	}
@@ -315,8 +315,8 @@ func (r *recentLines) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// halt ends node i as if it lost power, before a random change of what it
-// stores, or after a while in which it stores nothing.
+// halt ends node i as if it lost power, before a random change of its disk, or after a
+// while without a change.
 func (s *soak) halt(i int) {
 	halted := make(chan struct{})
 	at := disktest.Nth(1+s.random.IntN(60), disktest.Any(disktest.Changes()...))
@@ -343,7 +343,7 @@ func waitFor(c <-chan struct{}, most time.Duration) {
 	}
 }
 
-// failing lets operations of node i fail for some time.
+// failing makes operations of node i fail for some time.
 func (s *soak) failing(i int, err error, kinds ...disktest.Kind) {
 	stop := s.files[i].Fail(disktest.Any(kinds...), err)
 	s.sleep(100*time.Millisecond, 2500*time.Millisecond)
@@ -354,7 +354,7 @@ func (s *soak) sleep(least, most time.Duration) {
 	remote.Pause(s.t.Context(), least+time.Duration(s.random.Int64N(int64(most-least))))
 }
 
-// oneError lets one operation of node i fail, whichever it is.
+// oneError makes one operation of any kind of node i fail.
 func (s *soak) oneError(i int) {
 	failed := make(chan struct{})
 	at := disktest.Nth(1+s.random.IntN(40), disktest.Any())
@@ -369,14 +369,14 @@ func (s *soak) oneError(i int) {
 	waitFor(failed, 2*time.Second)
 }
 
-// stall lets every operation of node i hang for some time.
+// stall makes every operation of node i hang for some time.
 func (s *soak) stall(i int) {
 	release := s.files[i].Block(disktest.Any(disktest.Changes()...))
 	s.sleep(500*time.Millisecond, 4*time.Second)
 	release()
 }
 
-// flip changes a random bit of what node i stores while it is down. The node
+// flip changes a random bit on the disk of node i while the node is down. The node
 // refuses to start and names a file, or the bit was not used.
 func (s *soak) flip(i int) {
 	s.halt(i)
@@ -392,7 +392,7 @@ func (s *soak) flip(i int) {
 	}
 }
 
-// wipeTwice takes the data of node i while it joins after a first loss.
+// wipeTwice deletes the data of node i while it joins after a first loss.
 func (s *soak) wipeTwice(i int) {
 	s.halt(i)
 	s.files[i] = disktest.New()
@@ -401,8 +401,7 @@ func (s *soak) wipeTwice(i int) {
 	s.files[i] = disktest.New()
 }
 
-// restore puts an older copy of its data in the place of node i's, while the
-// others run.
+// restore replaces the data of node i by an older copy, while the others run.
 func (s *soak) restore(i int) {
 	s.halt(i)
 	if s.older == nil {
@@ -410,11 +409,11 @@ func (s *soak) restore(i int) {
 		return
 	}
 	s.files[i] = s.older[i].Kill()
-	// The copy may be one of a life that another has replaced since.
+	// The copy may be that of a life that another one has replaced since.
 	require.NoError(s.t, s.open(i, true))
 }
 
-// leaderDiesDuringJoin kills whoever leads while node i joins.
+// leaderDiesDuringJoin kills the leader while node i joins.
 func (s *soak) leaderDiesDuringJoin(i int) {
 	s.halt(i)
 	s.files[i] = disktest.New()
@@ -461,8 +460,8 @@ func (s *soak) write(ctx context.Context) {
 	}
 }
 
-// ack notes an acknowledged write. One client writes, one write after the
-// other, so that revisions rise.
+// ack records an acknowledged write. One client writes, one write after the other, so
+// that revisions rise.
 func (s *soak) ack(key string, rev dcs.Revision) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -473,17 +472,17 @@ func (s *soak) ack(key string, rev dcs.Revision) {
 	s.acked[key] = rev
 }
 
-// lead takes the lock and holds it for a while, again and again.
+// lead repeatedly takes the lock and holds it for a while.
 func (s *soak) lead(ctx context.Context) {
 	for n := 0; ctx.Err() == nil; n++ {
 		if b := s.anyNode(n); b != nil {
-			s.tenure(ctx, b)
+			s.holdOnce(ctx, b)
 		}
 		remote.Pause(ctx, 10*time.Millisecond)
 	}
 }
 
-func (s *soak) tenure(ctx context.Context, b *Backend) {
+func (s *soak) holdOnce(ctx context.Context, b *Backend) {
 	store, err := dcs.New(s.client(b), dcs.Options{Timing: soakTiming})
 	if err != nil {
 		return
@@ -498,7 +497,7 @@ func (s *soak) tenure(ctx context.Context, b *Backend) {
 	if err != nil {
 		return
 	}
-	t := soakTenure{token: hold.Token()}
+	t := holdPeriod{token: hold.Token()}
 	for range 40 {
 		if now := time.Now(); hold.Valid() {
 			if t.from.IsZero() {
@@ -512,11 +511,11 @@ func (s *soak) tenure(ctx context.Context, b *Backend) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !t.from.IsZero() {
-		s.tenures = append(s.tenures, t)
+		s.holds = append(s.holds, t)
 	}
 }
 
-// check reads everything back.
+// check reads back all writes and checks the order of holders.
 func (s *soak) check() {
 	s.t.Helper()
 	snapshot := s.read()
@@ -527,13 +526,13 @@ func (s *soak) check() {
 			continue // acknowledged since
 		}
 		if e, ok := snapshot.Get(key); !ok || e.Modified != rev || string(e.Value) != key {
-			s.t.Errorf("%s was acknowledged with revision %d and is not there (%v at %d)", key, rev, e.Modified, snapshot.Revision)
+			s.t.Errorf("%s was acknowledged with revision %d and is missing (%v at %d)", key, rev, e.Modified, snapshot.Revision)
 		}
 	}
-	tenures := slices.Clone(s.tenures)
-	slices.SortFunc(tenures, func(a, b soakTenure) int { return a.from.Compare(b.from) })
-	for i := 1; i < len(tenures); i++ {
-		a, b := tenures[i-1], tenures[i]
+	holds := slices.Clone(s.holds)
+	slices.SortFunc(holds, func(a, b holdPeriod) int { return a.from.Compare(b.from) })
+	for i := 1; i < len(holds); i++ {
+		a, b := holds[i-1], holds[i]
 		if b.from.Before(a.to) {
 			s.t.Errorf("two holders were valid at once for %v (tokens %d and %d)", a.to.Sub(b.from), a.token, b.token)
 		}
@@ -543,7 +542,7 @@ func (s *soak) check() {
 	}
 }
 
-// read reads the tree of written keys, in rounds that each end in time.
+// read reads the tree of written keys, with bounded attempts.
 func (s *soak) read() dcs.Snapshot {
 	s.t.Helper()
 	var last error
@@ -569,6 +568,6 @@ func (s *soak) finish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	require.NotEmpty(s.t, s.acked)
-	require.NotEmpty(s.t, s.tenures)
+	require.NotEmpty(s.t, s.holds)
 	require.Greater(s.t, s.segments.Load(), int64(2*len(s.nodes)), "the logs stayed in their first segments")
 }

@@ -34,9 +34,8 @@ func bounded(t *testing.T, budget time.Duration, f func(ctx context.Context) err
 	return f(ctx)
 }
 
-// The disk of the leader hangs. Another node leads soon, a lease that is held
-// stays, commits through every node succeed, and the node is well again soon
-// after its disk is.
+// The disk of the leader hangs. Another node leads soon, a held lease stays, commits
+// through every node succeed, and the node is well again soon after its disk works.
 func TestLeaderWhoseDiskHangs(t *testing.T) {
 	tc, files := diskCluster(t, 3)
 	heartbeat := tc.config[0].HeartbeatTimeout
@@ -55,7 +54,7 @@ func TestLeaderWhoseDiskHangs(t *testing.T) {
 		_, err := stalled.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("0"))}})
 		return err
 	})
-	tc.eventually(func() bool { return other.Status().LeaderID != "" && other.Status().LeaderID != tc.config[at].ID }, "nobody else leads")
+	tc.eventually(func() bool { return other.Status().LeaderID != "" && other.Status().LeaderID != tc.config[at].ID }, "no other node leads")
 	took := hung.Elapsed()
 	t.Logf("another node led %v after the disk hung", took.Round(time.Millisecond))
 	require.Less(t, took, 2*time.Second+4*heartbeat)
@@ -86,8 +85,8 @@ func TestLeaderWhoseDiskHangs(t *testing.T) {
 	require.Less(t, back.Elapsed(), 10*time.Second)
 }
 
-// Where the disks of all nodes hang, nobody leaves the lead: what is held is
-// renewed, and what was written goes on when the disks do.
+// If the disks of all nodes hang, the leader stays. Leases are renewed, and pending writes
+// complete when the disks work again.
 func TestAllDisksHang(t *testing.T) {
 	tc, files := diskCluster(t, 3)
 	at := tc.leader()
@@ -119,16 +118,16 @@ func TestAllDisksHang(t *testing.T) {
 	require.Equal(t, term, tc.node[at].Status().Term, "there was an election")
 }
 
-// A disk is full on every node, for longer than any call waits. There is no
-// election meanwhile. When there is room again, writes succeed without a restart.
+// The disk of every node is full, for longer than any call waits. There is no election
+// meanwhile. When there is room again, writes succeed without a restart.
 func TestDisksAreFull(t *testing.T) {
 	tc, files := diskCluster(t, 3)
 	at := tc.leader()
 	b := tc.node[at]
 	term := b.Status().Term
-	var heals []func()
+	var restores []func()
 	for _, f := range files {
-		heals = append(heals, f.Fail(disktest.Any(disktest.Write, disktest.Create, disktest.Allocate), syscall.ENOSPC))
+		restores = append(restores, f.Fail(disktest.Any(disktest.Write, disktest.Create, disktest.Allocate), syscall.ENOSPC))
 	}
 	for full := dcs.Now(); full.Elapsed() < 4*time.Second; {
 		require.Error(t, bounded(t, time.Second, func(ctx context.Context) error {
@@ -138,8 +137,8 @@ func TestDisksAreFull(t *testing.T) {
 	}
 	require.ErrorIs(t, b.Status().Disk.Fault, syscall.ENOSPC)
 	require.Equal(t, term, b.Status().Term, "there was an election while the disks were full")
-	for _, heal := range heals {
-		heal()
+	for _, restore := range restores {
+		restore()
 	}
 	room := dcs.Now()
 	require.NoError(t, bounded(t, testTiming.RetryTimeout, func(ctx context.Context) error {
@@ -151,8 +150,8 @@ func TestDisksAreFull(t *testing.T) {
 	require.LessOrEqual(t, b.Status().Term, term+1, "a node whose disk has room earlier may lead")
 }
 
-// A follower stores nothing while the leader's disk hangs. Asked whether its own
-// works, it writes.
+// A follower stores nothing while the leader's disk hangs. To answer the question whether
+// its own works, it writes.
 func TestQuestionForTheDiskWrites(t *testing.T) {
 	tc, files := diskCluster(t, 3)
 	leader, at := tc.node[tc.leader()].node, tc.follower()

@@ -28,8 +28,8 @@ const orderedURL = "HOLDFAST_RAFTSTORE_ORDERED_NODE"
 // answerMark begins the lines with which a node answers orders.
 const answerMark = "answer: "
 
-// TestOrderedNode is a node in a process of its own. It obeys the lines of its
-// standard input until that ends: "put KEY", "revoke", which grants a lease and
+// TestOrderedNode is a node in a process of its own. It executes the lines of its
+// standard input until that ends. They are "put KEY", "revoke", which grants a lease and
 // revokes it, and "add ID ADDR", which makes a node a voter.
 func TestOrderedNode(t *testing.T) {
 	url := os.Getenv(orderedURL)
@@ -66,7 +66,7 @@ func obey(ctx context.Context, store *dcs.Store, order string) error {
 	return lease.Revoke(ctx)
 }
 
-// orderedNode is such a process.
+// orderedNode is a process that runs TestOrderedNode.
 type orderedNode struct {
 	t       *testing.T
 	url     string
@@ -126,8 +126,8 @@ func (n *orderedNode) eventually(order string) {
 	n.t.Fatalf("%s: %s\n%s", order, answer, n.log)
 }
 
-// refused repeats an order until it is refused with one of these texts: while
-// the lead changes, there may be other reasons.
+// refused repeats an order until it is refused with one of these texts. While the
+// leadership changes, there may be other reasons.
 func (n *orderedNode) refused(order string, texts ...string) {
 	n.t.Helper()
 	var answer string
@@ -176,7 +176,7 @@ func buildRelease(t *testing.T) string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
 			if s.Key == "-race" && s.Value == "true" {
-				args = append(args, "-race") // what it needs is compiled already
+				args = append(args, "-race") // its dependencies are compiled already
 			}
 		}
 	}
@@ -187,7 +187,7 @@ func buildRelease(t *testing.T) string {
 
 // TestUpgrade runs two releases together, node by node, and then takes one node
 // back. A command of the new release is refused while a node of the old one is
-// left, and everything else goes on. The node that is taken back stops in words.
+// left, and all other commands succeed. The node that is taken back stops with an error.
 func TestUpgrade(t *testing.T) {
 	parallel(t)
 	next := buildRelease(t)

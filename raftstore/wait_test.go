@@ -16,7 +16,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// A follower hears of the last commit at once, not with the next heartbeat.
+// A follower learns of the last commit at once, not with the next heartbeat.
 func TestWaitOnFollowerIsPrompt(t *testing.T) {
 	const never = 20 * time.Second
 	tc := newTestCluster(t, 3, func(_ int, c *Config, w *nodeDeps) {
@@ -68,8 +68,8 @@ func (s *starvedTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress
 	return s.Transport.AppendEntries(id, to, req, resp)
 }
 
-// A node that falls behind, though it hears from the leader, is noticed by the
-// probe, and its Waits are served by the leader.
+// The probe detects a node that falls behind although it hears from the leader, and the
+// leader serves the node's Waits.
 func TestWaitOnANodeThatFallsBehind(t *testing.T) {
 	var starved atomic.Pointer[string]
 	tc := newTestCluster(t, 3, func(_ int, c *Config, w *nodeDeps) {
@@ -94,16 +94,16 @@ func TestWaitOnANodeThatFallsBehind(t *testing.T) {
 		require.NoError(t, err)
 		require.GreaterOrEqual(t, s.Revision, rev)
 		require.Less(t, begun.Elapsed(), min(testTiming.RetryTimeout, 4*time.Second))
-		require.Less(t, behind.node.state.Applied(), uint64(rev), "it did not fall behind")
+		require.Less(t, behind.node.state.Applied(), uint64(rev), "the node did not fall behind")
 	}
-	// It has returned rev, and returns nothing older from then on.
+	// The Wait has returned rev, and later ones return nothing older.
 	starved.Store(nil)
 	s, err := behind.Wait(ctx, "k", 0)
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, s.Revision, rev)
 }
 
-// A Wait that has ended leaves nothing in the node's state.
+// A Wait that has ended leaves no entry in the node's state.
 func TestWaitLeavesNothing(t *testing.T) {
 	b := newTestCluster(t, 1, nil).node[0]
 	ctx := testCtx(t)

@@ -14,37 +14,37 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// tapEvent is one request or reply as its caller sends or receives it.
-type tapEvent struct {
+// callEvent is one request or reply, when its caller sends or receives it.
+type callEvent struct {
 	addr string // the callee
 	op   byte
 	body []byte // the request; read-only
-	// answered says that reply is the reply to body; else the request is
-	// about to be sent.
+	// answered is true if reply is the reply to body. Otherwise the request is about to
+	// be sent.
 	answered bool
 	reply    []byte
 }
 
-// tapFunc sees the calls of a node, those to itself too. It runs in the caller's
-// goroutine and may block until ctx ends, which holds the message back. False
-// drops it, and the caller hears nothing more.
-type tapFunc func(ctx context.Context, e tapEvent) bool
+// callHook observes the calls of a node, including those to itself. It runs in the
+// caller's goroutine and may block until ctx ends, which holds the message back. If it
+// returns false, the message is dropped, and the caller gets no answer.
+type callHook func(ctx context.Context, e callEvent) bool
 
-// tappedCaller is the caller of a node that can be tapped.
-type tappedCaller struct {
+// hookedCaller is the caller of a node with a callHook.
+type hookedCaller struct {
 	caller
-	tap atomic.Pointer[tapFunc]
+	hook atomic.Pointer[callHook]
 }
 
 // testDeps returns the default nodeDeps with calls that a test can observe.
 func testDeps() nodeDeps {
 	w := defaultDeps()
-	w.calls = func(c caller) caller { return &tappedCaller{caller: c} }
+	w.calls = func(c caller) caller { return &hookedCaller{caller: c} }
 	return w
 }
 
-// memorySegment is small, because a file system in memory holds and copies all
-// of a segment, and so that logs begin new ones often.
+// memorySegment is small, because a file system in memory holds and copies whole
+// segments, and so that logs begin new ones often.
 const memorySegment = 8 << 10
 
 // memoryDeps is a testDeps with a file system in memory.
@@ -54,31 +54,31 @@ func memoryDeps(files *disktest.FS) nodeDeps {
 	return w
 }
 
-// setTap lets f see the calls of a node with a testDeps; nil removes it.
-func (n *node) setTap(f tapFunc) { n.calls.(*tappedCaller).set(f) }
+// setCallHook sets the callHook of a node with a testDeps. Nil removes it.
+func (n *node) setCallHook(f callHook) { n.calls.(*hookedCaller).set(f) }
 
-func (c *tappedCaller) set(f tapFunc) {
+func (c *hookedCaller) set(f callHook) {
 	if f == nil {
-		c.tap.Store(nil)
+		c.hook.Store(nil)
 		return
 	}
-	c.tap.Store(&f)
+	c.hook.Store(&f)
 }
 
-// IsOwn makes a tapped node call itself.
-func (c *tappedCaller) IsOwn(addr string) bool {
-	return c.tap.Load() == nil && c.caller.IsOwn(addr)
+// IsOwn makes a node with a callHook call itself.
+func (c *hookedCaller) IsOwn(addr string) bool {
+	return c.hook.Load() == nil && c.caller.IsOwn(addr)
 }
 
-// Call looks to its caller as if a dropped message were lost: silence until the
-// deadline, then an unclear error.
-func (c *tappedCaller) Call(ctx context.Context, addr string, op byte, body []byte) ([]byte, error) {
-	tap := c.tap.Load()
-	if tap == nil {
+// Call treats a dropped message as lost. Its caller gets no answer until the deadline, and
+// then an unclear error.
+func (c *hookedCaller) Call(ctx context.Context, addr string, op byte, body []byte) ([]byte, error) {
+	hook := c.hook.Load()
+	if hook == nil {
 		return c.caller.Call(ctx, addr, op, body)
 	}
-	e := tapEvent{addr: addr, op: op, body: body}
-	if !(*tap)(ctx, e) {
+	e := callEvent{addr: addr, op: op, body: body}
+	if !(*hook)(ctx, e) {
 		<-ctx.Done()
 	}
 	if err := ctx.Err(); err != nil {
@@ -89,7 +89,7 @@ func (c *tappedCaller) Call(ctx context.Context, addr string, op byte, body []by
 		return nil, err
 	}
 	e.answered, e.reply = true, reply
-	if !(*tap)(ctx, e) {
+	if !(*hook)(ctx, e) {
 		<-ctx.Done()
 	}
 	if err := ctx.Err(); err != nil {
@@ -108,13 +108,13 @@ func (c *echoCaller) Call(_ context.Context, _ string, op byte, body []byte) ([]
 	return append([]byte{op}, body...), nil
 }
 
-func TestTapHoldsAndDrops(t *testing.T) {
+func TestCallHookHoldsAndDrops(t *testing.T) {
 	echo := &echoCaller{}
-	c := &tappedCaller{caller: echo}
+	c := &hookedCaller{caller: echo}
 	require.True(t, c.IsOwn("b:1"))
 	var requests, replies atomic.Int32
 	hold := make(chan struct{})
-	c.set(func(ctx context.Context, e tapEvent) bool {
+	c.set(func(ctx context.Context, e callEvent) bool {
 		assert.Equal(t, "b:1", e.addr)
 		assert.Equal(t, byte(7), e.op)
 		assert.Equal(t, "body", string(e.body))
@@ -130,7 +130,7 @@ func TestTapHoldsAndDrops(t *testing.T) {
 		}
 		return true
 	})
-	require.False(t, c.IsOwn("b:1"), "its calls to itself are not tapped")
+	require.False(t, c.IsOwn("b:1"), "the hook does not observe calls of the node to itself")
 	done := make(chan error, 1)
 	go func() {
 		_, err := c.Call(testCtx(t), "b:1", 7, []byte("body"))
@@ -148,7 +148,7 @@ func TestTapHoldsAndDrops(t *testing.T) {
 
 	echo.calls.Store(0)
 	for _, dropReply := range []bool{false, true} {
-		c.set(func(_ context.Context, e tapEvent) bool { return e.answered != dropReply })
+		c.set(func(_ context.Context, e callEvent) bool { return e.answered != dropReply })
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 		_, err := c.Call(ctx, "b:1", 7, nil)
 		cancel()

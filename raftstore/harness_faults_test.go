@@ -9,46 +9,46 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
-// tapState is what a client's requests meet.
-type tapState struct {
+// clientFaults are the faults for a client's requests.
+type clientFaults struct {
 	conformance.Tap
 
 	mu     sync.Mutex
 	count  bool
-	copies map[context.Context]conformance.Fate // of the requests under way, by their attempt
+	copies map[context.Context]conformance.Fate // of the requests in progress, by their attempt
 }
 
-// listen puts the suite's tap on every node while any client looks on.
+// listen sets the suite's call hook on every node while any client observes its requests.
 func (s *suite) listen(more int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before := s.tapped
-	s.tapped += more
+	before := s.hooked
+	s.hooked += more
 	for _, b := range s.tc.node {
 		switch {
-		case before == 0 && s.tapped > 0:
-			b.node.setTap(func(ctx context.Context, e tapEvent) bool { return tap(b.node, ctx, e) })
-		case s.tapped == 0:
-			b.node.setTap(nil)
+		case before == 0 && s.hooked > 0:
+			b.node.setCallHook(func(ctx context.Context, e callEvent) bool { return hookCall(b.node, ctx, e) })
+		case s.hooked == 0:
+			b.node.setCallHook(nil)
 		}
 	}
 }
 
-// requests counts, from the first time it is asked.
+// requests returns the number of requests since it was first called.
 func requests(b dcs.Backend) int64 {
 	c := b.(*suiteClient)
-	c.taps.mu.Lock()
-	defer c.taps.mu.Unlock()
-	if !c.taps.count {
-		c.taps.count = true
+	c.faults.mu.Lock()
+	defer c.faults.mu.Unlock()
+	if !c.faults.count {
+		c.faults.count = true
 		c.suite.listen(1)
 	}
-	return c.taps.Requests()
+	return c.faults.Requests()
 }
 
 func inject(b dcs.Backend, f conformance.Fault) (lift func()) {
 	c := b.(*suiteClient)
-	end := c.taps.Inject(f)
+	end := c.faults.Inject(f)
 	c.suite.listen(1)
 	return func() {
 		end()
@@ -56,22 +56,22 @@ func inject(b dcs.Backend, f conformance.Fault) (lift func()) {
 	}
 }
 
-// tap is one message of a node: whoever's it is decides.
-func tap(n *node, ctx context.Context, e tapEvent) bool {
+// hookCall handles one message of a node, with the faults of the client that sent it.
+func hookCall(n *node, ctx context.Context, e callEvent) bool {
 	c, ok := ctx.Value(clientOf{}).(*suiteClient)
 	if !ok || e.op == opQuestion {
 		return true
 	}
 	if e.answered {
-		f := c.taps.done(ctx)
+		f := c.faults.done(ctx)
 		return !f.LoseAnswer && f.AwaitAnswer(ctx) == nil
 	}
-	f := c.taps.judge(ctx, describe(e.op, e.body))
+	f := c.faults.judge(ctx, describe(e.op, e.body))
 	if f.LoseRequest {
 		return false
 	}
 	if f.AwaitRequest(ctx) != nil {
-		// Its sender gave it up; it arrives all the same.
+		// The sender gave the request up, and it still arrives.
 		go arriveLate(n, e, f) //nolint:gosec // G118: it is to outlive its sender
 		return false
 	}
@@ -81,7 +81,7 @@ func tap(n *node, ctx context.Context, e tapEvent) bool {
 	return true
 }
 
-func arriveLate(n *node, e tapEvent, f conformance.Fate) {
+func arriveLate(n *node, e callEvent, f conformance.Fate) {
 	_ = f.AwaitRequest(context.Background()) // which never ends
 	ctx, cancel := context.WithTimeout(context.Background(), suiteTiming.RetryTimeout)
 	defer cancel()
@@ -89,7 +89,7 @@ func arriveLate(n *node, e tapEvent, f conformance.Fate) {
 }
 
 // judge decides on a copy that is about to be sent.
-func (t *tapState) judge(ctx context.Context, r conformance.Request) conformance.Fate {
+func (t *clientFaults) judge(ctx context.Context, r conformance.Request) conformance.Fate {
 	f := t.Judge(r)
 	if !f.TouchesAnswer() {
 		return f
@@ -103,8 +103,8 @@ func (t *tapState) judge(ctx context.Context, r conformance.Request) conformance
 	return f
 }
 
-// done returns the fate of a copy that is answered.
-func (t *tapState) done(ctx context.Context) conformance.Fate {
+// done returns the action for a copy that is answered.
+func (t *clientFaults) done(ctx context.Context) conformance.Fate {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := t.copies[ctx]
