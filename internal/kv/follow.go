@@ -4,10 +4,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Follow takes over what another tree has done up to rev: the entries that it
-// wrote, as they are, and the keys that it deleted. It is for a copy of a tree
-// that lives elsewhere; leases are that tree's matter. Changes that are older
-// than the tree's position must have been left out.
+// Follow applies the changes of another tree up to rev: the entries that it wrote, as they
+// are, and the keys that it deleted. It is meant for a copy of a tree at a server, which
+// also keeps the leases. The caller must leave out changes that are older than the
+// position of the copy.
 func (t *Tree) Follow(rev dcs.Revision, wrote []dcs.Entry, deleted []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -28,14 +28,14 @@ func (t *Tree) Follow(rev dcs.Revision, wrote []dcs.Entry, deleted []string) {
 	}
 }
 
-// Become makes the tree a copy of one that lives elsewhere, at rev, and wakes
-// everybody who waits.
-func (t *Tree) Become(rev dcs.Revision, entries []dcs.Entry) {
+// CopyFrom replaces the content of the tree by entries at rev, the content of a tree at a
+// server, and wakes all waiters.
+func (t *Tree) CopyFrom(rev dcs.Revision, entries []dcs.Entry) {
 	s := State{Revision: rev, Entries: entries}
 	for _, e := range entries {
 		if e.Lease != "" {
 			s.Leases = append(s.Leases, e.Lease)
 		}
 	}
-	_ = t.Load(s) // every lease is named
+	_ = t.Load(s) // s lists every lease, so Load cannot fail
 }

@@ -1,6 +1,6 @@
-// Package kv is the ordered tree of keys, leases and revisions that memstore
-// and raftstore keep. It is deterministic: it reads no clock, and the caller
-// gives every change its revision. All methods are safe for concurrent use.
+// Package kv has the ordered tree of keys, leases and revisions in which memstore and
+// raftstore keep their data. It is deterministic: it reads no clock, and the caller passes
+// the revision of every change. All methods are safe for concurrent use.
 package kv
 
 import (
@@ -13,37 +13,37 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// ErrLease says that a put is bound to a lease that is not live. Nothing was written.
+// ErrLease reports that a put is bound to a lease that is not live. Nothing was written.
 var ErrLease = errors.New("the lease is not live")
 
-// ErrNested says that a key would lie below another one. Nothing was written.
-var ErrNested = errors.New("the key would lie below or above one that exists: a key never has keys below it, use a sibling")
+// ErrNested reports that a key would lie below another one. Nothing was written.
+var ErrNested = errors.New("the key would lie below or above an existing one: a key must not have keys below it, use a sibling")
 
-// Conflict is the first condition that failed, and the entry that was found.
+// Conflict is the first condition that failed, with the entry found.
 type Conflict struct {
 	Cond    dcs.Cond
 	Current *dcs.Entry // nil when the key is absent
 }
 
-// Error says which condition failed.
+// Error names the condition that failed.
 func (c *Conflict) Error() string {
 	return "the condition on " + c.Cond.On.String() + " of " + c.Cond.Key + " failed"
 }
 
-// Hidden reports whether key is reserved for bookkeeping: its first part
+// Hidden reports whether key is reserved for bookkeeping, which means that its first part
 // begins with a dot.
 func Hidden(key string) bool { return strings.HasPrefix(key, ".") }
 
-// Tree is the keys, the live leases and the position of one store.
+// Tree holds the keys, the live leases and the position of one store.
 type Tree struct {
-	mu       sync.RWMutex
-	rev      dcs.Revision
-	entries  *iradix.Tree[*dcs.Entry]
-	leases   map[dcs.LeaseID]map[string]struct{} // live leases and the keys bound to them
-	moved    map[string]dcs.Revision             // per key and each prefix of it: its last change
-	floor    dcs.Revision                        // what moved is taken to be where it has no record
-	waiters  map[string]*waiter                  // per prefix that is watched
-	maxMoved int
+	mu          sync.RWMutex
+	rev         dcs.Revision
+	entries     *iradix.Tree[*dcs.Entry]
+	leases      map[dcs.LeaseID]map[string]struct{} // live leases and the keys bound to them
+	moved       map[string]dcs.Revision             // per key and each prefix of it: its last change
+	forgottenAt dcs.Revision                        // the last change of a prefix without a record in moved, at the latest
+	waiters     map[string]*waiter                  // per prefix that is watched
+	maxMoved    int
 }
 
 // New returns an empty tree at revision 0.
@@ -57,22 +57,21 @@ func New() *Tree {
 	}
 }
 
-// Revision returns the position of the tree: the largest revision given to it.
+// Revision returns the position of the tree, which is the largest revision passed to it.
 func (t *Tree) Revision() dcs.Revision {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.rev
 }
 
-// Advance moves the position to rev without changing any key. A smaller rev
-// changes nothing.
+// Advance moves the position to rev without changing a key. A smaller rev has no effect.
 func (t *Tree) Advance(rev dcs.Revision) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.rev = max(t.rev, rev)
 }
 
-// Get returns the entry of key. Its value is shared: read-only.
+// Get returns the entry of key. Its value is shared and must not be modified.
 func (t *Tree) Get(key string) (dcs.Entry, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -82,8 +81,8 @@ func (t *Tree) Get(key string) (dcs.Entry, bool) {
 	return dcs.Entry{}, false
 }
 
-// Snapshot returns prefix itself and everything below it, sorted, bookkeeping
-// keys included, with the tree's position.
+// Snapshot returns the entry of prefix itself and of every key below it, sorted and
+// including bookkeeping keys, with the tree's position.
 func (t *Tree) Snapshot(prefix string) dcs.Snapshot {
 	t.mu.RLock()
 	root, rev := t.entries.Root(), t.rev
@@ -104,10 +103,10 @@ func (t *Tree) Snapshot(prefix string) dcs.Snapshot {
 	return s
 }
 
-// MovedSince reports whether anything at or below prefix was written or
-// deleted after revision since. It may say yes without a change when since is
-// older than the tree's memory, never no after one. Revision 0 is older than
-// every tree, so that everything has moved since.
+// MovedSince reports whether a key at or below prefix was written or deleted after revision
+// since. It may return true without a change if since is older than the tree's records, and
+// never returns false after a change. Revision 0 is older than every tree, so that it
+// always returns true for it.
 func (t *Tree) MovedSince(prefix string, since dcs.Revision) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -121,7 +120,7 @@ func (t *Tree) movedSince(prefix string, since dcs.Revision) bool {
 	if rev, ok := t.moved[prefix]; ok {
 		return rev > since
 	}
-	return t.floor > since
+	return t.forgottenAt > since
 }
 
 // Live reports whether lease was granted and has not ended.

@@ -79,7 +79,7 @@ func TestBindingIsAsWritten(t *testing.T) {
 	put(t, tr, 3, dcs.PutLeased("c", nil, "m")) // moves
 	require.ElementsMatch(t, []string{"a"}, tr.Bound("l"))
 	require.Equal(t, []string{"a"}, tr.EndLease(4, "l"))
-	require.Nil(t, tr.EndLease(5, "l"), "it had ended")
+	require.Nil(t, tr.EndLease(5, "l"), "the lease had ended")
 	require.False(t, tr.Live("l"))
 	_, ok := tr.Get("b")
 	require.True(t, ok)
@@ -125,7 +125,7 @@ func TestForgettingOnlyWakesTooOften(t *testing.T) {
 		put(t, tr, rev+1, dcs.Delete(k))
 		require.True(t, tr.MovedSince(k, rev), "a deletion was forgotten")
 	}
-	require.LessOrEqual(t, len(tr.moved), 10+4*2+3, "the memory is bounded")
+	require.LessOrEqual(t, len(tr.moved), 10+4*2+3, "the records are bounded")
 }
 
 func TestLoadRefusesAnUnboundLease(t *testing.T) {
@@ -171,7 +171,7 @@ func TestLoadWakesEveryWaiter(t *testing.T) {
 	select {
 	case <-moved:
 	default:
-		t.Fatal("a waiter on a prefix without a change sleeps on")
+		t.Fatal("a waiter on a prefix without a change is not woken")
 	}
 }
 
@@ -185,7 +185,7 @@ func TestConflictIsACopy(t *testing.T) {
 	require.Equal(t, dcs.Revision(1), e.Modified)
 }
 
-// model is the naive meaning of a Tree: maps, and a scan for everything.
+// model is a naive Tree of maps that scans them for every call.
 type model struct {
 	keys   map[string]dcs.Entry
 	leases map[dcs.LeaseID]bool
@@ -304,7 +304,7 @@ func TestAgainstModel(t *testing.T) {
 				if since >= loaded {
 					require.Equal(t, m.moved(p, since), tr.MovedSince(p, since), "seed %d rev %d prefix %q since %d", seed, rev, p, since)
 				} else {
-					require.True(t, tr.MovedSince(p, since), "older than the memory: must say moved")
+					require.True(t, tr.MovedSince(p, since), "older than the records, so it must return true")
 				}
 			}
 		}
@@ -347,8 +347,8 @@ func requireEntries(t *testing.T, want, got []dcs.Entry) {
 
 func TestFollow(t *testing.T) {
 	tree := New()
-	tree.Become(5, []dcs.Entry{{Key: "a/b", Modified: 3, Created: 2, Lease: "L"}, {Key: "c", Modified: 5, Created: 5}})
-	require.True(t, tree.MovedSince("a", 4), "what was before is not known")
+	tree.CopyFrom(5, []dcs.Entry{{Key: "a/b", Modified: 3, Created: 2, Lease: "L"}, {Key: "c", Modified: 5, Created: 5}})
+	require.True(t, tree.MovedSince("a", 4), "earlier changes are unknown")
 	require.False(t, tree.MovedSince("a", 5))
 	moved := tree.Watch("a").Moved()
 	tree.Follow(7, []dcs.Entry{{Key: "a/b", Modified: 6, Created: 2}}, []string{"c"})

@@ -6,22 +6,22 @@ type Watch struct {
 	t      *Tree
 	prefix string
 
-	// Under t.mu.
-	on      *waiter // the one that counts this Watch, closed or not
+	// Guarded by t.mu.
+	on      *waiter // the waiter that counts this Watch, even if it is closed
 	stopped bool
 }
 
 // waiter is shared by the Watches of one prefix that wait for its next change.
 type waiter struct {
 	moved   chan struct{} // closed at the next change
-	watches int           // without those that were stopped
+	watches int           // without the stopped ones
 }
 
 // Watch returns a Watch of prefix. The caller must stop it.
 func (t *Tree) Watch(prefix string) *Watch { return &Watch{t: t, prefix: prefix} }
 
-// Moved returns a channel that is closed at the next change at or below the
-// prefix. Take it before asking MovedSince, and no change goes unnoticed. After
+// Moved returns a channel that is closed at the next change at or below the prefix. A caller
+// must get the channel before it calls MovedSince, so that no change goes unnoticed. After
 // Stop it is nil.
 func (w *Watch) Moved() <-chan struct{} {
 	t := w.t
@@ -42,8 +42,8 @@ func (w *Watch) Moved() <-chan struct{} {
 	return on.moved
 }
 
-// Stop ends the Watch, so that the tree keeps nothing of it. A channel that
-// Moved has returned may never be closed then.
+// Stop ends the Watch and removes it from the tree. A channel that Moved has returned may
+// never be closed then.
 func (w *Watch) Stop() {
 	t := w.t
 	t.mu.Lock()

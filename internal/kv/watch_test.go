@@ -18,7 +18,7 @@ func isClosed(ch <-chan struct{}) bool {
 	}
 }
 
-// A tree keeps nothing of Watches that were stopped, whether their prefix
+// A tree keeps no record of stopped Watches, whether their prefix
 // changed or not.
 func TestWatchLeavesNothing(t *testing.T) {
 	tr := New()
@@ -30,7 +30,7 @@ func TestWatchLeavesNothing(t *testing.T) {
 		w.Stop()
 		w.Stop() // does nothing
 		require.Empty(t, tr.waiters)
-		require.Nil(t, w.Moved(), "a stopped Watch begins nothing")
+		require.Nil(t, w.Moved(), "a stopped Watch adds no waiter")
 		require.Empty(t, tr.waiters)
 	}
 	tr.Watch("never asked").Stop()
@@ -56,7 +56,7 @@ func TestWatchesOfOnePrefix(t *testing.T) {
 	put(t, tr, 1, dcs.Put("k", nil))
 	require.True(t, isClosed(moved))
 	next := late.Moved()
-	a.Stop() // which has not asked since the change
+	a.Stop() // it has not called Moved since the change
 	put(t, tr, 2, dcs.Put("k", nil))
 	require.True(t, isClosed(next))
 	late.Stop()

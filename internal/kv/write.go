@@ -9,10 +9,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Options say how a Commit treats what stores differ in.
+// Options select the behaviour of a Commit in which stores differ.
 type Options struct {
-	// Rebind keeps a key's Created when its binding changes; without it a
-	// changed binding re-creates the entry.
+	// Rebind keeps a key's Created when its binding changes. Without it, a changed
+	// binding re-creates the entry.
 	Rebind bool
 }
 
@@ -47,9 +47,9 @@ func (t *Tree) check(conds []dcs.Cond) error {
 	return nil
 }
 
-// Commit applies x at revision rev if its conditions hold: all of it or, with
-// an error (a *Conflict, ErrLease, ErrNested), nothing of it. The position
-// moves to rev in either case. rev must be larger than every one before.
+// Commit applies x at revision rev if its conditions hold. It applies all of it or, with an
+// error (a *Conflict, ErrLease, ErrNested), nothing of it. The position moves to rev in
+// either case. rev must be larger than every earlier one.
 func (t *Tree) Commit(rev dcs.Revision, x dcs.Txn, o Options) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -82,8 +82,8 @@ func (t *Tree) Commit(rev dcs.Revision, x dcs.Txn, o Options) error {
 	return nil
 }
 
-// nested reports whether key, which is about to be written, has a key above or
-// below it. An existing key was checked when it was made.
+// nested reports whether key, which is about to be written, has a key above or below it. An
+// existing key was checked when it was created.
 func (t *Tree) nested(key string) bool {
 	if _, ok := t.entries.Get([]byte(key)); ok {
 		return false
@@ -131,8 +131,8 @@ func (t *Tree) remove(txn *iradix.Txn[*dcs.Entry], rev dcs.Revision, key string)
 	return true
 }
 
-// touch records that key changed at rev, for it and for every prefix of it,
-// and wakes who waits on them.
+// touch records that key changed at rev, for the key and for every prefix of it, and wakes
+// the Watches of these.
 func (t *Tree) touch(rev dcs.Revision, key string) {
 	t.touchPrefix(rev, "")
 	for i := range len(key) {
@@ -151,14 +151,14 @@ func (t *Tree) touchPrefix(rev dcs.Revision, prefix string) {
 	t.wake(prefix)
 }
 
-// forget drops the memory of what moved when: keys that were deleted would
-// stay in it for ever. Who asks about an older revision is told "moved".
+// forget drops the records of past changes, because those of deleted keys would otherwise
+// stay for ever. For an older revision MovedSince then returns true.
 func (t *Tree) forget() {
 	clear(t.moved)
-	t.floor = t.rev
+	t.forgottenAt = t.rev
 }
 
-// Grant makes lease live. It reports false when it was live already.
+// Grant makes lease live. It returns false if it was live already.
 func (t *Tree) Grant(lease dcs.LeaseID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -169,8 +169,8 @@ func (t *Tree) Grant(lease dcs.LeaseID) bool {
 	return true
 }
 
-// EndLease ends lease at revision rev and removes every key bound to it. It
-// returns the removed keys, sorted; nil when the lease was not live.
+// EndLease ends lease at revision rev and removes every key bound to it. It returns the
+// removed keys, sorted, or nil if the lease was not live.
 func (t *Tree) EndLease(rev dcs.Revision, lease dcs.LeaseID) []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -193,15 +193,15 @@ func (t *Tree) EndLease(rev dcs.Revision, lease dcs.LeaseID) []string {
 	return keys
 }
 
-// State is all of a tree, for a snapshot on disk.
+// State is the content of a tree, for a snapshot on disk.
 type State struct {
 	Revision dcs.Revision
 	Entries  []dcs.Entry // sorted by key
 	Leases   []dcs.LeaseID
 }
 
-// Dump returns the tree's state. Values are shared with the tree; the cost is
-// one pass over the keys.
+// Dump returns the tree's state. Values are shared with the tree. It costs one pass over
+// the keys.
 func (t *Tree) Dump() State {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -217,9 +217,9 @@ func (t *Tree) Dump() State {
 	return s
 }
 
-// Load replaces the tree's content by s and wakes everybody who waits. A key
-// that is bound to a lease s does not name is an error, and changes nothing:
-// such a key would never go away.
+// Load replaces the tree's content by s and wakes all waiters. If a key is bound to a lease
+// that s does not list, Load returns an error and changes nothing, because such a key would
+// never be removed.
 func (t *Tree) Load(s State) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

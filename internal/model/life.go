@@ -1,7 +1,7 @@
 package model
 
-// lifeRules are the rules by which the answer to a renewal moves the deadline of
-// a session, and the duty of the store that they rest on.
+// lifeRules are the rules by which the answer to a renewal moves the deadline of a
+// session, and the duty of the store on which they depend.
 type lifeRules struct {
 	laterSets           bool // P3: a renewal that was sent later sets the deadline, also to an earlier time
 	earlierNeverBack    bool // P3: a renewal that was sent earlier never moves the deadline back
@@ -10,15 +10,15 @@ type lifeRules struct {
 	shortensOnAnswer    bool // the store: a shorter life begins when the client has the answer that grants it
 }
 
-// lifeModel is a session on a store that grants a long or a short life with each
-// renewal. Time is in whole ticks and the margin is 0. Requests and answers
-// overtake each other, and one that is lost is one that never arrives. As soon as
-// the lease has ended another session may acquire the lock.
+// lifeModel is a session on a store that grants a long or a short life with each renewal.
+// Time is in whole ticks and the margin is 0. Requests and answers overtake each other, and
+// one that is lost never arrives. As soon as the lease has ended, another session may
+// acquire the lock.
 type lifeModel struct {
 	lifeRules
 	long, short uint8
-	renewals    int   // how many may be sent, at most maxRenewals
-	ticks       uint8 // how many may pass
+	renewals    int   // the greatest number of renewals, at most maxRenewals
+	ticks       uint8 // the number of ticks
 }
 
 const maxRenewals = 3
@@ -28,7 +28,7 @@ var renewalNames = [maxRenewals + 1]string{"the Grant", "renewal 1", "renewal 2"
 // renewal is a renewal that was sent.
 type renewal struct {
 	sent, arrived uint8
-	life          uint8 // that the store granted; 0 before the arrival
+	life          uint8 // granted by the store; 0 before the arrival
 	isAnswered    bool  // the client has the answer
 }
 
@@ -49,7 +49,7 @@ func (m lifeModel) start() lifeState {
 	return s
 }
 
-// next returns what may happen in s.
+// next returns the possible steps in s.
 func (m lifeModel) next(s lifeState) []step[lifeState] {
 	c := choices[lifeState]{state: s}
 	c.add(s.now < m.ticks, "a tick passes", func(n *lifeState) {
@@ -75,7 +75,7 @@ func (m lifeModel) next(s lifeState) []step[lifeState] {
 	return c.steps
 }
 
-// confirm takes the answer to r.
+// confirm applies the answer to r.
 func (m lifeModel) confirm(s *lifeState, r renewal) {
 	isEarlier := r.deadline() < s.deadline
 	switch {
@@ -92,9 +92,9 @@ func (m lifeModel) confirm(s *lifeState, r renewal) {
 	s.isLost = s.deadline <= s.now // P4
 }
 
-// end returns when the store may end the lease. It owes the life of the last
-// renewal whose answer the client has, and of those sent after that one, because
-// their answers may be under way. Nothing else is owed.
+// end returns the tick at which the store may end the lease. The store owes the life of the
+// last renewal whose answer the client has, and of the renewals that were sent after that
+// one, because their answers may be under way. It owes no other.
 func (m lifeModel) end(s lifeState) uint8 {
 	first := 0
 	for i, r := range s.renewals[:s.count] {

@@ -77,7 +77,7 @@ func TestSearch(t *testing.T) {
 	}
 }
 
-// P11, P17: an Acquire adopts only what it took.
+// P11, P17: an Acquire adopts only the lock that it took.
 func TestAdoption(t *testing.T) {
 	start := adoptionState{}
 	without := func(off func(*adoptionRules)) func(adoptionState) []step[adoptionState] {
@@ -96,7 +96,7 @@ func TestAdoption(t *testing.T) {
 			"A releases the lock, and the removal has to wait",
 			"the Update is settled",
 			"A sends a copy of an Acquire",
-			"the marker vanishes",
+			"the marker disappears",
 			"A reads the lock back on its lease and adopts it",
 			"A sends the removal",
 			"a copy of the removal takes effect")
@@ -118,8 +118,8 @@ func TestAdoption(t *testing.T) {
 		expectTrace(t, start, next, adoptionState.checkSafety,
 			"a copy of the Acquire takes effect",
 			"A reads the key's revision",
-			"the marker vanishes",
-			"A reads the key back and reports a no")
+			"the marker disappears",
+			"A reads the key back and reports a conflict")
 	})
 	t.Run("without readBackOnly", func(t *testing.T) {
 		next := without(func(r *adoptionRules) { r.readBackOnly = false })

@@ -3,24 +3,24 @@ package model
 // nameRules are the rules that keep locks and member keys apart.
 type nameRules struct {
 	disjoint       bool // P19: Publish refuses a key that is no member key, and Acquire refuses a member key
-	firstTakesOver bool // P19: only a session's first Publish takes a key over; later ones replace what it wrote
-	displacedStops bool // P19: a displaced session writes the key only where it is absent
+	firstTakesOver bool // P19: only a session's first Publish takes a key over; later ones replace its own write
+	displacedStops bool // P19: a displaced session writes the key only if it is absent
 }
 
-// nameModel is one key that A acquires and that B and C publish. All three are
-// sessions that go on for ever.
+// nameModel is one key that A acquires and that B and C publish. The three sessions never
+// end.
 type nameModel struct {
 	nameRules
-	isMember  bool  // the key is named as a member key
+	isMember  bool  // the key has the name of a member key
 	rebind    bool  // a takeover keeps the key's Created, as on a store that can rebind keys
-	revisions uint8 // how far the store's revision may rise
+	revisions uint8 // the greatest revision of the store
 }
 
 // session is the owner of a key.
 type session uint8
 
 const (
-	nobody session = iota
+	noSession session = iota
 	sessionA
 	sessionB
 	sessionC
@@ -32,12 +32,12 @@ type nameState struct {
 	revision   uint8
 	key        sharedKey
 	token      uint8 // of A's last Hold, whose Guard outlives it
-	isHeld     bool  // A has not released the lock, nor learnt of its loss
+	isHeld     bool  // A has neither released the lock nor detected its loss
 	publishers [sessionC + 1]publisher
-	isDeleted  bool // A's Release deleted what another session wrote
+	isDeleted  bool // A's Release deleted the write of another session
 }
 
-// sharedKey is the key in the store. It is absent where its owner is nobody.
+// sharedKey is the key in the store. It is absent if it has no owner.
 type sharedKey struct {
 	created, modified uint8
 	owner             session
@@ -53,11 +53,11 @@ type publisher struct {
 	takeovers       uint8 // from the other publisher, counted up to 2
 }
 
-// next returns what may happen in s.
+// next returns the possible steps in s.
 func (m nameModel) next(s nameState) []step[nameState] {
 	c := choices[nameState]{state: s}
 	mayAcquire, mayPublish := !m.disjoint || !m.isMember, !m.disjoint || m.isMember
-	c.add(mayAcquire && !s.isHeld && s.key.owner == nobody && s.revision < m.revisions, "A acquires the lock", func(n *nameState) {
+	c.add(mayAcquire && !s.isHeld && s.key.owner == noSession && s.revision < m.revisions, "A acquires the lock", func(n *nameState) {
 		n.write(sessionA, false)
 		n.token, n.isHeld = n.revision, true
 	})
@@ -69,7 +69,7 @@ func (m nameModel) next(s nameState) []step[nameState] {
 		}
 	})
 	c.add(s.isHeld && s.key.owner != sessionA, "A's renewal finds that the lock is lost", func(n *nameState) { n.isHeld = false })
-	c.add(s.key.owner >= sessionB, "the member key is deleted by hand", func(n *nameState) { n.key = sharedKey{} })
+	c.add(s.key.owner >= sessionB, "an operator deletes the member key", func(n *nameState) { n.key = sharedKey{} })
 	for p := sessionB; mayPublish && p <= sessionC; p++ {
 		m.publish(&c, p)
 		m.put(&c, p)
@@ -92,8 +92,8 @@ func (m nameModel) publish(c *choices[nameState], p session) {
 	c.add(isIdle && !isFirst && !own.isDisplaced && key.owner != p, name+"'s renewal finds that the key is not its own", func(n *nameState) {
 		n.publishers[p].isDisplaced = true
 	})
-	c.add(isIdle && own.isDisplaced && key.owner == nobody, name+" finds the key absent and sends a put", send(0, false))
-	c.add(isIdle && own.isDisplaced && key.owner != nobody && !m.displacedStops, name+" was displaced and sends a put", send(key.modified, false))
+	c.add(isIdle && own.isDisplaced && key.owner == noSession, name+" finds the key absent and sends a put", send(0, false))
+	c.add(isIdle && own.isDisplaced && key.owner != noSession && !m.displacedStops, name+" was displaced and sends a put", send(key.modified, false))
 }
 
 // put adds the outcome of a put that p has sent.
@@ -105,7 +105,7 @@ func (m nameModel) put(c *choices[nameState], p session) {
 		if key.owner >= sessionB && key.owner != p {
 			to.takeovers = min(own.takeovers+1, 2)
 		}
-		n.write(p, key.owner == p || key.owner != nobody && m.rebind)
+		n.write(p, key.owner == p || key.owner != noSession && m.rebind)
 		n.publishers[p] = to
 	})
 	c.add(own.isSending && !passes, name+"'s put is refused", func(n *nameState) {
@@ -140,12 +140,12 @@ func (s nameState) checkGuard() string {
 // checkRelease reports a Release that deleted more than its own lock.
 func (s nameState) checkRelease() string {
 	if s.isDeleted {
-		return "A's Release deleted what another session wrote"
+		return "A's Release deleted the write of another session"
 	}
 	return ""
 }
 
-// checkTakeovers reports that two publishers overwrite each other again and again.
+// checkTakeovers reports two publishers that overwrite each other repeatedly.
 func (s nameState) checkTakeovers() string {
 	for p := sessionB; p <= sessionC; p++ {
 		if s.publishers[p].takeovers > 1 {

@@ -1,8 +1,8 @@
 // Package model searches the histories of small models of the safety rules in
-// docs/protocol.md for one that breaks the promise. A model has a switch for each
-// rule. The search looks at every history within the bounds that the tests set:
-// it finds none with all rules on, and the shortest one with a rule off. It checks
-// the rules, not the code that implements them.
+// docs/protocol.md for one that breaks the promise. A model has a switch for each rule. The
+// search visits every history within the bounds that the tests set. With all rules on it
+// must find no violation, and with a rule off it returns the shortest one. It checks the
+// rules and not the code that implements them.
 package model
 
 // step is one event and the state after it.
@@ -18,15 +18,15 @@ type outcome struct {
 	trace     []string // the shortest history that leads to the violation
 }
 
-// visit records how a search came to a state.
+// visit records how a search reached a state.
 type visit[S comparable] struct {
 	state  S
 	parent int
 	text   string
 }
 
-// search visits every state that next leads to from start, those with fewer
-// steps first. It ends at the first state for which violation returns a text.
+// search visits every state that next leads to from start, those with fewer steps first. It
+// ends at the first state for which violation returns a text.
 func search[S comparable](start S, next func(S) []step[S], violation func(S) string) outcome {
 	visits := []visit[S]{{state: start, parent: -1}}
 	seen := map[S]struct{}{start: {}}

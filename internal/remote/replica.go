@@ -406,7 +406,7 @@ func (r *Replica) sync(ctx context.Context) error {
 
 // begin makes the Tree a copy.
 func (r *Replica) begin(rev dcs.Revision, entries []dcs.Entry) {
-	r.Tree.Become(rev, entries)
+	r.Tree.CopyFrom(rev, entries)
 	r.set(func() { r.synced, r.base, r.heard, r.fault, r.final = true, rev, dcs.Now(), nil, false })
 }
 
