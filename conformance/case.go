@@ -9,8 +9,8 @@ type Case struct {
 	Name string
 	// Rule says in words what must hold.
 	Rule string
-	// Learnt says where the rule was learnt: what goes wrong without it.
-	Learnt string
+	// Motivation says where the rule was learnt: what goes wrong without it.
+	Motivation string
 }
 
 // Cases returns the cases of the suite in the order in which they run.

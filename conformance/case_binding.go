@@ -8,24 +8,24 @@ import (
 
 var bindingCases = []spec{
 	{Case: Case{
-		Name:   "Txn/BindingIsAsWritten",
-		Rule:   "A plain put unbinds, a leased put binds; ending the lease removes exactly what is bound to it.",
-		Learnt: "In etcd a plain put detaches the lease, in ZooKeeper an ephemeral node stays ephemeral whatever is written to it.",
+		Name:       "Txn/BindingIsAsWritten",
+		Rule:       "A plain put unbinds, a leased put binds; ending the lease removes exactly what is bound to it.",
+		Motivation: "In etcd a plain put detaches the lease, in ZooKeeper an ephemeral node stays ephemeral whatever is written to it.",
 	}, run: bindingIsAsWritten},
 	{Case: Case{
-		Name:   "Txn/Guarded",
-		Rule:   "A write guarded by a Hold fails once the lock was released, lost or re-taken, by the same owner too, and passes after the Hold's own value was rewritten or moved to a fresh lease.",
-		Learnt: "A guard on the last modification fails after the holder's own update; a guard on the owner's name passes for the owner's next term.",
+		Name:       "Txn/Guarded",
+		Rule:       "A write guarded by a Hold fails once the lock was released, lost or re-taken, by the same owner too, and passes after the Hold's own value was rewritten or moved to a fresh lease.",
+		Motivation: "A guard on the last modification fails after the holder's own update; a guard on the owner's name passes for the owner's next term.",
 	}, run: guarded},
 	{Case: Case{
-		Name:   "Txn/DeadLease",
-		Rule:   "A put bound to a lease that ended is ErrLost, and nothing of its Txn is written (P14).",
-		Learnt: "A lock key written under a lease that is gone has no end, or vanishes at once; either way its owner thinks otherwise.",
+		Name:       "Txn/DeadLease",
+		Rule:       "A put bound to a lease that ended is ErrLost, and nothing of its Txn is written (P14).",
+		Motivation: "A lock key written under a lease that is gone has no end, or vanishes at once; either way its owner thinks otherwise.",
 	}, run: deadLease},
 	{Case: Case{
-		Name:   "Lease/Rebind",
-		Rule:   "Where Caps.Rebind says so, keys move to a fresh lease atomically and keep their Created, and ending the old lease touches nothing; elsewhere a changed binding re-creates the entry.",
-		Learnt: "The spare lease of a session rests on it: a token that changes with the move is a leadership that changed.",
+		Name:       "Lease/Rebind",
+		Rule:       "Where Caps.Rebind says so, keys move to a fresh lease atomically and keep their Created, and ending the old lease touches nothing; elsewhere a changed binding re-creates the entry.",
+		Motivation: "The spare lease of a session rests on it: a token that changes with the move is a leadership that changed.",
 	}, run: rebind},
 }
 

@@ -13,19 +13,19 @@ import (
 
 var callCases = []spec{
 	{Case: Case{
-		Name:   "Call/BudgetKept",
-		Rule:   "Every call returns within the smaller of its context's deadline and RetryTimeout, plus 100 ms, whatever the store does; cut short it says what it can tell.",
-		Learnt: "Retries that each have a time-out of their own add up; the manager's loop hangs in one of them for a minute.",
+		Name:       "Call/BudgetKept",
+		Rule:       "Every call returns within the smaller of its context's deadline and RetryTimeout, plus 100 ms, whatever the store does; cut short it says what it can tell.",
+		Motivation: "Retries that each have a time-out of their own add up; the manager's loop hangs in one of them for a minute.",
 	}, sleeps: true, run: budgetKept},
 	{Case: Case{
-		Name:   "Call/CtxCancelled",
-		Rule:   "A call whose context ends returns within 100 ms and matches the context's error; one that had ended before writes nothing.",
-		Learnt: "A cancelled write that is carried on by a library's own goroutine.",
+		Name:       "Call/CtxCancelled",
+		Rule:       "A call whose context ends returns within 100 ms and matches the context's error; one that had ended before writes nothing.",
+		Motivation: "A cancelled write that is carried on by a library's own goroutine.",
 	}, sleeps: true, run: ctxCancelled},
 	{Case: Case{
-		Name:   "Call/SilenceEnds",
-		Rule:   "Wait and Acquire have no budget, but a store that is silent for RetryTimeout ends them with ErrUnavailable, never a hang; they work again when it answers.",
-		Learnt: "A watch on a member that was cut off was silent for ever, and so was whoever waited on it.",
+		Name:       "Call/SilenceEnds",
+		Rule:       "Wait and Acquire have no budget, but a store that is silent for RetryTimeout ends them with ErrUnavailable, never a hang; they work again when it answers.",
+		Motivation: "A watch on a member that was cut off was silent for ever, and so was whoever waited on it.",
 	}, sleeps: true, run: silenceEnds},
 }
 

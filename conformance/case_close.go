@@ -11,19 +11,19 @@ import (
 
 var closeCases = []spec{
 	{Case: Case{
-		Name:   "Close/Bounded",
-		Rule:   "Close returns within a call's budget, whatever is under way; calls under way end with ErrClosed; closing twice is closing once.",
-		Learnt: "A manager that cannot stop because its store does not answer is killed, and its lock stays.",
+		Name:       "Close/Bounded",
+		Rule:       "Close returns within a call's budget, whatever is under way; calls under way end with ErrClosed; closing twice is closing once.",
+		Motivation: "A manager that cannot stop because its store does not answer is killed, and its lock stays.",
 	}, run: closeBounded},
 	{Case: Case{
-		Name:   "Close/CallsAfter",
-		Rule:   "Every call after Close is ErrClosed at once; Sessions and Holds of the Store are over.",
-		Learnt: "A call on a closed client that blocks, panics, or says \"unavailable\" is tried again for ever.",
+		Name:       "Close/CallsAfter",
+		Rule:       "Every call after Close is ErrClosed at once; Sessions and Holds of the Store are over.",
+		Motivation: "A call on a closed client that blocks, panics, or says \"unavailable\" is tried again for ever.",
 	}, run: callsAfterClose},
 	{Case: Case{
-		Name:   "Close/NoGoroutineLeft",
-		Rule:   "A client that was opened, used for everything and closed leaves no goroutine behind.",
-		Learnt: "Watchers and keepalive loops that outlive their client renew a lease that nobody knows of.",
+		Name:       "Close/NoGoroutineLeft",
+		Rule:       "A client that was opened, used for everything and closed leaves no goroutine behind.",
+		Motivation: "Watchers and keepalive loops that outlive their client renew a lease that nobody knows of.",
 	}, alone: true, run: noGoroutineLeft},
 }
 

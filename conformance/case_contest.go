@@ -13,19 +13,19 @@ import (
 
 var contestCases = []spec{
 	{Case: Case{
-		Name:   "Hold/SameName",
-		Rule:   "Two processes with one member name never both hold; Publish reports the displaced lease; the displaced one neither writes its key back nor loses its Session (P19).",
-		Learnt: "A restart under the same name, or a copied configuration: the two write over each other for ever.",
+		Name:       "Hold/SameName",
+		Rule:       "Two processes with one member name never both hold; Publish reports the displaced lease; the displaced one neither writes its key back nor loses its Session (P19).",
+		Motivation: "A restart under the same name, or a copied configuration: the two write over each other for ever.",
 	}, sleeps: true, run: sameName},
 	{Case: Case{
-		Name:   "Hold/HandoverIsPrompt",
-		Rule:   "After Release the waiting contender holds within the time of five commits, whether it waited for 15 ms or for 5 s.",
-		Learnt: "etcd's election took 80 ms while its watcher was not in step, and polling contenders take their interval.",
+		Name:       "Hold/HandoverIsPrompt",
+		Rule:       "After Release the waiting contender holds within the time of five commits, whether it waited for 15 ms or for 5 s.",
+		Motivation: "etcd's election took 80 ms while its watcher was not in step, and polling contenders take their interval.",
 	}, alone: true, run: handoverIsPrompt},
 	{Case: Case{
-		Name:   "Hold/WaiterGivesUp",
-		Rule:   "Acquire ends with its context's error and leaves no lock behind; a waiter behind it gets the lock.",
-		Learnt: "A contender that gave up, and whose request lands later, holds a lock that nobody renews or releases.",
+		Name:       "Hold/WaiterGivesUp",
+		Rule:       "Acquire ends with its context's error and leaves no lock behind; a waiter behind it gets the lock.",
+		Motivation: "A contender that gave up, and whose request lands later, holds a lock that nobody renews or releases.",
 	}, run: waiterGivesUp},
 }
 

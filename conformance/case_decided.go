@@ -11,19 +11,19 @@ import (
 
 var decidedCases = []spec{
 	{Case: Case{
-		Name:   "Hold/Conditions",
-		Rule:   "A lock is taken only if the conditions of the acquisition hold in the same Txn. The conflict names the key of the condition that failed, and Acquire does not wait for it.",
-		Learnt: "A candidate decides by the cluster's configuration. If that changes between the decision and the acquisition, a member leads that must not.",
+		Name:       "Hold/Conditions",
+		Rule:       "A lock is taken only if the conditions of the acquisition hold in the same Txn. The conflict names the key of the condition that failed, and Acquire does not wait for it.",
+		Motivation: "A candidate decides by the cluster's configuration. If that changes between the decision and the acquisition, a member leads that must not.",
 	}, run: acquireConditions},
 	{Case: Case{
-		Name:   "Hold/AbandonedStays",
-		Rule:   "The lock of an abandoned Session stays until its lease expires. Release and Close of it delete nothing.",
-		Learnt: "A manager that cannot stop its service must not give the lock away on its way out.",
+		Name:       "Hold/AbandonedStays",
+		Rule:       "The lock of an abandoned Session stays until its lease expires. Release and Close of it delete nothing.",
+		Motivation: "A manager that cannot stop its service must not give the lock away on its way out.",
 	}, sleeps: true, run: abandonedStays},
 	{Case: Case{
-		Name:   "Wait/Many",
-		Rule:   "WaitMany returns the keys of several prefixes at one revision whenever one of them differs, and at no other time. Diff returns the differences.",
-		Learnt: "A program that follows thousands of keys with a Wait each costs a goroutine and a copy for each of them.",
+		Name:       "Wait/Many",
+		Rule:       "WaitMany returns the keys of several prefixes at one revision whenever one of them differs, and at no other time. Diff returns the differences.",
+		Motivation: "A program that follows thousands of keys with a Wait each costs a goroutine and a copy for each of them.",
 	}, run: waitMany},
 }
 

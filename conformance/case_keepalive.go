@@ -11,9 +11,9 @@ import (
 
 var keepaliveCases = []spec{
 	{Case: Case{
-		Name:   "Keepalive/HugeTTL",
-		Rule:   "With a TTL of 99999 s, and with one of 1 s, a client opens, commits and renews, and the keepalive values on its sockets are inside the system's limits.",
-		Learnt: "Keepalive values computed from a huge TTL were beyond the kernel's limit: every dial failed with EINVAL.",
+		Name:       "Keepalive/HugeTTL",
+		Rule:       "With a TTL of 99999 s, and with one of 1 s, a client opens, commits and renews, and the keepalive values on its sockets are inside the system's limits.",
+		Motivation: "Keepalive values computed from a huge TTL were beyond the kernel's limit: every dial failed with EINVAL.",
 	}, run: hugeTTL},
 }
 

@@ -18,29 +18,29 @@ import (
 
 var kvCases = []spec{
 	{Case: Case{
-		Name:   "KV/ReadYourWrite",
-		Rule:   "A read that starts after a commit returned sees it, on the same client.",
-		Learnt: "Stores that serve reads from the member at hand return what was there a moment ago.",
+		Name:       "KV/ReadYourWrite",
+		Rule:       "A read that starts after a commit returned sees it, on the same client.",
+		Motivation: "Stores that serve reads from the member at hand return what was there a moment ago.",
 	}, run: readYourWrite},
 	{Case: Case{
-		Name:   "KV/LinearizableAcrossClients",
-		Rule:   "A read that starts after a commit returned sees it, on any client; the history of concurrent reads, writes and compare-and-sets on several clients is linearizable.",
-		Learnt: "A manager that reads an old leader key through another member acts on it.",
+		Name:       "KV/LinearizableAcrossClients",
+		Rule:       "A read that starts after a commit returned sees it, on any client; the history of concurrent reads, writes and compare-and-sets on several clients is linearizable.",
+		Motivation: "A manager that reads an old leader key through another member acts on it.",
 	}, alone: true, run: linearizableAcrossClients},
 	{Case: Case{
-		Name:   "KV/HostileKeys",
-		Rule:   "Keys outside the grammar are ErrInvalid before anything is sent, for every call; every printable byte is stored verbatim; a prefix ends at a slash.",
-		Learnt: "Percent signs and double slashes in a Consul URL name another key; an etcd range over members/a also returns members/ab.",
+		Name:       "KV/HostileKeys",
+		Rule:       "Keys outside the grammar are ErrInvalid before anything is sent, for every call; every printable byte is stored verbatim; a prefix ends at a slash.",
+		Motivation: "Percent signs and double slashes in a Consul URL name another key; an etcd range over members/a also returns members/ab.",
 	}, run: hostileKeys},
 	{Case: Case{
-		Name:   "KV/NestedKeys",
-		Rule:   "A write of a key below or above another one is ErrInvalid with nothing written, or is stored in full: neither key hides, changes or removes the other.",
-		Learnt: "ZooKeeper has no node below an ephemeral one, and a tree that takes a node with children for a directory hides its value.",
+		Name:       "KV/NestedKeys",
+		Rule:       "A write of a key below or above another one is ErrInvalid with nothing written, or is stored in full: neither key hides, changes or removes the other.",
+		Motivation: "ZooKeeper has no node below an ephemeral one, and a tree that takes a node with children for a directory hides its value.",
 	}, run: nestedKeys},
 	{Case: Case{
-		Name:   "KV/Limits",
-		Rule:   "What Caps allows is stored, one byte or operation more is ErrInvalid before anything is sent; empty and binary values survive.",
-		Learnt: "Limits that are only the server's own show up as unclear errors after the request was sent.",
+		Name:       "KV/Limits",
+		Rule:       "What Caps allows is stored, one byte or operation more is ErrInvalid before anything is sent; empty and binary values survive.",
+		Motivation: "Limits that are only the server's own show up as unclear errors after the request was sent.",
 	}, run: limits},
 }
 

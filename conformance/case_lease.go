@@ -13,39 +13,39 @@ import (
 
 var leaseCases = []spec{
 	{Case: Case{
-		Name:   "Lease/ExpiresInBounds",
-		Rule:   "A bound key is there until at least From + TTL, and gone by Expiry + 1 s after the last renewal was answered.",
-		Learnt: "Consul doubles the TTL, etcd rounds it up, ZooKeeper acknowledges a write that renews nothing: what was asked for is not what holds.",
+		Name:       "Lease/ExpiresInBounds",
+		Rule:       "A bound key is there until at least From + TTL, and gone by Expiry + 1 s after the last renewal was answered.",
+		Motivation: "Consul doubles the TTL, etcd rounds it up, ZooKeeper acknowledges a write that renews nothing: what was asked for is not what holds.",
 	}, sleeps: true, run: expiresInBounds},
 	{Case: Case{
-		Name:   "Lease/LateAnswerRevivesNothing",
-		Rule:   "A bare Renew that is answered after its lease ran out fails, or its From + TTL is true (P4).",
-		Learnt: "A deadline counted from the answer makes two leaders out of one slow packet; a Session's own finality hides it.",
+		Name:       "Lease/LateAnswerRevivesNothing",
+		Rule:       "A bare Renew that is answered after its lease ran out fails, or its From + TTL is true (P4).",
+		Motivation: "A deadline counted from the answer makes two leaders out of one slow packet; a Session's own finality hides it.",
 	}, sleeps: true, run: lateAnswer},
 	{Case: Case{
-		Name:   "Lease/GrantedIsReported",
-		Rule:   "A TTL below the store's minimum or above its maximum is moved, one of zero or less is ErrInvalid, and the Renewal says what holds.",
-		Learnt: "Stores move time-outs in silence; the client then renews too late for a TTL that it never had.",
+		Name:       "Lease/GrantedIsReported",
+		Rule:       "A TTL below the store's minimum or above its maximum is moved, one of zero or less is ErrInvalid, and the Renewal says what holds.",
+		Motivation: "Stores move time-outs in silence; the client then renews too late for a TTL that it never had.",
 	}, sleeps: true, run: grantedIsReported},
 	{Case: Case{
-		Name:   "Lease/FromNotLaterThanSend",
-		Rule:   "From is not later than the sending of the request, for a Grant that of its first copy (P1).",
-		Learnt: "Everything between the sending and the answer is time that the store has counted and the client has not.",
+		Name:       "Lease/FromNotLaterThanSend",
+		Rule:       "From is not later than the sending of the request, for a Grant that of its first copy (P1).",
+		Motivation: "Everything between the sending and the answer is time that the store has counted and the client has not.",
 	}, run: fromNotLaterThanSend},
 	{Case: Case{
-		Name:   "Lease/RevokedIsLost",
-		Rule:   "After Revoke, Renew answers ErrLost and every bound key is gone; Revoke again succeeds.",
-		Learnt: "A revocation that only stops the renewing leaves the lock for a whole TTL.",
+		Name:       "Lease/RevokedIsLost",
+		Rule:       "After Revoke, Renew answers ErrLost and every bound key is gone; Revoke again succeeds.",
+		Motivation: "A revocation that only stops the renewing leaves the lock for a whole TTL.",
 	}, run: revokedIsLost},
 	{Case: Case{
-		Name:   "Lease/UnknownIsLost",
-		Rule:   "Renew of a lease that the store does not know any more answers ErrLost, and nothing comes back to life.",
-		Learnt: "Some clients make the lease anew under the old name: the holder goes on, without its keys.",
+		Name:       "Lease/UnknownIsLost",
+		Rule:       "Renew of a lease that the store does not know any more answers ErrLost, and nothing comes back to life.",
+		Motivation: "Some clients make the lease anew under the old name: the holder goes on, without its keys.",
 	}, sleeps: true, run: unknownIsLost},
 	{Case: Case{
-		Name:   "Lease/TwoInOneStore",
-		Rule:   "Two leases of one client live and end independently.",
-		Learnt: "One session for each connection, as ZooKeeper's clients have it, ties every key of a process together.",
+		Name:       "Lease/TwoInOneStore",
+		Rule:       "Two leases of one client live and end independently.",
+		Motivation: "One session for each connection, as ZooKeeper's clients have it, ties every key of a process together.",
 	}, run: twoInOneStore},
 }
 

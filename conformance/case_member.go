@@ -13,24 +13,24 @@ import (
 
 var memberCases = []spec{
 	{Case: Case{
-		Name:   "Member/LeaseBound",
-		Rule:   "A published key is bound to the session's lease and goes with it.",
-		Learnt: "Member keys without a lease list machines that were scrapped last year.",
+		Name:       "Member/LeaseBound",
+		Rule:       "A published key is bound to the session's lease and goes with it.",
+		Motivation: "Member keys without a lease list machines that were scrapped last year.",
 	}, run: memberLeaseBound},
 	{Case: Case{
-		Name:   "Member/UnchangedNotRewritten",
-		Rule:   "Publishing the value that is there already writes nothing; a changed value keeps the entry's Created.",
-		Learnt: "Every write of a member key wakes every watcher of the cluster, once a loop and member.",
+		Name:       "Member/UnchangedNotRewritten",
+		Rule:       "Publishing the value that is there already writes nothing; a changed value keeps the entry's Created.",
+		Motivation: "Every write of a member key wakes every watcher of the cluster, once a loop and member.",
 	}, run: unchangedNotRewritten},
 	{Case: Case{
-		Name:   "Member/ReadOnlyClientTouchesNothing",
-		Rule:   "A client that only lists creates no lease and no bookkeeping, and touches no lock, under the holder's own name too: from before it is open until it is closed it sends nothing but reads.",
-		Learnt: "A monitoring script that joins the cluster by looking at it.",
+		Name:       "Member/ReadOnlyClientTouchesNothing",
+		Rule:       "A client that only lists creates no lease and no bookkeeping, and touches no lock, under the holder's own name too: from before it is open until it is closed it sends nothing but reads.",
+		Motivation: "A monitoring script that joins the cluster by looking at it.",
 	}, run: readOnlyTouchesNothing},
 	{Case: Case{
-		Name:   "Member/NotALock",
-		Rule:   "A key is a member key if the last part but one of its name is \"members\". Publish of any other key, and TryAcquire and Acquire of a member key, are ErrInvalid with nothing sent. A member key that was deleted can be published again; one that another session published is ErrConflict while it is there (P19).",
-		Learnt: "Publish took over a lock as if it were the record of a process that had restarted, and Acquire of a key that its own session had published waited for ever.",
+		Name:       "Member/NotALock",
+		Rule:       "A key is a member key if the last part but one of its name is \"members\". Publish of any other key, and TryAcquire and Acquire of a member key, are ErrInvalid with nothing sent. A member key that was deleted can be published again; one that another session published is ErrConflict while it is there (P19).",
+		Motivation: "Publish took over a lock as if it were the record of a process that had restarted, and Acquire of a key that its own session had published waited for ever.",
 	}, sleeps: true, run: memberIsNoLock},
 }
 

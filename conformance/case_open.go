@@ -16,9 +16,9 @@ import (
 
 var openCases = []spec{
 	{Case: Case{
-		Name:   "Open/ByURL",
-		Rule:   "dcs.Open with the store's URL is a client of the same tree; an option that nobody declared is ErrInvalid by name, before anything is sent; neither errors nor the log nor the printed URL show a secret.",
-		Learnt: "What is tested is the constructor, and what users write into their configuration is a URL: a root that is read differently is another cluster, a misspelt option is a setting that is not in force.",
+		Name:       "Open/ByURL",
+		Rule:       "dcs.Open with the store's URL is a client of the same tree; an option that nobody declared is ErrInvalid by name, before anything is sent; neither errors nor the log nor the printed URL show a secret.",
+		Motivation: "What is tested is the constructor, and what users write into their configuration is a URL: a root that is read differently is another cluster, a misspelt option is a setting that is not in force.",
 	}, alone: true, run: openByURL},
 }
 

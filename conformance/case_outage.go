@@ -14,64 +14,64 @@ import (
 
 var outageCases = faultCases([]spec{
 	{Case: Case{
-		Name:   "Outage/AllDown",
-		Rule:   "No quorum for 3 TTL (fast profile: 1.5 TTL): every call is ErrUnavailable within B + ε; a Session ends at its deadline, never before, and not later than a control timer of the same process + 50 ms; afterwards a new Session works without a restart.",
-		Learnt: "The store was lost, the demotion hung, and nothing bounded it.",
+		Name:       "Outage/AllDown",
+		Rule:       "No quorum for 3 TTL (fast profile: 1.5 TTL): every call is ErrUnavailable within B + ε; a Session ends at its deadline, never before, and not later than a control timer of the same process + 50 ms; afterwards a new Session works without a restart.",
+		Motivation: "The store was lost, the demotion hung, and nothing bounded it.",
 	}, run: allDown, limit: 5 * time.Minute},
 	{Case: Case{
-		Name:   "Outage/ReadOnly",
-		Rule:   "Reads work and writes do not: nobody gets leadership, the error is no answer about the lock, and a Hold stays valid. A lock that is released meanwhile is free once writes work again.",
-		Learnt: "A store that ran out of space answers every read: a manager that takes what it reads for a promise goes on for ever.",
+		Name:       "Outage/ReadOnly",
+		Rule:       "Reads work and writes do not: nobody gets leadership, the error is no answer about the lock, and a Hold stays valid. A lock that is released meanwhile is free once writes work again.",
+		Motivation: "A store that ran out of space answers every read: a manager that takes what it reads for a promise goes on for ever.",
 	}, run: readOnly},
 	{Case: Case{
-		Name:   "Holder/StaleConfirmation",
-		Rule:   "The server that leads the store is frozen for 2-3 election times with renewals in its socket, then goes on: no Hold is Valid() when its key is gone or another's (P2).",
-		Learnt: "An etcd leader that was paused confirmed renewals of a lease that its successor ended: 3 of 14 trials.",
+		Name:       "Holder/StaleConfirmation",
+		Rule:       "The server that leads the store is frozen for 2-3 election times with renewals in its socket, then goes on: no Hold is Valid() when its key is gone or another's (P2).",
+		Motivation: "An etcd leader that was paused confirmed renewals of a lease that its successor ended: 3 of 14 trials.",
 	}, run: staleConfirmation, limit: 20 * time.Minute},
 	{Case: Case{
-		Name:   "Holder/PausedPastTTL",
-		Rule:   "The holder's process is stopped for more than a TTL and another takes over: on waking Valid() is false, Confirm is ErrExpired or ErrLost, nothing of the new holder's is overwritten, and its guarded writes fail.",
-		Learnt: "A virtual machine that was paused for a snapshot woke up as the second primary.",
+		Name:       "Holder/PausedPastTTL",
+		Rule:       "The holder's process is stopped for more than a TTL and another takes over: on waking Valid() is false, Confirm is ErrExpired or ErrLost, nothing of the new holder's is overwritten, and its guarded writes fail.",
+		Motivation: "A virtual machine that was paused for a snapshot woke up as the second primary.",
 	}, sleeps: true, run: pausedPastTTL},
 	{Case: Case{
-		Name:   "Holder/EarlyExpiry",
-		Rule:   "Somebody ends the lease early: Done closes within a round trip of the next renewal.",
-		Learnt: "An operator removes a session by hand, and the primary goes on until its own timer.",
+		Name:       "Holder/EarlyExpiry",
+		Rule:       "Somebody ends the lease early: Done closes within a round trip of the next renewal.",
+		Motivation: "An operator removes a session by hand, and the primary goes on until its own timer.",
 	}, run: earlyExpiry},
 	{Case: Case{
-		Name:   "Holder/LinkLostBeforeFirstRenewal",
-		Rule:   "The link is lost after the Grant and before any renewal: Done closes by the grant's From + TTL.",
-		Learnt: "The first deadline is the grant's, counted from its sending; counted from its answer it is too late.",
+		Name:       "Holder/LinkLostBeforeFirstRenewal",
+		Rule:       "The link is lost after the Grant and before any renewal: Done closes by the grant's From + TTL.",
+		Motivation: "The first deadline is the grant's, counted from its sending; counted from its answer it is too late.",
 	}, sleeps: true, run: linkLost},
 	{Case: Case{
-		Name:   "Store/LeaderChange",
-		Rule:   "The server that leads the store is killed under a held lock: the lock is kept, and no call fails.",
-		Learnt: "An election of the store must not be an election of the service.",
+		Name:       "Store/LeaderChange",
+		Rule:       "The server that leads the store is killed under a held lock: the lock is kept, and no call fails.",
+		Motivation: "An election of the store must not be an election of the service.",
 	}, run: leaderChange},
 	{Case: Case{
-		Name:   "Store/RollingRestart",
-		Rule:   "Every server is restarted, one after the other, under a held lock: the lock is kept, and no call fails.",
-		Learnt: "Upgrading the store must not move the primary.",
+		Name:       "Store/RollingRestart",
+		Rule:       "Every server is restarted, one after the other, under a held lock: the lock is kept, and no call fails.",
+		Motivation: "Upgrading the store must not move the primary.",
 	}, run: rollingRestart, limit: 3 * time.Minute},
 	{Case: Case{
-		Name:   "Store/OneReboots",
-		Rule:   "A server that does not lead is killed and comes back: nobody notices.",
-		Learnt: "The most common event in the life of a store.",
+		Name:       "Store/OneReboots",
+		Rule:       "A server that does not lead is killed and comes back: nobody notices.",
+		Motivation: "The most common event in the life of a store.",
 	}, run: oneReboots},
 	{Case: Case{
-		Name:   "Store/Kill9",
-		Rule:   "All servers are killed and restarted: every acknowledged commit is there, and tokens still rise.",
-		Learnt: "A store that acknowledges before it has written lets two holders have one token.",
+		Name:       "Store/Kill9",
+		Rule:       "All servers are killed and restarted: every acknowledged commit is there, and tokens still rise.",
+		Motivation: "A store that acknowledges before it has written lets two holders have one token.",
 	}, run: killAll},
 	{Case: Case{
-		Name:   "Clock/Stepped",
-		Rule:   "The servers' wall clocks step by five minutes, both ways: no effect.",
-		Learnt: "A store that counts leases by the wall clock ends them all at the end of daylight saving.",
+		Name:       "Clock/Stepped",
+		Rule:       "The servers' wall clocks step by five minutes, both ways: no effect.",
+		Motivation: "A store that counts leases by the wall clock ends them all at the end of daylight saving.",
 	}, run: clockStepped},
 	{Case: Case{
-		Name:   "Herd/Reconnect",
-		Rule:   "50 sessions (slow profile: 200, or 100 under the race detector) when the store comes back after an outage: the rate of requests is bounded, and all have a session again within 2 TTL.",
-		Learnt: "A store that comes back and is at once knocked over by those who waited for it.",
+		Name:       "Herd/Reconnect",
+		Rule:       "50 sessions (slow profile: 200, or 100 under the race detector) when the store comes back after an outage: the rate of requests is bounded, and all have a session again within 2 TTL.",
+		Motivation: "A store that comes back and is at once knocked over by those who waited for it.",
 	}, run: herd, limit: 5 * time.Minute},
 })
 
@@ -85,7 +85,7 @@ func allDown(e *env) {
 	require.NoError(e, h.Confirm(e.ctx))
 	lease, _ := c.grant()
 
-	heal := e.strikeAll(Trouble{Do: Frozen})
+	restore := e.injectFaultAll(ServerFault{Do: Frozen})
 	began := time.Now()
 	outage := e.timing.TTL * time.Duration(e.rounds(3, 6)) / 2
 	control := e.start(func() { e.control(s, h) })
@@ -108,7 +108,7 @@ func allDown(e *env) {
 	})
 	e.within(e.timing.TTL, control, "the session ends at its deadline")
 	e.kind(s.Err(), dcs.ErrExpired, "the session's end")
-	heal()
+	restore()
 	e.s.Cluster.Healthy(e)
 	next := c.session()
 	again, err := next.Acquire(e.ctx, e.key("lock"), []byte("again"))
@@ -151,8 +151,8 @@ func readOnly(e *env) {
 	s := b.session()
 	h := e.acquire(a.session(), e.key("held"), "a")
 	freed := e.acquire(a.session(), e.key("freed"), "a")
-	heal := c.ReadOnly(e)
-	defer heal()
+	restore := c.ReadOnly(e)
+	defer restore()
 	a.get(e.key("k"))
 	if !h.Valid() {
 		e.Fatalf("a Hold ended as soon as the store took no writes: %v", h.Err())
@@ -177,7 +177,7 @@ func readOnly(e *env) {
 	if err == nil {
 		e.Fatal("a held lock was taken from a store that takes no writes")
 	}
-	heal()
+	restore()
 	c.Healthy(e)
 	ctx, cancel := context.WithTimeout(e.ctx, e.timing.TTL)
 	defer cancel()
@@ -219,13 +219,13 @@ func staleConfirmation(e *env) {
 				e.breathe(10 * time.Millisecond)
 			}
 		})
-		heal := e.strike(i, Trouble{Do: Frozen})
+		restore := e.injectFault(i, ServerFault{Do: Frozen})
 		e.pass(c.Election + time.Duration(e.intn(int(c.Election/2))))
-		heal()
+		restore()
 		// Time for one confirmation. Had the old leader given it alone, the
 		// key would go before the Hold does.
 		e.pass(time.Duration(e.intn(int(e.renewEvery()))) / 2)
-		silence := e.strike(i, Trouble{Do: Silent})
+		silence := e.injectFault(i, ServerFault{Do: Silent})
 		e.within(2*e.timing.TTL, h.Done(), "a Hold whose server is silent ends")
 		if b.gone(lock) || b.get(lock).Created != h.Token() {
 			stale++
@@ -306,9 +306,9 @@ func (e *env) keepsLock(what string, slowest time.Duration, f func()) {
 func leaderChange(e *env) {
 	c := e.cluster()
 	e.keepsLock("the store's leader was killed", c.Election+500*time.Millisecond, func() {
-		heal := e.strike(c.Leader(e), Trouble{Do: Killed})
+		restore := e.injectFault(c.Leader(e), ServerFault{Do: Killed})
 		e.pass(c.Election + e.budget()/2)
-		heal()
+		restore()
 		c.Healthy(e)
 	})
 }
@@ -317,9 +317,9 @@ func rollingRestart(e *env) {
 	c := e.cluster()
 	e.keepsLock("every server was restarted", c.Election+500*time.Millisecond, func() {
 		for i := range c.Endpoints {
-			heal := e.strike(i, Trouble{Do: Stopped})
+			restore := e.injectFault(i, ServerFault{Do: Stopped})
 			e.pass(e.renewEvery())
-			heal()
+			restore()
 			c.Healthy(e)
 		}
 	})
@@ -329,9 +329,9 @@ func oneReboots(e *env) {
 	c := e.cluster()
 	e.keepsLock("one server rebooted", 500*time.Millisecond, func() {
 		i := (c.Leader(e) + 1) % len(c.Endpoints)
-		heal := e.strike(i, Trouble{Do: Killed})
+		restore := e.injectFault(i, ServerFault{Do: Killed})
 		e.pass(e.renewEvery())
-		heal()
+		restore()
 		c.Healthy(e)
 	})
 }
@@ -419,10 +419,10 @@ func herd(e *env) {
 		}
 		return sent
 	}
-	heal := e.strikeAll(Trouble{Do: Frozen})
+	restore := e.injectFaultAll(ServerFault{Do: Frozen})
 	e.together(n, func(i int) { e.within(2*e.timing.TTL+slack, sessions[i].Done(), "a session ends in the outage") })
-	before, healed := count(), time.Now()
-	heal()
+	before, restored := count(), time.Now()
+	restore()
 	e.together(n, func(i int) {
 		for {
 			s, err := clients[i].NewSession(e.ctx, dcs.SessionOptions{})
@@ -434,14 +434,14 @@ func herd(e *env) {
 				}
 				return
 			}
-			if time.Since(healed) > 4*e.timing.TTL { // below, a busy machine widens the bound
+			if time.Since(restored) > 4*e.timing.TTL { // below, a busy machine widens the bound
 				e.Errorf("session %d: %v", i, err)
 				return
 			}
 		}
 	})
-	took := time.Since(healed)
-	e.atMost(took, 2*e.timing.TTL, healed, "all have a session again")
+	took := time.Since(restored)
+	e.atMost(took, 2*e.timing.TTL, restored, "all have a session again")
 	rate := float64(count()-before) / float64(n) / max(took.Seconds(), 1)
 	e.Logf("%d sessions were back after %v, with %.1f requests a second each", n, took.Round(time.Millisecond), rate)
 	if rate > 100 {

@@ -12,39 +12,39 @@ import (
 
 var replyCases = []spec{
 	{Case: Case{
-		Name:   "Reply/LostAfterCommit",
-		Rule:   "The answer to an acquire, a compare-and-set, a delete, a release or a grant is lost: the own write is recognised, with its revision, and nothing happens twice.",
-		Learnt: "Retrying after a lost answer finds one's own key and calls it a conflict: an orphan lock, for a whole TTL or for ever.",
+		Name:       "Reply/LostAfterCommit",
+		Rule:       "The answer to an acquire, a compare-and-set, a delete, a release or a grant is lost: the own write is recognised, with its revision, and nothing happens twice.",
+		Motivation: "Retrying after a lost answer finds one's own key and calls it a conflict: an orphan lock, for a whole TTL or for ever.",
 	}, sleeps: true, run: lostAfterCommit},
 	{Case: Case{
-		Name:   "Reply/LateCopy",
-		Rule:   "A copy of a commit that another copy has already done lands later: nothing happens, whatever others wrote meanwhile (P7, P13).",
-		Learnt: "A hedged or retried write that overwrites what came after it.",
+		Name:       "Reply/LateCopy",
+		Rule:       "A copy of a commit that another copy has already done lands later: nothing happens, whatever others wrote meanwhile (P7, P13).",
+		Motivation: "A hedged or retried write that overwrites what came after it.",
 	}, sleeps: true, run: lateCopy},
 	{Case: Case{
-		Name:   "Reply/LateWrite",
-		Rule:   "A commit whose copies are all on their way when the call gives up is answered with a definite no only if it never lands; ErrAmbiguous can be settled, and the settlement is true (P11, P12).",
-		Learnt: "A write that was given up after a time-out and read back as absent landed 20.6 s later on etcd, 20 s later on Consul.",
+		Name:       "Reply/LateWrite",
+		Rule:       "A commit whose copies are all on their way when the call gives up is answered with a definite no only if it never lands; ErrAmbiguous can be settled, and the settlement is true (P11, P12).",
+		Motivation: "A write that was given up after a time-out and read back as absent landed 20.6 s later on etcd, 20 s later on Consul.",
 	}, sleeps: true, run: lateWrite},
 	{Case: Case{
-		Name:   "Reply/HedgedConflict",
-		Rule:   "One copy of an acquire is answered \"conflict\" while another is on its way; the holder releases; the copy arrives: no orphan lock, no second answer (P10).",
-		Learnt: "Found in a model of the protocol: a conflict moves no marker, so the other copy could still land.",
+		Name:       "Reply/HedgedConflict",
+		Rule:       "One copy of an acquire is answered \"conflict\" while another is on its way; the holder releases; the copy arrives: no orphan lock, no second answer (P10).",
+		Motivation: "Found in a model of the protocol: a conflict moves no marker, so the other copy could still land.",
 	}, sleeps: true, run: hedgedConflict},
 	{Case: Case{
-		Name:   "Reply/ConflictWithOneself",
-		Rule:   "The first copy lands and its answer is lost; the second, or the same one repeated by a proxy, finds the key present: answered yes (P9).",
-		Learnt: "Found in a model of the protocol: judged by the key first, one's own lock is somebody else's.",
+		Name:       "Reply/ConflictWithOneself",
+		Rule:       "The first copy lands and its answer is lost; the second, or the same one repeated by a proxy, finds the key present: answered yes (P9).",
+		Motivation: "Found in a model of the protocol: judged by the key first, one's own lock is somebody else's.",
 	}, sleeps: true, run: conflictWithOneself},
 	{Case: Case{
-		Name:   "Reply/UnclearSlot",
-		Rule:   "While a commit is unclear, whatever else the client commits leaves its settlement true (P12).",
-		Learnt: "Found in a model of the protocol: the next commit on the same marker wiped the proof.",
+		Name:       "Reply/UnclearSlot",
+		Rule:       "While a commit is unclear, whatever else the client commits leaves its settlement true (P12).",
+		Motivation: "Found in a model of the protocol: the next commit on the same marker wiped the proof.",
 	}, sleeps: true, run: unclearSlot},
 	{Case: Case{
-		Name:   "Reply/MarkerLost",
-		Rule:   "When the bookkeeping of an unclear commit vanishes, nobody is told a definite no about a write that happened (P8, P11).",
-		Learnt: "Found in a model of the protocol: \"the marker is absent\" as a condition wins where the write had landed.",
+		Name:       "Reply/MarkerLost",
+		Rule:       "When the bookkeeping of an unclear commit vanishes, nobody is told a definite no about a write that happened (P8, P11).",
+		Motivation: "Found in a model of the protocol: \"the marker is absent\" as a condition wins where the write had landed.",
 	}, run: markerLost},
 }
 

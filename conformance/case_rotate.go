@@ -10,8 +10,8 @@ import (
 
 const rotateRule = "no call fails, the slowest takes the store's election (where that server led) + 500 ms, p95 is soon as before; the lock is kept, changes by other clients are seen within min(RetryTimeout, 2 s), and an event names the server and the reason."
 
-func rotateCase(name, what, learnt string, verb TroubleVerb) spec {
-	return spec{Case: Case{Name: name, Rule: what + ": " + rotateRule, Learnt: learnt}, run: func(e *env) { e.rotate(verb) }}
+func rotateCase(name, what, learnt string, verb ServerFaultVerb) spec {
+	return spec{Case: Case{Name: name, Rule: what + ": " + rotateRule, Motivation: learnt}, run: func(e *env) { e.rotate(verb) }}
 }
 
 var rotateCases = faultCases([]spec{
@@ -26,36 +26,36 @@ var rotateCases = faultCases([]spec{
 	rotateCase("Rotate/Reset", "The server in use resets every connection",
 		"A proxy that is being restarted.", ResetAll),
 	{Case: Case{
-		Name:   "Rotate/DNS",
-		Rule:   "The name of the server in use cannot be resolved any more: " + rotateRule + " A client that goes on with the address that it knows need not leave the server.",
-		Learnt: "Connections end one by one, and none can be made again.",
+		Name:       "Rotate/DNS",
+		Rule:       "The name of the server in use cannot be resolved any more: " + rotateRule + " A client that goes on with the address that it knows need not leave the server.",
+		Motivation: "Connections end one by one, and none can be made again.",
 	}, run: func(e *env) { e.rotate(Unresolved) }},
 	rotateCase("Rotate/HalfHealthy", "One server after the other is cut off from its peers and still answers clients",
 		"The incident: an etcd member cut off from its peers; lease keepalives timed out with \"request timed out\", the client never left it, and healthy primaries were demoted.", Partitioned),
 	{Case: Case{
-		Name:   "Rotate/Slow",
-		Rule:   "The server in use answers 500 ms later: traffic leaves it, and the median is as if it were not there.",
-		Learnt: "Slow is worse than dead for clients that judge by connectivity.",
+		Name:       "Rotate/Slow",
+		Rule:       "The server in use answers 500 ms later: traffic leaves it, and the median is as if it were not there.",
+		Motivation: "Slow is worse than dead for clients that judge by connectivity.",
 	}, run: rotateSlow},
 	{Case: Case{
-		Name:   "Rotate/FarEndpoint",
-		Rule:   "One server is 80 ms away for ever, also the one that leads the store: it costs nothing.",
-		Learnt: "A member in another region that happens to be first in the list, or to lead.",
+		Name:       "Rotate/FarEndpoint",
+		Rule:       "One server is 80 ms away for ever, also the one that leads the store: it costs nothing.",
+		Motivation: "A member in another region that happens to be first in the list, or to lead.",
 	}, run: rotateFar},
 	{Case: Case{
-		Name:   "Rotate/ComesBack",
-		Rule:   "After the fault heals the server is used again within 30 s, without a failed call.",
-		Learnt: "Clients that never return pile up on one server, and fail together with it.",
+		Name:       "Rotate/ComesBack",
+		Rule:       "After the fault ends the server is used again within 30 s, without a failed call.",
+		Motivation: "Clients that never return pile up on one server, and fail together with it.",
 	}, run: rotateBack},
 	{Case: Case{
-		Name:   "Rotate/AllReplaced",
-		Rule:   "Every server is replaced, one by one, by one with a new address: the client is still connected (the fast profile replaces one).",
-		Learnt: "Addresses that are read once from a file are all wrong after a year of rolling replacements.",
+		Name:       "Rotate/AllReplaced",
+		Rule:       "Every server is replaced, one by one, by one with a new address: the client is still connected (the fast profile replaces one).",
+		Motivation: "Addresses that are read once from a file are all wrong after a year of rolling replacements.",
 	}, run: rotateReplaced, limit: 5 * time.Minute},
 	{Case: Case{
-		Name:   "Rotate/SeedDownAtOpen",
-		Rule:   "With the first seed down Open succeeds within B + ε; with all down it fails by then, as ErrUnavailable, or waits instead if asked to.",
-		Learnt: "A manager that starts while one server of three is rebooted must not fail; one that starts before the store must be able to wait.",
+		Name:       "Rotate/SeedDownAtOpen",
+		Rule:       "With the first seed down Open succeeds within B + ε; with all down it fails by then, as ErrUnavailable, or waits instead if asked to.",
+		Motivation: "A manager that starts while one server of three is rebooted must not fail; one that starts before the store must be able to wait.",
 	}, run: seedDown},
 })
 
@@ -81,7 +81,7 @@ const lagTime = 2 * time.Second
 
 // rotate strikes the server in use. For the faults that depend on which server
 // leads it strikes the leader and a follower, and in the slow profile each.
-func (e *env) rotate(verb TroubleVerb) {
+func (e *env) rotate(verb ServerFaultVerb) {
 	c := e.cluster()
 	targets := []int{-1}
 	switch leader := c.Leader(e); {
@@ -101,7 +101,7 @@ func (e *env) rotate(verb TroubleVerb) {
 }
 
 // rotateOne strikes server i, or the one in use for i < 0.
-func (e *env) rotateOne(i int, verb TroubleVerb) {
+func (e *env) rotateOne(i int, verb ServerFaultVerb) {
 	d, decided := e.drive(Opening{})
 	healthy := d.load(time.Second / 2).after(0)
 	p99 := quantile(healthy, 0.99)
@@ -113,12 +113,12 @@ func (e *env) rotateOne(i int, verb TroubleVerb) {
 	stop := e.moves(d.c, writer)
 	at, extra, before := e.s.Cluster.Endpoints[i], e.election(i, verb), decided.count()
 
-	heal := e.strike(i, Trouble{Do: verb})
+	restore := e.injectFault(i, ServerFault{Do: verb})
 	seenBy := max(min(e.budget(), lagTime), extra+rotationTime)
 	rotated := extra + rotationTime
 	t := d.loadUntil(max(e.strikeFor(), seenBy+e.strikeFor()/4, rotated+e.strikeFor()/2), rotated, minCalls)
 	view := stop()
-	heal()
+	restore()
 	e.s.Cluster.Healthy(e)
 
 	all, later := t.after(0), t.after(rotated)
@@ -177,9 +177,9 @@ func rotateSlow(e *env) {
 	p50 := quantile(d.load(time.Second/2).after(0), 0.5)
 	i := e.inUse(d.c)
 	const delay = 500 * time.Millisecond
-	heal := e.strike(i, Trouble{Do: Delayed, Delay: delay})
+	restore := e.injectFault(i, ServerFault{Do: Delayed, Delay: delay})
 	t := d.load(e.strikeFor())
-	heal()
+	restore()
 	later := t.after(delay)
 	e.Logf("healthy p50 %v; with %s slow: %v, slowest %v", p50, e.s.Cluster.Endpoints[i], quantile(later, 0.5), quantile(t.after(0), 1))
 	require.Empty(e, t.failed())
@@ -199,11 +199,11 @@ func rotateFar(e *env) {
 		if !slowProfile() && !leads && c.Leader(e) >= 0 {
 			continue // the one that leads is the hard one
 		}
-		heal := e.strike(i, Trouble{Do: Delayed, Delay: away})
+		restore := e.injectFault(i, ServerFault{Do: Delayed, Delay: away})
 		d, _ := e.drive(Opening{})
 		d.load(500 * time.Millisecond) // it learns which server is far
 		t := d.load(e.strikeFor() / 2)
-		heal()
+		restore()
 		e.Logf("healthy p50 %v; with %s 80 ms away (it leads: %v): p50 %v, p95 %v", p50, c.Endpoints[i], leads, quantile(t.after(0), 0.5), quantile(t.after(0), 0.95))
 		require.Empty(e, t.failed())
 		// Every call that waits for the far server takes longer.
@@ -217,23 +217,23 @@ func rotateBack(e *env) {
 	d.load(500 * time.Millisecond)
 	i := e.inUse(d.c)
 	at := c.Endpoints[i]
-	heal := e.strike(i, Trouble{Do: Refused})
+	restore := e.injectFault(i, ServerFault{Do: Refused})
 	t := d.load(time.Second)
 	require.Empty(e, t.failed())
 	require.NotEqual(e, i, e.inUse(d.c))
-	heal()
-	healed := time.Now()
+	restore()
+	restored := time.Now()
 	back := func() bool {
 		left, restored := decided.of(at, 0, dcs.Ejected), decided.of(at, 0, dcs.Restored)
 		return len(restored) >= len(left)
 	}
-	for !back() && time.Since(healed) < 30*time.Second {
+	for !back() && time.Since(restored) < 30*time.Second {
 		require.Empty(e, d.load(250*time.Millisecond).failed(), "a call failed while the server came back")
 	}
 	if !back() {
 		e.Fatalf("%s was left out and not used again within 30 s", at)
 	}
-	e.Logf("used again after %v", time.Since(healed).Round(time.Millisecond))
+	e.Logf("used again after %v", time.Since(restored).Round(time.Millisecond))
 	only, _ := e.opened(Opening{Endpoints: []string{at}})
 	only.put(e.key("back"), "v")
 }
@@ -258,16 +258,16 @@ func rotateReplaced(e *env) {
 
 func seedDown(e *env) {
 	c := e.cluster()
-	heal := e.strike(0, Trouble{Do: Refused})
+	restore := e.injectFault(0, ServerFault{Do: Refused})
 	begin := time.Now()
 	one, _, err := e.openWith(Opening{Endpoints: c.Endpoints})
 	require.NoError(e, err, "Open with the first seed down")
 	one.put(e.key("k"), "v")
 	e.atMost(time.Since(begin), e.budget()+slack+c.Election, begin, "Open and a first commit with one seed down")
-	heal()
+	restore()
 	c.Healthy(e)
 
-	healAll := e.strikeAll(Trouble{Do: Refused})
+	restoreAll := e.injectFaultAll(ServerFault{Do: Refused})
 	begin = time.Now()
 	_, _, err = e.openWith(Opening{Endpoints: c.Endpoints})
 	e.atMost(time.Since(begin), e.budget()+slack, begin, "Open with all seeds down")
@@ -282,7 +282,7 @@ func seedDown(e *env) {
 		e.Fatalf("an Open that waits came back while the store was down: %v", err)
 	default:
 	}
-	healAll()
+	restoreAll()
 	e.within(30*time.Second, done, "an Open that waits comes back when the store does")
 	require.NoError(e, err)
 	waited.put(e.key("k"), "w")

@@ -14,44 +14,44 @@ import (
 
 var secureCases = []spec{
 	{Case: Case{
-		Name:   "Auth/WrongPassword",
-		Rule:   "A wrong password or token is ErrUnauthorized, at Open or at the first call, within the budget, never a definite no about a key or lease.",
-		Learnt: "A password changed at night made healthy primaries step down: \"denied\" was read as \"lost\".",
+		Name:       "Auth/WrongPassword",
+		Rule:       "A wrong password or token is ErrUnauthorized, at Open or at the first call, within the budget, never a definite no about a key or lease.",
+		Motivation: "A password changed at night made healthy primaries step down: \"denied\" was read as \"lost\".",
 	}, sleeps: true, run: func(e *env) { e.refusedClient(WrongPassword) }},
 	{Case: Case{
-		Name:   "Auth/MissingRight",
-		Rule:   "A client that may not write is told ErrUnauthorized by its writes, and nothing is written.",
-		Learnt: "A role that may read but not write looks healthy until it has to take over.",
+		Name:       "Auth/MissingRight",
+		Rule:       "A client that may not write is told ErrUnauthorized by its writes, and nothing is written.",
+		Motivation: "A role that may read but not write looks healthy until it has to take over.",
 	}, run: missingRight},
 	{Case: Case{
-		Name:   "Auth/TokenRenewed",
-		Rule:   "A token that expires mid-way is renewed inside the budget; no call fails and no lock is lost.",
-		Learnt: "etcd's simple tokens end after five minutes; the first call after that fails, and it may be the renewal.",
+		Name:       "Auth/TokenRenewed",
+		Rule:       "A token that expires mid-way is renewed inside the budget; no call fails and no lock is lost.",
+		Motivation: "etcd's simple tokens end after five minutes; the first call after that fails, and it may be the renewal.",
 	}, sleeps: true, run: tokenRenewed},
 	{Case: Case{
-		Name:   "TLS/UnknownCA",
-		Rule:   "A certificate of an unknown authority is refused, with an error that says so, within the budget.",
-		Learnt: "A client that retries a refused certificate in silence looks like a network fault.",
+		Name:       "TLS/UnknownCA",
+		Rule:       "A certificate of an unknown authority is refused, with an error that says so, within the budget.",
+		Motivation: "A client that retries a refused certificate in silence looks like a network fault.",
 	}, sleeps: true, run: func(e *env) { e.refusedClient(UnknownCA) }},
 	{Case: Case{
-		Name:   "TLS/WrongHost",
-		Rule:   "A certificate for another host is refused, with an error that says so, within the budget.",
-		Learnt: "Verification switched off \"for now\" because the certificate names the machine and not the address.",
+		Name:       "TLS/WrongHost",
+		Rule:       "A certificate for another host is refused, with an error that says so, within the budget.",
+		Motivation: "Verification switched off \"for now\" because the certificate names the machine and not the address.",
 	}, sleeps: true, run: func(e *env) { e.refusedClient(WrongHost) }},
 	{Case: Case{
-		Name:   "TLS/Expired",
-		Rule:   "An expired certificate is refused, with an error that says so, within the budget.",
-		Learnt: "The one outage with a date known a year ahead; the error must name it.",
+		Name:       "TLS/Expired",
+		Rule:       "An expired certificate is refused, with an error that says so, within the budget.",
+		Motivation: "The one outage with a date known a year ahead; the error must name it.",
 	}, sleeps: true, run: func(e *env) { e.refusedClient(ExpiredCert) }},
 	{Case: Case{
-		Name:   "TLS/NoCertificate",
-		Rule:   "Where certificates are demanded of clients, one without is refused, within the budget.",
-		Learnt: "With TLS 1.3 the client's handshake succeeds first and its refusal comes with the first answer.",
+		Name:       "TLS/NoCertificate",
+		Rule:       "Where certificates are demanded of clients, one without is refused, within the budget.",
+		Motivation: "With TLS 1.3 the client's handshake succeeds first and its refusal comes with the first answer.",
 	}, sleeps: true, run: func(e *env) { e.refusedClient(NoCert) }},
 	{Case: Case{
-		Name:   "TLS/Good",
-		Rule:   "With everything right the whole contract is there: commits, leases, locks, waits; and nothing secret is logged or put into errors, by any client.",
-		Learnt: "A password in a URL in a log line in a ticket.",
+		Name:       "TLS/Good",
+		Rule:       "With everything right the whole contract is there: commits, leases, locks, waits; and nothing secret is logged or put into errors, by any client.",
+		Motivation: "A password in a URL in a log line in a ticket.",
 	}, run: secureGood},
 }
 

@@ -15,44 +15,44 @@ import (
 // at all.
 var settleCases = []spec{
 	{Case: Case{
-		Name:   "Reply/LateYesIsReleased",
-		Rule:   "An acquire that settles to a yes after Acquire returned an error is given back (P16).",
-		Learnt: "Nobody is there to take it, and its lease is renewed: the lock is held by no one for as long as the process lives.",
+		Name:       "Reply/LateYesIsReleased",
+		Rule:       "An acquire that settles to a yes after Acquire returned an error is given back (P16).",
+		Motivation: "Nobody is there to take it, and its lease is renewed: the lock is held by no one for as long as the process lives.",
 	}, sleeps: true, run: lateYes},
 	{Case: Case{
-		Name:   "Reply/OneAttemptAtATime",
-		Rule:   "While an acquire or a release of a key is unclear, the Session sends no new acquire of that key and adopts nothing it finds on its lease (P17).",
-		Learnt: "Found in a model of the protocol: the unclear release landed under the Hold that had adopted the key.",
+		Name:       "Reply/OneAttemptAtATime",
+		Rule:       "While an acquire or a release of a key is unclear, the Session sends no new acquire of that key and adopts nothing it finds on its lease (P17).",
+		Motivation: "Found in a model of the protocol: the unclear release landed under the Hold that had adopted the key.",
 	}, sleeps: true, run: oneAttempt},
 	{Case: Case{
-		Name:   "Hold/DeadlineWithoutProof",
-		Rule:   "Without a confirmed renewal the Session ends at its deadline: never before, not later than a timer of the same process + 50 ms; nothing that comes later revives it (P3, P4).",
-		Learnt: "The point of a lease: a holder that cannot reach the store must stop by itself, in time.",
+		Name:       "Hold/DeadlineWithoutProof",
+		Rule:       "Without a confirmed renewal the Session ends at its deadline: never before, not later than a timer of the same process + 50 ms; nothing that comes later revives it (P3, P4).",
+		Motivation: "The point of a lease: a holder that cannot reach the store must stop by itself, in time.",
 	}, sleeps: true, run: deadlineWithoutProof},
 	{Case: Case{
-		Name:   "Hold/LostIsFinal",
-		Rule:   "Renewals that are answered after the deadline revive nothing, though each of them had been done in time (P4).",
-		Learnt: "Found in a model of the protocol: the late answer revives a holder whose successor is at work.",
+		Name:       "Hold/LostIsFinal",
+		Rule:       "Renewals that are answered after the deadline revive nothing, though each of them had been done in time (P4).",
+		Motivation: "Found in a model of the protocol: the late answer revives a holder whose successor is at work.",
 	}, sleeps: true, run: lostIsFinal},
 	{Case: Case{
-		Name:   "Hold/OldAnswerJudgesNothingNew",
-		Rule:   "The answer to a renewal judges only Holds that existed when it was sent (P5).",
-		Learnt: "Released, re-acquired, and then the old answer says \"the key is not there\": a false ErrLost.",
+		Name:       "Hold/OldAnswerJudgesNothingNew",
+		Rule:       "The answer to a renewal judges only Holds that existed when it was sent (P5).",
+		Motivation: "Released, re-acquired, and then the old answer says \"the key is not there\": a false ErrLost.",
 	}, sleeps: true, run: oldAnswer},
 	{Case: Case{
-		Name:   "Holder/ConfirmsKeepFailing",
-		Rule:   "Renewals fail while commits work: where Caps.Rebind, the keys move to a fresh lease, the token stays, and the Hold is valid only while its key is there; elsewhere the Hold ends by its deadline (P20).",
-		Learnt: "One member that answers everything but renewals cost the leadership of a healthy primary.",
+		Name:       "Holder/ConfirmsKeepFailing",
+		Rule:       "Renewals fail while commits work: where Caps.Rebind, the keys move to a fresh lease, the token stays, and the Hold is valid only while its key is there; elsewhere the Hold ends by its deadline (P20).",
+		Motivation: "One member that answers everything but renewals cost the leadership of a healthy primary.",
 	}, sleeps: true, run: confirmsKeepFailing},
 	{Case: Case{
-		Name:   "Holder/ManyKeysMove",
-		Rule:   "Renewals fail while commits work, and the Session holds more keys than a Txn has operations (5,000 in virtual time and in the slow profile): where Caps.Rebind, all of them move to a fresh lease, and no Hold ends (P20).",
-		Learnt: "A session with 65 locks lost all of them, where one with 64 moved its keys.",
+		Name:       "Holder/ManyKeysMove",
+		Rule:       "Renewals fail while commits work, and the Session holds more keys than a Txn has operations (5,000 in virtual time and in the slow profile): where Caps.Rebind, all of them move to a fresh lease, and no Hold ends (P20).",
+		Motivation: "A session with 65 locks lost all of them, where one with 64 moved its keys.",
 	}, sleeps: true, run: manyKeysMove},
 	{Case: Case{
-		Name:   "Holder/UnclearMove",
-		Rule:   "While the move to a fresh lease is unclear both leases are renewed, and the Hold is valid only while its key is there (P20).",
-		Learnt: "Found in a model of the protocol: the move landed late, and the spare lease, renewed by nobody, ended first.",
+		Name:       "Holder/UnclearMove",
+		Rule:       "While the move to a fresh lease is unclear both leases are renewed, and the Hold is valid only while its key is there (P20).",
+		Motivation: "Found in a model of the protocol: the move landed late, and the spare lease, renewed by nobody, ended first.",
 	}, sleeps: true, run: unclearMove},
 }
 

@@ -14,14 +14,14 @@ import (
 
 var snapshotCases = []spec{
 	{Case: Case{
-		Name:   "Snapshot/Atomic",
-		Rule:   "Two keys that always change in one Txn are never seen torn, by Snapshot or Wait, under write load.",
-		Learnt: "A tree that is read key by key was torn 77 to 84 times of 100 on ZooKeeper.",
+		Name:       "Snapshot/Atomic",
+		Rule:       "Two keys that always change in one Txn are never seen torn, by Snapshot or Wait, under write load.",
+		Motivation: "A tree that is read key by key was torn 77 to 84 times of 100 on ZooKeeper.",
 	}, run: snapshotAtomic},
 	{Case: Case{
-		Name:   "Snapshot/RevisionNeverFalls",
-		Rule:   "The revision of a Snapshot never falls on one Store, whichever method and goroutine saw the last one.",
-		Learnt: "After a switch to a member that lags behind, a manager sees the leader of a minute ago.",
+		Name:       "Snapshot/RevisionNeverFalls",
+		Rule:       "The revision of a Snapshot never falls on one Store, whichever method and goroutine saw the last one.",
+		Motivation: "After a switch to a member that lags behind, a manager sees the leader of a minute ago.",
 	}, run: revisionNeverFalls},
 }
 

@@ -13,44 +13,44 @@ import (
 
 var txnCases = []spec{
 	{Case: Case{
-		Name:   "Txn/AllOrNothing",
-		Rule:   "All conditions hold and all writes happen at one revision, or one fails and nothing happens.",
-		Learnt: "Stores without transactions are often driven with one request a key; a crash between two leaves half a change.",
+		Name:       "Txn/AllOrNothing",
+		Rule:       "All conditions hold and all writes happen at one revision, or one fails and nothing happens.",
+		Motivation: "Stores without transactions are often driven with one request a key; a crash between two leaves half a change.",
 	}, run: allOrNothing},
 	{Case: Case{
-		Name:   "Txn/AbsentIsZero",
-		Rule:   "Revision 0 means absent, in both fields, before the first creation and after a deletion.",
-		Learnt: "A compare with version 0 means \"any version\" in some clients: the lock is taken from its holder.",
+		Name:       "Txn/AbsentIsZero",
+		Rule:       "Revision 0 means absent, in both fields, before the first creation and after a deletion.",
+		Motivation: "A compare with version 0 means \"any version\" in some clients: the lock is taken from its holder.",
 	}, run: absentIsZero},
 	{Case: Case{
-		Name:   "Txn/ReCreated",
-		Rule:   "A condition with an old revision fails on a key that was deleted and re-created, at its very first version too.",
-		Learnt: "ZooKeeper's versions start at 0 again with every creation; Patroni's compare-and-set at version 0 was unconditional.",
+		Name:       "Txn/ReCreated",
+		Rule:       "A condition with an old revision fails on a key that was deleted and re-created, at its very first version too.",
+		Motivation: "ZooKeeper's versions start at 0 again with every creation; Patroni's compare-and-set at version 0 was unconditional.",
 	}, run: reCreated},
 	{Case: Case{
-		Name:   "Txn/SameValue",
-		Rule:   "Writing the value that is there already moves the revision; of two compare-and-sets on one revision one loses.",
-		Learnt: "Consul keeps the index of a put that changes nothing, so two compare-and-sets on it both win.",
+		Name:       "Txn/SameValue",
+		Rule:       "Writing the value that is there already moves the revision; of two compare-and-sets on one revision one loses.",
+		Motivation: "Consul keeps the index of a put that changes nothing, so two compare-and-sets on it both win.",
 	}, run: sameValue},
 	{Case: Case{
-		Name:   "Txn/RevisionReturned",
-		Rule:   "Commit returns the revision of what it wrote, for deletes too; revisions rise over all keys and over re-creation.",
-		Learnt: "Reading the revision back after the write finds somebody else's; the token is then not one's own.",
+		Name:       "Txn/RevisionReturned",
+		Rule:       "Commit returns the revision of what it wrote, for deletes too; revisions rise over all keys and over re-creation.",
+		Motivation: "Reading the revision back after the write finds somebody else's; the token is then not one's own.",
 	}, run: revisionReturned},
 	{Case: Case{
-		Name:   "Txn/Shape",
-		Rule:   "Two leases, two operations on one key, a key below another of the same Txn, an empty Then: ErrInvalid before anything is sent.",
-		Learnt: "Each store treats these differently, and some in silence: the last write of a key wins, or the first.",
+		Name:       "Txn/Shape",
+		Rule:       "Two leases, two operations on one key, a key below another of the same Txn, an empty Then: ErrInvalid before anything is sent.",
+		Motivation: "Each store treats these differently, and some in silence: the last write of a key wins, or the first.",
 	}, run: shape},
 	{Case: Case{
-		Name:   "Txn/BookkeepingHidden",
-		Rule:   "Markers, epochs and witnesses never show in Get, Snapshot or Wait.",
-		Learnt: "Bookkeeping that shows becomes part of somebody's tree, and is then deleted by a clean-up script.",
+		Name:       "Txn/BookkeepingHidden",
+		Rule:       "Markers, epochs and witnesses never show in Get, Snapshot or Wait.",
+		Motivation: "Bookkeeping that shows becomes part of somebody's tree, and is then deleted by a clean-up script.",
 	}, run: bookkeepingHidden},
 	{Case: Case{
-		Name:   "Txn/ConcurrentCAS",
-		Rule:   "64 clients increment one counter with compare-and-set; nothing is lost.",
-		Learnt: "The plainest way to see that a conditional write is not conditional.",
+		Name:       "Txn/ConcurrentCAS",
+		Rule:       "64 clients increment one counter with compare-and-set; nothing is lost.",
+		Motivation: "The plainest way to see that a conditional write is not conditional.",
 	}, alone: true, run: concurrentCAS},
 }
 

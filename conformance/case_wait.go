@@ -14,44 +14,44 @@ import (
 
 var waitCases = []spec{
 	{Case: Case{
-		Name:   "Wait/LastStateNeverMissed",
-		Rule:   "After 500 random writes (slow profile: 5,000) every follower gets the final state, wherever it began and however it fell behind.",
-		Learnt: "Watches that are edge-triggered lose the last event in a reconnect, and nothing ever comes to repair it.",
+		Name:       "Wait/LastStateNeverMissed",
+		Rule:       "After 500 random writes (slow profile: 5,000) every follower gets the final state, wherever it began and however it fell behind.",
+		Motivation: "Watches that are edge-triggered lose the last event in a reconnect, and nothing ever comes to repair it.",
 	}, run: lastStateNeverMissed},
 	{Case: Case{
-		Name:   "Wait/NeverBackwards",
-		Rule:   "What Wait returns is newer than since, and no later snapshot shows an older entry.",
-		Learnt: "A watch that was re-opened at a lagging member replays the past.",
+		Name:       "Wait/NeverBackwards",
+		Rule:       "What Wait returns is newer than since, and no later snapshot shows an older entry.",
+		Motivation: "A watch that was re-opened at a lagging member replays the past.",
 	}, run: neverBackwards},
 	{Case: Case{
-		Name:   "Wait/Delete",
-		Rule:   "Deletion wakes: by Txn, of the last key under the prefix, and at the end of a lease.",
-		Learnt: "A leader key that vanishes is the one change that everybody waits for.",
+		Name:       "Wait/Delete",
+		Rule:       "Deletion wakes: by Txn, of the last key under the prefix, and at the end of a lease.",
+		Motivation: "A leader key that vanishes is the one change that everybody waits for.",
 	}, run: waitDelete},
 	{Case: Case{
-		Name:   "Wait/OwnWrite",
-		Rule:   "A client's own write wakes its own Wait, and Wait since its revision does not return that write again.",
-		Learnt: "Read-your-write that holds for Get but not for the watch cache.",
+		Name:       "Wait/OwnWrite",
+		Rule:       "A client's own write wakes its own Wait, and Wait since its revision does not return that write again.",
+		Motivation: "Read-your-write that holds for Get but not for the watch cache.",
 	}, run: waitOwnWrite},
 	{Case: Case{
-		Name:   "Wait/SinceZero",
-		Rule:   "Wait since revision 0 returns a tree at once, where keys exist, where none does and where all were deleted; no Snapshot is at revision 0.",
-		Learnt: "A follower that begins with nothing and learns nothing before the next change waits for a leader that is there.",
+		Name:       "Wait/SinceZero",
+		Rule:       "Wait since revision 0 returns a tree at once, where keys exist, where none does and where all were deleted; no Snapshot is at revision 0.",
+		Motivation: "A follower that begins with nothing and learns nothing before the next change waits for a leader that is there.",
 	}, run: waitSinceZero},
 	{Case: Case{
-		Name:   "Wait/CtxEnds",
-		Rule:   "While the store answers, the context ends Wait with the context's bare error, at once.",
-		Learnt: "A caller that cannot tell \"I stopped waiting\" from \"the store is silent\" counts outages that are none.",
+		Name:       "Wait/CtxEnds",
+		Rule:       "While the store answers, the context ends Wait with the context's bare error, at once.",
+		Motivation: "A caller that cannot tell \"I stopped waiting\" from \"the store is silent\" counts outages that are none.",
 	}, sleeps: true, run: waitCtxEnds},
 	{Case: Case{
-		Name:   "Wait/ManyWaiters",
-		Rule:   "1,000 waiters on one client wake for one write.",
-		Learnt: "A connection or a session for each watcher exhausts one end or the other.",
+		Name:       "Wait/ManyWaiters",
+		Rule:       "1,000 waiters on one client wake for one write.",
+		Motivation: "A connection or a session for each watcher exhausts one end or the other.",
 	}, alone: true, run: manyWaiters},
 	{Case: Case{
-		Name:   "Wait/NotAPoll",
-		Rule:   "While nothing changes, a Wait costs at most one probe in min(2.5 s, RetryTimeout/4) and a handful of requests a minute.",
-		Learnt: "A watch that degrades to a loop of Gets passes every test but the one that counts.",
+		Name:       "Wait/NotAPoll",
+		Rule:       "While nothing changes, a Wait costs at most one probe in min(2.5 s, RetryTimeout/4) and a handful of requests a minute.",
+		Motivation: "A watch that degrades to a loop of Gets passes every test but the one that counts.",
 	}, sleeps: true, run: notAPoll},
 }
 

@@ -29,8 +29,8 @@ type Opening struct {
 }
 
 // Cluster is the servers behind a [Store], as the fault cases drive them. The
-// cases strike one server after the other and heal what they struck; no other
-// case runs at the same time. Required are Endpoints, Strike and Healthy.
+// cases strike one server after the other and restore what they struck; no other
+// case runs at the same time. Required are Endpoints, InjectFault and Healthy.
 type Cluster struct {
 	// Endpoints names the servers as the errors and events of clients do, in
 	// an order that stays. Faults are told the index.
@@ -44,19 +44,19 @@ type Cluster struct {
 	// where that is nobody, or no matter to clients.
 	Leader func(tb testing.TB) int
 
-	// Strike puts server i out of order as t says, until heal. It returns when
-	// the fault is in force; heal when it is lifted (Healthy waits until the
-	// server serves again). heal may be called twice. A Trouble that the
+	// InjectFault puts server i out of order as t says, until restore. It returns when
+	// the fault is in force; restore when it is lifted (Healthy waits until the
+	// server serves again). restore may be called twice. A ServerFault that the
 	// servers cannot have fails tb; the harness declares the cases that ask
 	// for it as NotApplicable.
-	Strike func(tb testing.TB, i int, t Trouble) (heal func())
+	InjectFault func(tb testing.TB, i int, t ServerFault) (restore func())
 
 	// Healthy returns when every server serves and all follow one leader.
 	Healthy func(tb testing.TB)
 
 	// ReadOnly makes the store answer reads and refuse or ignore writes,
-	// renewals among them where they are writes, until heal.
-	ReadOnly func(tb testing.TB) (heal func())
+	// renewals among them where they are writes, until restore.
+	ReadOnly func(tb testing.TB) (restore func())
 
 	// RestartAll kills every server at once, as a power cut does, and starts
 	// them again. It returns when all serve.
@@ -74,24 +74,24 @@ type Cluster struct {
 	StepClock func(tb testing.TB, by time.Duration)
 }
 
-// Trouble is a fault of one server.
-type Trouble struct {
-	Do TroubleVerb
+// ServerFault is a fault of one server.
+type ServerFault struct {
+	Do ServerFaultVerb
 	// Delay is how much later every answer comes, for Delayed.
 	Delay time.Duration
 }
 
-// TroubleVerb is what happens to a server.
-type TroubleVerb uint8
+// ServerFaultVerb is what happens to a server.
+type ServerFaultVerb uint8
 
 // The faults of servers.
 const (
-	// Killed ends the server's process as kill -9 does; heal starts it again
+	// Killed ends the server's process as kill -9 does; restore starts it again
 	// with its data.
-	Killed TroubleVerb = iota
-	// Stopped ends the server in an orderly way; heal starts it again.
+	Killed ServerFaultVerb = iota
+	// Stopped ends the server in an orderly way; restore starts it again.
 	Stopped
-	// Frozen stops the server's process with SIGSTOP; heal thaws it.
+	// Frozen stops the server's process with SIGSTOP; restore thaws it.
 	Frozen
 	// Refused: connections to it are refused, and those there are, are reset.
 	// Its peers still reach it.
@@ -104,7 +104,7 @@ const (
 	Silent
 	// ResetAll: every connection to it is reset as soon as it sends anything.
 	ResetAll
-	// Delayed: every answer to clients comes later by Trouble.Delay.
+	// Delayed: every answer to clients comes later by ServerFault.Delay.
 	Delayed
 	// Partitioned: cut off from its peers, and reachable for clients.
 	Partitioned
@@ -114,7 +114,7 @@ const (
 )
 
 // String returns the verb in lower case.
-func (v TroubleVerb) String() string {
+func (v ServerFaultVerb) String() string {
 	return [...]string{
 		"killed", "stopped", "frozen", "refused", "blackholed", "silent",
 		"reset", "delayed", "partitioned", "unresolved",

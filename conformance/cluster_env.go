@@ -25,34 +25,34 @@ func (e *env) cluster() *Cluster {
 	return c
 }
 
-// strike puts server i out of order until heal, or until the case ends.
-func (e *env) strike(i int, t Trouble) (heal func()) {
-	lift := e.s.Cluster.Strike(e, i, t)
+// strike puts server i out of order until restore, or until the case ends.
+func (e *env) injectFault(i int, t ServerFault) (restore func()) {
+	lift := e.s.Cluster.InjectFault(e, i, t)
 	var once sync.Once
-	heal = func() { once.Do(lift) }
+	restore = func() { once.Do(lift) }
 	e.Cleanup(func() {
-		heal()
+		restore()
 		e.s.Cluster.Healthy(e)
 	})
-	return heal
+	return restore
 }
 
-// strikeAll does the same to every server.
-func (e *env) strikeAll(t Trouble) (heal func()) {
-	var heals []func()
+// injectFaultAll does the same to every server.
+func (e *env) injectFaultAll(t ServerFault) (restore func()) {
+	var restores []func()
 	for i := range e.s.Cluster.Endpoints {
-		heals = append(heals, e.strike(i, t))
+		restores = append(restores, e.injectFault(i, t))
 	}
 	return func() {
-		for _, heal := range heals {
-			heal()
+		for _, restore := range restores {
+			restore()
 		}
 	}
 }
 
 // election is what a call may take longer because of verb at server i: E if the
 // server leads the store and cannot go on leading, else nothing.
-func (e *env) election(i int, verb TroubleVerb) time.Duration {
+func (e *env) election(i int, verb ServerFaultVerb) time.Duration {
 	switch verb {
 	case Refused, Blackholed, Silent, ResetAll, Delayed, Unresolved: // its peers still reach it
 		return 0

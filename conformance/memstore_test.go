@@ -139,7 +139,7 @@ func memDoors(s *memstore.Server, timing dcs.Timing) (*Cluster, func(testing.TB,
 		Endpoints: doors,
 		Leader:    func(testing.TB) int { return -1 },
 		Healthy:   func(testing.TB) {},
-		Strike: func(_ testing.TB, i int, t Trouble) func() {
+		InjectFault: func(_ testing.TB, i int, t ServerFault) func() {
 			fault := memstore.Hang()
 			switch t.Do {
 			case Killed, Stopped, Refused, ResetAll, Unresolved:

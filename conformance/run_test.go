@@ -148,6 +148,6 @@ func TestCasesAreTold(t *testing.T) {
 		require.False(t, seen[c.Name], "%s is there twice", c.Name)
 		seen[c.Name] = true
 		require.NotEmpty(t, c.Rule, c.Name)
-		require.NotEmpty(t, c.Learnt, c.Name)
+		require.NotEmpty(t, c.Motivation, c.Name)
 	}
 }

@@ -17,7 +17,7 @@ import (
 
 // tap stands in a client's connections.
 type tap struct {
-	conformance.Tap
+	conformance.FaultInjector
 	root string
 }
 

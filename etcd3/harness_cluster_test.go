@@ -19,8 +19,8 @@ func (s *suite) faults() *conformance.Cluster {
 		return nil
 	}
 	c := s.Cluster.Faults()
-	strike := c.Strike
-	c.Strike = func(tb testing.TB, i int, t conformance.Trouble) func() {
+	strike := c.InjectFault
+	c.InjectFault = func(tb testing.TB, i int, t conformance.ServerFault) func() {
 		if t.Do == conformance.Partitioned && !s.Cluster.HasNetwork() {
 			return s.standIn(tb, i)
 		}

@@ -17,7 +17,7 @@ import (
 
 // tap stands in a client's connections.
 type tap struct {
-	conformance.Tap
+	conformance.FaultInjector
 	root string
 }
 
@@ -73,7 +73,7 @@ type tappedStream struct {
 	mu     sync.Mutex
 	silent bool
 	queue  []any
-	delay  []conformance.Fate // of the answers to come
+	delay  []conformance.Action // of the answers to come
 }
 
 func (s *tappedStream) SendMsg(m any) error {
@@ -102,7 +102,7 @@ func (s *tappedStream) SendMsg(m any) error {
 }
 
 // release sends what was held back, in order, when it is let go.
-func (s *tappedStream) release(f conformance.Fate) {
+func (s *tappedStream) release(f conformance.Action) {
 	if f.AwaitRequest(s.Context()) != nil {
 		return
 	}

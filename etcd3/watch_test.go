@@ -43,7 +43,7 @@ func TestWatchSurvivesACompaction(t *testing.T) {
 
 	var heals []func()
 	for i := range s.Endpoints {
-		heals = append(heals, s.faults().Strike(t, i, conformance.Trouble{Do: conformance.Refused}))
+		heals = append(heals, s.faults().InjectFault(t, i, conformance.ServerFault{Do: conformance.Refused}))
 	}
 	admin, err := c.Admin(ctx)
 	require.NoError(t, err)

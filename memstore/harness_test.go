@@ -140,7 +140,7 @@ func endpoints(s *memstore.Server, timing dcs.Timing) (*conformance.Cluster, fun
 		Endpoints: endpoints,
 		Leader:    func(testing.TB) int { return -1 },
 		Healthy:   func(testing.TB) {},
-		Strike: func(_ testing.TB, i int, t conformance.Trouble) func() {
+		InjectFault: func(_ testing.TB, i int, t conformance.ServerFault) func() {
 			fault := memstore.Hang()
 			switch t.Do {
 			case conformance.Killed, conformance.Stopped, conformance.Refused, conformance.ResetAll, conformance.Unresolved:

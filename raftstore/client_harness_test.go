@@ -125,8 +125,8 @@ func clientSockets(b dcs.Backend) []conformance.Socket {
 // faults returns the nodes for the fault cases.
 func (s *clientSuite) faults() *conformance.Cluster {
 	c := s.Cluster.Faults()
-	strike := c.Strike
-	c.Strike = func(tb testing.TB, i int, t conformance.Trouble) func() {
+	strike := c.InjectFault
+	c.InjectFault = func(tb testing.TB, i int, t conformance.ServerFault) func() {
 		if t.Do == conformance.Partitioned && !s.Cluster.HasNetwork() {
 			return s.cut(tb, i)
 		}
@@ -189,14 +189,14 @@ func secureClient(tb testing.TB, who conformance.Credentials, log *slog.Logger) 
 // faultyNetwork injects faults into a client's connections. The messages of a stream
 // answer no request of the client, so the faults of Waits also apply to pushes.
 type faultyNetwork struct {
-	conformance.Tap
-	pushes conformance.Tap
+	conformance.FaultInjector
+	pushes conformance.FaultInjector
 	clientNetwork
 }
 
 // Inject puts a fault between the client and the nodes.
 func (t *faultyNetwork) Inject(f conformance.Fault) (lift func()) {
-	own := t.Tap.Inject(f)
+	own := t.FaultInjector.Inject(f)
 	if f.Do == conformance.Pass || f.When != nil && !f.When(conformance.Request{Op: "Wait"}) {
 		return own
 	}
@@ -253,8 +253,8 @@ func (silentStream) Close() {}
 // After a lost message it stays silent.
 type faultyStream struct {
 	stream
-	pushes *conformance.Tap
-	fate   conformance.Fate
+	pushes *conformance.FaultInjector
+	fate   conformance.Action
 	silent bool
 }
 
@@ -267,7 +267,7 @@ func (s *faultyStream) Recv(ctx context.Context) ([]byte, error) {
 	if s.silent = now.LoseAnswer || now.LoseRequest; s.silent {
 		return silentStream{}.Recv(ctx)
 	}
-	for _, f := range []conformance.Fate{s.fate, now} {
+	for _, f := range []conformance.Action{s.fate, now} {
 		if late := errors.Join(f.AwaitRequest(ctx), f.AwaitAnswer(ctx)); late != nil {
 			return nil, late
 		}

@@ -11,11 +11,11 @@ import (
 
 // clientFaults are the faults for a client's requests.
 type clientFaults struct {
-	conformance.Tap
+	conformance.FaultInjector
 
 	mu     sync.Mutex
 	count  bool
-	copies map[context.Context]conformance.Fate // of the requests in progress, by their attempt
+	copies map[context.Context]conformance.Action // of the requests in progress, by their attempt
 }
 
 // listen sets the suite's call hook on every node while any client observes its requests.
@@ -81,7 +81,7 @@ func hookCall(n *node, ctx context.Context, e callEvent) bool {
 	return true
 }
 
-func arriveLate(n *node, e callEvent, f conformance.Fate) {
+func arriveLate(n *node, e callEvent, f conformance.Action) {
 	_ = f.AwaitRequest(context.Background()) // which never ends
 	ctx, cancel := context.WithTimeout(context.Background(), suiteTiming.RetryTimeout)
 	defer cancel()
@@ -89,7 +89,7 @@ func arriveLate(n *node, e callEvent, f conformance.Fate) {
 }
 
 // judge decides on a copy that is about to be sent.
-func (t *clientFaults) judge(ctx context.Context, r conformance.Request) conformance.Fate {
+func (t *clientFaults) judge(ctx context.Context, r conformance.Request) conformance.Action {
 	f := t.Judge(r)
 	if !f.TouchesAnswer() {
 		return f
@@ -97,14 +97,14 @@ func (t *clientFaults) judge(ctx context.Context, r conformance.Request) conform
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.copies == nil {
-		t.copies = map[context.Context]conformance.Fate{}
+		t.copies = map[context.Context]conformance.Action{}
 	}
 	t.copies[ctx] = f
 	return f
 }
 
 // done returns the action for a copy that is answered.
-func (t *clientFaults) done(ctx context.Context) conformance.Fate {
+func (t *clientFaults) done(ctx context.Context) conformance.Action {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := t.copies[ctx]

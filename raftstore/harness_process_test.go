@@ -138,10 +138,10 @@ func (p *processes) faults() *conformance.Cluster {
 		Endpoints: []string{p.configs[1].Peers[1].Addr, p.configs[1].Peers[2].Addr},
 		// A follower waits for up to two heartbeat timeouts, and a split vote costs
 		// up to two election timeouts more.
-		Election: 4 * p.configs[0].HeartbeatTimeout,
-		Leader:   p.leader,
-		Healthy:  p.healthy,
-		Strike:   p.injectFault,
+		Election:    4 * p.configs[0].HeartbeatTimeout,
+		Leader:      p.leader,
+		Healthy:     p.healthy,
+		InjectFault: p.injectFault,
 		RestartAll: func(tb testing.TB) {
 			// All that can be killed. They are two of three, and so a quorum.
 			for _, n := range p.nodes {
@@ -213,7 +213,7 @@ func (p *processes) leader(tb testing.TB) int {
 	return -1
 }
 
-func (p *processes) injectFault(tb testing.TB, i int, t conformance.Trouble) (restore func()) {
+func (p *processes) injectFault(tb testing.TB, i int, t conformance.ServerFault) (restore func()) {
 	n := p.nodes[i]
 	switch t.Do {
 	case conformance.Killed:

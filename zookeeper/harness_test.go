@@ -146,7 +146,7 @@ func (s *suite) dropBookkeeping(tb testing.TB) {
 
 // testTap does what the suite's faults say with every call. What arrives after
 // its sender has closed the connection arrives on another one.
-type testTap struct{ conformance.Tap }
+type testTap struct{ conformance.FaultInjector }
 
 func (t *testTap) send(ctx context.Context, r request, s *session, send func(c *zk.Conn) error) error {
 	return t.Pass(ctx, conformance.Request{Op: r.op, Keys: r.keys}, func(now context.Context) error {

@@ -210,7 +210,7 @@ func casesOf(area string) []string {
 func renderCases(context.Context, string) (string, error) {
 	var rows [][]string
 	for _, c := range conformance.Cases() {
-		rows = append(rows, []string{c.Name, c.Rule, c.Learnt})
+		rows = append(rows, []string{c.Name, c.Rule, c.Motivation})
 	}
-	return markdownTable([]string{"Case", "Must hold", "Learnt from"}, rows), nil
+	return markdownTable([]string{"Case", "Must hold", "Motivation"}, rows), nil
 }

@@ -19,12 +19,12 @@ import (
 // kind's own harness adds what only it knows.
 func (c *Cluster) Faults() *conformance.Cluster {
 	return &conformance.Cluster{
-		Endpoints:  slices.Clone(c.Endpoints()),
-		Election:   c.Election(),
-		Leader:     func(testing.TB) int { return c.Leader(context.Background()) },
-		Healthy:    func(tb testing.TB) { require.NoError(tb, c.Healthy(context.Background())) },
-		RestartAll: func(tb testing.TB) { require.NoError(tb, c.RestartAll(context.Background())) },
-		Strike:     c.strike,
+		Endpoints:   slices.Clone(c.Endpoints()),
+		Election:    c.Election(),
+		Leader:      func(testing.TB) int { return c.Leader(context.Background()) },
+		Healthy:     func(tb testing.TB) { require.NoError(tb, c.Healthy(context.Background())) },
+		RestartAll:  func(tb testing.TB) { require.NoError(tb, c.RestartAll(context.Background())) },
+		InjectFault: c.injectFault,
 	}
 }
 
@@ -33,7 +33,7 @@ type retirer interface {
 	retire(c *Cluster, s *Server) error
 }
 
-func (c *Cluster) strike(tb testing.TB, i int, t conformance.Trouble) (heal func()) {
+func (c *Cluster) injectFault(tb testing.TB, i int, t conformance.ServerFault) (heal func()) {
 	server := c.Servers()[i]
 	must := func(err error) { require.NoError(tb, err, "%v", t.Do) }
 	switch t.Do {

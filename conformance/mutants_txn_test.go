@@ -10,7 +10,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-var txnTeeth = []tooth{
+var txnMutants = []mutant{
 	{"a key below another one is dropped in silence", "KV/NestedKeys", func(_ testing.TB, b *broken) {
 		b.commit = func(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
 			r, err := b.Backend.Commit(ctx, t)

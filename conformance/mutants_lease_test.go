@@ -11,7 +11,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-var leaseTeeth = []tooth{
+var leaseMutants = []mutant{
 	{"a renewal of one transaction's keys", "Hold/ManyKeys", func(_ testing.TB, b *broken) {
 		b.leases(func(l *brokenLease, _ *dcs.Renewal) {
 			l.renew = func(ctx context.Context, keys ...string) (dcs.Renewal, error) {
@@ -181,7 +181,7 @@ func (b *broken) remembering() {
 	})
 }
 
-var callTeeth = []tooth{
+var callMutants = []mutant{
 	{"unknown errors are losses", "Call/BudgetKept", func(_ testing.TB, b *broken) {
 		b.leases(func(l *brokenLease, _ *dcs.Renewal) {
 			l.renew = func(ctx context.Context, keys ...string) (dcs.Renewal, error) {

@@ -39,9 +39,9 @@ func (d brokenDriver) Open(ctx context.Context, u *dcs.URL, o dcs.Options) (dcs.
 	return s.Unwrap(), nil
 }
 
-// urlTeeth are drivers with one thing wrong, all caught by Open/ByURL. The first
+// urlMutants are drivers with one thing wrong, all caught by Open/ByURL. The first
 // is sound.
-var urlTeeth = map[string]brokenDriver{
+var urlMutants = map[string]brokenDriver{
 	"mem-sound": {func(context.Context, *dcs.URL, string, dcs.Options) error { return nil }},
 	"mem-other-tree": {func(_ context.Context, u *dcs.URL, _ string, _ dcs.Options) error {
 		u.Path = "/other"
@@ -67,18 +67,18 @@ var urlTeeth = map[string]brokenDriver{
 }
 
 func init() {
-	for scheme, d := range urlTeeth {
+	for scheme, d := range urlMutants {
 		dcs.Register(scheme, d)
 	}
 }
 
-// TestSuiteCatchesDrivers runs Open/ByURL with the drivers of urlTeeth.
+// TestSuiteCatchesDrivers runs Open/ByURL with the drivers of urlMutants.
 func TestSuiteCatchesDrivers(t *testing.T) {
 	c, ok := find("Open/ByURL")
 	if !ok {
 		t.Fatal("there is no case Open/ByURL")
 	}
-	for scheme := range urlTeeth {
+	for scheme := range urlMutants {
 		t.Run(scheme, func(t *testing.T) {
 			h := brokenHarness(scheme, func(testing.TB, *broken) {}).changed(func(s Store) Store {
 				mem := s.URL
@@ -86,7 +86,7 @@ func TestSuiteCatchesDrivers(t *testing.T) {
 				return s
 			})
 			if scheme != "mem-sound" {
-				bites(t, h, c.Name)
+				mustFail(t, h, c.Name)
 			} else if o := runCase(t, h, c); o.verdict != passed {
 				t.Fatalf("%s fails with a sound driver: %s", c.Name, first(o.failures))
 			}

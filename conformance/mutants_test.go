@@ -8,15 +8,15 @@ import (
 )
 
 // tooth is a store with one thing wrong, and the case that must fail on it.
-type tooth struct {
+type mutant struct {
 	name   string
 	caught string
 	broken func(tb testing.TB, b *broken)
 }
 
-func teeth() []tooth {
-	var all []tooth
-	for _, some := range [][]tooth{txnTeeth, readTeeth, waitTeeth, leaseTeeth, callTeeth, faultTeeth} {
+func allMutants() []mutant {
+	var all []mutant
+	for _, some := range [][]mutant{txnMutants, readMutants, waitMutants, leaseMutants, callMutants, faultMutants} {
 		all = append(all, some...)
 	}
 	return all
@@ -25,9 +25,9 @@ func teeth() []tooth {
 // TestSuiteCatches runs the suite's cases against stores that break their
 // rules: each must fail in the case that is meant for it.
 func TestSuiteCatches(t *testing.T) {
-	for _, tooth := range teeth() {
-		t.Run(tooth.name, func(t *testing.T) {
-			bites(t, brokenHarness(tooth.name, tooth.broken), tooth.caught)
+	for _, m := range allMutants() {
+		t.Run(m.name, func(t *testing.T) {
+			mustFail(t, brokenHarness(m.name, m.broken), m.caught)
 		})
 	}
 }
@@ -36,10 +36,10 @@ func TestSuiteCatches(t *testing.T) {
 // teeth are about, not its being wrapped.
 func TestWrappedStorePasses(t *testing.T) {
 	h := brokenHarness("wrapped memstore", func(testing.TB, *broken) {})
-	for _, tooth := range teeth() {
-		c, ok := find(tooth.caught)
+	for _, m := range allMutants() {
+		c, ok := find(m.caught)
 		if !ok {
-			t.Fatalf("%s: there is no case %q", tooth.name, tooth.caught)
+			t.Fatalf("%s: there is no case %q", m.name, m.caught)
 		}
 		if o := runCase(t, h, c); o.verdict != passed {
 			t.Errorf("%s fails on a store with nothing broken: %s", c.Name, first(o.failures))
@@ -47,9 +47,9 @@ func TestWrappedStorePasses(t *testing.T) {
 	}
 }
 
-// toothless are the cases that no broken store is made for, each with the
+// withoutMutant are the cases that no broken store is made for, each with the
 // reason.
-var toothless = map[string]string{
+var withoutMutant = map[string]string{
 	"Txn/Shape":        "Store refuses these before any backend is asked; the tests of package dcs break that",
 	"Close/CallsAfter": "Store answers after Close without any backend",
 
@@ -60,12 +60,12 @@ var toothless = map[string]string{
 	"Clock/Stepped":            "memstore reads no wall clock, and a linter keeps everybody from it",
 }
 
-// TestEveryCaseHasTeeth requires that there is a broken store for every case
+// TestEveryCaseHasAMutant requires that there is a broken store for every case
 // that runs on memstore.
-func TestEveryCaseHasTeeth(t *testing.T) {
+func TestEveryCaseHasAMutant(t *testing.T) {
 	caught := map[string]bool{}
-	for _, tooth := range teeth() {
-		caught[tooth.caught] = true
+	for _, m := range allMutants() {
+		caught[m.caught] = true
 	}
 	rules, err := mutants.All()
 	if err != nil {
@@ -76,13 +76,13 @@ func TestEveryCaseHasTeeth(t *testing.T) {
 			caught[strings.TrimPrefix(k.Test, "TestConformance/")] = true
 		}
 	}
-	caught["Open/ByURL"] = len(urlTeeth) > 1
+	caught["Open/ByURL"] = len(urlMutants) > 1
 	for _, c := range Cases() {
 		if strings.HasPrefix(c.Name, "Auth/") || strings.HasPrefix(c.Name, "TLS/") {
 			continue // memstore has neither; a backend that has proves them by its wrong clients
 		}
-		if why := toothless[c.Name]; why != "" && caught[c.Name] {
-			t.Errorf("%s is said to be toothless (%s), and is not", c.Name, why)
+		if why := withoutMutant[c.Name]; why != "" && caught[c.Name] {
+			t.Errorf("%s is said to be withoutMutant (%s), and is not", c.Name, why)
 		} else if why == "" && !caught[c.Name] {
 			t.Errorf("no broken store shows that %s can fail", c.Name)
 		}
@@ -90,7 +90,7 @@ func TestEveryCaseHasTeeth(t *testing.T) {
 }
 
 // bites requires that the case fails, and says how.
-func bites(t *testing.T, h Harness, name string) {
+func mustFail(t *testing.T, h Harness, name string) {
 	t.Helper()
 	c, ok := find(name)
 	if !ok {

@@ -11,12 +11,12 @@ import (
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
 
-// Tap is what a harness puts between a client and its transport: it counts the
+// FaultInjector is what a harness puts between a client and its transport: it counts the
 // copies of requests that the client sends, and says what is to become of
-// each. A harness asks Judge once for every copy and does what the Fate says;
-// its Requests and Inject then call the Tap's. The zero value is ready; all
+// each. A harness asks Judge once for every copy and does what the Action says;
+// its Requests and Inject then call the FaultInjector's. The zero value is ready; all
 // methods are safe for concurrent use.
-type Tap struct {
+type FaultInjector struct {
 	mu     sync.Mutex
 	sent   int64
 	active []*activeFault
@@ -29,14 +29,14 @@ type activeFault struct {
 }
 
 // Requests is the number of copies that were judged.
-func (t *Tap) Requests() int64 {
+func (t *FaultInjector) Requests() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.sent
 }
 
 // Inject puts f in force until lift is called or its Times are over.
-func (t *Tap) Inject(f Fault) (lift func()) {
+func (t *FaultInjector) Inject(f Fault) (lift func()) {
 	a := &activeFault{Fault: f, left: -1, lifted: make(chan struct{})}
 	if f.Times > 0 {
 		a.left = f.Times
@@ -53,11 +53,11 @@ func (t *Tap) Inject(f Fault) (lift func()) {
 }
 
 // Judge decides on a copy that is about to be sent.
-func (t *Tap) Judge(r Request) Fate {
+func (t *FaultInjector) Judge(r Request) Action {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.sent++
-	var f Fate
+	var f Action
 	for _, a := range t.active {
 		if a.left == 0 || a.When != nil && !a.When(r) {
 			continue
@@ -79,8 +79,8 @@ func (t *Tap) Judge(r Request) Fate {
 	return f
 }
 
-// Fate is what is to become of one copy of a request.
-type Fate struct {
+// Action is what is to become of one copy of a request.
+type Action struct {
 	// LoseRequest: the store never sees it, and its sender hears nothing.
 	// LoseAnswer: the store sees it, and its sender hears nothing. Repeat: the
 	// store sees it once more.
@@ -90,18 +90,18 @@ type Fate struct {
 }
 
 // HoldsRequest reports whether the copy is kept from the store.
-func (f Fate) HoldsRequest() bool { return len(f.holdRequest) > 0 }
+func (f Action) HoldsRequest() bool { return len(f.holdRequest) > 0 }
 
 // TouchesAnswer reports whether the answer is lost or kept back.
-func (f Fate) TouchesAnswer() bool { return f.LoseAnswer || len(f.holdAnswer) > 0 }
+func (f Action) TouchesAnswer() bool { return f.LoseAnswer || len(f.holdAnswer) > 0 }
 
 // AwaitRequest returns when the copy may go to the store, or with ctx's cause.
 // A copy whose sender has given it up goes there all the same, later.
-func (f Fate) AwaitRequest(ctx context.Context) error { return lifted(ctx, f.holdRequest) }
+func (f Action) AwaitRequest(ctx context.Context) error { return lifted(ctx, f.holdRequest) }
 
 // AwaitAnswer returns when the answer may go to the sender, or with ctx's
 // cause.
-func (f Fate) AwaitAnswer(ctx context.Context) error { return lifted(ctx, f.holdAnswer) }
+func (f Action) AwaitAnswer(ctx context.Context) error { return lifted(ctx, f.holdAnswer) }
 
 func lifted(ctx context.Context, by []<-chan struct{}) error {
 	for _, c := range by {
@@ -117,7 +117,7 @@ func lifted(ctx context.Context, by []<-chan struct{}) error {
 // Pass does with one copy what the faults in force say: send makes the request
 // and returns when it is answered, again where it arrives twice, and with
 // another context where it arrives after its sender has given it up.
-func (t *Tap) Pass(ctx context.Context, r Request, send func(ctx context.Context) error) error {
+func (t *FaultInjector) Pass(ctx context.Context, r Request, send func(ctx context.Context) error) error {
 	f := t.Judge(r)
 	if f.LoseRequest {
 		<-ctx.Done()

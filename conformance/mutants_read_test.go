@@ -32,7 +32,7 @@ func (b *broken) stale() (forget func()) {
 	return cache.Clear
 }
 
-var readTeeth = []tooth{
+var readMutants = []mutant{
 	{"reads come from a cache", "KV/ReadYourWrite", func(_ testing.TB, b *broken) { b.stale() }},
 	{"a cache that knows its own writes only", "KV/LinearizableAcrossClients", func(_ testing.TB, b *broken) {
 		forget := b.stale()
@@ -181,7 +181,7 @@ func (b *broken) waiting(f func(since dcs.Revision, s dcs.Snapshot) bool) {
 	}
 }
 
-var waitTeeth = []tooth{
+var waitMutants = []mutant{
 	{"the last event is dropped", "Wait/LastStateNeverMissed", func(_ testing.TB, b *broken) {
 		// An event is delivered when the next one comes.
 		b.wait = func(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {

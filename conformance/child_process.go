@@ -19,18 +19,18 @@ import (
 
 // The environment by which the suite tells its other process what to do.
 const (
-	outsideURL  = "HOLDFAST_CONFORMANCE_OUTSIDE_URL"
-	outsideLock = "HOLDFAST_CONFORMANCE_OUTSIDE_LOCK"
+	childURL  = "HOLDFAST_CONFORMANCE_CHILD_URL"
+	childLock = "HOLDFAST_CONFORMANCE_CHILD_LOCK"
 )
 
 // Process is what a TestMain calls first if its harness has [Store.URL].
 // In the test binary itself it returns at once. In the process that the suite
 // starts from the same binary it is a client of the store, and does not return.
 func Process() {
-	if os.Getenv(outsideURL) == "" {
+	if os.Getenv(childURL) == "" {
 		return
 	}
-	if err := holdOutside(os.Stdin, os.Stdout, os.Getenv(outsideURL), os.Getenv(outsideLock)); err != nil {
+	if err := holdInChild(os.Stdin, os.Stdout, os.Getenv(childURL), os.Getenv(childLock)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -38,7 +38,7 @@ func Process() {
 }
 
 // told is what the other process tells.
-type told struct {
+type childReport struct {
 	Token uint64
 	// Late says that Valid() was true although the deadline had passed before
 	// it was asked.
@@ -50,8 +50,8 @@ type told struct {
 	Fault          string
 }
 
-// holdOutside takes a lock, tells so, and tells more for each line it reads.
-func holdOutside(in io.Reader, out io.Writer, url, lock string) error {
+// holdInChild takes a lock, tells so, and tells more for each line it reads.
+func holdInChild(in io.Reader, out io.Writer, url, lock string) error {
 	ctx := context.Background()
 	store, err := dcs.Open(ctx, url, dcs.Options{})
 	if err != nil {
@@ -68,20 +68,20 @@ func holdOutside(in io.Reader, out io.Writer, url, lock string) error {
 	if err := h.Confirm(ctx); err != nil {
 		return err
 	}
-	tell := json.NewEncoder(out)
-	if err := tell.Encode(told{Token: uint64(h.Token())}); err != nil {
+	reports := json.NewEncoder(out)
+	if err := reports.Encode(childReport{Token: uint64(h.Token())}); err != nil {
 		return err
 	}
 	late := make(chan bool, 1)
 	go func() { late <- validTooLate(s, h) }()
 	for lines := bufio.NewScanner(in); lines.Scan(); {
-		r := told{Token: uint64(h.Token()), Valid: h.Valid()}
+		r := childReport{Token: uint64(h.Token()), Valid: h.Valid()}
 		r.Confirm = kindName(h.Confirm(ctx))
 		_, err := store.Commit(ctx, dcs.Txn{If: []dcs.Cond{h.Guard()}, Then: []dcs.Write{dcs.Put(lock+"-guarded", []byte("late"))}})
 		r.Write = kindName(err)
 		_ = h.Release(ctx) // it may be over already
 		r.Late = <-late
-		if err := tell.Encode(r); err != nil {
+		if err := reports.Encode(r); err != nil {
 			return err
 		}
 	}
@@ -118,19 +118,19 @@ func kindName(err error) string {
 	return err.Error()
 }
 
-// outsider is the other process.
-type outsider struct {
+// childProcess is the other process.
+type childProcess struct {
 	*fault.Process
 	in  io.Writer
 	out *bufio.Scanner
 }
 
-func (e *env) outside(lock string) *outsider {
+func (e *env) childProcess(lock string) *childProcess {
 	e.needs(e.s.URL != nil, "URL")
 	binary, err := os.Executable()
 	require.NoError(e, err)
 	cmd := exec.CommandContext(context.WithoutCancel(e.ctx), binary, "-test.run=^$") //nolint:gosec // G204: ourselves
-	cmd.Env = append(os.Environ(), outsideURL+"="+e.s.URL(e), outsideLock+"="+lock)
+	cmd.Env = append(os.Environ(), childURL+"="+e.s.URL(e), childLock+"="+lock)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	require.NoError(e, err)
@@ -139,12 +139,12 @@ func (e *env) outside(lock string) *outsider {
 	p, err := fault.StartProcess(cmd)
 	require.NoError(e, err)
 	e.Cleanup(p.Kill)
-	return &outsider{p, in, bufio.NewScanner(out)}
+	return &childProcess{p, in, bufio.NewScanner(out)}
 }
 
 // hear is what the other process tells next.
-func (o *outsider) hear(e *env) told {
-	var r told
+func (o *childProcess) report(e *env) childReport {
+	var r childReport
 	got := e.start(func() {
 		if !o.out.Scan() {
 			r.Fault = fmt.Sprintf("the other process ended: %v", o.out.Err())
@@ -162,8 +162,8 @@ func (o *outsider) hear(e *env) told {
 func pausedPastTTL(e *env) {
 	e.cluster()
 	lock := e.key("lock")
-	o := e.outside(lock)
-	first := o.hear(e)
+	o := e.childProcess(lock)
+	first := o.report(e)
 	b, _ := e.opened(Opening{})
 	require.EqualValues(e, first.Token, b.get(lock).Created)
 	thaw, err := o.Freeze()
@@ -176,7 +176,7 @@ func pausedPastTTL(e *env) {
 	thaw()
 	_, err = fmt.Fprintln(o.in, "check")
 	require.NoError(e, err)
-	r := o.hear(e)
+	r := o.report(e)
 	e.Logf("on waking: %+v", r)
 	if r.Late || r.Valid {
 		e.Errorf("the old holder's Hold was Valid() after its deadline: %+v", r)

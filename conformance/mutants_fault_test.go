@@ -11,9 +11,9 @@ import (
 	"github.com/holdfast-dcs/holdfast/memstore"
 )
 
-// faultTeeth are stores that stand no fault of a server.
-var faultTeeth = slices.Concat(
-	[]tooth{
+// faultMutants are stores that stand no fault of a server.
+var faultMutants = slices.Concat(
+	[]mutant{
 		{"the whole budget for the first endpoint", "Rotate/Slow", func(tb testing.TB, b *broken) {
 			b.instead(tb, memstore.ClientOptions{AttemptTimeout: 3 * time.Second, HedgeAfter: -1})
 		}},
@@ -96,10 +96,10 @@ var faultTeeth = slices.Concat(
 
 // neverRotates is a client that stays with its first endpoint, in each case
 // that has to find it.
-func neverRotates(cases ...string) []tooth {
-	var out []tooth
+func neverRotates(cases ...string) []mutant {
+	var out []mutant
 	for _, c := range cases {
-		out = append(out, tooth{"never rotates, " + c, c, func(tb testing.TB, b *broken) {
+		out = append(out, mutant{"never rotates, " + c, c, func(tb testing.TB, b *broken) {
 			b.instead(tb, memstore.ClientOptions{Endpoints: []string{"m1"}})
 		}})
 	}
