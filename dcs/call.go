@@ -13,11 +13,11 @@ import (
 // op describes one method to the Store.
 type op struct {
 	name string
-	// unclear is the kind under which an unclassified error is reported. It is the
+	// unclassified is the kind under which an unclassified error is reported. It is the
 	// outcome that the caller must assume.
-	unclear error
+	unclassified error
 	// definite are the definite kinds that the method can return, in addition to
-	// commonKinds. Any other kind is reported as unclear.
+	// commonKinds. Any other kind is reported as unclassified.
 	definite []error
 	// unbounded means that the call has no budget and takes as long as its context.
 	unbounded bool
@@ -25,16 +25,16 @@ type op struct {
 
 // The kinds of all methods.
 var (
-	opGet      = &op{name: "Get", unclear: ErrUnavailable, definite: []error{ErrNotFound}}
-	opSnapshot = &op{name: "Snapshot", unclear: ErrUnavailable}
-	opWait     = &op{name: "Wait", unclear: ErrUnavailable, unbounded: true}
-	opCommit   = &op{name: "Commit", unclear: ErrAmbiguous, definite: []error{ErrConflict, ErrLost}}
-	opSettle   = &op{name: "Settle", unclear: ErrAmbiguous, definite: []error{ErrConflict, ErrLost}}
-	opGrant    = &op{name: "Grant", unclear: ErrAmbiguous}
-	opRenew    = &op{name: "Renew", unclear: ErrUnavailable, definite: []error{ErrLost}}
-	opRevoke   = &op{name: "Revoke", unclear: ErrUnavailable, definite: []error{ErrLost}}
-	opClose    = &op{name: "Close", unclear: ErrUnavailable}
-	opOpen     = &op{name: "Open", unclear: ErrUnavailable}
+	opGet      = &op{name: "Get", unclassified: ErrUnavailable, definite: []error{ErrNotFound}}
+	opSnapshot = &op{name: "Snapshot", unclassified: ErrUnavailable}
+	opWait     = &op{name: "Wait", unclassified: ErrUnavailable, unbounded: true}
+	opCommit   = &op{name: "Commit", unclassified: ErrAmbiguous, definite: []error{ErrConflict, ErrLost}}
+	opSettle   = &op{name: "Settle", unclassified: ErrAmbiguous, definite: []error{ErrConflict, ErrLost}}
+	opGrant    = &op{name: "Grant", unclassified: ErrAmbiguous}
+	opRenew    = &op{name: "Renew", unclassified: ErrUnavailable, definite: []error{ErrLost}}
+	opRevoke   = &op{name: "Revoke", unclassified: ErrUnavailable, definite: []error{ErrLost}}
+	opClose    = &op{name: "Close", unclassified: ErrUnavailable}
+	opOpen     = &op{name: "Open", unclassified: ErrUnavailable}
 )
 
 // kind returns the kind under which the Store reports the error err of the method.
@@ -42,9 +42,9 @@ func (o *op) kind(err error) error {
 	k := recognise(err)
 	switch {
 	case same(k, ErrAmbiguous):
-		return o.unclear // a read that "may have happened" is unavailable
-	case same(k, ErrClosed) && same(o.unclear, ErrAmbiguous):
-		return o.unclear // the call may have been sent before the backend was closed
+		return o.unclassified // a read that "may have happened" is unavailable
+	case same(k, ErrClosed) && same(o.unclassified, ErrAmbiguous):
+		return o.unclassified // the call may have been sent before the backend was closed
 	}
 	for _, said := range commonKinds {
 		if same(k, said) {
@@ -56,7 +56,7 @@ func (o *op) kind(err error) error {
 			return k
 		}
 	}
-	return o.unclear
+	return o.unclassified
 }
 
 // commonKinds are the kinds that every method may return.
@@ -179,7 +179,7 @@ func (s *Store) wrap(o *op, key string, err, cut error) *Error {
 	}
 	// An unknown outcome names its cause: Close or the end of the context.
 	if closed := errors.Is(err, ErrClosed) || o != opClose && s.closed.Load(); closed && !errors.Is(e, ErrClosed) {
-		if same(o.unclear, ErrAmbiguous) {
+		if same(o.unclassified, ErrAmbiguous) {
 			e.Err = withCause(e.Err, ErrClosed)
 		} else {
 			e.Kind = ErrClosed

@@ -183,8 +183,8 @@ func contradicts(k, target error) bool {
 // same reports whether a and b are the same sentinel, not wrapped.
 func same(a, b error) bool { return any(a) == any(b) }
 
-// isNo reports whether k is a definite failure: nothing was written.
-func isNo(k error) bool { return same(k, ErrConflict) || same(k, ErrLost) }
+// isDefiniteFailure reports whether k is a definite failure: nothing was written.
+func isDefiniteFailure(k error) bool { return same(k, ErrConflict) || same(k, ErrLost) }
 
 // kindsBySeverity lists the kinds that a backend may return, the most severe first.
 // The most severe one counts if an error carries several.

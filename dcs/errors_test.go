@@ -46,13 +46,13 @@ func TestKindsMatch(t *testing.T) {
 // A cause never turns an unknown outcome into a definite one, a definite one into an
 // unknown one, or one definite answer into another.
 func TestCauseDoesNotContradictTheKind(t *testing.T) {
-	unclear := map[error]bool{ErrUnavailable: true, ErrExpired: true, ErrAmbiguous: true, ErrUnauthorized: true}
+	unknown := map[error]bool{ErrUnavailable: true, ErrExpired: true, ErrAmbiguous: true, ErrUnauthorized: true}
 	for _, k := range kinds {
 		for _, inner := range kinds {
 			err := &Error{Kind: k, Err: fmt.Errorf("one copy: %w", &Error{Kind: inner, Err: io.EOF})}
 			for _, target := range kinds {
 				want := errors.Is(k, target) ||
-					errors.Is(inner, target) && (target == ErrClosed || unclear[k] && unclear[target])
+					errors.Is(inner, target) && (target == ErrClosed || unknown[k] && unknown[target])
 				if got := errors.Is(err, target); got != want {
 					t.Errorf("%q because of %q is %q: %v, want %v", k, inner, target, got, want)
 				}

@@ -16,10 +16,10 @@ type publication struct {
 	known     bool     // value and modified are the store's last known state
 	displaced bool     // another session has taken the key over, or it was deleted
 
-	// unsure marks a first Publish that could not be settled. It may have been
-	// applied unless the key is still at revision saw.
-	unsure bool
-	saw    Revision
+	// unsettled marks a first Publish that could not be settled. It may have been
+	// applied unless the key is still at revision seenAt.
+	unsettled bool
+	seenAt    Revision
 }
 
 // Publish writes a member key that is bound to the session's lease, so that it is
@@ -125,7 +125,7 @@ func (s *Session) publishCondition(ctx context.Context, c *claim, value []byte) 
 		return nil, "", nil
 	case own:
 		return at(e.Modified), "", nil
-	case first, p.unsure && e.Modified == p.saw:
+	case first, p.unsettled && e.Modified == p.seenAt:
 		return at(e.Modified), e.Lease, nil
 	}
 	s.mu.Lock()
@@ -173,7 +173,7 @@ func (s *Session) settlePublish(c *claim, value []byte, saw Revision, err error)
 		case fenced, unsupported:
 			s.mu.Lock()
 			if s.pubs[c.key] == nil {
-				s.pubs[c.key] = &publication{key: c.key, unsure: true, saw: saw}
+				s.pubs[c.key] = &publication{key: c.key, unsettled: true, seenAt: saw}
 			}
 			s.unsettleable = s.unsettleable || how == unsupported
 			s.mu.Unlock()

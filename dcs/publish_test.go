@@ -180,7 +180,7 @@ func TestP19LockAndMemberKeyAreDisjoint(t *testing.T) {
 
 // P19: an ambiguous Publish is settled before the next one, so that no late put is
 // applied after it.
-func TestP19UnclearPublish(t *testing.T) {
+func TestP19AmbiguousPublish(t *testing.T) {
 	for _, x := range []struct {
 		name          string
 		lands, fenced bool
@@ -224,7 +224,7 @@ func TestP19UnclearPublish(t *testing.T) {
 
 // If the first Publish cannot be settled, the next one is a first one only while the
 // key is unchanged.
-func TestP19UnclearFirstPublishIsNoSecondTakeover(t *testing.T) {
+func TestP19AmbiguousFirstPublishIsNoSecondTakeover(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c := &client{w: b.w}
 		s := b.session(c)
@@ -270,7 +270,7 @@ func TestPublishAfterAFencedOne(t *testing.T) {
 		_, err := s.Publish(b.Context(), "members/a", []byte("one"))
 		b.must(err)
 		c.fenced = true
-		u := &unclear{}
+		u := &ambiguousCommit{}
 		c.hook(func() {
 			c.onCommit = func(_ context.Context, _ Txn, do func() (Revision, error)) (Revision, error) {
 				c.hook(func() { c.onCommit = nil })

@@ -190,14 +190,14 @@ func TestP20SpareOfASplitSessionIsLost(t *testing.T) {
 
 // P20: a move is complete when each of its parts is settled, and no other move begins
 // before.
-func TestP20UnclearPart(t *testing.T) {
+func TestP20AmbiguousPart(t *testing.T) {
 	for _, lands := range []bool{false, true} {
 		t.Run(fmt.Sprintf("lands %v", lands), func(t *testing.T) {
 			inTime(t, func(b *bench) {
 				c, s, holds := b.partsMover(10)
 				first := s.Lease()
 				c.failOn(first)
-				u := &unclear{}
+				u := &ambiguousCommit{}
 				c.hook(func() { c.blocked = true })
 				parts := c.onPart(2, func(_ Txn, do func() (Revision, error)) (Revision, error) {
 					u.mu.Lock()

@@ -116,7 +116,7 @@ func TestP20NoMove(t *testing.T) {
 			c, s := b.mover()
 			c.blocked = true
 			c.catch(anyTxn)
-			_, err := s.TryAcquire(b.Context(), "unclear", nil)
+			_, err := s.TryAcquire(b.Context(), "ambiguous", nil)
 			b.is(err, ErrAmbiguous)
 			return c, s
 		}},
@@ -153,7 +153,7 @@ func TestP20NoMove(t *testing.T) {
 }
 
 // P20: the outcome of an ambiguous move is determined before any other write.
-func TestP20UnclearMove(t *testing.T) {
+func TestP20AmbiguousMove(t *testing.T) {
 	for _, lands := range []bool{false, true} {
 		for _, fenced := range []bool{false, true} {
 			t.Run(fmt.Sprintf("lands %v, fenced %v", lands, fenced), func(t *testing.T) {

@@ -9,7 +9,7 @@ import (
 
 // An Update or a Publish with an ambiguous outcome stays ambiguous although the lease
 // is lost meanwhile, because other clients may have read its value.
-func TestUnclearWriteOfALostSession(t *testing.T) {
+func TestAmbiguousWriteOfALostSession(t *testing.T) {
 	for name, write := range map[string]func(b *bench, s *Session, h *Hold) error{
 		"Update": func(b *bench, _ *Session, h *Hold) error { return h.Update(b.Context(), []byte("new")) },
 		"Publish": func(b *bench, s *Session, _ *Hold) error {
@@ -23,7 +23,7 @@ func TestUnclearWriteOfALostSession(t *testing.T) {
 				h := b.hold(s, "leader")
 				c.hook(func() {
 					c.onCommit = func(_ context.Context, _ Txn, do func() (Revision, error)) (Revision, error) {
-						u := &unclear{do: do}
+						u := &ambiguousCommit{do: do}
 						b.must(u.land())
 						s.end(&Error{Op: "Renew", Kind: ErrLost})
 						return 0, u.err()

@@ -84,7 +84,7 @@ func (s *Session) keysToCheck() []checkedKey {
 		checked = append(checked, checkedKey{key: key, hold: h})
 	}
 	for key, p := range s.pubs {
-		if !p.displaced && !p.unsure {
+		if !p.displaced && !p.unsettled {
 			checked = append(checked, checkedKey{key: key, pub: p})
 		}
 	}

@@ -39,7 +39,7 @@ func TestP17AcquireWaitsForTheSettling(t *testing.T) {
 
 // P17: if the store cannot settle, an ambiguous Acquire ends the session, and the end
 // of the lease resolves the attempt.
-func TestP17UnclearAcquireWithoutSettlerEndsTheSession(t *testing.T) {
+func TestP17AmbiguousAcquireWithoutSettlerEndsTheSession(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c := &client{w: b.w}
 		s := b.session(c)
@@ -184,7 +184,7 @@ func TestP16SuccessAfterTheDeadline(t *testing.T) {
 func TestAcquireCutShortWhileCommitting(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
-		u := &unclear{}
+		u := &ambiguousCommit{}
 		c.onCommit = func(ctx context.Context, t Txn, do func() (Revision, error)) (Revision, error) {
 			if deletes(t) {
 				return do()
@@ -225,7 +225,7 @@ func TestAcquireOnASilentStore(t *testing.T) {
 	})
 }
 
-func TestReleaseUnclear(t *testing.T) {
+func TestReleaseAmbiguous(t *testing.T) {
 	for _, x := range []struct {
 		name           string
 		settles, lands bool
@@ -280,7 +280,7 @@ func TestReleaseGoesOnInTheBackground(t *testing.T) {
 
 // An ambiguous Update is settled before the next write of the key. A Release meanwhile
 // makes Valid false at once and deletes the key as soon as it can.
-func TestReleaseBehindAnUnclearUpdate(t *testing.T) {
+func TestReleaseBehindAnAmbiguousUpdate(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
 		h := b.hold(s, "leader")
@@ -303,7 +303,7 @@ func TestReleaseBehindAnUnclearUpdate(t *testing.T) {
 }
 
 // Close and loss leave no attempt behind.
-func TestCloseEndsUnclearAttempts(t *testing.T) {
+func TestCloseEndsAmbiguousAttempts(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
 		c.blocked = true

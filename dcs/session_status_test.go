@@ -92,7 +92,7 @@ func TestSessionStatusOfADisplacedKey(t *testing.T) {
 }
 
 // An ambiguous NewSession reports that a lease may be left.
-func TestUnclearNewSessionNamesTheLease(t *testing.T) {
+func TestAmbiguousNewSessionNamesTheLease(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c := &client{w: b.w}
 		c.onGrant = func(context.Context, func() (Lease, Renewal, error)) (Lease, Renewal, error) {

@@ -73,7 +73,7 @@ func (k *walker) some(most time.Duration) time.Duration {
 }
 
 func (k *walker) commit(ctx context.Context, _ Txn, do func() (Revision, error)) (Revision, error) {
-	u := &unclear{do: do}
+	u := &ambiguousCommit{do: do}
 	time.Sleep(k.some(20 * time.Millisecond))
 	switch {
 	case ctx.Err() != nil, k.chance(5):

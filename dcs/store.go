@@ -227,7 +227,7 @@ func (s *Store) Settle(ctx context.Context, e *Error) (Revision, error) {
 // keepAttempt adds from's attempt to err, so that the attempt can be settled later.
 func keepAttempt(err error, from *Error) error {
 	var e *Error
-	if errors.As(err, &e) && e.Attempt == nil && !e.Fenced && !isNo(e.Kind) {
+	if errors.As(err, &e) && e.Attempt == nil && !e.Fenced && !isDefiniteFailure(e.Kind) {
 		e.Attempt = from.Attempt
 	}
 	return err

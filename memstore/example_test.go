@@ -85,9 +85,9 @@ func ExampleHold() {
 
 	frozen.Lift()
 	frozen.Release()
-	var unclear *dcs.Error
-	errors.As(err, &unclear)
-	_, err = store.Settle(context.Background(), unclear)
+	var ambiguous *dcs.Error
+	errors.As(err, &ambiguous)
+	_, err = store.Settle(context.Background(), ambiguous)
 	fmt.Println("settled:", err)
 	// Output:
 	// true

@@ -168,7 +168,7 @@ func TestReorderedByDelay(t *testing.T) {
 	})
 }
 
-func TestFailIsUnclear(t *testing.T) {
+func TestFailIsAmbiguous(t *testing.T) {
 	pair(t, Options{}, func(t *testing.T, s *Server, a, _ *Backend) {
 		cause := errors.New("request timed out")
 		s.Inject(Match{}, Fail(cause))

@@ -44,7 +44,7 @@ func TestP1RenewalOfASecondCopy(t *testing.T) {
 }
 
 // A Grant is ambiguous if any of its copies may have been applied, not only the last one.
-func TestGrantWithOneUnclearCopy(t *testing.T) {
+func TestGrantWithOneAmbiguousCopy(t *testing.T) {
 	pair(t, Options{}, func(t *testing.T, s *Server, a, _ *Backend) {
 		s.Inject(Match{Op: OpGrant, When: func(c Call) bool { return c.Copy == 0 }}, Hang())
 		s.Inject(Match{Op: OpGrant, When: func(c Call) bool { return c.Copy > 0 }}, Full())

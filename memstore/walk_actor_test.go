@@ -122,7 +122,7 @@ func (a *actor) commit(kind string, conds []dcs.Cond) {
 // learn reports the outcome of l to the referee, and keeps l if that is unknown.
 func (a *actor) learn(l *entryLog, rev dcs.Revision, err error) {
 	if e := a.w.ref.answered(l, rev, err); e != nil && !e.Fenced {
-		l.unclear = e
+		l.ambiguous = e
 		a.open = append(a.open, l)
 	}
 }
@@ -135,7 +135,7 @@ func (a *actor) settle() {
 	a.open = a.open[1:]
 	var rev dcs.Revision
 	err := a.bounded("Settle", func(ctx context.Context) (err error) {
-		rev, err = a.store.Settle(ctx, l.unclear)
+		rev, err = a.store.Settle(ctx, l.ambiguous)
 		return err
 	})
 	a.w.ref.count(&a.w.ref.did.settled)
@@ -279,7 +279,7 @@ func (a *actor) finish() {
 		}
 	}
 	for _, l := range a.open {
-		a.w.ref.fault("%s: on a healthy store %s cannot be settled: %v", a.name, l.key, l.unclear)
+		a.w.ref.fault("%s: on a healthy store %s cannot be settled: %v", a.name, l.key, l.ambiguous)
 	}
 	a.leave()
 }

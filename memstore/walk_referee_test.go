@@ -14,13 +14,13 @@ import (
 
 // entryLog is one entry that a commit wrote, or tried to write.
 type entryLog struct {
-	key     string
-	unclear *dcs.Error
-	known   bool         // the answer is final
-	rev     dcs.Revision // of a success
-	no      error        // the definite failure
-	fenced  bool         // it cannot be applied any more, and the caller does not know whether it was
-	landed  bool         // whether the referee had seen it then
+	key       string
+	ambiguous *dcs.Error
+	known     bool         // the answer is final
+	rev       dcs.Revision // of a success
+	no        error        // the definite failure
+	fenced    bool         // it cannot be applied any more, and the caller does not know whether it was
+	landed    bool         // whether the referee had seen it then
 }
 
 // tally counts the actions of a walk, so that a walk which does nothing fails.
@@ -144,7 +144,7 @@ func (r *referee) answered(l *entryLog, rev dcs.Revision, err error) *dcs.Error 
 	r.s.mu.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if l.unclear == nil {
+	if l.ambiguous == nil {
 		r.logs = append(r.logs, l)
 	}
 	var e *dcs.Error
@@ -163,11 +163,11 @@ func (r *referee) answered(l *entryLog, rev dcs.Revision, err error) *dcs.Error 
 			r.did.fenced++
 		}
 		if e.Attempt == nil && !e.Fenced {
-			r.faults = append(r.faults, fmt.Sprintf("%s: unclear, and nothing to settle: %v", l.key, err))
+			r.faults = append(r.faults, fmt.Sprintf("%s: ambiguous, and nothing to settle: %v", l.key, err))
 		}
 		return e
-	case l.unclear != nil && errors.Is(err, dcs.ErrUnavailable):
-		return l.unclear // Settle has settled nothing
+	case l.ambiguous != nil && errors.Is(err, dcs.ErrUnavailable):
+		return l.ambiguous // Settle has settled nothing
 	}
 	l.known, l.no = true, err
 	switch {
@@ -365,7 +365,7 @@ func (r *referee) final() {
 		case l.fenced && l.landed != landed:
 			r.fault("%s landed at %d after it was said to be fenced", l.key, e.Created)
 		case !l.known && !l.fenced:
-			r.fault("%s is still unclear", l.key)
+			r.fault("%s is still ambiguous", l.key)
 		}
 	}
 	for k, e := range tree {

@@ -114,7 +114,7 @@ func TestHedgeGoesOutInTime(t *testing.T) {
 	})
 }
 
-func TestUnclearErrorsAreRetried(t *testing.T) {
+func TestUnclassifiedErrorsAreRetried(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()
 		s.script = onCopies(broken, down, broken, broken, down)

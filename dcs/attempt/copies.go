@@ -46,7 +46,7 @@ type copies struct {
 	sent        position    // of the next copy
 	unanswered  int         // copies without an answer yet
 	resendTimer *time.Timer // fires when another copy is sent although some are unanswered
-	unclear     bool        // the outcome of a copy is unknown
+	ambiguous   bool        // the outcome of a copy is unknown
 	refused     bool        // the store received a copy and refused it
 	stopSending bool        // collect answers only
 	fails       int         // for the back-off; raised by the caller of next that finds a failure
@@ -69,7 +69,7 @@ func (c *Committer) newCopies(send func(ctx context.Context, n position) event) 
 // nothingWritten reports whether every copy that was sent certainly wrote nothing and
 // never will.
 func (v *copies) nothingWritten() bool {
-	return v.unanswered == 0 && !v.unclear && !(v.refused && v.c.o.Duplicates)
+	return v.unanswered == 0 && !v.ambiguous && !(v.refused && v.c.o.Duplicates)
 }
 
 // due reports whether another copy must be sent, and after which pause.
@@ -141,7 +141,7 @@ func (v *copies) take(e event) event {
 	v.unanswered--
 	switch {
 	case !e.definite():
-		v.unclear = true
+		v.ambiguous = true
 	case e.refused():
 		v.refused = true
 	}

@@ -22,13 +22,13 @@ func (s *markerSlot) forget() { *s = markerSlot{} }
 // pool distributes slots. Each has one Commit in flight (P7). A slot whose attempt has
 // an unknown outcome is used only to settle it (P12).
 type pool struct {
-	mu      sync.Mutex
-	initial int // slots that are created without a wait
-	limit   int
-	made    int
-	free    []*markerSlot     // a stack, so that few slots are used
-	unclear []*pendingAttempt // oldest first
-	waiting []*waiter         // in the order in which they get slots; none while one is free
+	mu        sync.Mutex
+	initial   int // slots that are created without a wait
+	limit     int
+	made      int
+	free      []*markerSlot     // a stack, so that few slots are used
+	ambiguous []*pendingAttempt // oldest first
+	waiting   []*waiter         // in the order in which they get slots; none while one is free
 }
 
 // waiter is a Commit that waits for a slot. It settles attempts with an unknown outcome
@@ -102,11 +102,11 @@ func (p *pool) leave(w *waiter) *markerSlot {
 func (p *pool) next() *pendingAttempt {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.unclear) == 0 {
+	if len(p.ambiguous) == 0 {
 		return nil
 	}
-	h := p.unclear[0]
-	p.unclear = append(p.unclear[1:], h)
+	h := p.ambiguous[0]
+	p.ambiguous = append(p.ambiguous[1:], h)
 	return h
 }
 
@@ -130,7 +130,7 @@ func (p *pool) release(s *markerSlot) {
 func (p *pool) setAside(h *pendingAttempt) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.unclear = append(p.unclear, h)
+	p.ambiguous = append(p.ambiguous, h)
 	for _, w := range p.waiting {
 		select {
 		case w.wake <- struct{}{}:
@@ -142,8 +142,8 @@ func (p *pool) setAside(h *pendingAttempt) {
 // settled removes h from the unsettled attempts and releases its slot.
 func (p *pool) settled(h *pendingAttempt) {
 	p.mu.Lock()
-	if i := slices.Index(p.unclear, h); i >= 0 {
-		p.unclear = slices.Delete(p.unclear, i, i+1)
+	if i := slices.Index(p.ambiguous, h); i >= 0 {
+		p.ambiguous = slices.Delete(p.ambiguous, i, i+1)
 	}
 	p.mu.Unlock()
 	p.release(h.slot)

@@ -48,7 +48,7 @@ func TestPoolLosesNoSlot(t *testing.T) {
 // An attempt that cannot be settled does not keep the others from being settled.
 func TestPoolSettlesInTurn(t *testing.T) {
 	a, b := &pendingAttempt{}, &pendingAttempt{}
-	p := &pool{limit: 2, made: 2, unclear: []*pendingAttempt{a, b}}
+	p := &pool{limit: 2, made: 2, ambiguous: []*pendingAttempt{a, b}}
 	for _, want := range []*pendingAttempt{a, b, a} {
 		ctx, cancel := context.WithCancel(t.Context())
 		s := p.take(ctx, func(_ context.Context, h *pendingAttempt) {
@@ -237,16 +237,16 @@ func TestP12SettlerTakesTheFreeSlot(t *testing.T) {
 	for _, waiting := range []int{1, 3} {
 		run(t, func(t *testing.T) {
 			s := &occupied{newStore(), map[string]time.Duration{}}
-			unclear := func(k kindOfRequest, r Request) step {
-				if k == fencing || k == commit && r.Txn.Then[0].Key == "unclear" {
+			ambiguous := func(k kindOfRequest, r Request) step {
+				if k == fencing || k == commit && r.Txn.Then[0].Key == "ambiguous" {
 					return swallow
 				}
 				return answer
 			}
-			s.script = unclear
+			s.script = ambiguous
 			c := New(s, Options{Slots: 3, AttemptTimeout: time.Hour})
 			defer c.Close()
-			_, err := c.Commit(within(t, budget), put("unclear", "1"))
+			_, err := c.Commit(within(t, budget), put("ambiguous", "1"))
 			var e *dcs.Error
 			if !errors.As(err, &e) || e.Attempt == nil {
 				t.Fatalf("got %v, want an attempt to settle later", err)
@@ -268,8 +268,8 @@ func TestP12SettlerTakesTheFreeSlot(t *testing.T) {
 				commit("waits "+strconv.Itoa(n), 0, time.Second)
 			}
 			wg.Wait()
-			if free := len(c.pool.free); free != 2 || len(c.pool.unclear) != 1 || len(c.pool.waiting) != 0 {
-				t.Errorf("%d slots are free and %d unclear, want 2 and 1; %d Commits wait", free, len(c.pool.unclear), len(c.pool.waiting))
+			if free := len(c.pool.free); free != 2 || len(c.pool.ambiguous) != 1 || len(c.pool.waiting) != 0 {
+				t.Errorf("%d slots are free and %d attempts ambiguous, want 2 and 1; %d Commits wait", free, len(c.pool.ambiguous), len(c.pool.waiting))
 			}
 			s.script = nil
 			if _, err := c.Settle(within(t, budget), e); dcs.KindOf(err) != dcs.ErrConflict || len(c.pool.free) != 3 {
@@ -293,7 +293,7 @@ func TestP12SettlingIsTakenOver(t *testing.T) {
 				return answer
 			}
 			switch key := r.Txn.Then[0].Key; {
-			case key == "unclear", key == "first", key == "busy" && at < 5*time.Second:
+			case key == "ambiguous", key == "first", key == "busy" && at < 5*time.Second:
 				return swallow
 			}
 			return answer
@@ -305,7 +305,7 @@ func TestP12SettlingIsTakenOver(t *testing.T) {
 			synctest.Wait()
 		}
 		begin("busy", time.Hour)
-		begin("unclear", 2*time.Second)
+		begin("ambiguous", 2*time.Second)
 		begin("first", 2*time.Hour) // settles from 2 s on, and keeps the slot that is free after 5 s
 		_, err := c.Commit(within(t, time.Hour), put("second", "1"))
 		if took := time.Since(s.start); err != nil || took < 10*time.Second || took > 12*time.Second {

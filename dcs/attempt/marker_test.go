@@ -11,7 +11,7 @@ import (
 
 // An answer without an outcome proves nothing. Its copy may still be applied, so a
 // definite failure needs the marker.
-func TestP10UnknownOutcomeIsUnclear(t *testing.T) {
+func TestP10UnknownOutcomeIsAmbiguous(t *testing.T) {
 	run(t, func(t *testing.T) {
 		s := newStore()
 		s.script = always(vague, commit)

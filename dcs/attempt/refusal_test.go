@@ -172,7 +172,7 @@ func (s *failing) Send(ctx context.Context, r Request) (Answer, error) {
 // One copy is unanswered, and the others fail with an error of some kind. Once the marker
 // is taken, Settle returns a definite failure that matches one kind only, also if another
 // Commit that needed the slot has taken the marker.
-func TestP11SettleAnswersAFinalNo(t *testing.T) {
+func TestP11SettleReturnsADefiniteFailure(t *testing.T) {
 	for _, kind := range kinds {
 		refused := fmt.Errorf("%w: %w", ErrNotSent, kind)
 		for _, err := range []error{refused, fmt.Errorf("odd: %w", kind)} {

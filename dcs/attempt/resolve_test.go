@@ -38,8 +38,8 @@ func TestReadThatResolvesFails(t *testing.T) {
 		fails error
 		want  error
 	}{
-		"unclear":              {errors.New("connection reset"), nil},
-		"unclear with a kind":  {&dcs.Error{Kind: dcs.ErrUnavailable, Err: errors.New("connection reset")}, nil},
+		"unclassified":         {errors.New("connection reset"), nil},
+		"unclassified, a kind": {&dcs.Error{Kind: dcs.ErrUnavailable, Err: errors.New("connection reset")}, nil},
 		"refused by the store": {fmt.Errorf("%w: %w", ErrNotSent, noRight), dcs.ErrUnauthorized},
 	} {
 		t.Run(name, func(t *testing.T) {

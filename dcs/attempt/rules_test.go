@@ -53,7 +53,7 @@ func TestP8MarkerIsMadeAndReadFirst(t *testing.T) {
 }
 
 // If a copy arrives twice, the second answer is a conflict of the Commit with itself.
-func TestP9ConflictWithOneselfIsYes(t *testing.T) {
+func TestP9ConflictWithOneselfIsSuccess(t *testing.T) {
 	runErr(t, func(t *testing.T) error {
 		s := newStore()
 		s.script = onCopies(repeat)
@@ -96,7 +96,7 @@ func TestP10HedgedConflictNeverLands(t *testing.T) {
 }
 
 // No copy is answered. A read does not prove that none was applied.
-func TestP11NoNeedsTheMarker(t *testing.T) {
+func TestP11FailureNeedsTheMarker(t *testing.T) {
 	runErr(t, func(t *testing.T) error {
 		s := newStore()
 		s.script = always(hold, commit)
@@ -177,7 +177,7 @@ func TestP11LostMarkerIsRemade(t *testing.T) {
 
 // An attempt is applied with an unknown outcome. If its slot were used again, settling
 // would not find its nonce.
-func TestP12UnclearSlotOnlySettles(t *testing.T) {
+func TestP12AmbiguousSlotOnlySettles(t *testing.T) {
 	runErr(t, func(t *testing.T) error {
 		s := newStore()
 		o := hedged()

@@ -38,7 +38,7 @@ func TestSettleLater(t *testing.T) {
 					}
 					_, err = c.Settle(within(t, time.Second), e)
 				}
-				if n := len(c.pool.unclear); n != 1 {
+				if n := len(c.pool.ambiguous); n != 1 {
 					t.Fatalf("%d attempts wait for their settling, want one", n)
 				}
 				s.script = nil
@@ -95,7 +95,7 @@ func TestSettleFindsTheConflict(t *testing.T) {
 }
 
 // A copy that was answered with a conflict may arrive again and find the lock free.
-func TestDuplicatesNeedTheMarkerForANo(t *testing.T) {
+func TestDuplicatesNeedTheMarkerForAFailure(t *testing.T) {
 	for _, duplicates := range []bool{true, false} {
 		run(t, func(t *testing.T) {
 			s := newStore()

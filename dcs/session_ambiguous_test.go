@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// settling is a client that can settle the attempts of unclear.
+// settling is a client that can settle the attempts of ambiguousCommit.
 type settling struct {
 	*client
 	blocked bool // cannot settle for now
@@ -15,8 +15,8 @@ type settling struct {
 	settled int
 }
 
-// unclear is an ambiguous Commit whose effect the test decides later.
-type unclear struct {
+// ambiguousCommit is a Commit with an unknown outcome whose effect the test decides later.
+type ambiguousCommit struct {
 	mu     sync.Mutex
 	do     func() (Revision, error)
 	rev    Revision
@@ -24,7 +24,7 @@ type unclear struct {
 	fenced bool
 }
 
-func (u *unclear) land() error {
+func (u *ambiguousCommit) land() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.landed || u.fenced {
@@ -37,12 +37,12 @@ func (u *unclear) land() error {
 	return err
 }
 
-func (u *unclear) err() error { return &Error{Kind: ErrAmbiguous, Attempt: u} }
+func (u *ambiguousCommit) err() error { return &Error{Kind: ErrAmbiguous, Attempt: u} }
 
 func (s *settling) Settle(_ context.Context, e *Error) (Revision, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u, ok := e.Attempt.(*unclear)
+	u, ok := e.Attempt.(*ambiguousCommit)
 	if s.blocked || !ok {
 		return 0, &Error{Kind: ErrAmbiguous, Attempt: e.Attempt}
 	}
@@ -63,8 +63,8 @@ func (s *settling) Settle(_ context.Context, e *Error) (Revision, error) {
 }
 
 // catch makes the next Commit that matches ambiguous, and holds it back.
-func (c *client) catch(fits func(Txn) bool) *unclear {
-	u := &unclear{}
+func (c *client) catch(fits func(Txn) bool) *ambiguousCommit {
+	u := &ambiguousCommit{}
 	c.hook(func() {
 		c.onCommit = func(_ context.Context, t Txn, do func() (Revision, error)) (Revision, error) {
 			u.mu.Lock()
