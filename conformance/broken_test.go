@@ -9,8 +9,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/memstore"
 )
 
-// broken is a memstore client with one thing wrong: every field that is set
-// replaces a method. The hooks of the harness find the client through it.
+// broken is a memstore client with one defect. Every field that is set replaces a method.
+// The hooks of the harness find the client through it.
 type broken struct {
 	*memstore.Backend
 	get      func(ctx context.Context, key string) (dcs.Entry, error)
@@ -92,7 +92,7 @@ func (l *brokenLease) Revoke(ctx context.Context) error {
 	return l.Lease.Revoke(ctx)
 }
 
-// leases lets f break every lease that b grants.
+// leases makes f break every lease that b grants.
 func (b *broken) leases(f func(l *brokenLease, r *dcs.Renewal)) {
 	b.grant = func(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
 		l, r, err := b.Backend.Grant(ctx, ttl)
@@ -105,7 +105,7 @@ func (b *broken) leases(f func(l *brokenLease, r *dcs.Renewal)) {
 	}
 }
 
-// rewriting lets f change every Txn before it is committed.
+// rewriting makes f change every Txn before it is committed.
 func (b *broken) rewriting(f func(ctx context.Context, t *dcs.Txn)) {
 	b.commit = func(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
 		c := dcs.Txn{If: append([]dcs.Cond(nil), t.If...), Then: append([]dcs.Write(nil), t.Then...)}
@@ -114,7 +114,7 @@ func (b *broken) rewriting(f func(ctx context.Context, t *dcs.Txn)) {
 	}
 }
 
-// dropping removes the conditions that f picks.
+// dropping removes the conditions that f selects.
 func (b *broken) dropping(f func(c dcs.Cond) bool) {
 	b.rewriting(func(_ context.Context, t *dcs.Txn) {
 		var kept []dcs.Cond
@@ -136,7 +136,7 @@ func brokenHarness(name string, f func(tb testing.TB, b *broken)) Harness {
 		wrap := func(raw dcs.Backend) dcs.Backend {
 			m, ok := raw.(*memstore.Backend)
 			if !ok {
-				tb.Fatalf("%T is no client of memstore", raw)
+				tb.Fatalf("%T is not a client of memstore", raw)
 			}
 			b := &broken{Backend: m}
 			f(tb, b)
@@ -145,7 +145,7 @@ func brokenHarness(name string, f func(tb testing.TB, b *broken)) Harness {
 		inner := func(b dcs.Backend) dcs.Backend {
 			w, ok := b.(*broken)
 			if !ok {
-				tb.Fatalf("%T is no broken client", b)
+				tb.Fatalf("%T is not a broken client", b)
 			}
 			return w.Backend
 		}
@@ -157,7 +157,7 @@ func brokenHarness(name string, f func(tb testing.TB, b *broken)) Harness {
 				return nil, err
 			}
 			if o.Endpoints != nil && len(o.Endpoints) < len(s.Cluster.Endpoints) {
-				return &broken{Backend: b.(*memstore.Backend)}, nil // a witness is sound
+				return &broken{Backend: b.(*memstore.Backend)}, nil // the client of a witness has no defect
 			}
 			return wrap(b), nil
 		}

@@ -2,14 +2,14 @@ package conformance
 
 import "time"
 
-// Case is one rule of the contract and the name under which it is tested.
-// Names are stable: documents and other people's harnesses refer to them.
+// A Case is one rule of the contract and the name under which it is tested.
+// Names are stable, because documents and third-party harnesses refer to them.
 type Case struct {
 	// Name is "Area/Rule".
 	Name string
-	// Rule says in words what must hold.
+	// Rule is a sentence that must hold.
 	Rule string
-	// Motivation says where the rule was learnt: what goes wrong without it.
+	// Motivation describes a failure that the rule prevents.
 	Motivation string
 }
 
@@ -22,14 +22,14 @@ func Cases() []Case {
 	return out
 }
 
-// spec is a case with what runs it.
+// spec is a case with the function that runs it.
 type spec struct {
 	Case
-	// sleeps: the case mostly waits for time to pass. With real time it runs at
+	// sleeps is true if the case mostly waits for time to pass. With real time it runs at
 	// the same time as other such cases.
 	sleeps bool
-	// alone: the case strikes servers, compares latencies or looks at the whole
-	// process. With real time it runs after the others, and no case with it.
+	// alone is true if the case injects faults into servers, compares latencies or
+	// inspects the whole process. With real time it runs after the others, alone.
 	alone bool
 	// limit is the watchdog's; zero means a minute and ten TTL.
 	limit time.Duration
@@ -49,7 +49,7 @@ func table() []spec {
 	return all
 }
 
-// faultCases marks the cases that strike servers as alone.
+// faultCases marks the cases that inject faults into servers as alone.
 func faultCases(cases []spec) []spec {
 	for i := range cases {
 		cases[i].alone = !cases[i].sleeps

@@ -9,8 +9,8 @@ import (
 var bindingCases = []spec{
 	{Case: Case{
 		Name:       "Txn/BindingIsAsWritten",
-		Rule:       "A plain put unbinds, a leased put binds; ending the lease removes exactly what is bound to it.",
-		Motivation: "In etcd a plain put detaches the lease, in ZooKeeper an ephemeral node stays ephemeral whatever is written to it.",
+		Rule:       "A plain put unbinds, a leased put binds. The end of the lease removes exactly the keys that are bound to it.",
+		Motivation: "In etcd a plain put detaches the lease, in ZooKeeper an ephemeral node stays ephemeral after every write.",
 	}, run: bindingIsAsWritten},
 	{Case: Case{
 		Name:       "Txn/Guarded",
@@ -20,12 +20,12 @@ var bindingCases = []spec{
 	{Case: Case{
 		Name:       "Txn/DeadLease",
 		Rule:       "A put bound to a lease that ended is ErrLost, and nothing of its Txn is written (P14).",
-		Motivation: "A lock key written under a lease that is gone has no end, or vanishes at once; either way its owner thinks otherwise.",
+		Motivation: "A lock key that is written under an ended lease never ends, or vanishes at once. Its owner expects neither.",
 	}, run: deadLease},
 	{Case: Case{
 		Name:       "Lease/Rebind",
-		Rule:       "Where Caps.Rebind says so, keys move to a fresh lease atomically and keep their Created, and ending the old lease touches nothing; elsewhere a changed binding re-creates the entry.",
-		Motivation: "The spare lease of a session rests on it: a token that changes with the move is a leadership that changed.",
+		Rule:       "With Caps.Rebind, keys move to a fresh lease atomically and keep their Created, and the end of the old lease has no effect on them. Without it, a changed binding re-creates the entry.",
+		Motivation: "The spare lease of a session depends on it. A token that changes with the move is a change of the leadership.",
 	}, run: rebind},
 }
 
@@ -57,7 +57,7 @@ func bindingIsAsWritten(e *env) {
 
 	a.revoke(l)
 	require.Equal(e, map[string]string{plain: "1", unbound: "2", theirs: "1"}, tree(b.snapshot(e.prefix)),
-		"ending the lease removes exactly what is bound to it")
+		"the end of the lease must remove exactly the bound keys")
 	require.Equal(e, other.ID(), a.get(theirs).Lease)
 }
 
@@ -74,7 +74,7 @@ func guarded(e *env) {
 	guard := h.Guard()
 	require.Equal(e, dcs.CreatedAt(lock, h.Token()), guard)
 	a.commit(fenced(guard, k))
-	b.commit(fenced(guard, k)) // the guard is the store's check: anyone may state it
+	b.commit(fenced(guard, k)) // the store checks the guard, whichever client states it
 	for range 3 {
 		require.NoError(e, h.Update(e.ctx, []byte("a, updated")))
 		a.commit(fenced(guard, k))
@@ -93,7 +93,8 @@ func guarded(e *env) {
 	guardedLease(e, a, b, k)
 }
 
-// guardedLease is the same on a bare lease: lost with it, kept by a move.
+// guardedLease is the same for a lease without a session. The lock is lost with the lease,
+// and kept by a move.
 func guardedLease(e *env, a, b *client, k string) {
 	lock := e.key("lock of a bare lease")
 	l, _ := a.grant()
@@ -107,10 +108,10 @@ func guardedLease(e *env, a, b *client, k string) {
 		l = fresh
 	}
 	a.revoke(l)
-	b.conflict(fenced(dcs.CreatedAt(lock, token), k), "the lock went with its lease")
+	b.conflict(fenced(dcs.CreatedAt(lock, token), k), "the lock has ended with its lease")
 	l, _ = a.grant()
 	a.bind(lock, "a", l)
-	b.conflict(fenced(dcs.CreatedAt(lock, token), k), "the lock was created anew")
+	b.conflict(fenced(dcs.CreatedAt(lock, token), k), "the lock was created again")
 }
 
 func deadLease(e *env) {
@@ -126,10 +127,10 @@ func deadLease(e *env) {
 	b.awaitGone(bound, r.Expiry+expiryGrace)
 	before := b.snapshot(e.prefix)
 	for what, l := range map[string]dcs.Lease{"revoked": revoked, "expired": expired} {
-		_, err := a.Commit(e.ctx, dcs.Txn{Then: []dcs.Write{dcs.PutLeased(e.key("dead"), nil, l.ID()), dcs.Put(e.key("beside"), nil)}})
+		_, err := a.Commit(e.ctx, dcs.Txn{Then: []dcs.Write{dcs.PutLeased(e.key("dead"), nil, l.ID()), dcs.Put(e.key("plain"), nil)}})
 		e.kind(err, dcs.ErrLost, "a put bound to a lease that "+what)
 		_, err = b.Commit(e.ctx, dcs.Txn{If: []dcs.Cond{dcs.Absent(e.key("dead"))}, Then: []dcs.Write{dcs.PutLeased(e.key("dead"), nil, l.ID())}})
-		if dcs.KindOf(err) != dcs.ErrInvalid { //nolint:errorlint // where a lease is of use to its own Store only
+		if dcs.KindOf(err) != dcs.ErrInvalid { //nolint:errorlint // if only its own Store can use a lease
 			e.kind(err, dcs.ErrLost, "the same by another client, lease "+what)
 		}
 	}

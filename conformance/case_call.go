@@ -14,8 +14,8 @@ import (
 var callCases = []spec{
 	{Case: Case{
 		Name:       "Call/BudgetKept",
-		Rule:       "Every call returns within the smaller of its context's deadline and RetryTimeout, plus 100 ms, whatever the store does; cut short it says what it can tell.",
-		Motivation: "Retries that each have a time-out of their own add up; the manager's loop hangs in one of them for a minute.",
+		Rule:       "Every call returns within the smaller of its context's deadline and RetryTimeout, plus 100 ms, even if the store is silent. If it is cut short, its error states only known outcomes.",
+		Motivation: "Retries that each have a timeout of their own add up, and the manager's loop hangs in one of them for a minute.",
 	}, sleeps: true, run: budgetKept},
 	{Case: Case{
 		Name:       "Call/CtxCancelled",
@@ -24,8 +24,8 @@ var callCases = []spec{
 	}, sleeps: true, run: ctxCancelled},
 	{Case: Case{
 		Name:       "Call/SilenceEnds",
-		Rule:       "Wait and Acquire have no budget, but a store that is silent for RetryTimeout ends them with ErrUnavailable, never a hang; they work again when it answers.",
-		Motivation: "A watch on a member that was cut off was silent for ever, and so was whoever waited on it.",
+		Rule:       "Wait and Acquire have no budget, but a store that is silent for RetryTimeout ends them with ErrUnavailable. They never hang, and work again when it answers.",
+		Motivation: "A watch on a member that was cut off never returned, and its callers waited for ever.",
 	}, sleeps: true, run: silenceEnds},
 }
 
@@ -35,11 +35,11 @@ type call struct {
 	do   func(ctx context.Context) error
 }
 
-// caller is a client with one of everything, and every call that has a budget.
-// No two of the calls are about one thing, so that all can be made at once.
+// caller is a client with one object of each kind, and every call that has a budget. No
+// two calls use the same object, so that all can be made at once.
 func (e *env) caller() (*client, []call) {
 	c := e.open()
-	// The prefix of a second caller of the case is another.
+	// A second caller of the case has another prefix.
 	at := func(part string) string { return e.key(part, c.serial) }
 	k := at("k")
 	c.put(k, "v")
@@ -78,8 +78,8 @@ func budgetKept(e *env) {
 	}
 }
 
-// healthyBudgets makes every call with a context of little time: it returns by
-// then, whatever it says.
+// healthyBudgets makes every call with a short deadline, by which it must return with any
+// result.
 func healthyBudgets(e *env) {
 	_, calls := e.caller()
 	for _, c := range calls {
@@ -92,7 +92,7 @@ func healthyBudgets(e *env) {
 	}
 }
 
-// cutShort makes a call that nobody answers.
+// cutShort makes a call that no server answers.
 func (e *env) cutShort(c call, short bool) {
 	ctx, limit := e.ctx, e.budget()
 	if short {
@@ -110,7 +110,7 @@ func (e *env) cutShort(c call, short bool) {
 		return
 	}
 	if !errors.Is(err, dcs.ErrUnavailable) {
-		e.Errorf("%s to a silent store answered %v: nobody can have said that", c.name, err)
+		e.Errorf("%s to a silent store returned %v, which no server can have answered", c.name, err)
 	}
 }
 
@@ -121,7 +121,7 @@ func ctxCancelled(e *env) {
 	cancel()
 	for _, call := range calls {
 		if call.name == "Release" {
-			continue // it gives the Hold up first, and says so
+			continue // it first gives the Hold up, and reports that
 		}
 		e.promptly(slack, call.name+" with a context that has ended", func() {
 			err := call.do(ended)
@@ -171,7 +171,7 @@ func silenceEnds(e *env) {
 	for name, wait := range waits {
 		var err error
 		done := e.start(func() { err = wait() })
-		e.pass(2 * e.budget()) // while the store answers, it goes on
+		e.pass(2 * e.budget()) // while the store answers, the call continues
 		select {
 		case <-done:
 			e.Fatalf("%s ended while the store answers: %v", name, err)

@@ -12,18 +12,18 @@ import (
 var closeCases = []spec{
 	{Case: Case{
 		Name:       "Close/Bounded",
-		Rule:       "Close returns within a call's budget, whatever is under way; calls under way end with ErrClosed; closing twice is closing once.",
+		Rule:       "Close returns within a call's budget, even if calls are in progress. Calls in progress end with ErrClosed. A second Close has no effect.",
 		Motivation: "A manager that cannot stop because its store does not answer is killed, and its lock stays.",
 	}, run: closeBounded},
 	{Case: Case{
 		Name:       "Close/CallsAfter",
-		Rule:       "Every call after Close is ErrClosed at once; Sessions and Holds of the Store are over.",
-		Motivation: "A call on a closed client that blocks, panics, or says \"unavailable\" is tried again for ever.",
+		Rule:       "Every call after Close returns ErrClosed at once. Sessions and Holds of the Store have ended.",
+		Motivation: "A call on a closed client that blocks, panics, or returns \"unavailable\" is repeated for ever.",
 	}, run: callsAfterClose},
 	{Case: Case{
 		Name:       "Close/NoGoroutineLeft",
-		Rule:       "A client that was opened, used for everything and closed leaves no goroutine behind.",
-		Motivation: "Watchers and keepalive loops that outlive their client renew a lease that nobody knows of.",
+		Rule:       "A client that was opened, used for every call and closed leaves no goroutine behind.",
+		Motivation: "Watchers and keepalive loops that outlive their client renew a lease that no program uses.",
 	}, alone: true, run: noGoroutineLeft},
 }
 
@@ -50,8 +50,8 @@ func closeBounded(e *env) {
 	e.settle()
 	e.promptly(e.budget()+slack, "Close", func() { require.NoError(e, c.Close()) })
 	for i, done := range dones {
-		e.within(slack, done, "a call under way ends with Close")
-		e.kind(errs[i], dcs.ErrClosed, "a call that was under way")
+		e.within(slack, done, "a call in progress ends with Close")
+		e.kind(errs[i], dcs.ErrClosed, "a call that was in progress")
 	}
 	e.promptly(slack, "Close again", func() { require.NoError(e, c.Close()) })
 	e.ended(h, slack, dcs.ErrClosed, "its Store was closed")
@@ -96,15 +96,15 @@ func callsAfterClose(e *env) {
 }
 
 func noGoroutineLeft(e *env) {
-	// What a process starts once, for the first client, is no leak.
+	// A goroutine that a process starts once, for the first client, is no leak.
 	e.useAll(e.openAlone())
 	e.settle()
 	before := goroutines()
 	e.useAll(e.openAlone())
 	ignore, shared := e.h.Ours, []string(nil)
 	if e.s.OpenAlone != nil {
-		// Nothing that the client started is shared, but the shared cluster may
-		// start goroutines meanwhile.
+		// No goroutine of the client is shared, but the shared cluster may start
+		// goroutines meanwhile.
 		ignore, shared = nil, e.h.Ours
 	}
 	for _, stack := range leaked(before, e.h.Virtual, ignore, shared) {
@@ -112,7 +112,7 @@ func noGoroutineLeft(e *env) {
 	}
 }
 
-// useAll makes every kind of call, leaves some under way, and closes.
+// useAll makes every kind of call, leaves some in progress, and closes.
 func (e *env) useAll(c *client) {
 	k := e.key("used", c.serial)
 	c.put(k, "v")
@@ -142,6 +142,6 @@ func (e *env) useAll(c *client) {
 	c.put(k, "w")
 	require.NoError(e, c.Close())
 	for _, done := range append(dones, next) {
-		e.within(e.budget()+slack, done, "a call under way ends with Close")
+		e.within(e.budget()+slack, done, "a call in progress ends with Close")
 	}
 }

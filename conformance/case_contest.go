@@ -14,18 +14,18 @@ import (
 var contestCases = []spec{
 	{Case: Case{
 		Name:       "Hold/SameName",
-		Rule:       "Two processes with one member name never both hold; Publish reports the displaced lease; the displaced one neither writes its key back nor loses its Session (P19).",
-		Motivation: "A restart under the same name, or a copied configuration: the two write over each other for ever.",
+		Rule:       "Two processes with one member name never both hold a lock. Publish reports the displaced lease. The displaced process neither writes its key back nor loses its Session (P19).",
+		Motivation: "After a restart under the same name, or with a copied configuration, two processes overwrite each other's key for ever.",
 	}, sleeps: true, run: sameName},
 	{Case: Case{
 		Name:       "Hold/HandoverIsPrompt",
-		Rule:       "After Release the waiting contender holds within the time of five commits, whether it waited for 15 ms or for 5 s.",
-		Motivation: "etcd's election took 80 ms while its watcher was not in step, and polling contenders take their interval.",
+		Rule:       "After Release the waiting contender holds the lock within the time of five commits, whether it waited for 15 ms or for 5 s.",
+		Motivation: "etcd's election took 80 ms while its watcher was not in step, and polling contenders need up to their interval.",
 	}, alone: true, run: handoverIsPrompt},
 	{Case: Case{
 		Name:       "Hold/WaiterGivesUp",
 		Rule:       "Acquire ends with its context's error and leaves no lock behind; a waiter behind it gets the lock.",
-		Motivation: "A contender that gave up, and whose request lands later, holds a lock that nobody renews or releases.",
+		Motivation: "A contender that gave up, and whose request is executed later, holds a lock that no program renews or releases.",
 	}, run: waiterGivesUp},
 }
 
@@ -35,7 +35,7 @@ func sameName(e *env) {
 	member, lock := e.key("members", "x"), e.key("leader")
 	displaced, err := first.Publish(e.ctx, member, []byte("x at 1"))
 	require.NoError(e, err)
-	require.Empty(e, displaced, "nobody was displaced")
+	require.Empty(e, displaced, "no lease was displaced")
 	h := e.acquire(first, lock, "x")
 
 	displaced, err = second.Publish(e.ctx, member, []byte("x at 2"))
@@ -50,9 +50,9 @@ func sameName(e *env) {
 	en := a.get(member)
 	require.Equal(e, taken, en, "the displaced session wrote its key again")
 	e.stillHeld(b, h, "the displaced session's lock")
-	require.Nil(e, first.Err(), "the displaced session goes on")
-	told := slices.ContainsFunc(a.events(), func(ev dcs.StateEvent) bool { return ev.Displaced && ev.Key == member })
-	require.True(e, told, "the displaced session has told of it: %+v", a.events())
+	require.Nil(e, first.Err(), "the displaced session has ended")
+	reported := slices.ContainsFunc(a.events(), func(ev dcs.StateEvent) bool { return ev.Displaced && ev.Key == member })
+	require.True(e, reported, "the displaced session has not reported it: %+v", a.events())
 	_, err = first.Publish(e.ctx, member, []byte("x at 1"))
 	e.kind(err, dcs.ErrConflict, "a later Publish of the displaced session")
 	_, err = second.Publish(e.ctx, member, []byte("x at 2, again"))
@@ -60,12 +60,12 @@ func sameName(e *env) {
 	require.Equal(e, taken.Created, a.get(member).Created, "a later Publish keeps the entry")
 
 	require.NoError(e, first.Close(e.ctx))
-	require.Equal(e, "x at 2, again", string(b.get(member).Value), "the end of the displaced session took the key along")
+	require.Equal(e, "x at 2, again", string(b.get(member).Value), "the end of the displaced session removed the key")
 	b.absent(lock, "its session was closed")
 	require.NotZero(e, e.acquire(second, lock, "x").Token())
 }
 
-// commitTime is how long a commit takes now, at worst of a few.
+// commitTime returns the longest time of a few commits made now.
 func (c *client) commitTime() time.Duration {
 	var worst time.Duration
 	for range 20 {
@@ -108,8 +108,8 @@ func handoverIsPrompt(e *env) {
 		}
 		held = next
 		e.Logf("after %v of waiting: %v; five commits take %v", waited, took, limit-slack/4)
-		// The middle one of three: one may meet a hiccup of the machine, but
-		// who polls is late every time.
+		// The median of three, because a delay of the machine may affect one of them, but a
+		// contender that polls is late every time.
 		slices.Sort(took)
 		if took[1] < 0 || took[1] > limit {
 			e.Fatalf("contenders that had waited for %v got the lock %v after its Release began; five commits take %v", waited, took, limit-slack/4)

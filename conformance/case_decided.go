@@ -13,7 +13,7 @@ var decidedCases = []spec{
 	{Case: Case{
 		Name:       "Hold/Conditions",
 		Rule:       "A lock is taken only if the conditions of the acquisition hold in the same Txn. The conflict names the key of the condition that failed, and Acquire does not wait for it.",
-		Motivation: "A candidate decides by the cluster's configuration. If that changes between the decision and the acquisition, a member leads that must not.",
+		Motivation: "A candidate decides by the cluster's configuration. If that changes between the decision and the acquisition, the wrong member leads.",
 	}, run: acquireConditions},
 	{Case: Case{
 		Name:       "Hold/AbandonedStays",
@@ -51,16 +51,16 @@ func acquireConditions(e *env) {
 	try(other, "of a held lock", lock)
 	b.put(config+"2", "2") // the same incarnation
 	b.put(failover, "b")
-	try(other, "of a held lock, against an absent key that is there", failover)
+	try(other, "of a held lock, if an existing key is absent", failover)
 	require.NoError(e, h.Release(e.ctx))
-	try(other, "against an absent key that is there", failover)
+	try(other, "if an existing key is absent", failover)
 	_, err = other.Acquire(e.ctx, lock, []byte("b"), decided...)
-	e.refusedFor(err, failover, "Acquire against an absent key that is there")
+	e.refusedFor(err, failover, "Acquire if an existing key is absent")
 	b.del(failover)
 	b.put(config, "1")
 	try(s, "against an older revision", config)
 	b.del(config)
-	try(s, "against a key that is gone", config)
+	try(s, "against a deleted key", config)
 	b.absent(lock, "it was refused")
 	decided[0] = dcs.Absent(config)
 	h, err = other.Acquire(e.ctx, lock, []byte("b"), decided...)

@@ -15,66 +15,66 @@ import (
 var holdCases = []spec{
 	{Case: Case{
 		Name:       "Hold/OneWinner",
-		Rule:       "Of 32 contenders one wins in every round, and each loser is told who holds.",
-		Motivation: "The first thing a lock must do, and the last that a test with two contenders shows.",
+		Rule:       "Of 32 contenders one wins in every round, and each loser's error names the holder.",
+		Motivation: "The first duty of a lock, and a test with two contenders does not show that it fails.",
 	}, alone: true, run: oneWinner},
 	{Case: Case{
 		Name:       "Hold/TokenRises",
-		Rule:       "The token rises strictly over 200 re-acquisitions, whoever holds, and is the key's Created.",
+		Rule:       "The token rises strictly over 200 re-acquisitions by different holders, and is the key's Created.",
 		Motivation: "A token that repeats lets an old leader's write pass a resource that compares them.",
 	}, run: tokenRises},
 	{Case: Case{
 		Name:       "Hold/AcquireCtxEnds",
-		Rule:       "The context of Acquire, once it succeeded, governs nothing: cancelled, the lock is still held three TTL later.",
-		Motivation: "Clients that tie the lock to the context of its acquisition lose it with the request that happened to start it.",
+		Rule:       "After Acquire has succeeded, its context has no effect. If it is cancelled, the lock is still held three TTL later.",
+		Motivation: "Clients that bind the lock to the context of its acquisition lose it with the request that happened to start it.",
 	}, sleeps: true, run: acquireCtxEnds},
 	{Case: Case{
 		Name:       "Hold/ExternalDelete",
-		Rule:       "When somebody deletes the lock's key, the next renewal ends the Hold with ErrLost.",
-		Motivation: "A session that renews its lease only, and never looks at its keys, leads for ever without a lock.",
+		Rule:       "If another client deletes the lock's key, the next renewal ends the Hold with ErrLost.",
+		Motivation: "A session that renews only its lease, and never checks its keys, leads for ever without a lock.",
 	}, sleeps: true, run: externalDelete},
 	{Case: Case{
 		Name:       "Hold/ExternalTakeover",
-		Rule:       "When another takes the lock after such a deletion, or writes over it, the next renewal ends the Hold with ErrLost, and its Release leaves the new holder's key alone.",
-		Motivation: "\"The key is there\" is not \"the key is mine\".",
+		Rule:       "If another session takes the lock after such a deletion, or overwrites it, the next renewal ends the Hold with ErrLost, and its Release does not affect the new holder's key.",
+		Motivation: "A key that exists may belong to another session.",
 	}, sleeps: true, run: externalTakeover},
 	{Case: Case{
 		Name:       "Hold/StaleRelease",
-		Rule:       "A Release that comes after another's acquisition deletes nothing of theirs (P18).",
-		Motivation: "Release by key or by name removes the lock of whoever holds it now.",
+		Rule:       "A Release that follows another session's acquisition does not delete that session's key (P18).",
+		Motivation: "Release by key or by name removes the lock of the present holder.",
 	}, run: staleRelease},
 	{Case: Case{
 		Name:       "Hold/ReleaseIsComplete",
-		Rule:       "After Release the key is gone, the Hold says ErrReleased, releasing again succeeds, and the Session goes on; Valid is false before the Release is sent (P6).",
-		Motivation: "A holder that believes in its lock while the deletion is on its way leads together with the next one.",
+		Rule:       "After Release the key is deleted, the Hold reports ErrReleased, a second Release succeeds, and the Session continues. Valid is false before the Release is sent (P6).",
+		Motivation: "A holder that relies on its lock while the deletion is in flight leads at the same time as the next one.",
 	}, run: releaseIsComplete},
 	{Case: Case{
 		Name:       "Hold/ConfirmAsksTheStore",
-		Rule:       "Confirm is a renewal sent after the call, and finds at once what the store knows: a key deleted, a lease gone.",
-		Motivation: "A confirmation from memory confirms only that one believed it a moment ago.",
+		Rule:       "Confirm is a renewal that is sent after the call, and detects at once a deleted key or an ended lease.",
+		Motivation: "A confirmation from memory confirms only that the lock was held some time ago.",
 	}, run: confirmAsks},
 	{Case: Case{
 		Name:       "Hold/ShorterLife",
-		Rule:       "A confirmed renewal with a shorter TTL brings the deadline forward, to its From + TTL less the margin. The Hold goes on while renewals are confirmed; when they fail it is over before another session gets the lock (P3).",
-		Motivation: "ZooKeeper negotiates the session's time at each connection: a client that keeps the longer time it had before goes on believing in a lock that another has taken.",
+		Rule:       "A confirmed renewal with a shorter TTL brings the deadline forward, to its From + TTL less the margin. The Hold continues while renewals are confirmed. If they fail, it ends before another session gets the lock (P3).",
+		Motivation: "ZooKeeper negotiates the session timeout at each connection. A client that keeps the longer timeout it had before relies on a lock that another client has taken.",
 	}, sleeps: true, run: shorterLife},
 	{Case: Case{
 		Name:       "Hold/ManyKeys",
-		Rule:       "A Session holds more keys than a Txn has operations: a renewal confirms all of them, and detects one that was deleted.",
+		Rule:       "A Session holds more keys than a Txn has operations. A renewal confirms all of them, and detects a deleted one.",
 		Motivation: "etcd takes 128 operations in a transaction. With its 129th key a session could not renew its lease any more, and lost them all.",
 	}, run: manyKeys},
 }
 
-// ended requires that h is over within limit, for the reason kind.
+// ended requires that h ends within limit, with an error of that kind.
 func (e *env) ended(h *dcs.Hold, limit time.Duration, kind error, what string) {
 	e.within(limit, h.Done(), what+": the Hold ends")
 	e.kind(h.Err(), kind, what)
 	if h.Valid() || h.Remaining() != 0 {
-		e.Fatalf("%s: the Hold is over, but Valid() is %v and %v remain", what, h.Valid(), h.Remaining())
+		e.Fatalf("%s: the Hold has ended, but Valid() is %v and %v remain", what, h.Valid(), h.Remaining())
 	}
 }
 
-// stillHeld requires that h is good and its key is there with its token.
+// stillHeld requires that h is valid and its key exists with its token.
 func (e *env) stillHeld(observer *client, h *dcs.Hold, what string) {
 	if !h.Valid() || h.Err() != nil {
 		e.Fatalf("%s: Valid() is %v, Err() is %v", what, h.Valid(), h.Err())
@@ -82,14 +82,14 @@ func (e *env) stillHeld(observer *client, h *dcs.Hold, what string) {
 	require.Equal(e, h.Token(), observer.get(h.Key()).Created, what)
 }
 
-// oneRenewal is how long the next renewal may take to find something out.
+// oneRenewal is the time within which the next renewal must detect a change.
 func (e *env) oneRenewal() time.Duration { return e.renewEvery() + e.budget() + slack }
 
 func oneWinner(e *env) {
 	const n = 32
 	lock := e.key("lock")
 	sessions := make([]*dcs.Session, n)
-	for i := range sessions { // one after the other: how fast many come at once is Herd/Reconnect's question
+	for i := range sessions { // one after the other, because Herd/Reconnect tests many at once
 		c := e.open()
 		c.put(e.key("connected", c.serial), "v")
 		sessions[i] = c.session()
@@ -97,7 +97,7 @@ func oneWinner(e *env) {
 	rounds, won := e.rounds(20, 200), 0
 	for round := range rounds {
 		holds := make([]*dcs.Hold, n)
-		told := make([]string, n)
+		named := make([]string, n)
 		var unavailable atomic.Int64
 		e.together(n, func(i int) {
 			h, err := sessions[i].TryAcquire(e.ctx, lock, []byte(fmt.Sprint("contender ", i)))
@@ -111,9 +111,9 @@ func oneWinner(e *env) {
 			}
 			holder := e.kind(err, dcs.ErrConflict, "a loser's TryAcquire")
 			if holder == nil {
-				e.Fatal("a loser is not told who holds")
+				e.Fatal("a loser's error does not name the holder")
 			}
-			told[i] = string(holder.Value)
+			named[i] = string(holder.Value)
 		})
 		winner := -1
 		for i, h := range holds {
@@ -129,11 +129,11 @@ func oneWinner(e *env) {
 			continue
 		}
 		if winner < 0 {
-			e.Fatalf("round %d: nobody won", round)
+			e.Fatalf("round %d: no contender won", round)
 		}
-		for i, who := range told {
-			if i != winner && who != "" && who != fmt.Sprint("contender ", winner) {
-				e.Fatalf("round %d: contender %d was told that %q holds; contender %d does", round, i, who, winner)
+		for i, name := range named {
+			if i != winner && name != "" && name != fmt.Sprint("contender ", winner) {
+				e.Fatalf("round %d: the error of contender %d names the holder %q, want contender %d", round, i, name, winner)
 			}
 		}
 		require.NoError(e, holds[winner].Release(e.ctx))
@@ -169,7 +169,7 @@ func acquireCtxEnds(e *env) {
 	h2, err := second.TryAcquire(ctx, e.key("tried"), []byte("a"))
 	require.NoError(e, err)
 	cancel()
-	// A lease that nobody renews is gone well before.
+	// A lease that is not renewed ends well before.
 	e.pass(max(3*e.timing.TTL, first.Granted().Expiry*5/4))
 	e.stillHeld(b, h1, "three TTL after the context of Acquire ended")
 	e.stillHeld(b, h2, "three TTL after the context of TryAcquire ended")
@@ -184,7 +184,7 @@ func externalDelete(e *env) {
 	e.ended(lost, e.oneRenewal(), dcs.ErrLost, "its key was deleted")
 	b.absent(e.key("lost"), "its old holder wrote it back")
 	e.stillHeld(b, kept, "another lock of the same session")
-	require.NoError(e, lost.Release(e.ctx), "releasing what is lost already")
+	require.NoError(e, lost.Release(e.ctx), "releasing a lost Hold")
 	e.kind(lost.Confirm(e.ctx), dcs.ErrLost, "Confirm of a lost Hold")
 	e.kind(lost.Update(e.ctx, []byte("x")), dcs.ErrLost, "Update of a lost Hold")
 	again := e.acquire(s, e.key("lost"), "a")
@@ -206,11 +206,11 @@ func externalTakeover(e *env) {
 	e.stillHeld(a, taken, "after the Release of the one before")
 	require.Equal(e, "b", string(a.get(lock).Value))
 
-	// Written over in place: the key is bound to nothing of ours any more.
+	// The key was overwritten in place, and is no longer bound to a lease of the session.
 	over := e.key("over")
 	old = e.acquire(sa, over, "a")
 	written := b.put(over, "operator")
-	e.ended(old, e.oneRenewal(), dcs.ErrLost, "its key was written over")
+	e.ended(old, e.oneRenewal(), dcs.ErrLost, "its key was overwritten")
 	require.Equal(e, written, a.get(over).Modified, "its old holder wrote it back")
 }
 
@@ -222,13 +222,13 @@ func staleRelease(e *env) {
 		old := e.acquire(sa, lock, "same name")
 		b.del(lock)
 		taken := e.acquire(sb, lock, "same name")
-		// The first holder may not know yet, and gives up what it believes to have.
+		// The first holder may not know yet that it has lost the lock.
 		require.NoError(e, old.Release(e.ctx))
 		e.stillHeld(a, taken, "after a stale Release")
 		require.NoError(e, taken.Confirm(e.ctx))
 		require.NoError(e, taken.Release(e.ctx))
 	}
-	// The end of a session releases nothing of others either.
+	// The end of a session does not release locks of others either.
 	old := e.acquire(sa, lock, "same name")
 	b.del(lock)
 	taken := e.acquire(sb, lock, "same name")
@@ -272,7 +272,7 @@ func releaseIsComplete(e *env) {
 	}
 	e.ended(h, slack, dcs.ErrReleased, "Release")
 	b.absent(lock, "it was released")
-	require.NoError(e, h.Release(e.ctx), "releasing twice")
+	require.NoError(e, h.Release(e.ctx), "a second Release")
 	e.kind(h.Confirm(e.ctx), dcs.ErrReleased, "Confirm of a released Hold")
 	e.kind(h.Update(e.ctx, nil), dcs.ErrReleased, "Update of a released Hold")
 	if s.Err() != nil || s.State() != dcs.Held {
@@ -283,7 +283,7 @@ func releaseIsComplete(e *env) {
 	e.ended(again, slack, dcs.ErrReleased, "closing the session")
 	b.absent(lock, "its session was closed")
 	if !errors.Is(s.Err(), dcs.ErrReleased) {
-		e.Fatalf("a closed session says %v", s.Err())
+		e.Fatalf("the error of a closed session is %v", s.Err())
 	}
 }
 
@@ -303,7 +303,7 @@ func confirmAsks(e *env) {
 	e.promptly(e.budget()+slack, "Confirm", func() {
 		e.kind(h.Confirm(e.ctx), dcs.ErrLost, "Confirm after the key was deleted")
 	})
-	e.ended(h, slack, dcs.ErrLost, "Confirm said so")
+	e.ended(h, slack, dcs.ErrLost, "Confirm reported that")
 }
 
 // longSession starts a session for twice the suite's TTL, so that the suite's own
@@ -314,8 +314,8 @@ func (c *client) longSession() *dcs.Session {
 	return c.sessionFor(t)
 }
 
-// deadlineFollows requires that the deadline of s is not later than the last
-// confirmed renewal says.
+// deadlineFollows requires that the deadline of s is not later than the last confirmed
+// renewal allows.
 func (e *env) deadlineFollows(s *dcs.Session) {
 	at := s.Deadline()
 	r := s.Granted() // no older than the deadline
@@ -352,8 +352,8 @@ func shorterLife(e *env) {
 	e.stillHeld(b, h, "longer than the shorter TTL, with renewals")
 }
 
-// passesOn lets the renewals of a fail, which holds h by lease, until next has
-// the lock. It requires that h is over by then, and returns the Hold of next.
+// passesOn makes the renewals of a fail, which holds h by lease, until next has the lock.
+// It requires that h has ended by then, and returns the Hold of next.
 func (e *env) passesOn(a, b *client, h *dcs.Hold, lease dcs.Renewal, next *dcs.Session) (taken *dcs.Hold) {
 	stop := e.guardian(b, h)
 	lift := e.inject(a, Fault{Do: LoseRequest})

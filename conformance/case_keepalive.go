@@ -30,7 +30,7 @@ func hugeTTL(e *env) {
 func (e *env) withTTL(t dcs.Timing) {
 	caps := e.open().Caps()
 	if t.TTL < caps.MinTTL {
-		// Timing's rule is applied to the TTL so moved.
+		// Timing's rule is applied to the resulting TTL.
 		t = dcs.Timing{TTL: caps.MinTTL, LoopWait: caps.MinTTL / 4, RetryTimeout: caps.MinTTL / 3}
 	}
 	if caps.MaxTTL > 0 && t.TTL > caps.MaxTTL {
@@ -38,8 +38,8 @@ func (e *env) withTTL(t dcs.Timing) {
 	}
 	raw := e.openTimed(t)
 	c := e.wrapTimed(raw, t)
-	// A busy machine may take longer than the budget of the smallest TTL. Dials
-	// that fail for their options fail every time.
+	// A busy machine may take longer than the budget of the smallest TTL. Dials that
+	// fail because of their options fail every time.
 	e.served(fmt.Sprintf("with a TTL of %v", t.TTL), func() error { return c.useOnce(e.key("ttl", c.serial), t.TTL) })
 	e.socketsInLimits(raw, t)
 }
@@ -75,8 +75,8 @@ func (c *client) useOnce(k string, ttl time.Duration) error {
 	return errors.Join(err, s.Close(ctx))
 }
 
-// served repeats what a healthy store may not answer in time on a busy machine
-// until it is answered, and requires that it is done in the end.
+// served repeats a call that a healthy store may not answer in time on a busy machine,
+// and requires that it succeeds in the end.
 func (e *env) served(what string, do func() error) {
 	const patience = 20 * time.Second
 	for began := time.Now(); ; {

@@ -20,16 +20,16 @@ var kvCases = []spec{
 	{Case: Case{
 		Name:       "KV/ReadYourWrite",
 		Rule:       "A read that starts after a commit returned sees it, on the same client.",
-		Motivation: "Stores that serve reads from the member at hand return what was there a moment ago.",
+		Motivation: "Stores that serve reads from the nearest member return an older state.",
 	}, run: readYourWrite},
 	{Case: Case{
 		Name:       "KV/LinearizableAcrossClients",
 		Rule:       "A read that starts after a commit returned sees it, on any client; the history of concurrent reads, writes and compare-and-sets on several clients is linearizable.",
-		Motivation: "A manager that reads an old leader key through another member acts on it.",
+		Motivation: "A manager that reads an old leader key through another member acts on an obsolete state.",
 	}, alone: true, run: linearizableAcrossClients},
 	{Case: Case{
 		Name:       "KV/HostileKeys",
-		Rule:       "Keys outside the grammar are ErrInvalid before anything is sent, for every call; every printable byte is stored verbatim; a prefix ends at a slash.",
+		Rule:       "Keys outside the grammar are ErrInvalid before anything is sent, for every call. Every printable byte is stored verbatim. A prefix ends at a slash.",
 		Motivation: "Percent signs and double slashes in a Consul URL name another key; an etcd range over members/a also returns members/ab.",
 	}, run: hostileKeys},
 	{Case: Case{
@@ -39,7 +39,7 @@ var kvCases = []spec{
 	}, run: nestedKeys},
 	{Case: Case{
 		Name:       "KV/Limits",
-		Rule:       "What Caps allows is stored, one byte or operation more is ErrInvalid before anything is sent; empty and binary values survive.",
+		Rule:       "Values and transactions within Caps are stored. One byte or operation more is ErrInvalid before anything is sent. Empty and binary values survive.",
 		Motivation: "Limits that are only the server's own show up as unclear errors after the request was sent.",
 	}, run: limits},
 }
@@ -84,12 +84,12 @@ func linearizableAcrossClients(e *env) {
 	e.checkHistory(e.registerHistory(clients))
 }
 
-// operation is one operation on a register, as porcupine sees it.
+// operation is one operation on a register, for porcupine.
 type operation struct {
 	key   string
 	op    byte // r, w, c
 	value string
-	seen  string       // what a compare-and-set had read
+	seen  string       // the value that a compare-and-set had read
 	rev   dcs.Revision // its condition
 }
 
@@ -99,13 +99,13 @@ type result struct {
 	ok    bool
 }
 
-// registerHistory lets the clients work on three keys at once and returns what
-// they saw.
+// registerHistory makes the clients work on three keys at once and returns the history of
+// their operations.
 func (e *env) registerHistory(clients []*client) []porcupine.Operation {
 	var mu sync.Mutex
 	var history []porcupine.Operation
-	// Ticks instead of time: virtual time stands still, and the order of
-	// calls and returns is all that counts.
+	// Ticks instead of time, because virtual time stands still, and only the order of
+	// calls and returns counts.
 	var unique, clock atomic.Int64
 	e.together(2*len(clients), func(i int) {
 		c := clients[i%len(clients)]
@@ -150,8 +150,8 @@ func (c *client) operate(in operation) result {
 	return result{ok: true}
 }
 
-// checkHistory requires that a history is linearizable, key by key. Values are
-// unique, so that a revision and a value say the same of a register.
+// checkHistory requires that a history is linearizable, key by key. Values are unique, so
+// that a revision and a value identify the same state of a register.
 func (e *env) checkHistory(history []porcupine.Operation) {
 	model := porcupine.Model{
 		Partition: func(h []porcupine.Operation) [][]porcupine.Operation {
@@ -194,7 +194,7 @@ func hostile() []string {
 	}
 }
 
-// counted is a backend that counts the calls which reach it.
+// counted is a backend that counts the calls that reach it.
 type counted struct {
 	dcs.Backend
 	calls atomic.Int64
@@ -231,8 +231,7 @@ func (e *env) counting() (*client, *counted) {
 	return e.wrap(b), b
 }
 
-// refused requires that f answers ErrInvalid and that no call reached the
-// backend.
+// refused requires that f returns ErrInvalid and that no call reached the backend.
 func (e *env) refused(b *counted, what string, f func() error) {
 	before := b.calls.Load()
 	e.kind(f(), dcs.ErrInvalid, what)
@@ -296,7 +295,7 @@ func verbatimKeys(e *env) {
 	require.Len(e, b.snapshot(e.key("members")).Entries, 3)
 }
 
-// unlimited stands in for a limit that Caps leaves open.
+// unlimited is the value for a limit that Caps does not set.
 const unlimited = 1 << 20
 
 func orUnlimited(n int) int {
@@ -374,7 +373,7 @@ func bytesLimit(e *env, c *client, calls *counted) {
 		return
 	}
 	c.commit(t)
-	// More, in a key: no value grows beyond MaxValue.
+	// One byte more, in a key, because no value may exceed MaxValue.
 	t.If = append(t.If, dcs.Absent("k"))
 	e.refused(calls, "MaxTxnBytes + 1 bytes", func() error { _, err := c.Commit(e.ctx, t); return err })
 }

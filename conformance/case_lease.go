@@ -14,45 +14,45 @@ import (
 var leaseCases = []spec{
 	{Case: Case{
 		Name:       "Lease/ExpiresInBounds",
-		Rule:       "A bound key is there until at least From + TTL, and gone by Expiry + 1 s after the last renewal was answered.",
-		Motivation: "Consul doubles the TTL, etcd rounds it up, ZooKeeper acknowledges a write that renews nothing: what was asked for is not what holds.",
+		Rule:       "A bound key exists until at least From + TTL, and is removed by Expiry + 1 s after the last renewal was answered.",
+		Motivation: "Consul doubles the TTL, etcd rounds it up, ZooKeeper acknowledges a write that renews nothing. The requested TTL is not the one in force.",
 	}, sleeps: true, run: expiresInBounds},
 	{Case: Case{
 		Name:       "Lease/LateAnswerRevivesNothing",
-		Rule:       "A bare Renew that is answered after its lease ran out fails, or its From + TTL is true (P4).",
+		Rule:       "A Renew without a session that is answered after its lease expired fails, or its From + TTL is correct (P4).",
 		Motivation: "A deadline counted from the answer makes two leaders out of one slow packet; a Session's own finality hides it.",
 	}, sleeps: true, run: lateAnswer},
 	{Case: Case{
 		Name:       "Lease/GrantedIsReported",
-		Rule:       "A TTL below the store's minimum or above its maximum is moved, one of zero or less is ErrInvalid, and the Renewal says what holds.",
-		Motivation: "Stores move time-outs in silence; the client then renews too late for a TTL that it never had.",
+		Rule:       "A TTL below the store's minimum or above its maximum is moved to the limit, one of zero or less is ErrInvalid, and the Renewal reports the TTL in force.",
+		Motivation: "Stores change timeouts without a report. The client then renews too late for a TTL that it never had.",
 	}, sleeps: true, run: grantedIsReported},
 	{Case: Case{
 		Name:       "Lease/FromNotLaterThanSend",
-		Rule:       "From is not later than the sending of the request, for a Grant that of its first copy (P1).",
-		Motivation: "Everything between the sending and the answer is time that the store has counted and the client has not.",
+		Rule:       "From is not later than the time at which the request was sent, for a Grant its first copy (P1).",
+		Motivation: "The store has counted the time between the request and the answer, and the client has not.",
 	}, run: fromNotLaterThanSend},
 	{Case: Case{
 		Name:       "Lease/RevokedIsLost",
-		Rule:       "After Revoke, Renew answers ErrLost and every bound key is gone; Revoke again succeeds.",
+		Rule:       "After Revoke, Renew returns ErrLost and every bound key is deleted. A second Revoke succeeds.",
 		Motivation: "A revocation that only stops the renewing leaves the lock for a whole TTL.",
 	}, run: revokedIsLost},
 	{Case: Case{
 		Name:       "Lease/UnknownIsLost",
-		Rule:       "Renew of a lease that the store does not know any more answers ErrLost, and nothing comes back to life.",
-		Motivation: "Some clients make the lease anew under the old name: the holder goes on, without its keys.",
+		Rule:       "Renew of a lease that the store does not know any more returns ErrLost, and revives nothing.",
+		Motivation: "Some clients create the lease again under the old name, and the holder continues without its keys.",
 	}, sleeps: true, run: unknownIsLost},
 	{Case: Case{
 		Name:       "Lease/TwoInOneStore",
 		Rule:       "Two leases of one client live and end independently.",
-		Motivation: "One session for each connection, as ZooKeeper's clients have it, ties every key of a process together.",
+		Motivation: "With one session for each connection, as in ZooKeeper's clients, all keys of a process end together.",
 	}, run: twoInOneStore},
 }
 
-// expiryGrace is how much later than Expiry a key may go.
+// expiryGrace is the time after Expiry by which a key must be removed.
 const expiryGrace = time.Second
 
-// shortTTL is the TTL for cases that let a lease run out.
+// shortTTL is the TTL for cases in which a lease expires.
 func (e *env) shortTTL(c *client) time.Duration {
 	short := 2 * time.Second // a busy machine can bind and renew within half of it
 	if e.h.Virtual {
@@ -61,14 +61,14 @@ func (e *env) shortTTL(c *client) time.Duration {
 	return max(c.Caps().MinTTL, min(e.timing.TTL, short))
 }
 
-// ranOut reports whether a call failed because its lease, granted as r, ended in
-// time: a busy machine may take the whole life of the shortest leases.
+// ranOut reports whether a call failed because its lease, granted as r, had expired. A busy
+// machine may need the whole life of the shortest leases.
 func (e *env) ranOut(err error, r dcs.Renewal) bool {
 	return errors.Is(err, dcs.ErrLost) && r.From.Elapsed() >= r.TTL
 }
 
-// keepLease keeps a lease of c alive until stop: where a store does not remove
-// expired leases by itself (Caps.SelfExpiry), participants with a live one do.
+// keepLease keeps a lease of c alive until stop. If a store does not remove expired leases
+// by itself (Caps.SelfExpiry), clients with a live lease do.
 func (e *env) keepLease(c *client) (stop func()) {
 	l, r := c.grant()
 	ctx, cancel := context.WithCancel(e.ctx)
@@ -78,7 +78,7 @@ func (e *env) keepLease(c *client) (stop func()) {
 		for {
 			select {
 			case <-tick.C:
-				_, _ = l.Renew(ctx) // a failure shows in what the case finds
+				_, _ = l.Renew(ctx) // the case detects a failure by its effect
 			case <-ctx.Done():
 				return
 			}
@@ -87,12 +87,12 @@ func (e *env) keepLease(c *client) (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-// sightings is how long a key was seen.
+// sightings records when a key was seen.
 type sightings struct {
-	seen, missed time.Time // the last reading begun with it there, the first one ended without
+	seen, missed time.Time // when the last read that found the key began, and the first one without it ended
 }
 
-// observe reads key again and again until it is gone or deadline has passed.
+// observe reads key repeatedly until it is absent or deadline has passed.
 func (c *client) observe(key string, deadline time.Time) sightings {
 	var s sightings
 	for {
@@ -109,7 +109,7 @@ func (c *client) observe(key string, deadline time.Time) sightings {
 	}
 }
 
-// runsOut requires that key goes in the bounds of the renewal r, which was
+// runsOut requires that key is removed within the bounds of the renewal r, which was
 // answered at answered.
 func (e *env) runsOut(observer *client, key string, r dcs.Renewal, answered time.Time) {
 	// The same instants on both clocks, read together.
@@ -118,17 +118,17 @@ func (e *env) runsOut(observer *client, key string, r dcs.Renewal, answered time
 	latest := answered.Add(r.Expiry + expiryGrace)
 	s := observer.observe(key, latest)
 	if s.missed.IsZero() {
-		e.Fatalf("%q is still there %v after the last renewal was answered; Expiry is %v", key, time.Since(answered).Round(time.Millisecond), r.Expiry)
+		e.Fatalf("%q still exists %v after the last renewal was answered; Expiry is %v", key, time.Since(answered).Round(time.Millisecond), r.Expiry)
 	}
 	if s.missed.Before(earliest) {
-		e.Fatalf("%q was gone %v before From + TTL (%v)", key, earliest.Sub(s.missed), r.TTL)
+		e.Fatalf("%q was removed %v before From + TTL (%v)", key, earliest.Sub(s.missed), r.TTL)
 	}
-	e.Logf("TTL %v, Expiry %v: gone %v after From + TTL", r.TTL, r.Expiry, s.missed.Sub(earliest).Round(time.Millisecond))
+	e.Logf("TTL %v, Expiry %v: removed %v after From + TTL", r.TTL, r.Expiry, s.missed.Sub(earliest).Round(time.Millisecond))
 }
 
 func (e *env) promised(r dcs.Renewal) {
 	if r.TTL <= 0 || r.Expiry < r.TTL || r.From.IsZero() || r.From.Elapsed() < 0 {
-		e.Fatalf("a Renewal that makes no sense: TTL %v, Expiry %v, From %v ago", r.TTL, r.Expiry, r.From.Elapsed())
+		e.Fatalf("an invalid Renewal: TTL %v, Expiry %v, From %v ago", r.TTL, r.Expiry, r.From.Elapsed())
 	}
 }
 
@@ -168,13 +168,13 @@ func lateAnswer(e *env) {
 	k := e.key("lock")
 	ctx, cancel := context.WithTimeout(e.ctx, time.Minute)
 	defer cancel()
-	// The backend's own lease: a Store's budget would cut the call short.
+	// The backend's own lease, because a Store's budget would cut the call short.
 	l, r, err := a.raw.Grant(ctx, e.shortTTL(a))
 	require.NoError(e, err)
 	token := a.bind(k, "a", l)
 	var sent sending
 	lift := e.inject(a, Fault{Do: HoldAnswer, When: func(q Request) bool { return q.Op == "Renew" && sent.first() }})
-	// Whatever the backend sends after the first copy must not renew anything.
+	// Later copies of the request must not renew anything.
 	lose := e.inject(a, Fault{Do: LoseRequest, When: func(q Request) bool {
 		at := sent.at.Load()
 		return q.Op == "Renew" && at != nil && at.Elapsed() > slack/10
@@ -186,12 +186,12 @@ func lateAnswer(e *env) {
 	taken := b.bind(k, "b", other)
 	lift()
 	lose()
-	e.within(2*e.budget()+2*r.TTL, done, "Renew returns once its answer came")
+	e.within(2*e.budget()+2*r.TTL, done, "Renew returns once its answer has arrived")
 	if err != nil {
-		return // it failed: that is one of the two right answers
+		return // a failure is one of the two correct results
 	}
 	if late.From.Elapsed() < late.TTL {
-		e.Fatalf("the lease ran out, %q is another's at %d (was %d), and a late answer promises it for %v more", k, taken, token, late.TTL-late.From.Elapsed())
+		e.Fatalf("the lease has expired, %q belongs to another client at %d (was %d), and a late answer promises it for %v more", k, taken, token, late.TTL-late.From.Elapsed())
 	}
 	sent.before(e, "a renewal that was answered late", late)
 }
@@ -272,7 +272,7 @@ func unknownIsLost(e *env) {
 		_, err := l.Renew(e.ctx, k)
 		e.kind(err, dcs.ErrLost, "Renew of a lease that ran out")
 	}
-	b.absent(k, "a refused Renew brought it back")
+	b.absent(k, "a refused Renew created it again")
 	_, err := a.Commit(e.ctx, dcs.Txn{Then: []dcs.Write{dcs.PutLeased(k, nil, l.ID())}})
 	e.kind(err, dcs.ErrLost, "a put bound to it")
 	a.revoke(l)
@@ -290,11 +290,11 @@ func twoInOneStore(e *env) {
 	a.bind(k2, "v", l2)
 	r, err := l2.Renew(e.ctx, k1, k2, e.key("absent"))
 	require.NoError(e, err)
-	require.Len(e, r.Entries, 2, "Renew reads the keys it is given, whosever they are")
+	require.Len(e, r.Entries, 2, "Renew must read all given keys, whichever lease they are bound to")
 	require.Equal(e, l1.ID(), r.Entries[0].Lease)
 	a.revoke(l1)
 	b.absent(k1, "its lease was revoked")
-	require.Equal(e, "v", string(b.get(k2).Value), "the other lease goes on")
+	require.Equal(e, "v", string(b.get(k2).Value), "the other lease has ended")
 	r, err = l2.Renew(e.ctx, k1, k2)
 	require.NoError(e, err)
 	require.Len(e, r.Entries, 1)

@@ -14,8 +14,8 @@ func fromNotLaterThanSend(e *env) {
 	k := e.key("k")
 	l, r := a.grant()
 	a.bind(k, "v", l)
-	// Without Inject only this can be checked: From is not later than the answer
-	// and not much earlier than the call.
+	// Without Inject it can be checked only that From is not later than the answer and not
+	// much earlier than the call.
 	for range 10 {
 		begin := dcs.Now()
 		next, err := l.Renew(e.ctx, k)
@@ -36,32 +36,32 @@ func fromNotLaterThanSend(e *env) {
 // sending is the instant at which one copy of a request was sent.
 type sending struct{ at atomic.Pointer[dcs.Instant] }
 
-// first notes the sending of a copy unless one was noted before, and reports
-// whether it did.
+// first records the time of a copy unless one was recorded before, and reports whether it
+// did.
 func (f *sending) first() bool {
 	now := dcs.Now()
 	return f.at.CompareAndSwap(nil, &now)
 }
 
-// last notes the sending of a copy instead of the one noted before.
+// last records the time of a copy in place of the one before.
 func (f *sending) last() {
 	now := dcs.Now()
 	f.at.Store(&now)
 }
 
-// before requires that r promises nothing from later than the sending.
+// before requires that From of r is not later than the recorded time.
 func (f *sending) before(e *env, what string, r dcs.Renewal) {
 	at := f.at.Load()
 	if at == nil {
 		e.Fatalf("%s: nothing was sent", what)
 	}
 	if at.Before(r.From) {
-		e.Fatalf("%s: From is %v later than the sending", what, r.From.Sub(*at))
+		e.Fatalf("%s: From is %v later than the request was sent", what, r.From.Sub(*at))
 	}
 }
 
-// answeredLate makes one call whose requests of the kind op are all answered
-// late, and returns what it promised. sent is called for every copy.
+// answeredLate makes one call whose requests of the kind op are all answered late, and
+// returns its Renewal. sent is called for every copy.
 func (e *env) answeredLate(a *client, op string, sent func(), do func() (dcs.Renewal, error)) dcs.Renewal {
 	look := e.inject(a, Fault{Do: Pass, When: func(q Request) bool {
 		if q.Op == op {
@@ -75,15 +75,15 @@ func (e *env) answeredLate(a *client, op string, sent func(), do func() (dcs.Ren
 	done := e.start(func() { r, err = do() })
 	e.pass(min(e.budget()/10, 150*time.Millisecond)) // less than any copy is given
 	lift()
-	e.within(e.budget()+slack, done, op+" returns once its answer came")
+	e.within(e.budget()+slack, done, op+" returns once its answer has arrived")
 	look()
 	require.NoError(e, err, "a %s that was answered late", op)
 	e.promised(r)
 	return r
 }
 
-// fromOfRenew has renewals answered late. Whichever copy counts, it was sent no
-// later than the last one.
+// fromOfRenew delays the answers to renewals. The copy that counts was sent no later than
+// the last one.
 func (e *env) fromOfRenew(a *client, l dcs.Lease, k string) {
 	for range 3 {
 		var sent sending
@@ -92,8 +92,8 @@ func (e *env) fromOfRenew(a *client, l dcs.Lease, k string) {
 	}
 }
 
-// fromOfGrant has a Grant answered late. From is of the first copy, because the
-// lease may run since then.
+// fromOfGrant delays the answer to a Grant. From must be that of the first copy, because
+// the lease may run since then.
 func (e *env) fromOfGrant(a *client) {
 	var sent sending
 	r := e.answeredLate(a, "Grant", func() { sent.first() }, func() (dcs.Renewal, error) {
@@ -110,7 +110,7 @@ func (e *env) grantAnswerLost(a *client) {
 	l, r, err := a.Grant(e.ctx, e.timing.TTL)
 	lift()
 	if err != nil {
-		// A store whose Grant cannot be repeated says so.
+		// A store whose Grant cannot be repeated reports that.
 		e.kind(err, dcs.ErrAmbiguous, "a Grant whose answer was lost")
 		return
 	}

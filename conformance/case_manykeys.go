@@ -13,7 +13,7 @@ import (
 // take in one transaction by default.
 const aTransaction = 128
 
-// moreThanATransaction is more keys than a Txn of the store has operations.
+// moreThanATransaction returns a number of keys above the operations of a Txn.
 func (c *client) moreThanATransaction() int { return max(c.Caps().MaxTxnOps, aTransaction) + 2 }
 
 // acquireMany acquires n locks, many at once: a client that makes room for each

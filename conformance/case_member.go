@@ -14,22 +14,22 @@ import (
 var memberCases = []spec{
 	{Case: Case{
 		Name:       "Member/LeaseBound",
-		Rule:       "A published key is bound to the session's lease and goes with it.",
+		Rule:       "A published key is bound to the session's lease and is removed with it.",
 		Motivation: "Member keys without a lease list machines that were scrapped last year.",
 	}, run: memberLeaseBound},
 	{Case: Case{
 		Name:       "Member/UnchangedNotRewritten",
-		Rule:       "Publishing the value that is there already writes nothing; a changed value keeps the entry's Created.",
-		Motivation: "Every write of a member key wakes every watcher of the cluster, once a loop and member.",
+		Rule:       "Publishing the present value writes nothing. A changed value keeps the entry's Created.",
+		Motivation: "Every write of a member key wakes every watcher of the cluster, once for each loop and member.",
 	}, run: unchangedNotRewritten},
 	{Case: Case{
 		Name:       "Member/ReadOnlyClientTouchesNothing",
-		Rule:       "A client that only lists creates no lease and no bookkeeping, and touches no lock, under the holder's own name too: from before it is open until it is closed it sends nothing but reads.",
-		Motivation: "A monitoring script that joins the cluster by looking at it.",
+		Rule:       "A client that only lists creates no lease and no bookkeeping, and changes no lock, even under the holder's own name. From before it is open until it is closed it sends only reads.",
+		Motivation: "A monitoring script that joined the cluster by reading it.",
 	}, run: readOnlyTouchesNothing},
 	{Case: Case{
 		Name:       "Member/NotALock",
-		Rule:       "A key is a member key if the last part but one of its name is \"members\". Publish of any other key, and TryAcquire and Acquire of a member key, are ErrInvalid with nothing sent. A member key that was deleted can be published again; one that another session published is ErrConflict while it is there (P19).",
+		Rule:       "A key is a member key if the last part but one of its name is \"members\". Publish of any other key, and TryAcquire and Acquire of a member key, are ErrInvalid with nothing sent. A member key that was deleted can be published again; one that another session published is ErrConflict while it exists (P19).",
 		Motivation: "Publish took over a lock as if it were the record of a process that had restarted, and Acquire of a key that its own session had published waited for ever.",
 	}, sleeps: true, run: memberIsNoLock},
 }
@@ -78,10 +78,10 @@ func unchangedNotRewritten(e *env) {
 	require.Equal(e, empty, publish(""))
 }
 
-// reading are the requests of a client that changes nothing.
+// reading has the names of requests that change nothing.
 var reading = []string{"Get", "Snapshot", "Wait", "Probe", "Read", "Login"}
 
-// requests are the names of the requests that a client has sent.
+// requests has the names of the requests that a client has sent.
 type requests struct {
 	mu  sync.Mutex
 	ops map[string]int
@@ -93,14 +93,14 @@ func (r *requests) count() map[string]int {
 	return maps.Clone(r.ops)
 }
 
-// openWatched returns a client and the requests that it has sent since before
-// it was open. Without the hooks for that nothing is counted, and sent is nil.
+// openWatched returns a client and the requests that it has sent, including those that
+// opened it. Without the hooks for that nothing is counted, and sent is nil.
 func (e *env) openWatched() (c *client, sent *requests) {
 	if !e.has(e.s.OpenWith != nil, "OpenWith") || !e.hasInject() {
 		return e.open(), nil
 	}
 	sent = &requests{ops: map[string]int{}}
-	// An opening that may wait asks the store whether it is there, as Open by URL does.
+	// An opening that may wait asks the store for an answer, as Open by URL does.
 	c, _ = e.opened(Opening{Wait: true, Faults: []Fault{{Do: Pass, When: func(q Request) bool {
 		sent.mu.Lock()
 		defer sent.mu.Unlock()
@@ -122,7 +122,7 @@ func readOnlyTouchesNothing(e *env) {
 	for range 20 {
 		require.Equal(e, before.Entries, reader.snapshot(e.prefix).Entries)
 		require.Equal(e, "a", string(reader.get(lock).Value))
-		reader.absent(e.key("members", "none"), "nobody wrote it")
+		reader.absent(e.key("members", "none"), "no client wrote it")
 		got, err := reader.Wait(e.ctx, e.prefix, 0)
 		require.NoError(e, err)
 		require.Equal(e, before.Entries, got.Entries)
@@ -158,7 +158,7 @@ func memberIsNoLock(e *env) {
 		e.refused(calls, fmt.Sprintf("Publish(%q)", k), func() error { _, err := s.Publish(e.ctx, k, nil); return err })
 	}
 	_, err := other.Publish(e.ctx, h.Key(), []byte("b"))
-	e.kind(err, dcs.ErrInvalid, "Publish of another's lock")
+	e.kind(err, dcs.ErrInvalid, "Publish of another session's lock")
 	require.NoError(e, h.Confirm(e.ctx))
 	e.stillHeld(b, h, "after Publish of its key was refused")
 
@@ -166,7 +166,7 @@ func memberIsNoLock(e *env) {
 	require.NoError(e, err)
 	_, err = other.Publish(e.ctx, e.key("members", "b"), []byte("b"))
 	require.NoError(e, err)
-	for whose, k := range map[string]string{"its own": member, "another's": e.key("members", "b"), "nobody's": e.key("members", "c")} {
+	for whose, k := range map[string]string{"its own": member, "another's": e.key("members", "b"), "an absent": e.key("members", "c")} {
 		e.promptly(slack, "acquiring a member key", func() {
 			e.refused(calls, "TryAcquire of "+whose+" member key", func() error { _, err := s.TryAcquire(e.ctx, k, nil); return err })
 			e.refused(calls, "Acquire of "+whose+" member key", func() error { _, err := s.Acquire(e.ctx, k, nil); return err })
@@ -174,12 +174,12 @@ func memberIsNoLock(e *env) {
 	}
 	e.publishedAgain(b, s, other, member)
 	require.NoError(e, h.Confirm(e.ctx))
-	e.stillHeld(b, h, "after all that happened to a member key of its session")
+	e.stillHeld(b, h, "after the changes of a member key of its session")
 }
 
-// publishedAgain takes a member key away from the session s that published it.
+// publishedAgain deletes and takes over a member key that the session s has published.
 func (e *env) publishedAgain(b *client, s, other *dcs.Session, member string) {
-	noticed := e.oneRenewal() // s has noticed by then
+	noticed := e.oneRenewal() // s has detected the change by then
 	own := func(value, what string) {
 		displaced, err := s.Publish(e.ctx, member, []byte(value))
 		require.NoError(e, err, what)
@@ -201,9 +201,9 @@ func (e *env) publishedAgain(b *client, s, other *dcs.Session, member string) {
 	for range 2 {
 		_, err = s.Publish(e.ctx, member, []byte("mine"))
 		e.kind(err, dcs.ErrConflict, "Publish of a member key that another session has published")
-		require.Equal(e, taken, b.get(member), "another's member key was written over")
+		require.Equal(e, taken, b.get(member), "another session's member key was overwritten")
 		e.pass(noticed)
 	}
 	require.NoError(e, other.Close(e.ctx))
-	own("mine", "Publish of a member key whose other publisher is gone")
+	own("mine", "Publish of a member key whose other publisher has ended")
 }

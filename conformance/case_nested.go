@@ -40,8 +40,8 @@ func nestedKeys(e *env) {
 	}
 }
 
-// nest writes n's second key through b, under conds, and requires one of the two
-// allowed answers.
+// nest writes n's second key through b, under conds, and requires one of the two allowed
+// results.
 func (e *env) nest(a, b *client, n nested, conds ...dcs.Cond) {
 	first, second := n.key(0), n.key(1)
 	a.commit(dcs.Txn{Then: []dcs.Write{n.write(a, 0)}})

@@ -17,8 +17,8 @@ import (
 var openCases = []spec{
 	{Case: Case{
 		Name:       "Open/ByURL",
-		Rule:       "dcs.Open with the store's URL is a client of the same tree; an option that nobody declared is ErrInvalid by name, before anything is sent; neither errors nor the log nor the printed URL show a secret.",
-		Motivation: "What is tested is the constructor, and what users write into their configuration is a URL: a root that is read differently is another cluster, a misspelt option is a setting that is not in force.",
+		Rule:       "dcs.Open with the store's URL returns a client of the same tree. An undeclared option is ErrInvalid, by name and before anything is sent. Neither errors nor the log nor the printed URL show a secret.",
+		Motivation: "Tests use the constructor, and users write a URL into their configuration. A root that is read differently is another cluster, and a misspelt option is a setting that is not in force.",
 	}, alone: true, run: openByURL},
 }
 
@@ -38,8 +38,8 @@ func openByURL(e *env) {
 	e.noSecrets()
 }
 
-// openLike returns a client of the cluster that OpenWith's clients have, which
-// is the one that the harness's URL names.
+// openLike returns a client of the cluster of OpenWith's clients, which is the one that
+// the harness's URL names.
 func (e *env) openLike() *client {
 	if e.s.OpenWith == nil {
 		return e.open()
@@ -65,12 +65,12 @@ func (e *env) openURL(raw string) (*client, error) {
 	return c, nil
 }
 
-// oneTree requires that what one client writes, the other one reads.
+// oneTree requires that each client reads the writes of the other one.
 func (e *env) oneTree(c, observer *client) {
 	c.put(e.key("by URL"), "c")
-	require.Equal(e, "c", string(observer.get(e.key("by URL")).Value), "what the client by URL wrote")
+	require.Equal(e, "c", string(observer.get(e.key("by URL")).Value), "the write of the client by URL")
 	observer.put(e.key("by Open"), "o")
-	require.Equal(e, "o", string(c.get(e.key("by Open")).Value), "what another client wrote")
+	require.Equal(e, "o", string(c.get(e.key("by Open")).Value), "the write of another client")
 	s := c.session()
 	h := e.acquire(s, e.key("lock"), "c")
 	e.stillHeld(observer, h, "a lock of the client by URL")
@@ -78,8 +78,8 @@ func (e *env) oneTree(c, observer *client) {
 	observer.absent(e.key("lock"), "its session was closed")
 }
 
-// refusesOptions requires that a URL with an option too many is refused, by the
-// option's name and without its value.
+// refusesOptions requires that a URL with an unknown option is refused, with the option's
+// name and without its value.
 func (e *env) refusesOptions(raw string) {
 	for _, option := range []string{"no_such_option", "password"} {
 		var err error
@@ -102,8 +102,8 @@ func withOption(raw, name, value string) string {
 	return raw + sep + name + "=" + value
 }
 
-// printsNoSecret requires that a URL prints as one that names the same, and
-// leaves out a secret that a program put into it.
+// printsNoSecret requires that the printed form of a URL is equivalent to it, and omits a
+// secret that a program put into it.
 func (e *env) printsNoSecret(raw string) {
 	u, err := dcs.ParseURL(raw)
 	require.NoError(e, err)
@@ -119,8 +119,8 @@ func (e *env) printsNoSecret(raw string) {
 	require.NotContains(e, u.String(), Secret, "a URL that was printed")
 }
 
-// readsSecretFiles gives every option that reads a secret from a file such a
-// file. The store may refuse it, or need another option too.
+// readsSecretFiles opens the store with a secret file for every option that takes one. The
+// store may refuse the secret, or need another option too.
 func (e *env) readsSecretFiles(raw string) {
 	scheme, _, _ := strings.Cut(raw, "://")
 	for _, p := range dcs.Params(scheme) {

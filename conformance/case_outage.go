@@ -15,63 +15,63 @@ import (
 var outageCases = faultCases([]spec{
 	{Case: Case{
 		Name:       "Outage/AllDown",
-		Rule:       "No quorum for 3 TTL (fast profile: 1.5 TTL): every call is ErrUnavailable within B + ε; a Session ends at its deadline, never before, and not later than a control timer of the same process + 50 ms; afterwards a new Session works without a restart.",
-		Motivation: "The store was lost, the demotion hung, and nothing bounded it.",
+		Rule:       "No quorum for 3 TTL (fast profile: 1.5 TTL): every call is ErrUnavailable within B + ε; a Session ends at its deadline, never before, and at most 50 ms after a control timer of the same process. Afterwards a new Session works without a restart.",
+		Motivation: "The store was lost, and the demotion of the primary hung without a bound.",
 	}, run: allDown, limit: 5 * time.Minute},
 	{Case: Case{
 		Name:       "Outage/ReadOnly",
-		Rule:       "Reads work and writes do not: nobody gets leadership, the error is no answer about the lock, and a Hold stays valid. A lock that is released meanwhile is free once writes work again.",
-		Motivation: "A store that ran out of space answers every read: a manager that takes what it reads for a promise goes on for ever.",
+		Rule:       "While reads work and writes do not, no session gets a lock, the error is no statement about the lock, and a Hold stays valid. A lock that is released meanwhile is free once writes work again.",
+		Motivation: "A store without disk space answers every read. A manager that takes a read for a confirmation leads for ever.",
 	}, run: readOnly},
 	{Case: Case{
 		Name:       "Holder/StaleConfirmation",
-		Rule:       "The server that leads the store is frozen for 2-3 election times with renewals in its socket, then goes on: no Hold is Valid() when its key is gone or another's (P2).",
+		Rule:       "The server that leads the store is frozen for 2-3 election times with renewals in its socket, and then continues. No Hold is Valid() while its key is deleted or belongs to another session (P2).",
 		Motivation: "An etcd leader that was paused confirmed renewals of a lease that its successor ended: 3 of 14 trials.",
 	}, run: staleConfirmation, limit: 20 * time.Minute},
 	{Case: Case{
 		Name:       "Holder/PausedPastTTL",
-		Rule:       "The holder's process is stopped for more than a TTL and another takes over: on waking Valid() is false, Confirm is ErrExpired or ErrLost, nothing of the new holder's is overwritten, and its guarded writes fail.",
-		Motivation: "A virtual machine that was paused for a snapshot woke up as the second primary.",
+		Rule:       "The holder's process is stopped for more than a TTL and another session takes over. When the process continues, Valid() is false, Confirm returns ErrExpired or ErrLost, no key of the new holder is overwritten, and guarded writes of the old one fail.",
+		Motivation: "A virtual machine that was paused for a snapshot continued as a second primary.",
 	}, sleeps: true, run: pausedPastTTL},
 	{Case: Case{
 		Name:       "Holder/EarlyExpiry",
-		Rule:       "Somebody ends the lease early: Done closes within a round trip of the next renewal.",
-		Motivation: "An operator removes a session by hand, and the primary goes on until its own timer.",
+		Rule:       "After the lease is ended early by another client, Done closes within a round trip of the next renewal.",
+		Motivation: "An operator removes a session by hand, and the primary continues until its own timer.",
 	}, run: earlyExpiry},
 	{Case: Case{
 		Name:       "Holder/LinkLostBeforeFirstRenewal",
-		Rule:       "The link is lost after the Grant and before any renewal: Done closes by the grant's From + TTL.",
-		Motivation: "The first deadline is the grant's, counted from its sending; counted from its answer it is too late.",
+		Rule:       "If the link is lost after the Grant and before any renewal, Done closes by the grant's From + TTL.",
+		Motivation: "The first deadline is that of the grant. It must count from the request, because counted from the answer it is too late.",
 	}, sleeps: true, run: linkLost},
 	{Case: Case{
 		Name:       "Store/LeaderChange",
-		Rule:       "The server that leads the store is killed under a held lock: the lock is kept, and no call fails.",
+		Rule:       "The server that leads the store is killed while a lock is held. The lock is kept, and no call fails.",
 		Motivation: "An election of the store must not be an election of the service.",
 	}, run: leaderChange},
 	{Case: Case{
 		Name:       "Store/RollingRestart",
-		Rule:       "Every server is restarted, one after the other, under a held lock: the lock is kept, and no call fails.",
+		Rule:       "Every server is restarted, one after the other, while a lock is held. The lock is kept, and no call fails.",
 		Motivation: "Upgrading the store must not move the primary.",
 	}, run: rollingRestart, limit: 3 * time.Minute},
 	{Case: Case{
 		Name:       "Store/OneReboots",
-		Rule:       "A server that does not lead is killed and comes back: nobody notices.",
+		Rule:       "A server that does not lead is killed and comes back. No call fails or is delayed.",
 		Motivation: "The most common event in the life of a store.",
 	}, run: oneReboots},
 	{Case: Case{
 		Name:       "Store/Kill9",
-		Rule:       "All servers are killed and restarted: every acknowledged commit is there, and tokens still rise.",
+		Rule:       "All servers are killed and restarted. Every acknowledged commit is present, and tokens still rise.",
 		Motivation: "A store that acknowledges before it has written lets two holders have one token.",
 	}, run: killAll},
 	{Case: Case{
 		Name:       "Clock/Stepped",
-		Rule:       "The servers' wall clocks step by five minutes, both ways: no effect.",
+		Rule:       "A step of the servers' wall clocks by five minutes, in either direction, has no effect.",
 		Motivation: "A store that counts leases by the wall clock ends them all at the end of daylight saving.",
 	}, run: clockStepped},
 	{Case: Case{
 		Name:       "Herd/Reconnect",
 		Rule:       "50 sessions (slow profile: 200, or 100 under the race detector) when the store comes back after an outage: the rate of requests is bounded, and all have a session again within 2 TTL.",
-		Motivation: "A store that comes back and is at once knocked over by those who waited for it.",
+		Motivation: "A store that comes back is overloaded at once by the clients that waited for it.",
 	}, run: herd, limit: 5 * time.Minute},
 })
 
@@ -116,7 +116,7 @@ func allDown(e *env) {
 	e.stillHeld(c, again, "after the outage")
 }
 
-// control waits for the session's end beside a timer of its own.
+// control waits for the session's end and compares it with a timer of its own.
 func (e *env) control(s *dcs.Session, h *dcs.Hold) {
 	var deadline dcs.Instant
 	for { // the deadline that the last confirmed renewal set
@@ -155,41 +155,41 @@ func readOnly(e *env) {
 	defer restore()
 	a.get(e.key("k"))
 	if !h.Valid() {
-		e.Fatalf("a Hold ended as soon as the store took no writes: %v", h.Err())
+		e.Fatalf("a Hold ended as soon as the store refused writes: %v", h.Err())
 	}
-	short, stop := context.WithTimeout(e.ctx, e.budget()/10) // the sessions have to outlive all of this
+	short, stop := context.WithTimeout(e.ctx, e.budget()/10) // the sessions must outlive all of this
 	defer stop()
 	if err := freed.Release(short); err != nil && !errors.Is(err, dcs.ErrUnavailable) {
-		e.Fatalf("Release on a store that takes no writes: %v", err)
+		e.Fatalf("Release on a store that refuses writes: %v", err)
 	}
 	_, err := s.TryAcquire(e.ctx, e.key("lock"), []byte("b"))
 	if !errors.Is(err, dcs.ErrUnavailable) {
-		e.Fatalf("TryAcquire of a store that takes no writes: %v", err)
+		e.Fatalf("TryAcquire on a store that refuses writes: %v", err)
 	}
 	e.Logf("TryAcquire: %v", err)
-	half, stop := context.WithTimeout(e.ctx, e.budget()/2) // the sessions have to outlive a throttled Store's pause, too
+	half, stop := context.WithTimeout(e.ctx, e.budget()/2) // the sessions must outlive a throttled Store's pause, too
 	defer stop()
 	_, err = a.Commit(half, putOne(e))
 	if !errors.Is(err, dcs.ErrUnavailable) {
-		e.Fatalf("Commit to a store that takes no writes: %v", err)
+		e.Fatalf("Commit to a store that refuses writes: %v", err)
 	}
 	_, err = s.TryAcquire(e.ctx, h.Key(), []byte("b"))
 	if err == nil {
-		e.Fatal("a held lock was taken from a store that takes no writes")
+		e.Fatal("a held lock was taken on a store that refuses writes")
 	}
 	restore()
 	c.Healthy(e)
 	ctx, cancel := context.WithTimeout(e.ctx, e.timing.TTL)
 	defer cancel()
 	_, err = s.Acquire(ctx, freed.Key(), []byte("b"))
-	require.NoError(e, err, "a lock that was released while the store took no writes")
+	require.NoError(e, err, "a lock that was released while the store refused writes")
 	again, err := s.Acquire(ctx, e.key("lock"), []byte("b"))
 	require.NoError(e, err, "once writes work again")
 	e.stillHeld(a, again, "acquired once writes worked again")
 }
 
-// staleConfirmation gives the holder only the server that leads, and the
-// contender the others.
+// staleConfirmation gives the holder only the server that leads, and the contender the
+// others.
 func staleConfirmation(e *env) {
 	c := e.cluster()
 	stale := 0
@@ -197,7 +197,7 @@ func staleConfirmation(e *env) {
 		c.Healthy(e)
 		i := c.Leader(e)
 		if i < 0 {
-			e.Fatal("nobody leads the store")
+			e.Fatal("no server leads the store")
 		}
 		a, _ := e.opened(Opening{Endpoints: c.Endpoints[i : i+1]})
 		b, _ := e.opened(Opening{Endpoints: e.others(i)})
@@ -215,15 +215,15 @@ func staleConfirmation(e *env) {
 					return
 				default:
 				}
-				_ = h.Confirm(e.ctx) // who calls all the time must not matter; what it says is not asked
+				_ = h.Confirm(e.ctx) // frequent calls must not matter; the result is not checked
 				e.breathe(10 * time.Millisecond)
 			}
 		})
 		restore := e.injectFault(i, ServerFault{Do: Frozen})
 		e.pass(c.Election + time.Duration(e.intn(int(c.Election/2))))
 		restore()
-		// Time for one confirmation. Had the old leader given it alone, the
-		// key would go before the Hold does.
+		// Time for one confirmation. If the old leader had given it alone, the
+		// key would be removed before the Hold ends.
 		e.pass(time.Duration(e.intn(int(e.renewEvery()))) / 2)
 		silence := e.injectFault(i, ServerFault{Do: Silent})
 		e.within(2*e.timing.TTL, h.Done(), "a Hold whose server is silent ends")
@@ -237,7 +237,7 @@ func staleConfirmation(e *env) {
 		cancel()
 		<-contending
 	}
-	e.Logf("in %d rounds the key was gone or another's when the Hold had ended", stale)
+	e.Logf("in %d rounds the key was deleted or belonged to another session when the Hold had ended", stale)
 }
 
 func earlyExpiry(e *env) {
@@ -251,8 +251,8 @@ func earlyExpiry(e *env) {
 	require.NoError(e, h.Confirm(e.ctx))
 	c.EndLease(e, s.Lease())
 	begin := time.Now()
-	e.ended(h, e.renewEvery()+e.budget()/2+slack, dcs.ErrLost, "the lease was ended by somebody else")
-	e.Logf("noticed after %v", time.Since(begin).Round(time.Millisecond))
+	e.ended(h, e.renewEvery()+e.budget()/2+slack, dcs.ErrLost, "the lease was ended by another client")
+	e.Logf("detected after %v", time.Since(begin).Round(time.Millisecond))
 }
 
 func linkLost(e *env) {
@@ -268,8 +268,8 @@ func linkLost(e *env) {
 	if caps := a.Caps(); ttl < caps.MinTTL {
 		ttl = caps.MinTTL
 	}
-	// The grant was sent between begin and answered, for whole seconds where
-	// the store has no finer ones.
+	// The grant was sent between begin and answered, for whole seconds if the store has no
+	// smaller unit.
 	e.atMost(end.Sub(answered)-(ttl+time.Second), 50*time.Millisecond, started, "Done after the grant's From + TTL")
 	if early := ttl - dcs.Margin(ttl) - end.Sub(begin); early > 50*time.Millisecond {
 		e.Errorf("Done closed %v too early", early)
@@ -277,7 +277,7 @@ func linkLost(e *env) {
 	e.kind(s.Err(), dcs.ErrExpired, "the session's end")
 }
 
-// keepsLock requires that a lock is kept and no call fails while f happens.
+// keepsLock requires that a lock is kept and no call fails while f runs.
 func (e *env) keepsLock(what string, slowest time.Duration, f func()) {
 	d, _ := e.drive(Opening{})
 	var over atomic.Bool
@@ -371,10 +371,10 @@ func killAll(e *env) {
 	s := b.snapshot(e.key("k"))
 	for n := int64(1); n <= acked.Load(); n++ {
 		if _, ok := s.Get(e.key("k", fmt.Sprint(n))); !ok {
-			e.Errorf("commit %d of %d was acknowledged and is gone", n, acked.Load())
+			e.Errorf("commit %d of %d was acknowledged and is missing", n, acked.Load())
 		}
 	}
-	e.Logf("%d commits were acknowledged and are there", acked.Load())
+	e.Logf("%d commits were acknowledged and are present", acked.Load())
 	again := e.acquire(b.session(), e.key("lock"), "v")
 	if again.Token() <= token {
 		e.Errorf("token %d after %d", again.Token(), token)
@@ -398,11 +398,11 @@ func herd(e *env) {
 	e.cluster()
 	n := e.rounds(50, 200)
 	if raceDetector {
-		n = min(n, 100) // one process is all of them
+		n = min(n, 100) // one process runs all of them
 	}
 	clients := make([]*client, n)
 	sessions := make([]*dcs.Session, n)
-	const group = 10 // they start one after the other: what is looked at is the return
+	const group = 10 // they start one after the other, because only the return is measured
 	for first := 0; first < n; first += group {
 		e.together(min(group, n-first), func(i int) {
 			clients[first+i], _ = e.opened(Opening{})
@@ -427,8 +427,8 @@ func herd(e *env) {
 		for {
 			s, err := clients[i].NewSession(e.ctx, dcs.SessionOptions{})
 			if err == nil {
-				// All close at the same time: on a slow machine the store may confirm
-				// the end of a lease after the budget.
+				// All close at the same time. On a slow machine the store may confirm the
+				// end of a lease after the budget.
 				if err := s.Close(e.ctx); err != nil && !errors.Is(err, dcs.ErrUnavailable) {
 					e.Errorf("session %d: Close: %v", i, err)
 				}

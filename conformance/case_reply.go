@@ -13,38 +13,38 @@ import (
 var replyCases = []spec{
 	{Case: Case{
 		Name:       "Reply/LostAfterCommit",
-		Rule:       "The answer to an acquire, a compare-and-set, a delete, a release or a grant is lost: the own write is recognised, with its revision, and nothing happens twice.",
-		Motivation: "Retrying after a lost answer finds one's own key and calls it a conflict: an orphan lock, for a whole TTL or for ever.",
+		Rule:       "If the answer to an acquire, a compare-and-set, a delete, a release or a grant is lost, the client recognises its own write, with its revision, and nothing is executed twice.",
+		Motivation: "A retry after a lost answer finds the client's own key and reports a conflict. The lock has no holder for a whole TTL or for ever.",
 	}, sleeps: true, run: lostAfterCommit},
 	{Case: Case{
 		Name:       "Reply/LateCopy",
-		Rule:       "A copy of a commit that another copy has already done lands later: nothing happens, whatever others wrote meanwhile (P7, P13).",
-		Motivation: "A hedged or retried write that overwrites what came after it.",
+		Rule:       "A late copy of a commit that another copy has already executed has no effect, even after later writes of other clients (P7, P13).",
+		Motivation: "A hedged or retried write overwrites a later one.",
 	}, sleeps: true, run: lateCopy},
 	{Case: Case{
 		Name:       "Reply/LateWrite",
-		Rule:       "A commit whose copies are all on their way when the call gives up is answered with a definite no only if it never lands; ErrAmbiguous can be settled, and the settlement is true (P11, P12).",
-		Motivation: "A write that was given up after a time-out and read back as absent landed 20.6 s later on etcd, 20 s later on Consul.",
+		Rule:       "If all copies of a commit are in flight when the call gives up, it fails definitely only if none of them is ever executed. ErrAmbiguous can be settled, and the settlement is correct (P11, P12).",
+		Motivation: "A write that was given up after a timeout and read back as absent was executed 20.6 s later on etcd, and 20 s later on Consul.",
 	}, sleeps: true, run: lateWrite},
 	{Case: Case{
 		Name:       "Reply/HedgedConflict",
-		Rule:       "One copy of an acquire is answered \"conflict\" while another is on its way; the holder releases; the copy arrives: no orphan lock, no second answer (P10).",
-		Motivation: "Found in a model of the protocol: a conflict moves no marker, so the other copy could still land.",
+		Rule:       "One copy of an acquire is answered \"conflict\" while another is in flight, the holder releases, and the copy arrives. No lock is left without a holder, and no second answer is given (P10).",
+		Motivation: "Found in a model of the protocol: a conflict moves no marker, so the other copy could still be executed.",
 	}, sleeps: true, run: hedgedConflict},
 	{Case: Case{
 		Name:       "Reply/ConflictWithOneself",
-		Rule:       "The first copy lands and its answer is lost; the second, or the same one repeated by a proxy, finds the key present: answered yes (P9).",
-		Motivation: "Found in a model of the protocol: judged by the key first, one's own lock is somebody else's.",
+		Rule:       "The first copy is executed and its answer is lost. The second, or the same one repeated by a proxy, finds the key present, and the call succeeds (P9).",
+		Motivation: "Found in a model of the protocol: if the key is checked first, the client takes its own lock for another client's.",
 	}, sleeps: true, run: conflictWithOneself},
 	{Case: Case{
 		Name:       "Reply/UnclearSlot",
-		Rule:       "While a commit is unclear, whatever else the client commits leaves its settlement true (P12).",
+		Rule:       "While a commit is unclear, other commits of the client do not change its settlement (P12).",
 		Motivation: "Found in a model of the protocol: the next commit on the same marker wiped the proof.",
 	}, sleeps: true, run: unclearSlot},
 	{Case: Case{
 		Name:       "Reply/MarkerLost",
-		Rule:       "When the bookkeeping of an unclear commit vanishes, nobody is told a definite no about a write that happened (P8, P11).",
-		Motivation: "Found in a model of the protocol: \"the marker is absent\" as a condition wins where the write had landed.",
+		Rule:       "When the bookkeeping of an unclear commit vanishes, no caller gets a definite failure for a write that was executed (P8, P11).",
+		Motivation: "Found in a model of the protocol: \"the marker is absent\" as a condition succeeds although the write was executed.",
 	}, run: markerLost},
 }
 
@@ -88,8 +88,8 @@ func lostAfterCommit(e *env) {
 	e.grantAnswerLost(a)
 }
 
-// lateCopy holds back the first copy of a commit. Another one does it; others
-// write; then the first one arrives.
+// lateCopy holds back the first copy of a commit. Another copy is executed, other clients
+// write, and then the first one arrives.
 func lateCopy(e *env) {
 	a, b := e.pair()
 	txns := map[string]func(k string) dcs.Txn{
@@ -107,62 +107,62 @@ func lateCopy(e *env) {
 		k := e.key(what)
 		b.put(k, "before")
 		lift := e.inject(a, Fault{Do: HoldRequest, When: commitsOf(k), Times: 1})
-		// A store that sends no second copy says that it cannot tell, or
-		// sees to it that the first one never lands.
+		// A store that sends no second copy reports an unknown outcome, or ensures that
+		// the first one is never executed.
 		_, err := a.Commit(e.ctx, txn(k))
 		e.Logf("%s, its first copy held back: %s", what, verdictOf(err))
-		if verdictOf(err) == "cannot tell" {
+		if verdictOf(err) == "unknown" {
 			e.settled(a, err)
 		}
 		b.commit(dcs.Txn{Then: []dcs.Write{dcs.Put(k, []byte("after"))}})
 		at := b.get(k)
 		lift()
 		e.landed()
-		require.Equal(e, at, b.get(k), "a late copy of %s did it again", what)
+		require.Equal(e, at, b.get(k), "a late copy of %s was executed again", what)
 	}
-	// The same when the first copy did it and only its answer was lost: the
-	// second one must not do it again.
+	// The same when the first copy was executed and only its answer was lost. The second
+	// one must not be executed again.
 	k := e.key("twice")
 	lift := e.inject(a, Fault{Do: LoseAnswer, When: commitsOf(k), Times: 1})
 	r := a.put(k, "once")
 	lift()
 	e.landed()
-	require.Equal(e, r, b.get(k).Created, "a put whose answer was lost happened twice, or reports another's revision")
-	require.Equal(e, r, b.get(k).Modified, "a put whose answer was lost happened twice")
+	require.Equal(e, r, b.get(k).Created, "a put whose answer was lost was executed twice, or reports another revision")
+	require.Equal(e, r, b.get(k).Modified, "a put whose answer was lost was executed twice")
 }
 
-// landed gives requests that were let go the time to arrive.
+// landed gives released requests the time to arrive.
 func (e *env) landed() {
 	e.settle()
 	e.pass(e.budget() / 5)
 }
 
-// verdictOf is what a caller of Commit was told.
+// verdictOf returns the outcome that Commit reported: "yes", "no" or "unknown".
 func verdictOf(err error) string {
 	switch {
 	case err == nil:
 		return "yes"
 	case errors.Is(err, dcs.ErrAmbiguous):
-		return "cannot tell"
+		return "unknown"
 	default:
 		return "no"
 	}
 }
 
-// truthful requires that what was told fits what happened for good.
-func (e *env) truthful(what, told string, happened bool) {
-	if told == "yes" && !happened || told == "no" && happened {
-		e.Fatalf("%s: answered %q, and it happened: %v", what, told, happened)
+// truthful requires that the reported outcome agrees with the final one.
+func (e *env) truthful(what, reported string, happened bool) {
+	if reported == "yes" && !happened || reported == "no" && happened {
+		e.Fatalf("%s: reported %q, and it was executed: %v", what, reported, happened)
 	}
 }
 
 func lateWrite(e *env) {
 	a, b := e.pair()
-	// What of the client's requests is on its way while the call lasts.
+	// The requests of the client that are held back while the call lasts.
 	held := map[string]func(Request) bool{
-		"every copy of the commit":            on("Commit"),
-		"the commit and what would settle it": func(q Request) bool { return q.Op == "Commit" || q.Op == "Settle" },
-		"everything":                          func(Request) bool { return true },
+		"every copy of the commit":    on("Commit"),
+		"the commit and its settling": func(q Request) bool { return q.Op == "Commit" || q.Op == "Settle" },
+		"everything":                  func(Request) bool { return true },
 	}
 	a.put(e.key("warm"), "up") // the slot is made before the faults begin
 	for what, when := range held {
@@ -174,22 +174,21 @@ func lateWrite(e *env) {
 			}
 			lift := e.inject(a, Fault{Do: HoldRequest, When: when})
 			var err error
-			e.promptly(e.budget()+slack, "a Commit that nobody answers", func() { _, err = a.Commit(e.ctx, t) })
-			told := verdictOf(err)
+			e.promptly(e.budget()+slack, "a Commit that is never answered", func() { _, err = a.Commit(e.ctx, t) })
+			reported := verdictOf(err)
 			lift()
 			e.landed()
 			e.Logf("%s held back: %v", what, err)
-			if told == "cannot tell" {
-				told = e.settled(a, err)
+			if reported == "unknown" {
+				reported = e.settled(a, err)
 			}
 			e.landed()
-			e.truthful(what+" held back", told, !b.gone(k))
+			e.truthful(what+" held back", reported, !b.gone(k))
 		}
 	}
 }
 
-// settled settles an ambiguous Commit with the store's help and returns what
-// it was settled as.
+// settled settles an ambiguous Commit with the store's help and returns the outcome.
 func (e *env) settled(c *client, err error) string {
 	for range 10 {
 		var unclear *dcs.Error
@@ -197,7 +196,7 @@ func (e *env) settled(c *client, err error) string {
 			e.Fatalf("an ambiguous Commit returned %v, which is no *dcs.Error", err)
 		}
 		if unclear.Fenced {
-			return "cannot tell"
+			return "unknown"
 		}
 		if _, err = c.Settle(e.ctx, unclear); err == nil {
 			return "yes"
@@ -205,24 +204,24 @@ func (e *env) settled(c *client, err error) string {
 		switch {
 		case errors.Is(err, errors.ErrUnsupported):
 			e.without("dcs.Settler")
-			return "cannot tell"
+			return "unknown"
 		case !errors.Is(err, dcs.ErrUnavailable):
 			return "no"
 		}
 		e.pass(e.budget() / 10)
 	}
-	e.Fatalf("it cannot be settled though the store answers: %v", err)
+	e.Fatalf("the Commit cannot be settled although the store answers: %v", err)
 	return ""
 }
 
-// orphaned requires that a lock which nobody holds can be taken.
+// orphaned requires that a lock without a holder can be taken.
 func (e *env) orphaned(c *client, lock, why string) {
 	done := e.start(func() {
 		h, err := c.session().Acquire(e.ctx, lock, []byte("next"))
 		require.NoError(e, err)
 		require.NoError(e, h.Release(e.ctx))
 	})
-	e.within(e.timing.TTL, done, "a lock that nobody holds can be taken ("+why+")")
+	e.within(e.timing.TTL, done, "a lock without a holder can be taken ("+why+")")
 }
 
 func hedgedConflict(e *env) {
@@ -235,29 +234,29 @@ func hedgedConflict(e *env) {
 		lift := e.inject(a, Fault{Do: HoldRequest, When: commitsOf(lock), Times: 1})
 		h, err := sa.TryAcquire(e.ctx, lock, []byte("a"))
 		if err == nil {
-			e.Fatalf("acquired with token %d while another held with token %d", h.Token(), holder.Token())
+			e.Fatalf("acquired with token %d while another session held the lock with token %d", h.Token(), holder.Token())
 		}
 		require.NoError(e, holder.Release(e.ctx))
 		lift()
 		e.landed()
 		if verdictOf(err) == "no" && !b.gone(lock) {
-			e.Fatalf("answered %q; then the held copy landed: a lock that nobody holds and that is renewed", err)
+			e.Fatalf("reported %q, and then the held copy was executed: the lock is renewed and has no holder", err)
 		}
 		e.orphaned(b, lock, "after a hedged conflict")
 
-		// The same with a bare Commit.
+		// The same with a Commit without a session.
 		k := e.key("k", strconv.Itoa(i))
 		b.put(k, "in the way")
 		lift = e.inject(a, Fault{Do: HoldRequest, When: commitsOf(k), Times: 1})
 		_, err = a.Commit(e.ctx, dcs.Txn{If: []dcs.Cond{dcs.Absent(k)}, Then: []dcs.Write{dcs.Put(k, []byte("late"))}})
-		told := verdictOf(err)
+		reported := verdictOf(err)
 		b.del(k)
 		lift()
 		e.landed()
-		if told == "cannot tell" {
-			told = e.settled(a, err)
+		if reported == "unknown" {
+			reported = e.settled(a, err)
 		}
-		e.truthful("a hedged conflict", told, !b.gone(k))
+		e.truthful("a hedged conflict", reported, !b.gone(k))
 	}
 }
 
@@ -270,7 +269,7 @@ func conflictWithOneself(e *env) {
 		h, err := s.TryAcquire(e.ctx, lock, []byte("a"))
 		lift()
 		if err != nil {
-			e.Fatalf("its own first copy landed, and it is answered %v", err)
+			e.Fatalf("the first copy of the call was executed, and the call returned %v", err)
 		}
 		e.stillHeld(b, h, "acquired by a first copy whose answer was lost")
 		require.Equal(e, s.Lease(), b.get(lock).Lease)
@@ -289,20 +288,20 @@ func unclearSlot(e *env) {
 	a, b := e.pair()
 	a.put(e.key("warm"), "up")
 	k := e.key("k")
-	// It lands, and neither its answers nor what would settle it come back.
+	// The commit is executed, and neither its answers nor those of its settling arrive.
 	lift := e.inject(a, Fault{Do: LoseAnswer, When: func(q Request) bool { return q.Op == "Commit" && q.Touches(k) || q.Op == "Settle" }})
 	_, err := a.Commit(e.ctx, dcs.Txn{If: []dcs.Cond{dcs.Absent(k)}, Then: []dcs.Write{dcs.Put(k, []byte("landed"))}})
 	landed := b.get(k)
-	told := verdictOf(err)
-	e.truthful("landed, every answer lost", told, true)
+	reported := verdictOf(err)
+	e.truthful("executed, every answer lost", reported, true)
 	lift()
 	for i := range 30 {
 		a.put(e.key("other", strconv.Itoa(i)), "v")
 	}
-	if told == "cannot tell" {
-		told = e.settled(a, err)
+	if reported == "unknown" {
+		reported = e.settled(a, err)
 	}
-	e.truthful("settled after thirty other commits", told, true)
+	e.truthful("settled after thirty other commits", reported, true)
 	require.Equal(e, landed, b.get(k))
 }
 
@@ -321,12 +320,12 @@ func markerLost(e *env) {
 		e.truthful("a commit whose marker vanished", e.unmarked(a, b, k, commit), !b.gone(k))
 		s := a.session()
 		var h *dcs.Hold
-		told := e.unmarked(a, b, lock, func() (err error) {
+		reported := e.unmarked(a, b, lock, func() (err error) {
 			h, err = s.TryAcquire(e.ctx, lock, []byte("a"))
 			return err
 		})
-		e.truthful("an acquire whose marker vanished", told, told == "yes" || told == "no" && !b.gone(lock))
-		if told == "yes" {
+		e.truthful("an acquire whose marker vanished", reported, reported == "yes" || reported == "no" && !b.gone(lock))
+		if reported == "yes" {
 			e.stillHeld(b, h, "acquired, marker lost")
 			require.NoError(e, h.Release(e.ctx))
 		}
@@ -334,8 +333,8 @@ func markerLost(e *env) {
 	}
 }
 
-// unmarked does a commit of key that lands and whose answers are lost, removes
-// the bookkeeping before it is settled, and returns what was told.
+// unmarked makes a commit of key that is executed and whose answers are lost, removes the
+// bookkeeping before it is settled, and returns the reported outcome.
 func (e *env) unmarked(a, b *client, key string, do func() error) string {
 	lose := e.inject(a, Fault{Do: LoseAnswer, When: commitsOf(key)})
 	hold := e.inject(a, Fault{Do: HoldRequest, When: on("Settle")})

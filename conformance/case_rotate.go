@@ -8,7 +8,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-const rotateRule = "no call fails, the slowest takes the store's election (where that server led) + 500 ms, p95 is soon as before; the lock is kept, changes by other clients are seen within min(RetryTimeout, 2 s), and an event names the server and the reason."
+const rotateRule = "no call fails, the slowest takes the store's election (if that server led) + 500 ms, and p95 is soon as before. The lock is kept, changes by other clients are seen within min(RetryTimeout, 2 s), and an event names the server and the reason."
 
 func rotateCase(name, what, learnt string, verb ServerFaultVerb) spec {
 	return spec{Case: Case{Name: name, Rule: what + ": " + rotateRule, Motivation: learnt}, run: func(e *env) { e.rotate(verb) }}
@@ -16,36 +16,36 @@ func rotateCase(name, what, learnt string, verb ServerFaultVerb) spec {
 
 var rotateCases = faultCases([]spec{
 	rotateCase("Rotate/Frozen", "One server after the other is frozen for 3 s",
-		"A frozen server's kernel still acknowledges: TCP sees nothing. etcd's own client with one of three frozen fails a third of its calls until somebody restarts it.", Frozen),
+		"A frozen server's kernel still acknowledges, so that TCP detects nothing. With one of three servers frozen, etcd's own client fails a third of its calls until it is restarted.", Frozen),
 	rotateCase("Rotate/Silent", "The server in use accepts connections and answers nothing",
 		"A load balancer in front of a dead server, or a proxy that lost it.", Silent),
 	rotateCase("Rotate/Blackholed", "Packets to and from the server in use are dropped",
 		"A firewall rule or a pulled cable: no reset, no refusal, only silence.", Blackholed),
 	rotateCase("Rotate/Refused", "The server in use refuses connections",
-		"The easy one; but some clients fail the call instead of asking the next.", Refused),
+		"This is easy to detect, but some clients fail the call instead of asking the next server.", Refused),
 	rotateCase("Rotate/Reset", "The server in use resets every connection",
 		"A proxy that is being restarted.", ResetAll),
 	{Case: Case{
 		Name:       "Rotate/DNS",
-		Rule:       "The name of the server in use cannot be resolved any more: " + rotateRule + " A client that goes on with the address that it knows need not leave the server.",
+		Rule:       "The name of the server in use cannot be resolved any more: " + rotateRule + " A client that keeps using the known address need not leave the server.",
 		Motivation: "Connections end one by one, and none can be made again.",
 	}, run: func(e *env) { e.rotate(Unresolved) }},
 	rotateCase("Rotate/HalfHealthy", "One server after the other is cut off from its peers and still answers clients",
 		"The incident: an etcd member cut off from its peers; lease keepalives timed out with \"request timed out\", the client never left it, and healthy primaries were demoted.", Partitioned),
 	{Case: Case{
 		Name:       "Rotate/Slow",
-		Rule:       "The server in use answers 500 ms later: traffic leaves it, and the median is as if it were not there.",
-		Motivation: "Slow is worse than dead for clients that judge by connectivity.",
+		Rule:       "If the server in use answers 500 ms later, traffic leaves it, and the median is as without that server.",
+		Motivation: "A slow server is worse than a dead one for clients that judge by connectivity.",
 	}, run: rotateSlow},
 	{Case: Case{
 		Name:       "Rotate/FarEndpoint",
-		Rule:       "One server is 80 ms away for ever, also the one that leads the store: it costs nothing.",
+		Rule:       "A server that is permanently 80 ms away, even the one that leads the store, does not delay calls.",
 		Motivation: "A member in another region that happens to be first in the list, or to lead.",
 	}, run: rotateFar},
 	{Case: Case{
 		Name:       "Rotate/ComesBack",
 		Rule:       "After the fault ends the server is used again within 30 s, without a failed call.",
-		Motivation: "Clients that never return pile up on one server, and fail together with it.",
+		Motivation: "Clients that never return gather on one server, and fail together with it.",
 	}, run: rotateBack},
 	{Case: Case{
 		Name:       "Rotate/AllReplaced",
@@ -54,33 +54,33 @@ var rotateCases = faultCases([]spec{
 	}, run: rotateReplaced, limit: 5 * time.Minute},
 	{Case: Case{
 		Name:       "Rotate/SeedDownAtOpen",
-		Rule:       "With the first seed down Open succeeds within B + ε; with all down it fails by then, as ErrUnavailable, or waits instead if asked to.",
+		Rule:       "With the first seed down Open succeeds within B + ε. With all down it fails by then with ErrUnavailable, or waits if requested.",
 		Motivation: "A manager that starts while one server of three is rebooted must not fail; one that starts before the store must be able to wait.",
 	}, run: seedDown},
 })
 
-// strikeFor is how long a server is out of order: in the fast profile long
-// enough for the first calls to rotate, for the hundred calls that a percentile
-// takes, and for the watch.
-func (e *env) strikeFor() time.Duration {
+// faultTime is the time for which a server has a fault. In the fast profile it is long
+// enough for the first calls to rotate, for the hundred calls of a percentile, and for the
+// watch.
+func (e *env) faultTime() time.Duration {
 	if slowProfile() {
 		return 3 * time.Second
 	}
 	return 2 * time.Second
 }
 
-// rotationTime is what the first calls may take to leave a server.
+// rotationTime is the time that the first calls may take to leave a server.
 const rotationTime = 500 * time.Millisecond
 
-// minCalls is how many calls a percentile takes.
+// minCalls is the number of calls that a percentile needs.
 const minCalls = 100
 
-// lagTime is how long a Wait may stay with a server that lags behind while
-// calls are frequent.
+// lagTime is the time for which a Wait may stay with a server that lags behind while calls
+// are frequent.
 const lagTime = 2 * time.Second
 
-// rotate strikes the server in use. For the faults that depend on which server
-// leads it strikes the leader and a follower, and in the slow profile each.
+// rotate injects the fault into the server in use. If the effect depends on the leader, it
+// injects it into the leader and a follower, and in the slow profile into each server.
 func (e *env) rotate(verb ServerFaultVerb) {
 	c := e.cluster()
 	targets := []int{-1}
@@ -100,7 +100,7 @@ func (e *env) rotate(verb ServerFaultVerb) {
 	}
 }
 
-// rotateOne strikes server i, or the one in use for i < 0.
+// rotateOne injects the fault into server i, or into the one in use for i < 0.
 func (e *env) rotateOne(i int, verb ServerFaultVerb) {
 	d, decided := e.drive(Opening{})
 	healthy := d.load(time.Second / 2).after(0)
@@ -116,7 +116,7 @@ func (e *env) rotateOne(i int, verb ServerFaultVerb) {
 	restore := e.injectFault(i, ServerFault{Do: verb})
 	seenBy := max(min(e.budget(), lagTime), extra+rotationTime)
 	rotated := extra + rotationTime
-	t := d.loadUntil(max(e.strikeFor(), seenBy+e.strikeFor()/4, rotated+e.strikeFor()/2), rotated, minCalls)
+	t := d.loadUntil(max(e.faultTime(), seenBy+e.faultTime()/4, rotated+e.faultTime()/2), rotated, minCalls)
 	view := stop()
 	restore()
 	e.s.Cluster.Healthy(e)
@@ -140,8 +140,8 @@ func (e *env) rotateOne(i int, verb ServerFaultVerb) {
 	require.NoError(e, d.hold.Release(e.ctx))
 }
 
-// asFastAs bounds the latency of the calls t. The control is what the machine
-// took, or what the calls of a client took that uses the healthy servers only.
+// asFastAs bounds the latency of the calls t. The control is the time that the machine
+// took, or the latency of a client that uses only the healthy servers.
 func (e *env) asFastAs(witness, t *tally, election, p99 time.Duration) {
 	rotated := election + rotationTime
 	e.bounded(latency{
@@ -154,14 +154,14 @@ func (e *env) asFastAs(witness, t *tally, election, p99 time.Duration) {
 	})
 }
 
-// explained requires that the decision against a server was told, once or a
-// few times, with a reason.
+// explained requires that the decision against a server was reported, once or a few
+// times, with a reason.
 func (e *env) explained(events []dcs.EndpointEvent, at string) {
 	switch {
 	case len(events) == 0:
 		e.Errorf("no event names %s, which was left", at)
 	case len(events) > 6:
-		e.Errorf("%d events about %s: a flood", len(events), at)
+		e.Errorf("%d events about %s: too many", len(events), at)
 	}
 	for _, ev := range events {
 		if ev.Reason == "" {
@@ -178,12 +178,12 @@ func rotateSlow(e *env) {
 	i := e.inUse(d.c)
 	const delay = 500 * time.Millisecond
 	restore := e.injectFault(i, ServerFault{Do: Delayed, Delay: delay})
-	t := d.load(e.strikeFor())
+	t := d.load(e.faultTime())
 	restore()
 	later := t.after(delay)
 	e.Logf("healthy p50 %v; with %s slow: %v, slowest %v", p50, e.s.Cluster.Endpoints[i], quantile(later, 0.5), quantile(t.after(0), 1))
 	require.Empty(e, t.failed())
-	// Every call that waits for the slow server takes longer than either.
+	// Every call that waits for the slow server takes longer than either bound.
 	from := t.began.Add(delay)
 	e.bounded(latency{"the median once the slow server was left", quantile(later, 0.5), delay / 10, e.delayedAt(0.5, from, t.ended)})
 	e.bounded(latency{"p95 once the slow server was left", quantile(later, 0.95), delay / 2, e.delayedAt(0.95, from, t.ended)})
@@ -197,12 +197,12 @@ func rotateFar(e *env) {
 	for i := range c.Endpoints {
 		leads := c.Leader(e) == i
 		if !slowProfile() && !leads && c.Leader(e) >= 0 {
-			continue // the one that leads is the hard one
+			continue // only the leader is difficult
 		}
 		restore := e.injectFault(i, ServerFault{Do: Delayed, Delay: away})
 		d, _ := e.drive(Opening{})
-		d.load(500 * time.Millisecond) // it learns which server is far
-		t := d.load(e.strikeFor() / 2)
+		d.load(500 * time.Millisecond) // the client learns which server is far
+		t := d.load(e.faultTime() / 2)
 		restore()
 		e.Logf("healthy p50 %v; with %s 80 ms away (it leads: %v): p50 %v, p95 %v", p50, c.Endpoints[i], leads, quantile(t.after(0), 0.5), quantile(t.after(0), 0.95))
 		require.Empty(e, t.failed())
@@ -231,7 +231,7 @@ func rotateBack(e *env) {
 		require.Empty(e, d.load(250*time.Millisecond).failed(), "a call failed while the server came back")
 	}
 	if !back() {
-		e.Fatalf("%s was left out and not used again within 30 s", at)
+		e.Fatalf("%s was ejected and not used again within 30 s", at)
 	}
 	e.Logf("used again after %v", time.Since(restored).Round(time.Millisecond))
 	only, _ := e.opened(Opening{Endpoints: []string{at}})
@@ -246,7 +246,7 @@ func rotateReplaced(e *env) {
 	d, _ := e.drive(Opening{Endpoints: append([]string(nil), c.Endpoints...)})
 	for i := range e.rounds(1, len(c.Endpoints)) {
 		if i > 0 {
-			e.pass(5 * e.budget()) // nobody replaces all of them at once
+			e.pass(5 * e.budget()) // operators do not replace all of them at once
 		}
 		c.Replace(e, i)
 		t := d.load(time.Second)
@@ -279,11 +279,11 @@ func seedDown(e *env) {
 	e.pass(e.budget() + slack)
 	select {
 	case <-done:
-		e.Fatalf("an Open that waits came back while the store was down: %v", err)
+		e.Fatalf("an Open that waits returned while the store was down: %v", err)
 	default:
 	}
 	restoreAll()
-	e.within(30*time.Second, done, "an Open that waits comes back when the store does")
+	e.within(30*time.Second, done, "an Open that waits returns when the store is back")
 	require.NoError(e, err)
 	waited.put(e.key("k"), "w")
 }

@@ -15,72 +15,72 @@ import (
 var secureCases = []spec{
 	{Case: Case{
 		Name:       "Auth/WrongPassword",
-		Rule:       "A wrong password or token is ErrUnauthorized, at Open or at the first call, within the budget, never a definite no about a key or lease.",
-		Motivation: "A password changed at night made healthy primaries step down: \"denied\" was read as \"lost\".",
+		Rule:       "A wrong password or token is ErrUnauthorized, at Open or at the first call, within the budget, and never a definite statement about a key or lease.",
+		Motivation: "After a password was changed at night, healthy primaries stepped down, because \"denied\" was read as \"lost\".",
 	}, sleeps: true, run: func(e *env) { e.refusedClient(WrongPassword) }},
 	{Case: Case{
 		Name:       "Auth/MissingRight",
-		Rule:       "A client that may not write is told ErrUnauthorized by its writes, and nothing is written.",
-		Motivation: "A role that may read but not write looks healthy until it has to take over.",
+		Rule:       "Writes of a client without the right to write return ErrUnauthorized, and nothing is written.",
+		Motivation: "A role that may read but not write seems healthy until it must take over.",
 	}, run: missingRight},
 	{Case: Case{
 		Name:       "Auth/TokenRenewed",
-		Rule:       "A token that expires mid-way is renewed inside the budget; no call fails and no lock is lost.",
-		Motivation: "etcd's simple tokens end after five minutes; the first call after that fails, and it may be the renewal.",
+		Rule:       "A token that expires during use is renewed within the budget. No call fails and no lock is lost.",
+		Motivation: "etcd's simple tokens end after five minutes. The first call after that fails, and it may be the renewal.",
 	}, sleeps: true, run: tokenRenewed},
 	{Case: Case{
 		Name:       "TLS/UnknownCA",
-		Rule:       "A certificate of an unknown authority is refused, with an error that says so, within the budget.",
-		Motivation: "A client that retries a refused certificate in silence looks like a network fault.",
+		Rule:       "A certificate of an unknown authority is refused within the budget, with an error that names the reason.",
+		Motivation: "A client that retries a refused certificate without a report seems to have a network fault.",
 	}, sleeps: true, run: func(e *env) { e.refusedClient(UnknownCA) }},
 	{Case: Case{
 		Name:       "TLS/WrongHost",
-		Rule:       "A certificate for another host is refused, with an error that says so, within the budget.",
+		Rule:       "A certificate for another host is refused within the budget, with an error that names the reason.",
 		Motivation: "Verification switched off \"for now\" because the certificate names the machine and not the address.",
 	}, sleeps: true, run: func(e *env) { e.refusedClient(WrongHost) }},
 	{Case: Case{
 		Name:       "TLS/Expired",
-		Rule:       "An expired certificate is refused, with an error that says so, within the budget.",
-		Motivation: "The one outage with a date known a year ahead; the error must name it.",
+		Rule:       "An expired certificate is refused within the budget, with an error that names the reason.",
+		Motivation: "This outage has a date that is known a year ahead, and the error must name it.",
 	}, sleeps: true, run: func(e *env) { e.refusedClient(ExpiredCert) }},
 	{Case: Case{
 		Name:       "TLS/NoCertificate",
-		Rule:       "Where certificates are demanded of clients, one without is refused, within the budget.",
+		Rule:       "If clients must have certificates, a client without one is refused within the budget.",
 		Motivation: "With TLS 1.3 the client's handshake succeeds first and its refusal comes with the first answer.",
 	}, sleeps: true, run: func(e *env) { e.refusedClient(NoCert) }},
 	{Case: Case{
 		Name:       "TLS/Good",
-		Rule:       "With everything right the whole contract is there: commits, leases, locks, waits; and nothing secret is logged or put into errors, by any client.",
-		Motivation: "A password in a URL in a log line in a ticket.",
+		Rule:       "A client with correct credentials has the whole contract: commits, leases, locks and waits. No client logs a secret or puts one into an error.",
+		Motivation: "A password in a URL was logged, and the log line was copied into a ticket.",
 	}, run: secureGood},
 }
 
-// secure opens a client with the credentials who, or returns why that was
-// refused.
-func (e *env) secure(who Credentials) (*client, error) {
+// secure opens a client with these credentials, or returns the error of the refusal.
+func (e *env) secure(creds Credentials) (*client, error) {
 	e.needs(e.s.Secure != nil, "Secure")
 	log := slog.New(slog.NewTextHandler(e.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	raw, err := e.s.Secure(e, who, log)
+	raw, err := e.s.Secure(e, creds, log)
 	if err != nil {
 		return nil, err
 	}
 	return e.wrap(raw), nil
 }
 
-// patient is what opening a client may take, beyond the budget of its calls.
+// patient is the time that opening a client may take beyond the budget of its calls.
 const patient = 5 * time.Second
 
-// refusedClient requires that a client with bad credentials is told so.
-func (e *env) refusedClient(who Credentials) {
-	// The server serves: what follows is its answer, not that it starts.
+// refusedClient requires that a client with bad credentials gets an error that names
+// them.
+func (e *env) refusedClient(creds Credentials) {
+	// The server serves, so that later errors are its answers and not effects of its start.
 	good, err := e.secure(Good)
 	require.NoError(e, err)
-	e.served("a client with everything right", func() error { _, err := good.Commit(e.ctx, putOne(e)); return err })
+	e.served("a client with correct credentials", func() error { _, err := good.Commit(e.ctx, putOne(e)); return err })
 	begin := time.Now()
-	c, err := e.secure(who)
+	c, err := e.secure(creds)
 	if err != nil {
-		e.atMost(time.Since(begin), e.budget()+patient, begin, "Open with "+string(who))
-		e.tells(who, err)
+		e.atMost(time.Since(begin), e.budget()+patient, begin, "Open with "+string(creds))
+		e.explains(creds, err)
 		e.noSecrets(err)
 		return
 	}
@@ -90,11 +90,11 @@ func (e *env) refusedClient(who Credentials) {
 		{"Grant", func(ctx context.Context) error { _, _, err := c.Grant(ctx, e.timing.TTL); return err }},
 	}
 	e.together(len(calls), func(i int) {
-		what := calls[i].name + " with " + string(who)
+		what := calls[i].name + " with " + string(creds)
 		var err error
 		e.promptly(e.budget()+slack, what, func() { err = calls[i].do(e.ctx) })
 		e.kind(err, dcs.ErrUnauthorized, what)
-		e.tells(who, err)
+		e.explains(creds, err)
 		e.noSecrets(err)
 	})
 }
@@ -103,17 +103,17 @@ func putOne(e *env) dcs.Txn {
 	return dcs.Txn{Then: []dcs.Write{dcs.Put(e.key("k"), []byte("v"))}}
 }
 
-// tells requires that an operator can read from err what is wrong.
-func (e *env) tells(who Credentials, err error) {
+// explains requires that err names the fault for an operator.
+func (e *env) explains(creds Credentials, err error) {
 	text := strings.ToLower(err.Error())
 	words := []string{"certificate", "tls", "x509", "authority"}
-	if who == WrongPassword || who == MissingRight {
+	if creds == WrongPassword || creds == MissingRight {
 		words = []string{"password", "unauthorized", "permission", "denied", "auth", "token", "acl"}
 	}
 	if !matchesAny(text, words) {
-		e.Errorf("the error for a %s does not say what is wrong: %v", who, err)
+		e.Errorf("the error for a %s does not name the fault: %v", creds, err)
 	}
-	e.Logf("%s: %v", who, err)
+	e.Logf("%s: %v", creds, err)
 }
 
 // noSecrets requires that neither the log nor an error shows a secret. The
@@ -130,14 +130,14 @@ func (e *env) noSecrets(errs ...error) {
 	}
 }
 
-// Secret is part of every password and token that a harness gives to the
-// clients of [Store.Secure]; the suite looks for it in logs and errors.
+// Secret must be part of every password and token that a harness gives to the clients of
+// [Store.Secure]. The suite searches logs and errors for it.
 const Secret = "hunter2-do-not-log"
 
 func missingRight(e *env) {
 	c, err := e.secure(MissingRight)
 	if err != nil {
-		e.tells(MissingRight, err)
+		e.explains(MissingRight, err)
 		e.noSecrets(err)
 		return
 	}

@@ -11,52 +11,51 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// settleCases are about what a Session makes of answers that come late or not
-// at all.
+// settleCases test how a Session handles answers that arrive late or not at all.
 var settleCases = []spec{
 	{Case: Case{
 		Name:       "Reply/LateYesIsReleased",
-		Rule:       "An acquire that settles to a yes after Acquire returned an error is given back (P16).",
-		Motivation: "Nobody is there to take it, and its lease is renewed: the lock is held by no one for as long as the process lives.",
+		Rule:       "If an acquire settles as successful after Acquire returned an error, the lock is released (P16).",
+		Motivation: "No caller has the Hold, and its lease is renewed. The lock is taken without a holder for as long as the process runs.",
 	}, sleeps: true, run: lateYes},
 	{Case: Case{
 		Name:       "Reply/OneAttemptAtATime",
-		Rule:       "While an acquire or a release of a key is unclear, the Session sends no new acquire of that key and adopts nothing it finds on its lease (P17).",
-		Motivation: "Found in a model of the protocol: the unclear release landed under the Hold that had adopted the key.",
+		Rule:       "While an acquire or a release of a key is unclear, the Session sends no new acquire of that key and adopts no key that it finds on its lease (P17).",
+		Motivation: "Found in a model of the protocol: the unclear release was executed under the Hold that had adopted the key.",
 	}, sleeps: true, run: oneAttempt},
 	{Case: Case{
 		Name:       "Hold/DeadlineWithoutProof",
-		Rule:       "Without a confirmed renewal the Session ends at its deadline: never before, not later than a timer of the same process + 50 ms; nothing that comes later revives it (P3, P4).",
-		Motivation: "The point of a lease: a holder that cannot reach the store must stop by itself, in time.",
+		Rule:       "Without a confirmed renewal the Session ends at its deadline, never before, and at most 50 ms after a timer of the same process. No later answer revives it (P3, P4).",
+		Motivation: "The purpose of a lease: a holder that cannot reach the store must stop by itself, in time.",
 	}, sleeps: true, run: deadlineWithoutProof},
 	{Case: Case{
 		Name:       "Hold/LostIsFinal",
-		Rule:       "Renewals that are answered after the deadline revive nothing, though each of them had been done in time (P4).",
-		Motivation: "Found in a model of the protocol: the late answer revives a holder whose successor is at work.",
+		Rule:       "Renewals that are answered after the deadline revive nothing, although each of them was executed in time (P4).",
+		Motivation: "Found in a model of the protocol: the late answer revives a holder that has a successor already.",
 	}, sleeps: true, run: lostIsFinal},
 	{Case: Case{
 		Name:       "Hold/OldAnswerJudgesNothingNew",
 		Rule:       "The answer to a renewal judges only Holds that existed when it was sent (P5).",
-		Motivation: "Released, re-acquired, and then the old answer says \"the key is not there\": a false ErrLost.",
+		Motivation: "After a release and a new acquisition, the old answer reports that the key is absent, and the Hold ends with a false ErrLost.",
 	}, sleeps: true, run: oldAnswer},
 	{Case: Case{
 		Name:       "Holder/ConfirmsKeepFailing",
-		Rule:       "Renewals fail while commits work: where Caps.Rebind, the keys move to a fresh lease, the token stays, and the Hold is valid only while its key is there; elsewhere the Hold ends by its deadline (P20).",
-		Motivation: "One member that answers everything but renewals cost the leadership of a healthy primary.",
+		Rule:       "If renewals fail while commits work, then with Caps.Rebind the keys move to a fresh lease, the token stays, and the Hold is valid only while its key exists. Without Caps.Rebind the Hold ends by its deadline (P20).",
+		Motivation: "One member that answered all requests except renewals cost a healthy primary its leadership.",
 	}, sleeps: true, run: confirmsKeepFailing},
 	{Case: Case{
 		Name:       "Holder/ManyKeysMove",
-		Rule:       "Renewals fail while commits work, and the Session holds more keys than a Txn has operations (5,000 in virtual time and in the slow profile): where Caps.Rebind, all of them move to a fresh lease, and no Hold ends (P20).",
-		Motivation: "A session with 65 locks lost all of them, where one with 64 moved its keys.",
+		Rule:       "If renewals fail while commits work, and the Session holds more keys than a Txn has operations (5,000 in virtual time and in the slow profile), then with Caps.Rebind all of them move to a fresh lease, and no Hold ends (P20).",
+		Motivation: "A session with 65 locks lost all of them, while one with 64 moved its keys.",
 	}, sleeps: true, run: manyKeysMove},
 	{Case: Case{
 		Name:       "Holder/UnclearMove",
-		Rule:       "While the move to a fresh lease is unclear both leases are renewed, and the Hold is valid only while its key is there (P20).",
-		Motivation: "Found in a model of the protocol: the move landed late, and the spare lease, renewed by nobody, ended first.",
+		Rule:       "While the move to a fresh lease is unclear both leases are renewed, and the Hold is valid only while its key exists (P20).",
+		Motivation: "Found in a model of the protocol: the move was executed late, and the spare lease, which was not renewed, ended first.",
 	}, sleeps: true, run: unclearMove},
 }
 
-// guardian checks, while it runs, that a Hold that says Valid() has its key.
+// guardian checks, while it runs, that the key of a Hold exists while Valid() is true.
 func (e *env) guardian(observer *client, h *dcs.Hold) (stop func()) {
 	over := make(chan struct{})
 	done := e.start(func() {
@@ -70,9 +69,9 @@ func (e *env) guardian(observer *client, h *dcs.Hold) (stop func()) {
 			}
 			before := h.Valid()
 			en, err := observer.Get(e.ctx, h.Key())
-			// Valid at the end too: then it was all the while.
+			// The Hold is valid at the end too, so it was valid during the read.
 			if before && h.Valid() && (errors.Is(err, dcs.ErrNotFound) || err == nil && en.Created != h.Token()) {
-				e.Fatalf("the Hold is Valid() with %v remaining, and its key is gone or another's (created %d, token %d)", h.Remaining(), en.Created, h.Token())
+				e.Fatalf("the Hold is Valid() with %v remaining, and its key is deleted or belongs to another session (created %d, token %d)", h.Remaining(), en.Created, h.Token())
 			}
 		}
 	})
@@ -97,13 +96,13 @@ func lateYes(e *env) {
 	lift()
 	e.kind(err, dcs.ErrAmbiguous, "TryAcquire whose answers were all lost")
 	b.awaitGone(lock, e.timing.TTL/2)
-	require.Nil(e, s.Err(), "the session goes on")
+	require.Nil(e, s.Err(), "the session has ended")
 	h, err := s.Acquire(e.ctx, lock, []byte("a"))
 	require.NoError(e, err)
 	e.pass(e.budget())
-	e.stillHeld(b, h, "acquired after a late yes had been given back")
+	e.stillHeld(b, h, "acquired after a late success had been released")
 
-	// The same by the waiting kind, whose context ends first.
+	// The same with Acquire, which waits, and whose context ends first.
 	other := e.key("other")
 	lift = e.inject(a, Fault{Do: LoseAnswer, When: func(q Request) bool {
 		return q.Op == "Commit" && q.Touches(other) || q.Op == "Settle"
@@ -112,7 +111,7 @@ func lateYes(e *env) {
 	defer cancel()
 	_, err = s.Acquire(ctx, other, []byte("a"))
 	lift()
-	e.kind(err, dcs.ErrAmbiguous, "Acquire cut short with a commit under way")
+	e.kind(err, dcs.ErrAmbiguous, "Acquire cut short with a commit in flight")
 	b.awaitGone(other, e.timing.TTL/2)
 }
 
@@ -125,23 +124,23 @@ func oneAttempt(e *env) {
 			return q.Op == "Commit" && q.Touches(key) || q.Op == "Settle"
 		}
 	}
-	// An acquire is unclear: nothing is sent for that key.
+	// While an acquire is unclear, nothing is sent for that key.
 	lock := e.key("acquired")
 	lift := e.inject(a, Fault{Do: HoldRequest, When: unclear(lock)})
 	_, err := s.TryAcquire(e.ctx, lock, []byte("a"))
-	e.kind(err, dcs.ErrAmbiguous, "TryAcquire that nobody answers")
+	e.kind(err, dcs.ErrAmbiguous, "TryAcquire that is never answered")
 	e.nothingSent(a, s, lock)
 	lift()
 	b.awaitGone(lock, e.timing.TTL/2)
 	e.orphaned(b, lock, "an unclear acquire was settled")
 
-	// A release is unclear: its key is on the session's own lease.
+	// While a release is unclear, its key is on the session's own lease.
 	lock = e.key("released")
 	h := e.acquire(s, lock, "a")
 	lift = e.inject(a, Fault{Do: HoldRequest, When: unclear(lock)})
 	ctx, cancel := context.WithTimeout(e.ctx, e.budget()/2)
 	defer cancel()
-	e.kind(h.Release(ctx), dcs.ErrUnavailable, "Release that nobody answers")
+	e.kind(h.Release(ctx), dcs.ErrUnavailable, "Release that is never answered")
 	e.nothingSent(a, s, lock)
 	lift()
 	b.awaitGone(lock, e.timing.TTL/2)
@@ -153,8 +152,8 @@ func oneAttempt(e *env) {
 	e.stillHeld(b, again, "acquired after an unclear release was settled")
 }
 
-// nothingSent requires that a new TryAcquire of a key with an unclear attempt
-// is refused without a request of its own.
+// nothingSent requires that a new TryAcquire of a key with an unclear attempt is refused
+// without a request.
 func (e *env) nothingSent(a *client, s *dcs.Session, lock string) {
 	var sent atomic.Int64
 	look := e.inject(a, Fault{Do: Pass, When: func(q Request) bool {
@@ -188,8 +187,8 @@ func deadlineWithoutProof(e *env) {
 	e.pass(2 * e.renewEvery())
 	lift := e.inject(a, Fault{Do: LoseRequest})
 	e.settle()
-	// A renewal that was answered before may still be on its way into the
-	// session; after one round the deadline stands.
+	// The session may not have processed an earlier answer yet. After one round the
+	// deadline is final.
 	e.pass(e.budget() + slack)
 	deadline := h.Deadline()
 	left := -deadline.Elapsed()
@@ -211,7 +210,7 @@ func deadlineWithoutProof(e *env) {
 	lift()
 	e.pass(2 * e.renewEvery())
 	if h.Valid() || s.State() != dcs.Lost {
-		e.Fatal("an expired Hold came back when the store did")
+		e.Fatal("an expired Hold became valid when the store came back")
 	}
 	e.kind(h.Confirm(e.ctx), dcs.ErrExpired, "Confirm of an expired Hold")
 	e.acquireLater(a, e.key("lock"))
@@ -236,8 +235,8 @@ func lostIsFinal(e *env) {
 	lift := e.inject(a, Fault{Do: HoldAnswer, When: on("Renew")})
 	lose := e.inject(a, Fault{Do: LoseRequest, When: func(q Request) bool { return q.Op == "Grant" || q.Op == "Commit" }})
 	stop := e.guardian(b, h)
-	// Asked for the whole time: what finds the end and what hears the answers
-	// are at work at once.
+	// Valid is called all the time, so that the detection of the end and the arrival of
+	// the answers are concurrent.
 	over := s.Granted().TTL + 2*e.renewEvery()
 	began := time.Now()
 	for h.Valid() && time.Since(began) < over+e.budget() {
@@ -264,9 +263,9 @@ func oldAnswer(e *env) {
 	lock := e.key("lock")
 	for range 3 {
 		old := e.acquire(s, lock, "a")
-		// A renewal that asks for the lock is sent and stays on its way; both
-		// faults are for the same one.
-		var step atomic.Int32 // 1: both are in place, 2: sent, 3: its answer will be held
+		// A renewal that reads the lock is sent and held back. Both faults are for the
+		// same renewal.
+		var step atomic.Int32 // 1: both are in force, 2: sent, 3: the answer will be held
 		sent := make(chan struct{})
 		arrive := e.inject(a, Fault{Do: HoldRequest, Times: 1, When: func(q Request) bool {
 			if q.Op != "Renew" || !q.Touches(lock) || !step.CompareAndSwap(1, 2) {
@@ -282,7 +281,7 @@ func oldAnswer(e *env) {
 		confirmed := e.start(func() { _ = old.Confirm(e.ctx) })
 		e.within(e.oneRenewal(), sent, "a renewal is sent")
 		require.NoError(e, old.Release(e.ctx))
-		arrive() // it reads that the key is not there
+		arrive() // the renewal reads that the key is absent
 		e.settle()
 		fresh := e.acquire(s, lock, "a")
 		answer()
@@ -307,7 +306,7 @@ func confirmsKeepFailing(e *env) {
 	from := s.Lease()
 	stop1, stop2 := e.guardian(b, h1), e.guardian(b, h2)
 	lift := e.inject(a, Fault{Do: LoseRequest, When: on("Renew")})
-	// The first lease is gone well before, and so is what did not move.
+	// The first lease has ended well before, with the keys that did not move.
 	e.pass(max(2*e.timing.TTL, s.Granted().Expiry*5/4))
 	rebinds := a.Caps().Rebind
 	if !rebinds {
@@ -322,18 +321,18 @@ func confirmsKeepFailing(e *env) {
 	if s.Lease() == from {
 		e.Fatal("the session never moved to a fresh lease")
 	}
-	require.Equal(e, s.Lease(), b.get(e.key("members", "a")).Lease, "the published key moved too")
+	require.Equal(e, s.Lease(), b.get(e.key("members", "a")).Lease, "the published key has not moved")
 	lift()
 	e.pass(2 * e.oneRenewal())
 	require.NoError(e, h1.Confirm(e.ctx))
 	stop1()
 	stop2()
 	require.NoError(e, s.Close(e.ctx))
-	require.Empty(e, b.snapshot(e.prefix).Entries, "closing the session removes what had moved")
+	require.Empty(e, b.snapshot(e.prefix).Entries, "closing the session must remove the moved keys")
 }
 
-// unclearMove lets the move to a fresh lease get stuck on its way, renewals
-// work again, and the move land much later.
+// unclearMove holds the move to a fresh lease back, makes renewals work again, and releases
+// the move much later.
 func unclearMove(e *env) {
 	a, b := e.pair()
 	if !a.Caps().Rebind {
@@ -361,11 +360,11 @@ func unclearMove(e *env) {
 	e.within(2*e.timing.TTL, moved, "the session moves its keys when renewals keep failing")
 	renewals()
 	e.pass(e.timing.TTL / 2)
-	move()                                // it lands now; nobody is told
-	e.pass(e.timing.TTL + e.oneRenewal()) // longer than a lease lives that nobody renews
+	move()                                // it is executed now, and its answer is lost
+	e.pass(e.timing.TTL + e.oneRenewal()) // longer than the life of a lease that is not renewed
 	settling()
 	e.pass(e.oneRenewal())
 	stop()
-	e.stillHeld(b, h, "after a move that landed late")
+	e.stillHeld(b, h, "after a move that was executed late")
 	require.NoError(e, h.Confirm(e.ctx))
 }

@@ -15,13 +15,13 @@ import (
 var snapshotCases = []spec{
 	{Case: Case{
 		Name:       "Snapshot/Atomic",
-		Rule:       "Two keys that always change in one Txn are never seen torn, by Snapshot or Wait, under write load.",
+		Rule:       "Snapshot and Wait never return two keys of different Txns, if the keys always change in one Txn, under write load.",
 		Motivation: "A tree that is read key by key was torn 77 to 84 times of 100 on ZooKeeper.",
 	}, run: snapshotAtomic},
 	{Case: Case{
 		Name:       "Snapshot/RevisionNeverFalls",
-		Rule:       "The revision of a Snapshot never falls on one Store, whichever method and goroutine saw the last one.",
-		Motivation: "After a switch to a member that lags behind, a manager sees the leader of a minute ago.",
+		Rule:       "The revision of a Snapshot never falls on one Store, whichever method and goroutine returned the last one.",
+		Motivation: "After a switch to a member that lags behind, a manager reads the leader of a minute ago.",
 	}, run: revisionNeverFalls},
 }
 
@@ -54,7 +54,7 @@ func (e *env) untorn(s dcs.Snapshot) {
 		a, hasA := s.Get(e.key(pair, "a"))
 		z, hasZ := s.Get(e.key(pair, "z"))
 		if hasA != hasZ || a.Modified != z.Modified || string(a.Value) != string(z.Value) {
-			e.Fatalf("torn at %d: a is %q of %d (there: %v), z is %q of %d (there: %v)", s.Revision, a.Value, a.Modified, hasA, z.Value, z.Modified, hasZ)
+			e.Fatalf("torn at %d: a is %q of %d (exists: %v), z is %q of %d (exists: %v)", s.Revision, a.Value, a.Modified, hasA, z.Value, z.Modified, hasZ)
 		}
 	}
 }

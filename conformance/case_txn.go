@@ -14,48 +14,48 @@ import (
 var txnCases = []spec{
 	{Case: Case{
 		Name:       "Txn/AllOrNothing",
-		Rule:       "All conditions hold and all writes happen at one revision, or one fails and nothing happens.",
-		Motivation: "Stores without transactions are often driven with one request a key; a crash between two leaves half a change.",
+		Rule:       "Either all conditions hold and all writes are made at one revision, or a condition fails and nothing is written.",
+		Motivation: "Stores without transactions are often driven with one request for each key, and a crash between two leaves half a change.",
 	}, run: allOrNothing},
 	{Case: Case{
 		Name:       "Txn/AbsentIsZero",
 		Rule:       "Revision 0 means absent, in both fields, before the first creation and after a deletion.",
-		Motivation: "A compare with version 0 means \"any version\" in some clients: the lock is taken from its holder.",
+		Motivation: "A compare with version 0 means \"any version\" in some clients, so that the lock is taken from its holder.",
 	}, run: absentIsZero},
 	{Case: Case{
 		Name:       "Txn/ReCreated",
-		Rule:       "A condition with an old revision fails on a key that was deleted and re-created, at its very first version too.",
+		Rule:       "A condition with an old revision fails on a key that was deleted and re-created, even at its first version.",
 		Motivation: "ZooKeeper's versions start at 0 again with every creation; Patroni's compare-and-set at version 0 was unconditional.",
 	}, run: reCreated},
 	{Case: Case{
 		Name:       "Txn/SameValue",
-		Rule:       "Writing the value that is there already moves the revision; of two compare-and-sets on one revision one loses.",
+		Rule:       "Writing the present value again raises the revision. Of two compare-and-sets on one revision one fails.",
 		Motivation: "Consul keeps the index of a put that changes nothing, so two compare-and-sets on it both win.",
 	}, run: sameValue},
 	{Case: Case{
 		Name:       "Txn/RevisionReturned",
-		Rule:       "Commit returns the revision of what it wrote, for deletes too; revisions rise over all keys and over re-creation.",
-		Motivation: "Reading the revision back after the write finds somebody else's; the token is then not one's own.",
+		Rule:       "Commit returns the revision of its writes, for deletes too. Revisions rise over all keys and over re-creation.",
+		Motivation: "If the revision is read back after the write, it may be that of another client's write, and so may the token.",
 	}, run: revisionReturned},
 	{Case: Case{
 		Name:       "Txn/Shape",
-		Rule:       "Two leases, two operations on one key, a key below another of the same Txn, an empty Then: ErrInvalid before anything is sent.",
-		Motivation: "Each store treats these differently, and some in silence: the last write of a key wins, or the first.",
+		Rule:       "Two leases, two operations on one key, a key below another of the same Txn, or an empty Then are ErrInvalid before anything is sent.",
+		Motivation: "Each store treats these differently, and some without an error: the last write of a key wins, or the first.",
 	}, run: shape},
 	{Case: Case{
 		Name:       "Txn/BookkeepingHidden",
-		Rule:       "Markers, epochs and witnesses never show in Get, Snapshot or Wait.",
-		Motivation: "Bookkeeping that shows becomes part of somebody's tree, and is then deleted by a clean-up script.",
+		Rule:       "Get, Snapshot and Wait never return markers, epochs and witnesses.",
+		Motivation: "Visible bookkeeping becomes part of a user's tree, and is then deleted by a clean-up script.",
 	}, run: bookkeepingHidden},
 	{Case: Case{
 		Name:       "Txn/ConcurrentCAS",
-		Rule:       "64 clients increment one counter with compare-and-set; nothing is lost.",
-		Motivation: "The plainest way to see that a conditional write is not conditional.",
+		Rule:       "64 clients increment one counter with compare-and-set, and no increment is lost.",
+		Motivation: "The simplest test that detects a conditional write without its condition.",
 	}, alone: true, run: concurrentCAS},
 }
 
-// conflict requires that t is refused by one of its conditions. It returns the
-// entry that was found, if that was read.
+// conflict requires that t is refused by one of its conditions. It returns the entry that
+// the error names, if it does.
 func (c *client) conflict(t dcs.Txn, what string) (current *dcs.Entry) {
 	_, err := c.Commit(c.e.ctx, t)
 	return c.e.kind(err, dcs.ErrConflict, what)
@@ -68,8 +68,8 @@ func allOrNothing(e *env) {
 	both := []dcs.Write{dcs.Put(k2, []byte("two")), dcs.Put(k3, []byte("three")), dcs.Delete(k1)}
 	cases := map[string][]dcs.Cond{
 		"a wrong revision":          {dcs.ModifiedAt(k1, r1+1)},
-		"absent, but it is there":   {dcs.Absent(k1)},
-		"there, but it is absent":   {dcs.ModifiedAt(k2, r1)},
+		"absent, but it exists":     {dcs.Absent(k1)},
+		"exists, but it is absent":  {dcs.ModifiedAt(k2, r1)},
 		"one of two conditions":     {dcs.ModifiedAt(k1, r1), dcs.CreatedAt(k3, r1)},
 		"the other of two":          {dcs.CreatedAt(k1, r1+1), dcs.Absent(k2)},
 		"a key that is not written": {dcs.ModifiedAt(e.key("4"), 1)},
@@ -79,7 +79,7 @@ func allOrNothing(e *env) {
 		current := a.conflict(dcs.Txn{If: conds, Then: both}, what)
 		require.Equal(e, before.Entries, b.snapshot(e.prefix).Entries, "%s: something was written", what)
 		if current != nil {
-			require.Equal(e, b.get(current.Key), *current, "%s: Current is not what is there", what)
+			require.Equal(e, b.get(current.Key), *current, "%s: Current is not the present entry", what)
 		}
 	}
 	r := a.commit(dcs.Txn{If: []dcs.Cond{dcs.ModifiedAt(k1, r1), dcs.Absent(k2)}, Then: both})
@@ -108,7 +108,7 @@ func absentIsZero(e *env) {
 		a.conflict(dcs.Txn{If: []dcs.Cond{dcs.ModifiedAt(k, r)}, Then: []dcs.Write{dcs.Put(k, nil)}}, "an absent key is not at its last revision")
 		a.conflict(dcs.Txn{If: []dcs.Cond{dcs.CreatedAt(k, r)}, Then: []dcs.Write{dcs.Put(k, nil)}}, "an absent key was not created at its last token")
 	}
-	// A guard on nothing at all: deletion of what is absent.
+	// A condition on an absent key, and the deletion of one.
 	a.commit(dcs.Txn{If: []dcs.Cond{dcs.Absent(k)}, Then: []dcs.Write{dcs.Delete(k)}})
 }
 
@@ -143,7 +143,7 @@ func sameValue(e *env) {
 	r2 := a.put(k, "same")
 	en := b.get(k)
 	if r2 <= r1 || en.Modified != r2 || en.Created != r1 {
-		e.Fatalf("written at %d and again at %d: the entry says created %d, modified %d", r1, r2, en.Created, en.Modified)
+		e.Fatalf("written at %d and again at %d: the entry has created %d, modified %d", r1, r2, en.Created, en.Modified)
 	}
 	a.conflict(dcs.Txn{If: []dcs.Cond{dcs.ModifiedAt(k, r1)}, Then: []dcs.Write{dcs.Put(k, []byte("same"))}}, "a revision that was overwritten by the same value")
 	for range e.rounds(20, 200) {
@@ -187,11 +187,11 @@ func revisionReturned(e *env) {
 		require.Equal(e, rewritten, clients[i%2].get(other).Modified)
 		step(i, "another key", dcs.Txn{Then: []dcs.Write{dcs.Put(e.key("third"), nil)}})
 		step(i+1, "deletion", dcs.Txn{If: []dcs.Cond{dcs.CreatedAt(k, created)}, Then: []dcs.Write{dcs.Delete(k)}})
-		step(i, "deletion of what is absent", dcs.Txn{Then: []dcs.Write{dcs.Delete(k)}})
+		step(i, "deletion of an absent key", dcs.Txn{Then: []dcs.Write{dcs.Delete(k)}})
 	}
 }
 
-// misshapen are transactions that no store is asked.
+// misshapen has transactions that are never sent to a store.
 func misshapen(e *env) map[string]dcs.Txn {
 	a, b := e.key("a"), e.key("b")
 	put := func(k string) dcs.Write { return dcs.Put(k, nil) }
@@ -258,8 +258,8 @@ func concurrentCAS(e *env) {
 	const clients = 64
 	each := e.rounds(1, 10)
 	k := e.key("counter")
-	// Each is connected before they meet: how fast many come at once is
-	// Herd/Reconnect's question.
+	// Each is connected before all start, because Herd/Reconnect tests many connections at
+	// once.
 	var stores []*client
 	for range clients {
 		c := e.open()
@@ -278,7 +278,7 @@ func concurrentCAS(e *env) {
 				require.NoError(e, err, "Get")
 				n, err := strconv.Atoi(string(en.Value))
 				require.NoError(e, err)
-				e.pause() // so that others write in between, in virtual time too
+				e.pause() // so that other clients write in between, in virtual time too
 				_, err = c.Commit(e.ctx, dcs.Txn{
 					If:   []dcs.Cond{dcs.ModifiedAt(k, en.Modified)},
 					Then: []dcs.Write{dcs.Put(k, []byte(strconv.Itoa(n+1)))},
@@ -287,7 +287,7 @@ func concurrentCAS(e *env) {
 					break
 				}
 				if errors.Is(err, dcs.ErrAmbiguous) {
-					unclear.Add(1) // it may count or not
+					unclear.Add(1) // the increment may have been made
 					break
 				}
 				if !errors.Is(err, dcs.ErrUnavailable) {

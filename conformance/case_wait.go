@@ -15,33 +15,33 @@ import (
 var waitCases = []spec{
 	{Case: Case{
 		Name:       "Wait/LastStateNeverMissed",
-		Rule:       "After 500 random writes (slow profile: 5,000) every follower gets the final state, wherever it began and however it fell behind.",
-		Motivation: "Watches that are edge-triggered lose the last event in a reconnect, and nothing ever comes to repair it.",
+		Rule:       "After 500 random writes (slow profile: 5,000) every follower gets the final state, from any start and however far it fell behind.",
+		Motivation: "Edge-triggered watches lose the last event in a reconnect, and nothing repairs that.",
 	}, run: lastStateNeverMissed},
 	{Case: Case{
 		Name:       "Wait/NeverBackwards",
-		Rule:       "What Wait returns is newer than since, and no later snapshot shows an older entry.",
+		Rule:       "A snapshot that Wait returns is newer than since, and no later snapshot has an older entry.",
 		Motivation: "A watch that was re-opened at a lagging member replays the past.",
 	}, run: neverBackwards},
 	{Case: Case{
 		Name:       "Wait/Delete",
-		Rule:       "Deletion wakes: by Txn, of the last key under the prefix, and at the end of a lease.",
-		Motivation: "A leader key that vanishes is the one change that everybody waits for.",
+		Rule:       "A deletion wakes Wait: by Txn, of the last key under the prefix, and at the end of a lease.",
+		Motivation: "The deletion of the leader key is the change that all members wait for.",
 	}, run: waitDelete},
 	{Case: Case{
 		Name:       "Wait/OwnWrite",
 		Rule:       "A client's own write wakes its own Wait, and Wait since its revision does not return that write again.",
-		Motivation: "Read-your-write that holds for Get but not for the watch cache.",
+		Motivation: "A client reads its own write with Get, but not from its watch cache.",
 	}, run: waitOwnWrite},
 	{Case: Case{
 		Name:       "Wait/SinceZero",
-		Rule:       "Wait since revision 0 returns a tree at once, where keys exist, where none does and where all were deleted; no Snapshot is at revision 0.",
-		Motivation: "A follower that begins with nothing and learns nothing before the next change waits for a leader that is there.",
+		Rule:       "Wait since revision 0 returns a tree at once, if keys exist, if none does and if all were deleted. No Snapshot is at revision 0.",
+		Motivation: "A follower that starts without a state and gets none before the next change waits for a leader that exists already.",
 	}, run: waitSinceZero},
 	{Case: Case{
 		Name:       "Wait/CtxEnds",
 		Rule:       "While the store answers, the context ends Wait with the context's bare error, at once.",
-		Motivation: "A caller that cannot tell \"I stopped waiting\" from \"the store is silent\" counts outages that are none.",
+		Motivation: "A caller that cannot distinguish its own cancellation from a silent store counts outages that did not happen.",
 	}, sleeps: true, run: waitCtxEnds},
 	{Case: Case{
 		Name:       "Wait/ManyWaiters",
@@ -51,12 +51,11 @@ var waitCases = []spec{
 	{Case: Case{
 		Name:       "Wait/NotAPoll",
 		Rule:       "While nothing changes, a Wait costs at most one probe in min(2.5 s, RetryTimeout/4) and a handful of requests a minute.",
-		Motivation: "A watch that degrades to a loop of Gets passes every test but the one that counts.",
+		Motivation: "A watch that degrades to a loop of Gets passes every other test.",
 	}, sleeps: true, run: notAPoll},
 }
 
-// follow waits for ever newer snapshots until done says that it has the one it
-// looks for; check sees each.
+// follow waits for ever newer snapshots and calls check for each, until done reports true.
 func (c *client) follow(prefix string, since dcs.Revision, limit time.Duration, check func(dcs.Snapshot), done func(dcs.Snapshot) bool) {
 	ctx, cancel := context.WithTimeout(c.e.ctx, limit)
 	defer cancel()
@@ -82,8 +81,8 @@ func (c *client) follow(prefix string, since dcs.Revision, limit time.Duration, 
 	}
 }
 
-// randomWrites makes n random changes under the case's prefix, in bursts, and
-// returns the tree that they leave.
+// randomWrites makes n random changes under the case's prefix, in bursts, and returns the
+// resulting tree.
 func (e *env) randomWrites(c *client, n int) map[string]string {
 	want := map[string]string{}
 	for i := range n {
@@ -107,7 +106,7 @@ func lastStateNeverMissed(e *env) {
 	followers := []*client{writer, e.open(), e.open()}
 	start := writer.put(e.key("k0"), "begin")
 	for round := range e.rounds(2, 10) {
-		// The end of a round is a write like any other, not a signal apart.
+		// The end of a round is a write like any other, not a separate signal.
 		end := e.key("end")
 		last := strconv.Itoa(round)
 		views := make([]dcs.Snapshot, len(followers))
@@ -158,7 +157,7 @@ func neverBackwards(e *env) {
 				}
 				for k := range rev {
 					if _, there := s.Get(k); !there {
-						e.Fatalf("follower %d: %q is gone at %d, and nothing was deleted", i, k, s.Revision)
+						e.Fatalf("follower %d: %q is missing at %d, and nothing was deleted", i, k, s.Revision)
 					}
 				}
 				if en, ok := s.Get(e.key("count")); ok {
@@ -185,7 +184,7 @@ func neverBackwards(e *env) {
 	}
 }
 
-// waking starts a Wait on c and returns what it will have returned.
+// waking starts a Wait on c. The snapshot is its result once done is closed.
 func (e *env) waking(c *client, prefix string, since dcs.Revision) (got *dcs.Snapshot, done <-chan struct{}) {
 	got = new(dcs.Snapshot)
 	done = e.start(func() {
@@ -236,19 +235,19 @@ func waitOwnWrite(e *env) {
 		v := strconv.Itoa(i)
 		r := a.put(k, v)
 		var s dcs.Snapshot
-		e.promptly(e.budget()+slack, "Wait for one's own write", func() {
+		e.promptly(e.budget()+slack, "Wait for the client's own write", func() {
 			var err error
 			s, err = a.Wait(e.ctx, e.prefix, since)
 			require.NoError(e, err)
 		})
 		en, _ := s.Get(k)
-		require.Equal(e, v, string(en.Value), "Wait after one's own write")
+		require.Equal(e, v, string(en.Value), "Wait after the client's own write")
 		if s.Revision < r {
-			e.Fatalf("Wait returned revision %d, which lacks the own write at %d", s.Revision, r)
+			e.Fatalf("Wait returned revision %d, which lacks the client's own write at %d", s.Revision, r)
 		}
 		since = s.Revision
 	}
-	// Since one's own revision there is nothing new.
+	// Nothing has changed since the revision of the client's own write.
 	r := a.put(k, "last")
 	got, done := e.waking(a, e.prefix, r)
 	e.pass(200 * time.Millisecond)
@@ -278,7 +277,7 @@ func waitCtxEnds(e *env) {
 		e.within(slack, done, "Wait ends with its context")
 		bare(e, err, context.Canceled)
 
-		limit := e.budget() + e.budget()/4 // a context is no budget: it may be longer
+		limit := e.budget() + e.budget()/4 // a context may be longer than a budget
 		since = c.snapshot(e.prefix).Revision
 		begin := time.Now()
 		ctx, cancel = context.WithTimeout(e.ctx, limit)
@@ -323,7 +322,7 @@ func manyWaiters(e *env) {
 		}))
 	}
 	e.settle()
-	e.pass(100 * time.Millisecond) // most of them are waiting by now; the others find it done
+	e.pass(100 * time.Millisecond) // most of them are waiting by now, and the others return at once
 	a.put(k, "after")
 	begin := time.Now()
 	for _, done := range dones {
@@ -338,7 +337,7 @@ func notAPoll(e *env) {
 	a.put(e.key("k"), "v")
 	since := b.snapshot(e.prefix).Revision
 	got, done := e.waking(b, e.prefix, since)
-	e.pass(time.Second) // connecting and the first round are not what is counted
+	e.pass(time.Second) // connecting and the first round are not counted
 	const span = 10 * time.Second
 	before := e.s.Requests(b.raw)
 	e.pass(span)

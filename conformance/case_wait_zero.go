@@ -22,7 +22,7 @@ func waitSinceZero(e *env) {
 		for prefix, want := range map[string]int{
 			e.key("some"): 2, e.key("some", "k"): 1, e.key("gone"): 0, never: 0, e.prefix: 2,
 		} {
-			// Like every Wait it may be behind another client's write, and catches up.
+			// Like every Wait, it may first return a state without another client's write.
 			if s := e.sinceZero(c, prefix); len(s.Entries) != want {
 				c.follow(prefix, s.Revision, e.budget()+slack, nil, func(s dcs.Snapshot) bool { return len(s.Entries) == want })
 			}
@@ -40,7 +40,7 @@ func waitSinceZero(e *env) {
 	}
 }
 
-// sinceZero makes a Wait that may not wait.
+// sinceZero makes a Wait that must return at once.
 func (e *env) sinceZero(c *client, prefix string) (s dcs.Snapshot) {
 	e.promptly(e.budget()+slack, fmt.Sprintf("Wait %q since 0", prefix), func() {
 		var err error

@@ -17,15 +17,15 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// The environment by which the suite tells its other process what to do.
+// The environment variables with which the suite starts its child process.
 const (
 	childURL  = "HOLDFAST_CONFORMANCE_CHILD_URL"
 	childLock = "HOLDFAST_CONFORMANCE_CHILD_LOCK"
 )
 
-// Process is what a TestMain calls first if its harness has [Store.URL].
-// In the test binary itself it returns at once. In the process that the suite
-// starts from the same binary it is a client of the store, and does not return.
+// Process must be called first by the TestMain of a harness that has [Store.URL]. In the
+// test binary itself it returns at once. In the child process that the suite starts from
+// the same binary it runs a client of the store, and does not return.
 func Process() {
 	if os.Getenv(childURL) == "" {
 		return
@@ -37,20 +37,21 @@ func Process() {
 	os.Exit(0)
 }
 
-// told is what the other process tells.
+// childReport is a report of the child process.
 type childReport struct {
 	Token uint64
-	// Late says that Valid() was true although the deadline had passed before
-	// it was asked.
+	// Late reports whether Valid() was true although the deadline had passed before the
+	// call.
 	Late bool
-	// Valid, Confirm and Write are the Hold's state when it was asked, what
-	// Confirm returned and what a write under its Guard did.
+	// Valid is the state of the Hold. Confirm and Write are the errors of Confirm and of
+	// a write under its Guard, or empty.
 	Valid          bool
 	Confirm, Write string
 	Fault          string
 }
 
-// holdInChild takes a lock, tells so, and tells more for each line it reads.
+// holdInChild takes a lock and writes a report, and another one for each line that it
+// reads.
 func holdInChild(in io.Reader, out io.Writer, url, lock string) error {
 	ctx := context.Background()
 	store, err := dcs.Open(ctx, url, dcs.Options{})
@@ -79,7 +80,7 @@ func holdInChild(in io.Reader, out io.Writer, url, lock string) error {
 		r.Confirm = kindName(h.Confirm(ctx))
 		_, err := store.Commit(ctx, dcs.Txn{If: []dcs.Cond{h.Guard()}, Then: []dcs.Write{dcs.Put(lock+"-guarded", []byte("late"))}})
 		r.Write = kindName(err)
-		_ = h.Release(ctx) // it may be over already
+		_ = h.Release(ctx) // it may have ended already
 		r.Late = <-late
 		if err := reports.Encode(r); err != nil {
 			return err
@@ -88,8 +89,8 @@ func holdInChild(in io.Reader, out io.Writer, url, lock string) error {
 	return nil
 }
 
-// validTooLate watches the Hold without a pause until it is over, and reports
-// whether it ever said Valid() although its deadline had passed before.
+// validTooLate checks the Hold without a pause until it ends, and reports whether Valid()
+// was ever true although the deadline had passed before.
 func validTooLate(s *dcs.Session, h *dcs.Hold) bool {
 	for {
 		deadline, before := s.Deadline(), dcs.Now()
@@ -118,7 +119,7 @@ func kindName(err error) string {
 	return err.Error()
 }
 
-// childProcess is the other process.
+// childProcess is the child process of a case.
 type childProcess struct {
 	*fault.Process
 	in  io.Writer
@@ -129,7 +130,7 @@ func (e *env) childProcess(lock string) *childProcess {
 	e.needs(e.s.URL != nil, "URL")
 	binary, err := os.Executable()
 	require.NoError(e, err)
-	cmd := exec.CommandContext(context.WithoutCancel(e.ctx), binary, "-test.run=^$") //nolint:gosec // G204: ourselves
+	cmd := exec.CommandContext(context.WithoutCancel(e.ctx), binary, "-test.run=^$") //nolint:gosec // G204: this test binary
 	cmd.Env = append(os.Environ(), childURL+"="+e.s.URL(e), childLock+"="+lock)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -142,19 +143,19 @@ func (e *env) childProcess(lock string) *childProcess {
 	return &childProcess{p, in, bufio.NewScanner(out)}
 }
 
-// hear is what the other process tells next.
+// report returns the next report of the child process.
 func (o *childProcess) report(e *env) childReport {
 	var r childReport
 	got := e.start(func() {
 		if !o.out.Scan() {
-			r.Fault = fmt.Sprintf("the other process ended: %v", o.out.Err())
+			r.Fault = fmt.Sprintf("the child process ended: %v", o.out.Err())
 			return
 		}
 		if err := json.Unmarshal(o.out.Bytes(), &r); err != nil {
-			r.Fault = fmt.Sprintf("the other process said %q", o.out.Text())
+			r.Fault = fmt.Sprintf("the child process reported %q", o.out.Text())
 		}
 	})
-	e.within(30*time.Second, got, "the other process answers")
+	e.within(30*time.Second, got, "the child process reports")
 	require.Empty(e, r.Fault)
 	return r
 }
@@ -177,13 +178,13 @@ func pausedPastTTL(e *env) {
 	_, err = fmt.Fprintln(o.in, "check")
 	require.NoError(e, err)
 	r := o.report(e)
-	e.Logf("on waking: %+v", r)
+	e.Logf("after the pause: %+v", r)
 	if r.Late || r.Valid {
 		e.Errorf("the old holder's Hold was Valid() after its deadline: %+v", r)
 	}
-	require.Contains(e, []string{"expired", "lost"}, r.Confirm, "Confirm on waking")
-	require.NotEmpty(e, r.Write, "a write guarded by the old token landed")
-	b.absent(lock+"-guarded", "a write guarded by the old token landed")
-	e.stillHeld(b, h, "after the old holder woke")
+	require.Contains(e, []string{"expired", "lost"}, r.Confirm, "Confirm after the pause")
+	require.NotEmpty(e, r.Write, "a write guarded by the old token was executed")
+	b.absent(lock+"-guarded", "a write guarded by the old token was executed")
+	e.stillHeld(b, h, "after the old holder continued")
 	require.Equal(e, "new", string(b.get(lock).Value))
 }

@@ -21,15 +21,15 @@ type client struct {
 	*dcs.Store
 	raw    dcs.Backend
 	e      *env
-	serial string // tells the clients of a case apart
+	serial string // distinguishes the clients of a case
 
 	mu      sync.Mutex
 	states  []dcs.StateEvent
 	closing chan struct{} // closed when the first Close has returned
 }
 
-// Close closes the Store. A second call waits for the first one on a channel:
-// Store waits on a mutex, and a bubble's time stands still meanwhile.
+// Close closes the Store. A second call waits for the first one on a channel, because Store
+// waits on a mutex, during which a bubble's time stands still.
 func (c *client) Close() error {
 	c.mu.Lock()
 	under := c.closing
@@ -55,8 +55,8 @@ func (e *env) openAlone() *client {
 	return e.open()
 }
 
-// openTimed returns a client for another timing, or one for the harness's where
-// the harness has no way to set it.
+// openTimed returns a client with another timing, or with that of the harness if the
+// harness cannot set it.
 func (e *env) openTimed(t dcs.Timing) dcs.Backend {
 	if !e.has(e.s.OpenWith != nil, "OpenWith") {
 		return e.s.Open(e)
@@ -86,7 +86,7 @@ func (e *env) wrapTimed(raw dcs.Backend, t dcs.Timing) *client {
 		}},
 	})
 	if err != nil {
-		_ = raw.Close() // it was never put to use
+		_ = raw.Close() // it was never used
 	}
 	require.NoError(e, err, "dcs.New")
 	c.Store = s
@@ -128,7 +128,7 @@ func (c *client) commit(t dcs.Txn) dcs.Revision {
 	return r
 }
 
-// get reads one key, which must be there.
+// get reads one key, which must exist.
 func (c *client) get(key string) dcs.Entry {
 	en, err := c.Get(c.e.ctx, key)
 	require.NoError(c.e, err, "Get %q", key)
@@ -146,10 +146,10 @@ func (c *client) gone(key string) bool {
 	return false
 }
 
-// absent requires that the key is not there.
+// absent requires that the key does not exist.
 func (c *client) absent(key string, why string) {
 	if !c.gone(key) {
-		c.e.Fatalf("%q is there: %s", key, why)
+		c.e.Fatalf("%q exists: %s", key, why)
 	}
 }
 
@@ -181,7 +181,7 @@ func (c *client) sessionFor(t dcs.Timing) *dcs.Session {
 	c.e.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), c.e.budget())
 		defer cancel()
-		_ = s.Close(ctx) // what the case did to its lease may well forbid it
+		_ = s.Close(ctx) // the case may have ended its lease
 	})
 	return s
 }
@@ -199,8 +199,8 @@ func (e *env) acquire(s *dcs.Session, key, value string) *dcs.Hold {
 	return h
 }
 
-// await follows the tree under prefix with Wait until cond holds, and fails
-// when it has not within limit.
+// await follows the tree under prefix with Wait until cond holds, and fails if it does not
+// hold within limit.
 func (c *client) await(prefix string, limit time.Duration, what string, cond func(dcs.Snapshot) bool) dcs.Snapshot {
 	ctx, cancel := context.WithTimeout(c.e.ctx, limit)
 	defer cancel()
@@ -226,7 +226,7 @@ func (c *client) awaitGone(key string, limit time.Duration) {
 	})
 }
 
-// wellFormed checks what every Snapshot must be.
+// wellFormed checks the properties of every Snapshot.
 func (e *env) wellFormed(prefix string, s dcs.Snapshot) {
 	if s.Revision == 0 {
 		e.Fatalf("Snapshot(%q) is at revision 0, which means absent", prefix)

@@ -8,80 +8,80 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Opening is what [Store.OpenWith] is asked for. Zero fields leave what
-// [Store.Open] would use.
+// Opening has the settings for [Store.OpenWith]. Zero fields mean the settings of
+// [Store.Open].
 type Opening struct {
 	// Timing is the client's.
 	Timing dcs.Timing
-	// Logger and Observer are told what the client logs and decides.
+	// Logger and Observer receive the client's log and its decisions.
 	Logger   *slog.Logger
 	Observer dcs.Observer
-	// Endpoints are the servers that the client is told of: some of
-	// [Cluster.Endpoints]. Nil means all.
+	// Endpoints are the servers for the client, some of [Cluster.Endpoints]. Nil means
+	// all.
 	Endpoints []string
-	// Faults are in force from the client's first request on, those that the
-	// opening itself sends included, until the client is closed. A harness
-	// that has [Store.Inject] must do that.
+	// Faults are in force from the client's first request on, including those that the
+	// opening itself sends, until the client is closed. A harness with [Store.Inject] must
+	// support them.
 	Faults []Fault
-	// Wait asks the opening to wait for a store that does not answer yet,
-	// until tb's context ends, instead of failing when its budget is spent.
+	// Wait makes the opening wait for a store that does not answer yet, until tb's
+	// context ends, instead of failing when its budget is spent.
 	Wait bool
 }
 
-// Cluster is the servers behind a [Store], as the fault cases drive them. The
-// cases strike one server after the other and restore what they struck; no other
-// case runs at the same time. Required are Endpoints, InjectFault and Healthy.
+// Cluster controls the servers of a [Store] for the fault cases. The cases inject faults
+// into one server after the other and restore it. No other case runs at the same time.
+// Endpoints, InjectFault and Healthy are required.
 type Cluster struct {
-	// Endpoints names the servers as the errors and events of clients do, in
-	// an order that stays. Faults are told the index.
+	// Endpoints has the names of the servers in the errors and events of clients. The
+	// order must not change, because faults are injected by index.
 	Endpoints []string
 
-	// Election is E: the longest that the store needs to serve again when the
-	// server that leads it stops serving, as the store's own settings have it.
+	// Election is E, the longest time that the store needs to serve again after its
+	// leading server stops serving, by the store's own settings.
 	Election time.Duration
 
-	// Leader returns the index of the server that leads the store, or -1
-	// where that is nobody, or no matter to clients.
+	// Leader returns the index of the server that leads the store, or -1 if there is none
+	// or if it does not matter to clients.
 	Leader func(tb testing.TB) int
 
-	// InjectFault puts server i out of order as t says, until restore. It returns when
-	// the fault is in force; restore when it is lifted (Healthy waits until the
-	// server serves again). restore may be called twice. A ServerFault that the
-	// servers cannot have fails tb; the harness declares the cases that ask
-	// for it as NotApplicable.
+	// InjectFault injects the fault t into server i until restore is called. It must
+	// return when the fault is in force, and restore when the fault is lifted (Healthy
+	// waits until the server serves again). restore may be called twice. A fault that
+	// the servers do not support must fail tb, and the harness must declare the cases
+	// that need it as NotApplicable.
 	InjectFault func(tb testing.TB, i int, t ServerFault) (restore func())
 
-	// Healthy returns when every server serves and all follow one leader.
+	// Healthy must return when every server serves and all follow one leader.
 	Healthy func(tb testing.TB)
 
-	// ReadOnly makes the store answer reads and refuse or ignore writes,
-	// renewals among them where they are writes, until restore.
+	// ReadOnly makes the store answer reads and refuse or ignore writes, including
+	// renewals if they are writes, until restore.
 	ReadOnly func(tb testing.TB) (restore func())
 
-	// RestartAll kills every server at once, as a power cut does, and starts
-	// them again. It returns when all serve.
+	// RestartAll kills every server at once, as a power cut does, and starts them again.
+	// It must return when all serve.
 	RestartAll func(tb testing.TB)
 
-	// Replace replaces server i by a new one with a new address and no data,
-	// which joins the store, and returns the new address. The harness puts
-	// the cluster back when the case ends.
+	// Replace replaces server i by a new one with a new address and no data, which joins
+	// the store, and returns the new address. The harness must restore the cluster when
+	// the case ends.
 	Replace func(tb testing.TB, i int) (endpoint string)
 
-	// EndLease ends a lease as somebody who does not hold it.
+	// EndLease ends a lease as a client that does not hold it.
 	EndLease func(tb testing.TB, id dcs.LeaseID)
 
 	// StepClock moves the wall clocks of all servers.
 	StepClock func(tb testing.TB, by time.Duration)
 }
 
-// ServerFault is a fault of one server.
+// A ServerFault is a fault of one server.
 type ServerFault struct {
 	Do ServerFaultVerb
-	// Delay is how much later every answer comes, for Delayed.
+	// Delay is the additional latency of every answer, for Delayed.
 	Delay time.Duration
 }
 
-// ServerFaultVerb is what happens to a server.
+// ServerFaultVerb is the kind of a ServerFault.
 type ServerFaultVerb uint8
 
 // The faults of servers.
@@ -93,23 +93,23 @@ const (
 	Stopped
 	// Frozen stops the server's process with SIGSTOP; restore thaws it.
 	Frozen
-	// Refused: connections to it are refused, and those there are, are reset.
-	// Its peers still reach it.
+	// Refused makes the server refuse connections, and resets existing ones. Its peers
+	// still reach it.
 	Refused
-	// Blackholed: what clients send to it, or it to clients, is dropped. Its
-	// peers still reach it.
+	// Blackholed drops all packets between the server and clients. Its peers still reach
+	// it.
 	Blackholed
-	// Silent: it accepts connections and never answers. Its peers still reach
+	// Silent makes the server accept connections and never answer. Its peers still reach
 	// it.
 	Silent
-	// ResetAll: every connection to it is reset as soon as it sends anything.
+	// ResetAll resets every connection to the server as soon as data is sent on it.
 	ResetAll
-	// Delayed: every answer to clients comes later by ServerFault.Delay.
+	// Delayed delays every answer to clients by ServerFault.Delay.
 	Delayed
-	// Partitioned: cut off from its peers, and reachable for clients.
+	// Partitioned cuts the server off from its peers. Clients still reach it.
 	Partitioned
-	// Unresolved: its name cannot be resolved any more; connections there are,
-	// are reset.
+	// Unresolved makes the resolution of the server's name fail, and resets existing
+	// connections.
 	Unresolved
 )
 

@@ -12,7 +12,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// cluster returns the servers, all of them well.
+// cluster returns the servers when all of them are healthy.
 func (e *env) cluster() *Cluster {
 	c := e.s.Cluster
 	if c == nil {
@@ -25,7 +25,7 @@ func (e *env) cluster() *Cluster {
 	return c
 }
 
-// strike puts server i out of order until restore, or until the case ends.
+// injectFault injects a fault into server i until restore, or until the case ends.
 func (e *env) injectFault(i int, t ServerFault) (restore func()) {
 	lift := e.s.Cluster.InjectFault(e, i, t)
 	var once sync.Once
@@ -37,7 +37,7 @@ func (e *env) injectFault(i int, t ServerFault) (restore func()) {
 	return restore
 }
 
-// injectFaultAll does the same to every server.
+// injectFaultAll injects a fault into every server.
 func (e *env) injectFaultAll(t ServerFault) (restore func()) {
 	var restores []func()
 	for i := range e.s.Cluster.Endpoints {
@@ -50,8 +50,8 @@ func (e *env) injectFaultAll(t ServerFault) (restore func()) {
 	}
 }
 
-// election is what a call may take longer because of verb at server i: E if the
-// server leads the store and cannot go on leading, else nothing.
+// election returns the additional time that a call may take because of verb at server i.
+// It is E if the server leads the store and cannot continue to lead, else 0.
 func (e *env) election(i int, verb ServerFaultVerb) time.Duration {
 	switch verb {
 	case Refused, Blackholed, Silent, ResetAll, Delayed, Unresolved: // its peers still reach it
@@ -64,7 +64,7 @@ func (e *env) election(i int, verb ServerFaultVerb) time.Duration {
 	return 0
 }
 
-// decisions is what a client's backend decided about its servers.
+// decisions collects the decisions of a client's backend about its servers.
 type decisions struct {
 	mu     sync.Mutex
 	events []dcs.EndpointEvent
@@ -95,8 +95,7 @@ func (d *decisions) count() int {
 	return len(d.events)
 }
 
-// openWith opens a client with settings of its own, and tells of its
-// decisions.
+// openWith opens a client with settings of its own, and collects its decisions.
 func (e *env) openWith(o Opening) (*client, *decisions, error) {
 	d := &decisions{}
 	o.Observer.Endpoint = d.add
@@ -119,12 +118,12 @@ func (e *env) opened(o Opening) (*client, *decisions) {
 	return c, d
 }
 
-// others are all servers but i.
+// others returns all servers except i.
 func (e *env) others(i int) []string {
 	return slices.Delete(slices.Clone(e.s.Cluster.Endpoints), i, i+1)
 }
 
-// inUse is the index of the server that answers c's calls.
+// inUse returns the index of the server that answers c's calls.
 func (e *env) inUse(c *client) int {
 	for range 20 {
 		_, err := c.Snapshot(e.ctx, e.prefix)
@@ -132,7 +131,7 @@ func (e *env) inUse(c *client) int {
 	}
 	at := c.answers.Load()
 	if at == nil {
-		e.Fatal("the backend does not say which server answers (dcs.AnsweredBy)")
+		e.Fatal("the backend does not report which server answers (dcs.AnsweredBy)")
 	}
 	i := slices.Index(e.s.Cluster.Endpoints, *at)
 	if i < 0 {
@@ -141,14 +140,14 @@ func (e *env) inUse(c *client) int {
 	return i
 }
 
-// measured is what became of one call of a load.
+// measured is the outcome of one call of a load.
 type measured struct {
 	op          string
 	began, took time.Duration // since the load began
 	err         error
 }
 
-// tally is a load's calls.
+// tally has the calls of a load.
 type tally struct {
 	mu    sync.Mutex
 	calls []measured
@@ -179,7 +178,7 @@ func (t *tally) after(d time.Duration) []time.Duration {
 	return out
 }
 
-// failed returns the calls that failed, in words.
+// failed describes the calls that failed.
 func (t *tally) failed() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -192,7 +191,7 @@ func (t *tally) failed() []string {
 	return out
 }
 
-// quantile of sorted durations; 0 of none.
+// quantile returns the q-quantile of sorted durations, or 0 if there are none.
 func quantile(sorted []time.Duration, q float64) time.Duration {
 	if len(sorted) == 0 {
 		return 0
@@ -207,7 +206,7 @@ type driver struct {
 	hold *dcs.Hold
 }
 
-// drive opens a client that holds a lock, watches, and is warm.
+// drive opens a client that holds a lock and watches, and warms it up.
 func (e *env) drive(o Opening) (*driver, *decisions) {
 	c, d := e.opened(o)
 	s := c.session()
@@ -218,8 +217,8 @@ func (e *env) drive(o Opening) (*driver, *decisions) {
 // load makes calls for a while.
 func (d *driver) load(limit time.Duration) *tally { return d.loadUntil(limit, 0, 0) }
 
-// loadUntil is load, and goes on for up to three times as long until so many
-// calls began after a time.
+// loadUntil is load, and continues for up to three times as long until so many calls began
+// after a time.
 func (d *driver) loadUntil(limit, after time.Duration, calls int) *tally {
 	t := &tally{began: time.Now()}
 	enough := func() bool {
@@ -253,11 +252,11 @@ type moving struct {
 	writes *tally // the other client's commits
 
 	mu    sync.Mutex
-	slow  time.Duration // the longest from the write's answer to its sight
+	slow  time.Duration // the longest from the write's answer to the Wait that returned it
 	wrote map[string]time.Time
 }
 
-// moves lets writer change a key now and then, and reader wait for it.
+// moves makes writer change a key from time to time, and reader wait for it.
 func (e *env) moves(reader, writer *client) (stop func() *moving) {
 	m := &moving{writes: &tally{began: time.Now()}, wrote: map[string]time.Time{}}
 	key := e.key("moves", reader.serial)
@@ -273,7 +272,7 @@ func (e *env) moves(reader, writer *client) (stop func() *moving) {
 			default:
 			}
 			if err != nil {
-				e.Errorf("Wait while a server is out of order: %v", err)
+				e.Errorf("Wait while a server has a fault: %v", err)
 				return
 			}
 			since = s.Revision
@@ -317,7 +316,7 @@ func (m *moving) write(value string) {
 	}
 }
 
-// age counts what was written and not seen.
+// age counts the values that were written and not seen.
 func (m *moving) age() {
 	m.mu.Lock()
 	defer m.mu.Unlock()

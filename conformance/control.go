@@ -10,14 +10,13 @@ import (
 	"time"
 )
 
-// control measures what the machine can do while cases run, so that a bound on
-// a latency can be widened by the time that the machine itself took. A sample
-// does what a commit costs a machine without any store: it waits for a timer,
-// passes a byte through loopback sockets as often as a commit changes hands,
-// and now and then writes to the disk. Its delay is everything beyond the
-// timer's own time. What the timer and the disk took is how long the machine
-// stood still; the sockets also show how busy this process is, with dozens of
-// clients in it.
+// control measures the delays of the machine while cases run, so that a bound on a latency
+// can be widened by the time that the machine itself took. A sample makes the operations
+// of a commit without a store. It waits for a timer, passes a byte through loopback sockets
+// as often as a commit does, and from time to time writes to the disk. Its delay is the
+// time beyond that of the timer. The delay of the timer and the disk is the time for which
+// the machine stood still. That of the sockets also includes the load of this process,
+// which has dozens of clients.
 //
 // All cases of a process share one control. It runs while it has a user.
 type control struct {
@@ -29,8 +28,8 @@ type control struct {
 	due     time.Time
 }
 
-// sample is one measurement: it was due then and ended so much later. For a part
-// of the delay the machine stood still.
+// sample is one measurement, with the time at which it was due and the delay of its end.
+// For a part of the delay the machine stood still.
 type sample struct {
 	due          time.Time
 	delay, still time.Duration
@@ -38,7 +37,7 @@ type sample struct {
 
 const (
 	samplePause  = 20 * time.Millisecond
-	sampleHops   = 8  // a commit's: client, proxy, server, leader, follower, and back
+	sampleHops   = 8  // those of a commit: client, proxy, server, leader, follower, and back
 	sampleDisk   = 10 // one sample in so many writes to the disk
 	samplesKept  = 1 << 17
 	sampleLength = 1024
@@ -46,8 +45,8 @@ const (
 
 var machine control
 
-// use keeps the control running until release. The run's owner is the last
-// user, which waits until the goroutine has ended.
+// use keeps the control running until release. The last user waits until the goroutine has
+// ended.
 func (c *control) use() (release func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -95,7 +94,7 @@ func (c *control) run(stop, stopped chan struct{}) {
 		passed := time.Now()
 		if file != nil && n%sampleDisk == 0 {
 			if _, err := file.WriteAt(make([]byte, sampleLength), 0); err == nil {
-				_ = file.Sync() // a disk that fails shows in the store's own answers
+				_ = file.Sync() // the store's answers show a disk that fails
 			}
 		}
 		delay := time.Since(due)
@@ -118,8 +117,8 @@ func (c *control) end(s sample) {
 	c.samples = append(c.samples, s)
 }
 
-// between returns the samples that were under way from then to then. One that has
-// not ended counts with its delay so far.
+// between returns the samples that ran between the two times. One that has not ended counts
+// with its delay so far.
 func (c *control) between(from, to time.Time) []sample {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -146,16 +145,15 @@ type echo struct {
 	over        chan struct{}
 }
 
-// newEcho returns an echo, or one that does nothing where loopback sockets
-// cannot be had.
+// newEcho returns an echo, or one that does nothing if there are no loopback sockets.
 func newEcho() *echo {
 	e := &echo{}
-	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // loopback: there is nothing to wait for
+	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // loopback does not block
 	if err != nil {
 		return e
 	}
 	defer ln.Close()
-	here, err := net.Dial("tcp", ln.Addr().String()) //nolint:noctx // loopback: there is nothing to wait for
+	here, err := net.Dial("tcp", ln.Addr().String()) //nolint:noctx // loopback does not block
 	if err != nil {
 		return e
 	}
@@ -172,7 +170,7 @@ func newEcho() *echo {
 	return e
 }
 
-// pass changes hands n times.
+// pass passes a byte back and forth n times.
 func (e *echo) pass(n int) {
 	if e.here == nil {
 		return

@@ -48,15 +48,15 @@ func TestControlWidensBounds(t *testing.T) {
 	}
 }
 
-// A machine that stood still for longer than a store's election fails the case,
-// with the figures, even when the case found nothing else.
+// A case fails, with the figures, if the machine stood still for longer than a store's
+// election, even if the case found nothing else.
 func TestMachineTooSlow(t *testing.T) {
 	o := trial(t, false, func(e *env) { took(e.stall() + time.Second) })
 	require.Equal(t, failed, o.verdict)
 	require.Contains(t, first(o.failures), "machine too slow: it stood still for 1.7s by the control; the store's own election takes 700ms")
 }
 
-// The control measures: a sample has passed its hops and ended.
+// The control measures, so that a sample has made its hops and ended.
 func TestControlRuns(t *testing.T) {
 	var c control
 	release := c.use()

@@ -19,8 +19,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// env is what a case works with: a testing.TB of its own, the store, and a
-// part of the tree that no other case touches.
+// env is the environment of a case. It has a testing.TB of its own, the store, and a part of
+// the tree that no other case uses.
 type env struct {
 	testing.TB
 	h      Harness
@@ -39,7 +39,7 @@ type env struct {
 
 func newEnv(tb testing.TB, h Harness, c spec) *env {
 	e := &env{TB: tb, h: h, c: c, ctx: tb.Context(), timing: h.timing(), log: &lockedBuffer{}}
-	// Random and never the same: the cluster may hold what earlier runs left.
+	// Random and unique, because the cluster may have keys of earlier runs.
 	e.prefix = "t-" + strings.ToLower(rand.Text())[:12]
 	e.seed = seed()
 	e.rng = mathrand.New(mathrand.NewPCG(e.seed, 0)) //nolint:gosec // random choices of a test, repeatable by seed
@@ -51,7 +51,7 @@ func newEnv(tb testing.TB, h Harness, c spec) *env {
 	return e
 }
 
-// seed returns the seed that HOLDFAST_SEED asks for, else a new one.
+// seed returns the seed in HOLDFAST_SEED, else a new one.
 func seed() uint64 {
 	if s, err := strconv.ParseUint(os.Getenv("HOLDFAST_SEED"), 10, 64); err == nil {
 		return s
@@ -76,8 +76,8 @@ func (e *env) rounds(fast, slow int) int {
 	return fast
 }
 
-// costly returns how often to do what takes a call's whole budget: once where
-// that is real time, unless there is plenty of it.
+// costly returns the number of repetitions of a step that takes a call's whole budget. It
+// is 1 in real time, except in the slow profile.
 func (e *env) costly(times int) int {
 	if e.h.Virtual || slowProfile() {
 		return times
@@ -90,15 +90,14 @@ func (e *env) key(parts ...string) string {
 	return strings.Join(append([]string{e.prefix}, parts...), "/")
 }
 
-// budget is B: what one call may take.
+// budget returns B, the time that one call may take.
 func (e *env) budget() time.Duration { return e.timing.RetryTimeout }
 
-// renewEvery is the longest pause between two renewals of a session.
+// renewEvery returns the longest pause between two renewals of a session.
 func (e *env) renewEvery() time.Duration { return min(e.timing.LoopWait, e.timing.TTL/3) }
 
-// pass lets time pass: virtual time in a bubble, real time outside. It is only
-// for cases about time itself, such as "still held three TTL later"; nothing
-// is synchronised with it.
+// pass waits, for virtual time in a bubble and for real time outside. It is only for cases
+// about time itself, such as "still held three TTL later", and never for synchronisation.
 func (e *env) pass(d time.Duration) {
 	e.breathe(d)
 	if e.ctx.Err() != nil {
@@ -106,7 +105,7 @@ func (e *env) pass(d time.Duration) {
 	}
 }
 
-// breathe is pass for what the end of the case ends anyhow.
+// breathe is pass for goroutines that the end of the case ends.
 func (e *env) breathe(d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -116,8 +115,8 @@ func (e *env) breathe(d time.Duration) {
 	}
 }
 
-// settle lets every goroutine of the case come to rest where that can be
-// known: in a bubble. Outside, callers must not depend on it.
+// settle waits until every goroutine of the case is blocked, in a bubble. Outside of a
+// bubble callers must not depend on it.
 func (e *env) settle() {
 	if e.h.Virtual {
 		synctest.Wait()
@@ -143,8 +142,8 @@ func (e *env) within(limit time.Duration, ch <-chan struct{}, what string) {
 	e.Fatalf("%s: not within %v%s", what, limit, allowance(l.control))
 }
 
-// more is how much longer a limit is widened by the control, or zero. The
-// control has to run meanwhile, so it is never asked without a pause.
+// more returns the time by which the control widens a limit further, or zero. The control
+// must run meanwhile, so callers must pause between two calls.
 func (e *env) more(limit time.Duration, begin time.Time) time.Duration {
 	left := limit + e.delayed(begin) - time.Since(begin)
 	if left <= 0 {
@@ -161,8 +160,7 @@ func (e *env) promptly(limit time.Duration, what string, f func()) time.Duration
 	return time.Since(begin)
 }
 
-// start runs f in a goroutine. The channel closes when f is over, also when it
-// failed.
+// start runs f in a goroutine. The channel is closed when f has ended, even if it failed.
 func (e *env) start(f func()) <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
@@ -179,8 +177,7 @@ func (e *env) catch() {
 	}
 }
 
-// together runs f(0) to f(n-1) at once and waits for all; if one failed, the
-// case ends.
+// together runs f(0) to f(n-1) at once and waits for all. If one failed, the case ends.
 func (e *env) together(n int, f func(i int)) {
 	var wg sync.WaitGroup
 	begin := make(chan struct{})
@@ -216,16 +213,16 @@ func (e *env) kind(err, kind error, what string) (current *dcs.Entry) {
 	return typed.Current
 }
 
-// needs ends the case when the harness lacks a hook without which nothing of
-// the case can be checked.
+// needs ends the case if the harness lacks a hook without which no part of the case can be
+// checked.
 func (e *env) needs(present bool, hook string) {
 	if !present {
 		e.Fatalf("the harness has no %s: give it, or say why %s is not applicable", hook, e.c.Name)
 	}
 }
 
-// has reports whether the harness has a hook that only a part of the case
-// needs. When it does not, the result of the case names the hook.
+// has reports whether the harness has a hook that only a part of the case needs. If it does
+// not, the result of the case names the hook.
 func (e *env) has(present bool, hook string) bool {
 	if !present {
 		e.without(hook)
@@ -233,8 +230,8 @@ func (e *env) has(present bool, hook string) bool {
 	return present
 }
 
-// without records that a part of the case cannot be checked for want of a hook,
-// or of an ability that backends may lack. The result of the case names it.
+// without records that a part of the case cannot be checked, because a hook is missing or a
+// capability that backends may lack. The result of the case names it.
 func (e *env) without(what string) {
 	if r, ok := e.TB.(*recorder); ok {
 		r.lacks(what)
@@ -254,15 +251,15 @@ func (e *env) inject(c *client, f Fault) (lift func()) {
 	return lift
 }
 
-// on picks the requests of a method.
+// on selects the requests of a method.
 func on(op string) func(Request) bool { return func(q Request) bool { return q.Op == op } }
 
-// commitsOf picks the copies of Commits that touch key.
+// commitsOf selects the copies of Commits that touch key.
 func commitsOf(key string) func(Request) bool {
 	return func(q Request) bool { return q.Op == "Commit" && q.Touches(key) }
 }
 
-// lockedBuffer collects what clients log.
+// lockedBuffer collects the log of clients.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -280,8 +277,8 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-// pause is the pause of a caller that works at an ordinary rate: virtual time
-// stands still for callers that never pause.
+// pause is the pause of a caller with an ordinary rate of calls. Without pauses virtual time
+// would stand still.
 func (e *env) pause() {
 	if e.h.Virtual {
 		e.pass(time.Duration(1+e.intn(3)) * time.Millisecond)

@@ -29,7 +29,7 @@ func ExampleRun() {
 	// Output: go test runs the suite against mystore
 }
 
-// Cases lists what the suite tests.
+// Cases lists the cases of the suite.
 func ExampleCases() {
 	for _, c := range conformance.Cases() {
 		if strings.HasPrefix(c.Name, "Keepalive/") {

@@ -11,11 +11,11 @@ import (
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
 
-// FaultInjector is what a harness puts between a client and its transport: it counts the
-// copies of requests that the client sends, and says what is to become of
-// each. A harness asks Judge once for every copy and does what the Action says;
-// its Requests and Inject then call the FaultInjector's. The zero value is ready; all
-// methods are safe for concurrent use.
+// A FaultInjector stands between a client and its transport. It counts the copies of requests
+// that the client sends, and decides on an Action for each. A harness must call Judge once
+// for every copy and apply the Action. Its Requests and Inject hooks can then call those of
+// the FaultInjector. The zero value is ready for use. All methods are safe for concurrent
+// use.
 type FaultInjector struct {
 	mu     sync.Mutex
 	sent   int64
@@ -24,18 +24,18 @@ type FaultInjector struct {
 
 type activeFault struct {
 	Fault
-	left   int // copies until it ends; < 0: none
+	left   int // copies until the fault ends; < 0 means no limit
 	lifted chan struct{}
 }
 
-// Requests is the number of copies that were judged.
+// Requests returns the number of copies that were judged.
 func (t *FaultInjector) Requests() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.sent
 }
 
-// Inject puts f in force until lift is called or its Times are over.
+// Inject puts f in force until lift is called or f has applied to Times copies.
 func (t *FaultInjector) Inject(f Fault) (lift func()) {
 	a := &activeFault{Fault: f, left: -1, lifted: make(chan struct{})}
 	if f.Times > 0 {
@@ -52,7 +52,7 @@ func (t *FaultInjector) Inject(f Fault) (lift func()) {
 	})
 }
 
-// Judge decides on a copy that is about to be sent.
+// Judge returns the Action for a copy that is about to be sent.
 func (t *FaultInjector) Judge(r Request) Action {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -79,28 +79,27 @@ func (t *FaultInjector) Judge(r Request) Action {
 	return f
 }
 
-// Action is what is to become of one copy of a request.
+// An Action is the handling of one copy of a request.
 type Action struct {
-	// LoseRequest: the store never sees it, and its sender hears nothing.
-	// LoseAnswer: the store sees it, and its sender hears nothing. Repeat: the
-	// store sees it once more.
+	// LoseRequest means that the store must not receive the copy, and the sender gets no
+	// answer. LoseAnswer means that the store must receive it, and the sender gets no
+	// answer. Repeat means that the store must receive it once more.
 	LoseRequest, LoseAnswer, Repeat bool
 
 	holdRequest, holdAnswer []<-chan struct{}
 }
 
-// HoldsRequest reports whether the copy is kept from the store.
+// HoldsRequest reports whether the copy must be held back from the store.
 func (f Action) HoldsRequest() bool { return len(f.holdRequest) > 0 }
 
-// TouchesAnswer reports whether the answer is lost or kept back.
+// TouchesAnswer reports whether the answer must be lost or held back.
 func (f Action) TouchesAnswer() bool { return f.LoseAnswer || len(f.holdAnswer) > 0 }
 
-// AwaitRequest returns when the copy may go to the store, or with ctx's cause.
-// A copy whose sender has given it up goes there all the same, later.
+// AwaitRequest returns when the copy may be sent to the store, or with ctx's cause. A copy
+// whose sender has given it up must still be sent, later.
 func (f Action) AwaitRequest(ctx context.Context) error { return lifted(ctx, f.holdRequest) }
 
-// AwaitAnswer returns when the answer may go to the sender, or with ctx's
-// cause.
+// AwaitAnswer returns when the answer may be passed to the sender, or with ctx's cause.
 func (f Action) AwaitAnswer(ctx context.Context) error { return lifted(ctx, f.holdAnswer) }
 
 func lifted(ctx context.Context, by []<-chan struct{}) error {
@@ -114,9 +113,9 @@ func lifted(ctx context.Context, by []<-chan struct{}) error {
 	return nil
 }
 
-// Pass does with one copy what the faults in force say: send makes the request
-// and returns when it is answered, again where it arrives twice, and with
-// another context where it arrives after its sender has given it up.
+// Pass applies the faults in force to one copy. send must make the request and return when
+// it is answered. It is called twice for a repeated request, and with another context for
+// a request that arrives after its sender has given it up.
 func (t *FaultInjector) Pass(ctx context.Context, r Request, send func(ctx context.Context) error) error {
 	f := t.Judge(r)
 	if f.LoseRequest {
@@ -128,7 +127,7 @@ func (t *FaultInjector) Pass(ctx context.Context, r Request, send func(ctx conte
 			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 			defer cancel()
 			if f.AwaitRequest(late) == nil {
-				_ = send(late) // nobody waits for it any more
+				_ = send(late) // no caller waits for it any more
 			}
 		}()
 		return err
@@ -148,8 +147,8 @@ func (t *FaultInjector) Pass(ctx context.Context, r Request, send func(ctx conte
 	return err
 }
 
-// ReadSocket reads a connection's keepalive back from the system, for a
-// harness's Sockets. side is "dialled" or "accepted".
+// ReadSocket returns a connection's keepalive settings as reported by the system, for a
+// harness's Sockets. side must be "dialled" or "accepted".
 func ReadSocket(side string, c net.Conn) Socket {
 	values, err := keepalive.Effective(c)
 	s := Socket{Side: side, Idle: values.Idle, Interval: values.Interval, Count: values.Count, UserTimeout: values.UserTimeout}

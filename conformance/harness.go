@@ -12,167 +12,163 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Harness says how to reach the backend under test. Name and New are required.
+// A Harness gives the suite access to the backend under test. Name and New are required.
 type Harness struct {
 	// Name is the backend's name in the table, such as "raftstore".
 	Name string
 
 	// Virtual runs every case in a testing/synctest bubble of its own, where
-	// time passes at once. Only a store without real sockets and disks can do
-	// that; everything it needs must then be started inside New.
+	// time passes at once. It requires a store without real sockets and disks, whose
+	// goroutines are all started inside New.
 	Virtual bool
 
-	// New is called once at the start of every case, inside its bubble when
-	// Virtual, and returns the store that the case talks to. A cluster that is
-	// slow to start is started once, before Run; New then only says how to
-	// reach it. Every case keeps to keys under a first part of its own, so
-	// cases may share a cluster. Whatever New starts ends with tb.Cleanup.
+	// New is called once at the start of every case, inside its bubble if Virtual is set,
+	// and returns the store for the case. A cluster that is slow to start should be started
+	// once, before Run, and New then only returns its Store. Cases may share a cluster,
+	// because every case has a key prefix of its own. New must end with tb.Cleanup all that
+	// it starts.
 	New func(tb testing.TB) Store
 
-	// Timing is what the suite's sessions and calls use. Short ones make a
-	// short run: nearly every bound follows from it. Zero means a TTL of 2 s,
-	// a LoopWait of 500 ms and a RetryTimeout of 700 ms.
+	// Timing is that of the suite's sessions and calls. A short Timing makes a short run,
+	// because nearly every bound follows from it. Zero means a TTL of 2 s, a LoopWait of
+	// 500 ms and a RetryTimeout of 700 ms.
 	Timing dcs.Timing
 
-	// NotApplicable names the cases that this backend cannot have, each with
-	// the reason in words; "Area/*" names all of an area. They are printed and
-	// counted. Any other skip is a failure, and so is a name that no case has.
+	// NotApplicable names the cases that do not apply to this backend, each with the
+	// reason. "Area/*" names all cases of an area. They are printed and counted. Any other
+	// skip is a failure, and so is a name that no case has.
 	NotApplicable map[string]string
 
-	// Ours lists substrings of goroutine stacks that belong to a cluster which
-	// several cases share (its connections come and go), so that a case is
-	// not blamed for them.
+	// Ours lists substrings of the stacks of goroutines that belong to a cluster that
+	// several cases share. The search for leaked goroutines ignores these.
 	Ours []string
 }
 
-// Store is the store as one case sees it. Open is required; the others are
-// hooks that some cases need. A case that can check nothing without a hook
-// fails where the hook is missing, unless NotApplicable names the case. A case
-// that can check a part runs, and its result names the missing hook.
+// A Store gives one case access to the store. Open is required. The other fields are hooks
+// that some cases need. A case that can check nothing without a missing hook fails, unless
+// NotApplicable names the case. A case that can check a part runs, and its result names the
+// missing hook.
 type Store struct {
-	// Open returns a new client, independent of every other one: with its own
+	// Open returns a new client, which must be independent of every other one, with its own
 	// connections and bookkeeping. The suite closes it.
 	Open func(tb testing.TB) dcs.Backend
 
-	// OpenAlone returns a client that Close really ends, and whatever it
-	// needs with it, where Open only lends a shared one (an embedded store's
-	// node). Nil means Open.
+	// OpenAlone returns a client that Close really ends, with all its resources, if Open
+	// only lends a shared one (a node of an embedded store). Nil means Open.
 	OpenAlone func(tb testing.TB) dcs.Backend
 
-	// OpenWith is Open with settings of the case's own, such as another
-	// timing, or faults that are in force before the client is open. The fault
-	// cases need it; nil means Open, with the harness's.
+	// OpenWith is Open with settings of the case, such as another timing, or faults that
+	// are in force before the client is open. The fault cases need it. Nil means Open,
+	// with the settings of the harness.
 	OpenWith func(tb testing.TB, o Opening) (dcs.Backend, error)
 
-	// URL returns the URL by which [dcs.Open] becomes a client of the same
-	// tree as that of OpenWith's clients (of Open's, without OpenWith), in this
-	// process and, for Holder/PausedPastTTL, in another one. That other
-	// process is the test binary itself, whose TestMain must call [Process]
-	// first. One client at a time is open by URL.
+	// URL returns the URL with which [dcs.Open] opens a client of the same tree as that of
+	// OpenWith's clients (of Open's, without OpenWith), in this process and, for
+	// Holder/PausedPastTTL, in a child process. The child process is the test binary
+	// itself, whose TestMain must call [Process] first. The suite opens one client at a
+	// time by URL.
 	URL func(tb testing.TB) string
 
-	// Cluster is the servers, for the fault cases.
+	// Cluster controls the servers, for the fault cases.
 	Cluster *Cluster
 
-	// Requests returns how many requests the client b has sent to the store's
-	// servers so far, probes included.
+	// Requests returns the number of requests that the client b has sent to the store's
+	// servers so far, including probes.
 	Requests func(b dcs.Backend) int64
 
-	// Inject puts a fault between the client b and the store until lift is
-	// called. Several may be in force at once; all that match are effective.
+	// Inject injects a fault between the client b and the store until lift is called.
+	// Several faults may be in force at once, and all that match must apply.
 	Inject func(b dcs.Backend, f Fault) (lift func())
 
-	// DropBookkeeping removes the bookkeeping keys that clients keep in the
-	// store (attempt markers), as the end of a lease that they hang on does.
+	// DropBookkeeping removes the bookkeeping keys that clients keep in the store (attempt
+	// markers), as the end of their lease would.
 	DropBookkeeping func(tb testing.TB)
 
-	// LimitTTL makes the store grant a TTL of at most limit, and renew every
-	// lease for at most that, until lift. Renewals that are sent after LimitTTL
-	// has returned must report the limited TTL. The limit is at least
-	// Caps.MinTTL.
+	// LimitTTL makes the store grant a TTL of at most limit, and renew every lease for at
+	// most that, until lift. Renewals that are sent after LimitTTL has returned must
+	// report the limited TTL. The limit is at least Caps.MinTTL.
 	LimitTTL func(tb testing.TB, limit time.Duration) (lift func())
 
 	// Sockets returns the keepalive settings that are in force on b's
 	// connections, dialled and accepted, as read back from the sockets.
 	Sockets func(b dcs.Backend) []Socket
 
-	// Secure opens a client of a store that demands credentials, as who says,
-	// with everything it logs going to log. An error is the answer of an Open
-	// that refuses. The store is usually a small cluster of its own.
-	Secure func(tb testing.TB, who Credentials, log *slog.Logger) (dcs.Backend, error)
+	// Secure opens a client of a store that demands credentials, with those that creds
+	// selects. log must receive the client's whole log. An error means that the opening
+	// was refused. The store is usually a separate small cluster.
+	Secure func(tb testing.TB, creds Credentials, log *slog.Logger) (dcs.Backend, error)
 }
 
-// Fault is what becomes of some of a client's requests.
+// A Fault changes the handling of some of a client's requests.
 type Fault struct {
-	// Do is the verb.
+	// Do is the kind of the fault.
 	Do Verb
-	// When picks the requests; nil means all. It is asked once for every copy
-	// of every request, in the order of their sending; it must not block and
-	// must not call the store.
+	// When selects the requests. Nil means all. It is called once for every copy of every
+	// request, in the order in which they are sent. It must not block and must not call
+	// the store.
 	When func(Request) bool
-	// Times ends the fault after so many requests; zero means only lift does.
-	// What is held back stays so until lift.
+	// Times ends the fault after so many requests. Zero means that only lift ends it.
+	// Requests that are held back stay so until lift.
 	Times int
 }
 
-// Request is one copy of one request, as it leaves a client.
+// A Request is one copy of one request that a client sends.
 type Request struct {
-	// Op is the method on whose behalf the request is sent: Get, Snapshot,
-	// Wait, Commit, Grant, Renew or Revoke. A request that the backend sends
-	// for itself is one of
+	// Op is the method for which the request is sent: Get, Snapshot, Wait, Commit, Grant,
+	// Renew or Revoke. A request that the backend sends for itself is one of
 	//
-	//   - Probe: finds out whether a server answers, what it grants or which
-	//     servers there are, and changes nothing;
+	//   - Probe: checks whether a server answers, or reads its limits or the list of
+	//     servers, and changes nothing;
 	//   - Read: reads in the course of a Commit;
 	//   - Login: presents credentials;
 	//   - Mark: makes the marker of an attempt;
 	//   - Settle: wins the marker of an attempt.
 	//
-	// Any other request has any other name. The suite takes it for a write.
+	// Any other request must have another name. The suite counts it as a write.
 	Op string
-	// Keys are the keys it writes or reads, as far as the transport knows
-	// them. Bookkeeping keys may be among them.
+	// Keys are the keys that the request writes or reads, as far as the transport knows
+	// them. They may include bookkeeping keys.
 	Keys []string
 }
 
 // Touches reports whether r writes or reads key.
 func (r Request) Touches(key string) bool { return slices.Contains(r.Keys, key) }
 
-// Verb is what a [Fault] does.
+// Verb is the kind of a [Fault].
 type Verb uint8
 
 // The verbs.
 const (
-	// Pass does nothing, for a When that only looks on.
+	// Pass does nothing, for a When that only observes.
 	Pass Verb = iota
-	// HoldRequest keeps the request on its way until the fault is lifted. It
-	// arrives then, also after its sender has given it up.
+	// HoldRequest holds the request back until the fault is lifted. It must arrive then,
+	// even if its sender has given it up.
 	HoldRequest
-	// HoldAnswer lets the request through and keeps the answer until the
-	// fault is lifted.
+	// HoldAnswer passes the request on and holds the answer back until the fault is
+	// lifted.
 	HoldAnswer
-	// LoseRequest drops the request: the store never sees it, and its sender
-	// hears nothing.
+	// LoseRequest drops the request. The store never receives it, and its sender gets no
+	// answer.
 	LoseRequest
-	// LoseAnswer lets the request through and drops its answer.
+	// LoseAnswer passes the request on and drops its answer.
 	LoseAnswer
-	// Repeat does the request twice in a row and gives the second answer, as
-	// a proxy or a client library does that tries again by itself.
+	// Repeat makes the request twice in a row and returns the second answer, like a proxy
+	// or a client library that retries by itself.
 	Repeat
 )
 
-// Credentials name the client that [Store.Secure] has to open.
+// Credentials select the client that [Store.Secure] must open.
 type Credentials string
 
-// The clients that the Auth and TLS cases ask for.
+// The clients of the Auth and TLS cases.
 const (
-	// Good is a client with everything right.
+	// Good is a client with correct credentials.
 	Good Credentials = "good"
 	// UnknownCA has a certificate of another authority, or trusts another one.
 	UnknownCA Credentials = "certificate of an unknown authority"
-	// WrongHost meets a server whose certificate names another host.
+	// WrongHost connects to a server whose certificate names another host.
 	WrongHost Credentials = "certificate for another host"
-	// ExpiredCert has, or meets, a certificate that ran out.
+	// ExpiredCert has an expired certificate, or connects to a server with one.
 	ExpiredCert Credentials = "expired certificate"
 	// NoCert has no certificate where one is demanded.
 	NoCert Credentials = "no certificate"
@@ -180,27 +176,27 @@ const (
 	WrongPassword Credentials = "wrong password"
 	// MissingRight is known, but may not write the suite's keys.
 	MissingRight Credentials = "missing right"
-	// ShortToken has a token that expires, or is made to, within one TTL and
-	// that the client can renew by itself.
+	// ShortToken has a token that expires, or is made to expire, within one TTL, and that
+	// the client can renew by itself.
 	ShortToken Credentials = "token that expires" //nolint:gosec // G101: the name of a case's client
 )
 
-// Socket is what one TCP connection reports of its keepalive.
+// A Socket has the keepalive settings of one TCP connection.
 type Socket struct {
 	// Side is "dialled" or "accepted".
 	Side string
-	// Idle, Interval and UserTimeout are as the socket reports them; a
-	// UserTimeout of zero means that the system has none.
+	// Idle, Interval and UserTimeout are as reported by the socket. A UserTimeout of zero
+	// means that the system has none.
 	Idle, Interval, UserTimeout time.Duration
 	// Count is the number of probes.
 	Count int
-	// Fault says in words what is outside the system's limits, or is empty.
+	// Fault names the values outside the system's limits, or is empty.
 	Fault string
 }
 
 var defaultTiming = dcs.Timing{TTL: 2 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: 700 * time.Millisecond}
 
-// slowProfile reports whether the long counts are asked for.
+// slowProfile reports whether the long counts are selected.
 func slowProfile() bool { return os.Getenv("HOLDFAST_PROFILE") == "slow" }
 
 func profileName() string {
@@ -210,7 +206,7 @@ func profileName() string {
 	return "fast"
 }
 
-// notApplicable returns the declared reason why the case is left out.
+// notApplicable returns the declared reason why the case does not apply.
 func (h Harness) notApplicable(name string) (string, bool) {
 	if why, ok := h.NotApplicable[name]; ok {
 		return why, true

@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// latency is a measured latency of a case with its bound, and the control of
-// the same window, by which the bound was widened.
+// latency is a measured latency of a case with its bound, and the control of the same
+// window, by which the bound was widened.
 type latency struct {
 	what                   string
 	figure, bound, control time.Duration
 }
 
-// excess is how far the figure is above the widened bound; below it when
-// negative.
+// excess returns the difference between the figure and the widened bound. It is negative
+// if the figure is below.
 func (l latency) excess() time.Duration { return l.figure - l.bound - l.control }
 
 func (l latency) String() string {
@@ -30,7 +30,7 @@ func allowance(control time.Duration) string {
 
 func round(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
 
-// samples returns the control's samples from then to then. Virtual time has none.
+// samples returns the control's samples between two times. Virtual time has none.
 func (e *env) samples(from, to time.Time) []sample {
 	if e.h.Virtual {
 		return nil
@@ -38,8 +38,8 @@ func (e *env) samples(from, to time.Time) []sample {
 	return machine.between(from, to)
 }
 
-// delayed is the longest delay of the control since from: what this machine
-// may have added to the latency of one call.
+// delayed returns the longest delay of the control since from, which this machine may have
+// added to the latency of one call.
 func (e *env) delayed(from time.Time) (longest time.Duration) {
 	for _, s := range e.samples(from, time.Now()) {
 		longest = max(longest, s.delay)
@@ -47,7 +47,7 @@ func (e *env) delayed(from time.Time) (longest time.Duration) {
 	return longest
 }
 
-// delayedAt is a quantile of the control's delays from then to then.
+// delayedAt returns a quantile of the control's delays between two times.
 func (e *env) delayedAt(q float64, from, to time.Time) time.Duration {
 	var delays []time.Duration
 	for _, s := range e.samples(from, to) {
@@ -57,15 +57,15 @@ func (e *env) delayedAt(q float64, from, to time.Time) time.Duration {
 	return quantile(delays, q)
 }
 
-// measured records a latency for the report: of those with one name the one
-// that came closest to its bound, or exceeded it most.
+// measured records a latency for the report. Of those with one name it keeps the one that
+// came closest to its bound, or exceeded it most.
 func (e *env) measured(l latency) {
 	if r, ok := e.TB.(*recorder); ok && !e.h.Virtual {
 		r.measure(l)
 	}
 }
 
-// atMost requires that a latency measured since from is at most bound, and the
+// atMost requires that a latency measured since from is at most the sum of bound and the
 // control's longest delay in that time.
 func (e *env) atMost(figure, bound time.Duration, from time.Time, what string) {
 	e.bounded(latency{what, figure, bound, e.delayed(from)})
@@ -79,8 +79,8 @@ func (e *env) bounded(l latency) {
 	}
 }
 
-// stall is the longest time for which the machine may stand still in a case:
-// the store's own election, since a store that does not run for longer elects.
+// stall returns the longest time for which the machine may stand still in a case. It is the
+// store's own election, because a store that does not run for longer holds one.
 func (e *env) stall() time.Duration {
 	if c := e.s.Cluster; c != nil && c.Election > 0 {
 		return c.Election
@@ -88,8 +88,8 @@ func (e *env) stall() time.Duration {
 	return e.budget()
 }
 
-// fastEnough fails a case during which the machine stood still for longer than
-// the store's own election. Its findings say nothing about the store then.
+// fastEnough fails a case during which the machine stood still for longer than the store's
+// own election, because its findings do not apply to the store then.
 func (e *env) fastEnough(from time.Time) {
 	var longest time.Duration
 	for _, s := range e.samples(from, time.Now()) {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// goroutines returns the stacks of the goroutines that belong to the caller's
-// world, by id: those of its bubble, or all of the process outside bubbles.
+// goroutines returns the stacks of the goroutines in the caller's bubble, by id, or of all
+// those outside bubbles.
 func goroutines() map[string]string {
 	buf := make([]byte, 1<<20)
 	for {
@@ -41,20 +41,19 @@ func bubbleOf(stack string) string {
 	return strings.TrimRight(bubble, "]:")
 }
 
-// notOurs are goroutines that no store starts.
+// notOurs identifies goroutines that no store starts.
 var notOurs = []string{
 	"testing.tRunner", "testing.(*T).Run", "testing.runFuzzing", "testing.(*M)",
 	"conformance.watched", "runtime.goexit0", "os/signal.", "runtime.ensureSigM",
 	"testing.runTests", "conformance.(*control)", "conformance.newEcho", "runtime/trace", "internal/poll.runtime_pollWait(0x0",
 }
 
-// leaked waits until the goroutines that were not there before have ended,
-// and returns those that have not, without those whose stacks match ignore.
-// Goroutines are left out, too, that were started by one that was there before
-// and matches shared, or by another one that was started so.
+// leaked waits until the goroutines that did not run before have ended, and returns those
+// that have not. It ignores those whose stacks match ignore. It also ignores goroutines
+// that were started, directly or through others, by one that ran before and matches shared.
 func leaked(before map[string]string, virtual bool, ignore, shared []string) []string {
 	deadline := time.Now().Add(2 * time.Second)
-	theirs := map[string]bool{} // what a shared goroutine has started
+	theirs := map[string]bool{} // started by a shared goroutine
 	for {
 		if virtual {
 			synctest.Wait()
@@ -74,7 +73,7 @@ func leaked(before map[string]string, virtual bool, ignore, shared []string) []s
 		if len(left) == 0 || time.Now().After(deadline) {
 			return left
 		}
-		// A goroutine that has been told to end offers nothing to wait for.
+		// A goroutine that was asked to end cannot be waited for.
 		time.Sleep(10 * time.Millisecond)
 	}
 }

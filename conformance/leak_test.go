@@ -6,8 +6,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// sharedLoop stands for a cluster that several cases share: it starts
-// goroutines, which start others, while a case runs.
+// sharedLoop stands for a cluster that several cases share. It starts goroutines, which
+// start others, while a case runs.
 func sharedLoop(start <-chan struct{}, started chan<- struct{}, end <-chan struct{}) {
 	started <- struct{}{}
 	<-start
@@ -21,8 +21,8 @@ func sharedLoop(start <-chan struct{}, started chan<- struct{}, end <-chan struc
 	<-end
 }
 
-// TestLeakedDistinguishesSharedGoroutines: what a shared cluster starts during
-// a case is not the client's, and what the case starts is.
+// TestLeakedDistinguishesSharedGoroutines checks that goroutines of a shared cluster that
+// start during a case are ignored, and that those of the case are not.
 func TestLeakedDistinguishesSharedGoroutines(t *testing.T) {
 	start, started, end := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	defer close(end)

@@ -17,7 +17,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/memstore"
 )
 
-// operations are the names that the suite has for what clients send.
+// operations has the suite's names for the requests of clients.
 var operations = map[memstore.Op]string{
 	memstore.OpGet: "Get", memstore.OpSnapshot: "Snapshot", memstore.OpWait: "Wait", memstore.OpProbe: "Probe",
 	memstore.OpCommit: "Commit", memstore.OpMark: "Mark", memstore.OpSettle: "Settle", memstore.OpRead: "Read",
@@ -42,7 +42,7 @@ func memHarness(name string, o memstore.Options) Harness {
 				DropBookkeeping: func(tb testing.TB) {
 					for _, e := range server.Entries("default") {
 						if e.Key[0] == '.' && !server.Delete("default", e.Key) {
-							tb.Errorf("%q could not be removed", e.Key)
+							tb.Errorf("cannot remove %q", e.Key)
 						}
 					}
 				},
@@ -55,24 +55,24 @@ func memHarness(name string, o memstore.Options) Harness {
 		NotApplicable: map[string]string{
 			"Auth/*":                   "a store in memory asks for no credentials",
 			"TLS/*":                    "a store in memory has no connections",
-			"Rotate/AllReplaced":       "the store is one server in this process: no other leads, none is replaced, none has a clock of its own",
-			"Store/LeaderChange":       "the store is one server in this process: no other leads, none is replaced, none has a clock of its own",
-			"Clock/*":                  "the store is one server in this process: no other leads, none is replaced, none has a clock of its own",
-			"Holder/StaleConfirmation": "the store is one server in this process: no other leads, none is replaced, none has a clock of its own",
+			"Rotate/AllReplaced":       "the store is one server in this process, which is never replaced and has no clock of its own",
+			"Store/LeaderChange":       "the store is one server in this process, which is never replaced and has no clock of its own",
+			"Clock/*":                  "the store is one server in this process, which is never replaced and has no clock of its own",
+			"Holder/StaleConfirmation": "the store is one server in this process, which is never replaced and has no clock of its own",
 			"Holder/PausedPastTTL":     "no other process reaches a store in memory",
 		},
 	}
 }
 
-// serve starts a server and returns the hook for its URL, or nil where no URL can
-// express the server's options.
+// serve starts a server and returns the hook for its URL, or nil if no URL can express the
+// server's options.
 func serve(tb testing.TB, o memstore.Options, timing dcs.Timing) (*memstore.Server, func(testing.TB) string) {
 	if o != (memstore.Options{}) {
 		return memstore.NewServer(o), nil
 	}
 	name := strings.ToLower(rand.Text())
 	url := fmt.Sprintf("mem://%s/default?ttl=%v&loop_wait=%v&retry_timeout=%v", name, timing.TTL, timing.LoopWait, timing.RetryTimeout)
-	keeper, err := dcs.Open(tb.Context(), url, dcs.Options{}) // the server lives as long as one client of it
+	keeper, err := dcs.Open(tb.Context(), url, dcs.Options{}) // the server runs as long as it has a client
 	require.NoError(tb, err)
 	tb.Cleanup(func() { require.NoError(tb, keeper.Close()) })
 	return memstore.Shared(name), func(testing.TB) string { return url }
@@ -81,7 +81,7 @@ func serve(tb testing.TB, o memstore.Options, timing dcs.Timing) (*memstore.Serv
 func memClient(b dcs.Backend) string {
 	m, ok := b.(*memstore.Backend)
 	if !ok {
-		panic(fmt.Sprintf("%T is no client of memstore", b))
+		panic(fmt.Sprintf("%T is not a client of memstore", b))
 	}
 	return m.ClientName()
 }
@@ -109,8 +109,8 @@ func memInject(s *memstore.Server, client string, f Fault) (lift func()) {
 	return func() { i.Lift(); i.Release() }
 }
 
-// memDoors is the server's doors as servers of their own: what is done to one
-// is done to what goes through it.
+// memDoors presents the server's doors as separate servers. A fault of a door applies to
+// the requests through it.
 func memDoors(s *memstore.Server, timing dcs.Timing) (*Cluster, func(testing.TB, Opening) (dcs.Backend, error)) {
 	doors := []string{"m1", "m2", "m3"}
 	var opened atomic.Int64
@@ -121,7 +121,7 @@ func memDoors(s *memstore.Server, timing dcs.Timing) (*Cluster, func(testing.TB,
 		}
 		b := s.Open(memstore.ClientOptions{
 			Name: name, Timing: cmp.Or(o.Timing, timing), Endpoints: o.Endpoints, Logger: o.Logger, Observer: o.Observer,
-			AttemptTimeout: 50 * time.Millisecond, // what waits for no disk is answered by then
+			AttemptTimeout: 50 * time.Millisecond, // requests that wait for no disk are answered by then
 		})
 		if o.Endpoints == nil && !o.Wait {
 			return b, nil

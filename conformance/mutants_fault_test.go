@@ -11,7 +11,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/memstore"
 )
 
-// faultMutants are stores that stand no fault of a server.
+// faultMutants are stores that do not tolerate faults of a server.
 var faultMutants = slices.Concat(
 	[]mutant{
 		{"the whole budget for the first endpoint", "Rotate/Slow", func(tb testing.TB, b *broken) {
@@ -59,7 +59,7 @@ var faultMutants = slices.Concat(
 		}},
 		{"a herd", "Herd/Reconnect", func(_ testing.TB, b *broken) {
 			b.grant = func(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
-				for range 500 { // tries again and again, without a pause
+				for range 500 { // retries without a pause
 					_, _ = b.Backend.Snapshot(ctx, "")
 				}
 				return b.Backend.Grant(ctx, ttl)
@@ -94,8 +94,8 @@ var faultMutants = slices.Concat(
 	),
 )
 
-// neverRotates is a client that stays with its first endpoint, in each case
-// that has to find it.
+// neverRotates returns mutants that stay with their first endpoint, one for each case that
+// must detect that.
 func neverRotates(cases ...string) []mutant {
 	var out []mutant
 	for _, c := range cases {
@@ -106,7 +106,7 @@ func neverRotates(cases ...string) []mutant {
 	return out
 }
 
-// instead puts another client in the place of the sound one.
+// instead replaces the correct client by another one.
 func (b *broken) instead(tb testing.TB, o memstore.ClientOptions) {
 	sound := b.Backend
 	o.Timing = dcs.Timing{TTL: 10 * time.Second, LoopWait: 2 * time.Second, RetryTimeout: 3 * time.Second}

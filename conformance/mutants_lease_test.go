@@ -31,7 +31,7 @@ var leaseMutants = []mutant{
 	}},
 	{"an immortal lease", "Lease/ExpiresInBounds", func(_ testing.TB, b *broken) { b.scaled(1000, 1) }},
 	{"a lease that dies early", "Lease/ExpiresInBounds", func(_ testing.TB, b *broken) { b.scaled(0.6, 1) }},
-	{"what was asked for is reported, not what was granted", "Lease/GrantedIsReported", func(_ testing.TB, b *broken) {
+	{"the requested TTL is reported, not the granted one", "Lease/GrantedIsReported", func(_ testing.TB, b *broken) {
 		b.leases(func(l *brokenLease, r *dcs.Renewal) {
 			report := func(r *dcs.Renewal) { r.TTL, r.Expiry = 2*r.TTL, 2*r.Expiry }
 			l.renew = func(ctx context.Context, keys ...string) (dcs.Renewal, error) {
@@ -42,7 +42,7 @@ var leaseMutants = []mutant{
 			report(r)
 		})
 	}},
-	{"what the Grant granted is reported for ever", "Hold/ShorterLife", func(_ testing.TB, b *broken) {
+	{"the TTL of the Grant is reported for ever", "Hold/ShorterLife", func(_ testing.TB, b *broken) {
 		b.leases(func(l *brokenLease, granted *dcs.Renewal) {
 			first := *granted
 			l.renew = func(ctx context.Context, keys ...string) (dcs.Renewal, error) {
@@ -53,11 +53,11 @@ var leaseMutants = []mutant{
 		})
 	}},
 	{"renewal without a round trip", "Lease/UnknownIsLost", func(_ testing.TB, b *broken) { b.renewingBlindly() }},
-	{"an answer that nobody waited for", "Lease/LateAnswerRevivesNothing", func(_ testing.TB, b *broken) {
+	{"an answer for which no call waited", "Lease/LateAnswerRevivesNothing", func(_ testing.TB, b *broken) {
 		b.leases(func(l *brokenLease, granted *dcs.Renewal) {
 			l.renew = func(ctx context.Context, keys ...string) (dcs.Renewal, error) {
 				r, err := l.Lease.Renew(ctx, keys...)
-				if err != nil { // it was asked for, so it will have been done
+				if err != nil { // the renewal was sent, so it may have been executed
 					r, err = *granted, nil
 					r.From = dcs.Now()
 				}
@@ -102,9 +102,9 @@ var leaseMutants = []mutant{
 			return l, r, err
 		}
 	}},
-	{"a renewal that does not look at the keys", "Hold/ExternalTakeover", func(_ testing.TB, b *broken) { b.remembering() }},
+	{"a renewal that does not check the keys", "Hold/ExternalTakeover", func(_ testing.TB, b *broken) { b.remembering() }},
 	{"a confirmation from memory", "Hold/ConfirmAsksTheStore", func(_ testing.TB, b *broken) { b.remembering() }},
-	{"a TTL beyond what a socket takes", "Keepalive/HugeTTL", func(_ testing.TB, b *broken) {
+	{"a TTL beyond the limits of a socket", "Keepalive/HugeTTL", func(_ testing.TB, b *broken) {
 		b.grant = func(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
 			if ttl > 32767*time.Second {
 				return nil, dcs.Renewal{}, &dcs.Error{Kind: dcs.ErrUnavailable, Err: syscall.EINVAL}
@@ -114,7 +114,7 @@ var leaseMutants = []mutant{
 	}},
 }
 
-// scaled grants factor times the TTL and reports what was asked for.
+// scaled grants factor times the TTL and reports the requested one.
 func (b *broken) scaled(factor, reported float64) {
 	b.grant = func(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
 		l, r, err := b.Backend.Grant(ctx, time.Duration(factor*float64(ttl)))
@@ -138,7 +138,7 @@ func (b *broken) scaled(factor, reported float64) {
 	}
 }
 
-// renewingBlindly answers renewals from what was granted.
+// renewingBlindly answers renewals with the granted TTL, without a request.
 func (b *broken) renewingBlindly() {
 	b.leases(func(l *brokenLease, granted *dcs.Renewal) {
 		kept := *granted
@@ -150,8 +150,8 @@ func (b *broken) renewingBlindly() {
 	})
 }
 
-// remembering renews leases soundly, and answers what the keys are from what
-// this client has written.
+// remembering renews leases correctly, and returns the keys as this client has written
+// them.
 func (b *broken) remembering() {
 	var mu sync.Mutex
 	written := map[string]dcs.Entry{}
@@ -222,7 +222,7 @@ var callMutants = []mutant{
 			return b.Backend.Wait(ctx, prefix, since)
 		}
 	}},
-	{"a Grant whose loss is a yes", "Reply/LostAfterCommit", func(_ testing.TB, b *broken) {
+	{"a Grant whose loss is a success", "Reply/LostAfterCommit", func(_ testing.TB, b *broken) {
 		b.grant = func(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
 			one, cancel := context.WithTimeout(ctx, time.Millisecond)
 			defer cancel()

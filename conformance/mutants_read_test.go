@@ -15,8 +15,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// stale answers every Get of a key as it was when it was first read, until
-// forget.
+// stale returns the first read state of a key from every Get, until forget.
 func (b *broken) stale() (forget func()) {
 	var cache sync.Map
 	b.get = func(ctx context.Context, key string) (dcs.Entry, error) {
@@ -77,7 +76,7 @@ var readMutants = []mutant{
 			if err != nil {
 				return first, err
 			}
-			time.Sleep(time.Millisecond) // between the two readings
+			time.Sleep(time.Millisecond) // between the two reads
 			second, err := b.Backend.Snapshot(ctx, prefix)
 			torn := dcs.Snapshot{Revision: second.Revision}
 			for _, en := range first.Entries {
@@ -155,8 +154,8 @@ func (b *broken) timingOut() {
 	}
 }
 
-// TestWaitsOwnErrorIsReported has a store fail a Wait with a timeout inside. The
-// suite must report that error, and not take it for the end of its own patience.
+// TestWaitsOwnErrorIsReported makes a store fail a Wait with an error that wraps a timeout.
+// The suite must report that error, and not take it for the end of its own limit.
 func TestWaitsOwnErrorIsReported(t *testing.T) {
 	c, ok := find("Wait/LastStateNeverMissed")
 	require.True(t, ok)
@@ -167,8 +166,8 @@ func TestWaitsOwnErrorIsReported(t *testing.T) {
 	require.NotContains(t, all, "has not delivered the last state")
 }
 
-// waiting lets f judge each snapshot that Wait would return: false means wait
-// on, past it.
+// waiting calls f for each snapshot that Wait would return. If f returns false, Wait
+// continues past it.
 func (b *broken) waiting(f func(since dcs.Revision, s dcs.Snapshot) bool) {
 	b.wait = func(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
 		for past := since; ; {
@@ -313,7 +312,7 @@ var waitMutants = []mutant{
 			return s, err
 		}
 	}},
-	{"a watch does not hear its context", "Hold/WaiterGivesUp", func(tb testing.TB, b *broken) {
+	{"a watch ignores its context", "Hold/WaiterGivesUp", func(tb testing.TB, b *broken) {
 		ended, end := context.WithCancel(context.Background())
 		tb.Cleanup(end)
 		b.wait = func(_ context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
@@ -322,7 +321,7 @@ var waitMutants = []mutant{
 	}},
 }
 
-// errOf is what a broken store makes of every unknown error.
+// errOf returns the error into which a broken store turns every unknown error.
 func errOf(kind, err error) error {
 	if err == nil || !errors.Is(err, dcs.ErrUnavailable) {
 		return err

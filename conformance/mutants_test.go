@@ -7,7 +7,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/mutants"
 )
 
-// tooth is a store with one thing wrong, and the case that must fail on it.
+// mutant is a store with one defect and the case that must detect it.
 type mutant struct {
 	name   string
 	caught string
@@ -22,8 +22,8 @@ func allMutants() []mutant {
 	return all
 }
 
-// TestSuiteCatches runs the suite's cases against stores that break their
-// rules: each must fail in the case that is meant for it.
+// TestSuiteCatches runs the suite's cases against stores that break their rules. Each store
+// must fail in the case for its defect.
 func TestSuiteCatches(t *testing.T) {
 	for _, m := range allMutants() {
 		t.Run(m.name, func(t *testing.T) {
@@ -32,8 +32,8 @@ func TestSuiteCatches(t *testing.T) {
 	}
 }
 
-// TestWrappedStorePasses shows that it is what is broken in a store that the
-// teeth are about, not its being wrapped.
+// TestWrappedStorePasses checks that the mutants fail because of their defects, and not
+// because they are wrapped.
 func TestWrappedStorePasses(t *testing.T) {
 	h := brokenHarness("wrapped memstore", func(testing.TB, *broken) {})
 	for _, m := range allMutants() {
@@ -42,22 +42,21 @@ func TestWrappedStorePasses(t *testing.T) {
 			t.Fatalf("%s: there is no case %q", m.name, m.caught)
 		}
 		if o := runCase(t, h, c); o.verdict != passed {
-			t.Errorf("%s fails on a store with nothing broken: %s", c.Name, first(o.failures))
+			t.Errorf("%s fails on a store without a defect: %s", c.Name, first(o.failures))
 		}
 	}
 }
 
-// withoutMutant are the cases that no broken store is made for, each with the
-// reason.
+// withoutMutant has the cases without a mutant, each with the reason.
 var withoutMutant = map[string]string{
 	"Txn/Shape":        "Store refuses these before any backend is asked; the tests of package dcs break that",
 	"Close/CallsAfter": "Store answers after Close without any backend",
 
 	"Rotate/AllReplaced":       "memstore has no servers to replace",
-	"Holder/StaleConfirmation": "memstore is one server, which knows what it has done; etcd3's TestStaleTermIsNoConfirmation breaks the rule",
-	"Holder/PausedPastTTL":     "memstore is in one process; what could be wrong is in Hold, and the tests of package dcs break it",
+	"Holder/StaleConfirmation": "memstore is one server, which no other can supersede; etcd3's TestStaleTermIsNoConfirmation breaks the rule",
+	"Holder/PausedPastTTL":     "memstore is in one process; the rule depends on Hold, and the tests of package dcs break that",
 	"Store/LeaderChange":       "memstore is one server; it is Store/OneReboots with an election",
-	"Clock/Stepped":            "memstore reads no wall clock, and a linter keeps everybody from it",
+	"Clock/Stepped":            "memstore reads no wall clock, and a linter rule forbids it",
 }
 
 // TestEveryCaseHasAMutant requires that there is a broken store for every case
@@ -79,17 +78,17 @@ func TestEveryCaseHasAMutant(t *testing.T) {
 	caught["Open/ByURL"] = len(urlMutants) > 1
 	for _, c := range Cases() {
 		if strings.HasPrefix(c.Name, "Auth/") || strings.HasPrefix(c.Name, "TLS/") {
-			continue // memstore has neither; a backend that has proves them by its wrong clients
+			continue // memstore has neither; a backend with them tests these cases with its wrong clients
 		}
 		if why := withoutMutant[c.Name]; why != "" && caught[c.Name] {
-			t.Errorf("%s is said to be withoutMutant (%s), and is not", c.Name, why)
+			t.Errorf("%s is in withoutMutant (%s), and has a mutant", c.Name, why)
 		} else if why == "" && !caught[c.Name] {
-			t.Errorf("no broken store shows that %s can fail", c.Name)
+			t.Errorf("no mutant shows that %s can fail", c.Name)
 		}
 	}
 }
 
-// bites requires that the case fails, and says how.
+// mustFail requires that the case fails, and logs its first failure.
 func mustFail(t *testing.T, h Harness, name string) {
 	t.Helper()
 	c, ok := find(name)

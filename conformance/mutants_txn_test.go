@@ -11,7 +11,7 @@ import (
 )
 
 var txnMutants = []mutant{
-	{"a key below another one is dropped in silence", "KV/NestedKeys", func(_ testing.TB, b *broken) {
+	{"a key below another one is dropped without an error", "KV/NestedKeys", func(_ testing.TB, b *broken) {
 		b.commit = func(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
 			r, err := b.Backend.Commit(ctx, t)
 			if errors.Is(err, dcs.ErrInvalid) {
@@ -57,7 +57,7 @@ var txnMutants = []mutant{
 			for i, w := range t.Then {
 				one := dcs.Txn{Then: []dcs.Write{w}}
 				if i == len(t.Then)-1 {
-					one.If = t.If // judged too late
+					one.If = t.If // the conditions are checked too late
 				}
 				if r, err = b.Backend.Commit(ctx, one); err != nil {
 					return 0, err
@@ -103,7 +103,7 @@ var txnMutants = []mutant{
 			}
 		})
 	}},
-	{"a changed key is written over", "Member/NotALock", func(_ testing.TB, b *broken) {
+	{"a changed key is overwritten", "Member/NotALock", func(_ testing.TB, b *broken) {
 		b.dropping(func(c dcs.Cond) bool { return c.On == dcs.Modified && c.Is != 0 })
 	}},
 	{"release by name", "Hold/StaleRelease", func(_ testing.TB, b *broken) {
@@ -127,7 +127,7 @@ var txnMutants = []mutant{
 			return r, err
 		}
 	}},
-	{"a changed binding creates anew, whatever Caps say", "Lease/Rebind", func(_ testing.TB, b *broken) {
+	{"a changed binding re-creates the entry, despite Caps", "Lease/Rebind", func(_ testing.TB, b *broken) {
 		b.commit = func(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
 			for _, w := range t.Then {
 				if en, err := b.Backend.Get(ctx, w.Key); err != nil || w.Lease == "" || en.Lease == w.Lease {
@@ -168,7 +168,7 @@ var txnMutants = []mutant{
 			}
 		})
 	}},
-	{"a limit that is not what Caps say", "KV/Limits", func(_ testing.TB, b *broken) {
+	{"a limit that differs from Caps", "KV/Limits", func(_ testing.TB, b *broken) {
 		b.rewriting(func(_ context.Context, t *dcs.Txn) {
 			for i, w := range t.Then {
 				if n := b.Caps().MaxValue; len(w.Value) == n {
@@ -179,7 +179,7 @@ var txnMutants = []mutant{
 	}},
 }
 
-// holdOn reports whether the conditions hold for en and name nothing else.
+// holdOn reports whether the conditions hold for en and name no other key.
 func holdOn(conds []dcs.Cond, en dcs.Entry) bool {
 	for _, c := range conds {
 		if c.Key != en.Key || c.On == dcs.Modified && c.Is != en.Modified || c.On == dcs.Created && c.Is != en.Created {

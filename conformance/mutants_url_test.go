@@ -11,7 +11,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// brokenDriver opens mem URLs under a scheme of its own, with one thing wrong.
+// brokenDriver opens mem URLs under a scheme of its own, with one defect.
 type brokenDriver struct {
 	open func(ctx context.Context, u *dcs.URL, secret string, o dcs.Options) error
 }
@@ -39,8 +39,8 @@ func (d brokenDriver) Open(ctx context.Context, u *dcs.URL, o dcs.Options) (dcs.
 	return s.Unwrap(), nil
 }
 
-// urlMutants are drivers with one thing wrong, all caught by Open/ByURL. The first
-// is sound.
+// urlMutants are drivers with one defect each, all of which Open/ByURL must detect. The
+// first has no defect.
 var urlMutants = map[string]brokenDriver{
 	"mem-sound": {func(context.Context, *dcs.URL, string, dcs.Options) error { return nil }},
 	"mem-other-tree": {func(_ context.Context, u *dcs.URL, _ string, _ dcs.Options) error {
@@ -88,7 +88,7 @@ func TestSuiteCatchesDrivers(t *testing.T) {
 			if scheme != "mem-sound" {
 				mustFail(t, h, c.Name)
 			} else if o := runCase(t, h, c); o.verdict != passed {
-				t.Fatalf("%s fails with a sound driver: %s", c.Name, first(o.failures))
+				t.Fatalf("%s fails with a driver without a defect: %s", c.Name, first(o.failures))
 			}
 		})
 	}

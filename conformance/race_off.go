@@ -2,5 +2,6 @@
 
 package conformance
 
-// raceDetector says that everything costs five to ten times as much.
+// raceDetector reports whether the race detector is on, with which all operations take five
+// to ten times as long.
 const raceDetector = false

@@ -10,7 +10,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/memstore"
 )
 
-// opening changes what h's OpenWith is asked for.
+// opening changes the Opening that h's OpenWith receives.
 func (h Harness) opening(f func(o *Opening)) Harness {
 	return h.changed(func(s Store) Store {
 		open := s.OpenWith
@@ -22,8 +22,8 @@ func (h Harness) opening(f func(o *Opening)) Harness {
 	})
 }
 
-// TestReaderIsHeldToAList runs the case of the reading client on harnesses that
-// send requests of a name that the suite does not know, or that do not look.
+// TestReaderIsHeldToAList runs the case of the reading client on harnesses that send
+// requests with a name that the suite does not know, or that do not observe requests.
 func TestReaderIsHeldToAList(t *testing.T) {
 	c, ok := find("Member/ReadOnlyClientTouchesNothing")
 	require.True(t, ok)

@@ -12,23 +12,22 @@ import (
 	"testing"
 )
 
-// recorder is the testing.TB that a case runs under. It keeps failures
-// instead of passing them on, so that the suite can also be run against
-// stores that must fail it, and so that a case may be abandoned by its
-// watchdog. The embedded TB serves TempDir, Setenv and the like; the interface
-// has a private method, so there is no other way to implement it.
+// recorder is the testing.TB of a case. It records failures instead of passing them on, so
+// that the suite can also be run against stores that must fail it, and so that a watchdog
+// can abandon a case. The embedded TB serves TempDir, Setenv and similar methods. It is also
+// the only way to implement the interface, which has a private method.
 type recorder struct {
 	testing.TB
 	name   string
-	ctx    context.Context //nolint:containedctx // it is what testing.TB's Context returns
+	ctx    context.Context //nolint:containedctx // the result of testing.TB's Context
 	cancel context.CancelFunc
 
 	mu       sync.Mutex
 	failures []string
 	logs     []string
 	failed   bool
-	without  []string // hooks and abilities that checks were left out for, in the order of the checks
-	over     bool     // the case was given up: nothing is recorded any more
+	without  []string // missing hooks and capabilities for which checks were left out, in the order of the checks
+	over     bool     // the case was given up, and nothing is recorded any more
 	cleanups []func()
 	measures []latency
 }
@@ -37,8 +36,8 @@ const keptMessages = 20
 
 func newRecorder(tb testing.TB, name string) *recorder {
 	r := &recorder{TB: tb, name: name}
-	// Background: the outer context ends before the outer cleanups, and a
-	// case's own cleanups run well before that.
+	// Background, because the outer context ends before the outer cleanups. A case's own
+	// cleanups run well before that.
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
@@ -55,7 +54,7 @@ func (r *recorder) fail(text string) {
 	}
 }
 
-// where names the line of a case that is failing, unless testify does.
+// where returns the line of a failing case, unless testify adds it.
 func where() string {
 	var pcs [24]uintptr
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])])
@@ -119,8 +118,8 @@ func (r *recorder) log(text string) {
 	}
 }
 
-// measure keeps l, or what was measured before under the same name if that has
-// less room to its bound.
+// measure keeps l, or the earlier latency with the same name if that is closer to its
+// bound.
 func (r *recorder) measure(l latency) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -138,7 +137,7 @@ func (r *recorder) measure(l latency) {
 	r.measures = append(r.measures, l)
 }
 
-// lacks records that a check was left out for want of a hook or an ability.
+// lacks records that a check was left out because a hook or a capability is missing.
 func (r *recorder) lacks(what string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -147,7 +146,7 @@ func (r *recorder) lacks(what string) {
 	}
 }
 
-// A case that skips itself hides what it does not show.
+// A case must not skip itself, because that hides a missing check.
 func (r *recorder) Skip(args ...any) { r.Fatal("skipped without being declared:", fmt.Sprint(args...)) }
 
 func (r *recorder) Skipf(f string, a ...any) {
@@ -170,8 +169,7 @@ func (r *recorder) Cleanup(f func()) {
 	r.cleanups = append(r.cleanups, f)
 }
 
-// cleanup runs what Cleanup collected, last first, each even when another
-// one fails.
+// cleanup runs the functions of Cleanup, last first, each even if another one fails.
 func (r *recorder) cleanup() {
 	r.cancel()
 	for {
@@ -188,8 +186,8 @@ func (r *recorder) cleanup() {
 	}
 }
 
-// guard runs f in a goroutine of its own, so that a FailNow in it ends only
-// f, and turns a panic into a failure.
+// guard runs f in a goroutine of its own, so that a FailNow in it ends only f, and turns a
+// panic into a failure.
 func (r *recorder) guard(f func()) {
 	done := make(chan struct{})
 	go func() {

@@ -19,12 +19,12 @@ const (
 	notApplicable verdict = "n/a"
 )
 
-// outcome is how one case went on one backend.
+// outcome is the outcome of one case on one backend.
 type outcome struct {
 	c        spec
 	verdict  verdict
-	reason   string   // why it does not apply
-	without  []string // hooks and abilities that checks of the case were left out for
+	reason   string   // why the case does not apply
+	without  []string // missing hooks and capabilities for which checks of the case were left out
 	failures []string
 	logs     []string
 	took     time.Duration
@@ -32,8 +32,8 @@ type outcome struct {
 	latencies []latency
 }
 
-// result returns the verdict as the table shows it: a case that left checks
-// out never reads as a plain pass.
+// result returns the verdict for the table. A case that left checks out is never a plain
+// pass.
 func (o outcome) result() string {
 	if len(o.without) == 0 {
 		return string(o.verdict)
@@ -59,8 +59,8 @@ func (r *report) add(o outcome) {
 	r.outcomes[o.c.Name] = o
 }
 
-// finish prints the table and writes the JSON lines. It runs when all cases,
-// the parallel ones too, are over.
+// finish prints the table and writes the JSON lines. It runs after all cases, including the
+// parallel ones.
 func (r *report) finish(t *testing.T) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -94,12 +94,12 @@ func (r *report) table() string {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", c.Name, r.backend, o.result(), last)
 	}
-	_ = w.Flush() // a strings.Builder takes everything
+	_ = w.Flush() // writing to a strings.Builder does not fail
 	r.latencies(&b)
 	fmt.Fprintf(&b, "%d passed, %d failed, %d not applicable (profile %s)\n",
 		count[passed], count[failed], count[notApplicable], profileName())
 	if partly > 0 {
-		fmt.Fprintf(&b, "%d of those that passed left checks out, for want of what the table names\n", partly)
+		fmt.Fprintf(&b, "%d of those that passed left checks out, because of the missing hooks and capabilities in the table\n", partly)
 	}
 	return b.String()
 }
@@ -117,7 +117,7 @@ func (r *report) latencies(b *strings.Builder) {
 			fmt.Fprintf(w, "%s\t%s\t%v\t%v\t%v\n", c.Name, l.what, round(l.figure), round(l.bound), round(l.control))
 		}
 	}
-	_ = w.Flush() // a strings.Builder takes everything
+	_ = w.Flush() // writing to a strings.Builder does not fail
 }
 
 // jsonLine is one line of HOLDFAST_CONFORMANCE_JSON.
@@ -129,8 +129,8 @@ type jsonLine struct {
 	Profile string  `json:"profile"`
 	Virtual bool    `json:"virtual"`
 	Reason  string  `json:"reason,omitempty"`
-	// Without names the hooks of Store, and the abilities of the backend, that
-	// checks of the case were left out for.
+	// Without names the missing hooks of Store, and the missing capabilities of the
+	// backend, for which checks of the case were left out.
 	Without []string `json:"without,omitempty"`
 
 	Latencies []jsonLatency `json:"latencies,omitempty"`
@@ -146,7 +146,7 @@ type jsonLatency struct {
 
 // writeJSON appends, because several packages may write to one file.
 func (r *report) writeJSON(name string) (err error) {
-	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600) //nolint:gosec // the person who runs the tests names the file
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600) //nolint:gosec // the file is named by the user that runs the tests
 	if err != nil {
 		return err
 	}

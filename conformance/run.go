@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// Run runs every case of the suite against the harness's backend, as subtests
-// named after the cases, and prints a table at the end. When the environment
-// variable HOLDFAST_CONFORMANCE_JSON names a file, one JSON object a case is
-// appended to it; HOLDFAST_PROFILE=slow asks for the long counts.
+// Run runs every case of the suite against the harness's backend, as subtests named after
+// the cases, and prints a table at the end. If the environment variable
+// HOLDFAST_CONFORMANCE_JSON names a file, Run appends one JSON object for each case to it.
+// HOLDFAST_PROFILE=slow selects the long counts.
 func Run(t *testing.T, h Harness) {
 	t.Helper()
 	if faults := h.check(); len(faults) > 0 {
-		t.Fatalf("conformance: this harness is wrong:\n\t%s", strings.Join(faults, "\n\t"))
+		t.Fatalf("conformance: the harness has faults:\n\t%s", strings.Join(faults, "\n\t"))
 	}
 	report := &report{backend: h.Name, virtual: h.Virtual}
 	t.Cleanup(func() { report.finish(t) })
 	t.Logf("conformance: %d cases", len(table())) // make test shows its progress by this line
 	s := schedule{t: t, run: func(t *testing.T, c spec) { runOne(t, h, c, report) }}
-	if h.Virtual { // work alone: nothing is gained by running two at once
+	if h.Virtual { // the cases only compute, so running two at once gains nothing
 		for _, c := range table() {
 			s.one(c)
 		}
@@ -32,7 +32,7 @@ func Run(t *testing.T, h Harness) {
 	before := goroutines()
 	s.together()
 	for _, stack := range leaked(before, false, h.Ours, nil) {
-		t.Errorf("a goroutine outlives the cases that ran at the same time and every client of theirs:\n%s", stack)
+		t.Errorf("a goroutine outlives the cases that ran at the same time and all their clients:\n%s", stack)
 	}
 	s.alone()
 }
@@ -61,13 +61,13 @@ type schedule struct {
 	run func(t *testing.T, c spec)
 }
 
-// sleepers is how many of the cases that mostly wait run at once.
+// sleepers is the number of cases that mostly wait and run at once.
 const sleepers = 10
 
 func (s schedule) one(c spec) { s.t.Run(c.Name, func(t *testing.T) { s.run(t, c) }) }
 
-// together runs every case that need not be alone: those that work one after
-// the other, and those that mostly wait at the same time.
+// together runs every case that need not be alone. Those that compute run one after the
+// other, and those that mostly wait run at the same time.
 func (s schedule) together() {
 	var all sync.WaitGroup
 	free := make(chan struct{}, sleepers)
@@ -97,8 +97,7 @@ func (s schedule) alone() {
 	}
 }
 
-// runCase runs one case on a store of its own and says how it went. It never
-// fails t.
+// runCase runs one case on a store of its own and returns the outcome. It never fails t.
 func runCase(t *testing.T, h Harness, c spec) (o outcome) {
 	t.Helper()
 	begin := time.Now()
@@ -106,7 +105,7 @@ func runCase(t *testing.T, h Harness, c spec) (o outcome) {
 		o = runBody(t, h, c)
 	} else {
 		func() {
-			// A bubble panics when goroutines are left that nothing can wake.
+			// A bubble panics if goroutines are left that can never wake.
 			defer func() {
 				if p := recover(); p != nil {
 					o.c, o.verdict = c, failed
@@ -120,8 +119,8 @@ func runCase(t *testing.T, h Harness, c spec) (o outcome) {
 	return o
 }
 
-// runBody runs a case, its cleanups and the leak check, in the bubble that it
-// is called in, if any.
+// runBody runs a case, its cleanups and the leak check, in the bubble of the caller, if
+// any.
 func runBody(tb testing.TB, h Harness, c spec) outcome {
 	if !h.Virtual {
 		defer machine.use()()
@@ -151,8 +150,8 @@ func runBody(tb testing.TB, h Harness, c spec) outcome {
 	return rec.result(c)
 }
 
-// watched runs f until it ends or the limit is reached; then it records where
-// everything stands and gives f up.
+// watched runs f until it ends. When the limit is reached, it records the stacks of all
+// goroutines and gives f up.
 func watched(rec *recorder, limit time.Duration, what string, f func()) bool {
 	done := make(chan struct{})
 	go func() {
@@ -176,5 +175,5 @@ func watched(rec *recorder, limit time.Duration, what string, f func()) bool {
 	}
 }
 
-// slack is ε, what a call may take beyond its budget.
+// slack is ε, the time that a call may take beyond its budget.
 const slack = 100 * time.Millisecond

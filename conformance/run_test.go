@@ -17,13 +17,13 @@ import (
 	"github.com/holdfast-dcs/holdfast/memstore"
 )
 
-// smallest is the harness of the template: nothing but Open.
+// smallest is the harness of the template, which has only Open.
 func smallest(testing.TB) Store {
 	server := memstore.NewServer(memstore.Options{})
 	return Store{Open: func(testing.TB) dcs.Backend { return server.Open(memstore.ClientOptions{}) }}
 }
 
-// needHooks are the cases that a harness without hooks has to declare.
+// needHooks has the cases that a harness without hooks must declare.
 var needHooks = []string{
 	"Wait/NotAPoll", "Open/ByURL", "Call/SilenceEnds", "Lease/LateAnswerRevivesNothing", "Reply/*",
 	"Hold/DeadlineWithoutProof", "Hold/LostIsFinal", "Hold/OldAnswerJudgesNothingNew", "Holder/*",
@@ -38,7 +38,7 @@ func TestSmallestHarness(t *testing.T) {
 	Run(t, Harness{Name: "smallest", Virtual: true, New: smallest, NotApplicable: na})
 }
 
-func TestMissingHooksAreFailuresThatSayWhatToDo(t *testing.T) {
+func TestMissingHooksAreFailuresThatNameTheRemedy(t *testing.T) {
 	h := Harness{Name: "smallest", Virtual: true, New: smallest}
 	for _, c := range table() {
 		needs := false
@@ -74,7 +74,7 @@ func trial(t *testing.T, virtual bool, run func(e *env)) outcome {
 	return runCase(t, h, spec{Case: Case{Name: "Trial/Case"}, alone: true, limit: 300 * time.Millisecond, run: run})
 }
 
-func TestWhatFailsACase(t *testing.T) {
+func TestFailuresOfACase(t *testing.T) {
 	ended := make(chan struct{})
 	defer close(ended)
 	bodies := map[string]struct {
@@ -92,7 +92,7 @@ func TestWhatFailsACase(t *testing.T) {
 					e.Fatal("one of three")
 				}
 			})
-			e.Error("it went on")
+			e.Error("the case continued")
 		}, "one of three"},
 		"a hang": {func(e *env) { <-e.ctx.Done() }, "the case did not end within"},
 		"a goroutine that stays": {func(e *env) {
@@ -107,7 +107,7 @@ func TestWhatFailsACase(t *testing.T) {
 				o := trial(t, virtual, body.run)
 				require.Equal(t, failed, o.verdict)
 				require.Contains(t, strings.Join(o.failures, "\n"), body.want)
-				require.NotContains(t, strings.Join(o.failures, "\n"), "it went on")
+				require.NotContains(t, strings.Join(o.failures, "\n"), "the case continued")
 			})
 		}
 	}
@@ -140,12 +140,12 @@ func TestJSON(t *testing.T) {
 	require.Contains(t, r.table(), "1 of those that passed left checks out")
 }
 
-func TestCasesAreTold(t *testing.T) {
+func TestCasesAreDescribed(t *testing.T) {
 	seen := map[string]bool{}
 	name := regexp.MustCompile(`^[A-Z][A-Za-z]+/[A-Z][A-Za-z0-9]+$`)
 	for _, c := range Cases() {
 		require.Regexp(t, name, c.Name)
-		require.False(t, seen[c.Name], "%s is there twice", c.Name)
+		require.False(t, seen[c.Name], "%s is listed twice", c.Name)
 		seen[c.Name] = true
 		require.NotEmpty(t, c.Rule, c.Name)
 		require.NotEmpty(t, c.Motivation, c.Name)

@@ -27,7 +27,7 @@ var hooks = []hook{
 	{"LimitTTL", func(s *Store) { s.LimitTTL = nil }},
 }
 
-// usage notes the hooks that a case calls.
+// usage records the hooks that a case calls.
 type usage struct {
 	mu   sync.Mutex
 	used map[string]bool
@@ -39,7 +39,7 @@ func (u *usage) note(hook string) {
 	u.used[hook] = true
 }
 
-// watch makes s note every hook that is called.
+// watch makes u record every hook of s that is called.
 func (u *usage) watch(s Store) Store {
 	out := s
 	out.OpenWith = func(tb testing.TB, o Opening) (dcs.Backend, error) {
@@ -82,8 +82,8 @@ func (h Harness) changed(f func(s Store) Store) Harness {
 	return h
 }
 
-// TestNoCaseHidesAMissingHook takes each hook away from the cases that call it:
-// a case must then fail, or its result must name the hook.
+// TestNoCaseHidesAMissingHook removes each hook from the cases that call it. A case must then
+// fail, or its result must name the hook.
 func TestNoCaseHidesAMissingHook(t *testing.T) {
 	full := memHarness("memstore", memstore.Options{})
 	for _, c := range table() {
@@ -99,15 +99,15 @@ func TestNoCaseHidesAMissingHook(t *testing.T) {
 			}
 			o := runCase(t, full.changed(func(s Store) Store { hook.remove(&s); return s }), c)
 			if o.verdict != failed {
-				require.Equal(t, []string{hook.name}, o.without, "%s passes without %s and does not say so", c.Name, hook.name)
+				require.Equal(t, []string{hook.name}, o.without, "%s passes without %s, and its result does not name the hook", c.Name, hook.name)
 			}
 		}
 	}
 }
 
-// TestResultNamesWhatIsMissing shows the result of a case that left checks out
-// in the table and in the JSON lines.
-func TestResultNamesWhatIsMissing(t *testing.T) {
+// TestResultNamesMissingHooks checks the result of a case that left checks out, in the
+// table and in the JSON lines.
+func TestResultNamesMissingHooks(t *testing.T) {
 	o := trial(t, true, func(e *env) {
 		require.False(e, e.has(false, "Inject"))
 		require.True(e, e.has(true, "Requests"))

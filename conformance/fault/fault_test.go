@@ -101,7 +101,7 @@ func TestProxySilent(t *testing.T) {
 	_ = c.SetDeadline(time.Now().Add(long))
 	s, err := c.r.ReadString('\n')
 	require.NoError(t, err)
-	require.Equal(t, "late\n", s, "data that was on its way is delivered")
+	require.Equal(t, "late\n", s, "pending data were not delivered")
 }
 
 func TestProxyRefuse(t *testing.T) {
@@ -156,7 +156,7 @@ func TestProxyDropReply(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 	lift()
 	_, err = c.say("x", long)
-	require.Error(t, err, "a connection that lost bytes is of no use")
+	require.Error(t, err, "a connection that lost bytes must be reset")
 	require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
 	_, err = dial(t, p.Addr()).say("x", long)
 	require.NoError(t, err)
@@ -226,7 +226,7 @@ func TestProcessTerminateWhileFrozen(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), long)
 	defer cancel()
 	p.Terminate(ctx)
-	require.NoError(t, ctx.Err(), "it need not be killed")
+	require.NoError(t, ctx.Err(), "the process had to be killed")
 }
 
 func network(t *testing.T, hosts int) *Network {
@@ -289,8 +289,8 @@ func TestNetworkCuts(t *testing.T) {
 	require.ErrorIs(t, err, ErrUnsupported)
 }
 
-// Packages are tested at the same time, and each process chooses ranges of
-// addresses that the others must not have.
+// Packages are tested at the same time, and each process must choose ranges of addresses
+// that the others do not have.
 func TestNetworksOfSeveralProcesses(t *testing.T) {
 	const child = "HOLDFAST_FAULT_NETWORKS"
 	if os.Getenv(child) != "" {
@@ -299,11 +299,11 @@ func TestNetworksOfSeveralProcesses(t *testing.T) {
 		}
 		return
 	}
-	network(t, 1) // skips the test where there are none
+	network(t, 1) // skips the test without network namespaces
 	var all []*exec.Cmd
 	var outputs [4]bytes.Buffer
 	for i := range outputs {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$") //nolint:gosec // this very test
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$") //nolint:gosec // this test binary
 		cmd.Env = append(os.Environ(), child+"=1")
 		cmd.Stdout, cmd.Stderr = &outputs[i], &outputs[i]
 		require.NoError(t, cmd.Start())
@@ -354,7 +354,7 @@ func FuzzResolverReply(f *testing.F) {
 	})
 }
 
-// A drill that shows how a program acts when its store falls silent.
+// A test of a program whose store falls silent.
 func ExampleProxy() {
 	ctx := context.Background()
 	store, _ := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")

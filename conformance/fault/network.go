@@ -6,21 +6,21 @@ import (
 	"os/exec"
 )
 
-// Host is one machine of a [Network], or this one.
+// A Host is one machine of a [Network], or this one.
 type Host struct {
 	name string // of its namespace; empty for this machine
 	addr string
 	n    *Network
 }
 
-// Loopback is this machine as a Host, for servers without a network of their
-// own. It cannot cut anything.
+// Loopback is this machine as a Host, for servers without a separate network. It cannot
+// drop packets.
 func Loopback() *Host { return &Host{addr: "127.0.0.1"} }
 
-// Addr is the Host's IP address.
+// Addr returns the Host's IP address.
 func (h *Host) Addr() string { return h.addr }
 
-// Command is a command that runs on the Host when it is started.
+// Command returns a command that runs on the Host when it is started.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	if h.name != "" {
 		args = append([]string{"netns", "exec", h.name, name}, args...)
@@ -29,14 +29,14 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.C
 	return exec.CommandContext(ctx, name, args...) //nolint:gosec // G204: the caller's command is the purpose
 }
 
-// Listen listens on the Host. It fits [ProxyOptions].
+// Listen listens on the Host. It can be used in [ProxyOptions].
 func (h *Host) Listen(ctx context.Context, network, addr string) (net.Listener, error) {
 	return inside(h.name, func() (net.Listener, error) {
 		return (&net.ListenConfig{}).Listen(ctx, network, addr)
 	})
 }
 
-// Dial connects from the Host. It fits [ProxyOptions]. addr is an IP address
+// Dial connects from the Host. It can be used in [ProxyOptions]. addr must be an IP address
 // with a port.
 func (h *Host) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	return inside(h.name, func() (net.Conn, error) {

@@ -18,10 +18,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/machinelock"
 )
 
-// Network is a few hosts, each in a network namespace, joined by a router in
-// one more, which drops the packets of the faults: silently, in both directions, on
-// connections there are and on new ones. This machine reaches the hosts through
-// one interface of its own; nothing else of its network is touched.
+// A Network is a few hosts, each in a network namespace, joined by a router in another one.
+// The router drops the packets of the faults without a reply, in both directions, on
+// existing and on new connections. This machine reaches the hosts through a separate
+// interface. The rest of its network is not changed.
 type Network struct {
 	router string
 	near   string // this machine's address
@@ -41,18 +41,18 @@ var (
 // exists, because another process may choose at the same time.
 const rangesLock = "/var/run/" + prefix + ".lock"
 
-// prefix begins the name of every namespace; the maker's pid follows.
+// prefix begins the name of every namespace, and the pid of the process that made it follows.
 const prefix = "hfnet"
 
-// NewNetwork makes a network of so many hosts (at most 50). It takes root and
-// the command ip; else the error wraps [ErrUnsupported] and says why. Close
-// removes it; the remains of a killed process go with the next NewNetwork.
+// NewNetwork makes a network of so many hosts (at most 50). It requires root and the command
+// ip. Otherwise the error wraps [ErrUnsupported] and has the reason. Callers must remove the
+// network with Close. The next NewNetwork removes the networks of killed processes.
 func NewNetwork(ctx context.Context, hosts int) (*Network, error) {
 	if os.Getuid() != 0 {
-		return nil, fmt.Errorf("%w: network namespaces take root", ErrUnsupported)
+		return nil, fmt.Errorf("%w: network namespaces require root", ErrUnsupported)
 	}
 	if _, err := exec.LookPath("ip"); err != nil {
-		return nil, fmt.Errorf("%w: there is no command ip", ErrUnsupported)
+		return nil, fmt.Errorf("%w: the command ip is missing", ErrUnsupported)
 	}
 	networkMu.Lock()
 	defer networkMu.Unlock()
@@ -99,8 +99,8 @@ func (n *Network) build(ctx context.Context, hosts int) error {
 	return nil
 }
 
-// uplink joins this machine to the router, in a range of private addresses
-// that no route of it covers yet.
+// uplink connects this machine to the router, in a range of private addresses that no route
+// of the machine covers yet.
 func (n *Network) uplink(ctx context.Context) (base string, err error) {
 	dev := fmt.Sprintf("hf%d-%d", os.Getpid(), networks)
 	unlock, err := machinelock.Lock(rangesLock)
@@ -174,7 +174,7 @@ func (n *Network) Close() error {
 	return errors.Join(err, ip(ctx, "netns del "+n.router)) // and the interface, with its other end
 }
 
-// sweep removes networks whose maker is gone.
+// sweep removes the networks of processes that have ended.
 func sweep(ctx context.Context) {
 	out, err := exec.CommandContext(ctx, "ip", "netns", "list").Output()
 	if err != nil {
@@ -189,14 +189,14 @@ func sweep(ctx context.Context) {
 		digits, _, _ := strings.Cut(rest, "-")
 		pid, err := strconv.Atoi(digits)
 		if err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-			_ = ip(ctx, "netns del "+name) // another process may sweep too
+			_ = ip(ctx, "netns del "+name) // another process may remove it at the same time
 		}
 	}
 }
 
 func ip(ctx context.Context, commands ...string) error {
 	for _, c := range commands {
-		out, err := exec.CommandContext(ctx, "ip", strings.Fields(c)...).CombinedOutput() //nolint:gosec // G204: our own words
+		out, err := exec.CommandContext(ctx, "ip", strings.Fields(c)...).CombinedOutput() //nolint:gosec // G204: the arguments are those of this package
 		if err != nil {
 			return fmt.Errorf("ip %s: %w: %s", c, err, strings.TrimSpace(string(out)))
 		}
@@ -204,9 +204,9 @@ func ip(ctx context.Context, commands ...string) error {
 	return nil
 }
 
-// inside runs f on a thread of its own in a namespace. A socket stays where it
-// was made, so only making it has to happen there. The thread is not given
-// back: it ends with its goroutine.
+// inside runs f on a separate thread in a namespace. A socket stays in the namespace in
+// which it was made, so only that must happen there. The thread is not reused. It ends with
+// its goroutine.
 func inside[T any](namespace string, f func() (T, error)) (T, error) {
 	if namespace == "" {
 		return f()

@@ -7,15 +7,15 @@ import (
 	"fmt"
 )
 
-// Network is a few hosts whose packets can be dropped. Only Linux has it.
+// A Network is a few hosts whose packets can be dropped. Only Linux supports it.
 type Network struct {
 	near  string
 	hosts []*Host
 }
 
-var errNoNetwork = fmt.Errorf("%w: network namespaces are Linux's", ErrUnsupported)
+var errNoNetwork = fmt.Errorf("%w: only Linux has network namespaces", ErrUnsupported)
 
-// NewNetwork fails: only Linux has network namespaces.
+// NewNetwork fails, because only Linux has network namespaces.
 func NewNetwork(context.Context, int) (*Network, error) { return nil, errNoNetwork }
 
 // Host returns the host with that index.

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// Process is a running program that can be frozen and killed. On Linux it ends
-// with the process that started it, also when that is killed; on other systems only
-// when Kill or Terminate is called.
+// A Process is a running program that can be frozen and killed. On Linux it ends with the
+// process that started it, even if that is killed. On other systems it ends only when Kill
+// or Terminate is called.
 type Process struct {
 	cmd  *exec.Cmd
 	done chan struct{}
@@ -33,13 +33,13 @@ func StartProcess(cmd *exec.Cmd) (*Process, error) {
 	return p, nil
 }
 
-// Pid is its process id.
+// Pid returns the process id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
-// Done is closed when the process has ended.
+// Done returns a channel that is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Err is, once it has ended, how; as [exec.Cmd.Wait] says it.
+// Err returns the error of [exec.Cmd.Wait] after the process has ended.
 func (p *Process) Err() error {
 	select {
 	case <-p.done:
@@ -49,8 +49,8 @@ func (p *Process) Err() error {
 	}
 }
 
-// Freeze stops the process as SIGSTOP does: it keeps its connections and
-// answers nothing. It returns when every thread of it is stopped.
+// Freeze stops the process as SIGSTOP does. The process keeps its connections and does not
+// answer. Freeze returns when all its threads are stopped.
 func (p *Process) Freeze() (thaw func(), err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -88,7 +88,7 @@ func (p *Process) Kill() {
 
 // Terminate asks the process to end, waits for it, and kills it when ctx ends.
 func (p *Process) Terminate(ctx context.Context) {
-	p.signal(thawed) // a frozen process cannot obey
+	p.signal(thawed) // a frozen process cannot handle the signal
 	p.signal(terminated)
 	select {
 	case <-p.done:

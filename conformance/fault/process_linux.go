@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// The death signal of a child comes when the thread ends that started it, not
-// the process; so one thread starts them all, and never ends.
+// The death signal of a child is sent when the thread that started it ends, not the
+// process. So one thread, which never ends, starts all children.
 var starter = sync.OnceValue(func() chan<- func() {
 	work := make(chan func())
 	go func() {
@@ -46,15 +46,15 @@ func freeze(pid int) error {
 			return nil
 		}
 	}
-	_ = syscall.Kill(-pid, syscall.SIGCONT) // the threads that did stop go on
+	_ = syscall.Kill(-pid, syscall.SIGCONT) // the stopped threads continue
 	return fmt.Errorf("fault: process %d does not stop", pid)
 }
 
-// stopped reports whether every thread of pid is.
+// stopped reports whether every thread of pid is stopped.
 func stopped(pid int) bool {
 	files, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/stat")
 	for _, f := range files {
-		stat, err := os.ReadFile(f) //nolint:gosec // G304: a path of our own under /proc
+		stat, err := os.ReadFile(f) //nolint:gosec // G304: a path of this package under /proc
 		if err != nil {
 			continue // that thread has ended
 		}

@@ -15,5 +15,5 @@ func start(cmd *exec.Cmd) error {
 	return cmd.Start()
 }
 
-// freeze cannot see here whether the process stopped already.
+// freeze cannot check on these systems whether the process has stopped.
 func freeze(pid int) error { return syscall.Kill(-pid, syscall.SIGSTOP) }

@@ -15,5 +15,5 @@ const (
 	terminated = syscall.SIGTERM
 )
 
-// send signals the whole group.
+// send sends the signal to the whole process group.
 func send(p *os.Process, s signal) { _ = syscall.Kill(-p.Pid, s) }

@@ -18,7 +18,7 @@ func start(cmd *exec.Cmd) error { return cmd.Start() }
 
 func send(p *os.Process, s signal) {
 	if s != thawed {
-		_ = p.Kill() // it has ended already if this fails
+		_ = p.Kill() // an error means that the process has ended already
 	}
 }
 

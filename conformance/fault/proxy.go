@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// ProxyOptions configure a [Proxy]. The zero value is ready.
+// ProxyOptions configures a [Proxy]. The zero value is ready for use.
 type ProxyOptions struct {
-	// Listen makes the listener, again after [Proxy.Refuse]; nil means the
+	// Listen makes the listener, and another one after [Proxy.Refuse]. Nil means the
 	// standard library's. [Host.Listen] makes one in another network.
 	Listen func(ctx context.Context, network, addr string) (net.Listener, error)
-	// Dial reaches the target; nil means the standard library's.
+	// Dial connects to the target. Nil means the standard library's.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
-// Proxy passes TCP connections on to one target, as long as no fault is in
-// force. Safe for concurrent use.
+// A Proxy forwards TCP connections to one target while no fault is in force. It is safe for
+// concurrent use.
 type Proxy struct {
 	o      ProxyOptions
-	ctx    context.Context //nolint:containedctx // ends what the Proxy runs
+	ctx    context.Context //nolint:containedctx // ends the goroutines of the Proxy
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
@@ -42,8 +42,8 @@ type Proxy struct {
 	accepted int64
 }
 
-// NewProxy listens on addr ("127.0.0.1:0" picks a port) and passes on to
-// target. Close ends it.
+// NewProxy listens on addr ("127.0.0.1:0" selects a port) and forwards to target. Callers
+// must end it with Close.
 func NewProxy(ctx context.Context, addr, target string, o ProxyOptions) (*Proxy, error) {
 	if o.Listen == nil {
 		o.Listen = (&net.ListenConfig{}).Listen
@@ -65,10 +65,10 @@ func NewProxy(ctx context.Context, addr, target string, o ProxyOptions) (*Proxy,
 	return p, nil
 }
 
-// Addr is where the Proxy listens. It stays.
+// Addr returns the address on which the Proxy listens. It never changes.
 func (p *Proxy) Addr() string { return p.addr }
 
-// Accepted is how many connections there have been.
+// Accepted returns the number of connections so far.
 func (p *Proxy) Accepted() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -97,9 +97,9 @@ func (p *Proxy) Close() error {
 	return nil
 }
 
-// Refuse makes the target's address refuse connections and resets those there
-// are, as if nobody listened. Lifting it listens on the same address again;
-// it fails, and may be called again, while another process has the port.
+// Refuse makes the Proxy's address refuse connections, as without a listener, and resets
+// existing ones. The lift function listens on the same address again. It fails, and may be
+// called again, while another process has the port.
 func (p *Proxy) Refuse() (lift func() error) {
 	p.mu.Lock()
 	p.refuse++
@@ -120,7 +120,7 @@ func (p *Proxy) Refuse() (lift func() error) {
 	}
 }
 
-// listen opens the listener again, if nothing forbids it.
+// listen opens the listener again, unless a fault forbids it.
 func (p *Proxy) listen() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -137,36 +137,35 @@ func (p *Proxy) listen() error {
 	return nil
 }
 
-// Silent accepts connections and passes nothing on, in neither direction.
-// Data on its way is delivered when it is lifted.
+// Silent accepts connections and forwards nothing in either direction. Pending data are
+// delivered when the fault is lifted.
 func (p *Proxy) Silent() (lift func()) { return p.count(&p.silent) }
 
-// Reset resets every connection, those there are at once, new ones as soon as
-// something is sent on them.
+// Reset resets every connection, existing ones at once, and new ones as soon as data are
+// sent on them.
 func (p *Proxy) Reset() (lift func()) {
 	lift = p.count(&p.reset)
 	p.resetAll()
 	return lift
 }
 
-// DropReply delivers requests and loses the answers. A
-// connection that lost something is reset when it is lifted: the data that follows
-// would make no sense to the client.
+// DropReply delivers requests and drops the answers. A connection that lost data is reset
+// when the fault is lifted, because the client could not interpret the data that follow.
 func (p *Proxy) DropReply() (lift func()) { return p.count(&p.drop) }
 
-// Delay delivers answers later by d. They are pipelined: a stream of answers
-// takes d longer, not each of them after the other.
+// Delay delivers answers later by d. They are pipelined, so that a stream of answers takes d
+// longer in total.
 func (p *Proxy) Delay(d time.Duration) (lift func()) {
 	return put(p, p.delays, d)
 }
 
-// Throttle passes at most perSecond bytes a second on each connection, in each
+// Throttle forwards at most perSecond bytes per second on each connection, in each
 // direction.
 func (p *Proxy) Throttle(perSecond int) (lift func()) {
 	return put(p, p.rates, max(perSecond, 1))
 }
 
-// put enters a value of a fault, until lift.
+// put adds a value of a fault, until lift.
 func put[V any](p *Proxy, in map[int]V, v V) (lift func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -198,7 +197,7 @@ func (p *Proxy) count(n *int) (lift func()) {
 	}
 }
 
-// change wakes the connections that wait for a fault to end. Under p.mu.
+// change wakes the connections that wait for the end of a fault. The caller holds p.mu.
 func (p *Proxy) change() {
 	close(p.changed)
 	p.changed = make(chan struct{})
@@ -228,7 +227,7 @@ func (p *Proxy) accept(ln net.Listener) {
 	}
 }
 
-// link is one connection with its counterpart.
+// link is one connection with its counterpart at the target.
 type link struct {
 	client, server net.Conn
 	ctx            context.Context //nolint:containedctx // ends with the connection
@@ -241,7 +240,7 @@ func (l *link) reset() {
 	l.cancel()
 	for _, c := range []net.Conn{l.client, l.server} {
 		if t, ok := c.(*net.TCPConn); ok {
-			_ = t.SetLinger(0) // closed already if this fails
+			_ = t.SetLinger(0) // an error means that it is closed already
 		}
 		if c != nil {
 			c.Close()
@@ -255,8 +254,8 @@ func (p *Proxy) serve(client net.Conn, target string) {
 	l.ctx, l.cancel = context.WithCancel(p.ctx)
 	defer l.cancel()
 	dialled := make(chan struct{})
-	// The client's side is open at once, so that Silent has something to be
-	// silent on; a target that refuses shows as a reset.
+	// The client's side is open at once, so that Silent applies to an open connection. If
+	// the target refuses, the client gets a reset.
 	p.mu.Lock()
 	p.links[l] = struct{}{}
 	p.mu.Unlock()
@@ -302,7 +301,7 @@ type chunk struct {
 	due  time.Time
 }
 
-// pump passes one direction on; up is from client to server.
+// pump forwards one direction. up means from client to server.
 func (p *Proxy) pump(l *link, from, to net.Conn, up bool) {
 	chunks := make(chan chunk, 1024)
 	var writer sync.WaitGroup
@@ -333,7 +332,7 @@ func (p *Proxy) pump(l *link, from, to net.Conn, up bool) {
 	close(chunks)
 	writer.Wait()
 	if t, ok := to.(interface{ CloseWrite() error }); ok {
-		_ = t.CloseWrite() // closed already if this fails
+		_ = t.CloseWrite() // an error means that it is closed already
 	}
 }
 
@@ -361,7 +360,7 @@ func (p *Proxy) deliver(l *link, to net.Conn, up bool, chunks <-chan chunk) {
 	}
 }
 
-// pass waits until c may be delivered, and reports whether it is to be.
+// pass waits until c may be delivered, and reports whether it must be.
 func (p *Proxy) pass(l *link, c chunk, up bool) bool {
 	if wait := time.Until(c.due); wait > 0 {
 		pause(l.ctx, wait)
@@ -375,7 +374,7 @@ func (p *Proxy) pass(l *link, c chunk, up bool) bool {
 		case !silent && !up && p.drop > 0:
 			l.lossy = true
 		case !silent && l.lossy:
-			l.reset() // it lost something before
+			l.reset() // the connection lost data before
 		}
 		drop := !silent && (l.lossy && !up || l.ctx.Err() != nil)
 		rate := 0

@@ -10,8 +10,8 @@ import (
 	"sync"
 )
 
-// Resolver answers for a few names, within this process, and can be made to
-// fail. Safe for concurrent use.
+// A Resolver resolves a few names within this process, and can be made to fail. It is safe
+// for concurrent use.
 type Resolver struct {
 	mu     sync.Mutex
 	hosts  map[string][]netip.Addr
@@ -28,8 +28,8 @@ func NewResolver(hosts map[string][]netip.Addr) *Resolver {
 	return r
 }
 
-// Net is a resolver that asks this one and no other, for
-// [net.Dialer.Resolver]. It opens no sockets.
+// Net returns a resolver that asks only this one, for [net.Dialer.Resolver]. It opens no
+// sockets.
 func (r *Resolver) Net() *net.Resolver {
 	return &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 		client, server := net.Pipe()
@@ -45,7 +45,7 @@ func (r *Resolver) Set(name string, addrs ...netip.Addr) {
 	r.hosts[canonical(name)] = addrs
 }
 
-// Fail makes it answer SERVFAIL for a name until lift.
+// Fail makes the Resolver answer SERVFAIL for a name until lift.
 func (r *Resolver) Fail(name string) (lift func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -61,7 +61,7 @@ func (r *Resolver) Fail(name string) (lift func()) {
 	}
 }
 
-// Asked is how many questions there have been.
+// Asked returns the number of questions so far.
 func (r *Resolver) Asked() int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -70,8 +70,7 @@ func (r *Resolver) Asked() int64 {
 
 func canonical(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
 
-// serve answers as a name server does over TCP: messages with their length
-// before them.
+// serve answers as a name server does over TCP, where the length precedes each message.
 func (r *Resolver) serve(c net.Conn) {
 	defer c.Close()
 	for {
@@ -100,8 +99,8 @@ const (
 	codeOK, codeFailed, codeNoName = 0, 2, 3
 )
 
-// reply answers one question, RFC 1035 section 4.1, or nothing if the message
-// is not one.
+// reply returns the answer to one question (RFC 1035, section 4.1), or nil if the message is
+// no question.
 func (r *Resolver) reply(query []byte) []byte {
 	name, kind, end, ok := question(query)
 	if !ok {
@@ -136,7 +135,7 @@ func (r *Resolver) reply(query []byte) []byte {
 		reply = append(reply, 0xc0, 12) // the name, as in the question
 		reply = binary.BigEndian.AppendUint16(reply, kind)
 		reply = binary.BigEndian.AppendUint16(reply, classIN)
-		reply = binary.BigEndian.AppendUint32(reply, 0)                 // not to be kept
+		reply = binary.BigEndian.AppendUint32(reply, 0)                 // not to be cached
 		reply = binary.BigEndian.AppendUint16(reply, uint16(len(data))) //nolint:gosec // G115: 4 or 16
 		reply = append(reply, data...)
 		count++
