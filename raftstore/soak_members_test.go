@@ -211,7 +211,11 @@ func (s *memberSoak) change() string {
 	begun := time.Now()
 	c := s.plan()
 	victim, target := s.victim(c)
-	fault := []string{"kill", "freeze"}[s.random.IntN(2)]
+	faults := []string{"kill", "freeze"}
+	if victim == c.about && s.isOther(victim) { // all other nodes keep their data
+		faults = append(faults, "lose the data")
+	}
+	fault := faults[s.random.IntN(len(faults))]
 	name := fmt.Sprintf("%s, %s of %s", c.name, fault, target)
 	s.order = s.random.Perm(len(s.nodes))
 	delay, outage := s.between(0, 500), s.between(200, 1500)
@@ -255,12 +259,16 @@ func (s *memberSoak) victim(c memberChange) (int, string) {
 	return -1, "no node"
 }
 
-// injectFault kills a node and starts it again, or freezes it for a while.
+// injectFault kills a node and starts it again, with its data or without, or freezes it for
+// a while.
 func (s *memberSoak) injectFault(i int, fault string, outage time.Duration) {
-	if fault == "kill" {
+	if fault != "freeze" {
 		s.files[i].Halt()
 		s.end(i)
 		s.files[i] = s.files[i].Kill()
+		if fault == "lose the data" {
+			s.files[i] = disktest.New()
+		}
 		remote.Pause(s.t.Context(), outage)
 		s.start(i)
 		return
