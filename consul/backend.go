@@ -186,7 +186,7 @@ func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 	a, err := do(b.c.name(ctx, "Get"), b, endpoint.Read, func(ctx context.Context, c *conn) ([]dcs.Entry, error) {
 		return b.read(ctx, c, key)
 	})
-	return remote.Found(backendName, key, a.Endpoint, a.Value, err)
+	return remote.FirstEntry(backendName, key, a.Endpoint, a.Value, err)
 }
 
 // read reads keys, consistently and at one moment; those that are absent are

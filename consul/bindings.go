@@ -12,7 +12,7 @@ import (
 
 // bindings remembers what was last seen of the keys that were written: a write
 // is built on it, and refused by Consul where it is not true any more.
-type bindings struct{ remote.Memory[binding] }
+type bindings struct{ remote.Cache[binding] }
 
 // binding is what is known of a key; the zero value is that it is absent.
 type binding struct {

@@ -187,7 +187,7 @@ func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 			entries = append(entries, b.entry(kv))
 		}
 	}
-	return remote.Found(backendName, key, a.Endpoint, entries, err)
+	return remote.FirstEntry(backendName, key, a.Endpoint, entries, err)
 }
 
 // Snapshot implements [dcs.Backend]. An answer that was under way for long may

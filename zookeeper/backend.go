@@ -45,8 +45,8 @@ type Backend struct {
 	mu     sync.Mutex
 	leases map[dcs.LeaseID]*lease
 
-	retired remote.Memory[bool] // leases that are over
-	servers remote.Memory[bool] // those that are older than ZooKeeper 3.6
+	retired remote.Cache[bool] // leases that are over
+	servers remote.Cache[bool] // those that are older than ZooKeeper 3.6
 }
 
 var (
@@ -212,7 +212,7 @@ func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 		})
 		return v, err
 	})
-	return remote.Found(backendName, key, a.Endpoint, a.Value, err)
+	return remote.FirstEntry(backendName, key, a.Endpoint, a.Value, err)
 }
 
 // through makes a request in the session of one server's calls, and returns the

@@ -18,21 +18,21 @@ func EnvParam(variables string) dcs.Param {
 	return dcs.Param{Name: "env", Usage: "true takes settings that the URL leaves out from the environment: " + variables + "; default false"}
 }
 
-// SRVParams returns the URL options of a discovery by DNS.
+// SRVParams returns the URL options for the discovery of servers by DNS.
 func SRVParams(service string) []dcs.Param {
 	return []dcs.Param{
-		{Name: "srv", Usage: "domain whose SRV records of " + service + " name the servers, in place of hosts"},
+		{Name: "srv", Usage: "domain whose SRV records of " + service + " list the servers, instead of hosts"},
 		{Name: "srv_suffix", Usage: "suffix of the service's name in srv, after a hyphen; default: none"},
 	}
 }
 
-// SRV is a discovery of servers by the records of DNS.
+// SRV discovers servers by SRV records of DNS.
 type SRV struct {
 	Service, Suffix, Domain string
-	Resolver                *net.Resolver // nil: the system's
+	Resolver                *net.Resolver // nil means the system's
 }
 
-// LookUp returns the servers as host:port, the best first.
+// LookUp returns the servers as host:port, the preferred ones first.
 func (s SRV) LookUp(ctx context.Context) ([]string, error) {
 	service := s.Service
 	if s.Suffix != "" {
@@ -52,7 +52,7 @@ func (s SRV) LookUp(ctx context.Context) ([]string, error) {
 	}
 	hosts, err := dcs.ParseHosts(list, "")
 	if err == nil && len(hosts) == 0 {
-		err = errors.New("there is none")
+		err = errors.New("no server is listed")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("the SRV records of %s: %w", name, err)
@@ -60,7 +60,7 @@ func (s SRV) LookUp(ctx context.Context) ([]string, error) {
 	return hosts, nil
 }
 
-// Seeds looks the servers up within limit, for a backend that is made without a
+// Seeds looks the servers up within limit. It is for a backend that is created without a
 // context.
 func (s SRV) Seeds(backend string, limit time.Duration) ([]string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -72,11 +72,11 @@ func (s SRV) Seeds(backend string, limit time.Duration) ([]string, error) {
 	return hosts, nil
 }
 
-// Servers checks the servers that the settings name: a list, or a domain.
+// Servers checks the servers in the settings, which are a list or a domain.
 func (f *Faults) Servers(endpoints []string, port, srv, suffix string) []string {
 	switch {
 	case srv == "" && suffix != "":
-		f.Add("SRVSuffix (srv_suffix) is set without SRV (srv)")
+		f.Add("SRVSuffix (srv_suffix) is set without SRV (srv): set SRV, or leave SRVSuffix out")
 	case srv != "" && len(endpoints) > 0:
 		f.Add("Endpoints and SRV (srv) exclude each other: set one of them")
 	case srv != "":
@@ -92,8 +92,8 @@ func (f *Faults) Servers(endpoints []string, port, srv, suffix string) []string 
 	return full
 }
 
-// Schemes takes http:// and https:// off a list of servers, and reports whether
-// they are reached by TLS. tls says whether other settings switch TLS on.
+// Schemes removes http:// and https:// from a list of servers, and reports whether the
+// servers are reached by TLS. tls reports that other settings switch TLS on.
 func (f *Faults) Schemes(field string, list []string, tls bool) (hosts []string, secure bool) {
 	plain := false
 	for _, one := range list {
@@ -105,19 +105,19 @@ func (f *Faults) Schemes(field string, list []string, tls bool) (hosts []string,
 		case given && scheme == "https":
 			host, secure = rest, true
 		case given:
-			f.Add("%s: the scheme of a server is http or https", field)
+			f.Add("%s: the scheme of a server must be http or https", field)
 			continue
 		}
 		hosts = append(hosts, strings.TrimSuffix(host, "/"))
 	}
 	if plain && (secure || tls) {
-		f.Add("%s: a server has http:// although others or the settings of TLS switch TLS on", field)
+		f.Add("%s: a server has http:// although another one or the TLS settings switch TLS on: use https://, or no scheme", field)
 	}
 	return hosts, secure || tls
 }
 
-// EnvBool reads a variable of the environment that is true or false, as Go's
-// strconv does.
+// EnvBool returns the value of an environment variable that is true or false, as parsed by
+// strconv.ParseBool.
 func (f *Faults) EnvBool(name string, def bool) bool {
 	v := os.Getenv(name)
 	if v == "" {
@@ -125,7 +125,7 @@ func (f *Faults) EnvBool(name string, def bool) bool {
 	}
 	b, err := strconv.ParseBool(v)
 	if err != nil {
-		f.Add("environment variable %s: it must be true or false", name)
+		f.Add("environment variable %s must be true or false", name)
 	}
 	return b
 }

@@ -1,6 +1,6 @@
-// Package remote has what backends of stores with servers share: what an error
-// of one copy of a call means, a copy of the tree that serves every Wait, and
-// the options of URLs.
+// Package remote has the code that the backends of stores with servers share. It
+// classifies the errors of one copy of a call, keeps a copy of the tree that serves every
+// Wait, and parses the options of URLs.
 package remote
 
 import (
@@ -13,35 +13,33 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
-// Failure is what one copy of a call brought.
+// Failure is the classified error of one copy of a call.
 type Failure struct {
 	Endpoint string
 	Err      error
-	// Text is what Error says; empty means Err's own.
+	// Text is the text of the error. Empty means that of Err.
 	Text string
-	// Kind is set when it is the store's own word: the call ends with it,
-	// unless Blame, Unreachable or Unconfirmed says that it may be true at this
-	// server only.
+	// Kind is set if the error is the store's definite answer. The call ends with it,
+	// unless Blame, Unreachable or Unconfirmed reports that it may apply to this server
+	// only.
 	Kind error
-	// Unconfirmed says that Kind is the word of this server only, until another
-	// one gives it too.
+	// Unconfirmed reports that Kind is the answer of this server only, until another
+	// server gives it too.
 	Unconfirmed bool
-	// Refused says that the copy wrote nothing and never will. It says nothing
-	// of the server.
+	// Refused reports that the copy wrote nothing and never will. It does not concern
+	// the health of the server.
 	Refused bool
-	// Local says that the cause is on our side: no server is at fault.
+	// Local reports that the cause is in this process and no server is at fault.
 	Local bool
-	// Blame says that the server is at fault, and another one may not be.
+	// Blame reports that the server is at fault, and another one may not be.
 	Blame bool
-	// Unreachable says that the server cannot be used at all: it is ejected at
-	// once.
+	// Unreachable reports that the server cannot be used at all. It is ejected at once.
 	Unreachable bool
-	// Doubt says that the server is at fault only if another one serves.
+	// Doubt reports that the server is at fault only if another one serves.
 	Doubt bool
-	// Busy is for how long the server asks to be left alone.
+	// Busy is how long the server asks not to be called.
 	Busy time.Duration
-	// Throttled says that the server refuses requests because there are too
-	// many.
+	// Throttled reports that the server refuses requests because there are too many.
 	Throttled bool
 }
 
@@ -52,7 +50,7 @@ func (f *Failure) Error() string {
 	return f.Err.Error()
 }
 
-// Unwrap exposes the kind and, for what certainly wrote nothing, ErrNotSent.
+// Unwrap returns the kind and, if the copy certainly wrote nothing, ErrNotSent.
 func (f *Failure) Unwrap() []error {
 	out := []error{f.Err}
 	if f.Kind != nil {
@@ -64,13 +62,13 @@ func (f *Failure) Unwrap() []error {
 	return out
 }
 
-// IsFinal reports whether f is the store's own word, and not that of one server.
+// IsFinal reports whether f is the answer of the store, and not of one server only.
 func (f *Failure) IsFinal() bool {
 	return f.Kind != nil && !f.Blame && !f.Unreachable && !f.Unconfirmed
 }
 
-// Judge is the Pool's view of an error: of a Failure what it says, of anything
-// else that the server is to blame.
+// Judge returns the Pool's verdict on an error. For a Failure it is that of its fields. For
+// any other error the server is at fault.
 func Judge(err error) endpoint.Verdict {
 	var f *Failure
 	if !errors.As(err, &f) {
@@ -82,14 +80,14 @@ func Judge(err error) endpoint.Verdict {
 	}
 }
 
-// Kinded is the *dcs.Error of a call that failed: with the store's own word,
-// or ErrClosed, or else ErrUnavailable.
+// Kinded returns the *dcs.Error of a failed call. Its kind is that of the store's
+// definite answer, or ErrClosed, or else ErrUnavailable.
 func Kinded(backend, op, key, at string, err error) *dcs.Error {
 	e := &dcs.Error{Backend: backend, Op: op, Key: key, Endpoint: at, Err: err}
 	var f *Failure
 	var fault *endpoint.Fault
 	if errors.As(err, &fault) {
-		e.Endpoint, e.Err = fault.Endpoint, fault.Err // which is named once
+		e.Endpoint, e.Err = fault.Endpoint, fault.Err // the endpoint is named once
 	}
 	switch {
 	case errors.As(err, &f) && f.Kind != nil && errors.Is(err, f.Kind):
@@ -102,8 +100,8 @@ func Kinded(backend, op, key, at string, err error) *dcs.Error {
 	return e
 }
 
-// Found is what a Get returns of the entries that were read of its key.
-func Found(backend, key, at string, entries []dcs.Entry, err error) (dcs.Entry, error) {
+// FirstEntry returns the result of a Get from the entries that were read of its key.
+func FirstEntry(backend, key, at string, entries []dcs.Entry, err error) (dcs.Entry, error) {
 	switch {
 	case err != nil:
 		return dcs.Entry{}, Kinded(backend, "Get", key, at, err)
@@ -113,15 +111,15 @@ func Found(backend, key, at string, entries []dcs.Entry, err error) (dcs.Entry, 
 	return entries[0], nil
 }
 
-// Granted is Kinded for a Grant: clear says that no copy granted anything or
-// ever will. ErrUnauthorized stays, because it promises nothing about leases and an
-// operator is needed first.
-func Granted(backend, at string, clear bool, err error) *dcs.Error {
+// Granted is Kinded for a Grant. nothingGranted reports that no copy granted
+// anything or ever will. ErrUnauthorized stays, because it proves nothing about leases and
+// an operator must correct the credentials first.
+func Granted(backend, at string, nothingGranted bool, err error) *dcs.Error {
 	e := Kinded(backend, "Grant", "", at, err)
 	switch e.Kind {
 	case dcs.ErrUnavailable, dcs.ErrClosed: //nolint:errorlint // Kinded sets a sentinel
-		if !clear {
-			e.Kind = dcs.ErrAmbiguous // the gravest counts: a copy may have been done
+		if !nothingGranted {
+			e.Kind = dcs.ErrAmbiguous // the most severe kind: a copy may have been applied
 		}
 	}
 	return e

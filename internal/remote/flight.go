@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Flight shares one call among the callers that want its result at the same
-// time. Each of them waits by its own context, and the call goes on when the one
-// that began it has left. The zero value is ready.
+// Flight shares one call among the callers that need its result at the same time. Each
+// caller waits by its own context, and the call goes on when the caller that began it has
+// left. The zero value is ready to use.
 type Flight[T any] struct {
 	mu      sync.Mutex
 	running *flightCall[T]
@@ -16,16 +16,15 @@ type Flight[T any] struct {
 
 // flightCall is one call.
 type flightCall[T any] struct {
-	ctx   context.Context //nolint:containedctx // the call's
+	ctx   context.Context //nolint:containedctx // the context of the call
 	done  chan struct{}
 	value T
 	err   error
 }
 
-// Do returns the value of ready, if that has one. Otherwise it waits for the call
-// under way, or begins it. The context of the call ends with life or after limit.
-// ready must find the result of a call that has succeeded; it is called under a
-// lock and must not block.
+// Do returns the value of ready, if there is one. Otherwise it waits for the call under way,
+// or begins one. The context of the call ends with life or after limit. ready must find the
+// result of a call that has succeeded. It is called under a lock and must not block.
 func (f *Flight[T]) Do(ctx, life context.Context, limit time.Duration, ready func() (T, bool), call func(ctx context.Context) (T, error)) (T, error) {
 	f.mu.Lock()
 	if v, ok := ready(); ok {
@@ -56,7 +55,7 @@ func (f *Flight[T]) Do(ctx, life context.Context, limit time.Duration, ready fun
 	if deadline, _ := r.ctx.Deadline(); time.Until(deadline) > grace {
 		return zero, ctx.Err()
 	}
-	// The call ends now, too, and has the reason for its failure in a moment.
+	// The call ends now too, and returns the reason for its failure in a moment.
 	t := time.NewTimer(grace)
 	defer t.Stop()
 	select {
@@ -67,6 +66,6 @@ func (f *Flight[T]) Do(ctx, life context.Context, limit time.Duration, ready fun
 	}
 }
 
-// grace is how long Do waits, after the caller's context has ended, for a call that
-// ends at the same time.
+// grace is how long Do waits, after the caller's context has ended, for a call that ends at
+// the same time.
 const grace = 20 * time.Millisecond

@@ -55,7 +55,7 @@ func TestFlight(t *testing.T) {
 		begin := time.Now()
 		_, err = do(t.Context(), 500*time.Millisecond)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.Equal(t, 500*time.Millisecond, time.Since(begin), "its limit")
+		require.Equal(t, 500*time.Millisecond, time.Since(begin), "the limit of the call")
 		_, err = do(t.Context(), 10*time.Second)
 		require.NoError(t, err, "a failure is not kept")
 

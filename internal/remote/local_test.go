@@ -12,7 +12,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
-func TestOwnCausesAreKnown(t *testing.T) {
+func TestLocalCausesAreRecognised(t *testing.T) {
 	dial := func(n syscall.Errno) error {
 		return &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", n)}
 	}

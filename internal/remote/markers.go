@@ -9,13 +9,13 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Markers keeps the lease of the attempt markers, so that those of a process
-// that died go away. The lease is granted for the first marker: who only reads
+// Markers keeps the lease of the attempt markers, so that the markers of a crashed process
+// are removed. The lease is granted for the first marker, so that a client which only reads
 // has none.
 type Markers struct {
-	// Grant grants a lease, or returns a Failure that names its endpoint.
+	// Grant grants a lease, or returns a Failure with its endpoint.
 	Grant func(ctx context.Context, ttl time.Duration) (dcs.Lease, error)
-	// Budget bounds the Grant and each renewal, Life ends them.
+	// Budget bounds the Grant and each renewal. The end of Life ends them.
 	Budget time.Duration
 	Life   context.Context //nolint:containedctx // the Backend's end
 
@@ -34,10 +34,10 @@ const (
 	goodbye     = 500 * time.Millisecond
 )
 
-// Lease returns the lease for a new marker, by the end of ctx. Its error is one of
-// a copy that was not sent: whatever became of the lease, the marker was not. A
-// Grant ends with the deadline of the caller that began it, so that the caller
-// gets its reason; another caller begins the next one.
+// Lease returns the lease for a new marker, by the end of ctx. Its error is that of a copy
+// that was not sent, because the marker was not sent, even if the lease was granted.
+// A Grant ends with the deadline of the caller that began it, so that the caller gets its
+// error. Another caller then begins the next one.
 func (m *Markers) Lease(ctx context.Context) (dcs.LeaseID, error) {
 	for {
 		limit := m.Budget
@@ -60,8 +60,8 @@ func (m *Markers) current() (dcs.Lease, bool) {
 	return m.held, m.held != nil
 }
 
-// grant grants the lease and renews it from then on. A lease that is granted after
-// Close is given back.
+// grant grants the lease and renews it from then on. A lease that is granted after Close is
+// revoked.
 func (m *Markers) grant(ctx context.Context) (dcs.Lease, error) {
 	l, err := m.Grant(ctx, markerTTL)
 	if err != nil {
@@ -83,8 +83,8 @@ func (m *Markers) grant(ctx context.Context) (dcs.Lease, error) {
 	return l, nil
 }
 
-// NotSent makes a failure of what comes before or after a write that was not
-// sent, or was refused: it wrote nothing, and another endpoint may do better.
+// NotSent returns the Failure of a step before or after a write that was not sent, or was
+// refused. The copy wrote nothing, and another endpoint may succeed.
 func NotSent(err error) error {
 	var f *Failure
 	if !errors.As(err, &f) {
@@ -95,8 +95,8 @@ func NotSent(err error) error {
 	return &g
 }
 
-// Lost forgets the lease that the store does not know any more, and reports
-// whether it was this one.
+// Lost removes the lease that the store does not know any more, and reports whether it was
+// the present one.
 func (m *Markers) Lost(id dcs.LeaseID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -132,7 +132,7 @@ func (m *Markers) renew(ctx context.Context) {
 	}
 }
 
-// Close gives the lease back, if the store answers at once.
+// Close revokes the lease, if the store answers at once.
 func (m *Markers) Close() {
 	m.mu.Lock()
 	held, stop := m.held, m.stop
@@ -150,5 +150,5 @@ func (m *Markers) Close() {
 func giveBack(l dcs.Lease) {
 	ctx, cancel := context.WithTimeout(context.Background(), goodbye)
 	defer cancel()
-	_ = l.Revoke(ctx) // else it runs out
+	_ = l.Revoke(ctx) // otherwise the lease expires
 }

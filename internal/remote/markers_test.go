@@ -28,7 +28,7 @@ func (l *markerLease) Revoke(context.Context) error {
 	return nil
 }
 
-// slowMarkers are Markers whose Grant takes a second.
+// slowMarkers returns Markers whose Grant takes a second.
 func slowMarkers(t *testing.T) (*Markers, *markerLease, *atomic.Int64) {
 	l, grants := &markerLease{}, &atomic.Int64{}
 	return &Markers{Budget: 10 * time.Second, Life: t.Context(), Grant: func(ctx context.Context, _ time.Duration) (dcs.Lease, error) {
@@ -42,8 +42,8 @@ func slowMarkers(t *testing.T) (*Markers, *markerLease, *atomic.Int64) {
 	}}, l, grants
 }
 
-// A Commit that needs the lease waits for its Grant by its own context, and ends
-// no other one's waiting.
+// A Commit that needs the lease waits for its Grant by its own context, and does not end the
+// waiting of others.
 func TestMarkersWaitByTheirOwnContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, l, grants := slowMarkers(t)
@@ -72,8 +72,7 @@ func TestMarkersWaitByTheirOwnContext(t *testing.T) {
 	})
 }
 
-// A Commit whose time is up because no server grants a lease gets the servers'
-// reason.
+// A Commit that ends because no server grants a lease gets the servers' error.
 func TestMarkersReportWhyNoLeaseIsGranted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &Markers{Budget: 10 * time.Second, Life: t.Context(), Grant: func(ctx context.Context, _ time.Duration) (dcs.Lease, error) {
@@ -91,7 +90,7 @@ func TestMarkersReportWhyNoLeaseIsGranted(t *testing.T) {
 	})
 }
 
-// A lease that is granted while the store is closed is given back.
+// A lease that is granted while the store is closed is revoked.
 func TestMarkersGrantedAfterClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, l, _ := slowMarkers(t)

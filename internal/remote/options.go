@@ -15,16 +15,16 @@ import (
 
 const (
 	maxRoot  = 256  // bytes
-	maxSlots = 4096 // each one is a key in the store
+	maxSlots = 4096 // each slot is a key in the store
 )
 
-// Faults collects what is wrong with settings, to tell all of it at once.
+// Faults collects the faults of settings, to report all of them at once.
 type Faults []error
 
 // Add adds one fault.
 func (f *Faults) Add(format string, args ...any) { *f = append(*f, fmt.Errorf(format, args...)) }
 
-// Err is the ErrInvalid of all of them, or nil.
+// Err returns the ErrInvalid of all faults, or nil.
 func (f Faults) Err(backend string) error {
 	if len(f) == 0 {
 		return nil
@@ -36,12 +36,12 @@ func (f Faults) Err(backend string) error {
 func (f *Faults) Root(root string) string {
 	root = strings.Trim(root, "/")
 	if err := dcs.CheckKey(root); err != nil || len(root) > maxRoot {
-		f.Add(`Root %q: it is a key of at most %d bytes, like "pg/main"`, root, maxRoot)
+		f.Add(`Root %q must be a key of at most %d bytes, like "pg/main"`, root, maxRoot)
 	}
 	return root
 }
 
-// Timing checks the timing against what the store grants.
+// Timing checks the timing against the TTLs that the store grants.
 func (f *Faults) Timing(t dcs.Timing, c dcs.Caps) dcs.Timing {
 	t = t.WithDefaults()
 	if err := t.Validate(c); err != nil {
@@ -50,15 +50,15 @@ func (f *Faults) Timing(t dcs.Timing, c dcs.Caps) dcs.Timing {
 	return t
 }
 
-// TLSParams are the URL options that TLSFiles reads.
+// TLSParams returns the URL options that TLSFiles reads.
 func TLSParams() []dcs.Param {
 	return []dcs.Param{
 		{Name: "tls_ca", Usage: "PEM file with the authorities that sign the servers' certificates; switches TLS on"},
-		{Name: "tls_cert", Usage: "PEM file with our certificate, where the servers demand one; switches TLS on"},
+		{Name: "tls_cert", Usage: "PEM file with the client certificate, if the servers require one; switches TLS on"},
 		{Name: "tls_key", Usage: "PEM file with the key of tls_cert"},
 		{Name: "tls_key_password_file", Usage: "file with the password of an encrypted tls_key"},
 		{Name: "tls_server_name", Usage: "name that the servers' certificates must be valid for, default: the host of each endpoint; switches TLS on"},
-		{Name: "tls_insecure_skip_verify", Usage: "true accepts every certificate, so that others can pass for the store; default false; switches TLS on"},
+		{Name: "tls_insecure_skip_verify", Usage: "true accepts every certificate, so that another program can impersonate the store; default false; switches TLS on"},
 		{Name: "tls", Usage: "true switches TLS on with the system's authorities; default false"},
 	}
 }
@@ -72,24 +72,24 @@ var SlotsParam = dcs.Param{Name: "slots", Usage: "Commits in flight at once, lik
 // Slots checks the number of Commits in flight.
 func (f *Faults) Slots(n int) {
 	if n < 0 || n > maxSlots {
-		f.Add("Slots %d: it is between 0, for a number that follows the load, and %d", n, maxSlots)
+		f.Add("Slots %d must be from 0, for a number that follows the load, to %d", n, maxSlots)
 	}
 }
 
-// Place checks that a URL names hosts, unless known says that other settings do,
-// and a root. It returns both.
+// Place checks that a URL has a root, and hosts unless known reports that other settings name
+// the servers. It returns both.
 func (f *Faults) Place(u *dcs.URL, example string, known bool) (hosts []string, root string) {
 	if len(u.Hosts) == 0 && !known {
 		f.Add("the URL names no host: write it like %s", example)
 	}
 	root = strings.Trim(u.Path, "/")
 	if root == "" {
-		f.Add("the URL names no root: it is the path, like %s", example)
+		f.Add("the URL names no root: write it as the path, like %s", example)
 	}
 	return u.Hosts, root
 }
 
-// Bool reads an option that is true or false.
+// Bool returns an option that is true or false.
 func (f *Faults) Bool(u *dcs.URL, name string, def bool) bool {
 	switch v := u.Params[name]; v {
 	case "":
@@ -97,12 +97,12 @@ func (f *Faults) Bool(u *dcs.URL, name string, def bool) bool {
 	case "true", "false":
 		return v == "true"
 	default:
-		f.Add("option %s=%s: it must be true or false", name, v)
+		f.Add("option %s=%s must be true or false", name, v)
 		return def
 	}
 }
 
-// Duration reads an option that is a duration, like example; 0 without it.
+// Duration returns an option that is a duration, like example. It returns 0 without it.
 func (f *Faults) Duration(u *dcs.URL, name, example string) time.Duration {
 	v := u.Params[name]
 	if v == "" {
@@ -110,12 +110,12 @@ func (f *Faults) Duration(u *dcs.URL, name, example string) time.Duration {
 	}
 	d, err := time.ParseDuration(v)
 	if err != nil {
-		f.Add("option %s=%s: it is a duration like %s", name, v, example)
+		f.Add("option %s=%s must be a duration like %s", name, v, example)
 	}
 	return d
 }
 
-// Number reads an option that is a number, like example; 0 without it.
+// Number returns an option that is a number, like example. It returns 0 without it.
 func (f *Faults) Number(u *dcs.URL, name, example string) int {
 	v := u.Params[name]
 	if v == "" {
@@ -123,13 +123,13 @@ func (f *Faults) Number(u *dcs.URL, name, example string) int {
 	}
 	n, err := strconv.Atoi(v)
 	if err != nil {
-		f.Add("option %s=%s: it is a number like %s", name, v, example)
+		f.Add("option %s=%s must be a number like %s", name, v, example)
 	}
 	return n
 }
 
-// Secret returns the secret in a setting named field, or in the file that
-// field+"File" names. Both empty is a secret that is empty.
+// Secret returns the secret in a setting named field, or in the file that field+"File" names.
+// If both are empty, the secret is empty.
 func (f *Faults) Secret(field, value, file string, log *slog.Logger) *credentials.Secret {
 	if file == "" {
 		return credentials.FixedSecret(value)
@@ -144,7 +144,7 @@ func (f *Faults) Secret(field, value, file string, log *slog.Logger) *credential
 	return secret
 }
 
-// TLSFiles returns the settings of TLSParams; nil without them.
+// TLSFiles returns the settings of TLSParams, or nil without them.
 func (f *Faults) TLSFiles(u *dcs.URL) *dcs.TLSFiles {
 	t := dcs.TLSFiles{
 		CA: u.Params["tls_ca"], Cert: u.Params["tls_cert"], Key: u.Params["tls_key"], KeyPasswordFile: u.Params["tls_key_password_file"],
@@ -156,7 +156,7 @@ func (f *Faults) TLSFiles(u *dcs.URL) *dcs.TLSFiles {
 	return &t
 }
 
-// TLS returns the TLS of a Config's two settings for it; nil without them.
+// TLS returns the TLS of the two settings of a Config for it, or nil without them.
 func (f *Faults) TLS(conf *tls.Config, files *dcs.TLSFiles, log *slog.Logger) *credentials.TLS {
 	var t *credentials.TLS
 	switch {
@@ -175,7 +175,7 @@ func (f *Faults) TLS(conf *tls.Config, files *dcs.TLSFiles, log *slog.Logger) *c
 		return nil
 	}
 	if t.Insecure() {
-		log.Warn("TLS does not verify the servers' certificates: every program on the network can pass for the store; remove InsecureSkipVerify (tls_insecure_skip_verify)")
+		log.Warn("TLS does not verify the servers' certificates: any program on the network can impersonate the store; remove InsecureSkipVerify (tls_insecure_skip_verify)")
 	}
 	return t
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
-// Committing are o with p's say in when a Commit's further copies are sent.
+// Committing returns o with hedging and resending controlled by p.
 func Committing(p *endpoint.Pool, o attempt.Options) attempt.Options {
 	o.HedgeAfter = func() time.Duration { return p.HedgeAfter(endpoint.Write) }
 	o.Hedge = p.TakeHedge
@@ -19,8 +19,8 @@ func Committing(p *endpoint.Pool, o attempt.Options) attempt.Options {
 	return o
 }
 
-// Keys are all that r is about, each once: the marker, the keys of its conditions
-// and those that it writes.
+// Keys returns all keys of r, each once. They are the marker, the keys of its conditions and
+// the keys that it writes.
 func Keys(r attempt.Request) []string {
 	keys := r.Keys()
 	for _, w := range r.Txn.Then {
@@ -29,9 +29,9 @@ func Keys(r attempt.Request) []string {
 	return Unique(keys)
 }
 
-// Send sends one copy of r to one server, as [attempt.Transport] asks for: one
-// is the sending itself, with the lease of the marker where r makes one. at says
-// where r should go while that is well, as for [endpoint.Pool.PickAt].
+// Send sends one copy of r to one server, as [attempt.Transport] requires. one does the
+// sending, with the lease of the marker if r creates one. at returns the endpoint to which r
+// should go while that is healthy, as for [endpoint.Pool.PickAt].
 func Send(ctx context.Context, p *endpoint.Pool, m *Markers, r attempt.Request, at func(lease dcs.LeaseID) string,
 	one func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error),
 ) (attempt.Answer, error) {
@@ -59,15 +59,15 @@ func Send(ctx context.Context, p *endpoint.Pool, m *Markers, r attempt.Request, 
 		if refusal != nil {
 			addr, err = at, refusal
 		}
-		// While nothing was written and a server has refused for a reason that may
-		// be its own, the next one is asked, each once.
+		// While nothing was written and a server has refused for a reason that may be
+		// its own, the next server is tried, each once.
 		if refusal != nil || !v.Refused || !refusals.Any() || len(refusals.Asked()) == before || ctx.Err() != nil {
 			return answer, &endpoint.Fault{Endpoint: addr, Err: err}
 		}
 	}
 }
 
-// sendAt sends the copy to one server that has not been asked, if there is one.
+// sendAt sends the copy to a server that has not been tried, if there is one.
 func sendAt(ctx context.Context, p *endpoint.Pool, r attempt.Request, lease dcs.LeaseID, at string, asked []string,
 	one func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error),
 ) (string, attempt.Answer, error) {
@@ -80,11 +80,11 @@ func sendAt(ctx context.Context, p *endpoint.Pool, r attempt.Request, lease dcs.
 	defer late.Stop()
 	answer, err := one(ctx, a.Endpoint(), lease)
 	if r.Hedge && (err != nil || answer.Outcome == attempt.Applied) {
-		a.Hedge() // what was refused neither won nor came too late
+		a.Hedge() // a refused hedge has neither won nor come too late
 	}
 	a.End(err)
 	return a.Endpoint(), answer, err
 }
 
-// Anywhere is Send's at for a store whose writes are bound to no endpoint.
+// Anywhere is the at of Send for a store whose writes are bound to no endpoint.
 func Anywhere(dcs.LeaseID) string { return "" }

@@ -16,7 +16,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
-// drowsy is a store that answers at once, or much later, wherever it is asked.
+// drowsy is a store that answers at once or much later, at every endpoint.
 type drowsy struct {
 	pool *endpoint.Pool
 
@@ -61,8 +61,8 @@ func (s *drowsy) committer() *attempt.Committer {
 	return attempt.New(s, Committing(s.pool, attempt.Options{Backend: "test"}))
 }
 
-// The second copies of Commits count among all others: a store that is slow
-// everywhere is not asked twice for everything.
+// The second copies of Commits count towards the common budget of hedges. A store that is
+// slow at every endpoint does not get two copies of every request.
 func TestCommitsAreHedgedAsOftenAsReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := endpoint.New(endpoint.Options{Backend: "test", Seeds: []string{"a", "b", "c"}, Budget: 3 * time.Second})
@@ -87,7 +87,7 @@ func TestCommitsAreHedgedAsOftenAsReads(t *testing.T) {
 	})
 }
 
-// What takes longer than a copy's time is answered all the same, when it is.
+// A write that takes longer than the timeout of a copy still gets its answer.
 func TestSlowWritesGetThrough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := endpoint.New(endpoint.Options{Backend: "test", Seeds: []string{"a", "b", "c"}, Budget: 3 * time.Second})
@@ -101,15 +101,15 @@ func TestSlowWritesGetThrough(t *testing.T) {
 		_, err := c.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
 		require.NoError(t, err)
 		require.Equal(t, s.after, time.Since(began))
-		require.Equal(t, 2, s.first, "another one went elsewhere meanwhile")
+		require.Equal(t, 2, s.first, "another copy went to another endpoint meanwhile")
 	})
 }
 
 var errDenied = errors.New("denied")
 
-// A Commit that one server refuses for a reason that may be its own goes to the
-// next one within the same copy. It is refused once all servers have, and nothing
-// was written then.
+// A Commit that one server refuses for a reason that may be its own goes to the next server
+// within the same copy. It is refused once all servers have refused it, and nothing was
+// written then.
 func TestCommitThatOneServerRefuses(t *testing.T) {
 	for name, row := range map[string]struct {
 		refuse []string
@@ -146,7 +146,7 @@ func TestCommitThatOneServerRefuses(t *testing.T) {
 	}
 }
 
-// refuser is a store some of whose servers refuse, or are down.
+// refuser is a store of which some servers refuse or are down.
 type refuser struct {
 	pool         *endpoint.Pool
 	refuse, down []string

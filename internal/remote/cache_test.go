@@ -7,8 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestMemory(t *testing.T) {
-	var m Memory[int]
+func TestCache(t *testing.T) {
+	var m Cache[int]
 	_, known := m.Of("a")
 	require.False(t, known)
 	m.Note("a", 1)
@@ -21,12 +21,12 @@ func TestMemory(t *testing.T) {
 	m.Forget("a", "nothing")
 	_, known = m.Of("a")
 	require.False(t, known)
-	for i := range mostRemembered {
+	for i := range maxCached {
 		m.Note(fmt.Sprint("k", i), i)
 	}
-	require.LessOrEqual(t, len(m.all), mostRemembered)
-	v, known = m.Of(fmt.Sprint("k", mostRemembered-1))
-	require.Equal(t, []any{mostRemembered - 1, true}, []any{v, known}, "the latest is known")
+	require.LessOrEqual(t, len(m.all), maxCached)
+	v, known = m.Of(fmt.Sprint("k", maxCached-1))
+	require.Equal(t, []any{maxCached - 1, true}, []any{v, known}, "the latest is known")
 	m.Clear()
 	require.Empty(t, m.all)
 	require.Equal(t, []string{"a", "b"}, Unique([]string{"b", "a", "b"}))
