@@ -16,23 +16,24 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 )
 
 // Backend is a client of one Consul datacenter: a [dcs.Backend] and a
 // [dcs.Settler]. Give it to [dcs.New]. All methods are safe for concurrent use.
 type Backend struct {
-	c       Config
-	root    string // with its slash
-	pool    *endpoint.Pool
-	commits *attempt.Committer
-	markers remote.Markers
-	copy    remote.Replica
-	polls   polling // by the one view at a time
-	token   token
-	floor   remote.Floor
-	minTTL  atomic.Int64
-	known   bindings
-	ownNode atomic.Bool // the sessions' node is known not to be another root's
+	c           Config
+	root        string // with its slash
+	pool        *endpoint.Pool
+	commits     *attempt.Committer
+	markers     remote.Markers
+	copy        watchcache.Cache
+	polls       polling // by the one view at a time
+	token       token
+	minRevision watchcache.MinRevision
+	minTTL      atomic.Int64
+	known       bindings
+	ownNode     atomic.Bool // the sessions' node is known not to be another root's
 
 	life    context.Context //nolint:containedctx // the Backend's end
 	end     context.CancelCauseFunc
@@ -61,7 +62,6 @@ func New(c Config) (*Backend, error) {
 	b.minTTL.Store(int64(c.MinTTL))
 	b.life, b.end = context.WithCancelCause(context.Background())
 	b.token = token{secret: c.token, value: c.token.Current()}
-	b.copy.Init(b.source())
 	b.markers = remote.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
 	o := endpoint.Options{
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
@@ -79,6 +79,7 @@ func New(c Config) (*Backend, error) {
 	if b.ofAgent() {
 		c.Logger.Warn("sessions belong to the agent's node: they end when it leaves or is deregistered", "endpoint", c.Endpoints[0])
 	}
+	b.copy.Init(b.source())
 	b.pool.Start()
 	return b, nil
 }
@@ -244,7 +245,7 @@ const maxReads = 120
 
 // Snapshot implements [dcs.Backend].
 func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
-	return b.floor.Snapshot(backendName, prefix, func() (dcs.Snapshot, string, error) { return b.snapshot(b.c.name(ctx, "Snapshot"), prefix) })
+	return b.minRevision.Snapshot(backendName, prefix, func() (dcs.Snapshot, string, error) { return b.snapshot(b.c.name(ctx, "Snapshot"), prefix) })
 }
 
 // snapshot reads the tree. Consul's index is that of the last change below the
@@ -253,7 +254,7 @@ func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, er
 // of the whole is asked first, so that no Commit's revision that was returned
 // before is larger, whatever that wrote.
 func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, string, error) {
-	floor := max(b.floor.At(), b.copy.Latest())
+	floor := max(b.minRevision.Load(), b.copy.Latest())
 	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, c *conn) (listed, error) {
 		if prefix == "" {
 			return b.list(ctx, c, prefix)

@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 )
 
 // Backend is a client of one etcd cluster: a [dcs.Backend] and a
@@ -26,14 +27,14 @@ type Backend struct {
 	pool    *endpoint.Pool
 	commits *attempt.Committer
 	markers remote.Markers
-	copy    remote.Replica
+	copy    watchcache.Cache
 
-	life    context.Context //nolint:containedctx // the Backend's end
-	end     context.CancelCauseFunc
-	closing sync.Once
-	cluster atomic.Uint64
-	leader  atomic.Pointer[leadership]
-	floor   remote.Floor
+	life        context.Context //nolint:containedctx // the Backend's end
+	end         context.CancelCauseFunc
+	closing     sync.Once
+	cluster     atomic.Uint64
+	leader      atomic.Pointer[leadership]
+	minRevision watchcache.MinRevision
 
 	passwords passwords
 	conns     endpoint.Conns[*conn]
@@ -64,7 +65,6 @@ func New(c Config) (*Backend, error) {
 	b := &Backend{c: c, root: "/" + c.Root + "/", warned: map[string]string{}}
 	b.passwords.secret = c.password
 	b.life, b.end = context.WithCancelCause(context.Background())
-	b.copy.Init(b.source())
 	b.markers = remote.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
 	o := endpoint.Options{
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
@@ -80,6 +80,7 @@ func New(c Config) (*Backend, error) {
 	b.pool = endpoint.New(o)
 	b.conns.Close, b.conns.Grace, b.conns.Known = (*conn).close, c.Timing.RetryTimeout, b.pool.Knows
 	b.commits = attempt.New(transport{b}, remote.Committing(b.pool, attempt.Options{Backend: backendName, Slots: c.Slots}))
+	b.copy.Init(b.source())
 	b.pool.Start()
 	return b, nil
 }
@@ -193,7 +194,7 @@ func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 // Snapshot implements [dcs.Backend]. An answer that was under way for long may
 // be older than one that came since.
 func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
-	return b.floor.Snapshot(backendName, prefix, func() (dcs.Snapshot, string, error) {
+	return b.minRevision.Snapshot(backendName, prefix, func() (dcs.Snapshot, string, error) {
 		return b.snapshot(b.c.name(ctx, "Snapshot"), prefix)
 	})
 }

@@ -25,7 +25,6 @@ var (
 	errOtherCluster = errors.New("it belongs to another cluster")
 	errTerm         = errors.New("the store's leader changed during the renewal")
 	errDenied       = errors.New("etcd denies the user the right to watch the root's prefix")
-	errBehind       = errors.New("its view lags behind the store's")
 	// errPasswordChanging matches ErrUnauthorized and does not end a call.
 	errPasswordChanging = fmt.Errorf("%w: etcd refuses the password that it accepted before: write the new one to the password file", dcs.ErrUnauthorized)
 )

@@ -31,7 +31,7 @@ func (b *frontend) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) 
 func (b *frontend) verdict(a *unsettled, r state.Result, withdrawn error) (dcs.Revision, error) {
 	switch r.Status {
 	case state.StatusDone:
-		b.floor.Raise(r.Revision)
+		b.minRevision.Raise(r.Revision)
 		return r.Revision, nil
 	case state.StatusConflict:
 		e := b.fail(a.op, a.key, dcs.ErrConflict, "", errors.New(r.Detail))

@@ -39,7 +39,7 @@ func (b *frontend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs
 	}
 	switch r.Status {
 	case state.StatusDone:
-		b.floor.Raise(r.Revision)
+		b.minRevision.Raise(r.Revision)
 		return h, renewal(from, ttl, nil), nil
 	case state.StatusCancelled:
 		return nil, dcs.Renewal{}, b.fail("Grant", "", dcs.ErrUnavailable, "", errWithdrawn)
@@ -76,7 +76,7 @@ func (h *leaseHandle) Renew(ctx context.Context, keys ...string) (dcs.Renewal, e
 		entries = append(entries, rep.entries...)
 	}
 	for _, e := range entries {
-		b.floor.Raise(e.Modified)
+		b.minRevision.Raise(e.Modified)
 	}
 	return renewal(from, first.ttl, entries), nil // P4: it holds however late it arrives
 }
@@ -114,7 +114,7 @@ func (h *leaseHandle) Revoke(ctx context.Context) error {
 		}
 		return e
 	case r.Status == state.StatusDone:
-		b.floor.Raise(r.Revision)
+		b.minRevision.Raise(r.Revision)
 		return nil
 	case r.Status == state.StatusCancelled:
 		return b.fail("Revoke", "", dcs.ErrUnavailable, "", errWithdrawn)

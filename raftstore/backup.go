@@ -67,7 +67,7 @@ func (b *Backend) backupSource(ctx context.Context) (*raft.SnapshotMeta, io.Read
 	}
 	err := b.node.await(ctx, o.reply.revision)
 	if err == nil {
-		b.floor.Raise(o.reply.revision)
+		b.minRevision.Raise(o.reply.revision)
 		m := b.node.member()
 		if m == nil {
 			err = b.node.whyNoLeader()

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
@@ -25,7 +26,7 @@ type Client struct {
 	conns   *transport.Client
 	net     clientNetwork // conns, or a test's wrapper of it
 	pool    *endpoint.Pool
-	copy    remote.Replica
+	copy    watchcache.Cache
 	end     context.CancelCauseFunc
 	closing sync.Once
 
@@ -91,7 +92,6 @@ func newClientOn(config ClientConfig, wrap func(clientNetwork) clientNetwork) (*
 	c.end = end
 	c.init(c, life, config.Timing, config.MinTTL)
 	c.settlePause = config.Timing.RetryTimeout / 10
-	c.copy.Init(c.source())
 	o := endpoint.Options{
 		Backend: backendName, Seeds: config.Endpoints, Budget: config.Timing.RetryTimeout,
 		Judge: remote.Judge, Probe: c.probe, Logger: config.Logger, Observer: c.copy.Observer(config.Observer.Endpoint),
@@ -101,6 +101,7 @@ func newClientOn(config ClientConfig, wrap func(clientNetwork) clientNetwork) (*
 		o.Topology = c.topology
 	}
 	c.pool = endpoint.New(o)
+	c.copy.Init(c.source())
 	c.pool.Start()
 	return c, nil
 }

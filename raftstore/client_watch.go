@@ -11,7 +11,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 )
 
 // mostClientBeat bounds the time between two beats that a client asks for.
@@ -22,11 +22,11 @@ const mostClientBeat = time.Second
 const leastBeatTimeout = time.Second
 
 // source returns the source of the client's copy of the tree.
-func (c *Client) source() remote.Source {
-	return remote.Source{
-		Backend: backendName, Budget: c.retryTimeout, Life: c.life,
+func (c *Client) source() watchcache.Source {
+	return watchcache.Source{
+		Backend: backendName, Budget: c.retryTimeout, Life: c.life, Pool: c.pool,
 		Read:     func(ctx context.Context) (dcs.Snapshot, error) { return c.Snapshot(ctx, "") },
-		Snapshot: c.Snapshot, Raise: c.floor.Raise, Still: c.unchanged, Follow: c.follow,
+		Snapshot: c.Snapshot, Raise: c.minRevision.Raise, NoDeletesSince: c.unchanged, Follow: c.follow,
 	}
 }
 

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
@@ -19,10 +19,10 @@ type frontend struct {
 	minTTL       time.Duration
 	settlePause  time.Duration // between two attempts to settle in the background
 
-	floor   remote.Floor // the highest revision any call returned
-	clients clientHolder
-	settles settler
-	running sync.WaitGroup
+	minRevision watchcache.MinRevision // the highest revision any call returned
+	clients     clientHolder
+	settles     settler
+	running     sync.WaitGroup
 }
 
 // nodes is the way in which a frontend reaches the nodes of the cluster.
@@ -64,7 +64,7 @@ func (b *frontend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 	if o.err != nil {
 		return dcs.Entry{}, b.unavailable(ctx, "Get", key, o)
 	}
-	b.floor.Raise(o.reply.revision)
+	b.minRevision.Raise(o.reply.revision)
 	if len(o.reply.entries) == 0 {
 		return dcs.Entry{}, b.fail("Get", key, dcs.ErrNotFound, o.endpoint, nil)
 	}
@@ -76,7 +76,7 @@ func (b *frontend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 func (b *frontend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
 	ctx, cancel := b.budget(ctx)
 	defer cancel()
-	return b.floor.Read(func() (dcs.Snapshot, error) {
+	return b.minRevision.Read(func() (dcs.Snapshot, error) {
 		s, _, o := b.fetch(ctx, prefix, 0)
 		if o.err != nil {
 			return s, b.unavailable(ctx, "Snapshot", prefix, o)

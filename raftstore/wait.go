@@ -51,7 +51,7 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 	if b.life.Err() != nil {
 		return dcs.Snapshot{}, b.fail("Wait", prefix, dcs.ErrClosed, "", nil)
 	}
-	floor := b.floor.At()
+	floor := b.minRevision.Load()
 	begun := dcs.Now()
 	w := &b.waits
 	w.enter()
@@ -67,7 +67,7 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 			applied = nil
 			if tree.MovedSince(prefix, since) {
 				s := tree.Snapshot(prefix)
-				b.floor.Raise(s.Revision)
+				b.minRevision.Raise(s.Revision)
 				return s, nil
 			}
 		}
@@ -114,7 +114,7 @@ func (b *Backend) askLeader(ctx context.Context, prefix string, since dcs.Revisi
 	if o.err != nil || !moved {
 		return s, false
 	}
-	b.floor.Raise(s.Revision)
+	b.minRevision.Raise(s.Revision)
 	return s, true
 }
 

@@ -14,26 +14,27 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/credentials"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
 
 // Backend is a client of one ZooKeeper ensemble: a [dcs.Backend] and a
 // [dcs.Settler]. Give it to [dcs.New]. All methods are safe for concurrent use.
 type Backend struct {
-	c       Config
-	root    string // with the slash before it
-	pool    *endpoint.Pool
-	commits *attempt.Committer
-	markers remote.Markers
-	copy    remote.Replica
-	floor   remote.Floor
-	known   known
-	made    made
-	dialer  *keepalive.Dialer
-	learned atomic.Pointer[limits]
-	asking  chan struct{}    // held by who learns the limits
-	mirrors chan struct{}    // held by Snapshots of large trees
-	asked   [2]time.Duration // what was learnt of them, under asking
+	c           Config
+	root        string // with the slash before it
+	pool        *endpoint.Pool
+	commits     *attempt.Committer
+	markers     remote.Markers
+	copy        watchcache.Cache
+	minRevision watchcache.MinRevision
+	known       known
+	made        made
+	dialer      *keepalive.Dialer
+	learned     atomic.Pointer[limits]
+	asking      chan struct{}    // held by who learns the limits
+	mirrors     chan struct{}    // held by Snapshots of large trees
+	asked       [2]time.Duration // what was learnt of them, under asking
 
 	life    context.Context //nolint:containedctx // the Backend's end
 	end     context.CancelCauseFunc
@@ -69,7 +70,6 @@ func New(c Config) (*Backend, error) {
 	b.life, b.end = context.WithCancelCause(context.Background())
 	derived, _ := keepalive.Derive(c.Timing.TTL, c.Timing.LoopWait)
 	b.dialer = &keepalive.Dialer{Config: derived, Base: &net.Dialer{Resolver: c.Resolver}, Logger: c.Logger}
-	b.copy.Init(b.source())
 	b.markers = remote.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
 	b.pool = endpoint.New(endpoint.Options{
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
@@ -80,6 +80,7 @@ func New(c Config) (*Backend, error) {
 	b.commits = attempt.New(transport{b}, remote.Committing(b.pool, attempt.Options{
 		Backend: backendName, Slots: c.Slots, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
 	}))
+	b.copy.Init(b.source())
 	b.pool.Start()
 	return b, nil
 }

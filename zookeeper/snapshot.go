@@ -14,7 +14,7 @@ import (
 
 // Snapshot implements [dcs.Backend].
 func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
-	return b.floor.Snapshot(backendName, prefix, func() (dcs.Snapshot, string, error) { return b.snapshot(ctx, prefix) })
+	return b.minRevision.Snapshot(backendName, prefix, func() (dcs.Snapshot, string, error) { return b.snapshot(ctx, prefix) })
 }
 
 // snapshot reads the tree at one server, after the quorum was asked there: in

@@ -2,22 +2,20 @@ package zookeeper
 
 import (
 	"context"
-	"fmt"
 	"slices"
-	"time"
 
 	"github.com/go-zookeeper/zk"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 )
 
-// source is what the copy of the tree is made from.
-func (b *Backend) source() remote.Source {
-	return remote.Source{
-		Backend: backendName, Budget: b.c.Timing.RetryTimeout, Life: b.life,
-		Snapshot: b.Snapshot, Raise: b.floor.Raise, Still: b.still, Follow: b.follow,
+// source is what the copy of the tree is made from. The watch reads the tree.
+func (b *Backend) source() watchcache.Source {
+	return watchcache.Source{
+		Backend: backendName, Budget: b.c.Timing.RetryTimeout, Life: b.life, Pool: b.pool,
+		Snapshot: b.Snapshot, Raise: b.minRevision.Raise, NoDeletesSince: b.noDeletesSince, Stream: b.watch,
 	}
 }
 
@@ -26,10 +24,10 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 	return b.copy.Wait(ctx, prefix, since)
 }
 
-// still looks when a node was last made or taken away at or below prefix: a
-// parent tells. Where there is nothing now, those above tell, of more than is
-// asked.
-func (b *Backend) still(ctx context.Context, prefix string, since dcs.Revision, _ map[string]bool) bool {
+// noDeletesSince reads when a node was last created or deleted at or below prefix:
+// each parent has that. Where there is no node now, the ones above have it, for more
+// than prefix.
+func (b *Backend) noDeletesSince(ctx context.Context, prefix string, since dcs.Revision, _ map[string]bool) bool {
 	r, err := b.newReader(ctx, request{"Wait", []string{prefix}})
 	if err != nil {
 		return false
@@ -63,44 +61,33 @@ func (r *reader) above(ctx context.Context, path string) (view, error) {
 	return out, err
 }
 
-// watch keeps the copy of the tree like the one at one server.
+// watch keeps the copy of the tree equal to the tree at one server.
 type watch struct {
-	*mirror
-	copy   *remote.Replica
-	loaded bool // the copy is like the mirror
-	behind bool // a check is due
+	*mirror // made by Follow
+	b       *Backend
+	w       *watchcache.Watch
+	turn    chan struct{} // held while the mirror reads
+	loaded  bool          // the copy is like the mirror; under turn
 }
 
-// follow watches at one server, until it fails.
-func (b *Backend) follow(ctx context.Context) error {
-	at := b.pool.Pick(endpoint.Read)
-	m, err := b.newMirror(at.Endpoint(), b.root, request{op: "Wait"}, nil)
+// watch returns a watch that is not open yet.
+func (b *Backend) watch(w *watchcache.Watch) watchcache.Stream {
+	return &watch{b: b, w: w, turn: make(chan struct{}, 1)}
+}
+
+// Follow reads the tree, which is not older then than any answer before, and from
+// then on each node that an event names.
+func (v *watch) Follow(ctx context.Context) error {
+	m, err := v.b.newMirror(v.w.Endpoint(), v.b.root, request{op: "Wait"}, nil)
 	if err != nil {
-		at.End(err)
 		return err
 	}
-	m.heard = b.copy.Alive
-	v := &watch{mirror: m, copy: &b.copy}
+	v.mirror, m.heard = m, v.w.Heard
 	defer v.s.goodbye()
-	err = v.ask(ctx) // from here on it is not older than what was seen before
-	at.End(err)
-	if err == nil {
-		err = v.loop(ctx)
-	}
-	if err != nil && ctx.Err() == nil && remote.Judge(err).Blame {
-		b.pool.Blame(v.addr, err.Error())
-	}
-	return err
-}
-
-func (v *watch) loop(ctx context.Context) error {
-	quiet := time.NewTimer(v.copy.Every)
-	defer quiet.Stop()
-	check := time.NewTimer(time.Hour) // for a view that may lag
-	check.Stop()
-	defer check.Stop()
-	for {
-		var err error
+	for err = v.Probe(ctx); ; {
+		if err != nil {
+			return err
+		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -108,66 +95,32 @@ func (v *watch) loop(ctx context.Context) error {
 			return &remote.Failure{Endpoint: v.addr, Err: v.s.ended(), Blame: true}
 		case <-v.news:
 			err = v.update(ctx, v.op, nil)
-			quiet.Reset(v.copy.Every)
-		case <-v.copy.Behind:
-			if !v.behind {
-				v.behind = true
-				check.Reset(v.copy.Limit)
-			}
-		case <-check.C:
-			v.behind = false
-			err = v.catchUp(ctx)
-		case <-quiet.C:
-			err = v.ask(ctx)
-			quiet.Reset(v.copy.Every)
-		case addr := <-v.copy.Left:
-			if addr == v.addr {
-				return fmt.Errorf("%s was left out", addr)
-			}
-		}
-		if err != nil {
-			return err
 		}
 	}
 }
 
-// ask asks the quorum through the server, which brings the view up to now.
-func (v *watch) ask(ctx context.Context) error {
+// Probe asks the quorum through the server, which brings the copy up to now.
+func (v *watch) Probe(ctx context.Context) error {
 	return v.update(ctx, request{op: "Probe"}, barrier)
 }
 
-// catchUp asks where the view is behind what another answer named: it may be
-// that nothing in the tree was changed by it.
-func (v *watch) catchUp(ctx context.Context) error {
-	latest := v.copy.Latest()
-	if v.copy.Tree.Revision() >= latest {
-		return nil
-	}
-	if err := v.ask(ctx); err != nil {
-		return err
-	}
-	if v.copy.Tree.Revision() < latest {
-		return &remote.Failure{Endpoint: v.addr, Err: remote.ErrBehind, Blame: true}
-	}
-	return nil
-}
-
-// update reads what has to be, and makes the copy what was read.
+// update reads what has to be, and makes the copy equal to that.
 func (v *watch) update(ctx context.Context, op request, first func(c *zk.Conn) error) error {
+	select {
+	case v.turn <- struct{}{}:
+		defer func() { <-v.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	rev, err := v.read(ctx, op, first)
 	if err != nil {
 		return err
 	}
-	if !v.loaded {
-		err = v.copy.Take(rev, v.b.entries(v.nodes))
-		clear(v.changed)
-	} else {
-		wrote, deleted := v.taken(v.copy.Tree.Get)
-		err = v.copy.Apply(rev, wrote, deleted)
-	}
-	if err != nil {
-		return &remote.Failure{Endpoint: v.addr, Err: err, Blame: true}
+	if v.loaded {
+		wrote, deleted := v.taken(v.b.copy.Tree.Get)
+		return v.w.Apply(rev, wrote, deleted)
 	}
 	v.loaded = true
-	return nil
+	clear(v.changed)
+	return v.w.Take(rev, v.b.entries(v.nodes))
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 )
 
 // renderFigures renders the times that follow from RetryTimeout where a store has several
@@ -93,14 +93,20 @@ func serverRows() [][]string {
 }
 
 func watchRows() [][]string {
-	every, limit := remote.WatchTimes(shortBudget)
-	longestEvery, longestLimit := remote.WatchTimes(farLonger)
+	every, limit := watchcache.WatchTimes(shortBudget)
+	longestEvery, longestLimit := watchcache.WatchTimes(farLonger)
 	return [][]string{
 		figureRow("a watch without changes is probed every",
-			fmt.Sprintf("min(%s, %s), and abandoned after the same time again", spacedDuration(longestEvery), share(every)),
-			func(f endpoint.Figures) string { every, _ := remote.WatchTimes(f.Budget); return spacedDuration(every) }),
-		figureRow("a watch that lags is abandoned after",
-			fmt.Sprintf("min(%s, %s), counted from an answer that named a later revision", spacedDuration(longestLimit), share(limit)),
-			func(f endpoint.Figures) string { _, limit := remote.WatchTimes(f.Budget); return spacedDuration(limit) }),
+			fmt.Sprintf("min(%s, %s), and abandoned if nothing comes within one attempt", spacedDuration(longestEvery), share(every)),
+			func(f endpoint.Figures) string {
+				every, _ := watchcache.WatchTimes(f.Budget)
+				return spacedDuration(every)
+			}),
+		figureRow("a watch that lags is probed after",
+			fmt.Sprintf("min(%s, %s), counted from an answer that named a later revision; Consul's half a second later. It is abandoned after half of that time again, once the probe is answered", spacedDuration(longestLimit), share(limit)),
+			func(f endpoint.Figures) string {
+				_, limit := watchcache.WatchTimes(f.Budget)
+				return spacedDuration(limit)
+			}),
 	}
 }

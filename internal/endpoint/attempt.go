@@ -61,23 +61,28 @@ func (a *Attempt) End(err error) {
 	case isContext(err) || err == ErrOvertaken: //nolint:errorlint // given by us, never wrapped
 		p.unanswered(a, took, now, err)
 	default:
-		v := p.o.Judge(err)
-		p.rest(a.m, now, v)
-		switch {
-		case v.Final:
-			a.m.strikes = 0
-			p.rested(a.m)
-		case v.Local || v.Unconfirmed:
-		case v.Doubt:
-			p.doubt(a.m, a.start, now, v.Reason)
-		case v.Blame || v.Unreachable:
-			p.strike(a.m, now, v.Reason, v.Unreachable)
-			a.m.unreachable = v.Unreachable
-		}
+		p.judge(a.m, a.start, now, p.o.Judge(err))
 	}
 	p.reconsider()
 	p.mu.Unlock()
 	p.tell()
+}
+
+// judge acts on the verdict on m's answer, at now, to what was sent at start. Under
+// p.mu.
+func (p *Pool) judge(m *member, start, now time.Duration, v Verdict) {
+	p.rest(m, now, v)
+	switch {
+	case v.Final:
+		m.strikes = 0
+		p.rested(m)
+	case v.Local || v.Unconfirmed:
+	case v.Doubt:
+		p.doubt(m, start, now, v.Reason)
+	case v.Blame || v.Unreachable:
+		p.strike(m, now, v.Reason, v.Unreachable)
+		m.unreachable = v.Unreachable
+	}
 }
 
 func (p *Pool) answer(a *Attempt, took, now time.Duration) {

@@ -313,6 +313,20 @@ func (p *Pool) Blame(endpoint, reason string) {
 	p.tell()
 }
 
+// Failed judges the failure of something at endpoint that had been answered before,
+// such as a watch, as if it had been sent now.
+func (p *Pool) Failed(endpoint string, err error) {
+	v := p.o.Judge(err)
+	p.mu.Lock()
+	if m := p.find(endpoint); m != nil {
+		now := p.now()
+		p.judge(m, now, now, v)
+		p.reconsider()
+	}
+	p.mu.Unlock()
+	p.tell()
+}
+
 // Leads notes that an answer named endpoint as the one that leads the store. Calls
 // go there from now on, unless it is left out or far away.
 func (p *Pool) Leads(endpoint string) {

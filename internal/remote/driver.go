@@ -71,3 +71,13 @@ func Ready(ctx context.Context, t dcs.Timing, log *slog.Logger, wait bool, quest
 		Pause(ctx, min(t.LoopWait, time.Second))
 	}
 }
+
+// Pause waits for d, or until ctx ends.
+func Pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,4 +1,4 @@
-package remote
+package watchcache
 
 import (
 	"slices"
@@ -6,23 +6,24 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/kv"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
-// Floor is the largest revision that a Snapshot of a Store has had. A Snapshot
+// MinRevision is the largest revision that a Snapshot of a Store has had. A Snapshot
 // that begins later must not have a smaller one.
-type Floor struct{ at atomic.Uint64 }
+type MinRevision struct{ at atomic.Uint64 }
 
-// At is the floor.
-func (f *Floor) At() dcs.Revision { return dcs.Revision(f.at.Load()) }
+// Load returns the revision.
+func (m *MinRevision) Load() dcs.Revision { return dcs.Revision(m.at.Load()) }
 
-// Raise reports whether rev is not below the floor, and makes it the floor.
-func (f *Floor) Raise(rev dcs.Revision) bool {
+// Raise reports whether rev is not smaller, and makes it the minimum.
+func (m *MinRevision) Raise(rev dcs.Revision) bool {
 	for {
-		floor := f.at.Load()
+		floor := m.at.Load()
 		if uint64(rev) < floor {
 			return false
 		}
-		if f.at.CompareAndSwap(floor, uint64(rev)) {
+		if m.at.CompareAndSwap(floor, uint64(rev)) {
 			return true
 		}
 	}
@@ -31,27 +32,27 @@ func (f *Floor) Raise(rev dcs.Revision) bool {
 // Read calls read until the tree is not older than any that was returned before
 // this call began. The tree may be older than one that another call has returned
 // meanwhile: to ask for that would read again and again while others write.
-func (f *Floor) Read(read func() (dcs.Snapshot, error)) (dcs.Snapshot, error) {
-	floor := f.At()
+func (m *MinRevision) Read(read func() (dcs.Snapshot, error)) (dcs.Snapshot, error) {
+	floor := m.Load()
 	for {
 		s, err := read()
 		if err != nil {
 			return dcs.Snapshot{}, err
 		}
-		f.Raise(s.Revision)
+		m.Raise(s.Revision)
 		if s.Revision >= floor {
 			return s, nil
 		}
 	}
 }
 
-// Snapshot is a Backend's: it reads as [Floor.Read] does. read also names the
+// Snapshot implements a Backend's Snapshot. It reads as [MinRevision.Read] does. read also names the
 // server that answered.
-func (f *Floor) Snapshot(backend, prefix string, read func() (s dcs.Snapshot, at string, err error)) (dcs.Snapshot, error) {
-	s, err := f.Read(func() (dcs.Snapshot, error) {
+func (m *MinRevision) Snapshot(backend, prefix string, read func() (s dcs.Snapshot, at string, err error)) (dcs.Snapshot, error) {
+	s, err := m.Read(func() (dcs.Snapshot, error) {
 		s, at, err := read()
 		if err != nil {
-			return s, Kinded(backend, "Snapshot", prefix, at, err)
+			return s, remote.Kinded(backend, "Snapshot", prefix, at, err)
 		}
 		return s, nil
 	})

@@ -1,4 +1,4 @@
-package remote
+package watchcache
 
 import (
 	"errors"
@@ -13,16 +13,16 @@ import (
 // read again because of a revision that another call has returned meanwhile: under
 // many writes there would be no end to that.
 func TestSnapshotEndsUnderWrites(t *testing.T) {
-	var f Floor
+	var f MinRevision
 	f.Raise(7)
 	reads := 0
 	read := func() (dcs.Snapshot, string, error) {
 		reads++
-		at := f.At()
+		at := f.Load()
 		if reads == 1 {
 			at-- // a server that is behind
 		}
-		f.Raise(f.At() + 10) // the answer to a Get that came meanwhile
+		f.Raise(f.Load() + 10) // the answer to a Get that came meanwhile
 		if reads > 5 {
 			return dcs.Snapshot{}, "m1", errors.New("the floor moves with every read")
 		}
@@ -32,5 +32,5 @@ func TestSnapshotEndsUnderWrites(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, dcs.Revision(17), s.Revision)
 	require.Equal(t, 2, reads, "one of them was older than an answer from before the call")
-	require.Equal(t, dcs.Revision(27), f.At())
+	require.Equal(t, dcs.Revision(27), f.Load())
 }

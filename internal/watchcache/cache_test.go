@@ -1,0 +1,215 @@
+package watchcache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// Where neither the copy nor the store can tell what changed before the copy
+// began, the store is asked how it is now: the copy may not have it yet.
+func TestWaitFromBeforeTheCopy(t *testing.T) {
+	life, end := context.WithCancel(context.Background())
+	var f MinRevision
+	var c Cache
+	now := dcs.Snapshot{Revision: 20, Entries: []dcs.Entry{{Key: "k", Created: 5, Modified: 5}}}
+	still := false
+	c.Init(Source{
+		Backend: "b", Budget: 5 * time.Second, Life: life, Raise: f.Raise,
+		Read:           func(context.Context) (dcs.Snapshot, error) { return now, nil },
+		Snapshot:       func(context.Context, string) (dcs.Snapshot, error) { return dcs.Snapshot{Revision: 30}, nil },
+		NoDeletesSince: func(context.Context, string, dcs.Revision, map[string]bool) bool { return still },
+		Follow:         func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	})
+	defer c.Close()
+	defer end()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	s, err := c.Wait(ctx, "k", 4)
+	require.NoError(t, err)
+	require.Len(t, s.Entries, 1, "the copy shows the change")
+	s, err = c.Wait(ctx, "k", 10)
+	require.NoError(t, err)
+	require.Empty(t, s.Entries, "it was deleted, and the copy does not show it")
+	still = true
+	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	_, err = c.Wait(short, "k", 10)
+	require.ErrorIs(t, err, context.DeadlineExceeded, "nothing changed")
+}
+
+// The watch hears of the servers that are left out, and of no others; the
+// user's observer hears of everything.
+func TestCacheObserves(t *testing.T) {
+	var c Cache
+	c.Init(Source{Budget: time.Second})
+	var heard []dcs.EndpointChange
+	observe := c.Observer(func(ev dcs.EndpointEvent) { heard = append(heard, ev.Change) })
+	all := []dcs.EndpointChange{dcs.Switched, dcs.Ejected, dcs.Restored, dcs.Removed}
+	for i, c := range all {
+		observe(dcs.EndpointEvent{From: fmt.Sprint("s", i), Change: c})
+	}
+	require.Equal(t, all, heard)
+	require.Len(t, c.Left, 2)
+	require.Equal(t, []string{"s1", "s3"}, []string{<-c.Left, <-c.Left})
+	c.Observer(nil)(dcs.EndpointEvent{Change: dcs.Switched})
+}
+
+// A watch hears only of servers that are left out after it has begun. Its own may
+// have been, before.
+func TestCacheForgetsEarlierEjections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c Cache
+		began := make(chan int, 16)
+		life, end := context.WithCancel(t.Context())
+		c.Init(Source{Budget: time.Second, Life: life, Follow: func(context.Context) error {
+			began <- len(c.Left)
+			<-c.Left
+			return errors.New("left out")
+		}})
+		observe := c.Observer(nil)
+		for range 20 {
+			observe(dcs.EndpointEvent{From: "a", Change: dcs.Ejected})
+		}
+		short, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		go func() { _, _ = c.Wait(short, "k", 1) }()
+		require.Zero(t, <-began)
+		synctest.Wait()
+		require.Empty(t, began, "the watch was ended by an earlier ejection")
+		observe(dcs.EndpointEvent{From: "a", Change: dcs.Ejected})
+		require.Zero(t, <-began)
+		end()
+		observe(dcs.EndpointEvent{From: "a", Change: dcs.Ejected})
+		c.Close()
+	})
+}
+
+// A Wait that has ended leaves nothing in the copy.
+func TestCacheWaitLeavesNothing(t *testing.T) {
+	life, end := context.WithCancel(t.Context())
+	var f MinRevision
+	var c Cache
+	c.Init(Source{
+		Backend: "b", Budget: 5 * time.Second, Life: life, Raise: f.Raise,
+		Read:   func(context.Context) (dcs.Snapshot, error) { return dcs.Snapshot{Revision: 20}, nil },
+		Follow: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	})
+	defer c.Close()
+	defer end()
+	for i := range 10 {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		_, err := c.Wait(ctx, fmt.Sprint("quiet/", i), 20)
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	}
+	require.Zero(t, reflect.ValueOf(c.Tree).Elem().FieldByName("waiters").Len(), "prefixes that no Wait watches")
+}
+
+// What changed is taken over under its own revision, and nothing under one that
+// is not later than the copy's.
+func TestCacheTakesChanges(t *testing.T) {
+	entry := func(key string, modified dcs.Revision) dcs.Entry {
+		return dcs.Entry{Key: key, Created: 1, Modified: modified}
+	}
+	var c Cache
+	c.Init(Source{Budget: time.Second})
+	require.NoError(t, c.Take(10, []dcs.Entry{entry("a", 5), entry("b", 6), entry("d", 7)}), "it is the beginning")
+	require.Equal(t, dcs.Revision(10), c.Begins())
+
+	now := []dcs.Entry{entry("a", 5), entry("b", 11), entry("c", 12)}
+	wrote, deleted := c.Changes(now)
+	require.Equal(t, now[1:], wrote)
+	require.Equal(t, []string{"d"}, deleted)
+	for _, rev := range []dcs.Revision{0, 9, 10} {
+		require.ErrorIs(t, c.Take(rev, now), ErrBehind)
+	}
+	require.NoError(t, c.Take(9, []dcs.Entry{entry("a", 5), entry("b", 6), entry("d", 7)}), "nothing changed")
+	require.Equal(t, dcs.Revision(10), c.Tree.Revision())
+	require.NoError(t, c.Take(13, now))
+	require.Equal(t, dcs.Snapshot{Revision: 13, Entries: now}, c.Tree.Snapshot(""))
+	require.NoError(t, c.Apply(14, nil, []string{"a"}))
+	require.Len(t, c.Tree.Snapshot("").Entries, 2)
+	require.True(t, c.Tree.MovedSince("a", 13))
+	require.False(t, c.Tree.MovedSince("b", 13))
+	require.NoError(t, c.Apply(20, nil, nil))
+	require.Equal(t, dcs.Revision(20), c.Tree.Revision())
+}
+
+// Neither many Waits, nor many watches that fail, leave anything behind.
+func TestCacheStaysFlat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		life, end := context.WithCancel(t.Context())
+		var f MinRevision
+		var c Cache
+		var rotations atomic.Int64
+		c.Init(Source{
+			Backend: "b", Budget: 5 * time.Second, Life: life, Raise: f.Raise,
+			Follow: func(context.Context) error {
+				rev := dcs.Revision(rotations.Add(1))
+				if err := c.Take(rev, []dcs.Entry{{Key: "k", Created: 1, Modified: rev}}); err != nil {
+					return err
+				}
+				return errors.New("the server is gone")
+			},
+		})
+		defer c.Close()
+		defer end()
+		measure := func() (heap uint64, goroutines int) {
+			synctest.Wait()
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return m.HeapAlloc, runtime.NumGoroutine()
+		}
+		rounds := func(n int) {
+			for i := range n {
+				ctx, cancel := context.WithTimeout(life, time.Second)
+				_, err := c.Wait(ctx, "k", c.Tree.Revision())
+				require.NoError(t, err)
+				cancel()
+				short, cancel := context.WithTimeout(life, time.Millisecond)
+				_, err = c.Wait(short, fmt.Sprint("quiet/", i), c.Tree.Revision())
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				cancel()
+			}
+		}
+		rounds(1000)
+		heap, goroutines := measure()
+		rounds(10_000)
+		after, running := measure()
+		require.LessOrEqual(t, running, goroutines)
+		require.Less(t, after, heap+256<<10)
+		require.Greater(t, rotations.Load(), int64(10_000))
+	})
+}
+
+// One change of a large copy costs the path of one key.
+func BenchmarkCacheApply(b *testing.B) {
+	for _, keys := range []int{100, 10_000, 100_000} {
+		b.Run(fmt.Sprint(keys), func(b *testing.B) {
+			var c Cache
+			c.Init(Source{Budget: time.Second})
+			var all []dcs.Entry
+			for i := range keys {
+				all = append(all, dcs.Entry{Key: fmt.Sprintf("members/%06d", i), Created: 1, Modified: 1})
+			}
+			require.NoError(b, c.Take(1, all))
+			for rev := dcs.Revision(2); b.Loop(); rev++ {
+				e := all[int(rev)%keys]
+				e.Modified = rev
+				require.NoError(b, c.Apply(rev, []dcs.Entry{e}, nil))
+			}
+		})
+	}
+}

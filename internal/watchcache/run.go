@@ -1,0 +1,122 @@
+package watchcache
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+// Forget makes the Cache read the tree again before the next watch, because the
+// watch has missed changes.
+func (c *Cache) Forget() { c.set(func() { c.synced = false }) }
+
+// run keeps a watch open until the Store is closed.
+func (c *Cache) run() {
+	defer c.done.Done()
+	ctx := c.Life
+	for n := 0; ctx.Err() == nil; n++ {
+		began := dcs.Now()
+		err := c.sync(ctx)
+		final := isFinal(err) || isRefusal(err) // all servers that could be reached were asked
+		if err == nil {
+			c.forgetLeft()
+			err = c.follow(ctx)
+			final = isFinal(err)
+			if isRefusal(err) {
+				err, final = c.confirm(ctx, err)
+			}
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		c.set(func() { c.fault, c.final = err, final })
+		if began.Elapsed() > time.Second {
+			n = 0
+		}
+		remote.Pause(ctx, rand.N(min(5*time.Millisecond<<min(n, 10), 250*time.Millisecond))) //nolint:gosec // G404: jitter
+	}
+	c.set(func() { c.fault = dcs.ErrClosed })
+}
+
+// follow is one watch at one endpoint, until it fails.
+func (c *Cache) follow(ctx context.Context) error {
+	if c.Follow != nil {
+		return c.Follow(ctx)
+	}
+	return c.watch(ctx)
+}
+
+// forgetLeft drops the servers that the Pool ejected before a watch began: one of
+// them may be the server of the new watch, which serves again.
+func (c *Cache) forgetLeft() {
+	for {
+		select {
+		case <-c.Left:
+		default:
+			return
+		}
+	}
+}
+
+// sync makes the Tree a copy, if it is none.
+func (c *Cache) sync(ctx context.Context) error {
+	if c.isCopy() || c.Read == nil {
+		return nil
+	}
+	one, cancel := context.WithTimeout(ctx, c.Budget)
+	defer cancel()
+	s, err := c.Read(one)
+	if err != nil {
+		return err
+	}
+	c.begin(s.Revision, s.Entries)
+	return nil
+}
+
+// begin makes the Tree a copy.
+func (c *Cache) begin(rev dcs.Revision, entries []dcs.Entry) {
+	c.Tree.CopyFrom(rev, entries)
+	c.set(func() { c.synced, c.base, c.heard, c.fault, c.final = true, rev, dcs.Now(), nil, false })
+}
+
+func (c *Cache) isCopy() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.synced
+}
+
+// isFinal reports whether err is the store's own answer.
+func isFinal(err error) bool {
+	var f *remote.Failure
+	return errors.As(err, &f) && f.IsFinal()
+}
+
+// isRefusal reports whether err is the refusal of one server that another one may
+// contradict.
+func isRefusal(err error) bool {
+	var f *remote.Failure
+	return errors.As(err, &f) && f.Unconfirmed
+}
+
+// confirm asks all servers after the watch's server has refused, and reports
+// whether they refuse, too. If they do not, that server is at fault.
+func (c *Cache) confirm(ctx context.Context, refusal error) (err error, final bool) {
+	if c.Read == nil {
+		return refusal, false
+	}
+	one, cancel := context.WithTimeout(ctx, c.Budget)
+	defer cancel()
+	_, err = c.Read(one)
+	if isRefusal(err) || isFinal(err) {
+		return err, true
+	}
+	var f *remote.Failure
+	if errors.As(refusal, &f) && err == nil {
+		c.Pool.Blame(f.Endpoint, f.Error())
+	}
+	return refusal, false
+}
