@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 )
 
@@ -74,7 +74,7 @@ func (v *view) Follow(ctx context.Context) error {
 			return err
 		}
 		v.index, read = p.index, v.query
-		remote.Pause(ctx, v.b.polls.pause(p.bytes()))
+		backoff.Sleep(ctx, v.b.polls.pause(p.bytes()))
 	}
 }
 

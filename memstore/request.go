@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 )
 
 // address sets the client, root and endpoint of copy n of c. The endpoints are counted
@@ -72,8 +73,7 @@ func request[T any](ctx context.Context, b *Backend, c Call, do func(*root) T) (
 // pause waits before copy n+1, with jitter. It returns false if there is no time for
 // another copy.
 func (b *Backend) pause(ctx context.Context, n int) bool {
-	ceiling := min(5*time.Millisecond<<min(n, 6), 250*time.Millisecond)
-	t := time.NewTimer(b.jitter(ceiling))
+	t := time.NewTimer(backoff.Exponential{First: 5 * time.Millisecond, Most: 250 * time.Millisecond, Rand: b.random}.Delay(n))
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -84,13 +84,13 @@ func (b *Backend) pause(ctx context.Context, n int) bool {
 	return false
 }
 
-// jitter returns a random duration in (0, ceiling].
-func (b *Backend) jitter(ceiling time.Duration) time.Duration {
+// random returns a random number in [0, n).
+func (b *Backend) random(n int64) int64 {
 	var raw [8]byte
 	if _, err := (lockedRand{b}).Read(raw[:]); err != nil {
-		return ceiling
+		return n - 1
 	}
-	return time.Duration(binary.LittleEndian.Uint64(raw[:])%uint64(ceiling)) + 1 //nolint:gosec // G115: ceiling is positive and small
+	return int64(binary.LittleEndian.Uint64(raw[:]) % uint64(n)) //nolint:gosec // G115: n is positive and small
 }
 
 // unansweredError returns the error of a call that no server answered.

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
@@ -122,7 +122,7 @@ func (s *settler) work() {
 			s.mu.Lock()
 			s.list = append(s.list, a)
 			s.mu.Unlock()
-			remote.Pause(s.b.life, s.b.settlePause)
+			backoff.Sleep(s.b.life, s.b.settlePause)
 		}
 	}
 }

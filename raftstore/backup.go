@@ -10,7 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
@@ -104,7 +104,7 @@ func (m *member) snapshotFrom(ctx context.Context, index uint64) (*raft.Snapshot
 		}
 		if err != nil {
 			// Raft makes none while a change of the configuration is in progress.
-			remote.Pause(ctx, commitTimeout)
+			backoff.Sleep(ctx, commitTimeout)
 		}
 		if ctx.Err() != nil {
 			return nil, nil, errors.Join(context.Cause(ctx), err)

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 )
 
 // BenchmarkClientRenew compares a renewal through a client with one on a follower,
@@ -66,9 +66,9 @@ func (f farCaller) over(ctx context.Context, call func() ([]byte, error)) ([]byt
 	if f.roundTrip == 0 {
 		return call()
 	}
-	remote.Pause(ctx, f.roundTrip/2)
+	backoff.Sleep(ctx, f.roundTrip/2)
 	answer, err := call()
-	remote.Pause(ctx, f.roundTrip/2)
+	backoff.Sleep(ctx, f.roundTrip/2)
 	return answer, err
 }
 
@@ -145,7 +145,7 @@ func (w *waitingClients) wake(t testing.TB) []time.Duration {
 		})
 	}
 	waiting.Wait()
-	remote.Pause(ctx, 20*time.Millisecond) // each is in its Wait
+	backoff.Sleep(ctx, 20*time.Millisecond) // each is in its Wait
 	begun.Store(int64(time.Since(clock)))
 	r, err := w.writer.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("woken", nil)}})
 	require.NoError(t, err)
@@ -212,7 +212,7 @@ func (s *clientSuite) freeze(tb testing.TB, leads bool) (control, slowest time.D
 func every10ms(tb testing.TB, calls []func(ctx context.Context) error) (slowest time.Duration, failed int) {
 	var mu sync.Mutex
 	var running sync.WaitGroup
-	for begun := time.Now(); time.Since(begun) < 3*time.Second; remote.Pause(tb.Context(), 10*time.Millisecond) {
+	for begun := time.Now(); time.Since(begun) < 3*time.Second; backoff.Sleep(tb.Context(), 10*time.Millisecond) {
 		for _, call := range calls {
 			running.Go(func() {
 				sent := time.Now()

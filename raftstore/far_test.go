@@ -13,7 +13,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/conformance/fault"
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 )
 
 // far returns an address that reaches addr with a delay of one round trip, for
@@ -22,7 +22,7 @@ func far(t *testing.T, addr string, roundTrip time.Duration) string {
 	t.Helper()
 	p, err := fault.NewProxy(context.Background(), "127.0.0.1:0", addr, fault.ProxyOptions{
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			remote.Pause(ctx, roundTrip)
+			backoff.Sleep(ctx, roundTrip)
 			return (&net.Dialer{}).DialContext(ctx, network, addr)
 		},
 	})

@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/internal/kv"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
@@ -166,7 +166,7 @@ func TestCutOffNodeSendsNoBeats(t *testing.T) {
 	before := beats
 	for range 20 {
 		require.NoError(t, s.beat(cut.streams.view()))
-		remote.Pause(ctx, leastBeat/2)
+		backoff.Sleep(ctx, leastBeat/2)
 	}
 	require.LessOrEqual(t, beats, before+1, "a node without a quorum confirms that it has one")
 	_, err = c.Wait(ctx, "", first.Revision+1000)

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 )
 
 // ownFileSystem mounts a separate file system, or returns "" if that is not possible.
@@ -87,7 +87,7 @@ func TestFrozenFileSystem(t *testing.T) {
 			}))
 			_, err := lease.Renew(testCtx(t))
 			require.NoError(t, err)
-			remote.Pause(t.Context(), 200*time.Millisecond)
+			backoff.Sleep(t.Context(), 200*time.Millisecond)
 		}
 		want, err := other.Snapshot(testCtx(t), "")
 		require.NoError(t, err)

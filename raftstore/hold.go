@@ -8,7 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 )
 
 // patientTransport resends entries itself if sending them fails. Raft doubles the
@@ -49,7 +49,7 @@ func (t *patientTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress
 		if err == nil || isHeartbeat(req) {
 			return err
 		}
-		remote.Pause(t.life, t.pause)
+		backoff.Sleep(t.life, t.pause)
 		if t.life.Err() != nil || !t.wanted(id, req.Term) {
 			return err
 		}

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
@@ -27,7 +27,7 @@ func (t *term) raiseLevel() {
 		if level = min(level, t.l.understands); err == nil && level > t.l.state.Level() {
 			t.propose(&state.Command{Kind: state.KindLevel, Level: level})
 		}
-		remote.Pause(t.life, levelPause)
+		backoff.Sleep(t.life, levelPause)
 	}
 }
 

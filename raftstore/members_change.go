@@ -12,7 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
@@ -180,7 +180,7 @@ func (c *change) arrive(ctx context.Context) (seatChange, error) {
 		if err == nil {
 			return seatChange{id: c.id, addr: c.addr, life: peer.Life, voter: c.verb == verbAddVoter}, nil
 		}
-		remote.Pause(ctx, leastMeeting)
+		backoff.Sleep(ctx, leastMeeting)
 		if ctx.Err() != nil {
 			return seatChange{}, fmt.Errorf("node %s does not answer at %s as a node that can join: %w", c.id, c.addr, err)
 		}
@@ -236,7 +236,7 @@ func (c *change) establish(ctx context.Context, e seatChange) error {
 		case ctx.Err() != nil:
 			return err
 		}
-		remote.Pause(ctx, leastMeeting)
+		backoff.Sleep(ctx, leastMeeting)
 	}
 }
 

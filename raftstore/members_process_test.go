@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 )
 
 var processRounds = flag.Int("soak.processes", 0, "rounds of TestMembersOfProcesses; 0 is one")
@@ -92,7 +92,7 @@ func (m *movingProcesses) write(ctx context.Context) {
 			m.acked[key] = rev
 			m.mu.Unlock()
 		}
-		remote.Pause(ctx, 5*time.Millisecond)
+		backoff.Sleep(ctx, 5*time.Millisecond)
 	}
 }
 
@@ -159,16 +159,16 @@ func (m *movingProcesses) change(kind, id string, call func(ctx context.Context,
 	var striking sync.WaitGroup
 	if n := m.at[victim]; n != nil {
 		striking.Go(func() {
-			remote.Pause(m.t.Context(), delay)
+			backoff.Sleep(m.t.Context(), delay)
 			if kill {
 				n.proc.Kill()
-				remote.Pause(m.t.Context(), outage)
+				backoff.Sleep(m.t.Context(), outage)
 				n.start(m.t)
 				return
 			}
 			thaw, err := n.proc.Freeze()
 			if err == nil {
-				remote.Pause(m.t.Context(), outage)
+				backoff.Sleep(m.t.Context(), outage)
 				thaw()
 			}
 		})
@@ -186,7 +186,7 @@ func (m *movingProcesses) change(kind, id string, call func(ctx context.Context,
 		}
 		m.again++
 		require.Less(m.t, begun.Elapsed(), time.Minute, "%s: %v", name, last)
-		remote.Pause(m.t.Context(), 20*time.Millisecond)
+		backoff.Sleep(m.t.Context(), 20*time.Millisecond)
 	}
 	striking.Wait()
 	if took := begun.Elapsed(); took > m.longest {

@@ -12,7 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
@@ -110,7 +110,7 @@ func (m *member) settle(ctx context.Context) (configuration, error) {
 		if ok {
 			return c, nil
 		}
-		remote.Pause(ctx, settlePause)
+		backoff.Sleep(ctx, settlePause)
 		if ctx.Err() != nil {
 			return c, errors.New("an earlier change of the configuration is not committed yet")
 		}
@@ -402,7 +402,7 @@ func (j *joins) catchUp(ctx context.Context, m *member, e seatChange) error {
 			case ctx.Err() != nil || heard.Elapsed() > joinPatience:
 				return errors.Join(fmt.Errorf("%w: it has %d of %d entries", errBehind, said.Last, last), err)
 			default:
-				remote.Pause(ctx, min(j.n.config.HeartbeatTimeout/8, 50*time.Millisecond))
+				backoff.Sleep(ctx, min(j.n.config.HeartbeatTimeout/8, 50*time.Millisecond))
 				continue
 			}
 			break

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
@@ -29,7 +29,7 @@ func flood(t *testing.T, addr string, count, rounds int, use func(net.Conn)) {
 	var wg sync.WaitGroup
 	for i := range count {
 		wg.Go(func() {
-			remote.Pause(ctx, time.Duration(i)*time.Millisecond)
+			backoff.Sleep(ctx, time.Duration(i)*time.Millisecond)
 			for round := 0; round < rounds && ctx.Err() == nil; round++ {
 				conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 				if err == nil {
@@ -38,7 +38,7 @@ func flood(t *testing.T, addr string, count, rounds int, use func(net.Conn)) {
 					conn.Close()
 					lift()
 				}
-				remote.Pause(ctx, 500*time.Millisecond)
+				backoff.Sleep(ctx, 500*time.Millisecond)
 			}
 		})
 	}
@@ -85,7 +85,7 @@ func measureStalls(t *testing.T) *stalls {
 	wg.Go(func() {
 		for i := 0; ctx.Err() == nil; i++ {
 			start := dcs.Now()
-			remote.Pause(ctx, tick)
+			backoff.Sleep(ctx, tick)
 			s.mu.Lock()
 			s.late[i%len(s.late)] = start.Elapsed() - tick
 			var sum time.Duration

@@ -5,7 +5,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 )
 
 // Raft notifies followers of a commit with the next message that carries entries, or
@@ -118,7 +118,7 @@ func (s *notices) notify(to *notified) {
 			LeaderCommitIndex: index,
 		}, &raft.AppendEntriesResponse{})
 		if err != nil {
-			remote.Pause(m.life, m.node.config.HeartbeatTimeout)
+			backoff.Sleep(m.life, m.node.config.HeartbeatTimeout)
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -12,13 +11,14 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 const (
-	// firstRepair and mostRepair bound the jittered pause before a store that
-	// failed is repaired; it doubles between them.
+	// firstRepair and mostRepair bound the pause before a store that failed is
+	// repaired.
 	firstRepair = 100 * time.Millisecond
 	mostRepair  = 2 * time.Second
 )
@@ -313,8 +313,7 @@ func (s *raftLog) resumed() <-chan struct{} {
 // pause waits before a repair, until resume is closed at the latest. It ends the
 // goroutine at Close.
 func (s *raftLog) pause(fails int, resume <-chan struct{}) {
-	longest := min(firstRepair<<min(fails, 16), mostRepair)
-	timer := time.NewTimer(time.Duration(rand.Int64N(int64(longest))) + 1) //nolint:gosec // jitter, no secret
+	timer := time.NewTimer(backoff.Exponential{First: firstRepair, Most: mostRepair}.Delay(fails))
 	defer timer.Stop()
 	select {
 	case <-s.closing:

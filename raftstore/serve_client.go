@@ -9,7 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/logging"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
@@ -177,7 +177,7 @@ func (s *clientStream) send(ctx context.Context) error {
 		}
 		s.upTo = max(s.upTo, upTo)
 		if spread := min(time.Duration(s.b.streams.waiting())*spreadPush, mostSpread); spread >= time.Millisecond {
-			remote.Pause(ctx, spread)
+			backoff.Sleep(ctx, spread)
 		}
 	}
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk/disktest"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
@@ -222,7 +222,7 @@ func (s *memberSoak) change() string {
 	var striking sync.WaitGroup
 	if victim >= 0 {
 		striking.Go(func() {
-			remote.Pause(s.t.Context(), delay)
+			backoff.Sleep(s.t.Context(), delay)
 			s.injectFault(victim, fault, outage)
 		})
 	}
@@ -269,7 +269,7 @@ func (s *memberSoak) injectFault(i int, fault string, outage time.Duration) {
 		if fault == "lose the data" {
 			s.files[i] = disktest.New()
 		}
-		remote.Pause(s.t.Context(), outage)
+		backoff.Sleep(s.t.Context(), outage)
 		s.start(i)
 		return
 	}
@@ -284,7 +284,7 @@ func (s *memberSoak) injectFault(i int, fault string, outage time.Duration) {
 	for _, k := range []transport.Kind{transport.KindRaft, transport.KindCall, transport.KindSetup} {
 		b.node.net.Gate(k, frozen)
 	}
-	remote.Pause(s.t.Context(), outage)
+	backoff.Sleep(s.t.Context(), outage)
 	for _, k := range []transport.Kind{transport.KindRaft, transport.KindCall, transport.KindSetup} {
 		b.node.net.Gate(k, nil)
 	}
@@ -303,7 +303,7 @@ func (s *memberSoak) insist(c memberChange) error {
 		}
 		s.mu.Unlock()
 		if b == nil {
-			remote.Pause(s.t.Context(), time.Millisecond)
+			backoff.Sleep(s.t.Context(), time.Millisecond)
 			continue
 		}
 		ctx, cancel := context.WithTimeout(s.t.Context(), insistTime)
@@ -318,7 +318,7 @@ func (s *memberSoak) insist(c memberChange) error {
 		}
 		said = append(said, fmt.Errorf("at %s: %w", b.config.ID, err))
 		s.again++
-		remote.Pause(s.t.Context(), 50*time.Millisecond)
+		backoff.Sleep(s.t.Context(), 50*time.Millisecond)
 	}
 	return errors.Join(said[max(0, len(said)-8):]...)
 }
@@ -336,7 +336,7 @@ func (s *memberSoak) wholeMembers(name string) {
 		if time.Now().After(deadline) {
 			s.t.Fatalf("%s: the cluster is not whole after %v: %s\n%s", name, soakWait, problem, s.statuses())
 		}
-		remote.Pause(s.t.Context(), 10*time.Millisecond)
+		backoff.Sleep(s.t.Context(), 10*time.Millisecond)
 	}
 }
 

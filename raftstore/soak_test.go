@@ -19,7 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk/disktest"
 )
 
@@ -257,7 +257,7 @@ func (s *soak) whole() {
 		if time.Now().After(deadline) {
 			s.t.Fatalf("the cluster is not whole after %v: %s", soakWait, problem)
 		}
-		remote.Pause(s.t.Context(), 10*time.Millisecond)
+		backoff.Sleep(s.t.Context(), 10*time.Millisecond)
 	}
 }
 
@@ -351,7 +351,7 @@ func (s *soak) failing(i int, err error, kinds ...disktest.Kind) {
 }
 
 func (s *soak) sleep(least, most time.Duration) {
-	remote.Pause(s.t.Context(), least+time.Duration(s.random.Int64N(int64(most-least))))
+	backoff.Sleep(s.t.Context(), least+time.Duration(s.random.Int64N(int64(most-least))))
 }
 
 // oneError makes one operation of any kind of node i fail.
@@ -446,7 +446,7 @@ func (s *soak) write(ctx context.Context) {
 	for n := 0; ctx.Err() == nil; n++ {
 		b := s.anyNode(n)
 		if b == nil {
-			remote.Pause(ctx, 10*time.Millisecond)
+			backoff.Sleep(ctx, 10*time.Millisecond)
 			continue
 		}
 		key := fmt.Sprintf("w/%07d", n)
@@ -456,7 +456,7 @@ func (s *soak) write(ctx context.Context) {
 		if err == nil {
 			s.ack(key, rev)
 		}
-		remote.Pause(ctx, 2*time.Millisecond)
+		backoff.Sleep(ctx, 2*time.Millisecond)
 	}
 }
 
@@ -478,7 +478,7 @@ func (s *soak) lead(ctx context.Context) {
 		if b := s.anyNode(n); b != nil {
 			s.holdOnce(ctx, b)
 		}
-		remote.Pause(ctx, 10*time.Millisecond)
+		backoff.Sleep(ctx, 10*time.Millisecond)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
@@ -119,7 +119,7 @@ func (n *node) replace(reason error, join disk.Incarnation) {
 func (n *node) watchPlace() {
 	silent := dcs.Now()
 	for n.life.Err() == nil {
-		remote.Pause(n.life, leastStartCheck/2)
+		backoff.Sleep(n.life, leastStartCheck/2)
 		if m := n.member(); m != nil && m.lostVote() {
 			// It was removed and added again before it noticed.
 			n.seat.change(func(s *seatState) { s.standing = standingNonVoter })

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"crypto/tls"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"strings"
 	"time"
@@ -178,6 +177,3 @@ func (c Config) check() (Config, error) {
 	}
 	return c, faults.Err(backendName)
 }
-
-// jitter is a random duration up to d.
-func (Config) jitter(d time.Duration) time.Duration { return rand.N(d) } //nolint:gosec // G404: jitter

@@ -3,7 +3,7 @@ package zookeeper
 import (
 	"strconv"
 
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 )
 
 // leave gives up the connections to a server that the Pool does not use any more,
@@ -22,7 +22,7 @@ func (b *Backend) leave(addr string) {
 	for s, w := range left {
 		b.beside.run(func() {
 			if silence := w.silent(); silence < b.c.Timing.RetryTimeout {
-				remote.Pause(b.life, b.c.Timing.RetryTimeout-silence)
+				backoff.Sleep(b.life, b.c.Timing.RetryTimeout-silence)
 			}
 			if s.o.kept || w.silent() > 0 {
 				s.cut(w)

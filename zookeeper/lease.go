@@ -12,6 +12,7 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/expiry"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
@@ -221,7 +222,7 @@ func (l *lease) keep() {
 			continue
 		}
 		if pause > 0 {
-			remote.Pause(l.b.life, pause)
+			backoff.Sleep(l.b.life, pause)
 			continue
 		}
 		addr := l.s.connected()

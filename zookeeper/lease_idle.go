@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/internal/expiry"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
@@ -60,12 +61,13 @@ func (l *lease) expire() (after time.Duration, ending bool) {
 
 // bury ends the session, trying again until ZooKeeper has said that it is over.
 func (l *lease) bury() {
-	for pause := l.b.c.Timing.LoopWait; l.s.ended() == nil && l.b.life.Err() == nil; pause = min(2*pause, l.b.c.Timing.TTL) {
+	pauses := backoff.Exponential{First: l.b.c.Timing.LoopWait, Most: l.b.c.Timing.TTL}
+	for failures := 0; l.s.ended() == nil && l.b.life.Err() == nil; failures++ {
 		ctx, cancel := context.WithTimeout(l.b.life, l.b.c.Timing.RetryTimeout)
 		err := l.Revoke(ctx)
 		cancel()
 		if err != nil {
-			remote.Pause(l.b.life, l.b.c.jitter(pause))
+			pauses.Wait(l.b.life, failures)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
@@ -106,7 +107,7 @@ func (s *session) Next() (string, bool) {
 		return "", false
 	}
 	go s.quit()
-	remote.Pause(context.Background(), farewell)
+	backoff.Sleep(context.Background(), farewell)
 	return "", true
 }
 
@@ -150,9 +151,9 @@ func (s *session) wanted() (context.Context, string, error) {
 			return nil, "", s.over
 		}
 		if s.want == "" && s.o.kept {
-			pause := min(shortestMiss<<min(s.misses, 10), longestMiss)
+			misses := s.misses
 			s.mu.Unlock()
-			remote.Pause(s.b.life, s.b.c.jitter(pause))
+			afterMiss.Wait(s.b.life, misses)
 			best := s.b.pool.Endpoints()[0]
 			s.mu.Lock()
 			if s.want == "" {
@@ -175,12 +176,8 @@ func (s *session) wanted() (context.Context, string, error) {
 // farewell is how long the library is given to queue the end of a session.
 const farewell = 5 * time.Millisecond
 
-// How long a session that is kept connected pauses before it tries again, the
-// first time and at most.
-const (
-	shortestMiss = 20 * time.Millisecond
-	longestMiss  = time.Second
-)
+// afterMiss is the pause of a session that is kept connected before it tries again.
+var afterMiss = backoff.Exponential{First: 20 * time.Millisecond, Most: time.Second}
 
 // event is the library's: of its connection, and of nodes.
 func (s *session) event(ev zk.Event) {

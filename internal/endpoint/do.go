@@ -252,7 +252,7 @@ func (d *call[T]) throttled(err error) {
 
 // backOff pauses between two rounds, with full jitter.
 func (d *call[T]) backOff(ctx context.Context, round int) {
-	d.p.pause(ctx, min(minBackoff<<min(round, 10), maxBackoff))
+	d.p.pause(ctx, betweenRounds.Bound(round))
 }
 
 // pause waits for a random time of at most ceiling, or until ctx or the Pool

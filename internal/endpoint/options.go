@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 )
 
 // Class separates calls whose latencies differ by nature.
@@ -146,9 +147,6 @@ const (
 	strikesOut = 2
 	// provenBy is how many probes in a row bring it back.
 	provenBy = 2
-	// The pause between two rounds, before jitter.
-	minBackoff = 5 * time.Millisecond
-	maxBackoff = 250 * time.Millisecond
 	// Hedges may be hedgeBurst at a time. One that is overtaken by the first
 	// copy costs uselessHedge of them; a call earns a hedgeShare of one.
 	hedgeShare   = 5
@@ -163,6 +161,9 @@ const (
 	// maxPause is the longest pause between probes, in ProbeIntervals.
 	maxPause = 10
 )
+
+// betweenRounds is the pause between two rounds.
+var betweenRounds = backoff.Exponential{First: 5 * time.Millisecond, Most: 250 * time.Millisecond}
 
 func (o Options) withDefaults() Options {
 	def := func(d *time.Duration, v time.Duration) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 )
 
 // Driver opens the URLs of a backend with servers: it is its [dcs.Driver].
@@ -68,16 +69,6 @@ func Ready(ctx context.Context, t dcs.Timing, log *slog.Logger, wait bool, quest
 			return err
 		}
 		log.Warn("waiting for the store", "error", err)
-		Pause(ctx, min(t.LoopWait, time.Second))
-	}
-}
-
-// Pause waits for d, or until ctx ends.
-func Pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
+		backoff.Sleep(ctx, min(t.LoopWait, time.Second))
 	}
 }

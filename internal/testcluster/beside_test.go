@@ -12,7 +12,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/etcd3"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/raftstore"
 )
 
@@ -132,7 +132,7 @@ func (w *awakened) wake(b *testing.B) []time.Duration {
 		})
 	}
 	waiting.Wait()
-	remote.Pause(b.Context(), 300*time.Millisecond) // all are asleep
+	backoff.Sleep(b.Context(), 300*time.Millisecond) // all are asleep
 	begin := time.Now()
 	r, err := w.writer.Commit(b.Context(), dcs.Txn{Then: []dcs.Write{dcs.Put("woken", nil)}})
 	require.NoError(b, err)

@@ -3,16 +3,19 @@ package watchcache
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // Forget makes the Cache read the tree again before the next watch, because the
 // watch has missed changes.
 func (c *Cache) Forget() { c.set(func() { c.synced = false }) }
+
+// betweenWatches is the pause before the next watch.
+var betweenWatches = backoff.Exponential{First: 5 * time.Millisecond, Most: 250 * time.Millisecond}
 
 // run keeps a watch open until the Store is closed.
 func (c *Cache) run() {
@@ -37,7 +40,7 @@ func (c *Cache) run() {
 		if began.Elapsed() > time.Second {
 			n = 0
 		}
-		remote.Pause(ctx, rand.N(min(5*time.Millisecond<<min(n, 10), 250*time.Millisecond))) //nolint:gosec // G404: jitter
+		betweenWatches.Wait(ctx, n)
 	}
 	c.set(func() { c.fault = dcs.ErrClosed })
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
@@ -199,7 +200,7 @@ func TestLaggingWatch(t *testing.T) {
 		"answers an old revision": {probe: func(_ context.Context, w *Watch) error { return w.Apply(30, nil, nil) }},
 		"answers late": {after: 750 * time.Millisecond, probe: func(ctx context.Context, w *Watch) error {
 			for range 5 {
-				remote.Pause(ctx, 200*time.Millisecond)
+				backoff.Sleep(ctx, 200*time.Millisecond)
 				w.Heard()
 			}
 			return ctx.Err()

@@ -5,17 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 )
 
 const (
-	// firstBackoff and mostBackoff bound the jittered pause after a dial that
-	// failed; it doubles between them.
+	// firstBackoff and mostBackoff bound the pause after a dial that failed.
 	firstBackoff = 10 * time.Millisecond
 	mostBackoff  = 500 * time.Millisecond
 )
@@ -205,10 +204,9 @@ func (t *callee) dial(d *dialing) {
 	}
 	d.conn, d.err = nil, err
 	t.why = err
-	longest := min(firstBackoff<<min(t.fails, 16), mostBackoff)
+	t.backoff = backoff.Exponential{First: firstBackoff, Most: mostBackoff}.Delay(t.fails)
 	t.fails++
 	t.failed = dcs.Now()
-	t.backoff = time.Duration(rand.Int64N(int64(longest))) + 1 //nolint:gosec // jitter, no secret
 }
 
 // errBroken says that a connection was broken before a request was queued.
