@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
-// Source is the store that a Cache is a copy of.
+// Source describes the store that a Cache copies.
 type Source struct {
 	// Backend is the name for errors, Budget is Timing.RetryTimeout, and Life
 	// ends when the Store is closed.
@@ -63,10 +63,10 @@ type Cache struct {
 
 	mu     sync.Mutex
 	synced bool          // the Tree is a copy
-	base   dcs.Revision  // what was before is not in it
-	heard  dcs.Instant   // when the watch last knew that the store serves
-	fault  error         // why it does not
-	final  bool          // fault is the store's own word
+	base   dcs.Revision  // the Tree knows no changes before it
+	heard  dcs.Instant   // when the store last was known to serve
+	fault  error         // the reason why it does not
+	final  bool          // fault is the store's own answer
 	change chan struct{} // closed when any of these changes
 }
 
@@ -132,7 +132,7 @@ func (c *Cache) Observer(next func(dcs.EndpointEvent)) func(dcs.EndpointEvent) {
 	}
 }
 
-// Wait is the Backend's.
+// Wait implements a Backend's Wait.
 func (c *Cache) Wait(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
 	c.start.Do(func() {
 		c.mu.Lock()
@@ -174,25 +174,25 @@ func (c *Cache) Wait(ctx context.Context, prefix string, since dcs.Revision) (dc
 	}
 }
 
-// Begins is the revision from which on the copy knows what changed; 0 before
-// there is one.
+// Begins returns the revision from which on the Tree knows the changes. It is 0
+// before the first read.
 func (c *Cache) Begins() dcs.Revision {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.base
 }
 
-// past is what is known of the time before the copy's beginning.
+// past is the knowledge about changes before the Tree begins.
 type past uint8
 
 const (
-	changed   past = iota // the copy shows it
-	unchanged             // the store says so
-	unclear               // it cannot be told
+	changed   past = iota // the Tree has a change
+	unchanged             // the store confirms that there was none
+	unclear               // neither of both
 )
 
-// before says whether anything changed between since and the copy's beginning,
-// which the copy cannot always tell.
+// before reports whether anything changed between since and the Tree's beginning.
+// The Tree has no deletions of that time.
 func (c *Cache) before(ctx context.Context, prefix string, since dcs.Revision) (past, error) {
 	now := map[string]bool{}
 	for _, e := range c.Tree.Snapshot(prefix).Entries {
@@ -213,7 +213,7 @@ func (c *Cache) before(ctx context.Context, prefix string, since dcs.Revision) (
 	return was, ctx.Err()
 }
 
-// state is what a Wait that began at began has to know.
+// state returns the state that decides whether a Wait that began at began goes on.
 func (c *Cache) state(began dcs.Instant) (synced bool, change <-chan struct{}, silent time.Duration, fault error, final bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -224,7 +224,7 @@ func (c *Cache) state(began dcs.Instant) (synced bool, change <-chan struct{}, s
 	return c.synced, c.change, heard.Elapsed(), c.fault, c.final
 }
 
-// over returns what ends a Wait, or nil.
+// over returns the error that ends a Wait, or nil.
 func (c *Cache) over(ctx context.Context, prefix string, silent time.Duration, fault error, final bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -253,8 +253,8 @@ func (c *Cache) sleep(ctx context.Context, moved, change <-chan struct{}, d time
 	}
 }
 
-// answer is the Snapshot that ends a Wait: the copy's, or, where the Store has
-// returned a later one already, the store's own.
+// answer returns the Snapshot that ends a Wait. It is the Tree's, or the store's if
+// the Store has returned a later one than the Tree's already.
 func (c *Cache) answer(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, bool, error) {
 	s := c.Tree.Snapshot(prefix)
 	if s.Revision > since && c.Raise(s.Revision) {
@@ -266,7 +266,7 @@ func (c *Cache) answer(ctx context.Context, prefix string, since dcs.Revision) (
 	return c.fresh(ctx, prefix, since)
 }
 
-// fresh is the store's own Snapshot, if it is later than since.
+// fresh reads the store, and reports whether its Snapshot is later than since.
 func (c *Cache) fresh(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, bool, error) {
 	one, cancel := context.WithTimeout(ctx, c.Budget)
 	defer cancel()
@@ -277,7 +277,7 @@ func (c *Cache) fresh(ctx context.Context, prefix string, since dcs.Revision) (d
 	return s, err == nil && s.Revision > since, err
 }
 
-// set changes what Waits see.
+// set changes c with f and wakes the Waits.
 func (c *Cache) set(f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -286,7 +286,7 @@ func (c *Cache) set(f func()) {
 	c.change = make(chan struct{})
 }
 
-// Alive notes that the store was heard of.
+// Alive notes that the store serves.
 func (c *Cache) Alive() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
