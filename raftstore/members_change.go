@@ -17,25 +17,27 @@ import (
 )
 
 const (
-	// changeSlice bounds the work of a leader on one copy of a request. The caller
-	// sends it again, so that a leader that hangs does not take its whole budget,
-	// and gets the reason why it waits.
+	// changeSlice bounds the work of a leader on one copy of a request. The caller sends
+	// the request again, so that a leader that hangs does not take the whole budget, and
+	// the caller gets the reason of the delay.
 	changeSlice = 2 * time.Second
-	// changeKept is how long a change stays the one under way after its last copy.
+	// changeKept is the time after its last copy for which a change stays the one in
+	// progress.
 	changeKept = 2 * time.Second
-	// answerTime is how long before the end of a caller's budget a leader answers.
+	// answerTime is the time before the end of a caller's budget at which a leader
+	// answers.
 	answerTime = 100 * time.Millisecond
 )
 
-// askedChange is a change that a caller has asked for.
+// askedChange is a change that a caller has requested.
 type askedChange struct {
 	memberRequest
-	working int         // copies
+	working int         // copies in progress
 	touched dcs.Instant // the end of the last copy
 	waits   error       // why the last copy did not make the change
 }
 
-// refusal is a definite no to a request about the members.
+// refusal is a definite refusal of a request about the members.
 type refusal struct {
 	kind replyKind
 	text string
@@ -48,8 +50,7 @@ func refuse(format string, args ...any) error {
 	return &refusal{kind: replyRefused, text: fmt.Sprintf(format, args...)}
 }
 
-// current returns the change under way that was asked for, or nil. The caller holds
-// the lock.
+// current returns the requested change in progress, or nil. The caller holds the lock.
 func (j *joins) current() *askedChange {
 	if a := j.asked; a != nil && a.working == 0 && a.touched.Elapsed() > changeKept {
 		j.asked = nil
@@ -57,14 +58,13 @@ func (j *joins) current() *askedChange {
 	return j.asked
 }
 
-// isAsked reports whether a change of that node was asked for. The caller holds the
-// lock.
+// isAsked reports whether a change of that node was requested. The caller holds the lock.
 func (j *joins) isAsked(id string) bool {
 	a := j.current()
 	return a != nil && a.id == id
 }
 
-// take makes r the change under way. Another one gets an error that says so.
+// take makes r the change in progress. It fails if there is another one.
 func (j *joins) take(r memberRequest) (release func(done bool, waits error), err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -98,11 +98,11 @@ func (j *joins) waits(r memberRequest) error {
 	return nil
 }
 
-// changeMembers does what a request about the members asks for, if this node leads.
-// The error is a *refusal if the answer is a definite no, wraps errOpen if a change
-// may still be made, and wraps ErrNotSent if something has to happen first.
+// changeMembers executes a request about the members, if this node leads. The error is a
+// *refusal if the change must not be made, wraps errOpen if a change may still be made, and
+// wraps transport.ErrNotSent if the request must be repeated.
 func (n *node) changeMembers(ctx context.Context, r *request, rep *reply) error {
-	// P2: what follows is decided on the configuration, which must be the cluster's.
+	// P2: the decisions below depend on the configuration, which must be the cluster's.
 	if err := n.lead.confirmed(ctx, r.voter, r.term); err != nil {
 		if errors.Is(err, errNotLeader) {
 			return err
@@ -169,8 +169,8 @@ func (c *change) run(ctx context.Context) error {
 	return refuse("%v is not known to this release", c.verb)
 }
 
-// arrive asks the node at the address of the request until it answers, and returns
-// the place for its life.
+// arrive asks the node at the address of the request until it answers, and returns the
+// place for its life.
 func (c *change) arrive(ctx context.Context) (seatChange, error) {
 	for {
 		peer, said, err := c.j.n.askSetup(ctx, c.id, c.addr, c.j.n.introduction())
@@ -192,13 +192,13 @@ func (c *change) fits(peer transport.Hello, said setupMessage) error {
 	own := c.j.n.net.Greeting().Incarnation
 	switch {
 	case peer.Life.IsZero():
-		return errors.New("it has no life")
+		return errors.New("the node has no life")
 	case peer.Incarnation == own, said.Standing == standingLost && peer.Incarnation.IsZero():
 		return nil
 	case peer.Incarnation.IsZero():
-		return errors.New("it has not found the cluster yet: its Peers must name a node that runs")
+		return errors.New("the node has not found the cluster yet: its Peers must name a running node")
 	}
-	return fmt.Errorf("it belongs to another incarnation of the cluster (%v and not %v)", peer.Incarnation, own)
+	return fmt.Errorf("the node belongs to another incarnation of the cluster (%v and not %v)", peer.Incarnation, own)
 }
 
 // add makes a node a voter or a non-voter.
@@ -226,7 +226,7 @@ func (c *change) add(ctx context.Context) error {
 	return c.establish(ctx, e)
 }
 
-// establish is that of joins, and waits until Raft runs on the node.
+// establish calls that of joins until Raft runs on the node and the node has caught up.
 func (c *change) establish(ctx context.Context, e seatChange) error {
 	for {
 		err := c.j.establish(ctx, c.m, e)
@@ -240,7 +240,7 @@ func (c *change) establish(ctx context.Context, e seatChange) error {
 	}
 }
 
-// remove removes all lives of a node. The leader hands the lead over first.
+// remove removes all lives of a node. The leader transfers the leadership first.
 func (c *change) remove(ctx context.Context) error {
 	for first := true; ; first = false {
 		conf, err := c.m.settle(ctx)
@@ -266,7 +266,7 @@ func (c *change) remove(ctx context.Context) error {
 			return errNotLeader
 		}
 		gone := lives[len(lives)-1].ID
-		if err := c.j.change(ctx, "a server is removed", gone, func() raft.IndexFuture {
+		if err := c.j.change(ctx, "configuration change: remove a server", gone, func() raft.IndexFuture {
 			return c.m.raft.RemoveServer(gone, conf.index, configTimeout)
 		}); err != nil {
 			return err
@@ -274,9 +274,8 @@ func (c *change) remove(ctx context.Context) error {
 	}
 }
 
-// mayLose returns an error if the voters that would be left could not elect and
-// commit: if there is none, or if those that answer, and whose disks work, are no
-// majority of them.
+// mayLose returns an error if the remaining voters could not elect and commit. That is so if
+// there is none, or if those that answer and whose disks work are no majority of them.
 func (c *change) mayLose(ctx context.Context, rest []raft.Server) error {
 	if len(rest) == 0 {
 		return refuse("node %s is the last voter: add another one first", c.id)
@@ -303,11 +302,10 @@ func (c *change) mayLose(ctx context.Context, rest []raft.Server) error {
 	if well > len(rest)/2 {
 		return nil
 	}
-	return refuse("without node %s the cluster would have %d voters, of which %d answer, and lose its quorum: %s", c.id, len(rest), well, strings.Join(sortedKeys(silent), ", "))
+	return refuse("without node %s the cluster would have %d voters, of which %d answer, and lose its quorum: no answer from %s", c.id, len(rest), well, strings.Join(sortedKeys(silent), ", "))
 }
 
-// move changes the address of a node, or lets the life that answers there take the
-// place of one that is gone.
+// move changes the address of a node, or replaces a lost life by the one that answers there.
 func (c *change) move(ctx context.Context) error {
 	conf, err := c.m.settle(ctx)
 	if err != nil {
@@ -339,11 +337,11 @@ func (c *change) move(ctx context.Context) error {
 	return c.establish(ctx, e)
 }
 
-// transfer gives the lead to a voter.
+// transfer moves the leadership to a voter.
 func (c *change) transfer(ctx context.Context) error {
 	own := c.j.n.config.ID
 	if c.id == own || c.id == "" && c.from != "" && c.from != own {
-		return nil // an earlier copy did it
+		return nil // an earlier copy has moved it
 	}
 	if c.id == "" {
 		return c.handOver(ctx, "")
@@ -358,7 +356,8 @@ func (c *change) transfer(ctx context.Context) error {
 	return c.handOver(ctx, c.id)
 }
 
-// handOver gives the lead to a voter that answers, to that node if id is not empty.
+// handOver transfers the leadership to a voter that answers, to that node if id is not
+// empty.
 func (c *change) handOver(ctx context.Context, id string) error {
 	var others []voter
 	for _, s := range c.m.committed().voters(c.j.n.config.ID) {
@@ -367,25 +366,25 @@ func (c *change) handOver(ctx context.Context, id string) error {
 		}
 	}
 	if len(others) == 0 {
-		return refuse("there is no other voter that could lead")
+		return refuse("there is no other voter that can lead")
 	}
 	asking, cancel := context.WithTimeout(ctx, c.j.n.questionTime())
 	defer cancel()
-	heir, ok := <-c.m.askVoters(asking, others, opQuestion)
+	successor, ok := <-c.m.askVoters(asking, others, opQuestion)
 	if !ok {
-		return errors.New("no voter answers that could lead")
+		return errors.New("no voter that can lead answers")
 	}
-	moved := c.m.raft.LeadershipTransferToServer(heir.id, raft.ServerAddress(heir.addr))
+	moved := c.m.raft.LeadershipTransferToServer(successor.id, raft.ServerAddress(successor.addr))
 	done := make(chan error, 1)
 	go func() { done <- moved.Error() }() // it ends with Raft at the latest
 	select {
 	case err := <-done:
-		c.j.n.log.Info("the lead is handed over", "to", string(heir.id), "error", err)
+		c.j.n.log.Info("leadership was transferred", "to", string(successor.id), "error", err)
 		if err != nil {
 			return err
 		}
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("the lead was not taken over yet: %w", ctx.Err())
+		return fmt.Errorf("leadership was not taken over yet: %w", ctx.Err())
 	}
 }

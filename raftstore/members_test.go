@@ -21,7 +21,7 @@ import (
 
 // These tests change the members of a cluster while a lock is held.
 
-// heldLock is a lock that a session holds over a node for the whole of a test.
+// heldLock is a lock that a session holds over a node during a whole test.
 type heldLock struct {
 	t    *testing.T
 	hold *dcs.Hold
@@ -57,8 +57,8 @@ func reserveAddr(t testing.TB) string {
 	return ln.Addr().String()
 }
 
-// extra adds a node to the list of a test, which names these nodes and itself in
-// its Peers, and starts it.
+// extra adds a node to those of a test and starts it. Its Peers are the given nodes and
+// itself.
 func (tc *testCluster) extra(id string, known ...int) int {
 	tc.t.Helper()
 	return tc.extraWith(id, func(*Config) {}, known...)
@@ -91,7 +91,7 @@ func (tc *testCluster) voters(i int) string {
 	return strings.Join(ids, "")
 }
 
-// knows waits until each node that runs knows these voters.
+// knows waits until each running node knows these voters.
 func (tc *testCluster) knows(voters string, nodes ...int) {
 	tc.t.Helper()
 	tc.eventually(func() bool {
@@ -112,19 +112,19 @@ func TestAddRemoveAndAddAgain(t *testing.T) {
 	follower := tc.follower()
 	lock := tc.hold(t, follower)
 	revs := tc.commits(0, 5, "k")
-	d := tc.extra("d", 0) // which knows one node
-	tc.eventually(func() bool { return tc.state(d) == Joining }, "it does not find the cluster")
+	d := tc.extra("d", 0) // its Peers name one node
+	tc.eventually(func() bool { return tc.state(d) == Joining }, "the node does not find the cluster")
 	short, cancel := contextFor(300 * time.Millisecond)
 	_, err := tc.node[d].Get(short, "k/0")
 	cancel()
-	require.ErrorIs(t, err, dcs.ErrUnavailable, "it has no part in the cluster")
-	require.Equal(t, "abc", tc.voters(0), "a node that runs is not added by itself")
+	require.ErrorIs(t, err, dcs.ErrUnavailable, "the node has no part in the cluster")
+	require.Equal(t, "abc", tc.voters(0), "a running node was added without a request")
 
 	at := tc.node[(tc.leader()+1)%3].Membership() // any node
 	require.NoError(t, at.AddVoter(testCtx(t), "d", tc.addrOf(d)))
-	require.NoError(t, at.AddVoter(testCtx(t), "d", tc.addrOf(d)), "it is one already")
+	require.NoError(t, at.AddVoter(testCtx(t), "d", tc.addrOf(d)), "the node is a voter already")
 	tc.knows("abcd", 0, 1, 2, d)
-	tc.eventually(func() bool { return tc.state(d) == Well }, "it does not take part")
+	tc.eventually(func() bool { return tc.state(d) == Well }, "the node does not take part")
 	tc.holds(revs)
 	members, err := tc.node[d].Membership().Members(testCtx(t))
 	require.NoError(t, err)
@@ -140,7 +140,7 @@ func TestAddRemoveAndAddAgain(t *testing.T) {
 	require.NoError(t, at.Remove(testCtx(t), "d"))
 	require.ErrorIs(t, at.Remove(testCtx(t), "d"), dcs.ErrNotFound)
 	tc.knows("abc", 0, 1, 2)
-	tc.eventually(func() bool { return tc.state(d) == Removed }, "it does not notice that it was removed")
+	tc.eventually(func() bool { return tc.state(d) == Removed }, "the node does not detect that it was removed")
 	require.ErrorIs(t, tc.node[d].Status().Health.Err, errRemoved)
 	term := tc.node[tc.leader()].Status().Term
 	short, cancel = contextFor(300 * time.Millisecond)
@@ -148,9 +148,9 @@ func TestAddRemoveAndAddAgain(t *testing.T) {
 	cancel()
 	require.ErrorContains(t, err, "was removed from the cluster")
 	tc.stop(d)
-	tc.start(d) // it does not come back by itself
-	tc.eventually(func() bool { return tc.state(d) == Removed }, "after a restart it takes part")
-	require.Equal(t, term, tc.node[tc.leader()].Status().Term, "the removed node disturbs")
+	tc.start(d) // it must not come back by itself
+	tc.eventually(func() bool { return tc.state(d) == Removed }, "the removed node takes part after a restart")
+	require.Equal(t, term, tc.node[tc.leader()].Status().Term, "the removed node caused an election")
 
 	revs["later"] = tc.commits(1, 1, "more")["more/0"]
 	delete(revs, "later")
@@ -161,8 +161,7 @@ func TestAddRemoveAndAddAgain(t *testing.T) {
 	lock.end()
 }
 
-// The leader is removed: it hands the lead over, and the others have a leader at
-// once.
+// A leader that is removed transfers the leadership, and the others have a leader at once.
 func TestRemoveTheLeader(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -172,7 +171,7 @@ func TestRemoveTheLeader(t *testing.T) {
 	require.NoError(t, tc.node[old].Membership().Remove(testCtx(t), id))
 	rest := []int{(old + 1) % 3, (old + 2) % 3}
 	tc.knows(strings.ReplaceAll("abc", id, ""), rest...)
-	tc.eventually(func() bool { return tc.state(old) == Removed }, "it does not notice")
+	tc.eventually(func() bool { return tc.state(old) == Removed }, "the node does not detect that it was removed")
 	require.Nil(t, tc.node[old].node.member())
 	lock.end()
 	// Of two voters one can be removed, and the last one cannot.
@@ -197,15 +196,15 @@ func TestRemoveKeepsTheQuorum(t *testing.T) {
 	at := tc.node[up].Membership()
 	err := at.Remove(testCtx(t), tc.config[up].ID)
 	require.ErrorIs(t, err, dcs.ErrConflict)
-	require.ErrorContains(t, err, "lose its quorum: "+tc.config[down].ID)
+	require.ErrorContains(t, err, "lose its quorum: no answer from "+tc.config[down].ID)
 	require.Equal(t, "abc", tc.voters(leader))
-	require.NoError(t, at.Remove(testCtx(t), tc.config[down].ID), "the node that is down may go")
+	require.NoError(t, at.Remove(testCtx(t), tc.config[down].ID), "the node that is down can be removed")
 	tc.knows(strings.ReplaceAll("abc", tc.config[down].ID, ""), leader, up)
 	tc.start(down)
-	tc.eventually(func() bool { return tc.state(down) == Removed }, "it takes part again")
+	tc.eventually(func() bool { return tc.state(down) == Removed }, "the node takes part again")
 }
 
-// A node without a vote follows, serves calls and is made a voter later.
+// A node without a vote follows and serves calls, and becomes a voter later.
 func TestNonVoter(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -213,17 +212,17 @@ func TestNonVoter(t *testing.T) {
 	d := tc.extra("d", 1, 2)
 	at := tc.node[0].Membership()
 	require.NoError(t, at.AddNonVoter(testCtx(t), "d", tc.addrOf(d)))
-	tc.eventually(func() bool { return tc.state(d) == NonVoting }, "it is not a non-voter")
+	tc.eventually(func() bool { return tc.state(d) == NonVoting }, "the node is not a non-voter")
 	tc.holds(revs)
 	tc.knows("abc", d)
 	require.ErrorIs(t, at.Transfer(testCtx(t), "d"), dcs.ErrConflict)
 	tc.stop(d)
 	tc.start(d)
-	tc.eventually(func() bool { return tc.state(d) == NonVoting }, "after a restart it is something else")
-	tc.stop(d) // and with a lost disk
+	tc.eventually(func() bool { return tc.state(d) == NonVoting }, "the node is not a non-voter after a restart")
+	tc.stop(d) // and after the loss of its disk
 	tc.wipe(d)
 	tc.start(d)
-	tc.eventually(func() bool { return tc.state(d) == NonVoting }, "it does not come back")
+	tc.eventually(func() bool { return tc.state(d) == NonVoting }, "the node does not come back")
 	tc.holds(revs)
 	tc.knows("abc", d)
 	require.NoError(t, at.AddVoter(testCtx(t), "d", tc.addrOf(d)))
@@ -231,13 +230,13 @@ func TestNonVoter(t *testing.T) {
 	require.ErrorIs(t, at.AddNonVoter(testCtx(t), "d", tc.addrOf(d)), dcs.ErrConflict)
 	require.NoError(t, at.Remove(testCtx(t), "d"))
 	require.NoError(t, at.AddNonVoter(testCtx(t), "d", tc.addrOf(d)))
-	tc.eventually(func() bool { return tc.state(d) == NonVoting }, "it is not a non-voter again")
+	tc.eventually(func() bool { return tc.state(d) == NonVoting }, "the node is not a non-voter again")
 	require.NoError(t, at.Remove(testCtx(t), "d"))
-	tc.eventually(func() bool { return tc.state(d) == Removed }, "a non-voter does not notice that it was removed")
+	tc.eventually(func() bool { return tc.state(d) == Removed }, "a non-voter does not detect that it was removed")
 }
 
-// A node without a vote loses its data, and the leader is killed as soon as the
-// configuration has changed that often: the node keeps its place, without a vote.
+// A node without a vote loses its data, and the leader is killed after so many changes of
+// the configuration. The node keeps its place, without a vote.
 func TestNonVoterKeepsItsPlace(t *testing.T) {
 	parallel(t)
 	for changes := range uint64(3) {
@@ -246,17 +245,17 @@ func TestNonVoterKeepsItsPlace(t *testing.T) {
 			revs := tc.commits(0, 5, "k")
 			d := tc.extra("d", 0, 1, 2)
 			require.NoError(t, tc.node[0].Membership().AddNonVoter(testCtx(t), "d", tc.addrOf(d)))
-			tc.eventually(func() bool { return tc.state(d) == NonVoting }, "it is not a non-voter")
+			tc.eventually(func() bool { return tc.state(d) == NonVoting }, "the node is not a non-voter")
 			leader := tc.leader()
 			m := tc.node[leader].node.member()
 			before := m.committed().index
 			tc.stop(d)
 			tc.wipe(d)
 			tc.start(d)
-			tc.eventually(func() bool { return m.committed().index > before+changes }, "its new life is not admitted")
+			tc.eventually(func() bool { return m.committed().index > before+changes }, "the new life is not admitted")
 			tc.kill(leader)
 			tc.start(leader)
-			tc.eventually(func() bool { return tc.state(d) == NonVoting }, "it lost its place")
+			tc.eventually(func() bool { return tc.state(d) == NonVoting }, "the node lost its place")
 			tc.holds(revs)
 			tc.knows("abc", 0, 1, 2, d)
 			tc.oldLivesAreRemoved()
@@ -264,7 +263,7 @@ func TestNonVoterKeepsItsPlace(t *testing.T) {
 	}
 }
 
-// A voter is removed and added again without a vote before it has noticed.
+// A voter is removed and added again without a vote before it has detected that.
 func TestVoterIsAddedAgainWithoutAVote(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -275,26 +274,26 @@ func TestVoterIsAddedAgainWithoutAVote(t *testing.T) {
 	require.NoError(t, r.RemoveServer(own, 0, 0).Error())
 	require.NoError(t, r.AddNonvoter(own, addr, 0, 0).Error())
 	back()
-	tc.eventually(func() bool { return tc.state(follower) == NonVoting }, "it takes itself for a voter")
+	tc.eventually(func() bool { return tc.state(follower) == NonVoting }, "the node still acts as a voter")
 	require.NoError(t, tc.node[leader].Membership().AddVoter(testCtx(t), tc.config[follower].ID, tc.addrOf(follower)))
 	tc.well()
 }
 
-// A node that was removed is added again while it gives up its life for that: it
-// joins with the next one.
+// A removed node is added again while it gives up its life for that. It joins with the
+// next one.
 func TestAddedWithTheLifeThatItGaveUp(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
 	d := tc.extra("d", 0, 1, 2)
 	at := tc.node[0].Membership()
 	require.NoError(t, at.AddNonVoter(testCtx(t), "d", tc.addrOf(d)))
-	tc.eventually(func() bool { return tc.state(d) == NonVoting }, "it is not a non-voter")
+	tc.eventually(func() bool { return tc.state(d) == NonVoting }, "the node is not a non-voter")
 	old := tc.node[d].node.net.ServerID()
 	addr := raft.ServerAddress(tc.node[d].node.wireAddr())
 	require.NoError(t, at.Remove(testCtx(t), "d"))
-	tc.eventually(func() bool { return tc.state(d) == Removed }, "it does not notice")
+	tc.eventually(func() bool { return tc.state(d) == Removed }, "the node does not detect that it was removed")
 	require.NoError(t, tc.node[tc.leader()].node.member().raft.AddNonvoter(old, addr, 0, 0).Error())
-	tc.eventually(func() bool { return tc.state(d) == NonVoting }, "it stays removed")
+	tc.eventually(func() bool { return tc.state(d) == NonVoting }, "the node stays removed")
 	tc.oldLivesAreRemoved()
 }
 
@@ -307,7 +306,7 @@ func TestTransfer(t *testing.T) {
 		at := tc.node[3-to-tc.leader()].Membership()
 		require.NoError(t, at.Transfer(testCtx(t), tc.config[to].ID))
 		require.Equal(t, to, tc.leader())
-		require.NoError(t, at.Transfer(testCtx(t), tc.config[to].ID), "it leads already")
+		require.NoError(t, at.Transfer(testCtx(t), tc.config[to].ID), "the node leads already")
 	}
 	before := tc.leader()
 	require.NoError(t, tc.node[0].Membership().Transfer(testCtx(t), ""))
@@ -316,7 +315,7 @@ func TestTransfer(t *testing.T) {
 	lock.end()
 }
 
-// A change waits for a node that is not there, says so, and lets no other change in
+// A change that waits for a missing node reports that, and refuses other changes
 // meanwhile.
 func TestOneChangeAtATime(t *testing.T) {
 	parallel(t)
@@ -332,7 +331,7 @@ func TestOneChangeAtATime(t *testing.T) {
 		joins.mu.Lock()
 		defer joins.mu.Unlock()
 		return joins.isAsked("z")
-	}, "it is not begun")
+	}, "the change does not begin")
 	err := tc.node[1].Membership().Remove(testCtx(t), "c")
 	require.ErrorIs(t, err, dcs.ErrConflict)
 	require.ErrorIs(t, err, ErrChangeUnderWay)
@@ -346,11 +345,11 @@ func TestOneChangeAtATime(t *testing.T) {
 	require.Equal(t, "abc", tc.voters(0))
 	tc.eventually(func() bool {
 		return tc.node[1].Membership().Transfer(testCtx(t), "") == nil
-	}, "the change is never over")
+	}, "the change never ends")
 }
 
-// A removed node that is added again is stopped before it has given up its data. The
-// next call goes on with the life that it has then.
+// A removed node that is added again is stopped before it has given up its data. The next
+// call continues with the life that it has then.
 func TestStoppedBeforeTheNewLifeBegins(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -359,7 +358,7 @@ func TestStoppedBeforeTheNewLifeBegins(t *testing.T) {
 	at := tc.node[0].Membership()
 	require.NoError(t, at.AddVoter(testCtx(t), "d", tc.addrOf(d)))
 	require.NoError(t, at.Remove(testCtx(t), "d"))
-	tc.eventually(func() bool { return tc.state(d) == Removed }, "it does not notice")
+	tc.eventually(func() bool { return tc.state(d) == Removed }, "the node does not detect that it was removed")
 	m := tc.node[tc.leader()].node.member()
 	life := tc.node[d].node.net.Greeting().Life
 	tc.kill(d)
@@ -372,18 +371,18 @@ func TestStoppedBeforeTheNewLifeBegins(t *testing.T) {
 	require.Len(t, tc.node[tc.leader()].Status().Members, 4)
 }
 
-// A leader that is cut off says of no node that it was removed: another leader may
-// have added it.
-func TestLeaderOfThePastRemovesNobody(t *testing.T) {
+// A leader that is cut off must not answer that a node was removed, because another leader
+// may have added it.
+func TestPastLeaderReportsNoRemoval(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
 	n := tc.node[tc.leader()].node
 	stranger := n.net.Greeting()
 	stranger.ID, stranger.Life = "z", newLife
-	tc.eventually(func() bool { return n.answerSetup(stranger, setupMessage{Standing: standingMember}).Removed }, "it is not answered")
+	tc.eventually(func() bool { return n.answerSetup(stranger, setupMessage{Standing: standingMember}).Removed }, "the leader does not answer")
 	stranger.ID = tc.config[tc.follower()].ID
-	tc.eventually(func() bool { return !n.answerSetup(stranger, setupMessage{Standing: standingMember}).Replaced.IsZero() }, "it is not answered")
-	n.net.Gate(transport.KindCall, errors.New("cut off")) // Raft goes on
+	tc.eventually(func() bool { return !n.answerSetup(stranger, setupMessage{Standing: standingMember}).Replaced.IsZero() }, "the leader does not answer")
+	n.net.Gate(transport.KindCall, errors.New("cut off")) // Raft continues
 	require.NotZero(t, n.leading())
 	answer := n.answerSetup(stranger, setupMessage{Standing: standingMember})
 	require.Zero(t, answer.Replaced)
@@ -406,8 +405,8 @@ func TestMembershipArguments(t *testing.T) {
 	require.ErrorIs(t, at.Transfer(testCtx(t), ""), dcs.ErrConflict)
 }
 
-// A change that is not committed may never be: nothing is said about it to a node
-// that would give up its data for it.
+// A change that is not committed may never be. A node that would give up its data because
+// of it must not learn of it.
 func TestNothingIsAdmittedBeforeTheCommit(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -425,7 +424,7 @@ func TestNothingIsAdmittedBeforeTheCommit(t *testing.T) {
 	require.Equal(t, setupMessage{}, answer)
 }
 
-// A node that cannot read what the cluster writes is refused before it is added.
+// A node that cannot read the cluster's entries is refused before it is added.
 func TestNodeOfAnOlderReleaseIsNotAdded(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -478,10 +477,10 @@ func TestMembersAreObserved(t *testing.T) {
 	// Changes that follow each other at once may be one event.
 	tc.eventually(func() bool { text, _ := last(); return strings.Contains(text, "a voter") }, "the new node is not observed")
 	require.NoError(t, at.Remove(testCtx(t), "d"))
-	tc.eventually(func() bool { text, _ := last(); return text == "removed: node d: removed" }, "its removal is not observed")
+	tc.eventually(func() bool { text, _ := last(); return text == "removed: node d: removed" }, "the removal is not observed")
 	_, n := last()
 	tc.stop(0)
-	tc.start(0) // what was reported before is not reported again
+	tc.start(0) // earlier changes must not be reported again
 	tc.commits(0, 1, "more")
 	_, again := last()
 	require.Equal(t, n, again, "%v", seen)

@@ -18,36 +18,35 @@ import (
 )
 
 const (
-	// joinPatience is how long a leader goes on with a node that does not ask
-	// any more.
-	joinPatience = 5 * time.Second
-	// leastCatchUp bounds from below the time of a round in which a new node
-	// has caught up: what a leader appends in that time does not delay a
+	// joinTimeout is the time after its last question for which a leader continues with
+	// a node.
+	joinTimeout = 5 * time.Second
+	// leastCatchUp is the lower bound of the time of a round within which a new node
+	// counts as caught up. The entries that a leader appends in that time do not delay a
 	// commit that needs the node's acknowledgement.
 	leastCatchUp = time.Second
-	// configTimeout is how long a change of the configuration may wait for
+	// configTimeout is the time for which a change of the configuration may wait for
 	// Raft's main loop.
 	configTimeout = time.Second
-	// settlePause is how often a leader looks whether a change is committed.
+	// settlePause is how often a leader checks whether a change is committed.
 	settlePause = 5 * time.Millisecond
 )
 
-// joins changes the configuration while this node leads. By itself it replaces a
-// lost life of a node by the new one; everything else is asked for (see
-// changeMembers).
+// joins changes the configuration while this node leads. By itself it replaces a lost life
+// of a node by the new one. It makes all other changes on request (see changeMembers).
 //
-// A life with a vote is replaced in four entries: the new one is added without a
-// vote, the old one loses its vote once the new one has caught up, the new one gets
-// the vote, and the old one is removed. So the quorum is never larger than it was: a
-// dead voter more would leave a cluster of three without a quorum if the new life was
-// lost, too, just then. Each is a change of a single server, which Raft's proof
-// covers. The next one follows from the present configuration alone, so that a new
-// leader goes on where the old one stopped: of several lives one is to get the vote.
+// A life with a vote is replaced in four entries. The new one is added without a vote, the
+// old one loses its vote once the new one has caught up, the new one gets the vote, and the
+// old one is removed. So the quorum is never larger than it was. With another dead voter, a
+// cluster of three would have no quorum if the new life was lost at that moment, too. Each
+// entry changes a single server, which Raft's proof covers. The next one follows from the
+// present configuration alone, so that a new leader continues where the old one stopped. Of
+// several lives one must get the vote.
 //
-// A life of a node that keeps no vote is replaced in three entries: the old one is
-// marked (see isWithoutVote), the new one is added, and the old one is removed.
-// hashicorp/raft reads the address of a server that it sends to without the lock under
-// which it changes it, so that the mark is not on the life that runs.
+// A life of a node that keeps no vote is replaced in three entries. The old one is marked
+// (see isWithoutVote), the new one is added, and the old one is removed. hashicorp/raft
+// reads the address of a server to which it sends without the lock under which it changes
+// the address. Therefore the mark is not on the life that runs.
 type joins struct {
 	n    *node
 	kick chan struct{}
@@ -56,7 +55,7 @@ type joins struct {
 	waiting map[string]*applicant // by the node's name
 	lead    *member               // nil unless a term of this node is open
 	term    context.Context       //nolint:containedctx // its end is the term's
-	asked   *askedChange          // the change that was asked for, until it is over
+	asked   *askedChange          // the requested change, until it has ended
 }
 
 // applicant is a node that waits for its new life to replace the old one.
@@ -76,8 +75,8 @@ type configuration struct {
 	index   uint64
 }
 
-// noteConfiguration takes over a configuration that is committed. Raft itself does
-// not say at which index its latest one is, nor whether that is committed.
+// noteConfiguration records a committed configuration. Raft itself reports neither the index
+// of its latest one nor whether that is committed.
 func (m *member) noteConfiguration(l *raft.Log) {
 	m.applied.Store(&configuration{servers: raft.DecodeConfiguration(l.Data).Servers, index: l.Index})
 }
@@ -95,15 +94,15 @@ func (m *member) committed() configuration {
 	return c
 }
 
-// settled returns the committed configuration, and whether it is the latest one, so
-// that no change is under way.
+// settled returns the committed configuration, and whether it is the latest one, so that no
+// change is in progress.
 func (m *member) settled() (configuration, bool) {
 	c := m.committed()
 	return c, slices.Equal(c.servers, m.servers())
 }
 
-// settle waits until no change is under way and returns the configuration. A change
-// names its index, so that Raft refuses it if another one was made meanwhile.
+// settle waits until no change is in progress and returns the configuration. A change names
+// its index, so that Raft refuses it if another one was made meanwhile.
 func (m *member) settle(ctx context.Context) (configuration, error) {
 	for {
 		c, ok := m.settled()
@@ -127,7 +126,7 @@ func (c configuration) lives(id string) (own []raft.Server) {
 	return own
 }
 
-// voters returns the voters that are not of node id.
+// voters returns the voters of all nodes except the node without.
 func (c configuration) voters(without string) (voters []raft.Server) {
 	for _, s := range c.servers {
 		if s.Suffrage == raft.Voter && transport.NodeOf(s.ID) != without {
@@ -139,14 +138,13 @@ func (c configuration) voters(without string) (voters []raft.Server) {
 
 func isVoter(s raft.Server) bool { return s.Suffrage == raft.Voter }
 
-// isVoterToBe reports whether a new life of this server's node is to be a voter. A
+// isVoterToBe reports whether a new life of this server's node must become a voter. A
 // recovery or a restore puts the other nodes into the first configuration of the new
 // incarnation as Staging, without a vote, so that they join it by themselves.
 func isVoterToBe(s raft.Server) bool { return s.Suffrage != raft.Nonvoter }
 
-// note takes down the introduction of a node and adds to the answer how it stands
-// in the configuration. Nothing is said of one that is not committed: it may never
-// be.
+// note records the introduction of a node and adds the node's place in the configuration to
+// the answer. It ignores a configuration that is not committed, because that may never be.
 func (j *joins) note(peer transport.Hello, m setupMessage, answer *setupMessage) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -162,7 +160,7 @@ func (j *joins) note(peer transport.Hello, m setupMessage, answer *setupMessage)
 	}
 }
 
-// answer is note once the configuration is known. The caller holds the lock.
+// answer is the part of note that needs the configuration. The caller holds the lock.
 func (j *joins) answer(lives []raft.Server, peer transport.Hello, m setupMessage, answer *setupMessage) {
 	own := transport.ServerID(peer.ID, peer.Life)
 	at := slices.IndexFunc(lives, func(s raft.Server) bool { return s.ID == own })
@@ -174,8 +172,8 @@ func (j *joins) answer(lives []raft.Server, peer transport.Hello, m setupMessage
 	case part && !answer.Admitted && slices.ContainsFunc(lives, isVoter):
 		_, answer.Replaced = transport.SplitServer(lives[len(lives)-1].ID)
 	case part && !answer.Admitted:
-		// A life without a vote may be the one that this node was to get when it was
-		// stopped, after it had been removed.
+		// A life without a vote may be the next one of this node, if the node was removed
+		// and then stopped before it began that life.
 		answer.Removed = true
 	case len(lives) == 0:
 	// A removed node may have been added again with the life that it gave up
@@ -193,8 +191,8 @@ func (j *joins) wake() {
 	}
 }
 
-// serve replaces lost lives for as long as a term of this node lasts. It begins
-// when the term is open, so that the configuration is committed.
+// serve replaces lost lives while a term of this node lasts. It begins when the term is
+// open, so that the configuration is committed.
 func (j *joins) serve(life context.Context, term uint64) {
 	m := j.n.member()
 	j.begin(life, m)
@@ -208,7 +206,7 @@ func (j *joins) serve(life context.Context, term uint64) {
 			err := j.replace(life, m, a)
 			if err != nil && life.Err() == nil && said[a.id] != err.Error() {
 				said[a.id] = err.Error()
-				j.n.log.Warn("a new life of a node could not take its place; it is tried again", "node", a.id, "life", a.life, "term", term, "error", err)
+				j.n.log.Warn("cannot replace the lost life of a node by its new one; retrying", "node", a.id, "life", a.life, "term", term, "error", err)
 			}
 		}
 		select {
@@ -219,8 +217,8 @@ func (j *joins) serve(life context.Context, term uint64) {
 	}
 }
 
-// begin starts a term, or ends it if m is nil. What an earlier term found out
-// counts for nothing.
+// begin starts a term, or ends it if m is nil. It discards the knowledge of an earlier
+// term.
 func (j *joins) begin(life context.Context, m *member) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -228,12 +226,12 @@ func (j *joins) begin(life context.Context, m *member) {
 	j.lead, j.term, j.asked = m, life, nil
 }
 
-// list returns copies of the applicants, without those that do not ask any more and
-// those for which a caller has asked for a change.
+// list returns copies of the applicants, without those that do not ask any more and those
+// for which a caller has requested a change.
 func (j *joins) list() []applicant {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	maps.DeleteFunc(j.waiting, func(_ string, a *applicant) bool { return a.asked.Elapsed() > joinPatience })
+	maps.DeleteFunc(j.waiting, func(_ string, a *applicant) bool { return a.asked.Elapsed() > joinTimeout })
 	var all []applicant
 	for _, id := range sortedKeys(j.waiting) {
 		if !j.isAsked(id) {
@@ -243,10 +241,9 @@ func (j *joins) list() []applicant {
 	return all
 }
 
-// unfinished returns the nodes that have several lives in the configuration and do
-// not ask: a new life that has its vote waits for nothing, also if the leader that
-// gave it was stopped before it removed the old life. The life that was heard of last
-// is the one to stay.
+// unfinished returns the nodes that have several lives in the configuration and do not ask.
+// A new life with a vote does not ask, even if the leader that gave it the vote was stopped
+// before it removed the old life. The last known life must stay.
 func (j *joins) unfinished(m *member) (all []applicant) {
 	c, ok := m.settled()
 	if !ok {
@@ -268,33 +265,33 @@ func (j *joins) unfinished(m *member) (all []applicant) {
 	return all
 }
 
-// replace takes the steps that are possible now for an applicant. A second process
-// with an empty directory must not replace a node that lives, so that the new life
-// must answer at the node's address.
+// replace takes the steps that are possible now for an applicant. A second process with an
+// empty directory must not replace a running node, so the new life must answer at the
+// node's address.
 func (j *joins) replace(ctx context.Context, m *member, a applicant) error {
 	c, err := m.settle(ctx)
 	lives := c.lives(a.id)
-	if err != nil || len(lives) == 0 { // it was removed meanwhile
+	if err != nil || len(lives) == 0 { // the node was removed meanwhile
 		return err
 	}
 	e := seatChange{id: a.id, addr: j.n.nodeAddr(a.id), life: a.life, voter: isVotersNode(lives)}
 	err = j.establish(ctx, m, e)
 	if errors.Is(err, errNotReady) {
-		return nil // it asks again
+		return nil // the node asks again
 	}
 	return err
 }
 
-// correctAlone puts this node's own address into the configuration, if it is the
-// only node: no other one needs to be asked.
+// correctAlone puts this node's own address into the configuration, if it is the only node
+// and so needs no other.
 func (j *joins) correctAlone(ctx context.Context, m *member) {
 	c, ok := m.settled()
 	if !ok || len(c.servers) != 1 || c.servers[0].Address == j.ownAddr() {
 		return
 	}
-	_ = j.change(ctx, "the address of this node has changed", m.id, func() raft.IndexFuture {
+	_ = j.change(ctx, "address of this node has changed", m.id, func() raft.IndexFuture {
 		return m.raft.AddVoter(m.id, j.ownAddr(), c.index, configTimeout)
-	}) // tried again with the next tick
+	}) // repeated with the next tick
 }
 
 func (j *joins) ownAddr() raft.ServerAddress {
@@ -302,16 +299,16 @@ func (j *joins) ownAddr() raft.ServerAddress {
 }
 
 var (
-	// errNotReady says that Raft does not run on a node yet.
+	// errNotReady reports that Raft does not run on a node yet.
 	errNotReady = errors.New("Raft does not run on the node yet")
-	// errBehind says that a node does not catch up.
+	// errBehind reports that a node does not catch up.
 	errBehind = errors.New("the node does not catch up with the log")
-	// errOpen says that a change may be made or not.
-	errOpen = errors.New("a change of the configuration was proposed, and its outcome is not known")
+	// errOpen reports that the outcome of a change is unknown.
+	errOpen = errors.New("a change of the configuration was proposed, and the outcome is unknown")
 )
 
-// establish changes the configuration, one entry after the other, until it has this
-// life of the node as e says, and no other life of the node.
+// establish changes the configuration, one entry after the other, until it has the place in
+// e, and no other life of the node.
 func (j *joins) establish(ctx context.Context, m *member, e seatChange) error {
 	for {
 		c, err := m.settle(ctx)
@@ -352,7 +349,7 @@ func (j *joins) mayAdd(ctx context.Context, e seatChange) error {
 	return nil
 }
 
-// look asks the node, at the address that it is to have, how it stands.
+// look asks the node, at the address in e, for its description of itself.
 func (j *joins) look(ctx context.Context, e seatChange) (setupMessage, error) {
 	if e.id == j.n.config.ID {
 		return j.n.introduction(), nil
@@ -364,9 +361,9 @@ func (j *joins) look(ctx context.Context, e seatChange) (setupMessage, error) {
 	return said, err
 }
 
-// change makes one change of the configuration and waits until it is committed, or
-// ctx ends. Raft's future knows no context. It is resolved at the latest when Raft
-// loses the lead. The error wraps errOpen if the change may still be made.
+// change makes one change of the configuration and waits until it is committed, or ctx
+// ends. Raft's future knows no context. It is resolved at the latest when Raft loses the
+// leadership. The error wraps errOpen if the change may still be made.
 func (j *joins) change(ctx context.Context, step string, id raft.ServerID, propose func() raft.IndexFuture) error {
 	done := make(chan error, 1)
 	go func() { done <- propose().Error() }()
@@ -374,7 +371,7 @@ func (j *joins) change(ctx context.Context, step string, id raft.ServerID, propo
 	select {
 	case err = <-done:
 	case <-ctx.Done():
-		return fmt.Errorf("%w: it is not committed yet", errOpen)
+		return fmt.Errorf("%w: the change is not committed yet", errOpen)
 	}
 	j.n.log.Info(step, "server", string(id), "error", err)
 	if errors.Is(err, raft.ErrLeadershipLost) || errors.Is(err, raft.ErrRaftShutdown) {
@@ -383,7 +380,7 @@ func (j *joins) change(ctx context.Context, step string, id raft.ServerID, propo
 	return err
 }
 
-// catchUp returns when the node has what the log held a moment ago. A node that
+// catchUp returns when the node has the entries that the log had a moment ago. A node that
 // is far behind would delay each commit that needs its acknowledgement.
 func (j *joins) catchUp(ctx context.Context, m *member, e seatChange) error {
 	bound := max(j.n.config.ElectionTimeout, leastCatchUp)
@@ -399,8 +396,8 @@ func (j *joins) catchUp(ctx context.Context, m *member, e seatChange) error {
 			case err == nil && said.Standing != standingJoining && said.Standing != standingNonVoter && said.Standing != standingMember:
 				return errNotReady
 			case err == nil && said.Last >= last:
-			case ctx.Err() != nil || heard.Elapsed() > joinPatience:
-				return errors.Join(fmt.Errorf("%w: it has %d of %d entries", errBehind, said.Last, last), err)
+			case ctx.Err() != nil || heard.Elapsed() > joinTimeout:
+				return errors.Join(fmt.Errorf("%w: the node has %d of %d entries", errBehind, said.Last, last), err)
 			default:
 				backoff.Sleep(ctx, min(j.n.config.HeartbeatTimeout/8, 50*time.Millisecond))
 				continue

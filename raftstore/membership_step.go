@@ -9,15 +9,15 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// seatChange is the place that a life of a node is to have in the configuration.
+// seatChange is the place that a life of a node must get in the configuration.
 type seatChange struct {
 	id, addr string
 	life     disk.Life
 	voter    bool
 }
 
-// isVotersNode reports whether a node with these lives is to have a vote. Of several
-// lives without a vote one is to get it, unless one is marked.
+// isVotersNode reports whether a node with these lives must have a vote. Of several lives
+// without a vote one must get it, unless one is marked.
 func isVotersNode(lives []raft.Server) bool {
 	if slices.ContainsFunc(lives, isWithoutVote) {
 		return slices.ContainsFunc(lives, isVoter)
@@ -25,24 +25,24 @@ func isVotersNode(lives []raft.Server) bool {
 	return len(lives) > 1 || slices.ContainsFunc(lives, isVoterToBe)
 }
 
-// isWithoutVote reports whether the address of a server does not name its life. That
-// marks a lost life whose node keeps no vote. Connections go to the life in the name
-// of the server, and Raft accepts no two servers with one address.
+// isWithoutVote reports whether the address of a server does not include its life. That
+// marks a lost life whose node keeps no vote. It has no effect on connections, which go to
+// the life in the server's name. Raft does not accept two servers with one address.
 func isWithoutVote(s raft.Server) bool {
 	return string(s.Address) == transport.PlainAddr(string(s.Address))
 }
 
-// stepKind is a kind of change of the configuration, in the words of the log.
+// stepKind is a kind of change of the configuration. Its text is the log message.
 type stepKind string
 
 const (
-	stepMark          stepKind = "a life that is lost is marked as one without a vote"
-	stepAdd           stepKind = "a server is added without a vote"
-	stepDemote        stepKind = "a life that is lost loses its vote"
-	stepVote          stepKind = "a server is given its vote"
-	stepRemove        stepKind = "a life that is lost is removed"
-	stepAddress       stepKind = "a server has another address"
-	stepVotersAddress stepKind = "a voter has another address"
+	stepMark          stepKind = "configuration change: mark a lost life as one without a vote"
+	stepAdd           stepKind = "configuration change: add a server without a vote"
+	stepDemote        stepKind = "configuration change: take the vote from a lost life"
+	stepVote          stepKind = "configuration change: give a server its vote"
+	stepRemove        stepKind = "configuration change: remove a lost life"
+	stepAddress       stepKind = "configuration change: set the address of a server"
+	stepVotersAddress stepKind = "configuration change: set the address of a voter"
 )
 
 // seatStep is one change of the configuration.
@@ -52,9 +52,9 @@ type seatStep struct {
 	addr   raft.ServerAddress
 }
 
-// next returns the change of the configuration that comes next for e, given the
-// node's lives in it, or false if there is none. It depends on nothing else, so that
-// the next leader goes on where this one stopped.
+// next returns the next change of the configuration for e, given the node's lives in it, or
+// false if there is none. It depends on nothing else, so that the next leader continues
+// where this one stopped.
 func (e seatChange) next(lives []raft.Server) (step seatStep, more bool) {
 	own, addr := transport.ServerID(e.id, e.life), serverAddr(e.addr, e.life)
 	at := slices.IndexFunc(lives, func(s raft.Server) bool { return s.ID == own })

@@ -12,7 +12,7 @@ import (
 )
 
 // seatWalk walks over all orders of steps, losses of the data and new leaders for one
-// node. Each step is decided by a leader that knows the configuration alone.
+// node. A leader that knows only the configuration decides on each step.
 type seatWalk struct {
 	t     *testing.T
 	voter bool
@@ -80,9 +80,9 @@ func apply(t *testing.T, lives []raft.Server, step seatStep) (next []raft.Server
 	return next
 }
 
-// A node that loses its data again and again, under leaders that are killed between
-// any two steps, keeps its place: one life, with a vote exactly if it had one, and
-// never more voters than nodes.
+// A node that loses its data repeatedly, under leaders that are killed between any two
+// steps, keeps its place. It has one life in the end, with a vote exactly if it had one, and
+// there are never more voters than nodes.
 func TestNodeKeepsItsPlace(t *testing.T) {
 	for _, voter := range []bool{true, false} {
 		t.Run(fmt.Sprintf("voter=%v", voter), func(t *testing.T) {

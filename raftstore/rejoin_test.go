@@ -18,11 +18,11 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// A node whose data are lost must not vote: what it acknowledged would count as
-// never said. These tests empty the directories of real nodes.
+// A node whose data are lost must not vote, because the entries that it acknowledged would
+// be lost. These tests empty the directories of real nodes.
 
-// isolate cuts a node off, as a pause does for the others; the returned function
-// lets it back in.
+// isolate cuts a node off, which looks like a pause to the others. The returned function
+// reconnects it.
 func (tc *testCluster) isolate(i int) (back func()) {
 	n := tc.node[i].node
 	isolated := func(reason error) {
@@ -34,7 +34,7 @@ func (tc *testCluster) isolate(i int) (back func()) {
 	return func() { isolated(nil) }
 }
 
-// kill stops a node at once: it hands nothing over.
+// kill stops a node at once, without a transfer of the leadership.
 func (tc *testCluster) kill(i int) {
 	tc.isolate(i)
 	tc.stop(i)
@@ -68,7 +68,7 @@ func (tc *testCluster) commits(at, n int, prefix string) map[string]dcs.Revision
 	return revs
 }
 
-// holds requires that every node has what was acknowledged.
+// holds requires that every node has the acknowledged writes.
 func (tc *testCluster) holds(revs map[string]dcs.Revision) {
 	tc.t.Helper()
 	for i, b := range tc.node {
@@ -103,12 +103,12 @@ func (tc *testCluster) leadBy(at int) {
 			}
 		}
 		return false
-	}, "the lead is not taken over")
+	}, "leadership is not taken over")
 }
 
-// Acknowledged commits are not lost: a and c acknowledge commits while b is away, c loses
-// its data, a is killed. b and c must not elect; when a is back, everything is
-// there, and c is a voter again.
+// Acknowledged commits are not lost. Nodes a and c acknowledge commits while b is away, c
+// loses its data, and a is killed. b and c must not elect a leader. When a is back, all
+// commits are present, and c is a voter again.
 func TestNodeThatLostItsDataDoesNotVote(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -127,7 +127,7 @@ func TestNodeThatLostItsDataDoesNotVote(t *testing.T) {
 	tc.start(a)
 	tc.holds(revs)
 	tc.becomesVoter(c)
-	// Its vote counts now: the others can do without a.
+	// Its vote counts now, so that the others need no vote of a.
 	tc.kill(a)
 	revs["after"] = tc.commits(b, 1, "later")["later/0"]
 	delete(revs, "after")
@@ -154,8 +154,8 @@ func (tc *testCluster) becomesVoter(i int) {
 	}, "the node does not become a voter again")
 }
 
-// The same with a lock: while its holder may believe that it has it, nobody else
-// gets it, and tokens rise.
+// The same with a lock. While its holder may rely on it, no other session gets it, and
+// tokens rise.
 func TestNodeThatLostItsDataGivesNoLockAway(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -197,9 +197,8 @@ func TestNodeThatLostItsDataGivesNoLockAway(t *testing.T) {
 	require.Greater(t, second, token)
 }
 
-// A node that starts without its log, or with an older one, has kept its
-// identity: it does not vote with it, and gets everything from the others as a
-// new member. Nothing is deleted.
+// A node that starts without its log, or with an older one, has kept its identity. It does
+// not vote with it, and gets all data from the others as a new member. Nothing is deleted.
 func TestLogIsLost(t *testing.T) {
 	parallel(t)
 	for name, lose := range map[string]func(t *testing.T, dir string){
@@ -216,7 +215,7 @@ func TestLogIsLost(t *testing.T) {
 			tc.stop(at)
 			lose(t, tc.config[at].Dir)
 			tc.start(at)
-			require.Nil(t, tc.node[at].node.member(), "Raft runs on what is left")
+			require.Nil(t, tc.node[at].node.member(), "Raft runs on the remaining data")
 			tc.becomesVoter(at)
 			require.NotEqual(t, old, tc.node[at].node.net.Greeting().Life)
 			tc.holds(revs)
@@ -235,8 +234,8 @@ func remove(t *testing.T, dir string, names ...string) {
 	}
 }
 
-// All nodes lost something at the same time: none throws away what it has.
-func TestNobodyDiscardsAlone(t *testing.T) {
+// All nodes lose data at the same time. None discards its remaining data.
+func TestNoNodeDiscardsAlone(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
 	tc.commits(0, 3, "k")
@@ -269,11 +268,11 @@ func TestNobodyDiscardsAlone(t *testing.T) {
 		tc.start(i)
 	}
 	_, err := tc.node[0].Get(testCtx(t), "k/0")
-	require.NoError(t, err, "the very logs are back")
+	require.NoError(t, err, "the original logs are back")
 }
 
-// A majority that lost its data starts no second cluster beside a node that
-// still has the first one's.
+// A majority that lost its data starts no second cluster while another node still has the
+// data of the first.
 func TestWipedMajorityFoundsNothing(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -290,11 +289,11 @@ func TestWipedMajorityFoundsNothing(t *testing.T) {
 		require.Zero(t, b.node.net.Greeting().Incarnation, "a second cluster")
 	}
 	tc.start(2)
-	tc.eventually(func() bool { return tc.node[0].node.net.Greeting().Incarnation == incarnation }, "it is not told")
+	tc.eventually(func() bool { return tc.node[0].node.net.Greeting().Incarnation == incarnation }, "the node does not learn the incarnation")
 	tc.noLeader(time.Second, 0, 1, 2)
 }
 
-// A node is wiped again while it is made a voter.
+// A node is wiped again while it becomes a voter.
 func TestWipedTwice(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -304,7 +303,7 @@ func TestWipedTwice(t *testing.T) {
 		tc.stop(at)
 		tc.wipe(at)
 		tc.start(at)
-		tc.eventually(func() bool { return tc.node[at].node.member() != nil }, "it does not join")
+		tc.eventually(func() bool { return tc.node[at].node.member() != nil }, "the node does not join")
 	}
 	tc.becomesVoter(at)
 	tc.holds(revs)
@@ -352,7 +351,7 @@ func (tc *testCluster) joinUntil(at int, step string) (leader int) {
 	return leader
 }
 
-// The leader is killed between the steps of a join: the next one goes on.
+// The leader is killed between the steps of a join, and the next one continues.
 func TestLeaderIsKilledDuringAJoin(t *testing.T) {
 	parallel(t)
 	for step := range joinSteps {
@@ -370,7 +369,7 @@ func TestLeaderIsKilledDuringAJoin(t *testing.T) {
 	}
 }
 
-// While a new life joins there are never more voters than nodes: the old life would
+// While a new life joins there are never more voters than nodes, because the old life would
 // make the quorum larger and acknowledge nothing.
 func TestJoinNeverRaisesTheQuorum(t *testing.T) {
 	parallel(t)
@@ -389,8 +388,8 @@ func TestJoinNeverRaisesTheQuorum(t *testing.T) {
 	require.Equal(t, []int{3, 2, 3, 3}, seen[len(seen)-4:], "added, demoted, given the vote, removed")
 }
 
-// A new life is lost between the steps of its join, and the leader is killed as well:
-// the two nodes that have all data still elect.
+// A new life is lost between the steps of its join, and the leader is killed as well. The
+// two nodes that have all data can still elect.
 func TestNewLifeIsLostDuringItsJoin(t *testing.T) {
 	parallel(t)
 	for step := range joinSteps {
@@ -411,8 +410,8 @@ func TestNewLifeIsLostDuringItsJoin(t *testing.T) {
 	}
 }
 
-// A life that is in the configuration in addition to the one that runs is removed, also if
-// no node asks for it: a leader may have been stopped just before.
+// A life that is in the configuration in addition to the running one is removed, even if no
+// node asks for it, because a leader may have been stopped just before.
 func TestLeftOverLifeIsRemoved(t *testing.T) {
 	for _, of := range []string{"leader", "follower"} {
 		t.Run(of, func(t *testing.T) {
@@ -428,7 +427,7 @@ func TestLeftOverLifeIsRemoved(t *testing.T) {
 			require.NoError(t, n.member().raft.AddVoter(transport.ServerID(tc.config[at].ID, other), addr, 0, 0).Error())
 			tc.oldLivesAreRemoved()
 			tc.well()
-			require.Equal(t, n.member().id, tc.node[tc.leader()].node.member().id, "it led all the time")
+			require.Equal(t, n.member().id, tc.node[tc.leader()].node.member().id, "the leader has changed")
 		})
 	}
 }
@@ -439,9 +438,9 @@ func (tc *testCluster) oldLivesAreRemoved() {
 	tc.eventually(func() bool { return len(tc.node[tc.leader()].node.member().servers()) == len(tc.node) }, "old lives are left over")
 }
 
-// The others elect a node that has just been given its vote, before the leader
-// that gave it could tell: it knows by that.
-func TestElectedBeforeItWasTold(t *testing.T) {
+// The others elect a node that has just been given its vote, before the leader that gave it
+// could notify the node. The node learns of its vote by the election.
+func TestElectedBeforeItWasNotified(t *testing.T) {
 	tc := newTestCluster(t, 3, nil)
 	at := tc.leader()
 	n := tc.node[at].node
@@ -474,9 +473,9 @@ func TestTwoOfFiveLoseTheirData(t *testing.T) {
 	require.Len(t, tc.node[tc.leader()].node.member().servers(), 5)
 }
 
-// P15: a cluster that was founded anew is another one. A node of the old one is
-// refused, and its callers are told; nothing of the old one is ever served as
-// the new one's.
+// P15: a cluster that was founded again is another one. A node of the old one is refused,
+// and its callers get an error that reports it. No data of the old one are ever served as
+// those of the new one.
 func TestP15AnotherIncarnation(t *testing.T) {
 	parallel(t)
 	tc := newTestCluster(t, 3, nil)
@@ -505,7 +504,7 @@ func TestP15AnotherIncarnation(t *testing.T) {
 		defer cancel()
 		_, err = b.Get(short, "old/0")
 		return errors.Is(err, dcs.ErrUnauthorized)
-	}, "the caller is not told")
+	}, "the error does not report the other incarnation")
 	require.ErrorContains(t, err, old)
 	require.ErrorContains(t, err, now)
 	require.ErrorContains(t, err, "rejoin=true")
@@ -522,7 +521,7 @@ func TestP15AnotherIncarnation(t *testing.T) {
 	require.ErrorIs(t, err, dcs.ErrNotFound)
 }
 
-// No text advises what loses acknowledged writes.
+// No text advises a step that loses acknowledged writes.
 func TestNoTextAdvisesACopy(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	require.NoError(t, err)

@@ -11,13 +11,13 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// setupMessage is what a node says of itself to another one on a setup
-// connection, whether it asks or answers. The hello before it has said who the
-// node is, with its life and its incarnation.
+// setupMessage is a node's description of itself for another node, in a question or an
+// answer on a setup connection. The hello before it has the name, the life and the
+// incarnation of the node.
 type setupMessage struct {
 	Standing standing `json:"standing"`
-	// Founders are the lives that the cluster began with, as far as the node
-	// knows them, and FounderAddrs their addresses.
+	// Founders are the lives with which the cluster began, as far as the node knows
+	// them, and FounderAddrs their addresses.
 	Founders     map[string]disk.Life `json:"founders,omitempty"`
 	FounderAddrs map[string]string    `json:"founder_addrs,omitempty"`
 	// Peers are the names in the node's list, while it waits for the first start.
@@ -25,47 +25,47 @@ type setupMessage struct {
 	// Members are the nodes of the replicated configuration with their
 	// addresses, if the node has one.
 	Members map[string]string `json:"members,omitempty"`
-	// Addr is the address at which the node believes to be reached, and Level the
-	// newest feature level that it understands.
+	// Addr is the node's own address as it knows it, and Level the newest feature level
+	// that it understands.
 	Addr  string `json:"addr,omitempty"`
 	Level byte   `json:"level,omitempty"`
-	// Former are the incarnations that the node's was recovered or restored from.
+	// Former are the incarnations from which the node's was recovered or restored.
 	Former []disk.Incarnation `json:"former,omitempty"`
-	// Leader is the node that this one takes for the Raft leader, or "".
+	// Leader is the Raft leader that the node knows, or "".
 	Leader string `json:"leader,omitempty"`
 	// Last is the index of the newest entry in the node's log.
 	Last uint64 `json:"last,omitempty"`
-	// Added says that the node's log has an entry by which it was added.
+	// Added is true if the node's log has an entry by which it was added.
 	Added bool `json:"added,omitempty"`
 
-	// What a leader answers, from a configuration that is committed:
+	// The fields below are in the answer of a leader, from a committed configuration.
 
-	// Admitted says that the life that asks is in the configuration, Voter that it
-	// is a voter.
+	// Admitted is true if the life that asks is in the configuration, Voter if it is a
+	// voter there.
 	Admitted bool `json:"admitted,omitempty"`
 	Voter    bool `json:"voter,omitempty"`
-	// NonVoter says that it is in the configuration without a vote, and stays so
-	// until somebody calls AddVoter.
+	// NonVoter is true if it is in the configuration without a vote, and stays so until
+	// AddVoter is called.
 	NonVoter bool `json:"non_voter,omitempty"`
-	// Removed says that the node was removed: no life of it in the configuration is
-	// the one that asks, or a voter.
+	// Removed is true if the node was removed. No life of it in the configuration is the
+	// one that asks, or a voter.
 	Removed bool `json:"removed,omitempty"`
 	// Replaced is the life of the node that the committed configuration has
 	// instead of the one that asks.
 	Replaced disk.Life `json:"replaced,omitzero"`
 
-	// What any member answers to a node that believes to be one:
+	// The fields below are in the answer of any member to a node that takes part as a
+	// member.
 
-	// Known is what messages of the asking node's life have proven that it had
-	// stored.
+	// Known has the term and the log that the asking node's life had stored, as its
+	// messages have proven.
 	Known transport.Sighting `json:"known,omitzero"`
-	// Seen is the newest start of the asking node's life that this one has
-	// seen.
+	// Seen is the newest start of the asking node's life that this one has seen.
 	Seen transport.Start `json:"seen,omitzero"`
 }
 
-// askSetup sends m to node id at addr, whatever its life and incarnation are, and
-// returns its hello and its answer.
+// askSetup sends m to node id at addr, with any life and incarnation, and returns its
+// hello and its answer.
 func (n *node) askSetup(ctx context.Context, id, addr string, m setupMessage) (peer transport.Hello, answer setupMessage, err error) {
 	body, err := json.Marshal(m)
 	if err != nil {
@@ -97,16 +97,16 @@ func decodeSetup(body []byte) (m setupMessage, err error) {
 	return m, nil
 }
 
-// met is what another node answered.
+// met is the answer of another node.
 type met struct {
 	peer transport.Hello
 	said setupMessage
 	err  error
 }
 
-// meet introduces this node to all others at once and returns their answers, by
-// name. It takes as long as a dial may take. A node that does not answer at its
-// address is asked at the one in Peers too, if that is another one.
+// meet introduces this node to all others at once and returns their answers, by name. It
+// may take as long as a dial. A node that has another address in Peers is asked there
+// too, and that answer counts if there is none from its own address.
 func (n *node) meet(ctx context.Context) map[string]met {
 	present, listed := n.memberAddrs()
 	m := n.introduction()
@@ -137,8 +137,8 @@ func (n *node) askAll(ctx context.Context, addrs map[string]string, m setupMessa
 	return all
 }
 
-// learnAddrs takes over what the answers say of addresses, and adds to all the
-// nodes that were found at the address in Peers only.
+// learnAddrs adopts the addresses in the answers, and adds the nodes to all that answer
+// only at their address in Peers.
 func (n *node) learnAddrs(all, found map[string]met, listed map[string]string) {
 	for id, a := range all {
 		if a.err != nil {
@@ -162,7 +162,7 @@ func (n *node) learnAddrs(all, found map[string]met, listed map[string]string) {
 	}
 }
 
-// introduction is what this node says of itself.
+// introduction returns this node's description of itself.
 func (n *node) introduction() setupMessage {
 	s := n.seat.look()
 	m := setupMessage{
@@ -182,14 +182,14 @@ func (n *node) introduction() setupMessage {
 	return m
 }
 
-// answerSetup answers another node's introduction. A leader notes a node that
-// waits to become a voter.
+// answerSetup answers another node's introduction. A leader records a node that waits to
+// become a voter.
 func (n *node) answerSetup(peer transport.Hello, m setupMessage) setupMessage {
 	known := n.addrs()[peer.ID] != "" || n.config.peerAddr(peer.ID) != ""
 	if known {
 		n.seat.heard(peer, m)
 	}
-	// The name of a node that is not known was not proven.
+	// The name of an unknown node was not proven.
 	if (known || n.config.TLS == nil) && peer.Incarnation == n.net.Greeting().Incarnation {
 		n.learnMembers(m.Members)
 	}
