@@ -2,7 +2,7 @@ package cluster
 
 import (
 	"context"
-	"sync"
+	"fmt"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -19,20 +19,23 @@ type Publisher struct {
 	scope   string
 	every   time.Duration
 
-	mu   sync.Mutex
-	last []byte // without the position
+	turn chan struct{} // has one element unless a call is under way
+	last []byte        // without the position
 	at   dcs.Instant
 }
 
 // NewPublisher returns a Publisher that writes a mere change of the Position once in
 // every at most. The LoopWait of the session's Timing is a good value.
 func NewPublisher(session *dcs.Session, scope string, every time.Duration) *Publisher {
-	return &Publisher{session: session, scope: scope, every: every}
+	p := &Publisher{session: session, scope: scope, every: every, turn: make(chan struct{}, 1)}
+	p.turn <- struct{}{}
+	return p
 }
 
 // Publish publishes m with [dcs.Session.Publish], unless only its Position has
 // changed and the last record is not old enough. It returns the lease of the
-// session that was displaced, if there was one.
+// session that was displaced, if there was one. A call waits for an earlier one, and
+// returns ErrUnavailable with nothing sent if ctx ends first.
 func (p *Publisher) Publish(ctx context.Context, m Member) (displaced dcs.LeaseID, err error) {
 	value, err := m.Encode()
 	if err != nil {
@@ -43,8 +46,12 @@ func (p *Publisher) Publish(ctx context.Context, m Member) (displaced dcs.LeaseI
 	if err != nil {
 		return "", err
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	select {
+	case <-p.turn:
+		defer func() { p.turn <- struct{}{} }()
+	case <-ctx.Done():
+		return "", &dcs.Error{Op: "Publish", Key: MemberKey(p.scope, m.Name), Kind: dcs.ErrUnavailable, Err: fmt.Errorf("an earlier Publish is under way: %w", ctx.Err())}
+	}
 	if p.last != nil && string(rest) == string(p.last) && p.at.Elapsed() < p.every {
 		return "", nil
 	}

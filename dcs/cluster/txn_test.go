@@ -286,3 +286,22 @@ func TestPublisher(t *testing.T) {
 		require.ErrorIs(t, err, dcs.ErrInvalid)
 	})
 }
+
+// A Publish that waits for an earlier one ends with its own context.
+func TestPublisherTakesTurns(t *testing.T) {
+	inTime(t, func(t *testing.T, server *memstore.Server, a, _ *dcs.Store) {
+		p := NewPublisher(session(t, a), "pg", 10*time.Second)
+		hung := server.Inject(memstore.Match{Op: memstore.OpCommit}, memstore.Hang())
+		first := make(chan error, 1)
+		go func() { _, err := p.Publish(t.Context(), Member{Name: "a"}); first <- err }() // ends with its budget
+		time.Sleep(time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		begin := time.Now()
+		_, err := p.Publish(ctx, Member{Name: "a", State: StateFailed})
+		require.ErrorIs(t, err, dcs.ErrUnavailable)
+		require.Equal(t, time.Second, time.Since(begin))
+		hung.Lift()
+		require.True(t, dcs.KindOf(<-first) != dcs.ErrInvalid) // it may have landed with a later copy
+	})
+}
