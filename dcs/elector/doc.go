@@ -1,0 +1,166 @@
+// Package elector takes, keeps and gives up leadership for a service: a database
+// whose primary must be the only one, an address, a job.
+//
+// An elector holds a lock in a [dcs.Store] and makes the service primary while it
+// does. It publishes a record of its member in the tree of package cluster, in the
+// formats of Patroni, and follows requests of operators.
+//
+//	err := elector.Run(ctx, elector.Config{
+//		Store: store, Scope: "pg", Name: "a", Service: database,
+//	})
+//
+// A program whose service is a function uses [Lead], which calls the function while
+// its process leads.
+//
+// # Guarantees
+//
+// The rules have numbers, and the tests that fail without them name these.
+//
+//   - E1: Promote is called after a renewal was confirmed that was sent after the
+//     acquisition, and with more than StopTimeout left (TestConfirmBeforePromote).
+//   - E2: A demotion begins at once when the lock is lost, when Promote fails or takes
+//     too long, and when a service is primary without the lock; StopTimeout before the
+//     deadline when renewals fail; and on request (TestFailover, TestLockDeleted,
+//     TestPromoteFails, TestFoundPrimary, TestUnhealthy).
+//   - E3: A demotion has a fence time, which is fixed when the demotion begins. If
+//     Demote fails or misses it, Fence is called, once. If Fence fails or takes more
+//     than half of FenceTimeout, the process ends (TestHungDemote, TestFenceFails,
+//     TestNoFencer). A lock that is lost meanwhile brings the time forward
+//     (TestLostWhileHandingOver).
+//   - E4: The timing leaves time to demote after a renewal that fails, on the TTL that
+//     the store grants (TestTimetableKeepsItsOrder, TestTimingFaults).
+//   - E5: The lock is given back after Demote or Fence has returned nil. Otherwise it
+//     is left to expire (TestFenceFails, TestHungPromote).
+//   - E6: Renewals go on during a demotion that was asked for (TestHandoverTimeout).
+//   - E7: Fence is fired by a timer that does not depend on the elector's loop. A loop
+//     that has not run for half of the TTL renews no more (TestLoopHangs).
+//   - E8: Promote, Demote and Follow never overlap, and nothing is acquired while one
+//     of them runs (TestHungPromote, TestFollow).
+//   - E9: A member whose promotion failed publishes the state failed and lets the
+//     others come first (TestPromoteFails, TestPromoteFailsAlone).
+//   - E10: An acquisition holds only if the configuration and the requests by which it
+//     was decided are unchanged, then and before Promote (TestPausedMeanwhile).
+//   - E11: In a pause no member acquires, and no member demotes for a reason of policy
+//     (TestPause, TestPauseWhileSwitchingOver).
+//   - E12: A shutdown is bounded and leaves nothing behind (TestShutdown).
+//   - E13: The own lock of an earlier session is deleted and not waited for
+//     (TestOwnOldLock).
+//   - E14: A member leads only if the policy allows it, and each refusal has a reason
+//     (TestDefaultPolicy, TestAheadLeads, TestRefusals).
+//   - E15: A switchover is judged before anything stops, and only its candidate takes
+//     the lock (TestSwitchover, TestSwitchoverRefused, TestSwitchoverFails).
+//
+// TestNeverTwoPrimaries walks at random over faults of the store, of the services and
+// of the processes. At no moment are two services primary there.
+//
+// An operator or program that deletes the lock with the store's own tools is not
+// stopped: two members may be primary then until the next renewal, and LostTimeout
+// longer. Commits with [Leadership.Commit], and resources that compare
+// [Leadership.Token], are protected in that time too. The promise is that of package
+// dcs, with the same exceptions.
+//
+// # Timetable
+//
+// All moments follow from [Timing] and are counted from the last confirmed renewal;
+// [Timetable] computes them. With the defaults (TTL 30 s, LoopWait and RetryTimeout
+// 10 s):
+//
+//	0 s       10 s      20 s  21.9 s      28.4 s  28.9 s  29.4 s   30 s
+//	|---------|---------|-----|-----------|-------|-------|--------|
+//	renewal   next one  fails Demote      Fence   process deadline others may
+//	confirmed is sent         begins              ends             take the lock
+//
+// Demote thus has 6.5 s when renewals fail. A service that needs longer takes a longer
+// StopTimeout, which a longer TTL or a shorter RetryTimeout must leave. After a loss of
+// the lock Demote has LostTimeout. A demotion that was asked for has HandoverTimeout,
+// but ends with the deadline of its beginning: at the least 18.4 s with the defaults.
+// A failover after the death of a leader takes at most the TTL.
+//
+// # States
+//
+//	Starting   no session, or the tree was not read, or the service has not reported
+//	Following  another member leads, or this one may not
+//	Acquiring  the lock is being taken and confirmed
+//	Promoting  Promote runs
+//	Leading    the service is primary
+//	Demoting   Demote runs
+//	Fenced     Fence was called
+//	Stopped    Run has returned
+//
+// In each state the first transition is made whose condition holds:
+//
+//	Starting   -> Stopped    shutdown before the start
+//	           -> Demoting   service found primary at the start
+//	           -> Following  started
+//	Following  -> Demoting   service found primary
+//	           -> Stopped    shutdown
+//	           -> Starting   session lost
+//	           -> Acquiring  lock may be taken
+//	Acquiring  -> Following  not acquired
+//	           -> Following  lock lost before the promotion
+//	           -> Following  lock not usable
+//	           -> Promoting  lock confirmed
+//	Promoting  -> Fenced     fenced during the promotion
+//	           -> Demoting   promotion ends
+//	           -> Leading    promoted
+//	Leading    -> Fenced     fenced while leading
+//	           -> Demoting   leadership ends
+//	Demoting   -> Fenced     fenced during the demotion
+//	           -> Fenced     demotion failed
+//	           -> Following  demoted
+//	Fenced     -> Stopped    fence failed
+//	           -> Fenced     lock given back
+//	           -> Stopped    shutdown while a callback hangs
+//	           -> Following  fenced
+//
+// # Writing a Service
+//
+// Promote must return when the service is primary, and Demote when it is not. Both
+// must change nothing if that is so already. Their context bounds them, and a
+// callback that ignores it is fenced.
+//
+// A database: Promote calls the server's promotion and waits for it. Demote stops the
+// server, or restarts it as a replica; a stop that may take long must be a fast one, as
+// with pg_ctl stop -m immediate, once the context's deadline is near. Fence kills the
+// process group. Report returns the role that the server itself reports, and its
+// position; Follow points the replica at the leader.
+//
+// An address: Promote adds it to the interface and announces it, Demote removes it.
+// Fence is Demote without waiting. Report looks for the address, so that one that an
+// earlier process left behind is found at the start.
+//
+// A job: use [Lead]. The function must return when its context ends. It has no Fencer,
+// so that the process ends if it does not.
+//
+// A resource outside the store is safe only if it refuses smaller tokens than it has
+// seen, or if the service stops in time. The second one needs a process that runs: a
+// process that is stopped or swapped out demotes nothing until it goes on.
+//
+// # Members and the policy
+//
+// Each process needs a name of its own. Where two have one, the one that published
+// the record last may lead, and the other reports the conflict.
+//
+// [DefaultPolicy] compares positions, so that the member with the most data leads.
+// Positions in the tree are up to a LoopWait old. With [Config.Asker] the members are
+// asked for the present ones, over an address that each answers with
+// [Elector.Identity]:
+//
+//	mux.Handle(clusterhttp.Path, clusterhttp.Handler(e.Identity))
+//
+// The configuration in the tree sets maximum_lag_on_failover and pause. Its timing is
+// not applied: that of [Config.Timing] is.
+//
+// # Requests
+//
+// [Elector.Switchover] hands over to another member, at once or at a given time.
+// The same request may be written into the tree, as patronictl switchover does; the
+// leader judges and accepts or clears it. [Elector.Pause] and [Elector.Resume] suspend
+// decisions in the whole cluster.
+//
+// # Limits
+//
+// Failsafe mode and keepers are not implemented. While a failsafe list or a keeper is
+// in the tree, another program may lead without the lock, and an elector does not take
+// it.
+package elector
