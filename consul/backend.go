@@ -73,7 +73,7 @@ func New(c Config) (*Backend, error) {
 	}
 	b.pool = endpoint.New(o)
 	b.conns.Close, b.conns.Grace, b.conns.Known = (*conn).close, c.Timing.RetryTimeout, b.pool.Knows
-	b.commits = attempt.New(transport{b}, remote.Committing(b.pool, attempt.Options{
+	b.commits = attempt.New(transport{b}, remote.CommitOptions(b.pool, attempt.Options{
 		Backend: backendName, Slots: c.Slots, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
 	}))
 	if b.ofAgent() {

@@ -28,7 +28,7 @@ type lease struct {
 func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
 	l, r, a, err := b.grant(b.c.name(ctx, "Grant"), ttl)
 	if err != nil {
-		return nil, dcs.Renewal{}, remote.Granted(backendName, a.Endpoint, a.Clear, err)
+		return nil, dcs.Renewal{}, remote.WrapGrantError(backendName, a.Endpoint, a.Clear, err)
 	}
 	return l, r, nil
 }
@@ -119,7 +119,7 @@ func (b *Backend) learnMinTTL(ctx context.Context) error {
 		return 0, err
 	})
 	if err != nil {
-		return remote.Kinded(backendName, "Open", "", a.Endpoint, err)
+		return remote.WrapError(backendName, "Open", "", a.Endpoint, err)
 	}
 	if a.Value > 0 {
 		b.minTTL.Store(int64(a.Value))
@@ -144,7 +144,7 @@ func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) 
 		return l.confirm(ctx, c, keys)
 	})
 	if err != nil {
-		return dcs.Renewal{}, remote.Kinded(backendName, "Renew", "", a.Endpoint, err)
+		return dcs.Renewal{}, remote.WrapError(backendName, "Renew", "", a.Endpoint, err)
 	}
 	return a.Value, nil
 }
@@ -232,7 +232,7 @@ func (l *lease) Revoke(ctx context.Context) error {
 		return struct{}{}, l.destroy(ctx, c)
 	})
 	if err != nil {
-		return remote.Kinded(backendName, "Revoke", "", a.Endpoint, err)
+		return remote.WrapError(backendName, "Revoke", "", a.Endpoint, err)
 	}
 	return nil
 }

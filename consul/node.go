@@ -89,7 +89,7 @@ func (b *Backend) checkNode(ctx context.Context, c *conn) (seen bool, err error)
 func (b *Backend) checkNodeAtOpen(ctx context.Context) error {
 	a, err := do(b.c.name(ctx, "Probe"), b, endpoint.Read, b.checkNode)
 	if err != nil {
-		return remote.Kinded(backendName, "Open", "", a.Endpoint, err)
+		return remote.WrapError(backendName, "Open", "", a.Endpoint, err)
 	}
 	return nil
 }

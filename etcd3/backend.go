@@ -79,7 +79,7 @@ func New(c Config) (*Backend, error) {
 	}
 	b.pool = endpoint.New(o)
 	b.conns.Close, b.conns.Grace, b.conns.Known = (*conn).close, c.Timing.RetryTimeout, b.pool.Knows
-	b.commits = attempt.New(transport{b}, remote.Committing(b.pool, attempt.Options{Backend: backendName, Slots: c.Slots}))
+	b.commits = attempt.New(transport{b}, remote.CommitOptions(b.pool, attempt.Options{Backend: backendName, Slots: c.Slots}))
 	b.copy.Init(b.source())
 	b.pool.Start()
 	return b, nil

@@ -101,7 +101,7 @@ func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, err
 	if o.Endpoints == nil && !o.Wait {
 		return b, nil
 	}
-	return remote.Opened[dcs.Backend](tb.Context(), b, b.c.Timing, b.c.Logger, o.Wait, b.ready)
+	return remote.Open[dcs.Backend](tb.Context(), b, b.c.Timing, b.c.Logger, o.Wait, b.ready)
 }
 
 func (s *suite) open(tb testing.TB) dcs.Backend {

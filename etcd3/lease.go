@@ -62,7 +62,7 @@ type granted struct {
 func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
 	g, r, err := b.grant(ctx, ttl)
 	if err != nil {
-		return nil, dcs.Renewal{}, remote.Granted(backendName, g.endpoint, g.clear, err)
+		return nil, dcs.Renewal{}, remote.WrapGrantError(backendName, g.endpoint, g.clear, err)
 	}
 	return g.lease, r, nil
 }
@@ -149,7 +149,7 @@ func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) 
 		return l.confirm(ctx, c, ranges, len(keys) > 0)
 	})
 	if err != nil {
-		return dcs.Renewal{}, remote.Kinded(backendName, "Renew", "", a.Endpoint, err)
+		return dcs.Renewal{}, remote.WrapError(backendName, "Renew", "", a.Endpoint, err)
 	}
 	return a.Value, nil
 }
@@ -262,7 +262,7 @@ func (l *lease) Revoke(ctx context.Context) error {
 		return struct{}{}, l.b.seen(c, r.Header)
 	})
 	if err != nil {
-		return remote.Kinded(backendName, "Revoke", "", a.Endpoint, err)
+		return remote.WrapError(backendName, "Revoke", "", a.Endpoint, err)
 	}
 	return nil
 }

@@ -44,7 +44,7 @@ func (r *removal) run(ctx context.Context, op string) (dcs.Revision, error) {
 	fail := &dcs.Error{Backend: backendName, Op: op, Key: key, Endpoint: a.Endpoint}
 	switch {
 	case err != nil && r.unclear.Load() == 0:
-		return 0, remote.Kinded(backendName, op, key, a.Endpoint, err)
+		return 0, remote.WrapError(backendName, op, key, a.Endpoint, err)
 	case err != nil:
 		fail.Kind, fail.Attempt, fail.Err = dcs.ErrAmbiguous, r, err
 		return 0, fail

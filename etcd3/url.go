@@ -27,11 +27,11 @@ var params = slices.Concat([]dcs.Param{
 
 // open makes a Backend that the store has answered one question.
 func open(ctx context.Context, c Config, wait bool) (*Backend, error) {
-	b, err := remote.Made(ctx, c.Timing, c.Logger, wait, func() (*Backend, error) { return New(c) })
+	b, err := remote.Create(ctx, c.Timing, c.Logger, wait, func() (*Backend, error) { return New(c) })
 	if err != nil {
 		return nil, err
 	}
-	return remote.Opened(ctx, b, b.c.Timing, b.c.Logger, wait, b.ready)
+	return remote.Open(ctx, b, b.c.Timing, b.c.Logger, wait, b.ready)
 }
 
 func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {

@@ -95,7 +95,7 @@ func (s *clientSuite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backen
 	if o.Endpoints == nil && !o.Wait {
 		return t, nil
 	}
-	return remote.Opened[dcs.Backend](tb.Context(), t, c.config.Timing, c.config.Logger, o.Wait, c.ready)
+	return remote.Open[dcs.Backend](tb.Context(), t, c.config.Timing, c.config.Logger, o.Wait, c.ready)
 }
 
 func (s *clientSuite) open(tb testing.TB) dcs.Backend {

@@ -77,7 +77,7 @@ func New(c Config) (*Backend, error) {
 		DialsPerSecond: endpoint.LeaseDialsPerSecond, Lookup: endpoint.LookupBy(c.Resolver), Drop: b.leave,
 	})
 	b.links.Close, b.links.Grace, b.links.Known = (*session).goodbye, c.Timing.RetryTimeout, b.pool.Knows
-	b.commits = attempt.New(transport{b}, remote.Committing(b.pool, attempt.Options{
+	b.commits = attempt.New(transport{b}, remote.CommitOptions(b.pool, attempt.Options{
 		Backend: backendName, Slots: c.Slots, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
 	}))
 	b.copy.Init(b.source())
@@ -237,7 +237,7 @@ func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error
 // ready learns what the servers grant and asks for a key, for Open.
 func (b *Backend) ready(ctx context.Context) error {
 	if err := b.learn(ctx); err != nil {
-		return remote.Kinded(backendName, "Open", "", "", err)
+		return remote.WrapError(backendName, "Open", "", "", err)
 	}
 	_, err := b.Get(ctx, "holdfast")
 	if dcs.KindOf(err) == dcs.ErrNotFound { //nolint:errorlint // KindOf returns a sentinel

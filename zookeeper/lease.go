@@ -44,11 +44,11 @@ type answered struct{ sent, at dcs.Instant }
 // that a Grant that stays unclear leaves one that runs out by itself.
 func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
 	if err := b.learn(ctx); err != nil {
-		return nil, dcs.Renewal{}, remote.Granted(backendName, "", true, err)
+		return nil, dcs.Renewal{}, remote.WrapGrantError(backendName, "", true, err)
 	}
 	a, err := b.granted(ctx, ttl, sessionOptions{quiet: true})
 	if err != nil {
-		return nil, dcs.Renewal{}, remote.Granted(backendName, a.Endpoint, a.Clear, err)
+		return nil, dcs.Renewal{}, remote.WrapGrantError(backendName, a.Endpoint, a.Clear, err)
 	}
 	l := a.Value
 	if a.First.Before(l.from) {
@@ -291,14 +291,14 @@ func (l *lease) ID() dcs.LeaseID {
 // Renew implements [dcs.Lease].
 func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) {
 	if err := l.begin(); err != nil {
-		return dcs.Renewal{}, remote.Kinded(backendName, "Renew", "", "", err)
+		return dcs.Renewal{}, remote.WrapError(backendName, "Renew", "", "", err)
 	}
 	defer l.finish()
 	a, err := doAt(ctx, l.b, endpoint.Renew, l.s.where, func(ctx context.Context, addr string) ([]dcs.Entry, error) {
 		return l.confirmed(ctx, addr, remote.Unique(keys))
 	})
 	if err != nil {
-		return dcs.Renewal{}, remote.Kinded(backendName, "Renew", "", a.Endpoint, err)
+		return dcs.Renewal{}, remote.WrapError(backendName, "Renew", "", a.Endpoint, err)
 	}
 	r := l.renewal()
 	r.Entries = a.Value
@@ -318,7 +318,7 @@ func (l *lease) Revoke(ctx context.Context) error {
 		return struct{}{}, l.b.revoke(ctx, addr, g, seen)
 	})
 	if err != nil {
-		return remote.Kinded(backendName, "Revoke", "", a.Endpoint, err)
+		return remote.WrapError(backendName, "Revoke", "", a.Endpoint, err)
 	}
 	l.s.end(errExpired)
 	return nil

@@ -31,7 +31,7 @@ func open(ctx context.Context, c Config, wait bool) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return remote.Opened(ctx, b, b.c.Timing, b.c.Logger, wait, b.ready)
+	return remote.Open(ctx, b, b.c.Timing, b.c.Logger, wait, b.ready)
 }
 
 // FromConnectString returns a Config for a connect string of ZooKeeper's own

@@ -10,14 +10,14 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/backoff"
 )
 
-// Driver opens the URLs of a backend with servers: it is its [dcs.Driver].
+// Driver is the [dcs.Driver] of a backend whose store has servers.
 type Driver[C any, B dcs.Backend] struct {
-	// Options are those that Config reads.
+	// Options are the options that Config reads.
 	Options []dcs.Param
-	// Config makes the settings of a URL, or names all its faults.
+	// Config returns the settings of a URL, or an error that lists all its faults.
 	Config func(u *dcs.URL, o dcs.Options) (C, error)
-	// Client makes a client that the store has answered, so that a wrong
-	// address, certificate or password is found at Open. See [Ready] for wait.
+	// Client returns a client after the store has answered it, so that a wrong address,
+	// certificate or password is detected at Open. See [WaitReady] for wait.
 	Client func(ctx context.Context, c C, wait bool) (B, error)
 }
 
@@ -32,43 +32,43 @@ func (d Driver[C, B]) Open(ctx context.Context, u *dcs.URL, o dcs.Options) (dcs.
 	}
 	b, err := d.Client(ctx, c, u.Params["wait"] == "true")
 	if err != nil {
-		return nil, err // and no nil of the type B
+		return nil, err // without an interface around a nil B
 	}
 	return b, nil
 }
 
-// Made returns the backend that make returns, again and again where wait says so
-// and the reason for none is that something does not answer.
-func Made[B any](ctx context.Context, t dcs.Timing, log *slog.Logger, wait bool, make func() (B, error)) (b B, err error) {
+// Create returns the result of make. If wait is set, it tries again while make fails, as
+// [WaitReady] does.
+func Create[B any](ctx context.Context, t dcs.Timing, log *slog.Logger, wait bool, make func() (B, error)) (b B, err error) {
 	log, _ = dcs.Detached(log, dcs.Observer{})
-	err = Ready(ctx, t.WithDefaults(), log, wait, func(context.Context) error {
+	err = WaitReady(ctx, t.WithDefaults(), log, wait, func(context.Context) error {
 		b, err = make()
 		return err
 	})
 	return b, err
 }
 
-// Opened is b once the store has answered question, as for [Ready]; else b is
-// closed.
-func Opened[B interface{ Close() error }](ctx context.Context, b B, t dcs.Timing, log *slog.Logger, wait bool, question func(ctx context.Context) error) (B, error) {
-	if err := Ready(ctx, t, log, wait, question); err != nil {
-		_ = b.Close() // the question's error is the one to tell
+// Open returns b after probe succeeds, as for [WaitReady]. Otherwise it closes b.
+func Open[B interface{ Close() error }](ctx context.Context, b B, t dcs.Timing, log *slog.Logger, wait bool, probe func(ctx context.Context) error) (B, error) {
+	if err := WaitReady(ctx, t, log, wait, probe); err != nil {
+		_ = b.Close() // the error of the probe is returned
 		var none B
 		return none, err
 	}
 	return b, nil
 }
 
-// Ready asks the store one question, again and again where wait says so.
-func Ready(ctx context.Context, t dcs.Timing, log *slog.Logger, wait bool, question func(ctx context.Context) error) error {
+// WaitReady calls probe. If wait is set, it tries again until probe succeeds, ctx ends, or
+// the error is ErrUnauthorized or ErrInvalid.
+func WaitReady(ctx context.Context, t dcs.Timing, log *slog.Logger, wait bool, probe func(ctx context.Context) error) error {
 	for {
 		one, cancel := context.WithTimeout(ctx, t.RetryTimeout)
-		err := question(one)
+		err := probe(one)
 		cancel()
 		if err == nil || !wait || ctx.Err() != nil || errors.Is(err, dcs.ErrUnauthorized) || errors.Is(err, dcs.ErrInvalid) {
 			return err
 		}
-		log.Warn("waiting for the store", "error", err)
+		log.Warn("waiting for the store to answer", "error", err)
 		backoff.Sleep(ctx, min(t.LoopWait, time.Second))
 	}
 }

@@ -80,9 +80,9 @@ func Judge(err error) endpoint.Verdict {
 	}
 }
 
-// Kinded returns the *dcs.Error of a failed call. Its kind is that of the store's
+// WrapError returns the *dcs.Error of a failed call. Its kind is that of the store's
 // definite answer, or ErrClosed, or else ErrUnavailable.
-func Kinded(backend, op, key, at string, err error) *dcs.Error {
+func WrapError(backend, op, key, at string, err error) *dcs.Error {
 	e := &dcs.Error{Backend: backend, Op: op, Key: key, Endpoint: at, Err: err}
 	var f *Failure
 	var fault *endpoint.Fault
@@ -104,20 +104,20 @@ func Kinded(backend, op, key, at string, err error) *dcs.Error {
 func FirstEntry(backend, key, at string, entries []dcs.Entry, err error) (dcs.Entry, error) {
 	switch {
 	case err != nil:
-		return dcs.Entry{}, Kinded(backend, "Get", key, at, err)
+		return dcs.Entry{}, WrapError(backend, "Get", key, at, err)
 	case len(entries) == 0:
 		return dcs.Entry{}, &dcs.Error{Backend: backend, Op: "Get", Key: key, Endpoint: at, Kind: dcs.ErrNotFound}
 	}
 	return entries[0], nil
 }
 
-// Granted is Kinded for a Grant. nothingGranted reports that no copy granted
+// WrapGrantError is WrapError for a Grant. nothingGranted reports that no copy granted
 // anything or ever will. ErrUnauthorized stays, because it proves nothing about leases and
 // an operator must correct the credentials first.
-func Granted(backend, at string, nothingGranted bool, err error) *dcs.Error {
-	e := Kinded(backend, "Grant", "", at, err)
+func WrapGrantError(backend, at string, nothingGranted bool, err error) *dcs.Error {
+	e := WrapError(backend, "Grant", "", at, err)
 	switch e.Kind {
-	case dcs.ErrUnavailable, dcs.ErrClosed: //nolint:errorlint // Kinded sets a sentinel
+	case dcs.ErrUnavailable, dcs.ErrClosed: //nolint:errorlint // WrapError sets a sentinel
 		if !nothingGranted {
 			e.Kind = dcs.ErrAmbiguous // the most severe kind: a copy may have been applied
 		}

@@ -9,8 +9,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
-// Committing returns o with hedging and resending controlled by p.
-func Committing(p *endpoint.Pool, o attempt.Options) attempt.Options {
+// CommitOptions returns o with hedging and resending controlled by p.
+func CommitOptions(p *endpoint.Pool, o attempt.Options) attempt.Options {
 	o.HedgeAfter = func() time.Duration { return p.HedgeAfter(endpoint.Write) }
 	o.Hedge = p.TakeHedge
 	o.ResendAfter = func(left time.Duration, round int) time.Duration {

@@ -58,7 +58,7 @@ func (s *drowsy) takes(after time.Duration) {
 }
 
 func (s *drowsy) committer() *attempt.Committer {
-	return attempt.New(s, Committing(s.pool, attempt.Options{Backend: "test"}))
+	return attempt.New(s, CommitOptions(s.pool, attempt.Options{Backend: "test"}))
 }
 
 // The second copies of Commits count towards the common budget of hedges. A store that is
@@ -128,7 +128,7 @@ func TestCommitThatOneServerRefuses(t *testing.T) {
 				p := endpoint.New(endpoint.Options{Backend: "test", Seeds: []string{"a", "b", "c"}, Budget: 3 * time.Second, Judge: Judge})
 				defer p.Close()
 				s := &refuser{pool: p, refuse: row.refuse, down: row.down}
-				c := attempt.New(s, Committing(p, attempt.Options{Backend: "test"}))
+				c := attempt.New(s, CommitOptions(p, attempt.Options{Backend: "test"}))
 				defer c.Close()
 				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 				defer cancel()

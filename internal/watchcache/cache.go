@@ -236,7 +236,7 @@ func (c *Cache) over(ctx context.Context, prefix string, silent time.Duration, f
 		if fault == nil {
 			fault = errors.New("the watch is silent")
 		}
-		return remote.Kinded(c.Backend, "Wait", prefix, "", fault)
+		return remote.WrapError(c.Backend, "Wait", prefix, "", fault)
 	}
 	return nil
 }

@@ -52,7 +52,7 @@ func (m *MinRevision) Snapshot(backend, prefix string, read func() (s dcs.Snapsh
 	s, err := m.Read(func() (dcs.Snapshot, error) {
 		s, at, err := read()
 		if err != nil {
-			return s, remote.Kinded(backend, "Snapshot", prefix, at, err)
+			return s, remote.WrapError(backend, "Snapshot", prefix, at, err)
 		}
 		return s, nil
 	})
