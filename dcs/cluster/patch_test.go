@@ -1,0 +1,28 @@
+package cluster
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+func TestPatchConfig(t *testing.T) {
+	v := decodeOne(ConfigKey, `{"ttl":30,"postgresql":{"parameters":{"a":1,"b":2},"use_slots":true},"n":12345678901234567890}`)
+	c, err := v.PatchConfig([]byte(`{"pause":true,"ttl":null,"postgresql":{"parameters":{"a":null,"c":3}},"x":[1]}`))
+	require.NoError(t, err)
+	got, err := json.Marshal(c)
+	require.NoError(t, err)
+	require.Equal(t, `{"n":12345678901234567890,"pause":true,"postgresql":{"parameters":{"b":2,"c":3},"use_slots":true},"x":[1]}`, string(got))
+	require.True(t, v.Config.TTL > 0, "the View has changed")
+	for _, patch := range []string{``, `[]`, `null`, `{"pause":"perhaps"}`, `{"ttl":-1}`} {
+		_, err := v.PatchConfig([]byte(patch))
+		require.ErrorIs(t, err, dcs.ErrInvalid, patch)
+	}
+	_, err = decodeOne(ConfigKey, `[1]`).PatchConfig([]byte(`{}`))
+	require.ErrorIs(t, err, dcs.ErrInvalid)
+}
+
+func decodeOne(name, value string) *View {
+	return Decode("pg", tree(map[string]string{name: value}), nil)
+}
