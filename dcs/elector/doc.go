@@ -146,7 +146,10 @@
 // asked for the present ones, over an address that each answers with
 // [Elector.Identity]:
 //
-//	mux.Handle(clusterhttp.Path, clusterhttp.Handler(e.Identity))
+//	http.ListenAndServe(":8008", electorhttp.New(e, electorhttp.Options{}))
+//
+// Package electorhttp answers these questions, the checks of load balancers, and the
+// requests of operators, on the paths of Patroni.
 //
 // The configuration in the tree sets maximum_lag_on_failover and pause. Its timing is
 // not applied: that of [Config.Timing] is.
@@ -156,7 +159,7 @@
 // [Elector.Switchover] hands over to another member, at once or at a given time.
 // The same request may be written into the tree, as patronictl switchover does; the
 // leader judges and accepts or clears it. [Elector.Pause] and [Elector.Resume] suspend
-// decisions in the whole cluster.
+// decisions in the whole cluster, and [Elector.PatchConfig] changes its configuration.
 //
 // # Limits
 //

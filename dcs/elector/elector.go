@@ -320,11 +320,7 @@ func (e *Elector) gate() error {
 			return errors.New("the service is being fenced")
 		}
 	}
-	limit := time.Duration(e.limit.Load())
-	if at := e.beat.Load(); at != nil && at.Elapsed() > limit {
-		return fmt.Errorf("the elector's loop has not run for %v", limit)
-	}
-	return nil
+	return e.Alive() // E7
 }
 
 func (e *Elector) setTiming(t Timing) {

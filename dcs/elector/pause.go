@@ -16,39 +16,61 @@ import (
 //
 // Any member may be asked. ErrRefused reports that a switchover was accepted and is
 // not over; a pause now would leave the cluster without a leader.
-func (e *Elector) Pause(ctx context.Context) error { return e.setPause(ctx, true) }
+func (e *Elector) Pause(ctx context.Context) error { return e.setPause(ctx, "pause", true) }
 
 // Resume ends a pause.
-func (e *Elector) Resume(ctx context.Context) error { return e.setPause(ctx, false) }
+func (e *Elector) Resume(ctx context.Context) error { return e.setPause(ctx, "resume", false) }
 
-func (e *Elector) setPause(ctx context.Context, pause bool) error {
-	op := "resume"
-	if pause {
-		op = "pause"
-	}
+func (e *Elector) setPause(ctx context.Context, op string, pause bool) error {
+	_, err := e.changeConfig(ctx, op, func(v *cluster.View) (cluster.Config, error) {
+		c := v.Config
+		c.Pause = pause
+		return c, nil
+	})
+	return err
+}
+
+// PatchConfig applies a JSON merge patch to the cluster's configuration and returns
+// the new one, see [cluster.View.PatchConfig]. ErrRefused reports that nothing has
+// changed: the patch or its result is not valid, or it begins a pause while a
+// switchover is under way, see [Elector.Pause].
+func (e *Elector) PatchConfig(ctx context.Context, patch []byte) (cluster.Config, error) {
+	return e.changeConfig(ctx, "change of the configuration", func(v *cluster.View) (cluster.Config, error) {
+		return v.PatchConfig(patch)
+	})
+}
+
+// changeConfig writes the configuration that change returns, again after each
+// conflict.
+func (e *Elector) changeConfig(ctx context.Context, op string, change func(*cluster.View) (cluster.Config, error)) (cluster.Config, error) {
 	for {
 		v, err := cluster.Read(ctx, e.c.Store, e.c.Scope)
 		if err != nil {
-			return fmt.Errorf("elector: %s of %q: %w", op, e.c.Scope, err)
+			return cluster.Config{}, fmt.Errorf("elector: %s of %q: %w", op, e.c.Scope, err)
 		}
 		if err := v.Problem(cluster.ConfigKey); err != nil {
-			return e.refused(op, fmt.Errorf("key %q is not readable: %w", cluster.ConfigKey, err))
+			return cluster.Config{}, e.refused(op, fmt.Errorf("key %q is not readable: %w", cluster.ConfigKey, err))
 		}
-		if f := v.Failover; pause && f != nil && f.Token != 0 { // E11
-			return e.refused(op, fmt.Errorf("a switchover to %q is under way", f.Candidate))
+		config, err := change(v)
+		if err != nil {
+			return cluster.Config{}, e.refused(op, err)
 		}
-		config := v.Config
-		config.Pause = pause
+		if f := v.Failover; config.Pause && f != nil && f.Token != 0 { // E11
+			return cluster.Config{}, e.refused(op, fmt.Errorf("a switchover to %q is under way", f.Candidate))
+		}
 		txn, err := v.Txn(config)
-		if err != nil || len(txn.Then) == 0 {
-			return err
+		if err != nil {
+			return cluster.Config{}, e.refused(op, err)
+		}
+		if len(txn.Then) == 0 {
+			return config, nil
 		}
 		txn.If = append(txn.If, v.Unchanged(cluster.FailoverKey)...) // E11
 		if _, err = e.c.Store.Commit(ctx, txn); err == nil {
-			return nil
+			return config, nil
 		}
 		if !errors.Is(err, dcs.ErrConflict) {
-			return fmt.Errorf("elector: %s of %q: %w", op, e.c.Scope, err)
+			return cluster.Config{}, fmt.Errorf("elector: %s of %q: %w", op, e.c.Scope, err)
 		}
 	}
 }

@@ -1,6 +1,10 @@
 package elector
 
 import (
+	"errors"
+	"fmt"
+	"time"
+
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/cluster"
 )
@@ -43,6 +47,28 @@ func (e *Elector) Leading() *Leadership {
 		return nil
 	}
 	return l
+}
+
+// View returns the cluster as the elector has read it last, or nil before that. It
+// must not be changed. It does no I/O.
+func (e *Elector) View() *cluster.View {
+	_, v := e.snapshot()
+	return v
+}
+
+// Alive returns nil if the elector's loop runs, or an error if it has not run for half
+// of the TTL, is not started, or has ended. It does no I/O.
+func (e *Elector) Alive() error {
+	at := e.beat.Load()
+	switch limit := time.Duration(e.limit.Load()); {
+	case at == nil:
+		return errors.New("the elector has not started")
+	case isClosed(e.stopped):
+		return errors.New("the elector has stopped")
+	case at.Elapsed() > limit:
+		return fmt.Errorf("the elector's loop has not run for %v", limit)
+	}
+	return nil
 }
 
 // Identity returns the answer of this member to another one that asks for its

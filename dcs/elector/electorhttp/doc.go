@@ -1,0 +1,41 @@
+// Package electorhttp serves the state of an elector over HTTP, with the paths of
+// Patroni, so that the checks of load balancers and patronictl-like tools work.
+//
+//	http.ListenAndServe(":8008", electorhttp.New(e, electorhttp.Options{
+//		Authorize: electorhttp.BasicAuth(user, password),
+//	}))
+//
+// Reading answers from memory and never waits for the store:
+//
+//	/ /primary /master /leader /read-write   200 while this member leads, else 503
+//	/replica                                 200 while the service runs as a replica
+//	/read-only                               200 for either of them
+//	/health                                  200 while the service is running
+//	/liveness                                200 while the elector's loop runs
+//	/readiness                               200 while it leads, or follows a leader
+//	/patroni                                 200 with the state of this member
+//	/cluster                                 the members
+//	/history                                 the changes of the leader
+//	/config                                  the configuration
+//	/identity                                see package clusterhttp
+//	/metrics                                 if Options.Metrics is set
+//
+// /primary is 200 only while the leadership is valid at that moment: not before Promote
+// has returned, and not from the beginning of the demotion. /replica?lag=N is 503 for a
+// member that is more than N behind the last known position of the leader, and for one
+// that is tagged noloadbalance.
+//
+// GET, HEAD and OPTIONS have the same status, as HAProxy needs it. The body of a check
+// is the state of the member as JSON.
+//
+// Requests that change the cluster need Options.Authorize:
+//
+//	POST /switchover   {"leader": "a", "candidate": "b", "scheduled_at": "…"}
+//	PATCH /config      a JSON merge patch; {"pause": true} begins a pause
+//
+// They answer 401 without authorisation, 400 for a body that is not usable, 412 for a
+// request that is refused, and 503 where the outcome is not known. A switchover answers
+// 200 when the candidate leads, and 202 when it is stored for later.
+//
+// The handler does not serve /failsafe, because the elector has no failsafe mode.
+package electorhttp
