@@ -18,7 +18,7 @@ func Example() {
 	defer store.Close()
 	session := must(store.NewSession(ctx, dcs.SessionOptions{})) // renews its lease by itself
 	hold := must(session.Acquire(ctx, "leader", []byte("a")))    // waits until the lock is free
-	for n := 0; n < 3 && hold.Valid(); n++ {                     // Done() tells the end as a channel
+	for n := 0; n < 3 && hold.Valid(); n++ {                     // Done() is closed at the end
 		_, err := store.Commit(ctx, dcs.Txn{
 			If:   []dcs.Cond{hold.Guard()}, // the store refuses the write once another leads
 			Then: []dcs.Write{dcs.Put("config", fmt.Append(nil, n))},

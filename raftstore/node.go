@@ -91,7 +91,7 @@ type node struct {
 // part answers no question of a leader, votes for no candidate and does not lead.
 func (n *node) member() *member { return n.part.Load() }
 
-// closers are the steps that close what was opened.
+// closers are the steps that close the opened parts.
 type closers []func() error
 
 func (c *closers) add(f func() error) { *c = append(*c, f) }

@@ -13,7 +13,7 @@ import (
 // renderFigures renders the times that follow from RetryTimeout where a store has several
 // servers, with two examples of it.
 func renderFigures(context.Context, string) (string, error) {
-	header := []string{"What", "Value", "With R = " + spacedDuration(longBudget), "With R = " + spacedDuration(shortBudget)}
+	header := []string{"Setting", "Value", "With R = " + spacedDuration(longBudget), "With R = " + spacedDuration(shortBudget)}
 	rows := append(attemptRows(), append(serverRows(), watchRows()...)...)
 	return markdownTable(header, rows), nil
 }
