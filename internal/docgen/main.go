@@ -31,6 +31,7 @@ var sections = []section{
 	{"README.md", "example", renderExample},
 	{"README.md", "grants", renderGrants},
 	{"docs/operations.md", "timings", renderTimings},
+	{"docs/operations.md", "elector timetable", renderTimetable},
 	{"docs/operations.md", "far nodes", renderFar},
 	{"docs/operations.md", "endpoint figures", renderFigures},
 	{"docs/conformance.md", "cases", renderCases},

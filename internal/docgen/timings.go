@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/elector"
 	"github.com/holdfast-dcs/holdfast/zookeeper"
 )
 
@@ -99,6 +100,26 @@ func renderTimings(ctx context.Context, _ string) (string, error) {
 			"`" + t.store + "`", t.usual.text(), spacedDuration(t.usual.election),
 			t.shortest.text(), spacedDuration(t.shortest.election), spacedDuration(g.caps.MinTTL),
 		})
+	}
+	return markdownTable(header, rows), nil
+}
+
+// renderTimetable shows the moments of an elector for the recommended timings.
+func renderTimetable(context.Context, string) (string, error) {
+	header := []string{"Store", "TTL", "Demote begins", "Time for Demote", "Fence", "The process ends", "Deadline of the lock"}
+	var rows [][]string
+	for _, t := range timings {
+		for _, a := range []advice{t.usual, t.shortest} {
+			b, err := elector.Timetable(elector.Timing{Timing: a.timing})
+			if err != nil {
+				return "", fmt.Errorf("%s: %w", t.store, err)
+			}
+			row := []string{"`" + t.store + "`"}
+			for _, d := range []time.Duration{a.timing.TTL, b.Demote, b.Fence - b.Demote, b.Fence, b.Guardian, b.Deadline} {
+				row = append(row, spacedDuration(d.Round(time.Millisecond)))
+			}
+			rows = append(rows, row)
+		}
 	}
 	return markdownTable(header, rows), nil
 }
