@@ -6,9 +6,9 @@
 // With raft://HOST,HOST,HOST/ROOT it is a client of raftstore's nodes, and with
 // raft:///DIRECTORY?… a node itself.
 //
-// Its logic is in the functions compete and lead. With -json it prints one
-// event a line; "leading" until "lost" or "released" is exactly the time in
-// which it was the leader. SIGTERM and Ctrl-C release the lock.
+// elector.Lead does the election; the work of the leader is in the function lead.
+// With -json it prints one event a line. From "leading" to "lost" or "released" it is
+// the only leader. SIGTERM and Ctrl-C release the lock.
 package main
 
 import (
@@ -19,11 +19,14 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	_ "github.com/holdfast-dcs/holdfast/consul" // the consul:// scheme
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/cluster"
+	"github.com/holdfast-dcs/holdfast/dcs/elector"
 	_ "github.com/holdfast-dcs/holdfast/etcd3" // the etcd3:// scheme
 	"github.com/holdfast-dcs/holdfast/examples/internal/event"
 	_ "github.com/holdfast-dcs/holdfast/raftstore" // the raft:// scheme
@@ -35,37 +38,40 @@ type program struct {
 	scope, name string
 	store       *dcs.Store
 	say         *event.Narrator
+	ended       context.Context //nolint:containedctx // it ends with the program
+	leading     atomic.Pointer[elector.Leadership]
+	deadline    atomic.Int64 // of the leadership, as a reading of CLOCK_MONOTONIC
 }
 
-// compete publishes the member's key and takes the lock whenever it is free,
-// for as long as the session lives.
-func (p *program) compete(ctx context.Context) error {
-	s, err := p.store.NewSession(ctx, dcs.SessionOptions{})
-	if err != nil {
-		return err
+// lead stands for the work that only the leader may do. It returns when ctx ends:
+// when the lock is lost or about to run out, or when the program is asked to end. The
+// lock is given back after that.
+func (p *program) lead(ctx context.Context, l *elector.Leadership) error {
+	p.deadline.Store(event.Mono() + int64(l.Remaining()))
+	p.leading.Store(l)
+	p.say.Emit(event.Event{Event: event.Leading, Leader: p.name, Token: uint64(l.Token()), DeadlineMono: p.deadline.Load()})
+	<-ctx.Done()
+	p.leading.Store(nil)
+	end := event.Event{Event: event.Released, Token: uint64(l.Token()), Mono: event.Mono(), DeadlineMono: p.deadline.Load()}
+	if p.ended.Err() == nil {
+		end.Event, end.Mono = event.Lost, min(end.Mono, end.DeadlineMono)
 	}
-	defer p.shortly(s.Close) // releases the lock
-	if _, err := s.Publish(ctx, p.scope+"/members/"+p.name, []byte(p.name)); err != nil {
-		return err
-	}
-	for s.Err() == nil {
-		hold, err := s.Acquire(ctx, p.scope+"/leader", []byte(p.name))
-		if err != nil {
-			return err
-		}
-		p.lead(ctx, hold)
-	}
-	return s.Err()
+	p.say.Emit(end)
+	return nil
 }
 
-// lead stands for the work that only the leader may do.
-func (p *program) lead(ctx context.Context, hold *dcs.Hold) {
-	leading := p.say.Lead(hold)
-	select {
-	case <-hold.Done(): // lost: stop at once
-		leading.Ended()
-	case <-ctx.Done(): // asked to end: hand over
-		p.shortly(func(ctx context.Context) error { leading.Release(ctx); return nil })
+// observer reports renewals while this member leads, and changes of the server.
+func (p *program) observer() dcs.Observer {
+	return dcs.Observer{
+		Endpoint: p.say.Observer().Endpoint,
+		Renewal: func(r dcs.RenewalEvent) {
+			l := p.leading.Load()
+			if l == nil || r.Err != nil || !l.Valid() {
+				return
+			}
+			p.deadline.Store(event.DeadlineMono(r.Deadline))
+			p.say.Emit(event.Event{Event: event.Renewed, Token: uint64(l.Token()), DeadlineMono: p.deadline.Load()})
+		},
 	}
 }
 
@@ -84,15 +90,6 @@ func (p *program) follow(ctx context.Context) {
 	}
 }
 
-// shortly does the work of the end, within the budget of two calls.
-func (p *program) shortly(f func(context.Context) error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*p.store.Timing().RetryTimeout)
-	defer cancel()
-	if err := f(ctx); err != nil {
-		p.say.Emit(event.Event{Event: event.Error, Reason: err.Error()})
-	}
-}
-
 func run(ctx context.Context, args []string, out io.Writer) error {
 	f := flag.NewFlagSet("leader", flag.ContinueOnError)
 	url := f.String("store", "", "the store's URL, like etcd3://10.0.0.1:2379/demo; mandatory")
@@ -106,35 +103,29 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if *url == "" || *name == "" {
 		return fmt.Errorf("-store and -name are mandatory, like -store etcd3://127.0.0.1:2379/demo -name a: %w", flag.ErrHelp)
 	}
-	if err := dcs.CheckMemberKey(*scope + "/members/" + *name); err != nil {
+	if err := errors.Join(cluster.CheckScope(*scope), cluster.CheckName(*name)); err != nil {
 		return err
 	}
-	p := &program{scope: *scope, name: *name, say: &event.Narrator{Log: event.NewLog(out), Member: *name}}
+	p := &program{scope: *scope, name: *name, ended: ctx, say: &event.Narrator{Log: event.NewLog(out), Member: *name}}
 	if !*asJSON {
 		p.say.Log = event.NewText(out)
 	}
 	var err error
 	p.store, err = dcs.Open(ctx, *url, dcs.Options{
 		Timing:   dcs.Timing{TTL: *ttl, LoopWait: *ttl / 3, RetryTimeout: *ttl / 3},
-		Observer: p.say.Observer(),
+		Observer: p.observer(),
 	})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = p.store.Close() }()
 	following := make(chan struct{})
-	go func() { defer close(following); p.follow(ctx) }()
-	for ctx.Err() == nil {
-		if err := p.compete(ctx); err != nil && ctx.Err() == nil {
-			p.say.Emit(event.Event{Event: event.Error, Reason: err.Error()})
-			select {
-			case <-ctx.Done():
-			case <-time.After(100 * time.Millisecond):
-			}
-		}
-	}
+	watching, stop := context.WithCancel(ctx)
+	go func() { defer close(following); p.follow(watching) }()
+	err = elector.Lead(ctx, elector.Config{Store: p.store, Scope: p.scope, Name: p.name}, p.lead)
+	stop()
 	<-following
-	return nil
+	return err
 }
 
 func main() {
