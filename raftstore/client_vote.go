@@ -57,7 +57,7 @@ func (c *Client) askVoter(ctx context.Context, r *request) *vote {
 	ctx, v.cancel = context.WithCancel(ctx)
 	go func() { // ends with ctx at the latest
 		answer, err := c.net.Call(ctx, at.addr, opVote, []byte(at.id))
-		said, decodeErr := decodeVoice(answer)
+		said, decodeErr := decodeVoterState(answer)
 		if cmp.Or(err, decodeErr) != nil {
 			said.term = 0
 		}

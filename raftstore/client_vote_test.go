@@ -125,7 +125,7 @@ func questions(n *node) (newest uint64) {
 func TestP2VoteOfAnotherTerm(t *testing.T) {
 	parallel(t)
 	for name, answer := range map[string][]byte{
-		"newer": voice{term: 1000}.encode(), "older": voice{term: 1}.encode(), "no answer": nil,
+		"newer": voterState{term: 1000}.encode(), "older": voterState{term: 1}.encode(), "no answer": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
 			tc := newTestCluster(t, 3, steady)
@@ -175,7 +175,7 @@ func TestP2VoteOfAnotherServer(t *testing.T) {
 	tc := newTestCluster(t, 3, steady)
 	tc.leader()
 	n := tc.node[tc.follower()].node
-	said, err := decodeVoice(n.answerClient(testCtx(t), opVote, []byte(n.member().id)))
+	said, err := decodeVoterState(n.answerClient(testCtx(t), opVote, []byte(n.member().id)))
 	require.NoError(t, err)
 	require.Equal(t, n.member().raft.CurrentTerm(), said.term)
 	require.Empty(t, n.answerClient(testCtx(t), opVote, []byte(tc.node[tc.leader()].node.member().id)))

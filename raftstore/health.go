@@ -212,23 +212,23 @@ func (h *health) stepOut(reason error) {
 // stepIn records that this node takes part again.
 func (h *health) stepIn() { h.stepOut(nil) }
 
-// away reports whether this node has left the leadership to the others.
-func (h *health) away() bool {
+// hasSteppedOut reports whether this node has left the leadership to the others.
+func (h *health) hasSteppedOut() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.out != nil
 }
 
-// apart reports whether this node hears of no leader although there may be one,
+// hearsNoLeader reports whether this node hears of no leader although there may be one,
 // because it left the leadership or can take no part any more.
-func (h *health) apart() bool {
+func (h *health) hearsNoLeader() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.out != nil || h.lost != nil
 }
 
-// quick reports whether the others can rely on this node now.
-func (h *health) quick() bool {
+// isResponsive reports whether the others can rely on this node now.
+func (h *health) isResponsive() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.lost == nil && len(h.faults) == 0 && h.pending() < slowAfter

@@ -62,10 +62,10 @@ func TestStalledLeaderStepsOut(t *testing.T) {
 		id := w.health.begin()
 		time.Sleep(900 * time.Millisecond)
 		synctest.Wait()
-		assert.False(t, w.health.away(), "a write may be slow")
+		assert.False(t, w.health.hasSteppedOut(), "a write may be slow")
 		time.Sleep(300 * time.Millisecond)
 		synctest.Wait()
-		assert.True(t, w.health.away())
+		assert.True(t, w.health.hasSteppedOut())
 		assert.True(t, w.barred.Load())
 		assert.EqualValues(t, 1, w.turns.Load())
 		got, disk := w.health.status()
@@ -76,7 +76,7 @@ func TestStalledLeaderStepsOut(t *testing.T) {
 		w.health.ended(id)
 		time.Sleep(healthTick)
 		synctest.Wait()
-		assert.False(t, w.health.away())
+		assert.False(t, w.health.hasSteppedOut())
 		assert.False(t, w.barred.Load())
 		assert.EqualValues(t, 2, w.turns.Load())
 		assert.Equal(t, []string{"well to stalled", "stalled to stepped out", "stepped out to well"}, w.changes)
@@ -92,13 +92,13 @@ func TestStalledWithTheOthersStays(t *testing.T) {
 		w.health.begin()
 		time.Sleep(30 * time.Second)
 		synctest.Wait()
-		assert.False(t, w.health.away())
+		assert.False(t, w.health.hasSteppedOut())
 		assert.Zero(t, w.turns.Load())
 		assert.Greater(t, w.asked.Load(), int64(100), "the leader does not ask repeatedly")
 		w.healthy.Store(true)
 		time.Sleep(2 * healthTick)
 		synctest.Wait()
-		assert.True(t, w.health.away())
+		assert.True(t, w.health.hasSteppedOut())
 	})
 }
 
@@ -132,7 +132,7 @@ func TestStalledLeaderTriesOnceMore(t *testing.T) {
 				w.healthy.Store(true)
 				time.Sleep(stalledAfter + 2*healthTick)
 				synctest.Wait()
-				assert.Equal(t, c.away, w.health.away())
+				assert.Equal(t, c.away, w.health.hasSteppedOut())
 			})
 		})
 	}
@@ -179,26 +179,26 @@ func TestStepsInIfNoOtherLeads(t *testing.T) {
 	})
 }
 
-// TestQuickBeforeItIsStalled checks that a node reports to the others that it is
+// TestUnresponsiveBeforeItIsStalled checks that a node reports to the others that it is
 // unhealthy before it leaves, so that no two nodes leave to each other.
-func TestQuickBeforeItIsStalled(t *testing.T) {
+func TestUnresponsiveBeforeItIsStalled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWard(t)
-		assert.True(t, w.health.quick())
+		assert.True(t, w.health.isResponsive())
 		id := w.health.begin()
 		time.Sleep(slowAfter)
-		assert.False(t, w.health.quick())
+		assert.False(t, w.health.isResponsive())
 		w.health.ended(id)
-		assert.True(t, w.health.quick())
+		assert.True(t, w.health.isResponsive())
 		id = w.health.begin()
 		w.health.fault(id, errors.New("no space left on device"))
-		assert.False(t, w.health.quick(), "a write failed and is being repeated")
+		assert.False(t, w.health.isResponsive(), "a write failed and is being repeated")
 		got, disk := w.health.status()
 		assert.Equal(t, Well, got.State, "it may still be in time")
 		require.ErrorContains(t, disk.Fault, "no space left")
 		assert.EqualValues(t, 1, disk.Faults)
 		w.health.ended(id)
-		assert.True(t, w.health.quick())
+		assert.True(t, w.health.isResponsive())
 	})
 }
 
@@ -215,6 +215,6 @@ func TestDamageIsPermanent(t *testing.T) {
 		got, _ := w.health.status()
 		assert.Equal(t, Failed, got.State)
 		require.ErrorIs(t, got.Err, damage)
-		assert.False(t, w.health.quick())
+		assert.False(t, w.health.isResponsive())
 	})
 }

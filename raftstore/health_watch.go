@@ -37,7 +37,7 @@ type leadWatch struct {
 	// retry makes the store repeat failed writes at once.
 	retry func()
 	// bar closes Raft's connections and refuses new ones while reason is not nil.
-	// turn makes the leadership agree with leading and health.away.
+	// turn makes the leadership agree with leading and health.hasSteppedOut.
 	bar  func(reason error)
 	turn func()
 }
@@ -65,7 +65,7 @@ func (n *node) watchHealth() {
 	w.watch(n.life)
 }
 
-// turn makes the leadership agree with Raft and with health.away, and makes calls
+// turn makes the leadership agree with Raft and with health.hasSteppedOut, and makes calls
 // look for the leader again.
 func (n *node) turn() {
 	n.lead.changed(n.leading())
@@ -76,7 +76,7 @@ func (n *node) turn() {
 // them writes to its disk first, because a follower stores nothing while the leader's
 // disk hangs, and would not notice that its own hangs too.
 func (n *node) othersWell(ctx context.Context) bool {
-	answers, voters := n.voices(ctx, opDisk)
+	answers, voters := n.voterStates(ctx, opDisk)
 	well := 0
 	for _, v := range answers {
 		if v.well {
@@ -89,8 +89,8 @@ func (n *node) othersWell(ctx context.Context) bool {
 // superseded reports whether another voter is in a newer term than this node.
 func (n *node) superseded(ctx context.Context) bool {
 	m := n.member()
-	answers, _ := n.voices(ctx, opQuestion)
-	return m != nil && slices.ContainsFunc(answers, func(v voice) bool { return v.term > m.raft.CurrentTerm() })
+	answers, _ := n.voterStates(ctx, opQuestion)
+	return m != nil && slices.ContainsFunc(answers, func(v voterState) bool { return v.term > m.raft.CurrentTerm() })
 }
 
 // diskWorks reports whether a durable write succeeds before ctx ends.
@@ -119,15 +119,15 @@ func (m *member) diskWorks(ctx context.Context) bool {
 	}
 }
 
-// voices puts the question op to all other voters at once. It returns their answers
+// voterStates puts the question op to all other voters at once. It returns their answers
 // and the number of voters, this node included.
-func (n *node) voices(ctx context.Context, op byte) (answers []voice, voters int) {
+func (n *node) voterStates(ctx context.Context, op byte) (answers []voterState, voters int) {
 	m := n.member()
 	if m == nil {
 		return nil, 0
 	}
 	for said := range m.askOthers(ctx, op) {
-		answers = append(answers, said.voice)
+		answers = append(answers, said.voterState)
 	}
 	return answers, len(m.currentVoters())
 }
@@ -135,7 +135,7 @@ func (n *node) voices(ctx context.Context, op byte) (answers []voice, voters int
 // answered is a voter's answer to a question.
 type answered struct {
 	voter
-	voice
+	voterState
 }
 
 // askOthers puts the question op to all other voters at once.
@@ -199,7 +199,7 @@ func (s *leadWatch) watch(life context.Context) {
 		case <-life.Done():
 			return
 		}
-		unhealthy, out := s.health.check(), s.health.away()
+		unhealthy, out := s.health.check(), s.health.hasSteppedOut()
 		switch {
 		case !out && unhealthy != nil && s.leading() != 0 && s.within(life, askTime, s.othersWell) && s.within(life, stalledAfter, s.stillUnhealthy):
 			left = dcs.Now()

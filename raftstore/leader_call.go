@@ -146,7 +146,7 @@ func (n *node) leaderAddr() string {
 	case "":
 		return ""
 	case m.id:
-		if n.health.away() {
+		if n.health.hasSteppedOut() {
 			return "" // even if Raft still names this node
 		}
 		return n.net.Addr()
@@ -222,7 +222,7 @@ func (n *node) target(op byte) string {
 	}
 	m := n.member()
 	leader := n.leaderAddr()
-	if m == nil || !n.health.apart() && (leader != "" || op != opMembership) {
+	if m == nil || !n.health.hearsNoLeader() && (leader != "" || op != opMembership) {
 		return leader
 	}
 	voters := slices.DeleteFunc(slices.Clone(m.currentVoters()), func(v voter) bool { return v.id == m.id })

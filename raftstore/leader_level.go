@@ -40,7 +40,7 @@ func (m *member) leastLevel(ctx context.Context) (byte, error) {
 		if s.ID == m.id {
 			continue
 		}
-		v, err := m.node.askVoice(ctx, m.addrOf(s))
+		v, err := m.node.askVoterState(ctx, m.addrOf(s))
 		if err != nil {
 			return 0, fmt.Errorf("the feature level of server %s: %w", s.ID, err)
 		}

@@ -98,13 +98,13 @@ func TestLeastLevel(t *testing.T) {
 	require.ErrorContains(t, err, "the feature level of server")
 }
 
-func TestVoice(t *testing.T) {
-	want := voice{term: 1 << 40, level: 7, well: true}
-	got, err := decodeVoice(want.encode())
+func TestVoterState(t *testing.T) {
+	want := voterState{term: 1 << 40, level: 7, well: true}
+	got, err := decodeVoterState(want.encode())
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 	for _, bad := range [][]byte{nil, want.encode()[:8], append(want.encode(), 0)} {
-		_, err := decodeVoice(bad)
+		_, err := decodeVoterState(bad)
 		require.Error(t, err)
 	}
 }

@@ -310,7 +310,7 @@ func (m *member) leading() uint64 {
 // leading returns the term in which this node leads, or 0. A node that stepped out
 // leads in none, even if Raft still leads.
 func (n *node) leading() uint64 {
-	if m := n.member(); m != nil && !n.health.away() {
+	if m := n.member(); m != nil && !n.health.hasSteppedOut() {
 		return m.leading()
 	}
 	return 0
@@ -319,7 +319,7 @@ func (n *node) leading() uint64 {
 // leads reports whether this node leads in exactly that term.
 func (n *node) leads(term uint64) bool {
 	m := n.member()
-	return m != nil && !n.health.away() && m.leadsIn(term)
+	return m != nil && !n.health.hasSteppedOut() && m.leadsIn(term)
 }
 
 func (m *member) leadsIn(term uint64) bool {
@@ -357,12 +357,12 @@ func (m *member) gather(life context.Context, term uint64) *quorumCheck {
 
 // askTerm puts the question of P2 to another voter.
 func (n *node) askTerm(ctx context.Context, addr string) (uint64, error) {
-	v, err := n.askVoice(ctx, addr)
+	v, err := n.askVoterState(ctx, addr)
 	return v.term, err
 }
 
-// askVoice puts the question of P2 to another server.
-func (n *node) askVoice(ctx context.Context, addr string) (voice, error) {
+// askVoterState puts the question of P2 to another server.
+func (n *node) askVoterState(ctx context.Context, addr string) (voterState, error) {
 	ctx, cancel := context.WithTimeout(ctx, n.questionTime())
 	defer cancel()
 	return n.askFor(ctx, addr, opQuestion)
@@ -373,12 +373,12 @@ func (n *node) questionTime() time.Duration {
 	return max(n.config.HeartbeatTimeout, 100*time.Millisecond)
 }
 
-func (n *node) askFor(ctx context.Context, addr string, op byte) (voice, error) {
+func (n *node) askFor(ctx context.Context, addr string, op byte) (voterState, error) {
 	reply, err := n.calls.Call(ctx, addr, op, nil)
 	if err != nil {
-		return voice{}, err
+		return voterState{}, err
 	}
-	return decodeVoice(reply)
+	return decodeVoterState(reply)
 }
 
 // servers returns the servers of the latest configuration, which may not be

@@ -18,7 +18,7 @@ import (
 // called on any member, because the leader does the work.
 //
 // One change is made at a time. A second one fails with an error that matches
-// [ErrChangeUnderWay]. A refused change fails with dcs.ErrConflict and the reason. A
+// [ErrChangeInProgress]. A refused change fails with dcs.ErrConflict and the reason. A
 // change may be called again with the same arguments. Completed steps are not repeated.
 //
 // Each call ends by the deadline of its context, or after two minutes without one. If
@@ -30,8 +30,8 @@ type Membership struct{ b *Backend }
 // Membership returns the methods that change the members of the cluster.
 func (b *Backend) Membership() *Membership { return &Membership{b: b} }
 
-// ErrChangeUnderWay reports that another change of the members is in progress.
-var ErrChangeUnderWay = errors.New("another change of the members is in progress")
+// ErrChangeInProgress reports that another change of the members is in progress.
+var ErrChangeInProgress = errors.New("another change of the members is in progress")
 
 // membershipTime bounds a call without a deadline.
 const membershipTime = 2 * time.Minute
@@ -158,7 +158,7 @@ func (m *Membership) call(ctx context.Context, c memberRequest) (reply, error) {
 		}
 		return reply{}, m.b.fail(op, c.id, dcs.ErrNotFound, o.endpoint, errors.New(o.reply.text))
 	case replyBusy:
-		return reply{}, m.b.fail(op, c.id, dcs.ErrConflict, o.endpoint, fmt.Errorf("%w: %s", ErrChangeUnderWay, o.reply.text))
+		return reply{}, m.b.fail(op, c.id, dcs.ErrConflict, o.endpoint, fmt.Errorf("%w: %s", ErrChangeInProgress, o.reply.text))
 	default:
 		return reply{}, m.b.fail(op, c.id, dcs.ErrConflict, o.endpoint, errors.New(o.reply.text))
 	}

@@ -334,7 +334,7 @@ func TestOneChangeAtATime(t *testing.T) {
 	}, "the change does not begin")
 	err := tc.node[1].Membership().Remove(testCtx(t), "c")
 	require.ErrorIs(t, err, dcs.ErrConflict)
-	require.ErrorIs(t, err, ErrChangeUnderWay)
+	require.ErrorIs(t, err, ErrChangeInProgress)
 	require.ErrorContains(t, err, "AddVoter of node z")
 	_, err = tc.node[1].Membership().Members(testCtx(t))
 	require.NoError(t, err)

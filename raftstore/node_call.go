@@ -213,12 +213,12 @@ func (n *node) answer(ctx context.Context, op byte, body []byte) []byte {
 		if m == nil {
 			return nil // no term: the answer counts for nothing
 		}
-		well := n.health.quick()
+		well := n.health.isResponsive()
 		if op == opDisk {
 			well = well && m.diskWorks(ctx)
 		}
 		// P2: read after the question has arrived.
-		return voice{term: m.raft.CurrentTerm(), level: state.Level, well: well}.encode()
+		return voterState{term: m.raft.CurrentTerm(), level: state.Level, well: well}.encode()
 	}
 	r, err := decodeRequest(op, body)
 	if err != nil {

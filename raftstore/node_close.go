@@ -47,7 +47,7 @@ func endsWithin(running *sync.WaitGroup, bound time.Duration) bool {
 func (n *node) handOver() {
 	m := n.member()
 	// Raft may never answer while its disk hangs.
-	if m == nil || m.leading() == 0 || !n.health.quick() {
+	if m == nil || m.leading() == 0 || !n.health.isResponsive() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), handOverBound)

@@ -78,16 +78,16 @@ func (e *quorumCheck) confirm(ctx context.Context, voted raft.ServerID) error {
 	}
 	e.stamp++
 	w := &waiter{stamp: e.stamp, voted: voted, done: make(chan struct{})}
-	if e.enough(w, voters) {
+	if e.hasMajority(w, voters) {
 		e.mu.Unlock()
-		return e.still()
+		return e.checkOwnTerm()
 	}
 	e.waiting = append(e.waiting, w)
 	e.wakePollers(voters)
 	e.mu.Unlock()
 	select {
 	case <-w.done:
-		return e.still()
+		return e.checkOwnTerm()
 	case <-ctx.Done():
 		e.forget(w)
 		return context.Cause(ctx)
@@ -96,17 +96,17 @@ func (e *quorumCheck) confirm(ctx context.Context, voted raft.ServerID) error {
 	}
 }
 
-// still checks this node's own term, which like those of the others must be read after
+// checkOwnTerm checks this node's own term, which like those of the others must be read after
 // the request has arrived.
-func (e *quorumCheck) still() error {
+func (e *quorumCheck) checkOwnTerm() error {
 	if e.own() != e.term || e.life.Err() != nil {
 		return errSuperseded
 	}
 	return nil
 }
 
-// enough reports whether w has its majority. Non-voters never count.
-func (e *quorumCheck) enough(w *waiter, voters []voter) bool {
+// hasMajority reports whether w has its majority. Non-voters never count.
+func (e *quorumCheck) hasMajority(w *waiter, voters []voter) bool {
 	votes := 0
 	for _, v := range voters {
 		switch a := e.voterPollers[v.id]; {
@@ -145,21 +145,21 @@ func (e *quorumCheck) run(a *voterPoller) {
 		case <-e.life.Done():
 			return
 		}
-		for e.question(a) {
+		for e.nextQuestion(a) {
 			stamp := a.asked
 			term, err := e.ask(e.life, a.addr)
 			if err == nil && term == e.term {
 				e.answer(a, stamp)
-			} else if !e.rest() {
+			} else if !e.waitRetry() {
 				return
 			}
 		}
 	}
 }
 
-// question stamps the next question to a and reports whether one is needed, because a
+// nextQuestion stamps the next question to a and reports whether one is needed, because a
 // call waits that arrived after the last question that a answered.
-func (e *quorumCheck) question(a *voterPoller) bool {
+func (e *quorumCheck) nextQuestion(a *voterPoller) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.voterPollers[a.id] != a || len(e.waiting) == 0 || e.waiting[len(e.waiting)-1].stamp <= a.answered {
@@ -178,7 +178,7 @@ func (e *quorumCheck) answer(a *voterPoller, stamp uint64) {
 	a.answered = max(a.answered, stamp)
 	left := e.waiting[:0]
 	for _, w := range e.waiting {
-		if w.stamp <= a.answered && e.enough(w, voters) {
+		if w.stamp <= a.answered && e.hasMajority(w, voters) {
 			close(w.done)
 		} else {
 			left = append(left, w)
@@ -188,9 +188,9 @@ func (e *quorumCheck) answer(a *voterPoller, stamp uint64) {
 	e.waiting = left
 }
 
-// rest waits before a voter that cannot be reached is asked again. It reports false
+// waitRetry waits before a voter that cannot be reached is asked again. It reports false
 // if the term has ended.
-func (e *quorumCheck) rest() bool {
+func (e *quorumCheck) waitRetry() bool {
 	t := time.NewTimer(e.pause)
 	defer t.Stop()
 	select {

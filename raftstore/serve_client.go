@@ -85,7 +85,7 @@ func (n *node) answerVote(id raft.ServerID) []byte {
 		return nil // no term: the answer counts for nothing
 	}
 	// P2: read after the question has arrived.
-	return voice{term: m.raft.CurrentTerm(), level: state.Level}.encode()
+	return voterState{term: m.raft.CurrentTerm(), level: state.Level}.encode()
 }
 
 // renewIf renews a lease, if this node leads, on condition of the answer of a voter that
@@ -107,7 +107,7 @@ func (n *node) leaderName() string {
 	if n.lead.leading.Load() {
 		return n.config.ID
 	}
-	if m := n.member(); m != nil && !n.health.away() {
+	if m := n.member(); m != nil && !n.health.hasSteppedOut() {
 		_, id := m.raft.LeaderWithID()
 		return transport.NodeOf(id)
 	}

@@ -194,7 +194,7 @@ func (w *waits) probe() {
 			}
 		}
 		w.mu.Unlock()
-		w.rest(begun)
+		w.waitDue(begun)
 		w.mu.Lock()
 		if w.count == 0 || w.b.life.Err() != nil {
 			w.probing = false
@@ -205,8 +205,8 @@ func (w *waits) probe() {
 	}
 }
 
-// rest waits until the probe after the one that began at begun is due.
-func (w *waits) rest(begun dcs.Instant) {
+// waitDue waits until the probe after the one that began at begun is due.
+func (w *waits) waitDue(begun dcs.Instant) {
 	for {
 		t := time.NewTimer(w.period() - begun.Elapsed())
 		select {
