@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,8 +34,9 @@ type conn struct {
 	b    *Backend
 	addr string
 	api  *api.Client
-	http *http.Transport
 
+	calls   *sharing
+	queries *sharing // blocking ones
 	sockets socketSet
 	asked   atomic.Bool // which agent it is
 
@@ -56,8 +57,8 @@ func (b *Backend) newConn(addr string) (*conn, error) {
 		return nil, context.Cause(b.life)
 	}
 	c := &conn{b: b, addr: addr}
-	c.http = c.transport()
-	client, err := b.client(addr, checked{c.http})
+	c.calls, c.queries = c.sharing(false), c.sharing(true)
+	client, err := b.client(addr, checked{c})
 	if err != nil {
 		return nil, err
 	}
@@ -113,12 +114,13 @@ func (t current) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.http.RoundTrip(r)
+	return c.RoundTrip(r)
 }
 
 // close ends every connection to the endpoint, and the requests under way.
 func (c *conn) close() {
-	c.http.CloseIdleConnections()
+	c.calls.http.CloseIdleConnections()
+	c.queries.http.CloseIdleConnections()
 	c.sockets.close()
 }
 
@@ -137,6 +139,8 @@ func (c *conn) identify(ctx context.Context) {
 // stay follows no redirection: the token is for the endpoints that were given.
 func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
+// mostConns is how many connections to an agent calls have at most. Those of the
+// blocking queries are not among them.
 const mostConns = 8
 
 // idle is how long an unused connection is kept. Consul's agents keep theirs
@@ -146,8 +150,15 @@ const idle = 90 * time.Second
 // socketHost is the host in requests through a socket.
 const socketHost = "localhost"
 
-// transport returns the connections to one endpoint.
-func (c *conn) transport() *http.Transport {
+// sharing returns new connections to the endpoint.
+func (c *conn) sharing(queries bool) *sharing {
+	s := &sharing{share: connShare{addr: c.addr, queries: queries}, budget: c.b.c.Timing.RetryTimeout}
+	s.http = c.transport(&s.share)
+	return s
+}
+
+// transport returns connections to the endpoint that share counts.
+func (c *conn) transport(share *connShare) *http.Transport {
 	b := c.b
 	derived, _ := keepalive.Derive(b.c.Timing.TTL, b.c.Timing.LoopWait)
 	dialer := &keepalive.Dialer{Config: derived, Base: &net.Dialer{Resolver: b.c.Resolver}, Logger: b.c.Logger}
@@ -176,13 +187,27 @@ func (c *conn) transport() *http.Transport {
 	return &http.Transport{
 		// HTTP/1.1 needs a connection for each request under way.
 		MaxConnsPerHost: mostConns, MaxIdleConnsPerHost: mostConns, IdleConnTimeout: idle, DisableCompression: true,
-		DialContext: dial,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			nc, err := dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return newHeardConn(nc, share, false), nil
+		},
 		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			nc, err := dial(ctx, network, addr)
 			if err != nil {
 				return nil, err
 			}
-			return b.encrypted(ctx, nc, endpoint.HostPort(c.addr))
+			nc, err = b.encrypted(ctx, nc, endpoint.HostPort(c.addr))
+			switch {
+			case isHangup(err):
+				share.refused()
+				return nil, fmt.Errorf("%w; %w", err, errRefusedConn)
+			case err != nil:
+				return nil, err
+			}
+			return newHeardConn(nc, share, true), nil
 		},
 	}
 }
@@ -247,13 +272,8 @@ func retryAfter(value string) time.Duration {
 func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, token string) (T, error)) (T, error) {
 	token := c.b.token.current()
 	for again := false; ; again = true {
-		var left, dialled atomic.Bool
-		traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-			GotConn:      func(httptrace.GotConnInfo) { left.Store(true) },
-			DNSStart:     func(httptrace.DNSStartInfo) { dialled.Store(true) },
-			ConnectStart: func(string, string) { dialled.Store(true) },
-		})
-		v, err := f(traced, token)
+		var p progress
+		v, err := f(p.traced(ctx), token)
 		if err == nil {
 			return v, nil
 		}
@@ -264,10 +284,11 @@ func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, token
 				continue
 			}
 		}
-		if ctx.Err() != nil && !left.Load() && !dialled.Load() {
-			return zero, &remote.Failure{Endpoint: c.addr, Err: errNoConn, Refused: true, Local: true}
+		var f *remote.Failure
+		if ctx.Err() != nil && !p.left.Load() && !p.dialled.Load() && !errors.As(err, &f) {
+			err = &remote.Failure{Endpoint: c.addr, Err: errNoConn, Refused: true, Local: true}
 		}
-		return zero, c.failed(ctx, err, left.Load())
+		return zero, c.failed(ctx, err, p.left.Load())
 	}
 }
 

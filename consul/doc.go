@@ -61,7 +61,9 @@
 // lease is ErrLost only on the quorum's word. A token or certificate that every
 // agent refuses is ErrUnauthorized, and so is a list from which Consul left keys
 // out because of the token's rights. While every agent refuses requests because
-// there are too many, a Store sends one a second (docs/decisions/0030).
+// there are too many, a Store sends one a second (docs/decisions/0030). At an
+// agent's limit on connections from one address (http_max_conns_per_client) a Store
+// shares those that it has among its calls, the renewals first.
 //
 // # Endpoints
 //

@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -25,6 +23,8 @@ var (
 	// errConnections is the limit of an agent on one address. It is no fault of the
 	// agent's.
 	errConnections = errors.New("the agent's limit on connections from one address may be reached: raise limits.http_max_conns_per_client (default 200), or use fewer Stores on this host")
+	// errRefusedConn says that the agent read no request on a new connection.
+	errRefusedConn = fmt.Errorf("the agent refused a new connection: %w", errConnections)
 	errNoConn      = fmt.Errorf("no connection was free in time: %d requests to the agent were under way, or %w", mostConns, endpoint.ErrDials)
 	errNoIndex     = errors.New("the answer has no X-Consul-Index, which Consul always sends: it is not Consul's")
 )
@@ -127,14 +127,14 @@ func deniedIn(faults api.TxnErrors) error {
 // failed makes a failure of what an endpoint, or HTTP, answered. left says
 // that the request had left, or may have.
 func (c *conn) failed(ctx context.Context, err error, left bool) error {
+	var f *remote.Failure
+	if errors.As(err, &f) {
+		return f
+	}
 	if ended := ctx.Err(); ended != nil && left {
 		return ended
 	} else if ended != nil {
 		return &remote.Failure{Endpoint: c.addr, Err: ended, Blame: true, Refused: true}
-	}
-	var f *remote.Failure
-	if errors.As(err, &f) {
-		return f
 	}
 	err = plainly(err)
 	f = &remote.Failure{Endpoint: c.addr, Err: err, Blame: true, Refused: !left, Unreachable: !left}
@@ -144,15 +144,15 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 		return &remote.Failure{Endpoint: c.addr, Err: context.Cause(c.b.life), Local: true, Refused: !left}
 	case !left && remote.IsLocal(err):
 		return &remote.Failure{Endpoint: c.addr, Err: err, Local: true, Refused: true}
+	case errors.Is(err, errConnections):
+		refused := !left || errors.Is(err, errRefusedConn)
+		return &remote.Failure{Endpoint: c.addr, Err: err, Refused: refused, Busy: time.Second}
 	case errors.As(err, &s):
 		c.answered(f, s)
 	case strings.Contains(text, textAlert):
 		// The server refused our certificate: in TLS 1.3 it says so when we have
 		// begun to write.
 		f.Kind, f.Refused, f.Unreachable = dcs.ErrUnauthorized, true, true
-	case !left && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)):
-		// As an agent does at its limit, with TLS.
-		return &remote.Failure{Endpoint: c.addr, Err: fmt.Errorf("the agent closed a new connection: %w; %w", err, errConnections), Refused: true, Busy: time.Second}
 	case !left && (strings.Contains(text, textCertificate) || strings.Contains(text, textTLS)):
 		f.Kind = dcs.ErrUnauthorized
 	}

@@ -276,7 +276,7 @@ func TestConnectionsEndWithTheirClient(t *testing.T) {
 	b := fakeClient(t, nil, agent)
 	c, err := b.connected(agent.addr())
 	require.NoError(t, err)
-	dial := c.http.DialContext
+	dial := c.calls.http.DialContext
 	idle, err := dial(t.Context(), "tcp", agent.addr())
 	require.NoError(t, err)
 	ended, err := dial(t.Context(), "tcp", agent.addr())

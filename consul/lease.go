@@ -140,6 +140,7 @@ func (l *lease) ID() dcs.LeaseID { return dcs.LeaseID(l.id) }
 
 // Renew implements [dcs.Lease].
 func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) {
+	ctx = context.WithValue(ctx, renewingKey{}, true)
 	a, err := do(l.b.c.name(ctx, "Renew"), l.b, endpoint.Renew, func(ctx context.Context, c *conn) (dcs.Renewal, error) {
 		return l.confirm(ctx, c, keys)
 	})

@@ -31,7 +31,7 @@ func TestCertificateRotationCostsNoCall(t *testing.T) {
 		require.NoError(t, err, step)
 		c, err := b.connected(b.Endpoints()[0])
 		require.NoError(t, err)
-		c.http.CloseIdleConnections()
+		c.calls.http.CloseIdleConnections()
 	})
 	r.Back(t)
 	_, err := b.Snapshot(budget(t), "")

@@ -2,6 +2,7 @@ package consul
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -121,6 +122,10 @@ func (v *view) query(ctx context.Context) (polled, error) {
 		}
 		return v.b.listing(pairs, meta)
 	})
+	if errors.Is(err, errConnections) { // which calls can share
+		backoff.Sleep(ctx, longestPoll)
+		return v.current(ctx)
+	}
 	return polled{l, l.index}, err
 }
 

@@ -95,12 +95,14 @@ func (w *Watch) run(ctx context.Context, s Stream) error {
 	})
 	cancel()
 	running.Wait()
-	select {
-	case own := <-ended:
-		if own != nil && remote.Judge(own).Local {
-			return own // the silence is not the endpoint's
+	for _, from := range []<-chan error{ended, probed} {
+		select {
+		case own := <-from:
+			if own != nil && remote.Judge(own).Local {
+				return own // the silence is not the endpoint's
+			}
+		default:
 		}
-	default:
 	}
 	return err
 }

@@ -371,6 +371,21 @@ func TestLocalFailureOfAProbe(t *testing.T) {
 	})
 }
 
+// A probe that waits in vain on our side is no silence of the endpoint.
+func TestProbeThatWaitsIsNoSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		local := &remote.Failure{Endpoint: "a", Err: errors.New("no connection is free"), Local: true}
+		r := newRig(t, map[string]server{"b": {}, "a": {probe: func(ctx context.Context, _ *Watch) error {
+			<-ctx.Done()
+			return local
+		}}})
+		_ = r.wait(4 * r.Every)
+		at, _ := r.watched()
+		require.NotContains(t, at, "b")
+		require.Zero(t, r.count(dcs.Switched))
+	})
+}
+
 // A watch at an endpoint that the Pool ejects ends at once, and the endpoint is not
 // blamed for it.
 func TestEjectedEndpointIsLeft(t *testing.T) {
