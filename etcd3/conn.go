@@ -120,8 +120,11 @@ func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, o ...
 		if err == nil {
 			return v, nil
 		}
+		if to.Addr == nil {
+			return zero, c.notSent(ctx, err)
+		}
 		if n == maxLogins || !c.staleToken(err) {
-			return zero, c.failed(ctx, err, to.Addr != nil)
+			return zero, c.failed(ctx, err, true)
 		}
 		if token, err = c.login(ctx, token); err != nil {
 			return zero, c.failed(ctx, err, false)

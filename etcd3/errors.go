@@ -9,6 +9,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -25,6 +26,7 @@ var (
 	errOtherCluster = errors.New("it belongs to another cluster")
 	errTerm         = errors.New("the store's leader changed during the renewal")
 	errDenied       = errors.New("etcd denies the user the right to watch the root's prefix")
+	errStreams      = errors.New("no stream of the connection was free in time: raise the member's --max-concurrent-streams, or that of a proxy before it, or make fewer calls at once")
 	// errPasswordChanging matches ErrUnauthorized and does not end a call.
 	errPasswordChanging = fmt.Errorf("%w: etcd refuses the password that it accepted before: write the new one to the password file", dcs.ErrUnauthorized)
 )
@@ -94,6 +96,16 @@ func message(err error) string { return status.Convert(err).Message() }
 // certificates are the texts by which a refused certificate is known: gRPC
 // gives no code.
 var certificates = []string{"x509: ", "tls: ", "authentication handshake failed"}
+
+// notSent makes a failure of a request that was given up before it left. If the
+// connection was ready, it waited for one of the streams that the member allows,
+// which is no fault of the member's.
+func (c *conn) notSent(ctx context.Context, err error) error {
+	if ctx.Err() != nil && c.cc.GetState() == connectivity.Ready {
+		return &remote.Failure{Endpoint: c.addr, Err: errStreams, Refused: true, Local: true}
+	}
+	return c.failed(ctx, err, false)
+}
 
 // failed makes a failure of what a member, or gRPC, answered. left says that
 // the request had left.

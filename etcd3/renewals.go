@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
@@ -21,6 +22,7 @@ import (
 type renewals struct {
 	c       *conn
 	opening remote.Flight[*renewStream]
+	queued  atomic.Bool // a stream is waited for, not a login
 
 	mu sync.Mutex
 	s  *renewStream // nil: none
@@ -54,6 +56,9 @@ type sentRenewal struct {
 func (r *renewals) send(ctx context.Context, id int64) (*sentRenewal, error) {
 	s, err := r.open(ctx)
 	if err != nil {
+		if r.queued.Load() {
+			return nil, r.c.notSent(ctx, err)
+		}
 		return nil, r.c.failed(ctx, err, false)
 	}
 	sent := &sentRenewal{s: s, id: id, written: make(chan struct{}), answer: make(chan *pb.LeaseKeepAliveResponse, 1)}
@@ -85,7 +90,9 @@ func (r *renewals) open(ctx context.Context) (*renewStream, error) {
 		life, cancel := context.WithCancel(c.b.life)
 		// Opening waits for a connection.
 		stop := context.AfterFunc(ctx, cancel)
+		r.queued.Store(true)
 		stream, err := c.lease.LeaseKeepAlive(outgoing(c.b.c.name(life, "Renew"), token))
+		r.queued.Store(false)
 		if !stop() || err != nil {
 			cancel()
 			return nil, cmp.Or(err, context.Cause(ctx))

@@ -109,7 +109,7 @@ func (v *view) watch(ctx context.Context, token authToken) error {
 	defer cancel()
 	stream, err := c.watch.Watch(outgoing(ctx, token))
 	if err != nil {
-		return c.failed(ctx, err, false)
+		return c.notSent(ctx, err)
 	}
 	v.events = nil
 	v.mu.Lock()
