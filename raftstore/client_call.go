@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
@@ -44,6 +45,9 @@ func (c *Client) ask(ctx context.Context, r *request) outcome {
 	}
 	return o
 }
+
+// limitPause is for how long calls prefer other nodes to one at a limit.
+const limitPause = 100 * time.Millisecond
 
 func classOf(op byte) endpoint.Class {
 	switch op {
@@ -91,6 +95,9 @@ func clientFailure(addr string, err error) error {
 	refused := errors.Is(err, transport.ErrNotSent)
 	if refused && remote.IsLocal(err) {
 		return &remote.Failure{Endpoint: addr, Err: err, Refused: true, Local: true}
+	}
+	if refused && errors.Is(err, transport.ErrLimit) {
+		return &remote.Failure{Endpoint: addr, Err: err, Refused: true, Busy: limitPause}
 	}
 	f := &remote.Failure{Endpoint: addr, Err: err, Refused: refused, Unreachable: refused, Blame: true}
 	if errors.Is(err, transport.ErrPeerRefused) {

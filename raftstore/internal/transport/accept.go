@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -54,9 +55,7 @@ func (n *Network) accepted(ctx context.Context, p *place) {
 	conn, err := n.handshake(ctx, p)
 	if err != nil {
 		raw.Close()
-	}
-	n.admit.leave(p)
-	if err != nil {
+		n.admit.leave(p)
 		n.reportRefusal(ctx, raw.RemoteAddr(), err)
 		return
 	}
@@ -65,7 +64,12 @@ func (n *Network) accepted(ctx context.Context, p *place) {
 		// A name that a client chose is no node's.
 		load, owner, connect = n.clients, n.clientOwner(), n.clients.connect
 	}
-	if !connect(owner) {
+	counted := connect(owner)
+	if !counted && conn.kind == KindClient {
+		refuseClient(ctx, conn, load.connections) // while it has its place among the unproven ones
+	}
+	n.admit.leave(p)
+	if !counted {
 		conn.Close()
 		n.reportRefusal(ctx, raw.RemoteAddr(), fmt.Errorf("%w: %s", errCrowded, load.connections))
 		return
@@ -89,6 +93,31 @@ func (n *Network) accepted(ctx context.Context, p *place) {
 		n.answerSetup(ctx, conn)
 	default:
 		n.answerCalls(ctx, conn)
+	}
+}
+
+// refusing is how long the calls of a client are refused for which there is no
+// place, before its connection is closed.
+const refusing = 100 * time.Millisecond
+
+// refuseClient refuses a client's first calls, so that the client learns the reason
+// and that nothing was done.
+func refuseClient(ctx context.Context, conn net.Conn, limit string) {
+	ctx, cancel := context.WithTimeout(ctx, refusing)
+	defer cancel()
+	defer boundBy(ctx, conn)()
+	reason := []byte(fullOfClients + ": " + limit)
+	for r := bufio.NewReader(conn); ; {
+		f, err := readFrame(r)
+		if err != nil {
+			return // the time is over, most often
+		}
+		if f.kind != frameRequest && f.kind != frameOpen {
+			continue
+		}
+		if _, err := conn.Write(appendFrame(nil, frame{kind: frameRefused, id: f.id, body: reason})); err != nil {
+			return
+		}
 	}
 }
 

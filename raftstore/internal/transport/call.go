@@ -65,6 +65,10 @@ func (n *Network) IsOwn(addr string) bool { return addr == n.self }
 // its own after it was closed.
 var errNotServing = errors.New("the node answers no calls: it is starting or closing")
 
+// ErrLimit marks the refusal of a call or a connection because of a node's own
+// limits. The node is well.
+var ErrLimit = errors.New("the node is at a limit")
+
 func notSent(addr string, err error) error {
 	return fmt.Errorf("call to %s: %w: %w", addr, ErrNotSent, err)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -312,10 +313,18 @@ func (c *callConn) outcome(r callResult) ([]byte, error) {
 	case r.frame.kind == frameReply:
 		return r.frame.body, nil
 	case r.frame.kind == frameRefused:
-		return nil, notSent(c.addr, fmt.Errorf("refused: %s", r.frame.body))
+		return nil, notSent(c.addr, refusal(string(r.frame.body)))
 	default:
 		return nil, unclear(c.addr, fmt.Errorf("failed: %s", r.frame.body))
 	}
+}
+
+// refusal is the error of a call that was refused for reason.
+func refusal(reason string) error {
+	if strings.HasPrefix(reason, overloaded) || strings.HasPrefix(reason, fullOfClients) {
+		return fmt.Errorf("%w: %s", ErrLimit, reason)
+	}
+	return fmt.Errorf("refused: %s", reason)
 }
 
 // forget takes a call out; false means that its result is there or coming.

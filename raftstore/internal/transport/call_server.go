@@ -12,8 +12,14 @@ import (
 
 const callReadBuffer = 64 << 10
 
+// overloaded and fullOfClients begin the reasons of refusals because of a limit.
+const (
+	overloaded    = "the node answers too many calls already"
+	fullOfClients = "the node has as many clients as it can serve"
+)
+
 var (
-	errOverloaded = errors.New("the node answers too many calls already")
+	errOverloaded = errors.New(overloaded)
 	errUnread     = errors.New("too many large replies wait to be read")
 )
 

@@ -167,7 +167,9 @@ func TestClientsTakeNothingFromNodes(t *testing.T) {
 		require.NoError(t, err)
 	}
 	_, err := clientOf(t, b).Call(testContext(t), b.Addr(), 3, nil)
-	require.Error(t, err)
+	require.ErrorIs(t, err, ErrLimit)
+	require.ErrorIs(t, err, ErrNotSent, "the call was refused, not lost")
+	require.ErrorContains(t, err, "established connections of clients")
 	require.Equal(t, 3, b.Clients())
 	mustCall(t, a, b.Addr(), "x")
 
@@ -180,6 +182,30 @@ func TestClientsTakeNothingFromNodes(t *testing.T) {
 	l.end("1", maxClientBytes)
 	require.True(t, l.begin("1", 1))
 	require.Equal(t, 2048, newClientLoad(4096).all.conns)
+}
+
+// A call above the bound of a client, or of all, is known to be refused for that.
+func TestCallAboveTheBoundOfClients(t *testing.T) {
+	_, b := startPair(t)
+	entered, leave := make(chan struct{}, 1), make(chan struct{})
+	b.ServeClients(ClientHandler{Call: func(context.Context, byte, []byte) []byte {
+		entered <- struct{}{}
+		<-leave
+		return nil
+	}})
+	b.clients.each.calls = 1
+	c := clientOf(t, b)
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Call(testContext(t), b.Addr(), 3, nil)
+		done <- err
+	}()
+	<-entered
+	_, err := c.Call(testContext(t), b.Addr(), 3, nil)
+	require.ErrorIs(t, err, ErrLimit)
+	require.ErrorIs(t, err, ErrNotSent)
+	close(leave)
+	require.NoError(t, <-done)
 }
 
 func TestClientStream(t *testing.T) {
