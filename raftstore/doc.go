@@ -67,7 +67,7 @@
 // # Recovery and backup
 //
 // A cluster that has lost its quorum stays as it is until a majority of its nodes
-// is back. If their data are gone for good, [Recover] makes one node that still
+// is back. If their data are permanently lost, [Recover] makes one node that still
 // has its data the only voter of a new incarnation, which the others join.
 // [PlanRecovery] reports beforehand which writes may be lost. [Backend.Backup] writes
 // the whole state to a stream, and [Restore] begins a new cluster with it.

@@ -100,7 +100,7 @@ func DecodeIdentity(data []byte) (Identity, error) {
 	i := Identity{Owner: d.Owner, Incarnation: d.Incarnation, Life: d.Life, Founders: d.Founders, Addrs: d.Addrs, Former: d.Former}
 	written, err := i.Encode()
 	if err == nil && !bytes.Equal(written, data) {
-		err = errors.New("the content is not what the node wrote")
+		err = errors.New("the content differs from the one that the node wrote")
 	}
 	if err != nil {
 		return Identity{}, err
@@ -134,7 +134,7 @@ func (e *OwnerError) Error() string {
 	if e.Found.Node != e.Want.Node {
 		return fmt.Sprintf("%s: the directory is node %q's and this node is %q: give every node a directory of its own, or correct ID", e.File, e.Found.Node, e.Want.Node)
 	}
-	return fmt.Sprintf("%s: the directory is of another cluster: its Root is %q, and that of the settings is %q: Root must stay what it was at the first start", e.File, e.Found.Root, e.Want.Root)
+	return fmt.Sprintf("%s: the directory is of another cluster: its Root is %q, and that of the settings is %q: Root must not change after the first start", e.File, e.Found.Root, e.Want.Root)
 }
 
 // readIdentity reads the identity file. Its error is a *FormatError or a

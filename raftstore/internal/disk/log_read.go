@@ -62,7 +62,7 @@ func (o *LogOptions) readEntry(file File, at place, index uint64, entry *raft.Lo
 	seed := recordSeed(o.Life, at.segment)
 	h, ok := decodeHeader(b, seed, at.offset)
 	if !ok || h.size() != at.size || !isRecord(b, seed, at.offset) || h.kind != recordEntry {
-		return o.damage(at, "entry %d is not what was written", index)
+		return o.damage(at, "entry %d differs from the written one", index)
 	}
 	if err := decodeEntry(b[recordHeaderSize:recordHeaderSize+h.length], entry); err != nil {
 		return o.damage(at, "entry %d cannot be used: %v", index, err)

@@ -116,7 +116,7 @@ func verifyHeader(r *segmentReader, s *segment) error {
 		return err
 	}
 	if h, ok := decodeSegmentHeader(b); !ok || h != s.segmentHeader {
-		return r.damage(0, "the header is not what was written")
+		return r.damage(0, "the header differs from the written one")
 	}
 	return nil
 }

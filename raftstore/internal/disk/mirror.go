@@ -265,7 +265,7 @@ func (m *Mirror) reopen() error {
 			return err
 		}
 		if !bytes.Equal(sector, c.sector) {
-			return &DamageError{File: c.path, What: "the content is not what this process wrote"}
+			return &DamageError{File: c.path, What: "the content differs from the one that this process wrote"}
 		}
 	}
 	for _, c := range m.copies {

@@ -248,8 +248,8 @@ func TestClientStream(t *testing.T) {
 	require.Eventually(t, func() bool { return b.clients.total() == nodeLoad{} }, 10*time.Second, time.Millisecond, "the load of a client is not given back")
 }
 
-// A client that does not read holds up its own stream and nothing else, and what
-// waits for it is bounded.
+// A client that does not read delays only its own stream, and the data that wait for it are
+// bounded.
 func TestSlowClientHoldsUpNobody(t *testing.T) {
 	_, b := startPair(t)
 	var pushed, waiting atomic.Int64 // waiting is the most after any push

@@ -211,9 +211,9 @@ func (h Hello) greet(rw io.ReadWriter, k Kind, want string) (peer Hello, err err
 	}
 	switch {
 	case head[0] == tlsAlert:
-		return Hello{}, fmt.Errorf("%w: it wants TLS and %s has none: set TLS on all nodes or on none", refused, own)
+		return Hello{}, fmt.Errorf("%w: the other side requires TLS and %s has none: set TLS on all nodes or on none", refused, own)
 	case head[0]&helloMarkerMask != helloMarker:
-		return Hello{}, fmt.Errorf("%w: what answers there is no node of this store", refused)
+		return Hello{}, fmt.Errorf("%w: the process that answers is no node of this store", refused)
 	case verdict(head[2]) == verdictVersion || head[1] != h.version:
 		return Hello{}, versionError(head[1], h.version)
 	}
@@ -250,8 +250,8 @@ func (h Hello) judge(other Hello, k Kind, v verdict, want string) error {
 	return nil
 }
 
-// olderError is what a process is told that must not take part beside another
-// one.
+// olderError is the error of a process that must not take part at the same time as another
+// one with the same data.
 func olderError(id string) error {
 	return fmt.Errorf("%w: a later start, or another process, with the same data was seen by node %q: two processes use copies of one directory, or this one has an older copy: end this process", ErrPeerRefused, id)
 }
