@@ -28,7 +28,6 @@ func TestHungDemote(t *testing.T) {
 		},
 		"lock lost": {
 			func(w *world, _ *member) { // another one has taken it over
-				w.server.Delete("default", cluster.Key(scope, cluster.LeaderKey))
 				w.put(w.t, cluster.LeaderKey, "x")
 			},
 			CauseLost,
