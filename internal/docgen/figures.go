@@ -52,10 +52,10 @@ func attemptRows() [][]string {
 			fmt.Sprintf("four times the usual latency and its deviation; at least %s (%s for writes)", spacedDuration(f.HedgeFloor), spacedDuration(2*f.HedgeFloor)), nil),
 		figureRow("hedges", fmt.Sprintf("%d at a time; a hedge that loses costs the tokens that %d calls earn", f.HedgeBurst, f.UselessHedgeCalls), nil),
 		figureRow("a slow write keeps running for",
-			fmt.Sprintf("%d attempt timeouts, with a second copy after the first of them; never more than a third of the remaining budget", endpoint.Patience),
+			fmt.Sprintf("%d attempt timeouts, with a second copy after the first of them; never more than a third of the remaining budget", endpoint.LateWriteFactor),
 			func(f endpoint.Figures) string {
 				// Settling an attempt keeps a quarter of the budget back.
-				return spacedDuration(min(endpoint.Patience*f.AttemptFloor, f.Budget*3/4/3))
+				return spacedDuration(min(endpoint.LateWriteFactor*f.AttemptFloor, f.Budget*3/4/3))
 			}),
 	}
 }

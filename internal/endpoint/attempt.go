@@ -16,15 +16,16 @@ type Attempt struct {
 	ended bool
 }
 
-// Endpoint is where the copy goes.
+// Endpoint returns the endpoint that the copy must be sent to.
 func (a *Attempt) Endpoint() string { return a.m.addr }
 
-// Hedge says that the copy is sent beside one that is unanswered, after
-// [Pool.TakeHedge]: how it ends decides what it costs.
+// Hedge marks the attempt as a hedge, which is sent while another copy is
+// unanswered. The caller must have been allowed it by [Pool.AllowHedge]. The outcome
+// decides the cost of the hedge.
 func (a *Attempt) Hedge() { a.hedge = true }
 
-// Late says that the copy's time is over though it is left alone, because its
-// answer will still do: it counts as silence now, and no more.
+// Late records a timeout for an attempt that is left running because a late answer
+// is still useful. The silence is counted once: a later End does not count it again.
 func (a *Attempt) Late() {
 	p := a.p
 	p.mu.Lock()
@@ -36,14 +37,14 @@ func (a *Attempt) Late() {
 	a.late = true
 	a.m.remove(a)
 	p.unanswered(a, now-a.start, now, context.DeadlineExceeded)
-	p.reconsider()
+	p.reselect()
 	p.mu.Unlock()
-	p.tell()
+	p.flushEvents()
 }
 
-// End says what became of the attempt: nil for an answer, ErrOvertaken when
-// another copy was answered first, the context's error when it was given up,
-// else the error.
+// End records the outcome of the attempt. err must be nil for an answer,
+// ErrOvertaken if another copy was answered first, the context's error if the
+// attempt was given up, and else the error of the attempt.
 func (a *Attempt) End(err error) {
 	p := a.p
 	p.mu.Lock()
@@ -52,39 +53,40 @@ func (a *Attempt) End(err error) {
 	a.m.remove(a)
 	took := now - a.start
 	if a.hedge {
-		p.hedged(err)
+		p.hedgeDone(err)
 	}
 	switch {
 	case err == nil:
 		p.answer(a, took, now)
-	case a.late && isContext(err): // its silence has been counted
-	case isContext(err) || err == ErrOvertaken: //nolint:errorlint // given by us, never wrapped
+	case a.late && isContext(err): // Late has counted the silence
+	case isContext(err) || err == ErrOvertaken: //nolint:errorlint // passed by callers, never wrapped
 		p.unanswered(a, took, now, err)
 	default:
 		p.judge(a.m, a.start, now, p.o.Judge(err))
 	}
-	p.reconsider()
+	p.reselect()
 	p.mu.Unlock()
-	p.tell()
+	p.flushEvents()
 }
 
-// judge acts on the verdict on m's answer, at now, to what was sent at start. Under
-// p.mu.
+// judge acts on the verdict on an error that m answered at now to a request sent at
+// start. Under p.mu.
 func (p *Pool) judge(m *member, start, now time.Duration, v Verdict) {
 	p.rest(m, now, v)
 	switch {
 	case v.Final:
-		m.strikes = 0
+		m.failures = 0
 		p.rested(m)
 	case v.Local || v.Unconfirmed:
 	case v.Doubt:
 		p.doubt(m, start, now, v.Reason)
 	case v.Blame || v.Unreachable:
-		p.strike(m, now, v.Reason, v.Unreachable)
+		p.recordFailure(m, now, v.Reason, v.Unreachable)
 		m.unreachable = v.Unreachable
 	}
 }
 
+// answer records that a was answered at now, after took. Under p.mu.
 func (p *Pool) answer(a *Attempt, took, now time.Duration) {
 	m := a.m
 	p.rested(m)
@@ -93,28 +95,29 @@ func (p *Pool) answer(a *Attempt, took, now time.Duration) {
 	p.well(m, now)
 	p.resolveDoubts(a)
 	if a.late {
-		return // it was slow: what was found since stands
+		return // the answer was slow: later results about the endpoint stay valid
 	}
 	p.answered[a.class] = max(p.answered[a.class], a.start)
-	if m.out {
-		p.restore(m, "answers again")
+	if m.ejected {
+		p.restore(m, "endpoint answers again")
 	}
 }
 
-// doubt notes that an endpoint answered, at now, that it cannot serve what was
-// sent at start. It is a fault if another endpoint could serve what came later.
+// doubt records that an endpoint answered at now that it cannot serve a request
+// that was sent at start. This is a failure if an endpoint has answered a request
+// that was sent later. Under p.mu.
 func (p *Pool) doubt(m *member, start, now time.Duration, why string) {
 	m.silentAt = 0
 	if start < max(p.answered[Read], p.answered[Write], p.answered[Renew]) {
-		p.strike(m, now, why, false)
+		p.recordFailure(m, now, why, false)
 		return
 	}
 	m.doubtAt, m.doubtWhy = now, why
 }
 
-// resolveDoubts counts a fault of each endpoint that had refused to serve before
-// a was sent, which another one has answered now. If that one had refused too,
-// the reason was the store's.
+// resolveDoubts counts a failure of each endpoint that had answered that it could
+// not serve before a was sent. If the endpoint of a, which has now answered, had
+// done so too, the store was the cause and no failure is counted. Under p.mu.
 func (p *Pool) resolveDoubts(a *Attempt) {
 	shared := a.m.doubtAt > 0
 	a.m.doubtAt = 0
@@ -122,37 +125,38 @@ func (p *Pool) resolveDoubts(a *Attempt) {
 		if m.doubtAt > 0 && m.doubtAt <= a.start {
 			m.doubtAt = 0
 			if !shared {
-				p.strike(m, p.now(), m.doubtWhy, false)
+				p.recordFailure(m, p.now(), m.doubtWhy, false)
 			}
 		}
 	}
 }
 
-// well forgets the faults of an endpoint that answered, and the probe that was
-// to tell what they were.
+// well resets the failures of an endpoint that answered, and postpones the probe
+// that was to verify them. Under p.mu.
 func (p *Pool) well(m *member, now time.Duration) {
-	if m.strikes > 0 && !m.out {
-		m.strikes = 0
+	if m.failures > 0 && !m.ejected {
+		m.failures = 0
 		m.probeAt = now + p.sampled()
 	}
 }
 
-// sampled is how long an endpoint that is well and not in use is not asked.
+// sampled returns the pause before the next probe of a healthy endpoint.
 func (p *Pool) sampled() time.Duration { return p.o.SampleInterval/2 + p.jitter(p.o.SampleInterval) }
 
-// unanswered judges silence: it counts against the endpoint when its own time
-// ran out, or when what was sent elsewhere later has been answered.
+// unanswered judges an attempt that ended without an answer. It is a failure of the
+// endpoint if the attempt timed out, or if it was silent for longer than usual and
+// a later request to an endpoint has been answered. Under p.mu.
 func (p *Pool) unanswered(a *Attempt, took, now time.Duration, err error) {
-	// A copy that was sent with little time left proves nothing by its end.
+	// The timeout of a copy that was sent with little time left proves nothing.
 	expired := isDeadline(err) && took >= p.o.AttemptFloor*9/10
 	if !expired && (took <= p.hedge(a.m, a.class) || p.answered[a.class] <= a.start) {
 		if isDeadline(err) && p.answered[a.class] <= a.start {
-			p.probeSoon(a.m, now) // which has the time to find out
+			p.probeSoon(a.m, now) // a probe has enough time to find out
 		}
 		return
 	}
-	p.strike(a.m, now, "no answer within "+round(took).String(), false)
+	p.recordFailure(a.m, now, "no answer within "+round(took).String(), false)
 	if p.answered[a.class] > a.start {
-		a.m.lat[a.class].atLeast(took) // in an outage of all, silence says nothing of latency
+		a.m.lat[a.class].atLeast(took) // while all endpoints fail, silence is no measure of latency
 	}
 }

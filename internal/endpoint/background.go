@@ -9,7 +9,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// background probes, samples and lists until the Pool is closed.
+// background probes endpoints and refreshes the list of members and the names until
+// the Pool is closed.
 func (p *Pool) background() {
 	defer p.done.Done()
 	t := time.NewTimer(0)
@@ -25,7 +26,7 @@ func (p *Pool) background() {
 	}
 }
 
-// poke makes the background look at its times again.
+// poke makes the background goroutine run the work that is due.
 func (p *Pool) poke() {
 	select {
 	case p.wake <- struct{}{}:
@@ -33,7 +34,8 @@ func (p *Pool) poke() {
 	}
 }
 
-// Refresh asks for the members' list soon. It does not wait.
+// Refresh schedules a request for the list of members within a ProbeInterval. It
+// does not wait.
 func (p *Pool) Refresh() {
 	p.mu.Lock()
 	p.listAt = min(p.listAt, p.now()+p.jitter(p.o.ProbeInterval))
@@ -41,10 +43,10 @@ func (p *Pool) Refresh() {
 	p.poke()
 }
 
-// work starts what is due and returns how long there is nothing to do.
+// work starts the tasks that are due and returns the time until the next one.
 func (p *Pool) work() time.Duration {
 	p.mu.Lock()
-	defer p.tell()
+	defer p.flushEvents()
 	defer p.mu.Unlock()
 	now := p.now()
 	next := now + time.Minute
@@ -62,12 +64,12 @@ func (p *Pool) work() time.Duration {
 	}
 	for _, m := range p.members {
 		switch {
-		case m.probing || p.idle(m) || !m.out && (p.o.Probe == nil || p.o.SampleInterval < 0):
+		case m.probing || p.idle(m) || !m.ejected && (p.o.Probe == nil || p.o.SampleInterval < 0):
 		case m.probeAt > now:
 			next = min(next, m.probeAt)
 		case p.o.Probe == nil:
-			p.restore(m, "its pause is over")
-			m.strikes = strikesOut - 1 // one fault more leaves it out again
+			p.restore(m, "ejection interval elapsed")
+			m.failures = ejectAfter - 1 // one more failure ejects it again
 		case !p.probes.take(now):
 			next = min(next, now+time.Second/probesPerSecond)
 		default:
@@ -79,7 +81,7 @@ func (p *Pool) work() time.Duration {
 	return max(next-now, time.Millisecond)
 }
 
-// probe asks the quorum through m.
+// probe sends a request to the quorum through m.
 func (p *Pool) probe(m *member) {
 	defer p.done.Done()
 	ctx, cancel := context.WithTimeout(p.life, 2*p.o.AttemptFloor)
@@ -92,7 +94,7 @@ func (p *Pool) probe(m *member) {
 		return
 	}
 	p.mu.Lock()
-	defer p.tell()
+	defer p.flushEvents()
 	defer p.mu.Unlock()
 	now := p.now()
 	m.probing = false
@@ -103,10 +105,11 @@ func (p *Pool) probe(m *member) {
 	default:
 		p.proved(m, now, now-began, leads)
 	}
-	p.reconsider()
+	p.reselect()
 	p.poke()
 }
 
+// fault returns the reason of a failed probe.
 func (p *Pool) fault(err error, took time.Duration) string {
 	if isContext(err) {
 		return "no answer within " + round(took).String()
@@ -114,9 +117,10 @@ func (p *Pool) fault(err error, took time.Duration) string {
 	return p.o.Judge(err).Reason
 }
 
+// proved records a probe of m that was answered. Under p.mu.
 func (p *Pool) proved(m *member, now, took time.Duration, leads bool) {
-	if m.out {
-		m.lat = [classes]latency{} // what it was like when it failed is over
+	if m.ejected {
+		m.lat = [classes]latency{} // its latency from before the failure no longer applies
 	}
 	m.silentAt = 0
 	m.lat[Read].add(took)
@@ -128,17 +132,18 @@ func (p *Pool) proved(m *member, now, took time.Duration, leads bool) {
 	m.probeAt = now + p.sampled()
 	m.doubtAt = 0
 	p.rested(m)
-	if !m.out {
-		m.strikes = 0
+	if !m.ejected {
+		m.failures = 0
 		return
 	}
-	if m.proven++; m.proven >= provenBy {
-		p.restore(m, "answers again")
+	if m.proven++; m.proven >= restoreAfter {
+		p.restore(m, "endpoint answers again")
 		return
 	}
 	m.probeAt = now + p.jitter(p.o.ProbeInterval)
 }
 
+// unproven records a probe of m that failed. Under p.mu.
 func (p *Pool) unproven(m *member, began, now time.Duration, err error) {
 	why := p.fault(err, now-began)
 	m.unreachable = false
@@ -147,11 +152,11 @@ func (p *Pool) unproven(m *member, began, now time.Duration, err error) {
 		defer func() { m.unreachable = v.Unreachable }()
 		p.rest(m, now, v)
 		switch {
-		case m.out:
+		case m.ejected:
 		case v.Doubt:
 			p.doubt(m, began, now, why)
 			if m.probeAt = now + p.jitter(p.o.ProbeInterval); v.Throttled {
-				m.probeAt = now + p.sampled() // calls have turns, and bring the answer
+				m.probeAt = now + p.sampled() // calls are sent one at a time and show whether it serves
 			}
 			return
 		case !v.Blame && !v.Unreachable:
@@ -159,19 +164,20 @@ func (p *Pool) unproven(m *member, began, now time.Duration, err error) {
 			return
 		}
 	}
-	if !m.out {
-		// Nobody waits for a probe, and it had all its time: there is no doubt.
-		p.strike(m, now, why, true)
+	if !m.ejected {
+		// A probe is not cut short by a caller and had its full time. One failure is
+		// therefore enough to eject the endpoint.
+		p.recordFailure(m, now, why, true)
 		return
 	}
 	m.proven, m.why = 0, why
 	p.dropSilent(m, now)
-	p.lookSoon(now) // its name may have moved to another server
+	p.lookSoon(now) // the name may resolve to another server now
 	m.pause = min(2*m.pause, maxPause*p.o.ProbeInterval)
 	m.probeAt = now + m.pause/2 + p.jitter(m.pause/2)
 }
 
-// list asks for the members' addresses.
+// list requests the list of members.
 func (p *Pool) list() {
 	defer p.done.Done()
 	ctx, cancel := context.WithTimeout(p.life, p.o.Budget)
@@ -181,7 +187,7 @@ func (p *Pool) list() {
 		return
 	}
 	p.mu.Lock()
-	defer p.tell()
+	defer p.flushEvents()
 	defer p.mu.Unlock()
 	p.listing = false
 	now := p.now()
@@ -194,8 +200,8 @@ func (p *Pool) list() {
 	p.poke()
 }
 
-// merge takes over the members' list. A new member must prove itself before
-// it is used: its address may not be meant for us.
+// merge applies the list of members. A new member is not used before probes have
+// succeeded, because its address may not be reachable from this client. Under p.mu.
 func (p *Pool) merge(list []Listed) {
 	listed := map[string]bool{}
 	for _, l := range list {
@@ -213,26 +219,26 @@ func (p *Pool) merge(list []Listed) {
 		m.listed = listed[m.addr] || m.name != nil && m.name.listed
 	}
 	p.removeIf(func(m *member) (string, bool) {
-		return "the store does not list it any more", !m.listed && !m.seed
+		return "no longer in the store's list of members", !m.listed && !m.seed
 	})
 	p.names = slices.DeleteFunc(p.names, func(n *name) bool { return !n.listed && !n.seed })
-	p.reconsider()
+	p.reselect()
 }
 
-// discovered makes an endpoint of a member that is new in the list.
+// discovered adds an endpoint for a member that is new in the list. Under p.mu.
 func (p *Pool) discovered(l Listed) {
-	m := &member{addr: l.Endpoint, id: l.Server, name: p.newName(l.Endpoint), out: p.o.Probe != nil, why: "it is new", pause: p.o.ProbeInterval}
+	m := &member{addr: l.Endpoint, id: l.Server, name: p.newName(l.Endpoint), ejected: p.o.Probe != nil, why: "new endpoint, not probed yet", pause: p.o.ProbeInterval}
 	p.add(m)
 	if m.name != nil {
 		p.names = append(p.names, m.name)
 		p.look(m.name)
 	}
 	if m.shadowed = p.replaced(m); !m.shadowed {
-		p.decide(dcs.EndpointEvent{Change: dcs.Added, From: m.addr, Reason: "the store lists it"})
+		p.queueEvent(dcs.EndpointEvent{Change: dcs.Added, From: m.addr, Reason: "listed by the store"})
 	}
 }
 
-// report logs and tells one decision.
+// report logs one decision and passes it to the observer.
 func (p *Pool) report(ev dcs.EndpointEvent) {
 	level := slog.LevelInfo
 	if ev.Change == dcs.Ejected {

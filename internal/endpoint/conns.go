@@ -5,15 +5,16 @@ import (
 	"time"
 )
 
-// Conns holds the connection to each endpoint. One that is dropped gets no new
-// call, and is closed after a grace time, so that the calls under way end by
-// themselves. Its fields must be set before the first use.
+// Conns holds one connection to each endpoint. A connection that is dropped gets no
+// new calls. It is closed after a grace time, so that calls in flight can end
+// first. The exported fields must be set before the first use.
 type Conns[C any] struct {
 	// Close closes a connection. It is called with no lock held.
 	Close func(C)
-	// Grace is how long a dropped connection is kept: as long as a call may take.
+	// Grace is how long a dropped connection stays open. It should be as long as a
+	// call may take.
 	Grace time.Duration
-	// Known reports whether an endpoint is one of the Pool's: see [Pool.Knows].
+	// Known reports whether connections to an endpoint may be kept: see [Pool.Knows].
 	Known func(endpoint string) bool
 
 	mu      sync.Mutex
@@ -21,9 +22,9 @@ type Conns[C any] struct {
 	dropped map[*time.Timer]C
 }
 
-// Get returns the connection to an endpoint, or a new one that open returns if
-// there is none or usable refuses it. usable and open are called under a lock and
-// must not block. After [Conns.CloseAll] has begun, open must fail.
+// Get returns the connection to an endpoint. It calls open for a new one if there is
+// none, or if usable is not nil and returns false. usable and open are called with a
+// lock held and must not block. open must fail once [Conns.CloseAll] has begun.
 func (t *Conns[C]) Get(endpoint string, usable func(C) bool, open func() (C, error)) (C, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -45,7 +46,8 @@ func (t *Conns[C]) Get(endpoint string, usable func(C) bool, open func() (C, err
 	return c, nil
 }
 
-// Drop gives up the connection to an endpoint.
+// Drop closes the connection to an endpoint after the grace time. Calls made after
+// it get a new one.
 func (t *Conns[C]) Drop(endpoint string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -70,7 +72,7 @@ func (t *Conns[C]) retire(c C) {
 	t.dropped[timer] = c
 }
 
-// CloseAll closes every connection, also those that were dropped.
+// CloseAll closes every connection, dropped ones included, without a grace time.
 func (t *Conns[C]) CloseAll() {
 	t.mu.Lock()
 	var all []C
@@ -88,7 +90,7 @@ func (t *Conns[C]) CloseAll() {
 	}
 }
 
-// Len returns how many connections there are, dropped ones included.
+// Len returns the number of open connections, dropped ones included.
 func (t *Conns[C]) Len() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()

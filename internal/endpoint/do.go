@@ -11,32 +11,37 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Answer is what became of a call.
+// Answer is the result of a call.
 type Answer[T any] struct {
 	Value T
-	// Endpoint is who answered, or, with an error, who failed last.
+	// Endpoint is the endpoint that answered. With an error it is the endpoint of
+	// that error, or empty.
 	Endpoint string
-	// Sent is when the copy was sent whose answer counts (P1).
+	// Sent is when the answered copy was sent (P1).
 	Sent dcs.Instant
 	// First is when the call's first copy was sent.
 	First dcs.Instant
-	// Clear says, with an error, that no copy was done or ever will be.
+	// Clear reports, with an error, that no copy was executed or ever will be.
 	Clear bool
 }
 
-// Do runs f at one endpoint after another, hedged, until one copy is answered
-// or ctx ends: for what is safe to send twice (P13). ctx must have a deadline.
-// f must return when its context ends; it may be called several times at once.
+// Do calls f with one endpoint after another, hedged, until one copy is answered or
+// ctx ends. The request must be safe to send twice (P13), and ctx must have a
+// deadline. f must return when its context ends. It may be called concurrently.
 //
-// The error is that of a Final verdict, or of an Unconfirmed one that no
-// endpoint contradicts, [dcs.ErrClosed] after Close, or else ctx's. The last
-// two are a [Fault] where an endpoint has failed.
+// The error is one of these:
+//
+//   - the error of f with a Final verdict
+//   - a [Fault] with the error of an Unconfirmed verdict that every endpoint which
+//     can be reached has given
+//   - [dcs.ErrClosed] after Close
+//   - the error of ctx, or a Fault that wraps it and the failure of an endpoint
 func Do[T any](ctx context.Context, p *Pool, c Class, f func(ctx context.Context, endpoint string) (T, error)) (Answer[T], error) {
 	return DoAt(ctx, p, c, func() string { return "" }, f)
 }
 
-// DoAt is Do for a call of something that is at one endpoint and moves only
-// where it must: at says where it is, as for [Pool.PickAt].
+// DoAt is Do for a call that prefers one endpoint, such as a call of a session that
+// is bound to it. at returns that endpoint, as for [Pool.PickAt].
 func DoAt[T any](ctx context.Context, p *Pool, c Class, at func() string, f func(ctx context.Context, endpoint string) (T, error)) (Answer[T], error) {
 	d := &call[T]{p: p, class: c, at: at, f: f, idle: make(chan struct{}, 1)}
 	d.answer.Clear = true
@@ -71,21 +76,22 @@ type call[T any] struct {
 	class Class
 	at    func() string
 	f     func(context.Context, string) (T, error)
-	idle  chan struct{} // told when the last open copy ends
+	idle  chan struct{} // receives when a copy ends
 
 	mu     sync.Mutex
 	cancel context.CancelCauseFunc // of the round
 	tried  []string                // in this round
 	open   int                     // copies of this round under way
-	over   bool                    // answered, or a final no
+	over   bool                    // answered, or refused by a Final verdict
 	answer Answer[T]
 	err    error  // the answer's
-	fault  *Fault // the last one
+	fault  *Fault // the last failure
 
 	refusals Refusals
 }
 
-// round runs copies until one is answered (true) or all have failed.
+// round runs copies until one is answered or all have failed. It reports whether
+// the call has ended.
 func (d *call[T]) round(ctx context.Context, n int) bool {
 	deadline, _ := ctx.Deadline()
 	rctx, stop := context.WithTimeout(ctx, d.p.AttemptTimeout(d.class, time.Until(deadline), n))
@@ -113,7 +119,8 @@ func (d *call[T]) round(ctx context.Context, n int) bool {
 	}
 }
 
-// more claims a copy for the caller's own goroutine.
+// more reports whether the calling goroutine may run one more copy, and counts it in
+// open.
 func (d *call[T]) more(ctx context.Context) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -127,31 +134,32 @@ func (d *call[T]) more(ctx context.Context) bool {
 	return true
 }
 
-// hedge runs a copy beside those under way, and another one when it fails; a
-// third one comes later. So does the first where none is allowed now.
+// hedge runs a second copy, and further ones as long as they fail. A third copy is
+// scheduled for later. If no hedge is allowed now, the second one is tried again
+// later too.
 func (d *call[T]) hedge(ctx context.Context, after time.Duration) {
-	if !d.beside(ctx) {
+	if !d.mayHedge(ctx) {
 		return
 	}
-	if !d.p.TakeHedge() {
+	if !d.p.AllowHedge() {
 		time.AfterFunc(2*after, func() { d.hedge(ctx, 2*after) })
 		return
 	}
 	again := time.AfterFunc(2*after, func() { d.hedge(ctx, 2*after) })
 	defer again.Stop()
-	for d.beside(ctx) && d.more(ctx) {
+	for d.mayHedge(ctx) && d.more(ctx) {
 		d.copy(ctx, true)
 	}
 }
 
-// beside reports whether a copy may be added to those under way.
-func (d *call[T]) beside(ctx context.Context) bool {
+// mayHedge reports whether a copy may be sent in addition to those in flight.
+func (d *call[T]) mayHedge(ctx context.Context) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.open > 0 && d.open < maxCopies && !d.over && ctx.Err() == nil && len(d.tried) < d.p.size() && !d.p.gated()
 }
 
-// copy runs one copy, which is counted in open already.
+// copy runs one copy. The caller must have counted it in open.
 func (d *call[T]) copy(ctx context.Context, hedge bool) {
 	d.mu.Lock()
 	a := d.p.PickAt(d.class, d.at(), d.tried...)
@@ -170,7 +178,7 @@ func (d *call[T]) copy(ctx context.Context, hedge bool) {
 	if err != nil {
 		v = d.p.o.Judge(err)
 		if ctx.Err() != nil && !v.Final && !v.Unconfirmed && !v.Local {
-			err = context.Cause(ctx) // it was cut short: its own error comes from that
+			err = context.Cause(ctx) // the copy was cut short: its own error follows from that
 		}
 	}
 	a.End(err)
@@ -188,7 +196,7 @@ func (d *call[T]) copy(ctx context.Context, hedge bool) {
 		d.answer.Endpoint, d.answer.Value, d.answer.Sent, d.answer.Clear = a.Endpoint(), value, sent, false
 		d.end(nil)
 	case v.Final:
-		// Another copy may still be done.
+		// P10: another copy may still be executed.
 		d.answer.Endpoint, d.answer.Clear = a.Endpoint(), d.answer.Clear && d.open == 0
 		d.end(err)
 	default:
@@ -196,21 +204,21 @@ func (d *call[T]) copy(ctx context.Context, hedge bool) {
 	}
 }
 
-// end ends the call with the answer to one copy. Under d.mu.
+// end ends the call with the result of one copy. Under d.mu.
 func (d *call[T]) end(err error) {
 	d.over, d.err = true, err
 	d.cancel(ErrOvertaken)
 }
 
-// failed notes the failure of one copy. Under d.mu.
+// failed records the failure of one copy. Under d.mu.
 func (d *call[T]) failed(f *Fault, v Verdict, took time.Duration) {
 	d.answer.Clear = d.answer.Clear && v.Refused
 	d.refusals.Note(f.Endpoint, f.Err, v)
 	switch {
 	case errors.Is(f.Err, context.Canceled) || errors.Is(f.Err, ErrOvertaken):
-		return // it was given up
+		return // the copy was given up
 	case isContext(f.Err) && d.fault != nil:
-		return // an answer says more than silence
+		return // an earlier error is more useful than a timeout
 	case isContext(f.Err):
 		f.Err = fmt.Errorf("no answer within %v", round(took))
 	case v.Local && d.fault != nil && d.fault.Endpoint != "":
@@ -221,9 +229,9 @@ func (d *call[T]) failed(f *Fault, v Verdict, took time.Duration) {
 	d.answer.Endpoint, d.fault = f.Endpoint, f
 }
 
-// given is the error of a call whose time is over. A refusal that only an
-// operator can end is reported, also if other failures came later, unless an
-// endpoint was heard of which did not refuse.
+// given returns the error of a call whose time is over. It reports a refusal that
+// only an operator can end, even if other failures came later. It does not if the last
+// failure of some endpoint was a Doubt.
 func (d *call[T]) given(ctxErr error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -240,7 +248,7 @@ func (d *call[T]) given(ctxErr error) error {
 	return &Fault{f.Endpoint, fmt.Errorf("%w (%w)", f.Err, ctxErr)}
 }
 
-// throttled notes why nothing may be sent now.
+// throttled records why no request may be sent now.
 func (d *call[T]) throttled(err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -270,6 +278,7 @@ func (p *Pool) pause(ctx context.Context, ceiling time.Duration) {
 	}
 }
 
+// isContext reports whether err means that an attempt ended without an answer.
 func isContext(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrOvertaken)
 }

@@ -1,32 +1,35 @@
 // Package endpoint chooses among the servers of one store, for the backends
 // that reach theirs over several addresses.
 //
-// The fault it exists for is a server that accepts connections and cannot
-// serve: frozen, cut off from its peers, behind a path that drops packets. TCP
-// does not see it (the kernel of a frozen process acknowledges), and neither
-// does a connectivity check. So a Pool judges outcomes only: what was asked,
-// whether it was answered, and how fast.
+// It handles servers that accept connections and cannot serve, because they are
+// frozen, cut off from their peers or behind a path that drops packets. TCP does
+// not detect this (the kernel of a frozen process acknowledges), and neither does
+// a connectivity check. A Pool therefore judges only the outcomes of calls: whether
+// an endpoint answered, how fast, and with which error.
 //
-//   - [Pool.Pick] gives the endpoint for a copy of a call, [Attempt.End] takes
-//     what became of it. An endpoint that owes an answer for longer than is
-//     usual there is silent, and passed over at once, before any time-out.
-//   - [Do] makes a call that is safe to send twice (P13): one copy, a second one
-//     elsewhere when the first is late, fresh rounds with longer time-outs, full
-//     jitter between them, never past the context's end.
-//   - After two faults in a row, or one that leaves no doubt, an endpoint is left
-//     out. It is probed in the background with a question to the quorum, and is
-//     used again after two answers in a row. If all are out, all are tried.
-//   - A server that lives and says that it cannot serve is in doubt ([Verdict]): in
-//     an election all do. It is at fault once another one serves.
-//   - The server that leads the store is preferred, unless it is so far away that
-//     another one is at least twice as fast.
-//   - The members' addresses are refreshed in the background; seeds are kept.
-//   - Each address of a name is an endpoint. Names are looked up in the background;
-//     a lookup that fails or is slow loses no address that is known.
-//   - A server that is reached at several addresses is one endpoint, once it has
-//     been identified ([Pool.Identify]).
-//   - An endpoint that is ejected and silent, or removed, loses its connections
-//     ([Conns]).
+//   - [Pool.Pick] returns the endpoint for a copy of a call, and [Attempt.End]
+//     takes the outcome. An endpoint with a call that has been unanswered for longer
+//     than usual is silent. It is passed over at once, before any timeout.
+//   - [Do] makes a call that is safe to send twice (P13). It sends one copy, and a
+//     second one to another endpoint when the first is late. Further rounds follow
+//     with longer timeouts and full jitter between them, but never past the end of
+//     the context.
+//   - Two failures in a row, or a single one that is certain, eject an endpoint. It
+//     is probed in the background with a request to the quorum and restored after
+//     two answers in a row. If all endpoints are ejected, all are tried.
+//   - A server that answers that it cannot serve is in doubt ([Verdict]), because
+//     all servers answer so during an election. It is at fault once another one
+//     serves.
+//   - The leader of the store is preferred, unless another server is much faster:
+//     its usual latency is less than half and at least 2 ms shorter.
+//   - The list of members is refreshed in the background. Seeds are kept.
+//   - Each address of a name is an endpoint. Names are looked up in the background.
+//     A lookup that fails or is slow removes no known address.
+//   - A server with several addresses is one endpoint, once it has been identified
+//     ([Pool.Identify]).
+//   - The connections to an endpoint are closed if it was removed, or ejected and
+//     silent ([Conns]).
 //
-// Each decision is one log line with its reason and one [dcs.EndpointEvent].
+// Each decision is logged as one line with its reason and reported as one
+// [dcs.EndpointEvent].
 package endpoint

@@ -12,7 +12,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// doubting is a bench whose servers' word that there is no leader is a doubt.
+// doubting returns Options for b under which the answer "no leader" is a Doubt.
 func doubting(b *bench, seeds ...string) Options {
 	o := b.options(seeds...)
 	o.Judge = func(err error) Verdict {
@@ -25,7 +25,7 @@ func doubting(b *bench, seeds ...string) Options {
 	return o
 }
 
-func TestDoubtIsNoFaultWhileNobodyServes(t *testing.T) {
+func TestDoubtIsNoFailureWhileNoServerServes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
 		p := started(doubting(b, "a", "b", "c"))
@@ -43,14 +43,14 @@ func TestDoubtIsNoFaultWhileNobodyServes(t *testing.T) {
 		_, err := Do(ctx, p, Read, b.call)
 		require.NoError(t, err)
 		for _, name := range []string{"a", "b", "c"} {
-			require.Zero(t, b.count(dcs.Ejected, name), "%s is left out for an election", name)
+			require.Zero(t, b.count(dcs.Ejected, name), "%s was ejected during an election", name)
 		}
 	})
 }
 
-// A server that is cut off from the others says so at once, and is left although
-// no call to it is ever silent.
-func TestDoubtIsAFaultOnceAnotherServes(t *testing.T) {
+// A server that is cut off from the others answers so at once. Calls move to another
+// server although no call is silent.
+func TestDoubtIsAFailureOnceAnotherServes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench("a", "b")
 		o := doubting(b, "a", "b")
@@ -65,7 +65,7 @@ func TestDoubtIsAFaultOnceAnotherServes(t *testing.T) {
 			cancel()
 			require.NoError(t, err)
 		}
-		time.Sleep(10 * time.Second) // its probes are answered in the same way
+		time.Sleep(10 * time.Second) // its probes get the same answer
 		require.NotEqual(t, at, p.Endpoints()[0])
 		before := b.calls(at)
 		for range 4 {
@@ -74,7 +74,7 @@ func TestDoubtIsAFaultOnceAnotherServes(t *testing.T) {
 			cancel()
 			require.NoError(t, err)
 		}
-		require.Equal(t, before, b.calls(at), "calls still go to %s", at)
+		require.Equal(t, before, b.calls(at), "calls are still sent to %s", at)
 		require.NotZero(t, b.count(dcs.Switched, at))
 	})
 }
@@ -86,17 +86,17 @@ func TestAnAnswerNamesTheLeader(t *testing.T) {
 		o.SampleInterval = time.Hour
 		p := started(o)
 		defer p.Close()
-		time.Sleep(time.Second) // each was asked once
+		time.Sleep(time.Second) // each was probed once
 		for _, name := range []string{"a", "b", "c"} {
 			p.Leads(name)
 			require.Equal(t, name, p.Endpoints()[0])
 		}
-		p.Leads("nobody")
+		p.Leads("unknown")
 		require.Equal(t, "c", p.Endpoints()[0])
 	})
 }
 
-// Endpoints that are left out are listed, too, and each one once.
+// Endpoints lists ejected endpoints too, and each endpoint once.
 func TestEndpointsListsEachOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
@@ -104,7 +104,7 @@ func TestEndpointsListsEachOnce(t *testing.T) {
 		defer p.Close()
 		b.set("a", "hang")
 		b.set("b", "hang")
-		for range strikesOut {
+		for range ejectAfter {
 			p.Blame("a", "a test")
 			p.Blame("b", "a test")
 		}

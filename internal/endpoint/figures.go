@@ -2,28 +2,30 @@ package endpoint
 
 import "time"
 
-// LeaseDialsPerSecond is the Options.DialsPerSecond of a store whose leases have
-// connections of their own.
+// LeaseDialsPerSecond is the Options.DialsPerSecond for a store in which each lease
+// has its own connection.
 const LeaseDialsPerSecond = 50
 
-// Figures are a Pool's times and counts for one budget. The documentation is
-// generated from them.
+// Figures are the durations and counts of a Pool for one budget. The documentation
+// is generated from them.
 type Figures struct {
-	// Budget is the call's; the next four fields are the Options' defaults.
+	// Budget is that of a call. The next four fields are the defaults of Options.
 	Budget                                                    time.Duration
 	AttemptFloor, HedgeFloor, ProbeInterval, TopologyInterval time.Duration
-	// MaxProbeInterval bounds the pause between two probes of an endpoint that goes
-	// on failing.
+	// MaxProbeInterval bounds the pause between two probes of an endpoint that
+	// keeps failing.
 	MaxProbeInterval time.Duration
-	// SteadyRounds have attempts of AttemptFloor; later ones double.
+	// SteadyRounds is the number of rounds whose attempts get AttemptFloor. The
+	// timeout doubles with each later round.
 	SteadyRounds int
-	// HedgeBurst is how many hedges may run at a time. UselessHedgeCalls is how
-	// many calls have to earn a hedge that loses to the original.
+	// HedgeBurst is the largest number of hedges that may be saved up.
+	// UselessHedgeCalls is the number of calls that earn the cost of a hedge which
+	// loses to the original.
 	HedgeBurst, UselessHedgeCalls int
-	// EjectAfter failures in a row eject an endpoint, RestoreAfter successful
-	// probes restore it.
+	// EjectAfter failures in a row eject an endpoint. RestoreAfter successful
+	// probes in a row restore it.
 	EjectAfter, RestoreAfter int
-	// DialsPerSecond and DialBurst bound the connections made.
+	// DialsPerSecond and DialBurst bound the rate of new connections.
 	DialsPerSecond, DialBurst int
 }
 
@@ -35,6 +37,6 @@ func FiguresFor(budget time.Duration) Figures {
 		ProbeInterval: o.ProbeInterval, TopologyInterval: o.TopologyInterval,
 		MaxProbeInterval: maxPause * o.ProbeInterval,
 		SteadyRounds:     steadyRounds, HedgeBurst: hedgeBurst, UselessHedgeCalls: hedgeShare * uselessHedge,
-		EjectAfter: strikesOut, RestoreAfter: provenBy, DialsPerSecond: dialsPerSecond, DialBurst: dialBurst,
+		EjectAfter: ejectAfter, RestoreAfter: restoreAfter, DialsPerSecond: dialsPerSecond, DialBurst: dialBurst,
 	}
 }

@@ -2,7 +2,8 @@ package endpoint
 
 import "time"
 
-// silent reports whether it owes an answer for longer than is usual.
+// silent reports whether m has an attempt that has been unanswered for longer than
+// usual. Under p.mu.
 func (p *Pool) silent(m *member, now time.Duration) bool {
 	for _, a := range m.open {
 		if now-a.start > p.hedge(m, a.class) {
@@ -12,7 +13,8 @@ func (p *Pool) silent(m *member, now time.Duration) bool {
 	return false
 }
 
-// hedge is the silence of m after which another endpoint is asked too.
+// hedge returns how long a call to m must be unanswered before a copy is sent to
+// another endpoint. Under p.mu.
 func (p *Pool) hedge(m *member, c Class) time.Duration {
 	floor := p.o.HedgeFloor
 	if c == Write {
@@ -20,21 +22,23 @@ func (p *Pool) hedge(m *member, c Class) time.Duration {
 	}
 	l := m.lat[c]
 	if l.mean == 0 {
-		return max(min(4*m.usual(c), p.o.AttemptFloor/2), 4*floor) // nothing is known: the first call dials, too
+		return max(min(4*m.usual(c), p.o.AttemptFloor/2), 4*floor) // no latency is known, and the first call has to dial
 	}
 	return max(min(4*l.mean+l.dev, p.o.AttemptFloor/2), floor)
 }
 
-// HedgeAfter is the silence after which a second copy of a call may be sent, if
-// [Pool.TakeHedge] allows it then: for attempt.Options.HedgeAfter.
+// HedgeAfter returns how long a call must be unanswered before a second copy may be
+// sent, if [Pool.AllowHedge] allows it then. It is meant for
+// attempt.Options.HedgeAfter.
 func (p *Pool) HedgeAfter(c Class) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.hedge(p.current, c)
 }
 
-// TakeHedge spends a hedge, if there is one left: for attempt.Options.Hedge.
-func (p *Pool) TakeHedge() bool {
+// AllowHedge reports whether a hedge may be sent, and takes it from the hedge budget.
+// It is meant for attempt.Options.Hedge.
+func (p *Pool) AllowHedge() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.hedges < 1 {
@@ -44,10 +48,10 @@ func (p *Pool) TakeHedge() bool {
 	return true
 }
 
-// hedged settles the price of a hedge: more than was spent where the first copy
-// was answered before it, because a store that is slow everywhere is only made
-// slower by more copies; else nothing. Under p.mu.
-func (p *Pool) hedged(err error) {
+// hedgeDone adjusts the hedge budget when a hedge has ended with err. A hedge that
+// loses to the original costs extra tokens, because more copies only slow down a
+// store that is slow at every endpoint. Any other hedge is refunded. Under p.mu.
+func (p *Pool) hedgeDone(err error) {
 	if isContext(err) && !isDeadline(err) {
 		p.hedges = max(-uselessHedge, p.hedges-(uselessHedge-1))
 		return
@@ -55,8 +59,9 @@ func (p *Pool) hedged(err error) {
 	p.hedges = min(hedgeBurst, p.hedges+1)
 }
 
-// AttemptTimeout is the time for a copy of a call with left to go, in the
-// given round (from 0): never all of it while another round could follow.
+// AttemptTimeout returns the timeout of a copy in the given round, counted from 0.
+// left is the remaining time of the call. The timeout is at most two thirds of left,
+// so that another round can follow, but at least 10 ms.
 func (p *Pool) AttemptTimeout(c Class, left time.Duration, round int) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// One endpoint hangs, the hedge meets one that refuses: the third is asked at
-// once and not after the first one's time-out.
+// The first endpoint hangs and the endpoint of the hedge refuses. The third one must be
+// called at once, and not after the timeout of the first.
 func TestHedgeThatFailsGoesOn(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
@@ -33,7 +33,8 @@ func TestHedgeThatFailsGoesOn(t *testing.T) {
 	})
 }
 
-// A store that is slow everywhere gets few second copies: none of them helps.
+// A store that is slow at every endpoint gets few second copies, because they do not
+// help.
 func TestHedgesThatDoNotHelpStop(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
@@ -59,35 +60,35 @@ func TestHedgesThatDoNotHelpStop(t *testing.T) {
 			require.NoError(t, err)
 		}
 		copies := b.calls("a") + b.calls("b") + b.calls("c") - before
-		require.Greater(t, copies, calls, "it was tried")
+		require.Greater(t, copies, calls, "no hedge was sent")
 		require.LessOrEqual(t, copies-calls, hedgeBurst/uselessHedge+calls/(hedgeShare*uselessHedge)+1)
 	})
 }
 
-func TestWhatAHedgeCosts(t *testing.T) {
+func TestCostOfAHedge(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b")
 		p := New(b.options("a", "b"))
 		defer p.Close()
 		ends := func(err error) (allowed int) {
 			p.hedges = hedgeBurst
-			for ; allowed < 100 && p.TakeHedge(); allowed++ {
+			for ; allowed < 100 && p.AllowHedge(); allowed++ {
 				a := p.Pick(Write, "a")
 				a.Hedge()
 				a.End(err)
 			}
 			return allowed
 		}
-		require.Equal(t, 100, ends(nil), "it was answered first")
+		require.Equal(t, 100, ends(nil), "the hedge was answered first")
 		require.Equal(t, hedgeBurst/uselessHedge, ends(ErrOvertaken))
 		require.Equal(t, hedgeBurst/uselessHedge, ends(fmt.Errorf("put: %w", context.Canceled)))
-		require.Equal(t, 100, ends(context.DeadlineExceeded), "nobody answered")
+		require.Equal(t, 100, ends(context.DeadlineExceeded), "no copy was answered")
 		require.Equal(t, 100, ends(errRefused))
 	})
 }
 
-// A copy whose time is over moves calls elsewhere; when it is answered after
-// all, the endpoint was slow and is not at fault.
+// A copy whose timeout has passed moves calls to another endpoint. If it is answered
+// later, the endpoint was slow and is not at fault.
 func TestLateAnswerIsNoFault(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b")
@@ -98,25 +99,25 @@ func TestLateAnswerIsNoFault(t *testing.T) {
 		time.Sleep(500 * time.Millisecond)
 		a.Late()
 		m := p.find("a")
-		require.Equal(t, 1, m.strikes)
+		require.Equal(t, 1, m.failures)
 		require.Empty(t, m.open)
-		require.Equal(t, "b", p.Endpoints()[0], "who asks now asks elsewhere")
+		require.Equal(t, "b", p.Endpoints()[0], "new calls must go to another endpoint")
 		soon := m.probeAt
 		time.Sleep(200 * time.Millisecond)
 		a.End(nil)
-		require.Zero(t, m.strikes)
-		require.Greater(t, m.probeAt, soon, "nothing is to be found out any more")
-		require.Equal(t, 700*time.Millisecond, m.lat[Write].mean, "it is known to be slow")
+		require.Zero(t, m.failures)
+		require.Greater(t, m.probeAt, soon, "the probe must be postponed")
+		require.Equal(t, 700*time.Millisecond, m.lat[Write].mean, "the latency must be recorded")
 
 		a = p.Pick(Write)
 		a.End(nil)
-		a.Late() // too late to be late
-		require.Zero(t, p.find(a.Endpoint()).strikes)
+		a.Late() // the attempt has ended
+		require.Zero(t, p.find(a.Endpoint()).failures)
 
 		a = p.PickAt(Write, "b", "a")
 		time.Sleep(500 * time.Millisecond)
 		a.Late()
 		a.End(context.DeadlineExceeded)
-		require.Equal(t, 1, p.find(a.Endpoint()).strikes, "silence counts once")
+		require.Equal(t, 1, p.find(a.Endpoint()).failures, "silence must count once")
 	})
 }

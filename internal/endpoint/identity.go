@@ -10,11 +10,12 @@ import (
 // Listed is an endpoint in the store's own list of its servers.
 type Listed struct {
 	Endpoint string
-	// Server identifies the server, as for [Pool.Identify]; empty means unknown.
+	// Server identifies the server, as in [Pool.Identify]. Empty means unknown.
 	Server string
 }
 
-// Unidentified returns a Topology of endpoints whose servers are not known.
+// Unidentified returns a Topology that lists the endpoints of list without
+// identifying their servers.
 func Unidentified(list func(ctx context.Context) ([]string, error)) func(ctx context.Context) ([]Listed, error) {
 	return func(ctx context.Context) ([]Listed, error) {
 		endpoints, err := list(ctx)
@@ -26,11 +27,11 @@ func Unidentified(list func(ctx context.Context) ([]string, error)) func(ctx con
 	}
 }
 
-// Identify notes which server answers at an endpoint. Endpoints at which one
-// server answers count as one: calls use the one that was known first, seeds before
-// others, and the others have no connection. While it is ejected another one takes
-// its place, once that has proved itself, so that the server stays reachable by any
-// of its addresses.
+// Identify records which server answers at an endpoint. Endpoints of the same server
+// count as one. Calls use the endpoint that was known first, seeds before others, and
+// the others have no connection. While that endpoint is ejected, another one replaces
+// it after successful probes, so that the server stays reachable by any of its
+// addresses.
 func (p *Pool) Identify(endpoint, server string) {
 	p.mu.Lock()
 	m := p.find(endpoint)
@@ -40,13 +41,14 @@ func (p *Pool) Identify(endpoint, server string) {
 	}
 	m.id = server
 	p.regroup()
-	p.reconsider()
+	p.reselect()
 	p.mu.Unlock()
-	p.tell()
+	p.flushEvents()
 }
 
-// regroup finds the endpoints that others stand for. It is called whenever an
-// endpoint appears, disappears, is identified, ejected or restored. Under p.mu.
+// regroup determines which endpoints are shadowed by another one of their server. It
+// must be called whenever an endpoint is added, removed, identified, ejected or
+// restored. Under p.mu.
 func (p *Pool) regroup() {
 	for _, m := range p.members {
 		shadowed := p.replaced(m)
@@ -56,57 +58,57 @@ func (p *Pool) regroup() {
 		m.shadowed = shadowed
 		same := p.first(m)
 		if shadowed {
-			p.decide(dcs.EndpointEvent{Change: dcs.Removed, From: m.addr, Reason: "the same server as " + same.addr})
+			p.queueEvent(dcs.EndpointEvent{Change: dcs.Removed, From: m.addr, Reason: "same server as " + same.addr})
 			p.drop(m)
 			continue
 		}
 		m.probeAt = p.now()
-		p.decide(dcs.EndpointEvent{Change: dcs.Added, From: m.addr, Reason: "an address of a server that does not answer at another one"})
+		p.queueEvent(dcs.EndpointEvent{Change: dcs.Added, From: m.addr, Reason: "server does not answer at its other addresses"})
 		p.poke()
 	}
 }
 
-// first returns the endpoint that calls to the server of m use: of those that are
-// not ejected, or of all, the first one. Under p.mu.
+// first returns the endpoint that calls to the server of m use. It is the first one
+// that is not ejected, or the first of all if all are. Under p.mu.
 func (p *Pool) first(m *member) *member {
 	best := m
 	for _, o := range p.members {
-		if p.same(o, m) && (o.out == best.out && o.rank < best.rank || !o.out && best.out) {
+		if p.same(o, m) && (o.ejected == best.ejected && o.rank < best.rank || !o.ejected && best.ejected) {
 			best = o
 		}
 	}
 	return best
 }
 
-// replaced reports whether m does not count, because another endpoint of its server
-// does. Under p.mu.
+// replaced reports whether m is not used because another endpoint of its server is.
+// Under p.mu.
 func (p *Pool) replaced(m *member) bool {
 	earlier := slices.ContainsFunc(p.members, func(o *member) bool { return p.same(o, m) && o.rank < m.rank })
 	return earlier && p.first(m) != m
 }
 
 // idle reports whether m needs no connection. Under p.mu.
-func (p *Pool) idle(m *member) bool { return m.shadowed && !p.first(m).out }
+func (p *Pool) idle(m *member) bool { return m.shadowed && !p.first(m).ejected }
 
-// same reports whether one server answers at two endpoints.
+// same reports whether a and b are known to be endpoints of the same server.
 func (*Pool) same(a, b *member) bool { return a.id != "" && a.id == b.id }
 
-// ejectOthers makes the other addresses of m's server prove themselves before
-// they are used, because it may be the server that fails. Under p.mu.
+// ejectOthers ejects the other endpoints of m's server until probes succeed there,
+// because the server itself may have failed. Under p.mu.
 func (p *Pool) ejectOthers(m *member) {
 	if p.o.Probe == nil {
 		return
 	}
 	now := p.now()
 	for _, o := range p.members {
-		if o != m && p.same(o, m) && !o.out {
-			o.out, o.why, o.proven, o.pause = true, m.why, 0, p.o.ProbeInterval
+		if o != m && p.same(o, m) && !o.ejected {
+			o.ejected, o.why, o.proven, o.pause = true, m.why, 0, p.o.ProbeInterval
 			o.probeAt = now + p.jitter(o.pause)
 		}
 	}
 }
 
-// size returns how many servers there are, as far as they can be distinguished.
+// size returns the number of servers, as far as they have been identified.
 func (p *Pool) size() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

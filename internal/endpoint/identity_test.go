@@ -12,7 +12,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// identified starts a Pool that learns from each answer which server gave it.
+// identified starts a Pool that identifies the server of each answer.
 func (b *bench) identified(servers map[string]string, edit func(*Options), seeds ...string) (*Pool, func(ctx context.Context, endpoint string) (string, error)) {
 	var p *Pool
 	call := func(ctx context.Context, endpoint string) (string, error) {
@@ -59,10 +59,10 @@ func TestOneServerIsOneEndpoint(t *testing.T) {
 		require.ElementsMatch(t, []string{"addr1", "addr2"}, p.Endpoints())
 		require.Equal(t, 2, p.size())
 		require.True(t, p.Knows("addr1"))
-		require.False(t, p.Knows("name1"), "an address that stands for a server that is connected needs no connection")
+		require.False(t, p.Knows("name1"), "a server with a connection needs none at its second address")
 		before := b.calls("name1") + b.calls("name2")
 		time.Sleep(20 * p.o.Budget)
-		require.Equal(t, before, b.calls("name1")+b.calls("name2"), "a server is asked at two addresses")
+		require.Equal(t, before, b.calls("name1")+b.calls("name2"), "a server is probed at two addresses")
 
 		// The server stays reachable by its other address.
 		b.set("addr1", "hang")
@@ -79,7 +79,7 @@ func TestOneServerIsOneEndpoint(t *testing.T) {
 		require.True(t, dropped["addr1"])
 		mu.Unlock()
 
-		// And by the first one, when that answers again.
+		// It is reached by the first one again once that answers.
 		b.set("addr1", "")
 		time.Sleep(20 * p.o.ProbeInterval)
 		require.Equal(t, b.count(dcs.Ejected, "addr1"), b.count(dcs.Restored, "addr1"))
@@ -114,7 +114,7 @@ func TestOtherAddressMustProveItself(t *testing.T) {
 			a, err := makeCall(t, p, call)
 			require.NoError(t, err)
 			require.Equal(t, "addr2", a.Endpoint)
-			require.Less(t, time.Since(began), p.o.AttemptFloor, "a call went to another address of the server that hangs")
+			require.Less(t, time.Since(began), p.o.AttemptFloor, "a call was sent to another address of the server that hangs")
 		}
 		time.Sleep(5 * p.o.Budget)
 		require.ElementsMatch(t, []string{"addr1", "addr2"}, p.Endpoints())
@@ -122,7 +122,7 @@ func TestOtherAddressMustProveItself(t *testing.T) {
 	})
 }
 
-// An address at which another server answers is an endpoint of its own again.
+// An address at which another server answers becomes a separate endpoint again.
 func TestIdentityMayChange(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
@@ -170,11 +170,11 @@ func TestDroppedConnectionsAreClosed(t *testing.T) {
 		conns.Drop("a")
 		require.Equal(t, 2, get("a"))
 		time.Sleep(999 * time.Millisecond)
-		require.Empty(t, closed(), "calls under way may go on")
+		require.Empty(t, closed(), "calls in flight must be able to continue")
 		time.Sleep(2 * time.Millisecond)
 		require.Equal(t, []int{1}, closed())
 
-		// A call that is late makes no connection that stays.
+		// A late call to a removed endpoint makes no lasting connection.
 		require.Equal(t, 3, get("gone"))
 		require.Equal(t, 4, get("gone"))
 		time.Sleep(2 * time.Second)

@@ -2,12 +2,13 @@ package endpoint
 
 import "time"
 
-// latency is what one class of calls usually takes at one endpoint.
+// latency is the usual latency of one class of calls at one endpoint.
 type latency struct {
-	mean, dev time.Duration // 0: not known
+	mean, dev time.Duration // 0 means unknown
 }
 
-// add takes a sample: an eighth of it, as TCP does for round trips.
+// add adds a sample to the moving average with a weight of one eighth, as TCP does
+// for round trips.
 func (l *latency) add(d time.Duration) {
 	d = max(d, 1)
 	if l.mean == 0 {
@@ -19,8 +20,9 @@ func (l *latency) add(d time.Duration) {
 	l.dev += (max(off, -off) - l.dev) / 4
 }
 
-// damped is a sample of an ordinary call, so that one hiccup does not move the
-// calls elsewhere; an endpoint that stays slow is found by the hedges it loses.
+// damped limits the sample of an ordinary call to four times the mean, so that one
+// slow answer does not move calls to another endpoint. An endpoint that stays slow
+// loses hedges, and is detected by those.
 func (l *latency) damped(d time.Duration) time.Duration {
 	if l.mean == 0 {
 		return d
@@ -28,51 +30,53 @@ func (l *latency) damped(d time.Duration) time.Duration {
 	return min(d, 4*l.mean)
 }
 
-// atLeast takes a lower bound: what had not been answered after d.
+// atLeast takes d as a lower bound of a latency, from a call that was unanswered
+// after d.
 func (l *latency) atLeast(d time.Duration) {
 	if d > l.mean {
 		l.add(d)
 	}
 }
 
-// member is one endpoint with what is known of it.
+// member is one endpoint and its state.
 type member struct {
 	addr   string
-	name   *name  // whose address it is, or nil
-	id     string // of the server that answers there; empty means unknown
+	name   *name  // the host name that addr belongs to, or nil
+	id     string // identity of the server that answers there; empty means unknown
 	seed   bool
 	listed bool // in the store's own list
 	leads  bool
-	rank   int // in the order in which they became known, seeds first
+	rank   int // position in the order in which endpoints became known, seeds first
 
-	silentAt time.Duration // its first fault since it last answered; 0: none
-	dropped  bool          // its connections were given up since it was ejected
-	shadowed bool          // another address of the same server stands for it
-	gone     bool          // it has been removed
+	silentAt time.Duration // its first failure since it last answered; 0 means none
+	dropped  bool          // its connections were dropped since it was ejected
+	shadowed bool          // another endpoint of the same server is used instead
+	gone     bool          // removed from the Pool
 
-	lat     [classes]latency
-	open    []*Attempt // unanswered, oldest first
-	strikes int        // faults in a row
+	lat      [classes]latency
+	open     []*Attempt // unanswered, oldest first
+	failures int        // failures in a row
 
-	doubtAt  time.Duration // when it last said that it could not serve; 0: not since it served
+	doubtAt  time.Duration // when it last answered that it cannot serve; 0 means not since it served
 	doubtWhy string
 
-	busyUntil time.Duration // until when it asks to be left alone
+	busyUntil time.Duration // until when it asked not to be called
 	busyWhy   string
-	throttled bool // it refused the last request because there are too many
+	throttled bool // it refused the last request because there were too many
 
-	unreachable bool // the last fault was that it cannot be used at all
+	unreachable bool // the last failure was that it cannot be used at all
 
-	out     bool          // left out
-	why     string        // the last fault
-	proven  int           // probes in a row that were answered, while out
+	ejected bool          // not used until it is restored
+	why     string        // reason of the last failure
+	proven  int           // successful probes in a row since it was ejected
 	pause   time.Duration // before the next probe, before jitter
-	probeAt time.Duration // when to ask it next
+	probeAt time.Duration // when the next probe is due
 	probing bool
 	triedAt time.Duration // when it was last picked
 }
 
-// usual is the usual latency for a class, or that of any class, or 0.
+// usual returns the usual latency of a class, or that of any class if it is unknown,
+// or 0.
 func (m *member) usual(c Class) time.Duration {
 	if d := m.lat[c].mean; d > 0 {
 		return d
@@ -85,8 +89,8 @@ func (m *member) usual(c Class) time.Duration {
 	return 0
 }
 
-// slower reports whether a is so much slower than b that it matters. Classes
-// of which one of the two knows nothing say nothing.
+// slower reports whether a is more than twice as slow as b, and by more than 2 ms. It
+// compares the first class whose latency is known for both.
 func slower(a, b *member) bool {
 	for c := range classes {
 		x, y := a.lat[c].mean, b.lat[c].mean
@@ -97,7 +101,7 @@ func slower(a, b *member) bool {
 	return false
 }
 
-// remove takes an attempt out of the unanswered ones.
+// remove removes an attempt from the unanswered ones.
 func (m *member) remove(a *Attempt) {
 	for i, b := range m.open {
 		if a == b {

@@ -13,11 +13,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// An endpoint is written in one of two forms. "host:port" is an IP address, or a
-// name that has one address. "host/ip:port" is one address of a name that has, or
-// once had, several.
+// An endpoint has one of two forms. "host:port" is an IP address, or a name with one
+// address. "host/ip:port" is one address of a name that has several, or once had.
 
-// Host returns the host of an endpoint, which TLS verifies.
+// Host returns the host of an endpoint. TLS must verify this name.
 func Host(endpoint string) string {
 	host, _, err := net.SplitHostPort(HostPort(endpoint))
 	if err != nil {
@@ -26,27 +25,26 @@ func Host(endpoint string) string {
 	return host
 }
 
-// SocketScheme precedes the path of an endpoint that is a socket of this machine.
+// SocketScheme precedes the path of an endpoint that is a local socket.
 const SocketScheme = "unix://"
 
 func isSocket(endpoint string) bool { return strings.HasPrefix(endpoint, SocketScheme) }
 
-// HostPort returns host:port of an endpoint, without the address that was looked
-// up.
+// HostPort returns host:port of an endpoint, without the resolved address.
 func HostPort(endpoint string) string {
 	host, address, several := strings.Cut(endpoint, "/")
 	if !several || isSocket(endpoint) {
 		return endpoint
 	}
-	_, port, _ := net.SplitHostPort(address) // it was joined by name.endpoint
+	_, port, _ := net.SplitHostPort(address) // name.endpoint has joined it
 	return net.JoinHostPort(host, port)
 }
 
-// LookupFunc returns all addresses of a host. It must return when ctx ends.
+// LookupFunc returns all addresses of a host. It must return when ctx is done.
 type LookupFunc func(ctx context.Context, host string) ([]netip.Addr, error)
 
-// LookupBy returns a LookupFunc that asks r for A and AAAA records. Nil means the
-// system's resolver.
+// LookupBy returns a LookupFunc that queries r for A and AAAA records. If r is nil,
+// it uses the system's resolver.
 func LookupBy(r *net.Resolver) LookupFunc {
 	if r == nil {
 		r = net.DefaultResolver
@@ -60,19 +58,19 @@ type name struct {
 	host, port   string
 	seed, listed bool
 
-	addrs   []netip.Addr // by the last lookup that succeeded; nil before
-	several bool         // there have been several: each is an endpoint
+	addrs   []netip.Addr // from the last successful lookup; nil before
+	several bool         // it has or had several addresses, and each is an endpoint
 	err     error        // of the last lookup
 	looking bool
-	looked  chan struct{} // closed when the lookup under way ends
+	looked  chan struct{} // closed when the lookup in flight ends
 }
 
 func (n *name) endpoint(addr netip.Addr) string {
 	return n.host + "/" + net.JoinHostPort(addr.String(), n.port)
 }
 
-// newName returns the name of an endpoint, or nil if its host is an address or
-// names are not looked up.
+// newName returns the name of an endpoint. It returns nil if the host is an address
+// or names are not looked up.
 func (p *Pool) newName(endpoint string) *name {
 	host, port, err := net.SplitHostPort(endpoint)
 	if p.o.Lookup == nil || err != nil {
@@ -94,15 +92,15 @@ func (p *Pool) findName(label string) *name {
 }
 
 var (
-	// errSeveral ends the dial of a name that was found to have several addresses:
-	// each has become an endpoint.
-	errSeveral   = errors.New("the name has several addresses: each is an endpoint now")
-	errNoAddress = errors.New("the name has no address")
+	// errSeveral ends the dial of a name for which a lookup has found several
+	// addresses. Each has become an endpoint.
+	errSeveral   = errors.New("host name has several addresses: each is a separate endpoint now")
+	errNoAddress = errors.New("host name has no address")
 )
 
-// Address returns ip:port to dial for an endpoint. It waits for a lookup only
-// while the host has no known address, and not beyond ctx: a resolver that fails
-// does not make a known address unusable.
+// Address returns the ip:port to dial for an endpoint. It waits for a lookup only
+// while no address of the host is known, and no longer than ctx. A resolver that
+// fails therefore does not make a known address unusable.
 func (p *Pool) Address(ctx context.Context, endpoint string) (string, error) {
 	if isSocket(endpoint) {
 		return endpoint, nil
@@ -140,14 +138,14 @@ func (p *Pool) Address(ctx context.Context, endpoint string) (string, error) {
 	return "", n.err
 }
 
-// lookAll begins a lookup of every name. Under p.mu.
+// lookAll starts a lookup of every name. Under p.mu.
 func (p *Pool) lookAll() {
 	for _, n := range p.names {
 		p.look(n)
 	}
 }
 
-// look begins a lookup of n, unless one is under way. Under p.mu.
+// look starts a lookup of n, unless one is in flight. Under p.mu.
 func (p *Pool) look(n *name) {
 	if n.looking || p.life.Err() != nil {
 		return
@@ -163,7 +161,7 @@ func (p *Pool) lookup(n *name) {
 	defer cancel()
 	addrs, err := p.o.Lookup(ctx, n.host)
 	p.mu.Lock()
-	defer p.tell()
+	defer p.flushEvents()
 	defer p.mu.Unlock()
 	n.looking = false
 	close(n.looked)
@@ -175,12 +173,12 @@ func (p *Pool) lookup(n *name) {
 	}
 	if err == nil {
 		p.resolved(n, addrs)
-		p.reconsider()
+		p.reselect()
 	}
 	p.poke()
 }
 
-// resolved takes over the addresses of a name. Under p.mu.
+// resolved applies the addresses that a lookup of n has returned. Under p.mu.
 func (p *Pool) resolved(n *name, addrs []netip.Addr) {
 	for i := range addrs {
 		addrs[i] = addrs[i].Unmap()
@@ -198,20 +196,19 @@ func (p *Pool) resolved(n *name, addrs []netip.Addr) {
 	}
 }
 
-// moved makes m, whose name has another address, an endpoint of which nothing is
-// known. Under p.mu.
+// moved resets the state of m after the address of its name has changed. Under p.mu.
 func (p *Pool) moved(m *member) {
 	p.drop(m)
-	m.id, m.lat, m.leads, m.strikes, m.doubtAt = "", [classes]latency{}, false, 0, 0
+	m.id, m.lat, m.leads, m.failures, m.doubtAt = "", [classes]latency{}, false, 0, 0
 	m.proven, m.pause, m.probeAt = 0, p.o.ProbeInterval, p.now()
 	p.regroup()
 }
 
-// split makes each address of n an endpoint, and ends those that are none of n's
-// any more. An address that comes later must prove itself, as any other that was
-// not configured. Under p.mu.
+// split makes each address of n an endpoint, and removes the endpoints of addresses
+// that n no longer has. An address that is found later is ejected until probes
+// succeed, as every endpoint is that was not configured. Under p.mu.
 func (p *Pool) split(n *name, before []netip.Addr) {
-	whole := p.find(n.label) // before n had several
+	whole := p.find(n.label) // the endpoint of n before n had several addresses
 	var usable []*member
 	for _, addr := range n.addrs {
 		label := n.endpoint(addr)
@@ -221,30 +218,31 @@ func (p *Pool) split(n *name, before []netip.Addr) {
 		m := &member{addr: label, name: n, seed: n.seed, pause: p.o.ProbeInterval}
 		switch {
 		case whole == nil || len(before) > 0 && !slices.Contains(before, addr):
-			m.out = p.o.Probe != nil
+			m.ejected = p.o.Probe != nil
 		case len(before) == 0:
-			m.out, m.id = whole.out && !n.seed, whole.id
-		default: // the address that calls went to
-			m.out, m.lat, m.leads, m.id = whole.out, whole.lat, whole.leads, whole.id
+			m.ejected, m.id = whole.ejected && !n.seed, whole.id
+		default: // the address that calls were sent to
+			m.ejected, m.lat, m.leads, m.id = whole.ejected, whole.lat, whole.leads, whole.id
 		}
-		if m.out {
-			m.why = "it is new"
+		if m.ejected {
+			m.why = "new endpoint, not probed yet"
 		} else {
 			usable = append(usable, m)
 		}
 		p.add(m)
-		p.decide(dcs.EndpointEvent{Change: dcs.Added, From: label, Reason: "an address of " + n.host})
+		p.queueEvent(dcs.EndpointEvent{Change: dcs.Added, From: label, Reason: "address of " + n.host})
 	}
 	if whole != nil && whole == p.current && len(usable) > 0 {
-		p.current = usable[p.o.Rand(int64(len(usable)))] // not all clients the same one
+		p.current = usable[p.o.Rand(int64(len(usable)))] // so that clients spread over the addresses
 	}
 	p.removeIf(func(m *member) (string, bool) {
 		known := slices.ContainsFunc(n.addrs, func(a netip.Addr) bool { return n.endpoint(a) == m.addr })
-		return n.host + " has other addresses now", m.name == n && !known
+		return "no longer an address of " + n.host, m.name == n && !known
 	})
 }
 
-// removeIf ends the endpoints that gone names a reason for. Under p.mu.
+// removeIf removes the endpoints for which gone reports true, with its reason.
+// Under p.mu.
 func (p *Pool) removeIf(gone func(m *member) (why string, gone bool)) {
 	p.members = slices.DeleteFunc(p.members, func(m *member) bool {
 		why, gone := gone(m)
@@ -252,21 +250,21 @@ func (p *Pool) removeIf(gone func(m *member) (why string, gone bool)) {
 			return false
 		}
 		if !m.shadowed {
-			p.decide(dcs.EndpointEvent{Change: dcs.Removed, From: m.addr, Reason: why})
+			p.queueEvent(dcs.EndpointEvent{Change: dcs.Removed, From: m.addr, Reason: why})
 		}
-		m.out, m.gone, m.why = true, true, why
+		m.ejected, m.gone, m.why = true, true, why
 		p.drop(m)
 		return true
 	})
 	p.regroup()
 }
 
-// lookSoon asks the names again within a short time. Under p.mu.
+// lookSoon schedules a lookup of all names within a ProbeInterval. Under p.mu.
 func (p *Pool) lookSoon(now time.Duration) {
 	p.lookAt = min(p.lookAt, now+p.jitter(p.o.ProbeInterval))
 }
 
-// lookDue begins the lookups that are due, and returns when the next ones are.
+// lookDue starts the lookups that are due, and returns when the next ones are due.
 // Under p.mu.
 func (p *Pool) lookDue(now time.Duration) time.Duration {
 	if p.lookAt <= now {

@@ -57,7 +57,7 @@ func (h *hosts) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 	return addrs, err
 }
 
-// named is a Pool of seeds that are looked up in h. A call dials as a backend does.
+// named returns a Pool whose seeds are looked up in h. A call dials like a backend.
 func (b *bench) named(h *hosts, seeds ...string) (Options, func(p *Pool) func(ctx context.Context, endpoint string) (string, error)) {
 	o := b.options(seeds...)
 	o.Lookup = h.lookup
@@ -72,7 +72,7 @@ func (b *bench) named(h *hosts, seeds ...string) (Options, func(p *Pool) func(ct
 	}
 }
 
-// startNamed starts a Pool whose probes dial as its calls do.
+// startNamed starts a Pool whose probes dial like its calls.
 func (b *bench) startNamed(h *hosts, edit func(*Options), seeds ...string) (*Pool, func(ctx context.Context, endpoint string) (string, error)) {
 	o, dialled := b.named(h, seeds...)
 	var p *Pool
@@ -88,7 +88,7 @@ func (b *bench) startNamed(h *hosts, edit func(*Options), seeds ...string) (*Poo
 	return p, dialled(p)
 }
 
-// call makes one call by f, within a second.
+// call makes one call of f with a budget of a second.
 func makeCall(t *testing.T, p *Pool, f func(ctx context.Context, endpoint string) (string, error)) (Answer[string], error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -140,7 +140,7 @@ func TestNameThatMovesIsFollowed(t *testing.T) {
 		defer p.Close()
 		a, err := makeCall(t, p, call)
 		require.NoError(t, err)
-		require.Equal(t, "db:1", a.Endpoint, "a name with one address is an endpoint as it is")
+		require.Equal(t, "db:1", a.Endpoint, "a name with one address must be one endpoint")
 
 		b.set("10.0.0.1:1", "hang")
 		for b.count(dcs.Ejected, "db:1") == 0 {
@@ -149,7 +149,7 @@ func TestNameThatMovesIsFollowed(t *testing.T) {
 		}
 		time.Sleep(3 * p.o.Budget)
 		mu.Lock()
-		require.Equal(t, []string{"db:1"}, drops, "the connection to the ejected server stays")
+		require.Equal(t, []string{"db:1"}, drops, "the connection to the ejected server must be dropped")
 		drops = nil
 		mu.Unlock()
 		h.set("db", "10.0.0.2")
@@ -160,7 +160,7 @@ func TestNameThatMovesIsFollowed(t *testing.T) {
 			require.Equal(t, "10.0.0.2:1", a.Value)
 		}
 		mu.Lock()
-		require.Contains(t, drops, "db:1", "the connection to the old address stays")
+		require.Contains(t, drops, "db:1", "the connection to the old address must be dropped")
 		mu.Unlock()
 		require.Equal(t, 1, b.count(dcs.Restored, "db:1"))
 
@@ -170,7 +170,7 @@ func TestNameThatMovesIsFollowed(t *testing.T) {
 		a, err = makeCall(t, p, call)
 		require.NoError(t, err)
 		require.Equal(t, "db/10.0.0.2:1", a.Endpoint)
-		require.Equal(t, []string{"db/10.0.0.2:1", "db/10.0.0.1:1"}, p.Endpoints(), "an address that came later must prove itself")
+		require.Equal(t, []string{"db/10.0.0.2:1", "db/10.0.0.1:1"}, p.Endpoints(), "a later address must be probed first")
 		h.set("db", "10.0.0.1")
 		b.set("10.0.0.1:1", "")
 		time.Sleep(5 * p.o.Budget)
@@ -239,7 +239,7 @@ func TestNamesAreLookedUpAgain(t *testing.T) {
 		time.Sleep(time.Minute)
 		require.Equal(t, n, h.count())
 		_, err := p.Address(t.Context(), "db:1")
-		require.NoError(t, err, "a known address is returned without a lookup")
+		require.NoError(t, err, "a known address must be returned without a lookup")
 	})
 }
 
@@ -265,12 +265,11 @@ func TestListedNameIsLookedUp(t *testing.T) {
 		require.Equal(t, []string{"10.0.0.9:1"}, p.Endpoints())
 		n := h.count()
 		time.Sleep(20 * p.o.Budget)
-		require.Equal(t, n, h.count(), "a name that is not listed any more is looked up")
+		require.Equal(t, n, h.count(), "a name that is no longer listed is looked up")
 	})
 }
 
-// Calls with so little time that none of them proves anything find a server that
-// hangs all the same.
+// A server that hangs is detected even if no call has enough time to prove it.
 func TestShortCallsFindAServerThatHangs(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b, h := newBench("10.0.0.1:1", "10.0.0.2:1"), &hosts{}
@@ -293,8 +292,8 @@ func TestShortCallsFindAServerThatHangs(t *testing.T) {
 	})
 }
 
-// A server that is only slow keeps its connections: to connect again is more work
-// for it.
+// A server that is only slow keeps its connections, because new ones would be more
+// work for it.
 func TestEjectedServerThatAnswersKeepsItsConnections(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b")

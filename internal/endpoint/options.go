@@ -11,154 +11,154 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/backoff"
 )
 
-// Class separates calls whose latencies differ by nature.
+// Class distinguishes calls with different usual latencies.
 type Class uint8
 
 // The classes.
 const (
-	Read  Class = iota // answered by the quorum, nothing written
-	Write              // waits for disks
-	Renew              // a renewal of a lease
+	Read  Class = iota // answered by the quorum, writes nothing
+	Write              // waits for the disks of a quorum
+	Renew              // renews a lease
 	classes
 )
 
-// Verdict is what the error of an attempt says. A nil error is an answer.
+// Verdict classifies the error of an attempt. A nil error is an answer.
 type Verdict struct {
-	// Final says that it is the store's own word, only a no: the call returns
-	// it as it is, and the endpoint is well.
+	// Final reports that the error is a definite answer of the store. The call
+	// returns it unchanged, and the endpoint is healthy.
 	Final bool
-	// Unconfirmed says that the endpoint refused the call for a reason that may
-	// be its own, such as a token that it does not know yet. The call goes on at
-	// the other endpoints. It ends with the refusal once all that can be reached
-	// have given one; if another one serves it, those that refused are at fault.
+	// Unconfirmed reports that the endpoint refused the call for a reason that may
+	// be limited to that endpoint, such as a token that it does not know yet. The
+	// call continues at the other endpoints. It ends with the refusal once every
+	// endpoint that can be reached has refused it. If one of them serves it, the
+	// endpoints that refused are at fault.
 	Unconfirmed bool
-	// Refused says that this copy wrote nothing and never will: it never
-	// left, or was refused outright. It says nothing of the endpoint.
+	// Refused reports that this copy wrote nothing and never will, because it was
+	// not sent or was rejected. It does not concern the health of the endpoint.
 	Refused bool
-	// Local says that the cause is on our side: no endpoint is at fault.
+	// Local reports that the cause is in this process and no endpoint is at fault.
 	Local bool
-	// Blame says that the endpoint is at fault.
+	// Blame reports that the endpoint is at fault.
 	Blame bool
-	// Unreachable says that the endpoint cannot be used at all, such as one that
-	// refuses connections. It is ejected at once. Blame is not looked at then.
+	// Unreachable reports that the endpoint cannot be used at all, for example
+	// because it refuses connections. It is ejected at once, and Blame is ignored.
 	Unreachable bool
-	// Doubt says that the endpoint lives and could not serve, for a reason that
-	// may be the store's, such as an election. It becomes a fault when another
-	// endpoint answers what was sent later. Blame is not looked at then.
+	// Doubt reports that the endpoint answers and cannot serve, for a reason that
+	// may affect the whole store, such as an election. It counts as a failure when
+	// another endpoint answers a request that was sent later. Blame is ignored.
 	Doubt bool
-	// Busy is for how long the endpoint asks to be left alone. Calls prefer the
-	// others meanwhile. It is no fault.
+	// Busy is how long the endpoint asks not to be called. Calls prefer the other
+	// endpoints for that time. It is not a failure.
 	Busy time.Duration
-	// Throttled says that the endpoint refuses requests because there are too
-	// many. While every endpoint does, [Pool.Admit] lets one request a second
-	// pass.
+	// Throttled reports that the endpoint refuses requests because there are too
+	// many. While every endpoint does, [Pool.Admit] admits one request a second.
 	Throttled bool
-	// Reason says it in words, for the log and the event. No secrets.
+	// Reason is a short text for the log and the event. It must not contain secrets.
 	Reason string
 }
 
-// Options configure a Pool. Backend, Seeds, Budget and Judge are required.
+// Options configures a Pool. Backend, Seeds, Budget and Judge are required.
 type Options struct {
-	// Backend is the name in logs and events.
+	// Backend is the name of the backend in logs and events.
 	Backend string
-	// Seeds are the endpoints to begin with. They are kept for ever, for the
-	// day when every member that was listed has been replaced.
+	// Seeds are the first endpoints. They are never removed, so that the store
+	// can be found after every listed member has been replaced.
 	Seeds []string
-	// Budget is what a call may take: Timing.RetryTimeout.
+	// Budget is how long a call may take: Timing.RetryTimeout.
 	Budget time.Duration
 
-	// AttemptFloor is the time that one copy gets in the first three rounds,
-	// which is when a store elects a leader; later ones are twice as long
-	// each. Zero means a sixth of Budget, at most 450 ms. An endpoint that is
-	// usually slower gets four times its usual latency.
+	// AttemptFloor is the timeout of one copy in the first three rounds, in which
+	// a store may be electing a leader. It doubles with each later round. Zero
+	// means a sixth of Budget, but at most 450 ms. The timeout is at least four
+	// times the usual latency of the endpoint in use.
 	AttemptFloor time.Duration
-	// HedgeFloor is the shortest silence after which a second copy is sent:
-	// zero means 5 ms for reads and renewals; it is doubled for writes. Above
-	// it four times the usual latency counts, and the usual deviation.
+	// HedgeFloor is the shortest time without an answer after which a second copy
+	// is sent. It is doubled for writes. Zero means 5 ms. The actual time is four
+	// times the usual latency plus its usual deviation where that is longer, but at
+	// most AttemptFloor/2.
 	HedgeFloor time.Duration
-	// ProbeInterval is the pause before an endpoint that was left out is
-	// probed; it doubles up to ten times with every failure. Zero means
-	// Budget/10, within 100 ms and 1 s.
+	// ProbeInterval is the longest pause before an endpoint that was ejected is
+	// probed. It doubles with every failed probe, up to ten times this value. Zero
+	// means Budget/10, but at least 100 ms and at most 1 s.
 	ProbeInterval time.Duration
-	// SampleInterval is how often an endpoint that is well and not in use is
-	// asked, to learn its latency and who leads. Zero means 30 s or Budget,
-	// whichever is longer; less than zero means never.
+	// SampleInterval is the average interval between probes of a healthy endpoint,
+	// which measure its latency and determine the leader. Zero means the longer of
+	// 30 s and Budget. A negative value means never.
 	SampleInterval time.Duration
-	// TopologyInterval is how often Topology is asked when nothing is wrong:
-	// replacing every member in less time would lose a client that is quiet.
-	// Zero means three Budgets.
+	// TopologyInterval is the average interval between calls of Topology while no
+	// endpoint fails. An idle client loses a store whose members are all replaced
+	// within a shorter time. Zero means three times Budget.
 	TopologyInterval time.Duration
 
-	// DialsPerSecond is how many connections AllowDial allows, after as many
-	// again at once; zero means 20, after 10. A store whose leases have
-	// connections of their own needs more.
+	// DialsPerSecond is the number of connections a second that AllowDial allows,
+	// with a burst of the same number. Zero means 20 with a burst of 10. A store in
+	// which each lease has its own connection needs more.
 	DialsPerSecond int
 
-	// Judge says what an attempt's error means. The end of the attempt's
-	// context is judged by the Pool itself.
+	// Judge classifies the error of an attempt. The Pool judges an attempt that
+	// ended with its context by itself.
 	Judge func(error) Verdict
-	// Probe asks the quorum through one endpoint. leads says that the
-	// endpoint leads the store. Nil means that an endpoint which was left out
-	// is tried again with ordinary calls when its pause is over.
+	// Probe sends a request to the quorum through one endpoint. leads reports
+	// whether the endpoint is the leader. If Probe is nil, an ejected endpoint is
+	// tried again with ordinary calls after its pause.
 	Probe func(ctx context.Context, endpoint string) (leads bool, err error)
-	// Topology returns the members' endpoints. Nil means the seeds for ever.
+	// Topology returns the endpoints of the members. Nil means the seeds only.
 	Topology func(ctx context.Context) ([]Listed, error)
-	// Lookup returns the addresses of a host. Each is an endpoint of its own where
-	// there are several: see [Pool.Address]. It is called at the start, when an
-	// endpoint fails, and every TopologyInterval. Nil means that names are
-	// endpoints as they are.
+	// Lookup returns the addresses of a host. If there are several, each is a
+	// separate endpoint: see [Pool.Address]. It is called at the start, when an
+	// endpoint fails, and every TopologyInterval. Nil means that names are not
+	// looked up and each is one endpoint.
 	Lookup LookupFunc
-	// Drop gives up the connections to an endpoint, because it was ejected and has
-	// been silent for Budget, was removed, or its name has another address. Calls
-	// under way there may go on. It is called with no lock held and must not block.
-	// Nil means that there are none.
+	// Drop closes the connections to an endpoint that was removed, that was ejected
+	// and has not answered for Budget, or whose name has another address now. Calls
+	// in flight may continue. It is called with no lock held and must not block. Nil
+	// means that there are no connections to close.
 	Drop func(endpoint string)
 
-	// Logger gets one line for each decision; nil means silent.
+	// Logger receives one line for each decision. Nil means no log.
 	Logger *slog.Logger
-	// Observer gets one event for each decision. It is called with no lock
-	// held, in the order of the decisions, and must not block.
+	// Observer receives one event for each decision, in their order. It is called
+	// with no lock held and must not block.
 	Observer func(dcs.EndpointEvent)
-	// Rand returns a random number in [0, n), for jitter. Nil means
-	// math/rand/v2; a test gives a seeded one. It is called under a lock.
+	// Rand returns a random number in [0, n), for jitter. Nil means math/rand/v2.
+	// It is called with a lock held.
 	Rand func(n int64) int64
 }
 
-// Patience is how many times its own time a write's copy is left alone, within
-// the third of what is left of the call that any copy has at most, though
-// another one is sent beside it (see [Attempt.Late]): a store that is slow gets
-// through with what it was asked, where copies that are given up are only asked
-// again.
-const Patience = 3
+// LateWriteFactor is how long a copy of a write may run, as a multiple of its
+// attempt timeout, after another copy has been sent (see [Attempt.Late]). It never
+// exceeds a third of the remaining time of the call. A slow store can thus complete a
+// request that it has begun, instead of starting over with another copy.
+const LateWriteFactor = 3
 
 const (
-	// maxAttemptFloor leaves time for the next copy: a call whose first copy is
-	// sent to a silent server must be answered within 500 ms all the same
-	// (conformance, Rotate), also when no hedge may be sent.
+	// maxAttemptFloor leaves time for the next copy. A call whose first copy is
+	// sent to a silent server must be answered within 500 ms even if no hedge may be
+	// sent (conformance, Rotate).
 	maxAttemptFloor = 450 * time.Millisecond
 	minAttempt      = 10 * time.Millisecond
 	hedgeFloor      = 5 * time.Millisecond
-	// steadyRounds are as long as the first one.
+	// steadyRounds is the number of rounds before the timeouts double.
 	steadyRounds = 3
 	// maxCopies bounds the unanswered copies of one call.
 	maxCopies = 3
-	// strikesOut is how many times in a row an endpoint may be at fault, in a
-	// soft way, before it is left out.
-	strikesOut = 2
-	// provenBy is how many probes in a row bring it back.
-	provenBy = 2
-	// Hedges may be hedgeBurst at a time. One that is overtaken by the first
-	// copy costs uselessHedge of them; a call earns a hedgeShare of one.
+	// ejectAfter is the number of failures in a row that eject an endpoint, unless
+	// one is certain.
+	ejectAfter = 2
+	// restoreAfter is the number of successful probes in a row that restore it.
+	restoreAfter = 2
+	// hedgeBurst is the capacity of the hedge budget. A hedge that loses to the
+	// original costs uselessHedge tokens, and a call earns 1/hedgeShare.
 	hedgeShare   = 5
 	hedgeBurst   = 5
 	uselessHedge = 5
-	// dialsPerSecond and dialBurst bound AllowDial, probesPerSecond the
-	// background's questions.
+	// dialsPerSecond and dialBurst bound AllowDial. probesPerSecond and probeBurst
+	// bound the probes.
 	dialsPerSecond  = 20
 	dialBurst       = 10
 	probesPerSecond = 5
 	probeBurst      = 10
-	// maxPause is the longest pause between probes, in ProbeIntervals.
+	// maxPause is the longest pause between probes, as a multiple of ProbeInterval.
 	maxPause = 10
 )
 
@@ -189,9 +189,9 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// ErrOvertaken ends an attempt that was given up because another copy of the
-// call had been answered.
-var ErrOvertaken = errors.New("another copy was answered")
+// ErrOvertaken ends an attempt that is given up because another copy of the call
+// was answered.
+var ErrOvertaken = errors.New("another copy of the call was answered first")
 
 // bucket is a token bucket.
 type bucket struct {

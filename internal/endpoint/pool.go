@@ -10,11 +10,11 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Pool chooses among the endpoints of one store. Safe for concurrent use.
+// Pool chooses among the endpoints of one store. It is safe for concurrent use.
 type Pool struct {
 	o      Options
 	epoch  time.Time
-	life   context.Context //nolint:containedctx // the Pool's own, for probes
+	life   context.Context //nolint:containedctx // its life is that of the Pool
 	cancel context.CancelCauseFunc
 	wake   chan struct{}
 	done   sync.WaitGroup
@@ -22,23 +22,23 @@ type Pool struct {
 	mu       sync.Mutex
 	members  []*member // in the order in which they became known
 	names    []*name
-	known    int // members so far
+	known    int // number of members added so far
 	current  *member
-	answered [classes]time.Duration // the latest sending that was answered
+	answered [classes]time.Duration // when the latest request that was answered had been sent
 	hedges   float64                // tokens
 	throttle throttle
 	dials    bucket
 	probes   bucket
-	listAt   time.Duration // when Topology is asked next
+	listAt   time.Duration // when Topology is called next
 	listing  bool
 	lookAt   time.Duration       // when the names are looked up next
-	events   []dcs.EndpointEvent // decided, not told yet
-	drops    []string            // endpoints whose connections are to be given up
-	telling  bool
+	events   []dcs.EndpointEvent // queued, not reported yet
+	drops    []string            // endpoints whose connections must be dropped
+	flushing bool
 }
 
-// New returns a Pool that works already; [Pool.Start] begins what it does by
-// itself.
+// New returns a Pool that is ready for calls. [Pool.Start] starts its background
+// work. Options.Seeds must not be empty.
 func New(o Options) *Pool {
 	p := &Pool{
 		o: o.withDefaults(), epoch: start(), wake: make(chan struct{}, 1), hedges: hedgeBurst,
@@ -64,28 +64,28 @@ func New(o Options) *Pool {
 	return p
 }
 
-// Start begins the background work: one goroutine, which asks every endpoint
-// once. It may call Probe and Topology at once. Close ends it.
+// Start starts the background work, which begins with a probe of every endpoint. It
+// may call Probe and Topology at once. The caller must call Close to end it.
 func (p *Pool) Start() {
 	p.done.Add(1)
 	go p.background()
 }
 
-// start is when a Pool's own clock begins.
+// start returns the time at which the clock of a Pool starts.
 func start() time.Time { return time.Now() } //nolint:forbidigo // only its monotonic reading is used
 
 func (p *Pool) now() time.Duration { return time.Since(p.epoch) + 1 }
 
-// Close ends the background work and the calls under way, which return
+// Close ends the background work and waits for it. Calls in flight return
 // [dcs.ErrClosed].
 func (p *Pool) Close() {
-	p.mu.Lock() // no lookup begins from here on
+	p.mu.Lock() // no lookup starts after this
 	p.cancel(dcs.ErrClosed)
 	p.mu.Unlock()
 	p.done.Wait()
 }
 
-// add makes m an endpoint. Under p.mu.
+// add adds m to the endpoints. Under p.mu.
 func (p *Pool) add(m *member) {
 	p.known++
 	if m.rank = p.known; !m.seed {
@@ -94,11 +94,11 @@ func (p *Pool) add(m *member) {
 	p.members = append(p.members, m)
 }
 
-// afterSeeds is added to the rank of a member that is no seed.
+// afterSeeds is added to the rank of a member that is not a seed.
 const afterSeeds = 1 << 30
 
-// Knows reports whether connections to an endpoint are of use: it is one of the
-// Pool's, and no other one stands for it.
+// Knows reports whether connections to an endpoint may be kept. The endpoint must be
+// in the Pool, and no other endpoint of its server may be in use instead.
 func (p *Pool) Knows(endpoint string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -115,20 +115,20 @@ func (p *Pool) find(addr string) *member {
 	return nil
 }
 
-// Pick chooses an endpoint for a copy that is sent now: the one in use, unless
-// it is in avoid, silent, or left out. Whatever the state of the others, some
-// endpoint is returned. End must be called, once.
+// Pick chooses an endpoint for a copy that is sent now. It is the one in use, unless
+// that is in avoid, silent, busy or ejected. Pick always returns an endpoint, even if
+// all are ejected. The caller must call End exactly once.
 func (p *Pool) Pick(c Class, avoid ...string) *Attempt { return p.PickAt(c, "", avoid...) }
 
-// PickAt is Pick for what is at one endpoint, such as a session, and moves only
-// where it must: at is chosen while it is well and not much slower than the one
-// in use. Empty means nowhere.
+// PickAt is Pick with a preferred endpoint, such as that of a session, which moves
+// only if necessary. It chooses at while that is healthy and not much slower than the
+// endpoint in use. If at is empty, there is no preference.
 func (p *Pool) PickAt(c Class, at string, avoid ...string) *Attempt {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.now()
 	m := p.find(at)
-	if m == nil || m.shadowed || m.out || m.strikes > 0 || p.silent(m, now) || slices.Contains(avoid, at) || slower(m, p.current) {
+	if m == nil || m.shadowed || m.ejected || m.failures > 0 || p.silent(m, now) || slices.Contains(avoid, at) || slower(m, p.current) {
 		m = p.best(c, now, avoid)
 	}
 	if len(avoid) == 0 {
@@ -140,9 +140,9 @@ func (p *Pool) PickAt(c Class, at string, avoid ...string) *Attempt {
 	return a
 }
 
-// best is the endpoint to try next. Under p.mu.
+// best returns the endpoint to try next. Under p.mu.
 func (p *Pool) best(c Class, now time.Duration, avoid []string) *member {
-	if m := p.current; !m.out && !m.shadowed && !slices.Contains(avoid, m.addr) && !p.silent(m, now) && m.busyUntil <= now {
+	if m := p.current; !m.ejected && !m.shadowed && !slices.Contains(avoid, m.addr) && !p.silent(m, now) && m.busyUntil <= now {
 		return m
 	}
 	var best *member
@@ -151,8 +151,9 @@ func (p *Pool) best(c Class, now time.Duration, avoid []string) *member {
 		if m.shadowed {
 			continue
 		}
-		// In avoid counts more than silent, left out more than both: a copy
-		// beside one that is out must not go the same way.
+		// An endpoint in avoid is worse than a silent one, and an ejected one is
+		// worse than both. A hedge of a copy that was sent to an ejected endpoint
+		// must not go to the same one.
 		r := 0
 		if p.silent(m, now) || m.busyUntil > now {
 			r++
@@ -160,7 +161,7 @@ func (p *Pool) best(c Class, now time.Duration, avoid []string) *member {
 		if slices.Contains(avoid, m.addr) {
 			r += 2
 		}
-		if m.out {
+		if m.ejected {
 			r += 4
 		}
 		if best == nil || r < rank || r == rank && p.before(m, best, c) {
@@ -170,11 +171,13 @@ func (p *Pool) best(c Class, now time.Duration, avoid []string) *member {
 	return best
 }
 
-// before orders endpoints of one rank: the one in use, the one that leads, by
-// latency, by who has waited longest.
+// before reports whether a is better than b, of two endpoints of one rank. Of ejected
+// ones the least recently picked is better. Otherwise these criteria decide in turn: b
+// is much slower; a is in use; a is the leader; a has the lower latency; a was picked
+// less recently. Under p.mu.
 func (p *Pool) before(a, b *member, c Class) bool {
 	switch {
-	case a.out && b.out:
+	case a.ejected && b.ejected:
 		return a.triedAt < b.triedAt
 	case slower(a, b) != slower(b, a):
 		return slower(b, a)
@@ -189,29 +192,30 @@ func (p *Pool) before(a, b *member, c Class) bool {
 	return a.triedAt < b.triedAt
 }
 
-// strike counts a fault. A hard one leaves the endpoint out at once.
-func (p *Pool) strike(m *member, now time.Duration, why string, hard bool) {
+// recordFailure counts a failure of m, and ejects it after ejectAfter in a row, or at
+// once if hard is set. Under p.mu.
+func (p *Pool) recordFailure(m *member, now time.Duration, why string, hard bool) {
 	if m.gone || m.shadowed {
 		return
 	}
-	m.strikes++
+	m.failures++
 	m.why, m.unreachable = why, false
 	if m.silentAt == 0 {
 		m.silentAt = now
 	}
-	if m.out {
+	if m.ejected {
 		return
 	}
-	if !hard && m.strikes < strikesOut {
+	if !hard && m.failures < ejectAfter {
 		p.probeSoon(m, now)
 		if m == p.current {
 			p.switchFrom(m, why)
 		}
 		return
 	}
-	m.out, m.proven, m.pause, m.dropped = true, 0, p.o.ProbeInterval, false
+	m.ejected, m.proven, m.pause, m.dropped = true, 0, p.o.ProbeInterval, false
 	m.probeAt = now + p.jitter(m.pause)
-	p.decide(dcs.EndpointEvent{Change: dcs.Ejected, From: m.addr, Reason: why})
+	p.queueEvent(dcs.EndpointEvent{Change: dcs.Ejected, From: m.addr, Reason: why})
 	p.dropSilent(m, now)
 	p.ejectOthers(m)
 	p.regroup()
@@ -220,29 +224,31 @@ func (p *Pool) strike(m *member, now time.Duration, why string, hard bool) {
 	p.poke()
 }
 
-// probeSoon distinguishes a hiccup from a fault. Under p.mu.
+// probeSoon schedules a probe of m within a ProbeInterval, which shows whether a
+// single failure is lasting. Under p.mu.
 func (p *Pool) probeSoon(m *member, now time.Duration) {
 	m.probeAt = min(m.probeAt, now+p.jitter(p.o.ProbeInterval))
 	p.poke()
 }
 
+// restore makes m usable again. Under p.mu.
 func (p *Pool) restore(m *member, why string) {
 	if m.gone {
 		return
 	}
-	m.out, m.strikes, m.proven, m.why = false, 0, 0, ""
+	m.ejected, m.failures, m.proven, m.why = false, 0, 0, ""
 	if !m.shadowed {
-		p.decide(dcs.EndpointEvent{Change: dcs.Restored, From: m.addr, Reason: why})
+		p.queueEvent(dcs.EndpointEvent{Change: dcs.Restored, From: m.addr, Reason: why})
 	}
 	p.regroup()
 }
 
-// drop gives up the connections to m. Under p.mu.
+// drop queues a call of Options.Drop for m. Under p.mu.
 func (p *Pool) drop(m *member) { p.drops = append(p.drops, m.addr) }
 
-// dropSilent gives up the connections to m, which was ejected, if nothing has been
-// answered for as long as a call may take. Not those to a server that is only slow:
-// connecting again is more work for it. Under p.mu.
+// dropSilent drops the connections to m, which was ejected, if it has not answered for
+// as long as a call may take. A server that is only slow keeps its connections,
+// because new ones would be more work for it. Under p.mu.
 func (p *Pool) dropSilent(m *member, now time.Duration) {
 	if !m.dropped && m.silentAt > 0 && now-m.silentAt >= p.o.Budget {
 		m.dropped = true
@@ -250,12 +256,13 @@ func (p *Pool) dropSilent(m *member, now time.Duration) {
 	}
 }
 
-// switchFrom moves calls to another endpoint that is well, if there is one.
+// switchFrom moves calls from m to the best healthy endpoint, if there is one.
+// Under p.mu.
 func (p *Pool) switchFrom(m *member, why string) {
 	var best *member
 	now := p.now()
 	for _, o := range p.members {
-		if o != m && !o.out && !o.shadowed && !p.silent(o, now) && o.busyUntil <= now && (best == nil || p.before(o, best, Read)) {
+		if o != m && !o.ejected && !o.shadowed && !p.silent(o, now) && o.busyUntil <= now && (best == nil || p.before(o, best, Read)) {
 			best = o
 		}
 	}
@@ -264,21 +271,22 @@ func (p *Pool) switchFrom(m *member, why string) {
 	}
 }
 
+// use makes m the current endpoint. Under p.mu.
 func (p *Pool) use(m *member, why string) {
-	p.decide(dcs.EndpointEvent{Change: dcs.Switched, From: p.current.addr, To: m.addr, Reason: why})
+	p.queueEvent(dcs.EndpointEvent{Change: dcs.Switched, From: p.current.addr, To: m.addr, Reason: why})
 	p.current = m
 }
 
-// reconsider looks whether calls should go elsewhere: away from what is left
-// out, to what leads the store, to what is much faster.
-func (p *Pool) reconsider() {
+// reselect switches the current endpoint if it is ejected, shadowed or busy, or if the
+// leader or a much faster endpoint is available. Under p.mu.
+func (p *Pool) reselect() {
 	cur, now := p.current, p.now()
 	switch {
-	case cur.out:
+	case cur.ejected:
 		p.switchFrom(cur, cur.why)
 		return
 	case cur.shadowed:
-		p.use(p.first(cur), "the same server")
+		p.use(p.first(cur), "same server")
 		return
 	}
 	if cur.busyUntil > now {
@@ -286,14 +294,14 @@ func (p *Pool) reconsider() {
 		return
 	}
 	for _, m := range p.members {
-		if m == cur || m.out || m.shadowed || m.strikes > 0 || m.busyUntil > now {
+		if m == cur || m.ejected || m.shadowed || m.failures > 0 || m.busyUntil > now {
 			continue
 		}
 		switch {
 		case slower(cur, m):
-			p.use(m, "it is much faster")
+			p.use(m, "much faster")
 		case m.leads && !cur.leads && !slower(m, cur) && m.usual(Read) > 0:
-			p.use(m, "it leads the store")
+			p.use(m, "leads the store")
 		default:
 			continue
 		}
@@ -301,34 +309,34 @@ func (p *Pool) reconsider() {
 	}
 }
 
-// Blame says that a backend found the endpoint at fault by other means: a
-// watch that went silent, or lags behind.
+// Blame counts a failure that a backend has detected by other means than a call, such
+// as a watch that is silent or lags behind.
 func (p *Pool) Blame(endpoint, reason string) {
 	p.mu.Lock()
 	if m := p.find(endpoint); m != nil {
-		p.strike(m, p.now(), reason, false)
-		p.reconsider()
+		p.recordFailure(m, p.now(), reason, false)
+		p.reselect()
 	}
 	p.mu.Unlock()
-	p.tell()
+	p.flushEvents()
 }
 
-// Failed judges the failure of something at endpoint that had been answered before,
-// such as a watch, as if it had been sent now.
+// Failed judges the failure of a request that endpoint had answered before, such as a
+// watch, as the failure of a request that was sent now.
 func (p *Pool) Failed(endpoint string, err error) {
 	v := p.o.Judge(err)
 	p.mu.Lock()
 	if m := p.find(endpoint); m != nil {
 		now := p.now()
 		p.judge(m, now, now, v)
-		p.reconsider()
+		p.reselect()
 	}
 	p.mu.Unlock()
-	p.tell()
+	p.flushEvents()
 }
 
-// Leads notes that an answer named endpoint as the one that leads the store. Calls
-// go there from now on, unless it is left out or far away.
+// Leads records that an answer named endpoint as the leader. Calls go there from now
+// on, unless it is ejected or much slower.
 func (p *Pool) Leads(endpoint string) {
 	p.mu.Lock()
 	m := p.find(endpoint)
@@ -340,18 +348,20 @@ func (p *Pool) Leads(endpoint string) {
 		return
 	}
 	p.leads(m)
-	p.reconsider()
+	p.reselect()
 	p.mu.Unlock()
-	p.tell()
+	p.flushEvents()
 }
 
+// leads makes m the only leader. Under p.mu.
 func (p *Pool) leads(m *member) {
 	for _, o := range p.members {
 		o.leads = o == m
 	}
 }
 
-// Endpoints are all that are known, the best first.
+// Endpoints returns all known endpoints, the best first. Of several endpoints of one
+// server it returns the one in use.
 func (p *Pool) Endpoints() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -361,7 +371,7 @@ func (p *Pool) Endpoints() []string {
 		switch {
 		case m == first:
 			return 0
-		case m.out:
+		case m.ejected:
 			return 3
 		case p.silent(m, now):
 			return 2
@@ -387,22 +397,23 @@ func (p *Pool) Endpoints() []string {
 	return out
 }
 
-// AllowDial reports whether a connection may be made now, under the cap on
-// dials of a whole process.
+// AllowDial reports whether a connection may be made now, under the Pool's limit on
+// dials, and counts it.
 func (p *Pool) AllowDial() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.dials.take(p.now())
 }
 
-// ErrDials is why a connection is not made now.
+// ErrDials reports that a connection was not made because of the limit on dials.
 var ErrDials = errors.New("too many connections were made within a second")
 
-// betweenDials is the usual pause of who waits for [Pool.AllowDial].
+// betweenDials is the average pause between two calls of [Pool.AllowDial] in
+// AwaitDial.
 const betweenDials = 20 * time.Millisecond
 
-// AwaitDial waits until a connection may be made. When ctx or the Pool ends
-// before, it returns ErrDials.
+// AwaitDial waits until a connection may be made. It returns ErrDials if ctx or the
+// Pool ends first.
 func (p *Pool) AwaitDial(ctx context.Context) error {
 	for !p.AllowDial() {
 		if p.pause(ctx, 2*betweenDials); ctx.Err() != nil || p.life.Err() != nil {
@@ -417,20 +428,21 @@ func (p *Pool) jitter(ceiling time.Duration) time.Duration {
 	return time.Duration(p.o.Rand(int64(max(ceiling, 1)))) + 1
 }
 
-// decide logs a decision and keeps it for the observer. Under p.mu.
-func (p *Pool) decide(ev dcs.EndpointEvent) {
+// queueEvent queues a decision for the log and the observer. Under p.mu.
+func (p *Pool) queueEvent(ev dcs.EndpointEvent) {
 	ev.Backend = p.o.Backend
 	p.events = append(p.events, ev)
 }
 
-// tell logs and tells what was decided, in order, with no lock held.
-func (p *Pool) tell() {
+// flushEvents drops the queued connections and reports the queued events, in order
+// and with no lock held.
+func (p *Pool) flushEvents() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.telling {
-		return // whoever does it takes ours along
+	if p.flushing {
+		return // the goroutine that is flushing handles the new entries too
 	}
-	p.telling = true
+	p.flushing = true
 	for len(p.events)+len(p.drops) > 0 {
 		events, drops := p.events, p.drops
 		p.events, p.drops = nil, nil
@@ -445,5 +457,5 @@ func (p *Pool) tell() {
 		}
 		p.mu.Lock()
 	}
-	p.telling = false
+	p.flushing = false
 }

@@ -34,14 +34,14 @@ func judge(err error) Verdict {
 	}
 }
 
-// server behaves as its mode says.
+// server is a fake server. mode selects its behaviour.
 type server struct {
 	mode  string        // "", "hang", "refuse", "no leader"
-	after time.Duration // the latency
+	after time.Duration // latency of an answer
 	calls int
 }
 
-// bench is a few servers behind a Pool.
+// bench is a set of fake servers for a Pool.
 type bench struct {
 	mu      sync.Mutex
 	servers map[string]*server
@@ -112,7 +112,7 @@ func (b *bench) options(seeds ...string) Options {
 	}
 }
 
-// unsampled is a Pool that asks those that are well nothing by itself.
+// unsampled starts a Pool that does not probe healthy endpoints.
 func (b *bench) unsampled(seeds ...string) *Pool {
 	o := b.options(seeds...)
 	o.SampleInterval = -1
@@ -131,7 +131,7 @@ func (b *bench) count(change dcs.EndpointChange, from string) int {
 	return n
 }
 
-// do makes one call and returns who answered and how long it took.
+// do makes one call and returns the endpoint that answered and the duration.
 func (b *bench) do(t *testing.T, p *Pool, c Class) (string, time.Duration, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
@@ -162,7 +162,7 @@ func TestSilentEndpointIsLeftAtOnceAndComesBack(t *testing.T) {
 			require.NoError(t, err)
 		}
 		who, _, _ := b.do(t, p, Read)
-		require.Equal(t, "a", who, "the server that leads the store is preferred")
+		require.Equal(t, "a", who, "the leader must be preferred")
 
 		b.set("a", "hang")
 		for i := range 50 {
@@ -180,7 +180,7 @@ func TestSilentEndpointIsLeftAtOnceAndComesBack(t *testing.T) {
 		time.Sleep(30 * time.Second)
 		who, _, err := b.do(t, p, Read)
 		require.NoError(t, err)
-		require.Equal(t, "a", who, "healed, it is used again within 30 s")
+		require.Equal(t, "a", who, "a must be used again within 30 s after the fault")
 		require.Equal(t, b.count(dcs.Ejected, "a"), b.count(dcs.Restored, "a"))
 	})
 }
@@ -199,7 +199,7 @@ func TestRefusedEndpointsAreTriedPastAtOnce(t *testing.T) {
 			require.Equal(t, first[2], who)
 			require.LessOrEqual(t, took, 2*time.Millisecond)
 		}
-		require.Equal(t, 1, b.count(dcs.Ejected, first[0]), "one line, not one a call")
+		require.Equal(t, 1, b.count(dcs.Ejected, first[0]), "one event, not one for each call")
 	})
 }
 
@@ -254,14 +254,15 @@ func TestAllDownEndsByTheDeadlineWithTheReason(t *testing.T) {
 				who, took, err := b.do(t, p, Write)
 				require.NoError(t, err)
 				require.Equal(t, "b", who)
-				require.LessOrEqual(t, took, 600*time.Millisecond, "if all are out, all are tried")
+				require.LessOrEqual(t, took, 600*time.Millisecond, "if all are ejected, all must be tried")
 			})
 		})
 	}
 }
 
-// What only an operator can mend is told, whatever else went wrong after it.
-func TestTheGravestFaultIsTold(t *testing.T) {
+// A failure that only an operator can correct is reported, even if other failures came
+// later.
+func TestUnauthorizedIsReportedDespiteLaterFailures(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a")
 		p := started(b.options("a"))
@@ -281,9 +282,8 @@ func TestTheGravestFaultIsTold(t *testing.T) {
 	})
 }
 
-// What is at one endpoint, such as a session, stays there while that is well, and
-// comes along when it is not.
-func TestWhatIsAtOneEndpointStaysThere(t *testing.T) {
+// DoAt stays at its endpoint while that is healthy, and moves when it is not.
+func TestDoAtStaysAtItsEndpoint(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
 		b.leader = "a"
@@ -302,7 +302,7 @@ func TestWhatIsAtOneEndpointStaysThere(t *testing.T) {
 		}
 		for range 20 {
 			call()
-			require.Equal(t, "b", at, "though a leads")
+			require.Equal(t, "b", at, "DoAt must stay at b although a leads")
 		}
 		b.set("b", "hang")
 		require.LessOrEqual(t, call(), 30*time.Millisecond)
@@ -312,7 +312,7 @@ func TestWhatIsAtOneEndpointStaysThere(t *testing.T) {
 			call()
 			require.Equal(t, stays, at)
 		}
-		b.servers[stays].after = 200 * time.Millisecond // it has become far
+		b.servers[stays].after = 200 * time.Millisecond // much slower than the others
 		for range 50 {
 			call()
 		}
@@ -356,14 +356,14 @@ func TestTopology(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		require.ElementsMatch(t, []string{"a", "b", "c"}, p.Endpoints())
 		require.Equal(t, 1, b.count(dcs.Added, "c"))
-		require.Equal(t, 1, b.count(dcs.Restored, "c"), "used once it has proved itself")
+		require.Equal(t, 1, b.count(dcs.Restored, "c"), "c must be used after successful probes")
 
 		b.mu.Lock()
 		listed = []string{"d"}
 		b.mu.Unlock()
 		p.Refresh()
 		time.Sleep(5 * time.Second)
-		require.ElementsMatch(t, []string{"a", "b", "d"}, p.Endpoints(), "seeds are kept")
+		require.ElementsMatch(t, []string{"a", "b", "d"}, p.Endpoints(), "seeds must be kept")
 		for _, n := range []string{"a", "b"} {
 			b.set(n, "refuse")
 		}
@@ -376,7 +376,7 @@ func TestTopology(t *testing.T) {
 		listed = []string{"d", "c"}
 		b.mu.Unlock()
 		time.Sleep(5 * p.o.Budget)
-		require.Contains(t, p.Endpoints(), "c", "members are listed again though nothing was wrong")
+		require.Contains(t, p.Endpoints(), "c", "members must be listed again while no endpoint fails")
 	})
 }
 
@@ -431,7 +431,7 @@ func TestDialIsAwaited(t *testing.T) {
 	})
 }
 
-func TestBlameMovesCallsElsewhere(t *testing.T) {
+func TestBlameMovesCalls(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b")
 		b.leader = "a"
@@ -464,8 +464,8 @@ func TestCloseEndsCalls(t *testing.T) {
 	})
 }
 
-// No schedule of faults makes a call outlive its budget, or fail while one
-// endpoint was well all the time.
+// Under random faults no call exceeds its budget, and none fails while one endpoint
+// is healthy all the time.
 func TestNoScheduleBeatsThePool(t *testing.T) {
 	for seed := range uint64(150) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
@@ -489,7 +489,7 @@ func schedule(t *testing.T, seed uint64) {
 	defer close(stop)
 	well := names[r.IntN(len(names))]
 	bad.Add(1)
-	go func() { // every other endpoint changes its mind all the time
+	go func() { // every other endpoint changes its mode at random
 		defer bad.Done()
 		modes := []string{"", "hang", "refuse", "no leader"}
 		for {
@@ -510,7 +510,7 @@ func schedule(t *testing.T, seed uint64) {
 		_, err := Do(ctx, p, Class(i%int(classes)), b.call)
 		took := time.Since(began)
 		cancel()
-		require.NoError(t, err, "call %d, %v was well", i, well)
+		require.NoError(t, err, "call %d failed although %v was healthy", i, well)
 		require.LessOrEqual(t, took, budget)
 		time.Sleep(time.Duration(i%7) * 5 * time.Millisecond)
 	}

@@ -4,7 +4,7 @@ import "github.com/holdfast-dcs/holdfast/dcs"
 
 // Fault is the failure of a call at one endpoint.
 type Fault struct {
-	Endpoint string // empty: the cause is on our side
+	Endpoint string // empty if the cause is in this process
 	Err      error
 }
 
@@ -19,12 +19,13 @@ func (f *Fault) Error() string {
 // Unwrap returns Err.
 func (f *Fault) Unwrap() error { return f.Err }
 
-// Refusals are the endpoints that refused one call for a reason that may be
-// theirs. The zero value is ready. A Refusals is not safe for concurrent use.
+// Refusals records the endpoints that refused one call for a reason that may be
+// limited to them. The zero value is ready to use. A Refusals is not safe for
+// concurrent use.
 type Refusals struct {
 	by    map[string]refusal
-	down  map[string]bool // endpoints that could not be reached
-	other map[string]bool // endpoints that were heard of and did not refuse
+	down  map[string]bool // failed endpoints, true if it could not be reached
+	other map[string]bool // endpoints whose last failure was a Doubt
 }
 
 type refusal struct {
@@ -33,7 +34,7 @@ type refusal struct {
 	reason      string
 }
 
-// Note takes the failure of a copy of the call at an endpoint into account.
+// Note records the failure of a copy of the call at an endpoint.
 func (r *Refusals) Note(endpoint string, err error, v Verdict) {
 	if r.by == nil {
 		r.by, r.down, r.other = map[string]refusal{}, map[string]bool{}, map[string]bool{}
@@ -61,8 +62,7 @@ func (r *Refusals) Asked() []string {
 	return out
 }
 
-// Any reports whether an endpoint has refused the call for a reason that may be
-// its own.
+// Any reports whether an endpoint has refused the call with an Unconfirmed verdict.
 func (r *Refusals) Any() bool {
 	for _, f := range r.by {
 		if f.unconfirmed {
@@ -72,8 +72,8 @@ func (r *Refusals) Any() bool {
 	return false
 }
 
-// Unanimous returns the refusal, and one endpoint that gave it, if every endpoint
-// that can be reached has refused the call.
+// Unanimous returns an Unconfirmed refusal and its endpoint, if every endpoint that
+// can be reached has refused the call. Otherwise err is nil.
 func (r *Refusals) Unanimous(p *Pool) (endpoint string, err error) {
 	if len(r.other) > 0 {
 		return "", nil
@@ -85,15 +85,15 @@ func (r *Refusals) Unanimous(p *Pool) (endpoint string, err error) {
 		switch {
 		case refused && f.unconfirmed:
 			endpoint, err = m.addr, f.err
-		case !r.down[m.addr] && !(m.out && m.unreachable):
+		case !r.down[m.addr] && !(m.ejected && m.unreachable):
 			return "", nil
 		}
 	}
 	return endpoint, err
 }
 
-// uncontradicted returns a refusal, if no endpoint was heard of that did not
-// refuse.
+// uncontradicted returns a refusal and its endpoint, unless the last failure of some
+// endpoint was a Doubt.
 func (r *Refusals) uncontradicted() (endpoint string, err error) {
 	if len(r.other) > 0 {
 		return "", nil
@@ -106,8 +106,8 @@ func (r *Refusals) uncontradicted() (endpoint string, err error) {
 	return endpoint, err
 }
 
-// Served reports that an endpoint has served the call: each other one that
-// refused it is at fault.
+// Served counts a failure of each endpoint that refused the call, because endpoint has
+// served it.
 func (r *Refusals) Served(p *Pool, endpoint string) {
 	for addr, f := range r.by {
 		if f.unconfirmed && addr != endpoint {

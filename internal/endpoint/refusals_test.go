@@ -15,8 +15,8 @@ import (
 
 var errToken = errors.New("invalid auth token")
 
-// refusing is a Pool of servers, some of which refuse every call. Those of the
-// others fail with the error that other has for them, or succeed.
+// refusing starts a Pool of servers of which those in the list refuse every call. The
+// others fail with their error in other, or succeed.
 func refusing(o Options, refuse []string, other map[string]error) (*Pool, func(context.Context, string) (int, error)) {
 	o.SampleInterval = -1
 	judgeOther := o.Judge
@@ -38,14 +38,14 @@ func refusing(o Options, refuse []string, other map[string]error) (*Pool, func(c
 	}
 }
 
-// A refusal that one server gives is that server's fault once another one serves.
+// A server that refuses a call is at fault once another one serves the call.
 func TestRefusalOfOneServerIsItsFault(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
 		o := b.options("a", "b", "c")
 		p, call := refusing(o, []string{"a"}, nil)
 		defer p.Close()
-		b.set("a", "no leader") // its probes, too
+		b.set("a", "no leader") // for its probes too
 		p.mu.Lock()
 		p.current = p.find("a")
 		p.mu.Unlock()
@@ -55,15 +55,15 @@ func TestRefusalOfOneServerIsItsFault(t *testing.T) {
 			_, err := Do(ctx, p, Read, call)
 			cancel()
 			require.NoError(t, err)
-			require.Zero(t, time.Since(began), "the next server is asked at once")
+			require.Zero(t, time.Since(began), "the next server must be called at once")
 		}
 		require.NotEqual(t, "a", p.Endpoints()[0])
 		require.Equal(t, 1, b.count(dcs.Switched, "a"))
 	})
 }
 
-// A refusal that every server gives is the store's: no server is ejected, and the
-// call ends with it at once. A server that is down is not waited for.
+// If every server refuses a call, no server is ejected and the call ends with the
+// refusal at once. It does not wait for a server that is down.
 func TestRefusalOfAllServersIsTheStores(t *testing.T) {
 	for name, other := range map[string]map[string]error{"all": nil, "one is down": {"c": errRefused}} {
 		t.Run(name, func(t *testing.T) {
@@ -94,9 +94,9 @@ func TestRefusalOfAllServersIsTheStores(t *testing.T) {
 	}
 }
 
-// A call is unauthorized at its deadline if no server was heard of that did not
-// refuse it. One that knows no leader is such a server.
-func TestRefusalIsContradictedByAServerThatIsHeardOf(t *testing.T) {
+// At its deadline a call returns the refusal of one server, unless another server has
+// given another answer, such as that it knows no leader.
+func TestRefusalIsContradictedByAnotherAnswer(t *testing.T) {
 	for name, tc := range map[string]struct {
 		other error
 		kind  error
@@ -116,9 +116,9 @@ func TestRefusalIsContradictedByAServerThatIsHeardOf(t *testing.T) {
 	}
 }
 
-// A final no leaves nothing clear while another copy is under way: that one may
-// still be done.
-func TestFinalNoIsNotClearWhileAnotherCopyIsOut(t *testing.T) {
+// A Final error does not make the call Clear while another copy is in flight, because
+// that copy may still be executed.
+func TestFinalErrorIsNotClearWithACopyInFlight(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b")
 		p := b.unsampled("a", "b")
@@ -140,8 +140,7 @@ func TestFinalNoIsNotClearWhileAnotherCopyIsOut(t *testing.T) {
 	})
 }
 
-// A copy that wrote nothing because it was refused does not eject its server, and
-// one whose server cannot be reached does.
+// A Refused error does not eject the server, and an Unreachable one does.
 func TestRefusedIsNotUnreachable(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		for _, unreachable := range []bool{false, true} {
@@ -158,9 +157,8 @@ func TestRefusedIsNotUnreachable(t *testing.T) {
 	})
 }
 
-// A failure on our own side is no server's fault, is not called silence and names
-// no server.
-func TestOwnFailureNamesNoServer(t *testing.T) {
+// A Local failure is no server's fault, is not reported as silence and names no server.
+func TestLocalFailureNamesNoServer(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b")
 		o := b.options("a", "b")
@@ -171,7 +169,7 @@ func TestOwnFailureNamesNoServer(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		a, err := Do(ctx, p, Read, func(ctx context.Context, _ string) (int, error) {
-			<-ctx.Done() // until its time is over
+			<-ctx.Done() // until its timeout
 			return 0, ErrDials
 		})
 		require.EqualError(t, err, ErrDials.Error()+" ("+context.DeadlineExceeded.Error()+")")
@@ -181,7 +179,7 @@ func TestOwnFailureNamesNoServer(t *testing.T) {
 	})
 }
 
-// An error names the server at fault, and that is the Answer's.
+// An error names the server at fault, which is also the Endpoint of the Answer.
 func TestFaultNamesItsServer(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b")
@@ -197,8 +195,8 @@ func TestFaultNamesItsServer(t *testing.T) {
 	})
 }
 
-// A call that its caller gives up blames nobody.
-func TestOwnCancellationIsNobodysFault(t *testing.T) {
+// A call that its caller cancels is no server's failure.
+func TestCancellationIsNoFailure(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a")
 		p := b.unsampled("a")

@@ -8,24 +8,25 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// throttledEvery is how often a request may be sent while every endpoint refuses
+// throttledEvery is the interval between requests while every endpoint refuses
 // requests because there are too many.
 const throttledEvery = time.Second
 
-// admitReserve is how long before a deadline a request is not sent any more.
+// admitReserve is how long before the deadline Admit gives up.
 const admitReserve = 20 * time.Millisecond
 
 // throttle is the state of [Pool.Admit].
 type throttle struct {
 	next   time.Duration // when the next request may be sent
-	served chan struct{} // closed when an endpoint that refused serves; nil: nobody waits
+	served chan struct{} // closed when an endpoint that refused serves; nil if no call waits
 }
 
-// Admit waits until a request may be sent: at once, or, while every endpoint
-// that is in use refuses requests because there are too many, once a second and
-// not before the time that the endpoints have named. When ctx or the Pool ends
-// before, it returns why, as a [Fault] or as [dcs.ErrClosed]: a little before ctx's
-// deadline, so that the caller still learns that nothing was sent.
+// Admit waits until a request may be sent, which is normally at once. While every
+// endpoint that is not ejected refuses requests because there are too many, it admits
+// one request a second, and none before the time that the endpoints have named.
+// It returns [dcs.ErrClosed] if the Pool is closed while it waits, and a [Fault] 20 ms before the
+// deadline of ctx, so that the caller can still report that nothing was sent. If ctx is
+// cancelled it returns the Fault, or the error of ctx if it was done before the call.
 func (p *Pool) Admit(ctx context.Context) error {
 	deadline, bounded := ctx.Deadline()
 	for ctx.Err() == nil {
@@ -65,9 +66,8 @@ func (p *Pool) Admit(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// turn takes the next turn to send a request, where there are turns. If that has
-// not come yet, it returns how long to wait and an endpoint that refuses. Under
-// p.mu.
+// turn takes the next turn to send a request. It returns nil if the request may be sent
+// now, and else an endpoint that refuses requests and how long to wait. Under p.mu.
 func (p *Pool) turn() (*member, time.Duration) {
 	first := p.throttled()
 	if first == nil {
@@ -81,13 +81,13 @@ func (p *Pool) turn() (*member, time.Duration) {
 	return nil, 0
 }
 
-// throttled returns the endpoint that can be asked first, if every endpoint that
-// is in use refuses requests. Under p.mu.
+// throttled returns nil, unless every endpoint that is not ejected refuses requests.
+// Then it returns the one that may be called first. Under p.mu.
 func (p *Pool) throttled() *member {
 	var first *member
 	for _, m := range p.members {
 		switch {
-		case m.out:
+		case m.ejected:
 		case !m.throttled:
 			return nil
 		case first == nil || m.busyUntil < first.busyUntil:
@@ -97,19 +97,19 @@ func (p *Pool) throttled() *member {
 	return first
 }
 
-// gated reports whether requests have turns.
+// gated reports whether Admit admits one request a second only.
 func (p *Pool) gated() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.throttled() != nil
 }
 
-// IsThrottled reports whether every endpoint refuses requests because there are
-// too many, so that a caller must not send two at a time.
+// IsThrottled reports whether every endpoint that is not ejected refuses requests
+// because there are too many. The caller must then not send two requests at a time.
 func (p *Pool) IsThrottled() bool { return p.gated() }
 
-// rest leaves an endpoint alone that asks for it. A time that is longer than a
-// call's budget would lose leases. Under p.mu.
+// rest records that m asks not to be called. The time is limited to the budget of a
+// call, because a longer one would lose leases. Under p.mu.
 func (p *Pool) rest(m *member, now time.Duration, v Verdict) {
 	if v.Busy <= 0 && !v.Throttled {
 		return
@@ -117,7 +117,7 @@ func (p *Pool) rest(m *member, now time.Duration, v Verdict) {
 	m.busyUntil, m.busyWhy, m.throttled = now+min(v.Busy, p.o.Budget), v.Reason, v.Throttled
 }
 
-// rested notes that an endpoint serves. Under p.mu.
+// rested records that m serves requests. Under p.mu.
 func (p *Pool) rested(m *member) {
 	m.busyUntil = 0
 	if !m.throttled {

@@ -14,7 +14,7 @@ import (
 
 var errThrottled = errors.New("HTTP status 429")
 
-// throttling is a bench whose "no leader" is a refusal for too many requests.
+// throttling starts a Pool whose servers refuse too many requests with "no leader".
 func throttling(b *bench, after time.Duration, seeds ...string) *Pool {
 	o := b.options(seeds...)
 	o.Judge = func(err error) Verdict {
@@ -44,8 +44,9 @@ func (b *bench) allCalls() (n int) {
 	return n
 }
 
-// While every server refuses for too many requests, all calls of a Store send one
-// request a second, no server is ejected, and all go on once the servers serve.
+// While every server refuses requests because there are too many, all calls together
+// send one request a second and no server is ejected. They continue once the servers
+// serve.
 func TestThrottledStoreIsAskedOnceASecond(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
@@ -67,7 +68,7 @@ func TestThrottledStoreIsAskedOnceASecond(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(3 * time.Second) // each has refused
+		time.Sleep(3 * time.Second) // every server has refused
 		before := b.allCalls()
 		time.Sleep(20 * time.Second)
 		require.LessOrEqual(t, b.allCalls()-before, 21)
@@ -85,8 +86,8 @@ func TestThrottledStoreIsAskedOnceASecond(t *testing.T) {
 	})
 }
 
-// A call whose time ends before it may send says why.
-func TestThrottledCallSaysWhy(t *testing.T) {
+// A call whose deadline comes before its turn to send reports the refusal.
+func TestThrottledCallReportsTheRefusal(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a")
 		p := throttling(b, time.Hour, "a")
@@ -104,14 +105,14 @@ func TestThrottledCallSaysWhy(t *testing.T) {
 		a, err := short()
 		require.ErrorContains(t, err, "a: all servers refuse requests: "+errThrottled.Error())
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.Equal(t, before, b.allCalls(), "the time that the server names counts")
+		require.Equal(t, before, b.allCalls(), "no request may be sent before the time that the server has named")
 		require.Equal(t, "a", a.Endpoint)
-		require.True(t, a.Clear, "nothing was sent")
+		require.True(t, a.Clear, "the call was not sent and must be Clear")
 	})
 }
 
-// Calls go to the servers that serve while one refuses.
-func TestThrottledServerIsLeftAlone(t *testing.T) {
+// While one server refuses requests, calls go to the others.
+func TestThrottledServerIsAvoided(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b")
 		b.leader = "a"
@@ -130,7 +131,7 @@ func TestThrottledServerIsLeftAlone(t *testing.T) {
 	})
 }
 
-// A server that is busy, as one at its limit of connections, is at no fault.
+// A server that is busy, for example at its limit of connections, is not at fault.
 func TestBusyServerIsNotEjected(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b")

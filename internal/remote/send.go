@@ -12,7 +12,7 @@ import (
 // CommitOptions returns o with hedging and resending controlled by p.
 func CommitOptions(p *endpoint.Pool, o attempt.Options) attempt.Options {
 	o.HedgeAfter = func() time.Duration { return p.HedgeAfter(endpoint.Write) }
-	o.Hedge = p.TakeHedge
+	o.Hedge = p.AllowHedge
 	o.ResendAfter = func(left time.Duration, round int) time.Duration {
 		return p.AttemptTimeout(endpoint.Write, left, round)
 	}
@@ -74,7 +74,7 @@ func sendAt(ctx context.Context, p *endpoint.Pool, r attempt.Request, lease dcs.
 	deadline, _ := ctx.Deadline()
 	a := p.PickAt(endpoint.Write, at, asked...)
 	limit := p.AttemptTimeout(endpoint.Write, time.Until(deadline), r.Round)
-	ctx, cancel := context.WithTimeout(ctx, endpoint.Patience*limit)
+	ctx, cancel := context.WithTimeout(ctx, endpoint.LateWriteFactor*limit)
 	defer cancel()
 	late := time.AfterFunc(limit, a.Late)
 	defer late.Stop()
