@@ -7,11 +7,11 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// ErrBehind says that a server's view is older than the Cache.
-var ErrBehind = errors.New("the server's view lags behind the store's")
+// ErrBehind reports that a server's view of the tree is older than the Cache.
+var ErrBehind = errors.New("the server's view of the tree lags behind the store")
 
 // Take makes the Tree equal to the whole tree that was read at rev, sorted and
-// without bookkeeping, and notes that the store serves. It fails like
+// without bookkeeping, and records that the store serves. It fails like
 // [Cache.Apply].
 func (c *Cache) Take(rev dcs.Revision, entries []dcs.Entry) error {
 	if err := c.take(rev, entries); err != nil {
@@ -21,10 +21,10 @@ func (c *Cache) Take(rev dcs.Revision, entries []dcs.Entry) error {
 	return nil
 }
 
-// Apply applies the changes of the tree up to rev, and notes that the store
-// serves. It fails if something changed and rev is not later than the Tree's
-// revision: the change is then older than the Tree, or the store's revisions have
-// fallen, and no revision must be invented for it.
+// Apply applies the changes of the tree up to rev, and records that the store serves.
+// It returns [ErrBehind] if there are changes and rev is not later than the Tree's
+// revision. The changes are then older than the Tree, or the store's revisions have
+// fallen, and the Cache must not invent a revision for them.
 func (c *Cache) Apply(rev dcs.Revision, wrote []dcs.Entry, deleted []string) error {
 	if err := c.apply(rev, wrote, deleted); err != nil {
 		return err
@@ -48,7 +48,7 @@ func (c *Cache) apply(rev dcs.Revision, wrote []dcs.Entry, deleted []string) err
 	case len(wrote)+len(deleted) == 0:
 		c.Tree.Advance(rev)
 	case rev <= now:
-		return fmt.Errorf("%w: the tree at revision %d is not that of revision %d, which was seen before", ErrBehind, rev, now)
+		return fmt.Errorf("%w: changes at revision %d, but the copy is at revision %d already", ErrBehind, rev, now)
 	default:
 		c.Tree.Follow(rev, wrote, deleted)
 	}

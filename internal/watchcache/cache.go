@@ -15,44 +15,45 @@ import (
 
 // Source describes the store that a Cache copies.
 type Source struct {
-	// Backend is the name for errors, Budget is Timing.RetryTimeout, and Life
-	// ends when the Store is closed.
+	// Backend is the name of the backend in errors. Budget is Timing.RetryTimeout.
+	// Life must end when the Store is closed.
 	Backend string
 	Budget  time.Duration
-	Life    context.Context //nolint:containedctx // the Backend's end
+	Life    context.Context //nolint:containedctx // its life is that of the Backend
 
-	// Read returns the tree as it is, bookkeeping left out, within ctx. Nil means
-	// that the watch reads it, and passes it to Take.
+	// Read returns the current tree without bookkeeping. Nil means that the watch
+	// reads the tree and passes it to Take.
 	Read func(ctx context.Context) (dcs.Snapshot, error)
-	// Snapshot is the Backend's own.
+	// Snapshot is the Snapshot method of the Backend.
 	Snapshot func(ctx context.Context, prefix string) (dcs.Snapshot, error)
-	// Raise reports whether rev is not older than what the Store has returned,
-	// and remembers it.
+	// Raise reports whether rev is not below the largest revision that the Store has
+	// returned, and if so makes it the largest: see [MinRevision.Raise].
 	Raise func(rev dcs.Revision) bool
 	// NoDeletesSince reports whether no key at or below prefix was deleted after
 	// since, a revision before the Cache began. present holds the current keys.
 	// False means yes or unknown.
 	NoDeletesSince func(ctx context.Context, prefix string, since dcs.Revision, present map[string]bool) bool
 
-	// Pool chooses the endpoints. Stream returns a watch at the endpoint of w, and
-	// does no I/O. Delay is how long a watch may hold changes back.
+	// Pool chooses the endpoints. Stream returns a watch at the endpoint of w. It
+	// must do no I/O. Delay is how long a watch may hold changes back.
 	Pool   *endpoint.Pool
 	Stream func(w *Watch) Stream
 	Delay  time.Duration
-	// Follow, if it is set, is used instead of Pool and Stream. It is one watch at
-	// one server, until that fails: it writes changes into the Tree, and calls Alive.
+	// Follow replaces Pool and Stream if it is not nil. It watches at one server
+	// until that watch fails. It must apply the changes to the Tree and call Alive.
 	Follow func(ctx context.Context) error
 }
 
-// Cache is a copy of a store's tree, fed by one watch at a time, which serves
-// every Wait of a Store. The first Wait starts it.
+// Cache is a copy of a store's tree that serves every Wait of a Store. One watch at a
+// time keeps it up to date. The first Wait starts the watch.
 type Cache struct {
 	Source
 	Tree *kv.Tree
-	// A watch without changes for Every is probed. Limit is how long it may lag.
+	// Every is how long a watch may be without changes before it is probed. Limit is
+	// how long it may lag.
 	Every, Limit time.Duration
-	// Behind receives when another answer named a later revision than the Tree's,
-	// Left the endpoints that the Pool ejects or removes.
+	// Behind receives a value when another answer has named a later revision than
+	// the Tree's. Left receives the endpoints that the Pool ejects or removes.
 	Behind chan struct{}
 	Left   chan string
 
@@ -62,12 +63,12 @@ type Cache struct {
 	running atomic.Bool
 
 	mu     sync.Mutex
-	synced bool          // the Tree is a copy
+	synced bool          // the Tree is a complete copy
 	base   dcs.Revision  // the Tree knows no changes before it
-	heard  dcs.Instant   // when the store last was known to serve
-	fault  error         // the reason why it does not
-	final  bool          // fault is the store's own answer
-	change chan struct{} // closed when any of these changes
+	heard  dcs.Instant   // when the store last served
+	fault  error         // the error of the last watch, if the store has not served since
+	final  bool          // fault is a definite answer of the store
+	change chan struct{} // closed and replaced when set changes a field
 }
 
 // Init prepares c for its first Wait.
@@ -77,7 +78,7 @@ func (c *Cache) Init(s Source) {
 	c.Behind, c.Left, c.change = make(chan struct{}, 1), make(chan string, 16), make(chan struct{})
 }
 
-// WatchTimes returns a Cache's Every and Limit for a budget.
+// WatchTimes returns the values of Every and Limit for a budget.
 func WatchTimes(budget time.Duration) (every, limit time.Duration) {
 	return min(maxProbePause, budget/4), min(maxLag, budget/6)
 }
@@ -87,14 +88,14 @@ const (
 	maxLag        = 500 * time.Millisecond
 )
 
-// Close waits for the watch, once Life has ended.
+// Close waits until the watch has ended. The caller must end Life first.
 func (c *Cache) Close() {
-	c.start.Do(func() {}) // none is started any more
+	c.start.Do(func() {}) // no watch is started after this
 	c.done.Wait()
 }
 
-// Saw notes a revision that an answer of the store named. Backends must call it for
-// each answer.
+// Saw records the revision in an answer of the store. Backends must call it for each
+// answer.
 func (c *Cache) Saw(rev dcs.Revision) {
 	for {
 		latest := c.latest.Load()
@@ -113,11 +114,11 @@ func (c *Cache) Saw(rev dcs.Revision) {
 	}
 }
 
-// Latest returns the largest revision that an answer named.
+// Latest returns the largest revision in any answer.
 func (c *Cache) Latest() dcs.Revision { return dcs.Revision(c.latest.Load()) }
 
-// Observer returns an observer for the Pool. It reports to the watch which endpoints
-// were ejected or removed, and passes each event on to next, which may be nil.
+// Observer returns an observer for the Pool. It notifies the watch of endpoints that
+// were ejected or removed, and passes each event to next, which may be nil.
 func (c *Cache) Observer(next func(dcs.EndpointEvent)) func(dcs.EndpointEvent) {
 	return func(ev dcs.EndpointEvent) {
 		if ev.Change == dcs.Ejected || ev.Change == dcs.Removed {
@@ -158,7 +159,7 @@ func (c *Cache) Wait(ctx context.Context, prefix string, since dcs.Revision) (dc
 			case was == unchanged:
 				since = base
 			case was == unclear:
-				// What may have been changed meanwhile may not be in the copy yet.
+				// The copy may not have a change that was made in the meantime.
 				if s, ok, err := c.fresh(ctx, prefix, since); ok || err != nil {
 					return s, err
 				}
@@ -174,25 +175,25 @@ func (c *Cache) Wait(ctx context.Context, prefix string, since dcs.Revision) (dc
 	}
 }
 
-// Begins returns the revision from which on the Tree knows the changes. It is 0
-// before the first read.
+// Begins returns the revision at which the Tree was read. The Tree has the changes
+// after that revision. It is 0 before the first read.
 func (c *Cache) Begins() dcs.Revision {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.base
 }
 
-// past is the knowledge about changes before the Tree begins.
+// past is the knowledge about changes before the revision of Begins.
 type past uint8
 
 const (
 	changed   past = iota // the Tree has a change
 	unchanged             // the store confirms that there was none
-	unclear               // neither of both
+	unclear               // neither is known
 )
 
-// before reports whether anything changed between since and the Tree's beginning.
-// The Tree has no deletions of that time.
+// before reports whether a key under prefix changed between since and the revision of
+// Begins. The Tree does not have the deletions of that time.
 func (c *Cache) before(ctx context.Context, prefix string, since dcs.Revision) (past, error) {
 	now := map[string]bool{}
 	for _, e := range c.Tree.Snapshot(prefix).Entries {
@@ -213,7 +214,8 @@ func (c *Cache) before(ctx context.Context, prefix string, since dcs.Revision) (
 	return was, ctx.Err()
 }
 
-// state returns the state that decides whether a Wait that began at began goes on.
+// state returns the state that decides whether a Wait that began at began continues.
+// silent is the time since the store last served, or since began if that is later.
 func (c *Cache) state(began dcs.Instant) (synced bool, change <-chan struct{}, silent time.Duration, fault error, final bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -234,13 +236,14 @@ func (c *Cache) over(ctx context.Context, prefix string, silent time.Duration, f
 	}
 	if final || silent >= c.Budget {
 		if fault == nil {
-			fault = errors.New("the watch is silent")
+			fault = errors.New("no answer on the watch of the store")
 		}
 		return remote.WrapError(c.Backend, "Wait", prefix, "", fault)
 	}
 	return nil
 }
 
+// sleep waits for a change of the Tree or of c, but no longer than d.
 func (c *Cache) sleep(ctx context.Context, moved, change <-chan struct{}, d time.Duration) {
 	t := time.NewTimer(max(d, time.Millisecond))
 	defer t.Stop()
@@ -253,8 +256,9 @@ func (c *Cache) sleep(ctx context.Context, moved, change <-chan struct{}, d time
 	}
 }
 
-// answer returns the Snapshot that ends a Wait. It is the Tree's, or the store's if
-// the Store has returned a later one than the Tree's already.
+// answer returns the Snapshot that ends a Wait, and reports whether it is later than
+// since. The Snapshot is the Tree's, or is read from the store if the Store has already
+// returned a later one than the Tree's.
 func (c *Cache) answer(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, bool, error) {
 	s := c.Tree.Snapshot(prefix)
 	if s.Revision > since && c.Raise(s.Revision) {
@@ -277,7 +281,7 @@ func (c *Cache) fresh(ctx context.Context, prefix string, since dcs.Revision) (d
 	return s, err == nil && s.Revision > since, err
 }
 
-// set changes c with f and wakes the Waits.
+// set calls f, which changes c, and wakes the Waits.
 func (c *Cache) set(f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -286,7 +290,7 @@ func (c *Cache) set(f func()) {
 	c.change = make(chan struct{})
 }
 
-// Alive notes that the store serves.
+// Alive records that the store serves.
 func (c *Cache) Alive() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

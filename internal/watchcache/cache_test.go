@@ -16,8 +16,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Where neither the copy nor the store can tell what changed before the copy
-// began, the store is asked how it is now: the copy may not have it yet.
+// If neither the copy nor the store knows whether a key changed before the copy began,
+// Wait reads the store, because the copy may not have the change yet.
 func TestWaitFromBeforeTheCopy(t *testing.T) {
 	life, end := context.WithCancel(context.Background())
 	var f MinRevision
@@ -37,10 +37,10 @@ func TestWaitFromBeforeTheCopy(t *testing.T) {
 	defer cancel()
 	s, err := c.Wait(ctx, "k", 4)
 	require.NoError(t, err)
-	require.Len(t, s.Entries, 1, "the copy shows the change")
+	require.Len(t, s.Entries, 1, "the copy has the change")
 	s, err = c.Wait(ctx, "k", 10)
 	require.NoError(t, err)
-	require.Empty(t, s.Entries, "it was deleted, and the copy does not show it")
+	require.Empty(t, s.Entries, "the key was deleted, which the copy does not have yet")
 	still = true
 	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 	defer cancel()
@@ -48,8 +48,8 @@ func TestWaitFromBeforeTheCopy(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded, "nothing changed")
 }
 
-// The watch hears of the servers that are left out, and of no others; the
-// user's observer hears of everything.
+// The watch is notified of servers that are ejected or removed, and of no others. The
+// user's observer receives every event.
 func TestCacheObserves(t *testing.T) {
 	var c Cache
 	c.Init(Source{Budget: time.Second})
@@ -65,8 +65,8 @@ func TestCacheObserves(t *testing.T) {
 	c.Observer(nil)(dcs.EndpointEvent{Change: dcs.Switched})
 }
 
-// A watch hears only of servers that are left out after it has begun. Its own may
-// have been, before.
+// A watch is not notified of servers that were ejected before it started, because its
+// own may be one of them.
 func TestCacheForgetsEarlierEjections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c Cache
@@ -75,7 +75,7 @@ func TestCacheForgetsEarlierEjections(t *testing.T) {
 		c.Init(Source{Budget: time.Second, Life: life, Follow: func(context.Context) error {
 			began <- len(c.Left)
 			<-c.Left
-			return errors.New("left out")
+			return errors.New("ejected")
 		}})
 		observe := c.Observer(nil)
 		for range 20 {
@@ -95,7 +95,7 @@ func TestCacheForgetsEarlierEjections(t *testing.T) {
 	})
 }
 
-// A Wait that has ended leaves nothing in the copy.
+// A Wait that has ended leaves no waiter in the copy.
 func TestCacheWaitLeavesNothing(t *testing.T) {
 	life, end := context.WithCancel(t.Context())
 	var f MinRevision
@@ -113,18 +113,18 @@ func TestCacheWaitLeavesNothing(t *testing.T) {
 		cancel()
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	}
-	require.Zero(t, reflect.ValueOf(c.Tree).Elem().FieldByName("waiters").Len(), "prefixes that no Wait watches")
+	require.Zero(t, reflect.ValueOf(c.Tree).Elem().FieldByName("waiters").Len(), "waiters that no Wait uses")
 }
 
-// What changed is taken over under its own revision, and nothing under one that
-// is not later than the copy's.
+// Changes are applied under their own revision, and never under one that is not later
+// than the copy's.
 func TestCacheTakesChanges(t *testing.T) {
 	entry := func(key string, modified dcs.Revision) dcs.Entry {
 		return dcs.Entry{Key: key, Created: 1, Modified: modified}
 	}
 	var c Cache
 	c.Init(Source{Budget: time.Second})
-	require.NoError(t, c.Take(10, []dcs.Entry{entry("a", 5), entry("b", 6), entry("d", 7)}), "it is the beginning")
+	require.NoError(t, c.Take(10, []dcs.Entry{entry("a", 5), entry("b", 6), entry("d", 7)}), "the first tree")
 	require.Equal(t, dcs.Revision(10), c.Begins())
 
 	now := []dcs.Entry{entry("a", 5), entry("b", 11), entry("c", 12)}
@@ -146,7 +146,7 @@ func TestCacheTakesChanges(t *testing.T) {
 	require.Equal(t, dcs.Revision(20), c.Tree.Revision())
 }
 
-// Neither many Waits, nor many watches that fail, leave anything behind.
+// Many Waits and many failed watches leave no goroutine and no memory behind.
 func TestCacheStaysFlat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		life, end := context.WithCancel(t.Context())
@@ -160,7 +160,7 @@ func TestCacheStaysFlat(t *testing.T) {
 				if err := c.Take(rev, []dcs.Entry{{Key: "k", Created: 1, Modified: rev}}); err != nil {
 					return err
 				}
-				return errors.New("the server is gone")
+				return errors.New("the server has failed")
 			},
 		})
 		defer c.Close()
@@ -194,7 +194,7 @@ func TestCacheStaysFlat(t *testing.T) {
 	})
 }
 
-// One change of a large copy costs the path of one key.
+// A change of a large copy allocates only the path of one key.
 func BenchmarkCacheApply(b *testing.B) {
 	for _, keys := range []int{100, 10_000, 100_000} {
 		b.Run(fmt.Sprint(keys), func(b *testing.B) {

@@ -1,9 +1,9 @@
 // Package watchcache keeps a copy of a store's tree, which serves every Wait of a
-// Store, and drives the watch that keeps it up to date.
+// Store, and drives the watch that keeps the copy up to date.
 //
-// A backend supplies a read of the whole tree, a [Stream] that follows the changes
-// at one endpoint, and the meaning of errors ([remote.Judge]). Everything else is
-// decided here, for all backends alike: which endpoint is watched, when it is
-// probed, when it is silent or lags, whose fault a failure is, and how long to wait
-// before the next watch (docs/decisions/0032).
+// A backend must supply a read of the whole tree and a [Stream] that follows the
+// changes at one endpoint. Errors are classified by [remote.Judge]. This package
+// decides everything else for all backends: which endpoint is watched, when it is
+// probed, when it is silent or lags, whether a failure is the endpoint's, and how long
+// to wait before the next watch (docs/decisions/0032).
 package watchcache

@@ -9,26 +9,27 @@ import (
 )
 
 // monitor decides when the endpoint of a watch is probed, and whether it is silent
-// or lags. It starts no goroutine and waits for nothing.
+// or lags. It starts no goroutine and does not block.
 //
-//   - An endpoint is silent if it owes an answer, to the opening or to a probe, and
-//     sends nothing for as long as an attempt may take. A watch without changes is
-//     probed every Cache.Every.
-//   - An endpoint lags if the Tree does not reach one revision that another answer
-//     has named, although the endpoint has answered a probe since. Compared with the
-//     latest revision it would always lag while there are writes.
+//   - An endpoint is silent if it has not answered the opening or a probe, and sends
+//     nothing for the timeout of an attempt. A watch without changes is probed every
+//     Cache.Every.
+//   - An endpoint lags if the Tree does not reach a revision that another answer has
+//     named, although the endpoint has answered a probe since. That revision is fixed
+//     until the Tree reaches it. Compared with the latest revision, every endpoint
+//     would lag while there are writes.
 type monitor struct {
 	c *Cache
 
 	mu       sync.Mutex
 	opened   bool         // the endpoint has answered
-	heard    dcs.Instant  // its last answer
-	asked    dcs.Instant  // when it was asked last, or the watch began
-	probing  bool         // a probe is under way
-	target   dcs.Revision // that the Tree must reach; 0: none
-	targetAt dcs.Instant  // since when
+	heard    dcs.Instant  // when it last answered
+	asked    dcs.Instant  // when the last probe was sent, or the watch began
+	probing  bool         // a probe is in flight
+	target   dcs.Revision // revision that the Tree must reach; 0 means none
+	targetAt dcs.Instant  // when target was set
 	probed   dcs.Revision // the target when the probe was sent
-	proven   bool         // a probe was answered that was sent for the target
+	proven   bool         // a probe that was sent for target was answered
 }
 
 func newMonitor(c *Cache) monitor {
@@ -36,7 +37,7 @@ func newMonitor(c *Cache) monitor {
 	return monitor{c: c, heard: now, asked: now}
 }
 
-// open marks the watch as open and reports whether it was not before.
+// open marks the watch as open and reports whether it was not open before.
 func (m *monitor) open() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -45,8 +46,8 @@ func (m *monitor) open() bool {
 	return first
 }
 
-// heardNow notes an answer. It reports whether that was the first one, and whether
-// the Tree has reached the revision that it must reach.
+// heardNow records an answer. It reports whether that was the first one, and whether
+// the Tree has reached its target.
 func (m *monitor) heardNow() (first, current bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -54,8 +55,9 @@ func (m *monitor) heardNow() (first, current bool) {
 	return first, m.aim()
 }
 
-// aim sets the next target if the Tree has reached the present one, and reports
-// whether it has. Under m.mu.
+// aim sets the next target if the Tree has reached the current one, and reports
+// whether it has. Without a target it reports whether the Tree is at the latest
+// revision. Under m.mu.
 func (m *monitor) aim() bool {
 	at, latest := m.c.Tree.Revision(), m.c.Latest()
 	if at < m.target {
@@ -69,7 +71,7 @@ func (m *monitor) aim() bool {
 	return reached
 }
 
-// probeEnded notes that the probe has ended, and whether it was answered.
+// probeEnded records the end of the probe and whether it was answered.
 func (m *monitor) probeEnded(answered bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -77,8 +79,8 @@ func (m *monitor) probeEnded(answered bool) {
 	m.proven = m.proven || answered && m.target > 0 && m.probed == m.target
 }
 
-// check reports whether a probe must be sent now, and when to check again. The
-// error says why the watch must end.
+// check reports whether a probe must be sent now, and how long to wait before the
+// next check. It returns an error if the watch must end.
 func (m *monitor) check() (probe bool, wait time.Duration, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -105,13 +107,13 @@ func (m *monitor) check() (probe bool, wait time.Duration, err error) {
 	}
 	if probe {
 		m.probing, m.probed, m.asked = true, m.target, dcs.Now()
-		return true, time.Millisecond, nil // the probe's own time is set then
+		return true, time.Millisecond, nil // the next check waits for the probe's timeout
 	}
 	return false, max(wait, time.Millisecond), nil
 }
 
-// checkLag reports whether the endpoint must be probed because of its lag, and
-// when to check that again; 0 means that nothing is missing. Under m.mu.
+// checkLag reports whether the endpoint must be probed because of its lag, and how
+// long to wait before the next check of that. 0 means that there is no lag. Under m.mu.
 func (m *monitor) checkLag() (probe bool, wait time.Duration, err error) {
 	if m.aim(); m.target == 0 {
 		return false, 0, nil

@@ -9,14 +9,14 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
-// MinRevision is the largest revision that a Snapshot of a Store has had. A Snapshot
-// that begins later must not have a smaller one.
+// MinRevision is the largest revision of any Snapshot that a Store has returned. A
+// Snapshot that starts later must not have a smaller one.
 type MinRevision struct{ at atomic.Uint64 }
 
 // Load returns the revision.
 func (m *MinRevision) Load() dcs.Revision { return dcs.Revision(m.at.Load()) }
 
-// Raise reports whether rev is not smaller, and makes it the minimum.
+// Raise reports whether rev is not below the minimum, and if so makes it the minimum.
 func (m *MinRevision) Raise(rev dcs.Revision) bool {
 	for {
 		floor := m.at.Load()
@@ -29,9 +29,9 @@ func (m *MinRevision) Raise(rev dcs.Revision) bool {
 	}
 }
 
-// Read calls read until the tree is not older than any that was returned before
-// this call began. The tree may be older than one that another call has returned
-// meanwhile: to ask for that would read again and again while others write.
+// Read calls read until the tree is not older than any tree that was returned before
+// this call started. It may be older than a tree that another call has returned in
+// the meantime, because Read would otherwise never end under constant writes.
 func (m *MinRevision) Read(read func() (dcs.Snapshot, error)) (dcs.Snapshot, error) {
 	floor := m.Load()
 	for {
@@ -46,8 +46,8 @@ func (m *MinRevision) Read(read func() (dcs.Snapshot, error)) (dcs.Snapshot, err
 	}
 }
 
-// Snapshot implements a Backend's Snapshot. It reads as [MinRevision.Read] does. read also names the
-// server that answered.
+// Snapshot implements a Backend's Snapshot with [MinRevision.Read]. read also returns
+// the server that answered.
 func (m *MinRevision) Snapshot(backend, prefix string, read func() (s dcs.Snapshot, at string, err error)) (dcs.Snapshot, error) {
 	s, err := m.Read(func() (dcs.Snapshot, error) {
 		s, at, err := read()
@@ -62,7 +62,7 @@ func (m *MinRevision) Snapshot(backend, prefix string, read func() (s dcs.Snapsh
 	return Visible(prefix, s), nil
 }
 
-// Visible leaves the bookkeeping out of what was read under prefix.
+// Visible removes the bookkeeping keys from s, which was read under prefix.
 func Visible(prefix string, s dcs.Snapshot) dcs.Snapshot {
 	if prefix == "" {
 		s.Entries = slices.DeleteFunc(s.Entries, func(e dcs.Entry) bool { return kv.Hidden(e.Key) })

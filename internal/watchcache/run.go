@@ -10,8 +10,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
-// Forget makes the Cache read the tree again before the next watch, because the
-// watch has missed changes.
+// Forget makes the Cache read the tree again before the next watch. The backend must
+// call it when a watch may have missed changes.
 func (c *Cache) Forget() { c.set(func() { c.synced = false }) }
 
 // betweenWatches is the pause before the next watch.
@@ -24,7 +24,7 @@ func (c *Cache) run() {
 	for n := 0; ctx.Err() == nil; n++ {
 		began := dcs.Now()
 		err := c.sync(ctx)
-		final := isFinal(err) || isRefusal(err) // all servers that could be reached were asked
+		final := isFinal(err) || isRefusal(err) // the read has tried every server that can be reached
 		if err == nil {
 			c.forgetLeft()
 			err = c.follow(ctx)
@@ -45,7 +45,7 @@ func (c *Cache) run() {
 	c.set(func() { c.fault = dcs.ErrClosed })
 }
 
-// follow is one watch at one endpoint, until it fails.
+// follow watches at one endpoint until the watch fails.
 func (c *Cache) follow(ctx context.Context) error {
 	if c.Follow != nil {
 		return c.Follow(ctx)
@@ -53,8 +53,8 @@ func (c *Cache) follow(ctx context.Context) error {
 	return c.watch(ctx)
 }
 
-// forgetLeft drops the servers that the Pool ejected before a watch began: one of
-// them may be the server of the new watch, which serves again.
+// forgetLeft drops the servers that the Pool ejected before a watch started, because
+// the server of the new watch may be one of them and serve again.
 func (c *Cache) forgetLeft() {
 	for {
 		select {
@@ -65,7 +65,7 @@ func (c *Cache) forgetLeft() {
 	}
 }
 
-// sync makes the Tree a copy, if it is none.
+// sync reads the tree if the Tree is not a copy.
 func (c *Cache) sync(ctx context.Context) error {
 	if c.isCopy() || c.Read == nil {
 		return nil
@@ -80,7 +80,7 @@ func (c *Cache) sync(ctx context.Context) error {
 	return nil
 }
 
-// begin makes the Tree a copy.
+// begin makes the Tree a copy of the tree that was read at rev.
 func (c *Cache) begin(rev dcs.Revision, entries []dcs.Entry) {
 	c.Tree.CopyFrom(rev, entries)
 	c.set(func() { c.synced, c.base, c.heard, c.fault, c.final = true, rev, dcs.Now(), nil, false })
@@ -92,7 +92,7 @@ func (c *Cache) isCopy() bool {
 	return c.synced
 }
 
-// isFinal reports whether err is the store's own answer.
+// isFinal reports whether err is a definite answer of the store.
 func isFinal(err error) bool {
 	var f *remote.Failure
 	return errors.As(err, &f) && f.IsFinal()
@@ -105,8 +105,9 @@ func isRefusal(err error) bool {
 	return errors.As(err, &f) && f.Unconfirmed
 }
 
-// confirm asks all servers after the watch's server has refused, and reports
-// whether they refuse, too. If they do not, that server is at fault.
+// confirm reads the tree after the server of the watch has refused. final reports
+// whether all servers refuse. If the read succeeds, the server of the watch is at
+// fault.
 func (c *Cache) confirm(ctx context.Context, refusal error) (err error, final bool) {
 	if c.Read == nil {
 		return refusal, false

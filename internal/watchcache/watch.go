@@ -15,18 +15,18 @@ import (
 // Stream is a backend's watch of the whole tree at one endpoint.
 type Stream interface {
 	// Follow reports the answers of the endpoint to the [Watch] until the stream
-	// fails or ctx ends. It begins at the Tree's revision, or reads the tree first
-	// where [Source] has no Read. It must return soon after ctx has ended.
+	// fails or ctx ends. It must begin at the Tree's revision, or read the tree first
+	// if [Source] has no Read. It must return soon after ctx has ended.
 	Follow(ctx context.Context) error
-	// Probe returns when the endpoint has proven that it serves. Where the store
-	// allows it, Probe also brings the Tree up to the time of the call. It runs
-	// beside Follow, one at a time, and only after the endpoint's first answer. It
-	// must return soon after ctx has ended.
+	// Probe returns nil when the endpoint has proven that it serves. Where the store
+	// allows it, Probe should also bring the Tree up to the time of the call. It is
+	// called concurrently with Follow, once at a time, and only after the endpoint's
+	// first answer. It must return soon after ctx has ended.
 	Probe(ctx context.Context) error
 }
 
-// Watch is one watch at one endpoint, and takes what its [Stream] reports. The
-// methods may be called by several goroutines.
+// Watch is one watch at one endpoint. Its [Stream] reports to it. The methods may be
+// called by several goroutines.
 type Watch struct {
 	c       *Cache
 	attempt *endpoint.Attempt // ended by the first answer or by the watch's failure
@@ -40,11 +40,11 @@ func newWatch(c *Cache) *Watch {
 	return &Watch{c: c, attempt: c.Pool.Pick(endpoint.Read), monitor: newMonitor(c), opened: make(chan struct{}, 1)}
 }
 
-// errEjected ends a watch at an endpoint that the Pool does not use any more.
-var errEjected = errors.New("the endpoint was ejected or removed")
+// errEjected ends a watch at an endpoint that the Pool has ejected or removed.
+var errEjected = errors.New("watch ended: the endpoint was ejected or removed")
 
-// watch is one watch at one endpoint, until it fails. All decisions about the
-// endpoint are made here.
+// watch watches at one endpoint until the watch fails, and reports the failure to the
+// Pool.
 func (c *Cache) watch(ctx context.Context) error {
 	if err := c.Pool.Admit(ctx); err != nil {
 		return err
@@ -59,8 +59,9 @@ func (c *Cache) watch(ctx context.Context) error {
 	return &endpoint.Fault{Endpoint: w.Endpoint(), Err: err}
 }
 
-// judge reports to the Pool why the watch failed: once, as the failure of the
-// attempt that opened it, or as that of an endpoint that had answered before.
+// judge reports the failure of the watch to the Pool exactly once. It is the failure
+// of the attempt that opened the watch, or that of an endpoint that had answered
+// before.
 func (w *Watch) judge(err error) {
 	var silent *silence
 	isSilent := errors.As(err, &silent)
@@ -74,8 +75,8 @@ func (w *Watch) judge(err error) {
 	}
 }
 
-// end ends the attempt that opened the watch, and reports whether it was still
-// under way.
+// end ends the attempt that opened the watch, and reports whether that was still in
+// flight.
 func (w *Watch) end(err error) bool {
 	if !w.monitor.open() {
 		return false
@@ -99,7 +100,7 @@ func (w *Watch) run(ctx context.Context, s Stream) error {
 		select {
 		case own := <-from:
 			if own != nil && remote.Judge(own).Local {
-				return own // the silence is not the endpoint's
+				return own // the silence was caused inside this process
 			}
 		default:
 		}
@@ -107,6 +108,7 @@ func (w *Watch) run(ctx context.Context, s Stream) error {
 	return err
 }
 
+// loop handles the events of the watch until it must end.
 func (w *Watch) loop(ctx context.Context, ended, probed <-chan error, probe func()) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -117,7 +119,7 @@ func (w *Watch) loop(ctx context.Context, ended, probed <-chan error, probe func
 			return context.Cause(ctx)
 		case err = <-ended:
 			if err == nil {
-				err = errors.New("the server ended the watch")
+				err = errors.New("the server ended the watch without an error")
 			}
 		case err = <-probed:
 			isLocal := err != nil && remote.Judge(err).Local
@@ -125,7 +127,7 @@ func (w *Watch) loop(ctx context.Context, ended, probed <-chan error, probe func
 			if err == nil {
 				w.Heard()
 			} else if isLocal {
-				err = nil // it is sent again later
+				err = nil // the probe is sent again later
 			}
 		case addr := <-w.c.Left:
 			if addr == w.Endpoint() {
@@ -156,7 +158,7 @@ type silence struct{ text string }
 
 func (s *silence) Error() string { return s.text }
 
-// asSilence returns err, or a silence if err is the end of a request's time.
+// asSilence returns err, or a silence if err is the timeout of a request.
 func asSilence(err error) error {
 	var f *remote.Failure
 	if errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &f) {
@@ -169,11 +171,11 @@ func silentFor(d time.Duration) error {
 	return &silence{fmt.Sprintf("no answer on the watch for %v", d.Round(time.Millisecond))}
 }
 
-// Endpoint returns the address to watch at.
+// Endpoint returns the endpoint to watch at.
 func (w *Watch) Endpoint() string { return w.attempt.Endpoint() }
 
-// Heard reports an answer of the endpoint. The store counts as heard of only if
-// the endpoint does not lag.
+// Heard records an answer of the endpoint. It counts as a sign that the store serves
+// only if the endpoint does not lag.
 func (w *Watch) Heard() {
 	first, current := w.monitor.heardNow()
 	if first {
@@ -191,7 +193,7 @@ func (w *Watch) Take(rev dcs.Revision, entries []dcs.Entry) error {
 	return w.change(func() error { return w.c.take(rev, entries) })
 }
 
-// TakeNewer is Take, unless the Tree is at rev or later.
+// TakeNewer is Take, but does nothing if the Tree is at rev or later.
 func (w *Watch) TakeNewer(rev dcs.Revision, entries []dcs.Entry) error {
 	return w.change(func() error {
 		if rev <= w.c.Tree.Revision() {
@@ -206,8 +208,8 @@ func (w *Watch) Apply(rev dcs.Revision, wrote []dcs.Entry, deleted []string) err
 	return w.change(func() error { return w.c.apply(rev, wrote, deleted) })
 }
 
-// ApplyNewer is Apply for changes of a store that sends those again that the Tree
-// already has. They are ignored.
+// ApplyNewer is Apply for a store that may send changes again. It ignores changes that
+// the Tree already has.
 func (w *Watch) ApplyNewer(rev dcs.Revision, wrote []dcs.Entry, deleted []string) {
 	_ = w.change(func() error {
 		if rev > w.c.Tree.Revision() {
@@ -217,7 +219,7 @@ func (w *Watch) ApplyNewer(rev dcs.Revision, wrote []dcs.Entry, deleted []string
 	})
 }
 
-// change changes the Tree and reports an answer.
+// change calls f, which changes the Tree, and records an answer if f succeeds.
 func (w *Watch) change(f func() error) error {
 	w.applying.Lock()
 	err := f()

@@ -17,10 +17,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
-// server is a fake endpoint, as a Stream sees it.
+// server is a fake endpoint of a Stream.
 type server struct {
-	follow func(ctx context.Context, w *Watch) error // nil: an answer, then nothing
-	probe  func(ctx context.Context, w *Watch) error // nil: an answer
+	follow func(ctx context.Context, w *Watch) error // nil sends one answer and then nothing
+	probe  func(ctx context.Context, w *Watch) error // nil answers
 }
 
 type fakeStream struct {
@@ -59,14 +59,14 @@ type rig struct {
 	began time.Time
 
 	mu      sync.Mutex
-	opened  []string // endpoints that were watched, in order
+	opened  []string // endpoints of the watches, in order
 	openedA []time.Duration
 	changes map[dcs.EndpointChange]int
 	reads   int
-	readErr error // of each read but for the first
+	readErr error // of each read except the first
 }
 
-// newRig starts a Wait that lasts until the end of the test. All servers are equally
+// newRig starts a Wait that runs until the end of the test. All servers are equally
 // fast, and the first watch is at the endpoint that Endpoints returns first.
 func newRig(t *testing.T, servers map[string]server) *rig {
 	r := &rig{t: t, began: time.Now(), changes: map[dcs.EndpointChange]int{}}
@@ -113,7 +113,7 @@ func newRig(t *testing.T, servers map[string]server) *rig {
 	return r
 }
 
-// wait lets a Wait run for d and returns its error.
+// wait runs a Wait for at most d and returns its error.
 func (r *rig) wait(d time.Duration) error {
 	ctx, cancel := context.WithTimeout(r.t.Context(), d)
 	defer cancel()
@@ -134,11 +134,11 @@ func (r *rig) count(change dcs.EndpointChange) int {
 	return r.changes[change]
 }
 
-// attemptTime is the time of an attempt of a Pool that knows no latencies.
+// attemptTime is the attempt timeout of a Pool that knows no latencies.
 func (r *rig) attemptTime() time.Duration { return r.Pool.AttemptTimeout(endpoint.Read, budget, 0) }
 
-// An endpoint that does not answer the opening of a watch is left after the time of
-// an attempt, and is at fault once.
+// A watch leaves an endpoint that does not answer its opening within the timeout of an
+// attempt, and one failure is counted.
 func TestSilentOpening(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, map[string]server{"a": {follow: mute}, "b": {}})
@@ -151,7 +151,7 @@ func TestSilentOpening(t *testing.T) {
 	})
 }
 
-// A watch without changes is probed, and stays while the probes are answered.
+// A watch without changes is probed, and stays open while the probes are answered.
 func TestQuietWatchIsProbed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var probes atomic.Int64
@@ -163,8 +163,8 @@ func TestQuietWatchIsProbed(t *testing.T) {
 	})
 }
 
-// A watch whose probe is not answered is left. The time begins again with each answer
-// that comes meanwhile, because a large one may come in parts.
+// A watch ends if its probe is not answered. Each answer in the meantime restarts the
+// timeout, because a large answer may come in parts.
 func TestSilentWatch(t *testing.T) {
 	for name, parts := range map[string]int{"nothing": 0, "an answer in parts": 5} {
 		t.Run(name, func(t *testing.T) {
@@ -187,13 +187,14 @@ func TestSilentWatch(t *testing.T) {
 	}
 }
 
-// An endpoint whose view does not reach a revision that another answer has named is
-// left, once it has answered a probe. One that reaches it by the probe stays.
+// A watch leaves an endpoint whose view does not reach a revision that another answer
+// has named, once the endpoint has answered a probe. It stays if the view reaches the
+// revision by the probe.
 func TestLaggingWatch(t *testing.T) {
 	for name, row := range map[string]struct {
 		probe func(ctx context.Context, w *Watch) error
 		stays bool
-		after time.Duration // beyond Limit and a half
+		after time.Duration // in addition to Limit*3/2
 	}{
 		"lags":                    {probe: func(context.Context, *Watch) error { return nil }},
 		"catches up":              {probe: func(_ context.Context, w *Watch) error { return w.Apply(50, nil, nil) }, stays: true},
@@ -230,8 +231,8 @@ func TestLaggingWatch(t *testing.T) {
 	}
 }
 
-// The target of a view is one revision. Compared with the latest one, each view would
-// lag under writes.
+// The target of a view is one fixed revision. Compared with the latest one, each view
+// would lag under writes.
 func TestMovingTargetIsNoLag(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const behind = 200 * time.Millisecond
@@ -252,7 +253,7 @@ func TestMovingTargetIsNoLag(t *testing.T) {
 	})
 }
 
-// A backend that holds changes back itself gets that time in addition.
+// A backend that holds changes back gets that time in addition.
 func TestDelayIsNoLag(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, map[string]server{"a": {}, "b": {}})
@@ -267,8 +268,8 @@ func TestDelayIsNoLag(t *testing.T) {
 	})
 }
 
-// The answers of an endpoint that lags are no sign that the store serves: a Wait ends
-// within its budget although they go on.
+// The answers of an endpoint that lags do not prove that the store serves. A Wait ends
+// within its budget although they continue.
 func TestLagIsNoSignOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, map[string]server{"a": {follow: func(ctx context.Context, w *Watch) error {
@@ -283,13 +284,13 @@ func TestLagIsNoSignOfLife(t *testing.T) {
 		err := r.wait(2 * budget)
 		require.ErrorIs(t, err, dcs.ErrUnavailable)
 		require.ErrorIs(t, err, ErrBehind)
-		require.ErrorContains(t, err, "a", "the endpoint is named")
+		require.ErrorContains(t, err, "a", "the error must name the endpoint")
 		require.InDelta(t, budget, time.Since(began), float64(2*time.Second))
 	})
 }
 
-// What a failed watch says of its endpoint is what its error says, no matter whether
-// the endpoint had answered before, and it is counted once (decision 0030).
+// The error of a failed watch alone decides whether its endpoint is at fault, whether or
+// not the endpoint had answered before. It is counted once (decision 0030).
 func TestFailureIsJudgedOnce(t *testing.T) {
 	for name, row := range map[string]struct {
 		err               error
@@ -324,7 +325,7 @@ func TestFailureIsJudgedOnce(t *testing.T) {
 					require.ErrorIs(t, r.wait(2*time.Second), context.DeadlineExceeded)
 					switched := row.switched
 					if errors.Is(row.err, context.DeadlineExceeded) && !opened {
-						switched = 0 // too early to prove anything
+						switched = 0 // too early to count as a failure
 					}
 					require.Equal(t, []int{switched, row.ejected}, []int{r.count(dcs.Switched), r.count(dcs.Ejected)}, "%v", row.err)
 					at, _ := r.watched()
@@ -335,7 +336,7 @@ func TestFailureIsJudgedOnce(t *testing.T) {
 	}
 }
 
-// A silence whose cause is on our side is no endpoint's fault.
+// A silence that was caused inside the client is not the endpoint's fault.
 func TestLocalCauseOfASilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		local := &remote.Failure{Endpoint: "a", Err: errors.New("no connection is free"), Local: true}
@@ -351,8 +352,8 @@ func TestLocalCauseOfASilence(t *testing.T) {
 	})
 }
 
-// A probe that was not sent, for a reason on our side, ends no watch. It is sent again
-// when the next one is due.
+// A probe that could not be sent for a reason inside the client does not end the watch.
+// It is sent again when the next one is due.
 func TestLocalFailureOfAProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var probes atomic.Int64
@@ -386,8 +387,8 @@ func TestProbeThatWaitsIsNoSilence(t *testing.T) {
 	})
 }
 
-// A watch at an endpoint that the Pool ejects ends at once, and the endpoint is not
-// blamed for it.
+// A watch at an endpoint that the Pool ejects ends at once, and this counts no failure of
+// the endpoint.
 func TestEjectedEndpointIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, map[string]server{"a": {}, "b": {}})
@@ -404,8 +405,8 @@ func TestEjectedEndpointIsLeft(t *testing.T) {
 	})
 }
 
-// While all endpoints refuse requests for their number, a watch is opened once a
-// second.
+// While all endpoints refuse requests because there are too many, a watch is opened once
+// a second.
 func TestThrottledWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		busy := server{follow: func(_ context.Context, w *Watch) error {
@@ -419,8 +420,7 @@ func TestThrottledWatch(t *testing.T) {
 	})
 }
 
-// What an older read of the tree shows is not taken over, nor are events that the
-// Tree has.
+// An older read of the tree is ignored, and so are events that the Tree already has.
 func TestOlderReportsAreIgnored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, map[string]server{"a": {}})
@@ -438,8 +438,8 @@ func TestOlderReportsAreIgnored(t *testing.T) {
 	})
 }
 
-// A watch that one server refuses ends no Wait unless all servers refuse. If they
-// do not, that server is at fault. A bad certificate is one server's always.
+// A watch that one server refuses ends a Wait only if all servers refuse. Otherwise that
+// server is at fault. A bad certificate is always the fault of one server.
 func TestRefusalOfOneServerEndsNoWait(t *testing.T) {
 	denied := func(at string) *remote.Failure {
 		return &remote.Failure{Endpoint: at, Kind: dcs.ErrUnauthorized, Unconfirmed: true, Err: errors.New("denied")}
@@ -454,7 +454,7 @@ func TestRefusalOfOneServerEndsNoWait(t *testing.T) {
 		"all refuse":           {watch: denied("a"), reads: denied("b"), ends: true},
 		"the others are down":  {watch: denied("a"), reads: errors.New("down")},
 		"a certificate is bad": {watch: &remote.Failure{Endpoint: "a", Kind: dcs.ErrUnauthorized, Unreachable: true, Err: errors.New("x509")}, blames: 1},
-		"the store's own word": {watch: &remote.Failure{Endpoint: "a", Kind: dcs.ErrUnavailable, Err: errors.New("too large")}, ends: true},
+		"a definite answer":    {watch: &remote.Failure{Endpoint: "a", Kind: dcs.ErrUnavailable, Err: errors.New("too large")}, ends: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
