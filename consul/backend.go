@@ -126,7 +126,7 @@ func (b *Backend) Close() error {
 
 // do makes a call that may be sent twice, at one endpoint after the other.
 func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx context.Context, c *conn) (T, error)) (endpoint.Answer[T], error) {
-	a, err := endpoint.Do(ctx, b.pool, class, func(ctx context.Context, addr string) (T, error) {
+	return endpoint.Do(ctx, b.pool, class, func(ctx context.Context, addr string) (T, error) {
 		c, err := b.connected(addr)
 		if err != nil {
 			var zero T
@@ -134,10 +134,6 @@ func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx
 		}
 		return f(ctx, c)
 	})
-	if a.Endpoint != "" {
-		dcs.AnsweredBy(ctx, a.Endpoint)
-	}
-	return a, err
 }
 
 func (b *Backend) entry(p *api.KVPair) dcs.Entry {
@@ -333,9 +329,5 @@ func (b *Backend) ready(ctx context.Context) error {
 	if err := b.checkNodeAtOpen(ctx); err != nil {
 		return err
 	}
-	_, err := b.Get(ctx, "holdfast")
-	if dcs.KindOf(err) == dcs.ErrNotFound { //nolint:errorlint // KindOf returns a sentinel
-		return nil
-	}
-	return err
+	return remote.Readable(ctx, b)
 }

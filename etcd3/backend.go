@@ -123,7 +123,7 @@ func revision(r int64) dcs.Revision { return dcs.Revision(r) } //nolint:gosec //
 
 // do makes a call that may be sent twice, at one member after the other.
 func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx context.Context, c *conn) (T, error)) (endpoint.Answer[T], error) {
-	a, err := endpoint.Do(ctx, b.pool, class, func(ctx context.Context, addr string) (T, error) {
+	return endpoint.Do(ctx, b.pool, class, func(ctx context.Context, addr string) (T, error) {
 		c, err := b.connected(addr)
 		if err != nil {
 			var zero T
@@ -131,10 +131,6 @@ func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx
 		}
 		return f(ctx, c)
 	})
-	if a.Endpoint != "" {
-		dcs.AnsweredBy(ctx, a.Endpoint)
-	}
-	return a, err
 }
 
 // read asks for ranges, linearizably and at one moment.
@@ -298,9 +294,5 @@ func clientAddress(url string, tls bool) (string, bool) {
 
 // ready asks the store one question, for Open.
 func (b *Backend) ready(ctx context.Context) error {
-	_, err := b.Get(ctx, "holdfast")
-	if dcs.KindOf(err) == dcs.ErrNotFound { //nolint:errorlint // KindOf returns a sentinel
-		return nil
-	}
-	return err
+	return remote.Readable(ctx, b)
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -148,9 +147,5 @@ func (c *Client) topology(ctx context.Context) ([]endpoint.Listed, error) {
 
 // ready sends one request to the store, for Open.
 func (c *Client) ready(ctx context.Context) error {
-	_, err := c.Get(ctx, "holdfast")
-	if errors.Is(err, dcs.ErrNotFound) {
-		return nil
-	}
-	return err
+	return remote.Readable(ctx, c)
 }

@@ -30,9 +30,6 @@ func (c *Client) ask(ctx context.Context, r *request) outcome {
 		}
 		return rep, err
 	})
-	if a.Endpoint != "" {
-		dcs.AnsweredBy(ctx, a.Endpoint)
-	}
 	if fault := (*endpoint.Fault)(nil); errors.As(err, &fault) {
 		err = fault.Err // the endpoint is the Answer's, and is named once
 	}

@@ -134,11 +134,7 @@ func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx
 
 // doAt is do for what is at one server already.
 func doAt[T any](ctx context.Context, b *Backend, class endpoint.Class, at func() string, f func(ctx context.Context, addr string) (T, error)) (endpoint.Answer[T], error) {
-	a, err := endpoint.DoAt(ctx, b.pool, class, at, f)
-	if a.Endpoint != "" {
-		dcs.AnsweredBy(ctx, a.Endpoint)
-	}
-	return a, err
+	return endpoint.DoAt(ctx, b.pool, class, at, f)
 }
 
 // link returns the session that calls at one server go through. It holds
@@ -239,11 +235,7 @@ func (b *Backend) ready(ctx context.Context) error {
 	if err := b.learn(ctx); err != nil {
 		return remote.WrapError(backendName, "Open", "", "", err)
 	}
-	_, err := b.Get(ctx, "holdfast")
-	if dcs.KindOf(err) == dcs.ErrNotFound { //nolint:errorlint // KindOf returns a sentinel
-		return nil
-	}
-	return err
+	return remote.Readable(ctx, b)
 }
 
 // limits are what the servers grant; before that is known, what they do by

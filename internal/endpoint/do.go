@@ -45,6 +45,16 @@ func Do[T any](ctx context.Context, p *Pool, c Class, f func(ctx context.Context
 func DoAt[T any](ctx context.Context, p *Pool, c Class, at func() string, f func(ctx context.Context, endpoint string) (T, error)) (Answer[T], error) {
 	d := &call[T]{p: p, class: c, at: at, f: f, idle: make(chan struct{}, 1)}
 	d.answer.Clear = true
+	a, err := d.run(ctx)
+	if a.Endpoint != "" {
+		dcs.AnsweredBy(ctx, a.Endpoint)
+	}
+	return a, err
+}
+
+// run runs rounds of copies until the call is over.
+func (d *call[T]) run(ctx context.Context) (Answer[T], error) {
+	p := d.p
 	for round := 0; ; round++ {
 		if p.life.Err() != nil {
 			return d.answer, dcs.ErrClosed

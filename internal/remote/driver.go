@@ -72,3 +72,12 @@ func WaitReady(ctx context.Context, t dcs.Timing, log *slog.Logger, wait bool, p
 		backoff.Sleep(ctx, min(t.LoopWait, time.Second))
 	}
 }
+
+// Readable returns nil if b reads a key. That the key is absent is an answer, too.
+func Readable(ctx context.Context, b dcs.Backend) error {
+	_, err := b.Get(ctx, "holdfast")
+	if dcs.KindOf(err) == dcs.ErrNotFound { //nolint:errorlint // KindOf returns a sentinel
+		return nil
+	}
+	return err
+}
