@@ -48,11 +48,11 @@ func (m *MinRevision) Read(read func() (dcs.Snapshot, error)) (dcs.Snapshot, err
 
 // Snapshot implements a Backend's Snapshot with [MinRevision.Read]. read also returns
 // the server that answered.
-func (m *MinRevision) Snapshot(backend, prefix string, read func() (s dcs.Snapshot, at string, err error)) (dcs.Snapshot, error) {
+func (m *MinRevision) Snapshot(name, prefix string, read func() (s dcs.Snapshot, at string, err error)) (dcs.Snapshot, error) {
 	s, err := m.Read(func() (dcs.Snapshot, error) {
 		s, at, err := read()
 		if err != nil {
-			return s, remote.WrapError(backend, "Snapshot", prefix, at, err)
+			return s, remote.WrapError(name, "Snapshot", prefix, at, err)
 		}
 		return s, nil
 	})
