@@ -33,11 +33,7 @@ var params = slices.Concat([]dcs.Param{
 
 // open makes a Backend that knows the servers' limits.
 func open(ctx context.Context, c Config, wait bool) (*Backend, error) {
-	b, err := remote.Create(ctx, c.Timing, c.Logger, wait, func() (*Backend, error) { return New(c) })
-	if err != nil {
-		return nil, err
-	}
-	return remote.Open(ctx, b, b.c.Timing, b.c.Logger, wait, b.ready)
+	return remote.Connect(ctx, c.Timing, c.Logger, wait, func() (*Backend, error) { return New(c) }, (*Backend).ready)
 }
 
 func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {

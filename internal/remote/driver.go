@@ -37,15 +37,20 @@ func (d Driver[C, B]) Open(ctx context.Context, u *dcs.URL, o dcs.Options) (dcs.
 	return b, nil
 }
 
-// Create returns the result of make. If wait is set, it tries again while make fails, as
-// [WaitReady] does.
-func Create[B any](ctx context.Context, t dcs.Timing, log *slog.Logger, wait bool, make func() (B, error)) (b B, err error) {
+// Connect returns the result of create after ready succeeds on it. If wait is set, it
+// tries both again, as [WaitReady] does.
+func Connect[B interface{ Close() error }](ctx context.Context, t dcs.Timing, log *slog.Logger, wait bool, create func() (B, error), ready func(b B, ctx context.Context) error) (B, error) {
+	t = t.WithDefaults()
 	log, _ = dcs.Detached(log, dcs.Observer{})
-	err = WaitReady(ctx, t.WithDefaults(), log, wait, func(context.Context) error {
-		b, err = make()
+	var b B
+	err := WaitReady(ctx, t, log, wait, func(context.Context) (err error) {
+		b, err = create()
 		return err
 	})
-	return b, err
+	if err != nil {
+		return b, err
+	}
+	return Open(ctx, b, t, log, wait, func(ctx context.Context) error { return ready(b, ctx) })
 }
 
 // Open returns b after probe succeeds, as for [WaitReady]. Otherwise it closes b.
