@@ -54,6 +54,7 @@ type secureCluster struct {
 	suite *suite
 	ca    *testCA
 	third Config
+	place sync.Mutex // held by the client in the third node's place: cases run at the same time
 }
 
 // start starts the cluster at its first use. It ends with the test of the suite.
@@ -101,6 +102,8 @@ func (s *secureCluster) open(tb testing.TB, who conformance.Credentials, log *sl
 	default:
 		return nil, fmt.Errorf("raftstore has no clients with a %s", who)
 	}
+	s.place.Lock()
+	tb.Cleanup(s.place.Unlock)
 	b, err := newBackend(c, testDeps())
 	if err != nil {
 		return nil, err
