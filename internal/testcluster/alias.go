@@ -13,14 +13,14 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Alias is a name with two addresses in front of one server, each behind a proxy of
-// its own.
+// Alias is a name with two addresses of one server. Each address is that of a separate
+// proxy.
 type Alias struct {
 	// Endpoint is the name with the port of both proxies.
 	Endpoint string
-	// Names knows the name.
+	// Names resolves the name.
 	Names *fault.Resolver
-	// Proxies are those at 127.0.0.1 and 127.0.0.2.
+	// Proxies are the proxies at 127.0.0.1 and 127.0.0.2.
 	Proxies [2]*fault.Proxy
 }
 
@@ -55,7 +55,7 @@ func NewAlias(tb testing.TB, target string) *Alias {
 	return a
 }
 
-// Has gives the name the addresses of some of the proxies.
+// Has sets the addresses of the name to those of the given proxies.
 func (a *Alias) Has(proxies ...int) {
 	var addrs []netip.Addr
 	for _, i := range proxies {
@@ -64,9 +64,9 @@ func (a *Alias) Has(proxies ...int) {
 	a.Names.Set(AliasHost, addrs...)
 }
 
-// TestMoves requires that a client leaves a server that is frozen when its name, which
-// must have one address, is given to another server. ask reads a key that is not there;
-// leaves bounds the time until it is answered again.
+// TestMoves requires that a client leaves a frozen server whose name, which must have one
+// address, is moved to another server. ask must read a key that does not exist. leaves
+// bounds the time until ask is answered again.
 func (a *Alias) TestMoves(t *testing.T, leaves time.Duration, ask func(ctx context.Context) error) {
 	t.Helper()
 	get := func() error {
@@ -80,5 +80,5 @@ func (a *Alias) TestMoves(t *testing.T, leaves time.Duration, ask func(ctx conte
 		require.ErrorIs(t, get(), dcs.ErrUnavailable)
 	}
 	a.Has(1)
-	require.Eventually(t, func() bool { return dcs.KindOf(get()) == dcs.ErrNotFound }, leaves, time.Millisecond, "the frozen server is never left") //nolint:errorlint // KindOf returns a sentinel
+	require.Eventually(t, func() bool { return dcs.KindOf(get()) == dcs.ErrNotFound }, leaves, time.Millisecond, "the client does not leave the frozen server") //nolint:errorlint // KindOf returns a sentinel
 }

@@ -15,8 +15,7 @@ import (
 	"time"
 )
 
-// Authority issues the certificates of one cluster, good and bad ones, as
-// files.
+// Authority issues the certificates of one cluster, valid and invalid ones, as files.
 type Authority struct {
 	dir   string
 	hosts []string
@@ -25,11 +24,11 @@ type Authority struct {
 	pairs map[string]Pair
 }
 
-// Pair is a certificate with its key, as files.
+// Pair is the files of a certificate and its key.
 type Pair struct{ Cert, Key string }
 
-// NewAuthority makes an authority below dir, with certificates for servers at
-// hosts (addresses or names; localhost is always among them).
+// NewAuthority creates an authority with its files below dir. The certificates are valid
+// for servers at hosts, which are addresses or names, and at localhost.
 func NewAuthority(dir string, hosts []string) (*Authority, error) {
 	a := &Authority{dir: dir, hosts: append([]string{"localhost", "127.0.0.1"}, hosts...), pairs: map[string]Pair{}}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -107,22 +106,22 @@ func write(path, kind string, der []byte) error {
 	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600)
 }
 
-// File is the authority's own certificate.
+// File returns the file of the authority's own certificate.
 func (a *Authority) File() string { return filepath.Join(a.dir, "ca.pem") }
 
-// Server is the servers' certificate, and Client one for clients.
+// Server returns the certificate of the servers.
 func (a *Authority) Server() Pair { return a.pairs["server"] }
 
-// Client is a good client's certificate.
+// Client returns a valid certificate of a client.
 func (a *Authority) Client() Pair { return a.pairs["client"] }
 
-// Expired is a certificate that ran out.
+// Expired returns a certificate that has expired.
 func (a *Authority) Expired() Pair { return a.pairs["expired"] }
 
-// Other is a certificate for another host.
+// Other returns a certificate for another host.
 func (a *Authority) Other() Pair { return a.pairs["other"] }
 
-// Config is a client's TLS configuration with that certificate.
+// Config returns the TLS configuration of a client with the certificate p.
 func (p Pair) Config(ca *Authority) (*tls.Config, error) {
 	cert, err := tls.LoadX509KeyPair(p.Cert, p.Key)
 	if err != nil {

@@ -11,13 +11,14 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Side is one way of doing something; it returns how long that took.
+// Side is one of the alternatives that a benchmark compares. Once runs it once and
+// returns the duration.
 type Side struct {
 	Name string
 	Once func() time.Duration
 }
 
-// Timed is a Side that is timed as a whole.
+// Timed returns a Side that measures the whole of f. It panics if f fails.
 func Timed(name string, f func() error) Side {
 	return Side{name, func() time.Duration {
 		begin := time.Now()
@@ -28,13 +29,13 @@ func Timed(name string, f func() error) Side {
 	}}
 }
 
-// noisy is how much two runs of one side may differ before a ratio says
-// nothing.
+// noisy is the relative difference between two runs of one side above which no ratio is
+// reported.
 const noisy = 0.15
 
-// Versus runs the sides in turns and reports each one's quantile q, and the
-// first one's over the slowest of the others. Every side is run twice: where
-// its two halves differ by more than 15 %, no ratio is reported.
+// Versus runs the sides in turns and reports the quantile q of each, and the ratio of
+// that of the first side to that of the slowest other side. The turns of a side form two
+// halves. No ratio is reported if the halves of a side differ by more than 15 %.
 func Versus(b *testing.B, q float64, turns, each int, sides ...Side) {
 	b.Helper()
 	took := make([][2][]time.Duration, len(sides))
@@ -46,7 +47,7 @@ func Versus(b *testing.B, q float64, turns, each int, sides ...Side) {
 			}
 		}
 	}
-	b.ReportMetric(0, "ns/op") // of all sides together: of no use
+	b.ReportMetric(0, "ns/op") // hides the sum over all sides
 	values, quiet := make([]float64, len(sides)), true
 	for i, s := range sides {
 		first, second := QuantileOf(took[i][0], q), QuantileOf(took[i][1], q)
@@ -54,7 +55,7 @@ func Versus(b *testing.B, q float64, turns, each int, sides ...Side) {
 		b.ReportMetric(values[i]/1e3, s.Name+"-µs")
 		if off := first/second - 1; max(off, -off) > noisy {
 			quiet = false
-			b.Logf("no ratio: %s differs from itself by %.0f %% (%.0f µs, %.0f µs)", s.Name, 100*max(off, -off), first/1e3, second/1e3)
+			b.Logf("no ratio: the halves of %s differ by %.0f %% (%.0f µs, %.0f µs)", s.Name, 100*max(off, -off), first/1e3, second/1e3)
 		}
 	}
 	if quiet {
@@ -62,14 +63,15 @@ func Versus(b *testing.B, q float64, turns, each int, sides ...Side) {
 	}
 }
 
-// QuantileOf is the quantile q of d, in nanoseconds.
+// QuantileOf returns the quantile q of d in nanoseconds.
 func QuantileOf(d []time.Duration, q float64) float64 {
 	d = slices.Clone(d)
 	slices.Sort(d)
 	return float64(d[min(int(q*float64(len(d))), len(d)-1)])
 }
 
-// Take acquires and returns what releases.
+// Take acquires the lock key and returns a function that releases it. It panics if that
+// fails.
 func Take(ctx context.Context, s *dcs.Session, key string) func() {
 	h, err := s.Acquire(ctx, key, []byte("x"))
 	if err != nil {
@@ -82,8 +84,9 @@ func Take(ctx context.Context, s *dcs.Session, key string) func() {
 	}
 }
 
-// Handover lets the second take what the first holds, and returns how long
-// that took from the release on.
+// Handover measures how long after the release by client 0 client 1 gets the lock. take
+// must acquire the lock for client i and return a function that releases it. wait is the
+// time between the two calls of take and the release.
 func Handover(wait time.Duration, take func(i int) func()) time.Duration {
 	release := take(0)
 	var got time.Time
@@ -102,7 +105,7 @@ func Handover(wait time.Duration, take func(i int) func()) time.Duration {
 	return got.Sub(begin)
 }
 
-// Session is one of s's.
+// Session returns a new Session of s.
 func Session(b *testing.B, s *dcs.Store) *dcs.Session {
 	b.Helper()
 	session, err := s.NewSession(b.Context(), dcs.SessionOptions{})
@@ -112,8 +115,9 @@ func Session(b *testing.B, s *dcs.Store) *dcs.Session {
 	return session
 }
 
-// Acquiring times the taking of a lock beside the vendor's way, under its name;
-// lock takes it and returns what releases it.
+// Acquiring compares the acquisition of a lock by Holdfast with that by the vendor's
+// client, which is reported as name. lock must acquire the vendor's lock and return a
+// function that releases it.
 func Acquiring(b *testing.B, s *dcs.Session, name string, lock func() func()) {
 	b.Helper()
 	timed := func(name string, take func() func()) Side {
@@ -126,16 +130,17 @@ func Acquiring(b *testing.B, s *dcs.Session, name string, lock func() func()) {
 		}}
 	}
 	ours, theirs := timed("acquire", func() func() { return Take(b.Context(), s, "lock") }), timed(name, lock)
-	for range 50 { // warm on both sides
+	for range 50 { // warm-up
 		ours.Once()
 		theirs.Once()
 	}
 	Versus(b, 0.5, 20, 30, ours, theirs)
 }
 
-// HandingOver times hand-overs of a lock beside the vendor's way, under its
-// name, after short and long waits. rig makes two Stores and what takes the
-// vendor's lock of a number as one of two clients.
+// HandingOver compares the hand-over of a lock by Holdfast with that by the vendor's
+// client, which is reported as name, after short and long waits. rig must return two
+// Stores, and a function that acquires the vendor's lock number n as one of two clients
+// and returns a function that releases it.
 func HandingOver(b *testing.B, name string, rig func(b *testing.B) (stores [2]*dcs.Store, lock func(client, n int) func())) {
 	for _, wait := range []time.Duration{15 * time.Millisecond, 250 * time.Millisecond} {
 		b.Run(wait.String(), func(b *testing.B) {
@@ -157,9 +162,9 @@ func HandingOver(b *testing.B, name string, rig func(b *testing.B) (stores [2]*d
 	}
 }
 
-// PutWhile puts 30 times with each of puts, 3 s a call at most, all at the same
-// time, and reports for each the calls that failed, the slowest, and when the
-// last one failed.
+// PutWhile runs all puts concurrently, 30 calls of each with a timeout of 3 s a call. It
+// reports for each the number of failed calls, the slowest call, and when the last call
+// failed.
 func PutWhile(b *testing.B, puts map[string]func(ctx context.Context, n int) error) {
 	b.Helper()
 	var done sync.WaitGroup

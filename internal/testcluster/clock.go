@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// clockSource is a library that is preloaded into servers that are not written
-// in Go. (libfaketime does the same, and keeps a JVM's threads spinning.)
+// clockSource is the source of a library that is preloaded into servers that are not
+// written in Go. libfaketime is not used because it keeps the threads of a JVM spinning.
 //
 //go:embed clock/clock.c
 var clockSource []byte
 
-// clockLibrary builds it once a process; "" where there is no C compiler, or
-// nothing can be preloaded.
+// clockLibrary builds the library once in a process and returns its path. It returns ""
+// if there is no C compiler or no library can be preloaded.
 var clockLibrary = sync.OnceValue(func() string {
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -45,8 +45,7 @@ var clockLibrary = sync.OnceValue(func() string {
 	return lib
 })
 
-// CanStepClocks reports whether the wall clocks of ZooKeeper's servers can be
-// stepped.
+// CanStepClocks reports whether StepClocks works for the servers of ZooKeeper.
 func CanStepClocks() bool { return clockLibrary() != "" }
 
 // StepClocks moves the wall clock of every server that is not written in Go.
@@ -65,8 +64,7 @@ func (c *Cluster) StepClocks(by time.Duration) error {
 
 func (s *Server) clock() string { return filepath.Join(s.dir, "clock") }
 
-// stepClock writes where the server's process looks: in place, which is what it
-// has mapped.
+// stepClock writes the offset into the file that the server's process has mapped.
 func (s *Server) stepClock(off time.Duration) error {
 	f, err := os.OpenFile(s.clock(), os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ClosingServer returns the address of a server that closes every new connection, as
-// one at its limit does.
+// ClosingServer returns the address of a server that closes every new connection, like a
+// server at its limit of connections.
 func ClosingServer(tb testing.TB) string {
 	tb.Helper()
 	l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")

@@ -1,9 +1,8 @@
 // Package testcluster starts real clusters of etcd, Consul, ZooKeeper and the
-// embedded store for
-// tests and benchmarks, with faults: three servers on this machine, each behind
-// a proxy and, where root and ip(8) allow it, in a network of its own whose
-// packets can be dropped. What a cluster starts ends with it, also when the
-// test's process is killed.
+// embedded store for tests and benchmarks, and injects faults into them. By default a
+// cluster has three servers on this machine, each behind a proxy. Where root and ip(8)
+// allow it, each server has its own network, in which packets can be dropped. All
+// processes of a cluster end with it, even if the process of the test is killed.
 package testcluster
 
 import (
@@ -21,7 +20,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/conformance/fault"
 )
 
-// Kind is a store.
+// Kind is the kind of a store.
 type Kind string
 
 // The kinds.
@@ -29,37 +28,38 @@ const (
 	Etcd      Kind = "etcd"
 	Consul    Kind = "consul"
 	ZooKeeper Kind = "zookeeper"
-	// Raft is the embedded store, in processes that are the test binary itself:
-	// its TestMain must call [RaftNode.Main].
+	// Raft is the embedded store. Its processes are the test binary itself, whose
+	// TestMain must call [RaftNode.Main].
 	Raft Kind = "raft"
 )
 
-// Options say what to start. Kind is required.
+// Options configures a Cluster. Kind is required.
 type Options struct {
 	Kind Kind
-	// Version is "" for the pinned one, or, for etcd, "3.5".
+	// Version is the version of the servers. Empty means the pinned one. For etcd it
+	// may also be "3.5".
 	Version string
-	// Nodes is how many servers; zero means three.
+	// Nodes is the number of servers. Zero means three.
 	Nodes int
-	// Election is the store's election timeout: zero means 500 ms for etcd. A
-	// new leader may take up to twice as long.
+	// Election is the store's election timeout. Zero means 500 ms for etcd. The
+	// election of a new leader may take twice as long.
 	Election time.Duration
-	// Loopback puts the servers on loopback addresses even where they could
-	// have a network of their own.
+	// Loopback gives the servers loopback addresses even where they could have their
+	// own network.
 	Loopback bool
-	// Security switches on mutual TLS and users (etcd), or mutual TLS and ACLs
-	// with Token as the management token (Consul). ZooKeeper's digest authentication needs no
-	// setting of its servers'.
+	// Security switches on mutual TLS, and also users (etcd) or ACLs with Token as
+	// the management token (Consul). The digest authentication of ZooKeeper needs no
+	// setting of the servers.
 	Security bool
-	// Domain gives the servers' proxies names below it, which only
-	// [Cluster.Resolver] knows and which etcd advertises.
+	// Domain gives the proxies of the servers names below it. Only
+	// [Cluster.Resolver] resolves them, and etcd advertises them.
 	Domain string
-	// Defaults leaves a server's own times as they are: with Consul the shortest
-	// session, and how long a new server has to be there before it votes; with
-	// ZooKeeper the tick and what is counted in ticks.
+	// Defaults keeps the store's default times. For Consul these are the minimum
+	// session TTL and the time before a new server votes. For ZooKeeper they are the
+	// tick and the limits that are counted in ticks.
 	Defaults bool
-	// Flags are added to each server's command line (etcd and Consul), or as
-	// lines to its configuration (ZooKeeper).
+	// Flags are added to the command line of each server (etcd and Consul), or to
+	// its configuration as lines (ZooKeeper).
 	Flags []string
 }
 
@@ -67,24 +67,24 @@ type Options struct {
 type Cluster struct {
 	o       Options
 	dir     string
-	network *fault.Network // nil on loopback
+	network *fault.Network // nil on loopback addresses
 	drv     driver
 	ca      *Authority
 	names   *fault.Resolver // with a Domain
 
-	mu      sync.Mutex
-	servers []*Server
-	agents  []*Server // that serve clients and are no members
-	made    int       // servers made so far, for names
-	ill     bool      // it was given up
+	mu        sync.Mutex
+	servers   []*Server
+	agents    []*Server // serve clients and are not members
+	made      int       // number of servers created so far, for names
+	unhealthy bool      // Shared must start another cluster
 }
 
 // Server is one server of a Cluster.
 type Server struct {
 	c     *Cluster
 	name  string
-	label string // of its name in the Domain
-	agent bool   // it is in front of the servers
+	label string // first label of its name in the Domain
+	agent bool   // a Consul agent in front of the servers
 	host  *fault.Host
 	dir   string
 	ports map[string]int
@@ -93,28 +93,30 @@ type Server struct {
 	mu     sync.Mutex
 	proc   *fault.Process
 	output *os.File
-	off    time.Duration // of its wall clock
+	off    time.Duration // offset of its wall clock
 }
 
-// driver is what differs between the kinds.
+// driver implements the operations that differ between the kinds.
 type driver interface {
-	// ports names the ports that a server needs; "client" is one.
+	// ports returns the ports that a server needs by name. "client" must be one.
 	ports() map[string]int
-	// command is a server's, joining the cluster that is there when join.
+	// command returns the command that runs s. If join is set, s joins the running
+	// cluster.
 	command(ctx context.Context, c *Cluster, s *Server, join bool) (*exec.Cmd, error)
-	// ready asks the server whether it serves, and whether it leads.
+	// ready returns an error unless the server serves, and reports whether it leads.
 	ready(ctx context.Context, c *Cluster, s *Server) (leads bool, err error)
-	// started is called once every server is ready, for users and rights.
+	// started is called once every server is ready. It creates users and rights.
 	started(ctx context.Context, c *Cluster) error
-	// election is the longest that the servers need for a new leader.
+	// election returns the longest time that the servers need to elect a leader.
 	election(o Options) time.Duration
 }
 
-// ErrMissing is wrapped by the error of Start when a server's program is not
-// on this machine.
-var ErrMissing = errors.New("testcluster: a server's program is missing")
+// ErrMissing is wrapped by the error of Start if the program of a server is not
+// installed.
+var ErrMissing = errors.New("testcluster: the program of a server is missing")
 
-// Start starts a cluster and returns when every server serves.
+// Start starts a cluster and returns once every server serves. The caller must call
+// Close.
 func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if o.Nodes == 0 {
 		o.Nodes = 3
@@ -157,10 +159,10 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	return c, c.drv.started(ctx, c)
 }
 
-// wire makes the network, the servers' places in it and their proxies.
+// wire creates the network, the servers in it and their proxies.
 func (c *Cluster) wire(ctx context.Context) error {
 	if !c.o.Loopback {
-		n, err := fault.NewNetwork(ctx, 2*c.o.Nodes+1) // each may be replaced, and an agent be in front
+		n, err := fault.NewNetwork(ctx, 2*c.o.Nodes+1) // each may be replaced once, and there may be an agent
 		if err != nil && !errors.Is(err, fault.ErrUnsupported) {
 			return err
 		}
@@ -219,7 +221,7 @@ func (c *Cluster) newServer(ctx context.Context) (*Server, error) {
 	return s, err
 }
 
-// hostName is the proxy's name in the Domain.
+// hostName returns the name of the proxy in the Domain.
 func (s *Server) hostName() string { return s.label + "." + s.c.o.Domain }
 
 func freePort(ctx context.Context) (int, error) {
@@ -231,8 +233,8 @@ func freePort(ctx context.Context) (int, error) {
 	return ln.Addr().(*net.TCPAddr).Port, nil
 }
 
-// Endpoint is the address that clients use, which leads through the Proxy: by
-// name with a Domain.
+// Endpoint returns the address for clients, which is that of the Proxy. With a Domain
+// it has the name of the server.
 func (s *Server) Endpoint() string {
 	if s.c.names == nil {
 		return s.proxy.Addr()
@@ -241,21 +243,21 @@ func (s *Server) Endpoint() string {
 	return net.JoinHostPort(s.hostName(), port)
 }
 
-// Unresolve makes the Server's name unknown, and resets the connections there
-// are.
+// Unresolve makes lookups of the server's name fail until lift is called, and resets
+// its connections.
 func (s *Server) Unresolve() (lift func()) {
 	lift = s.c.names.Fail(s.hostName())
 	s.proxy.Reset()()
 	return lift
 }
 
-// Direct is the server's own address for clients.
+// Direct returns the address of the server itself, without the Proxy.
 func (s *Server) Direct() string { return s.addr("client") }
 
-// Proxy is what stands between clients and the server.
+// Proxy returns the proxy between clients and the server.
 func (s *Server) Proxy() *fault.Proxy { return s.proxy }
 
-// Host is where the server runs.
+// Host returns the host on which the server runs.
 func (s *Server) Host() *fault.Host { return s.host }
 
 func (s *Server) addr(port string) string { return fmt.Sprintf("%s:%d", s.host.Addr(), s.ports[port]) }
@@ -278,40 +280,41 @@ func (s *Server) start(join bool) error {
 	return err
 }
 
-// Process is the server's running program.
+// Process returns the latest process of the server, or nil before it was started.
 func (s *Server) Process() *fault.Process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.proc
 }
 
-// Kill ends the server as kill -9 does.
+// Kill ends the server with SIGKILL.
 func (s *Server) Kill() { s.Process().Kill() }
 
-// Stop ends it in an orderly way.
+// Stop ends the server with an orderly shutdown.
 func (s *Server) Stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	s.Process().Terminate(ctx)
 }
 
-// Restart starts it again with its data. It does not wait until it serves.
+// Restart starts the server again with its data. It does not wait until the server
+// serves.
 func (s *Server) Restart() error { return s.start(true) }
 
-// Output is what the server has printed.
+// Output returns the output of the server.
 func (s *Server) Output() string {
 	b, _ := os.ReadFile(filepath.Join(s.dir, "output.log"))
 	return string(b)
 }
 
-// Servers are those there are.
+// Servers returns the current servers.
 func (c *Cluster) Servers() []*Server {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return append([]*Server(nil), c.servers...)
 }
 
-// Endpoints are the addresses for clients, one a server.
+// Endpoints returns the addresses for clients, one for each server.
 func (c *Cluster) Endpoints() []string {
 	var out []string
 	for _, s := range c.Servers() {
@@ -320,17 +323,17 @@ func (c *Cluster) Endpoints() []string {
 	return out
 }
 
-// Resolver knows the names of a cluster with a Domain.
+// Resolver returns a resolver for the names of a cluster with a Domain.
 func (c *Cluster) Resolver() *net.Resolver { return c.names.Net() }
 
 // HasNetwork reports whether packets can be dropped.
 func (c *Cluster) HasNetwork() bool { return c.network != nil }
 
-// Authority has the certificates of a cluster with Security.
+// Authority returns the issuer of the certificates of a cluster with Security.
 func (c *Cluster) Authority() *Authority { return c.ca }
 
-// Election is the longest that the servers need for a new leader when the old
-// one stops, as their settings have it.
+// Election returns the longest time that the servers need to elect a new leader after
+// the old one has stopped, according to their settings.
 func (c *Cluster) Election() time.Duration { return c.drv.election(c.o) }
 
 // RestartAll kills every server at once and starts them again.
@@ -346,7 +349,7 @@ func (c *Cluster) RestartAll(ctx context.Context) error {
 	return c.Healthy(ctx)
 }
 
-// Close ends everything.
+// Close ends all processes and removes all files of the cluster.
 func (c *Cluster) Close() {
 	for _, s := range append(c.Servers(), c.agents...) {
 		if p := s.Process(); p != nil {

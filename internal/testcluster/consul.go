@@ -20,13 +20,13 @@ import (
 // Token is the management token of a Consul cluster with Security.
 const Token = "5f2d7c1e-9d1b-4f5e-8c39-0d5c7b1a2e3f" //nolint:gosec // G101: of a test's server
 
-// ConsulRules are what a client of Consul below "holdfast/" needs, with its
-// sessions on the node given, as docs tell users.
+// ConsulRules returns the ACL rules that docs/ gives for a client with keys below
+// "holdfast/" and sessions on node.
 func ConsulRules(node string) string {
 	return fmt.Sprintf("key_prefix %q { policy = \"write\" }\nsession %q { policy = \"write\" }\nnode %q { policy = \"write\" }\n", strings.TrimPrefix(SuitePrefix, "/"), node, node)
 }
 
-// ConsulReader are the rules of one that may only read keys.
+// ConsulReader is the ACL rules of a client that may only read keys.
 const ConsulReader = "key_prefix \"holdfast/\" { policy = \"read\" }\nsession_prefix \"\" { policy = \"read\" }\n"
 
 type consul struct{}
@@ -35,9 +35,9 @@ func (*consul) ports() map[string]int {
 	return map[string]int{"client": 8500, "server": 8300, "serf": 8301}
 }
 
-// election at raft_multiplier 1: Consul's heartbeat and election timeouts of
-// 1 s each, up to twice, and again where votes are split: mostly 2 to 3 s; of 92
-// the longest took 4.3 s and the next 3.7 s.
+// election at raft_multiplier 1: the heartbeat and election timeouts of Consul are 1 s
+// each, may double, and are repeated if votes are split. Most elections take 2 to 3 s.
+// The longest of 92 took 4.3 s and the next 3.7 s.
 func (*consul) election(Options) time.Duration { return 4500 * time.Millisecond }
 
 func (*consul) command(ctx context.Context, c *Cluster, s *Server, joins bool) (*exec.Cmd, error) {
@@ -95,8 +95,7 @@ func (*consul) command(ctx context.Context, c *Cluster, s *Server, joins bool) (
 	return s.host.Command(ctx, path, append([]string{"agent", "-config-file", file}, c.o.Flags...)...), nil
 }
 
-// serfFailed is the status of a member that a server believes to be dead, not to
-// have left.
+// serfFailed is the status of a member that a server believes to have failed.
 const serfFailed = 4
 
 func (*consul) ready(ctx context.Context, c *Cluster, s *Server) (bool, error) {
@@ -109,10 +108,10 @@ func (*consul) ready(ctx context.Context, c *Cluster, s *Server) (bool, error) {
 		return false, err
 	}
 	if leader == "" {
-		return false, errors.New("it has no leader")
+		return false, errors.New("the server knows no leader")
 	}
-	// A server that was away for some seconds may have been taken out, and
-	// votes again only a while after it is back.
+	// A server that was cut off for some seconds may have been removed, and votes
+	// again only some time after it has returned.
 	var raft api.RaftConfiguration
 	if err := get(ctx, admin, raftMembers, &raft); err != nil {
 		return false, err
@@ -126,28 +125,27 @@ func (*consul) ready(ctx context.Context, c *Cluster, s *Server) (bool, error) {
 	if voters != len(c.Servers()) || len(raft.Servers) != voters {
 		return false, fmt.Errorf("%d of %d servers vote", voters, len(raft.Servers))
 	}
-	// A server that believes that another one is dead takes it out when it gets
-	// to lead: after a partition that belief outlasts it by some seconds.
+	// A new leader removes the servers that it believes to have failed. It may believe
+	// so for some seconds after a partition has ended.
 	var members []struct{ Status int }
 	if err := get(ctx, admin, "/v1/agent/members", &members); err != nil {
 		return false, err
 	}
 	for _, m := range members {
 		if m.Status == serfFailed {
-			return false, errors.New("it believes that another server is dead")
+			return false, errors.New("the server believes that another server has failed")
 		}
 	}
 	return leader == s.addr("server"), follows(ctx, admin, s.name)
 }
 
-// raftMembers brings an [api.RaftConfiguration].
+// raftMembers is the path that returns an [api.RaftConfiguration].
 const raftMembers = "/v1/operator/raft/configuration"
 
-// follows reports an error unless what the quorum takes through a server is soon
-// in the copy that the server has. After a partition the connection by which the
-// leader sends the log may stand still for seconds longer than those by which it
-// is asked: then the store needs the third server, and must not be robbed of it
-// next.
+// follows returns an error unless a write that was committed through a server is soon in
+// that server's own copy. After a partition, the connection on which the leader sends the
+// log may be stalled for some seconds longer than the others. The store then needs the
+// third server for a quorum, so that no test may stop it next.
 func follows(ctx context.Context, admin *api.Client, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, moment)
 	defer cancel()
@@ -158,22 +156,22 @@ func follows(ctx context.Context, admin *api.Client, name string) error {
 	return until(ctx, 5*time.Millisecond, func() error {
 		own, _, err := admin.KV().Get(mark.Key, (&api.QueryOptions{AllowStale: true}).WithContext(ctx))
 		if err == nil && (own == nil || !bytes.Equal(own.Value, mark.Value)) {
-			err = errors.New("it does not follow")
+			err = errors.New("the server does not follow the leader")
 		}
 		return err
 	})
 }
 
-// ConsulAdmin is a client of one server with every right, not through its
+// ConsulAdmin returns a client of one server with all rights, which does not use the
 // proxy.
 func (c *Cluster) ConsulAdmin(i int) (*api.Client, error) {
 	return c.consulAdmin(c.Servers()[i])
 }
 
-// consulPatience bounds every request of ours: Consul's API has no time-out.
-const consulPatience = 15 * time.Second
+// consulTimeout bounds each request, because Consul's API has no timeout.
+const consulTimeout = 15 * time.Second
 
-// consulAdmin leaves no connection behind.
+// consulAdmin returns a client that keeps no idle connections.
 func (c *Cluster) consulAdmin(s *Server) (*api.Client, error) {
 	t, scheme := &http.Transport{DisableKeepAlives: true}, "http"
 	if c.ca != nil {
@@ -184,12 +182,12 @@ func (c *Cluster) consulAdmin(s *Server) (*api.Client, error) {
 		t.TLSClientConfig, scheme = conf, "https"
 	}
 	return api.NewClient(&api.Config{
-		Address: s.Direct(), Scheme: scheme, Token: Token, HttpClient: &http.Client{Transport: t, Timeout: consulPatience},
+		Address: s.Direct(), Scheme: scheme, Token: Token, HttpClient: &http.Client{Transport: t, Timeout: consulTimeout},
 	})
 }
 
-// ConsulAgent starts an agent in front of the servers, as it runs on clients'
-// machines, and returns its address.
+// ConsulAgent starts an agent in front of the servers, like one on a client's machine,
+// and returns its address.
 func (c *Cluster) ConsulAgent(ctx context.Context) (addr string, err error) {
 	s, err := c.newServer(ctx)
 	if err != nil {
@@ -205,8 +203,8 @@ func (c *Cluster) ConsulAgent(ctx context.Context) (addr string, err error) {
 	return s.Direct(), (&consul{}).welcome(ctx, c, s)
 }
 
-// ConsulReadOnly makes the servers refuse writes, and answer reads, until
-// heal: by their own limit of requests.
+// ConsulReadOnly makes the servers refuse writes and answer reads until heal is called.
+// It uses Consul's rate limit for requests.
 func (c *Cluster) ConsulReadOnly() (heal func() error, err error) {
 	limit := func(rate float64) error {
 		for _, s := range c.Servers() {
@@ -240,9 +238,9 @@ func (c *Cluster) limitWrites(s *Server, rate float64) error {
 	return c.put(context.Background(), s, "/v1/agent/reload")
 }
 
-// leave takes s out by its own hands. A server that leads hands the lead over.
-// One that has left does not always say so (1.22.0 was seen to leave the request
-// unanswered for ever): the others are asked.
+// leave makes s leave the cluster by its own API. A leader transfers the leadership
+// first. A server that has left does not always answer the request (1.22.0), so that the
+// other servers are checked.
 func (*consul) leave(ctx context.Context, c *Cluster, s *Server) error {
 	err := c.put(ctx, s, "/v1/agent/leave")
 	return settled(ctx, func() error {
@@ -254,7 +252,7 @@ func (*consul) leave(ctx context.Context, c *Cluster, s *Server) error {
 	})
 }
 
-// without reports whether another server says that s is no member any more.
+// without reports whether s is no longer a member according to another server.
 func (c *Cluster) without(ctx context.Context, s *Server) (gone bool, err error) {
 	for _, other := range c.Servers() {
 		if other == s {
@@ -278,7 +276,7 @@ func (c *Cluster) without(ctx context.Context, s *Server) (gone bool, err error)
 	return false, err
 }
 
-// put makes a request that changes something and brings nothing.
+// put sends a write request whose answer has no content.
 func (c *Cluster) put(ctx context.Context, s *Server, path string) error {
 	admin, err := c.consulAdmin(s)
 	if err != nil {
@@ -288,19 +286,19 @@ func (c *Cluster) put(ctx context.Context, s *Server, path string) error {
 	return err
 }
 
-// join has nothing to do: a server that starts finds the others.
+// join does nothing, because a server that starts finds the others.
 func (*consul) join(context.Context, *Cluster, *Server) error { return nil }
 
 func (k *consul) welcome(ctx context.Context, c *Cluster, s *Server) error {
 	err := until(ctx, 50*time.Millisecond, func() error { _, err := k.ready(ctx, c, s); return err })
 	if err != nil {
-		return fmt.Errorf("testcluster: %s does not join: %w", s.name, errors.Join(ctx.Err(), err))
+		return fmt.Errorf("testcluster: server %s does not join: %w", s.name, errors.Join(ctx.Err(), err))
 	}
 	return nil
 }
 
-// retire hands the lead over, as Consul's manual tells operators to before they
-// restart a server: one that leads and is stopped leaves the others to notice.
+// retire transfers the leadership, as Consul's manual requires before a server is
+// restarted. Otherwise the other servers must first detect that the leader has stopped.
 func (k *consul) retire(c *Cluster, s *Server) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -317,27 +315,27 @@ func (k *consul) retire(c *Cluster, s *Server) error {
 	return err
 }
 
-// reunite makes every server join the others, as `consul join` does. Left to
-// themselves, servers that had been cut off for some seconds needed up to 51 s
-// (Serf tries one that it takes for dead every 30 s, and then not always).
-func (*consul) reunite(ctx context.Context, c *Cluster) {
+// rejoin makes every server join the others, like `consul join`. Without it, servers that
+// had been cut off for some seconds needed up to 51 s, because Serf tries to contact a
+// failed member every 30 s, and not always then.
+func (*consul) rejoin(ctx context.Context, c *Cluster) {
 	for _, s := range c.Servers() {
 		for _, other := range c.Servers() {
 			if other == s {
 				continue
 			}
 			ctx, cancel := context.WithTimeout(ctx, moment)
-			_ = c.put(ctx, s, "/v1/agent/join/"+other.addr("serf")) // the caller's next look says whether it helped
+			_ = c.put(ctx, s, "/v1/agent/join/"+other.addr("serf")) // the caller checks the outcome
 			cancel()
 		}
 	}
 }
 
-// inheritsNames says that clients find a new server by the old one's name:
-// Consul tells nobody its servers' HTTP addresses.
+// inheritsNames marks a store whose clients find a new server by the name of the old
+// one. Consul does not publish the HTTP addresses of its servers.
 func (*consul) inheritsNames() {}
 
-// get asks a server something that it should know at once.
+// get sends a query that a server can answer at once.
 func get(ctx context.Context, admin *api.Client, path string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, moment)
 	defer cancel()

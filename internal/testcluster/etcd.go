@@ -18,8 +18,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// Users of an etcd cluster with Security: Root may do everything, Suite writes
-// below SuitePrefix, Reader only reads there.
+// Users of an etcd cluster with Security. Root has all rights, Suite may read and write
+// below SuitePrefix, and Reader may only read there.
 const (
 	Root        = "root"
 	Suite       = "suite"
@@ -39,7 +39,7 @@ func (*etcd) timeout(o Options) time.Duration {
 	return 500 * time.Millisecond
 }
 
-// election: a follower waits up to twice the timeout before it stands.
+// election: a follower waits up to twice the timeout before it becomes a candidate.
 func (e *etcd) election(o Options) time.Duration { return 2 * e.timeout(o) }
 
 func (e *etcd) command(ctx context.Context, c *Cluster, s *Server, join bool) (*exec.Cmd, error) {
@@ -66,7 +66,7 @@ func (e *etcd) command(ctx context.Context, c *Cluster, s *Server, join bool) (*
 		"--initial-advertise-peer-urls", scheme + "://" + s.addr("peer"),
 		"--initial-cluster", strings.Join(members, ","), "--initial-cluster-state", state,
 		"--initial-cluster-token", "holdfast-test",
-		// Membership changes at once, not only after five quiet seconds.
+		// Membership may change at once, and not only after five seconds without a failure.
 		"--strict-reconfig-check=false",
 		"--heartbeat-interval", fmt.Sprint(e.timeout(c.o).Milliseconds() / 10),
 		"--election-timeout", fmt.Sprint(e.timeout(c.o).Milliseconds()),
@@ -78,14 +78,14 @@ func (e *etcd) command(ctx context.Context, c *Cluster, s *Server, join bool) (*
 				"--"+side+"trusted-ca-file", c.ca.File(), "--"+side+"client-cert-auth")
 		}
 		args = append(args, "--auth-token", "simple", "--auth-token-ttl", "2",
-			// The cheapest hash: at the default cost a login takes a tenth of a
-			// second of one processor, and more than a call's budget on a busy one.
+			// The cheapest hash. At the default cost a login takes 100 ms of processor
+			// time, and longer than the budget of a call on a busy machine.
 			"--bcrypt-cost", "4")
 	}
 	return s.host.Command(ctx, path, append(args, c.o.Flags...)...), nil
 }
 
-// conn is a connection to one server, not through its proxy.
+// conn returns a connection to one server, which does not use the proxy.
 func (*etcd) conn(c *Cluster, s *Server) (*grpc.ClientConn, error) {
 	creds := insecure.NewCredentials()
 	if c.ca != nil {
@@ -114,9 +114,9 @@ func (e *etcd) ready(ctx context.Context, c *Cluster, s *Server) (bool, error) {
 		return false, errors.New(strings.Join(status.Errors, "; "))
 	}
 	if status.Leader == 0 || status.IsLearner {
-		return false, errors.New("it has no leader")
+		return false, errors.New("the server knows no leader")
 	}
-	if c.ca == nil { // with users this would need a login
+	if c.ca == nil { // with Security a login would be needed
 		if _, err := pb.NewKVClient(conn).Range(ctx, &pb.RangeRequest{Key: []byte("ready")}); err != nil {
 			return false, err
 		}
@@ -124,8 +124,8 @@ func (e *etcd) ready(ctx context.Context, c *Cluster, s *Server) (bool, error) {
 	return status.Leader == status.Header.MemberId, nil
 }
 
-// Admin is a client of an etcd cluster with every right, on all servers and not
-// through their proxies. The caller closes it.
+// Admin returns a client of an etcd cluster with all rights, which uses all servers and
+// not their proxies. The caller must close it.
 func (c *Cluster) Admin(ctx context.Context) (*clientv3.Client, error) {
 	return c.admin(ctx, c.Servers())
 }
@@ -177,7 +177,7 @@ func (e *etcd) started(ctx context.Context, c *Cluster) error {
 	do(admin.UserGrantRole(ctx, Root, Root))
 	do(admin.AuthEnable(ctx))
 	if err := errors.Join(faults...); err != nil {
-		return fmt.Errorf("testcluster: etcd's users: %w", err)
+		return fmt.Errorf("testcluster: creating the users of etcd: %w", err)
 	}
 	c.mu.Lock()
 	e.hasUsers = true
@@ -185,8 +185,8 @@ func (e *etcd) started(ctx context.Context, c *Cluster) error {
 	return nil
 }
 
-// leave takes s out by the others' hands: it could not tell any more that it
-// was done. If it leads, another one leads first.
+// leave removes s through another server, because s could not report the success. If s
+// leads, the leadership is transferred first.
 func (e *etcd) leave(ctx context.Context, c *Cluster, s *Server) error {
 	admin, err := c.admin(ctx, slices.DeleteFunc(c.Servers(), func(o *Server) bool { return o == s }))
 	if err != nil {
@@ -212,7 +212,7 @@ func (e *etcd) leave(ctx context.Context, c *Cluster, s *Server) error {
 	return settled(ctx, func() error {
 		_, err := admin.MemberRemove(ctx, ids[s.name])
 		if errors.Is(err, rpctypes.ErrMemberNotFound) {
-			return nil // an earlier try was done
+			return nil // an earlier attempt has succeeded
 		}
 		return err
 	})
@@ -241,16 +241,16 @@ func (e *etcd) join(ctx context.Context, c *Cluster, s *Server) error {
 	return settled(ctx, func() error {
 		_, err := admin.MemberAdd(ctx, []string{scheme + "://" + s.addr("peer")})
 		if errors.Is(err, rpctypes.ErrPeerURLExist) {
-			return nil // an earlier try was done
+			return nil // an earlier attempt has succeeded
 		}
 		return err
 	})
 }
 
-// welcome writes a key now and then until s, which has just been started,
-// serves. An etcd that joins by a snapshot from behind index 5000 refuses to
-// propose anything, its own name first, until it has applied an entry from
-// after the snapshot (3.7.3, seen): in an idle cluster there is none.
+// welcome writes a key at intervals until s, which has just been started, serves. An etcd
+// 3.7.3 that joins with a snapshot of an index above 5000 proposes nothing, its own name
+// included, before it has applied an entry from after the snapshot. An idle cluster has no
+// such entry.
 func (e *etcd) welcome(ctx context.Context, c *Cluster, s *Server) error {
 	admin, err := c.admin(ctx, slices.DeleteFunc(c.Servers(), func(o *Server) bool { return o == s }))
 	if err != nil {
@@ -267,13 +267,13 @@ func (e *etcd) welcome(ctx context.Context, c *Cluster, s *Server) error {
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("testcluster: %s does not join: %w", s.name, errors.Join(ctx.Err(), err))
+			return fmt.Errorf("testcluster: server %s does not join: %w", s.name, errors.Join(ctx.Err(), err))
 		}
 	}
 }
 
-// settled changes the membership, which etcd refuses until its members have
-// been connected for some seconds, and which fails while a new leader settles.
+// settled calls change until it succeeds. etcd refuses a change of the membership until
+// its members have been connected for some seconds, and while a new leader is starting.
 func settled(ctx context.Context, change func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()

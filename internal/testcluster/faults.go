@@ -10,35 +10,35 @@ import (
 	"github.com/holdfast-dcs/holdfast/conformance/fault"
 )
 
-// Partition cuts server i off from its peers; clients still reach it.
+// Partition cuts server i off from its peers until heal is called. Clients still reach it.
 func (c *Cluster) Partition(i int) (heal func() error, err error) {
 	return c.Servers()[i].host.CutPeers()
 }
 
-// Blackhole drops the packets between server i and clients; its peers still
-// reach it.
+// Blackhole drops the packets between server i and clients until heal is called. Its
+// peers still reach it.
 func (c *Cluster) Blackhole(i int) (heal func() error, err error) {
 	return c.Servers()[i].host.CutClients()
 }
 
-// Replacer is a driver whose members can be replaced.
+// replacer is implemented by drivers of stores whose members can be replaced.
 type replacer interface {
-	// leave takes s out of the membership; join puts s, which is not started
-	// yet, into it; welcome returns when it serves.
+	// leave removes s from the members. join adds s, which is not started yet, to
+	// them. welcome waits until s, which is started then, serves.
 	leave(ctx context.Context, c *Cluster, s *Server) error
 	join(ctx context.Context, c *Cluster, s *Server) error
 	welcome(ctx context.Context, c *Cluster, s *Server) error
 }
 
-// Replace replaces server i by a new one at a new address, without data. Each
-// may be replaced once in a network of its own.
+// Replace replaces server i with a new server at a new address, without data. In a
+// network each server may be replaced once.
 func (c *Cluster) Replace(ctx context.Context, i int) error {
 	r, ok := c.drv.(replacer)
 	if !ok {
 		return fmt.Errorf("%w: %s", fault.ErrUnsupported, c.o.Kind)
 	}
 	if err := c.replace(ctx, r, i); err != nil {
-		return c.giveUp(fmt.Errorf("testcluster: server %d of %s is not replaced: %w%s", i, c.o.Kind, err, c.outputs()))
+		return c.giveUp(fmt.Errorf("testcluster: cannot replace server %d of %s: %w%s", i, c.o.Kind, err, c.outputs()))
 	}
 	return c.Healthy(ctx)
 }
@@ -78,5 +78,5 @@ func (c *Cluster) replace(ctx context.Context, r replacer, i int) error {
 	return r.welcome(ctx, c, s)
 }
 
-// moment is how long a server may take to answer a question of readiness.
+// moment is the timeout of a readiness check of one server.
 const moment = 500 * time.Millisecond

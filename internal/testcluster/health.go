@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// reuniter is a kind whose servers, once they have taken each other for dead, may
-// take a minute to find each other again.
-type reuniter interface {
-	// reunite makes them look for each other now, as far as they answer.
-	reunite(ctx context.Context, c *Cluster)
+// rejoiner is implemented by drivers of stores whose servers can take a minute to rejoin
+// after a partition.
+type rejoiner interface {
+	// rejoin makes the servers that answer contact each other now.
+	rejoin(ctx context.Context, c *Cluster)
 }
 
-// Healthy returns when every server serves and one of them leads. A cluster
-// that does not get there is given up: [Shared] starts another one.
+// Healthy waits until every server serves and one of them leads. If that takes more
+// than a minute it returns an error, and [Shared] starts another cluster.
 func (c *Cluster) Healthy(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
@@ -22,10 +22,10 @@ func (c *Cluster) Healthy(ctx context.Context) error {
 	err := until(ctx, 25*time.Millisecond, func() error {
 		leaders, err := c.ask(ctx)
 		if err == nil && leaders != 1 {
-			err = fmt.Errorf("%d of the servers lead", leaders)
+			err = fmt.Errorf("%d servers lead, want 1", leaders)
 		}
-		if r, ok := c.drv.(reuniter); ok && err != nil && time.Now().After(help) {
-			r.reunite(ctx, c)
+		if r, ok := c.drv.(rejoiner); ok && err != nil && time.Now().After(help) {
+			r.rejoin(ctx, c)
 			help = time.Now().Add(time.Second)
 		}
 		return err
@@ -36,7 +36,8 @@ func (c *Cluster) Healthy(ctx context.Context) error {
 	return nil
 }
 
-// until tries again and again, and returns the last try's error when ctx ends.
+// until calls try until it succeeds, with pause between the calls. It returns the last
+// error of try when ctx ends.
 func until(ctx context.Context, pause time.Duration, try func() error) error {
 	for {
 		err := try()
@@ -51,20 +52,22 @@ func until(ctx context.Context, pause time.Duration, try func() error) error {
 	}
 }
 
+// giveUp marks the cluster as unhealthy and returns err.
 func (c *Cluster) giveUp(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ill = true
+	c.unhealthy = true
 	return err
 }
 
-// usable reports whether the cluster was not given up.
+// usable reports whether giveUp was not called.
 func (c *Cluster) usable() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.ill
+	return !c.unhealthy
 }
 
+// ask returns the number of servers that lead, or an error if a server does not serve.
 func (c *Cluster) ask(ctx context.Context) (leaders int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
@@ -80,7 +83,7 @@ func (c *Cluster) ask(ctx context.Context) (leaders int, err error) {
 	return leaders, nil
 }
 
-// outputs is how each server stands, and what it printed last.
+// outputs returns the state and the last output of each server.
 func (c *Cluster) outputs() string {
 	out := ""
 	for _, s := range c.Servers() {
@@ -103,7 +106,7 @@ func (s *Server) ended() string {
 	}
 }
 
-// Leader is the index of the server that leads, or -1.
+// Leader returns the index of the server that leads, or -1.
 func (c *Cluster) Leader(ctx context.Context) int {
 	for i, s := range c.Servers() {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)

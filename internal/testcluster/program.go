@@ -12,12 +12,12 @@ import (
 	"testing"
 )
 
-// modules are where a server's version is pinned, below testservers/.
+// modules are the modules whose versions are pinned below testservers/.
 var modules = map[Kind]string{Etcd: "go.etcd.io/etcd/server/v3", Consul: "github.com/hashicorp/consul"}
 
 const zookeeperJar = "/usr/share/java/zookeeper.jar"
 
-// program is the path of a server's program.
+// program returns the path of the program of a server.
 func program(kind Kind, version string) (string, error) {
 	if kind == Raft {
 		return os.Executable()
@@ -35,7 +35,7 @@ func program(kind Kind, version string) (string, error) {
 	_, here, _, _ := runtime.Caller(0)
 	mod, err := os.ReadFile(filepath.Join(filepath.Dir(here), "..", "..", "testservers", folder, "go.mod")) //nolint:gosec // G304: this repository
 	if err != nil {
-		return "", fmt.Errorf("testcluster: no such version: %w", err)
+		return "", fmt.Errorf("testcluster: unknown version: %w", err)
 	}
 	m := regexp.MustCompile(`(?m)^(?:require )?\s*` + regexp.QuoteMeta(modules[kind]) + ` (v\S+)`).FindSubmatch(mod)
 	if m == nil {
@@ -56,8 +56,9 @@ func program(kind Kind, version string) (string, error) {
 	return path, nil
 }
 
-// External are the endpoints of servers that the user already has, for the
-// cases that need no faults: HOLDFAST_ETCD_ENDPOINTS=h1:2379,h2:2379 and so on.
+// External returns the endpoints in an environment variable such as
+// HOLDFAST_ETCD_ENDPOINTS=h1:2379,h2:2379, or nil. They are servers that run already and
+// are used for the cases without faults.
 func External(kind Kind) []string {
 	v := os.Getenv("HOLDFAST_" + strings.ToUpper(string(kind)) + "_ENDPOINTS")
 	if v == "" {
@@ -66,8 +67,8 @@ func External(kind Kind) []string {
 	return strings.Split(v, ",")
 }
 
-// Need skips the test when err says that a program is missing, with the
-// reason, or fails it where HOLDFAST_REQUIRE_SERVERS=1 demands the servers.
+// Need skips the test if err is ErrMissing, or fails it if HOLDFAST_REQUIRE_SERVERS=1
+// requires the servers. It fails the test for any other error.
 func Need(tb testing.TB, err error) {
 	tb.Helper()
 	if err == nil {
@@ -82,7 +83,7 @@ func Need(tb testing.TB, err error) {
 	tb.Fatal(err)
 }
 
-// New starts a cluster that ends with the test.
+// New starts a cluster that is closed at the end of the test.
 func New(tb testing.TB, o Options) *Cluster {
 	tb.Helper()
 	c, err := Start(tb.Context(), o)
@@ -91,8 +92,8 @@ func New(tb testing.TB, o Options) *Cluster {
 	return c
 }
 
-// Shared is a cluster that the tests of a package share. The zero value with
-// Options is ready; [Shared.Close] belongs into TestMain.
+// Shared is a cluster that the tests of a package share. The zero value with Options is
+// ready to use. TestMain must call [Shared.Close].
 type Shared struct {
 	Options Options
 
@@ -101,9 +102,9 @@ type Shared struct {
 	err error
 }
 
-// Get returns the cluster, which the first call starts. One that a test has left
-// ill, and which that test has failed for, is ended and another one started:
-// every later test would wait for it in vain.
+// Get returns the cluster, which the first call starts. If a test has failed and left the
+// cluster unhealthy, Get closes it and starts another one, so that later tests do not wait
+// for it.
 func (s *Shared) Get(tb testing.TB) *Cluster {
 	tb.Helper()
 	c, err := s.get()
@@ -124,7 +125,7 @@ func (s *Shared) get() (*Cluster, error) {
 	return s.c, s.err
 }
 
-// Close ends the cluster, if it was started.
+// Close closes the cluster if it was started.
 func (s *Shared) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

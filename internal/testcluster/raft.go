@@ -17,11 +17,11 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// RaftRoot is the tree that every cluster of the embedded store keeps.
+// RaftRoot is the root of the tree of every cluster of the embedded store.
 const RaftRoot = "holdfast/suite"
 
 const (
-	// The environment in which a test binary is a node.
+	// The environment variables with which a test binary runs as a node.
 	raftURL   = "HOLDFAST_TESTCLUSTER_RAFT"
 	raftAdmin = "HOLDFAST_TESTCLUSTER_RAFT_ADMIN"
 
@@ -29,18 +29,18 @@ const (
 	raftHeartbeat = 250 * time.Millisecond
 )
 
-// RaftNode is what a test binary must know to be a node of the embedded store,
-// which this package does not import.
+// RaftNode has the functions of the embedded store that a test binary needs to run as a
+// node, because this package does not import the store.
 type RaftNode struct {
 	// Leads reports whether the node leads.
 	Leads func(b dcs.Backend) bool
-	// Orders are what [Server.Order] can ask for. "move" gives the node id the
-	// address addr.
+	// Orders are the operations of [Server.Order]. "move" changes the address of the
+	// node id to addr.
 	Orders map[string]func(b dcs.Backend, args url.Values) error
 }
 
-// Main makes the process a node if a cluster has started it as one. It must be
-// called at the beginning of a TestMain and returns in any other process.
+// Main runs the process as a node if a cluster has started it as one, and otherwise
+// returns. It must be called at the beginning of a TestMain.
 func (n RaftNode) Main() {
 	u := os.Getenv(raftURL)
 	if u == "" {
@@ -84,9 +84,9 @@ func (n RaftNode) run(u, admin string) error {
 	return store.Close()
 }
 
-// raft is a cluster of test binaries.
+// raft is the driver of a cluster of test binaries.
 type raft struct {
-	replaced string // the node whose server was taken out
+	replaced string // name of the node whose server has left
 }
 
 func (*raft) ports() map[string]int { return map[string]int{"client": 7001, "admin": 7002} }
@@ -98,8 +98,8 @@ func (*raft) heartbeat(o Options) time.Duration {
 	return raftHeartbeat
 }
 
-// election: a follower waits for up to two heartbeat timeouts, and a split vote
-// costs up to two election timeouts more.
+// election: a follower waits for up to two heartbeat timeouts, and a split vote takes up
+// to two election timeouts more.
 func (d *raft) election(o Options) time.Duration { return 4 * d.heartbeat(o) }
 
 func (d *raft) command(ctx context.Context, c *Cluster, s *Server, _ bool) (*exec.Cmd, error) {
@@ -129,8 +129,8 @@ func (d *raft) command(ctx context.Context, c *Cluster, s *Server, _ bool) (*exe
 
 func (*raft) started(context.Context, *Cluster) error { return nil }
 
-// A node moves to another address: a server with its name and no data is started
-// there, and the other nodes are told of it.
+// A replaced node moves to another address. A server with its name and no data is started
+// there, and another node is notified of the address.
 func (d *raft) leave(_ context.Context, _ *Cluster, s *Server) error {
 	d.replaced = s.name
 	return nil
@@ -164,8 +164,7 @@ func (d *raft) ready(ctx context.Context, _ *Cluster, s *Server) (leads bool, er
 	return said == "true", err
 }
 
-// Order makes a node of the embedded store do something that [RaftNode.Orders]
-// names.
+// Order makes a node of the embedded store run the operation name of [RaftNode.Orders].
 func (s *Server) Order(ctx context.Context, name string, args url.Values) error {
 	_, err := s.order(ctx, name, args)
 	return err

@@ -14,10 +14,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Rotation replaces, step by step, the authority, the certificate of a server on
-// this machine and the certificate of its clients.
+// Rotation replaces the authority, the certificate of a local server and the certificate
+// of its clients, one after the other.
 type Rotation struct {
-	// Files are the client's. They change with the steps.
+	// Files are the files of the client. Their content changes with the steps.
 	Files        dcs.TLSFiles
 	older, newer *Authority
 
@@ -25,7 +25,8 @@ type Rotation struct {
 	server *tls.Config
 }
 
-// NewRotation begins with one authority, which everything trusts.
+// NewRotation returns a Rotation with one authority, which the server and the client
+// trust.
 func NewRotation(tb testing.TB) *Rotation {
 	dir := tb.TempDir()
 	r := &Rotation{Files: dcs.TLSFiles{CA: filepath.Join(dir, "ca"), Cert: filepath.Join(dir, "cert"), Key: filepath.Join(dir, "key")}}
@@ -41,7 +42,7 @@ func NewRotation(tb testing.TB) *Rotation {
 	return r
 }
 
-// Server returns the server's configuration, which follows the steps.
+// Server returns the configuration of the server, which changes with the steps.
 func (r *Rotation) Server() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: protocols, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		r.mu.Lock()
@@ -52,8 +53,8 @@ func (r *Rotation) Server() *tls.Config {
 
 var protocols = []string{"h2", "http/1.1"}
 
-// Each calls connects before and after every step. It must make a new connection
-// and fail the test if that does not work.
+// Each calls connects before and after every step. connects must make a new connection,
+// and fail the test if it cannot.
 func (r *Rotation) Each(tb testing.TB, connects func(step string)) {
 	connects("before")
 	r.copy(tb, r.Files.CA, r.older.File(), r.newer.File())
@@ -61,9 +62,9 @@ func (r *Rotation) Each(tb testing.TB, connects func(step string)) {
 	r.serve(tb, r.newer, r.older, r.newer)
 	connects("the server has its new certificate")
 	r.copy(tb, r.Files.Cert, r.newer.Client().Cert)
-	connects("the key of the new certificate is not there yet")
+	connects("the key of the new certificate is not written yet")
 	r.copy(tb, r.Files.Key, r.newer.Client().Key)
-	connects("the new pair is there")
+	connects("the new certificate and its key are written")
 	r.serve(tb, r.newer, r.newer)
 	connects("the server trusts the new authority only")
 	r.copy(tb, r.Files.CA)
@@ -72,10 +73,10 @@ func (r *Rotation) Each(tb testing.TB, connects func(step string)) {
 	connects("after")
 }
 
-// Back gives the server its first certificate again, which is not trusted any more.
+// Back gives the server its first certificate again, which is no longer trusted.
 func (r *Rotation) Back(tb testing.TB) { r.serve(tb, r.older, r.older, r.newer) }
 
-// copy writes the files from, one after the other, into to.
+// copy writes the concatenation of the files from to the file to.
 func (r *Rotation) copy(tb testing.TB, to string, from ...string) {
 	var all strings.Builder
 	for _, f := range from {
@@ -86,7 +87,7 @@ func (r *Rotation) copy(tb testing.TB, to string, from ...string) {
 	require.NoError(tb, os.WriteFile(to, []byte(all.String()), 0o600))
 }
 
-// serve gives the server a certificate of own, and trust in clients of others.
+// serve gives the server the certificate of own and makes it trust clients of others.
 func (r *Rotation) serve(tb testing.TB, own *Authority, others ...*Authority) {
 	pair, err := tls.LoadX509KeyPair(own.Server().Cert, own.Server().Key)
 	require.NoError(tb, err)

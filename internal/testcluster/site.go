@@ -11,21 +11,20 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Site is where a backend's conformance cases work: the servers of a cluster,
-// or the user's own, and a tree on them.
+// Site is the environment of a backend's conformance cases. It consists of the servers of
+// a cluster, or external ones, and a tree on them.
 type Site struct {
-	Cluster   *Cluster // nil: the user's own servers
+	Cluster   *Cluster // nil for external servers
 	Endpoints []string
 	Root      string
 
-	shared *Shared // nil: Cluster stays
+	shared *Shared // nil if Cluster never changes
 }
 
-// SiteRoot is what every Site's Root begins with.
+// SiteRoot is the common prefix of the Root of every Site.
 const SiteRoot = "holdfast/suite"
 
-// Site is one on the shared cluster, or on the servers that the environment
-// names.
+// Site returns a Site on the shared cluster, or on the servers of [External].
 func (s *Shared) Site(tb testing.TB) Site {
 	if own := External(s.Options.Kind); own != nil {
 		return Site{Endpoints: own}.Fresh(tb)
@@ -33,7 +32,7 @@ func (s *Shared) Site(tb testing.TB) Site {
 	return Site{shared: s}.Fresh(tb)
 }
 
-// Fresh is the Site with a tree of its own, and the servers as they are now.
+// Fresh returns a copy of the Site with a new tree and the current servers.
 func (s Site) Fresh(tb testing.TB) Site {
 	if s.shared != nil {
 		s.Cluster = s.shared.Get(tb)
@@ -45,7 +44,7 @@ func (s Site) Fresh(tb testing.TB) Site {
 	return s
 }
 
-// Resolver knows the servers' names; nil where the system's does.
+// Resolver returns the resolver for the names of the servers. Nil means the system's.
 func (s Site) Resolver() *net.Resolver {
 	if s.Cluster == nil {
 		return nil
@@ -53,9 +52,9 @@ func (s Site) Resolver() *net.Resolver {
 	return s.Cluster.Resolver()
 }
 
-// URL returns the URL of the Site's tree, for another process too. It names
-// servers by address because their names are known to this process only. The
-// options are the backend's own, like "node=x".
+// URL returns the URL of the Site's tree, which other processes may use too. It has the
+// addresses of the servers, because only this process can resolve their names. options are
+// those of the backend, such as "node=x".
 func (s Site) URL(scheme string, t dcs.Timing, options string) string {
 	addrs := s.Endpoints
 	if s.Cluster != nil {
@@ -67,11 +66,11 @@ func (s Site) URL(scheme string, t dcs.Timing, options string) string {
 	return fmt.Sprintf("%s://%s/%s?%s&ttl=%v&loop_wait=%v&retry_timeout=%v", scheme, strings.Join(addrs, ","), s.Root, options, t.TTL, t.LoopWait, t.RetryTimeout)
 }
 
-// Harness is a backend's whole one, but for what does not apply.
+// Harness returns the harness of a backend. The cases in notApplicable are not run.
 func Harness(name string, t dcs.Timing, fresh func(tb testing.TB) conformance.Store, notApplicable map[string]string) conformance.Harness {
 	return conformance.Harness{
 		Name: name, Timing: t, New: fresh, NotApplicable: notApplicable,
-		// The servers live as long as the tests.
+		// The goroutines of the servers run as long as the tests.
 		Ours: []string{"conformance/fault.", "internal/testcluster."},
 	}
 }

@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// SRVResolver returns a resolver that knows the SRV records of one name, like
-// _etcd-client._tcp.example.test, and no address. records is called for each
-// question.
+// SRVResolver returns a resolver of the SRV records of one name, such as
+// _etcd-client._tcp.example.test. It resolves no address. records is called for each
+// query.
 func SRVResolver(name string, records func() []net.SRV) *net.Resolver {
 	return &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 		client, server := net.Pipe()
@@ -36,7 +36,7 @@ func SRVResolver(name string, records func() []net.SRV) *net.Resolver {
 	}}
 }
 
-// srvReply answers a query of one question.
+// srvReply returns the answer to a query with one question.
 func srvReply(query []byte, name string, records []net.SRV) []byte {
 	const header, tail, typeSRV = 12, 4, 33
 	end := header
@@ -66,7 +66,7 @@ func srvReply(query []byte, name string, records []net.SRV) []byte {
 	return reply
 }
 
-// labels is a name as messages have it.
+// labels returns a name in the encoding of DNS messages.
 func labels(name string) []byte {
 	var out []byte
 	for _, part := range strings.Split(strings.Trim(name, "."), ".") {

@@ -15,8 +15,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/conformance"
 )
 
-// Faults is what the conformance suite may do to the servers of any kind. A
-// kind's own harness adds what only it knows.
+// Faults returns the operations of the conformance suite on the servers that all kinds
+// have. The harness of a kind may add its own operations.
 func (c *Cluster) Faults() *conformance.Cluster {
 	return &conformance.Cluster{
 		Endpoints:   slices.Clone(c.Endpoints()),
@@ -28,7 +28,8 @@ func (c *Cluster) Faults() *conformance.Cluster {
 	}
 }
 
-// retirer is a kind whose operators do something before they stop a server.
+// retirer is implemented by drivers of stores with a procedure before the stop of a
+// server.
 type retirer interface {
 	retire(c *Cluster, s *Server) error
 }
@@ -70,24 +71,24 @@ func (c *Cluster) injectFault(tb testing.TB, i int, t conformance.ServerFault) (
 		must(err)
 		return func() { must(lift()) }
 	}
-	tb.Fatalf("%v: no such fault", t.Do)
+	tb.Fatalf("%v: unknown fault", t.Do)
 	return nil
 }
 
-// Sockets keeps the connections that a client makes, for a harness's Sockets.
+// Sockets records the connections of a client, for the Sockets of a harness.
 type Sockets struct {
 	mu    sync.Mutex
 	conns []net.Conn
 }
 
-// Dialled keeps one.
+// Dialled records c.
 func (s *Sockets) Dialled(c net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conns = append(s.conns, c)
 }
 
-// Read reads back what holds on those that are open.
+// Read returns the socket options of the connections that are open.
 func (s *Sockets) Read() []conformance.Socket {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,16 +101,16 @@ func (s *Sockets) Read() []conformance.Socket {
 	return out
 }
 
-// For is the TLS of the client that a case asks for: with the right
-// certificate, or a wrong one, or none.
-func (a *Authority) For(tb testing.TB, who conformance.Credentials) *tls.Config {
+// For returns the TLS configuration of a client with the credentials of a case, which
+// may be valid, invalid or missing.
+func (a *Authority) For(tb testing.TB, creds conformance.Credentials) *tls.Config {
 	pair := a.Client()
-	if who == conformance.ExpiredCert {
+	if creds == conformance.ExpiredCert {
 		pair = a.Expired()
 	}
 	conf, err := pair.Config(a)
 	require.NoError(tb, err)
-	switch who {
+	switch creds {
 	case conformance.NoCert:
 		conf.Certificates = nil
 	case conformance.WrongHost:

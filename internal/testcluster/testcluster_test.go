@@ -29,15 +29,15 @@ func TestKindsStartSurviveAndLeaveNothing(t *testing.T) {
 			dir := c.dir
 			c.Close()
 			out, _ := exec.CommandContext(t.Context(), "pgrep", "-f", dir).Output()
-			require.Empty(t, strings.TrimSpace(string(out)), "no process is left")
+			require.Empty(t, strings.TrimSpace(string(out)), "a process was left running")
 			require.NoDirExists(t, dir)
 		})
 	}
 }
 
-// One case that leaves the servers ill must not be followed by all others that
-// wait for them, each for a minute.
-func TestSharedClusterThatIsIllIsReplaced(t *testing.T) {
+// After one case has left the servers unhealthy, the other cases must not wait for them
+// for a minute each.
+func TestUnhealthySharedClusterIsReplaced(t *testing.T) {
 	shared := Shared{Options: Options{Kind: Etcd, Loopback: true}}
 	defer shared.Close()
 	first := shared.Get(t)
@@ -59,7 +59,7 @@ func TestSharedClusterThatIsIllIsReplaced(t *testing.T) {
 func TestEtcdPartitionIsHalfHealthy(t *testing.T) {
 	c := New(t, Options{Kind: Etcd})
 	if !c.HasNetwork() {
-		t.Log("no network of its own here: nothing to cut")
+		t.Log("the cluster has no network: no packets can be dropped")
 		_, err := c.Partition(0)
 		require.Error(t, err)
 		return
@@ -99,12 +99,11 @@ func TestEtcdReplace(t *testing.T) {
 	require.Equal(t, before[0], after[0])
 }
 
-// What the suite takes for a step of ZooKeeper's clocks is one: nodes carry the
-// wall clock's time.
+// StepClocks steps the wall clocks of ZooKeeper's servers, whose time nodes carry.
 func TestZooKeeperClocksStep(t *testing.T) {
 	c := New(t, Options{Kind: ZooKeeper, Nodes: 1, Loopback: true})
 	if !CanStepClocks() {
-		t.Skip("there is no C compiler")
+		t.Skip("no C compiler was found")
 	}
 	admin, err := c.ZooKeeperAdmin(0)
 	require.NoError(t, err)
@@ -121,12 +120,12 @@ func TestZooKeeperClocksStep(t *testing.T) {
 	}
 }
 
-// A winner that pauses before its port is open loses its followers, and must
-// not wait for them for longer than a client's budget.
+// The winner of an election that pauses before its port is open loses its followers. It
+// must not wait for them for longer than the budget of a client.
 func TestZooKeeperElectsAgainAfterAPause(t *testing.T) {
 	c := New(t, Options{Kind: ZooKeeper})
 	if !c.HasNetwork() {
-		t.Log("no network of its own here: nothing to cut")
+		t.Log("the cluster has no network: no packets can be dropped")
 		return
 	}
 	leader := c.Leader(t.Context())
@@ -137,7 +136,7 @@ func TestZooKeeperElectsAgainAfterAPause(t *testing.T) {
 	heal, err := c.Partition(leader)
 	require.NoError(t, err)
 	cut := time.Now()
-	<-time.After(900 * time.Millisecond) // the others have noticed and vote
+	<-time.After(900 * time.Millisecond) // the others have detected the failure and vote
 	thaw, err := c.Servers()[winner].Process().Freeze()
 	require.NoError(t, err)
 	<-time.After(1200 * time.Millisecond) // the pause

@@ -23,26 +23,26 @@ import (
 )
 
 const (
-	// zookeeperTick is the servers' tickTime: sessions are granted from 2 of it.
+	// zookeeperTick is the tickTime of the servers. The shortest session has 2 ticks.
 	zookeeperTick = 100 * time.Millisecond
-	// zookeeperSync is syncLimit: how many ticks a leader may be silent.
+	// zookeeperSync is syncLimit, the number of ticks for which a leader may be silent.
 	zookeeperSync = 8
-	// zookeeperInit is initLimit: how many ticks the winner of an election waits
-	// for a majority. A follower that finds its port closed tries five times,
-	// 100 ms apart, and then asks for votes again, which the winner takes no part
-	// in before its wait is over.
+	// zookeeperInit is initLimit, the number of ticks for which the winner of an
+	// election waits for a majority. A follower that finds the winner's port closed
+	// tries five times at intervals of 100 ms and then starts another election, in
+	// which the winner takes no part before its wait has ended.
 	zookeeperInit = 20
-	// longestSession is maxSessionTimeout; 20 ticks would be too few for any
-	// test's TTL.
+	// longestSession is maxSessionTimeout. The default of 20 ticks is shorter than the
+	// TTL of any test.
 	longestSession = time.Minute
 )
 
-// promptVotes bound an election: by default a vote that was lost is sent again
-// after pauses that grow to a minute, and to connect to a server that does not
-// answer takes five seconds, during which its votes are not asked for.
+// promptVotes bounds the time of an election. By default a lost vote is sent again after
+// pauses that grow to a minute, and a connection attempt to a server that does not answer
+// takes five seconds, in which no votes are requested.
 var promptVotes = []string{"-Dzookeeper.fastleader.maxNotificationInterval=200", "-Dzookeeper.cnxTimeout=500"}
 
-// The superuser of every ZooKeeper cluster, who may do everything.
+// The superuser of every ZooKeeper cluster, with all rights.
 const (
 	superUser     = "super"
 	superPassword = "holdfast"
@@ -57,13 +57,13 @@ func (*zookeeper) ports() map[string]int {
 	return map[string]int{"client": 2181, "peer": 2888, "vote": 3888}
 }
 
-// election: a frozen leader is noticed after syncLimit ticks, and a new one
-// serves after some rounds more.
+// election: a frozen leader is detected after syncLimit ticks, and a new one serves after
+// some more rounds.
 func (*zookeeper) election(Options) time.Duration { return 2500 * time.Millisecond }
 
 func (z *zookeeper) command(ctx context.Context, c *Cluster, s *Server, _ bool) (*exec.Cmd, error) {
 	conf := filepath.Join(s.dir, "zoo.cfg")
-	if _, err := os.Stat(conf); errors.Is(err, os.ErrNotExist) { // later ZooKeeper itself keeps it
+	if _, err := os.Stat(conf); errors.Is(err, os.ErrNotExist) { // later ZooKeeper itself updates the file
 		if err := z.configure(c, s, conf); err != nil {
 			return nil, err
 		}
@@ -89,10 +89,10 @@ func (z *zookeeper) command(ctx context.Context, c *Cluster, s *Server, _ bool) 
 	return cmd, nil
 }
 
-// nettyJars are what ZooKeeper needs for TLS, beyond what its own jar names.
+// nettyJars are the jars that ZooKeeper needs for TLS and that its own jar does not list.
 const nettyJars = "/usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar"
 
-// configure writes a server's first configuration.
+// configure writes the first configuration of a server.
 func (z *zookeeper) configure(c *Cluster, s *Server, conf string) error {
 	lines := []string{
 		"dataDir=" + s.dir, "admin.enableServer=false", "4lw.commands.whitelist=*", "maxClientCnxns=0",
@@ -125,13 +125,13 @@ func (z *zookeeper) configure(c *Cluster, s *Server, conf string) error {
 	return os.WriteFile(filepath.Join(s.dir, "myid"), []byte(strconv.Itoa(z.id(s))), 0o600)
 }
 
-// id is a server's number, which is never used again.
+// id returns the number of a server, which no other server gets.
 func (*zookeeper) id(s *Server) int {
-	n, _ := strconv.Atoi(strings.TrimPrefix(s.name, "n")) // we made it
+	n, _ := strconv.Atoi(strings.TrimPrefix(s.name, "n")) // newServer made the name
 	return n + 1
 }
 
-// member is a server in the configuration.
+// member returns the line of a server in the configuration.
 func (z *zookeeper) member(s *Server) string {
 	line := fmt.Sprintf("server.%d=%s:%d:%d:participant", z.id(s), s.host.Addr(), s.ports["peer"], s.ports["vote"])
 	if s.c.o.Security {
@@ -140,8 +140,8 @@ func (z *zookeeper) member(s *Server) string {
 	return line + fmt.Sprintf(";%s:%d", s.host.Addr(), s.ports["client"])
 }
 
-// tls are the lines that switch mutual TLS on. ZooKeeper wants certificate and
-// key in one file, and the key as PKCS 8.
+// tls returns the lines that switch mutual TLS on. ZooKeeper requires the certificate and
+// the key in one file, and the key in PKCS 8.
 func (*zookeeper) tls(c *Cluster, s *Server) ([]string, error) {
 	pair := c.ca.Server()
 	cert, err := tls.LoadX509KeyPair(pair.Cert, pair.Key)
@@ -181,7 +181,7 @@ func (*zookeeper) ready(ctx context.Context, c *Cluster, s *Server) (bool, error
 	case strings.Contains(answer, "Mode: leader"):
 		answer, err := ask4(ctx, c, s, "mntr")
 		if want := fmt.Sprintf("zk_synced_followers\t%d", len(c.Servers())-1); err == nil && !strings.Contains(answer, want) && len(c.Servers()) > 1 {
-			err = errors.New("not all follow it")
+			err = errors.New("not all servers follow the leader")
 		}
 		return true, err
 	case strings.Contains(answer, "Mode: follower"):
@@ -191,7 +191,7 @@ func (*zookeeper) ready(ctx context.Context, c *Cluster, s *Server) (bool, error
 	}
 }
 
-// ask4 asks one of ZooKeeper's questions of four letters.
+// ask4 sends a four-letter command of ZooKeeper and returns the answer.
 func ask4(ctx context.Context, c *Cluster, s *Server, question string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, moment)
 	defer cancel()
@@ -224,8 +224,8 @@ func zookeeperDial(ctx context.Context, c *Cluster, s *Server) (net.Conn, error)
 
 func (*zookeeper) started(context.Context, *Cluster) error { return nil }
 
-// ZooKeeperAdmin is a client of one server with every right, not through its
-// proxy. Its Close ends it.
+// ZooKeeperAdmin returns a client of one server with all rights, which does not use the
+// proxy. The caller must close it.
 func (c *Cluster) ZooKeeperAdmin(i int) (*zk.Conn, error) { return c.zookeeperAdmin(c.Servers()[i]) }
 
 func (c *Cluster) zookeeperAdmin(s *Server) (*zk.Conn, error) {
@@ -249,8 +249,8 @@ type nobody struct{}
 
 func (nobody) Printf(string, ...any) {}
 
-// ZooKeeperReadOnly takes the right to write everything at and below path away
-// from everybody, until heal.
+// ZooKeeperReadOnly removes the right to write at and below paths from all clients until
+// heal is called.
 func (c *Cluster) ZooKeeperReadOnly(paths []string) (heal func() error, err error) {
 	set := func(perms int32) error {
 		admin, err := c.ZooKeeperAdmin(0)
@@ -288,7 +288,7 @@ func permit(c *zk.Conn, path string, perms int32) error {
 	return nil
 }
 
-// reconfigure changes the membership through any server but not.
+// reconfigure changes the membership through any server except not.
 func (z *zookeeper) reconfigure(ctx context.Context, c *Cluster, not *Server, joining, leaving []string) error {
 	return settled(ctx, func() error {
 		var last error
@@ -316,8 +316,7 @@ func (z *zookeeper) leave(ctx context.Context, c *Cluster, s *Server) error {
 	return z.reconfigure(ctx, c, s, nil, []string{strconv.Itoa(z.id(s))})
 }
 
-// join has nothing to do: a server that is started follows, and votes once it
-// is welcome.
+// join does nothing. A server that is started follows, and welcome makes it vote.
 func (*zookeeper) join(context.Context, *Cluster, *Server) error { return nil }
 
 func (z *zookeeper) welcome(ctx context.Context, c *Cluster, s *Server) error {
@@ -330,5 +329,5 @@ func (z *zookeeper) welcome(ctx context.Context, c *Cluster, s *Server) error {
 	})
 }
 
-// inheritsNames says that clients find a new server by the old one's name.
+// inheritsNames marks a store whose clients find a new server by the name of the old one.
 func (*zookeeper) inheritsNames() {}

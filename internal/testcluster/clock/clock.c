@@ -1,6 +1,6 @@
 // Moves the wall clock of the process that it is preloaded into by the seconds
 // that the file named by HOLDFAST_CLOCK holds, as they change. Other clocks are
-// left alone, as they are when somebody sets a machine's clock.
+// left alone, as they are when the clock of a machine is set.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

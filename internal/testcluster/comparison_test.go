@@ -16,7 +16,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore"
 )
 
-// TestMain lets the test program be a node of the embedded store.
+// TestMain runs the test binary as a node of the embedded store if a cluster has started
+// it as one.
 func TestMain(m *testing.M) {
 	RaftNode{Leads: func(b dcs.Backend) bool {
 		s := b.(*raftstore.Backend).Status()
@@ -25,31 +26,31 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// besideTiming leaves each store's election room in a budget.
-var besideTiming = dcs.Timing{TTL: 30 * time.Second, LoopWait: 10 * time.Second, RetryTimeout: 5 * time.Second}
+// comparisonTiming has a budget that is longer than an election of each store.
+var comparisonTiming = dcs.Timing{TTL: 30 * time.Second, LoopWait: 10 * time.Second, RetryTimeout: 5 * time.Second}
 
-// besides is one store with three servers, and clients of it.
-type besides struct {
+// comparison is one store with three servers and its clients.
+type comparison struct {
 	name    string
 	cluster *Cluster
 	open    func(endpoints []string) (dcs.Backend, error)
 }
 
-// newBesides starts a cluster of nodes of the embedded store, whose clients have no
-// data directory, and one of etcd.
-func newBesides(b *testing.B) []*besides {
+// newComparisons starts a cluster of the embedded store, whose clients have no data
+// directory, and one of etcd.
+func newComparisons(b *testing.B) []*comparison {
 	b.Helper()
-	return []*besides{
+	return []*comparison{
 		{"raftstore", New(b, Options{Kind: Raft, Election: time.Second}), func(endpoints []string) (dcs.Backend, error) {
-			return raftstore.NewClient(raftstore.ClientConfig{Endpoints: endpoints, Root: RaftRoot, Timing: besideTiming, PlaintextBeyondLoopback: true})
+			return raftstore.NewClient(raftstore.ClientConfig{Endpoints: endpoints, Root: RaftRoot, Timing: comparisonTiming, PlaintextBeyondLoopback: true})
 		}},
 		{"etcd3", New(b, Options{Kind: Etcd, Election: time.Second}), func(endpoints []string) (dcs.Backend, error) {
-			return etcd3.New(etcd3.Config{Endpoints: endpoints, Root: "beside", Timing: besideTiming})
+			return etcd3.New(etcd3.Config{Endpoints: endpoints, Root: "beside", Timing: comparisonTiming})
 		}},
 	}
 }
 
-func (s *besides) client(b *testing.B) dcs.Backend {
+func (s *comparison) client(b *testing.B) dcs.Backend {
 	b.Helper()
 	c, err := s.open(s.cluster.Endpoints())
 	require.NoError(b, err)
@@ -60,7 +61,7 @@ func (s *besides) client(b *testing.B) dcs.Backend {
 // BenchmarkClientsRenew compares renewals that read a key.
 func BenchmarkClientsRenew(b *testing.B) {
 	var sides []Side
-	for _, s := range newBesides(b) {
+	for _, s := range newComparisons(b) {
 		lease, _, err := s.client(b).Grant(b.Context(), time.Minute)
 		require.NoError(b, err)
 		side := Timed(s.name, func() error { _, err := lease.Renew(b.Context(), "some/key"); return err })
@@ -72,13 +73,13 @@ func BenchmarkClientsRenew(b *testing.B) {
 	Versus(b, 0.5, 20, 50, sides...)
 }
 
-// BenchmarkClientsWaits wakes the Waits of 100 clients, each with connections of its
-// own, with one commit, and compares the 99th percentile of the times from its
-// sending on. A process makes few connections at a time, so that more clients of etcd
-// take minutes to start.
+// BenchmarkClientsWaits wakes the Waits of 100 clients with one commit, and compares the
+// 99th percentile of the times since the commit was sent. Each client has its own
+// connections. More clients of etcd would take minutes to start, because a process makes
+// few connections at a time.
 func BenchmarkClientsWaits(b *testing.B) {
 	var sides []Side
-	for _, s := range newBesides(b) {
+	for _, s := range newComparisons(b) {
 		w := newAwakened(b, s, 100)
 		side := Side{s.name, func() time.Duration { return time.Duration(QuantileOf(w.wake(b), 0.99)) }}
 		side.Once()
@@ -94,13 +95,13 @@ type awakened struct {
 	since  dcs.Revision
 }
 
-func newAwakened(b *testing.B, s *besides, n int) *awakened {
+func newAwakened(b *testing.B, s *comparison, n int) *awakened {
 	w := &awakened{writer: s.client(b)}
 	for range n {
 		w.list = append(w.list, s.client(b))
 	}
 	var opening sync.WaitGroup
-	turn := make(chan struct{}, 16) // as programs that are started one after the other
+	turn := make(chan struct{}, 16) // limits how many clients connect at a time
 	for _, c := range w.list {
 		turn <- struct{}{}
 		opening.Go(func() {
@@ -117,7 +118,8 @@ func newAwakened(b *testing.B, s *besides, n int) *awakened {
 	return w
 }
 
-// wake lets all wait, writes the key, and returns how long each waited from then.
+// wake starts all Waits, writes the key, and returns the times from the write to the end of
+// each Wait.
 func (w *awakened) wake(b *testing.B) []time.Duration {
 	var waiting, woken sync.WaitGroup
 	at, took := make([]time.Time, len(w.list)), make([]time.Duration, len(w.list))
@@ -132,7 +134,7 @@ func (w *awakened) wake(b *testing.B) []time.Duration {
 		})
 	}
 	waiting.Wait()
-	backoff.Sleep(b.Context(), 300*time.Millisecond) // all are asleep
+	backoff.Sleep(b.Context(), 300*time.Millisecond) // until all Waits have started
 	begin := time.Now()
 	r, err := w.writer.Commit(b.Context(), dcs.Txn{Then: []dcs.Write{dcs.Put("woken", nil)}})
 	require.NoError(b, err)
@@ -144,13 +146,12 @@ func (w *awakened) wake(b *testing.B) []time.Duration {
 	return took
 }
 
-// BenchmarkClientsFrozen commits 30 times at each store while one of its servers is
-// frozen.
+// BenchmarkClientsFrozen commits 30 times to each store while one of its servers is frozen.
 func BenchmarkClientsFrozen(b *testing.B) {
 	for _, leads := range []bool{false, true} {
 		b.Run(fmt.Sprintf("leads=%t", leads), func(b *testing.B) {
 			puts := map[string]func(ctx context.Context, n int) error{}
-			for _, s := range newBesides(b) {
+			for _, s := range newComparisons(b) {
 				c := s.client(b)
 				put := func(ctx context.Context, n int) error {
 					_, err := c.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put(fmt.Sprint("k", n), nil)}})
