@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 
 // suite is what the conformance suite runs on.
 type suite struct {
-	testcluster.Site
+	testcluster.Env
 	agent string // "": through the servers
 }
 
@@ -56,7 +56,7 @@ func (s *suite) fresh(tb testing.TB) *suite {
 }
 
 func newSuite(tb testing.TB) *suite {
-	s := &suite{Site: shared.Site(tb)}
+	s := &suite{Env: shared.Env(tb)}
 	commonNode.Do(func() {
 		_, err := s.admin(tb).Catalog().Register(&api.CatalogRegistration{Node: suiteNode, Address: nodeAddress}, nil)
 		require.NoError(tb, err)
@@ -138,7 +138,7 @@ func (s *suite) open(tb testing.TB) dcs.Backend {
 
 func (s *suite) url(testing.TB) string {
 	if s.agent != "" {
-		site := testcluster.Site{Endpoints: s.Endpoints, Root: s.Root}
+		site := testcluster.Env{Endpoints: s.Endpoints, Root: s.Root}
 		return site.URL("consul", suiteTiming, "lock_delay=1ms")
 	}
 	return s.URL("consul", suiteTiming, "node=holdfast-suite")
@@ -166,7 +166,7 @@ func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.B
 	if who == conformance.MissingRight {
 		rules = testcluster.ConsulReader
 	}
-	t := &tokens{tb: tb, admin: (&suite{Site: testcluster.Site{Cluster: cluster}}).admin(tb), file: filepath.Join(tb.TempDir(), "token")}
+	t := &tokens{tb: tb, admin: (&suite{Env: testcluster.Env{Cluster: cluster}}).admin(tb), file: filepath.Join(tb.TempDir(), "token")}
 	switch who {
 	case conformance.WrongPassword:
 		t.write("wrong-" + conformance.Secret)
@@ -176,12 +176,12 @@ func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.B
 	default:
 		t.renew(rules)
 	}
-	return openSecure(cluster, cluster.Authority().For(tb, who), t.file, log)
+	return openSecure(cluster, cluster.Authority().ClientTLS(tb, who), t.file, log)
 }
 
 func openSecure(cluster *testcluster.Cluster, conf *tls.Config, tokenFile string, log *slog.Logger) (dcs.Backend, error) {
 	b, err := New(Config{
-		Endpoints: cluster.Endpoints(), Root: testcluster.SiteRoot, Node: suiteNode, MinTTL: time.Second,
+		Endpoints: cluster.Endpoints(), Root: testcluster.EnvRoot, Node: suiteNode, MinTTL: time.Second,
 		Timing: suiteTiming, Logger: log, TLS: conf, TokenFile: tokenFile,
 	})
 	if err != nil {

@@ -40,12 +40,12 @@ func TestMain(m *testing.M) {
 }
 
 // suite is what the conformance suite runs on.
-type suite struct{ testcluster.Site }
+type suite struct{ testcluster.Env }
 
 // fresh is the suite with a tree of its own.
 func (s *suite) fresh(tb testing.TB) *suite { return &suite{s.Fresh(tb)} }
 
-func newSuite(tb testing.TB) *suite { return &suite{shared.Site(tb)} }
+func newSuite(tb testing.TB) *suite { return &suite{shared.Env(tb)} }
 
 // byHand does something to the store that no client of ours does, through a
 // connection that lives no longer.
@@ -142,12 +142,12 @@ func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.B
 	case conformance.ShortToken:
 		outdateTokens(tb, cluster)
 	}
-	return openSecure(cluster, cluster.Authority().For(tb, who), user, password, log)
+	return openSecure(cluster, cluster.Authority().ClientTLS(tb, who), user, password, log)
 }
 
 func openSecure(cluster *testcluster.Cluster, conf *tls.Config, user, password string, log *slog.Logger) (dcs.Backend, error) {
 	b, err := New(Config{
-		Endpoints: cluster.Endpoints(), Root: testcluster.SiteRoot, Timing: suiteTiming, Logger: log,
+		Endpoints: cluster.Endpoints(), Root: testcluster.EnvRoot, Timing: suiteTiming, Logger: log,
 		TLS: conf, Username: user, Password: password,
 	})
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 // place: the client leaves it as it leaves the real one.
 func TestStandInIsLeft(t *testing.T) {
 	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Etcd, Loopback: true})
-	s := (&suite{testcluster.Site{Cluster: c}}).fresh(t)
+	s := (&suite{testcluster.Env{Cluster: c}}).fresh(t)
 	b, err := New(Config{Endpoints: s.Endpoints, Root: s.Root, Timing: suiteTiming})
 	require.NoError(t, err)
 	defer b.Close()

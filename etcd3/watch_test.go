@@ -17,7 +17,7 @@ import (
 // meanwhile is not missed: a deletion neither.
 func TestWatchSurvivesACompaction(t *testing.T) {
 	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Etcd})
-	s := (&suite{testcluster.Site{Cluster: c}}).fresh(t)
+	s := (&suite{testcluster.Env{Cluster: c}}).fresh(t)
 	timing := dcs.Timing{TTL: 30 * time.Second, LoopWait: time.Second, RetryTimeout: 10 * time.Second}
 	b, err := New(Config{Endpoints: s.Endpoints, Root: s.Root, Timing: timing})
 	require.NoError(t, err)

@@ -58,10 +58,10 @@ var raftNode = testcluster.RaftNode{
 }
 
 // clientSuite has the nodes on which the conformance suite of clients runs.
-type clientSuite struct{ testcluster.Site }
+type clientSuite struct{ testcluster.Env }
 
 func newClientSuite(tb testing.TB) *clientSuite {
-	return (&clientSuite{sharedNodes.Site(tb)}).fresh(tb)
+	return (&clientSuite{sharedNodes.Env(tb)}).fresh(tb)
 }
 
 func (s *clientSuite) fresh(tb testing.TB) *clientSuite {

@@ -38,16 +38,16 @@ func TestMain(m *testing.M) {
 
 // suite is what the conformance suite runs on.
 type suite struct {
-	testcluster.Site
+	testcluster.Env
 
 	mu      sync.Mutex
 	clients []*Backend
 }
 
 // fresh is the suite with a tree of its own.
-func (s *suite) fresh(tb testing.TB) *suite { return &suite{Site: s.Fresh(tb)} }
+func (s *suite) fresh(tb testing.TB) *suite { return &suite{Env: s.Fresh(tb)} }
 
-func newSuite(tb testing.TB) *suite { return &suite{Site: shared.Site(tb)} }
+func newSuite(tb testing.TB) *suite { return &suite{Env: shared.Env(tb)} }
 
 // admin runs f with a client that has every right, not through a proxy.
 func (s *suite) admin(tb testing.TB, f func(c *zk.Conn)) {
@@ -176,9 +176,9 @@ func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.B
 	cluster := secured.Get(tb)
 	owners(tb, cluster)
 	c := Config{
-		Endpoints: cluster.Endpoints(), Root: testcluster.SiteRoot, User: secretUser, Password: conformance.Secret, Timing: suiteTiming,
+		Endpoints: cluster.Endpoints(), Root: testcluster.EnvRoot, User: secretUser, Password: conformance.Secret, Timing: suiteTiming,
 		Tick: testcluster.ZooKeeperTick, MinTTL: 2 * testcluster.ZooKeeperTick, MaxTTL: time.Minute,
-		Logger: log, TLS: cluster.Authority().For(tb, who),
+		Logger: log, TLS: cluster.Authority().ClientTLS(tb, who),
 	}
 	switch who {
 	case conformance.WrongPassword:
@@ -200,7 +200,7 @@ func owners(tb testing.TB, cluster *testcluster.Cluster) {
 	require.NoError(tb, err)
 	defer c.Close()
 	acl := append(zk.DigestACL(zk.PermAll, secretUser, conformance.Secret), zk.DigestACL(zk.PermRead, readingUser, readerSecret)...)
-	for _, path := range append(parents("/"+testcluster.SiteRoot), "/"+testcluster.SiteRoot) {
+	for _, path := range append(parents("/"+testcluster.EnvRoot), "/"+testcluster.EnvRoot) {
 		if _, err := c.Create(path, nil, 0, acl); !errors.Is(err, zk.ErrNodeExists) {
 			require.NoError(tb, err)
 		}

@@ -101,9 +101,9 @@ func (s *Sockets) Read() []conformance.Socket {
 	return out
 }
 
-// For returns the TLS configuration of a client with the credentials of a case, which
+// ClientTLS returns the TLS configuration of a client with the credentials of a case, which
 // may be valid, invalid or missing.
-func (a *Authority) For(tb testing.TB, creds conformance.Credentials) *tls.Config {
+func (a *Authority) ClientTLS(tb testing.TB, creds conformance.Credentials) *tls.Config {
 	pair := a.Client()
 	if creds == conformance.ExpiredCert {
 		pair = a.Expired()

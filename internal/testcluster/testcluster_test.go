@@ -41,19 +41,19 @@ func TestUnhealthySharedClusterIsReplaced(t *testing.T) {
 	shared := Shared{Options: Options{Kind: Etcd, Loopback: true}}
 	defer shared.Close()
 	first := shared.Get(t)
-	site := Site{shared: &shared}.Fresh(t)
-	require.Same(t, first, site.Cluster)
+	env := Env{shared: &shared}.Fresh(t)
+	require.Same(t, first, env.Cluster)
 	first.Servers()[1].Kill()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	require.ErrorContains(t, first.Healthy(ctx), "n1 (ended: signal: killed)")
 
-	site = site.Fresh(t)
-	require.NotSame(t, first, site.Cluster)
-	require.Same(t, site.Cluster, shared.Get(t))
-	require.Equal(t, site.Cluster.Endpoints(), site.Endpoints)
+	env = env.Fresh(t)
+	require.NotSame(t, first, env.Cluster)
+	require.Same(t, env.Cluster, shared.Get(t))
+	require.Equal(t, env.Cluster.Endpoints(), env.Endpoints)
 	require.NoDirExists(t, first.dir)
-	require.NoError(t, site.Cluster.Healthy(t.Context()))
+	require.NoError(t, env.Cluster.Healthy(t.Context()))
 }
 
 func TestEtcdPartitionIsHalfHealthy(t *testing.T) {

@@ -11,9 +11,9 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Site is the environment of a backend's conformance cases. It consists of the servers of
+// Env is the environment of a backend's conformance cases. It consists of the servers of
 // a cluster, or external ones, and a tree on them.
-type Site struct {
+type Env struct {
 	Cluster   *Cluster // nil for external servers
 	Endpoints []string
 	Root      string
@@ -21,41 +21,41 @@ type Site struct {
 	shared *Shared // nil if Cluster never changes
 }
 
-// SiteRoot is the common prefix of the Root of every Site.
-const SiteRoot = "holdfast/suite"
+// EnvRoot is the common prefix of the Root of every Env.
+const EnvRoot = "holdfast/suite"
 
-// Site returns a Site on the shared cluster, or on the servers of [External].
-func (s *Shared) Site(tb testing.TB) Site {
+// Env returns an Env on the shared cluster, or on the servers of [External].
+func (s *Shared) Env(tb testing.TB) Env {
 	if own := External(s.Options.Kind); own != nil {
-		return Site{Endpoints: own}.Fresh(tb)
+		return Env{Endpoints: own}.Fresh(tb)
 	}
-	return Site{shared: s}.Fresh(tb)
+	return Env{shared: s}.Fresh(tb)
 }
 
-// Fresh returns a copy of the Site with a new tree and the current servers.
-func (s Site) Fresh(tb testing.TB) Site {
+// Fresh returns a copy of the Env with a new tree and the current servers.
+func (s Env) Fresh(tb testing.TB) Env {
 	if s.shared != nil {
 		s.Cluster = s.shared.Get(tb)
 	}
 	if s.Cluster != nil {
 		s.Endpoints = s.Cluster.Endpoints()
 	}
-	s.Root = SiteRoot + "/" + strings.ToLower(rand.Text()[:10])
+	s.Root = EnvRoot + "/" + strings.ToLower(rand.Text()[:10])
 	return s
 }
 
 // Resolver returns the resolver for the names of the servers. Nil means the system's.
-func (s Site) Resolver() *net.Resolver {
+func (s Env) Resolver() *net.Resolver {
 	if s.Cluster == nil {
 		return nil
 	}
 	return s.Cluster.Resolver()
 }
 
-// URL returns the URL of the Site's tree, which other processes may use too. It has the
+// URL returns the URL of the Env's tree, which other processes may use too. It has the
 // addresses of the servers, because only this process can resolve their names. options are
 // those of the backend, such as "node=x".
-func (s Site) URL(scheme string, t dcs.Timing, options string) string {
+func (s Env) URL(scheme string, t dcs.Timing, options string) string {
 	addrs := s.Endpoints
 	if s.Cluster != nil {
 		addrs = nil
