@@ -36,7 +36,7 @@ func (a *Attempt) Late() {
 	now := p.now()
 	a.late = true
 	a.m.remove(a)
-	p.unanswered(a, now-a.start, now, context.DeadlineExceeded)
+	p.recordSilence(a, now-a.start, now, context.DeadlineExceeded)
 	p.reselect()
 	p.mu.Unlock()
 	p.flushEvents()
@@ -57,10 +57,10 @@ func (a *Attempt) End(err error) {
 	}
 	switch {
 	case err == nil:
-		p.answer(a, took, now)
+		p.recordAnswer(a, took, now)
 	case a.late && isContext(err): // Late has counted the silence
 	case isContext(err) || err == ErrOvertaken: //nolint:errorlint // passed by callers, never wrapped
-		p.unanswered(a, took, now, err)
+		p.recordSilence(a, took, now, err)
 	default:
 		p.judge(a.m, a.start, now, p.o.Judge(err))
 	}
@@ -72,27 +72,27 @@ func (a *Attempt) End(err error) {
 // judge acts on the verdict on an error that m answered at now to a request sent at
 // start. Under p.mu.
 func (p *Pool) judge(m *member, start, now time.Duration, v Verdict) {
-	p.rest(m, now, v)
+	p.setBusy(m, now, v)
 	switch {
 	case v.Final:
 		m.failures = 0
-		p.rested(m)
+		p.clearBusy(m)
 	case v.Local || v.Unconfirmed:
 	case v.Doubt:
-		p.doubt(m, start, now, v.Reason)
+		p.recordDoubt(m, start, now, v.Reason)
 	case v.Blame || v.Unreachable:
 		p.recordFailure(m, now, v.Reason, v.Unreachable)
 		m.unreachable = v.Unreachable
 	}
 }
 
-// answer records that a was answered at now, after took. Under p.mu.
-func (p *Pool) answer(a *Attempt, took, now time.Duration) {
+// recordAnswer records that a was answered at now, after took. Under p.mu.
+func (p *Pool) recordAnswer(a *Attempt, took, now time.Duration) {
 	m := a.m
-	p.rested(m)
+	p.clearBusy(m)
 	m.silentAt = 0
 	m.lat[a.class].add(m.lat[a.class].damped(took))
-	p.well(m, now)
+	p.clearFailures(m, now)
 	p.resolveDoubts(a)
 	if a.late {
 		return // the answer was slow: later results about the endpoint stay valid
@@ -103,10 +103,10 @@ func (p *Pool) answer(a *Attempt, took, now time.Duration) {
 	}
 }
 
-// doubt records that an endpoint answered at now that it cannot serve a request
+// recordDoubt records that an endpoint answered at now that it cannot serve a request
 // that was sent at start. This is a failure if an endpoint has answered a request
 // that was sent later. Under p.mu.
-func (p *Pool) doubt(m *member, start, now time.Duration, why string) {
+func (p *Pool) recordDoubt(m *member, start, now time.Duration, why string) {
 	m.silentAt = 0
 	if start < max(p.answered[Read], p.answered[Write], p.answered[Renew]) {
 		p.recordFailure(m, now, why, false)
@@ -131,22 +131,24 @@ func (p *Pool) resolveDoubts(a *Attempt) {
 	}
 }
 
-// well resets the failures of an endpoint that answered, and postpones the probe
+// clearFailures resets the failures of an endpoint that answered, and postpones the probe
 // that was to verify them. Under p.mu.
-func (p *Pool) well(m *member, now time.Duration) {
+func (p *Pool) clearFailures(m *member, now time.Duration) {
 	if m.failures > 0 && !m.ejected {
 		m.failures = 0
-		m.probeAt = now + p.sampled()
+		m.probeAt = now + p.samplePause()
 	}
 }
 
-// sampled returns the pause before the next probe of a healthy endpoint.
-func (p *Pool) sampled() time.Duration { return p.o.SampleInterval/2 + p.jitter(p.o.SampleInterval) }
+// samplePause returns the pause before the next probe of a healthy endpoint.
+func (p *Pool) samplePause() time.Duration {
+	return p.o.SampleInterval/2 + p.jitter(p.o.SampleInterval)
+}
 
-// unanswered judges an attempt that ended without an answer. It is a failure of the
+// recordSilence judges an attempt that ended without an answer. It is a failure of the
 // endpoint if the attempt timed out, or if it was silent for longer than usual and
 // a later request to an endpoint has been answered. Under p.mu.
-func (p *Pool) unanswered(a *Attempt, took, now time.Duration, err error) {
+func (p *Pool) recordSilence(a *Attempt, took, now time.Duration, err error) {
 	// The timeout of a copy that was sent with little time left proves nothing.
 	expired := isDeadline(err) && took >= p.o.AttemptFloor*9/10
 	if !expired && (took <= p.hedge(a.m, a.class) || p.answered[a.class] <= a.start) {

@@ -26,8 +26,8 @@ func (p *Pool) background() {
 	}
 }
 
-// poke makes the background goroutine run the work that is due.
-func (p *Pool) poke() {
+// wakeUp makes the background goroutine run the work that is due.
+func (p *Pool) wakeUp() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
@@ -40,7 +40,7 @@ func (p *Pool) Refresh() {
 	p.mu.Lock()
 	p.listAt = min(p.listAt, p.now()+p.jitter(p.o.ProbeInterval))
 	p.mu.Unlock()
-	p.poke()
+	p.wakeUp()
 }
 
 // work starts the tasks that are due and returns the time until the next one.
@@ -51,7 +51,7 @@ func (p *Pool) work() time.Duration {
 	now := p.now()
 	next := now + time.Minute
 	if len(p.names) > 0 {
-		next = min(next, p.lookDue(now))
+		next = min(next, p.runDueLookups(now))
 	}
 	if p.o.Topology != nil && !p.listing {
 		if p.listAt <= now {
@@ -64,7 +64,7 @@ func (p *Pool) work() time.Duration {
 	}
 	for _, m := range p.members {
 		switch {
-		case m.probing || p.idle(m) || !m.ejected && (p.o.Probe == nil || p.o.SampleInterval < 0):
+		case m.probing || p.isIdle(m) || !m.ejected && (p.o.Probe == nil || p.o.SampleInterval < 0):
 		case m.probeAt > now:
 			next = min(next, m.probeAt)
 		case p.o.Probe == nil:
@@ -101,37 +101,37 @@ func (p *Pool) probe(m *member) {
 	switch {
 	case m.gone:
 	case err != nil:
-		p.unproven(m, began, now, err)
+		p.probeFailed(m, began, now, err)
 	default:
-		p.proved(m, now, now-began, leads)
+		p.probeSucceeded(m, now, now-began, leads)
 	}
 	p.reselect()
-	p.poke()
+	p.wakeUp()
 }
 
-// fault returns the reason of a failed probe.
-func (p *Pool) fault(err error, took time.Duration) string {
+// failureReason returns the reason of a failed probe.
+func (p *Pool) failureReason(err error, took time.Duration) string {
 	if isContext(err) {
 		return "no answer within " + round(took).String()
 	}
 	return p.o.Judge(err).Reason
 }
 
-// proved records a probe of m that was answered. Under p.mu.
-func (p *Pool) proved(m *member, now, took time.Duration, leads bool) {
+// probeSucceeded records a probe of m that was answered. Under p.mu.
+func (p *Pool) probeSucceeded(m *member, now, took time.Duration, leads bool) {
 	if m.ejected {
 		m.lat = [classes]latency{} // its latency from before the failure no longer applies
 	}
 	m.silentAt = 0
 	m.lat[Read].add(took)
 	if leads {
-		p.leads(m)
+		p.setLeader(m)
 	} else {
 		m.leads = false
 	}
-	m.probeAt = now + p.sampled()
+	m.probeAt = now + p.samplePause()
 	m.doubtAt = 0
-	p.rested(m)
+	p.clearBusy(m)
 	if !m.ejected {
 		m.failures = 0
 		return
@@ -143,24 +143,24 @@ func (p *Pool) proved(m *member, now, took time.Duration, leads bool) {
 	m.probeAt = now + p.jitter(p.o.ProbeInterval)
 }
 
-// unproven records a probe of m that failed. Under p.mu.
-func (p *Pool) unproven(m *member, began, now time.Duration, err error) {
-	why := p.fault(err, now-began)
+// probeFailed records a probe of m that failed. Under p.mu.
+func (p *Pool) probeFailed(m *member, began, now time.Duration, err error) {
+	why := p.failureReason(err, now-began)
 	m.unreachable = false
 	if !isContext(err) {
 		v := p.o.Judge(err)
 		defer func() { m.unreachable = v.Unreachable }()
-		p.rest(m, now, v)
+		p.setBusy(m, now, v)
 		switch {
 		case m.ejected:
 		case v.Doubt:
-			p.doubt(m, began, now, why)
+			p.recordDoubt(m, began, now, why)
 			if m.probeAt = now + p.jitter(p.o.ProbeInterval); v.Throttled {
-				m.probeAt = now + p.sampled() // calls are sent one at a time and show whether it serves
+				m.probeAt = now + p.samplePause() // calls are sent one at a time and show whether it serves
 			}
 			return
 		case !v.Blame && !v.Unreachable:
-			m.probeAt = now + p.sampled()
+			m.probeAt = now + p.samplePause()
 			return
 		}
 	}
@@ -172,7 +172,7 @@ func (p *Pool) unproven(m *member, began, now time.Duration, err error) {
 	}
 	m.proven, m.why = 0, why
 	p.dropSilent(m, now)
-	p.lookSoon(now) // the name may resolve to another server now
+	p.scheduleLookups(now) // the name may resolve to another server now
 	m.pause = min(2*m.pause, maxPause*p.o.ProbeInterval)
 	m.probeAt = now + m.pause/2 + p.jitter(m.pause/2)
 }
@@ -197,7 +197,7 @@ func (p *Pool) list() {
 	}
 	p.listAt = now + p.o.TopologyInterval/2 + p.jitter(p.o.TopologyInterval)
 	p.merge(listed)
-	p.poke()
+	p.wakeUp()
 }
 
 // merge applies the list of members. A new member is not used before probes have
@@ -231,9 +231,9 @@ func (p *Pool) discovered(l Listed) {
 	p.add(m)
 	if m.name != nil {
 		p.names = append(p.names, m.name)
-		p.look(m.name)
+		p.lookUp(m.name)
 	}
-	if m.shadowed = p.replaced(m); !m.shadowed {
+	if m.shadowed = p.isReplaced(m); !m.shadowed {
 		p.queueEvent(dcs.EndpointEvent{Change: dcs.Added, From: m.addr, Reason: "listed by the store"})
 	}
 }

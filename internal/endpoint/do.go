@@ -134,7 +134,7 @@ func (d *call[T]) round(ctx context.Context, n int) bool {
 func (d *call[T]) more(ctx context.Context) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.over || ctx.Err() != nil || d.open >= maxCopies || len(d.tried) > 0 && d.p.gated() {
+	if d.over || ctx.Err() != nil || d.open >= maxCopies || len(d.tried) > 0 && d.p.isGated() {
 		return false
 	}
 	if len(d.tried) > 0 && len(d.tried) >= d.p.size() {
@@ -166,7 +166,7 @@ func (d *call[T]) hedge(ctx context.Context, after time.Duration) {
 func (d *call[T]) mayHedge(ctx context.Context) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.open > 0 && d.open < maxCopies && !d.over && ctx.Err() == nil && len(d.tried) < d.p.size() && !d.p.gated()
+	return d.open > 0 && d.open < maxCopies && !d.over && ctx.Err() == nil && len(d.tried) < d.p.size() && !d.p.isGated()
 }
 
 // copy runs one copy. The caller must have counted it in open.

@@ -2,9 +2,9 @@ package endpoint
 
 import "time"
 
-// silent reports whether m has an attempt that has been unanswered for longer than
+// isSilent reports whether m has an attempt that has been unanswered for longer than
 // usual. Under p.mu.
-func (p *Pool) silent(m *member, now time.Duration) bool {
+func (p *Pool) isSilent(m *member, now time.Duration) bool {
 	for _, a := range m.open {
 		if now-a.start > p.hedge(m, a.class) {
 			return true

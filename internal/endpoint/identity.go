@@ -51,7 +51,7 @@ func (p *Pool) Identify(endpoint, server string) {
 // restored. Under p.mu.
 func (p *Pool) regroup() {
 	for _, m := range p.members {
-		shadowed := p.replaced(m)
+		shadowed := p.isReplaced(m)
 		if shadowed == m.shadowed {
 			continue
 		}
@@ -64,7 +64,7 @@ func (p *Pool) regroup() {
 		}
 		m.probeAt = p.now()
 		p.queueEvent(dcs.EndpointEvent{Change: dcs.Added, From: m.addr, Reason: "server does not answer at its other addresses"})
-		p.poke()
+		p.wakeUp()
 	}
 }
 
@@ -73,25 +73,25 @@ func (p *Pool) regroup() {
 func (p *Pool) first(m *member) *member {
 	best := m
 	for _, o := range p.members {
-		if p.same(o, m) && (o.ejected == best.ejected && o.rank < best.rank || !o.ejected && best.ejected) {
+		if p.isSameServer(o, m) && (o.ejected == best.ejected && o.rank < best.rank || !o.ejected && best.ejected) {
 			best = o
 		}
 	}
 	return best
 }
 
-// replaced reports whether m is not used because another endpoint of its server is.
+// isReplaced reports whether m is not used because another endpoint of its server is.
 // Under p.mu.
-func (p *Pool) replaced(m *member) bool {
-	earlier := slices.ContainsFunc(p.members, func(o *member) bool { return p.same(o, m) && o.rank < m.rank })
+func (p *Pool) isReplaced(m *member) bool {
+	earlier := slices.ContainsFunc(p.members, func(o *member) bool { return p.isSameServer(o, m) && o.rank < m.rank })
 	return earlier && p.first(m) != m
 }
 
-// idle reports whether m needs no connection. Under p.mu.
-func (p *Pool) idle(m *member) bool { return m.shadowed && !p.first(m).ejected }
+// isIdle reports whether m needs no connection. Under p.mu.
+func (p *Pool) isIdle(m *member) bool { return m.shadowed && !p.first(m).ejected }
 
-// same reports whether a and b are known to be endpoints of the same server.
-func (*Pool) same(a, b *member) bool { return a.id != "" && a.id == b.id }
+// isSameServer reports whether a and b are known to be endpoints of the same server.
+func (*Pool) isSameServer(a, b *member) bool { return a.id != "" && a.id == b.id }
 
 // ejectOthers ejects the other endpoints of m's server until probes succeed there,
 // because the server itself may have failed. Under p.mu.
@@ -101,7 +101,7 @@ func (p *Pool) ejectOthers(m *member) {
 	}
 	now := p.now()
 	for _, o := range p.members {
-		if o != m && p.same(o, m) && !o.ejected {
+		if o != m && p.isSameServer(o, m) && !o.ejected {
 			o.ejected, o.why, o.proven, o.pause = true, m.why, 0, p.o.ProbeInterval
 			o.probeAt = now + p.jitter(o.pause)
 		}

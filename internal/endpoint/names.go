@@ -118,7 +118,7 @@ func (p *Pool) Address(ctx context.Context, endpoint string) (string, error) {
 		if p.life.Err() != nil {
 			return "", dcs.ErrClosed
 		}
-		p.look(n)
+		p.lookUp(n)
 		looked := n.looked
 		p.mu.Unlock()
 		select {
@@ -138,15 +138,15 @@ func (p *Pool) Address(ctx context.Context, endpoint string) (string, error) {
 	return "", n.err
 }
 
-// lookAll starts a lookup of every name. Under p.mu.
-func (p *Pool) lookAll() {
+// lookUpAll starts a lookup of every name. Under p.mu.
+func (p *Pool) lookUpAll() {
 	for _, n := range p.names {
-		p.look(n)
+		p.lookUp(n)
 	}
 }
 
-// look starts a lookup of n, unless one is in flight. Under p.mu.
-func (p *Pool) look(n *name) {
+// lookUp starts a lookup of n, unless one is in flight. Under p.mu.
+func (p *Pool) lookUp(n *name) {
 	if n.looking || p.life.Err() != nil {
 		return
 	}
@@ -175,7 +175,7 @@ func (p *Pool) lookup(n *name) {
 		p.resolved(n, addrs)
 		p.reselect()
 	}
-	p.poke()
+	p.wakeUp()
 }
 
 // resolved applies the addresses that a lookup of n has returned. Under p.mu.
@@ -259,17 +259,17 @@ func (p *Pool) removeIf(gone func(m *member) (why string, gone bool)) {
 	p.regroup()
 }
 
-// lookSoon schedules a lookup of all names within a ProbeInterval. Under p.mu.
-func (p *Pool) lookSoon(now time.Duration) {
+// scheduleLookups schedules a lookup of all names within a ProbeInterval. Under p.mu.
+func (p *Pool) scheduleLookups(now time.Duration) {
 	p.lookAt = min(p.lookAt, now+p.jitter(p.o.ProbeInterval))
 }
 
-// lookDue starts the lookups that are due, and returns when the next ones are due.
+// runDueLookups starts the lookups that are due, and returns when the next ones are due.
 // Under p.mu.
-func (p *Pool) lookDue(now time.Duration) time.Duration {
+func (p *Pool) runDueLookups(now time.Duration) time.Duration {
 	if p.lookAt <= now {
 		p.lookAt = now + p.o.TopologyInterval/2 + p.jitter(p.o.TopologyInterval)
-		p.lookAll()
+		p.lookUpAll()
 	}
 	return p.lookAt
 }

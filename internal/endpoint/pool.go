@@ -103,7 +103,7 @@ func (p *Pool) Knows(endpoint string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m := p.find(endpoint)
-	return m != nil && !p.idle(m)
+	return m != nil && !p.isIdle(m)
 }
 
 func (p *Pool) find(addr string) *member {
@@ -128,7 +128,7 @@ func (p *Pool) PickAt(c Class, at string, avoid ...string) *Attempt {
 	defer p.mu.Unlock()
 	now := p.now()
 	m := p.find(at)
-	if m == nil || m.shadowed || m.ejected || m.failures > 0 || p.silent(m, now) || slices.Contains(avoid, at) || slower(m, p.current) {
+	if m == nil || m.shadowed || m.ejected || m.failures > 0 || p.isSilent(m, now) || slices.Contains(avoid, at) || slower(m, p.current) {
 		m = p.best(c, now, avoid)
 	}
 	if len(avoid) == 0 {
@@ -142,7 +142,7 @@ func (p *Pool) PickAt(c Class, at string, avoid ...string) *Attempt {
 
 // best returns the endpoint to try next. Under p.mu.
 func (p *Pool) best(c Class, now time.Duration, avoid []string) *member {
-	if m := p.current; !m.ejected && !m.shadowed && !slices.Contains(avoid, m.addr) && !p.silent(m, now) && m.busyUntil <= now {
+	if m := p.current; !m.ejected && !m.shadowed && !slices.Contains(avoid, m.addr) && !p.isSilent(m, now) && m.busyUntil <= now {
 		return m
 	}
 	var best *member
@@ -155,7 +155,7 @@ func (p *Pool) best(c Class, now time.Duration, avoid []string) *member {
 		// worse than both. A hedge of a copy that was sent to an ejected endpoint
 		// must not go to the same one.
 		r := 0
-		if p.silent(m, now) || m.busyUntil > now {
+		if p.isSilent(m, now) || m.busyUntil > now {
 			r++
 		}
 		if slices.Contains(avoid, m.addr) {
@@ -219,16 +219,16 @@ func (p *Pool) recordFailure(m *member, now time.Duration, why string, hard bool
 	p.dropSilent(m, now)
 	p.ejectOthers(m)
 	p.regroup()
-	p.lookSoon(now)
+	p.scheduleLookups(now)
 	p.listAt = min(p.listAt, now+p.jitter(p.o.ProbeInterval))
-	p.poke()
+	p.wakeUp()
 }
 
 // probeSoon schedules a probe of m within a ProbeInterval, which shows whether a
 // single failure is lasting. Under p.mu.
 func (p *Pool) probeSoon(m *member, now time.Duration) {
 	m.probeAt = min(m.probeAt, now+p.jitter(p.o.ProbeInterval))
-	p.poke()
+	p.wakeUp()
 }
 
 // restore makes m usable again. Under p.mu.
@@ -262,17 +262,17 @@ func (p *Pool) switchFrom(m *member, why string) {
 	var best *member
 	now := p.now()
 	for _, o := range p.members {
-		if o != m && !o.ejected && !o.shadowed && !p.silent(o, now) && o.busyUntil <= now && (best == nil || p.before(o, best, Read)) {
+		if o != m && !o.ejected && !o.shadowed && !p.isSilent(o, now) && o.busyUntil <= now && (best == nil || p.before(o, best, Read)) {
 			best = o
 		}
 	}
 	if best != nil {
-		p.use(best, why)
+		p.switchTo(best, why)
 	}
 }
 
-// use makes m the current endpoint. Under p.mu.
-func (p *Pool) use(m *member, why string) {
+// switchTo makes m the current endpoint. Under p.mu.
+func (p *Pool) switchTo(m *member, why string) {
 	p.queueEvent(dcs.EndpointEvent{Change: dcs.Switched, From: p.current.addr, To: m.addr, Reason: why})
 	p.current = m
 }
@@ -286,7 +286,7 @@ func (p *Pool) reselect() {
 		p.switchFrom(cur, cur.why)
 		return
 	case cur.shadowed:
-		p.use(p.first(cur), "same server")
+		p.switchTo(p.first(cur), "same server")
 		return
 	}
 	if cur.busyUntil > now {
@@ -299,9 +299,9 @@ func (p *Pool) reselect() {
 		}
 		switch {
 		case slower(cur, m):
-			p.use(m, "much faster")
+			p.switchTo(m, "much faster")
 		case m.leads && !cur.leads && !slower(m, cur) && m.usual(Read) > 0:
-			p.use(m, "leads the store")
+			p.switchTo(m, "leads the store")
 		default:
 			continue
 		}
@@ -347,14 +347,14 @@ func (p *Pool) Leads(endpoint string) {
 		p.mu.Unlock()
 		return
 	}
-	p.leads(m)
+	p.setLeader(m)
 	p.reselect()
 	p.mu.Unlock()
 	p.flushEvents()
 }
 
-// leads makes m the only leader. Under p.mu.
-func (p *Pool) leads(m *member) {
+// setLeader makes m the only leader. Under p.mu.
+func (p *Pool) setLeader(m *member) {
 	for _, o := range p.members {
 		o.leads = o == m
 	}
@@ -373,7 +373,7 @@ func (p *Pool) Endpoints() []string {
 			return 0
 		case m.ejected:
 			return 3
-		case p.silent(m, now):
+		case p.isSilent(m, now):
 			return 2
 		}
 		return 1

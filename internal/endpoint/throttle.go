@@ -97,8 +97,8 @@ func (p *Pool) throttled() *member {
 	return first
 }
 
-// gated reports whether Admit admits one request a second only.
-func (p *Pool) gated() bool {
+// isGated reports whether Admit admits one request a second only.
+func (p *Pool) isGated() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.throttled() != nil
@@ -106,19 +106,19 @@ func (p *Pool) gated() bool {
 
 // IsThrottled reports whether every endpoint that is not ejected refuses requests
 // because there are too many. The caller must then not send two requests at a time.
-func (p *Pool) IsThrottled() bool { return p.gated() }
+func (p *Pool) IsThrottled() bool { return p.isGated() }
 
-// rest records that m asks not to be called. The time is limited to the budget of a
+// setBusy records that m asks not to be called. The time is limited to the budget of a
 // call, because a longer one would lose leases. Under p.mu.
-func (p *Pool) rest(m *member, now time.Duration, v Verdict) {
+func (p *Pool) setBusy(m *member, now time.Duration, v Verdict) {
 	if v.Busy <= 0 && !v.Throttled {
 		return
 	}
 	m.busyUntil, m.busyWhy, m.throttled = now+min(v.Busy, p.o.Budget), v.Reason, v.Throttled
 }
 
-// rested records that m serves requests. Under p.mu.
-func (p *Pool) rested(m *member) {
+// clearBusy records that m serves requests. Under p.mu.
+func (p *Pool) clearBusy(m *member) {
 	m.busyUntil = 0
 	if !m.throttled {
 		return
