@@ -42,7 +42,7 @@ func table() []spec {
 	for _, area := range [][]spec{
 		kvCases, txnCases, bindingCases, snapshotCases, waitCases, leaseCases, holdCases, decidedCases,
 		contestCases, memberCases, openCases, callCases, closeCases, keepaliveCases, secureCases, replyCases, settleCases,
-		rotateCases, outageCases,
+		rotateCases, outageCases, identityCases,
 	} {
 		all = append(all, area...)
 	}

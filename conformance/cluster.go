@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
@@ -67,6 +68,21 @@ type Cluster struct {
 	// the case ends.
 	Replace func(tb testing.TB, i int) (endpoint string)
 
+	// Foreign starts a server of another store, which has no data, and returns its
+	// address. It must end with tb. Clients take it as one of [Opening.Endpoints].
+	// Identity/ForeignServer needs it.
+	Foreign func(tb testing.TB) (endpoint string)
+
+	// Wipe removes all data of the store, bookkeeping among them, as an operator
+	// does that sets it up again at the same addresses. It must return when all
+	// servers serve. Identity/LostData needs it.
+	Wipe func(tb testing.TB)
+
+	// Backup takes a backup of the store, and returns a function that puts the store
+	// back to that state. Both must return when all servers serve. The slow profile of
+	// Identity/LostData needs it.
+	Backup func(tb testing.TB) (restore func())
+
 	// EndLease ends a lease as a client that does not hold it.
 	EndLease func(tb testing.TB, id dcs.LeaseID)
 
@@ -125,7 +141,7 @@ func (v ServerFaultVerb) String() string {
 // [Store.Cluster], all for the same reason.
 func WithoutCluster(why string) map[string]string {
 	out := map[string]string{}
-	for _, c := range append(append([]spec(nil), rotateCases...), outageCases...) {
+	for _, c := range slices.Concat(rotateCases, outageCases, identityCases) {
 		if c.Name != "Holder/LinkLostBeforeFirstRenewal" { // it needs Inject only
 			out[c.Name] = why
 		}

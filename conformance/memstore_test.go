@@ -55,6 +55,7 @@ func memHarness(name string, o memstore.Options) Harness {
 		NotApplicable: map[string]string{
 			"Auth/*":                   "a store in memory asks for no credentials",
 			"TLS/*":                    "a store in memory has no connections",
+			"Identity/*":               "the store is one server in this process: it has no address that could name another store, and keeps nothing that could be restored",
 			"Rotate/AllReplaced":       "the store is one server in this process, which is never replaced and has no clock of its own",
 			"Store/LeaderChange":       "the store is one server in this process, which is never replaced and has no clock of its own",
 			"Clock/*":                  "the store is one server in this process, which is never replaced and has no clock of its own",

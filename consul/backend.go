@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/internal/watchcache"
+	"github.com/holdfast-dcs/holdfast/keepalive"
 )
 
 // Backend is a client of one Consul datacenter: a [dcs.Backend] and a
@@ -28,6 +30,8 @@ type Backend struct {
 	commits     *attempt.Committer
 	markers     remote.Markers
 	copy        watchcache.Cache
+	ident       remote.Identity
+	dialer      *keepalive.Dialer
 	polls       polling // by the one view at a time
 	token       token
 	minRevision watchcache.MinRevision
@@ -62,6 +66,8 @@ func New(c Config) (*Backend, error) {
 	b.minTTL.Store(int64(c.MinTTL))
 	b.life, b.end = context.WithCancelCause(context.Background())
 	b.token = token{secret: c.token, value: c.token.Current()}
+	derived, _ := keepalive.Derive(c.Timing.TTL, c.Timing.LoopWait)
+	b.dialer = &keepalive.Dialer{Config: derived, Base: &net.Dialer{Resolver: c.Resolver}, Logger: c.Logger}
 	b.markers = remote.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
 	o := endpoint.Options{
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
@@ -72,6 +78,9 @@ func New(c Config) (*Backend, error) {
 		o.Topology = endpoint.Unidentified(c.srv().LookUp)
 	}
 	b.pool = endpoint.New(o)
+	b.ident = remote.Identity{
+		Seeds: c.Endpoints, Pool: b.pool, Budget: c.Timing.RetryTimeout, Life: b.life, Logger: c.Logger, Ask: b.askIdentity,
+	}
 	b.conns.Close, b.conns.Grace, b.conns.Known = (*conn).close, c.Timing.RetryTimeout, b.pool.Knows
 	b.commits = attempt.New(transport{b}, remote.CommitOptions(b.pool, attempt.Options{
 		Backend: backendName, Slots: c.Slots, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
@@ -119,6 +128,7 @@ func (b *Backend) Close() error {
 		_ = b.commits.Close() // it has no error to return
 		b.copy.Close()
 		b.pool.Close()
+		b.ident.Close()
 		b.conns.CloseAll()
 	})
 	return nil
@@ -127,7 +137,7 @@ func (b *Backend) Close() error {
 // do makes a call that may be sent twice, at one endpoint after the other.
 func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx context.Context, c *conn) (T, error)) (endpoint.Answer[T], error) {
 	return endpoint.Do(ctx, b.pool, class, func(ctx context.Context, addr string) (T, error) {
-		c, err := b.connected(addr)
+		c, err := b.admitted(ctx, addr)
 		if err != nil {
 			var zero T
 			return zero, err
@@ -153,13 +163,18 @@ type listed struct {
 // list reads everything whose key begins with prefix, consistently and at one
 // moment.
 func (b *Backend) list(ctx context.Context, c *conn, prefix string) (listed, error) {
-	return consistent(ctx, c, func(o *api.QueryOptions) (listed, error) {
+	before := b.newest()
+	l, err := consistent(ctx, c, func(o *api.QueryOptions) (listed, error) {
 		pairs, meta, err := c.api.KV().List(b.root+prefix, o)
 		if err != nil {
 			return listed{}, err
 		}
 		return b.listing(pairs, meta)
 	})
+	if err == nil && prefix == "" {
+		err = b.follows(ctx, c, before, l.index)
+	}
+	return l, err
 }
 
 // listing is what a list brought. What Consul hides from the token is not
@@ -250,7 +265,7 @@ func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, er
 // of the whole is asked first, so that no Commit's revision that was returned
 // before is larger, whatever that wrote.
 func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, string, error) {
-	floor := max(b.minRevision.Load(), b.copy.Latest())
+	floor := b.newest()
 	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, c *conn) (listed, error) {
 		if prefix == "" {
 			return b.list(ctx, c, prefix)
@@ -282,7 +297,7 @@ func below(prefix string, entries []dcs.Entry) []dcs.Entry {
 // probe asks the quorum through one endpoint, for the Pool. Consul does not
 // tell which endpoint leads without more rights.
 func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error) {
-	c, err := b.connected(addr)
+	c, err := b.admitted(remote.Probing(ctx), addr)
 	if err != nil {
 		return false, err
 	}
@@ -296,7 +311,12 @@ func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error
 // top asks for the names at the top of the tree: a question of constant size,
 // answered by the quorum, that brings the tree's index.
 func (b *Backend) top(ctx context.Context, c *conn) (dcs.Revision, error) {
-	return b.names(ctx, c, b.root)
+	before := b.newest()
+	index, err := b.names(ctx, c, b.root)
+	if err == nil {
+		err = b.follows(ctx, c, before, index)
+	}
+	return index, err
 }
 
 // storeIndex is the index of all keys in Consul, deletions of which it has

@@ -64,6 +64,7 @@ func decided(t *testing.T, agents ...*fakeAgent) (*Backend, func(change dcs.Endp
 func TestTokenThatOneAgentDoesNotKnow(t *testing.T) {
 	t.Parallel()
 	one, two := newFake(t), newFake(t)
+	two.place = one.place
 	b, _ := decided(t, one, two)
 	for range 5 {
 		one.refuse(http.StatusForbidden, "ACL not found", "")
@@ -83,6 +84,7 @@ func TestTokenThatOneAgentDoesNotKnow(t *testing.T) {
 func TestTokenThatNoAgentKnows(t *testing.T) {
 	t.Parallel()
 	one, two := newFake(t), newFake(t)
+	two.place = one.place
 	b, count := decided(t, one, two)
 	_, err := b.Snapshot(budget(t), "")
 	require.NoError(t, err)
@@ -115,6 +117,7 @@ func TestThrottledAgentsAreAskedOnceASecond(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			one, two := newFake(t), newFake(t)
+			two.place = one.place
 			b, count := decided(t, one, two)
 			_, err := b.Snapshot(budget(t), "")
 			require.NoError(t, err)

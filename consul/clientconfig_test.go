@@ -98,7 +98,7 @@ func TestSocketAndPathPrefix(t *testing.T) {
 	_, err = b.Snapshot(budget(t), "")
 	require.NoError(t, err)
 	require.Equal(t, []string{"unix://" + path}, b.Endpoints())
-	require.Equal(t, "/proxy/v1/kv/t/", <-paths)
+	require.Equal(t, "/proxy/v1/kv/t/"+identityKey, <-paths)
 	raw, err := b.Client("")
 	require.NoError(t, err)
 	_, _, err = raw.KV().Keys("", "", nil)

@@ -50,10 +50,11 @@ func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer,
 }
 
 func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, lease dcs.LeaseID) (attempt.Answer, error) {
-	c, err := b.connected(addr)
+	c, err := b.admitted(ctx, addr)
 	if err != nil {
 		return attempt.Answer{}, err
 	}
+	before := b.newest()
 	whole := r.Whole(lease)
 	if keys := b.known.missing(whole); len(keys) > 0 {
 		if _, err := b.look(ctx, c, keys); err != nil {
@@ -80,7 +81,7 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 	if got.ok {
 		a.Outcome, a.Revision = attempt.Applied, b.learn(whole, got.resp.Results)
 		b.copy.Saw(a.Revision)
-		return a, nil
+		return a, b.ident.Follows(addr, before, a.Revision)
 	}
 	return b.refused(ctx, c, r, whole, ops, got.resp.Errors)
 }

@@ -22,7 +22,6 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/credentials"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/remote"
-	"github.com/holdfast-dcs/holdfast/keepalive"
 )
 
 // roundTripper is what requests go through.
@@ -68,6 +67,11 @@ func (b *Backend) newConn(addr string) (*conn, error) {
 
 // client returns a client of Consul's API for addr that sends through t.
 func (b *Backend) client(addr string, t http.RoundTripper) (*api.Client, error) {
+	return b.clientOver(addr, b.c.wrap(t))
+}
+
+// clientOver is client without a test in between.
+func (b *Backend) clientOver(addr string, t http.RoundTripper) (*api.Client, error) {
 	scheme := "http"
 	if b.c.tls != nil {
 		scheme = "https"
@@ -77,7 +81,7 @@ func (b *Backend) client(addr string, t http.RoundTripper) (*api.Client, error) 
 	}
 	return api.NewClient(&api.Config{
 		// TLS and the Host header have the name, not the address.
-		Address: endpoint.HostPort(addr), Scheme: scheme, PathPrefix: b.c.PathPrefix, HttpClient: &http.Client{Transport: settled{b.c.wrap(t), b}, CheckRedirect: stay},
+		Address: endpoint.HostPort(addr), Scheme: scheme, PathPrefix: b.c.PathPrefix, HttpClient: &http.Client{Transport: settled{t, b}, CheckRedirect: stay},
 		Datacenter: b.c.Datacenter, Token: unset,
 		Namespace: cmp.Or(b.c.Namespace, unset), Partition: cmp.Or(b.c.Partition, unset),
 	})
@@ -159,64 +163,23 @@ func (c *conn) sharing(queries bool) *sharing {
 
 // transport returns connections to the endpoint that share counts.
 func (c *conn) transport(share *connShare) *http.Transport {
-	b := c.b
-	derived, _ := keepalive.Derive(b.c.Timing.TTL, b.c.Timing.LoopWait)
-	dialer := &keepalive.Dialer{Config: derived, Base: &net.Dialer{Resolver: b.c.Resolver}, Logger: b.c.Logger}
-	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
-		at, err := b.pool.Address(ctx, c.addr)
-		if err != nil {
-			return nil, err
-		}
-		if err := b.pool.AwaitDial(ctx); err != nil {
-			return nil, err
-		}
-		var nc net.Conn
-		if path, unix := strings.CutPrefix(c.addr, unixScheme); unix {
-			nc, err = (&net.Dialer{}).DialContext(ctx, "unix", path)
-		} else {
-			nc, err = dialer.DialContext(ctx, network, at)
-		}
-		if err != nil {
-			return nil, err
-		}
-		if b.c.dialled != nil {
-			b.c.dialled(nc)
-		}
-		return c.sockets.add(nc)
-	}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dialVerified(ctx, share) }
 	return &http.Transport{
 		// HTTP/1.1 needs a connection for each request under way.
 		MaxConnsPerHost: mostConns, MaxIdleConnsPerHost: mostConns, IdleConnTimeout: idle, DisableCompression: true,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			nc, err := dial(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return newHeardConn(nc, share, false), nil
-		},
-		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			nc, err := dial(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			nc, err = b.encrypted(ctx, nc, endpoint.HostPort(c.addr))
-			switch {
-			case isHangup(err):
-				share.refused()
-				return nil, fmt.Errorf("%w; %w", err, errRefusedConn)
-			case err != nil:
-				return nil, err
-			}
-			return newHeardConn(nc, share, true), nil
-		},
+		DialContext: dial, DialTLSContext: dial,
 	}
 }
 
-// encrypted is TLS on a connection to addr, with the configuration of its time.
-func (b *Backend) encrypted(ctx context.Context, nc net.Conn, addr string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, b.c.Timing.RetryTimeout)
+// encrypted is TLS on a connection to the endpoint, with the configuration of its
+// time, or the connection itself without TLS.
+func (c *conn) encrypted(ctx context.Context, nc net.Conn) (net.Conn, error) {
+	if c.b.c.tls == nil {
+		return nc, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.b.c.Timing.RetryTimeout)
 	defer cancel()
-	return credentials.Client(ctx, nc, b.c.tls, addr)
+	return credentials.Client(ctx, nc, c.b.c.tls, endpoint.HostPort(c.addr))
 }
 
 // statusError is an answer of Consul's that is none.
@@ -275,6 +238,7 @@ func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, token
 		var p progress
 		v, err := f(p.traced(ctx), token)
 		if err == nil {
+			c.b.ident.Answered()
 			return v, nil
 		}
 		var zero T

@@ -22,7 +22,9 @@
 // Consul takes one that changes nothing for none. The bookkeeping of Commits
 // (package dcs/attempt) lies below "pg/main/.op/", bound to a session of five
 // minutes that this client renews and gives back at Close; who only reads
-// writes nothing. A Snapshot is one consistent read. All Waits of a Store share
+// writes nothing. The key "pg/main/.store" names the store: it is read on each new
+// connection, so that servers of another store or datacenter are left out
+// (docs/decisions/0027). A Snapshot is one consistent read. All Waits of a Store share
 // one blocking query, which keeps a copy of the tree in memory. Each of its answers
 // is the whole tree, so that a tree above 32 KiB that changes all the time is read
 // twice a second, and a Wait on it may see a change half a second later.

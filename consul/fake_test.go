@@ -3,9 +3,11 @@ package consul
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,10 +31,27 @@ type fakeAgent struct {
 	waits atomic.Int64
 	// serve answers instead, where it is set.
 	serve func(w http.ResponseWriter, r *http.Request)
+	// place is where the identity of its store is, which other agents may share.
+	place *identityPlace
+	// index is the one of its answers.
+	index atomic.Int64
+}
+
+// identityPlace holds the identity of a store; empty means none.
+type identityPlace struct {
+	mu sync.Mutex
+	id string
+}
+
+// unstartedFake returns an agent that has no server yet.
+func unstartedFake() *fakeAgent {
+	f := &fakeAgent{say: map[string]func(http.ResponseWriter){}, slow: map[string]time.Duration{}, place: &identityPlace{}}
+	f.index.Store(7)
+	return f
 }
 
 func newFake(t *testing.T) *fakeAgent {
-	f := &fakeAgent{say: map[string]func(http.ResponseWriter){}, slow: map[string]time.Duration{}}
+	f := unstartedFake()
 	f.Server = httptest.NewServer(f)
 	t.Cleanup(f.Close)
 	return f
@@ -41,6 +60,10 @@ func newFake(t *testing.T) *fakeAgent {
 func (f *fakeAgent) addr() string { return strings.TrimPrefix(f.URL, "http://") }
 
 func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasSuffix(r.URL.Path, "/"+identityKey) {
+		f.serveIdentity(w, r)
+		return
+	}
 	op := "read"
 	switch {
 	case r.URL.Query().Has("keys") && r.URL.Query().Has("consistent"):
@@ -68,7 +91,7 @@ func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	w.Header().Set("X-Consul-Index", "7")
+	w.Header().Set("X-Consul-Index", strconv.FormatInt(f.index.Load(), 10))
 	if say != nil {
 		say(w)
 		return
@@ -86,6 +109,28 @@ func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte("[]"))
 	default:
 		_ = json.NewEncoder(w).Encode(map[string]any{"Results": []any{}})
+	}
+}
+
+// serveIdentity answers reads of the identity, which each new connection begins
+// with, and its creation before the first session.
+func (f *fakeAgent) serveIdentity(w http.ResponseWriter, r *http.Request) {
+	at := f.place
+	at.mu.Lock()
+	defer at.mu.Unlock()
+	w.Header().Set("X-Consul-Index", "7")
+	switch {
+	case r.Method == http.MethodPut:
+		made := at.id == ""
+		if made {
+			value, _ := io.ReadAll(r.Body)
+			at.id = string(value)
+		}
+		_ = json.NewEncoder(w).Encode(made)
+	case at.id == "":
+		w.WriteHeader(http.StatusNotFound)
+	default:
+		_ = json.NewEncoder(w).Encode([]map[string]any{{"Key": identityKey, "Value": []byte(at.id), "ModifyIndex": 7}})
 	}
 }
 

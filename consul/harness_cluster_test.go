@@ -28,6 +28,11 @@ func (s *suite) faults() *conformance.Cluster {
 		require.NoError(tb, s.Cluster.Replace(context.Background(), i))
 		return s.Cluster.Endpoints()[i]
 	}
+	wipe := c.Wipe
+	c.Wipe = func(tb testing.TB) {
+		wipe(tb)
+		s.registerNode(tb)
+	}
 	c.EndLease = func(tb testing.TB, id dcs.LeaseID) {
 		_, err := s.admin(tb).Session().Destroy(string(id), nil)
 		require.NoError(tb, err)

@@ -57,11 +57,13 @@ func (s *suite) fresh(tb testing.TB) *suite {
 
 func newSuite(tb testing.TB) *suite {
 	s := &suite{Env: shared.Env(tb)}
-	commonNode.Do(func() {
-		_, err := s.admin(tb).Catalog().Register(&api.CatalogRegistration{Node: suiteNode, Address: nodeAddress}, nil)
-		require.NoError(tb, err)
-	})
+	commonNode.Do(func() { s.registerNode(tb) })
 	return s
+}
+
+func (s *suite) registerNode(tb testing.TB) {
+	_, err := s.admin(tb).Catalog().Register(&api.CatalogRegistration{Node: suiteNode, Address: nodeAddress}, nil)
+	require.NoError(tb, err)
 }
 
 // suiteNode is the catalog node of all roots of the suite. It is an operator's, so

@@ -34,6 +34,9 @@ func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.
 }
 
 func (b *Backend) grant(ctx context.Context, ttl time.Duration) (*lease, dcs.Renewal, endpoint.Answer[*lease], error) {
+	if err := b.makeIdentity(ctx); err != nil {
+		return nil, dcs.Renewal{}, endpoint.Answer[*lease]{Clear: true}, err
+	}
 	a, err := do(ctx, b, endpoint.Write, func(ctx context.Context, c *conn) (*lease, error) {
 		return b.create(ctx, c, ttl)
 	})

@@ -59,7 +59,7 @@ func (l *connLimiter) set(most int) {
 
 // limitedFake is an agent that serves a number of connections.
 func limitedFake(t *testing.T, most int, tls bool) (*fakeAgent, *connLimiter) {
-	f := &fakeAgent{say: map[string]func(http.ResponseWriter){}, slow: map[string]time.Duration{}}
+	f := unstartedFake()
 	f.Server = httptest.NewUnstartedServer(f)
 	l := &connLimiter{most: most, open: map[net.Conn]bool{}}
 	f.Config.ConnState = l.state

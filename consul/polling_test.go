@@ -107,7 +107,7 @@ func TestViewUnderManyCommitsDoesNotLag(t *testing.T) {
 		<-time.After(50 * time.Millisecond)
 		return now(prefix)
 	})
-	b := fakeClient(t, nil, a)
+	b := quiet(t, a)
 	_, err := b.Wait(t.Context(), "", 0)
 	require.NoError(t, err)
 	a.watched()

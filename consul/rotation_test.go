@@ -18,7 +18,7 @@ import (
 // connection after each step.
 func TestCertificateRotationCostsNoCall(t *testing.T) {
 	r := testcluster.NewRotation(t)
-	a := &fakeAgent{}
+	a := unstartedFake()
 	a.Server = httptest.NewUnstartedServer(a)
 	a.TLS = r.Server()
 	a.StartTLS()

@@ -60,7 +60,7 @@ func (b *Backend) view(w *watchcache.Watch) watchcache.Stream { return &view{b: 
 
 // Follow reads the tree again and again, each time when it has changed.
 func (v *view) Follow(ctx context.Context) error {
-	c, err := v.b.connected(v.w.Endpoint())
+	c, err := v.b.admitted(ctx, v.w.Endpoint())
 	if err != nil {
 		return err
 	}

@@ -28,11 +28,11 @@ type Backend struct {
 	commits *attempt.Committer
 	markers remote.Markers
 	copy    watchcache.Cache
+	ident   remote.Identity
 
 	life        context.Context //nolint:containedctx // the Backend's end
 	end         context.CancelCauseFunc
 	closing     sync.Once
-	cluster     atomic.Uint64
 	leader      atomic.Pointer[leadership]
 	minRevision watchcache.MinRevision
 
@@ -78,6 +78,9 @@ func New(c Config) (*Backend, error) {
 		o.Topology = endpoint.Unidentified(c.srv().LookUp)
 	}
 	b.pool = endpoint.New(o)
+	b.ident = remote.Identity{
+		Seeds: c.Endpoints, Pool: b.pool, Budget: c.Timing.RetryTimeout, Life: b.life, Logger: c.Logger, Ask: b.askIdentity,
+	}
 	b.conns.Close, b.conns.Grace, b.conns.Known = (*conn).close, c.Timing.RetryTimeout, b.pool.Knows
 	b.commits = attempt.New(transport{b}, remote.CommitOptions(b.pool, attempt.Options{Backend: backendName, Slots: c.Slots}))
 	b.copy.Init(b.source())
@@ -104,6 +107,7 @@ func (b *Backend) Close() error {
 		_ = b.commits.Close() // it has no error to return
 		b.copy.Close()
 		b.pool.Close()
+		b.ident.Close()
 		b.conns.CloseAll()
 	})
 	return nil
@@ -124,7 +128,7 @@ func revision(r int64) dcs.Revision { return dcs.Revision(r) } //nolint:gosec //
 // do makes a call that may be sent twice, at one member after the other.
 func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx context.Context, c *conn) (T, error)) (endpoint.Answer[T], error) {
 	return endpoint.Do(ctx, b.pool, class, func(ctx context.Context, addr string) (T, error) {
-		c, err := b.connected(addr)
+		c, err := b.admitted(ctx, addr)
 		if err != nil {
 			var zero T
 			return zero, err
@@ -135,6 +139,7 @@ func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx
 
 // read asks for ranges, linearizably and at one moment.
 func (b *Backend) read(ctx context.Context, c *conn, ranges ...*pb.RangeRequest) ([]*pb.RangeResponse, *pb.ResponseHeader, error) {
+	before := b.copy.Latest()
 	if len(ranges) == 1 {
 		r, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.RangeResponse, error) {
 			return c.kv.Range(ctx, ranges[0], o...)
@@ -142,7 +147,7 @@ func (b *Backend) read(ctx context.Context, c *conn, ranges ...*pb.RangeRequest)
 		if err != nil {
 			return nil, nil, err
 		}
-		return []*pb.RangeResponse{r}, r.Header, b.seen(c, r.Header)
+		return []*pb.RangeResponse{r}, r.Header, b.follows(c, before, r.Header)
 	}
 	txn := &pb.TxnRequest{Success: asOps(ranges)}
 	r, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.TxnResponse, error) {
@@ -151,7 +156,7 @@ func (b *Backend) read(ctx context.Context, c *conn, ranges ...*pb.RangeRequest)
 	if err != nil {
 		return nil, nil, err
 	}
-	return ranged(r.Responses), r.Header, b.seen(c, r.Header)
+	return ranged(r.Responses), r.Header, b.follows(c, before, r.Header)
 }
 
 // asOps are reads as the steps of a transaction.
@@ -224,11 +229,11 @@ func below(dir string) []byte { return []byte(dir[:len(dir)-1] + "0") }
 
 // probe asks the quorum through one member, for the Pool.
 func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error) {
-	c, err := b.connected(addr)
+	ctx = remote.Probing(b.c.name(ctx, "Probe"))
+	c, err := b.admitted(ctx, addr)
 	if err != nil {
 		return false, err
 	}
-	ctx = b.c.name(ctx, "Probe")
 	_, h, err := b.read(ctx, c, &pb.RangeRequest{Key: []byte(b.root), KeysOnly: true})
 	if err != nil {
 		return false, err

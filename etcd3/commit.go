@@ -44,11 +44,11 @@ func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer,
 }
 
 func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, lease dcs.LeaseID) (attempt.Answer, error) {
-	c, err := b.connected(addr)
+	c, err := b.admitted(ctx, addr)
 	if err != nil {
 		return attempt.Answer{}, err
 	}
-	a := attempt.Answer{Endpoint: addr}
+	a, before := attempt.Answer{Endpoint: addr}, b.copy.Latest()
 	resp, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.TxnResponse, error) {
 		return c.kv.Txn(ctx, b.txn(r, lease), o...)
 	})
@@ -62,7 +62,7 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 	case err != nil:
 		return a, err
 	}
-	if err := b.seen(c, resp.Header); err != nil {
+	if err := b.follows(c, before, resp.Header); err != nil {
 		return a, err
 	}
 	if resp.Succeeded {

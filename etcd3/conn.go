@@ -35,6 +35,9 @@ type conn struct {
 	auth  pb.AuthClient
 
 	renewals renewals
+	cluster  atomic.Pointer[clusterName]
+	dials    atomic.Uint64          // connections that were begun
+	verified atomic.Uint64          // the one of them whose cluster was asked for
 	version  atomic.Pointer[string] // the server's; nil until it is asked on this connection
 	member   atomic.Uint64          // that answered last
 
@@ -97,6 +100,7 @@ func (c *conn) dialOptions() []grpc.DialOption {
 				return nil, endpoint.ErrDials
 			}
 			c.version.Store(nil) // another server may listen there now
+			c.dials.Add(1)
 			nc, err := dialer.DialContext(ctx, "tcp", at)
 			if err == nil && b.c.dialled != nil {
 				b.c.dialled(nc)
@@ -130,21 +134,6 @@ func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, o ...
 			return zero, c.failed(ctx, err, false)
 		}
 	}
-}
-
-// seen checks what every answer carries, and remembers how far the store is.
-func (b *Backend) seen(c *conn, h *pb.ResponseHeader) error {
-	if h == nil {
-		return nil
-	}
-	if b.cluster.Load() != h.ClusterId && !b.cluster.CompareAndSwap(0, h.ClusterId) && b.cluster.Load() != h.ClusterId {
-		return &remote.Failure{Endpoint: c.addr, Err: errOtherCluster, Blame: true}
-	}
-	if c.member.Swap(h.MemberId) != h.MemberId {
-		b.pool.Identify(c.addr, memberName(h.MemberId))
-	}
-	b.copy.Saw(revision(h.Revision))
-	return nil
 }
 
 // memberName identifies a member for the Pool; empty means unknown.

@@ -65,8 +65,9 @@
 // questions to the quorum. The member that leads etcd is preferred, because a
 // renewal through another one costs the servers four times the work, unless it
 // is far away. Members are learnt from etcd (discovery=false keeps to the ones
-// given); those given are never forgotten. A member of another cluster behind
-// one of the addresses is found by its cluster id. The watch is left when it is
+// given); those given are never forgotten. The cluster of more than half of the
+// given members is used, and a member of another one is left out
+// (docs/decisions/0027). The watch is left when it is
 // silent for min(2.5 s, RetryTimeout/4) after a question, or when its view stays
 // behind what other answers have named: a member that is cut off goes on
 // answering with an old view for seconds.

@@ -23,10 +23,9 @@ import (
 var errNoSpace = fmt.Errorf("%w: etcd's database space is exceeded: delete and compact keys, defragment the members and disarm the NOSPACE alarm, or raise --quota-backend-bytes", attempt.ErrFull)
 
 var (
-	errOtherCluster = errors.New("it belongs to another cluster")
-	errTerm         = errors.New("the store's leader changed during the renewal")
-	errDenied       = errors.New("etcd denies the user the right to watch the root's prefix")
-	errStreams      = errors.New("no stream of the connection was free in time: raise the member's --max-concurrent-streams, or that of a proxy before it, or make fewer calls at once")
+	errTerm    = errors.New("the store's leader changed during the renewal")
+	errDenied  = errors.New("etcd denies the user the right to watch the root's prefix")
+	errStreams = errors.New("no stream of the connection was free in time: raise the member's --max-concurrent-streams, or that of a proxy before it, or make fewer calls at once")
 	// errPasswordChanging matches ErrUnauthorized and does not end a call.
 	errPasswordChanging = fmt.Errorf("%w: etcd refuses the password that it accepted before: write the new one to the password file", dcs.ErrUnauthorized)
 )

@@ -151,5 +151,5 @@ func TestAnotherClusterIsRefused(t *testing.T) {
 	_, err := b.Get(shortly(t), "k")
 	require.NoError(t, err)
 	_, err = b.Get(shortly(t), "k")
-	require.ErrorContains(t, err, "another cluster")
+	require.ErrorContains(t, err, "another store")
 }

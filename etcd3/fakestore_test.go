@@ -45,6 +45,7 @@ type fakeStore struct {
 	keys    map[string]*mvccpb.KeyValue
 	leases  map[int64]int64
 	space   quota
+	cluster uint64
 	version string
 	member  uint64
 	hook    func(ctx context.Context, request any) error
@@ -52,7 +53,7 @@ type fakeStore struct {
 }
 
 func newFakeStore() *fakeStore {
-	return &fakeStore{rev: 1, keys: map[string]*mvccpb.KeyValue{}, leases: map[int64]int64{}, version: "3.7.3", member: 2}
+	return &fakeStore{rev: 1, keys: map[string]*mvccpb.KeyValue{}, leases: map[int64]int64{}, cluster: 1, version: "3.7.3", member: 2}
 }
 
 // serve starts the server on loopback and returns its address.
@@ -128,7 +129,7 @@ func (f *fakeStore) before(ctx context.Context, request any) error {
 }
 
 func (f *fakeStore) header() *pb.ResponseHeader {
-	return &pb.ResponseHeader{ClusterId: 1, MemberId: f.member, Revision: f.rev, RaftTerm: 2}
+	return &pb.ResponseHeader{ClusterId: f.cluster, MemberId: f.member, Revision: f.rev, RaftTerm: 2}
 }
 
 // charge judges a write by the quota: refuse says that it is not applied,

@@ -79,7 +79,7 @@ func (b *Backend) view(w *watchcache.Watch) watchcache.Stream {
 // expired. Some releases end such a watch as one that the user has no right to,
 // so that the denial is believed of a new token only.
 func (v *view) Follow(ctx context.Context) error {
-	c, err := v.b.connected(v.w.Endpoint())
+	c, err := v.b.admitted(ctx, v.w.Endpoint())
 	if err != nil {
 		return err
 	}

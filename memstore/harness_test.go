@@ -58,6 +58,7 @@ func harness(name string, o memstore.Options) conformance.Harness {
 			"TLS/*":                    "a store in memory has no connections",
 			"Rotate/AllReplaced":       "the store is one server in this process: no other leads, none is replaced, none has a clock of its own",
 			"Store/LeaderChange":       "the store is one server in this process: no other leads, none is replaced, none has a clock of its own",
+			"Identity/*":               "the store is one server in this process: it has no address that could name another store, and keeps nothing that could be restored",
 			"Clock/*":                  "the store is one server in this process: no other leads, none is replaced, none has a clock of its own",
 			"Holder/StaleConfirmation": "the store is one server in this process: no other leads, none is replaced, none has a clock of its own",
 			"Holder/PausedPastTTL":     "no other process reaches a store in memory",

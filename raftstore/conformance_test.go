@@ -7,6 +7,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
+// identityNotApplicable is the reason for the cases of another store's servers and of
+// lost data.
+const identityNotApplicable = "a connection begins with the cluster's name and its incarnation (decisions 0019 and 0023), and the tests of both are in this package"
+
 func TestConformance(t *testing.T) {
 	s := newSuite(t)
 	p := newProcesses(t)
@@ -16,6 +20,7 @@ func TestConformance(t *testing.T) {
 	na["Holder/StaleConfirmation"] = "the case gives each client servers of its own, and here a client is a node; quorum_check_pause_test.go tests the same for the evidence"
 	na["Clock/Stepped"] = "leases are counted by Go's monotonic clock, which no step of the wall clock moves; a linter rule forbids the use of the wall clock"
 	na["Auth/*"] = "nodes prove themselves by certificate; there are no users, passwords or tokens"
+	na["Identity/*"] = identityNotApplicable
 	na["Reply/MarkerLost"] = "attempts have numbers in the replicated log instead of markers (P15); they go with it only"
 	conformance.Run(t, conformance.Harness{
 		Name:   "raftstore",

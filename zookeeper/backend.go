@@ -27,6 +27,7 @@ type Backend struct {
 	commits     *attempt.Committer
 	markers     remote.Markers
 	copy        watchcache.Cache
+	ident       remote.Identity
 	minRevision watchcache.MinRevision
 	known       known
 	made        made
@@ -76,6 +77,9 @@ func New(c Config) (*Backend, error) {
 		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.copy.Observer(c.Observer.Endpoint), HedgeFloor: hedgeFloor,
 		DialsPerSecond: endpoint.LeaseDialsPerSecond, Lookup: endpoint.LookupBy(c.Resolver), Drop: b.leave,
 	})
+	b.ident = remote.Identity{
+		Seeds: c.Endpoints, Pool: b.pool, Budget: c.Timing.RetryTimeout, Life: b.life, Logger: c.Logger, Ask: b.askIdentity,
+	}
 	b.links.Close, b.links.Grace, b.links.Known = (*session).goodbye, c.Timing.RetryTimeout, b.pool.Knows
 	b.commits = attempt.New(transport{b}, remote.CommitOptions(b.pool, attempt.Options{
 		Backend: backendName, Slots: c.Slots, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
@@ -121,6 +125,7 @@ func (b *Backend) Close() error {
 		_ = b.commits.Close() // it has no error to return
 		b.copy.Close()
 		b.pool.Close()
+		b.ident.Close()
 		b.links.CloseAll()
 		b.beside.wait()
 	})
@@ -226,7 +231,7 @@ func through[T any](ctx context.Context, b *Backend, addr string, r request, f f
 // probe asks the quorum through one server, for the Pool. ZooKeeper does not
 // tell clients which server leads.
 func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error) {
-	_, _, err = through(ctx, b, addr, request{op: "Probe"}, askQuorum)
+	_, err = b.quorum(remote.Probing(ctx), addr, request{op: "Probe"})
 	return false, err
 }
 
@@ -280,6 +285,9 @@ func (b *Backend) learn(ctx context.Context) error {
 
 // grants is what one server grants who asks for ttl.
 func (b *Backend) grants(ctx context.Context, addr string, ttl time.Duration) (granted time.Duration, err error) {
+	if err := b.admitted(ctx, nil, addr); err != nil {
+		return 0, err
+	}
 	err = b.c.tap(ctx, request{op: "Probe"}, nil, func(*zk.Conn) error {
 		return b.aside(ctx, addr, func(c net.Conn) error {
 			g, err := ask(c, newcomer(ttl), 0)

@@ -99,7 +99,13 @@ func straight(_ context.Context, _ request, s *session, send func(c *zk.Conn) er
 // connection. Not one that is only slow: to connect anew is more work for it.
 func call[T any](ctx context.Context, s *session, addr string, r request, f func(c *zk.Conn) (T, error)) (T, *wire, error) {
 	var zero T
+	if err := s.b.admitted(ctx, s, addr); err != nil {
+		return zero, nil, err
+	}
 	w, err := s.at(ctx, addr)
+	if err == nil && s.o.once {
+		err = s.verify(ctx, w)
+	}
 	if err != nil {
 		return zero, nil, err
 	}
@@ -120,6 +126,7 @@ func call[T any](ctx context.Context, s *session, addr string, r request, f func
 		if r.err != nil {
 			return r.v, w, s.b.failed(s, addr, r.err)
 		}
+		s.b.ident.Answered()
 		return r.v, w, nil
 	case <-ctx.Done():
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) && w.silent() >= s.b.c.Timing.RetryTimeout/silentShare {

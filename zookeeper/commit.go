@@ -94,7 +94,7 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 	if err != nil {
 		return b.over(a, id, err)
 	}
-	p := newPlan(b, r, lease)
+	p, before := newPlan(b, r, lease), b.newest()
 	if entries, err := p.prepare(ctx, s, addr); err != nil {
 		return b.unsent(a, s, id, err)
 	} else if entries != nil {
@@ -130,7 +130,7 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 	case got.refusal == nil:
 		a.Outcome, a.Revision = attempt.Applied, p.learn(got.results)
 		b.copy.Saw(a.Revision)
-		return a, nil
+		return a, b.ident.Follows(addr, before, a.Revision)
 	case !s.on(w):
 		return a, &remote.Failure{Endpoint: addr, Err: errBroken, Refused: true}
 	}

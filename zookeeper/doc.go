@@ -45,7 +45,9 @@
 // it had been written before, between our reading and our Commit, a condition on
 // its revision does not notice. The bookkeeping of Commits (package dcs/attempt)
 // lies below /pg/main/.op, bound to a session of this client's; who only reads
-// writes nothing.
+// writes nothing. The node /pg/main/.store names the store: it is read on each new
+// connection, so that servers of another ensemble are left out
+// (docs/decisions/0027).
 //
 // # What is granted
 //

@@ -32,7 +32,8 @@ func (b *Backend) leave(addr string) {
 }
 
 // identify notes which server answers at the address: the number of the server
-// that makes a session is the first byte of the session's.
+// that makes a session is the first byte of the session's. Servers of two ensembles
+// have the same numbers: the server must be known to belong to the store.
 func (s *session) identify() {
 	s.mu.Lock()
 	live, id := s.live, uint64(s.last.id)>>56 //nolint:gosec // G115: as the protocol has it

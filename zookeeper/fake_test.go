@@ -23,17 +23,18 @@ type fakeServer struct {
 	// read is called after each answer, under mu; may be nil.
 	read func()
 
-	mu      sync.Mutex
-	l       net.Listener
-	conns   map[net.Conn]bool
-	last    int64
-	ended   int // sessions
-	zxid    int64
-	nodes   map[string]node
-	history map[int64]map[string]string // the values by path, at each zxid
-	whole   map[net.Conn]string         // watches of all at and below a path
-	data    map[string]map[net.Conn]bool
-	lists   map[string]map[net.Conn]bool
+	mu       sync.Mutex
+	l        net.Listener
+	conns    map[net.Conn]bool
+	accepted int // connections
+	last     int64
+	ended    int // sessions
+	zxid     int64
+	nodes    map[string]node
+	history  map[int64]map[string]string // the values by path, at each zxid
+	whole    map[net.Conn]string         // watches of all at and below a path
+	data     map[string]map[net.Conn]bool
+	lists    map[string]map[net.Conn]bool
 }
 
 func newFakeServer(t *testing.T) *fakeServer {
@@ -62,10 +63,39 @@ func (f *fakeServer) start() {
 			}
 			f.mu.Lock()
 			f.conns[c] = true
+			f.accepted++
 			f.mu.Unlock()
 			go f.serve(c)
 		}
 	}()
+}
+
+// also serves at another address.
+func (f *fakeServer) also() (addr string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(f.t, err)
+	f.t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			f.mu.Lock()
+			f.conns[c] = true
+			f.accepted++
+			f.mu.Unlock()
+			go f.serve(c)
+		}
+	}()
+	return l.Addr().String()
+}
+
+// identity is the one in the tree below root.
+func (f *fakeServer) identity(root string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return string(f.nodes["/"+root+"/"+identityKey].value)
 }
 
 // stop ends every connection, and takes no others.
@@ -167,7 +197,12 @@ func (f *fakeServer) serve(c net.Conn) {
 	}
 	d := decoder{p: body}
 	d.int()
-	d.long()
+	f.mu.Lock()
+	older := d.long() > f.zxid
+	f.mu.Unlock()
+	if older {
+		return // as a server does whose data are older than the client's
+	}
 	g := granted{timeout: time.Duration(d.int()) * time.Millisecond, id: d.long()}
 	if g.id == 0 {
 		f.mu.Lock()
@@ -201,11 +236,17 @@ func (f *fakeServer) serve(c net.Conn) {
 	}
 }
 
-const codeUnimplemented = -6
+const (
+	opCreate          = 1
+	codeUnimplemented = -6
+)
 
 func (f *fakeServer) answer(c net.Conn, op int32, d *decoder) (code int32, reply encoder) {
 	switch op {
 	case opMulti:
+		if creates := f.creates(d); creates != nil {
+			return 0, creates
+		}
 		return 0, encoder{0, 0, 0, 13, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 1, 0xff, 0xff, 0xff, 0xff}
 	case opClose:
 		f.ended++
@@ -248,6 +289,31 @@ func (f *fakeServer) answer(c net.Conn, op int32, d *decoder) (code int32, reply
 	}
 	reply.stat(n.stat)
 	return 0, reply
+}
+
+// creates applies a transaction that only makes nodes; nil for any other.
+func (f *fakeServer) creates(d *decoder) (reply encoder) {
+	for d.int() == opCreate {
+		d.next(1 + 4)
+		path, value := string(d.bytes()), d.bytes()
+		for range d.int() { // its ACL
+			d.int()
+			d.bytes()
+			d.bytes()
+		}
+		d.int()
+		f.putLocked(path, value)
+		reply.int(opCreate)
+		reply.bool(false)
+		reply.int(0)
+		reply.string(path)
+	}
+	if reply != nil {
+		reply.int(opError)
+		reply.bool(true)
+		reply.int(opError)
+	}
+	return reply
 }
 
 func (f *fakeServer) below(path string) []string {

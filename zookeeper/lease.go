@@ -61,6 +61,9 @@ func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.
 // granted makes a session at one server after the other. Of several that were
 // made the first counts, and the others run out.
 func (b *Backend) granted(ctx context.Context, ttl time.Duration, o sessionOptions) (endpoint.Answer[*lease], error) {
+	if err := b.makeIdentity(ctx); err != nil {
+		return endpoint.Answer[*lease]{Clear: true}, err
+	}
 	var mu sync.Mutex
 	var all []*lease
 	over := false
@@ -326,6 +329,9 @@ func (l *lease) Revoke(ctx context.Context) error {
 
 // revoke ends a session at one server.
 func (b *Backend) revoke(ctx context.Context, addr string, g granted, seen dcs.Revision) error {
+	if err := b.admitted(ctx, nil, addr); err != nil {
+		return err
+	}
 	return b.c.tap(ctx, request{op: "Revoke"}, nil, func(*zk.Conn) error {
 		return b.aside(ctx, addr, func(c net.Conn) error {
 			now, err := ask(c, g, int64(seen)) //nolint:gosec // G115: it was an int64

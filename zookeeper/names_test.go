@@ -56,6 +56,8 @@ func TestServerWithTwoAddressesIsOneEndpoint(t *testing.T) {
 	t.Parallel()
 	first, second := newFakeServer(t), newFakeServer(t)
 	first.last, second.last = 1<<56, 2<<56
+	first.put("/r/"+identityKey, []byte("x"))
+	second.put("/r/"+identityKey, []byte("x"))
 	alias, config := first.aliased(t)
 	config.Endpoints = []string{first.addr, alias.Endpoint, second.addr}
 	b, err := New(config)

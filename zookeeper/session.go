@@ -190,7 +190,6 @@ func (s *session) event(ev zk.Event) {
 	switch ev.State {
 	case zk.StateHasSession:
 		s.up()
-		s.identify()
 	case zk.StateExpired:
 		s.end(errExpired)
 	case zk.StateDisconnected:

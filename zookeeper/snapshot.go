@@ -52,8 +52,7 @@ type reader struct {
 // is read there after it is not older.
 func (b *Backend) newReader(ctx context.Context, r request) (*reader, error) {
 	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, addr string) (*wire, error) {
-		_, w, err := through(ctx, b, addr, r, askQuorum)
-		return w, err
+		return b.quorum(ctx, addr, r)
 	})
 	return &reader{b: b, request: r, addr: a.Endpoint, on: a.Value}, err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -22,6 +23,8 @@ type wire struct {
 	in      *bufio.Reader // the same
 	pass    int           // bytes of the library's frame to come
 	most    int           // the size of the largest direct answer that is read
+
+	identity atomic.Pointer[string] // of the store, as it was asked for; nil: it was not
 
 	mu      sync.Mutex
 	sent    dcs.Instant     // when the session was asked for

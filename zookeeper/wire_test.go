@@ -154,6 +154,11 @@ func TestReadIsSentBehindTheBarrier(t *testing.T) {
 	})
 	require.NoError(t, err)
 	defer b.Close()
+	_, err = b.Get(t.Context(), "k")
+	require.ErrorIs(t, err, dcs.ErrNotFound)
+	for len(reads) > 0 {
+		<-reads // those of the identity among them
+	}
 	for range 200 {
 		_, err := b.Get(t.Context(), "k")
 		require.ErrorIs(t, err, dcs.ErrNotFound)

@@ -138,6 +138,21 @@ func (p *Pool) Address(ctx context.Context, endpoint string) (string, error) {
 	return "", n.err
 }
 
+// SeedEndpoints returns the endpoints of a seed: one, or one for each address of its
+// name. It waits for a lookup as [Pool.Address] does.
+func (p *Pool) SeedEndpoints(ctx context.Context, seed string) []string {
+	_, _ = p.Address(ctx, seed) // only for the lookup
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []string
+	for _, m := range p.members {
+		if m.seed && HostPort(m.addr) == seed {
+			out = append(out, m.addr)
+		}
+	}
+	return out
+}
+
 // lookUpAll starts a lookup of every name. Under p.mu.
 func (p *Pool) lookUpAll() {
 	for _, n := range p.names {

@@ -311,10 +311,16 @@ func (p *Pool) reselect() {
 
 // Blame counts a failure that a backend has detected by other means than a call, such
 // as a watch that is silent or lags behind.
-func (p *Pool) Blame(endpoint, reason string) {
+func (p *Pool) Blame(endpoint, reason string) { p.blame(endpoint, reason, false) }
+
+// Eject ejects an endpoint that a backend has found to be no server of the store. It
+// is probed as any other ejected one.
+func (p *Pool) Eject(endpoint, reason string) { p.blame(endpoint, reason, true) }
+
+func (p *Pool) blame(endpoint, reason string, hard bool) {
 	p.mu.Lock()
 	if m := p.find(endpoint); m != nil {
-		p.recordFailure(m, p.now(), reason, false)
+		p.recordFailure(m, p.now(), reason, hard)
 		p.reselect()
 	}
 	p.mu.Unlock()

@@ -55,6 +55,9 @@ func NewAlias(tb testing.TB, target string) *Alias {
 	return a
 }
 
+// Address returns the endpoint of one of the name's addresses.
+func (a *Alias) Address(proxy int) string { return AliasHost + "/" + a.Proxies[proxy].Addr() }
+
 // Has sets the addresses of the name to those of the given proxies.
 func (a *Alias) Has(proxies ...int) {
 	var addrs []netip.Addr

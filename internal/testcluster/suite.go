@@ -25,6 +25,13 @@ func (c *Cluster) Faults() *conformance.Cluster {
 		Healthy:     func(tb testing.TB) { require.NoError(tb, c.Healthy(context.Background())) },
 		RestartAll:  func(tb testing.TB) { require.NoError(tb, c.RestartAll(context.Background())) },
 		InjectFault: c.injectFault,
+		Foreign:     func(tb testing.TB) string { return New(tb, c.foreign()).Endpoints()[0] },
+		Wipe:        func(tb testing.TB) { require.NoError(tb, c.Wipe(context.Background())) },
+		Backup: func(tb testing.TB) func() {
+			dir := tb.TempDir()
+			require.NoError(tb, c.Backup(context.Background(), dir))
+			return func() { require.NoError(tb, c.RestoreBackup(context.Background(), dir)) }
+		},
 	}
 }
 

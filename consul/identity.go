@@ -1,0 +1,238 @@
+package consul
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+// identityKey holds the name of the tree's store, which the first client that
+// writes makes. It is read on each new connection, so that no request goes to
+// another datacenter's keys, or to those of a server that is named by mistake.
+const identityKey = ".store"
+
+// admitted returns the client of addr for a request, once it is known to which
+// store this Store belongs.
+func (b *Backend) admitted(ctx context.Context, addr string) (*conn, error) {
+	c, err := b.connected(addr)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.ident.Admit(ctx, addr); err != nil {
+		return nil, err
+	}
+	if err := b.ident.Ready(ctx); err != nil {
+		return nil, remote.NotSent(err)
+	}
+	return c, nil
+}
+
+// dial connects to the endpoint.
+func (c *conn) dial(ctx context.Context) (net.Conn, error) {
+	b := c.b
+	at, err := b.pool.Address(ctx, c.addr)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.pool.AwaitDial(ctx); err != nil {
+		return nil, err
+	}
+	var nc net.Conn
+	if path, unix := strings.CutPrefix(c.addr, unixScheme); unix {
+		nc, err = (&net.Dialer{}).DialContext(ctx, "unix", path)
+	} else {
+		nc, err = b.dialer.DialContext(ctx, "tcp", at)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if b.c.dialled != nil {
+		b.c.dialled(nc)
+	}
+	return c.sockets.add(nc)
+}
+
+// dialVerified connects to the endpoint and requires that it belongs to the
+// store. share counts the connection.
+func (c *conn) dialVerified(ctx context.Context, share *connShare) (net.Conn, error) {
+	b := c.b
+	nc, err := c.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nc, err = c.encrypted(ctx, nc)
+	switch {
+	case isHangup(err):
+		share.refused()
+		return nil, fmt.Errorf("%w; %w", err, errRefusedConn)
+	case err != nil:
+		return nil, err
+	}
+	v := &verified{Conn: nc, b: b}
+	heard := newHeardConn(v, share, b.c.tls != nil)
+	id, err := c.identityOn(ctx, heard)
+	if err == nil {
+		err = b.ident.Check(ctx, c.addr, id)
+	}
+	if err != nil {
+		heard.Close()
+		return nil, err
+	}
+	v.id = &id
+	return heard, nil
+}
+
+// verified is a connection on which the identity is read first.
+type verified struct {
+	net.Conn
+	b  *Backend
+	id *string // nil until it is read
+}
+
+// Write implements [net.Conn]. Nothing is sent on a connection to a store that
+// had no identity when it was made, once the store has one.
+func (c *verified) Write(p []byte) (int, error) {
+	if c.id != nil && *c.id != c.b.ident.ID() {
+		c.Close()
+		return 0, errOldConnection
+	}
+	return c.Conn.Write(p)
+}
+
+var errOldConnection = errors.New("the connection is older than the store's identity")
+
+// askIdentity asks one endpoint, on a connection of its own.
+func (b *Backend) askIdentity(ctx context.Context, addr string) (string, error) {
+	c, err := b.connected(addr)
+	if err != nil {
+		return "", err
+	}
+	nc, err := c.dial(ctx)
+	if err != nil {
+		return "", err
+	}
+	if nc, err = c.encrypted(ctx, nc); err != nil {
+		return "", err
+	}
+	defer nc.Close()
+	return c.identityOn(ctx, nc)
+}
+
+// identityOn reads the identity on a connection that nothing else uses yet.
+// Where a server's own copy has none, the quorum is asked.
+func (c *conn) identityOn(ctx context.Context, nc net.Conn) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.b.c.Timing.RetryTimeout/2)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	defer stop()
+	client, err := c.b.clientOver(c.addr, checked{&oneConn{nc, bufio.NewReader(nc)}})
+	if err != nil {
+		return "", err
+	}
+	for _, stale := range []bool{true, false} {
+		o := (&api.QueryOptions{AllowStale: stale, RequireConsistent: !stale, Token: c.b.token.current()}).WithContext(ctx)
+		p, _, err := client.KV().Get(c.b.root+identityKey, o)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return "", ctx.Err()
+		case err != nil:
+			return "", plainly(err)
+		case p != nil:
+			return string(p.Value), nil
+		}
+	}
+	return "", nil
+}
+
+// oneConn makes requests, one after the other, on one connection.
+type oneConn struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (c *oneConn) RoundTrip(r *http.Request) (*http.Response, error) {
+	if err := r.Write(c.Conn); err != nil {
+		return nil, err
+	}
+	resp, err := http.ReadResponse(c.in, r)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, mostBody))
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return resp, err
+}
+
+// makeIdentity gives the store an identity, if it has none. A token that may not
+// write the identity cannot lead a service either: the calls that follow report the
+// missing right.
+func (b *Backend) makeIdentity(ctx context.Context) error {
+	if err := b.ident.Ready(ctx); err != nil || b.ident.ID() != "" {
+		return err
+	}
+	a, err := do(ctx, b, endpoint.Write, func(ctx context.Context, c *conn) (string, error) {
+		id := cmp.Or(b.ident.Former(), rand.Text())
+		made, err := call(ctx, c, func(ctx context.Context, token string) (bool, error) {
+			made, _, err := c.api.KV().CAS(&api.KVPair{Key: b.root + identityKey, Value: []byte(id)}, writing(ctx, token))
+			return made, err
+		})
+		if err != nil {
+			return "", err
+		}
+		if made {
+			return id, b.ident.Check(ctx, c.addr, id)
+		}
+		id, err = consistent(ctx, c, func(o *api.QueryOptions) (string, error) {
+			p, _, err := c.api.KV().Get(b.root+identityKey, o)
+			if err != nil || p == nil {
+				return "", err
+			}
+			return string(p.Value), nil
+		})
+		if err != nil {
+			return "", err
+		}
+		return id, b.ident.Check(ctx, c.addr, id)
+	})
+	var f *remote.Failure
+	if errors.As(err, &f) && f.Kind == dcs.ErrUnauthorized && !f.Blame { //nolint:errorlint // a Failure's Kind is a sentinel
+		return nil
+	}
+	if err == nil {
+		b.c.Logger.Info("the store's identity", "identity", a.Value, "endpoint", a.Endpoint)
+	}
+	return err
+}
+
+// newest is the largest revision that any answer named.
+func (b *Backend) newest() dcs.Revision { return max(b.minRevision.Load(), b.copy.Latest()) }
+
+// follows judges the tree's index in an answer by the quorum to a request that
+// was sent when before was the newest revision. Consul forgets deletions, and
+// the index of all keys then shows whether the store has gone back.
+func (b *Backend) follows(ctx context.Context, c *conn, before, index dcs.Revision) error {
+	if index < before {
+		all, err := b.storeIndex(ctx, c)
+		if err != nil {
+			return err
+		}
+		index = max(index, all)
+	}
+	return b.ident.Follows(c.addr, before, index)
+}

@@ -1,0 +1,171 @@
+package consul
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+)
+
+// soon is the context of one call.
+func soon(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), suiteTiming.RetryTimeout)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// saw counts the requests of one kind, without the reads of the identity.
+func (f *fakeAgent) saw(op string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, asked := range f.asked {
+		if asked == op {
+			n++
+		}
+	}
+	return n
+}
+
+// One configuration with an agent of another datacenter: the store of most
+// endpoints gets the identity, and no session and no read goes to the other one,
+// wherever it is in the list.
+func TestMostEndpointsDecideTheStore(t *testing.T) {
+	for n := range 3 {
+		first, second, foreign := newFake(t), newFake(t), newFake(t)
+		second.place = first.place
+		agents := slices.Insert([]*fakeAgent{first, second}, n, foreign)
+		for range 4 {
+			ejection := testcluster.NewEjection(foreign.addr())
+			b := fakeClient(t, func(c *Config) { c.Observer = ejection.Observer() }, agents...)
+			for range 5 {
+				_, _, err := b.Grant(soon(t), suiteTiming.TTL)
+				require.NoError(t, err)
+				_, err = b.Get(soon(t), "k")
+				require.ErrorIs(t, err, dcs.ErrNotFound)
+			}
+			require.Equal(t, first.place.id, b.ident.ID())
+			c, err := b.connected(foreign.addr())
+			require.NoError(t, err)
+			_, err = b.read(soon(t), c, "k")
+			require.ErrorContains(t, err, "this Store to store "+first.place.id)
+			ejection.Await(t)
+		}
+		require.NotEmpty(t, first.place.id)
+		require.Zero(t, foreign.saw("create"), "sessions at the other store")
+		require.Zero(t, foreign.saw("get"), "reads at the other store")
+	}
+}
+
+// Of a name's two addresses one is an agent of another store, and only that address is
+// ejected. The name has no vote.
+func TestAddressInAnotherStoreIsEjected(t *testing.T) {
+	t.Parallel()
+	own, second, third, foreign := newFake(t), newFake(t), newFake(t), newFake(t)
+	second.place, third.place = own.place, own.place
+	own.place.id, foreign.place.id = "x", "y"
+	alias := testcluster.NewAlias(t, own.addr())
+	alias.Proxies[1].Retarget(foreign.addr())
+	ejection := testcluster.NewEjection(alias.Address(1))
+	b := fakeClient(t, func(c *Config) {
+		c.Endpoints = append(c.Endpoints, alias.Endpoint)
+		c.Resolver, c.Observer = alias.Names.Net(), ejection.Observer()
+	}, second, third)
+	ejection.Await(t)
+	_, err := b.Get(soon(t), "k")
+	require.ErrorIs(t, err, dcs.ErrNotFound)
+	require.Equal(t, "x", b.ident.ID())
+	require.Zero(t, foreign.saw("get"))
+}
+
+// A client that only reads makes no identity, and takes the one over that a
+// writer makes.
+func TestReaderMakesNoIdentity(t *testing.T) {
+	a, other := newFake(t), newFake(t)
+	other.place = a.place
+	reader := fakeClient(t, nil, a, other)
+	_, err := reader.Get(soon(t), "k")
+	require.ErrorIs(t, err, dcs.ErrNotFound)
+	require.Empty(t, a.place.id)
+	writer := fakeClient(t, nil, a, other)
+	_, _, err = writer.Grant(soon(t), suiteTiming.TTL)
+	require.NoError(t, err)
+	require.NotEmpty(t, a.place.id)
+	require.Equal(t, a.place.id, writer.ident.ID())
+	c, err := reader.connected(a.addr())
+	require.NoError(t, err)
+	fresh, err := c.dialVerified(soon(t), &c.calls.share)
+	require.NoError(t, err)
+	require.NoError(t, fresh.Close())
+	require.Equal(t, a.place.id, reader.ident.ID())
+	for range 20 {
+		_, err = reader.Get(soon(t), "k")
+		require.ErrorIs(t, err, dcs.ErrNotFound, "connections from before are made again")
+	}
+}
+
+// A store whose index has fallen is found within the budget, by one log line and
+// by the error of each call, with few requests.
+func TestRestoredStoreIsReported(t *testing.T) {
+	t.Parallel()
+	const budget = time.Second
+	a, other := newFake(t), newFake(t)
+	other.place = a.place
+	a.index.Store(900)
+	other.index.Store(900)
+	var log syncBuffer
+	b := fakeClient(t, func(c *Config) {
+		c.Timing = dcs.Timing{TTL: 3 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: budget}
+		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	}, a, other)
+	_, err := b.Snapshot(soon(t), "")
+	require.NoError(t, err)
+	a.index.Store(12)
+	other.index.Store(12)
+	a.heard()
+	other.heard()
+	begin := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), budget)
+	defer cancel()
+	_, err = b.Snapshot(ctx, "")
+	require.LessOrEqual(t, time.Since(begin), budget+100*time.Millisecond)
+	require.Equal(t, dcs.ErrUnavailable, dcs.KindOf(err), "%v", err)
+	require.ErrorContains(t, err, "the store is at revision 12 and was at 900 before")
+	for time.Since(begin) < 2*budget {
+		_, err = b.Snapshot(soon(t), "")
+		require.ErrorContains(t, err, "reopen the Store")
+		_, err = b.Get(soon(t), "k")
+		require.ErrorContains(t, err, "reopen the Store")
+		time.Sleep(time.Millisecond)
+	}
+	require.LessOrEqual(t, len(a.heard())+len(other.heard()), 20, "in two seconds")
+	require.NoError(t, b.Close())
+	require.Equal(t, 1, strings.Count(log.String(), "the store has lost data"))
+}
+
+// syncBuffer is a log that is written and read at the same time.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}

@@ -1,0 +1,100 @@
+package etcd3
+
+import (
+	"context"
+	"strconv"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/remote"
+)
+
+// clusterName is an etcd cluster's id as an identity.
+type clusterName struct {
+	id   uint64
+	name string
+}
+
+// nameOf returns the name of a cluster.
+func (c *conn) nameOf(id uint64) string {
+	known := c.cluster.Load()
+	if known == nil || known.id != id {
+		known = &clusterName{id, strconv.FormatUint(id, 16)}
+		c.cluster.Store(known)
+	}
+	return known.name
+}
+
+// askIdentity asks one member for the id of its cluster. A member that has lost
+// touch with the others answers too.
+func (b *Backend) askIdentity(ctx context.Context, addr string) (string, error) {
+	c, err := b.connected(addr)
+	if err != nil {
+		return "", err
+	}
+	ctx = b.c.name(ctx, "Probe")
+	s, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.StatusResponse, error) {
+		return c.state.Status(ctx, &pb.StatusRequest{}, o...)
+	})
+	if err != nil {
+		return "", err
+	}
+	return c.nameOf(s.Header.ClusterId), nil
+}
+
+// admitted returns the connection to addr for a request, once it is known to
+// which cluster this Store belongs, and that the member at addr does: no write
+// and no lease goes to a member of another one.
+func (b *Backend) admitted(ctx context.Context, addr string) (*conn, error) {
+	c, err := b.connected(addr)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.ident.Admit(ctx, addr); err != nil {
+		return nil, err
+	}
+	if err := b.ident.Ready(ctx); err != nil {
+		return nil, remote.NotSent(err)
+	}
+	if dial := c.dials.Load(); dial > 0 && c.verified.Load() == dial {
+		return c, nil
+	}
+	id, err := b.askIdentity(ctx, addr)
+	if err == nil {
+		err = b.ident.Check(ctx, addr, id)
+	}
+	if err != nil {
+		return nil, remote.NotSent(err)
+	}
+	c.verified.Store(c.dials.Load())
+	return c, nil
+}
+
+// seen checks the header of an answer, and remembers the store's revision.
+func (b *Backend) seen(c *conn, h *pb.ResponseHeader) error {
+	if h == nil {
+		return nil
+	}
+	if err := b.ident.Check(b.life, c.addr, c.nameOf(h.ClusterId)); err != nil {
+		return err
+	}
+	if c.member.Swap(h.MemberId) != h.MemberId {
+		b.pool.Identify(c.addr, memberName(h.MemberId))
+	}
+	b.copy.Saw(revision(h.Revision))
+	return nil
+}
+
+// follows is seen for a linearizable answer to a request that was sent when
+// before was the newest revision known.
+func (b *Backend) follows(c *conn, before dcs.Revision, h *pb.ResponseHeader) error {
+	if h == nil {
+		return nil
+	}
+	if err := b.seen(c, h); err != nil {
+		return err
+	}
+	return b.ident.Follows(c.addr, before, revision(h.Revision))
+}

@@ -1,0 +1,159 @@
+package etcd3
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+)
+
+// One configuration with a server of another cluster: every client chooses the
+// cluster of most endpoints, wherever the other server is in the list and
+// whichever answers first.
+func TestMostEndpointsDecideTheCluster(t *testing.T) {
+	own, other := newFakeStore(), newFakeStore()
+	other.cluster = 2
+	first, second, foreign := serve(t, own.register), serve(t, own.register), serve(t, other.register)
+	list := []string{foreign, first, second}
+	for n := range 12 {
+		ejection := testcluster.NewEjection(foreign)
+		b, err := New(Config{
+			Endpoints: append(list[n%3:len(list):len(list)], list[:n%3]...), Root: "t", NoDiscovery: true, Timing: suiteTiming,
+			Observer: ejection.Observer(),
+		})
+		require.NoError(t, err)
+		store, err := dcs.New(b, dcs.Options{Timing: suiteTiming})
+		require.NoError(t, err)
+		for range 5 {
+			s := newSession(t, store)
+			h, err := s.TryAcquire(t.Context(), "leader", nil)
+			require.NoError(t, err)
+			require.NotNil(t, own.key("leader"))
+			require.NoError(t, h.Release(t.Context()))
+			require.NoError(t, s.Close(t.Context()))
+		}
+		ejection.Await(t)
+		require.NoError(t, store.Close())
+	}
+	require.EqualValues(t, 1, other.rev, "nothing was written to the other cluster")
+	require.Zero(t, other.leaseCount())
+}
+
+// Of a name's two addresses one belongs to another cluster, and only that address is
+// ejected. The name has no vote.
+func TestAddressInAnotherClusterIsEjected(t *testing.T) {
+	t.Parallel()
+	own, other := newFakeStore(), newFakeStore()
+	other.cluster = 2
+	alias := testcluster.NewAlias(t, serve(t, own.register))
+	alias.Proxies[1].Retarget(serve(t, other.register))
+	ejection := testcluster.NewEjection(alias.Address(1))
+	b, store := own.clientAt(t, alias.Endpoint, Config{
+		Endpoints: []string{serve(t, own.register), serve(t, own.register)},
+		Resolver:  alias.Names.Net(), Observer: ejection.Observer(),
+	})
+	ejection.Await(t)
+	_, err := store.Get(t.Context(), "k")
+	require.ErrorIs(t, err, dcs.ErrNotFound)
+	require.Equal(t, "1", b.ident.ID())
+}
+
+// Where no cluster has most endpoints, no call succeeds and the error names both.
+func TestSplitEndpointsAreRefused(t *testing.T) {
+	own, other := newFakeStore(), newFakeStore()
+	other.cluster = 2
+	a, z := serve(t, own.register), serve(t, other.register)
+	b, err := New(Config{Endpoints: []string{a, z}, Root: "t", NoDiscovery: true, Timing: suiteTiming})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, b.Close()) })
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	_, err = b.Get(ctx, "k")
+	require.Equal(t, dcs.ErrUnavailable, dcs.KindOf(err), "%v", err)
+	for _, part := range []string{a + " to store 1", z + " to store 2"} {
+		require.ErrorContains(t, err, part)
+	}
+}
+
+// restore gives the server the data of a backup in which nothing is, under the
+// same id of the cluster.
+func (f *fakeStore) restore() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rev, f.keys, f.leases = 1, map[string]*mvccpb.KeyValue{}, map[int64]int64{}
+}
+
+// A store that was restored from an older backup is found within the budget, by
+// one log line and by the error of each call. Few requests are sent, the Holds
+// end, and a Store that is opened again works.
+func TestRestoredStoreIsReported(t *testing.T) {
+	t.Parallel()
+	const budget = time.Second
+	timing := dcs.Timing{TTL: 3 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: budget}
+	f := newFakeStore()
+	var requests atomic.Int64
+	count := grpc.UnaryInterceptor(func(ctx context.Context, r any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
+		requests.Add(1)
+		return h(ctx, r)
+	})
+	streams := grpc.StreamInterceptor(func(srv any, s grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+		requests.Add(1)
+		return h(srv, s)
+	})
+	addrs := []string{serve(t, f.register, count, streams), serve(t, f.register, count, streams), serve(t, f.register, count, streams)}
+	var log bytes.Buffer
+	open := func() *dcs.Store {
+		b, err := New(Config{Endpoints: addrs, Root: "t", NoDiscovery: true, Timing: timing, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		require.NoError(t, err)
+		store, err := dcs.New(b, dcs.Options{Timing: timing})
+		require.NoError(t, err)
+		return store
+	}
+	store := open()
+	s := newSession(t, store)
+	h, err := s.TryAcquire(t.Context(), "leader", nil)
+	require.NoError(t, err)
+	for range 20 {
+		require.NoError(t, h.Update(t.Context(), []byte("v")))
+	}
+	_, err = store.Snapshot(t.Context(), "")
+	require.NoError(t, err)
+
+	f.restore()
+	requests.Store(0)
+	begin := time.Now()
+	_, err = store.Snapshot(t.Context(), "")
+	require.LessOrEqual(t, time.Since(begin), budget+100*time.Millisecond)
+	require.Equal(t, dcs.ErrUnavailable, dcs.KindOf(err), "%v", err)
+	require.ErrorContains(t, err, "restored from an older backup, or wiped")
+	require.ErrorContains(t, err, "reopen the Store")
+	for time.Since(begin) < 2*budget {
+		_, err = store.Snapshot(t.Context(), "")
+		require.ErrorContains(t, err, "reopen the Store")
+		_, err = store.Commit(t.Context(), dcs.Txn{Then: []dcs.Write{{Key: "k"}}})
+		require.ErrorContains(t, err, "reopen the Store")
+		time.Sleep(time.Millisecond)
+	}
+	<-h.Done()
+	require.ErrorContains(t, h.Err(), "reopen the Store")
+	require.LessOrEqual(t, requests.Load(), int64(10))
+	require.NoError(t, store.Close())
+	require.Equal(t, 1, strings.Count(log.String(), "the store has lost data"))
+
+	store = open()
+	s = newSession(t, store)
+	_, err = s.TryAcquire(t.Context(), "leader", nil)
+	require.NoError(t, err)
+	require.NoError(t, store.Close())
+}

@@ -1,0 +1,173 @@
+package zookeeper
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+)
+
+// identityTiming makes the test of a restored store short.
+var identityTiming = dcs.Timing{TTL: 3 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: time.Second}
+
+// soon is the context of one call.
+func soon(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), suiteTiming.RetryTimeout)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func identityClient(t *testing.T, change func(*Config), endpoints ...string) *Backend {
+	c := Config{
+		Endpoints: endpoints, Root: "r", Timing: suiteTiming,
+		Tick: 10 * time.Millisecond, MinTTL: 20 * time.Millisecond, MaxTTL: time.Minute,
+	}
+	if change != nil {
+		change(&c)
+	}
+	b, err := New(c)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, b.Close()) })
+	return b
+}
+
+// One configuration with a server of another ensemble: the store of most
+// endpoints gets the identity, no session is made at the other one, and none is
+// called over because the other one does not know it.
+func TestMostEndpointsDecideTheEnsemble(t *testing.T) {
+	t.Parallel()
+	for n := range 3 {
+		own, foreign := newFakeServer(t), newFakeServer(t)
+		own.last, foreign.last = 1<<56, 1<<56 // both ensembles have a server 1
+		endpoints := slices.Insert([]string{own.addr, own.also()}, n, foreign.addr)
+		ejection := testcluster.NewEjection(foreign.addr)
+		b := identityClient(t, func(c *Config) { c.Observer = ejection.Observer() }, endpoints...)
+		l, _, err := b.Grant(soon(t), 3*time.Second)
+		require.NoError(t, err)
+		require.NotEmpty(t, own.identity("r"))
+		require.Equal(t, own.identity("r"), b.ident.ID())
+		require.NotEqual(t, own.identity("r"), foreign.identity("r"))
+		_, err = l.Renew(soon(t))
+		require.NoError(t, err)
+		_, err = l.(*lease).confirmed(soon(t), foreign.addr, nil)
+		require.ErrorContains(t, err, "this Store to store "+b.ident.ID())
+		_, err = l.Renew(soon(t))
+		require.NoError(t, err, "the session is not over")
+		require.ErrorContains(t, b.revoke(soon(t), foreign.addr, granted{id: 1}, 0), "this Store to store")
+		ejection.Await(t)
+	}
+}
+
+// Of a name's two addresses one belongs to another ensemble, and only that address is
+// ejected. The name has no vote.
+func TestAddressInAnotherEnsembleIsEjected(t *testing.T) {
+	t.Parallel()
+	own, foreign := newFakeServer(t), newFakeServer(t)
+	own.last, foreign.last = 1<<56, 1<<56
+	own.put("/r/"+identityKey, []byte("x"))
+	foreign.put("/r/"+identityKey, []byte("y"))
+	alias := testcluster.NewAlias(t, own.addr)
+	alias.Proxies[1].Retarget(foreign.addr)
+	ejection := testcluster.NewEjection(alias.Address(1))
+	b := identityClient(t, func(c *Config) {
+		c.Resolver, c.Observer = alias.Names.Net(), ejection.Observer()
+	}, alias.Endpoint, own.also(), own.also())
+	ejection.Await(t)
+	_, err := b.Get(soon(t), "k")
+	require.ErrorIs(t, err, dcs.ErrNotFound)
+	require.Equal(t, "x", b.ident.ID())
+}
+
+// A client that only reads makes no identity, and takes the one over that a
+// writer makes.
+func TestReaderMakesNoIdentity(t *testing.T) {
+	own := newFakeServer(t)
+	endpoints := []string{own.addr, own.also()}
+	reader := identityClient(t, nil, endpoints...)
+	_, err := reader.Get(soon(t), "k")
+	require.ErrorIs(t, err, dcs.ErrNotFound)
+	require.Empty(t, own.identity("r"))
+	writer := identityClient(t, nil, endpoints...)
+	_, _, err = writer.Grant(soon(t), identityTiming.TTL)
+	require.NoError(t, err)
+	require.NotEmpty(t, own.identity("r"))
+	s, err := reader.Snapshot(soon(t), "")
+	require.NoError(t, err)
+	require.Empty(t, s.Entries, "the identity is no key")
+}
+
+// A store that was restored from an older backup is found within the budget, by
+// one log line and by the error of each call, with few connections. The lease
+// ends, and a client that is opened again works.
+func TestRestoredStoreIsReported(t *testing.T) {
+	t.Parallel()
+	f := newFakeServer(t)
+	var log syncBuffer
+	b := identityClient(t, func(c *Config) {
+		c.Timing, c.Logger = identityTiming, slog.New(slog.NewTextHandler(&log, nil))
+	}, f.addr)
+	l, _, err := b.Grant(soon(t), 3*time.Second)
+	require.NoError(t, err)
+	for range 20 {
+		f.put("/r/leader", []byte("v"))
+	}
+	_, err = b.Snapshot(soon(t), "")
+	require.NoError(t, err)
+
+	f.stop()
+	f.mu.Lock()
+	kept := f.nodes["/r/"+identityKey]
+	f.nodes, f.zxid, f.accepted = map[string]node{"/r": {there: true}, "/r/" + identityKey: kept}, 3, 0
+	f.mu.Unlock()
+	f.start()
+	begin := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), identityTiming.RetryTimeout)
+	defer cancel()
+	_, err = b.Snapshot(ctx, "")
+	require.LessOrEqual(t, time.Since(begin), identityTiming.RetryTimeout+100*time.Millisecond)
+	require.Equal(t, dcs.ErrUnavailable, dcs.KindOf(err), "%v", err)
+	require.ErrorContains(t, err, "reopen the Store")
+	for time.Since(begin) < 2*identityTiming.RetryTimeout {
+		_, err = b.Snapshot(soon(t), "")
+		require.ErrorContains(t, err, "reopen the Store")
+		_, err = l.Renew(soon(t))
+		require.ErrorContains(t, err, "reopen the Store")
+		time.Sleep(time.Millisecond)
+	}
+	f.mu.Lock()
+	require.LessOrEqual(t, f.accepted, 20, "in two seconds")
+	f.mu.Unlock()
+	require.NoError(t, b.Close())
+	require.Equal(t, 1, strings.Count(log.String(), "the store has lost data"))
+
+	b = identityClient(t, nil, f.addr)
+	_, _, err = b.Grant(soon(t), 3*time.Second)
+	require.NoError(t, err)
+}
+
+// syncBuffer is a log that is written and read at the same time.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
