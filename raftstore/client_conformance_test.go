@@ -14,6 +14,7 @@ func TestConformanceOfClients(t *testing.T) {
 	na := map[string]string{
 		"Outage/ReadOnly":  "reads need the quorum as much as writes do: there is no such state",
 		"Clock/Stepped":    "leases are counted by Go's monotonic clock, which no step of the wall clock moves; a linter rule forbids the use of the wall clock",
+		"Identity/*":       identityNotApplicable,
 		"Auth/*":           "clients prove themselves by certificate; there are no users, passwords or tokens",
 		"Reply/MarkerLost": "attempts have numbers in the replicated log instead of markers (P15); they go with it only",
 	}
