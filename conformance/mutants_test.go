@@ -56,8 +56,8 @@ var withoutMutant = map[string]string{
 	"Holder/StaleConfirmation": "memstore is one server, which no other can supersede; etcd3's TestStaleTermIsNoConfirmation breaks the rule",
 	"Holder/PausedPastTTL":     "memstore is in one process; the rule depends on Hold, and the tests of package dcs break that",
 	"Store/LeaderChange":       "memstore is one server; it is Store/OneReboots with an election",
-	"Identity/ForeignServer":   "memstore has no address that could name another store; the tests of internal/remote break the rule",
-	"Identity/LostData":        "memstore keeps nothing that could be restored; the tests of internal/remote break the rule",
+	"Identity/ForeignServer":   "memstore has no address that could name another store; the tests of internal/backend break the rule",
+	"Identity/LostData":        "memstore keeps nothing that could be restored; the tests of internal/backend break the rule",
 	"Clock/Stepped":            "memstore reads no wall clock, and a linter rule forbids it",
 }
 

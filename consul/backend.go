@@ -15,8 +15,8 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
@@ -28,9 +28,9 @@ type Backend struct {
 	root        string // with its slash
 	pool        *endpoint.Pool
 	commits     *attempt.Committer
-	markers     remote.Markers
+	markers     backend.Markers
 	copy        watchcache.Cache
-	ident       remote.Identity
+	ident       backend.Identity
 	dialer      *keepalive.Dialer
 	polls       polling // by the one view at a time
 	token       token
@@ -68,21 +68,21 @@ func New(c Config) (*Backend, error) {
 	b.token = token{secret: c.token, value: c.token.Current()}
 	derived, _ := keepalive.Derive(c.Timing.TTL, c.Timing.LoopWait)
 	b.dialer = &keepalive.Dialer{Config: derived, Base: &net.Dialer{Resolver: c.Resolver}, Logger: c.Logger}
-	b.markers = remote.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
+	b.markers = backend.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
 	o := endpoint.Options{
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
-		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.copy.Observer(c.Observer.Endpoint), HedgeFloor: hedgeFloor,
+		Judge: backend.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.copy.Observer(c.Observer.Endpoint), HedgeFloor: hedgeFloor,
 		Lookup: endpoint.LookupBy(c.Resolver), Drop: b.conns.Drop,
 	}
 	if c.SRV != "" {
 		o.Topology = endpoint.Unidentified(c.srv().LookUp)
 	}
 	b.pool = endpoint.New(o)
-	b.ident = remote.Identity{
+	b.ident = backend.Identity{
 		Seeds: c.Endpoints, Pool: b.pool, Budget: c.Timing.RetryTimeout, Life: b.life, Logger: c.Logger, Ask: b.askIdentity,
 	}
 	b.conns.Close, b.conns.Grace, b.conns.Known = (*conn).close, c.Timing.RetryTimeout, b.pool.Knows
-	b.commits = attempt.New(transport{b}, remote.CommitOptions(b.pool, attempt.Options{
+	b.commits = attempt.New(transport{b}, backend.CommitOptions(b.pool, attempt.Options{
 		Backend: backendName, Slots: c.Slots, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
 	}))
 	if b.ofAgent() {
@@ -198,7 +198,7 @@ func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 	a, err := do(b.c.name(ctx, "Get"), b, endpoint.Read, func(ctx context.Context, c *conn) ([]dcs.Entry, error) {
 		return b.read(ctx, c, key)
 	})
-	return remote.FirstEntry(backendName, key, a.Endpoint, a.Value, err)
+	return backend.FirstEntry(backendName, key, a.Endpoint, a.Value, err)
 }
 
 // read reads keys, consistently and at one moment; those that are absent are
@@ -218,7 +218,7 @@ func (b *Backend) read(ctx context.Context, c *conn, keys ...string) ([]dcs.Entr
 		}
 	}
 	ops := make(api.KVTxnOps, 0, len(keys))
-	for _, k := range remote.Unique(keys) {
+	for _, k := range backend.Unique(keys) {
 		ops = append(ops, &api.KVTxnOp{Verb: api.KVGetOrEmpty, Key: b.root + k})
 	}
 	return consistent(ctx, c, func(o *api.QueryOptions) ([]dcs.Entry, error) {
@@ -297,7 +297,7 @@ func below(prefix string, entries []dcs.Entry) []dcs.Entry {
 // probe asks the quorum through one endpoint, for the Pool. Consul does not
 // tell which endpoint leads without more rights.
 func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error) {
-	c, err := b.admitted(remote.Probing(ctx), addr)
+	c, err := b.admitted(backend.Probing(ctx), addr)
 	if err != nil {
 		return false, err
 	}
@@ -349,5 +349,5 @@ func (b *Backend) ready(ctx context.Context) error {
 	if err := b.checkNodeAtOpen(ctx); err != nil {
 		return err
 	}
-	return remote.Readable(ctx, b)
+	return backend.Readable(ctx, b)
 }

@@ -7,12 +7,12 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 // bindings remembers what was last seen of the keys that were written: a write
 // is built on it, and refused by Consul where it is not true any more.
-type bindings struct{ remote.Cache[binding] }
+type bindings struct{ backend.Cache[binding] }
 
 // binding is what is known of a key; the zero value is that it is absent.
 type binding struct {

@@ -7,7 +7,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 // FromClientConfig returns the settings of a client of Consul's own API: address,
@@ -16,7 +16,7 @@ import (
 // Timing, and so is Transport. Settings that cannot be kept are ErrInvalid, each by name. Nothing is
 // taken from the environment, unless c comes from api.DefaultConfig.
 func FromClientConfig(c *api.Config) (Config, error) {
-	var faults remote.Faults
+	var faults backend.Faults
 	out := fromClientConfig(&faults, *c)
 	if c.HttpClient != nil {
 		faults.Add("HttpClient: connections are this package's own: leave it out")
@@ -24,7 +24,7 @@ func FromClientConfig(c *api.Config) (Config, error) {
 	return out, faults.Err(backendName)
 }
 
-func fromClientConfig(faults *remote.Faults, c api.Config) Config {
+func fromClientConfig(faults *backend.Faults, c api.Config) Config {
 	out := Config{
 		PathPrefix: c.PathPrefix, Datacenter: c.Datacenter, Token: c.Token, TokenFile: c.TokenFile, Namespace: c.Namespace, Partition: c.Partition,
 	}
@@ -58,7 +58,7 @@ func fromClientConfig(faults *remote.Faults, c api.Config) Config {
 }
 
 // fromTLSConfig returns the files of the API's settings of TLS.
-func fromTLSConfig(faults *remote.Faults, t api.TLSConfig) *dcs.TLSFiles {
+func fromTLSConfig(faults *backend.Faults, t api.TLSConfig) *dcs.TLSFiles {
 	for name, set := range map[string]bool{"CAPath": t.CAPath != "", "CAPem": t.CAPem != nil, "CertPEM": t.CertPEM != nil, "KeyPEM": t.KeyPEM != nil} {
 		if set {
 			faults.Add("TLSConfig.%s cannot be kept: name files in CAFile, CertFile and KeyFile", name)
@@ -78,12 +78,12 @@ func fromTLSConfig(faults *remote.Faults, t api.TLSConfig) *dcs.TLSFiles {
 // CONSUL_HTTP_AUTH and CONSUL_CAPATH are refused. No other function of this package
 // reads the environment.
 func FromEnvironment() (Config, error) {
-	var faults remote.Faults
+	var faults backend.Faults
 	c := fromEnvironment(&faults)
 	return c, faults.Err(backendName)
 }
 
-func fromEnvironment(faults *remote.Faults) Config {
+func fromEnvironment(faults *backend.Faults) Config {
 	c := api.Config{
 		Address: os.Getenv(api.HTTPAddrEnvName), Token: os.Getenv(api.HTTPTokenEnvName), TokenFile: os.Getenv(api.HTTPTokenFileEnvName),
 		Namespace: os.Getenv(api.HTTPNamespaceEnvName), Partition: os.Getenv(api.HTTPPartitionEnvName),

@@ -9,8 +9,8 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // Commit implements [dcs.Backend].
@@ -44,7 +44,7 @@ func (t transport) Recall(key string) (dcs.Entry, bool) {
 // a read where it must be known who holds a key that is written.
 func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer, error) {
 	b := t.b
-	return remote.Send(ctx, b.pool, &b.markers, r, remote.Anywhere, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
+	return backend.Send(ctx, b.pool, &b.markers, r, backend.Anywhere, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
 		return b.send(ctx, addr, r, lease)
 	})
 }
@@ -58,7 +58,7 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 	whole := r.Whole(lease)
 	if keys := b.known.missing(whole); len(keys) > 0 {
 		if _, err := b.look(ctx, c, keys); err != nil {
-			return attempt.Answer{}, remote.NotSent(err)
+			return attempt.Answer{}, backend.NotSent(err)
 		}
 	}
 	ops := b.ops(r, whole)
@@ -95,17 +95,17 @@ func (b *Backend) refused(ctx context.Context, c *conn, r attempt.Request, whole
 		switch refusalOf(op, f.What) {
 		case condition, denied: // the latter is an error of the call
 		case delayed:
-			return a, &remote.Failure{Endpoint: c.addr, Err: errors.New(f.What), Refused: true}
+			return a, &backend.Failure{Endpoint: c.addr, Err: errors.New(f.What), Refused: true}
 		case leaseGone:
 			if b.markers.Lost(dcs.LeaseID(op.Session)) {
-				return a, &remote.Failure{Endpoint: c.addr, Err: errors.New(f.What), Refused: true}
+				return a, &backend.Failure{Endpoint: c.addr, Err: errors.New(f.What), Refused: true}
 			}
 			a.Outcome = attempt.LeaseLost // P14
 		}
 	}
-	entries, err := b.look(ctx, c, remote.Keys(r))
+	entries, err := b.look(ctx, c, backend.Keys(r))
 	if err != nil {
-		return a, remote.NotSent(err) // it was refused, and we do not know why
+		return a, backend.NotSent(err) // it was refused, and we do not know why
 	}
 	a.Seen, a.Entries = true, entries
 	return a, nil
@@ -180,5 +180,5 @@ func refusedRead(c *conn, resp *api.KVTxnResponse) error {
 	for _, f := range resp.Errors {
 		what = f.What
 	}
-	return &remote.Failure{Endpoint: c.addr, Err: errors.New(what), Blame: true, Refused: true}
+	return &backend.Failure{Endpoint: c.addr, Err: errors.New(what), Blame: true, Refused: true}
 }

@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/credentials"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // Config says how to reach Consul. Endpoints and Root are mandatory.
@@ -106,7 +106,7 @@ const (
 )
 
 func (c Config) check() (Config, error) {
-	var faults remote.Faults
+	var faults backend.Faults
 	c.Endpoints, c.Root = c.checkEndpoints(&faults), faults.Root(c.Root)
 	if c.PathPrefix = strings.TrimRight(c.PathPrefix, "/"); c.PathPrefix != "" && c.PathPrefix[0] != '/' {
 		faults.Add("PathPrefix %q: it begins with a slash, like /consul", c.PathPrefix)
@@ -141,7 +141,7 @@ func (c Config) check() (Config, error) {
 const unixScheme = endpoint.SocketScheme
 
 // checkEndpoints returns the endpoints with their ports.
-func (c Config) checkEndpoints(faults *remote.Faults) []string {
+func (c Config) checkEndpoints(faults *backend.Faults) []string {
 	var hosts, sockets []string
 	for _, e := range c.Endpoints {
 		path, unix := strings.CutPrefix(strings.TrimSpace(e), unixScheme)
@@ -167,12 +167,12 @@ func (c Config) checkEndpoints(faults *remote.Faults) []string {
 }
 
 // srv is the discovery of SRV.
-func (c Config) srv() remote.SRV {
+func (c Config) srv() backend.SRV {
 	service := "consul-http"
 	if c.TLS != nil || c.TLSFiles != nil {
 		service = "consul-https"
 	}
-	return remote.SRV{Service: service, Suffix: c.SRVSuffix, Domain: c.SRV, Resolver: c.Resolver}
+	return backend.SRV{Service: service, Suffix: c.SRVSuffix, Domain: c.SRV, Resolver: c.Resolver}
 }
 
 func (c Config) caps() dcs.Caps {

@@ -14,7 +14,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 func TestConfigNamesEveryFault(t *testing.T) {
@@ -96,30 +96,30 @@ func TestMeanings(t *testing.T) {
 		left                  bool
 		kind                  error
 		refused, blame, final bool
-		also                  remote.Failure
+		also                  backend.Failure
 	}{
-		"no leader":       {err: said(http.StatusInternalServerError, "No cluster leader"), left: true, refused: true, also: remote.Failure{Doubt: true}},
-		"not the leader":  {err: said(http.StatusInternalServerError, "rpc error making call: node is not the leader"), left: true, refused: true, also: remote.Failure{Doubt: true}},
+		"no leader":       {err: said(http.StatusInternalServerError, "No cluster leader"), left: true, refused: true, also: backend.Failure{Doubt: true}},
+		"not the leader":  {err: said(http.StatusInternalServerError, "rpc error making call: node is not the leader"), left: true, refused: true, also: backend.Failure{Doubt: true}},
 		"leadership lost": {err: said(http.StatusInternalServerError, "leadership lost while committing log"), left: true, blame: true},
 		"rpc error":       {err: said(http.StatusInternalServerError, "rpc error making call: EOF"), left: true, blame: true},
-		"too often":       {err: said(http.StatusTooManyRequests, "Your IP is issuing too many concurrent connections"), left: true, refused: true, also: remote.Failure{Busy: time.Second}},
-		"too many":        {err: said(http.StatusTooManyRequests, ""), left: true, refused: true, also: remote.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
-		"a proxy":         {err: said(http.StatusServiceUnavailable, "busy"), left: true, also: remote.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
-		"rate limit":      {err: said(http.StatusServiceUnavailable, "rate limit exceeded, try again later or against a different server"), left: true, refused: true, also: remote.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
+		"too often":       {err: said(http.StatusTooManyRequests, "Your IP is issuing too many concurrent connections"), left: true, refused: true, also: backend.Failure{Busy: time.Second}},
+		"too many":        {err: said(http.StatusTooManyRequests, ""), left: true, refused: true, also: backend.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
+		"a proxy":         {err: said(http.StatusServiceUnavailable, "busy"), left: true, also: backend.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
+		"rate limit":      {err: said(http.StatusServiceUnavailable, "rate limit exceeded, try again later or against a different server"), left: true, refused: true, also: backend.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
 		"too large":       {err: said(http.StatusRequestEntityTooLarge, "Request body(600000 bytes) too large"), left: true, kind: dcs.ErrInvalid, refused: true, final: true},
-		"denied":          {err: said(http.StatusForbidden, "Permission denied"), left: true, kind: dcs.ErrUnauthorized, refused: true, also: remote.Failure{Unconfirmed: true}},
-		"no such token":   {err: said(http.StatusForbidden, "ACL not found"), left: true, kind: dcs.ErrUnauthorized, refused: true, also: remote.Failure{Unconfirmed: true}},
-		"never left":      {err: errors.New("dial tcp: connection refused"), refused: true, blame: true, also: remote.Failure{Unreachable: true}},
+		"denied":          {err: said(http.StatusForbidden, "Permission denied"), left: true, kind: dcs.ErrUnauthorized, refused: true, also: backend.Failure{Unconfirmed: true}},
+		"no such token":   {err: said(http.StatusForbidden, "ACL not found"), left: true, kind: dcs.ErrUnauthorized, refused: true, also: backend.Failure{Unconfirmed: true}},
+		"never left":      {err: errors.New("dial tcp: connection refused"), refused: true, blame: true, also: backend.Failure{Unreachable: true}},
 		"cut":             {err: errors.New("EOF"), left: true, blame: true},
-		"ours is refused": {err: errors.New("remote error: tls: expired certificate"), left: true, kind: dcs.ErrUnauthorized, refused: true, blame: true, also: remote.Failure{Unreachable: true}},
-		"certificate":     {err: errors.New("tls: failed to verify certificate: x509: certificate has expired"), kind: dcs.ErrUnauthorized, refused: true, blame: true, also: remote.Failure{Unreachable: true}},
+		"ours is refused": {err: errors.New("remote error: tls: expired certificate"), left: true, kind: dcs.ErrUnauthorized, refused: true, blame: true, also: backend.Failure{Unreachable: true}},
+		"certificate":     {err: errors.New("tls: failed to verify certificate: x509: certificate has expired"), kind: dcs.ErrUnauthorized, refused: true, blame: true, also: backend.Failure{Unreachable: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := c.failed(t.Context(), test.err, test.left)
-			var f *remote.Failure
+			var f *backend.Failure
 			require.ErrorAs(t, got, &f)
 			require.Equal(t, test.kind, f.Kind)
-			v := remote.Judge(got)
+			v := backend.Judge(got)
 			require.Equal(t, []bool{test.refused, test.blame, test.final}, []bool{v.Refused, v.Blame, v.Final})
 			a := test.also
 			require.Equal(t, []any{a.Unconfirmed, a.Unreachable, a.Doubt, a.Throttled, a.Busy}, []any{v.Unconfirmed, v.Unreachable, v.Doubt, v.Throttled, v.Busy})

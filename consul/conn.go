@@ -19,9 +19,9 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/credentials"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // roundTripper is what requests go through.
@@ -248,9 +248,9 @@ func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, token
 				continue
 			}
 		}
-		var f *remote.Failure
+		var f *backend.Failure
 		if ctx.Err() != nil && !p.left.Load() && !p.dialled.Load() && !errors.As(err, &f) {
-			err = &remote.Failure{Endpoint: c.addr, Err: errNoConn, Refused: true, Local: true}
+			err = &backend.Failure{Endpoint: c.addr, Err: errNoConn, Refused: true, Local: true}
 		}
 		return zero, c.failed(ctx, err, p.left.Load())
 	}

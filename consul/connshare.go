@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 // use is the purpose that a request occupies a connection for. HTTP/1.1 serves one
@@ -88,7 +88,7 @@ func (s *connShare) acquire(ctx context.Context, u use) error {
 	if s.limited {
 		err = fmt.Errorf("no connection was free in time, %d to the agent are in use: %w", s.open, errConnections)
 	}
-	return &remote.Failure{Endpoint: s.addr, Err: err, Refused: true, Local: true}
+	return &backend.Failure{Endpoint: s.addr, Err: err, Refused: true, Local: true}
 }
 
 // release ends the use of a connection.
@@ -126,7 +126,7 @@ func (s *connShare) admits(u use) bool {
 func (s *connShare) refusal() error {
 	pause := -s.growAt.Elapsed()
 	if s.limited && (s.queries || s.open+s.unheard == 0 && pause > 0) {
-		return &remote.Failure{Endpoint: s.addr, Err: errConnections, Refused: true, Busy: max(pause, 1)}
+		return &backend.Failure{Endpoint: s.addr, Err: errConnections, Refused: true, Busy: max(pause, 1)}
 	}
 	return nil
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 // limitedTo is a share of n connections whose agent has just refused another one.
@@ -103,7 +103,7 @@ func TestWaitAtTheLimitIsNobodysFault(t *testing.T) {
 		require.ErrorIs(t, err, errConnections)
 		require.ErrorIs(t, err, attempt.ErrNotSent)
 		require.NotErrorIs(t, err, context.DeadlineExceeded, "it would count as the agent's silence")
-		require.True(t, remote.Judge(err).Local)
+		require.True(t, backend.Judge(err).Local)
 		require.Empty(t, s.waiting[ordinary])
 	})
 }
@@ -116,7 +116,7 @@ func TestStoreWithoutAConnection(t *testing.T) {
 		for range 5 {
 			err := s.acquire(t.Context(), renewing)
 			require.ErrorIs(t, err, errConnections)
-			v := remote.Judge(err)
+			v := backend.Judge(err)
 			require.False(t, v.Blame || v.Unreachable || v.Local)
 			require.Positive(t, v.Busy)
 			require.LessOrEqual(t, v.Busy, aloneFor)

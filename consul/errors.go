@@ -14,8 +14,8 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 var (
@@ -127,26 +127,26 @@ func deniedIn(faults api.TxnErrors) error {
 // failed makes a failure of what an endpoint, or HTTP, answered. left says
 // that the request had left, or may have.
 func (c *conn) failed(ctx context.Context, err error, left bool) error {
-	var f *remote.Failure
+	var f *backend.Failure
 	if errors.As(err, &f) {
 		return f
 	}
 	if ended := ctx.Err(); ended != nil && left {
 		return ended
 	} else if ended != nil {
-		return &remote.Failure{Endpoint: c.addr, Err: ended, Blame: true, Refused: true}
+		return &backend.Failure{Endpoint: c.addr, Err: ended, Blame: true, Refused: true}
 	}
 	err = plainly(err)
-	f = &remote.Failure{Endpoint: c.addr, Err: err, Blame: true, Refused: !left, Unreachable: !left}
+	f = &backend.Failure{Endpoint: c.addr, Err: err, Blame: true, Refused: !left, Unreachable: !left}
 	var s *statusError
 	switch text := err.Error(); {
 	case c.b.life.Err() != nil:
-		return &remote.Failure{Endpoint: c.addr, Err: context.Cause(c.b.life), Local: true, Refused: !left}
-	case !left && remote.IsLocal(err):
-		return &remote.Failure{Endpoint: c.addr, Err: err, Local: true, Refused: true}
+		return &backend.Failure{Endpoint: c.addr, Err: context.Cause(c.b.life), Local: true, Refused: !left}
+	case !left && backend.IsLocal(err):
+		return &backend.Failure{Endpoint: c.addr, Err: err, Local: true, Refused: true}
 	case errors.Is(err, errConnections):
 		refused := !left || errors.Is(err, errRefusedConn)
-		return &remote.Failure{Endpoint: c.addr, Err: err, Refused: refused, Busy: time.Second}
+		return &backend.Failure{Endpoint: c.addr, Err: err, Refused: refused, Busy: time.Second}
 	case errors.As(err, &s):
 		c.answered(f, s)
 	case strings.Contains(text, textAlert):
@@ -160,7 +160,7 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 }
 
 // answered completes the failure of a request that Consul answered with s.
-func (c *conn) answered(f *remote.Failure, s *statusError) {
+func (c *conn) answered(f *backend.Failure, s *statusError) {
 	ends := func(text string) bool { return strings.HasSuffix(s.body, text) }
 	f.Unreachable = false
 	switch {

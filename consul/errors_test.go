@@ -12,7 +12,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 // Each text of Consul's that has a meaning, as Consul 1.22 sends it, and the
@@ -73,7 +73,7 @@ func TestTextsOfAnswers(t *testing.T) {
 		{500, "rpc error getting client: failed to get conn: remote error: tls: bad certificate", false, nil}, // the agent's
 	} {
 		err := c.failed(t.Context(), &statusError{code: row.code, body: row.text}, true)
-		var f *remote.Failure
+		var f *backend.Failure
 		require.ErrorAs(t, err, &f)
 		require.Equal(t, row.refused, errors.Is(err, attempt.ErrNotSent), row.text)
 		require.Equal(t, row.kind, f.Kind, row.text)

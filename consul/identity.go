@@ -16,8 +16,8 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // identityKey holds the name of the tree's store, which the first client that
@@ -36,7 +36,7 @@ func (b *Backend) admitted(ctx context.Context, addr string) (*conn, error) {
 		return nil, err
 	}
 	if err := b.ident.Ready(ctx); err != nil {
-		return nil, remote.NotSent(err)
+		return nil, backend.NotSent(err)
 	}
 	return c, nil
 }
@@ -210,7 +210,7 @@ func (b *Backend) makeIdentity(ctx context.Context) error {
 		}
 		return id, b.ident.Check(ctx, c.addr, id)
 	})
-	var f *remote.Failure
+	var f *backend.Failure
 	if errors.As(err, &f) && f.Kind == dcs.ErrUnauthorized && !f.Blame { //nolint:errorlint // a Failure's Kind is a sentinel
 		return nil
 	}

@@ -11,9 +11,9 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/expiry"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // lease is one of Consul's sessions.
@@ -28,7 +28,7 @@ type lease struct {
 func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
 	l, r, a, err := b.grant(b.c.name(ctx, "Grant"), ttl)
 	if err != nil {
-		return nil, dcs.Renewal{}, remote.WrapGrantError(backendName, a.Endpoint, a.Clear, err)
+		return nil, dcs.Renewal{}, backend.WrapGrantError(backendName, a.Endpoint, a.Clear, err)
 	}
 	return l, r, nil
 }
@@ -122,7 +122,7 @@ func (b *Backend) learnMinTTL(ctx context.Context) error {
 		return 0, err
 	})
 	if err != nil {
-		return remote.WrapError(backendName, "Open", "", a.Endpoint, err)
+		return backend.WrapError(backendName, "Open", "", a.Endpoint, err)
 	}
 	if a.Value > 0 {
 		b.minTTL.Store(int64(a.Value))
@@ -148,7 +148,7 @@ func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) 
 		return l.confirm(ctx, c, keys)
 	})
 	if err != nil {
-		return dcs.Renewal{}, remote.WrapError(backendName, "Renew", "", a.Endpoint, err)
+		return dcs.Renewal{}, backend.WrapError(backendName, "Renew", "", a.Endpoint, err)
 	}
 	return a.Value, nil
 }
@@ -225,9 +225,9 @@ func (l *lease) gone(ctx context.Context, c *conn) error {
 	case err != nil:
 		return err
 	case alive:
-		return &remote.Failure{Endpoint: c.addr, Err: errAlive, Blame: true}
+		return &backend.Failure{Endpoint: c.addr, Err: errAlive, Blame: true}
 	}
-	return &remote.Failure{Endpoint: c.addr, Kind: dcs.ErrLost, Err: fmt.Errorf("Consul knows no session %s", l.id)}
+	return &backend.Failure{Endpoint: c.addr, Kind: dcs.ErrLost, Err: fmt.Errorf("Consul knows no session %s", l.id)}
 }
 
 // Revoke implements [dcs.Lease].
@@ -236,7 +236,7 @@ func (l *lease) Revoke(ctx context.Context) error {
 		return struct{}{}, l.destroy(ctx, c)
 	})
 	if err != nil {
-		return remote.WrapError(backendName, "Revoke", "", a.Endpoint, err)
+		return backend.WrapError(backendName, "Revoke", "", a.Endpoint, err)
 	}
 	return nil
 }

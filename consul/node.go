@@ -9,8 +9,8 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // nodeOf names the catalog node of a root. Two roots never have the same name,
@@ -79,7 +79,7 @@ func (b *Backend) checkNode(ctx context.Context, c *conn) (seen bool, err error)
 		return false, nil
 	}
 	if root := n.Node.Meta[metaRoot]; root != "" && root != b.c.Root {
-		return true, &remote.Failure{Endpoint: c.addr, Kind: dcs.ErrInvalid, Refused: true, Err: fmt.Errorf("the catalog node %q belongs to the root %q, not to %q: name another one in Config.Node (option node)", b.c.Node, root, b.c.Root)}
+		return true, &backend.Failure{Endpoint: c.addr, Kind: dcs.ErrInvalid, Refused: true, Err: fmt.Errorf("the catalog node %q belongs to the root %q, not to %q: name another one in Config.Node (option node)", b.c.Node, root, b.c.Root)}
 	}
 	b.ownNode.Store(true)
 	return true, nil
@@ -89,7 +89,7 @@ func (b *Backend) checkNode(ctx context.Context, c *conn) (seen bool, err error)
 func (b *Backend) checkNodeAtOpen(ctx context.Context) error {
 	a, err := do(b.c.name(ctx, "Probe"), b, endpoint.Read, b.checkNode)
 	if err != nil {
-		return remote.WrapError(backendName, "Open", "", a.Endpoint, err)
+		return backend.WrapError(backendName, "Open", "", a.Endpoint, err)
 	}
 	return nil
 }

@@ -7,13 +7,13 @@ import (
 	"strings"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 const exampleURL = "consul://10.0.0.1:8500,10.0.0.2:8500,10.0.0.3:8500/pg/main"
 
 func init() {
-	dcs.Register("consul", remote.Driver[Config, *Backend]{Options: params, Config: configFromURL, Client: open})
+	dcs.Register("consul", backend.Driver[Config, *Backend]{Options: params, Config: configFromURL, Client: open})
 }
 
 var params = slices.Concat([]dcs.Param{
@@ -24,20 +24,20 @@ var params = slices.Concat([]dcs.Param{
 	{Name: "dc", Usage: "datacenter of the keys; default: the agent's"},
 	{Name: "namespace", Usage: "Consul Enterprise namespace; default: none"},
 	{Name: "partition", Usage: "Consul Enterprise admin partition; default: none"},
-	remote.SlotsParam,
+	backend.SlotsParam,
 	{Name: "unix", Usage: "path of the socket of an agent on this machine, in place of hosts, like /run/consul.sock"},
 	{Name: "path_prefix", Usage: "prefix of the path of each request, for an agent behind a proxy, like /consul"},
-	remote.EnvParam("CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, CONSUL_HTTP_SSL, CONSUL_CACERT, CONSUL_NAMESPACE, …"),
-	remote.WaitParam,
-}, remote.SRVParams("_consul-http._tcp (with TLS _consul-https._tcp)"), remote.TLSParams())
+	backend.EnvParam("CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, CONSUL_HTTP_SSL, CONSUL_CACERT, CONSUL_NAMESPACE, …"),
+	backend.WaitParam,
+}, backend.SRVParams("_consul-http._tcp (with TLS _consul-https._tcp)"), backend.TLSParams())
 
 // open makes a Backend that knows the servers' limits.
 func open(ctx context.Context, c Config, wait bool) (*Backend, error) {
-	return remote.Connect(ctx, c.Timing, c.Logger, wait, func() (*Backend, error) { return New(c) }, (*Backend).ready)
+	return backend.Connect(ctx, c.Timing, c.Logger, wait, func() (*Backend, error) { return New(c) }, (*Backend).ready)
 }
 
 func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
-	var faults remote.Faults
+	var faults backend.Faults
 	var c Config
 	if faults.Bool(u, "env", false) {
 		c = fromEnvironment(&faults)
@@ -64,7 +64,7 @@ func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
 }
 
 // place takes the endpoints and the root from a URL.
-func (c *Config) place(u *dcs.URL, faults *remote.Faults) {
+func (c *Config) place(u *dcs.URL, faults *backend.Faults) {
 	unix, srv := u.Params["unix"], u.Params["srv"]
 	hosts, root := faults.Place(u, exampleURL, unix != "" || srv != "" || len(c.Endpoints) > 0)
 	c.Root = root

@@ -10,8 +10,8 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/credentials"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // authToken proves to a member for which user a call is made. Its value is empty
@@ -78,7 +78,7 @@ func (c *conn) authenticate(ctx context.Context) (authToken, error) {
 		return next, nil
 	}
 	if c.b.passwords.refuse(c.b.c.Timing.RetryTimeout) {
-		return authToken{}, &remote.Failure{Endpoint: c.addr, Err: errPasswordChanging, Refused: true}
+		return authToken{}, &backend.Failure{Endpoint: c.addr, Err: errPasswordChanging, Refused: true}
 	}
 	return authToken{}, rpctypes.ErrGRPCAuthFailed
 }

@@ -14,8 +14,8 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 )
 
@@ -26,9 +26,9 @@ type Backend struct {
 	root    string // with its slashes
 	pool    *endpoint.Pool
 	commits *attempt.Committer
-	markers remote.Markers
+	markers backend.Markers
 	copy    watchcache.Cache
-	ident   remote.Identity
+	ident   backend.Identity
 
 	life        context.Context //nolint:containedctx // the Backend's end
 	end         context.CancelCauseFunc
@@ -65,10 +65,10 @@ func New(c Config) (*Backend, error) {
 	b := &Backend{c: c, root: "/" + c.Root + "/", warned: map[string]string{}}
 	b.passwords.secret = c.password
 	b.life, b.end = context.WithCancelCause(context.Background())
-	b.markers = remote.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
+	b.markers = backend.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
 	o := endpoint.Options{
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
-		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.copy.Observer(c.Observer.Endpoint),
+		Judge: backend.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.copy.Observer(c.Observer.Endpoint),
 		Lookup: endpoint.LookupBy(c.Resolver), Drop: b.conns.Drop,
 	}
 	switch {
@@ -78,11 +78,11 @@ func New(c Config) (*Backend, error) {
 		o.Topology = endpoint.Unidentified(c.srv().LookUp)
 	}
 	b.pool = endpoint.New(o)
-	b.ident = remote.Identity{
+	b.ident = backend.Identity{
 		Seeds: c.Endpoints, Pool: b.pool, Budget: c.Timing.RetryTimeout, Life: b.life, Logger: c.Logger, Ask: b.askIdentity,
 	}
 	b.conns.Close, b.conns.Grace, b.conns.Known = (*conn).close, c.Timing.RetryTimeout, b.pool.Knows
-	b.commits = attempt.New(transport{b}, remote.CommitOptions(b.pool, attempt.Options{Backend: backendName, Slots: c.Slots}))
+	b.commits = attempt.New(transport{b}, backend.CommitOptions(b.pool, attempt.Options{Backend: backendName, Slots: c.Slots}))
 	b.copy.Init(b.source())
 	b.pool.Start()
 	return b, nil
@@ -189,7 +189,7 @@ func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 			entries = append(entries, b.entry(kv))
 		}
 	}
-	return remote.FirstEntry(backendName, key, a.Endpoint, entries, err)
+	return backend.FirstEntry(backendName, key, a.Endpoint, entries, err)
 }
 
 // Snapshot implements [dcs.Backend]. An answer that was under way for long may
@@ -229,7 +229,7 @@ func below(dir string) []byte { return []byte(dir[:len(dir)-1] + "0") }
 
 // probe asks the quorum through one member, for the Pool.
 func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error) {
-	ctx = remote.Probing(b.c.name(ctx, "Probe"))
+	ctx = backend.Probing(b.c.name(ctx, "Probe"))
 	c, err := b.admitted(ctx, addr)
 	if err != nil {
 		return false, err
@@ -299,5 +299,5 @@ func clientAddress(url string, tls bool) (string, bool) {
 
 // ready asks the store one question, for Open.
 func (b *Backend) ready(ctx context.Context) error {
-	return remote.Readable(ctx, b)
+	return backend.Readable(ctx, b)
 }

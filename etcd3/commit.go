@@ -10,8 +10,8 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // Commit implements [dcs.Backend]. A store that is full takes deletions only, and
@@ -38,7 +38,7 @@ type transport struct{ b *Backend }
 // Send implements [attempt.Transport]: one transaction to one member.
 func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer, error) {
 	b := t.b
-	return remote.Send(ctx, b.pool, &b.markers, r, remote.Anywhere, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
+	return backend.Send(ctx, b.pool, &b.markers, r, backend.Anywhere, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
 		return b.send(ctx, addr, r, lease)
 	})
 }
@@ -55,7 +55,7 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 	switch {
 	case is(err, rpctypes.ErrGRPCLeaseNotFound) && lease != "":
 		b.markers.Lost(lease)
-		return a, &remote.Failure{Endpoint: addr, Err: err, Text: text(err), Refused: true}
+		return a, &backend.Failure{Endpoint: addr, Err: err, Text: text(err), Refused: true}
 	case is(err, rpctypes.ErrGRPCLeaseNotFound): // P14
 		a.Outcome = attempt.LeaseLost
 		return a, nil

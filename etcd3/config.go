@@ -10,8 +10,8 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/credentials"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // Config says how to reach etcd. Endpoints and Root are mandatory.
@@ -87,7 +87,7 @@ const (
 )
 
 func (c Config) check() (Config, error) {
-	var faults remote.Faults
+	var faults backend.Faults
 	c.Endpoints, c.Root = faults.Servers(c.Endpoints, defaultPort, c.SRV, c.SRVSuffix), faults.Root(c.Root)
 	faults.Slots(c.Slots)
 	c.Logger, c.Observer = dcs.Detached(c.Logger, c.Observer)
@@ -107,12 +107,12 @@ func (c Config) check() (Config, error) {
 }
 
 // srv is the discovery of SRV.
-func (c Config) srv() remote.SRV {
+func (c Config) srv() backend.SRV {
 	service := "etcd-client"
 	if c.TLS != nil || c.TLSFiles != nil {
 		service = "etcd-client-ssl"
 	}
-	return remote.SRV{Service: service, Suffix: c.SRVSuffix, Domain: c.SRV, Resolver: c.Resolver}
+	return backend.SRV{Service: service, Suffix: c.SRVSuffix, Domain: c.SRV, Resolver: c.Resolver}
 }
 
 var caps = dcs.Caps{

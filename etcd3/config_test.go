@@ -15,8 +15,8 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 func TestConfigNamesEveryFault(t *testing.T) {
@@ -98,13 +98,13 @@ func TestMeanings(t *testing.T) {
 		left                  bool
 		kind                  error
 		refused, blame, final bool
-		also                  remote.Failure
+		also                  backend.Failure
 	}{
-		"no leader":            {err: rpctypes.ErrGRPCNoLeader, left: true, refused: true, also: remote.Failure{Doubt: true}},
-		"too many requests":    {err: rpctypes.ErrGRPCRequestTooManyRequests, left: true, refused: true, also: remote.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
-		"a proxy is busy":      {err: status.Error(codes.Unavailable, "unexpected HTTP status code received from server: 503 (Service Unavailable)"), left: true, also: remote.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
-		"a learner":            {err: rpctypes.ErrGRPCNotSupportedForLearner, left: true, refused: true, also: remote.Failure{Unreachable: true}},
-		"too many dials":       {err: status.Error(codes.Unavailable, `connection error: desc = "transport: Error while dialing: `+endpoint.ErrDials.Error()+`"`), refused: true, also: remote.Failure{Local: true}},
+		"no leader":            {err: rpctypes.ErrGRPCNoLeader, left: true, refused: true, also: backend.Failure{Doubt: true}},
+		"too many requests":    {err: rpctypes.ErrGRPCRequestTooManyRequests, left: true, refused: true, also: backend.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
+		"a proxy is busy":      {err: status.Error(codes.Unavailable, "unexpected HTTP status code received from server: 503 (Service Unavailable)"), left: true, also: backend.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
+		"a learner":            {err: rpctypes.ErrGRPCNotSupportedForLearner, left: true, refused: true, also: backend.Failure{Unreachable: true}},
+		"too many dials":       {err: status.Error(codes.Unavailable, `connection error: desc = "transport: Error while dialing: `+endpoint.ErrDials.Error()+`"`), refused: true, also: backend.Failure{Local: true}},
 		"timed out":            {err: rpctypes.ErrGRPCTimeout, left: true, blame: true},
 		"leader changed":       {err: rpctypes.ErrGRPCLeaderChanged, left: true, blame: true},
 		"its own deadline":     {err: status.Error(codes.DeadlineExceeded, "context deadline exceeded"), left: true, blame: true},
@@ -112,18 +112,18 @@ func TestMeanings(t *testing.T) {
 		"no space":             {err: rpctypes.ErrGRPCNoSpace, left: true, kind: dcs.ErrUnavailable, final: true},
 		"too large":            {err: rpctypes.ErrGRPCRequestTooLarge, left: true, kind: dcs.ErrInvalid, refused: true, final: true},
 		"an answer too large":  {err: status.Error(codes.ResourceExhausted, "trying to send message larger than max (5000000 vs. 4194304)"), left: true, kind: dcs.ErrUnavailable, final: true},
-		"denied":               {err: rpctypes.ErrGRPCPermissionDenied, left: true, kind: dcs.ErrUnauthorized, refused: true, also: remote.Failure{Unconfirmed: true}},
-		"wrong password":       {err: rpctypes.ErrGRPCAuthFailed, left: true, kind: dcs.ErrUnauthorized, refused: true, also: remote.Failure{Unconfirmed: true}},
-		"never left":           {err: status.Error(codes.Unavailable, "connection refused"), refused: true, blame: true, also: remote.Failure{Unreachable: true}},
+		"denied":               {err: rpctypes.ErrGRPCPermissionDenied, left: true, kind: dcs.ErrUnauthorized, refused: true, also: backend.Failure{Unconfirmed: true}},
+		"wrong password":       {err: rpctypes.ErrGRPCAuthFailed, left: true, kind: dcs.ErrUnauthorized, refused: true, also: backend.Failure{Unconfirmed: true}},
+		"never left":           {err: status.Error(codes.Unavailable, "connection refused"), refused: true, blame: true, also: backend.Failure{Unreachable: true}},
 		"cut in the middle":    {err: status.Error(codes.Unavailable, "error reading from server: EOF"), left: true, blame: true},
-		"certificate":          {err: status.Error(codes.Unavailable, "tls: failed to verify certificate: x509: expired"), kind: dcs.ErrUnauthorized, refused: true, blame: true, also: remote.Failure{Unreachable: true}},
+		"certificate":          {err: status.Error(codes.Unavailable, "tls: failed to verify certificate: x509: expired"), kind: dcs.ErrUnauthorized, refused: true, blame: true, also: backend.Failure{Unreachable: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := c.failed(t.Context(), test.err, test.left)
-			var f *remote.Failure
+			var f *backend.Failure
 			require.ErrorAs(t, got, &f)
 			require.Equal(t, test.kind, f.Kind)
-			v := remote.Judge(got)
+			v := backend.Judge(got)
 			require.Equal(t, test.refused, v.Refused)
 			require.Equal(t, test.blame, v.Blame)
 			require.Equal(t, test.final, v.Final)

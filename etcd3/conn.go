@@ -16,8 +16,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/peer"
 
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
 
@@ -41,7 +41,7 @@ type conn struct {
 	version  atomic.Pointer[string] // the server's; nil until it is asked on this connection
 	member   atomic.Uint64          // that answered last
 
-	logins remote.Flight[authToken]
+	logins backend.Flight[authToken]
 	latest atomic.Pointer[authToken] // nil before the first login
 	denied atomic.Uint64             // the login that was denied the watch
 }

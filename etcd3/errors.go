@@ -14,7 +14,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 // errNoSpace is what a full store answers. It is unclear, because etcd applies
@@ -40,38 +40,38 @@ func text(err error) string {
 
 // meaning is what one of etcd's answers means.
 type meaning struct {
-	remote.Failure       // but for Endpoint, Err and Text
-	says           error // instead of etcd's own text
+	backend.Failure       // but for Endpoint, Err and Text
+	says            error // instead of etcd's own text
 }
 
 // unauthorized is the refusal of one member, which another one may not give: a
 // member that was added again does not know the tokens of the others.
-var unauthorized = meaning{Failure: remote.Failure{Kind: dcs.ErrUnauthorized, Unconfirmed: true, Refused: true}}
+var unauthorized = meaning{Failure: backend.Failure{Kind: dcs.ErrUnauthorized, Unconfirmed: true, Refused: true}}
 
 // throttled is the refusal of a member that has too much to do.
-var throttled = remote.Failure{Refused: true, Doubt: true, Throttled: true, Busy: time.Second}
+var throttled = backend.Failure{Refused: true, Doubt: true, Throttled: true, Busy: time.Second}
 
 // invalid is the refusal of a request that no member accepts.
-var invalid = meaning{Failure: remote.Failure{Kind: dcs.ErrInvalid, Refused: true}}
+var invalid = meaning{Failure: backend.Failure{Kind: dcs.ErrInvalid, Refused: true}}
 
 // unusable is the refusal of a member that cannot serve requests at all.
-var unusable = meaning{Failure: remote.Failure{Refused: true, Unreachable: true}}
+var unusable = meaning{Failure: backend.Failure{Refused: true, Unreachable: true}}
 
 // meanings are etcd's own errors. What is not listed is unclear, and the
 // member is to blame.
 var meanings = map[string]meaning{
-	message(rpctypes.ErrGRPCNoLeader):               {Failure: remote.Failure{Refused: true, Doubt: true}},
+	message(rpctypes.ErrGRPCNoLeader):               {Failure: backend.Failure{Refused: true, Doubt: true}},
 	message(rpctypes.ErrGRPCNotCapable):             unusable,
-	message(rpctypes.ErrGRPCStopped):                {Failure: remote.Failure{Blame: true}},
+	message(rpctypes.ErrGRPCStopped):                {Failure: backend.Failure{Blame: true}},
 	message(rpctypes.ErrGRPCRequestTooManyRequests): {Failure: throttled},
 	message(rpctypes.ErrGRPCNotSupportedForLearner): unusable,
-	message(rpctypes.ErrGRPCNoSpace):                {Failure: remote.Failure{Kind: dcs.ErrUnavailable}, says: errNoSpace},
-	message(rpctypes.ErrGRPCCorrupt):                {Failure: remote.Failure{Kind: dcs.ErrUnavailable, Refused: true}},
+	message(rpctypes.ErrGRPCNoSpace):                {Failure: backend.Failure{Kind: dcs.ErrUnavailable}, says: errNoSpace},
+	message(rpctypes.ErrGRPCCorrupt):                {Failure: backend.Failure{Kind: dcs.ErrUnavailable, Refused: true}},
 	message(rpctypes.ErrGRPCRequestTooLarge):        invalid,
 	message(rpctypes.ErrGRPCTooManyOps):             invalid,
 	message(rpctypes.ErrGRPCDuplicateKey):           invalid,
 	message(rpctypes.ErrGRPCLeaseTTLTooLarge):       invalid,
-	message(rpctypes.ErrGRPCCompacted):              {Failure: remote.Failure{Kind: dcs.ErrUnavailable, Refused: true}},
+	message(rpctypes.ErrGRPCCompacted):              {Failure: backend.Failure{Kind: dcs.ErrUnavailable, Refused: true}},
 	message(rpctypes.ErrGRPCPermissionDenied):       unauthorized,
 	message(rpctypes.ErrGRPCUserEmpty):              unauthorized,
 	message(rpctypes.ErrGRPCAuthFailed):             unauthorized,
@@ -101,7 +101,7 @@ var certificates = []string{"x509: ", "tls: ", "authentication handshake failed"
 // which is no fault of the member's.
 func (c *conn) notSent(ctx context.Context, err error) error {
 	if ctx.Err() != nil && c.cc.GetState() == connectivity.Ready {
-		return &remote.Failure{Endpoint: c.addr, Err: errStreams, Refused: true, Local: true}
+		return &backend.Failure{Endpoint: c.addr, Err: errStreams, Refused: true, Local: true}
 	}
 	return c.failed(ctx, err, false)
 }
@@ -112,9 +112,9 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 	if ended := ctx.Err(); ended != nil && left {
 		return ended
 	} else if ended != nil {
-		return &remote.Failure{Endpoint: c.addr, Err: ended, Blame: true, Refused: true}
+		return &backend.Failure{Endpoint: c.addr, Err: ended, Blame: true, Refused: true}
 	}
-	var f *remote.Failure
+	var f *backend.Failure
 	if errors.As(err, &f) {
 		return f
 	}
@@ -134,13 +134,13 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 		m.Refused = false // the proxy may have passed the request on
 		return m.failure(c.addr, err)
 	}
-	f = &remote.Failure{Endpoint: c.addr, Err: err, Text: text(err), Blame: true, Refused: !left, Unreachable: !left}
+	f = &backend.Failure{Endpoint: c.addr, Err: err, Text: text(err), Blame: true, Refused: !left, Unreachable: !left}
 	switch {
 	case s.Code() == codes.ResourceExhausted && strings.Contains(s.Message(), textTooLarge):
 		f.Kind, f.Blame, f.Unreachable = dcs.ErrUnavailable, false, false // by a limit of the server's, or of a proxy's
 	case s.Code() == codes.Canceled && c.b.life.Err() != nil:
-		return &remote.Failure{Endpoint: c.addr, Err: context.Cause(c.b.life), Refused: !left, Local: true}
-	case !left && remote.IsLocalText(s.Message()):
+		return &backend.Failure{Endpoint: c.addr, Err: context.Cause(c.b.life), Refused: !left, Local: true}
+	case !left && backend.IsLocalText(s.Message()):
 		f.Local, f.Blame, f.Unreachable = true, false, false
 	case !left && containsAny(s.Message(), certificates):
 		f.Kind = dcs.ErrUnauthorized
@@ -149,7 +149,7 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 }
 
 // failure is m as the answer of a member.
-func (m meaning) failure(addr string, err error) *remote.Failure {
+func (m meaning) failure(addr string, err error) *backend.Failure {
 	f := m.Failure
 	f.Endpoint, f.Err, f.Text = addr, err, text(err)
 	if m.says != nil {

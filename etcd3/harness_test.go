@@ -17,7 +17,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
@@ -101,7 +101,7 @@ func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, err
 	if o.Endpoints == nil && !o.Wait {
 		return b, nil
 	}
-	return remote.Open[dcs.Backend](tb.Context(), b, b.c.Timing, b.c.Logger, o.Wait, b.ready)
+	return backend.Open[dcs.Backend](tb.Context(), b, b.c.Timing, b.c.Logger, o.Wait, b.ready)
 }
 
 func (s *suite) open(tb testing.TB) dcs.Backend {

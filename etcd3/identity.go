@@ -8,7 +8,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 // clusterName is an etcd cluster's id as an identity.
@@ -56,7 +56,7 @@ func (b *Backend) admitted(ctx context.Context, addr string) (*conn, error) {
 		return nil, err
 	}
 	if err := b.ident.Ready(ctx); err != nil {
-		return nil, remote.NotSent(err)
+		return nil, backend.NotSent(err)
 	}
 	if dial := c.dials.Load(); dial > 0 && c.verified.Load() == dial {
 		return c, nil
@@ -66,7 +66,7 @@ func (b *Backend) admitted(ctx context.Context, addr string) (*conn, error) {
 		err = b.ident.Check(ctx, addr, id)
 	}
 	if err != nil {
-		return nil, remote.NotSent(err)
+		return nil, backend.NotSent(err)
 	}
 	c.verified.Store(c.dials.Load())
 	return c, nil

@@ -18,9 +18,9 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/expiry"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // lease is one of etcd's.
@@ -62,7 +62,7 @@ type granted struct {
 func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
 	g, r, err := b.grant(ctx, ttl)
 	if err != nil {
-		return nil, dcs.Renewal{}, remote.WrapGrantError(backendName, g.endpoint, g.clear, err)
+		return nil, dcs.Renewal{}, backend.WrapGrantError(backendName, g.endpoint, g.clear, err)
 	}
 	return g.lease, r, nil
 }
@@ -87,7 +87,7 @@ func (b *Backend) grant(ctx context.Context, ttl time.Duration) (granted, dcs.Re
 			full.Add(1)
 		}
 		if err != nil {
-			if remote.Judge(err).Refused || errors.Is(err, errNoSpace) {
+			if backend.Judge(err).Refused || errors.Is(err, errNoSpace) {
 				unanswered.Add(-1)
 			}
 			return 0, err
@@ -122,7 +122,7 @@ func (b *Backend) grantedTTL(ctx context.Context, c *conn, id int64) (int64, err
 		return 0, err
 	}
 	if r.GrantedTTL <= 0 {
-		return 0, &remote.Failure{Endpoint: c.addr, Err: errors.New("the lease was granted and is gone again")}
+		return 0, &backend.Failure{Endpoint: c.addr, Err: errors.New("the lease was granted and is gone again")}
 	}
 	return r.GrantedTTL, b.seen(c, r.Header)
 }
@@ -149,7 +149,7 @@ func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) 
 		return l.confirm(ctx, c, ranges, len(keys) > 0)
 	})
 	if err != nil {
-		return dcs.Renewal{}, remote.WrapError(backendName, "Renew", "", a.Endpoint, err)
+		return dcs.Renewal{}, backend.WrapError(backendName, "Renew", "", a.Endpoint, err)
 	}
 	return a.Value, nil
 }
@@ -172,7 +172,7 @@ func (l *lease) confirm(ctx context.Context, c *conn, ranges []*pb.RangeRequest,
 			return dcs.Renewal{}, err
 		}
 		if answer.Header.RaftTerm != header.RaftTerm { // P2
-			return dcs.Renewal{}, &remote.Failure{Endpoint: c.addr, Err: errTerm}
+			return dcs.Renewal{}, &backend.Failure{Endpoint: c.addr, Err: errTerm}
 		}
 		if answer.TTL > 0 {
 			r := l.renewal(from, answer.TTL)
@@ -183,7 +183,7 @@ func (l *lease) confirm(ctx context.Context, c *conn, ranges []*pb.RangeRequest,
 			return r, nil
 		}
 		if gone {
-			return dcs.Renewal{}, &remote.Failure{Endpoint: c.addr, Kind: dcs.ErrLost, Err: fmt.Errorf("etcd knows no lease %s", l.ID())}
+			return dcs.Renewal{}, &backend.Failure{Endpoint: c.addr, Kind: dcs.ErrLost, Err: fmt.Errorf("etcd knows no lease %s", l.ID())}
 		}
 		gone = true
 	}
@@ -240,7 +240,7 @@ func (b *Backend) readChunks(ctx context.Context, c *conn, ranges []*pb.RangeReq
 			return nil, nil, p.err
 		}
 		if p.header.RaftTerm != parts[0].header.RaftTerm { // P2
-			return nil, nil, &remote.Failure{Endpoint: c.addr, Err: errTerm}
+			return nil, nil, &backend.Failure{Endpoint: c.addr, Err: errTerm}
 		}
 		all = append(all, p.read...)
 	}
@@ -262,7 +262,7 @@ func (l *lease) Revoke(ctx context.Context) error {
 		return struct{}{}, l.b.seen(c, r.Header)
 	})
 	if err != nil {
-		return remote.WrapError(backendName, "Revoke", "", a.Endpoint, err)
+		return backend.WrapError(backendName, "Revoke", "", a.Endpoint, err)
 	}
 	return nil
 }

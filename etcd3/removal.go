@@ -10,8 +10,8 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // appliesOnce reports whether t only deletes, and at most one copy of it can be
@@ -44,7 +44,7 @@ func (r *removal) run(ctx context.Context, op string) (dcs.Revision, error) {
 	fail := &dcs.Error{Backend: backendName, Op: op, Key: key, Endpoint: a.Endpoint}
 	switch {
 	case err != nil && r.unclear.Load() == 0:
-		return 0, remote.WrapError(backendName, op, key, a.Endpoint, err)
+		return 0, backend.WrapError(backendName, op, key, a.Endpoint, err)
 	case err != nil:
 		fail.Kind, fail.Attempt, fail.Err = dcs.ErrAmbiguous, r, err
 		return 0, fail
@@ -76,7 +76,7 @@ func (r *removal) send(ctx context.Context, c *conn) (*pb.TxnResponse, error) {
 	if err == nil {
 		err = r.b.seen(c, resp.Header)
 	}
-	if err == nil && !resp.Succeeded || err != nil && remote.Judge(err).Refused {
+	if err == nil && !resp.Succeeded || err != nil && backend.Judge(err).Refused {
 		r.unclear.Add(-1)
 	}
 	return resp, err

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 // renewals is the stream of renewals to one member. It stays open: a stream of
@@ -21,7 +21,7 @@ import (
 // anything waits for the network, so that each renewal ends with its own context.
 type renewals struct {
 	c       *conn
-	opening remote.Flight[*renewStream]
+	opening backend.Flight[*renewStream]
 	queued  atomic.Bool // a stream is waited for, not a login
 
 	mu sync.Mutex
@@ -201,7 +201,7 @@ func (s *renewStream) failure(ctx context.Context) error {
 	s.mu.Unlock()
 	c := s.r.c
 	if given && status.Code(err) == codes.Canceled && ctx.Err() == nil && c.b.life.Err() == nil {
-		return &remote.Failure{Endpoint: c.addr, Err: errGivenUp, Local: true}
+		return &backend.Failure{Endpoint: c.addr, Err: errGivenUp, Local: true}
 	}
 	failed := c.failed(ctx, err, true)
 	if !c.staleToken(err) || ctx.Err() != nil {

@@ -7,31 +7,31 @@ import (
 	"strings"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 const exampleURL = "etcd3://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379/pg/main"
 
 func init() {
-	dcs.Register("etcd3", remote.Driver[Config, *Backend]{Options: params, Config: configFromURL, Client: open})
+	dcs.Register("etcd3", backend.Driver[Config, *Backend]{Options: params, Config: configFromURL, Client: open})
 }
 
 var params = slices.Concat([]dcs.Param{
 	{Name: "username", Usage: "etcd user to log in as; default: no login"},
 	{Name: "password_file", Usage: "file with the user's password, read again for each login; needed with username"},
 	{Name: "discovery", Usage: "false keeps to the hosts given and does not ask etcd for its members; default true"},
-	remote.SlotsParam,
-	remote.EnvParam("ETCDCTL_ENDPOINTS, ETCDCTL_CACERT, ETCDCTL_CERT, ETCDCTL_KEY, ETCDCTL_USER, …"),
-	remote.WaitParam,
-}, remote.SRVParams("_etcd-client._tcp (with TLS _etcd-client-ssl._tcp)"), remote.TLSParams())
+	backend.SlotsParam,
+	backend.EnvParam("ETCDCTL_ENDPOINTS, ETCDCTL_CACERT, ETCDCTL_CERT, ETCDCTL_KEY, ETCDCTL_USER, …"),
+	backend.WaitParam,
+}, backend.SRVParams("_etcd-client._tcp (with TLS _etcd-client-ssl._tcp)"), backend.TLSParams())
 
 // open makes a Backend that the store has answered one question.
 func open(ctx context.Context, c Config, wait bool) (*Backend, error) {
-	return remote.Connect(ctx, c.Timing, c.Logger, wait, func() (*Backend, error) { return New(c) }, (*Backend).ready)
+	return backend.Connect(ctx, c.Timing, c.Logger, wait, func() (*Backend, error) { return New(c) }, (*Backend).ready)
 }
 
 func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
-	var faults remote.Faults
+	var faults backend.Faults
 	var c Config
 	if faults.Bool(u, "env", false) {
 		c = fromEnvironment(&faults)
@@ -70,12 +70,12 @@ func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
 // ETCDCTL_USER and ETCDCTL_PASSWORD. Root and the rest are the caller's to set. No
 // other function of this package reads the environment.
 func FromEnvironment() (Config, error) {
-	var faults remote.Faults
+	var faults backend.Faults
 	c := fromEnvironment(&faults)
 	return c, faults.Err(backendName)
 }
 
-func fromEnvironment(faults *remote.Faults) Config {
+func fromEnvironment(faults *backend.Faults) Config {
 	c := Config{SRV: os.Getenv("ETCDCTL_DISCOVERY_SRV"), SRVSuffix: os.Getenv("ETCDCTL_DISCOVERY_SRV_NAME")}
 	files := dcs.TLSFiles{
 		CA: os.Getenv("ETCDCTL_CACERT"), Cert: os.Getenv("ETCDCTL_CERT"), Key: os.Getenv("ETCDCTL_KEY"),

@@ -11,9 +11,9 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/kv"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/kvtree"
 	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 )
 
@@ -205,7 +205,7 @@ func (v *view) take(r *pb.WatchResponse) error {
 
 // canceled returns the error of a watch that etcd has ended.
 func (v *view) canceled(r *pb.WatchResponse) error {
-	f := &remote.Failure{Endpoint: v.c.addr}
+	f := &backend.Failure{Endpoint: v.c.addr}
 	switch {
 	case r.CompactRevision > 0:
 		v.b.copy.Forget()
@@ -228,7 +228,7 @@ func (v *view) apply(events []*mvccpb.Event) {
 		for n < len(events) && events[n].Kv.ModRevision == rev {
 			e := v.b.entry(events[n].Kv)
 			switch {
-			case kv.Hidden(e.Key):
+			case kvtree.Hidden(e.Key):
 			case events[n].Type == mvccpb.Event_DELETE:
 				deleted = append(deleted, e.Key)
 			default:

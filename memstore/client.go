@@ -14,7 +14,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
-	"github.com/holdfast-dcs/holdfast/internal/kv"
+	"github.com/holdfast-dcs/holdfast/internal/kvtree"
 )
 
 const name = "memstore"
@@ -204,13 +204,13 @@ type applied struct {
 
 func (r *root) apply(t dcs.Txn, keys []string) applied {
 	rev, err := r.commit(t)
-	var conflict *kv.Conflict
+	var conflict *kvtree.Conflict
 	switch {
 	case err == nil:
 		return applied{Answer: attempt.Answer{Outcome: attempt.Applied, Revision: rev}}
 	case errors.As(err, &conflict):
 		return applied{Answer: attempt.Answer{Outcome: attempt.Refused, Seen: true, Entries: r.entries(keys)}}
-	case errors.Is(err, kv.ErrLease):
+	case errors.Is(err, kvtree.ErrLease):
 		return applied{Answer: attempt.Answer{Outcome: attempt.LeaseLost, Seen: true, Entries: r.entries(keys)}}
 	}
 	return applied{err: notSent(&dcs.Error{Kind: dcs.ErrInvalid, Err: err})}

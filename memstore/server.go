@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/kv"
+	"github.com/holdfast-dcs/holdfast/internal/kvtree"
 )
 
 // Server is a store in memory that any number of clients share. Like a foreign store it
@@ -35,7 +35,7 @@ type Server struct {
 // bookkeeping are below "b", so that markers do not wake a Wait on the whole tree.
 type root struct {
 	s      *Server
-	tree   *kv.Tree
+	tree   *kvtree.Tree
 	leases map[dcs.LeaseID]*lease
 }
 
@@ -67,7 +67,7 @@ func New(o Options) *Backend { return NewServer(o).Open(ClientOptions{}) }
 func (s *Server) root(name string) *root {
 	r, ok := s.roots[name]
 	if !ok {
-		r = &root{s: s, tree: kv.New(), leases: map[dcs.LeaseID]*lease{}}
+		r = &root{s: s, tree: kvtree.New(), leases: map[dcs.LeaseID]*lease{}}
 		r.tree.Advance(1) // the empty tree: no Snapshot is at revision 0
 		s.roots[name] = r
 	}
@@ -88,7 +88,7 @@ func inside(key string) string {
 	switch {
 	case key == "":
 		return "d"
-	case kv.Hidden(key):
+	case kvtree.Hidden(key):
 		return "b/" + key
 	default:
 		return "d/" + key
@@ -142,12 +142,12 @@ func (r *root) commit(t dcs.Txn) (dcs.Revision, error) {
 			// The caller may change its own value, and readers may append to theirs.
 			w.Value = slices.Clip(append([]byte{}, w.Value...))
 			if l := r.leases[w.Lease]; l != nil && l.over {
-				return 0, kv.ErrLease
+				return 0, kvtree.ErrLease
 			}
 		}
 		in.Then[i] = w
 	}
-	if err := r.tree.Commit(rev, in, kv.Options{Rebind: !r.s.o.NoRebind}); err != nil {
+	if err := r.tree.Commit(rev, in, kvtree.Options{Rebind: !r.s.o.NoRebind}); err != nil {
 		return 0, err
 	}
 	if r.s.onCommit != nil {

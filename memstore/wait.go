@@ -8,7 +8,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
-	"github.com/holdfast-dcs/holdfast/internal/kv"
+	"github.com/holdfast-dcs/holdfast/internal/kvtree"
 )
 
 // watch is the state of one Wait at the server.
@@ -16,12 +16,12 @@ type watch struct {
 	moved bool
 	snap  dcs.Snapshot    // if moved
 	next  <-chan struct{} // closed at the next change, if not moved
-	on    *kv.Watch       // of the tree, until the Wait ends
+	on    *kvtree.Watch   // of the tree, until the Wait ends
 }
 
 // watch starts a watch. The request may arrive after the Wait has ended and stopped on. It
 // then watches nothing.
-func (r *root) watch(on *kv.Watch, prefix string, since dcs.Revision) watch {
+func (r *root) watch(on *kvtree.Watch, prefix string, since dcs.Revision) watch {
 	w := watch{next: on.Moved(), on: on}
 	if r.moved(prefix, since) {
 		w.moved, w.snap = true, r.snapshot(prefix)
@@ -30,7 +30,7 @@ func (r *root) watch(on *kv.Watch, prefix string, since dcs.Revision) watch {
 }
 
 // watchTree returns a Watch of prefix, which the caller must stop.
-func (b *Backend) watchTree(prefix string) *kv.Watch {
+func (b *Backend) watchTree(prefix string) *kvtree.Watch {
 	b.s.mu.Lock()
 	defer b.s.mu.Unlock()
 	return b.s.root(b.o.Root).tree.Watch(inside(prefix))
@@ -164,7 +164,7 @@ func (b *Backend) delayPush(ctx context.Context) {
 }
 
 // push returns the state of the tree that the server pushes after a change.
-func (b *Backend) push(c Call, on *kv.Watch, prefix string, since dcs.Revision) watch {
+func (b *Backend) push(c Call, on *kvtree.Watch, prefix string, since dcs.Revision) watch {
 	b.s.mu.Lock()
 	defer b.s.mu.Unlock()
 	return b.s.root(c.Root).watch(on, prefix, since)

@@ -10,8 +10,8 @@ import (
 	"sync/atomic"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
@@ -93,7 +93,7 @@ func newClientOn(config ClientConfig, wrap func(clientNetwork) clientNetwork) (*
 	c.settlePause = config.Timing.RetryTimeout / 10
 	o := endpoint.Options{
 		Backend: backendName, Seeds: config.Endpoints, Budget: config.Timing.RetryTimeout,
-		Judge: remote.Judge, Probe: c.probe, Logger: config.Logger, Observer: c.copy.Observer(config.Observer.Endpoint),
+		Judge: backend.Judge, Probe: c.probe, Logger: config.Logger, Observer: c.copy.Observer(config.Observer.Endpoint),
 		Lookup: endpoint.LookupBy(config.Resolver), Drop: func(addr string) { conns.Drop(addr, config.Timing.RetryTimeout) },
 	}
 	if !config.NoDiscovery {
@@ -147,5 +147,5 @@ func (c *Client) topology(ctx context.Context) ([]endpoint.Listed, error) {
 
 // ready sends one request to the store, for Open.
 func (c *Client) ready(ctx context.Context) error {
-	return remote.Readable(ctx, c)
+	return backend.Readable(ctx, c)
 }

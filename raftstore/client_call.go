@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
@@ -66,7 +66,7 @@ func (c *Client) try(ctx context.Context, addr string, op byte, body []byte) (re
 	c.pool.Identify(addr, c.conns.NodeAt(addr))
 	rep, err := decodeReply(answer)
 	if err != nil {
-		return reply{}, &remote.Failure{Endpoint: addr, Err: err, Blame: true}
+		return reply{}, &backend.Failure{Endpoint: addr, Err: err, Blame: true}
 	}
 	c.learn(rep.leader)
 	switch {
@@ -75,9 +75,9 @@ func (c *Client) try(ctx context.Context, addr string, op byte, body []byte) (re
 	case rep.kind == replyNotDone, rep.kind == replyNotLeader:
 		// The node is alive. It is not at fault for knowing no leader while the
 		// others know none either.
-		return reply{}, &remote.Failure{Endpoint: addr, Err: notDone{rep.text}, Refused: true, Doubt: true}
+		return reply{}, &backend.Failure{Endpoint: addr, Err: notDone{rep.text}, Refused: true, Doubt: true}
 	default:
-		return reply{}, &remote.Failure{Endpoint: addr, Err: errors.New(rep.text), Doubt: true}
+		return reply{}, &backend.Failure{Endpoint: addr, Err: errors.New(rep.text), Doubt: true}
 	}
 }
 
@@ -90,13 +90,13 @@ func (notDone) Unwrap() error   { return transport.ErrNotSent }
 // clientFailure returns the failure of a connection.
 func clientFailure(addr string, err error) error {
 	refused := errors.Is(err, transport.ErrNotSent)
-	if refused && remote.IsLocal(err) {
-		return &remote.Failure{Endpoint: addr, Err: err, Refused: true, Local: true}
+	if refused && backend.IsLocal(err) {
+		return &backend.Failure{Endpoint: addr, Err: err, Refused: true, Local: true}
 	}
 	if refused && errors.Is(err, transport.ErrLimit) {
-		return &remote.Failure{Endpoint: addr, Err: err, Refused: true, Busy: limitPause}
+		return &backend.Failure{Endpoint: addr, Err: err, Refused: true, Busy: limitPause}
 	}
-	f := &remote.Failure{Endpoint: addr, Err: err, Refused: refused, Unreachable: refused, Blame: true}
+	f := &backend.Failure{Endpoint: addr, Err: err, Refused: refused, Unreachable: refused, Blame: true}
 	if errors.Is(err, transport.ErrPeerRefused) {
 		f.Kind = dcs.ErrUnauthorized
 	}

@@ -15,7 +15,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
@@ -95,7 +95,7 @@ func (s *clientSuite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backen
 	if o.Endpoints == nil && !o.Wait {
 		return t, nil
 	}
-	return remote.Open[dcs.Backend](tb.Context(), t, c.config.Timing, c.config.Logger, o.Wait, c.ready)
+	return backend.Open[dcs.Backend](tb.Context(), t, c.config.Timing, c.config.Logger, o.Wait, c.ready)
 }
 
 func (s *clientSuite) open(tb testing.TB) dcs.Backend {

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
@@ -37,7 +37,7 @@ func (tc *testCluster) client(edit ...func(*ClientConfig)) *Client {
 
 // A node that refuses a client because of a limit is at no fault.
 func TestLimitOfANodeIsNoFault(t *testing.T) {
-	v := remote.Judge(clientFailure("n1:7001", fmt.Errorf("call to n1:7001: %w: %w", transport.ErrNotSent, transport.ErrLimit)))
+	v := backend.Judge(clientFailure("n1:7001", fmt.Errorf("call to n1:7001: %w: %w", transport.ErrNotSent, transport.ErrLimit)))
 	require.False(t, v.Blame || v.Unreachable || v.Final)
 	require.True(t, v.Refused)
 	require.Positive(t, v.Busy)

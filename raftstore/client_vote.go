@@ -9,7 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 // A renewal needs the answers of a majority (P2). The leader has its own and asks
@@ -144,7 +144,7 @@ func (c *Client) tryWith(ctx context.Context, addr string, r *request, body []by
 	again.asked = ""
 	rep, err = c.try(ctx, addr, r.op, again.encode())
 	if err == nil && rep.ifTerm != 0 {
-		err = &remote.Failure{Endpoint: addr, Err: errors.New("the reply depends on a voter that the request does not name"), Doubt: true}
+		err = &backend.Failure{Endpoint: addr, Err: errors.New("the reply depends on a voter that the request does not name"), Doubt: true}
 	}
 	return rep, err
 }

@@ -5,7 +5,7 @@ import (
 	"sync"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/kv"
+	"github.com/holdfast-dcs/holdfast/internal/kvtree"
 )
 
 const (
@@ -20,7 +20,7 @@ const (
 
 // feed keeps the latest changes on this node, for the streams of clients.
 type feed struct {
-	tree *kv.Tree
+	tree *kvtree.Tree
 
 	mu   sync.Mutex
 	base uint64 // changes up to this entry are not kept
@@ -38,7 +38,7 @@ type treeChange struct {
 	encoded []byte // made when it is sent for the first time
 }
 
-func newFeed(tree *kv.Tree) *feed { return &feed{tree: tree} }
+func newFeed(tree *kvtree.Tree) *feed { return &feed{tree: tree} }
 
 // changed records the changes of an entry. It is [state.FSM.OnChange].
 func (f *feed) changed(index uint64, keys []string) {

@@ -9,19 +9,19 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/backoff"
-	"github.com/holdfast-dcs/holdfast/internal/kv"
+	"github.com/holdfast-dcs/holdfast/internal/kvtree"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
 // change writes or deletes a key of the tree at that entry, and notifies the feed.
 func (f *feed) change(t testing.TB, index uint64, w dcs.Write) {
-	require.NoError(t, f.tree.Commit(dcs.Revision(index), dcs.Txn{Then: []dcs.Write{w}}, kv.Options{}))
+	require.NoError(t, f.tree.Commit(dcs.Revision(index), dcs.Txn{Then: []dcs.Write{w}}, kvtree.Options{}))
 	f.changed(index, []string{w.Key})
 }
 
 func TestFeedSendsWhatFollows(t *testing.T) {
-	f := newFeed(kv.New())
+	f := newFeed(kvtree.New())
 	f.change(t, 2, dcs.Put("a", []byte("1")))
 	f.changed(3, []string{})
 	f.change(t, 4, dcs.Delete("a"))
@@ -61,7 +61,7 @@ func TestFeedSendsWhatFollows(t *testing.T) {
 func TestFeedIsBounded(t *testing.T) {
 	for name, size := range map[string]int{"number": 0, "bytes": 64 << 10} {
 		t.Run(name, func(t *testing.T) {
-			f := newFeed(kv.New())
+			f := newFeed(kvtree.New())
 			n := uint64(feedChanges + 10)
 			if size > 0 {
 				n = feedBytes/uint64(size) + 10

@@ -5,7 +5,7 @@ import (
 	"strings"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 // clientOptions are the URL options that only a client has.
@@ -24,7 +24,7 @@ func openClient(ctx context.Context, u *dcs.URL, o dcs.Options) (dcs.Backend, er
 	if err != nil {
 		return nil, err
 	}
-	return remote.Open[dcs.Backend](ctx, c, c.config.Timing, c.config.Logger, u.Params["wait"] == "true", c.ready)
+	return backend.Open[dcs.Backend](ctx, c, c.config.Timing, c.config.Logger, u.Params["wait"] == "true", c.ready)
 }
 
 // clientConfigFromURL turns a URL that names nodes into settings. Its error names every

@@ -8,8 +8,8 @@ import (
 
 	"github.com/go-zookeeper/zk"
 
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/credentials"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 const schemeDigest = "digest"
@@ -56,7 +56,7 @@ func (a authSource) names() string {
 }
 
 // checkAuth reads the credentials of the settings.
-func (c Config) checkAuth(faults *remote.Faults) authSource {
+func (c Config) checkAuth(faults *backend.Faults) authSource {
 	if (c.User == "") != (c.Password == "" && c.PasswordFile == "") {
 		faults.Add("User and Password or PasswordFile belong together: set both or neither")
 	}

@@ -11,9 +11,9 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/credentials"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
@@ -25,9 +25,9 @@ type Backend struct {
 	root        string // with the slash before it
 	pool        *endpoint.Pool
 	commits     *attempt.Committer
-	markers     remote.Markers
+	markers     backend.Markers
 	copy        watchcache.Cache
-	ident       remote.Identity
+	ident       backend.Identity
 	minRevision watchcache.MinRevision
 	known       known
 	made        made
@@ -47,8 +47,8 @@ type Backend struct {
 	mu     sync.Mutex
 	leases map[dcs.LeaseID]*lease
 
-	retired remote.Cache[bool] // leases that are over
-	servers remote.Cache[bool] // those that are older than ZooKeeper 3.6
+	retired backend.Cache[bool] // leases that are over
+	servers backend.Cache[bool] // those that are older than ZooKeeper 3.6
 }
 
 var (
@@ -71,17 +71,17 @@ func New(c Config) (*Backend, error) {
 	b.life, b.end = context.WithCancelCause(context.Background())
 	derived, _ := keepalive.Derive(c.Timing.TTL, c.Timing.LoopWait)
 	b.dialer = &keepalive.Dialer{Config: derived, Base: &net.Dialer{Resolver: c.Resolver}, Logger: c.Logger}
-	b.markers = remote.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
+	b.markers = backend.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
 	b.pool = endpoint.New(endpoint.Options{
 		Backend: backendName, Seeds: c.Endpoints, Budget: c.Timing.RetryTimeout,
-		Judge: remote.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.copy.Observer(c.Observer.Endpoint), HedgeFloor: hedgeFloor,
+		Judge: backend.Judge, Probe: b.probe, Logger: c.Logger, Observer: b.copy.Observer(c.Observer.Endpoint), HedgeFloor: hedgeFloor,
 		DialsPerSecond: endpoint.LeaseDialsPerSecond, Lookup: endpoint.LookupBy(c.Resolver), Drop: b.leave,
 	})
-	b.ident = remote.Identity{
+	b.ident = backend.Identity{
 		Seeds: c.Endpoints, Pool: b.pool, Budget: c.Timing.RetryTimeout, Life: b.life, Logger: c.Logger, Ask: b.askIdentity,
 	}
 	b.links.Close, b.links.Grace, b.links.Known = (*session).goodbye, c.Timing.RetryTimeout, b.pool.Knows
-	b.commits = attempt.New(transport{b}, remote.CommitOptions(b.pool, attempt.Options{
+	b.commits = attempt.New(transport{b}, backend.CommitOptions(b.pool, attempt.Options{
 		Backend: backendName, Slots: c.Slots, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
 	}))
 	b.copy.Init(b.source())
@@ -214,7 +214,7 @@ func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 		})
 		return v, err
 	})
-	return remote.FirstEntry(backendName, key, a.Endpoint, a.Value, err)
+	return backend.FirstEntry(backendName, key, a.Endpoint, a.Value, err)
 }
 
 // through makes a request in the session of one server's calls, and returns the
@@ -231,16 +231,16 @@ func through[T any](ctx context.Context, b *Backend, addr string, r request, f f
 // probe asks the quorum through one server, for the Pool. ZooKeeper does not
 // tell clients which server leads.
 func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error) {
-	_, err = b.quorum(remote.Probing(ctx), addr, request{op: "Probe"})
+	_, err = b.quorum(backend.Probing(ctx), addr, request{op: "Probe"})
 	return false, err
 }
 
 // ready learns what the servers grant and asks for a key, for Open.
 func (b *Backend) ready(ctx context.Context) error {
 	if err := b.learn(ctx); err != nil {
-		return remote.WrapError(backendName, "Open", "", "", err)
+		return backend.WrapError(backendName, "Open", "", "", err)
 	}
-	return remote.Readable(ctx, b)
+	return backend.Readable(ctx, b)
 }
 
 // limits are what the servers grant; before that is known, what they do by

@@ -7,7 +7,7 @@ import (
 
 	"github.com/go-zookeeper/zk"
 
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 // sign gives the credentials, once: the library gives them again by itself
@@ -192,7 +192,7 @@ func proven[T any](s *session, c *zk.Conn, read func() (T, error)) (T, error) {
 		return zero, failed
 	}
 	if err == nil && !s.on(w) { // what was asked later may have gone elsewhere
-		return zero, &remote.Failure{Endpoint: w.addr, Err: errBroken}
+		return zero, &backend.Failure{Endpoint: w.addr, Err: errBroken}
 	}
 	return v, err
 }

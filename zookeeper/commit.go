@@ -10,8 +10,8 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // Commit implements [dcs.Backend].
@@ -54,7 +54,7 @@ func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer,
 		}
 		return ""
 	}
-	return remote.Send(ctx, b.pool, &b.markers, r, at, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
+	return backend.Send(ctx, b.pool, &b.markers, r, at, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
 		return b.send(ctx, addr, r, lease)
 	})
 }
@@ -84,7 +84,7 @@ func (b *Backend) sessionOf(addr string, id dcs.LeaseID) (*session, error) {
 	if over, _ := b.retired.Of(string(id)); over {
 		return nil, errExpired
 	}
-	return nil, &remote.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Refused: true, Err: fmt.Errorf("the lease %s was not granted by this Store: ZooKeeper takes a key bound to a session from that session only", id)}
+	return nil, &backend.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Refused: true, Err: fmt.Errorf("the lease %s was not granted by this Store: ZooKeeper takes a key bound to a session from that session only", id)}
 }
 
 func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, lease dcs.LeaseID) (attempt.Answer, error) {
@@ -132,7 +132,7 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 		b.copy.Saw(a.Revision)
 		return a, b.ident.Follows(addr, before, a.Revision)
 	case !s.on(w):
-		return a, &remote.Failure{Endpoint: addr, Err: errBroken, Refused: true}
+		return a, &backend.Failure{Endpoint: addr, Err: errBroken, Refused: true}
 	}
 	if err := b.forbidden(addr, got.refusal, got.seen); err != nil {
 		return a, err
@@ -153,7 +153,7 @@ func (b *Backend) unsent(a attempt.Answer, s *session, id dcs.LeaseID, err error
 		return b.over(a, id, errExpired)
 	}
 	if errors.As(err, &late) {
-		return a, remote.NotSent(err)
+		return a, backend.NotSent(err)
 	}
 	return a, err
 }
@@ -165,7 +165,7 @@ func (b *Backend) over(a attempt.Answer, id dcs.LeaseID, err error) (attempt.Ans
 		return a, err
 	}
 	if b.markers.Lost(id) {
-		return a, &remote.Failure{Endpoint: a.Endpoint, Err: err, Refused: true}
+		return a, &backend.Failure{Endpoint: a.Endpoint, Err: err, Refused: true}
 	}
 	a.Outcome = attempt.LeaseLost
 	return a, nil
@@ -177,15 +177,15 @@ func (b *Backend) over(a attempt.Answer, id dcs.LeaseID, err error) (attempt.Ans
 func (b *Backend) forbidden(addr string, refusal error, after seen) error {
 	switch {
 	case errors.Is(refusal, zk.ErrNoAuth), errors.Is(refusal, zk.ErrInvalidACL):
-		return &remote.Failure{Endpoint: addr, Kind: dcs.ErrUnauthorized, Err: b.needs(refusal), Refused: true}
+		return &backend.Failure{Endpoint: addr, Kind: dcs.ErrUnauthorized, Err: b.needs(refusal), Refused: true}
 	case errors.Is(refusal, zk.ErrNotEmpty):
-		return &remote.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: errors.New("there are keys below the key"), Refused: true}
+		return &backend.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: errors.New("there are keys below the key"), Refused: true}
 	case errors.Is(refusal, zk.ErrNoChildrenForEphemerals):
-		return &remote.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: errors.New("a key above it is bound to a lease"), Refused: true}
+		return &backend.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: errors.New("a key above it is bound to a lease"), Refused: true}
 	case errors.Is(refusal, zk.ErrNodeExists) && after.above != "":
-		return &remote.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: fmt.Errorf("key %q exists: a key never has keys below it, use a sibling", after.above), Refused: true}
+		return &backend.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: fmt.Errorf("key %q exists: a key never has keys below it, use a sibling", after.above), Refused: true}
 	case !refusing(refusal): // a quota, for example
-		return &remote.Failure{Endpoint: addr, Kind: dcs.ErrUnavailable, Err: refusal, Refused: true}
+		return &backend.Failure{Endpoint: addr, Kind: dcs.ErrUnavailable, Err: refusal, Refused: true}
 	}
 	return nil
 }
@@ -240,14 +240,14 @@ type seen struct {
 // states reads the nodes of keys, and before them their epochs and whether
 // their parents are there.
 func (b *Backend) states(c *zk.Conn, keys []string) (seen, error) {
-	got := seen{keys: remote.Unique(keys), epochs: map[string]int32{}, there: map[string]bool{}}
+	got := seen{keys: backend.Unique(keys), epochs: map[string]int32{}, there: map[string]bool{}}
 	var around, paths []string
 	for _, k := range got.keys {
 		paths = append(paths, b.path(k))
 		around = append(around, b.epochOf(k))
 		around = append(around, b.made.missing(slices.Concat(parents(b.path(k)), parents(b.epochOf(k))))...)
 	}
-	around = remote.Unique(around)
+	around = backend.Unique(around)
 	nodes, err := readAll(c, around)
 	if err != nil {
 		return seen{}, err

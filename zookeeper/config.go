@@ -11,8 +11,8 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/credentials"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // Config says how to reach ZooKeeper. Endpoints and Root are mandatory.
@@ -146,7 +146,7 @@ func (c Config) measured(shortest, longest time.Duration) limits {
 }
 
 func (c Config) check() (Config, error) {
-	var faults remote.Faults
+	var faults backend.Faults
 	c.Endpoints, c.Root = faults.Servers(c.Endpoints, defaultPort, "", ""), faults.Root(c.Root)
 	if c.Root == "zookeeper" || strings.HasPrefix(c.Root, "zookeeper/") {
 		faults.Add("Root %q: what is below /zookeeper is ZooKeeper's own", c.Root)

@@ -20,7 +20,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 func TestConfigNamesEveryFault(t *testing.T) {
@@ -155,7 +155,7 @@ func TestMeanings(t *testing.T) {
 		"the session is over":  {err: zk.ErrSessionExpired, refused: true},
 	} {
 		err := b.failed(s, "h:1", c.err)
-		var f *remote.Failure
+		var f *backend.Failure
 		require.ErrorAs(t, err, &f, name)
 		require.Equal(t, []any{c.refused, c.blame}, []any{f.Refused, f.Blame}, name)
 		require.Equal(t, c.kind, f.Kind, name)
@@ -173,13 +173,13 @@ func TestMeanings(t *testing.T) {
 		"no answer in its time": {err: os.ErrDeadlineExceeded},
 	} {
 		err := b.unreachable("h:1", c.err)
-		var f *remote.Failure
+		var f *backend.Failure
 		require.ErrorAs(t, err, &f, name)
 		require.Equal(t, c.kind, f.Kind, name)
 		require.True(t, f.Refused && f.Blame && f.Unreachable, name)
 	}
 	for _, err := range []error{io.EOF, &net.OpError{Op: "read", Err: syscall.ECONNRESET}} {
-		var f *remote.Failure
+		var f *backend.Failure
 		require.ErrorAs(t, b.notGranted("h:1", err), &f)
 		require.True(t, f.Refused && !f.Blame && !f.Unreachable && f.Busy > 0, "at its limit, a server goes on serving")
 		require.ErrorContains(t, f, "maxClientCnxns")

@@ -14,17 +14,17 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 // failed makes a failure of what a call at one server brought.
 func (b *Backend) failed(s *session, addr string, err error) error {
-	var f *remote.Failure
+	var f *backend.Failure
 	if errors.As(err, &f) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	var late *afterwards
-	f = &remote.Failure{Endpoint: addr, Err: err, Blame: true}
+	f = &backend.Failure{Endpoint: addr, Err: err, Blame: true}
 	switch {
 	case errors.As(err, &late):
 		return err
@@ -56,7 +56,7 @@ var errConnections = errors.New("the server closed a new connection before it gr
 // server at its limit of connections goes on serving those that it has.
 func (b *Backend) notGranted(addr string, err error) error {
 	if b.life.Err() == nil && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
-		return &remote.Failure{Endpoint: addr, Err: fmt.Errorf("%w (%w)", errConnections, err), Refused: true, Busy: time.Second}
+		return &backend.Failure{Endpoint: addr, Err: fmt.Errorf("%w (%w)", errConnections, err), Refused: true, Busy: time.Second}
 	}
 	return b.unreachable(addr, err)
 }
@@ -64,17 +64,17 @@ func (b *Backend) notGranted(addr string, err error) error {
 // unreachable is the failure of a connection that was not made, or broke
 // before the session was granted: nothing was sent.
 func (b *Backend) unreachable(addr string, err error) error {
-	var f *remote.Failure
+	var f *backend.Failure
 	if errors.As(err, &f) {
 		return err
 	}
 	switch {
 	case b.life.Err() != nil:
-		return &remote.Failure{Endpoint: addr, Err: context.Cause(b.life), Refused: true, Local: true}
-	case remote.IsLocal(err):
-		return &remote.Failure{Endpoint: addr, Err: err, Refused: true, Local: true}
+		return &backend.Failure{Endpoint: addr, Err: context.Cause(b.life), Refused: true, Local: true}
+	case backend.IsLocal(err):
+		return &backend.Failure{Endpoint: addr, Err: err, Refused: true, Local: true}
 	}
-	f = &remote.Failure{Endpoint: addr, Err: err, Blame: true, Refused: true, Unreachable: true}
+	f = &backend.Failure{Endpoint: addr, Err: err, Blame: true, Refused: true, Unreachable: true}
 	var (
 		alert     tls.AlertError
 		unknown   x509.UnknownAuthorityError

@@ -9,8 +9,8 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // identityKey holds the name of the tree's store, which the first client that
@@ -27,7 +27,7 @@ func (b *Backend) admitted(ctx context.Context, s *session, addr string) error {
 		return err
 	}
 	if err := b.ident.Ready(ctx); err != nil {
-		return remote.NotSent(err)
+		return backend.NotSent(err)
 	}
 	if s != nil && s.o.once {
 		return nil
@@ -39,7 +39,7 @@ func (b *Backend) admitted(ctx context.Context, s *session, addr string) error {
 func (b *Backend) verifyServer(ctx context.Context, addr string) error {
 	s, err := b.link(addr)
 	if err != nil {
-		return remote.NotSent(err)
+		return backend.NotSent(err)
 	}
 	w, err := s.at(ctx, addr)
 	if err != nil {
@@ -59,7 +59,7 @@ func (s *session) verify(ctx context.Context, w *wire) error {
 		err = s.b.ident.Check(ctx, w.addr, id)
 	}
 	if err != nil {
-		return remote.NotSent(err)
+		return backend.NotSent(err)
 	}
 	w.identity.Store(&id)
 	if id != "" {
@@ -102,14 +102,14 @@ func (s *session) identityAt(ctx context.Context, w *wire) (string, error) {
 		case a.err != nil:
 			return "", s.b.failed(s, w.addr, a.err)
 		case !s.on(w):
-			return "", &remote.Failure{Endpoint: w.addr, Err: errBroken, Refused: true}
+			return "", &backend.Failure{Endpoint: w.addr, Err: errBroken, Refused: true}
 		}
 		return a.id, nil
 	case <-ctx.Done():
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) && w.silent() >= s.b.c.Timing.RetryTimeout/silentShare {
 			s.cut(w)
 		}
-		return "", &remote.Failure{Endpoint: w.addr, Err: ctx.Err(), Blame: true, Refused: true}
+		return "", &backend.Failure{Endpoint: w.addr, Err: ctx.Err(), Blame: true, Refused: true}
 	}
 }
 
@@ -150,7 +150,7 @@ func (b *Backend) makeIdentity(ctx context.Context) error {
 		}
 		return id, b.ident.Check(ctx, addr, id)
 	})
-	var f *remote.Failure
+	var f *backend.Failure
 	if errors.As(err, &f) && f.Kind == dcs.ErrUnauthorized && !f.Blame { //nolint:errorlint // a Failure's Kind is a sentinel
 		return nil
 	}

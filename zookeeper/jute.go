@@ -8,7 +8,7 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 // encoder writes what requests are made of.
@@ -176,7 +176,7 @@ func nodesOf(replies []reply) ([]node, error) {
 
 // tooLarge is the failure of an answer above MaxBuffer: no server's fault.
 func (b *Backend) tooLarge(addr, what, path string, size int) error {
-	return &remote.Failure{Endpoint: addr, Kind: dcs.ErrUnavailable, Err: fmt.Errorf(
+	return &backend.Failure{Endpoint: addr, Kind: dcs.ErrUnavailable, Err: fmt.Errorf(
 		"%s %s has %d bytes, above Config.MaxBuffer (max_buffer) of %d: raise it, or keep less there", what, path, size, b.c.MaxBuffer)}
 }
 

@@ -2,7 +2,7 @@ package zookeeper
 
 import (
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 // state is what is known of a key's node: a write is built on it, and refused
@@ -33,7 +33,7 @@ func (s state) holds() dcs.Revision {
 }
 
 // known remembers what was last seen of the keys that were written.
-type known struct{ remote.Cache[state] }
+type known struct{ backend.Cache[state] }
 
 // learn notes a transaction of ours: the states of the keys that it wrote, and
 // the versions that it gave to epoch nodes. What was known under the version
@@ -56,7 +56,7 @@ func (k *known) learn(moved map[string]int32, epochOf func(key string) string, w
 // made remembers which parents and epoch nodes are there. Nobody takes them
 // away in the ordinary course; where one is missing all the same, the
 // transaction is refused and they are looked at again.
-type made struct{ remote.Cache[bool] }
+type made struct{ backend.Cache[bool] }
 
 // missing are those of paths that are not known to be there.
 func (m *made) missing(paths []string) []string {

@@ -12,10 +12,10 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/expiry"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // lease is one of ZooKeeper's sessions, with nothing else in it.
@@ -44,11 +44,11 @@ type answered struct{ sent, at dcs.Instant }
 // that a Grant that stays unclear leaves one that runs out by itself.
 func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
 	if err := b.learn(ctx); err != nil {
-		return nil, dcs.Renewal{}, remote.WrapGrantError(backendName, "", true, err)
+		return nil, dcs.Renewal{}, backend.WrapGrantError(backendName, "", true, err)
 	}
 	a, err := b.granted(ctx, ttl, sessionOptions{quiet: true})
 	if err != nil {
-		return nil, dcs.Renewal{}, remote.WrapGrantError(backendName, a.Endpoint, a.Clear, err)
+		return nil, dcs.Renewal{}, backend.WrapGrantError(backendName, a.Endpoint, a.Clear, err)
 	}
 	l := a.Value
 	if a.First.Before(l.from) {
@@ -201,7 +201,7 @@ func (l *lease) lost(err error) error {
 	over := l.s.ended()
 	switch {
 	case errors.Is(over, errExpired):
-		return &remote.Failure{Kind: dcs.ErrLost, Err: errExpired}
+		return &backend.Failure{Kind: dcs.ErrLost, Err: errExpired}
 	case errors.Is(over, dcs.ErrClosed):
 		return dcs.ErrClosed
 	}
@@ -294,14 +294,14 @@ func (l *lease) ID() dcs.LeaseID {
 // Renew implements [dcs.Lease].
 func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) {
 	if err := l.begin(); err != nil {
-		return dcs.Renewal{}, remote.WrapError(backendName, "Renew", "", "", err)
+		return dcs.Renewal{}, backend.WrapError(backendName, "Renew", "", "", err)
 	}
 	defer l.finish()
 	a, err := doAt(ctx, l.b, endpoint.Renew, l.s.where, func(ctx context.Context, addr string) ([]dcs.Entry, error) {
-		return l.confirmed(ctx, addr, remote.Unique(keys))
+		return l.confirmed(ctx, addr, backend.Unique(keys))
 	})
 	if err != nil {
-		return dcs.Renewal{}, remote.WrapError(backendName, "Renew", "", a.Endpoint, err)
+		return dcs.Renewal{}, backend.WrapError(backendName, "Renew", "", a.Endpoint, err)
 	}
 	r := l.renewal()
 	r.Entries = a.Value
@@ -321,7 +321,7 @@ func (l *lease) Revoke(ctx context.Context) error {
 		return struct{}{}, l.b.revoke(ctx, addr, g, seen)
 	})
 	if err != nil {
-		return remote.WrapError(backendName, "Revoke", "", a.Endpoint, err)
+		return backend.WrapError(backendName, "Revoke", "", a.Endpoint, err)
 	}
 	l.s.end(errExpired)
 	return nil

@@ -6,9 +6,9 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/internal/expiry"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // A lease that nobody renews any more, because its holder knows that it is lost,
@@ -26,7 +26,7 @@ func (l *lease) begin() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ending && l.s.ended() == nil {
-		return &remote.Failure{Err: errIdle, Refused: true}
+		return &backend.Failure{Err: errIdle, Refused: true}
 	}
 	l.renewing++
 	l.told = dcs.Now()

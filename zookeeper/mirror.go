@@ -11,8 +11,8 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // mirror is the tree at and below one node at one server, in a session of its
@@ -410,5 +410,5 @@ var errOlder = errors.New("the server is older than ZooKeeper 3.6, or keeps watc
 // has ended the session.
 func (b *Backend) noteOlder(addr string) error {
 	b.servers.Note(addr, true)
-	return &remote.Failure{Endpoint: addr, Err: errOlder, Refused: true}
+	return &backend.Failure{Endpoint: addr, Err: errOlder, Refused: true}
 }

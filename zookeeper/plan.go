@@ -9,7 +9,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 // plan is a transaction as a Multi. ZooKeeper compares a node's version, which
@@ -50,7 +50,7 @@ func (p *plan) request() request {
 
 // newPlan is the plan of r, with the lease of the marker where r makes one.
 func newPlan(b *Backend, r attempt.Request, lease dcs.LeaseID) *plan {
-	return &plan{b: b, r: r, whole: r.Whole(lease), keys: remote.Keys(r)}
+	return &plan{b: b, r: r, whole: r.Whole(lease), keys: backend.Keys(r)}
 }
 
 // prepare learns what must be known of the keys. Entries mean that a condition
@@ -62,14 +62,14 @@ func (p *plan) prepare(ctx context.Context, s *session, addr string) ([]dcs.Entr
 		return nil, nil
 	}
 	if _, err := p.b.look(ctx, s, addr, request{"Read", keys}, false); err != nil {
-		return nil, remote.NotSent(err)
+		return nil, backend.NotSent(err)
 	}
 	if p.know(); len(p.wrong()) == 0 {
 		return nil, nil
 	}
 	entries, err := p.b.look(ctx, s, addr, p.request(), true) // this copy's answer, if it says no
 	if err != nil {
-		return nil, remote.NotSent(err)
+		return nil, backend.NotSent(err)
 	}
 	if p.know(); len(p.wrong()) == 0 {
 		return nil, nil
@@ -102,7 +102,7 @@ func (p *plan) missing() []string {
 			keys = append(keys, w.Key)
 		}
 	}
-	return remote.Unique(keys)
+	return backend.Unique(keys)
 }
 
 // wrong are the keys whose condition does not hold by what is known, or of
@@ -155,7 +155,7 @@ func (p *plan) build() {
 			rest = append(rest, p.compare(c)...)
 		}
 	}
-	paths := remote.Unique(append(slices.Collect(maps.Keys(p.epochs)), slices.Collect(maps.Keys(p.bumps))...))
+	paths := backend.Unique(append(slices.Collect(maps.Keys(p.epochs)), slices.Collect(maps.Keys(p.bumps))...))
 	for _, path := range paths {
 		p.under(path)
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/backoff"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // session is one of ZooKeeper's sessions in the client library's hands. It is
@@ -258,7 +258,7 @@ func (s *session) at(ctx context.Context, addr string) (*wire, error) {
 		case s.live != nil && s.live.addr == addr:
 			return s.live, nil
 		case s.turn != turn:
-			return nil, &remote.Failure{Endpoint: addr, Err: errElsewhere, Refused: true}
+			return nil, &backend.Failure{Endpoint: addr, Err: errElsewhere, Refused: true}
 		case s.want != addr && s.dialing != addr:
 			// The connection was made and broke before this call saw it, or it was
 			// not made.
@@ -276,7 +276,7 @@ func (s *session) at(ctx context.Context, addr string) (*wire, error) {
 				s.want = "" // or it would be kept alive later than was asked
 				s.leave()
 			}
-			return nil, &remote.Failure{Endpoint: addr, Err: ctx.Err(), Blame: true, Refused: true}
+			return nil, &backend.Failure{Endpoint: addr, Err: ctx.Err(), Blame: true, Refused: true}
 		}
 	}
 }
@@ -345,7 +345,7 @@ func (s *session) wireOf(c *zk.Conn) (*wire, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.live == nil || c != s.conn {
-		return nil, &remote.Failure{Err: errBroken, Refused: true, Blame: true}
+		return nil, &backend.Failure{Err: errBroken, Refused: true, Blame: true}
 	}
 	return s.live, nil
 }

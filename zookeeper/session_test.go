@@ -11,7 +11,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 // unconnected is a session without the library, and a way to connect it.
@@ -59,7 +59,7 @@ func TestConnectionBreaksBeforeItsWaiter(t *testing.T) {
 		unseen++
 		require.ErrorIs(t, r.err, io.ErrUnexpectedEOF)
 		require.ErrorIs(t, r.err, attempt.ErrNotSent)
-		var f *remote.Failure
+		var f *backend.Failure
 		require.ErrorAs(t, r.err, &f)
 		require.Equal(t, "a", f.Endpoint)
 		require.True(t, f.Blame)

@@ -8,8 +8,8 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // Snapshot implements [dcs.Backend].
@@ -32,7 +32,7 @@ func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, st
 		if err == nil {
 			return dcs.Snapshot{Revision: rev, Entries: b.entries(v)}, r.addr, nil
 		}
-		if ctx.Err() != nil || remote.Judge(err).Final {
+		if ctx.Err() != nil || backend.Judge(err).Final {
 			return dcs.Snapshot{}, r.addr, err
 		}
 	}
@@ -63,7 +63,7 @@ func reading[T any](ctx context.Context, r *reader, f func(ctx context.Context, 
 	defer cancel()
 	v, w, err := through(one, r.b, r.addr, r.request, func(c *zk.Conn) (T, error) { return f(one, c) })
 	if err == nil && w != r.on {
-		err = &remote.Failure{Endpoint: r.addr, Err: errBroken, Refused: true}
+		err = &backend.Failure{Endpoint: r.addr, Err: errBroken, Refused: true}
 	}
 	return v, err
 }
@@ -105,7 +105,7 @@ func (r *reader) read(ctx context.Context, c *zk.Conn, paths []string) ([]node, 
 	r.size.learn(len(paths), replies)
 	nodes, err := multiNodes(replies[0], len(paths))
 	if errors.Is(err, errTooLarge) {
-		err = &remote.Failure{Endpoint: r.addr, Err: err}
+		err = &backend.Failure{Endpoint: r.addr, Err: err}
 	}
 	return nodes, err
 }

@@ -5,13 +5,13 @@ import (
 	"strings"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 const exampleURL = "zookeeper://10.0.0.1:2181,10.0.0.2:2181,10.0.0.3:2181/pg/main"
 
 func init() {
-	dcs.Register("zookeeper", remote.Driver[Config, *Backend]{Options: params, Config: configFromURL, Client: open})
+	dcs.Register("zookeeper", backend.Driver[Config, *Backend]{Options: params, Config: configFromURL, Client: open})
 }
 
 var params = append([]dcs.Param{
@@ -21,20 +21,20 @@ var params = append([]dcs.Param{
 	{Name: "acl", Usage: "permissions for all that we make, like world:anyone:cdrwa, several with commas between them (one in an id is written \\,); default: all for our credentials, or for all clients without them"},
 	{Name: "tick", Usage: "the servers' tickTime, like 2s; default: measured by the sessions that they grant"},
 	{Name: "max_buffer", Usage: "the longest answer of a server that is read, in bytes, like jute.maxbuffer of ZooKeeper's own clients; default 64 MiB"},
-	remote.SlotsParam,
-	remote.WaitParam,
-}, remote.TLSParams()...)
+	backend.SlotsParam,
+	backend.WaitParam,
+}, backend.TLSParams()...)
 
 // open makes a Backend that knows the servers' limits.
 func open(ctx context.Context, c Config, wait bool) (*Backend, error) {
-	return remote.Connect(ctx, c.Timing, c.Logger, wait, func() (*Backend, error) { return New(c) }, (*Backend).ready)
+	return backend.Connect(ctx, c.Timing, c.Logger, wait, func() (*Backend, error) { return New(c) }, (*Backend).ready)
 }
 
 // FromConnectString returns a Config for a connect string of ZooKeeper's own
 // clients, like "h1:2181,h2:2181/chroot". The chroot becomes the beginning of the
 // Root, which is root below it.
 func FromConnectString(connect, root string) (Config, error) {
-	var faults remote.Faults
+	var faults backend.Faults
 	servers, chroot, _ := strings.Cut(connect, "/")
 	c := Config{Root: strings.Trim(strings.Trim(chroot, "/")+"/"+strings.Trim(root, "/"), "/")}
 	c.Endpoints = faults.Servers(strings.Split(servers, ","), defaultPort, "", "")
@@ -43,7 +43,7 @@ func FromConnectString(connect, root string) (Config, error) {
 }
 
 func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
-	var faults remote.Faults
+	var faults backend.Faults
 	c := Config{
 		Timing: o.Timing, Logger: o.Logger, Observer: o.Observer, TLSFiles: faults.TLSFiles(u),
 		User: u.Params["user"], PasswordFile: u.Params["password_file"], AuthFile: u.Params["auth_file"], ACL: u.Params["acl"],

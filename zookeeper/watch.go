@@ -7,7 +7,7 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 )
 
@@ -92,7 +92,7 @@ func (v *watch) Follow(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-v.s.done:
-			return &remote.Failure{Endpoint: v.addr, Err: v.s.ended(), Blame: true}
+			return &backend.Failure{Endpoint: v.addr, Err: v.s.ended(), Blame: true}
 		case <-v.news:
 			err = v.update(ctx, v.op, nil)
 		}

@@ -8,14 +8,14 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
-	"github.com/holdfast-dcs/holdfast/internal/kv"
+	"github.com/holdfast-dcs/holdfast/internal/kvtree"
 )
 
 // transport reaches a store in this process. The first answer to a Commit is lost on its
 // way.
 type transport struct {
 	mu   sync.Mutex
-	tree *kv.Tree
+	tree *kvtree.Tree
 	lost bool
 }
 
@@ -24,12 +24,12 @@ func (t *transport) Send(_ context.Context, r attempt.Request) (attempt.Answer, 
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	rev := t.tree.Revision() + 1
-	err := t.tree.Commit(rev, r.Whole(""), kv.Options{Rebind: true})
-	var conflict *kv.Conflict
+	err := t.tree.Commit(rev, r.Whole(""), kvtree.Options{Rebind: true})
+	var conflict *kvtree.Conflict
 	switch {
 	case errors.As(err, &conflict):
 		return attempt.Answer{Outcome: attempt.Refused}, nil
-	case errors.Is(err, kv.ErrLease):
+	case errors.Is(err, kvtree.ErrLease):
 		return attempt.Answer{Outcome: attempt.LeaseLost}, nil
 	case err != nil: // the store refused the copy
 		return attempt.Answer{}, fmt.Errorf("%w: %w", attempt.ErrNotSent, err)
@@ -54,7 +54,7 @@ func (t *transport) Read(_ context.Context, keys ...string) ([]dcs.Entry, error)
 // The answer to the first copy is lost. The second copy finds the nonce of this Commit in
 // the marker. The Commit was therefore applied, and it is written once.
 func ExampleCommitter() {
-	t := &transport{tree: kv.New()}
+	t := &transport{tree: kvtree.New()}
 	commits := attempt.New(t, attempt.Options{Backend: "example"})
 	defer func() { _ = commits.Close() }()
 

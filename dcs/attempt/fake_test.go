@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/kv"
+	"github.com/holdfast-dcs/holdfast/internal/kvtree"
 )
 
 // step is the reaction of a scripted transport to one copy.
@@ -53,7 +53,7 @@ func kindOf(r Request) kindOfRequest {
 // store is a store whose answers follow a script.
 type store struct {
 	mu      sync.Mutex
-	tree    *kv.Tree
+	tree    *kvtree.Tree
 	script  func(k kindOfRequest, r Request) step
 	after   func(k kindOfRequest) // runs after a copy was applied and before its answer
 	unseen  bool                  // refusals carry no entries
@@ -76,20 +76,20 @@ func writes(r Request) bool {
 }
 
 func newStore() *store {
-	return &store{tree: kv.New(), sent: map[kindOfRequest]int{}, start: time.Now()}
+	return &store{tree: kvtree.New(), sent: map[kindOfRequest]int{}, start: time.Now()}
 }
 
 func (s *store) apply(r Request) (Answer, error) {
 	rev := s.tree.Revision() + 1
-	err := s.tree.Commit(rev, r.Whole(""), kv.Options{Rebind: true})
+	err := s.tree.Commit(rev, r.Whole(""), kvtree.Options{Rebind: true})
 	a := Answer{Outcome: Applied, Revision: rev}
-	var c *kv.Conflict
+	var c *kvtree.Conflict
 	switch {
 	case err == nil:
 		return a, nil
 	case errors.As(err, &c):
 		a = Answer{Outcome: Refused}
-	case errors.Is(err, kv.ErrLease):
+	case errors.Is(err, kvtree.ErrLease):
 		a = Answer{Outcome: LeaseLost}
 	default:
 		return Answer{}, fmt.Errorf("%w: %w", ErrNotSent, &dcs.Error{Kind: dcs.ErrInvalid, Err: err})
@@ -189,7 +189,7 @@ func (s *store) land() {
 // write makes a write of another client.
 func (s *store) write(w ...dcs.Write) dcs.Revision {
 	rev := s.tree.Revision() + 1
-	if err := s.tree.Commit(rev, dcs.Txn{Then: w}, kv.Options{}); err != nil {
+	if err := s.tree.Commit(rev, dcs.Txn{Then: w}, kvtree.Options{}); err != nil {
 		panic(err)
 	}
 	return rev

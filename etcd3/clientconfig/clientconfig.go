@@ -7,7 +7,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/etcd3"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
 // FromClientConfig returns the settings of c for package etcd3: the endpoints with
@@ -18,7 +18,7 @@ import (
 // Logger and LogConfig; see etcd3.Config.Logger. Settings that cannot be kept are
 // ErrInvalid, each by name.
 func FromClientConfig(c clientv3.Config) (etcd3.Config, error) {
-	var faults remote.Faults
+	var faults backend.Faults
 	out := etcd3.Config{
 		Username: c.Username, Password: c.Password, Token: c.Token, TLS: c.TLS, DialOptions: c.DialOptions,
 		NoDiscovery: c.AutoSyncInterval <= 0,

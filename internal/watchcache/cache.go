@@ -8,9 +8,9 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/kv"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/kvtree"
 )
 
 // Source describes the store that a Cache copies.
@@ -48,7 +48,7 @@ type Source struct {
 // time keeps it up to date. The first Wait starts the watch.
 type Cache struct {
 	Source
-	Tree *kv.Tree
+	Tree *kvtree.Tree
 	// Every is how long a watch may be without changes before it is probed. Limit is
 	// how long it may lag.
 	Every, Limit time.Duration
@@ -73,7 +73,7 @@ type Cache struct {
 
 // Init prepares c for its first Wait.
 func (c *Cache) Init(s Source) {
-	c.Source, c.Tree = s, kv.New()
+	c.Source, c.Tree = s, kvtree.New()
 	c.Every, c.Limit = WatchTimes(s.Budget)
 	c.Behind, c.Left, c.change = make(chan struct{}, 1), make(chan string, 16), make(chan struct{})
 }
@@ -238,7 +238,7 @@ func (c *Cache) over(ctx context.Context, prefix string, silent time.Duration, f
 		if fault == nil {
 			fault = errors.New("no answer on the watch of the store")
 		}
-		return remote.WrapError(c.Backend, "Wait", prefix, "", fault)
+		return backend.WrapError(c.Backend, "Wait", prefix, "", fault)
 	}
 	return nil
 }

@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/kv"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
+	"github.com/holdfast-dcs/holdfast/internal/kvtree"
 )
 
 // MinRevision is the largest revision of any Snapshot that a Store has returned. A
@@ -52,7 +52,7 @@ func (m *MinRevision) Snapshot(name, prefix string, read func() (s dcs.Snapshot,
 	s, err := m.Read(func() (dcs.Snapshot, error) {
 		s, at, err := read()
 		if err != nil {
-			return s, remote.WrapError(name, "Snapshot", prefix, at, err)
+			return s, backend.WrapError(name, "Snapshot", prefix, at, err)
 		}
 		return s, nil
 	})
@@ -65,7 +65,7 @@ func (m *MinRevision) Snapshot(name, prefix string, read func() (s dcs.Snapshot,
 // Visible removes the bookkeeping keys from s, which was read under prefix.
 func Visible(prefix string, s dcs.Snapshot) dcs.Snapshot {
 	if prefix == "" {
-		s.Entries = slices.DeleteFunc(s.Entries, func(e dcs.Entry) bool { return kv.Hidden(e.Key) })
+		s.Entries = slices.DeleteFunc(s.Entries, func(e dcs.Entry) bool { return kvtree.Hidden(e.Key) })
 	}
 	return s
 }

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/backoff"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // Forget makes the Cache read the tree again before the next watch. The backend must
@@ -94,14 +94,14 @@ func (c *Cache) isCopy() bool {
 
 // isFinal reports whether err is a definite answer of the store.
 func isFinal(err error) bool {
-	var f *remote.Failure
+	var f *backend.Failure
 	return errors.As(err, &f) && f.IsFinal()
 }
 
 // isRefusal reports whether err is the refusal of one server that another one may
 // contradict.
 func isRefusal(err error) bool {
-	var f *remote.Failure
+	var f *backend.Failure
 	return errors.As(err, &f) && f.Unconfirmed
 }
 
@@ -118,7 +118,7 @@ func (c *Cache) confirm(ctx context.Context, refusal error) (err error, final bo
 	if isRefusal(err) || isFinal(err) {
 		return err, true
 	}
-	var f *remote.Failure
+	var f *backend.Failure
 	if errors.As(refusal, &f) && err == nil {
 		c.Pool.Blame(f.Endpoint, f.Error())
 	}

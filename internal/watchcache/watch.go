@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // Stream is a backend's watch of the whole tree at one endpoint.
@@ -99,7 +99,7 @@ func (w *Watch) run(ctx context.Context, s Stream) error {
 	for _, from := range []<-chan error{ended, probed} {
 		select {
 		case own := <-from:
-			if own != nil && remote.Judge(own).Local {
+			if own != nil && backend.Judge(own).Local {
 				return own // the silence was caused inside this process
 			}
 		default:
@@ -122,7 +122,7 @@ func (w *Watch) loop(ctx context.Context, ended, probed <-chan error, probe func
 				err = errors.New("the server ended the watch without an error")
 			}
 		case err = <-probed:
-			isLocal := err != nil && remote.Judge(err).Local
+			isLocal := err != nil && backend.Judge(err).Local
 			w.monitor.probeEnded(err == nil)
 			if err == nil {
 				w.Heard()
@@ -160,7 +160,7 @@ func (s *silence) Error() string { return s.text }
 
 // asSilence returns err, or a silence if err is the timeout of a request.
 func asSilence(err error) error {
-	var f *remote.Failure
+	var f *backend.Failure
 	if errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &f) {
 		return &silence{"no answer to a request of the watch: " + err.Error()}
 	}

@@ -12,9 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
-	"github.com/holdfast-dcs/holdfast/internal/remote"
 )
 
 // server is a fake endpoint of a Stream.
@@ -79,7 +79,7 @@ func newRig(t *testing.T, servers map[string]server) *rig {
 	life, end := context.WithCancelCause(t.Context())
 	var least MinRevision
 	pool := endpoint.New(endpoint.Options{
-		Backend: "fake", Seeds: seeds, Budget: budget, Judge: remote.Judge,
+		Backend: "fake", Seeds: seeds, Budget: budget, Judge: backend.Judge,
 		Rand: func(int64) int64 { return 0 },
 		Observer: r.Observer(func(ev dcs.EndpointEvent) {
 			r.mu.Lock()
@@ -296,15 +296,15 @@ func TestFailureIsJudgedOnce(t *testing.T) {
 		err               error
 		switched, ejected int
 	}{
-		"blame":                 {err: &remote.Failure{Endpoint: "a", Err: errors.New("broken"), Blame: true}, switched: 1},
+		"blame":                 {err: &backend.Failure{Endpoint: "a", Err: errors.New("broken"), Blame: true}, switched: 1},
 		"of no kind":            {err: errors.New("broken"), switched: 1},
-		"unreachable":           {err: &remote.Failure{Endpoint: "a", Err: errors.New("connection refused"), Blame: true, Unreachable: true}, switched: 1, ejected: 1},
-		"doubt":                 {err: &remote.Failure{Endpoint: "a", Err: errors.New("no leader"), Doubt: true}},
-		"local":                 {err: &remote.Failure{Endpoint: "a", Err: errors.New("no descriptor"), Local: true}},
-		"compaction":            {err: &remote.Failure{Endpoint: "a", Err: errors.New("compacted")}},
+		"unreachable":           {err: &backend.Failure{Endpoint: "a", Err: errors.New("connection refused"), Blame: true, Unreachable: true}, switched: 1, ejected: 1},
+		"doubt":                 {err: &backend.Failure{Endpoint: "a", Err: errors.New("no leader"), Doubt: true}},
+		"local":                 {err: &backend.Failure{Endpoint: "a", Err: errors.New("no descriptor"), Local: true}},
+		"compaction":            {err: &backend.Failure{Endpoint: "a", Err: errors.New("compacted")}},
 		"end of a request":      {err: context.DeadlineExceeded, switched: 1},
 		"of no error":           {switched: 1},
-		"refused by one server": {err: &remote.Failure{Endpoint: "a", Kind: dcs.ErrUnauthorized, Unconfirmed: true, Err: errors.New("denied")}, switched: 1},
+		"refused by one server": {err: &backend.Failure{Endpoint: "a", Kind: dcs.ErrUnauthorized, Unconfirmed: true, Err: errors.New("denied")}, switched: 1},
 	} {
 		for _, opened := range []bool{false, true} {
 			t.Run(name+map[bool]string{true: ", open", false: ", opening"}[opened], func(t *testing.T) {
@@ -339,7 +339,7 @@ func TestFailureIsJudgedOnce(t *testing.T) {
 // A silence that was caused inside the client is not the endpoint's fault.
 func TestLocalCauseOfASilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		local := &remote.Failure{Endpoint: "a", Err: errors.New("no connection is free"), Local: true}
+		local := &backend.Failure{Endpoint: "a", Err: errors.New("no connection is free"), Local: true}
 		r := newRig(t, map[string]server{"b": {}, "a": {follow: func(ctx context.Context, _ *Watch) error {
 			<-ctx.Done()
 			return local
@@ -357,7 +357,7 @@ func TestLocalCauseOfASilence(t *testing.T) {
 func TestLocalFailureOfAProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var probes atomic.Int64
-		local := &remote.Failure{Endpoint: "a", Err: errors.New("no connection is free"), Local: true}
+		local := &backend.Failure{Endpoint: "a", Err: errors.New("no connection is free"), Local: true}
 		r := newRig(t, map[string]server{"b": {}, "a": {probe: func(context.Context, *Watch) error {
 			if probes.Add(1) <= 2 {
 				return local
@@ -375,7 +375,7 @@ func TestLocalFailureOfAProbe(t *testing.T) {
 // A probe that waits in vain on our side is no silence of the endpoint.
 func TestProbeThatWaitsIsNoSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		local := &remote.Failure{Endpoint: "a", Err: errors.New("no connection is free"), Local: true}
+		local := &backend.Failure{Endpoint: "a", Err: errors.New("no connection is free"), Local: true}
 		r := newRig(t, map[string]server{"b": {}, "a": {probe: func(ctx context.Context, _ *Watch) error {
 			<-ctx.Done()
 			return local
@@ -410,7 +410,7 @@ func TestEjectedEndpointIsLeft(t *testing.T) {
 func TestThrottledWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		busy := server{follow: func(_ context.Context, w *Watch) error {
-			return &remote.Failure{Endpoint: w.Endpoint(), Err: errors.New("429"), Doubt: true, Throttled: true, Busy: time.Second, Refused: true}
+			return &backend.Failure{Endpoint: w.Endpoint(), Err: errors.New("429"), Doubt: true, Throttled: true, Busy: time.Second, Refused: true}
 		}}
 		r := newRig(t, map[string]server{"a": busy, "b": busy})
 		require.ErrorIs(t, r.wait(8*time.Second), context.DeadlineExceeded)
@@ -441,11 +441,11 @@ func TestOlderReportsAreIgnored(t *testing.T) {
 // A watch that one server refuses ends a Wait only if all servers refuse. Otherwise that
 // server is at fault. A bad certificate is always the fault of one server.
 func TestRefusalOfOneServerEndsNoWait(t *testing.T) {
-	denied := func(at string) *remote.Failure {
-		return &remote.Failure{Endpoint: at, Kind: dcs.ErrUnauthorized, Unconfirmed: true, Err: errors.New("denied")}
+	denied := func(at string) *backend.Failure {
+		return &backend.Failure{Endpoint: at, Kind: dcs.ErrUnauthorized, Unconfirmed: true, Err: errors.New("denied")}
 	}
 	for name, row := range map[string]struct {
-		watch  *remote.Failure
+		watch  *backend.Failure
 		reads  error // of all servers
 		ends   bool
 		blames int
@@ -453,8 +453,8 @@ func TestRefusalOfOneServerEndsNoWait(t *testing.T) {
 		"one refuses":          {watch: denied("a"), blames: 1},
 		"all refuse":           {watch: denied("a"), reads: denied("b"), ends: true},
 		"the others are down":  {watch: denied("a"), reads: errors.New("down")},
-		"a certificate is bad": {watch: &remote.Failure{Endpoint: "a", Kind: dcs.ErrUnauthorized, Unreachable: true, Err: errors.New("x509")}, blames: 1},
-		"a definite answer":    {watch: &remote.Failure{Endpoint: "a", Kind: dcs.ErrUnavailable, Err: errors.New("too large")}, ends: true},
+		"a certificate is bad": {watch: &backend.Failure{Endpoint: "a", Kind: dcs.ErrUnauthorized, Unreachable: true, Err: errors.New("x509")}, blames: 1},
+		"a definite answer":    {watch: &backend.Failure{Endpoint: "a", Kind: dcs.ErrUnavailable, Err: errors.New("too large")}, ends: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/kv"
+	"github.com/holdfast-dcs/holdfast/internal/kvtree"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/codec"
 )
 
@@ -21,7 +21,7 @@ import (
 // Raft calls Apply, ApplyBatch, Snapshot and Restore from one goroutine. The
 // other methods may be called from any, unless they say otherwise.
 type FSM struct {
-	tree *kv.Tree
+	tree *kvtree.Tree
 
 	// Raft's goroutine only.
 	ttls    map[dcs.LeaseID]time.Duration
@@ -66,7 +66,7 @@ var _ raft.BatchingFSM = (*FSM)(nil)
 // New returns an empty state.
 func New() *FSM {
 	f := &FSM{
-		tree:        kv.New(),
+		tree:        kvtree.New(),
 		changed:     []string{},
 		understands: Level,
 		OnApply:     func(*Command, uint64, uint64, Result) {},
@@ -84,7 +84,7 @@ func New() *FSM {
 func (f *FSM) OnBatch(notify func(index, term uint64)) { f.onBatch.Store(&notify) }
 
 // Tree returns the keys and leases. The caller must not change them.
-func (f *FSM) Tree() *kv.Tree { return f.tree }
+func (f *FSM) Tree() *kvtree.Tree { return f.tree }
 
 // Applied returns the index of the newest entry whose effect is visible.
 func (f *FSM) Applied() uint64 { return f.applied.Load() }
@@ -103,7 +103,7 @@ func (f *FSM) TTLs() map[dcs.LeaseID]time.Duration { return f.ttls }
 // Reset empties f, for a Raft that applies the log again from its beginning or
 // from a snapshot. It must be called while Raft does not run.
 func (f *FSM) Reset() {
-	_ = f.tree.Load(kv.State{}) // nothing in it can be wrong
+	_ = f.tree.Load(kvtree.State{}) // nothing in it can be wrong
 	f.ttls, f.clients = map[dcs.LeaseID]time.Duration{}, newClients()
 	f.onBatch.Store(nil)
 	f.level.Store(firstLevel)
@@ -242,8 +242,8 @@ func (f *FSM) commit(t dcs.Txn, index uint64) Result {
 		t.Then[i].Value = bytes.Clone(t.Then[i].Value)
 	}
 	r := Result{Status: StatusDone, Revision: dcs.Revision(index)}
-	err := f.tree.Commit(r.Revision, t, kv.Options{Rebind: true})
-	var conflict *kv.Conflict
+	err := f.tree.Commit(r.Revision, t, kvtree.Options{Rebind: true})
+	var conflict *kvtree.Conflict
 	switch {
 	case err == nil:
 		for i := range t.Then {
@@ -251,7 +251,7 @@ func (f *FSM) commit(t dcs.Txn, index uint64) Result {
 		}
 	case errors.As(err, &conflict):
 		r.Status, r.Current, r.Detail = StatusConflict, conflict.Current, conflict.Error()
-	case errors.Is(err, kv.ErrLease): // P14
+	case errors.Is(err, kvtree.ErrLease): // P14
 		r.Status = StatusDeadLease
 	default:
 		r.Status, r.Detail = StatusNested, err.Error()

@@ -11,7 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
-	"github.com/holdfast-dcs/holdfast/internal/kv"
+	"github.com/holdfast-dcs/holdfast/internal/kvtree"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/codec"
 )
 
@@ -38,7 +38,7 @@ type snapshot struct {
 	level       byte
 	incarnation [16]byte
 	term        uint64
-	tree        kv.State
+	tree        kvtree.State
 	ttls        map[dcs.LeaseID]time.Duration
 	clients     map[uint64]*client
 }

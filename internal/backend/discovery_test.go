@@ -1,4 +1,4 @@
-package remote_test
+package backend_test
 
 import (
 	"net"
@@ -6,7 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/holdfast-dcs/holdfast/internal/remote"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
@@ -14,10 +14,10 @@ func TestSRVLookUp(t *testing.T) {
 	r := testcluster.SRVResolver("_etcd-client-main._tcp.example.test", func() []net.SRV {
 		return []net.SRV{{Target: "h2.example.test.", Port: 2, Priority: 2}, {Target: "h1.example.test.", Port: 1, Priority: 1}}
 	})
-	hosts, err := remote.SRV{Service: "etcd-client", Suffix: "main", Domain: "example.test", Resolver: r}.LookUp(t.Context())
+	hosts, err := backend.SRV{Service: "etcd-client", Suffix: "main", Domain: "example.test", Resolver: r}.LookUp(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []string{"h1.example.test:1", "h2.example.test:2"}, hosts)
-	_, err = remote.SRV{Service: "etcd-client", Domain: "example.test", Resolver: r}.LookUp(t.Context())
+	_, err = backend.SRV{Service: "etcd-client", Domain: "example.test", Resolver: r}.LookUp(t.Context())
 	require.ErrorContains(t, err, "_etcd-client._tcp.example.test")
 }
 
@@ -36,7 +36,7 @@ func TestSchemes(t *testing.T) {
 		{list: []string{"http://h1"}, tls: true, bad: true},
 		{list: []string{"unix:///x"}, bad: true},
 	} {
-		var f remote.Faults
+		var f backend.Faults
 		hosts, secure := f.Schemes("X", c.list, c.tls)
 		require.Equal(t, c.bad, len(f) > 0, "%v: %v", c.list, f)
 		if !c.bad {

@@ -1,7 +1,7 @@
-// Package remote has the code that the backends of stores with servers share. It
+// Package backend has the code that the backends of stores with servers share. It
 // classifies the errors of one copy of a call, keeps a copy of the tree that serves every
 // Wait, and parses the options of URLs.
-package remote
+package backend
 
 import (
 	"cmp"

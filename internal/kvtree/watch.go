@@ -1,4 +1,4 @@
-package kv
+package kvtree
 
 // Watch notifies one caller of changes at or below a prefix, until Stop. Its
 // methods are safe for concurrent use.

@@ -1,7 +1,7 @@
-// Package kv has the ordered tree of keys, leases and revisions in which memstore and
+// Package kvtree has the ordered tree of keys, leases and revisions in which memstore and
 // raftstore keep their data. It is deterministic: it reads no clock, and the caller passes
 // the revision of every change. All methods are safe for concurrent use.
-package kv
+package kvtree
 
 import (
 	"errors"
