@@ -78,8 +78,8 @@ func (c *heardConn) Read(p []byte) (int, error) {
 		return 0, c.decide(connRefused, errRefusedConn)
 	case n > 0:
 		_ = c.decide(connAnswered, nil)
-	case isHangup(err) && (c.tls || c.share.isServed()):
-		return 0, c.decide(connRefused, fmt.Errorf("the agent closed a new connection: %w; %w", err, errConnections))
+	case c.isLimit(err):
+		return 0, c.decide(connRefused, closedAtOnce(err))
 	default:
 		_ = c.decide(connEnded, nil)
 	}
@@ -95,6 +95,16 @@ const textBadRecord = "local error: tls: bad record MAC"
 // a proxy passes on the end only.
 func isHangup(err error) bool {
 	return err != nil && strings.HasSuffix(err.Error(), textBadRecord) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// isLimit reports whether err on a connection without an answer is taken for the
+// agent's limit, although the agent's page is missing.
+func (c *heardConn) isLimit(err error) bool {
+	return isHangup(err) && (c.tls || c.share.isServed())
+}
+
+func closedAtOnce(err error) error {
+	return fmt.Errorf("the agent closed a new connection: %w; %w", err, errConnections)
 }
 
 // reasonWithin is how long the reason for a failed write may take. The kernel has
@@ -113,9 +123,12 @@ func (c *heardConn) Write(p []byte) (int, error) {
 	select {
 	case <-c.decided:
 		return n, cmp.Or(c.why, err)
-	case <-limit.C:
+	case <-limit.C: // nobody reads, or there is nothing to read
+	}
+	if !c.isLimit(err) {
 		return n, err
 	}
+	return n, c.decide(connRefused, closedAtOnce(err))
 }
 
 // Close implements [net.Conn].

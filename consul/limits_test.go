@@ -2,6 +2,7 @@ package consul
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,7 +13,9 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -354,6 +357,35 @@ func TestPageOfTheLimit(t *testing.T) {
 			require.NoError(t, c.Close())
 			require.Zero(t, s.open)
 			_, _ = io.Copy(io.Discard, server)
+		})
+	}
+}
+
+// brokenConn is a connection that the other side has closed and nobody reads from.
+type brokenConn struct{ net.Conn }
+
+func (brokenConn) Write([]byte) (int, error) {
+	return 0, &net.OpError{Op: "write", Err: os.NewSyscallError("write", syscall.EPIPE)}
+}
+
+func (brokenConn) Close() error { return nil }
+
+// A write fails on a connection without an answer: with TLS, or next to a connection
+// that is served, this is the limit, and otherwise the agent's fault.
+func TestFailedWriteMayBeTheLimit(t *testing.T) {
+	for _, row := range []struct{ tls, served, limit bool }{{true, false, true}, {false, true, true}, {false, false, false}} {
+		synctest.Test(t, func(t *testing.T) {
+			var s connShare
+			if row.served {
+				s.dialled()
+				s.heard(true)
+			}
+			c := newHeardConn(brokenConn{}, &s, row.tls)
+			_, err := c.Write([]byte("GET"))
+			require.ErrorIs(t, err, syscall.EPIPE)
+			require.Equal(t, row.limit, errors.Is(err, errConnections))
+			require.Equal(t, row.limit, s.isLimited())
+			require.NoError(t, c.Close())
 		})
 	}
 }

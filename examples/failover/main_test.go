@@ -152,6 +152,9 @@ func TestFailoverOnConsul(t *testing.T) {
 	left, _, err := admin.KV().List("demo/", nil)
 	require.NoError(t, err)
 	for _, kv := range left {
+		if strings.HasSuffix(kv.Key, "/.store") {
+			continue // the identity of the store, which outlives its clients
+		}
 		require.NotEmpty(t, kv.Session, "%s was left behind, and no session ends it", kv.Key)
 	}
 }

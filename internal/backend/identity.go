@@ -41,6 +41,7 @@ type Identity struct {
 	ballots   map[string]*ballot // by seed
 	polled    dcs.Instant        // when the seeds were asked last; zero: never
 	pollAgain bool
+	round     int    // the number of polls
 	reported  bool   // the present split was logged
 	confirmed bool   // most seeds have agreed on the present identity
 	former    string // the identity that the store had before its key was deleted
@@ -128,11 +129,13 @@ func (i *Identity) decide(ctx context.Context) (outcome, error) {
 		return outcome{}, dcs.ErrClosed
 	}
 	i.pollAgain = false
+	i.round++
+	round := i.round
 	for _, b := range i.ballots {
 		b.forgetNameless()
 	}
 	agreed := make(chan struct{})
-	i.polls.Go(func() { i.poll(agreed) })
+	i.polls.Go(func() { i.poll(round, agreed) })
 	i.mu.Unlock()
 	select {
 	case <-agreed:
@@ -151,8 +154,10 @@ func (i *Identity) decide(ctx context.Context) (outcome, error) {
 }
 
 // poll asks every endpoint of every seed. It closes agreed when most seeds agree
-// or all endpoints have answered, and ejects the endpoints of other stores.
-func (i *Identity) poll(agreed chan<- struct{}) {
+// or all endpoints have answered, and ejects the endpoints of other stores. An answer
+// that comes after the next poll has begun counts for nothing, because the key may have
+// been written since.
+func (i *Identity) poll(round int, agreed chan<- struct{}) {
 	ctx, cancel := context.WithTimeout(i.Life, i.pollTime())
 	defer cancel()
 	enough := sync.OnceFunc(func() { close(agreed) })
@@ -161,7 +166,7 @@ func (i *Identity) poll(agreed chan<- struct{}) {
 		asked.Go(func() {
 			for _, at := range i.electors(ctx, seed) {
 				asked.Go(func() {
-					if id, err := i.Ask(ctx, at); err == nil && i.vote(at, id) {
+					if id, err := i.Ask(ctx, at); err == nil && i.voteIn(round, at, id) {
 						enough()
 					}
 				})
@@ -211,10 +216,22 @@ func foreign(id, own string) error {
 	return fmt.Errorf("the server belongs to %s, this Store to %s: remove the server from the endpoints, or reopen the Store if the store was replaced", storeName(id), storeName(own))
 }
 
-// vote notes the store of an endpoint. It reports whether most seeds agree.
-func (i *Identity) vote(at, id string) bool {
+// vote notes the store of an endpoint.
+func (i *Identity) vote(at, id string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	i.cast(at, id)
+}
+
+// voteIn is vote for an answer to a poll. It reports whether most seeds agree.
+func (i *Identity) voteIn(round int, at, id string) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return round == i.round && i.cast(at, id)
+}
+
+// cast is vote, and reports whether most seeds agree. Under i.mu.
+func (i *Identity) cast(at, id string) bool {
 	for _, b := range i.ballots {
 		b.cast(at, id)
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -87,6 +88,33 @@ func identify(t *testing.T, of map[string]string, f func(t *testing.T, i *Identi
 		f(t, i, s, &log)
 		end()
 		i.Close()
+	})
+}
+
+// A server's answer that the store has no identity comes after the key was written, and
+// after most servers have confirmed that.
+func TestLateAnswerOfAnEarlierPoll(t *testing.T) {
+	identify(t, map[string]string{"a": "", "b": "", "c": ""}, func(t *testing.T, i *Identity, s *stores, log *strings.Builder) {
+		late := make(chan struct{})
+		var second atomic.Bool
+		i.Ask = func(ctx context.Context, addr string) (string, error) {
+			id, err := s.ask(ctx, addr)
+			if addr == "b" && !second.Swap(true) {
+				<-late
+			}
+			return id, err
+		}
+		require.NoError(t, i.Ready(t.Context()))
+		require.Empty(t, i.ID())
+		synctest.Wait()
+		s.set("a", "x")
+		s.set("b", "x")
+		require.NoError(t, i.Check(t.Context(), "a", "x"))
+		require.Equal(t, "x", i.ID())
+		close(late)
+		synctest.Wait()
+		require.Equal(t, "x", i.ID())
+		require.NotContains(t, log.String(), "missing")
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -35,13 +36,31 @@ const testcluster = "internal/testcluster"
 // allServers are the servers that make server-NAME builds.
 var allServers = []string{"etcd", "consul"}
 
-// setting is the knowledge of the runner about one package.
+// setting is the knowledge of the runner about one package, or about a part of its
+// tests, which is a job of its own.
 type setting struct {
 	path    string // relative to the module
 	load    load
 	servers []string // nil means that the imports decide
 	cluster bool     // the tests keep a cluster of three servers all the while
+	part    part
 }
+
+// part selects tests of a package by their names. The parts of a package must select
+// each test once.
+type part struct{ run, skip string }
+
+// selects reports whether a test belongs to the part.
+func (p part) selects(test string) bool {
+	return (p.run == "" || regexp.MustCompile(p.run).MatchString(test)) &&
+		(p.skip == "" || !regexp.MustCompile(p.skip).MatchString(test))
+}
+
+// The parts of the packages that would bound the whole run by their length.
+const (
+	suites  = "^TestConformance"
+	clients = "^TestConformanceOfClients$"
+)
 
 // settings lists the packages in the order in which they should start. A package
 // that is not listed starts after these, and waits.
@@ -53,11 +72,15 @@ var settings = []setting{
 	{path: "dcs/attempt", load: computes},      // every interleaving, in virtual time
 	{path: "internal/testrun", load: computes}, // builds a module of its own
 	{path: ".", load: computes},                // lists the module's imports for ten systems
-	// The longest ones start first because they bound the whole run.
-	{path: "raftstore", servers: []string{}, cluster: true}, // its servers are its own test program
-	{path: "zookeeper", servers: []string{}, cluster: true}, // comes from a package of the system
-	{path: "consul", servers: []string{"consul"}, cluster: true},
+	// The longest ones start first because they bound the whole run. zookeeper's
+	// servers come from a package of the system, raftstore's are its own test program.
+	{path: "zookeeper", servers: []string{}, cluster: true, part: part{run: suites}},
+	{path: "consul", servers: []string{"consul"}, cluster: true, part: part{run: suites}},
+	{path: "raftstore", servers: []string{}, cluster: true, part: part{skip: clients}},
 	{path: "etcd3", servers: []string{"etcd"}, cluster: true},
+	{path: "raftstore", servers: []string{}, cluster: true, part: part{run: clients}},
+	{path: "zookeeper", servers: []string{}, cluster: true, part: part{skip: suites}},
+	{path: "consul", servers: []string{"consul"}, cluster: true, part: part{skip: suites}},
 	{path: "raftstore/internal/transport"},
 	{path: "raftstore/internal/disk"},
 	{path: testcluster},
@@ -123,25 +146,27 @@ func list(ctx context.Context, dir string, patterns []string) ([]pkg, error) {
 
 // plan returns the packages as jobs, in the order in which they should start.
 func plan(packages []pkg) []*job {
-	rank := func(p pkg) int {
-		if i := slices.IndexFunc(settings, func(s setting) bool { return s.path == p.path() }); i >= 0 {
-			return i
-		}
-		return len(settings)
-	}
-	packages = slices.Clone(packages)
-	slices.SortStableFunc(packages, func(a, b pkg) int { return rank(a) - rank(b) })
 	var jobs []*job
-	for _, p := range packages {
-		j := &job{pkg: p, record: newRecord()}
-		if i := rank(p); i < len(settings) {
-			j.load, j.servers, j.cluster = settings[i].load, settings[i].servers, settings[i].cluster
-		}
+	add := func(p pkg, s setting) {
+		j := &job{pkg: p, record: newRecord(), load: s.load, servers: s.servers, cluster: s.cluster, part: s.part}
 		imports := slices.Concat(p.TestImports, p.XTestImports)
 		if j.servers == nil && (p.path() == testcluster || slices.Contains(imports, p.Module.Path+"/"+testcluster)) {
 			j.servers = allServers
 		}
+		if i := slices.IndexFunc(jobs, func(o *job) bool { return o.pkg.path() == p.path() }); i >= 0 {
+			j.program = jobs[i]
+		}
 		jobs = append(jobs, j)
+	}
+	rest := slices.Clone(packages)
+	for _, s := range settings {
+		if i := slices.IndexFunc(packages, func(p pkg) bool { return p.path() == s.path }); i >= 0 {
+			add(packages[i], s)
+			rest = slices.DeleteFunc(rest, func(p pkg) bool { return p.path() == s.path })
+		}
+	}
+	for _, p := range rest {
+		add(p, setting{})
 	}
 	return jobs
 }

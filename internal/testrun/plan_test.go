@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"io"
 	"slices"
 	"testing"
 
@@ -28,7 +30,7 @@ func TestPlan(t *testing.T) {
 		order = append(order, j.pkg.arg())
 	}
 	require.Equal(t, []string{
-		".", "./zookeeper", "./consul", "./etcd3", "./internal/testcluster", "./keepalive", "./added/later", "./added/withservers",
+		".", "./zookeeper", "./consul", "./etcd3", "./zookeeper", "./consul", "./internal/testcluster", "./keepalive", "./added/later", "./added/withservers",
 	}, order)
 	byPath := map[string]*job{}
 	for _, j := range jobs {
@@ -101,15 +103,39 @@ func TestComputingOverlaps(t *testing.T) {
 	require.True(t, r.early(r.jobs[0]))
 }
 
-func TestSettingsNamePackagesOnce(t *testing.T) {
+// Each setting is of a package that has tests, and the parts of a package select each
+// test once.
+func TestSettingsSelectEachTestOnce(t *testing.T) {
 	packages, err := list(t.Context(), "../..", []string{"./..."})
 	require.NoError(t, err)
-	var paths []string
+	parts := map[string][]part{}
 	for _, s := range settings {
-		require.NotContains(t, paths, s.path)
-		paths = append(paths, s.path)
 		require.True(t, slices.ContainsFunc(packages, func(p pkg) bool { return p.path() == s.path }), "no package with tests: %s", s.path)
+		parts[s.path] = append(parts[s.path], s.part)
 	}
+	for path, of := range parts {
+		for _, test := range []string{"TestConformance", "TestConformanceOfClients", "TestOther"} {
+			selected := slices.DeleteFunc(slices.Clone(of), func(p part) bool { return !p.selects(test) })
+			require.Len(t, selected, 1, "%s of %s", test, path)
+		}
+	}
+}
+
+// The parts of a package are jobs with one test program.
+func TestPartsShareAProgram(t *testing.T) {
+	jobs := plan([]pkg{samplePackage("zookeeper")})
+	require.Len(t, jobs, 2)
+	require.Nil(t, jobs[0].program)
+	require.Same(t, jobs[0], jobs[1].program)
+	require.Equal(t, "zookeeper TestConformance", jobs[0].name())
+	require.Equal(t, "zookeeper without TestConformance", jobs[1].name())
+	r := &runner{jobs: jobs, out: &printer{w: io.Discard}}
+	jobs[0].binary = "/built"
+	r.programBuilt(t.Context(), jobs[0], nil)
+	require.Equal(t, "/built", jobs[1].binary)
+	require.Equal(t, toRun, jobs[1].state)
+	r.programBuilt(t.Context(), jobs[0], errors.New("does not compile"))
+	require.Equal(t, over, jobs[1].state)
 }
 
 func TestListReportsWhatGoSays(t *testing.T) {

@@ -51,10 +51,10 @@ func (p *printer) clear() {
 	p.shown = false
 }
 
-// status describes the run: how long it has taken, how many packages are done,
+// status describes the run: how long it has taken, how many jobs are done,
 // and how far those are that run.
 func (r *runner) status() string {
-	parts := []string{fmt.Sprintf("%s %d of %d packages", clock(time.Since(r.begin)), r.count(over), len(r.jobs))}
+	parts := []string{fmt.Sprintf("%s %d of %d jobs", clock(time.Since(r.begin)), r.count(over), len(r.jobs))}
 	for _, j := range r.jobs {
 		if j.state == running {
 			parts = append(parts, j.status())
@@ -68,11 +68,11 @@ func (r *runner) status() string {
 func (r *runner) pending() (parts []string) {
 	for _, j := range r.jobs {
 		if j.state == toBuild {
-			return append(parts, j.pkg.path()+" is being built")
+			return append(parts, j.name()+" is being built")
 		}
 		notBuilt := func(name string) bool { _, built := r.servers[name]; return !built }
 		if i := slices.IndexFunc(j.servers, notBuilt); i >= 0 && j.state == toRun {
-			parts = append(parts, j.pkg.path()+" waits for the server "+j.servers[i])
+			parts = append(parts, j.name()+" waits for the server "+j.servers[i])
 		}
 	}
 	return parts
@@ -80,7 +80,7 @@ func (r *runner) pending() (parts []string) {
 
 func (j *job) status() string {
 	done, total, current := j.record.progress()
-	text := fmt.Sprintf("%s %d/%d", j.pkg.path(), done, total)
+	text := fmt.Sprintf("%s %d/%d", j.name(), done, total)
 	if current == nil {
 		return text
 	}
@@ -95,7 +95,7 @@ func (r *runner) ended(j *job) string {
 		verdict = "FAIL"
 	}
 	return fmt.Sprintf("%s %-20s %s  %d passed, %d failed, %d skipped in %s, %s of CPU time",
-		verdict, j.pkg.path(), clock(time.Since(r.begin)), passed, failed, skipped, clock(j.took), clock(j.cpu))
+		verdict, j.name(), clock(time.Since(r.begin)), passed, failed, skipped, clock(j.took), clock(j.cpu))
 }
 
 // clock formats d as minutes and seconds.

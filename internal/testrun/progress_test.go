@@ -19,10 +19,10 @@ func TestStatus(t *testing.T) {
 		begin: time.Now().Add(-200 * time.Second), servers: map[string]error{"etcd": nil},
 		jobs: []*job{needs, {pkg: samplePackage("dcs"), state: over}, runs, {pkg: samplePackage("etcd3"), servers: []string{"etcd"}, state: toRun}},
 	}
-	require.Equal(t, "3:20 1 of 4 packages | raftstore 0/12 Rotate/Frozen 1:05 | consul waits for the server consul", r.status())
+	require.Equal(t, "3:20 1 of 4 jobs | raftstore 0/12 Rotate/Frozen 1:05 | consul waits for the server consul", r.status())
 	r.jobs = append(r.jobs, &job{pkg: samplePackage("keepalive"), state: toBuild})
 	r.servers["consul"] = nil
-	require.Equal(t, "3:20 1 of 5 packages | raftstore 0/12 Rotate/Frozen 1:05 | keepalive is being built", r.status())
+	require.Equal(t, "3:20 1 of 5 jobs | raftstore 0/12 Rotate/Frozen 1:05 | keepalive is being built", r.status())
 }
 
 func TestPrinter(t *testing.T) {

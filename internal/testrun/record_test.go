@@ -160,7 +160,7 @@ failed: broken
   HOLDFAST_REQUIRE_SERVERS=1 go test -race -count=1 -parallel=6 -timeout=25m0s ./broken
 failed: server consul
   make server-consul
-packages: 3, time: 0:00, whole output: /tmp/logs
+jobs: 3, time: 0:00, whole output: /tmp/logs
 6 passed, 5 failed, 2 skipped
 `, last)
 	require.Contains(t, out.String(), "=== broken\ncannot build the tests: exit status 1\nbroken_test.go:5:33: undefined: undefined\n")

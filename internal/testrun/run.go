@@ -21,6 +21,8 @@ type job struct {
 	load    load
 	servers []string
 	cluster bool
+	part    part
+	program *job // the job that builds the test program, nil if this one does
 
 	state  state
 	binary string
@@ -83,6 +85,17 @@ func (r *runner) buildServer(ctx context.Context, name string) error {
 	return nil
 }
 
+// name returns the name of the job for the reader of the output.
+func (j *job) name() string {
+	switch {
+	case j.part.run != "":
+		return j.pkg.path() + " " + strings.Trim(j.part.run, "^$")
+	case j.part.skip != "":
+		return j.pkg.path() + " without " + strings.Trim(j.part.skip, "^$")
+	}
+	return j.pkg.path()
+}
+
 // count sets how many tests the job has. A program that cannot list its tests
 // fails when it runs.
 func (j *job) count(ctx context.Context) {
@@ -93,7 +106,8 @@ func (j *job) count(ctx context.Context) {
 		return
 	}
 	for line := range strings.Lines(string(out)) {
-		if strings.HasPrefix(line, "Test") || strings.HasPrefix(line, "Example") || strings.HasPrefix(line, "Fuzz") {
+		isTest := strings.HasPrefix(line, "Test") || strings.HasPrefix(line, "Example") || strings.HasPrefix(line, "Fuzz")
+		if isTest && j.part.selects(strings.TrimSpace(line)) {
 			j.record.total++
 		}
 	}
@@ -144,7 +158,7 @@ func (r *runner) test(ctx context.Context, j *job) error {
 }
 
 func (r *runner) logFile(j *job) string {
-	name := strings.ReplaceAll(j.pkg.path(), "/", "-")
+	name := strings.NewReplacer("/", "-", " ", "-").Replace(j.name())
 	if name == "." {
 		name = "root"
 	}
@@ -188,6 +202,7 @@ func (r *runner) program(ctx context.Context, j *job, env []string, output io.Wr
 	args := []string{
 		j.binary, "-test.v=test2json", "-test.paniconexit0",
 		"-test.timeout=" + r.timeout.String(), "-test.parallel=" + strconv.Itoa(r.parallel),
+		"-test.run=" + j.part.run, "-test.skip=" + j.part.skip,
 	}
 	if r.overlap && j.load == computes {
 		args = append([]string{"nice", "-n", "10"}, args...)

@@ -78,7 +78,7 @@ func (r *runner) run(ctx context.Context) (bool, error) {
 	if r.overlap {
 		slices.SortStableFunc(r.jobs, func(a, b *job) int { return b.first() - a.first() })
 	}
-	r.out.line(fmt.Sprintf("%d packages at the same time, %d of them with a cluster of servers", r.lanes, r.clusters))
+	r.out.line(fmt.Sprintf("%d jobs at the same time, %d of them with a cluster of servers", r.lanes, r.clusters))
 	if r.logs, err = os.MkdirTemp("", "holdfast-test-"); err != nil {
 		return false, err
 	}
@@ -157,6 +157,9 @@ func (r *runner) buildAll(ctx context.Context, work string, steps chan<- step) {
 	}
 	var early, late []*job
 	for _, j := range r.jobs {
+		if j.program != nil {
+			continue
+		}
 		if r.early(j) {
 			early = append(early, j)
 		} else {
@@ -178,14 +181,7 @@ func buildJobs(ctx context.Context, jobs []*job, workers int, steps chan<- step,
 		wg.Go(func() {
 			for j := range next {
 				err := build(j)
-				if err == nil {
-					j.count(ctx)
-				}
-				steps <- func(r *runner) {
-					if j.state = toRun; err != nil {
-						r.finish(j, err)
-					}
-				}
+				steps <- func(r *runner) { r.programBuilt(ctx, j, err) }
 			}
 		})
 	}
@@ -199,6 +195,21 @@ func buildJobs(ctx context.Context, jobs []*job, workers int, steps chan<- step,
 // early reports whether the job's test program is built before any test that waits
 // starts.
 func (r *runner) early(j *job) bool { return j.cluster || j.load == computes && !r.overlap }
+
+// programBuilt lets the jobs run that use the test program of j.
+func (r *runner) programBuilt(ctx context.Context, j *job, err error) {
+	for _, user := range r.jobs {
+		if user != j && user.program != j {
+			continue
+		}
+		user.binary, user.state = j.binary, toRun
+		if err != nil {
+			r.finish(user, err)
+			continue
+		}
+		user.count(ctx)
+	}
+}
 
 // computing reports whether a job that keeps the processors busy must be over before
 // one that waits starts, and is not.

@@ -127,10 +127,10 @@ func TestRun(t *testing.T) {
 	require.Contains(t, text, "=== bad TestBad\nseen in the log\n    bad_test.go:3: wrong\n")
 	require.Contains(t, text, "\nfailed: broken\n  ")
 	require.Contains(t, text, "broken_test.go:3:33: undefined: undefined\n")
-	require.Contains(t, text, "=== consul\nnot run, because the server consul could not be built\n")
+	require.Contains(t, text, "=== consul TestConformance\nnot run, because the server consul could not be built\n")
 	require.Contains(t, text, "=== server consul\n./make server-consul: exit status 2\nno space left on device\n")
-	require.Contains(t, text, "\nfailed: server consul\n  make server-consul\npackages: 7, ")
-	require.True(t, strings.HasSuffix(text, "\n4 passed, 4 failed, 1 skipped\n"), text)
+	require.Contains(t, text, "\nfailed: server consul\n  make server-consul\njobs: 8, ")
+	require.True(t, strings.HasSuffix(text, "\n4 passed, 5 failed, 1 skipped\n"), text)
 	log, err := os.ReadFile(filepath.Join(r.logs, "bad.log"))
 	require.NoError(t, err)
 	require.Contains(t, string(log), "seen in the log\n")
@@ -169,7 +169,7 @@ func TestInterruptedRunEnds(t *testing.T) {
 	passed, err := r.run(ctx)
 	require.NoError(t, err)
 	require.False(t, passed)
-	require.Regexp(t, `\ninterrupted\npackages: 1, .*\n0 passed, 1 failed, 0 skipped\n$`, out.String())
+	require.Regexp(t, `\ninterrupted\njobs: 1, .*\n0 passed, 1 failed, 0 skipped\n$`, out.String())
 	require.ErrorIs(t, syscall.Kill(r.jobs[0].pid, 0), syscall.ESRCH, "the test program still runs")
 }
 

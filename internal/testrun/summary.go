@@ -40,9 +40,8 @@ func (j *job) counts() (passed, failed, skipped int) {
 
 // failures returns the failures of a job.
 func (r *runner) failures(j *job) (found []failure) {
-	name := j.pkg.path()
 	for _, t := range j.record.failed() {
-		f := failure{name: name + " " + t.name, output: t.tail, command: r.repeat(j, t.name)}
+		f := failure{name: j.pkg.path() + " " + t.name, output: t.tail, command: r.repeat(j, t.name)}
 		if !t.ended() {
 			f.name += " (running when the test program ended)"
 			f.output = nil // the panic's output is shown once, below
@@ -59,7 +58,7 @@ func (r *runner) failures(j *job) (found []failure) {
 	if j.err != nil {
 		output = append(strings.Split(j.err.Error(), "\n"), output...)
 	}
-	return append(found, failure{name: name, output: output, command: r.repeat(j, "")})
+	return append(found, failure{name: j.name(), output: output, command: r.repeat(j, "")})
 }
 
 // repeat returns the command that runs a test again, or all tests of the package
@@ -133,7 +132,7 @@ func (r *runner) summarise(interrupted bool) bool {
 	if interrupted {
 		r.out.line("interrupted")
 	}
-	r.out.line(fmt.Sprintf("packages: %d, time: %s, whole output: %s", len(r.jobs), clock(time.Since(r.begin)), r.logs))
+	r.out.line(fmt.Sprintf("jobs: %d, time: %s, whole output: %s", len(r.jobs), clock(time.Since(r.begin)), r.logs))
 	r.out.line(fmt.Sprintf("%d passed, %d failed, %d skipped", passed, failed, skipped))
 	return failed == 0 && !interrupted
 }
