@@ -14,20 +14,20 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/credentials"
 )
 
-// authToken proves to a member for which user a call is made. Its value is empty
-// where authentication is switched off.
+// An authToken proves the user of a call to a member. Its value is empty if
+// authentication is switched off.
 type authToken struct {
 	value string
 	login uint64 // counts the logins of a connection; 0: none yet
 }
 
-// maxLogins bounds how often one call tries: a token can become invalid again
+// maxLogins bounds the attempts of one call, because a token can become invalid again
 // while the call is made, by its age or because users or roles changed.
 const maxLogins = 3
 
 // outgoing returns ctx with the metadata that every call carries: the token, and
-// hasleader, which makes a member that is cut off say so at once instead of after
-// 7 s.
+// hasleader, which makes a member that is cut off return an error at once instead of
+// after 7 s.
 func outgoing(ctx context.Context, token authToken) context.Context {
 	if token.value == "" {
 		return metadata.AppendToOutgoingContext(ctx, "hasleader", "true")
@@ -35,7 +35,7 @@ func outgoing(ctx context.Context, token authToken) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, "hasleader", "true", "token", token.value)
 }
 
-// token returns the one of the latest login, which the first call makes.
+// token returns the token of the latest login. The first call logs in.
 func (c *conn) token(ctx context.Context) (authToken, error) {
 	return c.login(ctx, authToken{})
 }
@@ -57,7 +57,7 @@ func (c *conn) login(ctx context.Context, old authToken) (authToken, error) {
 	return c.logins.Do(ctx, c.b.life, c.b.c.Timing.RetryTimeout, newer, c.authenticate)
 }
 
-// authenticate logs in.
+// authenticate logs in with each candidate password and stores the token.
 func (c *conn) authenticate(ctx context.Context) (authToken, error) {
 	next := authToken{login: 1}
 	if latest := c.latest.Load(); latest != nil {
@@ -83,8 +83,8 @@ func (c *conn) authenticate(ctx context.Context) (authToken, error) {
 	return authToken{}, rpctypes.ErrGRPCAuthFailed
 }
 
-// passwords chooses the password of a login. It never changes in etcd and in our
-// file at the same moment.
+// passwords chooses the password of a login. A password never changes in etcd and in
+// the password file at the same moment.
 type passwords struct {
 	secret *credentials.Secret
 
@@ -93,8 +93,8 @@ type passwords struct {
 	refused  dcs.Instant // when the first login since that one was refused; zero: none was
 }
 
-// candidates returns the passwords that a login may try: the file's, and the
-// last one that etcd accepted.
+// candidates returns the passwords that a login may try: the configured one, and the
+// last one that etcd accepted if it differs.
 func (p *passwords) candidates() []string {
 	now := p.secret.Current()
 	p.mu.Lock()
@@ -105,16 +105,16 @@ func (p *passwords) candidates() []string {
 	return []string{now, *p.accepted}
 }
 
-// accept notes that etcd accepted a password.
+// accept records that etcd accepted a password.
 func (p *passwords) accept(password string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.accepted, p.refused = &password, dcs.Instant{}
 }
 
-// refuse notes that etcd refused all candidates, and reports whether the file may
-// be about to change: etcd accepted one before, and has refused all for less
-// than patience.
+// refuse records that etcd refused all candidates. It reports whether the file may be
+// about to change, because etcd accepted a password before and has refused all
+// candidates for less than patience.
 func (p *passwords) refuse(patience time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -18,7 +18,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// fakeAuth is a fakeStore with users. A login costs time, one after the other.
+// fakeAuth is a fakeStore with users. Logins take time and run one after the other.
 type fakeAuth struct {
 	*fakeStore
 	pb.UnimplementedAuthServer
@@ -29,7 +29,7 @@ type fakeAuth struct {
 
 	mu    sync.Mutex
 	cost  time.Duration
-	hang  chan struct{} // logins wait until it is closed; nil: they do not
+	hang  chan struct{} // logins wait until hang is closed; nil: they do not wait
 	off   bool
 	valid string // the token; empty: none
 	next  int
@@ -88,7 +88,7 @@ func (f *fakeAuth) Authenticate(ctx context.Context, r *pb.AuthenticateRequest) 
 	return &pb.AuthenticateResponse{Header: &pb.ResponseHeader{ClusterId: 1}, Token: f.valid}, nil
 }
 
-// check judges the token of a request.
+// check returns etcd's error for the token of a request, or nil.
 func (f *fakeAuth) check(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -116,7 +116,7 @@ func (f *fakeAuth) set(change func()) {
 	change()
 }
 
-// Watch answers a creation with a token that is not valid as etcd does.
+// Watch answers the creation of a watch with an invalid token like etcd.
 func (f *fakeAuth) Watch(s pb.Watch_WatchServer) error {
 	for {
 		if _, err := s.Recv(); err != nil {
@@ -153,10 +153,10 @@ func TestLoginsAreShared(t *testing.T) {
 	require.LessOrEqual(t, f.logins.Load(), int64(2))
 }
 
-// A login goes on when the call that began it has ended.
+// A login continues after the call that began it has ended.
 func TestLoginOutlivesItsCall(t *testing.T) {
 	f, b, store := newFakeAuth(t)
-	_, err := store.Snapshot(t.Context(), "") // the Pool's own questions are through
+	_, err := store.Snapshot(t.Context(), "") // after it the Pool's own first requests are done
 	require.NoError(t, err)
 	hang := make(chan struct{})
 	f.set(func() { f.hang, f.valid = hang, "" })
@@ -195,7 +195,7 @@ func TestRenewalWithAnExpiredToken(t *testing.T) {
 	}
 }
 
-// A renewal returns by its own deadline, whatever another one waits for.
+// A renewal returns by its own deadline, although another one still waits.
 func TestRenewalKeepsItsBudget(t *testing.T) {
 	f := &fakeAuth{fakeStore: newFakeStore(), hang: make(chan struct{})}
 	defer close(f.hang)
@@ -215,7 +215,7 @@ func TestWatchWithAnExpiredToken(t *testing.T) {
 	f, b, store := newFakeAuth(t)
 	_, err := store.Snapshot(t.Context(), "")
 	require.NoError(t, err)
-	// It expires between the reading of the tree and the watch.
+	// The token expires between the read of the tree and the watch.
 	var reads atomic.Int64
 	f.setHook(func(ctx context.Context, r any) error {
 		err := f.check(ctx)
@@ -232,8 +232,8 @@ func TestWatchWithAnExpiredToken(t *testing.T) {
 	require.Positive(t, b.copy.Begins())
 }
 
-// Authentication that is switched on and off costs no call, and where it is off
-// no login is tried with each call.
+// No call fails while authentication is enabled or disabled. While it is disabled, not
+// every call tries to log in.
 func TestAuthenticationIsSwitched(t *testing.T) {
 	f, _, store := newFakeAuth(t)
 	lease, _, err := store.Grant(t.Context(), suiteTiming.TTL)

@@ -19,18 +19,18 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 )
 
-// Backend is a client of one etcd cluster: a [dcs.Backend] and a
-// [dcs.Settler]. Give it to [dcs.New]. All methods are safe for concurrent use.
+// A Backend is a client of one etcd cluster. It implements [dcs.Backend] and
+// [dcs.Settler], and is passed to [dcs.New]. All methods are safe for concurrent use.
 type Backend struct {
 	c       Config
-	root    string // with its slashes
+	root    string // begins and ends with a slash
 	pool    *endpoint.Pool
 	commits *attempt.Committer
 	markers backend.Markers
 	copy    watchcache.Cache
 	ident   backend.Identity
 
-	life        context.Context //nolint:containedctx // the Backend's end
+	life        context.Context //nolint:containedctx // ends with the Backend
 	end         context.CancelCauseFunc
 	closing     sync.Once
 	leader      atomic.Pointer[leadership]
@@ -40,7 +40,7 @@ type Backend struct {
 	conns     endpoint.Conns[*conn]
 
 	mu     sync.Mutex
-	warned map[string]string // the version of the last warning, by address
+	warned map[string]string // version named in the last warning, by address
 }
 
 var (
@@ -48,10 +48,10 @@ var (
 	_ dcs.Settler = (*Backend)(nil)
 )
 
-// New returns a client. It starts to connect in the background and does not
-// wait for it: the first call does, within its budget. With Config.SRV it looks
-// the members up first. Settings that cannot work are ErrInvalid, all of them at
-// once.
+// New returns a Backend. It starts to connect in the background without waiting.
+// The first call waits for the connection, within its budget. With Config.SRV, New
+// looks the members up first. If settings are invalid, the error is ErrInvalid and
+// names all of them.
 func New(c Config) (*Backend, error) {
 	c, err := c.check()
 	if err != nil {
@@ -88,23 +88,23 @@ func New(c Config) (*Backend, error) {
 	return b, nil
 }
 
-// Name returns "etcd3", for errors and logs.
+// Name returns "etcd3", the name of the backend in errors and logs.
 func (b *Backend) Name() string { return backendName }
 
-// Caps implements [dcs.Backend]. etcd grants whole seconds and raises a TTL
-// below one and a half times its election timeout: the Renewal says to what.
+// Caps implements [dcs.Backend]. etcd grants whole seconds and raises a TTL below
+// one and a half times its election timeout. The Renewal has the granted TTL.
 func (b *Backend) Caps() dcs.Caps { return caps }
 
-// Endpoints are the members' addresses that are known, the best first.
+// Endpoints returns the known addresses of the members, the best one first.
 func (b *Backend) Endpoints() []string { return b.pool.Endpoints() }
 
-// Close implements [dcs.Backend]. The client's leases run out as those of a
-// process that died; the one of its markers is given back.
+// Close implements [dcs.Backend]. The client's leases expire like those of a process
+// that died. The lease of its markers is revoked.
 func (b *Backend) Close() error {
 	b.closing.Do(func() {
 		b.markers.Close()
 		b.end(dcs.ErrClosed)
-		_ = b.commits.Close() // it has no error to return
+		_ = b.commits.Close() // never returns an error
 		b.copy.Close()
 		b.pool.Close()
 		b.ident.Close()
@@ -113,7 +113,7 @@ func (b *Backend) Close() error {
 	return nil
 }
 
-// physical is a key as etcd has it.
+// physical returns the name of key in etcd.
 func (b *Backend) physical(key string) []byte { return []byte(b.root + key) }
 
 func (b *Backend) entry(p *mvccpb.KeyValue) dcs.Entry {
@@ -125,7 +125,7 @@ func (b *Backend) entry(p *mvccpb.KeyValue) dcs.Entry {
 
 func revision(r int64) dcs.Revision { return dcs.Revision(r) } //nolint:gosec // G115: etcd's begin at 1
 
-// do makes a call that may be sent twice, at one member after the other.
+// do makes a call that may be sent twice. It tries one member after the other.
 func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx context.Context, c *conn) (T, error)) (endpoint.Answer[T], error) {
 	return endpoint.Do(ctx, b.pool, class, func(ctx context.Context, addr string) (T, error) {
 		c, err := b.admitted(ctx, addr)
@@ -137,7 +137,7 @@ func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx
 	})
 }
 
-// read asks for ranges, linearizably and at one moment.
+// read reads ranges linearizably and at one revision.
 func (b *Backend) read(ctx context.Context, c *conn, ranges ...*pb.RangeRequest) ([]*pb.RangeResponse, *pb.ResponseHeader, error) {
 	before := b.copy.Latest()
 	if len(ranges) == 1 {
@@ -159,7 +159,7 @@ func (b *Backend) read(ctx context.Context, c *conn, ranges ...*pb.RangeRequest)
 	return ranged(r.Responses), r.Header, b.follows(c, before, r.Header)
 }
 
-// asOps are reads as the steps of a transaction.
+// asOps returns reads as the operations of a transaction.
 func asOps(ranges []*pb.RangeRequest) []*pb.RequestOp {
 	out := make([]*pb.RequestOp, len(ranges))
 	for i, r := range ranges {
@@ -168,7 +168,7 @@ func asOps(ranges []*pb.RangeRequest) []*pb.RequestOp {
 	return out
 }
 
-// ranged are what the reads of a transaction brought.
+// ranged returns the results of the reads of a transaction.
 func ranged(steps []*pb.ResponseOp) []*pb.RangeResponse {
 	out := make([]*pb.RangeResponse, len(steps))
 	for i, s := range steps {
@@ -192,8 +192,8 @@ func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 	return backend.FirstEntry(backendName, key, a.Endpoint, entries, err)
 }
 
-// Snapshot implements [dcs.Backend]. An answer that was under way for long may
-// be older than one that came since.
+// Snapshot implements [dcs.Backend]. It rejects an answer that is older than one which
+// arrived earlier, because an answer can be delayed.
 func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
 	return b.minRevision.Snapshot(backendName, prefix, func() (dcs.Snapshot, string, error) {
 		return b.snapshot(b.c.name(ctx, "Snapshot"), prefix)
@@ -215,8 +215,8 @@ func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, st
 	return dcs.Snapshot{Revision: revision(a.Value.header.Revision), Entries: b.entries(a.Value.ranges)}, a.Endpoint, nil
 }
 
-// ranges are prefix itself and everything below it. The character after "/"
-// ends the range: "a/b" lies in it, "ab" and "a-b" do not.
+// ranges returns the ranges of prefix itself and of all keys below it. The second one
+// ends at the character after "/", so that it has "a/b" but neither "ab" nor "a-b".
 func (b *Backend) ranges(prefix string) []*pb.RangeRequest {
 	if prefix == "" {
 		return []*pb.RangeRequest{{Key: []byte(b.root), RangeEnd: below(b.root)}}
@@ -227,7 +227,7 @@ func (b *Backend) ranges(prefix string) []*pb.RangeRequest {
 
 func below(dir string) []byte { return []byte(dir[:len(dir)-1] + "0") }
 
-// probe asks the quorum through one member, for the Pool.
+// probe reads from the quorum through one member. The Pool calls it.
 func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error) {
 	ctx = backend.Probing(b.c.name(ctx, "Probe"))
 	c, err := b.admitted(ctx, addr)
@@ -251,10 +251,10 @@ func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error
 	return s.Leader == s.Header.MemberId, nil
 }
 
-// leadership is who leads the store in a term.
+// leadership is the leader of etcd in a term.
 type leadership struct{ term, member uint64 }
 
-// members asks for the addresses of all members that serve, for the Pool.
+// members returns the addresses of all members that serve clients. The Pool calls it.
 func (b *Backend) members(ctx context.Context) ([]endpoint.Listed, error) {
 	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, c *conn) (*pb.MemberListResponse, error) {
 		r, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.MemberListResponse, error) {
@@ -283,8 +283,8 @@ func (b *Backend) members(ctx context.Context) ([]endpoint.Listed, error) {
 	return out, nil
 }
 
-// clientAddress is the host:port of a member's URL, if it can be used with or
-// without TLS as we are told.
+// clientAddress returns the host:port of a member's URL, and whether the URL can be
+// used: its scheme must be https with tls and http without.
 func clientAddress(url string, tls bool) (string, bool) {
 	scheme, rest, ok := strings.Cut(url, "://")
 	if !ok || (scheme == "https") != tls || scheme != "http" && scheme != "https" {
@@ -297,7 +297,7 @@ func clientAddress(url string, tls bool) (string, bool) {
 	return addrs[0], true
 }
 
-// ready asks the store one question, for Open.
+// ready reads from the store once. Open calls it.
 func (b *Backend) ready(ctx context.Context) error {
 	return backend.Readable(ctx, b)
 }

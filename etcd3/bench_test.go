@@ -17,10 +17,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// benchTiming is the default's size: nothing runs out while a benchmark runs.
+// benchTiming has the size of the default, so that nothing expires during a benchmark.
 var benchTiming = dcs.Timing{TTL: 60 * time.Second, LoopWait: 10 * time.Second, RetryTimeout: 10 * time.Second}
 
-// rig is a cluster with our client and the vendor's.
+// rig is a cluster with a Holdfast client and the vendor's client.
 type rig struct {
 	b       *testing.B
 	cluster *testcluster.Cluster
@@ -51,8 +51,8 @@ func ours(b *testing.B, c *testcluster.Cluster) *dcs.Store {
 	return s
 }
 
-// vendor is clientv3 as its documentation has it. Its first endpoint is the
-// member that leads, as ours prefers it.
+// vendor returns a clientv3 client, set up as in its documentation. Its first endpoint is
+// the leader, because the Holdfast client prefers the leader.
 func vendor(b *testing.B, c *testcluster.Cluster) *clientv3.Client {
 	endpoints := c.Endpoints()
 	if l := c.Leader(b.Context()); l > 0 {
@@ -64,9 +64,9 @@ func vendor(b *testing.B, c *testcluster.Cluster) *clientv3.Client {
 	return raw
 }
 
-// BenchmarkConfirm: a confirmation renews and reads the lock, at once. Target:
-// at most 1.1 x the slower of the vendor's two calls that do half of it each;
-// at most 25 allocations for the renewal part.
+// BenchmarkConfirm measures a confirmation, which renews the lease and reads the lock at
+// once. The target is at most 1.1 times the slower of the two vendor calls that do half
+// of it each, and at most 25 allocations for the renewal.
 func BenchmarkConfirm(b *testing.B) {
 	r := newRig(b)
 	ctx := b.Context()
@@ -97,7 +97,7 @@ func BenchmarkConfirm(b *testing.B) {
 		testcluster.Timed("get", func() error { _, err := r.raw.Get(ctx, "/bench/confirm"); return err }))
 }
 
-// campaign takes the vendor's lock and returns what releases it.
+// campaign takes the vendor's lock and returns the function that releases it.
 func campaign(ctx context.Context, s *concurrency.Session, key string) func() {
 	e := concurrency.NewElection(s, key)
 	if err := e.Campaign(ctx, "x"); err != nil {
@@ -117,16 +117,17 @@ func campaigner(b *testing.B, raw *clientv3.Client) *concurrency.Session {
 	return s
 }
 
-// BenchmarkAcquire: target at most 0.8 x concurrency.Election's Campaign.
+// BenchmarkAcquire measures Acquire. The target is at most 0.8 times Campaign of
+// concurrency.Election.
 func BenchmarkAcquire(b *testing.B) {
 	r := newRig(b)
 	theirs := campaigner(b, r.raw)
 	testcluster.Acquiring(b, testcluster.Session(b, r.store), "campaign", func() func() { return campaign(b.Context(), theirs, "/raw/lock") })
 }
 
-// BenchmarkHandover: from the holder's Release to the waiter's Acquire. Target:
-// at most 1.1 x Election's where the waiter was there for 250 ms, 0.2 x where
-// it was for 15 ms.
+// BenchmarkHandover measures the time from the holder's Release to the waiter's Acquire.
+// The target is at most 1.1 times Election's if the waiter has waited for 250 ms, and
+// 0.2 times if it has waited for 15 ms.
 func BenchmarkHandover(b *testing.B) {
 	testcluster.HandingOver(b, "election", func(b *testing.B) ([2]*dcs.Store, func(client, n int) func()) {
 		r := newRig(b)
@@ -137,9 +138,9 @@ func BenchmarkHandover(b *testing.B) {
 	})
 }
 
-// BenchmarkWaits: 1,000 Waits on one Store are woken by one write. Target: p99
-// at most 0.5 x that of 1,000 watches of the vendor's client. Reports what one
-// more Session costs in goroutines: at most one.
+// BenchmarkWaits wakes 1,000 Waits on one Store with one write. The target is a p99 of
+// at most 0.5 times that of 1,000 watches of the vendor's client. It also reports the
+// number of goroutines of one more Session, which must be at most one.
 func BenchmarkWaits(b *testing.B) {
 	const waiters = 1000
 	r := newRig(b)
@@ -158,7 +159,7 @@ func BenchmarkWaits(b *testing.B) {
 			}()
 		}
 		ready.Wait()
-		<-time.After(300 * time.Millisecond) // all are asleep
+		<-time.After(300 * time.Millisecond) // all Waits are blocked
 		begin := time.Now()
 		write()
 		done.Wait()
@@ -210,9 +211,9 @@ func BenchmarkWaits(b *testing.B) {
 	testcluster.Versus(b, 0.5, 10, 1, mine, theirs)
 }
 
-// BenchmarkFaults puts 30 times with one of three members out of order, 3 s a
-// call at most, beside the vendor's client: failed calls, the slowest, and when
-// the last one failed.
+// BenchmarkFaults puts 30 times, with at most 3 s a call, while one of three members is
+// faulty. The vendor's client does the same. It reports the number of failed calls, the
+// slowest call, and the moment of the last failure.
 func BenchmarkFaults(b *testing.B) {
 	for _, fault := range []string{"frozen", "half-healthy"} {
 		for _, leads := range []bool{false, true} {

@@ -39,7 +39,7 @@ func (o *observed) count(change dcs.EndpointChange, reason string) (n int) {
 	return n
 }
 
-// refuse makes a member answer everything but logins with err, while on is set.
+// refuse makes a member answer every request except logins with err while on is set.
 func refuse(on *atomic.Bool, err error) []grpc.ServerOption {
 	refused := func(method string) bool { return on.Load() && !strings.Contains(method, "Authenticate") }
 	return []grpc.ServerOption{
@@ -58,8 +58,8 @@ func refuse(on *atomic.Bool, err error) []grpc.ServerOption {
 	}
 }
 
-// members starts two members of one store, which refuse while they are set to, and a
-// client of both.
+// members starts two members of one store and a client of both. A member refuses requests
+// while its flag in refusing is set.
 func members(t *testing.T, err error) (refusing [2]*atomic.Bool, o *observed, store *dcs.Store) {
 	t.Helper()
 	f := &fakeAuth{fakeStore: newFakeStore()}
@@ -96,9 +96,9 @@ func useStore(t *testing.T, store *dcs.Store) {
 	require.NoError(t, lease.Revoke(within(t, prompt)))
 }
 
-// A token that one member does not know, as one that was added again (etcd
-// #9629), costs no call. When every member refuses, the call is unauthorized, at
-// once, and no member is ejected for it.
+// A call succeeds although one member does not know the token, like a member that was
+// added again (etcd #9629). If every member refuses, the call fails with
+// ErrUnauthorized at once, and no member is ejected.
 func TestTokenThatOneMemberDoesNotKnow(t *testing.T) {
 	for name, refusal := range map[string]error{"invalid token": rpctypes.ErrGRPCInvalidAuthToken, "denied": rpctypes.ErrGRPCPermissionDenied} {
 		t.Run(name, func(t *testing.T) {
@@ -135,8 +135,8 @@ func TestTokenThatOneMemberDoesNotKnow(t *testing.T) {
 	})
 }
 
-// A renewal that gives the stream up ends those of the others on it. That is no
-// member's fault.
+// A renewal that gives up the stream ends the other renewals on the stream. That blames
+// no member.
 func TestOwnCancellationEjectsNobody(t *testing.T) {
 	t.Parallel()
 	f := newFakeStore()

@@ -14,8 +14,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
-// Commit implements [dcs.Backend]. A store that is full takes deletions only, and
-// no marker.
+// Commit implements [dcs.Backend]. A full store accepts deletions only, and no marker.
 func (b *Backend) Commit(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
 	rev, err := b.commits.Commit(ctx, t)
 	if errors.Is(err, attempt.ErrFull) && dcs.KindOf(err) == dcs.ErrUnavailable && appliesOnce(t) { //nolint:errorlint // KindOf returns a sentinel
@@ -32,10 +31,10 @@ func (b *Backend) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, error
 	return b.commits.Settle(ctx, e)
 }
 
-// transport is what the attempt machinery sends through.
+// transport sends requests for package attempt.
 type transport struct{ b *Backend }
 
-// Send implements [attempt.Transport]: one transaction to one member.
+// Send implements [attempt.Transport]. It sends one transaction to one member.
 func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer, error) {
 	b := t.b
 	return backend.Send(ctx, b.pool, &b.markers, r, backend.Anywhere, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
@@ -73,8 +72,8 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 	return a, nil
 }
 
-// txn is the request for etcd. The marker's put comes first; one that is there
-// already keeps its lease, so that a lease which is not found is the caller's.
+// txn returns the request to etcd. The put of the marker comes first. A marker that
+// exists already keeps its lease, so that a lease which is not found is the caller's.
 func (b *Backend) txn(r attempt.Request, markerLease dcs.LeaseID) *pb.TxnRequest {
 	whole := r.Whole(markerLease)
 	req := &pb.TxnRequest{Failure: asOps(b.exactly(r.Keys()))}

@@ -14,60 +14,65 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/credentials"
 )
 
-// Config says how to reach etcd. Endpoints and Root are mandatory.
+// Config configures a [Backend]. Endpoints, or SRV in their place, and Root are
+// required.
 type Config struct {
-	// Endpoints are host:port of some members, the port 2379 where it is left
-	// out. The others are learnt from etcd itself.
+	// Endpoints are the addresses of some members as host:port. The default port is
+	// 2379. The other members are discovered from etcd.
 	Endpoints []string
-	// SRV is a domain whose SRV records name the members, in place of Endpoints:
-	// those of _etcd-client._tcp, or of _etcd-client-ssl._tcp with TLS. New looks
-	// them up within RetryTimeout. SRVSuffix follows the service's name after a
-	// hyphen.
+	// SRV is a domain whose SRV records name the members, in place of Endpoints. The
+	// records are those of _etcd-client._tcp, or of _etcd-client-ssl._tcp with TLS.
+	// New looks them up within RetryTimeout. SRVSuffix is appended to the name of the
+	// service after a hyphen.
 	SRV, SRVSuffix string
-	// Root is the tree to work in, like "pg/main": every key is kept below
+	// Root is the tree of the Store, like "pg/main". Every key is stored below
 	// "/pg/main/". Stores with different roots do not see each other.
 	Root string
-	// Username and Password log in where etcd's authentication is on. A new
+	// Username and Password log in if etcd's authentication is enabled. A new
 	// token is fetched inside the budget of the call that finds the old one
 	// expired.
 	Username, Password string
-	// PasswordFile holds the password, in place of Password. It is read again
-	// for each login. While a password changes, logins are tried with the new
-	// one and with the last one that etcd accepted, and again for RetryTimeout.
+	// PasswordFile holds the password, in place of Password. It is read again for each
+	// login. While a password changes, logins try the new one and the last one that
+	// etcd accepted, and are repeated for RetryTimeout.
 	PasswordFile string
 	// Token is a token that etcd accepts as it is, such as a signed one, in place
 	// of Username and Password. It is not renewed.
 	Token string
-	// TLS switches TLS on. Nil means plain text, unless TLSFiles is set.
+	// TLS enables TLS. Nil means plain text, unless TLSFiles is set.
 	TLS *tls.Config
-	// TLSFiles switches TLS on, in place of TLS, with files that are read again.
+	// TLSFiles enables TLS, in place of TLS, with files that are read again for each
+	// connection.
 	TLSFiles *dcs.TLSFiles
-	// Timing is what the programs on this store use; timeouts and keepalive
-	// are derived from it. See dcs.Timing.WithDefaults for zero fields.
+	// Timing has the TTL, LoopWait and RetryTimeout of the programs on this store.
+	// Timeouts and keepalive are derived from it. See dcs.Timing.WithDefaults for the
+	// values of zero fields.
 	Timing dcs.Timing
-	// Slots is the number of Commits in flight at once; further ones wait. Zero
-	// means that it follows the load, from 8 to 64. See [attempt.Options].
+	// Slots is the number of Commits that may be in flight at once. Further ones wait.
+	// Zero means that the number follows the load, from 8 to 64. See [attempt.Options].
 	Slots int
-	// Resolver looks up the hosts' names; nil means the system's. Each address of
-	// a name is an endpoint. Names are looked up again when an endpoint fails, and
-	// every three RetryTimeouts.
+	// Resolver looks up the names of hosts. Nil means the system's resolver. Each
+	// address of a name is an endpoint. Names are looked up again when an endpoint
+	// fails, and every three RetryTimeouts.
 	Resolver *net.Resolver
-	// NoDiscovery keeps to Endpoints and does not ask etcd for its members:
-	// for servers whose advertised addresses cannot be reached from here.
+	// NoDiscovery restricts the Backend to Endpoints, without asking etcd for its
+	// members. Set it if the advertised addresses of the members cannot be reached
+	// from the client.
 	NoDiscovery bool
-	// DialOptions are options of gRPC's connections, such as interceptors. Our own
-	// options win where both set the same thing.
+	// DialOptions are options of the gRPC connections, such as interceptors. The
+	// Backend's own options take precedence.
 	DialOptions []grpc.DialOption
-	// Logger gets what an operator needs to know; nil means silent.
+	// Logger receives the records that an operator needs. Nil means no logging.
 	Logger *slog.Logger
-	// Observer is told of every decision about a server; the zero value is off.
+	// Observer is notified of every decision about a server. The zero value ignores
+	// them.
 	Observer dcs.Observer
 
 	tls      *credentials.TLS // nil: plain text
 	password *credentials.Secret
 
-	// A test's: options of connections, who is told of each one made, and a
-	// name for what a call is made for.
+	// Set by tests: options of connections, a callback for each connection made, and a
+	// function that puts the name of the operation into the context of a call.
 	dial    []grpc.DialOption
 	dialled func(net.Conn)
 	name    func(ctx context.Context, op string) context.Context
@@ -77,8 +82,8 @@ const (
 	backendName = "etcd3"
 	defaultPort = "2379"
 
-	// What etcd accepts with its default settings: --max-request-bytes 1.5 MiB,
-	// --max-txn-ops 128, lease.MaxLeaseTTL.
+	// The limits of etcd's default settings are --max-request-bytes 1.5 MiB,
+	// --max-txn-ops 128 and lease.MaxLeaseTTL.
 	minTTL      = time.Second
 	maxTTL      = 9_000_000_000 * time.Second
 	maxValue    = 1 << 20
@@ -92,7 +97,7 @@ func (c Config) check() (Config, error) {
 	faults.Slots(c.Slots)
 	c.Logger, c.Observer = dcs.Detached(c.Logger, c.Observer)
 	if (c.Username == "") != (c.Password == "" && c.PasswordFile == "") {
-		faults.Add("Username and Password or PasswordFile belong together: set both or neither")
+		faults.Add("Username and Password or PasswordFile must be set together: set both or neither")
 	}
 	if c.Token != "" && c.Username != "" {
 		faults.Add("Token and Username exclude each other: set one of them")
@@ -106,7 +111,7 @@ func (c Config) check() (Config, error) {
 	return c, faults.Err(backendName)
 }
 
-// srv is the discovery of SRV.
+// srv returns the discovery of the members by SRV records.
 func (c Config) srv() backend.SRV {
 	service := "etcd-client"
 	if c.TLS != nil || c.TLSFiles != nil {

@@ -59,7 +59,7 @@ func TestURL(t *testing.T) {
 	require.Equal(t, "u", c.Username)
 	checked, err := c.check()
 	require.NoError(t, err)
-	require.Equal(t, "p w", checked.password.Current(), "the line's end is no part of a password")
+	require.Equal(t, "p w", checked.password.Current(), "the end of the line is not part of the password")
 	require.True(t, c.NoDiscovery)
 	require.Equal(t, 3, c.Slots)
 	require.Equal(t, &dcs.TLSFiles{}, c.TLSFiles)
@@ -82,8 +82,8 @@ func TestURL(t *testing.T) {
 	}
 }
 
-// What each of etcd's errors means: the table in errors.go, and what is not in
-// it.
+// Each etcd error becomes the failure in the table of errors.go, or an unclear one if
+// the table does not list the error.
 func TestMeanings(t *testing.T) {
 	b, err := New(Config{Endpoints: []string{"127.0.0.1:1"}, Root: "r"})
 	require.NoError(t, err)
@@ -92,7 +92,7 @@ func TestMeanings(t *testing.T) {
 	require.NoError(t, err)
 	soon, cancel := context.WithTimeout(t.Context(), sameMoment/2)
 	defer cancel()
-	require.Equal(t, context.DeadlineExceeded, c.failed(soon, status.Error(codes.DeadlineExceeded, "context deadline exceeded"), true), "the member noticed first")
+	require.Equal(t, context.DeadlineExceeded, c.failed(soon, status.Error(codes.DeadlineExceeded, "context deadline exceeded"), true), "the member detected the end of the deadline first")
 	for name, test := range map[string]struct {
 		err                   error
 		left                  bool

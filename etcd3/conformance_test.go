@@ -24,9 +24,9 @@ func TestConformance(t *testing.T) {
 }
 
 func (s *suite) notApplicable() map[string]string {
-	out := map[string]string{"Clock/Stepped": "etcd counts leases by Go's monotonic clock, which no step of the wall clock moves; what could be wrong here is forbidden by a linter rule"}
+	out := map[string]string{"Clock/Stepped": "etcd counts leases by Go's monotonic clock, which no step of the wall clock moves; a linter rule forbids the use of the wall clock"}
 	if s.Cluster == nil {
-		return conformance.WithoutCluster("the servers are the user's own: nothing may be done to them")
+		return conformance.WithoutCluster("the servers are the user's own, and tests must not disturb them")
 	}
 	if !s.Cluster.HasNetwork() {
 		out["Rotate/Blackholed"] = "packets can be dropped only where root may make network namespaces"

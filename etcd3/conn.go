@@ -21,8 +21,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
 
-// conn is the connection to one member: nothing between us and it tries
-// again, elsewhere or at all (docs/decisions/0007).
+// conn is the connection to one member. gRPC is configured so that it never repeats a
+// call, neither on this member nor on another one (docs/decisions/0007).
 type conn struct {
 	b     *Backend
 	addr  string
@@ -36,17 +36,17 @@ type conn struct {
 
 	renewals renewals
 	cluster  atomic.Pointer[clusterName]
-	dials    atomic.Uint64          // connections that were begun
-	verified atomic.Uint64          // the one of them whose cluster was asked for
-	version  atomic.Pointer[string] // the server's; nil until it is asked on this connection
-	member   atomic.Uint64          // that answered last
+	dials    atomic.Uint64          // number of connections begun
+	verified atomic.Uint64          // value of dials whose connection's cluster was verified
+	version  atomic.Pointer[string] // the server's; nil until it was read on this connection
+	member   atomic.Uint64          // id of the member that answered last
 
 	logins backend.Flight[authToken]
 	latest atomic.Pointer[authToken] // nil before the first login
-	denied atomic.Uint64             // the login that was denied the watch
+	denied atomic.Uint64             // the login whose watch was denied
 }
 
-// connected returns the connection to addr, which the first use makes. It does
+// connected returns the connection to addr, and creates it at the first use. It does
 // no I/O.
 func (b *Backend) connected(addr string) (*conn, error) {
 	return b.conns.Get(addr, nil, func() (*conn, error) { return b.newConn(addr) })
@@ -57,7 +57,7 @@ func (b *Backend) newConn(addr string) (*conn, error) {
 		return nil, context.Cause(b.life)
 	}
 	c := &conn{b: b, addr: addr}
-	// TLS verifies the name, not the address.
+	// The target is the name and not an address, because TLS verifies the name.
 	cc, err := grpc.NewClient("passthrough:///"+endpoint.HostPort(addr), c.dialOptions()...)
 	if err != nil {
 		return nil, err
@@ -68,7 +68,7 @@ func (b *Backend) newConn(addr string) (*conn, error) {
 	return c, nil
 }
 
-// close ends the connection and the calls under way.
+// close closes the connection and ends its calls in flight.
 func (c *conn) close() {
 	c.renewals.drop(nil)
 	c.cc.Close()
@@ -78,12 +78,12 @@ func (c *conn) dialOptions() []grpc.DialOption {
 	b := c.b
 	creds := insecure.NewCredentials()
 	if b.c.tls != nil {
-		creds = telling{credentials.NewTLS(b.c.tls.Config()), b.c.tls}
+		creds = tlsAlertCreds{credentials.NewTLS(b.c.tls.Config()), b.c.tls}
 	}
 	derived, _ := keepalive.Derive(b.c.Timing.TTL, b.c.Timing.LoopWait)
 	// Wrapped, because gRPC overwrites TCP_USER_TIMEOUT on a bare TCPConn.
 	dialer := &keepalive.Dialer{Config: derived, Wrapped: true, Base: &net.Dialer{Resolver: b.c.Resolver}, Logger: b.c.Logger}
-	// A member that comes back is found within a second.
+	// A member that comes back is reconnected within a second.
 	params := grpc.ConnectParams{
 		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 		MinConnectTimeout: min(b.c.Timing.RetryTimeout/2, 5*time.Second),
@@ -99,7 +99,7 @@ func (c *conn) dialOptions() []grpc.DialOption {
 			if !b.pool.AllowDial() {
 				return nil, endpoint.ErrDials
 			}
-			c.version.Store(nil) // another server may listen there now
+			c.version.Store(nil) // another server may listen at the address now
 			c.dials.Add(1)
 			nc, err := dialer.DialContext(ctx, "tcp", at)
 			if err == nil && b.c.dialled != nil {
@@ -111,7 +111,7 @@ func (c *conn) dialOptions() []grpc.DialOption {
 	return slices.Concat(b.c.DialOptions, own, b.c.dial)
 }
 
-// call makes one call at a member, and again where its token had expired.
+// call makes one call at a member, and repeats it if its token had expired.
 func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, o ...grpc.CallOption) (T, error)) (T, error) {
 	var zero T
 	token, err := c.token(ctx)
@@ -136,7 +136,7 @@ func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, o ...
 	}
 }
 
-// memberName identifies a member for the Pool; empty means unknown.
+// memberName returns the name of a member for the Pool. Empty means unknown.
 func memberName(id uint64) string {
 	if id == 0 {
 		return ""

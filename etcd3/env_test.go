@@ -17,8 +17,8 @@ func fromURL(t *testing.T, url string) (Config, error) {
 	return configFromURL(u, dcs.Options{})
 }
 
-// The environment is read when the URL asks for it, and the URL's own options
-// count more.
+// The environment is read only if the URL asks for it. Options of the URL take
+// precedence.
 func TestEnvironmentWhenAskedFor(t *testing.T) {
 	for name, value := range map[string]string{
 		"ETCDCTL_ENDPOINTS": "https://h1:1, https://h2", "ETCDCTL_CACERT": "/ca", "ETCDCTL_CERT": "/cert", "ETCDCTL_KEY": "/key",
@@ -72,7 +72,7 @@ func TestSRV(t *testing.T) {
 	require.ErrorContains(t, err, "exclude each other")
 }
 
-// A token of the program's own goes with every call.
+// A fixed token is sent with every call.
 func TestFixedToken(t *testing.T) {
 	f := &fakeAuth{fakeStore: newFakeStore(), valid: "signed"}
 	_, store := f.openAs(t, Config{Token: "signed"})

@@ -17,20 +17,20 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
-// errNoSpace is what a full store answers. It is unclear, because etcd applies
-// the request that crosses its quota before it answers so (P10). The requests
-// after that one are refused.
+// errNoSpace is the error of a full store. The outcome is unclear, because etcd applies
+// the request that crosses its quota before it answers with this error (P10). The
+// requests after that one are refused.
 var errNoSpace = fmt.Errorf("%w: etcd's database space is exceeded: delete and compact keys, defragment the members and disarm the NOSPACE alarm, or raise --quota-backend-bytes", attempt.ErrFull)
 
 var (
-	errTerm    = errors.New("the store's leader changed during the renewal")
-	errDenied  = errors.New("etcd denies the user the right to watch the root's prefix")
-	errStreams = errors.New("no stream of the connection was free in time: raise the member's --max-concurrent-streams, or that of a proxy before it, or make fewer calls at once")
+	errTerm    = errors.New("etcd's leader changed during the renewal")
+	errDenied  = errors.New("etcd denies the user permission to watch the prefix of the root: grant the user at least read on the prefix")
+	errStreams = errors.New("no stream of the connection was free in time: raise --max-concurrent-streams of the member, or the limit of a proxy in front of it, or make fewer calls at once")
 	// errPasswordChanging matches ErrUnauthorized and does not end a call.
 	errPasswordChanging = fmt.Errorf("%w: etcd refuses the password that it accepted before: write the new one to the password file", dcs.ErrUnauthorized)
 )
 
-// text is an error's message without gRPC's frame.
+// text returns the message of err without the prefix that gRPC adds.
 func text(err error) string {
 	if s, ok := status.FromError(err); ok && s != nil {
 		return strings.TrimPrefix(s.Message(), "connection error: desc = ")
@@ -38,17 +38,17 @@ func text(err error) string {
 	return err.Error()
 }
 
-// meaning is what one of etcd's answers means.
+// meaning is the failure that an etcd error stands for.
 type meaning struct {
-	backend.Failure       // but for Endpoint, Err and Text
-	says            error // instead of etcd's own text
+	backend.Failure       // without Endpoint, Err and Text
+	says            error // replaces etcd's own text
 }
 
-// unauthorized is the refusal of one member, which another one may not give: a
+// unauthorized is the refusal of one member. Another member may accept, because a
 // member that was added again does not know the tokens of the others.
 var unauthorized = meaning{Failure: backend.Failure{Kind: dcs.ErrUnauthorized, Unconfirmed: true, Refused: true}}
 
-// throttled is the refusal of a member that has too much to do.
+// throttled is the refusal of an overloaded member.
 var throttled = backend.Failure{Refused: true, Doubt: true, Throttled: true, Busy: time.Second}
 
 // invalid is the refusal of a request that no member accepts.
@@ -57,8 +57,8 @@ var invalid = meaning{Failure: backend.Failure{Kind: dcs.ErrInvalid, Refused: tr
 // unusable is the refusal of a member that cannot serve requests at all.
 var unusable = meaning{Failure: backend.Failure{Refused: true, Unreachable: true}}
 
-// meanings are etcd's own errors. What is not listed is unclear, and the
-// member is to blame.
+// meanings maps the messages of etcd's errors to failures. An error that is not listed
+// leaves the outcome unclear and blames the member.
 var meanings = map[string]meaning{
 	message(rpctypes.ErrGRPCNoLeader):               {Failure: backend.Failure{Refused: true, Doubt: true}},
 	message(rpctypes.ErrGRPCNotCapable):             unusable,
@@ -79,26 +79,27 @@ var meanings = map[string]meaning{
 	message(rpctypes.ErrGRPCAuthOldRevision):        unauthorized,
 }
 
-// textTooLarge is gRPC's word for a message above one side's limit, as an answer
-// may be that lists many keys.
+// textTooLarge is part of gRPC's error for a message above the limit of one side, such
+// as an answer that lists many keys.
 const textTooLarge = "message larger than max"
 
 // httpThrottled are the texts by which gRPC passes on a proxy's HTTP status 429
 // or 503.
 var httpThrottled = []string{"unexpected HTTP status code received from server: 429", "unexpected HTTP status code received from server: 503"}
 
-// sameMoment is how far two sides' views of one deadline may be apart.
+// sameMoment bounds the difference between the client's and the member's view of one
+// deadline.
 const sameMoment = 10 * time.Millisecond
 
 func message(err error) string { return status.Convert(err).Message() }
 
-// certificates are the texts by which a refused certificate is known: gRPC
-// gives no code.
+// certificates are texts that identify the error of a refused certificate, because
+// gRPC has no code for it.
 var certificates = []string{"x509: ", "tls: ", "authentication handshake failed"}
 
-// notSent makes a failure of a request that was given up before it left. If the
-// connection was ready, it waited for one of the streams that the member allows,
-// which is no fault of the member's.
+// notSent returns the failure of a request that was given up before it was sent. If
+// the connection was ready, the request waited for one of the streams that the member
+// allows, and the member is not at fault.
 func (c *conn) notSent(ctx context.Context, err error) error {
 	if ctx.Err() != nil && c.cc.GetState() == connectivity.Ready {
 		return &backend.Failure{Endpoint: c.addr, Err: errStreams, Refused: true, Local: true}
@@ -106,8 +107,8 @@ func (c *conn) notSent(ctx context.Context, err error) error {
 	return c.failed(ctx, err, false)
 }
 
-// failed makes a failure of what a member, or gRPC, answered. left says that
-// the request had left.
+// failed returns the failure for an error of a member or of gRPC. left must be
+// true if the request may have been sent.
 func (c *conn) failed(ctx context.Context, err error, left bool) error {
 	if ended := ctx.Err(); ended != nil && left {
 		return ended
@@ -119,8 +120,8 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 		return f
 	}
 	if status.Code(err) == codes.DeadlineExceeded {
-		// A member that is told our deadline may find it over before we do: that
-		// is silence, and no fault of its own to tell of.
+		// gRPC sends the deadline along, and the member may detect its end before the
+		// client does. That counts as silence and not as an error of the member.
 		if d, ok := ctx.Deadline(); ok && time.Until(d) < sameMoment {
 			return context.DeadlineExceeded
 		}
@@ -137,7 +138,7 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 	f = &backend.Failure{Endpoint: c.addr, Err: err, Text: text(err), Blame: true, Refused: !left, Unreachable: !left}
 	switch {
 	case s.Code() == codes.ResourceExhausted && strings.Contains(s.Message(), textTooLarge):
-		f.Kind, f.Blame, f.Unreachable = dcs.ErrUnavailable, false, false // by a limit of the server's, or of a proxy's
+		f.Kind, f.Blame, f.Unreachable = dcs.ErrUnavailable, false, false // a limit of the server or of a proxy
 	case s.Code() == codes.Canceled && c.b.life.Err() != nil:
 		return &backend.Failure{Endpoint: c.addr, Err: context.Cause(c.b.life), Refused: !left, Local: true}
 	case !left && backend.IsLocalText(s.Message()):
@@ -148,7 +149,7 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 	return f
 }
 
-// failure is m as the answer of a member.
+// failure returns m as the failure of the member at addr.
 func (m meaning) failure(addr string, err error) *backend.Failure {
 	f := m.Failure
 	f.Endpoint, f.Err, f.Text = addr, err, text(err)
@@ -169,7 +170,8 @@ func containsAny(s string, parts []string) bool {
 
 func is(err, etcd error) bool { return err != nil && text(err) == message(etcd) }
 
-// staleToken reports whether a new login may help.
+// staleToken reports whether a call that failed with err may succeed after a new
+// login.
 func (c *conn) staleToken(err error) bool {
 	return c.b.c.Username != "" && (is(err, rpctypes.ErrGRPCInvalidAuthToken) || is(err, rpctypes.ErrGRPCAuthOldRevision) || is(err, rpctypes.ErrGRPCUserEmpty))
 }

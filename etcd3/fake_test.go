@@ -15,7 +15,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// fakeMember answers renewals and reads as a test says.
+// fakeMember answers renewals and reads with the answers of a test.
 type fakeMember struct {
 	pb.UnimplementedKVServer
 	pb.UnimplementedLeaseServer
@@ -53,7 +53,7 @@ func (f *fakeMember) LeaseKeepAlive(s pb.Lease_LeaseKeepAliveServer) error {
 	}
 }
 
-// fake starts the member and a client of it.
+// fake starts f and a client of it.
 func fake(t *testing.T, f *fakeMember) *Backend {
 	t.Helper()
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -85,8 +85,8 @@ func shortly(t *testing.T) context.Context {
 	return ctx
 }
 
-// P2: a leader that was paused confirms renewals in its old term, while the
-// read comes back from a newer one.
+// P2: a renewal does not count if a leader that was paused confirms it in its old term
+// while the read comes back from a newer one.
 func TestStaleTermIsNoConfirmation(t *testing.T) {
 	f := &fakeMember{
 		renew: func(int64) *pb.LeaseKeepAliveResponse { return alive(13, 8) },
@@ -94,7 +94,7 @@ func TestStaleTermIsNoConfirmation(t *testing.T) {
 	}
 	_, err := (&lease{fake(t, f), 7}).Renew(shortly(t), "k")
 	require.Equal(t, dcs.ErrUnavailable, dcs.KindOf(err), "%v", err)
-	require.Greater(t, f.renewed.Load(), int64(1), "it is tried again")
+	require.Greater(t, f.renewed.Load(), int64(1), "the renewal is retried")
 }
 
 func TestSameTermIsAConfirmation(t *testing.T) {
@@ -112,8 +112,8 @@ func TestSameTermIsAConfirmation(t *testing.T) {
 	require.Equal(t, dcs.Entry{Key: "k", Value: []byte("v"), Created: 3, Modified: 4, Lease: "7"}, e)
 }
 
-// A follower that lags behind may not know a lease yet that was granted a
-// moment ago: once is not enough for ErrLost.
+// A follower that lags behind may not know a lease that was granted a moment ago. ErrLost
+// therefore needs two answers that the lease does not exist.
 func TestLostIsSaidTwice(t *testing.T) {
 	f := &fakeMember{
 		renew: func(n int64) *pb.LeaseKeepAliveResponse { return alive(14, map[bool]int64{true: 0, false: 8}[n == 1]) },
@@ -127,7 +127,7 @@ func TestLostIsSaidTwice(t *testing.T) {
 	require.Equal(t, dcs.ErrLost, dcs.KindOf(err), "%v", err)
 }
 
-// A lost lease is no lost lease when the word comes from an old term.
+// The answer that a lease does not exist does not count if it comes from an old term.
 func TestStaleTermIsNoLoss(t *testing.T) {
 	f := &fakeMember{
 		renew: func(int64) *pb.LeaseKeepAliveResponse { return alive(13, 0) },
@@ -137,7 +137,7 @@ func TestStaleTermIsNoLoss(t *testing.T) {
 	require.Equal(t, dcs.ErrUnavailable, dcs.KindOf(err), "%v", err)
 }
 
-// An address that leads to another cluster is found by its id.
+// A server of another cluster is detected by the id of its cluster.
 func TestAnotherClusterIsRefused(t *testing.T) {
 	f := &fakeMember{renew: func(int64) *pb.LeaseKeepAliveResponse { return alive(14, 8) }}
 	f.read = func(n int64) (*pb.RangeResponse, error) {

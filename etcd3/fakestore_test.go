@@ -18,23 +18,23 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// quota is the state of a fakeStore's space.
+// quota is the state of the quota of a fakeStore.
 type quota int
 
 const (
 	hasSpace quota = iota
-	// almostFull applies the next write, answers it with NOSPACE and is full
-	// then, as etcd does with the write that crosses its quota.
+	// almostFull applies the next write, answers with NOSPACE and becomes isFull, like
+	// etcd with the write that crosses its quota.
 	almostFull
-	// isFull refuses everything that may write, deletions excepted.
+	// isFull refuses every request that may write, except deletions.
 	isFull
 )
 
 // maxOps is etcd's --max-txn-ops.
 const maxOps = 128
 
-// fakeStore is one etcd server in memory: keys, leases that do not expire, and
-// a quota. The hook, if any, sees each request before it is applied.
+// fakeStore is one etcd server in memory. It has keys, leases that do not expire, and a
+// quota. The hook, if any, is called with each request before it is applied.
 type fakeStore struct {
 	pb.UnimplementedKVServer
 	pb.UnimplementedLeaseServer
@@ -99,7 +99,7 @@ func (f *fakeStore) setSpace(q quota) {
 	f.space = q
 }
 
-// key returns what is stored under a key of the root "t", or nil.
+// key returns the value of a key of the root "t", or nil.
 func (f *fakeStore) key(key string) *mvccpb.KeyValue {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -132,8 +132,8 @@ func (f *fakeStore) header() *pb.ResponseHeader {
 	return &pb.ResponseHeader{ClusterId: f.cluster, MemberId: f.member, Revision: f.rev, RaftTerm: 2}
 }
 
-// charge judges a write by the quota: refuse says that it is not applied,
-// after is its answer once it is. Under f.mu.
+// charge applies the quota to a write. If refuse is not nil, the write must not be
+// applied. Otherwise after is the answer to the applied write. Under f.mu.
 func (f *fakeStore) charge() (refuse, after error) {
 	switch f.space {
 	case isFull:
@@ -210,8 +210,8 @@ func (f *fakeStore) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse,
 	return out, nil
 }
 
-// puts reports whether etcd charges the transaction to the quota, which it does
-// whether or not its conditions hold.
+// puts reports whether etcd charges the transaction to the quota. etcd does so even if
+// the conditions of the transaction do not hold.
 func puts(r *pb.TxnRequest) bool {
 	return slices.ContainsFunc(slices.Concat(r.Success, r.Failure), func(op *pb.RequestOp) bool { return op.GetRequestPut() != nil })
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// faults is the servers, for the suite's fault cases.
+// faults controls the servers for the fault cases of the suite.
 func (s *suite) faults() *conformance.Cluster {
 	if s.Cluster == nil {
 		return nil
@@ -35,8 +35,8 @@ func (s *suite) faults() *conformance.Cluster {
 	return c
 }
 
-// standIn takes a member's place and answers as one that is cut off from its
-// peers, where no network of one's own can be made.
+// standIn replaces a member by one that answers like a member that is cut off from its
+// peers. It is used where no network namespaces can be made.
 func (s *suite) standIn(tb testing.TB, i int) (heal func()) {
 	server := s.Cluster.Servers()[i]
 	var header *pb.ResponseHeader
@@ -49,7 +49,7 @@ func (s *suite) standIn(tb testing.TB, i int) (heal func()) {
 	return func() { server.Proxy().Retarget(server.Direct()) }
 }
 
-// readOnly raises the alarm that etcd raises when it has run out of space.
+// readOnly raises the NOSPACE alarm, which etcd raises when it runs out of space.
 func (s *suite) readOnly(tb testing.TB) (heal func()) {
 	var member uint64
 	alarm := func(do pb.AlarmRequest_AlarmAction) {

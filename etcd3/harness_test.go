@@ -21,11 +21,11 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// suiteTiming leaves an election of the cluster's, 1 s at most, room in a
-// budget; etcd grants whole seconds.
+// suiteTiming has budgets in which an election of the cluster fits, which takes at most
+// 1 s. etcd grants whole seconds.
 var suiteTiming = dcs.Timing{TTL: 9 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: 4 * time.Second}
 
-// shared is the cluster that all tests share, and secured the one with users.
+// shared is the cluster that all tests share, and secured is the cluster with users.
 var (
 	shared  = testcluster.Shared{Options: testcluster.Options{Kind: testcluster.Etcd, Version: os.Getenv("HOLDFAST_ETCD_VERSION"), Domain: "etcd.test"}}
 	secured = testcluster.Shared{Options: testcluster.Options{Kind: testcluster.Etcd, Version: os.Getenv("HOLDFAST_ETCD_VERSION"), Nodes: 1, Security: true, Loopback: true}}
@@ -39,16 +39,15 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// suite is what the conformance suite runs on.
+// suite is the harness of the conformance suite.
 type suite struct{ testcluster.Env }
 
-// fresh is the suite with a tree of its own.
+// fresh returns the suite with a tree of its own.
 func (s *suite) fresh(tb testing.TB) *suite { return &suite{s.Fresh(tb)} }
 
 func newSuite(tb testing.TB) *suite { return &suite{shared.Env(tb)} }
 
-// byHand does something to the store that no client of ours does, through a
-// connection that lives no longer.
+// byHand makes a call that no Backend makes, on a connection that is closed afterwards.
 func (s *suite) byHand(tb testing.TB, do func(ctx context.Context, cc *grpc.ClientConn) error) {
 	addr := s.Endpoints[0]
 	if s.Cluster != nil {
@@ -62,11 +61,11 @@ func (s *suite) byHand(tb testing.TB, do func(ctx context.Context, cc *grpc.Clie
 	require.NoError(tb, do(ctx, cc))
 }
 
-// suiteClient is a client with a tap in its connections.
+// suiteClient is a client with injected faults.
 type suiteClient struct {
 	*Backend
-	tap   *tap
-	conns testcluster.Sockets
+	faults *faultInjector
+	conns  testcluster.Sockets
 }
 
 func (s *suite) config(o conformance.Opening) Config {
@@ -77,12 +76,12 @@ func (s *suite) config(o conformance.Opening) Config {
 	return c
 }
 
-func tapped(c Config, faults ...conformance.Fault) (*suiteClient, error) {
-	s := &suiteClient{tap: &tap{root: "/" + c.Root + "/"}}
+func newSuiteClient(c Config, faults ...conformance.Fault) (*suiteClient, error) {
+	s := &suiteClient{faults: &faultInjector{root: "/" + c.Root + "/"}}
 	for _, f := range faults {
-		s.tap.Inject(f)
+		s.faults.Inject(f)
 	}
-	c.dial, c.dialled, c.name = append(s.tap.options(), c.dial...), s.conns.Dialled, named
+	c.dial, c.dialled, c.name = append(s.faults.options(), c.dial...), s.conns.Dialled, named
 	b, err := New(c)
 	if err != nil {
 		return nil, err
@@ -96,7 +95,7 @@ func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, err
 	if o.Endpoints != nil {
 		c.Endpoints, c.NoDiscovery = o.Endpoints, len(o.Endpoints) < len(s.Endpoints)
 	}
-	b, err := tapped(c, o.Faults...)
+	b, err := newSuiteClient(c, o.Faults...)
 	require.NoError(tb, err)
 	if o.Endpoints == nil && !o.Wait {
 		return b, nil
@@ -112,16 +111,18 @@ func (s *suite) open(tb testing.TB) dcs.Backend {
 
 func (s *suite) url(testing.TB) string { return s.URL("etcd3", suiteTiming, "discovery=false") }
 
-func requests(b dcs.Backend) int64 { return b.(*suiteClient).tap.Requests() }
+func requests(b dcs.Backend) int64 { return b.(*suiteClient).faults.Requests() }
 
-func inject(b dcs.Backend, f conformance.Fault) (lift func()) { return b.(*suiteClient).tap.Inject(f) }
+func inject(b dcs.Backend, f conformance.Fault) (lift func()) {
+	return b.(*suiteClient).faults.Inject(f)
+}
 
-// sockets reads back what holds on a client's connections.
+// sockets returns the socket options of a client's connections.
 func sockets(b dcs.Backend) []conformance.Socket {
 	return b.(*suiteClient).conns.Read()
 }
 
-// dropBookkeeping removes every marker, as the end of their leases does.
+// dropBookkeeping deletes every marker, like the end of their leases.
 func (s *suite) dropBookkeeping(tb testing.TB) {
 	dir := "/" + s.Root + "/.op/"
 	s.byHand(tb, func(ctx context.Context, cc *grpc.ClientConn) error {
@@ -156,8 +157,8 @@ func openSecure(cluster *testcluster.Cluster, conf *tls.Config, user, password s
 	return b, nil
 }
 
-// outdateTokens makes every token invalid several times within a TTL: a token
-// that is in use does not expire by itself.
+// outdateTokens makes every token invalid several times within a TTL, because a token in
+// use does not expire by itself.
 func outdateTokens(tb testing.TB, cluster *testcluster.Cluster) {
 	admin, err := cluster.Admin(tb.Context())
 	require.NoError(tb, err)

@@ -11,13 +11,13 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
-// clusterName is an etcd cluster's id as an identity.
+// clusterName is the id of an etcd cluster and its text, which identifies the store.
 type clusterName struct {
 	id   uint64
 	name string
 }
 
-// nameOf returns the name of a cluster.
+// nameOf returns the text of a cluster's id. It caches the last one.
 func (c *conn) nameOf(id uint64) string {
 	known := c.cluster.Load()
 	if known == nil || known.id != id {
@@ -27,8 +27,8 @@ func (c *conn) nameOf(id uint64) string {
 	return known.name
 }
 
-// askIdentity asks one member for the id of its cluster. A member that has lost
-// touch with the others answers too.
+// askIdentity returns the id of the cluster of the member at addr. A member that is
+// cut off from the others answers too.
 func (b *Backend) askIdentity(ctx context.Context, addr string) (string, error) {
 	c, err := b.connected(addr)
 	if err != nil {
@@ -44,9 +44,9 @@ func (b *Backend) askIdentity(ctx context.Context, addr string) (string, error) 
 	return c.nameOf(s.Header.ClusterId), nil
 }
 
-// admitted returns the connection to addr for a request, once it is known to
-// which cluster this Store belongs, and that the member at addr does: no write
-// and no lease goes to a member of another one.
+// admitted returns the connection to addr for a request. It waits until the cluster of
+// this Store is known and the member at addr is known to belong to it, so that no
+// write and no lease goes to a member of another cluster.
 func (b *Backend) admitted(ctx context.Context, addr string) (*conn, error) {
 	c, err := b.connected(addr)
 	if err != nil {
@@ -72,7 +72,8 @@ func (b *Backend) admitted(ctx context.Context, addr string) (*conn, error) {
 	return c, nil
 }
 
-// seen checks the header of an answer, and remembers the store's revision.
+// seen checks the cluster in the header of an answer, and records the member and the
+// revision.
 func (b *Backend) seen(c *conn, h *pb.ResponseHeader) error {
 	if h == nil {
 		return nil
@@ -87,8 +88,8 @@ func (b *Backend) seen(c *conn, h *pb.ResponseHeader) error {
 	return nil
 }
 
-// follows is seen for a linearizable answer to a request that was sent when
-// before was the newest revision known.
+// follows is like seen, for a linearizable answer to a request that was sent when
+// before was the newest known revision. It rejects an older revision.
 func (b *Backend) follows(c *conn, before dcs.Revision, h *pb.ResponseHeader) error {
 	if h == nil {
 		return nil

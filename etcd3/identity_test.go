@@ -18,9 +18,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// One configuration with a server of another cluster: every client chooses the
-// cluster of most endpoints, wherever the other server is in the list and
-// whichever answers first.
+// If one server belongs to another cluster, every client chooses the cluster of most
+// endpoints, for any place of the other server in the list and any order of the answers.
 func TestMostEndpointsDecideTheCluster(t *testing.T) {
 	own, other := newFakeStore(), newFakeStore()
 	other.cluster = 2
@@ -50,7 +49,7 @@ func TestMostEndpointsDecideTheCluster(t *testing.T) {
 	require.Zero(t, other.leaseCount())
 }
 
-// Of a name's two addresses one belongs to another cluster, and only that address is
+// If one of the two addresses of a name belongs to another cluster, only that address is
 // ejected. The name has no vote.
 func TestAddressInAnotherClusterIsEjected(t *testing.T) {
 	t.Parallel()
@@ -69,7 +68,7 @@ func TestAddressInAnotherClusterIsEjected(t *testing.T) {
 	require.Equal(t, "1", b.ident.ID())
 }
 
-// Where no cluster has most endpoints, no call succeeds and the error names both.
+// If no cluster has most endpoints, no call succeeds and the error names both clusters.
 func TestSplitEndpointsAreRefused(t *testing.T) {
 	own, other := newFakeStore(), newFakeStore()
 	other.cluster = 2
@@ -86,17 +85,16 @@ func TestSplitEndpointsAreRefused(t *testing.T) {
 	}
 }
 
-// restore gives the server the data of a backup in which nothing is, under the
-// same id of the cluster.
+// restore replaces the data of the server by an empty backup with the same cluster id.
 func (f *fakeStore) restore() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.rev, f.keys, f.leases = 1, map[string]*mvccpb.KeyValue{}, map[int64]int64{}
 }
 
-// A store that was restored from an older backup is found within the budget, by
-// one log line and by the error of each call. Few requests are sent, the Holds
-// end, and a Store that is opened again works.
+// A store that was restored from an older backup is detected within the budget. One log
+// line and the error of each call report it. Few requests are sent, the Holds end, and a
+// Store that is opened again works.
 func TestRestoredStoreIsReported(t *testing.T) {
 	t.Parallel()
 	const budget = time.Second

@@ -23,13 +23,13 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/expiry"
 )
 
-// lease is one of etcd's.
+// A lease is an etcd lease.
 type lease struct {
 	b      *Backend
 	number int64
 }
 
-// leaseID is the name of a lease; 0 is none.
+// leaseID returns the ID of the lease with the given number. 0 means no lease.
 func leaseID(number int64) dcs.LeaseID {
 	if number == 0 {
 		return ""
@@ -37,8 +37,8 @@ func leaseID(number int64) dcs.LeaseID {
 	return dcs.LeaseID(strconv.FormatInt(number, 16))
 }
 
-// leaseNumber is the lease of a name. One that is not of ours is a number that
-// etcd never gives to a lease.
+// leaseNumber returns the number of the lease id. If id is not of this package, the
+// number is one that etcd never gives to a lease.
 func leaseNumber(id dcs.LeaseID) int64 {
 	if id == "" {
 		return 0
@@ -50,15 +50,15 @@ func leaseNumber(id dcs.LeaseID) int64 {
 	return n
 }
 
-// granted is a lease with what is known of its granting.
+// granted is the outcome of a grant.
 type granted struct {
 	*lease
 	endpoint string
-	clear    bool // with an error: it was not granted and never will be
+	clear    bool // with an error: the lease was not granted and never will be
 }
 
-// Grant implements [dcs.Backend]. The id is ours, so that a Grant can be sent
-// again; one that stays unclear runs out by itself.
+// Grant implements [dcs.Backend]. The client chooses the id, so that a Grant can be sent
+// again. A lease whose Grant stays unclear expires by itself.
 func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
 	g, r, err := b.grant(ctx, ttl)
 	if err != nil {
@@ -104,7 +104,7 @@ func (b *Backend) grant(ctx context.Context, ttl time.Duration) (granted, dcs.Re
 	return g, dcs.Renewal{}, err
 }
 
-// markerLease grants the markers' lease.
+// markerLease grants the lease of the markers.
 func (b *Backend) markerLease(ctx context.Context, ttl time.Duration) (dcs.Lease, error) {
 	g, _, err := b.grant(ctx, ttl)
 	if err != nil {
@@ -113,7 +113,7 @@ func (b *Backend) markerLease(ctx context.Context, ttl time.Duration) (dcs.Lease
 	return g.lease, nil
 }
 
-// grantedTTL asks what an earlier copy of a Grant was granted.
+// grantedTTL returns the TTL that an earlier copy of a Grant was granted.
 func (b *Backend) grantedTTL(ctx context.Context, c *conn, id int64) (int64, error) {
 	r, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.LeaseTimeToLiveResponse, error) {
 		return c.lease.LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: id}, o...)
@@ -122,7 +122,7 @@ func (b *Backend) grantedTTL(ctx context.Context, c *conn, id int64) (int64, err
 		return 0, err
 	}
 	if r.GrantedTTL <= 0 {
-		return 0, &backend.Failure{Endpoint: c.addr, Err: errors.New("the lease was granted and is gone again")}
+		return 0, &backend.Failure{Endpoint: c.addr, Err: errors.New("the lease was granted by an earlier copy of the request and does not exist any more")}
 	}
 	return r.GrantedTTL, b.seen(c, r.Header)
 }
@@ -154,11 +154,12 @@ func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) 
 	return a.Value, nil
 }
 
-// confirm renews at one member. The answer counts only together with a
-// linearizable read that was sent after it and came back from the same term
-// (P2): then no newer leader existed before the sending, and any later one
-// starts the lease anew. That it is gone is believed under the same condition,
-// and only when said twice: the second time by who has caught up with the read.
+// confirm renews at one member. The answer counts only together with a linearizable
+// read that was sent after the renewal and came back from the same term (P2). Then no
+// newer leader existed before the renewal was sent, and any later leader restarts the
+// TTL of the lease. The answer that the lease does not exist counts under the same
+// condition, and only if it is given twice: the second time the member has caught up
+// with the read.
 func (l *lease) confirm(ctx context.Context, c *conn, ranges []*pb.RangeRequest, wanted bool) (dcs.Renewal, error) {
 	gone := false
 	for tokens := 1; ; {
@@ -183,7 +184,7 @@ func (l *lease) confirm(ctx context.Context, c *conn, ranges []*pb.RangeRequest,
 			return r, nil
 		}
 		if gone {
-			return dcs.Renewal{}, &backend.Failure{Endpoint: c.addr, Kind: dcs.ErrLost, Err: fmt.Errorf("etcd knows no lease %s", l.ID())}
+			return dcs.Renewal{}, &backend.Failure{Endpoint: c.addr, Kind: dcs.ErrLost, Err: fmt.Errorf("lease %s does not exist in etcd", l.ID())}
 		}
 		gone = true
 	}
@@ -207,12 +208,12 @@ func (l *lease) ask(ctx context.Context, c *conn, ranges []*pb.RangeRequest) (*p
 	return answer, read, header, l.b.seen(c, answer.Header)
 }
 
-// chunksAtOnce bounds the reads of one renewal that are under way at a time.
+// chunksAtOnce bounds the reads of one renewal that are in flight at a time.
 const chunksAtOnce = 8
 
-// readChunks reads ranges in parts that etcd takes in one transaction. Each part
-// is linearizable, and all of them come back from one term, whose header it
-// returns (P2).
+// readChunks reads ranges in parts that etcd accepts in one transaction. Each part is
+// linearizable. All of them must come back from one term, and the header of the first
+// one is returned (P2).
 func (b *Backend) readChunks(ctx context.Context, c *conn, ranges []*pb.RangeRequest) ([]*pb.RangeResponse, *pb.ResponseHeader, error) {
 	type part struct {
 		read   []*pb.RangeResponse

@@ -12,11 +12,11 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Calls that wait for a stream at a member's limit get an error that names it. They
-// wrote nothing, and the member is not ejected.
+// Calls that wait for a stream at a member's limit return an error that names the limit.
+// They wrote nothing, and the member is not ejected.
 func TestLimitOfStreams(t *testing.T) {
 	t.Parallel()
-	const streams = 3 // for the watch, the renewals and a call
+	const streams = 3 // one each for the watch, the renewals and a call
 	f := newFakeStore()
 	addr := serve(t, func(g *grpc.Server) {
 		f.register(g)

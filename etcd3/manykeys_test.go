@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// manyKeys stores n keys bound to a lease, and returns it and their names.
+// manyKeys stores n keys bound to a lease, and returns the lease and the names.
 func manyKeys(t *testing.T, f *fakeStore, store *dcs.Store, n int) (dcs.Lease, []string) {
 	t.Helper()
 	l, _, err := store.Grant(t.Context(), suiteTiming.TTL)
@@ -31,13 +31,13 @@ func manyKeys(t *testing.T, f *fakeStore, store *dcs.Store, n int) (dcs.Lease, [
 	return l, keys
 }
 
-// etcd takes 128 operations in a transaction. A renewal of more keys reads them
-// in as many requests as it must.
+// etcd accepts 128 operations in a transaction. A renewal of more keys reads them in
+// several requests, and in no more than necessary.
 func TestRenewalOfManyKeys(t *testing.T) {
 	f := newFakeStore()
 	_, store := f.client(t, Config{})
 	l, keys := manyKeys(t, f, store, 5000)
-	_, err := l.Renew(t.Context(), keys...) // the Pool's own questions are through
+	_, err := l.Renew(t.Context(), keys...) // after it the Pool's own first requests are done
 	require.NoError(t, err)
 	var requests atomic.Int64
 	f.setHook(func(context.Context, any) error { requests.Add(1); return nil })

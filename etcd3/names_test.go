@@ -24,8 +24,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// A name with two addresses, of which the first is frozen: every call is answered
-// by the second.
+// If the first of the two addresses of a name is frozen, the second one answers every
+// call.
 func TestNameWhoseFirstAddressIsFrozen(t *testing.T) {
 	t.Parallel()
 	f := newFakeStore()
@@ -38,7 +38,7 @@ func TestNameWhoseFirstAddressIsFrozen(t *testing.T) {
 	}
 }
 
-// The name of a frozen server is given to another one: the connection to the frozen
+// If the name of a frozen server moves to another server, the connection to the frozen
 // one is given up.
 func TestNameOfAFrozenServerMoves(t *testing.T) {
 	t.Parallel()
@@ -50,8 +50,8 @@ func TestNameOfAFrozenServerMoves(t *testing.T) {
 	require.Equal(t, []string{alias.Endpoint}, b.Endpoints())
 }
 
-// TLS verifies the name, also where one of its addresses is dialled that the
-// certificate is valid for.
+// TLS verifies the name, even if the certificate is valid for the address that is
+// dialled.
 func TestNameIsVerified(t *testing.T) {
 	t.Parallel()
 	certificate := httptest.NewTLSServer(http.NotFoundHandler())
@@ -83,8 +83,8 @@ func TestNameIsVerified(t *testing.T) {
 	}
 }
 
-// Members that are given by address, and list names, are one endpoint each, and
-// have one connection each.
+// A member that is configured by address and lists its name is one endpoint with one
+// connection.
 func TestMemberIsOneEndpoint(t *testing.T) {
 	t.Parallel()
 	names := fault.NewResolver(nil)
@@ -110,8 +110,7 @@ func TestMemberIsOneEndpoint(t *testing.T) {
 	b, err := New(config)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.Close()) })
-	// Also the connections end that were made before it was known which member
-	// answers where.
+	// The connections that were made before the members were identified are closed too.
 	require.Eventually(t, func() bool {
 		each := accepted[0].Load() == 1 && accepted[1].Load() == 1
 		return listed.Load() > 0 && each && len(b.Endpoints()) == 2

@@ -20,8 +20,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// prompt is far less than the budget: what is answered within it did not wait
-// for its end.
+// prompt is far less than the budget. A call that returns within it did not wait for the
+// end of the budget.
 const prompt = 2 * time.Second
 
 // requireFull checks the error of a call on a store without space.
@@ -29,11 +29,11 @@ func requireFull(t *testing.T, err error) {
 	t.Helper()
 	require.Equal(t, dcs.ErrUnavailable, dcs.KindOf(err), "%v", err)
 	require.ErrorContains(t, err, "space")
-	require.ErrorContains(t, err, "alarm", "the error names the remedy")
+	require.ErrorContains(t, err, "alarm", "the error must name the remedy")
 }
 
-// P10, P14: etcd applies the transaction that crosses its quota and answers it
-// with NOSPACE. The answer is unclear, and the marker proves the yes.
+// P10, P14: etcd applies the transaction that crosses its quota and answers with NOSPACE.
+// The outcome is unclear, and the marker proves that it was applied.
 func TestWriteThatCrossesTheQuotaIsSettled(t *testing.T) {
 	f := newFakeStore()
 	_, store := f.client(t, Config{})
@@ -47,8 +47,8 @@ func TestWriteThatCrossesTheQuotaIsSettled(t *testing.T) {
 	require.True(t, h.Valid())
 }
 
-// P11: on a full store the marker is won by deleting it, so that a refused
-// Commit is a definite no that comes at once.
+// P11: on a full store the marker is won by deleting it, so that a refused Commit fails
+// definitely and at once.
 func TestFullStoreRefusesForCertain(t *testing.T) {
 	f := newFakeStore()
 	b, store := f.client(t, Config{})
@@ -68,8 +68,8 @@ func TestFullStoreRefusesForCertain(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// A copy that was given up on a full store and lands once there is space finds
-// its marker gone.
+// A copy that was given up on a full store and arrives once there is space is refused,
+// because its marker was deleted.
 func TestLateCopyAfterAFullStore(t *testing.T) {
 	f := newFakeStore()
 	_, store := f.client(t, Config{})
@@ -92,8 +92,8 @@ func TestLateCopyAfterAFullStore(t *testing.T) {
 	require.Nil(t, f.key("k"))
 }
 
-// A full store keeps its holders, frees the locks they release, and gives waiters
-// an error that names the space. It serves again as soon as it has space.
+// On a full store, Holds stay valid, Release frees the lock, and Acquire returns an error
+// that names the remedy. All calls succeed again as soon as the store has space.
 func TestFullStoreHoldsAndReleases(t *testing.T) {
 	f := newFakeStore()
 	_, store := f.client(t, Config{})
@@ -123,8 +123,8 @@ func TestFullStoreHoldsAndReleases(t *testing.T) {
 	require.NoError(t, kept.Release(within(t, prompt)))
 }
 
-// P10: a removal without a marker whose answer is lost may have been applied. It
-// is repeated, and is not answered as a definite no.
+// P10: a removal without a marker whose answer is lost may have been applied. It is
+// repeated, and does not fail definitely.
 func TestRemovalOnAFullStoreWithALostAnswer(t *testing.T) {
 	for name, applied := range map[string]bool{"applied": true, "lost": false} {
 		t.Run(name, func(t *testing.T) {
@@ -188,8 +188,8 @@ func TestRemovalOnAFullStoreIsSettled(t *testing.T) {
 	require.Nil(t, f.key("a"))
 }
 
-// P7, P13: without a marker only those transactions are sent of which one copy
-// at most can be applied.
+// P7, P13: only transactions of which at most one copy can be applied are sent without a
+// marker.
 func TestOnlyDeletionsOfARevisionGoWithoutAMarker(t *testing.T) {
 	f := newFakeStore()
 	_, store := f.client(t, Config{})
@@ -215,8 +215,8 @@ func TestOnlyDeletionsOfARevisionGoWithoutAMarker(t *testing.T) {
 	require.Nil(t, f.key("a"))
 }
 
-// A Grant that crosses the quota is a lease: it is revoked before the Grant is
-// answered as refused.
+// A Grant that crosses the quota makes a lease, which is revoked before the Grant
+// fails as refused.
 func TestGrantThatCrossesTheQuotaIsRevoked(t *testing.T) {
 	f := newFakeStore()
 	_, store := f.client(t, Config{})
@@ -237,9 +237,8 @@ func TestGrantThatCrossesTheQuotaIsRevoked(t *testing.T) {
 	require.ErrorContains(t, err, "space")
 }
 
-// The real server: what is answered while it fills up is true, a Hold outlives
-// the alarm, a Release frees the lock, and everything works within two seconds
-// of disarming.
+// On a real server, the answers while it fills up are correct, a Hold outlives the alarm,
+// a Release frees the lock, and every call succeeds within two seconds of disarming.
 func TestRealStoreRunsFull(t *testing.T) {
 	t.Parallel()
 	c := testcluster.New(t, testcluster.Options{

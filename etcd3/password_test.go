@@ -24,13 +24,12 @@ func withPassword(t *testing.T) (f *fakeAuth, store *dcs.Store, file string) {
 	return f, store, file
 }
 
-// change gives the user of the fake etcd another password; tokens end with it.
+// change gives the user of the fake etcd another password and invalidates all tokens.
 func (f *fakeAuth) change(password string) {
 	f.set(func() { f.password, f.valid = password, "" })
 }
 
-// While a password changes, in etcd and in the file in either order, no call
-// fails.
+// No call fails while a password changes in etcd and in the file, in either order.
 func TestPasswordRotationCostsNoCall(t *testing.T) {
 	f, store, file := withPassword(t)
 	var calls sync.WaitGroup
@@ -51,7 +50,7 @@ func TestPasswordRotationCostsNoCall(t *testing.T) {
 	answered()
 	f.change("two")
 	before := f.logins.Load()
-	require.Eventually(t, func() bool { return f.logins.Load() > before+2 }, 5*time.Second, time.Millisecond, "the login is tried again")
+	require.Eventually(t, func() bool { return f.logins.Load() > before+2 }, 5*time.Second, time.Millisecond, "the login is repeated")
 	require.NoError(t, os.WriteFile(file, []byte("two\n"), 0o600))
 	answered()
 
@@ -64,8 +63,8 @@ func TestPasswordRotationCostsNoCall(t *testing.T) {
 	calls.Wait()
 }
 
-// A password that never was right is refused at once, and one that is wrong for
-// longer than RetryTimeout too.
+// A password that was never accepted is refused at once. One that was accepted before is
+// refused after RetryTimeout.
 func TestWrongPasswordIsRefused(t *testing.T) {
 	t.Parallel()
 	f := &fakeAuth{fakeStore: newFakeStore(), password: "one"}

@@ -14,8 +14,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
-// appliesOnce reports whether t only deletes, and at most one copy of it can be
-// applied, ever: it deletes a key at a revision, which does not come back (P7).
+// appliesOnce reports whether t only deletes, and at most one copy of it can ever be
+// applied, because it deletes a key at a revision, which never comes back (P7).
 func appliesOnce(t dcs.Txn) bool {
 	for _, w := range t.Then {
 		if !w.Delete {
@@ -27,17 +27,17 @@ func appliesOnce(t dcs.Txn) bool {
 	})
 }
 
-// removal is a Commit without a marker, on a store that is full, of a transaction
-// that [appliesOnce]. It can be sent again (P13). Without a marker, a condition
-// that fails while a copy is unclear does not say whether that copy was applied
-// (P10, P11).
+// A removal is a Commit without a marker on a full store. [appliesOnce] must hold for
+// its transaction, so that it can be sent again (P13). Without a marker, a condition
+// that fails while a copy is unclear does not show whether that copy was applied (P10,
+// P11).
 type removal struct {
 	b       *Backend
 	txn     dcs.Txn
 	unclear atomic.Int64 // copies that may have been applied
 }
 
-// run sends copies of r until one is answered.
+// run sends copies of r until one is answered, and returns the outcome of the call op.
 func (r *removal) run(ctx context.Context, op string) (dcs.Revision, error) {
 	key := r.txn.Then[0].Key
 	a, err := do(r.b.c.name(ctx, "Commit"), r.b, endpoint.Write, r.send)
@@ -58,7 +58,7 @@ func (r *removal) run(ctx context.Context, op string) (dcs.Revision, error) {
 	return 0, fail
 }
 
-var errRemoved = errors.New("the transaction cannot be applied any more; an unanswered copy may have been applied before")
+var errRemoved = errors.New("the transaction cannot be applied any more; an unanswered copy of the transaction may have been applied")
 
 // send sends one copy to one member.
 func (r *removal) send(ctx context.Context, c *conn) (*pb.TxnResponse, error) {

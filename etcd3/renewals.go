@@ -16,32 +16,32 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
-// renewals is the stream of renewals to one member. It stays open: a stream of
-// its own for each renewal costs five times as much. No lock is held while
-// anything waits for the network, so that each renewal ends with its own context.
+// renewals is the stream of renewals to one member. It stays open, because a separate
+// stream for each renewal costs five times as much. No lock is held while a call waits
+// for the network, so that each renewal ends with its own context.
 type renewals struct {
 	c       *conn
 	opening backend.Flight[*renewStream]
-	queued  atomic.Bool // a stream is waited for, not a login
+	queued  atomic.Bool // the opening waits for a stream, not for a login
 
 	mu sync.Mutex
 	s  *renewStream // nil: none
 }
 
-// renewStream is one stream. Answers carry no number; they come in the order
-// of the requests.
+// renewStream is one stream. Answers carry no number and come in the order of the
+// requests.
 type renewStream struct {
 	r        *renewals
 	stream   pb.Lease_LeaseKeepAliveClient
 	cancel   context.CancelFunc
-	token    authToken         // that it was opened with
-	requests chan *sentRenewal // to write
+	token    authToken         // the token of the request that opened it
+	requests chan *sentRenewal // requests to write
 	over     chan struct{}     // closed once the stream has ended
 
 	mu      sync.Mutex
 	waiting []*sentRenewal
 	err     error // why the stream has ended
-	given   bool  // given up by us
+	given   bool  // given up by the client
 }
 
 // sentRenewal is one request.
@@ -52,7 +52,7 @@ type sentRenewal struct {
 	answer  chan *pb.LeaseKeepAliveResponse // has room for one
 }
 
-// send asks for one renewal and returns when the request was written.
+// send sends one renewal and returns when the request was written.
 func (r *renewals) send(ctx context.Context, id int64) (*sentRenewal, error) {
 	s, err := r.open(ctx)
 	if err != nil {
@@ -79,7 +79,7 @@ func (r *renewals) send(ctx context.Context, id int64) (*sentRenewal, error) {
 	}
 }
 
-// open returns the stream, a new one if need be.
+// open returns the stream. If there is none, it opens one.
 func (r *renewals) open(ctx context.Context) (*renewStream, error) {
 	c := r.c
 	return r.opening.Do(ctx, c.b.life, c.b.c.Timing.RetryTimeout, r.opened, func(ctx context.Context) (*renewStream, error) {
@@ -88,7 +88,7 @@ func (r *renewals) open(ctx context.Context) (*renewStream, error) {
 			return nil, err
 		}
 		life, cancel := context.WithCancel(c.b.life)
-		// Opening waits for a connection.
+		// The opening waits for a connection, and must end with ctx.
 		stop := context.AfterFunc(ctx, cancel)
 		r.queued.Store(true)
 		stream, err := c.lease.LeaseKeepAlive(outgoing(c.b.c.name(life, "Renew"), token))
@@ -113,8 +113,8 @@ func (r *renewals) opened() (*renewStream, bool) {
 	return r.s, r.s != nil
 }
 
-// write sends the requests, in the order in which their answers are waited for,
-// until the stream ends.
+// write sends the requests until the stream ends. It appends each to waiting first, so
+// that waiting has the order of the answers.
 func (s *renewStream) write() {
 	for {
 		select {
@@ -125,7 +125,7 @@ func (s *renewStream) write() {
 			s.waiting = append(s.waiting, w)
 			s.mu.Unlock()
 			if s.stream.Send(&pb.LeaseKeepAliveRequest{ID: w.id}) != nil {
-				s.r.drop(s) // the reader gets the stream's own error
+				s.r.drop(s) // read gets the error of the stream
 				return
 			}
 			close(w.written)
@@ -133,7 +133,7 @@ func (s *renewStream) write() {
 	}
 }
 
-// read hands the answers out, in order, until the stream ends.
+// read passes the answers to the waiting requests, in order, until the stream ends.
 func (s *renewStream) read() {
 	for {
 		answer, err := s.stream.Recv()
@@ -153,8 +153,8 @@ func (s *renewStream) read() {
 	}
 }
 
-// drop gives a stream up (nil: whichever there is). The next renewal opens a
-// new one: behind a request that a member does not answer, none is.
+// drop gives up the stream s, or the current one if s is nil. The next renewal opens a
+// new one, because no request is answered after one that the member does not answer.
 func (r *renewals) drop(s *renewStream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -170,7 +170,7 @@ func (r *renewals) drop(s *renewStream) {
 	}
 }
 
-// giveUp ends the stream on our side.
+// giveUp cancels the stream.
 func (s *renewStream) giveUp() {
 	s.mu.Lock()
 	s.given = s.given || s.err == nil
@@ -185,16 +185,16 @@ func (s *renewStream) abandon(ctx context.Context) error {
 }
 
 var (
-	errStream = errors.New("the stream of renewals ended")
-	// errGivenUp is nobody's fault: the renewal that gave the stream up says whose
-	// silence it was.
-	errGivenUp = errors.New("the stream of renewals was given up by another renewal on it")
-	// errNewToken says that the request can be sent again, with a new token.
-	errNewToken = errors.New("the token had expired")
+	errStream = errors.New("the stream of lease renewals ended")
+	// errGivenUp blames no member. The renewal that gave the stream up records the
+	// silence.
+	errGivenUp = errors.New("the stream of lease renewals was given up by another renewal on the same stream")
+	// errNewToken means that the request can be sent again with a new token.
+	errNewToken = errors.New("the authentication token had expired")
 )
 
-// failure says why the stream has ended. If its token had expired, it fetches a
-// new one and returns an errNewToken.
+// failure returns the reason why the stream has ended. If the token had expired,
+// failure logs in again and returns an error that wraps errNewToken.
 func (s *renewStream) failure(ctx context.Context) error {
 	s.mu.Lock()
 	err, given := cmp.Or(s.err, errStream), s.given
@@ -213,7 +213,7 @@ func (s *renewStream) failure(ctx context.Context) error {
 	return fmt.Errorf("%w: %w", errNewToken, failed)
 }
 
-// wait returns the answer.
+// wait waits for the answer until ctx is done or the stream has ended.
 func (w *sentRenewal) wait(ctx context.Context) (*pb.LeaseKeepAliveResponse, error) {
 	select {
 	case a := <-w.answer:

@@ -16,8 +16,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// No call fails while authority and certificates are replaced, with a new
-// connection after each step.
+// No call fails while the authority and the certificates are replaced. Each step is
+// followed by a new connection.
 func TestCertificateRotationCostsNoCall(t *testing.T) {
 	r := testcluster.NewRotation(t)
 	f := newFakeStore()
@@ -33,7 +33,7 @@ func TestCertificateRotationCostsNoCall(t *testing.T) {
 	require.ErrorIs(t, err, dcs.ErrUnauthorized)
 }
 
-// A server whose certificate is not verified is named in the log.
+// A warning names a server whose certificate is not verified.
 func TestUnverifiedServerIsWarnedOf(t *testing.T) {
 	r := testcluster.NewRotation(t)
 	var log bytes.Buffer

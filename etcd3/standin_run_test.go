@@ -15,8 +15,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// Where no packets can be dropped, a stand-in takes the half-healthy member's
-// place: the client leaves it as it leaves the real one.
+// Where no packets can be dropped, a stand-in replaces the half-healthy member. The
+// client ejects it like the real one.
 func TestStandInIsLeft(t *testing.T) {
 	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Etcd, Loopback: true})
 	s := (&suite{testcluster.Env{Cluster: c}}).fresh(t)
@@ -47,7 +47,7 @@ func TestStandInIsLeft(t *testing.T) {
 	require.Less(t, slowest, time.Second)
 }
 
-// The stand-in answers as a member does that is really cut off.
+// The stand-in answers like a real member that is cut off.
 func TestStandInAnswersAsTheRealOne(t *testing.T) {
 	s := newSuite(t)
 	if s.Cluster == nil || !s.Cluster.HasNetwork() {
@@ -84,7 +84,7 @@ func TestStandInAnswersAsTheRealOne(t *testing.T) {
 				},
 			}
 			for what, call := range calls {
-				// At first nothing, then "no leader", at once.
+				// At first there is no answer, and later "no leader" at once.
 				require.Eventually(t, func() bool {
 					short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 					defer cancel()
@@ -96,7 +96,7 @@ func TestStandInAnswersAsTheRealOne(t *testing.T) {
 			_, err = pb.NewMaintenanceClient(cc).Status(ctx, &pb.StatusRequest{})
 			require.ErrorContains(t, err, "no leader")
 			_, err = pb.NewKVClient(cc).Range(t.Context(), &pb.RangeRequest{Key: []byte("k"), Serializable: true})
-			require.NoError(t, err, "a stale answer, for who asks for one")
+			require.NoError(t, err, "a serializable read must get a stale answer")
 			status, err := pb.NewMaintenanceClient(cc).Status(t.Context(), &pb.StatusRequest{})
 			require.NoError(t, err)
 			require.Zero(t, status.Leader)

@@ -15,12 +15,12 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// standIn answers as an etcd follower does that is cut off from its peers,
-// recorded on etcd 3.7.3 in network namespaces: nothing for 3.4 s, "request
-// timed out" after 7 s; from then on "no leader", at once, to whoever asks with
-// hasleader. Progress requests are answered with an old revision until then,
-// Status always. It takes the place of a real one where no namespace can be
-// made.
+// standIn answers like an etcd follower that is cut off from its peers, as recorded on
+// etcd 3.7.3 in network namespaces. For the first 3.4 s a call gets no answer, and
+// fails with "request timed out" after 7 s. From then on calls with hasleader fail
+// with "no leader" at once. Until then progress requests are answered with an old
+// revision. Status is always answered. It replaces a real follower where no namespaces
+// can be made.
 type standIn struct {
 	pb.UnimplementedKVServer
 	pb.UnimplementedLeaseServer
@@ -33,9 +33,10 @@ type standIn struct {
 }
 
 const (
-	// noticed is when the member knows that it has no leader.
+	// noticed is the time at which the member detects that it has no leader.
 	noticed = 3400 * time.Millisecond
-	// requestTimeout is what the member waits for a proposal or a read index.
+	// requestTimeout is the time for which the member waits for a proposal or a read
+	// index.
 	requestTimeout = 7 * time.Second
 )
 
@@ -62,7 +63,8 @@ func newStandIn(tb testing.TB, header *pb.ResponseHeader) (addr string) {
 	return l.Addr().String()
 }
 
-// refused is what whoever asks with hasleader hears once the member knows.
+// refused returns the error of a request with hasleader, once the member has detected
+// that it has no leader.
 func (s *standIn) refused(ctx context.Context) error {
 	if len(metadata.ValueFromIncomingContext(ctx, "hasleader")) > 0 && time.Since(s.cut) >= noticed {
 		return errNoLeader
@@ -70,7 +72,7 @@ func (s *standIn) refused(ctx context.Context) error {
 	return nil
 }
 
-// stuck is what becomes of a call that needs the quorum.
+// stuck returns the error of a call that needs the quorum.
 func (s *standIn) stuck(ctx context.Context) error {
 	if err := s.refused(ctx); err != nil {
 		return err
@@ -85,7 +87,8 @@ func (s *standIn) stuck(ctx context.Context) error {
 	}
 }
 
-// streaming is what becomes of a stream: it ends once the member knows.
+// streaming returns the error of a stream, once the member has detected that it has no
+// leader.
 func (s *standIn) streaming(ctx context.Context) error {
 	t := time.NewTimer(noticed - time.Since(s.cut))
 	defer t.Stop()
@@ -132,7 +135,8 @@ func (s *standIn) LeaseKeepAlive(stream pb.Lease_LeaseKeepAliveServer) error {
 	return s.streaming(stream.Context())
 }
 
-// Watch answers creations and progress requests, with the revision of then.
+// Watch answers creations and progress requests with the revision at which the member was
+// cut off.
 func (s *standIn) Watch(stream pb.Watch_WatchServer) error {
 	over := make(chan error, 1)
 	go func() { over <- s.streaming(stream.Context()) }()

@@ -25,7 +25,7 @@ var params = slices.Concat([]dcs.Param{
 	backend.WaitParam,
 }, backend.SRVParams("_etcd-client._tcp (with TLS _etcd-client-ssl._tcp)"), backend.TLSParams())
 
-// open makes a Backend that the store has answered one question.
+// open returns a Backend after the store has answered one read.
 func open(ctx context.Context, c Config, wait bool) (*Backend, error) {
 	return backend.Connect(ctx, c.Timing, c.Logger, wait, func() (*Backend, error) { return New(c) }, (*Backend).ready)
 }
@@ -43,7 +43,7 @@ func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
 	if u.Params["srv"] != "" {
 		c.SRV, c.SRVSuffix, c.Endpoints = u.Params["srv"], u.Params["srv_suffix"], nil
 	} else if u.Params["srv_suffix"] != "" {
-		faults.Add("option srv_suffix is given without srv")
+		faults.Add("option srv_suffix is set without srv: set both or neither")
 	}
 	hosts, root := faults.Place(u, exampleURL, c.SRV != "" || len(c.Endpoints) > 0)
 	c.Root = root
@@ -57,7 +57,7 @@ func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
 	c.Slots = faults.Number(u, "slots", "16")
 	c.NoDiscovery = !faults.Bool(u, "discovery", true)
 	if (u.Params["password_file"] == "") != (u.Params["username"] == "") {
-		faults.Add("options username and password_file belong together")
+		faults.Add("options username and password_file must be set together: set both or neither")
 	} else if u.Params["username"] != "" {
 		c.Username, c.PasswordFile, c.Password = u.Params["username"], u.Params["password_file"], ""
 	}
@@ -67,7 +67,8 @@ func configFromURL(u *dcs.URL, o dcs.Options) (Config, error) {
 // FromEnvironment returns a Config with the settings that etcdctl takes from the
 // environment: ETCDCTL_ENDPOINTS, ETCDCTL_DISCOVERY_SRV, ETCDCTL_DISCOVERY_SRV_NAME,
 // ETCDCTL_CACERT, ETCDCTL_CERT, ETCDCTL_KEY, ETCDCTL_INSECURE_SKIP_TLS_VERIFY,
-// ETCDCTL_USER and ETCDCTL_PASSWORD. Root and the rest are the caller's to set. No
+// ETCDCTL_USER and ETCDCTL_PASSWORD. The caller must set Root, and may set the other
+// fields. If settings are invalid, the error is ErrInvalid and names all of them. No
 // other function of this package reads the environment.
 func FromEnvironment() (Config, error) {
 	var faults backend.Faults
@@ -94,7 +95,7 @@ func fromEnvironment(faults *backend.Faults) Config {
 	}
 	c.Username, c.Password = user, password
 	if (user == "") != (password == "") {
-		faults.Add("environment variables ETCDCTL_USER and ETCDCTL_PASSWORD: name both, or user:password in ETCDCTL_USER")
+		faults.Add("environment variables ETCDCTL_USER and ETCDCTL_PASSWORD must be set together: set both, or user:password in ETCDCTL_USER")
 	}
 	return c
 }

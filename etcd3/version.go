@@ -12,48 +12,48 @@ import (
 	"google.golang.org/grpc"
 )
 
-// defect is a fault of some etcd releases that concerns this package.
+// A defect is a defect of some etcd releases that concerns this package.
 type defect struct {
 	issue int // of github.com/etcd-io/etcd
-	// fixed is the first release without the defect, and since the first one
-	// with it, for each minor version of etcd 3. Without since every release
-	// before fixed has it. A minor version that fixed does not list has it if
-	// all that are listed are newer and since is empty.
+	// fixed has the first patch release without the defect, and since the first one
+	// with it, for each minor version of etcd 3. Every release before fixed has the
+	// defect if since does not list its minor version. A minor version that fixed does
+	// not list has the defect if all listed ones are newer and since is empty.
 	fixed, since map[int]int
 	effect       string
-	// noProgress says that the answers about a watch's progress cannot be used.
+	// noProgress means that the answers to progress requests cannot be used.
 	noProgress bool
 }
 
-// defects are the known ones.
+// defects are the known defects.
 var defects = []defect{
 	{
 		issue: 13766, fixed: map[int]int{5: 3}, since: map[int]int{5: 0},
-		effect: "members that are killed under load can have different data afterwards",
+		effect: "members that are killed under load can have different data after their restart",
 	},
 	{
 		issue: 14254, fixed: map[int]int{4: 20, 5: 7},
-		effect: "a store that is full refuses reads of several keys and deletions too, so that renewals fail and locks are not released",
+		effect: "a full store also refuses deletions and reads of several keys, so that renewals fail and locks are not released",
 	},
 	{
 		issue: 15220, fixed: map[int]int{4: 25, 5: 8}, noProgress: true,
-		effect: "an answer about the progress of a watch can overtake events; the tree is read instead",
+		effect: "the answer to a progress request of a watch can overtake events; Holdfast reads the tree instead",
 	},
 	{
 		issue: 17557, fixed: map[int]int{4: 31, 5: 13}, since: map[int]int{4: 25, 5: 8}, noProgress: true,
-		effect: "an idle watch answers no question about its progress; the tree is read instead",
+		effect: "an idle watch does not answer progress requests; Holdfast reads the tree instead",
 	},
 	{
 		issue: 15247, fixed: map[int]int{4: 31, 5: 13},
-		effect: "a leader that hung revokes leases that were renewed at its successor: a lock can be taken before the deadline of its holder",
+		effect: "a leader that hung revokes leases that were renewed at its successor, so that a lock can be taken before the deadline of its holder",
 	},
 	{
 		issue: 20547, fixed: map[int]int{4: 38, 5: 23, 6: 5},
-		effect: "the renewal of a lease that is being revoked can be confirmed: a lock can be taken before the deadline of its holder",
+		effect: "the renewal of a lease that is being revoked can be confirmed, so that a lock can be taken before the deadline of its holder",
 	},
 	{
 		issue: 20418, fixed: map[int]int{4: 42, 5: 28, 6: 9},
-		effect: "a member that was paused can answer a linearizable read with old data, on which a renewal rests",
+		effect: "a member that was paused can answer a linearizable read with old data, so that the renewal which depends on the read is confirmed wrongly",
 	},
 }
 
@@ -70,8 +70,8 @@ func (d defect) in(minor, patch int) bool {
 	return len(d.since) == 0
 }
 
-// defectsOf returns the defects of a server's version, like "3.5.7", and false
-// for one that cannot be read. A pre-release counts as its release.
+// defectsOf returns the defects of a server's version, like "3.5.7", and whether the
+// version could be parsed. A pre-release counts as its release.
 func defectsOf(version string) ([]defect, bool) {
 	version, _, _ = strings.Cut(version, "-")
 	version, _, _ = strings.Cut(version, "+")
@@ -98,7 +98,7 @@ func defectsOf(version string) ([]defect, bool) {
 	return out, true
 }
 
-// status asks a member for its status and takes note of its version.
+// status returns the status of a member. It records the version, and logs its defects.
 func (c *conn) status(ctx context.Context) (*pb.StatusResponse, error) {
 	s, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.StatusResponse, error) {
 		return c.state.Status(ctx, &pb.StatusRequest{}, o...)
@@ -111,7 +111,7 @@ func (c *conn) status(ctx context.Context) (*pb.StatusResponse, error) {
 	return s, c.b.seen(c, s.Header)
 }
 
-// warn logs the defects of a server's version, once for each address and version.
+// warn logs the defects of a server's version once for each address and version.
 func (b *Backend) warn(addr, version string) {
 	known, _ := defectsOf(version)
 	if len(known) == 0 {
@@ -131,7 +131,7 @@ func (b *Backend) warn(addr, version string) {
 	b.c.Logger.Warn("etcd server has known defects: upgrade it", "endpoint", addr, "version", version, "defects", strings.Join(list, "; "), "fixed_in", fixedIn(known))
 }
 
-// fixedIn names the first releases that have none of the defects.
+// fixedIn returns the first releases that have none of the defects.
 func fixedIn(known []defect) string {
 	releases := map[int]int{}
 	for _, d := range known {
@@ -146,8 +146,8 @@ func fixedIn(known []defect) string {
 	return strings.Join(out, ", ")
 }
 
-// answersProgress reports whether the member's answers about the progress of a
-// watch can be used. A version that is not known is not trusted.
+// answersProgress reports whether the member's answers to progress requests can be
+// used. Those of an unknown version cannot.
 func (c *conn) answersProgress(ctx context.Context) bool {
 	version := c.version.Load()
 	if version == nil {

@@ -54,7 +54,7 @@ func TestKnownDefects(t *testing.T) {
 	}
 }
 
-// watchOrder is how a fakeWatch answers a request for progress.
+// watchOrder is the way in which a fakeWatch answers a progress request.
 type watchOrder int
 
 const (
@@ -63,8 +63,8 @@ const (
 	noProgress               // etcd #17557
 )
 
-// fakeWatch is a fakeStore whose watch shows no event before it was asked for
-// progress: the worst that a server may do.
+// fakeWatch is a fakeStore whose watch sends no event before a progress request, which is
+// the longest delay that a server may cause.
 type fakeWatch struct {
 	*fakeStore
 	pb.UnimplementedWatchServer
@@ -115,8 +115,8 @@ func (f *fakeWatch) Watch(s pb.Watch_WatchServer) error {
 	}
 }
 
-// An answer about progress that overtakes events must not hide them, and a server
-// that answers none is not at fault.
+// An answer to a progress request that overtakes events must not hide them. A server that
+// does not answer progress requests is not blamed.
 func TestWatchOfEachVersion(t *testing.T) {
 	for version, order := range map[string]watchOrder{"3.7.3": eventsFirst, "3.5.7": progressFirst, "3.5.9": noProgress, "unknown": progressFirst} {
 		t.Run(version, func(t *testing.T) {
@@ -138,22 +138,22 @@ func TestWatchOfEachVersion(t *testing.T) {
 			}()
 			require.Eventually(t, func() bool { return b.copy.Begins() > 0 }, 5*time.Second, time.Millisecond)
 			f.write("w/k")
-			_, err = store.Get(t.Context(), "other") // its answer names the new revision
+			_, err = store.Get(t.Context(), "other") // the answer names the new revision
 			require.ErrorIs(t, err, dcs.ErrNotFound)
 			select {
 			case s := <-got:
 				_, found := s.Get("w/k")
 				require.True(t, found)
 			case <-time.After(3 * time.Second):
-				t.Fatal("the Wait sleeps on")
+				t.Fatal("the Wait did not return")
 			}
-			time.Sleep(3 * b.copy.Every) // nothing may happen meanwhile
+			time.Sleep(3 * b.copy.Every) // nothing may change during this time
 			blamed.Range(func(change, reason any) bool { t.Errorf("%v: %v", change, reason); return true })
 		})
 	}
 }
 
-// write stores a key and keeps its event back.
+// write stores a key and holds back the event.
 func (f *fakeWatch) write(key string) {
 	f.fakeStore.mu.Lock()
 	defer f.fakeStore.mu.Unlock()
@@ -163,7 +163,7 @@ func (f *fakeWatch) write(key string) {
 	f.events = append(f.events, &pb.WatchResponse{Header: f.header(), Events: putEvent(f.keys["/t/"+key])})
 }
 
-// A server with known defects is named in the log, once.
+// A server with known defects is logged once.
 func TestKnownDefectsAreWarnedOf(t *testing.T) {
 	var mu sync.Mutex
 	var log bytes.Buffer
@@ -179,7 +179,7 @@ func TestKnownDefectsAreWarnedOf(t *testing.T) {
 	_, err := store.Snapshot(t.Context(), "")
 	require.NoError(t, err)
 	require.Contains(t, written(), "version=3.5.7")
-	require.Contains(t, written(), "3.5.28", "the release without all of them")
+	require.Contains(t, written(), "3.5.28", "the first release without any of the defects")
 	require.Equal(t, 1, strings.Count(written(), "issues/15247"), written())
 }
 

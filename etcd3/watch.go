@@ -17,7 +17,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 )
 
-// source is what the copy of the tree is made from.
+// source returns the functions from which the watch cache is built.
 func (b *Backend) source() watchcache.Source {
 	return watchcache.Source{
 		Backend: backendName, Budget: b.c.Timing.RetryTimeout, Life: b.c.name(b.life, "Wait"), Pool: b.pool,
@@ -34,8 +34,8 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 	return b.copy.Wait(ctx, prefix, since)
 }
 
-// noDeletesSince reads the keys of an older revision. One that has been compacted
-// counts as changed.
+// noDeletesSince reports whether no key under prefix was deleted after since. It compares
+// present with the keys at since. A revision that has been compacted counts as changed.
 func (b *Backend) noDeletesSince(ctx context.Context, prefix string, since dcs.Revision, present map[string]bool) bool {
 	ranges := b.ranges(prefix)
 	for _, r := range ranges {
@@ -56,14 +56,14 @@ func (b *Backend) noDeletesSince(ctx context.Context, prefix string, since dcs.R
 	return true
 }
 
-// view is the watch at one member.
+// A view is the watch at one member.
 type view struct {
 	b        *Backend
 	w        *watchcache.Watch
 	c        *conn // set by Follow
 	from     dcs.Revision
-	events   []*mvccpb.Event // of a message that came in parts
-	answered chan struct{}   // receives when the stream brings something
+	events   []*mvccpb.Event // received parts of a fragmented message
+	answered chan struct{}   // receives a value after each message
 	rereads  bool            // the tree is read instead of asking for progress
 
 	mu     sync.Mutex
@@ -75,9 +75,9 @@ func (b *Backend) view(w *watchcache.Watch) watchcache.Stream {
 	return &view{b: b, w: w, from: b.copy.Tree.Revision(), answered: make(chan struct{}, 1)}
 }
 
-// Follow watches until that fails, with a new token where the old one had
-// expired. Some releases end such a watch as one that the user has no right to,
-// so that the denial is believed of a new token only.
+// Follow watches until the watch fails. If the token had expired, it watches again
+// with a new one. Some releases end a watch with an expired token as one that the user
+// has no permission for, so that only the denial of a new token counts.
 func (v *view) Follow(ctx context.Context) error {
 	c, err := v.b.admitted(ctx, v.w.Endpoint())
 	if err != nil {
@@ -100,9 +100,9 @@ func (v *view) Follow(ctx context.Context) error {
 	return c.failed(ctx, err, false)
 }
 
-// watch opens the watch and applies its messages. It begins at the copy's own
-// revision and drops what the copy has: from the one after it an idle member
-// would answer no question about progress.
+// watch opens the watch and applies its messages. It begins at the revision of the
+// cache and drops the events that the cache has. If it began at the next revision, an
+// idle member would not answer progress requests.
 func (v *view) watch(ctx context.Context, token authToken) error {
 	c := v.c
 	ctx, cancel := context.WithCancel(ctx)
@@ -120,7 +120,7 @@ func (v *view) watch(ctx context.Context, token authToken) error {
 	if err := stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: create}}); err != nil {
 		return c.failed(ctx, err, false)
 	}
-	// Asked once the stream is open, because both go through one connection then.
+	// The version is read after the stream was opened, so that both use one connection.
 	v.rereads = !c.answersProgress(ctx)
 	for {
 		r, err := stream.Recv()
@@ -133,14 +133,14 @@ func (v *view) watch(ctx context.Context, token authToken) error {
 	}
 }
 
-// Probe asks for progress. A member answers only when its watch has caught up with
-// what the member itself knows.
+// Probe sends a progress request. A member answers it only when the watch has caught
+// up with the revision of the member itself.
 func (v *view) Probe(ctx context.Context) error {
 	if v.rereads {
 		return v.reread(ctx)
 	}
 	select {
-	case <-v.answered: // before the question
+	case <-v.answered: // received before the request
 	default:
 	}
 	v.mu.Lock()
@@ -154,12 +154,12 @@ func (v *view) Probe(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
-	<-ctx.Done() // the end of a stream is for Follow to report
+	<-ctx.Done() // Follow reports the end of the stream
 	return ctx.Err()
 }
 
-// reread takes the whole tree from the member. Events that come later are then
-// dropped as far as the tree has them already.
+// reread reads the whole tree from the member. Events that arrive later are dropped if
+// the tree has them already.
 func (v *view) reread(ctx context.Context) error {
 	ranges, header, err := v.b.read(ctx, v.c, v.b.ranges("")...)
 	if err != nil {
@@ -209,7 +209,7 @@ func (v *view) canceled(r *pb.WatchResponse) error {
 	switch {
 	case r.CompactRevision > 0:
 		v.b.copy.Forget()
-		f.Err = fmt.Errorf("the watch fell behind a compaction at revision %d: reading the tree again", r.CompactRevision)
+		f.Err = fmt.Errorf("the watch fell behind a compaction at revision %d; reading the tree again", r.CompactRevision)
 	case strings.Contains(r.CancelReason, "permission denied"):
 		f.Err, f.Kind, f.Unconfirmed = errDenied, dcs.ErrUnauthorized, true
 	default:
@@ -218,8 +218,8 @@ func (v *view) canceled(r *pb.WatchResponse) error {
 	return f
 }
 
-// apply passes events on that the copy does not have, one revision after the
-// other, so that no Snapshot is torn.
+// apply applies the events that the cache does not have, one whole revision after the
+// other, so that every Snapshot is consistent.
 func (v *view) apply(events []*mvccpb.Event) {
 	for len(events) > 0 {
 		rev, n := events[0].Kv.ModRevision, 0

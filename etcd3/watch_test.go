@@ -13,8 +13,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// A watch that fell behind a compaction begins anew, and what happened
-// meanwhile is not missed: a deletion neither.
+// A watch that fell behind a compaction begins again. No change during that time is
+// missed, including deletions.
 func TestWatchSurvivesACompaction(t *testing.T) {
 	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Etcd})
 	s := (&suite{testcluster.Env{Cluster: c}}).fresh(t)
@@ -69,13 +69,13 @@ func TestWatchSurvivesACompaction(t *testing.T) {
 	case err := <-failed:
 		t.Fatal(err)
 	case <-time.After(15 * time.Second):
-		t.Fatal("the Wait sleeps on")
+		t.Fatal("the Wait did not return")
 	}
-	require.Greater(t, b.copy.Begins(), since.Revision, "the copy was made anew")
+	require.Greater(t, b.copy.Begins(), since.Revision, "the copy was made again")
 }
 
-// A Wait whose revision is older than the watch's copy returns only if
-// something below its prefix did change since.
+// A Wait whose revision is older than the copy of the watch returns only if a key below
+// its prefix has changed since.
 func TestWaitSinceBeforeTheCopy(t *testing.T) {
 	s := newSuite(t)
 	raw := s.open(t)
@@ -96,7 +96,7 @@ func TestWaitSinceBeforeTheCopy(t *testing.T) {
 	_, err = store.Wait(short, "w", since)
 	require.ErrorIs(t, err, context.DeadlineExceeded, "nothing changed below w")
 
-	// The copy is there now. One that begins later has to ask for deletions.
+	// The copy exists now. A Wait that begins later must check for deletions.
 	other, err := dcs.New(s.open(t), dcs.Options{Timing: suiteTiming})
 	require.NoError(t, err)
 	defer other.Close()

@@ -1,5 +1,5 @@
-// Package clientconfig makes the settings of package etcd3 from those of etcd's own
-// client. It is a package of its own so that other programs do not need that client.
+// Package clientconfig converts settings of etcd's own client to those of package
+// etcd3. It is a separate package so that other programs do not depend on that client.
 package clientconfig
 
 import (
@@ -11,12 +11,12 @@ import (
 )
 
 // FromClientConfig returns the settings of c for package etcd3: the endpoints with
-// http:// or https://, TLS, user, password, token and the options of gRPC. The
-// members of the cluster are discovered if AutoSyncInterval is set. Root and Timing
-// are the caller's to set. Time limits, keepalive, back-off, retries and message
-// sizes are left out, because package etcd3 derives its own from Timing. So are
-// Logger and LogConfig; see etcd3.Config.Logger. Settings that cannot be kept are
-// ErrInvalid, each by name.
+// http:// or https://, TLS, user, password, token and the options of gRPC. The members
+// of the cluster are discovered if AutoSyncInterval is set. The caller must set Root
+// and may set Timing. Time limits, keepalive, back-off, retries and message sizes are
+// left out, because package etcd3 derives its own from Timing. So are Logger and
+// LogConfig; see etcd3.Config.Logger. If a setting cannot be converted, the error is
+// ErrInvalid and names each such setting.
 func FromClientConfig(c clientv3.Config) (etcd3.Config, error) {
 	var faults backend.Faults
 	out := etcd3.Config{
@@ -28,10 +28,10 @@ func FromClientConfig(c clientv3.Config) (etcd3.Config, error) {
 		out.TLSFiles = &dcs.TLSFiles{}
 	}
 	if c.Context != nil && c.Context.Done() != nil {
-		faults.Add("Context: the life of a Backend ends with Close only: leave it out")
+		faults.Add("Context cannot be converted, because only Close ends a Backend: leave it nil")
 	}
 	if c.RejectOldCluster {
-		faults.Add("RejectOldCluster: known defects of servers are logged and do not refuse a server: leave it out")
+		faults.Add("RejectOldCluster cannot be converted, because a server with known defects is logged and not rejected: leave it false")
 	}
 	if err := faults.Err("etcd3"); err != nil {
 		return etcd3.Config{}, err

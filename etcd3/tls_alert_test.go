@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// brokenConn was reset while an answer waits to be read.
+// brokenConn is a connection that was reset while an answer is unread.
 type brokenConn struct {
 	net.Conn
 	waits error
@@ -21,11 +21,11 @@ func (c *brokenConn) Write([]byte) (int, error)       { return 0, syscall.ECONNR
 func (c *brokenConn) Read([]byte) (int, error)        { return 0, c.waits }
 func (c *brokenConn) SetReadDeadline(time.Time) error { return nil }
 
-// A certificate that the server refused is told as that, though writing found
-// the connection reset first.
-func TestTheServersLastWordsAreTold(t *testing.T) {
-	_, err := (&tellingConn{&brokenConn{waits: errors.New("remote error: tls: expired certificate")}}).Write([]byte("x"))
+// A write that fails because the server rejected the certificate returns the TLS alert
+// and not the reset of the connection.
+func TestFailedWriteReturnsTheTLSAlert(t *testing.T) {
+	_, err := (&tlsAlertConn{&brokenConn{waits: errors.New("remote error: tls: expired certificate")}}).Write([]byte("x"))
 	require.ErrorContains(t, err, "expired certificate")
-	_, err = (&tellingConn{&brokenConn{waits: io.EOF}}).Write([]byte("x"))
+	_, err = (&tlsAlertConn{&brokenConn{waits: io.EOF}}).Write([]byte("x"))
 	require.ErrorIs(t, err, syscall.ECONNRESET)
 }

@@ -15,26 +15,26 @@ import (
 	"github.com/holdfast-dcs/holdfast/conformance"
 )
 
-// tap stands in a client's connections.
-type tap struct {
+// A faultInjector injects faults into the calls of a client.
+type faultInjector struct {
 	conformance.FaultInjector
 	root string
 }
 
-func (t *tap) options() []grpc.DialOption {
+func (t *faultInjector) options() []grpc.DialOption {
 	return []grpc.DialOption{grpc.WithChainUnaryInterceptor(t.unary), grpc.WithChainStreamInterceptor(t.stream)}
 }
 
-// unary is the tap in front of every call that is one request.
-func (t *tap) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+// unary injects faults into every call that is one request.
+func (t *faultInjector) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	r, ok := t.describe(ctx, method, req)
 	if !ok {
 		return invoke(ctx, method, req, reply, cc, opts...)
 	}
 	var invoked atomic.Bool
 	err := t.Pass(ctx, r, func(now context.Context) error {
-		if now != ctx { // its sender gave it up; it arrives all the same
-			return invoke(now, method, req, proto.Clone(reply.(proto.Message)), cc) // its options are its sender's
+		if now != ctx { // the sender has given up the request, and it still arrives
+			return invoke(now, method, req, proto.Clone(reply.(proto.Message)), cc) // the options belong to the sender
 		}
 		invoked.Store(true)
 		return invoke(ctx, method, req, reply, cc, opts...)
@@ -45,7 +45,7 @@ func (t *tap) unary(ctx context.Context, method string, req, reply any, cc *grpc
 	return err
 }
 
-// leave notes that a request which is held back or lost has left this process.
+// leave marks a request that is held back or lost as sent.
 func leave(opts []grpc.CallOption) {
 	for _, o := range opts {
 		if to, isPeer := o.(grpc.PeerCallOption); isPeer {
@@ -54,29 +54,29 @@ func leave(opts []grpc.CallOption) {
 	}
 }
 
-// stream is the tap in front of the renewal streams and the watch.
-func (t *tap) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+// stream injects faults into the streams of renewals and the watch.
+func (t *faultInjector) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	s, err := open(ctx, desc, cc, method, opts...)
 	if err != nil {
 		return nil, err
 	}
-	return &tappedStream{ClientStream: s, t: t, method: method}, nil
+	return &faultyStream{ClientStream: s, t: t, method: method}, nil
 }
 
-// tappedStream does to a stream's messages what the faults say. What is lost
-// makes the stream silent from then on, as a connection is that loses bytes.
-type tappedStream struct {
+// A faultyStream injects faults into the messages of a stream. A lost message makes the
+// stream silent from then on, like a connection that loses bytes.
+type faultyStream struct {
 	grpc.ClientStream
-	t      *tap
+	t      *faultInjector
 	method string
 
 	mu     sync.Mutex
 	silent bool
 	queue  []any
-	delay  []conformance.Action // of the answers to come
+	delay  []conformance.Action // for the next answers
 }
 
-func (s *tappedStream) SendMsg(m any) error {
+func (s *faultyStream) SendMsg(m any) error {
 	r, ok := s.t.describe(s.Context(), s.method, m)
 	if !ok {
 		return s.ClientStream.SendMsg(m)
@@ -101,8 +101,8 @@ func (s *tappedStream) SendMsg(m any) error {
 	return nil
 }
 
-// release sends what was held back, in order, when it is let go.
-func (s *tappedStream) release(f conformance.Action) {
+// release sends the messages that were held back, in order, once they are released.
+func (s *faultyStream) release(f conformance.Action) {
 	if f.AwaitRequest(s.Context()) != nil {
 		return
 	}
@@ -116,7 +116,7 @@ func (s *tappedStream) release(f conformance.Action) {
 	s.queue = nil
 }
 
-func (s *tappedStream) RecvMsg(m any) error {
+func (s *faultyStream) RecvMsg(m any) error {
 	for {
 		if err := s.ClientStream.RecvMsg(m); err != nil {
 			return err
@@ -137,9 +137,9 @@ func (s *tappedStream) RecvMsg(m any) error {
 	}
 }
 
-// describe names a request as the suite does. A login is no request of the
-// store's users.
-func (t *tap) describe(ctx context.Context, method string, req any) (conformance.Request, bool) {
+// describe returns the suite's name of a request. A login is not a request of the users
+// of a store.
+func (t *faultInjector) describe(ctx context.Context, method string, req any) (conformance.Request, bool) {
 	switch m := req.(type) {
 	case *pb.TxnRequest:
 		return t.describeTxn(ctx, m), true
@@ -162,7 +162,7 @@ func (t *tap) describe(ctx context.Context, method string, req any) (conformance
 	return conformance.Request{Op: method[strings.LastIndexByte(method, '/')+1:]}, !strings.HasSuffix(method, "/Authenticate")
 }
 
-func (t *tap) logical(keys ...[]byte) []string {
+func (t *faultInjector) logical(keys ...[]byte) []string {
 	var out []string
 	for _, k := range keys {
 		if rest, ok := strings.CutPrefix(string(k), t.root); ok {
@@ -172,7 +172,7 @@ func (t *tap) logical(keys ...[]byte) []string {
 	return out
 }
 
-// operation is what the call is made for.
+// operation returns the operation that a call belongs to.
 func operation(ctx context.Context, otherwise string) string {
 	if op, ok := ctx.Value(operationKey{}).(string); ok {
 		return op
@@ -186,9 +186,9 @@ func named(ctx context.Context, op string) context.Context {
 	return context.WithValue(ctx, operationKey{}, op)
 }
 
-// describeTxn tells the transactions apart: one that only reads, one that
-// makes a marker, one that settles an attempt, and the users' own.
-func (t *tap) describeTxn(ctx context.Context, m *pb.TxnRequest) conformance.Request {
+// describeTxn distinguishes transactions that only read, make a marker, settle an
+// attempt, or belong to a user.
+func (t *faultInjector) describeTxn(ctx context.Context, m *pb.TxnRequest) conformance.Request {
 	var keys []string
 	for _, c := range m.Compare {
 		keys = append(keys, t.logical(c.Key)...)
