@@ -21,25 +21,25 @@ import (
 	"github.com/holdfast-dcs/holdfast/keepalive"
 )
 
-// Backend is a client of one Consul datacenter: a [dcs.Backend] and a
-// [dcs.Settler]. Give it to [dcs.New]. All methods are safe for concurrent use.
+// A Backend is a client of one Consul datacenter. It implements [dcs.Backend] and
+// [dcs.Settler], and is passed to [dcs.New]. All methods are safe for concurrent use.
 type Backend struct {
 	c           Config
-	root        string // with its slash
+	root        string // ends with a slash
 	pool        *endpoint.Pool
 	commits     *attempt.Committer
 	markers     backend.Markers
 	copy        watchcache.Cache
 	ident       backend.Identity
 	dialer      *keepalive.Dialer
-	polls       polling // by the one view at a time
+	polls       polling // used by one view at a time
 	token       token
 	minRevision watchcache.MinRevision
 	minTTL      atomic.Int64
 	known       bindings
-	ownNode     atomic.Bool // the sessions' node is known not to be another root's
+	ownNode     atomic.Bool // the sessions' node is known not to belong to another root
 
-	life    context.Context //nolint:containedctx // the Backend's end
+	life    context.Context //nolint:containedctx // ends with the Backend
 	end     context.CancelCauseFunc
 	closing sync.Once
 	conns   endpoint.Conns[*conn]
@@ -50,8 +50,9 @@ var (
 	_ dcs.Settler = (*Backend)(nil)
 )
 
-// New returns a client. It does no I/O, apart from the lookup of Config.SRV: the
-// first call does, within its budget. Settings that cannot work are ErrInvalid, all of them at once.
+// New returns a Backend. It does no I/O, apart from the lookup of Config.SRV. The first
+// call connects, within its budget. If settings are invalid, the error is ErrInvalid and
+// names all of them.
 func New(c Config) (*Backend, error) {
 	c, err := c.check()
 	if err != nil {
@@ -86,26 +87,26 @@ func New(c Config) (*Backend, error) {
 		Backend: backendName, Slots: c.Slots, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
 	}))
 	if b.ofAgent() {
-		c.Logger.Warn("sessions belong to the agent's node: they end when it leaves or is deregistered", "endpoint", c.Endpoints[0])
+		c.Logger.Warn("sessions belong to the agent's node: sessions end when the agent leaves or is deregistered", "endpoint", c.Endpoints[0])
 	}
 	b.copy.Init(b.source())
 	b.pool.Start()
 	return b, nil
 }
 
-// hedgeFloor is longer than the Pool's own: Consul's answers are slower, and a
-// second copy costs it more, than etcd's.
+// hedgeFloor is longer than the default of the Pool. Consul answers more slowly than
+// etcd, and a second copy costs its servers more.
 const hedgeFloor = 20 * time.Millisecond
 
-// settleShare is the part of a budget that is kept for settling a Commit. It is
-// less than the usual quarter: Consul's elections take long, and are to fit
-// into what is left.
+// settleShare is the number of parts of a budget of which one is reserved for settling a
+// Commit. The part is smaller than the usual quarter, because Consul's elections take
+// long and must fit into the rest of the budget.
 const settleShare = 8
 
 // ofAgent reports whether sessions belong to the agent's own node.
 func (b *Backend) ofAgent() bool { return b.c.Node == "" }
 
-// Name returns "consul", for errors and logs.
+// Name returns "consul", the name of the backend in errors and logs.
 func (b *Backend) Name() string { return backendName }
 
 // Caps implements [dcs.Backend]. MinTTL is the servers' session_ttl_min once
@@ -116,16 +117,16 @@ func (b *Backend) Caps() dcs.Caps {
 	return c.caps()
 }
 
-// Endpoints are the addresses of Config, the best first.
+// Endpoints returns the addresses of the endpoints, the best one first.
 func (b *Backend) Endpoints() []string { return b.pool.Endpoints() }
 
-// Close implements [dcs.Backend]. The client's leases run out as those of a
-// process that died; the one of its markers is given back.
+// Close implements [dcs.Backend]. The client's leases expire like those of a process
+// that died. The lease of its markers is revoked.
 func (b *Backend) Close() error {
 	b.closing.Do(func() {
 		b.markers.Close()
 		b.end(dcs.ErrClosed)
-		_ = b.commits.Close() // it has no error to return
+		_ = b.commits.Close() // never returns an error
 		b.copy.Close()
 		b.pool.Close()
 		b.ident.Close()
@@ -134,7 +135,7 @@ func (b *Backend) Close() error {
 	return nil
 }
 
-// do makes a call that may be sent twice, at one endpoint after the other.
+// do makes a call that may be sent twice. It tries one endpoint after the other.
 func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx context.Context, c *conn) (T, error)) (endpoint.Answer[T], error) {
 	return endpoint.Do(ctx, b.pool, class, func(ctx context.Context, addr string) (T, error) {
 		c, err := b.admitted(ctx, addr)
@@ -153,15 +154,13 @@ func (b *Backend) entry(p *api.KVPair) dcs.Entry {
 	}
 }
 
-// listed is what a read brought, with the index that a blocking query goes on
-// from.
+// listed has the entries of a read and the index from which a blocking query continues.
 type listed struct {
 	entries []dcs.Entry
 	index   dcs.Revision
 }
 
-// list reads everything whose key begins with prefix, consistently and at one
-// moment.
+// list reads all keys that begin with prefix, consistently and at one index.
 func (b *Backend) list(ctx context.Context, c *conn, prefix string) (listed, error) {
 	before := b.newest()
 	l, err := consistent(ctx, c, func(o *api.QueryOptions) (listed, error) {
@@ -177,8 +176,8 @@ func (b *Backend) list(ctx context.Context, c *conn, prefix string) (listed, err
 	return l, err
 }
 
-// listing is what a list brought. What Consul hides from the token is not
-// absent.
+// listing returns the result of a list. It is an error if Consul left keys out because
+// the token may not read them, since such keys are not absent.
 func (b *Backend) listing(pairs api.KVPairs, meta *api.QueryMeta) (listed, error) {
 	switch {
 	case meta.ResultsFilteredByACLs:
@@ -201,8 +200,8 @@ func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 	return backend.FirstEntry(backendName, key, a.Endpoint, a.Value, err)
 }
 
-// read reads keys, consistently and at one moment; those that are absent are
-// left out.
+// read reads keys consistently. Up to [maxReads] keys are read at one index. Absent keys
+// are left out.
 func (b *Backend) read(ctx context.Context, c *conn, keys ...string) ([]dcs.Entry, error) {
 	if len(keys) > maxReads {
 		first, err := b.read(ctx, c, keys[:maxReads]...)
@@ -239,8 +238,8 @@ func (b *Backend) read(ctx context.Context, c *conn, keys ...string) ([]dcs.Entr
 	})
 }
 
-// readOne is read for one key, by the cheaper request, which takes no key that
-// begins or ends with a space.
+// readOne reads one key. Its request is cheaper than that of read, and accepts no key
+// that begins or ends with a space.
 func (b *Backend) readOne(ctx context.Context, c *conn, key string) ([]dcs.Entry, error) {
 	return consistent(ctx, c, func(o *api.QueryOptions) ([]dcs.Entry, error) {
 		p, _, err := c.api.KV().Get(b.root+key, o)
@@ -251,7 +250,7 @@ func (b *Backend) readOne(ctx context.Context, c *conn, key string) ([]dcs.Entry
 	})
 }
 
-// maxReads is how many keys one request reads: Consul takes 128 operations.
+// maxReads is the number of keys that one request reads. Consul accepts 128 operations.
 const maxReads = 120
 
 // Snapshot implements [dcs.Backend].
@@ -259,11 +258,11 @@ func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, er
 	return b.minRevision.Snapshot(backendName, prefix, func() (dcs.Snapshot, string, error) { return b.snapshot(b.c.name(ctx, "Snapshot"), prefix) })
 }
 
-// snapshot reads the tree. Consul's index is that of the last change below the
-// prefix, and falls when it forgets the last deletion: what is read after a
-// revision was known is not older than that. Of a part of the tree the index
-// of the whole is asked first, so that no Commit's revision that was returned
-// before is larger, whatever that wrote.
+// snapshot reads the tree. Consul's index is that of the last change below the prefix,
+// and falls when Consul forgets the last deletion. The revision of the Snapshot is
+// therefore at least the newest revision known before the read. For a part of the tree,
+// snapshot reads the index of the whole tree first, so that the revision is not smaller
+// than that of any Commit that returned before, also one outside the part.
 func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, string, error) {
 	floor := b.newest()
 	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, c *conn) (listed, error) {
@@ -284,7 +283,8 @@ func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, st
 	return dcs.Snapshot{Revision: max(a.Value.index, floor), Entries: below(prefix, a.Value.entries)}, a.Endpoint, nil
 }
 
-// below leaves out what only begins like prefix: Consul knows no parts of keys.
+// below leaves out entries that share the prefix with another path element, because
+// Consul compares prefixes byte by byte.
 func below(prefix string, entries []dcs.Entry) []dcs.Entry {
 	if prefix != "" {
 		entries = slices.DeleteFunc(entries, func(e dcs.Entry) bool {
@@ -294,8 +294,8 @@ func below(prefix string, entries []dcs.Entry) []dcs.Entry {
 	return entries
 }
 
-// probe asks the quorum through one endpoint, for the Pool. Consul does not
-// tell which endpoint leads without more rights.
+// probe reads from the quorum through one endpoint. The Pool calls it. leads is always
+// false, because a token needs more permissions to learn which endpoint leads.
 func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error) {
 	c, err := b.admitted(backend.Probing(ctx), addr)
 	if err != nil {
@@ -308,8 +308,8 @@ func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error
 	return false, err
 }
 
-// top asks for the names at the top of the tree: a question of constant size,
-// answered by the quorum, that brings the tree's index.
+// top reads the names at the top of the tree, which is a request to the quorum with an
+// answer of constant size. It returns the index of the tree.
 func (b *Backend) top(ctx context.Context, c *conn) (dcs.Revision, error) {
 	before := b.newest()
 	index, err := b.names(ctx, c, b.root)
@@ -319,8 +319,8 @@ func (b *Backend) top(ctx context.Context, c *conn) (dcs.Revision, error) {
 	return index, err
 }
 
-// storeIndex is the index of all keys in Consul, deletions of which it has
-// forgotten among them: it answers with that where there is nothing.
+// storeIndex returns the index of all keys in Consul, including deletions that Consul has
+// forgotten. Consul answers with this index for a prefix without keys.
 func (b *Backend) storeIndex(ctx context.Context, c *conn) (dcs.Revision, error) {
 	return b.names(ctx, c, b.root+".none/")
 }
@@ -338,11 +338,11 @@ func (b *Backend) names(ctx context.Context, c *conn, prefix string) (dcs.Revisi
 	})
 }
 
-// ready asks for the shortest session, the sessions' node and a key, for Open. A
-// token that may only read keys may open the store too.
+// ready reads the minimum session TTL, the sessions' node and a key. Open calls it. A
+// token that may only read keys can open the store, too.
 func (b *Backend) ready(ctx context.Context) error {
 	if err := b.learnMinTTL(ctx); errors.Is(err, dcs.ErrUnauthorized) {
-		b.c.Logger.Info("the shortest session is not known: the token may make none", "error", err)
+		b.c.Logger.Info("cannot determine the minimum session TTL: the token may not create sessions", "error", err)
 	} else if err != nil {
 		return err
 	}

@@ -14,10 +14,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// benchTiming is the default's size: nothing runs out while a benchmark runs.
+// benchTiming has the size of the default, so that nothing expires during a benchmark.
 var benchTiming = dcs.Timing{TTL: 60 * time.Second, LoopWait: 10 * time.Second, RetryTimeout: 10 * time.Second}
 
-// rig is three servers with our client and the vendor's.
+// rig is three servers with a Holdfast client and the vendor's client.
 type rig struct {
 	cluster *testcluster.Cluster
 	store   *dcs.Store
@@ -47,8 +47,8 @@ func ours(b *testing.B, c *testcluster.Cluster) *dcs.Store {
 	return s
 }
 
-// vendor is the API as its documentation has it, with one address: the one
-// that ours uses.
+// vendor returns a client of the API, set up as in its documentation with one address,
+// which is the one that the Holdfast client uses.
 func vendor(b *testing.B, c *testcluster.Cluster, ours *dcs.Store) *api.Client {
 	_, err := ours.Snapshot(b.Context(), "")
 	require.NoError(b, err)
@@ -57,8 +57,8 @@ func vendor(b *testing.B, c *testcluster.Cluster, ours *dcs.Store) *api.Client {
 	return raw
 }
 
-// BenchmarkConfirm: target at most 1.1 x the slower of the vendor's renewal and
-// its consistent read, though it does both.
+// BenchmarkConfirm measures a confirmation. The target is at most 1.1 times the slower of
+// the vendor's renewal and consistent read, although a confirmation does both.
 func BenchmarkConfirm(b *testing.B) {
 	r := newRig(b)
 	ctx := b.Context()
@@ -81,8 +81,8 @@ func BenchmarkConfirm(b *testing.B) {
 	b.Run("beside-the-slower", func(b *testing.B) {
 		testcluster.Versus(b, 0.5, 20, 100, confirm, testcluster.Timed("renew", renew), testcluster.Timed("consistent-get", get))
 	})
-	// Where servers and clients share two processors, two requests at once take
-	// longer than the slower one, the vendor's too.
+	// If servers and clients share two processors, two requests at once take longer
+	// than the slower one, also with the vendor's client.
 	b.Run("beside-both-at-once", func(b *testing.B) {
 		testcluster.Versus(b, 0.5, 20, 100, confirm, testcluster.Timed("both", func() error {
 			done := make(chan error, 1)
@@ -92,7 +92,7 @@ func BenchmarkConfirm(b *testing.B) {
 	})
 }
 
-// rawLock takes the vendor's lock and returns what releases it.
+// rawLock takes the vendor's lock and returns the function that releases it.
 func rawLock(raw *api.Client, session, key string) func() {
 	l, err := raw.LockOpts(&api.LockOptions{Key: key, Session: session, Value: []byte("x")})
 	if err != nil {
@@ -108,22 +108,22 @@ func rawLock(raw *api.Client, session, key string) func() {
 	}
 }
 
-// rawSession is a session with the shortest lock-delay.
+// rawSession creates a session with the minimum lock-delay.
 func rawSession(b *testing.B, raw *api.Client) string {
 	id, _, err := raw.Session().CreateNoChecks(&api.SessionEntry{TTL: "60s", Behavior: "delete", LockDelay: 1}, nil)
 	require.NoError(b, err)
 	return id
 }
 
-// BenchmarkAcquire: target at most 1.0 x api.Lock.
+// BenchmarkAcquire measures Acquire. The target is at most 1.0 times api.Lock.
 func BenchmarkAcquire(b *testing.B) {
 	r := newRig(b)
 	id := rawSession(b, r.raw)
 	testcluster.Acquiring(b, testcluster.Session(b, r.store), "api-lock", func() func() { return rawLock(r.raw, id, "raw/lock") })
 }
 
-// BenchmarkHandover: from the holder's Release to the waiter's Acquire. Target:
-// at most 1.0 x api.Lock's.
+// BenchmarkHandover measures the time from the holder's Release to the waiter's Acquire.
+// The target is at most 1.0 times that of api.Lock.
 func BenchmarkHandover(b *testing.B) {
 	testcluster.HandingOver(b, "api-lock", func(b *testing.B) ([2]*dcs.Store, func(client, n int) func()) {
 		r := newRig(b)
@@ -134,8 +134,8 @@ func BenchmarkHandover(b *testing.B) {
 	})
 }
 
-// BenchmarkFaults puts 30 times with one of three servers frozen, 3 s a call at
-// most, beside the vendor's client with one address, that of the frozen server.
+// BenchmarkFaults puts 30 times, with at most 3 s a call, while one of three servers is
+// frozen. The vendor's client does the same with one address, that of the frozen server.
 func BenchmarkFaults(b *testing.B) {
 	r := newRig(b)
 	i := (r.cluster.Leader(b.Context()) + 1) % 3

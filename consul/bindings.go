@@ -10,26 +10,29 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
-// bindings remembers what was last seen of the keys that were written: a write
-// is built on it, and refused by Consul where it is not true any more.
+// bindings holds the last observed state of the keys that were written. Entries are
+// hints, because Consul refuses a write that is based on an outdated entry.
 type bindings struct{ backend.Cache[binding] }
 
-// binding is what is known of a key; the zero value is that it is absent.
+// A binding is the last observed state of a key. The zero value means that the key is
+// absent.
 type binding struct {
 	created, modified dcs.Revision
 	session           dcs.LeaseID
 }
 
-// forget drops what a transaction wrote, or may have.
+// forget drops the keys that a transaction wrote or may have written.
 func (k *bindings) forget(t dcs.Txn) {
 	for _, w := range t.Then {
 		k.Forget(w.Key)
 	}
 }
 
-// missing are the keys of plain puts of which nothing is known, and those of
-// which the transaction itself knows better. A leased put is tried without
-// knowledge, and the marker keeps what it has.
+// missing returns the keys that must be read before t is sent. These are the keys of
+// puts without a lease that have no binding, and the keys whose binding disagrees with a
+// condition of t. A put with a lease is sent without a binding if t has no condition on
+// its key. The marker is never read. If t has the condition that a key is absent, missing
+// records this as the binding of the key.
 func (k *bindings) missing(t dcs.Txn) []string {
 	var out []string
 	for i, w := range t.Then {
@@ -65,7 +68,7 @@ func conditional(t dcs.Txn, key string) bool {
 	return false
 }
 
-// look reads keys at one endpoint and notes what is known of them.
+// look reads keys at one endpoint and records their bindings.
 func (b *Backend) look(ctx context.Context, c *conn, keys []string) ([]dcs.Entry, error) {
 	entries, err := b.read(ctx, c, keys...)
 	if err != nil {
@@ -80,8 +83,8 @@ func (b *Backend) look(ctx context.Context, c *conn, keys []string) ([]dcs.Entry
 	return entries, nil
 }
 
-// learn notes what a transaction wrote, and returns its revision, which the
-// marker's write has.
+// learn records the bindings of the keys that a transaction wrote. It returns the
+// revision of the transaction, which is that of the marker.
 func (b *Backend) learn(t dcs.Txn, results []*api.KVPair) dcs.Revision {
 	var rev dcs.Revision
 	created := map[string]dcs.Revision{}

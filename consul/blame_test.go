@@ -36,7 +36,7 @@ func (f *fakeAgent) refuse(code int, body, retryAfter string) {
 	}
 }
 
-// decided is a client whose decisions about agents are recorded.
+// decided is a client that records the decisions about agents.
 func decided(t *testing.T, agents ...*fakeAgent) (*Backend, func(change dcs.EndpointChange) int) {
 	t.Helper()
 	var mu sync.Mutex
@@ -60,7 +60,8 @@ func decided(t *testing.T, agents ...*fakeAgent) (*Backend, func(change dcs.Endp
 	}
 }
 
-// A token that has not reached one agent yet (consul #15157) costs no call.
+// A call succeeds although the token has not been replicated to one agent yet (consul
+// #15157).
 func TestTokenThatOneAgentDoesNotKnow(t *testing.T) {
 	t.Parallel()
 	one, two := newFake(t), newFake(t)
@@ -80,7 +81,7 @@ func TestTokenThatOneAgentDoesNotKnow(t *testing.T) {
 	}
 }
 
-// A token that no agent knows is refused at once, and no agent is ejected for it.
+// A token that no agent knows is refused at once, and no agent is ejected.
 func TestTokenThatNoAgentKnows(t *testing.T) {
 	t.Parallel()
 	one, two := newFake(t), newFake(t)
@@ -102,8 +103,8 @@ func TestTokenThatNoAgentKnows(t *testing.T) {
 	require.Zero(t, count(dcs.Ejected))
 }
 
-// While every agent refuses requests for their number, a Store sends one a second
-// at most, and none before the time that the agents name. No agent is ejected.
+// While every agent refuses requests because there are too many, a Store sends at most
+// one a second, and none before the time that the agents name. No agent is ejected.
 func TestThrottledAgentsAreAskedOnceASecond(t *testing.T) {
 	for name, row := range map[string]struct {
 		code       int
@@ -126,7 +127,7 @@ func TestThrottledAgentsAreAskedOnceASecond(t *testing.T) {
 			}
 			first, stop := context.WithTimeout(t.Context(), 1100*time.Millisecond)
 			defer stop()
-			_, err = b.Snapshot(first, "") // each has refused
+			_, err = b.Snapshot(first, "") // each agent has refused
 			require.ErrorIs(t, err, dcs.ErrUnavailable)
 			require.ErrorContains(t, err, row.body)
 			one.heard()
@@ -166,8 +167,8 @@ func TestThrottledAgentsAreAskedOnceASecond(t *testing.T) {
 	}
 }
 
-// An agent at its limit of connections from one address keeps those that it has,
-// is not ejected, and the error names the limit.
+// An agent at its limit on connections from one address is not ejected, its connections
+// are kept, and the error names the limit.
 func TestLimitOfConnectionsIsNamed(t *testing.T) {
 	t.Parallel()
 	a := newFake(t)
@@ -183,12 +184,12 @@ func TestLimitOfConnectionsIsNamed(t *testing.T) {
 	begin := time.Now()
 	_, err = b.Snapshot(budget(t), "")
 	require.NoError(t, err)
-	require.Less(t, time.Since(begin), suiteTiming.RetryTimeout/2, "the connections that there are go on at once")
+	require.Less(t, time.Since(begin), suiteTiming.RetryTimeout/2, "the open connections must be used again at once")
 	require.Zero(t, count(dcs.Ejected))
 }
 
-// A request that waits in vain for one of our own connections is no agent's fault,
-// and says so.
+// A request that waits in vain for one of the client's own connections blames no agent,
+// and the error states the reason.
 func TestWaitingForAConnectionIsNoSilence(t *testing.T) {
 	t.Parallel()
 	stuck := make(chan struct{})
@@ -218,8 +219,8 @@ func TestWaitingForAConnectionIsNoSilence(t *testing.T) {
 	require.ErrorIs(t, errNoConn, endpoint.ErrDials)
 }
 
-// An agent that closes new connections, as one at its limit with TLS does, is at
-// no fault.
+// An agent that closes new connections is not blamed, because an agent with TLS does
+// so at its limit.
 func TestClosedConnectionMayBeTheLimit(t *testing.T) {
 	t.Parallel()
 	agent := httptest.NewUnstartedServer(nil)

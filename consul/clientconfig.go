@@ -11,15 +11,16 @@ import (
 )
 
 // FromClientConfig returns the settings of a client of Consul's own API: address,
-// path prefix, datacenter, token, namespace, partition and TLS. Root, Timing and
-// the rest are the caller's to set. WaitTime is left out, because it follows from
-// Timing, and so is Transport. Settings that cannot be kept are ErrInvalid, each by name. Nothing is
-// taken from the environment, unless c comes from api.DefaultConfig.
+// path prefix, datacenter, token, namespace, partition and TLS. The caller must set Root,
+// and may set the other fields. WaitTime is left out, because it follows from Timing, and
+// so is Transport. If a setting cannot be converted, the error is ErrInvalid and names
+// each such setting. FromClientConfig does not read the environment, but
+// api.DefaultConfig does.
 func FromClientConfig(c *api.Config) (Config, error) {
 	var faults backend.Faults
 	out := fromClientConfig(&faults, *c)
 	if c.HttpClient != nil {
-		faults.Add("HttpClient: connections are this package's own: leave it out")
+		faults.Add("HttpClient cannot be converted, because package consul makes its own connections: leave it nil")
 	}
 	return out, faults.Err(backendName)
 }
@@ -29,7 +30,7 @@ func fromClientConfig(faults *backend.Faults, c api.Config) Config {
 		PathPrefix: c.PathPrefix, Datacenter: c.Datacenter, Token: c.Token, TokenFile: c.TokenFile, Namespace: c.Namespace, Partition: c.Partition,
 	}
 	if out.TokenFile != "" {
-		out.Token = "" // as in the API, the file counts
+		out.Token = "" // the file takes precedence, as in the API
 	}
 	address := c.Address
 	if address == "" {
@@ -49,7 +50,7 @@ func fromClientConfig(faults *backend.Faults, c api.Config) Config {
 		out.Endpoints, secure = faults.Schemes("Address", []string{address}, secure)
 	}
 	if c.HttpAuth != nil {
-		faults.Add("HttpAuth: a user and password of HTTP cannot be kept: use an ACL token")
+		faults.Add("HttpAuth (HTTP user and password) is not supported: use an ACL token")
 	}
 	if secure {
 		out.TLSFiles = fromTLSConfig(faults, c.TLSConfig)
@@ -57,11 +58,11 @@ func fromClientConfig(faults *backend.Faults, c api.Config) Config {
 	return out
 }
 
-// fromTLSConfig returns the files of the API's settings of TLS.
+// fromTLSConfig converts the TLS settings of the API.
 func fromTLSConfig(faults *backend.Faults, t api.TLSConfig) *dcs.TLSFiles {
 	for name, set := range map[string]bool{"CAPath": t.CAPath != "", "CAPem": t.CAPem != nil, "CertPEM": t.CertPEM != nil, "KeyPEM": t.KeyPEM != nil} {
 		if set {
-			faults.Add("TLSConfig.%s cannot be kept: name files in CAFile, CertFile and KeyFile", name)
+			faults.Add("TLSConfig.%s is not supported: name files in CAFile, CertFile and KeyFile", name)
 		}
 	}
 	name := t.Address
@@ -75,7 +76,7 @@ func fromTLSConfig(faults *backend.Faults, t api.TLSConfig) *dcs.TLSFiles {
 // from the environment: CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE,
 // CONSUL_HTTP_SSL, CONSUL_HTTP_SSL_VERIFY, CONSUL_CACERT, CONSUL_CLIENT_CERT,
 // CONSUL_CLIENT_KEY, CONSUL_TLS_SERVER_NAME, CONSUL_NAMESPACE and CONSUL_PARTITION.
-// CONSUL_HTTP_AUTH and CONSUL_CAPATH are refused. No other function of this package
+// CONSUL_HTTP_AUTH and CONSUL_CAPATH are ErrInvalid. No other function of this package
 // reads the environment.
 func FromEnvironment() (Config, error) {
 	var faults backend.Faults

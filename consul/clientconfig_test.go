@@ -48,8 +48,8 @@ func TestFromClientConfig(t *testing.T) {
 	require.NotContains(t, err.Error(), "hidden")
 }
 
-// The environment is read when the URL asks for it, and the URL's own options
-// count more.
+// The environment is read only if the URL asks for it. Options of the URL take
+// precedence.
 func TestEnvironmentWhenAskedFor(t *testing.T) {
 	for name, value := range map[string]string{
 		api.HTTPAddrEnvName: "h:1", api.HTTPTokenEnvName: "t", api.HTTPSSLEnvName: "true", api.HTTPCAFile: "/ca", api.HTTPSSLVerifyEnvName: "true",
@@ -75,8 +75,7 @@ func TestEnvironmentWhenAskedFor(t *testing.T) {
 	require.NotContains(t, err.Error(), "hidden")
 }
 
-// An agent is reached through its socket, and behind a proxy with a path before
-// its own.
+// An agent can be reached through its socket, and behind a proxy with a path prefix.
 func TestSocketAndPathPrefix(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", path)
@@ -121,5 +120,5 @@ func TestSRV(t *testing.T) {
 	require.NoError(t, err)
 	defer b.Close()
 	require.ElementsMatch(t, []string{"h1.example.test:8500", "h2.example.test:8500"}, b.Endpoints())
-	require.False(t, b.ofAgent(), "the sessions have a node of their own")
+	require.False(t, b.ofAgent(), "the sessions must have a separate node")
 }

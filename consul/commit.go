@@ -23,7 +23,7 @@ func (b *Backend) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, error
 	return b.commits.Settle(ctx, e)
 }
 
-// transport is what the attempt machinery sends through.
+// transport sends requests for package attempt.
 type transport struct{ b *Backend }
 
 // Read implements [attempt.Transport].
@@ -40,8 +40,8 @@ func (t transport) Recall(key string) (dcs.Entry, bool) {
 	return dcs.Entry{Key: key, Created: now.created, Modified: now.modified, Lease: now.session}, known
 }
 
-// Send implements [attempt.Transport]: one transaction at one endpoint, after
-// a read where it must be known who holds a key that is written.
+// Send implements [attempt.Transport]. It sends one transaction to one endpoint. If it
+// must know the session that holds a written key, it reads the key before.
 func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer, error) {
 	b := t.b
 	return backend.Send(ctx, b.pool, &b.markers, r, backend.Anywhere, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
@@ -86,8 +86,8 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 	return b.refused(ctx, c, r, whole, ops, got.resp.Errors)
 }
 
-// refused finds out why a transaction was refused: what it rests on is read
-// again, because Consul tells only which operations failed.
+// refused determines why a transaction was refused. It reads the keys of the request
+// again, because Consul reports only which operations failed.
 func (b *Backend) refused(ctx context.Context, c *conn, r attempt.Request, whole dcs.Txn, ops api.KVTxnOps, faults api.TxnErrors) (attempt.Answer, error) {
 	a := attempt.Answer{Endpoint: c.addr, Outcome: attempt.Refused}
 	for _, f := range faults {
@@ -105,13 +105,13 @@ func (b *Backend) refused(ctx context.Context, c *conn, r attempt.Request, whole
 	}
 	entries, err := b.look(ctx, c, backend.Keys(r))
 	if err != nil {
-		return a, backend.NotSent(err) // it was refused, and we do not know why
+		return a, backend.NotSent(err) // the transaction was refused for an unknown reason
 	}
 	a.Seen, a.Entries = true, entries
 	return a, nil
 }
 
-// opAt is the operation that f is about; nil: none.
+// opAt returns the operation that f belongs to, or nil if there is none.
 func opAt(ops api.KVTxnOps, f *api.TxnError) *api.KVTxnOp {
 	if f.OpIndex < 0 || f.OpIndex >= len(ops) {
 		return nil
@@ -119,9 +119,9 @@ func opAt(ops api.KVTxnOps, f *api.TxnError) *api.KVTxnOp {
 	return ops[f.OpIndex]
 }
 
-// ops is the transaction for Consul. The marker's condition comes first. Every
-// put has random flags: Consul takes one that changes nothing for none, and
-// keeps its index.
+// ops returns the operations for Consul. The condition of the marker comes first. Every
+// put has random flags, because Consul ignores a put that changes nothing and keeps the
+// index of its key.
 func (b *Backend) ops(r attempt.Request, whole dcs.Txn) api.KVTxnOps {
 	var ops api.KVTxnOps
 	for _, c := range whole.If {
@@ -133,8 +133,8 @@ func (b *Backend) ops(r attempt.Request, whole dcs.Txn) api.KVTxnOps {
 	}
 	for i, w := range whole.Then {
 		if i == 0 && !r.Marker.Create {
-			// A marker that is there keeps its lease, so that a lease which is
-			// not found is the caller's.
+			// A marker that exists keeps its lease, so that a lease which is not
+			// found is the caller's.
 			ops = append(ops, b.put(api.KVSet, w))
 			continue
 		}
@@ -147,8 +147,9 @@ func (b *Backend) put(verb api.KVOp, w dcs.Write) *api.KVTxnOp {
 	return &api.KVTxnOp{Verb: verb, Key: b.root + w.Key, Value: w.Value, Flags: rand.Uint64()} //nolint:gosec // G404: only to differ from the last one
 }
 
-// write is one write, as what is known of the key makes it necessary: Consul's
-// set keeps a session, and its lock takes no key from another.
+// write returns the operations of one write, depending on the binding of the key.
+// Consul's set keeps the session of a key, and its lock fails for a key of another
+// session.
 func (b *Backend) write(w dcs.Write) api.KVTxnOps {
 	if w.Delete {
 		return api.KVTxnOps{{Verb: api.KVDelete, Key: b.root + w.Key}}
@@ -170,13 +171,13 @@ func (b *Backend) write(w dcs.Write) api.KVTxnOps {
 		return api.KVTxnOps{unlock}
 	}
 	cas := b.put(api.KVCAS, w)
-	cas.Index = uint64(now.modified) // 0: only if it is absent
+	cas.Index = uint64(now.modified) // 0: only if the key is absent
 	return api.KVTxnOps{cas}
 }
 
-// refusedRead is the failure of a read that Consul refused.
+// refusedRead returns the failure of a read that Consul refused.
 func refusedRead(c *conn, resp *api.KVTxnResponse) error {
-	what := "the read was refused"
+	what := "Consul refused the read without a reason"
 	for _, f := range resp.Errors {
 		what = f.What
 	}

@@ -31,7 +31,7 @@ func TestConfigNamesEveryFault(t *testing.T) {
 func TestNodeOfTheSessions(t *testing.T) {
 	one, err := Config{Endpoints: []string{"h"}, Root: "pg/main"}.check()
 	require.NoError(t, err)
-	require.Empty(t, one.Node, "the agent's own")
+	require.Empty(t, one.Node, "empty means the agent's own node")
 	three, err := Config{Endpoints: []string{"h1", "h2", "h3"}, Root: "/pg/main_1/"}.check()
 	require.NoError(t, err)
 	require.Equal(t, "holdfast-pg--main-5f1", three.Node)
@@ -65,7 +65,7 @@ func TestURL(t *testing.T) {
 	b, err := New(c)
 	require.NoError(t, err)
 	defer b.Close()
-	require.Equal(t, "t o", b.token.current(), "the line's end is no part of a token")
+	require.Equal(t, "t o", b.token.current(), "the end of the line is not part of the token")
 
 	for url, want := range map[string]string{
 		"consul:///r":                        "no host",
@@ -82,8 +82,8 @@ func TestURL(t *testing.T) {
 	}
 }
 
-// What Consul says in words is in one table; what is not in it is unclear, and
-// the endpoint is to blame.
+// Each text of a Consul error becomes the failure in the table of errors.go. An error
+// that the table does not list is unclear and blames the endpoint.
 func TestMeanings(t *testing.T) {
 	b := fakeClient(t, nil, newFake(t))
 	c, err := b.connected("127.0.0.1:1")
@@ -132,7 +132,7 @@ func TestMeanings(t *testing.T) {
 	}
 }
 
-// The shortest session is read from Consul's own words.
+// The minimum session TTL is read from Consul's error.
 func TestShortestSession(t *testing.T) {
 	d, ok := tooShort(errors.New("Invalid Session TTL '1', must be between [10s=24h0m0s]"))
 	require.True(t, ok)

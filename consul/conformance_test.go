@@ -21,11 +21,11 @@ func TestConformance(t *testing.T) {
 	}, s.notApplicable()))
 }
 
-// The contract through one agent in front of the servers, the usual deployment:
-// the sessions belong to the agent's node, and no right on another is needed.
+// The contract holds through one agent in front of the servers, which is the usual
+// deployment. The sessions belong to the agent's node and need no permission on another.
 func TestConformanceThroughAnAgent(t *testing.T) {
 	if os.Getenv("HOLDFAST_PROFILE") != "slow" {
-		t.Skip("in the slow profile: it is the contract half once more")
+		t.Skip("runs in the slow profile only: it repeats the contract half of the suite")
 	}
 	s := newSuite(t)
 	if s.Cluster == nil {
@@ -34,8 +34,8 @@ func TestConformanceThroughAnAgent(t *testing.T) {
 	addr, err := s.Cluster.ConsulAgent(t.Context())
 	require.NoError(t, err)
 	s.agent = addr
-	na := conformance.WithoutCluster("one agent is all that there is; the servers are struck in TestConformance")
-	na["Auth/*"], na["TLS/*"] = "TestConformance shows them", "TestConformance shows them"
+	na := conformance.WithoutCluster("there is one agent only; TestConformance injects faults into the servers")
+	na["Auth/*"], na["TLS/*"] = "covered by TestConformance", "covered by TestConformance"
 	conformance.Run(t, testcluster.Harness("consul, one agent", suiteTiming, func(tb testing.TB) conformance.Store {
 		s := s.fresh(tb)
 		return conformance.Store{
@@ -47,10 +47,10 @@ func TestConformanceThroughAnAgent(t *testing.T) {
 
 func (s *suite) notApplicable() map[string]string {
 	if s.Cluster == nil {
-		return conformance.WithoutCluster("the servers are the user's own: nothing may be done to them")
+		return conformance.WithoutCluster("the servers are the user's own, and tests must not disturb them")
 	}
 	out := map[string]string{
-		"Clock/Stepped": "Consul counts sessions by Go's monotonic clock, which no step of the wall clock moves; what could be wrong here is forbidden by a linter rule",
+		"Clock/Stepped": "Consul counts sessions by Go's monotonic clock, which no step of the wall clock moves; a linter rule forbids the use of the wall clock",
 	}
 	if !s.Cluster.HasNetwork() {
 		out["Rotate/Blackholed"] = "packets can be dropped only where root may make network namespaces"

@@ -24,28 +24,27 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
-// roundTripper is what requests go through.
+// roundTripper is the type of a transport.
 type roundTripper = http.RoundTripper
 
-// conn is the client of one endpoint: nothing between us and it tries again,
-// elsewhere or at all.
+// conn is the client of one endpoint. It never repeats a request on another endpoint.
 type conn struct {
 	b    *Backend
 	addr string
 	api  *api.Client
 
 	calls   *sharing
-	queries *sharing // blocking ones
+	queries *sharing // for blocking queries
 	sockets socketSet
-	asked   atomic.Bool // which agent it is
+	asked   atomic.Bool // whether identify has been called
 
 	mu sync.Mutex
-	// proof is when the latest consistent read was sent that was answered
+	// proof is the time at which the latest consistent read was sent that was answered
 	// through this endpoint (P2).
 	proof dcs.Instant
 }
 
-// connected returns the client of addr, which the first use makes. It does no
+// connected returns the client of addr, and creates it at the first use. It does no
 // I/O.
 func (b *Backend) connected(addr string) (*conn, error) {
 	return b.conns.Get(addr, nil, func() (*conn, error) { return b.newConn(addr) })
@@ -70,18 +69,18 @@ func (b *Backend) client(addr string, t http.RoundTripper) (*api.Client, error) 
 	return b.clientOver(addr, b.c.wrap(t))
 }
 
-// clientOver is client without a test in between.
+// clientOver is client without the wrapper of tests.
 func (b *Backend) clientOver(addr string, t http.RoundTripper) (*api.Client, error) {
 	scheme := "http"
 	if b.c.tls != nil {
 		scheme = "https"
 	}
 	if strings.HasPrefix(addr, unixScheme) {
-		addr = socketHost // the API takes no transport of ours for a socket
+		addr = socketHost // for a socket the API would not use the given transport
 	}
 	return api.NewClient(&api.Config{
-		// TLS and the Host header have the name, not the address.
-		Address: endpoint.HostPort(addr), Scheme: scheme, PathPrefix: b.c.PathPrefix, HttpClient: &http.Client{Transport: settled{t, b}, CheckRedirect: stay},
+		// Address is the name and not an IP address, for TLS and the Host header.
+		Address: endpoint.HostPort(addr), Scheme: scheme, PathPrefix: b.c.PathPrefix, HttpClient: &http.Client{Transport: settled{t, b}, CheckRedirect: noRedirect},
 		Datacenter: b.c.Datacenter, Token: unset,
 		Namespace: cmp.Or(b.c.Namespace, unset), Partition: cmp.Or(b.c.Partition, unset),
 	})
@@ -91,10 +90,9 @@ func (b *Backend) clientOver(addr string, t http.RoundTripper) (*api.Client, err
 // [Backend.Endpoints], or for the best one if addr is empty. It is for uses that
 // the contract of package dcs does not cover, such as the registration of a service.
 // Its requests have the Backend's TLS, ACL token, datacenter, namespace and
-// partition, and share its connections. Each is sent once, to that endpoint
-// only, and may take until its context ends, or for RetryTimeout after the
-// endpoint was ejected. After Close all requests fail. A request must not write
-// below the Root.
+// partition, and share its connections. Each is sent once, to that endpoint only. It may
+// take until its context ends, but at most RetryTimeout after the endpoint was ejected.
+// After Close all requests fail. Requests must not write below Config.Root.
 func (b *Backend) Client(addr string) (*api.Client, error) {
 	if addr == "" {
 		addr = b.pool.Endpoints()[0]
@@ -107,7 +105,7 @@ func (b *Backend) Client(addr string) (*api.Client, error) {
 	return b.client(addr, current{b, addr})
 }
 
-// current sends each request on the connections that an endpoint has then.
+// current sends each request on the connections that an endpoint has at that moment.
 type current struct {
 	b    *Backend
 	addr string
@@ -121,15 +119,15 @@ func (t current) RoundTrip(r *http.Request) (*http.Response, error) {
 	return c.RoundTrip(r)
 }
 
-// close ends every connection to the endpoint, and the requests under way.
+// close closes every connection to the endpoint and ends the requests in flight.
 func (c *conn) close() {
 	c.calls.http.CloseIdleConnections()
 	c.queries.http.CloseIdleConnections()
 	c.sockets.close()
 }
 
-// identify asks which agent answers at the endpoint, once: two endpoints may be
-// one agent. A token that may not read it leaves that open.
+// identify reads the id of the agent at the endpoint once, because two endpoints may be
+// one agent. If the token may not read the id, it stays unknown.
 func (c *conn) identify(ctx context.Context) {
 	if len(c.b.pool.Endpoints()) < 2 || c.asked.Swap(true) {
 		return
@@ -140,39 +138,39 @@ func (c *conn) identify(ctx context.Context) {
 	}
 }
 
-// stay follows no redirection: the token is for the endpoints that were given.
-func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+// noRedirect prevents redirects, because the token is for the configured endpoints only.
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// mostConns is how many connections to an agent calls have at most. Those of the
-// blocking queries are not among them.
+// mostConns is the maximum number of connections of calls to an agent. Blocking queries
+// have connections of their own.
 const mostConns = 8
 
-// idle is how long an unused connection is kept. Consul's agents keep theirs
+// idle is the time for which an unused connection is kept. Consul's agents keep it
 // longer.
 const idle = 90 * time.Second
 
 // socketHost is the host in requests through a socket.
 const socketHost = "localhost"
 
-// sharing returns new connections to the endpoint.
+// sharing returns a new set of connections to the endpoint, which is still empty.
 func (c *conn) sharing(queries bool) *sharing {
 	s := &sharing{share: connShare{addr: c.addr, queries: queries}, budget: c.b.c.Timing.RetryTimeout}
 	s.http = c.transport(&s.share)
 	return s
 }
 
-// transport returns connections to the endpoint that share counts.
+// transport returns a transport to the endpoint whose connections share counts.
 func (c *conn) transport(share *connShare) *http.Transport {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dialVerified(ctx, share) }
 	return &http.Transport{
-		// HTTP/1.1 needs a connection for each request under way.
+		// HTTP/1.1 needs a connection for each request in flight.
 		MaxConnsPerHost: mostConns, MaxIdleConnsPerHost: mostConns, IdleConnTimeout: idle, DisableCompression: true,
 		DialContext: dial, DialTLSContext: dial,
 	}
 }
 
-// encrypted is TLS on a connection to the endpoint, with the configuration of its
-// time, or the connection itself without TLS.
+// encrypted returns nc with TLS, in the configuration of this moment, or nc itself if TLS
+// is disabled.
 func (c *conn) encrypted(ctx context.Context, nc net.Conn) (net.Conn, error) {
 	if c.b.c.tls == nil {
 		return nc, nil
@@ -182,7 +180,7 @@ func (c *conn) encrypted(ctx context.Context, nc net.Conn) (net.Conn, error) {
 	return credentials.Client(ctx, nc, c.b.c.tls, endpoint.HostPort(c.addr))
 }
 
-// statusError is an answer of Consul's that is none.
+// A statusError is a non-success HTTP response.
 type statusError struct {
 	code       int
 	body       string
@@ -196,11 +194,11 @@ func (e *statusError) Error() string {
 	return e.body
 }
 
-// checked makes errors of the statuses that say that a request was not done:
-// the API's own errors do not always carry the status.
+// checked returns responses with a non-success status as errors, because the API's own
+// errors do not always have the status.
 type checked struct{ http.RoundTripper }
 
-// mostBody is how much of an error's body is kept.
+// mostBody is the maximum number of bytes kept of a response.
 const mostBody = 4 << 10
 
 func (t checked) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -220,8 +218,8 @@ func (t checked) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, &statusError{resp.StatusCode, string(bytes.TrimSpace(body)), retryAfter(resp.Header.Get("Retry-After"))}
 }
 
-// retryAfter is the time of a Retry-After header in seconds. A date is another
-// machine's clock, and is not compared.
+// retryAfter returns the duration of a Retry-After header in seconds. A date is ignored,
+// because it comes from the clock of another machine.
 func retryAfter(value string) time.Duration {
 	seconds, err := strconv.ParseUint(value, 10, 16)
 	if err != nil {
@@ -230,8 +228,8 @@ func retryAfter(value string) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// call makes one request at an endpoint: once, or twice where the token was
-// refused and its file has another one.
+// call makes one request at an endpoint. It repeats the request once if the token was
+// refused and the file has another one.
 func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, token string) (T, error)) (T, error) {
 	token := c.b.token.current()
 	for again := false; ; again = true {
@@ -256,8 +254,8 @@ func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, token
 	}
 }
 
-// consistent is call for a read that the quorum answers: it is a proof, from its
-// sending on (P2).
+// consistent is call for a read that the quorum answers. A successful one is recorded as
+// a proof from its sending on (P2).
 func consistent[T any](ctx context.Context, c *conn, f func(o *api.QueryOptions) (T, error)) (T, error) {
 	sent := dcs.Now()
 	v, err := call(ctx, c, func(ctx context.Context, token string) (T, error) { return f(c.reading(ctx, token)) })
@@ -267,7 +265,8 @@ func consistent[T any](ctx context.Context, c *conn, f func(o *api.QueryOptions)
 	return v, err
 }
 
-// proven returns when the latest consistent read through c was sent (P2).
+// proven returns the time at which the latest answered consistent read through c was sent
+// (P2).
 func (c *conn) proven() dcs.Instant {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -282,8 +281,8 @@ func (c *conn) proved(sent dcs.Instant) {
 	}
 }
 
-// reading are the options of a read that the store's leader answers with the
-// quorum's word.
+// reading returns the options of a read that the leader answers after it has verified its
+// leadership with the quorum.
 func (c *conn) reading(ctx context.Context, token string) *api.QueryOptions {
 	return (&api.QueryOptions{RequireConsistent: true, Token: token}).WithContext(ctx)
 }

@@ -12,30 +12,30 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
-// use is the purpose that a request occupies a connection for. HTTP/1.1 serves one
+// A use is the purpose for which a request occupies a connection. HTTP/1.1 serves one
 // request at a time on each.
 type use uint8
 
-// The uses, the more urgent first.
+// The uses, the most urgent first.
 const (
 	renewing use = iota
 	ordinary
 	uses
 )
 
-// connShare divides the connections to one agent among requests. There are
-// mostConns at most. An agent at its limit on connections from one address
-// (limits.http_max_conns_per_client) refuses further ones. The requests then share
-// those that are open, the renewals first, and one more connection is tried from
-// time to time.
+// connShare divides the connections to one agent, at most mostConns, among requests.
+// An agent at its limit on connections from one address
+// (limits.http_max_conns_per_client) refuses further ones. The requests then share the
+// open ones, with precedence for renewals, and one more connection is tried from time
+// to time.
 type connShare struct {
 	addr    string
-	queries bool // for blocking queries, which are up to a minute long: none waits at the limit
+	queries bool // for blocking queries, which take up to a minute and do not wait at the limit
 
 	mu      sync.Mutex
 	open    int       // connections on which the agent has answered
-	unheard int       // connections on which it has not
-	ending  int       // open connections that are about to be closed by their request's end
+	unheard int       // connections on which the agent has not answered yet
+	ending  int       // open connections that are about to be closed with their request
 	used    [uses]int // connections in use
 	waiting [uses][]*turn
 
@@ -44,11 +44,11 @@ type connShare struct {
 	growAt  dcs.Instant // when the next connection may be tried
 }
 
-// turn is a request that waits for a connection. ready gets one value.
+// A turn is a request that waits for a connection. ready receives one value.
 type turn struct{ ready chan error }
 
-// The pause before another connection is tried doubles from leastPause, up to
-// mostPause, or up to aloneFor while calls have none.
+// The pause before another connection is tried doubles from leastPause up to mostPause,
+// or up to aloneFor while calls have no connection.
 const (
 	leastPause = 250 * time.Millisecond
 	mostPause  = 5 * time.Second
@@ -86,7 +86,7 @@ func (s *connShare) acquire(ctx context.Context, u use) error {
 	}
 	err := errNoConn
 	if s.limited {
-		err = fmt.Errorf("no connection was free in time, %d to the agent are in use: %w", s.open, errConnections)
+		err = fmt.Errorf("no connection was free in time, all %d connections to the agent are in use: %w", s.open, errConnections)
 	}
 	return &backend.Failure{Endpoint: s.addr, Err: err, Refused: true, Local: true}
 }
@@ -99,7 +99,7 @@ func (s *connShare) release(u use) {
 	s.dispatch()
 }
 
-// most is how many connections may be in use. Under s.mu.
+// most returns the number of connections that may be in use. Under s.mu.
 func (s *connShare) most() int {
 	switch {
 	case !s.limited:
@@ -110,9 +110,10 @@ func (s *connShare) most() int {
 	return min(s.open+1, mostConns)
 }
 
-// admits reports whether a request may use a connection now. At the limit one is
-// kept for renewals, if there are two, but while a further connection is tried,
-// which takes all that are open. Under s.mu.
+// admits reports whether a request may use a connection now. At the limit one
+// connection is reserved for renewals if there are at least two. While a further
+// connection is tried, none is reserved, because the attempt needs all open ones in
+// use. Under s.mu.
 func (s *connShare) admits(u use) bool {
 	most := s.most()
 	if s.used[renewing]+s.used[ordinary] >= most {
@@ -121,7 +122,7 @@ func (s *connShare) admits(u use) bool {
 	return u == renewing || s.queries || most != s.open || s.used[ordinary] < max(1, most-1)
 }
 
-// refusal returns why a request that is not admitted cannot be served by waiting.
+// refusal returns the error of a request that is not admitted and must not wait, or nil.
 // Under s.mu.
 func (s *connShare) refusal() error {
 	pause := -s.growAt.Elapsed()
@@ -147,13 +148,13 @@ func (s *connShare) dispatch() {
 	}
 }
 
-// refused notes that the agent refused a connection.
+// refused records that the agent refused a connection.
 func (s *connShare) refused() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.dispatch()
 	if s.limited && s.growAt.Elapsed() < 0 {
-		return // tried together with another one
+		return // this one was tried together with another one
 	}
 	s.limited = true
 	s.pause = min(max(2*s.pause, leastPause), mostPause)
@@ -169,15 +170,15 @@ func (s *connShare) refused() {
 	})
 }
 
-// dialled notes a new connection.
+// dialled records a new connection.
 func (s *connShare) dialled() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.unheard++
 }
 
-// heard notes the first word on a connection: an answer, or a refusal or the end
-// of the connection.
+// heard records the first event on a connection. answered reports an answer. Otherwise
+// the connection was refused or has ended.
 func (s *connShare) heard(answered bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -190,21 +191,21 @@ func (s *connShare) heard(answered bool) {
 	s.dispatch()
 }
 
-// closed notes the end of a connection on which the agent had answered. The agent
-// has room for another one now.
+// closed records the end of a connection on which the agent had answered. The agent can
+// accept another one now.
 func (s *connShare) closed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open--
 	s.growAt = dcs.Now()
-	if s.open == 0 { // as when the agent was restarted
+	if s.open == 0 { // for example because the agent was restarted
 		s.limited, s.pause = false, 0
 	}
 	s.dispatch()
 }
 
-// keeps reports whether an open connection must outlive a request that was given
-// up: the agent might have no room for another one. HTTP/1.1 can abandon a request
+// keeps reports whether an open connection must outlive a request that was given up,
+// because the agent might not accept another one. HTTP/1.1 can abandon a request
 // only by closing its connection. If it returns false, the caller must end the
 // request and call ended.
 func (s *connShare) keeps() bool {
@@ -217,14 +218,14 @@ func (s *connShare) keeps() bool {
 	return false
 }
 
-// ended notes that a request has ended for which keeps has returned false.
+// ended records the end of a request for which keeps has returned false.
 func (s *connShare) ended() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ending--
 }
 
-// isServed reports whether the agent serves another connection.
+// isServed reports whether the agent serves a connection of the share.
 func (s *connShare) isServed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

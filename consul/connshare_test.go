@@ -12,7 +12,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
-// limitedTo is a share of n connections whose agent has just refused another one.
+// limitedTo returns a share of n connections whose agent has just refused another one.
 func limitedTo(n int) *connShare {
 	s := &connShare{addr: "agent"}
 	for range n {
@@ -23,7 +23,7 @@ func limitedTo(n int) *connShare {
 	return s
 }
 
-// request begins a request that is done when the test ends it.
+// request acquires a connection. The test releases it.
 func request(ctx context.Context, s *connShare, u use) (admitted chan error) {
 	admitted = make(chan error, 1)
 	go func() { admitted <- s.acquire(ctx, u) }()
@@ -35,7 +35,7 @@ func waits(t *testing.T, admitted chan error) {
 	t.Helper()
 	select {
 	case err := <-admitted:
-		t.Fatal("the request does not wait:", err)
+		t.Fatal("the request must wait, but returned:", err)
 	default:
 	}
 }
@@ -46,12 +46,12 @@ func admittedNow(t *testing.T, admitted chan error) {
 	case err := <-admitted:
 		require.NoError(t, err)
 	default:
-		t.Fatal("the request waits")
+		t.Fatal("the request must not wait")
 	}
 }
 
-// At the limit a renewal does not wait for other requests, as long as there are
-// two connections, and goes before them where there is one.
+// At the limit a renewal does not wait for other requests if there are at least two
+// connections, and takes precedence over waiting ones if there is one.
 func TestRenewalsGoFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
@@ -79,20 +79,21 @@ func TestRenewalsGoFirst(t *testing.T) {
 	})
 }
 
-// At the limit a blocking query does not wait: the tree is read without one.
+// At the limit a blocking query does not wait, and the tree is read without one.
 func TestBlockingQueryDoesNotWaitAtTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := limitedTo(1)
 		s.queries = true
 		require.NoError(t, s.acquire(t.Context(), ordinary))
 		require.ErrorIs(t, s.acquire(t.Context(), ordinary), errConnections)
-		require.False(t, s.keeps(), "it lasts too long")
+		require.False(t, s.keeps(), "a blocking query takes too long for its connection to be kept")
 		time.Sleep(leastPause)
 		require.NoError(t, s.acquire(t.Context(), ordinary))
 	})
 }
 
-// A request that waits in vain says why, wrote nothing, and is no agent's fault.
+// A request that waits in vain returns an error with the reason. It wrote nothing and
+// blames no agent.
 func TestWaitAtTheLimitIsNobodysFault(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := limitedTo(1)
@@ -102,14 +103,14 @@ func TestWaitAtTheLimitIsNobodysFault(t *testing.T) {
 		err := s.acquire(ctx, ordinary)
 		require.ErrorIs(t, err, errConnections)
 		require.ErrorIs(t, err, attempt.ErrNotSent)
-		require.NotErrorIs(t, err, context.DeadlineExceeded, "it would count as the agent's silence")
+		require.NotErrorIs(t, err, context.DeadlineExceeded, "a timeout would count as the agent's silence")
 		require.True(t, backend.Judge(err).Local)
 		require.Empty(t, s.waiting[ordinary])
 	})
 }
 
-// Without a connection a request fails at once, with the reason, and nothing is
-// tried before the pause is over. Then one request tries, alone.
+// Without a connection a request fails at once with the reason, and no connection is
+// tried before the pause is over. Then a single request tries one.
 func TestStoreWithoutAConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := limitedTo(0)
@@ -139,8 +140,8 @@ func TestStoreWithoutAConnection(t *testing.T) {
 	})
 }
 
-// More connections are tried one at a time, seldom while they are refused, and at
-// once while they are not. The last one ends the limit.
+// Further connections are tried one at a time. While they are refused, they are tried
+// seldom, and otherwise at once. The last one ends the limit.
 func TestShareGrowsAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := limitedTo(1)
@@ -149,7 +150,7 @@ func TestShareGrowsAgain(t *testing.T) {
 		tried := 0
 		for began := time.Now(); time.Since(began) < time.Minute; {
 			select {
-			case err := <-next: // the agent has room for no other one
+			case err := <-next: // the agent accepts no other connection
 				require.NoError(t, err)
 				tried++
 				s.refused()
@@ -178,8 +179,8 @@ func TestShareGrowsAgain(t *testing.T) {
 	})
 }
 
-// The last connection is not closed because a request on it was given up, and none
-// is at the limit.
+// A request that is given up does not close the last connection, nor any connection at
+// the limit.
 func TestGivenUpRequestKeepsTheLastConnection(t *testing.T) {
 	s := &connShare{addr: "agent"}
 	for range 3 {
@@ -188,7 +189,7 @@ func TestGivenUpRequestKeepsTheLastConnection(t *testing.T) {
 	}
 	require.False(t, s.keeps())
 	require.False(t, s.keeps())
-	require.True(t, s.keeps(), "two are ending")
+	require.True(t, s.keeps(), "the two other connections are ending")
 	s.closed()
 	s.ended()
 	require.True(t, s.keeps())

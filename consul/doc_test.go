@@ -10,7 +10,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// The rights that doc.go lists are those that the suite's own clients have.
+// doc.go lists all permissions with which the suite runs.
 func TestDocListsTheRights(t *testing.T) {
 	doc, err := os.ReadFile("doc.go")
 	require.NoError(t, err)

@@ -19,20 +19,21 @@ import (
 )
 
 var (
-	errAlive = errors.New("it said that the session is gone, and the store says that it is not")
-	// errConnections is the limit of an agent on one address. It is no fault of the
-	// agent's.
+	errAlive = errors.New("the endpoint does not know the session, but the quorum does")
+	// errConnections is the limit of an agent on connections from one address. It does
+	// not blame the agent.
 	errConnections = errors.New("the agent's limit on connections from one address may be reached: raise limits.http_max_conns_per_client (default 200), or use fewer Stores on this host")
-	// errRefusedConn says that the agent read no request on a new connection.
+	// errRefusedConn means that the agent read no request on a new connection.
 	errRefusedConn = fmt.Errorf("the agent refused a new connection: %w", errConnections)
-	errNoConn      = fmt.Errorf("no connection was free in time: %d requests to the agent were under way, or %w", mostConns, endpoint.ErrDials)
-	errNoIndex     = errors.New("the answer has no X-Consul-Index, which Consul always sends: it is not Consul's")
+	errNoConn      = fmt.Errorf("no connection was free in time: %d requests to the agent were in flight, or %w", mostConns, endpoint.ErrDials)
+	errNoIndex     = errors.New("the response has no X-Consul-Index header, which Consul always sends: check that the endpoint is a Consul agent")
 )
 
-// What Consul says in words only. Each has a test. Consul quotes keys in its
-// texts, so that each is compared where it begins or ends, never within.
+// Texts that are the only indication of an error in a response of Consul. Each has a
+// test. Consul quotes keys in its texts, so that a text is compared with the beginning
+// or the end and never with the middle.
 const (
-	textNoLeader       = "No cluster leader"         // at the end, behind the calls that were on the way
+	textNoLeader       = "No cluster leader"         // at the end, after the names of forwarded calls
 	textNotLeader      = "node is not the leader"    // the same
 	textNoNode         = "Missing node registration" // the same
 	textLockDelay      = " due to lock delay"        // at the end
@@ -46,25 +47,25 @@ const (
 	textInvalidSession = "Invalid Session TTL"
 )
 
-// rateLimits are the texts of refusals by Consul's rate limits, behind the calls
-// that were on the way.
+// rateLimits are the texts of refusals by Consul's rate limits. They are at the end,
+// after the names of forwarded calls.
 var rateLimits = []string{
 	"rate limit exceeded, try again later or against a different server",
 	"rate limit exceeded for operation that can only be performed by the leader, try again later",
 	"RPC rate limit exceeded",
 }
 
-// refusal is why Consul refused one operation of a transaction.
+// A refusal is the reason for which Consul refused one operation of a transaction.
 type refusal uint8
 
 const (
 	condition refusal = iota // a condition does not hold
-	denied                   // the token lacks a right
+	denied                   // the token lacks a permission
 	delayed                  // the lock-delay of an earlier session
-	leaseGone                // the operation's session is not live
+	leaseGone                // the session of the operation does not exist
 )
 
-// refusalOf reads what Consul says of op.
+// refusalOf returns the refusal of op from Consul's text.
 func refusalOf(op *api.KVTxnOp, what string) refusal {
 	switch {
 	case strings.HasPrefix(what, textDenied), strings.HasPrefix(what, textACLNotFound):
@@ -77,11 +78,11 @@ func refusalOf(op *api.KVTxnOp, what string) refusal {
 	return condition
 }
 
-// shortest finds the shortest session in Consul's refusal of a shorter one.
+// shortest matches the minimum session TTL in Consul's refusal of a shorter one.
 var shortest = regexp.MustCompile(`must be between \[([^=\]]+)=`)
 
-// tooShort returns the shortest TTL that the servers grant, if err is their
-// refusal of a shorter one.
+// tooShort returns the minimum session TTL of the servers, if err is their refusal of a
+// shorter one.
 func tooShort(err error) (time.Duration, bool) {
 	if err == nil || !strings.Contains(err.Error(), textInvalidSession) {
 		return 0, false
@@ -94,8 +95,8 @@ func tooShort(err error) (time.Duration, bool) {
 	return d, err == nil && d > 0
 }
 
-// plainly is what an error says, without the request's address.
-func plainly(err error) error {
+// unwrapURLError returns err without the URL of the request.
+func unwrapURLError(err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
 		return u.Err
@@ -103,18 +104,18 @@ func plainly(err error) error {
 	return err
 }
 
-// errHidden is what a token may not see. Consul leaves it out of a list
-// without a word.
+// errHidden is the error of a list from which Consul left out keys that the token may not
+// read. Consul itself returns no error.
 var errHidden error = &statusError{code: http.StatusForbidden, body: "Permission denied: keys are hidden from the token"}
 
-// forbidden reports whether Consul refused the token.
+// forbidden reports whether Consul refused the token or denied it a permission.
 func forbidden(err error) bool {
 	var s *statusError
 	return errors.As(err, &s) && s.code == http.StatusForbidden
 }
 
-// deniedIn is the error of a transaction that Consul refused because the token
-// lacks a right, nil for any other. Consul answers with the status of a conflict.
+// deniedIn returns the error of a transaction that Consul refused because the token lacks
+// a permission, or nil. Consul answers such a transaction with the status of a conflict.
 func deniedIn(faults api.TxnErrors) error {
 	for _, f := range faults {
 		if refusalOf(nil, f.What) == denied {
@@ -124,8 +125,8 @@ func deniedIn(faults api.TxnErrors) error {
 	return nil
 }
 
-// failed makes a failure of what an endpoint, or HTTP, answered. left says
-// that the request had left, or may have.
+// failed returns the failure for an error of an endpoint or of HTTP. left must be true if
+// the request may have been sent.
 func (c *conn) failed(ctx context.Context, err error, left bool) error {
 	var f *backend.Failure
 	if errors.As(err, &f) {
@@ -136,7 +137,7 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 	} else if ended != nil {
 		return &backend.Failure{Endpoint: c.addr, Err: ended, Blame: true, Refused: true}
 	}
-	err = plainly(err)
+	err = unwrapURLError(err)
 	f = &backend.Failure{Endpoint: c.addr, Err: err, Blame: true, Refused: !left, Unreachable: !left}
 	var s *statusError
 	switch text := err.Error(); {
@@ -150,8 +151,8 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 	case errors.As(err, &s):
 		c.answered(f, s)
 	case strings.Contains(text, textAlert):
-		// The server refused our certificate: in TLS 1.3 it says so when we have
-		// begun to write.
+		// The server rejected the client certificate. In TLS 1.3 it does so after the
+		// client has begun to write.
 		f.Kind, f.Refused, f.Unreachable = dcs.ErrUnauthorized, true, true
 	case !left && (strings.Contains(text, textCertificate) || strings.Contains(text, textTLS)):
 		f.Kind = dcs.ErrUnauthorized
@@ -165,7 +166,7 @@ func (c *conn) answered(f *backend.Failure, s *statusError) {
 	f.Unreachable = false
 	switch {
 	case s.code == http.StatusForbidden:
-		// Another agent may know a token that has not reached this one.
+		// Another agent may know a token that has not been replicated to this one.
 		f.Err = c.b.needs(s.Error())
 		f.Kind, f.Unconfirmed, f.Refused, f.Blame = dcs.ErrUnauthorized, true, true, false
 	case s.code == http.StatusRequestEntityTooLarge:
@@ -173,14 +174,14 @@ func (c *conn) answered(f *backend.Failure, s *statusError) {
 	case s.code == http.StatusTooManyRequests && strings.HasPrefix(s.body, textConnections):
 		f.Err, f.Refused, f.Blame, f.Busy = fmt.Errorf("%w: %w", s, errConnections), true, false, time.Second
 	case s.code == http.StatusTooManyRequests, s.code == http.StatusServiceUnavailable, slices.ContainsFunc(rateLimits, ends):
-		f.Refused = s.code != http.StatusServiceUnavailable || slices.ContainsFunc(rateLimits, ends) // a proxy may have passed it on
+		f.Refused = s.code != http.StatusServiceUnavailable || slices.ContainsFunc(rateLimits, ends) // a proxy may have passed the request on
 		f.Blame, f.Doubt, f.Throttled, f.Busy = false, true, true, max(s.retryAfter, time.Second)
 	case ends(textNoLeader), ends(textNotLeader):
-		f.Blame, f.Refused, f.Doubt = false, true, true // it was not given to the log
+		f.Blame, f.Refused, f.Doubt = false, true, true // the request was not written to the Raft log
 	}
 }
 
-// needs says which rules a token needs, after Consul's own words.
+// needs returns an error with Consul's text and the rules that a token needs.
 func (b *Backend) needs(said string) error {
 	node := b.c.Node
 	if node == "" {

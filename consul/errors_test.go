@@ -15,8 +15,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
-// Each text of Consul's that has a meaning, as Consul 1.22 sends it, and the
-// same words in a key, which mean nothing.
+// Each text that classifies an error is recognised as Consul 1.22 sends it, and
+// ignored if it is part of a key.
 func TestTextsOfTransactions(t *testing.T) {
 	const id = "1b2c"
 	for _, row := range []struct {
@@ -32,7 +32,7 @@ func TestTextsOfTransactions(t *testing.T) {
 		{api.KVCheckIndex, `failed index check for key "r/invalid session", current modify index 7 != 5`, condition},
 		{api.KVCheckNotExists, `key "r/invalid session \"1b2c\"" exists`, condition},
 		{api.KVCheckNotExists, `key "invalid session" exists`, condition},
-		{api.KVCheckIndex, `invalid session "1b2c"`, condition}, // no operation that asks for a session
+		{api.KVCheckIndex, `invalid session "1b2c"`, condition}, // an operation without a session
 		{api.KVLock, `failed to lock key "r/x due to lock delay", lock is already held`, condition},
 		{api.KVCAS, `failed to set key "r/k due to lock delay", index is stale`, condition},
 		{api.KVCheckNotExists, `key "r/Permission denied" exists`, condition},
@@ -43,8 +43,8 @@ func TestTextsOfTransactions(t *testing.T) {
 	}
 }
 
-// The same for the texts of other answers. A refusal says that nothing was
-// written, so that a wrong one is a wrong no.
+// The same holds for the texts of other answers. A refusal means that nothing was
+// written, so that one recognised by mistake would report a write as not applied.
 func TestTextsOfAnswers(t *testing.T) {
 	a := newFake(t)
 	b := fakeClient(t, nil, a)
@@ -70,7 +70,7 @@ func TestTextsOfAnswers(t *testing.T) {
 		{500, `key "r/node is not the leader": failed`, false, nil},
 		{500, `key "r/rate limit exceeded": failed`, false, nil},
 		{500, `key "r/remote error: tls: ": failed`, false, nil},
-		{500, "rpc error getting client: failed to get conn: remote error: tls: bad certificate", false, nil}, // the agent's
+		{500, "rpc error getting client: failed to get conn: remote error: tls: bad certificate", false, nil}, // the alert concerns the agent's certificate
 	} {
 		err := c.failed(t.Context(), &statusError{code: row.code, body: row.text}, true)
 		var f *backend.Failure
@@ -80,8 +80,8 @@ func TestTextsOfAnswers(t *testing.T) {
 	}
 }
 
-// A conflict on a key that is named like a text of Consul's is a conflict, and
-// ends no lease.
+// A conflict on a key that is named like one of Consul's texts is reported as a
+// conflict and not as a lost lease.
 func TestConflictOnKeyNamedLikeAText(t *testing.T) {
 	a := newFake(t)
 	const key = `invalid session "s"`

@@ -19,7 +19,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// fakeAgent answers as a test says, and remembers what it was asked.
+// fakeAgent answers with the answers of a test, and records its requests.
 type fakeAgent struct {
 	*httptest.Server
 	mu    sync.Mutex
@@ -27,13 +27,13 @@ type fakeAgent struct {
 	urls  []string
 	slow  map[string]time.Duration
 	say   map[string]func(w http.ResponseWriter)
-	// waits counts the blocking queries that serves has got.
+	// waits counts the blocking queries that serves has received.
 	waits atomic.Int64
-	// serve answers instead, where it is set.
+	// serve answers all requests if it is not nil.
 	serve func(w http.ResponseWriter, r *http.Request)
-	// place is where the identity of its store is, which other agents may share.
+	// place holds the identity of the store. Other agents may share it.
 	place *identityPlace
-	// index is the one of its answers.
+	// index is the X-Consul-Index of the answers.
 	index atomic.Int64
 }
 
@@ -112,8 +112,8 @@ func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveIdentity answers reads of the identity, which each new connection begins
-// with, and its creation before the first session.
+// serveIdentity answers the read of the identity at the beginning of each connection, and
+// its creation before the first session.
 func (f *fakeAgent) serveIdentity(w http.ResponseWriter, r *http.Request) {
 	at := f.place
 	at.mu.Lock()
@@ -140,8 +140,7 @@ func (f *fakeAgent) answer(op string, code int, body string) {
 	f.say[op] = func(w http.ResponseWriter) { w.WriteHeader(code); _, _ = w.Write([]byte(body)) }
 }
 
-// heard returns what was asked since the last time, without the Pool's own
-// questions.
+// heard returns the requests since the last call of heard, without those of the Pool.
 func (f *fakeAgent) heard() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -165,7 +164,7 @@ func fakeClient(t *testing.T, change func(*Config), agents ...*fakeAgent) *Backe
 	return b
 }
 
-// quiet is a client whose Pool has asked what it asks at its beginning.
+// quiet returns a client whose Pool has made its first requests.
 func quiet(t *testing.T, agents ...*fakeAgent) *Backend {
 	b := fakeClient(t, nil, agents...)
 	for _, a := range agents {
@@ -178,8 +177,8 @@ func quiet(t *testing.T, agents ...*fakeAgent) *Backend {
 	return b
 }
 
-// P2: through an endpoint that has answered no consistent read yet, one is
-// answered before the renewal is sent; after that the last round's serves.
+// P2: if an endpoint has answered no consistent read yet, one is answered before the
+// renewal is sent. After that the read of the last round is used.
 func TestReadGoesBeforeTheFirstRenewal(t *testing.T) {
 	a := newFake(t)
 	b := quiet(t, a)
@@ -190,16 +189,15 @@ func TestReadGoesBeforeTheFirstRenewal(t *testing.T) {
 	_, err = l.confirm(t.Context(), c, nil)
 	require.NoError(t, err)
 	heard := a.heard()
-	require.Equal(t, "top", heard[0], "the read first, alone")
+	require.Equal(t, "top", heard[0], "the read must be sent first and alone")
 	require.ElementsMatch(t, []string{"renew", "top"}, heard[1:])
 
 	_, err = l.confirm(t.Context(), c, []string{"leader"})
 	require.NoError(t, err)
-	require.ElementsMatch(t, []string{"renew", "get"}, a.heard(), "together")
+	require.ElementsMatch(t, []string{"renew", "get"}, a.heard(), "both must be sent together")
 }
 
-// P2: From is at most a TTL after the sending of the read that the renewal
-// rests on.
+// P2: From is at most a TTL after the sending of the read on which the renewal is based.
 func TestFromRestsOnTheRead(t *testing.T) {
 	a := newFake(t)
 	b := quiet(t, a)
@@ -208,11 +206,11 @@ func TestFromRestsOnTheRead(t *testing.T) {
 	c.mu.Lock()
 	c.proof = dcs.Instant{}
 	c.mu.Unlock()
-	// The renewal is sent when the read's TTL is over.
+	// The renewal is sent after one TTL has passed since the read.
 	const slow = 100 * time.Millisecond
 	l := &lease{b, "s", slow / 2}
 	var once sync.Once
-	var read dcs.Instant // not before its sending
+	var read dcs.Instant // not before the read was sent
 	a.mu.Lock()
 	a.slow["top"] = slow
 	a.say["top"] = func(w http.ResponseWriter) {
@@ -222,10 +220,10 @@ func TestFromRestsOnTheRead(t *testing.T) {
 	a.mu.Unlock()
 	r, err := l.confirm(t.Context(), c, nil)
 	require.NoError(t, err)
-	require.False(t, read.Add(l.ttl).Before(r.From), "From is %v after the read's TTL", r.From.Sub(read.Add(l.ttl)))
+	require.False(t, read.Add(l.ttl).Before(r.From), "From is %v later than one TTL after the read", r.From.Sub(read.Add(l.ttl)))
 }
 
-// P2: a read that is older than a TTL serves no more.
+// P2: a read that is older than a TTL is not used.
 func TestOldReadIsReplaced(t *testing.T) {
 	a := newFake(t)
 	b := quiet(t, a)
@@ -238,11 +236,11 @@ func TestOldReadIsReplaced(t *testing.T) {
 	begin := dcs.Now()
 	r, err := l.confirm(t.Context(), c, nil)
 	require.NoError(t, err)
-	require.Equal(t, "top", a.heard()[0], "a new read first")
+	require.Equal(t, "top", a.heard()[0], "a new read must be sent first")
 	require.False(t, r.From.Before(begin))
 }
 
-// A renewal whose read fails is none, although Consul took it.
+// A renewal does not count if its read fails, although Consul confirmed it.
 func TestRenewalWithoutAReadIsNone(t *testing.T) {
 	a := newFake(t)
 	b := quiet(t, a)
@@ -253,8 +251,8 @@ func TestRenewalWithoutAReadIsNone(t *testing.T) {
 	require.ErrorContains(t, err, "No cluster leader")
 }
 
-// A 404 is believed when the quorum says that the session is gone, and counts
-// against the endpoint when it says that it is not.
+// A 404 counts as the loss of the session if the quorum does not know the session either.
+// If the quorum knows it, the 404 blames the endpoint.
 func TestGoneIsConfirmed(t *testing.T) {
 	a := newFake(t)
 	b := quiet(t, a)
@@ -274,7 +272,7 @@ func TestGoneIsConfirmed(t *testing.T) {
 	require.Error(t, err)
 }
 
-// A redirection is not followed: the token would go along.
+// A redirect is not followed, because the token would be sent along.
 func TestRedirectionsAreNotFollowed(t *testing.T) {
 	elsewhere, a := newFake(t), newFake(t)
 	b := quiet(t, a)
@@ -291,7 +289,7 @@ func TestRedirectionsAreNotFollowed(t *testing.T) {
 	require.Empty(t, elsewhere.heard())
 }
 
-// Datacenter, namespace and partition are in every request.
+// Every request has the datacenter, namespace and partition of Config.
 func TestPlacesArePassedThrough(t *testing.T) {
 	a := newFake(t)
 	b := fakeClient(t, func(c *Config) { c.Datacenter, c.Namespace, c.Partition, c.Node = "dc9", "ns9", "ap9", "n9" }, a)
@@ -314,8 +312,8 @@ func TestPlacesArePassedThrough(t *testing.T) {
 	}
 }
 
-// Every connection ends with its client: one that is idle, and one whose dial
-// was under way when the client was closed.
+// Every connection is closed with its client, including an idle one and one that was
+// being dialled when the client was closed.
 func TestConnectionsEndWithTheirClient(t *testing.T) {
 	agent := newFake(t)
 	b := fakeClient(t, nil, agent)

@@ -11,7 +11,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// faults is the servers, for the suite's fault cases.
+// faults controls the servers for the fault cases of the suite.
 func (s *suite) faults() *conformance.Cluster {
 	if s.Cluster == nil {
 		return nil

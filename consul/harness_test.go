@@ -21,11 +21,11 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// suiteTiming leaves an election of the servers', 4.5 s at most, room in a
-// budget.
+// suiteTiming has budgets in which an election of the servers fits, which takes at most
+// 4.5 s.
 var suiteTiming = dcs.Timing{TTL: 13 * time.Second, LoopWait: time.Second, RetryTimeout: 6 * time.Second}
 
-// shared are the servers that all tests share, and secured the one with TLS and
+// shared are the servers that all tests share, and secured is the server with TLS and
 // ACLs.
 var (
 	shared  = testcluster.Shared{Options: testcluster.Options{Kind: testcluster.Consul, Domain: "consul.test"}}
@@ -40,13 +40,13 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// suite is what the conformance suite runs on.
+// suite is the harness of the conformance suite.
 type suite struct {
 	testcluster.Env
-	agent string // "": through the servers
+	agent string // "": the clients use the servers
 }
 
-// fresh is the suite with a tree of its own.
+// fresh returns the suite with a tree of its own.
 func (s *suite) fresh(tb testing.TB) *suite {
 	own := &suite{s.Fresh(tb), s.agent}
 	if s.agent != "" {
@@ -66,13 +66,13 @@ func (s *suite) registerNode(tb testing.TB) {
 	require.NoError(tb, err)
 }
 
-// suiteNode is the catalog node of all roots of the suite. It is an operator's, so
-// that they may share it.
+// suiteNode is the catalog node of all roots of the suite. They may share it, because it
+// was registered like one of an operator.
 const suiteNode = "holdfast-suite"
 
 var commonNode sync.Once
 
-// admin is a client with every right, not through a proxy.
+// admin is a client with every permission that bypasses the proxies.
 func (s *suite) admin(tb testing.TB) *api.Client {
 	if s.Cluster == nil {
 		c, err := api.NewClient(&api.Config{Address: s.Endpoints[0]})
@@ -84,11 +84,11 @@ func (s *suite) admin(tb testing.TB) *api.Client {
 	return c
 }
 
-// suiteClient is a client with a tap in its connections.
+// suiteClient is a client with injected faults.
 type suiteClient struct {
 	*Backend
-	tap   *tap
-	conns testcluster.Sockets
+	faults *faultInjector
+	conns  testcluster.Sockets
 }
 
 func (s *suite) config(o conformance.Opening) Config {
@@ -105,12 +105,12 @@ func (s *suite) config(o conformance.Opening) Config {
 	return c
 }
 
-func tapped(c Config, open func(Config) (*Backend, error), faults ...conformance.Fault) (*suiteClient, error) {
-	s := &suiteClient{tap: &tap{root: c.Root + "/"}}
+func newSuiteClient(c Config, open func(Config) (*Backend, error), faults ...conformance.Fault) (*suiteClient, error) {
+	s := &suiteClient{faults: &faultInjector{root: c.Root + "/"}}
 	for _, f := range faults {
-		s.tap.Inject(f)
+		s.faults.Inject(f)
 	}
-	c.wrap, c.dialled, c.name = s.tap.wrap, s.conns.Dialled, named
+	c.wrap, c.dialled, c.name = s.faults.wrap, s.conns.Dialled, named
 	b, err := open(c)
 	if err != nil {
 		return nil, err
@@ -120,7 +120,7 @@ func tapped(c Config, open func(Config) (*Backend, error), faults ...conformance
 }
 
 func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
-	b, err := tapped(s.config(o), func(c Config) (*Backend, error) {
+	b, err := newSuiteClient(s.config(o), func(c Config) (*Backend, error) {
 		if o.Endpoints == nil && !o.Wait {
 			return New(c)
 		}
@@ -146,16 +146,18 @@ func (s *suite) url(testing.TB) string {
 	return s.URL("consul", suiteTiming, "node=holdfast-suite")
 }
 
-func requests(b dcs.Backend) int64 { return b.(*suiteClient).tap.Requests() }
+func requests(b dcs.Backend) int64 { return b.(*suiteClient).faults.Requests() }
 
-func inject(b dcs.Backend, f conformance.Fault) (lift func()) { return b.(*suiteClient).tap.Inject(f) }
+func inject(b dcs.Backend, f conformance.Fault) (lift func()) {
+	return b.(*suiteClient).faults.Inject(f)
+}
 
-// sockets reads back what holds on a client's connections.
+// sockets returns the socket options of a client's connections.
 func sockets(b dcs.Backend) []conformance.Socket {
 	return b.(*suiteClient).conns.Read()
 }
 
-// dropBookkeeping removes every marker, as the end of their sessions does.
+// dropBookkeeping deletes every marker, like the end of their sessions.
 func (s *suite) dropBookkeeping(tb testing.TB) {
 	_, err := s.admin(tb).KV().DeleteTree(s.Root+"/.op/", nil)
 	require.NoError(tb, err)
@@ -192,19 +194,19 @@ func openSecure(cluster *testcluster.Cluster, conf *tls.Config, tokenFile string
 	return b, nil
 }
 
-// tokens are ACL tokens in a file, one at a time.
+// tokens is a file that has one ACL token at a time.
 type tokens struct {
 	tb    testing.TB
 	admin *api.Client
 	file  string
-	last  string // its accessor
+	last  string // the accessor of the token in the file
 }
 
 func (t *tokens) write(secret string) {
 	require.NoError(t.tb, os.WriteFile(t.file, []byte(secret+"\n"), 0o600))
 }
 
-// renew puts a new token into the file and takes the old one away.
+// renew writes a new token to the file and deletes the old token in Consul.
 func (t *tokens) renew(rules string) {
 	name := "suite-" + strings.ToLower(rand.Text()[:12])
 	_, _, err := t.admin.ACL().PolicyCreate(&api.ACLPolicy{Name: name, Rules: rules}, nil)

@@ -21,15 +21,15 @@ const limitPage = "HTTP/1.1 429 Too Many Requests\r\n" +
 	"Connection: close\r\n\r\n" +
 	textConnections
 
-// heardConn finds out whether the agent serves a new connection. net/http sees an
-// answer to no request, or only that writing has failed.
+// heardConn detects whether the agent serves a new connection. net/http would report only
+// a response without a request, or a failed write.
 type heardConn struct {
 	net.Conn
 	share   *connShare
 	tls     bool
 	state   atomic.Int32
-	decided chan struct{} // closed with the first word, or the end
-	why     error         // of a refusal
+	decided chan struct{} // closed at the first answer, or the end
+	why     error         // the reason of a refusal
 }
 
 // The states of a heardConn.
@@ -48,7 +48,7 @@ func newHeardConn(c net.Conn, s *connShare, tls bool) *heardConn {
 // isOpen reports whether the agent has answered on c, and c is open. c may be nil.
 func (c *heardConn) isOpen() bool { return c != nil && c.state.Load() == connAnswered }
 
-// decide notes the first word. why is the reason of a refusal.
+// decide records the outcome of the first read or write. why is the reason of a refusal.
 func (c *heardConn) decide(state int32, why error) error {
 	if !c.state.CompareAndSwap(connUnheard, state) {
 		return why
@@ -86,19 +86,19 @@ func (c *heardConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// textBadRecord is the error of an alert that cannot be decrypted. An agent sends
-// one that gives up in the middle of a handshake.
+// textBadRecord is the error of an alert that cannot be decrypted. An agent sends such an
+// alert if it gives up in the middle of a handshake.
 const textBadRecord = "local error: tls: bad record MAC"
 
-// isHangup reports whether the other side has ended the connection. An agent at its
-// limit does so with TLS, where its page must not take longer than 10 ms, and where
-// a proxy passes on the end only.
+// isHangup reports whether the other side has closed the connection. An agent at its
+// limit does so with TLS, because it has 10 ms for sending its page, and behind a
+// proxy that passes on only the end of the connection.
 func isHangup(err error) bool {
 	return err != nil && strings.HasSuffix(err.Error(), textBadRecord) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
-// isLimit reports whether err on a connection without an answer is taken for the
-// agent's limit, although the agent's page is missing.
+// isLimit reports whether err on a connection without an answer is treated as the agent's
+// limit although the agent's page is missing.
 func (c *heardConn) isLimit(err error) bool {
 	return isHangup(err) && (c.tls || c.share.isServed())
 }
@@ -107,12 +107,12 @@ func closedAtOnce(err error) error {
 	return fmt.Errorf("the agent closed a new connection: %w; %w", err, errConnections)
 }
 
-// reasonWithin is how long the reason for a failed write may take. The kernel has
-// it already.
+// reasonWithin bounds the wait for the reason of a failed write, which the kernel has
+// received already.
 const reasonWithin = 100 * time.Millisecond
 
-// Write implements [net.Conn]. The agent's page may be unread when its reset makes
-// a write fail.
+// Write implements [net.Conn]. The agent's page may still be unread when the reset of the
+// connection makes a write fail.
 func (c *heardConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	if err == nil || c.state.Load() == connAnswered || !isHangup(err) {
@@ -123,7 +123,7 @@ func (c *heardConn) Write(p []byte) (int, error) {
 	select {
 	case <-c.decided:
 		return n, cmp.Or(c.why, err)
-	case <-limit.C: // nobody reads, or there is nothing to read
+	case <-limit.C: // no goroutine reads, or there is nothing to read
 	}
 	if !c.isLimit(err) {
 		return n, err

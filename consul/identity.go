@@ -20,13 +20,13 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
-// identityKey holds the name of the tree's store, which the first client that
-// writes makes. It is read on each new connection, so that no request goes to
-// another datacenter's keys, or to those of a server that is named by mistake.
+// identityKey holds the identity of the store of the tree. The first client that writes
+// creates it. It is read on each new connection, so that no request goes to the keys of
+// another datacenter, or of a server that was configured by mistake.
 const identityKey = ".store"
 
-// admitted returns the client of addr for a request, once it is known to which
-// store this Store belongs.
+// admitted returns the client of addr for a request. It waits until the store to which
+// this Store belongs is known.
 func (b *Backend) admitted(ctx context.Context, addr string) (*conn, error) {
 	c, err := b.connected(addr)
 	if err != nil {
@@ -100,11 +100,11 @@ func (c *conn) dialVerified(ctx context.Context, share *connShare) (net.Conn, er
 type verified struct {
 	net.Conn
 	b  *Backend
-	id *string // nil until it is read
+	id *string // nil until the identity has been read
 }
 
-// Write implements [net.Conn]. Nothing is sent on a connection to a store that
-// had no identity when it was made, once the store has one.
+// Write implements [net.Conn]. It fails if the identity of the store has changed since
+// the connection was made, as when the store had none at first.
 func (c *verified) Write(p []byte) (int, error) {
 	if c.id != nil && *c.id != c.b.ident.ID() {
 		c.Close()
@@ -113,9 +113,9 @@ func (c *verified) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-var errOldConnection = errors.New("the connection is older than the store's identity")
+var errOldConnection = errors.New("the connection was made before the store got its identity")
 
-// askIdentity asks one endpoint, on a connection of its own.
+// askIdentity reads the identity at one endpoint, on a separate connection.
 func (b *Backend) askIdentity(ctx context.Context, addr string) (string, error) {
 	c, err := b.connected(addr)
 	if err != nil {
@@ -132,8 +132,8 @@ func (b *Backend) askIdentity(ctx context.Context, addr string) (string, error) 
 	return c.identityOn(ctx, nc)
 }
 
-// identityOn reads the identity on a connection that nothing else uses yet.
-// Where a server's own copy has none, the quorum is asked.
+// identityOn reads the identity on a connection that is not in use yet. If the
+// server's own copy has none, it reads from the quorum.
 func (c *conn) identityOn(ctx context.Context, nc net.Conn) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.b.c.Timing.RetryTimeout/2)
 	defer cancel()
@@ -150,7 +150,7 @@ func (c *conn) identityOn(ctx context.Context, nc net.Conn) (string, error) {
 		case err != nil && ctx.Err() != nil:
 			return "", ctx.Err()
 		case err != nil:
-			return "", plainly(err)
+			return "", unwrapURLError(err)
 		case p != nil:
 			return string(p.Value), nil
 		}
@@ -158,7 +158,7 @@ func (c *conn) identityOn(ctx context.Context, nc net.Conn) (string, error) {
 	return "", nil
 }
 
-// oneConn makes requests, one after the other, on one connection.
+// oneConn is a transport that makes requests one after the other on one connection.
 type oneConn struct {
 	net.Conn
 	in *bufio.Reader
@@ -179,9 +179,9 @@ func (c *oneConn) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// makeIdentity gives the store an identity, if it has none. A token that may not
-// write the identity cannot lead a service either: the calls that follow report the
-// missing right.
+// makeIdentity creates the identity of the store if it has none. It returns nil if the
+// token may not write the identity, because such a token cannot take a lock either, and
+// the calls that follow report the missing permission.
 func (b *Backend) makeIdentity(ctx context.Context) error {
 	if err := b.ident.Ready(ctx); err != nil || b.ident.ID() != "" {
 		return err
@@ -215,17 +215,18 @@ func (b *Backend) makeIdentity(ctx context.Context) error {
 		return nil
 	}
 	if err == nil {
-		b.c.Logger.Info("the store's identity", "identity", a.Value, "endpoint", a.Endpoint)
+		b.c.Logger.Info("read or created the identity of the store", "identity", a.Value, "endpoint", a.Endpoint)
 	}
 	return err
 }
 
-// newest is the largest revision that any answer named.
+// newest returns the largest revision in any answer so far.
 func (b *Backend) newest() dcs.Revision { return max(b.minRevision.Load(), b.copy.Latest()) }
 
-// follows judges the tree's index in an answer by the quorum to a request that
-// was sent when before was the newest revision. Consul forgets deletions, and
-// the index of all keys then shows whether the store has gone back.
+// follows checks the index of the tree in an answer of the quorum to a request that was
+// sent when before was the newest revision. The index also falls if Consul forgets
+// deletions. Therefore follows then compares the index of all keys, which falls only if
+// the store was restored or wiped.
 func (b *Backend) follows(ctx context.Context, c *conn, before, index dcs.Revision) error {
 	if index < before {
 		all, err := b.storeIndex(ctx, c)

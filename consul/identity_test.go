@@ -16,7 +16,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// soon is the context of one call.
+// soon returns the context of one call.
 func soon(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), suiteTiming.RetryTimeout)
 	t.Cleanup(cancel)
@@ -36,9 +36,8 @@ func (f *fakeAgent) saw(op string) int {
 	return n
 }
 
-// One configuration with an agent of another datacenter: the store of most
-// endpoints gets the identity, and no session and no read goes to the other one,
-// wherever it is in the list.
+// If one agent belongs to another datacenter, the store of most endpoints gets the
+// identity, and no session and no read goes to the other one, for any place in the list.
 func TestMostEndpointsDecideTheStore(t *testing.T) {
 	for n := range 3 {
 		first, second, foreign := newFake(t), newFake(t), newFake(t)
@@ -66,8 +65,8 @@ func TestMostEndpointsDecideTheStore(t *testing.T) {
 	}
 }
 
-// Of a name's two addresses one is an agent of another store, and only that address is
-// ejected. The name has no vote.
+// If one of the two addresses of a name is an agent of another store, only that
+// address is ejected. The name has no vote.
 func TestAddressInAnotherStoreIsEjected(t *testing.T) {
 	t.Parallel()
 	own, second, third, foreign := newFake(t), newFake(t), newFake(t), newFake(t)
@@ -87,8 +86,7 @@ func TestAddressInAnotherStoreIsEjected(t *testing.T) {
 	require.Zero(t, foreign.saw("get"))
 }
 
-// A client that only reads makes no identity, and takes the one over that a
-// writer makes.
+// A client that only reads creates no identity, and adopts the one that a writer creates.
 func TestReaderMakesNoIdentity(t *testing.T) {
 	a, other := newFake(t), newFake(t)
 	other.place = a.place
@@ -109,12 +107,12 @@ func TestReaderMakesNoIdentity(t *testing.T) {
 	require.Equal(t, a.place.id, reader.ident.ID())
 	for range 20 {
 		_, err = reader.Get(soon(t), "k")
-		require.ErrorIs(t, err, dcs.ErrNotFound, "connections from before are made again")
+		require.ErrorIs(t, err, dcs.ErrNotFound, "older connections must be made again")
 	}
 }
 
-// A store whose index has fallen is found within the budget, by one log line and
-// by the error of each call, with few requests.
+// A store whose index has fallen is detected within the budget and with few requests. One
+// log line and the error of each call report it.
 func TestRestoredStoreIsReported(t *testing.T) {
 	t.Parallel()
 	const budget = time.Second
@@ -152,7 +150,7 @@ func TestRestoredStoreIsReported(t *testing.T) {
 	require.Equal(t, 1, strings.Count(log.String(), "the store has lost data"))
 }
 
-// syncBuffer is a log that is written and read at the same time.
+// syncBuffer is a log that may be written and read concurrently.
 type syncBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer

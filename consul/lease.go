@@ -16,15 +16,15 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/expiry"
 )
 
-// lease is one of Consul's sessions.
+// A lease is a session of Consul.
 type lease struct {
 	b   *Backend
 	id  string
 	ttl time.Duration
 }
 
-// Grant implements [dcs.Backend]. Consul chooses the session's name, so that a
-// Grant that stays unclear leaves one that runs out by itself.
+// Grant implements [dcs.Backend]. Consul chooses the id of the session, so that a Grant
+// whose outcome stays unclear may leave a session, which expires by itself.
 func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
 	l, r, a, err := b.grant(b.c.name(ctx, "Grant"), ttl)
 	if err != nil {
@@ -46,7 +46,7 @@ func (b *Backend) grant(ctx context.Context, ttl time.Duration) (*lease, dcs.Ren
 	return a.Value, a.Value.renewal(a.First), a, nil // P1: the sending of the first copy
 }
 
-// markerLease grants the markers' lease.
+// markerLease grants the lease of the markers.
 func (b *Backend) markerLease(ctx context.Context, ttl time.Duration) (dcs.Lease, error) {
 	l, _, _, err := b.grant(ctx, ttl)
 	if err != nil {
@@ -55,7 +55,7 @@ func (b *Backend) markerLease(ctx context.Context, ttl time.Duration) (dcs.Lease
 	return l, nil
 }
 
-// create makes a session at one endpoint, and its node where it is missing.
+// create creates a session at one endpoint, and registers its node if it is missing.
 func (b *Backend) create(ctx context.Context, c *conn, ttl time.Duration) (*lease, error) {
 	registered := false
 	for {
@@ -89,13 +89,13 @@ func (b *Backend) create(ctx context.Context, c *conn, ttl time.Duration) (*leas
 	}
 }
 
-// admit returns l unless its node is another root's. Where the node cannot be
-// seen now, although the session belongs to it, the token may not read it.
+// admit returns l unless its node belongs to another root. If the node is not visible
+// although the session belongs to it, the token may not read the node.
 func (b *Backend) admit(ctx context.Context, c *conn, l *lease) (*lease, error) {
 	seen, err := b.checkNode(ctx, c)
 	switch {
 	case err != nil:
-		_ = l.destroy(ctx, c) // else it runs out by itself
+		_ = l.destroy(ctx, c) // if that fails, the session expires by itself
 		return nil, err
 	case !seen:
 		b.ownNode.Store(true)
@@ -103,11 +103,11 @@ func (b *Backend) admit(ctx context.Context, c *conn, l *lease) (*lease, error) 
 	return l, nil
 }
 
-// backendSession is the sessions' name, for programs that list them.
+// backendSession is the name of the sessions, which programs that list sessions show.
 const backendSession = "holdfast"
 
-// learnMinTTL asks for the servers' shortest session by asking for a shorter
-// one, which they refuse.
+// learnMinTTL reads the minimum session TTL by requesting a shorter one. The servers
+// refuse it with a text that names the minimum.
 func (b *Backend) learnMinTTL(ctx context.Context) error {
 	a, err := do(b.c.name(ctx, "Probe"), b, endpoint.Read, func(ctx context.Context, c *conn) (time.Duration, error) {
 		_, err := call(ctx, c, func(ctx context.Context, token string) (string, error) {
@@ -127,13 +127,13 @@ func (b *Backend) learnMinTTL(ctx context.Context) error {
 	if a.Value > 0 {
 		b.minTTL.Store(int64(a.Value))
 	}
-	b.c.Logger.Info("sessions as Consul grants them", "node", b.c.Node, "shortest_ttl", a.Value, "lock_delay", b.c.LockDelay, "checks", b.c.Checks)
+	b.c.Logger.Info("Consul grants sessions with these settings", "node", b.c.Node, "shortest_ttl", a.Value, "lock_delay", b.c.LockDelay, "checks", b.c.Checks)
 	return nil
 }
 
-// renewal tells what Consul grants. It ends a session after twice the TTL that
-// was asked for; only once that is what we count on (P2): the other half covers
-// a renewal that was taken by a leader that had been replaced.
+// renewal returns the Renewal of a session. Consul ends a session after twice its TTL,
+// but the client relies on one TTL only (P2). The other half covers a renewal that was
+// confirmed by a leader that had been replaced.
 func (l *lease) renewal(from dcs.Instant) dcs.Renewal {
 	return dcs.Renewal{From: from, TTL: l.ttl, Expiry: expiry.Consul(l.ttl)}
 }
@@ -153,14 +153,15 @@ func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) 
 	return a.Value, nil
 }
 
-// confirm renews at one endpoint. Renewals know no term: one counts only if a
-// consistent read through the same endpoint was answered before it was sent
-// (P2), so that whoever leads later than that leader started the session's
-// time anew. The read of the last round serves, so that this round's goes out
-// together with the renewal.
+// confirm renews at one endpoint. Renewals have no term. A renewal counts only if a
+// consistent read through the same endpoint was answered before it was sent (P2). Then
+// every leader later than the one that answered the read restarted the TTL of the session
+// after the read was sent. The read of the last round is used, so that the read of this
+// round is sent together with the renewal.
 func (l *lease) confirm(ctx context.Context, c *conn, keys []string) (dcs.Renewal, error) {
 	proof := c.proven()
-	// An agent that refuses requests for their number gets them one by one.
+	// An agent that refuses requests because there are too many receives them one by
+	// one.
 	if proof.IsZero() || proof.Elapsed() >= l.ttl || l.b.pool.IsThrottled() {
 		if _, err := l.readKeys(ctx, c, keys); err != nil {
 			return dcs.Renewal{}, err
@@ -206,7 +207,7 @@ func (l *lease) readKeys(ctx context.Context, c *conn, keys []string) ([]dcs.Ent
 	return l.b.read(ctx, c, keys...)
 }
 
-// renew reports whether the endpoint knows the session.
+// renew renews the session, and reports whether the endpoint knows it.
 func (l *lease) renew(ctx context.Context, c *conn) (bool, error) {
 	return call(ctx, c, func(ctx context.Context, token string) (bool, error) {
 		s, _, err := c.api.Session().Renew(l.id, writing(ctx, token))
@@ -214,8 +215,9 @@ func (l *lease) renew(ctx context.Context, c *conn) (bool, error) {
 	})
 }
 
-// gone asks the quorum whether a session is gone that an endpoint does not
-// know: a leader that has been replaced may not know it yet, or any more.
+// gone returns the error of a session that an endpoint does not know. It is ErrLost
+// only if the quorum does not know the session either, because a leader that has been
+// replaced may not know it.
 func (l *lease) gone(ctx context.Context, c *conn) error {
 	alive, err := call(ctx, c, func(ctx context.Context, token string) (bool, error) {
 		s, _, err := c.api.Session().Info(l.id, c.reading(ctx, token))
@@ -227,7 +229,7 @@ func (l *lease) gone(ctx context.Context, c *conn) error {
 	case alive:
 		return &backend.Failure{Endpoint: c.addr, Err: errAlive, Blame: true}
 	}
-	return &backend.Failure{Endpoint: c.addr, Kind: dcs.ErrLost, Err: fmt.Errorf("Consul knows no session %s", l.id)}
+	return &backend.Failure{Endpoint: c.addr, Kind: dcs.ErrLost, Err: fmt.Errorf("session %s does not exist in Consul", l.id)}
 }
 
 // Revoke implements [dcs.Lease].

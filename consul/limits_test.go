@@ -24,7 +24,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// connLimiter refuses connections as Consul's does (hashicorp/go-connlimit).
+// connLimiter refuses connections like that of Consul (hashicorp/go-connlimit).
 type connLimiter struct {
 	mu      sync.Mutex
 	most    int
@@ -60,7 +60,7 @@ func (l *connLimiter) set(most int) {
 	l.most = most
 }
 
-// limitedFake is an agent that serves a number of connections.
+// limitedFake returns an agent that serves a limited number of connections.
 func limitedFake(t *testing.T, most int, tls bool) (*fakeAgent, *connLimiter) {
 	f := unstartedFake()
 	f.Server = httptest.NewUnstartedServer(f)
@@ -75,8 +75,8 @@ func limitedFake(t *testing.T, most int, tls bool) (*fakeAgent, *connLimiter) {
 	return f, l
 }
 
-// limitedClient is a client of an agent with a limit. ejected returns why the agent
-// was ejected.
+// limitedClient returns a client of an agent with a limit. ejected returns the reasons
+// for which the agent was ejected.
 func limitedClient(t *testing.T, a *fakeAgent) (b *Backend, ejected func() []string) {
 	var mu sync.Mutex
 	var reasons []string
@@ -100,8 +100,8 @@ func limitedClient(t *testing.T, a *fakeAgent) (b *Backend, ejected func() []str
 	}
 }
 
-// At an agent that has fewer connections for a Store than it has requests, no call
-// fails, renewals go on, and the agent is not ejected.
+// If an agent accepts fewer connections than a Store has requests, no call fails,
+// renewals continue, and the agent is not ejected.
 func TestStoreSharesItsConnectionsAtTheLimit(t *testing.T) {
 	for _, most := range []int{1, 2, 5} {
 		for _, tls := range []bool{false, true} {
@@ -129,7 +129,7 @@ func TestStoreSharesItsConnectionsAtTheLimit(t *testing.T) {
 				}
 				all.Wait()
 				require.Positive(t, l.refusals())
-				require.Less(t, l.refusals(), 60, "another connection is tried seldom")
+				require.Less(t, l.refusals(), 60, "further connections must be tried seldom")
 				for _, reason := range ejected() { // an answer may come late under load
 					require.Contains(t, reason, "no answer within")
 				}
@@ -138,8 +138,8 @@ func TestStoreSharesItsConnectionsAtTheLimit(t *testing.T) {
 	}
 }
 
-// A Store without a connection gets an error that names the limit, the agent is not
-// ejected, and calls succeed when there is room.
+// The calls of a Store without a connection return an error that names the limit, and the
+// agent is not ejected. Calls succeed as soon as the agent accepts a connection.
 func TestStoreBeyondTheLimit(t *testing.T) {
 	t.Parallel()
 	for _, tls := range []bool{false, true} {
@@ -163,8 +163,8 @@ func TestStoreBeyondTheLimit(t *testing.T) {
 	}
 }
 
-// With one connection for all, a Wait sees a change in time, and a renewal does not
-// wait for it.
+// If all requests share one connection, a Wait returns a change in time, and a renewal
+// does not wait for the Wait.
 func TestWaitWithOneConnection(t *testing.T) {
 	t.Parallel()
 	a, _ := limitedFake(t, 1, false)
@@ -190,8 +190,8 @@ func TestWaitWithOneConnection(t *testing.T) {
 	require.Empty(t, ejected())
 }
 
-// A request that is given up does not cost a Store its last connection, which
-// another client of the same address would get.
+// A request that is given up does not close the last connection of a Store, because
+// another client of the same address would get it.
 func TestGivenUpRequestCostsNoConnection(t *testing.T) {
 	t.Parallel()
 	a, l := limitedFake(t, 1, false)
@@ -207,24 +207,24 @@ func TestGivenUpRequestCostsNoConnection(t *testing.T) {
 	defer cancel()
 	_, err = (&lease{b, "s", suiteTiming.TTL}).renew(ctx, c)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	l.set(0) // there is no room for another one
+	l.set(0) // the agent accepts no other connection
 	for range 10 {
 		_, err = b.Snapshot(budget(t), "")
 		require.NoError(t, err)
 	}
 }
 
-// limitOfConnections runs Stores at one agent with a limit of connections that is
-// lower than they would like to have. No lock is lost, no call fails, and the agent
-// is not ejected. A Store for which there is no connection gets an error with the
-// reason, until there is one.
+// limitOfConnections runs Stores at one agent whose limit on connections is lower than
+// the number of their requests. No lock is lost, no call fails, and the agent is not
+// ejected. The calls of a Store without a connection return an error with the reason,
+// until it gets one.
 func limitOfConnections(t *testing.T, limit, count, rounds int, pause time.Duration) {
 	c := testcluster.New(t, testcluster.Options{
 		Kind: testcluster.Consul, Nodes: 1, Loopback: true,
 		Flags: []string{"-hcl", fmt.Sprintf("limits { http_max_conns_per_client = %d }", limit)},
 	})
 	var ejected, failed atomic.Int64
-	agent := c.Servers()[0].Direct() // the proxy would have a second connection for each
+	agent := c.Servers()[0].Direct() // the proxy would need a second connection for each
 	open := func() *dcs.Store {
 		b, err := New(Config{Endpoints: []string{agent}, Root: "limits", Node: "limits", Timing: suiteTiming, MinTTL: time.Second})
 		require.NoError(t, err)
@@ -255,7 +255,7 @@ func limitOfConnections(t *testing.T, limit, count, rounds int, pause time.Durat
 	for _, store := range stores {
 		waits.Go(func() {
 			var err error
-			for s := (dcs.Snapshot{}); err == nil; { // for the connection of the watch
+			for s := (dcs.Snapshot{}); err == nil; { // until the watch has its connection
 				s, err = store.Wait(waiting, "", s.Revision)
 			}
 			if waiting.Err() == nil {
@@ -266,7 +266,7 @@ func limitOfConnections(t *testing.T, limit, count, rounds int, pause time.Durat
 		all.Go(func() {
 			for range rounds {
 				var calls sync.WaitGroup
-				for range mostConns { // which want a connection each
+				for range mostConns { // each wants a connection
 					calls.Go(func() {
 						if _, err := store.Snapshot(budget(t), ""); err != nil {
 							failed.Add(1)
@@ -307,7 +307,7 @@ func limitOfConnections(t *testing.T, limit, count, rounds int, pause time.Durat
 	_, err = late.Snapshot(budget(t), "")
 	require.NoError(t, err)
 	require.Zero(t, ejected.Load())
-	require.Zero(t, failed.Load(), "a Store that has a connection is served")
+	require.Zero(t, failed.Load(), "a Store with a connection must be served")
 }
 
 func TestLimitOfConnections(t *testing.T) {
@@ -315,16 +315,16 @@ func TestLimitOfConnections(t *testing.T) {
 	limitOfConnections(t, 20, 5, 10, 50*time.Millisecond)
 }
 
-// The same with Consul's own limit.
+// The same holds with Consul's default limit.
 func TestDefaultLimitOfConnections(t *testing.T) {
 	if os.Getenv("HOLDFAST_PROFILE") != "slow" {
-		t.Skip("in the slow profile: it has 240 callers at a time")
+		t.Skip("runs in the slow profile only: it has 240 concurrent callers")
 	}
 	limitOfConnections(t, 200, 30, 30, 500*time.Millisecond)
 }
 
-// The page of the limit may reach a client before it has written its request, or
-// after its write has failed. Both are the refusal of a connection.
+// The page of the limit may reach a client before it has written its request, or after
+// its write has failed. Both count as the refusal of a connection.
 func TestPageOfTheLimit(t *testing.T) {
 	page := limitPage + ", please rate limit your calls\n"
 	for name, row := range map[string]struct {
@@ -361,7 +361,7 @@ func TestPageOfTheLimit(t *testing.T) {
 	}
 }
 
-// brokenConn is a connection that the other side has closed and nobody reads from.
+// brokenConn is a connection that the other side has closed and that no goroutine reads.
 type brokenConn struct{ net.Conn }
 
 func (brokenConn) Write([]byte) (int, error) {
@@ -370,8 +370,8 @@ func (brokenConn) Write([]byte) (int, error) {
 
 func (brokenConn) Close() error { return nil }
 
-// A write fails on a connection without an answer: with TLS, or next to a connection
-// that is served, this is the limit, and otherwise the agent's fault.
+// A failed write on a connection without an answer counts as the limit if TLS is used or
+// another connection is served. Otherwise it blames the agent.
 func TestFailedWriteMayBeTheLimit(t *testing.T) {
 	for _, row := range []struct{ tls, served, limit bool }{{true, false, true}, {false, true, true}, {false, false, false}} {
 		synctest.Test(t, func(t *testing.T) {

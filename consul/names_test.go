@@ -12,8 +12,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// A name with two addresses, of which the first is frozen: every call is answered
-// by the second.
+// If the first of the two addresses of a name is frozen, the second one answers every
+// call.
 func TestNameWhoseFirstAddressIsFrozen(t *testing.T) {
 	t.Parallel()
 	alias := testcluster.NewAlias(t, newFake(t).addr())
@@ -27,7 +27,7 @@ func TestNameWhoseFirstAddressIsFrozen(t *testing.T) {
 	}
 }
 
-// The name of a frozen server is given to another one: the connections to the
+// If the name of a frozen server moves to another server, the connections to the
 // frozen one are given up.
 func TestNameOfAFrozenServerMoves(t *testing.T) {
 	t.Parallel()
@@ -46,11 +46,11 @@ func TestNameOfAFrozenServerMoves(t *testing.T) {
 		require.Error(t, read())
 	}
 	alias.Has(1)
-	require.Eventually(t, func() bool { return read() == nil }, 8*time.Second, time.Millisecond, "the frozen server is never left")
+	require.Eventually(t, func() bool { return read() == nil }, 8*time.Second, time.Millisecond, "the calls must move away from the frozen server")
 	require.Equal(t, []string{alias.Endpoint}, b.Endpoints())
 }
 
-// An agent that is given twice is one endpoint.
+// An agent that is configured with two addresses is one endpoint.
 func TestAgentWithTwoAddressesIsOneEndpoint(t *testing.T) {
 	t.Parallel()
 	first, second := newFake(t), newFake(t)

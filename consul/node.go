@@ -13,8 +13,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
-// nodeOf names the catalog node of a root. Two roots never have the same name,
-// also not to Consul, which does not distinguish upper and lower case.
+// nodeOf returns the name of the catalog node of a root. Two roots never have the same
+// name, even if upper and lower case are not distinguished, as in Consul.
 func nodeOf(root string) string {
 	var b strings.Builder
 	b.WriteString("holdfast-")
@@ -32,18 +32,18 @@ func nodeOf(root string) string {
 }
 
 const (
-	// metaRoot is the metadata of a catalog node that names its root.
+	// metaRoot is the metadata key of a catalog node whose value is the root.
 	metaRoot = "holdfast-root"
 	// nodeAddress is the address of the sessions' node. Nothing listens there.
 	nodeAddress = "127.0.0.1"
 )
 
-// register puts the sessions' node into the catalog, unless it is there. It has
-// no checks, so that only a deregistration by hand ends its sessions early, and
-// not the death of the server on which they were made.
+// register adds the sessions' node to the catalog, unless it exists. The node has no
+// checks, so that only a manual deregistration ends its sessions early, and not the death
+// of the server on which they were created.
 func (b *Backend) register(ctx context.Context, c *conn) error {
 	ops := api.TxnOps{{Node: &api.NodeTxnOp{
-		Verb: api.NodeCAS, // with index 0: only if it is absent
+		Verb: api.NodeCAS, // with index 0: only if the node is absent
 		Node: api.Node{Node: b.c.Node, Address: nodeAddress, Meta: map[string]string{"made-by": backendSession, metaRoot: b.c.Root}},
 	}}}
 	registered, err := call(ctx, c, func(ctx context.Context, token string) (bool, error) {
@@ -59,9 +59,9 @@ func (b *Backend) register(ctx context.Context, c *conn) error {
 	return err
 }
 
-// checkNode fails if the sessions' node belongs to another root: an operator that
-// removes the other root's node would end our sessions. It reports whether the
-// node was seen. A token that may not read the node sees none.
+// checkNode returns an error if the sessions' node belongs to another root, because an
+// operator that removes the node of the other root would end the sessions of this one. It
+// reports whether the node is visible. It is not if the token may not read the node.
 func (b *Backend) checkNode(ctx context.Context, c *conn) (seen bool, err error) {
 	if b.ofAgent() || b.ownNode.Load() {
 		return true, nil
@@ -79,13 +79,13 @@ func (b *Backend) checkNode(ctx context.Context, c *conn) (seen bool, err error)
 		return false, nil
 	}
 	if root := n.Node.Meta[metaRoot]; root != "" && root != b.c.Root {
-		return true, &backend.Failure{Endpoint: c.addr, Kind: dcs.ErrInvalid, Refused: true, Err: fmt.Errorf("the catalog node %q belongs to the root %q, not to %q: name another one in Config.Node (option node)", b.c.Node, root, b.c.Root)}
+		return true, &backend.Failure{Endpoint: c.addr, Kind: dcs.ErrInvalid, Refused: true, Err: fmt.Errorf("the catalog node %q belongs to the root %q, not to %q: name another node in Config.Node (option node)", b.c.Node, root, b.c.Root)}
 	}
 	b.ownNode.Store(true)
 	return true, nil
 }
 
-// checkNodeAtOpen is checkNode for Open, at any endpoint.
+// checkNodeAtOpen calls checkNode at one endpoint after the other. Open calls it.
 func (b *Backend) checkNodeAtOpen(ctx context.Context) error {
 	a, err := do(b.c.name(ctx, "Probe"), b, endpoint.Read, b.checkNode)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// The catalog node that one root registered is refused to another one, at Open
-// and at the first Grant, and leaves no session there.
+// A root cannot use the catalog node that another root registered. Open and the first
+// Grant fail, and leave no session on the node.
 func TestNodeOfAnotherRootIsRefused(t *testing.T) {
 	s := newSuite(t)
 	c := s.config(conformance.Opening{})
@@ -40,13 +40,13 @@ func TestNodeOfAnotherRootIsRefused(t *testing.T) {
 	require.ErrorIs(t, err, dcs.ErrInvalid)
 	sessions, _, err := s.admin(t).Session().Node(c.Node, nil)
 	require.NoError(t, err)
-	require.Len(t, sessions, 2, "the first root's lease and its markers'")
+	require.Len(t, sessions, 2, "the lease of the first root and that of its markers")
 
 	same, err := open(t.Context(), c, false)
 	require.NoError(t, err, "another program of the same root")
 	require.NoError(t, same.Close())
 
-	// Both found no node, and the other root was faster.
+	// Both found no node, and the other root registered it first.
 	conn, err := o.connected(o.Endpoints()[0])
 	require.NoError(t, err)
 	require.NoError(t, o.register(budget(t), conn))
@@ -55,7 +55,7 @@ func TestNodeOfAnotherRootIsRefused(t *testing.T) {
 	require.Equal(t, c.Root, node.Node.Meta[metaRoot])
 }
 
-// A session on the catalog node of another root is ended at once.
+// A session that was created on the catalog node of another root is destroyed at once.
 func TestSessionOnAnotherRootsNodeIsEnded(t *testing.T) {
 	a := newFake(t)
 	b := fakeClient(t, func(c *Config) { c.Node = "shared" }, a)
@@ -66,7 +66,7 @@ func TestSessionOnAnotherRootsNodeIsEnded(t *testing.T) {
 	require.Contains(t, a.heard(), "destroy")
 }
 
-// A raw client speaks with the Backend's credentials, and nothing comes from the
+// The client of Consul's API has the Backend's credentials and no settings of the
 // environment.
 func TestClientHasTheBackendsSettings(t *testing.T) {
 	for name, value := range map[string]string{

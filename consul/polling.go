@@ -6,10 +6,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// polling bounds the bytes that the blocking queries bring: each answer is the
-// whole tree, and every Commit of any client, whose marker lies in it, ends each
-// client's query. A burst is answered at once. After that a busy tree is read
-// about twice a second, a small one more often.
+// polling bounds the number of bytes that blocking queries return. Each answer is the
+// whole tree, and every Commit of any client ends the queries of all clients, because its
+// marker lies in the tree. A burst is read at once. After that a busy tree is read about
+// twice a second, and a small one more often.
 type polling struct {
 	left float64 // bytes that may be read at once
 	at   dcs.Instant
@@ -17,15 +17,14 @@ type polling struct {
 
 const (
 	pollBurst = 1 << 20  // bytes
-	pollLeast = 64 << 10 // bytes a second, where the tree is small
-	pollTrees = 2        // trees a second, where it is large
+	pollLeast = 64 << 10 // bytes a second, for a small tree
+	pollTrees = 2        // trees a second, for a large tree
 )
 
 // longestPoll is the longest pause between two queries.
 const longestPoll = time.Second / pollTrees
 
-// pause counts an answer of n bytes, and returns for how long to wait before the
-// next query.
+// pause counts an answer of n bytes, and returns the time to wait before the next query.
 func (p *polling) pause(n int) time.Duration {
 	rate := max(pollTrees*float64(n), pollLeast)
 	if p.at.IsZero() {
@@ -41,7 +40,7 @@ func (p *polling) pause(n int) time.Duration {
 	return min(time.Duration(-p.left/rate*float64(time.Second)), longestPoll)
 }
 
-// bytes is about how long the JSON of a listed tree is.
+// bytes returns the approximate length of the JSON of a listed tree.
 func (l listed) bytes() int {
 	const rest = 160 // the names of the fields, and numbers
 	n := 0

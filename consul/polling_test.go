@@ -15,8 +15,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// A burst is read at once; after that a busy tree is read twice a second, and a
-// quiet one gets its burst back.
+// A burst is read at once. After that a busy tree is read twice a second, and the
+// burst of an idle tree is refilled.
 func TestPollingIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, tree := range []int{1 << 10, 100 << 10, 1 << 20, 20 << 20} {
@@ -43,8 +43,8 @@ func TestPollingIsBounded(t *testing.T) {
 	})
 }
 
-// A tree that changes all the time is not sent to an idle waiter with every
-// change, and its last state comes all the same.
+// A tree that changes all the time is not sent to an idle waiter with every change,
+// but its last state is.
 func TestBusyTreeIsNotSentWithEveryChange(t *testing.T) {
 	a := newFake(t)
 	value := make([]byte, 2<<10)
@@ -83,7 +83,7 @@ func TestBusyTreeIsNotSentWithEveryChange(t *testing.T) {
 		index.Add(1)
 		<-time.After(10 * time.Millisecond)
 	}
-	// Two more were read before the first query.
+	// Two more trees were read before the first query.
 	require.Less(t, sent.Load(), pollBurst+(2*span+4)*tree)
 	last := dcs.Revision(index.Load())
 	for began := time.Now(); s.Revision < last; {
@@ -93,8 +93,8 @@ func TestBusyTreeIsNotSentWithEveryChange(t *testing.T) {
 	}
 }
 
-// A view under many Commits is not taken for one that lags: it has to reach one
-// revision, not the latest one.
+// A view does not count as lagging under many Commits, because it must reach a given
+// revision and not the latest one.
 func TestViewUnderManyCommitsDoesNotLag(t *testing.T) {
 	a := newFake(t)
 	var index, reads atomic.Int64
@@ -111,10 +111,10 @@ func TestViewUnderManyCommitsDoesNotLag(t *testing.T) {
 	_, err := b.Wait(t.Context(), "", 0)
 	require.NoError(t, err)
 	a.watched()
-	before := reads.Load() // the Pool's first probe may come later
+	before := reads.Load() // the first probe of the Pool may be later
 	for began := time.Now(); time.Since(began) < 3*time.Second; {
 		b.copy.Saw(dcs.Revision(index.Add(1)))
 		<-time.After(time.Millisecond)
 	}
-	require.LessOrEqual(t, reads.Load()-before, int64(1), "the view began again")
+	require.LessOrEqual(t, reads.Load()-before, int64(1), "the view must not begin again")
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// No call fails while authority and certificates are replaced, with a new
-// connection after each step.
+// No call fails while the authority and the certificates are replaced. Each step is
+// followed by a new connection.
 func TestCertificateRotationCostsNoCall(t *testing.T) {
 	r := testcluster.NewRotation(t)
 	a := unstartedFake()
@@ -38,8 +38,8 @@ func TestCertificateRotationCostsNoCall(t *testing.T) {
 	require.ErrorIs(t, err, dcs.ErrUnauthorized)
 }
 
-// The token's file is read again when Consul denies a right, which it answers to
-// a transaction with the status of a conflict.
+// The token file is read again when Consul denies a permission. Consul answers a denied
+// transaction with the status of a conflict.
 func TestTokenIsReadAgainAfterADeniedTransaction(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	require.NoError(t, os.WriteFile(file, []byte("old\n"), 0o600))

@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// progress is how far a request of call has got.
+// progress is the progress of a request that [call] makes.
 type progress struct {
 	dialled atomic.Bool
-	left    atomic.Bool               // it has left, or may have
-	on      atomic.Pointer[heardConn] // the connection that it has left on
+	left    atomic.Bool               // the request may have been sent
+	on      atomic.Pointer[heardConn] // the connection on which it may have been sent
 }
 
-// traced returns ctx for a request whose progress p gets.
+// traced returns a context of a request that records its progress in p.
 func (p *progress) traced(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(context.WithValue(ctx, progressKey{}, p), &httptrace.ClientTrace{
 		GotConn: func(i httptrace.GotConnInfo) {
@@ -37,9 +37,9 @@ type (
 	renewingKey struct{}
 )
 
-// sharing sends requests on its connections to one agent, each in its turn. A
-// request that the agent refused together with a new connection is sent again on
-// one of the others.
+// sharing sends requests on a set of connections to one agent. Requests wait for their
+// turn. A request that the agent refused together with a new connection is sent again on
+// another connection.
 type sharing struct {
 	http   *http.Transport
 	share  connShare
@@ -65,8 +65,9 @@ func (t *sharing) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 }
 
-// RoundTrip sends a request on the connections that are for its kind. A blocking
-// query would take one from the calls for up to a minute.
+// RoundTrip sends a request on the connections of its kind. Blocking queries have
+// separate ones, because each would occupy a connection of the calls for up to a
+// minute.
 func (c *conn) RoundTrip(r *http.Request) (*http.Response, error) {
 	if strings.Contains(r.URL.RawQuery, "index=") {
 		return c.queries.RoundTrip(r)
@@ -74,7 +75,8 @@ func (c *conn) RoundTrip(r *http.Request) (*http.Response, error) {
 	return c.calls.RoundTrip(r)
 }
 
-// again returns r with its body from the beginning, or why if there is no other.
+// again returns r with its body from the beginning, or the error why if the body
+// cannot be read again.
 func again(r *http.Request, why error) (*http.Request, error) {
 	if r.Body == nil || r.Body == http.NoBody {
 		return r, nil
@@ -91,14 +93,14 @@ func again(r *http.Request, why error) (*http.Request, error) {
 	return r, nil
 }
 
-// result is what a request brought.
+// A result is the response or the error of a request.
 type result struct {
 	resp *http.Response
 	err  error
 }
 
-// send sends r on a connection that was acquired for it, and releases that when the
-// response has been read.
+// send sends r on a connection that was acquired for it. The connection is released when
+// the body of the response is closed.
 func (t *sharing) send(r *http.Request, u use) (*http.Response, error) {
 	ctx := r.Context()
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -143,12 +145,12 @@ func (t *sharing) abandon(answer chan result, end func()) {
 	limit := time.AfterFunc(t.budget, end)
 	defer limit.Stop()
 	if got := <-answer; got.err == nil {
-		_, _ = io.Copy(io.Discard, got.resp.Body) // the connection is closed if that fails
+		_, _ = io.Copy(io.Discard, got.resp.Body) // if that fails, the connection is closed
 		_ = got.resp.Body.Close()
 	}
 }
 
-// sharedBody releases the connection of a response when it is closed.
+// A sharedBody is the body of a response. Its Close releases the connection.
 type sharedBody struct {
 	io.ReadCloser
 	end func()

@@ -17,7 +17,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// lines collects a log.
+// lines collects the lines of a log.
 type lines struct {
 	mu sync.Mutex
 	b  strings.Builder
@@ -43,15 +43,15 @@ func (l *lines) await(t *testing.T, text string) {
 	require.Eventually(t, func() bool { return strings.Contains(l.String(), text) }, 10*time.Second, time.Millisecond)
 }
 
-// budget is a context for one call.
+// budget returns a context for one call.
 func budget(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), suiteTiming.RetryTimeout)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// One agent: its own node has the sessions, no right on another one is needed,
-// and a warning says what follows.
+// With one agent the sessions belong to the agent's own node, need no permission on
+// another one, and a warning states the consequence.
 func TestOneAgentNeedsNoCatalog(t *testing.T) {
 	s := newSuite(t)
 	if s.Cluster == nil {
@@ -76,8 +76,8 @@ func TestOneAgentNeedsNoCatalog(t *testing.T) {
 	require.NoError(t, l.Revoke(budget(t)))
 }
 
-// The shortest session is learnt at Open, or at the first Grant of a Backend
-// that New made.
+// The minimum session TTL is learnt at Open, or at the first Grant of a Backend that New
+// made.
 func TestShortestSessionIsLearnt(t *testing.T) {
 	s := newSuite(t)
 	c := s.config(conformance.Opening{})
@@ -97,7 +97,7 @@ func TestShortestSessionIsLearnt(t *testing.T) {
 	require.Equal(t, time.Second, b.Caps().MinTTL)
 }
 
-// A node that somebody took out of the catalog is registered again.
+// A node that was removed from the catalog is registered again.
 func TestMissingNodeIsRegistered(t *testing.T) {
 	s := newSuite(t)
 	c := s.config(conformance.Opening{})
@@ -115,8 +115,8 @@ func TestMissingNodeIsRegistered(t *testing.T) {
 	}
 }
 
-// A key that another program's session held has that session's lock-delay: it
-// is nobody's for that long, and the call says so.
+// If a session of another program held a key, the lock-delay of that session applies.
+// During the delay the key cannot be locked, and the error names the delay.
 func TestForeignLockDelay(t *testing.T) {
 	s := newSuite(t)
 	admin, b := s.admin(t), s.open(t)
@@ -146,8 +146,7 @@ func TestForeignLockDelay(t *testing.T) {
 	}, 20*time.Second, 50*time.Millisecond)
 }
 
-// Sessions have the checks that were asked for, and the lock-delay that was
-// set.
+// Sessions have the configured checks and the configured lock-delay.
 func TestChecksAndLockDelayAsAsked(t *testing.T) {
 	s := newSuite(t)
 	c := s.config(conformance.Opening{})
@@ -167,8 +166,8 @@ func TestChecksAndLockDelayAsAsked(t *testing.T) {
 	require.NoError(t, l.Revoke(budget(t)))
 }
 
-// Secrets show in no log and no error.
-func TestTokensAreNotTold(t *testing.T) {
+// Logs and errors have no secrets.
+func TestTokensAreNotLogged(t *testing.T) {
 	cluster := secured.Get(t)
 	conf, err := cluster.Authority().Client().Config(cluster.Authority())
 	require.NoError(t, err)
@@ -186,7 +185,7 @@ func TestTokensAreNotTold(t *testing.T) {
 	require.NotContains(t, err.Error()+log.String(), strings.TrimSpace(string(secret)))
 }
 
-// Who may only read keys opens the store and looks on.
+// A token that may only read keys can open the store and read.
 func TestReaderOpens(t *testing.T) {
 	cluster := secured.Get(t)
 	conf, err := cluster.Authority().Client().Config(cluster.Authority())
@@ -208,12 +207,12 @@ func TestReaderOpens(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
 
-// With Consul's own defaults: a frozen server is taken out of the catalog after
-// some ten seconds, and the sessions that were made on it live on, because they
-// belong to a node of their own; the shortest session is 10 s.
+// With Consul's defaults, a frozen server is removed from the catalog after some ten
+// seconds. The sessions that were created on it stay alive, because they belong to a
+// separate node. The minimum session TTL is 10 s.
 func TestConsulsOwnDefaults(t *testing.T) {
 	if os.Getenv("HOLDFAST_PROFILE") != "slow" {
-		t.Skip("in the slow profile: it takes a minute")
+		t.Skip("runs in the slow profile only: it takes a minute")
 	}
 	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Consul, Defaults: true})
 	b, err := open(t.Context(), Config{Endpoints: c.Endpoints(), Root: "defaults"}, false)
@@ -234,7 +233,7 @@ func TestConsulsOwnDefaults(t *testing.T) {
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
 		nodes, _, err := admin.Catalog().Nodes(nil)
-		return err == nil && len(nodes) == 3 // two servers and ours
+		return err == nil && len(nodes) == 3 // two servers and the sessions' node
 	}, 60*time.Second, 200*time.Millisecond, "the frozen server is still in the catalog")
 	require.NoError(t, hold.Confirm(t.Context()))
 	require.True(t, hold.Valid())

@@ -2,18 +2,18 @@ package consul
 
 import "net/http"
 
-// unset stands for a token, namespace or partition that our settings leave out.
-// The API would take the environment's instead, such as CONSUL_NAMESPACE.
+// unset stands for a token, namespace or partition that Config leaves empty. The API
+// would otherwise use the value of the environment, such as CONSUL_NAMESPACE.
 const unset = "holdfast-unset"
 
-// settled sends requests with our settings only, and with the current token
-// where a request has none.
+// settled sends requests with the settings of Config only, and with the current token
+// if a request has none.
 type settled struct {
 	http.RoundTripper
 	b *Backend
 }
 
-// The API's names for token, namespace and partition.
+// The names of token, namespace and partition in requests of the API.
 const (
 	tokenHeader    = "X-Consul-Token" //nolint:gosec // G101: the name of a header
 	namespaceParam = "ns"

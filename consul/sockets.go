@@ -7,28 +7,29 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// socketSet closes every connection with its client. net/http alone may keep one
-// that was being dialled, or used, while its idle connections were closed.
+// socketSet holds the connections of a client, so that all of them are closed with the
+// client. net/http alone may keep a connection that was being dialled, or used, while its
+// idle connections were closed.
 type socketSet struct {
 	mu     sync.Mutex
 	open   map[*socket]struct{}
 	closed bool
 }
 
-// socket is a connection that its set knows.
+// A socket is a connection in a socketSet.
 type socket struct {
 	net.Conn
 	of *socketSet
 }
 
-// add returns c, to be closed with the others. Once they are closed, it closes c
-// and fails.
+// add adds c to the set and returns it as a socket. If the set is closed, add closes c
+// and returns ErrClosed.
 func (s *socketSet) add(c net.Conn) (net.Conn, error) {
 	known := &socket{c, s}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		_ = c.Close() // nobody has used it
+		_ = c.Close() // it has not been used
 		return nil, dcs.ErrClosed
 	}
 	if s.open == nil {
@@ -46,7 +47,7 @@ func (c *socket) Close() error {
 	return c.Conn.Close()
 }
 
-// close closes all connections, and each that comes later.
+// close closes all connections, and makes add close each later one.
 func (s *socketSet) close() {
 	s.mu.Lock()
 	s.closed = true
@@ -54,6 +55,6 @@ func (s *socketSet) close() {
 	s.open = nil
 	s.mu.Unlock()
 	for c := range open {
-		_ = c.Conn.Close() // there is nothing to do about a connection that does not close
+		_ = c.Conn.Close() // an error of Close has no remedy
 	}
 }

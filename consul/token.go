@@ -21,14 +21,15 @@ func (t *token) current() string {
 	return t.value
 }
 
-// reload reads the secret again after Consul refused old, and reports whether
-// there is another token now. It returns by ctx, also when the disk hangs.
+// reload reads the secret again after Consul refused old. It returns the token and
+// whether the token differs from old. It returns when ctx is done, even if the disk
+// hangs.
 func (t *token) reload(ctx context.Context, old string) (string, bool) {
 	if now := t.current(); now != old || !t.secret.MayChange() {
 		return now, now != old
 	}
 	read := make(chan string, 1)
-	go func() { read <- t.secret.Current() }() // until the disk answers
+	go func() { read <- t.secret.Current() }() // ends when the disk answers
 	select {
 	case value := <-read:
 		t.mu.Lock()

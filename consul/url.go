@@ -17,10 +17,10 @@ func init() {
 }
 
 var params = slices.Concat([]dcs.Param{
-	{Name: "token_file", Usage: "file with the ACL token, read again when Consul refuses it or denies a right; default: no token"},
-	{Name: "node", Usage: "catalog node that sessions belong to; default: the agent's own with one host, one of the root's own with several, like holdfast-pg--main"},
-	{Name: "checks", Usage: "health checks of that node which sessions end with, with commas between them; default: none"},
-	{Name: "lock_delay", Usage: "how long nobody gets a key after Consul ended its session, like 15s; default 1ms"},
+	{Name: "token_file", Usage: "file with the ACL token, read again when Consul refuses it or denies a permission; default: no token"},
+	{Name: "node", Usage: "catalog node that sessions belong to; default: the agent's own with one host, a separate one for the root with several, like holdfast-pg--main"},
+	{Name: "checks", Usage: "health checks of that node whose failure ends sessions, with commas between them; default: none"},
+	{Name: "lock_delay", Usage: "how long a key cannot be locked after Consul ended its session, like 15s; default 1ms"},
 	{Name: "dc", Usage: "datacenter of the keys; default: the agent's"},
 	{Name: "namespace", Usage: "Consul Enterprise namespace; default: none"},
 	{Name: "partition", Usage: "Consul Enterprise admin partition; default: none"},
@@ -31,7 +31,7 @@ var params = slices.Concat([]dcs.Param{
 	backend.WaitParam,
 }, backend.SRVParams("_consul-http._tcp (with TLS _consul-https._tcp)"), backend.TLSParams())
 
-// open makes a Backend that knows the servers' limits.
+// open returns a Backend after it has learnt the servers' limits and read a key.
 func open(ctx context.Context, c Config, wait bool) (*Backend, error) {
 	return backend.Connect(ctx, c.Timing, c.Logger, wait, func() (*Backend, error) { return New(c) }, (*Backend).ready)
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 )
 
-// source is what the copy of the tree is made from.
+// source returns the functions from which the watch cache is built.
 func (b *Backend) source() watchcache.Source {
 	return watchcache.Source{
 		Backend: backendName, Budget: b.c.Timing.RetryTimeout, Life: b.c.name(b.life, "Wait"), Pool: b.pool,
@@ -29,27 +29,28 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 	return b.copy.Wait(ctx, prefix, since)
 }
 
-// noDeletesSince compares the index below prefix with since. Consul moves that index
-// for a deletion, too, forgets deletions after some 15 minutes, and answers with the
-// index of the whole store from then on. That counts as changed.
+// noDeletesSince reports whether no key under prefix was deleted after since. It compares
+// the index below prefix with since. Consul increases that index for deletions, too, but
+// forgets them after some 15 minutes and answers with the index of the whole store from
+// then on, which counts as changed.
 func (b *Backend) noDeletesSince(ctx context.Context, prefix string, since dcs.Revision, _ map[string]bool) bool {
 	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, c *conn) (listed, error) { return b.list(ctx, c, prefix) })
 	return err == nil && a.Value.index <= since
 }
 
-// blocking is how long a blocking query waits for a change. Probes find a server
-// that is silent meanwhile.
+// blocking is the time for which a blocking query waits for a change. Probes detect a
+// server that is silent during that time.
 const blocking = time.Minute
 
-// view is one blocking query after the other at one endpoint.
+// A view is the watch at one endpoint. It makes one blocking query after the other.
 type view struct {
 	b     *Backend
 	w     *watchcache.Watch
 	c     *conn        // set by Follow
-	index dcs.Revision // that the next query waits on
+	index dcs.Revision // the index from which the next query waits
 }
 
-// polled is a tree with the revision that the copy takes it under.
+// polled is a tree with its revision in the watch cache.
 type polled struct {
 	listed
 	rev dcs.Revision
@@ -58,7 +59,7 @@ type polled struct {
 // view returns a watch that is not open yet.
 func (b *Backend) view(w *watchcache.Watch) watchcache.Stream { return &view{b: b, w: w} }
 
-// Follow reads the tree again and again, each time when it has changed.
+// Follow reads the tree each time it has changed, until a read fails.
 func (v *view) Follow(ctx context.Context) error {
 	c, err := v.b.admitted(ctx, v.w.Endpoint())
 	if err != nil {
@@ -79,7 +80,7 @@ func (v *view) Follow(ctx context.Context) error {
 	}
 }
 
-// Probe asks the quorum how far the tree is.
+// Probe reads the index of the tree from the quorum.
 func (v *view) Probe(ctx context.Context) error {
 	index, err := v.b.top(ctx, v.c)
 	if err == nil {
@@ -88,9 +89,9 @@ func (v *view) Probe(ctx context.Context) error {
 	return err
 }
 
-// current reads the tree by the quorum's word. Consul forgets deletions, and the
-// index below the root is then older than the tree: a tree that is not the
-// copy's has the whole store's index, which every deletion has moved.
+// current reads the tree from the quorum. If Consul has forgotten deletions, the index
+// below the root may be older than the tree. A tree that differs from the cache then gets
+// the index of the whole store, which every deletion has increased.
 func (v *view) current(ctx context.Context) (polled, error) {
 	l, err := v.b.list(ctx, v.c, "")
 	if err != nil || l.index > v.b.copy.Tree.Revision() {
@@ -101,14 +102,14 @@ func (v *view) current(ctx context.Context) (polled, error) {
 	}
 	rev, err := v.b.storeIndex(ctx, v.c)
 	if err == nil {
-		l, err = v.b.list(ctx, v.c, "") // which is not older than rev
+		l, err = v.b.list(ctx, v.c, "") // this tree is not older than rev
 	}
 	return polled{l, max(rev, l.index)}, err
 }
 
-// query is one blocking query. It is answered by the leader without asking the
-// others each time: the view of one that has been replaced is not wrong but
-// old, which probes find.
+// query makes one blocking query. The leader answers it without verifying its
+// leadership. The answer of a leader that has been replaced is correct but old, and
+// probes detect that.
 func (v *view) query(ctx context.Context) (polled, error) {
 	limit := blocking + blocking/16 + v.b.c.Timing.RetryTimeout // Consul adds up to a sixteenth
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -122,14 +123,14 @@ func (v *view) query(ctx context.Context) (polled, error) {
 		}
 		return v.b.listing(pairs, meta)
 	})
-	if errors.Is(err, errConnections) { // which calls can share
+	if errors.Is(err, errConnections) { // current uses the connections of calls
 		backoff.Sleep(ctx, longestPoll)
 		return v.current(ctx)
 	}
 	return polled{l, l.index}, err
 }
 
-// visible are the entries of a list of the whole tree, bookkeeping left out.
+// visible returns the entries of a list of the whole tree without the bookkeeping.
 func visible(l listed) []dcs.Entry {
 	return watchcache.Visible("", dcs.Snapshot{Entries: slices.Clone(l.entries)}).Entries
 }

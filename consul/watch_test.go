@@ -16,8 +16,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// serves lets an agent answer every list with keys at index: consistent ones,
-// and blocking ones.
+// serves makes an agent answer every list with the keys and the index that consistent or
+// blocking returns.
 func (f *fakeAgent) serves(consistent, blocking func(prefix string) (index int, keys []string)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -56,17 +56,16 @@ func (f *fakeAgent) serves(consistent, blocking func(prefix string) (index int, 
 	}
 }
 
-// watched waits until the agent has got a blocking query.
+// watched waits until the agent has received a blocking query.
 func (f *fakeAgent) watched() {
 	for f.waits.Load() == 0 {
 		<-time.After(time.Millisecond)
 	}
 }
 
-// An answer whose index is not newer than the copy of the tree, or that has
-// none, is a lagging server's if it shows another tree. No Wait may return it
-// under a revision that Consul never had: a Session would take a held lock for
-// lost.
+// An answer with another tree than the copy comes from a lagging server if its index
+// is not newer than the copy, or missing. No Wait may return it under a revision that
+// Consul never had, because a Session would then report a held lock as lost.
 func TestOlderTreeGetsNoRevision(t *testing.T) {
 	for _, index := range []int{0, 1, 90, 100} {
 		t.Run(strconv.Itoa(index), func(t *testing.T) {
@@ -92,15 +91,15 @@ func TestOlderTreeGetsNoRevision(t *testing.T) {
 			require.Equal(t, dcs.Revision(100), s.Revision)
 			a.watched()
 			close(lagging)
-			a.CloseClientConnections() // the blocking query is asked again
+			a.CloseClientConnections() // the blocking query is sent again
 			s, err = b.Wait(ctx, "", s.Revision)
 			require.Error(t, err, "%+v", s)
 		})
 	}
 }
 
-// A deletion that Consul has forgotten moves no index below the root. The copy
-// takes it under the index of the whole store, which it moved.
+// A deletion that Consul has forgotten does not change the index below the root. The copy
+// applies it at the index of the whole store, which the deletion has increased.
 func TestForgottenDeletionIsSeen(t *testing.T) {
 	a := newFake(t)
 	gone := make(chan struct{})
@@ -109,7 +108,7 @@ func TestForgottenDeletionIsSeen(t *testing.T) {
 		select {
 		case <-gone:
 			if prefix != "t/" {
-				return 130, nil // the whole store's
+				return 130, nil // the index of the whole store
 			}
 			return 100, keys[:1]
 		default:
@@ -121,7 +120,7 @@ func TestForgottenDeletionIsSeen(t *testing.T) {
 		select {
 		case <-gone:
 			if broken.CompareAndSwap(false, true) {
-				return 0, nil // the view begins again
+				return 0, nil // makes the view begin again
 			}
 		default:
 		}

@@ -15,20 +15,20 @@ import (
 	"github.com/holdfast-dcs/holdfast/conformance"
 )
 
-// tap stands in a client's connections.
-type tap struct {
+// A faultInjector injects faults into the requests of a client.
+type faultInjector struct {
 	conformance.FaultInjector
 	root string
 }
 
-type tappedTripper struct {
-	t  *tap
+type faultyTripper struct {
+	t  *faultInjector
 	to http.RoundTripper
 }
 
-func (t *tap) wrap(to roundTripper) roundTripper { return &tappedTripper{t, to} }
+func (t *faultInjector) wrap(to roundTripper) roundTripper { return &faultyTripper{t, to} }
 
-func (p *tappedTripper) RoundTrip(r *http.Request) (*http.Response, error) {
+func (p *faultyTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	var body []byte
 	if r.Body != nil {
 		body, _ = io.ReadAll(r.Body)
@@ -37,14 +37,14 @@ func (p *tappedTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	f := p.t.Judge(p.t.describe(r, body))
 	ctx := r.Context()
 	if trace := httptrace.ContextClientTrace(ctx); trace != nil && (f.LoseRequest || f.HoldsRequest()) {
-		trace.GotConn(httptrace.GotConnInfo{}) // for its sender it has left
+		trace.GotConn(httptrace.GotConnInfo{}) // marks the request as sent
 	}
 	if f.LoseRequest {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
 	if err := f.AwaitRequest(ctx); err != nil {
-		// Its sender gave it up; it arrives all the same.
+		// The sender has given up the request, and it still arrives.
 		go func() {
 			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 			defer cancel()
@@ -72,7 +72,7 @@ func (p *tappedTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// fill gives a request its body again.
+// fill returns r with its body from the beginning.
 func fill(r *http.Request, body []byte) *http.Request {
 	if body != nil {
 		r.Body = io.NopCloser(bytes.NewReader(body))
@@ -81,7 +81,7 @@ func fill(r *http.Request, body []byte) *http.Request {
 	return r
 }
 
-func (p *tappedTripper) discard(r *http.Request, body []byte) {
+func (p *faultyTripper) discard(r *http.Request, body []byte) {
 	resp, err := p.to.RoundTrip(fill(r, body))
 	if err == nil {
 		_, _ = io.Copy(io.Discard, resp.Body)
@@ -95,7 +95,7 @@ func named(ctx context.Context, op string) context.Context {
 	return context.WithValue(ctx, operationKey{}, op)
 }
 
-// operation is what the call is made for.
+// operation returns the operation that a call belongs to.
 func operation(ctx context.Context, otherwise string) string {
 	if op, ok := ctx.Value(operationKey{}).(string); ok {
 		return op
@@ -103,8 +103,8 @@ func operation(ctx context.Context, otherwise string) string {
 	return otherwise
 }
 
-// describe names a request as the suite does.
-func (t *tap) describe(r *http.Request, body []byte) conformance.Request {
+// describe returns the suite's name of a request.
+func (t *faultInjector) describe(r *http.Request, body []byte) conformance.Request {
 	path := r.URL.Path
 	switch {
 	case path == "/v1/txn":
@@ -134,7 +134,7 @@ func (t *tap) describe(r *http.Request, body []byte) conformance.Request {
 	return conformance.Request{Op: path}
 }
 
-func (t *tap) logical(keys ...string) []string {
+func (t *faultInjector) logical(keys ...string) []string {
 	var out []string
 	for _, k := range keys {
 		if rest, ok := strings.CutPrefix(k, t.root); ok {
@@ -144,9 +144,9 @@ func (t *tap) logical(keys ...string) []string {
 	return out
 }
 
-// describeTxn tells the transactions apart: one that only reads, one that
-// makes a marker, one that settles an attempt, and the users' own.
-func (t *tap) describeTxn(ctx context.Context, body []byte) conformance.Request {
+// describeTxn distinguishes transactions that only read, make a marker, settle an
+// attempt, or belong to a user.
+func (t *faultInjector) describeTxn(ctx context.Context, body []byte) conformance.Request {
 	var ops []struct {
 		KV   *api.KVTxnOp
 		Node *api.NodeTxnOp
