@@ -14,10 +14,10 @@ import (
 
 const schemeDigest = "digest"
 
-// authInfo is one entry of credentials as ZooKeeper takes them.
+// authInfo is one entry of credentials in the form that ZooKeeper takes.
 type authInfo struct{ scheme, value string }
 
-// authSource has the credentials of new sessions.
+// authSource holds the credentials of new sessions.
 type authSource struct {
 	user     string
 	password *credentials.Secret
@@ -55,13 +55,13 @@ func (a authSource) names() string {
 	return "as " + strings.Join(slices.Compact(out), ", ")
 }
 
-// checkAuth reads the credentials of the settings.
+// checkAuth reads the credentials that the settings name.
 func (c Config) checkAuth(faults *backend.Faults) authSource {
 	if (c.User == "") != (c.Password == "" && c.PasswordFile == "") {
 		faults.Add("User and Password or PasswordFile belong together: set both or neither")
 	}
 	if strings.Contains(c.User, ":") {
-		faults.Add("User %q: a digest user's name has no colon", c.User)
+		faults.Add("User %q: the name of a digest user must not contain a colon", c.User)
 	}
 	a := authSource{user: c.User, password: faults.Secret("Password", c.Password, c.PasswordFile, c.Logger)}
 	if c.AuthFile != "" {
@@ -80,7 +80,8 @@ func (c Config) checkAuth(faults *backend.Faults) authSource {
 	return a
 }
 
-// parseAuth reads the entries of an AuthFile. Its errors repeat none of them.
+// parseAuth parses the entries of an AuthFile. Its errors contain none of them,
+// because they are secrets.
 func parseAuth(text string) ([]authInfo, error) {
 	var out []authInfo
 	for i, line := range strings.Split(text, "\n") {
@@ -95,15 +96,15 @@ func parseAuth(text string) ([]authInfo, error) {
 		out = append(out, authInfo{scheme, value})
 	}
 	if len(out) == 0 {
-		return nil, errors.New("it has no entry: write one a line, like digest:user:password")
+		return nil, errors.New("the file has no entry: write one a line, like digest:user:password")
 	}
 	return out, nil
 }
 
 var permissions = map[rune]int32{'r': zk.PermRead, 'w': zk.PermWrite, 'c': zk.PermCreate, 'd': zk.PermDelete, 'a': zk.PermAdmin}
 
-// parseACL reads scheme:id:permissions, with commas between several. user means
-// that there are credentials.
+// parseACL parses entries of scheme:id:permissions, separated by commas. user
+// reports whether there are credentials.
 func parseACL(text string, user bool) ([]zk.ACL, error) {
 	switch {
 	case text == "" && user:
@@ -116,26 +117,26 @@ func parseACL(text string, user bool) ([]zk.ACL, error) {
 		scheme, rest, _ := strings.Cut(one, ":")
 		i := strings.LastIndex(rest, ":")
 		if scheme == "" || i < 0 {
-			return nil, fmt.Errorf("%q: it is scheme:id:permissions, like world:anyone:cdrwa", one)
+			return nil, fmt.Errorf("entry %q is not scheme:id:permissions, like world:anyone:cdrwa", one)
 		}
 		acl := zk.ACL{Scheme: scheme, ID: rest[:i]}
 		for _, letter := range rest[i+1:] {
 			bit, ok := permissions[letter]
 			if !ok {
-				return nil, fmt.Errorf("%q: the permissions are some of cdrwa", one)
+				return nil, fmt.Errorf("entry %q: the permissions must be letters of cdrwa", one)
 			}
 			acl.Perms |= bit
 		}
 		if acl.Perms == 0 {
-			return nil, fmt.Errorf("%q: it names no permission", one)
+			return nil, fmt.Errorf("entry %q names no permission: add some of the letters cdrwa", one)
 		}
 		out = append(out, acl)
 	}
 	return out, nil
 }
 
-// splitACL splits text at its commas. A backslash takes the special meaning from
-// a comma or a backslash.
+// splitACL splits text at its commas. A backslash before a comma or a backslash
+// makes that one part of the text.
 func splitACL(text string) []string {
 	var out []string
 	var b strings.Builder

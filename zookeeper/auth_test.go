@@ -28,9 +28,9 @@ func TestAuthFileIsParsed(t *testing.T) {
 	require.Equal(t, "as me", c.auth.names())
 }
 
-// A password is read again when a right is denied, in sessions that are there
-// already too. With the old and the new entry in one file, a change costs no
-// call at any moment.
+// A password is read again when a permission is denied, also in sessions that
+// exist already. With the old and the new entry in one file, no call fails
+// during a change.
 func TestPasswordsAreReadAgain(t *testing.T) {
 	s := newSuite(t)
 	dir := t.TempDir()

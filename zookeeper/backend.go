@@ -22,7 +22,7 @@ import (
 // [dcs.Settler]. Give it to [dcs.New]. All methods are safe for concurrent use.
 type Backend struct {
 	c           Config
-	root        string // with the slash before it
+	root        string // with a leading slash
 	pool        *endpoint.Pool
 	commits     *attempt.Committer
 	markers     backend.Markers
@@ -33,22 +33,22 @@ type Backend struct {
 	made        made
 	dialer      *keepalive.Dialer
 	learned     atomic.Pointer[limits]
-	asking      chan struct{}    // held by who learns the limits
+	asking      chan struct{}    // held while a call learns the limits
 	mirrors     chan struct{}    // held by Snapshots of large trees
-	asked       [2]time.Duration // what was learnt of them, under asking
+	asked       [2]time.Duration // the limits learnt so far; under asking
 
-	life    context.Context //nolint:containedctx // the Backend's end
+	life    context.Context //nolint:containedctx // ends with the Backend
 	end     context.CancelCauseFunc
 	closing sync.Once
-	beside  errands // the library's calls, which may outlast their contexts, and ends of sessions
+	bg      background // the library's calls, which may outlast their contexts, and ends of sessions
 
-	links endpoint.Conns[*session] // that calls go through
+	links endpoint.Conns[*session] // carry the calls
 
 	mu     sync.Mutex
 	leases map[dcs.LeaseID]*lease
 
 	retired backend.Cache[bool] // leases that are over
-	servers backend.Cache[bool] // those that are older than ZooKeeper 3.6
+	servers backend.Cache[bool] // that are older than ZooKeeper 3.6
 }
 
 var (
@@ -56,8 +56,8 @@ var (
 	_ dcs.Settler = (*Backend)(nil)
 )
 
-// New returns a client. It does no I/O: the first call does, within its
-// budget. Settings that cannot work are ErrInvalid, all of them at once.
+// New returns a client. It does no I/O. The first call connects, within its
+// budget. New reports all invalid settings at once, as ErrInvalid.
 func New(c Config) (*Backend, error) {
 	c, err := c.check()
 	if err != nil {
@@ -89,26 +89,27 @@ func New(c Config) (*Backend, error) {
 	return b, nil
 }
 
-// hedgeFloor is longer than the Pool's own: a second copy may have to take a
-// session to another server.
+// hedgeFloor is longer than the Pool's own, because a second copy may have to
+// move a session to another server.
 const hedgeFloor = 20 * time.Millisecond
 
-// settleShare is the part of a budget that is kept for settling a Commit. It is
-// less than the usual quarter: an election is to fit into what is left.
+// settleShare is the divisor of a budget for the part that is reserved for
+// settling a Commit. That part is less than the usual quarter, so that an
+// election fits into the rest.
 const settleShare = 8
 
 // Name returns "zookeeper", for errors and logs.
 func (b *Backend) Name() string { return backendName }
 
-// Caps implements [dcs.Backend]. MinTTL and MaxTTL are what the servers grant,
-// once that is known.
+// Caps implements [dcs.Backend]. MinTTL and MaxTTL are the limits that the
+// servers grant, once they are known.
 func (b *Backend) Caps() dcs.Caps { return b.limits().caps() }
 
-// Endpoints are the addresses of Config, the best first.
+// Endpoints returns the addresses of Config, the best first.
 func (b *Backend) Endpoints() []string { return b.pool.Endpoints() }
 
-// Close implements [dcs.Backend]. The client's leases run out as those of a
-// process that died; the one of its markers is given back.
+// Close implements [dcs.Backend]. The client's leases expire like those of a
+// process that died. The lease of its markers is revoked.
 func (b *Backend) Close() error {
 	b.closing.Do(func() {
 		b.markers.Close()
@@ -127,23 +128,25 @@ func (b *Backend) Close() error {
 		b.pool.Close()
 		b.ident.Close()
 		b.links.CloseAll()
-		b.beside.wait()
+		b.bg.wait()
 	})
 	return nil
 }
 
-// do makes a call that may be sent twice, at one server after the other.
+// do makes a call that may be sent twice, and tries the servers one after the
+// other.
 func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx context.Context, addr string) (T, error)) (endpoint.Answer[T], error) {
 	return doAt(ctx, b, class, func() string { return "" }, f)
 }
 
-// doAt is do for what is at one server already.
+// doAt is like do for a call that belongs to a session which is already at a
+// server.
 func doAt[T any](ctx context.Context, b *Backend, class endpoint.Class, at func() string, f func(ctx context.Context, addr string) (T, error)) (endpoint.Answer[T], error) {
 	return endpoint.DoAt(ctx, b.pool, class, at, f)
 }
 
-// link returns the session that calls at one server go through. It holds
-// nothing, so that another one takes its place when its connection breaks.
+// link returns the session for calls at one server. The session holds nothing,
+// so that another one replaces it when its connection breaks.
 func (b *Backend) link(addr string) (*session, error) {
 	live := func(s *session) bool { return s.ended() == nil }
 	return b.links.Get(addr, live, func() (*session, error) {
@@ -154,21 +157,22 @@ func (b *Backend) link(addr string) (*session, error) {
 	})
 }
 
-// linkTTL is how long a session of a process that died stays with the servers.
+// linkTTL returns how long the servers keep such a session after its process
+// died.
 func (b *Backend) linkTTL() time.Duration {
 	lim := b.limits()
 	return min(max(b.c.Timing.TTL, lim.MinTTL), lim.MaxTTL)
 }
 
-// lease returns one that this Backend granted, nil for any other.
+// lease returns a lease that this Backend granted, and nil for any other.
 func (b *Backend) lease(id dcs.LeaseID) *lease {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.leases[id]
 }
 
-// markerLease grants the markers' lease: a session that the library keeps
-// alive by itself.
+// markerLease grants the markers' lease, a session that the library keeps alive
+// by itself.
 func (b *Backend) markerLease(ctx context.Context, ttl time.Duration) (dcs.Lease, error) {
 	if err := b.learn(ctx); err != nil {
 		return nil, err
@@ -210,16 +214,16 @@ func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 			return nil, err
 		}
 		v, _, err := call(ctx, s, addr, request{"Get", []string{key}}, func(c *zk.Conn) ([]dcs.Entry, error) {
-			return proven(s, c, func() ([]dcs.Entry, error) { return b.plainly(c, []string{key}) })
+			return proven(s, c, func() ([]dcs.Entry, error) { return b.readEntries(c, []string{key}) })
 		})
 		return v, err
 	})
 	return backend.FirstEntry(backendName, key, a.Endpoint, a.Value, err)
 }
 
-// through makes a request in the session of one server's calls, and returns the
-// connection, too.
-func through[T any](ctx context.Context, b *Backend, addr string, r request, f func(c *zk.Conn) (T, error)) (T, *wire, error) {
+// through makes a request in the session for calls at one server. It also
+// returns the connection.
+func through[T any](ctx context.Context, b *Backend, addr string, r request, f func(c *zk.Conn) (T, error)) (T, *trackedConn, error) {
 	s, err := b.link(addr)
 	if err != nil {
 		var zero T
@@ -228,14 +232,14 @@ func through[T any](ctx context.Context, b *Backend, addr string, r request, f f
 	return call(ctx, s, addr, r, f)
 }
 
-// probe asks the quorum through one server, for the Pool. ZooKeeper does not
-// tell clients which server leads.
+// probe makes a request to the quorum through one server, for the Pool.
+// ZooKeeper does not report to clients which server leads.
 func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error) {
 	_, err = b.quorum(backend.Probing(ctx), addr, request{op: "Probe"})
 	return false, err
 }
 
-// ready learns what the servers grant and asks for a key, for Open.
+// ready learns the limits that the servers grant and reads a key, for Open.
 func (b *Backend) ready(ctx context.Context) error {
 	if err := b.learn(ctx); err != nil {
 		return backend.WrapError(backendName, "Open", "", "", err)
@@ -243,8 +247,8 @@ func (b *Backend) ready(ctx context.Context) error {
 	return backend.Readable(ctx, b)
 }
 
-// limits are what the servers grant; before that is known, what they do by
-// default.
+// limits returns the limits that the servers grant, and the servers' defaults
+// until those are known.
 func (b *Backend) limits() limits {
 	if l := b.learned.Load(); l != nil {
 		return *l
@@ -252,9 +256,9 @@ func (b *Backend) limits() limits {
 	return b.c.limits()
 }
 
-// learn asks the servers for the shortest and the longest session that they
-// grant, once: what a session is asked for is moved between both in silence.
-// Each time a session is made, which ends at once.
+// learn asks the servers once for the shortest and the longest session that
+// they grant. A server limits the requested time of a session to these without
+// an error. Each request makes a session, which is ended at once.
 func (b *Backend) learn(ctx context.Context) error {
 	select {
 	case b.asking <- struct{}{}:
@@ -267,7 +271,7 @@ func (b *Backend) learn(ctx context.Context) error {
 	}
 	for i, ttl := range []time.Duration{time.Millisecond, longest} {
 		if b.asked[i] > 0 {
-			continue // by a call whose time was over then
+			continue // learnt by a call that then ran out of time
 		}
 		a, err := do(ctx, b, endpoint.Write, func(ctx context.Context, addr string) (time.Duration, error) {
 			return b.grants(ctx, addr, ttl)
@@ -279,16 +283,16 @@ func (b *Backend) learn(ctx context.Context) error {
 	}
 	lim := b.c.measured(b.asked[0], b.asked[1])
 	b.learned.Store(&lim)
-	b.c.Logger.Info("sessions as ZooKeeper grants them", "shortest", b.asked[0], "longest", b.asked[1], "tick", lim.tick)
+	b.c.Logger.Info("learned the session timeouts that ZooKeeper grants", "shortest", b.asked[0], "longest", b.asked[1], "tick", lim.tick)
 	return nil
 }
 
-// grants is what one server grants who asks for ttl.
+// grants asks one server for a session of ttl and returns the granted timeout.
 func (b *Backend) grants(ctx context.Context, addr string, ttl time.Duration) (granted time.Duration, err error) {
 	if err := b.admitted(ctx, nil, addr); err != nil {
 		return 0, err
 	}
-	err = b.c.tap(ctx, request{op: "Probe"}, nil, func(*zk.Conn) error {
+	err = b.c.intercept(ctx, request{op: "Probe"}, nil, func(*zk.Conn) error {
 		return b.aside(ctx, addr, func(c net.Conn) error {
 			g, err := ask(c, newcomer(ttl), 0)
 			switch {
@@ -304,5 +308,5 @@ func (b *Backend) grants(ctx context.Context, addr string, ttl time.Duration) (g
 	return granted, err
 }
 
-// longest is asked for to learn what is granted.
+// longest is requested to learn the longest session that is granted.
 const longest = 24 * time.Hour

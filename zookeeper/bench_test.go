@@ -15,10 +15,12 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// benchTiming is the default's size: nothing runs out while a benchmark runs.
+// benchTiming has the default times, so that nothing expires while a benchmark
+// runs.
 var benchTiming = dcs.Timing{TTL: 30 * time.Second, LoopWait: 10 * time.Second, RetryTimeout: 10 * time.Second}
 
-// rig is three servers with our client and the vendor's.
+// rig is three servers with a client of this package and one of the vendor's
+// library.
 type rig struct {
 	cluster *testcluster.Cluster
 	store   *dcs.Store
@@ -32,7 +34,7 @@ func newRig(b *testing.B) *rig {
 	r.raw = vendor(b, r.store)
 	_, err := r.raw.Create("/raw", nil, 0, zk.WorldACL(zk.PermAll))
 	require.NoError(b, err)
-	for range 500 { // warm on both sides, the servers' compiler too
+	for range 500 { // warm up both clients and the servers' compiler
 		_, err := r.store.Commit(b.Context(), dcs.Txn{Then: []dcs.Write{dcs.Put("warm", nil)}})
 		require.NoError(b, err)
 		_, err = r.raw.Set("/raw", nil, -1)
@@ -53,8 +55,8 @@ func client(b *testing.B, c *testcluster.Cluster) *dcs.Store {
 	return s
 }
 
-// vendor is the library as its documentation has it, with one address: the one
-// that ours uses.
+// vendor returns a client of the vendor's library as documented, with one
+// address: the endpoint that ours uses.
 func vendor(b *testing.B, ours *dcs.Store) *zk.Conn {
 	_, err := ours.Snapshot(b.Context(), "")
 	require.NoError(b, err)
@@ -68,8 +70,8 @@ func library(b *testing.B, addrs []string, ttl time.Duration) *zk.Conn {
 	return c
 }
 
-// BenchmarkConfirm: target at most 1.3 x a raw Set, though it also reads the
-// lock.
+// BenchmarkConfirm compares Confirm with a raw Set. The target is at most 1.3
+// times its time, though Confirm also reads the lock.
 func BenchmarkConfirm(b *testing.B) {
 	r := newRig(b)
 	ctx := b.Context()
@@ -85,7 +87,7 @@ func BenchmarkConfirm(b *testing.B) {
 	testcluster.Versus(b, 0.5, 20, 50, confirm, set)
 }
 
-// rawLock takes the vendor's lock and returns what releases it.
+// rawLock takes the vendor's lock and returns its release function.
 func rawLock(c *zk.Conn, key string) func() {
 	l := zk.NewLock(c, key, zk.WorldACL(zk.PermAll))
 	if err := l.Lock(); err != nil {
@@ -98,18 +100,19 @@ func rawLock(c *zk.Conn, key string) func() {
 	}
 }
 
-// BenchmarkAcquire: target at most 1.0 x zk.Lock.
+// BenchmarkAcquire compares Acquire with zk.Lock. The target is at most its
+// time.
 func BenchmarkAcquire(b *testing.B) {
 	r := newRig(b)
 	testcluster.Acquiring(b, testcluster.Session(b, r.store), "zk-lock", func() func() { return rawLock(r.raw, "/raw/lock") })
 }
 
-// BenchmarkHandover: from the holder's Release to the waiter's Acquire. Target:
-// at most 1.0 x zk.Lock's.
+// BenchmarkHandover measures the time from the holder's Release to the waiter's
+// Acquire. The target is at most that of zk.Lock.
 func BenchmarkHandover(b *testing.B) { handover(b, "zk-lock", rawLock) }
 
-// handover puts our hand-overs beside those of the vendor's client, where lock
-// takes the lock that is named.
+// handover compares our hand-overs with those of the vendor's client. lock
+// takes the lock of the given name.
 func handover(b *testing.B, name string, lock func(c *zk.Conn, key string) (release func())) {
 	testcluster.HandingOver(b, name, func(b *testing.B) ([2]*dcs.Store, func(client, n int) func()) {
 		r := newRig(b)
@@ -119,9 +122,9 @@ func handover(b *testing.B, name string, lock func(c *zk.Conn, key string) (rele
 	})
 }
 
-// BenchmarkHandoverOfOneNode puts beside it a lock that is one node of its
-// holder's, as ours is, in the vendor's plainest way: zk.Lock's waiter has its
-// node in the queue before, and only lists the queue then.
+// BenchmarkHandoverOfOneNode compares with a lock of the vendor's client that
+// is one node of its holder, as ours is, in its simplest form. The waiter of
+// zk.Lock has put its node in the queue before, and then only lists the queue.
 func BenchmarkHandoverOfOneNode(b *testing.B) { handover(b, "one-node", oneNode) }
 
 // oneNode takes the lock that is the node at path.
@@ -148,9 +151,9 @@ func oneNode(c *zk.Conn, path string) (release func()) {
 	}
 }
 
-// BenchmarkFaults puts 30 times with one of three servers frozen, 3 s a call at
-// most, beside the vendor's client. Both are connected to that server, which
-// does not lead, and know the others.
+// BenchmarkFaults makes 30 writes with one of three servers frozen, with at
+// most 3 s a call, and compares with the vendor's client. Both clients are
+// connected to that server, which does not lead, and know the others.
 func BenchmarkFaults(b *testing.B) {
 	r := newRig(b)
 	i := (r.cluster.Leader(b.Context()) + 1) % 3
@@ -165,10 +168,10 @@ func BenchmarkFaults(b *testing.B) {
 	testcluster.PutWhile(b, puts(r, raw))
 }
 
-// BenchmarkSilent is the same with a server that accepts and never answers, and
-// clients that come to it first: the vendor's waits 6.7 session timeouts for its
-// handshake, or until the server behind closes a connection on which it was
-// asked nothing (10 s).
+// BenchmarkSilent is like BenchmarkFaults with a server that accepts
+// connections and never answers, and clients that try that server first. The
+// vendor's client waits 6.7 session timeouts for its handshake, or until the
+// server behind the proxy closes a connection without requests (10 s).
 func BenchmarkSilent(b *testing.B) {
 	r := newRig(b)
 	i := (r.cluster.Leader(b.Context()) + 1) % 3
@@ -178,18 +181,18 @@ func BenchmarkSilent(b *testing.B) {
 	testcluster.PutWhile(b, puts(r, connecting(b, r.cluster, i)))
 }
 
-// startingAt is a client of ours whose calls go to server i first.
+// startingAt returns a client of ours whose calls go to server i first.
 func startingAt(b *testing.B, c *testcluster.Cluster, i int) *dcs.Store {
 	for {
 		s := client(b, c)
-		if s.Unwrap().(*Backend).Endpoints()[0] == c.Endpoints()[i] { // it is drawn by lot
+		if s.Unwrap().(*Backend).Endpoints()[0] == c.Endpoints()[i] { // the first endpoint is random
 			return s
 		}
 	}
 }
 
-// connecting is the library with all addresses, at server i first, with a
-// session of 3 s.
+// connecting returns a client of the vendor's library with all addresses and a
+// session of 3 s. It connects to server i first.
 func connecting(b *testing.B, c *testcluster.Cluster, i int) *zk.Conn {
 	first := true
 	addrs := c.Endpoints()
@@ -212,7 +215,7 @@ func puts(r *rig, raw *zk.Conn) map[string]func(ctx context.Context, n int) erro
 			return err
 		},
 		"go-zookeeper": func(ctx context.Context, n int) error {
-			done := make(chan error, 1) // it knows no contexts
+			done := make(chan error, 1) // the library does not support contexts
 			go func() { _, err := raw.Set("/raw", fmt.Append(nil, n), -1); done <- err }()
 			select {
 			case err := <-done:

@@ -10,9 +10,9 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
-// sign gives the credentials, once: the library gives them again by itself
-// whenever it has connected again. ZooKeeper takes wrong ones without a word,
-// so that the root is read with them.
+// sign gives the credentials once per session. The library gives them again by
+// itself after each reconnect. ZooKeeper accepts wrong credentials without an
+// error, so sign reads the root with them.
 func (s *session) sign(ctx context.Context) error {
 	if !s.b.c.auth.any() {
 		return nil
@@ -30,8 +30,9 @@ func (s *session) sign(ctx context.Context) error {
 	})
 }
 
-// signAgain gives credentials that were not given yet, and reports whether there
-// were any. It is for a session to which a right was denied.
+// signAgain gives the credentials that were not given yet, for example because
+// a file has changed, and reports whether there were any. It is called when
+// ZooKeeper denied the session a permission.
 func (s *session) signAgain(ctx context.Context) bool {
 	given := false
 	err := s.signWith(ctx, func() (err error) {
@@ -41,7 +42,8 @@ func (s *session) signAgain(ctx context.Context) bool {
 	return err == nil && given
 }
 
-// signWith runs f, which gives credentials, while no other call does.
+// signWith runs f, which gives credentials, and excludes other calls that do
+// so.
 func (s *session) signWith(ctx context.Context, f func() error) error {
 	select {
 	case s.signing <- struct{}{}:
@@ -62,7 +64,7 @@ func (s *session) signWith(ctx context.Context, f func() error) error {
 }
 
 // give gives the credentials that were not given yet, and reports whether there
-// were any. Under signing.
+// were any. The caller must hold signing.
 func (s *session) give() (given bool, err error) {
 	for _, a := range s.b.c.auth.current() {
 		if slices.Contains(s.given, a) {
@@ -76,28 +78,31 @@ func (s *session) give() (given bool, err error) {
 	return given, nil
 }
 
-// request says what a call is for, to a test that stands in between.
+// request describes the purpose of a call to a test's fault injector.
 type request struct {
 	op   string
 	keys []string
 }
 
-// tap is a test that stands between a call and the library: it sends when and
-// where it likes.
-type tap func(ctx context.Context, r request, s *session, send func(c *zk.Conn) error) error
+// interceptor lets a test intercept the requests to the library. It decides
+// when and where to send.
+type interceptor func(ctx context.Context, r request, s *session, send func(c *zk.Conn) error) error
 
-func straight(_ context.Context, _ request, s *session, send func(c *zk.Conn) error) error {
+// passThrough sends a request once, in its own session.
+func passThrough(_ context.Context, _ request, s *session, send func(c *zk.Conn) error) error {
 	if s == nil {
 		return send(nil)
 	}
 	return send(s.conn)
 }
 
-// call makes one request in a session at one server. The library knows no
-// contexts: an answer that does not come by ctx's deadline is not waited for any
-// longer, and a server that has answered nothing for a while costs the
-// connection. Not one that is only slow: to connect anew is more work for it.
-func call[T any](ctx context.Context, s *session, addr string, r request, f func(c *zk.Conn) (T, error)) (T, *wire, error) {
+// call makes one request in a session at one server. The library does not
+// support contexts, so call stops waiting at ctx's deadline. At that point it
+// closes the connection if the server has owed an answer for
+// RetryTimeout/silentShare and sent none. It keeps the connection to a server
+// that is only slow, because a new connection would be more work for that
+// server.
+func call[T any](ctx context.Context, s *session, addr string, r request, f func(c *zk.Conn) (T, error)) (T, *trackedConn, error) {
 	var zero T
 	if err := s.b.admitted(ctx, s, addr); err != nil {
 		return zero, nil, err
@@ -114,10 +119,10 @@ func call[T any](ctx context.Context, s *session, addr string, r request, f func
 		err error
 	}
 	done := make(chan result, 1)
-	s.b.beside.run(func() {
+	s.b.bg.run(func() {
 		v, err := send(ctx, s, r, f)
 		if errors.Is(err, zk.ErrNoAuth) && s.b.c.auth.any() && s.signAgain(ctx) {
-			v, err = send(ctx, s, r, f) // nothing was done without the right
+			v, err = send(ctx, s, r, f) // safe, because a denied request changed nothing
 		}
 		done <- result{v, err}
 	})
@@ -136,12 +141,12 @@ func call[T any](ctx context.Context, s *session, addr string, r request, f func
 	}
 }
 
-// send makes one request, after the credentials were given.
+// send gives the credentials and makes one request.
 func send[T any](ctx context.Context, s *session, r request, f func(c *zk.Conn) (T, error)) (T, error) {
 	answer := make(chan T, 2) // a test may send it twice
 	err := s.sign(ctx)
 	if err == nil {
-		err = s.b.c.tap(ctx, r, s, func(c *zk.Conn) error {
+		err = s.b.c.intercept(ctx, r, s, func(c *zk.Conn) error {
 			v, err := f(c)
 			select {
 			case answer <- v:
@@ -158,20 +163,21 @@ func send[T any](ctx context.Context, s *session, r request, f func(c *zk.Conn) 
 	return v, err
 }
 
-// silentShare is the part of a budget after which a silent connection is given
-// up.
+// silentShare is the divisor of a budget after which a silent connection is
+// closed.
 const silentShare = 3
 
-// proven reads what is not older than the call, in a session that is connected:
-// after a barrier, but without waiting for its answer. ZooKeeper answers what is
-// asked on one connection in the order of the asking, so that it is enough that
-// the barrier was sent before. Another call's will do.
+// proven reads data that is not older than the call, in a session that is
+// connected. It reads behind a barrier, but does not wait for the barrier's
+// answer first. ZooKeeper answers the requests on one connection in their
+// order, so it is enough that the barrier was sent before the read. The barrier
+// of another call serves, too.
 func proven[T any](s *session, c *zk.Conn, read func() (T, error)) (T, error) {
 	var zero T
 	s.mu.Lock()
 	w := s.live
 	s.mu.Unlock()
-	if w == nil || c != s.conn { // a test sends it elsewhere
+	if w == nil || c != s.conn { // a test sends it through another connection
 		if err := barrier(c); err != nil {
 			return zero, err
 		}
@@ -191,7 +197,7 @@ func proven[T any](s *session, c *zk.Conn, read func() (T, error)) (T, error) {
 	if failed := <-answered; failed != nil {
 		return zero, failed
 	}
-	if err == nil && !s.on(w) { // what was asked later may have gone elsewhere
+	if err == nil && !s.on(w) { // the read may have gone to another server
 		return zero, &backend.Failure{Endpoint: w.addr, Err: errBroken}
 	}
 	return v, err

@@ -24,7 +24,7 @@ func (b *Backend) Settle(ctx context.Context, e *dcs.Error) (dcs.Revision, error
 	return b.commits.Settle(ctx, e)
 }
 
-// transport is what the attempt machinery sends through.
+// transport sends the requests of the attempt machinery.
 type transport struct{ b *Backend }
 
 // Read implements [attempt.Transport].
@@ -59,8 +59,9 @@ func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer,
 	})
 }
 
-// owner is the lease in whose session r must be sent: an ephemeral node is
-// its session's own. Empty means any.
+// owner returns the lease in whose session r must be sent, because an ephemeral
+// node belongs to the session that makes it. Empty means that any session will
+// do.
 func owner(r attempt.Request, marker dcs.LeaseID) dcs.LeaseID {
 	if r.Marker.Create {
 		return marker
@@ -73,7 +74,8 @@ func owner(r attempt.Request, marker dcs.LeaseID) dcs.LeaseID {
 	return ""
 }
 
-// sessionOf is the session of a lease, or that of any call.
+// sessionOf returns the session of a lease, or the session for calls if id is
+// empty.
 func (b *Backend) sessionOf(addr string, id dcs.LeaseID) (*session, error) {
 	if id == "" {
 		return b.link(addr)
@@ -84,7 +86,7 @@ func (b *Backend) sessionOf(addr string, id dcs.LeaseID) (*session, error) {
 	if over, _ := b.retired.Of(string(id)); over {
 		return nil, errExpired
 	}
-	return nil, &backend.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Refused: true, Err: fmt.Errorf("the lease %s was not granted by this Store: ZooKeeper takes a key bound to a session from that session only", id)}
+	return nil, &backend.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Refused: true, Err: fmt.Errorf("lease %s was not granted by this Store: ZooKeeper accepts a key bound to a session only from that session; use a lease that this Store granted", id)}
 }
 
 func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, lease dcs.LeaseID) (attempt.Answer, error) {
@@ -114,10 +116,10 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 			return answer{results: results}, err
 		}
 		if errors.Is(refusal, zk.ErrNoNode) {
-			b.made.Clear() // somebody may have taken a parent away
+			b.made.Clear() // another client may have deleted a parent
 		}
-		// It was answered by the quorum: what is read after it on the same
-		// connection is not older.
+		// The quorum answered. A later read on the same connection is not
+		// older than that.
 		got, err := b.states(c, p.keys)
 		if err != nil {
 			err = &afterwards{err}
@@ -141,12 +143,12 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 	return a, nil
 }
 
-// afterwards is the failure of a read after a refusal.
+// afterwards is the failure of a read that follows a refusal.
 type afterwards struct{ error }
 
 func (e *afterwards) Unwrap() error { return e.error }
 
-// unsent judges what stood in the way of a transaction.
+// unsent classifies an error of a transaction.
 func (b *Backend) unsent(a attempt.Answer, s *session, id dcs.LeaseID, err error) (attempt.Answer, error) {
 	var late *afterwards
 	if id != "" && errors.Is(s.ended(), errExpired) && (errors.Is(err, attempt.ErrNotSent) || errors.Is(err, errExpired)) {
@@ -158,8 +160,8 @@ func (b *Backend) unsent(a attempt.Answer, s *session, id dcs.LeaseID, err error
 	return a, err
 }
 
-// over is the answer to a transaction in a session that is over: nothing was
-// written (P14).
+// over returns the answer to a transaction in a session that is over, in which
+// nothing was written (P14).
 func (b *Backend) over(a attempt.Answer, id dcs.LeaseID, err error) (attempt.Answer, error) {
 	if !errors.Is(err, errExpired) {
 		return a, err
@@ -171,27 +173,28 @@ func (b *Backend) over(a attempt.Answer, id dcs.LeaseID, err error) (attempt.Ans
 	return a, nil
 }
 
-// forbidden returns the failure for a transaction that ZooKeeper or the contract
-// rules out, and nil for a condition that failed. after was read after the
+// forbidden returns the failure of a transaction that ZooKeeper or the contract
+// forbids, and nil for a condition that failed. after was read after the
 // refusal.
 func (b *Backend) forbidden(addr string, refusal error, after seen) error {
 	switch {
 	case errors.Is(refusal, zk.ErrNoAuth), errors.Is(refusal, zk.ErrInvalidACL):
 		return &backend.Failure{Endpoint: addr, Kind: dcs.ErrUnauthorized, Err: b.needs(refusal), Refused: true}
 	case errors.Is(refusal, zk.ErrNotEmpty):
-		return &backend.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: errors.New("there are keys below the key"), Refused: true}
+		return &backend.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: errors.New("cannot write the key: there are keys below it; use a sibling"), Refused: true}
 	case errors.Is(refusal, zk.ErrNoChildrenForEphemerals):
-		return &backend.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: errors.New("a key above it is bound to a lease"), Refused: true}
+		return &backend.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: errors.New("cannot write the key: a key above it is bound to a lease; use a sibling"), Refused: true}
 	case errors.Is(refusal, zk.ErrNodeExists) && after.above != "":
-		return &backend.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: fmt.Errorf("key %q exists: a key never has keys below it, use a sibling", after.above), Refused: true}
+		return &backend.Failure{Endpoint: addr, Kind: dcs.ErrInvalid, Err: fmt.Errorf("cannot write below key %q: a key never has keys below it; use a sibling", after.above), Refused: true}
 	case !refusing(refusal): // a quota, for example
 		return &backend.Failure{Endpoint: addr, Kind: dcs.ErrUnavailable, Err: refusal, Refused: true}
 	}
 	return nil
 }
 
-// refusalOf is why a Multi was refused, nil if it was not, or if that cannot be
-// told: the error of the first operation that has one, or of the whole.
+// refusalOf returns the reason for which a Multi was refused: the error of the
+// first operation that has one, or else that of the whole. It returns nil if
+// the Multi was not refused, or if that is unknown.
 func refusalOf(results []zk.MultiResponse, err error) error {
 	for _, r := range results {
 		if r.Error != nil {
@@ -213,8 +216,9 @@ func refusing(err error) bool {
 	return false
 }
 
-// look reads the nodes of r's keys in one session at one server, and notes what
-// is known of them; after a barrier it is the quorum's word.
+// look reads the nodes of r's keys in one session at one server, and caches
+// their states. If confirmed is set, it reads behind a barrier, so that the
+// states are those of the quorum.
 func (b *Backend) look(ctx context.Context, s *session, addr string, r request, confirmed bool) ([]dcs.Entry, error) {
 	got, _, err := call(ctx, s, addr, r, func(c *zk.Conn) (seen, error) {
 		if !confirmed {
@@ -228,17 +232,17 @@ func (b *Backend) look(ctx context.Context, s *session, addr string, r request, 
 	return b.noted(got), nil
 }
 
-// seen is what was read of keys, and around them.
+// seen holds the nodes that were read for keys, and those around them.
 type seen struct {
 	keys   []string
 	nodes  []node
 	epochs map[string]int32 // versions, by path
 	there  map[string]bool  // parents and epoch nodes, by path
-	above  string           // a key that one of keys lies below
+	above  string           // a key above one of keys
 }
 
-// states reads the nodes of keys, and before them their epochs and whether
-// their parents are there.
+// states reads the nodes of keys. Before them it reads their epochs and whether
+// their parents exist.
 func (b *Backend) states(c *zk.Conn, keys []string) (seen, error) {
 	got := seen{keys: backend.Unique(keys), epochs: map[string]int32{}, there: map[string]bool{}}
 	var around, paths []string
@@ -254,10 +258,11 @@ func (b *Backend) states(c *zk.Conn, keys []string) (seen, error) {
 	}
 	for i, n := range nodes {
 		got.epochs[around[i]], got.there[around[i]] = n.stat.Version, n.there
-		// With an empty value the node may be a directory that another program
+		// A node with an empty value may be a directory that another program
 		// made and has not used yet.
 		if key, ok := b.keyOf(around[i]); ok && n.entry() && len(n.value) > 0 {
-			// Not noted as a parent: making it is refused while the key exists.
+			// It must not be cached as a parent: making it is refused while
+			// the key exists.
 			got.there[around[i]], got.above = false, key
 		}
 	}
@@ -265,12 +270,12 @@ func (b *Backend) states(c *zk.Conn, keys []string) (seen, error) {
 	return got, err
 }
 
-// noted notes what was read, and returns the entries.
+// noted caches the states that were read, and returns the entries.
 func (b *Backend) noted(got seen) []dcs.Entry {
 	for path, there := range got.there {
 		b.made.Note(path, there)
 	}
-	entries := []dcs.Entry{} // not nil: it was read
+	entries := []dcs.Entry{} // not nil, because the keys were read
 	for i, n := range got.nodes {
 		key := got.keys[i]
 		b.known.Note(key, n.state(got.epochs[b.epochOf(key)]))

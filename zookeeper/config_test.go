@@ -28,7 +28,7 @@ func TestConfigNamesEveryFault(t *testing.T) {
 		Endpoints: []string{"zk://h:2181"}, Root: "zookeeper/quota", User: "a:b", ACL: "world:anyone:x", Tick: -1, MinTTL: 9 * time.Second, MaxTTL: time.Second,
 	})
 	require.ErrorIs(t, err, dcs.ErrInvalid)
-	for _, part := range []string{"without a scheme", "ZooKeeper's own", "belong together", "no colon", "ACL", "Tick", "MinTTL"} {
+	for _, part := range []string{"without a scheme", "reserved for ZooKeeper", "belong together", "must not contain a colon", "ACL", "Tick", "MinTTL"} {
 		require.ErrorContains(t, err, part)
 	}
 	_, err = New(Config{
@@ -61,8 +61,8 @@ func TestACL(t *testing.T) {
 	}
 }
 
-// A tick that is too long is safe, one that is too short is not: of what the
-// servers' limits say the longer one counts.
+// A tick that is too long is safe, and one that is too short is not. Of the two
+// ticks that the servers' limits suggest, the longer one counts.
 func TestTickIsMeasured(t *testing.T) {
 	ms := time.Millisecond
 	for _, c := range []struct {
@@ -96,7 +96,7 @@ func TestURL(t *testing.T) {
 	require.NoError(t, err)
 	defer b.Close()
 	require.Equal(t, []string{"h1:1", "h2:2181"}, b.c.Endpoints)
-	require.Equal(t, []authInfo{{"digest", "me:p:w"}}, b.c.auth.current(), "the line's end is no part of a password")
+	require.Equal(t, []authInfo{{"digest", "me:p:w"}}, b.c.auth.current(), "the line end is not part of a password")
 
 	for url, want := range map[string]string{
 		"zookeeper:///r":                               "no host",
@@ -132,8 +132,8 @@ func TestFromConnectString(t *testing.T) {
 	}
 }
 
-// What a call brought means one thing each; what is not in the table is
-// unclear, and the server is to blame.
+// Each error of a call has one meaning. The outcome of an error that is not in
+// the table is unknown, and the server is blamed.
 func TestMeanings(t *testing.T) {
 	b, err := New(Config{Endpoints: []string{"127.0.0.1:1"}, Root: "r", User: "me", Password: "secret"})
 	require.NoError(t, err)
@@ -149,7 +149,7 @@ func TestMeanings(t *testing.T) {
 		"the connection broke": {err: zk.ErrConnectionClosed, blame: true},
 		"an unknown code":      {err: zk.ErrUnknown, blame: true},
 		"the session moved":    {err: zk.ErrSessionMoved, refused: true},
-		"no right":             {err: zk.ErrNoAuth, kind: dcs.ErrUnauthorized, refused: true},
+		"a missing permission": {err: zk.ErrNoAuth, kind: dcs.ErrUnauthorized, refused: true},
 		"a bad ACL":            {err: zk.ErrInvalidACL, kind: dcs.ErrUnauthorized, refused: true},
 		"a wrong user":         {err: zk.ErrAuthFailed, kind: dcs.ErrUnauthorized, refused: true, blame: true},
 		"the session is over":  {err: zk.ErrSessionExpired, refused: true},
@@ -181,13 +181,14 @@ func TestMeanings(t *testing.T) {
 	for _, err := range []error{io.EOF, &net.OpError{Op: "read", Err: syscall.ECONNRESET}} {
 		var f *backend.Failure
 		require.ErrorAs(t, b.notGranted("h:1", err), &f)
-		require.True(t, f.Refused && !f.Blame && !f.Unreachable && f.Busy > 0, "at its limit, a server goes on serving")
+		require.True(t, f.Refused && !f.Blame && !f.Unreachable && f.Busy > 0, "a server at its limit keeps serving its connections")
 		require.ErrorContains(t, f, "maxClientCnxns")
 	}
 }
 
-// A node is a key unless it is a parent: ours say so by their value, others by
-// having, or having had, nodes below them.
+// A node is a key unless it is a parent. A parent of ours has a value that
+// marks it. A parent of another program is recognised by the nodes that it has,
+// or has had, below it.
 func TestKeysAndParents(t *testing.T) {
 	for name, c := range map[string]struct {
 		n             node
@@ -209,10 +210,10 @@ func TestKeysAndParents(t *testing.T) {
 	require.Equal(t, []string{"/a", "/a/b"}, parents("/a/b/c"))
 }
 
-// Where one epoch node stands for several keys, a transaction rests on what was
-// read of it first: between that and the last reading a key may have been
-// deleted and created.
-func TestPlanRestsOnTheOldestEpoch(t *testing.T) {
+// If one epoch node stands for several keys, a transaction depends on the
+// version of it that was read first. Between that and the last reading a key
+// may have been deleted and created.
+func TestPlanDependsOnTheOldestEpoch(t *testing.T) {
 	b, err := New(Config{Endpoints: []string{"127.0.0.1:1"}, Root: "r"})
 	require.NoError(t, err)
 	defer b.Close()
@@ -232,21 +233,23 @@ func TestPlanRestsOnTheOldestEpoch(t *testing.T) {
 			Then: []dcs.Write{dcs.Delete(keys[0]), dcs.Put(keys[1], nil)},
 		}}
 		p := newPlan(b, r, "")
-		p.know()
+		p.loadCached()
 		p.build()
 		require.Contains(t, p.ops, &zk.CheckVersionRequest{Path: b.epochOf(first), Version: 5})
 	}
 
-	// Our own creation moves the epoch by one, and what was known moves along.
+	// Our own creation increments the epoch's version, and the cached states
+	// move to the new version.
 	b.known.learn(map[string]int32{b.epochOf(first): 8}, b.epochOf, nil)
 	s, _ := b.known.Of(second)
 	require.Equal(t, int32(8), s.epoch)
 	s, _ = b.known.Of(first)
-	require.Equal(t, int32(5), s.epoch, "others moved it in between")
+	require.Equal(t, int32(5), s.epoch, "another client wrote the epoch in between")
 }
 
-// A transaction is built on what its conditions were held against: what another
-// call learns in between must not let it pass.
+// A transaction is built on the same states that its conditions were checked
+// against. A state that another call caches in between must not let the
+// transaction pass.
 func TestPlanIsBuiltOnWhatItChecked(t *testing.T) {
 	b, err := New(Config{Endpoints: []string{"127.0.0.1:1"}, Root: "r"})
 	require.NoError(t, err)
@@ -266,7 +269,7 @@ func TestPlanIsBuiltOnWhatItChecked(t *testing.T) {
 	entries, err := p.prepare(t.Context(), nil, "")
 	require.NoError(t, err)
 	require.Nil(t, entries)
-	now(4, 40) // a later write of this client's was answered, or another copy of this one
+	now(4, 40) // a later write of this client was answered, or another copy of this one
 	p.build()
 	require.Equal(t, []any{
 		&zk.SetDataRequest{Path: b.path(".op/m"), Data: []byte("n"), Version: 3},
@@ -275,9 +278,9 @@ func TestPlanIsBuiltOnWhatItChecked(t *testing.T) {
 	}, p.ops)
 }
 
-// Two readings tell how a tree was between them, though it is written all the
-// time.
-func TestMoment(t *testing.T) {
+// Two readings prove the tree's state between them, though the tree is written
+// all the time.
+func TestAtRevision(t *testing.T) {
 	at := func(made, written int64, version int32, value string) node {
 		return node{there: true, stat: zk.Stat{Czxid: made, Mzxid: written, Pzxid: made, Version: version}, value: []byte(value)}
 	}
@@ -292,23 +295,23 @@ func TestMoment(t *testing.T) {
 		later view
 		want  string
 	}{
-		"unchanged":                      {view{"/r": top(2, "/r/a", "/r/b"), "/r/a": a, "/r/b": b}, "a5 b9 "},
-		"changed once, afterwards":       {view{"/r": top(2, "/r/a", "/r/b"), "/r/a": at(1, 12, 3, "a12"), "/r/b": b}, "a5 b9 "},
-		"changed before it":              {view{"/r": top(2, "/r/a", "/r/b"), "/r/a": at(1, 10, 4, "a10"), "/r/b": b}, "a10 b9 "},
-		"one before, one after":          {view{"/r": top(2, "/r/a", "/r/b"), "/r/a": at(1, 10, 3, "a10"), "/r/b": at(2, 11, 5, "b11")}, "a10 b9 "},
-		"made afterwards":                {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b, "/r/c": at(11, 11, 0, "c11")}, "a5 b9 "},
-		"made before it":                 {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b, "/r/c": at(10, 10, 0, "c10")}, "a5 b9 c10"},
-		"made before it, and anew since": {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b, "/r/c": at(13, 13, 0, "c13")}, ""},
-		"changed twice, the last after":  {view{"/r": top(2, "/r/a", "/r/b"), "/r/a": at(1, 12, 4, "a12"), "/r/b": b}, ""},
-		"made before it, changed since":  {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b, "/r/c": at(10, 11, 1, "c11")}, ""},
-		"made, and gone when it is read": {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b}, ""},
-		"another came and went":          {view{"/r": top(4, "/r/a", "/r/b"), "/r/a": a, "/r/b": b}, ""},
-		"made anew":                      {view{"/r": top(4, "/r/a", "/r/b"), "/r/a": at(8, 8, 2, "a8"), "/r/b": b}, ""},
-		"taken away":                     {view{"/r": top(3, "/r/b"), "/r/b": b}, ""},
-		"one for another":                {view{"/r": top(4, "/r/b", "/r/c"), "/r/b": b, "/r/c": at(11, 11, 0, "c11")}, ""},
-		"no longer there":                {view{}, ""},
+		"unchanged":                       {view{"/r": top(2, "/r/a", "/r/b"), "/r/a": a, "/r/b": b}, "a5 b9 "},
+		"changed once, afterwards":        {view{"/r": top(2, "/r/a", "/r/b"), "/r/a": at(1, 12, 3, "a12"), "/r/b": b}, "a5 b9 "},
+		"changed before it":               {view{"/r": top(2, "/r/a", "/r/b"), "/r/a": at(1, 10, 4, "a10"), "/r/b": b}, "a10 b9 "},
+		"one before, one after":           {view{"/r": top(2, "/r/a", "/r/b"), "/r/a": at(1, 10, 3, "a10"), "/r/b": at(2, 11, 5, "b11")}, "a10 b9 "},
+		"made afterwards":                 {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b, "/r/c": at(11, 11, 0, "c11")}, "a5 b9 "},
+		"made before it":                  {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b, "/r/c": at(10, 10, 0, "c10")}, "a5 b9 c10"},
+		"made before it, and again since": {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b, "/r/c": at(13, 13, 0, "c13")}, ""},
+		"changed twice, the last after":   {view{"/r": top(2, "/r/a", "/r/b"), "/r/a": at(1, 12, 4, "a12"), "/r/b": b}, ""},
+		"made before it, changed since":   {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b, "/r/c": at(10, 11, 1, "c11")}, ""},
+		"made, and gone when it is read":  {view{"/r": top(3, "/r/a", "/r/b", "/r/c"), "/r/a": a, "/r/b": b}, ""},
+		"another came and went":           {view{"/r": top(4, "/r/a", "/r/b"), "/r/a": a, "/r/b": b}, ""},
+		"made again":                      {view{"/r": top(4, "/r/a", "/r/b"), "/r/a": at(8, 8, 2, "a8"), "/r/b": b}, ""},
+		"taken away":                      {view{"/r": top(3, "/r/b"), "/r/b": b}, ""},
+		"one for another":                 {view{"/r": top(4, "/r/b", "/r/c"), "/r/b": b, "/r/c": at(11, 11, 0, "c11")}, ""},
+		"no longer there":                 {view{}, ""},
 	} {
-		v, ok := earlier.moment(c.later, "/r", 10)
+		v, ok := earlier.atRevision(c.later, "/r", 10)
 		require.Equal(t, c.want != "", ok, name)
 		if ok {
 			require.Equal(t, c.want, string(v["/r/a"].value)+" "+string(v["/r/b"].value)+" "+string(v["/r/c"].value), name)
@@ -318,12 +321,12 @@ func TestMoment(t *testing.T) {
 	n := unlisted["/r"]
 	n.below = nil
 	unlisted["/r"] = n
-	_, ok := unlisted.moment(unlisted, "/r", 10)
-	require.False(t, ok, "what is below a node is not known")
-	v, ok := view{}.moment(view{"/r": at(11, 11, 0, "")}, "/r", 10)
+	_, ok := unlisted.atRevision(unlisted, "/r", 10)
+	require.False(t, ok, "the children of a node are unknown")
+	v, ok := view{}.atRevision(view{"/r": at(11, 11, 0, "")}, "/r", 10)
 	require.True(t, ok)
-	require.Empty(t, v, "the tree was made afterwards")
-	_, ok = view{}.moment(view{"/r": at(10, 10, 0, "")}, "/r", 10)
+	require.Empty(t, v, "the tree was made later")
+	_, ok = view{}.atRevision(view{"/r": at(10, 10, 0, "")}, "/r", 10)
 	require.False(t, ok)
 }
 
@@ -337,7 +340,7 @@ func TestRefusals(t *testing.T) {
 		"applied":              {results: []zk.MultiResponse{{Stat: &zk.Stat{}}, {}}},
 		"a condition":          {results: []zk.MultiResponse{{}, {Error: zk.ErrBadVersion}, {Error: errors.New("unknown error: -2")}}, err: zk.ErrBadVersion, want: zk.ErrBadVersion},
 		"the whole":            {err: zk.ErrNodeExists, want: zk.ErrNodeExists},
-		"a code of no table":   {results: []zk.MultiResponse{{}, {Error: quota}}, err: quota, want: quota},
+		"an unknown code":      {results: []zk.MultiResponse{{}, {Error: quota}}, err: quota, want: quota},
 		"the connection broke": {err: zk.ErrConnectionClosed},
 	} {
 		require.Equal(t, c.want, refusalOf(c.results, c.err), name)
@@ -358,12 +361,12 @@ func TestRefusals(t *testing.T) {
 	require.ErrorContains(t, below, `"config"`)
 }
 
-// frame makes one for a stream.
+// frame returns a frame for a stream.
 func frame(body []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
 }
 
-// The heads of frames are found wherever the stream is cut.
+// The heads of frames are found wherever the stream is split.
 func FuzzFrames(f *testing.F) {
 	f.Add([]byte("one"), []byte(""), bytes.Repeat([]byte("x"), 200), uint8(1))
 	f.Add([]byte{}, []byte{0, 0, 0, 1}, []byte("three"), uint8(3))
@@ -388,7 +391,8 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-// Whatever a server answers to a handshake is taken or refused.
+// Every answer of a server to a handshake is accepted or refused, without a
+// panic.
 func FuzzGranted(f *testing.F) {
 	f.Add(asking(granted{id: 1, timeout: time.Second, password: []byte("0123456789abcdef")}, 7)[frameHead+8:])
 	f.Add([]byte{})
@@ -398,8 +402,8 @@ func FuzzGranted(f *testing.F) {
 	})
 }
 
-// A node that was not there when it was listed, and is there when it is read, is
-// listed again: no event names what comes below it otherwise.
+// A node that was not there when it was listed, and is there when it is read,
+// is listed again. Otherwise no event would name the nodes below it.
 func TestMirrorListsNodeThatCameBack(t *testing.T) {
 	b, err := New(Config{Endpoints: []string{"127.0.0.1:1"}, Root: "r"})
 	require.NoError(t, err)
@@ -408,15 +412,15 @@ func TestMirrorListsNodeThatCameBack(t *testing.T) {
 	m, err := b.newMirror("127.0.0.1:1", "/r", request{op: "Wait"}, nil)
 	require.NoError(t, err)
 	defer m.s.end(dcs.ErrClosed)
-	m.due()
+	m.takePending()
 	parent := node{there: true, stat: zk.Stat{Czxid: 7}, value: parentValue}
 	m.take([]string{"/r/a"}, []node{parent})
-	_, lists := m.due()
+	_, lists := m.takePending()
 	require.Equal(t, []string{"/r/a"}, lists)
 	m.list(lists, []*listing{nil})
-	values, _ := m.due()
-	require.Equal(t, []string{"/r/a"}, values, "its value says whether it is there")
+	values, _ := m.takePending()
+	require.Equal(t, []string{"/r/a"}, values, "reading the node shows whether it is there")
 	m.take(values, []node{parent})
-	_, lists = m.due()
+	_, lists = m.takePending()
 	require.Equal(t, []string{"/r/a"}, lists)
 }

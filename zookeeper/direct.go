@@ -12,10 +12,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// The client library knows neither reads of many nodes in one request nor
-// watches of a whole tree, and a large answer ends its connection. Such requests
-// are sent on its connection, below it, and their answers are taken out of what
-// it reads.
+// The client library supports neither reads of many nodes in one request nor
+// watches of a whole tree, and it ends its connection at a large answer. Such
+// requests are sent on its connection, below it, and their answers are removed
+// from the stream that it reads.
 
 const (
 	opExists    = 3
@@ -25,16 +25,17 @@ const (
 	opAddWatch  = 106 // since ZooKeeper 3.6
 	opError     = -1
 
-	recursive = 1 // the mode of a watch of a node and all that comes below it
+	recursive = 1 // the mode of a watch of a node and all nodes below it
 
-	// xidDirect is the largest xid of a direct request. The library's are not
-	// negative, but for those of its own events.
+	// xidDirect is the largest xid of a direct request. The xids of the
+	// library's requests are not negative, and those of its own events are
+	// above xidDirect.
 	xidDirect = -1000
 
 	readBuffer = 16 << 10
 )
 
-// directRequest is a request that the library does not send.
+// directRequest is a request that bypasses the library.
 type directRequest struct {
 	op   int32
 	body []byte
@@ -44,10 +45,10 @@ type directRequest struct {
 type reply struct {
 	code int32
 	body []byte
-	size int // of an answer that is too large to be read
+	size int // of an answer that was too large to read
 }
 
-// batch is direct requests that were sent together.
+// batch is a group of direct requests that were sent together.
 type batch struct {
 	replies []reply
 	left    int
@@ -55,15 +56,15 @@ type batch struct {
 	done    chan struct{}
 }
 
-// place is that of a request in its batch.
+// place is the position of a request in its batch.
 type place struct {
 	*batch
 	i int
 }
 
-// ask sends requests, and returns their answers, which are in the same order as
-// all others on the connection.
-func (w *wire) ask(ctx context.Context, requests []directRequest) ([]reply, error) {
+// ask sends requests and returns their answers. The server sends them in the
+// same order as all other answers on the connection.
+func (w *trackedConn) ask(ctx context.Context, requests []directRequest) ([]reply, error) {
 	all := &batch{replies: make([]reply, len(requests)), left: len(requests), done: make(chan struct{})}
 	var p []byte
 	w.mu.Lock()
@@ -81,7 +82,7 @@ func (w *wire) ask(ctx context.Context, requests []directRequest) ([]reply, erro
 		p = binary.BigEndian.AppendUint32(p, uint32(r.op))                    //nolint:gosec // G115: as the protocol has it
 		p = append(p, r.body...)
 		if w.xid--; w.xid > 0 {
-			w.xid = xidDirect // it went below the smallest
+			w.xid = xidDirect // it overflowed
 		}
 	}
 	if w.owing.IsZero() {
@@ -99,9 +100,9 @@ func (w *wire) ask(ctx context.Context, requests []directRequest) ([]reply, erro
 	}
 }
 
-// takeDirect takes the next frame out of the stream, if it answers a direct
+// takeDirect removes the next frame from the stream if it answers a direct
 // request.
-func (w *wire) takeDirect() (taken bool, err error) {
+func (w *trackedConn) takeDirect() (taken bool, err error) {
 	head, err := w.in.Peek(2 * frameHead)
 	if err != nil {
 		return false, err
@@ -137,7 +138,7 @@ func (w *wire) takeDirect() (taken bool, err error) {
 	return true, nil
 }
 
-func (w *wire) answered(xid int32, r reply) {
+func (w *trackedConn) answered(xid int32, r reply) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	at, ok := w.asked[xid]
@@ -151,8 +152,9 @@ func (w *wire) answered(xid int32, r reply) {
 	}
 }
 
-// abandon ends all direct requests that have no answer yet. Under w.mu.
-func (w *wire) abandon(err error) {
+// abandon fails all direct requests that have no answer yet. The caller must
+// hold w.mu.
+func (w *trackedConn) abandon(err error) {
 	for xid, at := range w.asked {
 		delete(w.asked, xid)
 		if at.err == nil {
@@ -163,7 +165,7 @@ func (w *wire) abandon(err error) {
 }
 
 // Close implements [net.Conn].
-func (w *wire) Close() error {
+func (w *trackedConn) Close() error {
 	err := w.Conn.Close()
 	w.failed(errBroken)
 	return err
@@ -171,7 +173,7 @@ func (w *wire) Close() error {
 
 func newReadBuffer(r io.Reader) *bufio.Reader { return bufio.NewReaderSize(r, readBuffer) }
 
-// errorOf is the error that a server's code means, nil for none.
+// errorOf returns the error for a server's code, and nil for success.
 func errorOf(code int32) error {
 	switch code {
 	case 0:
@@ -187,9 +189,10 @@ func errorOf(code int32) error {
 	case -118:
 		return zk.ErrSessionMoved
 	}
-	return fmt.Errorf("ZooKeeper's error code %d", code)
+	return fmt.Errorf("ZooKeeper returned error code %d", code)
 }
 
-// unknownTo reports whether code is that of a server that does not know the
-// request: one before ZooKeeper 3.6, or one with another kind of watches.
+// unknownTo reports whether code means that the server does not support the
+// request: it is older than ZooKeeper 3.6, or has another implementation of
+// watches.
 func unknownTo(code int32) bool { return code == -5 || code == -6 }

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// connected is a connection on which the session is granted.
-func granting(t *testing.T) (w *wire, theirs net.Conn) {
+// connected returns a connection on which the session is granted.
+func granting(t *testing.T) (w *trackedConn, theirs net.Conn) {
 	w, theirs = piped(t, false)
 	w.granted = granted{id: 1}
 	w.most = 1 << 20
@@ -34,8 +34,8 @@ func served(c net.Conn, code int32, bodies ...[]byte) error {
 	return nil
 }
 
-// The answers to direct requests do not reach the library, and the library's own
-// and the events do, in their order.
+// The answers to direct requests do not reach the library. The answers to the
+// library's own requests and the events do, in their order.
 func TestDirectAnswersAreTakenOut(t *testing.T) {
 	w, theirs := granting(t)
 	event := answer(-1, 0, []byte("event")...)
@@ -64,7 +64,7 @@ func TestDirectAnswersAreTakenOut(t *testing.T) {
 	require.Empty(t, w.asked)
 }
 
-// An answer above the bound is passed over and leaves the connection as it is.
+// An answer above the limit is skipped, and the connection stays usable.
 func TestDirectAnswerAboveItsBound(t *testing.T) {
 	w, theirs := granting(t)
 	w.most = 1000
@@ -78,8 +78,8 @@ func TestDirectAnswerAboveItsBound(t *testing.T) {
 	require.Equal(t, []byte("small"), replies[0].body)
 }
 
-// Who waits for an answer is not left alone when the connection ends, nor when
-// the call does.
+// A call that waits for an answer returns when the connection ends, and when
+// its context ends.
 func TestDirectRequestsEndWithTheirConnection(t *testing.T) {
 	w, theirs := granting(t)
 	go func() { _, _ = io.Copy(io.Discard, theirs) }()
@@ -126,8 +126,8 @@ func TestMultiReadAnswers(t *testing.T) {
 	require.ErrorIs(t, err, zk.ErrNoAuth)
 }
 
-// Nothing that a server answers to a direct request panics, or takes more memory
-// than the answer.
+// No answer of a server to a direct request causes a panic, or takes more
+// memory than the answer.
 func FuzzDirectAnswers(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 1, 'v'})
 	f.Add([]byte{0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 1, 'a'})

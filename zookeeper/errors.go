@@ -17,7 +17,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
-// failed makes a failure of what a call at one server brought.
+// failed converts the error of a call at one server to a Failure.
 func (b *Backend) failed(s *session, addr string, err error) error {
 	var f *backend.Failure
 	if errors.As(err, &f) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
@@ -33,7 +33,7 @@ func (b *Backend) failed(s *session, addr string, err error) error {
 	case errors.Is(err, zk.ErrSessionExpired):
 		f.Err, f.Refused, f.Blame = errExpired, true, false
 	case errors.Is(s.ended(), errExpired):
-		f.Blame = false // it may have been done before
+		f.Blame = false // the request may have been executed before
 	case errors.Is(err, zk.ErrSessionMoved):
 		f.Refused, f.Blame = true, false
 	case errors.Is(err, zk.ErrAuthFailed): // by this server, which keeps users of its own
@@ -44,16 +44,19 @@ func (b *Backend) failed(s *session, addr string, err error) error {
 	return f
 }
 
-// needs says which rights are missing.
+// needs adds the permissions that are needed, and the users of the session, to
+// err.
 func (b *Backend) needs(err error) error {
-	return fmt.Errorf("%w (%s); we need cdrw on %s and what is below it, and r on /", err, b.c.auth.names(), b.root)
+	return fmt.Errorf("%w (%s); the user must have cdrw on %s and all nodes below it, and r on /", err, b.c.auth.names(), b.root)
 }
 
-// errConnections is the refusal of a server that is at its limit, or serves no clients.
-var errConnections = errors.New("the server closed a new connection before it granted a session: it serves no clients now, or its limit on connections from one address is reached: raise maxClientCnxns (default 60), or use fewer Sessions on this host")
+// errConnections is the error for a server that is at its limit of connections,
+// or serves no clients.
+var errConnections = errors.New("the server closed a new connection before granting a session: the server serves no clients now, or its limit of connections from one address is reached; raise maxClientCnxns (default 60), or use fewer Sessions on this host")
 
-// notGranted is the failure of a connection on which no session was granted. A
-// server at its limit of connections goes on serving those that it has.
+// notGranted returns the failure of a connection on which no session was
+// granted. A server at its limit of connections keeps serving its present ones,
+// so it is not ejected.
 func (b *Backend) notGranted(addr string, err error) error {
 	if b.life.Err() == nil && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
 		return &backend.Failure{Endpoint: addr, Err: fmt.Errorf("%w (%w)", errConnections, err), Refused: true, Busy: time.Second}
@@ -61,8 +64,8 @@ func (b *Backend) notGranted(addr string, err error) error {
 	return b.unreachable(addr, err)
 }
 
-// unreachable is the failure of a connection that was not made, or broke
-// before the session was granted: nothing was sent.
+// unreachable returns the failure of a connection that was not made, or broke
+// before the session was granted. No request was sent.
 func (b *Backend) unreachable(addr string, err error) error {
 	var f *backend.Failure
 	if errors.As(err, &f) {

@@ -14,12 +14,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fakeServer grants sessions, confirms what changes nothing, and has a tree,
-// which it remembers as it was at each zxid.
+// fakeServer is a server that grants sessions, confirms requests that change
+// nothing, and has a tree. It keeps the tree's state at each zxid.
 type fakeServer struct {
 	t    *testing.T
 	addr string
-	old  bool // it is older than ZooKeeper 3.6
+	old  bool // the server is older than ZooKeeper 3.6
 	// read is called after each answer, under mu; may be nil.
 	read func()
 
@@ -48,7 +48,7 @@ func newFakeServer(t *testing.T) *fakeServer {
 	return f
 }
 
-// start serves, at the address that it had before.
+// start serves at the same address as before.
 func (f *fakeServer) start() {
 	l, err := net.Listen("tcp", f.addr)
 	require.NoError(f.t, err)
@@ -91,14 +91,14 @@ func (f *fakeServer) also() (addr string) {
 	return l.Addr().String()
 }
 
-// identity is the one in the tree below root.
+// identity returns the identity in the tree below root.
 func (f *fakeServer) identity(root string) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return string(f.nodes["/"+root+"/"+identityKey].value)
 }
 
-// stop ends every connection, and takes no others.
+// stop closes every connection, and accepts no others.
 func (f *fakeServer) stop() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -109,7 +109,7 @@ func (f *fakeServer) stop() {
 	clear(f.conns)
 }
 
-// put writes a node, or makes it.
+// put writes a node, and creates it if it does not exist.
 func (f *fakeServer) put(path string, value []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -137,7 +137,7 @@ func (f *fakeServer) removeLocked(path string) {
 	f.changed(path, zk.EventNodeDeleted)
 }
 
-// changed takes down what a change has done, and sends the events.
+// changed records a change in the parent and the history, and sends the events.
 func (f *fakeServer) changed(path string, event zk.EventType) {
 	above := path[:strings.LastIndexByte(path, '/')]
 	if n, ok := f.nodes[above]; ok && event != zk.EventNodeDataChanged {
@@ -156,15 +156,15 @@ func (f *fakeServer) changed(path string, event zk.EventType) {
 		}
 	}
 	f.history[f.zxid] = values
-	told := map[net.Conn]bool{}
+	notified := map[net.Conn]bool{}
 	for c, top := range f.whole {
 		if path == top || strings.HasPrefix(path, top+"/") {
-			told[c] = true
+			notified[c] = true
 		}
 	}
-	maps.Copy(told, f.data[path])
+	maps.Copy(notified, f.data[path])
 	delete(f.data, path)
-	for c := range told {
+	for c := range notified {
 		f.event(c, event, path)
 	}
 	if event != zk.EventNodeDataChanged {
@@ -201,7 +201,7 @@ func (f *fakeServer) serve(c net.Conn) {
 	older := d.long() > f.zxid
 	f.mu.Unlock()
 	if older {
-		return // as a server does whose data are older than the client's
+		return // like a server whose data are older than the client's
 	}
 	g := granted{timeout: time.Duration(d.int()) * time.Millisecond, id: d.long()}
 	if g.id == 0 {
@@ -291,7 +291,8 @@ func (f *fakeServer) answer(c net.Conn, op int32, d *decoder) (code int32, reply
 	return 0, reply
 }
 
-// creates applies a transaction that only makes nodes; nil for any other.
+// creates applies a transaction that only creates nodes, and returns nil for
+// any other.
 func (f *fakeServer) creates(d *decoder) (reply encoder) {
 	for d.int() == opCreate {
 		d.next(1 + 4)

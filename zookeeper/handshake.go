@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// granted is a server's answer to a session that was asked for, or taken up
-// again.
+// granted is a server's answer to a request for a new session, or to resume
+// one.
 type granted struct {
 	id       int64
 	password []byte
@@ -20,10 +20,10 @@ type granted struct {
 
 const passwordSize = 16
 
-// newcomer asks for a session of its own.
+// newcomer describes a new session.
 func newcomer(ttl time.Duration) granted { return granted{timeout: ttl} }
 
-// parseGranted reads an answer: version, timeout, id, password.
+// parseGranted parses an answer: version, timeout, id, password.
 func parseGranted(body []byte) granted {
 	const fixed = 4 + 4 + 8 + 4
 	if len(body) < fixed {
@@ -41,7 +41,7 @@ func parseGranted(body []byte) granted {
 	return g
 }
 
-// asking is the frame that asks for a session, or takes g up again.
+// asking returns the frame that requests a new session, or resumes g.
 func asking(g granted, seen int64) []byte {
 	p := make([]byte, 0, 64)
 	p = binary.BigEndian.AppendUint32(p, 4+8+4+8+4+passwordSize)
@@ -55,9 +55,9 @@ func asking(g granted, seen int64) []byte {
 	return append(p, password...)
 }
 
-// ask asks for a session, or takes one up again, on a connection of its own.
-// What the client library cannot do is done so: to end a session that it
-// cannot reach any more, and to learn what servers grant.
+// ask requests a new session, or resumes one, on a separate connection. The
+// client library can neither end a session that it cannot reach any more nor
+// report the granted timeout.
 func ask(c net.Conn, g granted, seen int64) (granted, error) {
 	if _, err := c.Write(asking(g, seen)); err != nil {
 		return granted{}, err
@@ -69,8 +69,9 @@ func ask(c net.Conn, g granted, seen int64) (granted, error) {
 	return parseGranted(body), nil
 }
 
-// errFrame is an answer that is none of ZooKeeper's.
-var errFrame = errors.New("the answer is not ZooKeeper's")
+// errFrame is the error for an answer that does not follow ZooKeeper's
+// protocol.
+var errFrame = errors.New("the answer does not follow the ZooKeeper protocol")
 
 const mostFrame = 1 << 20
 
@@ -88,8 +89,8 @@ func readFrame(c net.Conn) ([]byte, error) {
 	return body, err
 }
 
-// endSession ends the session that was taken up on c, and returns when the
-// quorum has.
+// endSession ends the session that was resumed on c, and returns when the
+// quorum has ended it.
 func endSession(c net.Conn) error {
 	var p []byte
 	p = binary.BigEndian.AppendUint32(p, 8)
@@ -114,7 +115,7 @@ func endSession(c net.Conn) error {
 
 const codeExpired = -112
 
-// aside runs f on a connection of its own to one server, within ctx.
+// aside runs f on a separate connection to one server, within ctx.
 func (b *Backend) aside(ctx context.Context, addr string, f func(c net.Conn) error) error {
 	c, err := b.dial(ctx, addr)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// faults is the servers, for the suite's fault cases.
+// faults returns the servers for the suite's fault cases.
 func (s *suite) faults() *conformance.Cluster {
 	if s.Cluster == nil {
 		return nil
@@ -38,7 +38,7 @@ func (s *suite) faults() *conformance.Cluster {
 	return c
 }
 
-// endLease ends a lease of any of the suite's clients, as a third party that
+// endLease ends a lease of any of the suite's clients, like a third party that
 // has the session's password.
 func (s *suite) endLease(tb testing.TB, id dcs.LeaseID) {
 	s.mu.Lock()
@@ -51,17 +51,18 @@ func (s *suite) endLease(tb testing.TB, id dcs.LeaseID) {
 		g, seen := l.s.identity()
 		ctx, cancel := context.WithTimeout(context.Background(), suiteTiming.RetryTimeout)
 		defer cancel()
-		// A server closes the connection while its data are older than the client's.
+		// A server closes the connection as long as its data are older than
+		// the client's.
 		for err := error(errBroken); err != nil; {
 			require.NoError(tb, ctx.Err(), "%v", err)
 			err = endSessionAt(ctx, s.Cluster.Servers()[0].Direct(), g, seen)
 		}
 		return
 	}
-	tb.Fatalf("nobody has the lease %s", id)
+	tb.Fatalf("no client of the suite has the lease %s", id)
 }
 
-// endSessionAt takes a session up at a server, and ends it.
+// endSessionAt resumes a session at a server, and ends it.
 func endSessionAt(ctx context.Context, addr string, g granted, seen dcs.Revision) error {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 	if err != nil {
@@ -78,8 +79,8 @@ func endSessionAt(ctx context.Context, addr string, g granted, seen dcs.Revision
 	return endSession(conn)
 }
 
-// late connects to the first server for what arrives after its sender has
-// given it up.
+// late connects to the first server, for requests that must arrive after their
+// sender has given them up.
 func (s *session) late(string, string, time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), suiteTiming.RetryTimeout)
 	defer cancel()

@@ -18,11 +18,11 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// suiteTiming leaves an election of the servers', 2.5 s at most, room in a
-// budget.
+// suiteTiming leaves room in a budget for an election of the servers, which
+// takes 2.5 s at most.
 var suiteTiming = dcs.Timing{TTL: 15 * time.Second, LoopWait: time.Second, RetryTimeout: 7 * time.Second}
 
-// shared are the servers that all tests share, and secured the one with TLS.
+// shared holds the servers that all tests share, and secured the one with TLS.
 var (
 	shared  = testcluster.Shared{Options: testcluster.Options{Kind: testcluster.ZooKeeper, Domain: "zookeeper.test"}}
 	secured = testcluster.Shared{Options: testcluster.Options{Kind: testcluster.ZooKeeper, Nodes: 1, Security: true, Loopback: true}}
@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// suite is what the conformance suite runs on.
+// suite is the environment of the conformance suite.
 type suite struct {
 	testcluster.Env
 
@@ -44,12 +44,12 @@ type suite struct {
 	clients []*Backend
 }
 
-// fresh is the suite with a tree of its own.
+// fresh returns the suite with a tree of its own.
 func (s *suite) fresh(tb testing.TB) *suite { return &suite{Env: s.Fresh(tb)} }
 
 func newSuite(tb testing.TB) *suite { return &suite{Env: shared.Env(tb)} }
 
-// admin runs f with a client that has every right, not through a proxy.
+// admin runs f with a client that has all permissions and does not use a proxy.
 func (s *suite) admin(tb testing.TB, f func(c *zk.Conn)) {
 	tb.Helper()
 	if s.Cluster == nil {
@@ -65,11 +65,11 @@ func (s *suite) admin(tb testing.TB, f func(c *zk.Conn)) {
 	f(c)
 }
 
-// suiteClient is a client with a tap before the library.
+// suiteClient is a client with a fault injector in front of the library.
 type suiteClient struct {
 	*Backend
-	tap   *testTap
-	conns testcluster.Sockets
+	injector *testInjector
+	conns    testcluster.Sockets
 }
 
 func (s *suite) config(o conformance.Opening) Config {
@@ -80,19 +80,19 @@ func (s *suite) config(o conformance.Opening) Config {
 		c.Endpoints = o.Endpoints
 	}
 	if s.Cluster != nil {
-		// Its longest session is not 20 ticks.
+		// The longest session of the test servers is not 20 ticks.
 		c.Tick, c.MinTTL, c.MaxTTL = testcluster.ZooKeeperTick, 2*testcluster.ZooKeeperTick, time.Minute
 	}
 	return c
 }
 
 func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
-	client := &suiteClient{tap: &testTap{}}
+	client := &suiteClient{injector: &testInjector{}}
 	for _, f := range o.Faults {
-		client.tap.Inject(f)
+		client.injector.Inject(f)
 	}
 	c := s.config(o)
-	c.tap, c.dialled = client.tap.send, client.conns.Dialled
+	c.intercept, c.dialled = client.injector.send, client.conns.Dialled
 	var err error
 	if o.Endpoints == nil && !o.Wait {
 		client.Backend, err = New(c)
@@ -122,14 +122,16 @@ func (s *suite) url(testing.TB) string {
 	return s.URL("zookeeper", suiteTiming, options)
 }
 
-func requests(b dcs.Backend) int64 { return b.(*suiteClient).tap.Requests() }
+func requests(b dcs.Backend) int64 { return b.(*suiteClient).injector.Requests() }
 
-func inject(b dcs.Backend, f conformance.Fault) (lift func()) { return b.(*suiteClient).tap.Inject(f) }
+func inject(b dcs.Backend, f conformance.Fault) (lift func()) {
+	return b.(*suiteClient).injector.Inject(f)
+}
 
-// sockets reads back what holds on a client's connections.
+// sockets reads the options of a client's connections.
 func sockets(b dcs.Backend) []conformance.Socket { return b.(*suiteClient).conns.Read() }
 
-// dropBookkeeping removes every marker, as the end of their session does.
+// dropBookkeeping removes every marker, like the end of the markers' session.
 func (s *suite) dropBookkeeping(tb testing.TB) {
 	s.admin(tb, func(c *zk.Conn) {
 		names, _, err := c.Children("/" + s.Root + "/" + markers)
@@ -144,11 +146,11 @@ func (s *suite) dropBookkeeping(tb testing.TB) {
 	})
 }
 
-// testTap does what the suite's faults say with every call. What arrives after
-// its sender has closed the connection arrives on another one.
-type testTap struct{ conformance.FaultInjector }
+// testInjector applies the suite's faults to every call. A request that must
+// arrive after its sender has closed the connection is sent on another one.
+type testInjector struct{ conformance.FaultInjector }
 
-func (t *testTap) send(ctx context.Context, r request, s *session, send func(c *zk.Conn) error) error {
+func (t *testInjector) send(ctx context.Context, r request, s *session, send func(c *zk.Conn) error) error {
 	return t.Pass(ctx, conformance.Request{Op: r.op, Keys: r.keys}, func(now context.Context) error {
 		switch {
 		case s == nil:
@@ -193,8 +195,8 @@ func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.B
 	return b, nil
 }
 
-// owners makes the root of the suite's tree: one user's, whom another one may
-// look at.
+// owners makes the root of the suite's tree. It belongs to one user, and
+// another user may read it.
 func owners(tb testing.TB, cluster *testcluster.Cluster) {
 	c, err := cluster.ZooKeeperAdmin(0)
 	require.NoError(tb, err)

@@ -13,15 +13,16 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
-// identityKey holds the name of the tree's store, which the first client that
-// writes makes. It is read on each new connection, so that no request goes to a
-// server of another ensemble, which would call our sessions over.
+// identityKey holds the name of the tree's store. The first client that writes
+// makes it. It is read on each new connection, so that no request goes to a
+// server of another ensemble. Such a server would report that our sessions are
+// over.
 const identityKey = ".store"
 
-// admitted reports whether a request may be sent in s at addr, once it is known
-// to which store this Store belongs. A session that holds something is taken
-// there only when the server was found to belong to the store on another
-// connection.
+// admitted returns nil if a request may be sent in s at addr. It waits until it
+// is known which store this Store belongs to. A session that holds something
+// moves to addr only after the server was found, on another connection, to
+// belong to the store.
 func (b *Backend) admitted(ctx context.Context, s *session, addr string) error {
 	if err := b.ident.Admit(ctx, addr); err != nil {
 		return err
@@ -50,7 +51,7 @@ func (b *Backend) verifyServer(ctx context.Context, addr string) error {
 
 // verify requires that the server of a connection of s belongs to the store. It
 // asks once for each connection.
-func (s *session) verify(ctx context.Context, w *wire) error {
+func (s *session) verify(ctx context.Context, w *trackedConn) error {
 	if known := w.identity.Load(); known != nil && *known == s.b.ident.ID() {
 		return nil
 	}
@@ -68,7 +69,7 @@ func (s *session) verify(ctx context.Context, w *wire) error {
 	return nil
 }
 
-// askIdentity asks one server.
+// askIdentity reads the store's identity at one server.
 func (b *Backend) askIdentity(ctx context.Context, addr string) (string, error) {
 	s, err := b.link(addr)
 	if err != nil {
@@ -82,13 +83,13 @@ func (b *Backend) askIdentity(ctx context.Context, addr string) (string, error) 
 }
 
 // identityAt reads the identity on a connection of s.
-func (s *session) identityAt(ctx context.Context, w *wire) (string, error) {
+func (s *session) identityAt(ctx context.Context, w *trackedConn) (string, error) {
 	type answer struct {
 		id  string
 		err error
 	}
 	done := make(chan answer, 1)
-	s.b.beside.run(func() {
+	s.b.bg.run(func() {
 		err := s.sign(ctx)
 		id := ""
 		if err == nil {
@@ -113,8 +114,8 @@ func (s *session) identityAt(ctx context.Context, w *wire) (string, error) {
 	}
 }
 
-// readIdentity reads the identity. Where a server's own copy has none, the
-// quorum is asked.
+// readIdentity reads the identity. If the server's own copy has none, it is
+// read again behind a barrier.
 func (s *session) readIdentity(c *zk.Conn) (string, error) {
 	path := s.b.path(identityKey)
 	n, err := read(c, path)
@@ -124,9 +125,9 @@ func (s *session) readIdentity(c *zk.Conn) (string, error) {
 	return string(n.value), err
 }
 
-// makeIdentity gives the store an identity, if it has none. A user that may not
-// write the identity cannot lead a service either: the calls that follow report the
-// missing right.
+// makeIdentity gives the store an identity if it has none. A user that may not
+// write the identity cannot lead a service either. The calls that follow report
+// the missing permission.
 func (b *Backend) makeIdentity(ctx context.Context) error {
 	if err := b.ident.Ready(ctx); err != nil || b.ident.ID() != "" {
 		return err
@@ -160,8 +161,8 @@ func (b *Backend) makeIdentity(ctx context.Context) error {
 	return err
 }
 
-// create makes a node, and the parents that are missing, unless it is there. It
-// reports whether it made the node.
+// create makes a node, and the parents that are missing, unless the node is
+// there. It reports whether it made the node.
 func (b *Backend) create(c *zk.Conn, path string, value []byte) (bool, error) {
 	for {
 		up := parents(path)
@@ -193,12 +194,12 @@ func (b *Backend) create(c *zk.Conn, path string, value []byte) (bool, error) {
 	}
 }
 
-// newest is the largest revision that any answer named.
+// newest returns the largest revision of any answer.
 func (b *Backend) newest() dcs.Revision { return max(b.minRevision.Load(), b.copy.Latest()) }
 
-// quorum asks the quorum through one server. It returns the connection, on which
-// later reads are not older.
-func (b *Backend) quorum(ctx context.Context, addr string, r request) (*wire, error) {
+// quorum makes a request to the quorum through one server. It returns the
+// connection. Later reads on it are not older.
+func (b *Backend) quorum(ctx context.Context, addr string, r request) (*trackedConn, error) {
 	before := b.newest()
 	_, w, err := through(ctx, b, addr, r, askQuorum)
 	if err == nil {

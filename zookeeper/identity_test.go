@@ -16,10 +16,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// identityTiming makes the test of a restored store short.
+// identityTiming keeps the test of a restored store short.
 var identityTiming = dcs.Timing{TTL: 3 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: time.Second}
 
-// soon is the context of one call.
+// soon returns the context of one call.
 func soon(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), suiteTiming.RetryTimeout)
 	t.Cleanup(cancel)
@@ -40,9 +40,9 @@ func identityClient(t *testing.T, change func(*Config), endpoints ...string) *Ba
 	return b
 }
 
-// One configuration with a server of another ensemble: the store of most
-// endpoints gets the identity, no session is made at the other one, and none is
-// called over because the other one does not know it.
+// One configuration names a server of another ensemble. The store of most
+// endpoints gets the identity, no session is made at the other one, and no
+// session is reported as over because the other one does not know it.
 func TestMostEndpointsDecideTheEnsemble(t *testing.T) {
 	t.Parallel()
 	for n := range 3 {
@@ -67,8 +67,8 @@ func TestMostEndpointsDecideTheEnsemble(t *testing.T) {
 	}
 }
 
-// Of a name's two addresses one belongs to another ensemble, and only that address is
-// ejected. The name has no vote.
+// One of a name's two addresses belongs to another ensemble, and only that
+// address is ejected. The name has no vote.
 func TestAddressInAnotherEnsembleIsEjected(t *testing.T) {
 	t.Parallel()
 	own, foreign := newFakeServer(t), newFakeServer(t)
@@ -87,8 +87,8 @@ func TestAddressInAnotherEnsembleIsEjected(t *testing.T) {
 	require.Equal(t, "x", b.ident.ID())
 }
 
-// A client that only reads makes no identity, and takes the one over that a
-// writer makes.
+// A client that only reads makes no identity, and adopts the one that a writer
+// makes.
 func TestReaderMakesNoIdentity(t *testing.T) {
 	own := newFakeServer(t)
 	endpoints := []string{own.addr, own.also()}
@@ -102,12 +102,12 @@ func TestReaderMakesNoIdentity(t *testing.T) {
 	require.NotEmpty(t, own.identity("r"))
 	s, err := reader.Snapshot(soon(t), "")
 	require.NoError(t, err)
-	require.Empty(t, s.Entries, "the identity is no key")
+	require.Empty(t, s.Entries, "the identity is not a key")
 }
 
-// A store that was restored from an older backup is found within the budget, by
-// one log line and by the error of each call, with few connections. The lease
-// ends, and a client that is opened again works.
+// A store that was restored from an older backup is detected within the budget,
+// and reported by one log line and by the error of each call, with few
+// connections. The lease ends, and a client that is opened again works.
 func TestRestoredStoreIsReported(t *testing.T) {
 	t.Parallel()
 	f := newFakeServer(t)
@@ -154,7 +154,7 @@ func TestRestoredStoreIsReported(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// syncBuffer is a log that is written and read at the same time.
+// syncBuffer is a log that may be written and read concurrently.
 type syncBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer

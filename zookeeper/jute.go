@@ -11,7 +11,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
-// encoder writes what requests are made of.
+// encoder appends the fields of a request in ZooKeeper's encoding.
 type encoder []byte
 
 func (e *encoder) int(v int32) { *e = binary.BigEndian.AppendUint32(*e, uint32(v)) } //nolint:gosec // G115: as the protocol has it
@@ -29,7 +29,8 @@ func (e *encoder) string(s string) {
 	*e = append(*e, s...)
 }
 
-// pathRequest is a request about one node: a read, or a look for its children.
+// pathRequest returns a request about one node: a read, or a list of its
+// children.
 func pathRequest(op int32, path string, watch bool) directRequest {
 	var e encoder
 	e.string(path)
@@ -37,7 +38,7 @@ func pathRequest(op int32, path string, watch bool) directRequest {
 	return directRequest{op, e}
 }
 
-// watchRequest asks for all events at and below path.
+// watchRequest returns a request for all events at and below path.
 func watchRequest(path string) directRequest {
 	var e encoder
 	e.string(path)
@@ -45,7 +46,7 @@ func watchRequest(path string) directRequest {
 	return directRequest{opAddWatch, e}
 }
 
-// multiReadRequest reads paths.
+// multiReadRequest returns one request that reads all of paths.
 func multiReadRequest(paths []string) directRequest {
 	var e encoder
 	head := func(op int32, done bool) {
@@ -62,10 +63,11 @@ func multiReadRequest(paths []string) directRequest {
 	return directRequest{opMultiRead, e}
 }
 
-// errShort is an answer that ends too early.
-var errShort = errors.New("an answer of ZooKeeper's ends too early")
+// errShort is the error for an answer that is shorter than its content
+// requires.
+var errShort = errors.New("ZooKeeper's answer is truncated")
 
-// decoder reads what answers are made of. After the first fault it returns zero
+// decoder reads the fields of an answer. After the first error it returns zero
 // values.
 type decoder struct {
 	p   []byte
@@ -105,14 +107,15 @@ func (d *decoder) stat() zk.Stat {
 	}
 }
 
-// node reads the answer to a read.
+// node decodes the answer to a read.
 func (d *decoder) node() node {
-	// Copied, or one node that stays would keep all that was read with it.
+	// The value is copied. Otherwise one node that stays would keep the whole
+	// answer in memory.
 	value := append([]byte{}, d.bytes()...)
 	return node{there: true, value: value, stat: d.stat()}
 }
 
-// names reads the answer to a look for children.
+// names decodes the answer to a request for children.
 func (d *decoder) names() (names []string, stat zk.Stat) {
 	for n := d.int(); n > 0 && d.err == nil; n-- {
 		names = append(names, string(d.bytes()))
@@ -120,12 +123,12 @@ func (d *decoder) names() (names []string, stat zk.Stat) {
 	return names, d.stat()
 }
 
-// nodes reads the answer to the reads of n nodes.
+// nodes decodes the answer to the reads of n nodes.
 func (d *decoder) nodes(n int) ([]node, error) {
 	out := make([]node, n)
 	for i := range out {
 		op := d.int()
-		d.next(1 + 4) // whether it is the last, and an error that is repeated behind
+		d.next(1 + 4) // the flag of the last part, and an error that is repeated after it
 		if op == opGetData {
 			out[i] = d.node()
 			continue
@@ -143,7 +146,7 @@ func (d *decoder) nodes(n int) ([]node, error) {
 
 var errTooLarge = errors.New("the answer is too large")
 
-// multiNodes are the n nodes that were read in one request.
+// multiNodes returns the n nodes that were read in one request.
 func multiNodes(r reply, n int) ([]node, error) {
 	if r.size > 0 {
 		return nil, errTooLarge
@@ -155,7 +158,7 @@ func multiNodes(r reply, n int) ([]node, error) {
 	return d.nodes(n)
 }
 
-// nodesOf are the nodes that were read one by one.
+// nodesOf returns the nodes that were read one by one.
 func nodesOf(replies []reply) ([]node, error) {
 	out := make([]node, len(replies))
 	for i, r := range replies {
@@ -174,13 +177,15 @@ func nodesOf(replies []reply) ([]node, error) {
 	return out, nil
 }
 
-// tooLarge is the failure of an answer above MaxBuffer: no server's fault.
+// tooLarge returns the failure of an answer above MaxBuffer. It does not blame
+// the server.
 func (b *Backend) tooLarge(addr, what, path string, size int) error {
 	return &backend.Failure{Endpoint: addr, Kind: dcs.ErrUnavailable, Err: fmt.Errorf(
-		"%s %s has %d bytes, above Config.MaxBuffer (max_buffer) of %d: raise it, or keep less there", what, path, size, b.c.MaxBuffer)}
+		"%s %s has %d bytes, above Config.MaxBuffer (max_buffer) of %d: raise MaxBuffer, or store less there", what, path, size, b.c.MaxBuffer)}
 }
 
-// listingsOf are what is below paths; nil is of a node that is not there.
+// listingsOf returns the children of paths. The listing of a node that is not
+// there is nil.
 func (b *Backend) listingsOf(addr string, paths []string, replies []reply) ([]*listing, error) {
 	out := make([]*listing, len(paths))
 	for i, r := range replies {

@@ -5,15 +5,15 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
-// state is what is known of a key's node: a write is built on it, and refused
-// by ZooKeeper where it is not true any more.
+// state is the last observed state of a key's node. A write is built on it.
+// ZooKeeper refuses the write if the state has changed.
 type state struct {
-	there             bool // a node, though it may be a parent only
+	there             bool // there is a node, which may be a parent only
 	entry             bool
 	version           int32
 	created, modified dcs.Revision
 	lease             dcs.LeaseID
-	epoch             int32 // of the key's epoch node, read before
+	epoch             int32 // version of the key's epoch node, read before the node
 }
 
 func (n node) state(epoch int32) state {
@@ -24,7 +24,7 @@ func (n node) state(epoch int32) state {
 	return state{true, n.entry(), n.stat.Version, e.Created, e.Modified, e.Lease, epoch}
 }
 
-// holds is the revision that a condition on Modified compares.
+// holds returns the revision that a condition on Modified compares.
 func (s state) holds() dcs.Revision {
 	if !s.entry {
 		return 0
@@ -32,14 +32,15 @@ func (s state) holds() dcs.Revision {
 	return s.modified
 }
 
-// known remembers what was last seen of the keys that were written.
+// known caches the last observed states of the keys that were written.
 type known struct{ backend.Cache[state] }
 
-// learn notes a transaction of ours: the states of the keys that it wrote, and
-// the versions that it gave to epoch nodes. What was known under the version
-// before is known under the new one, of all keys but those that it wrote. Both
-// happen in one step, because ZooKeeper would accept the gone state of a
-// re-created key under the new epoch: both incarnations begin at version 0.
+// learn records a transaction of this client: the states of the keys that it
+// wrote, and the new versions of epoch nodes. A state that was cached under the
+// previous version of an epoch node holds under the new one, except for the
+// keys that the transaction wrote. Both happen in one step, because ZooKeeper
+// would accept the old state of a re-created key under the new epoch: both
+// incarnations begin at version 0.
 func (k *known) learn(moved map[string]int32, epochOf func(key string) string, wrote map[string]state) {
 	var change func(key string, s state) state
 	if len(moved) > 0 {
@@ -53,12 +54,12 @@ func (k *known) learn(moved map[string]int32, epochOf func(key string) string, w
 	k.Learn(change, wrote)
 }
 
-// made remembers which parents and epoch nodes are there. Nobody takes them
-// away in the ordinary course; where one is missing all the same, the
-// transaction is refused and they are looked at again.
+// made caches which parents and epoch nodes exist. In normal operation no
+// client deletes them. If one is missing all the same, the transaction is
+// refused and they are read again.
 type made struct{ backend.Cache[bool] }
 
-// missing are those of paths that are not known to be there.
+// missing returns the paths that are not known to exist.
 func (m *made) missing(paths []string) []string {
 	var out []string
 	for _, p := range paths {

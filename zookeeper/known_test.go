@@ -13,9 +13,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// A transaction that re-creates keys moves their epoch node. No other call may
-// see the gone state of a key under the new epoch, because ZooKeeper would then
-// accept a condition on its gone revision: both incarnations have version 0.
+// A transaction that re-creates keys increments the version of their epoch
+// node. No other call may see the old state of a key under the new epoch,
+// because ZooKeeper would then accept a condition on its old revision: both
+// incarnations have version 0.
 func TestCommitIsLearntInOneStep(t *testing.T) {
 	b := &Backend{root: "/r"}
 	const keys = 64
@@ -63,5 +64,5 @@ func TestCommitIsLearntInOneStep(t *testing.T) {
 	}
 	close(done)
 	readers.Wait()
-	require.Zero(t, wrong.Load(), "after %d transactions, a gone revision under a later epoch", n)
+	require.Zero(t, wrong.Load(), "after %d transactions, an old revision under a later epoch", n)
 }

@@ -18,30 +18,31 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/expiry"
 )
 
-// lease is one of ZooKeeper's sessions, with nothing else in it.
+// lease is a ZooKeeper session that is used for nothing else.
 type lease struct {
 	b   *Backend
 	s   *session
 	id  dcs.LeaseID
 	ttl time.Duration
 
-	mu     sync.Mutex
-	from   dcs.Instant // what is proven
-	told   dcs.Instant // when a renewal was last asked for or answered
-	on     *wire       // where writes were answered
-	writes []answered  // there, the oldest first
-	wake   chan struct{}
+	mu        sync.Mutex
+	from      dcs.Instant  // from when the TTL is proven to count
+	lastRenew dcs.Instant  // when a Renew last began or ended
+	on        *trackedConn // the connection on which writes were answered
+	writes    []answered   // on that connection, the oldest first
+	wake      chan struct{}
 
 	renewing int  // Renews under way
-	ending   bool // the session is being ended, for want of Renews
+	ending   bool // the session is being ended, because there were no Renews
 }
 
-// answered is a write of the quorum's that was answered on the lease's
+// answered is a write to the quorum that was answered on the lease's
 // connection.
 type answered struct{ sent, at dcs.Instant }
 
 // Grant implements [dcs.Backend]. ZooKeeper chooses the session's number, so
-// that a Grant that stays unclear leaves one that runs out by itself.
+// that a Grant with an unknown outcome may leave a session that expires by
+// itself.
 func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
 	if err := b.learn(ctx); err != nil {
 		return nil, dcs.Renewal{}, backend.WrapGrantError(backendName, "", true, err)
@@ -52,14 +53,14 @@ func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.
 	}
 	l := a.Value
 	if a.First.Before(l.from) {
-		l.from = a.First // P1: the sending of the first copy
+		l.from = a.First // P1: from when the first copy was sent
 	}
-	b.beside.run(l.keep)
+	b.bg.run(l.keep)
 	return l, l.renewal(), nil
 }
 
-// granted makes a session at one server after the other. Of several that were
-// made the first counts, and the others run out.
+// granted makes a session, and tries the servers one after the other. If
+// several were made, it returns the first and lets the others expire.
 func (b *Backend) granted(ctx context.Context, ttl time.Duration, o sessionOptions) (endpoint.Answer[*lease], error) {
 	if err := b.makeIdentity(ctx); err != nil {
 		return endpoint.Answer[*lease]{Clear: true}, err
@@ -90,9 +91,10 @@ func (b *Backend) granted(ctx context.Context, ttl time.Duration, o sessionOptio
 	return a, err
 }
 
-// grant makes a session at one server. It counts when a write in it was
-// answered: so that a server which has not heard of it yet is behind what was
-// seen in the session, and refuses it instead of calling it over.
+// grant makes a session at one server. The session counts only after a write in
+// it was answered. A server that has not heard of the session yet is then
+// behind the revisions that were seen in it, and refuses the session instead of
+// reporting it as over.
 func (b *Backend) grant(ctx context.Context, addr string, ttl time.Duration, o sessionOptions) (*lease, error) {
 	lim := b.limits()
 	o.ttl = min(max(ttl, lim.MinTTL), lim.MaxTTL)
@@ -105,12 +107,12 @@ func (b *Backend) grant(ctx context.Context, addr string, ttl time.Duration, o s
 	began := dcs.Now()
 	_, w, err := call(ctx, s, addr, request{op: "Grant"}, askQuorum)
 	if err != nil {
-		s.end(errAbandoned) // it holds nothing, and runs out by itself
+		s.end(errAbandoned) // it holds nothing, and expires by itself
 		return nil, err
 	}
 	sent, g := w.grant()
 	l.mu.Lock()
-	l.s, l.id, l.ttl, l.from, l.told = s, leaseID(g.id), g.timeout, sent, dcs.Now()
+	l.s, l.id, l.ttl, l.from, l.lastRenew = s, leaseID(g.id), g.timeout, sent, dcs.Now()
 	l.mu.Unlock()
 	l.wrote(w, began)
 	b.mu.Lock()
@@ -123,7 +125,7 @@ func (b *Backend) grant(ctx context.Context, addr string, ttl time.Duration, o s
 	return l, nil
 }
 
-// retire forgets a lease that is over, but for its name.
+// retire forgets a lease that is over, except for its ID.
 func (b *Backend) retire(id dcs.LeaseID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -133,13 +135,13 @@ func (b *Backend) retire(id dcs.LeaseID) {
 	}
 }
 
-var errAbandoned = errors.New("the session was given up")
+var errAbandoned = errors.New("the session was abandoned")
 
-// wrote notes a write of the quorum's that was answered, and what it proves
-// (P2): an earlier write renewed the session, if more than a tick lies between
-// its answer and this one's sending on one connection. The server has told the
-// leader of the session in between.
-func (l *lease) wrote(w *wire, sent dcs.Instant) {
+// wrote records a write to the quorum that was answered, and the renewal that
+// it proves (P2): an earlier write renewed the session, if more than a tick
+// lies between the answer to it and the sending of this one on the same
+// connection. In between the server has reported the session to the leader.
+func (l *lease) wrote(w *trackedConn, sent dcs.Instant) {
 	now := dcs.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -147,7 +149,7 @@ func (l *lease) wrote(w *wire, sent dcs.Instant) {
 		l.on, l.writes = w, nil
 	}
 	_, g := w.grant()
-	l.ttl = min(l.ttl, g.timeout) // P3: the server may keep the session for less than the one before
+	l.ttl = min(l.ttl, g.timeout) // P3: this server may keep the session for less time than the one before it
 	tick := l.b.limits().tick
 	keep := 0
 	for i, e := range l.writes {
@@ -166,12 +168,12 @@ func (l *lease) wrote(w *wire, sent dcs.Instant) {
 	}
 }
 
-// confirmed makes a write of the quorum's in the lease's session, and reads
-// keys after it.
+// confirmed makes a write to the quorum in the lease's session, and reads keys
+// behind it.
 func (l *lease) confirmed(ctx context.Context, addr string, keys []string) ([]dcs.Entry, error) {
 	sent := dcs.Now()
 	entries, w, err := call(ctx, l.s, addr, request{"Renew", keys}, func(c *zk.Conn) ([]dcs.Entry, error) {
-		return proven(l.s, c, func() ([]dcs.Entry, error) { return l.b.plainly(c, keys) })
+		return proven(l.s, c, func() ([]dcs.Entry, error) { return l.b.readEntries(c, keys) })
 	})
 	if err != nil {
 		return nil, l.lost(err)
@@ -180,8 +182,8 @@ func (l *lease) confirmed(ctx context.Context, addr string, keys []string) ([]dc
 	return entries, nil
 }
 
-// plainly reads the entries of keys.
-func (b *Backend) plainly(c *zk.Conn, keys []string) ([]dcs.Entry, error) {
+// readEntries reads the entries of keys.
+func (b *Backend) readEntries(c *zk.Conn, keys []string) ([]dcs.Entry, error) {
 	paths := make([]string, len(keys))
 	for i, k := range keys {
 		paths[i] = b.path(k)
@@ -196,7 +198,8 @@ func (b *Backend) plainly(c *zk.Conn, keys []string) ([]dcs.Entry, error) {
 	return out, err
 }
 
-// lost makes ErrLost of what the session's end brings.
+// lost returns ErrLost if the session is over, ErrClosed if it was closed, and
+// err otherwise.
 func (l *lease) lost(err error) error {
 	over := l.s.ended()
 	switch {
@@ -209,9 +212,9 @@ func (l *lease) lost(err error) error {
 }
 
 // keep writes again as soon as a tick has passed since the last write was
-// answered, so that what is proven never lags behind (P2). It does so for a
-// while after a renewal only, and where the session is connected: nothing but
-// renewals keeps a lease.
+// answered, so that the proven renewal never lags (P2). It does so only for a
+// while after a renewal, and only while the session is connected, because
+// nothing but renewals may keep a lease.
 func (l *lease) keep() {
 	for l.s.ended() == nil && l.b.life.Err() == nil {
 		pause, due := l.due()
@@ -242,7 +245,7 @@ func (l *lease) keep() {
 	}
 }
 
-// rest waits for d, for a write to be answered, or for the session's end.
+// rest waits for d, for the answer to a write, or for the session's end.
 func (l *lease) rest(d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -253,18 +256,19 @@ func (l *lease) rest(d time.Duration) {
 	}
 }
 
-// due is when the next write of keep's is due.
+// due returns how long keep must wait before its next write, and whether there
+// is to be one.
 func (l *lease) due() (time.Duration, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.writes) == 0 || l.told.Elapsed() > l.grace() {
+	if len(l.writes) == 0 || l.lastRenew.Elapsed() > l.grace() {
 		return 0, false
 	}
 	last := l.writes[len(l.writes)-1]
 	return l.b.limits().tick + onceMore - last.at.Elapsed(), true
 }
 
-// onceMore makes more than a tick of a tick.
+// onceMore is added to a tick, so that more than a tick passes.
 const onceMore = time.Millisecond
 
 // idle stops keep until the next write is answered.
@@ -274,10 +278,10 @@ func (l *lease) idle() {
 	l.writes = nil
 }
 
-// grace returns how long keep goes on after a renewal.
+// grace returns for how long keep writes after a renewal.
 func (l *lease) grace() time.Duration { return expiry.ZooKeeperGrace(l.ttl, l.b.limits().tick) }
 
-// renewal returns what ZooKeeper grants.
+// renewal returns the proven renewal.
 func (l *lease) renewal() dcs.Renewal {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -309,9 +313,9 @@ func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) 
 	return r, nil
 }
 
-// Revoke implements [dcs.Lease]. It takes the session up on a connection of
-// its own: the library can close a session only where it is connected, once,
-// and does not tell whether it did.
+// Revoke implements [dcs.Lease]. It resumes the session on a separate
+// connection, because the library can close a session only where that is
+// connected, and only once, and does not report whether it did.
 func (l *lease) Revoke(ctx context.Context) error {
 	if errors.Is(l.s.ended(), errExpired) {
 		return nil
@@ -332,7 +336,7 @@ func (b *Backend) revoke(ctx context.Context, addr string, g granted, seen dcs.R
 	if err := b.admitted(ctx, nil, addr); err != nil {
 		return err
 	}
-	return b.c.tap(ctx, request{op: "Revoke"}, nil, func(*zk.Conn) error {
+	return b.c.intercept(ctx, request{op: "Revoke"}, nil, func(*zk.Conn) error {
 		return b.aside(ctx, addr, func(c net.Conn) error {
 			now, err := ask(c, g, int64(seen)) //nolint:gosec // G115: it was an int64
 			if err != nil || now.refused {

@@ -11,17 +11,18 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/expiry"
 )
 
-// A lease that nobody renews any more, because its holder knows that it is lost,
-// would keep its session and the library's goroutines for ever: only ZooKeeper
-// can say that a session is over, and nothing asks it. So the session of a lease
-// that was not renewed for longer than its keys can stay is ended.
+// A lease that is not renewed any more, because its holder knows that it is
+// lost, would keep its session and the library's goroutines for ever: only
+// ZooKeeper can report that a session is over, and nothing asks ZooKeeper. So
+// the session of a lease is ended once it was not renewed for longer than its
+// keys can stay.
 
-// errIdle is what a Renew brings while the session is being ended. Whether its
-// keys are gone is not known yet.
-var errIdle = errors.New("the lease was not renewed for longer than its keys can stay, and its session is being ended")
+// errIdle is the error of a Renew while the session is being ended. It is not
+// known yet whether the lease's keys are gone.
+var errIdle = errors.New("the lease was not renewed for longer than its keys can stay; the session is being ended")
 
-// begin begins a Renew. It fails once the session is being ended, because a
-// renewal must not be confirmed before that (P4).
+// begin starts a Renew. It fails while the session is being ended, because a
+// renewal must not be confirmed for a session that is about to end (P4).
 func (l *lease) begin() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -29,7 +30,7 @@ func (l *lease) begin() error {
 		return &backend.Failure{Err: errIdle, Refused: true}
 	}
 	l.renewing++
-	l.told = dcs.Now()
+	l.lastRenew = dcs.Now()
 	return nil
 }
 
@@ -38,20 +39,20 @@ func (l *lease) finish() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.renewing--
-	l.told = dcs.Now()
+	l.lastRenew = dcs.Now()
 }
 
-// idleAfter is how long a lease may go without a Renew.
+// idleAfter returns how long a lease may go without a Renew.
 func (l *lease) idleAfter() time.Duration {
 	return expiry.ZooKeeper(l.ttl, l.b.limits().tick) + l.b.c.Timing.RetryTimeout
 }
 
-// expire reports whether the lease's session is to be ended, and otherwise when
-// to ask again.
+// expire reports whether the lease's session must be ended, and otherwise when
+// to call expire again.
 func (l *lease) expire() (after time.Duration, ending bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	after = l.idleAfter() - l.told.Elapsed()
+	after = l.idleAfter() - l.lastRenew.Elapsed()
 	if l.renewing > 0 {
 		after = max(after, l.b.c.Timing.RetryTimeout)
 	}
@@ -59,7 +60,8 @@ func (l *lease) expire() (after time.Duration, ending bool) {
 	return after, l.ending
 }
 
-// bury ends the session, trying again until ZooKeeper has said that it is over.
+// bury ends the session, and retries until ZooKeeper has confirmed that the
+// session is over.
 func (l *lease) bury() {
 	pauses := backoff.Exponential{First: l.b.c.Timing.LoopWait, Most: l.b.c.Timing.TTL}
 	for failures := 0; l.s.ended() == nil && l.b.life.Err() == nil; failures++ {

@@ -14,9 +14,9 @@ import (
 // idleTiming makes leases idle soon.
 var idleTiming = dcs.Timing{TTL: 400 * time.Millisecond, LoopWait: 100 * time.Millisecond, RetryTimeout: 150 * time.Millisecond}
 
-// Leases that were lost in an outage leave nothing behind, though no one renews
-// or revokes them any more: no session, no goroutine, and no session at the
-// servers, which would give their keys another life.
+// Leases that were lost in an outage leave nothing behind, though their holders
+// neither renew nor revoke them any more: no session, no goroutine, and no
+// session at the servers, which would keep their keys for longer.
 func TestLeasesLostInAnOutageLeaveNothing(t *testing.T) {
 	f := newFakeServer(t)
 	b, err := New(Config{
@@ -74,22 +74,22 @@ func TestLeasesLostInAnOutageLeaveNothing(t *testing.T) {
 	require.GreaterOrEqual(t, f.ended, 30)
 }
 
-// A lease that is renewed is not idle, however slowly that is, and one that is
-// being ended confirms nothing.
+// A lease that is renewed is not idle, however long a renewal takes, and a
+// lease that is being ended confirms nothing.
 func TestRenewedLeaseIsNotIdle(t *testing.T) {
 	l := &lease{b: &Backend{c: Config{Tick: 10 * time.Millisecond, Timing: idleTiming}}, s: &session{}, ttl: time.Second}
 	old := dcs.Now().Add(-time.Hour)
-	l.told = old
+	l.lastRenew = old
 	require.NoError(t, l.begin())
-	l.told = old
+	l.lastRenew = old
 	_, ending := l.expire()
 	require.False(t, ending, "a Renew is under way")
 	l.finish()
 	after, ending := l.expire()
-	require.False(t, ending, "one was answered a moment ago")
+	require.False(t, ending, "a Renew was answered a moment ago")
 	require.Greater(t, after, l.ttl)
-	l.told = old
+	l.lastRenew = old
 	_, ending = l.expire()
 	require.True(t, ending)
-	require.ErrorIs(t, l.begin(), errIdle, "its keys may be gone, and may not")
+	require.ErrorIs(t, l.begin(), errIdle, "it is not known whether the keys are gone")
 }

@@ -10,21 +10,24 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// A server that the session is taken up at may have another time for it. A
-// shorter one holds at once (P3), a longer one when a renewal is proven there.
+// A server at which a session is resumed may grant another timeout. A shorter
+// one takes effect at once (P3), and a longer one when a renewal is proven
+// there.
 func TestSessionTimeIsThatOfTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const tick = 100 * time.Millisecond
 		b := &Backend{c: Config{Tick: tick}}
 		l := &lease{b: b, s: &session{b: b}, ttl: 10 * time.Second, wake: make(chan struct{}, 1)}
-		renewed := func(w *wire) dcs.Renewal {
+		renewed := func(w *trackedConn) dcs.Renewal {
 			l.s.live = w
 			sent := dcs.Now()
 			time.Sleep(time.Millisecond)
 			l.wrote(w, sent)
 			return l.renewal()
 		}
-		at := func(timeout time.Duration) *wire { return &wire{granted: granted{id: 1, timeout: timeout}} }
+		at := func(timeout time.Duration) *trackedConn {
+			return &trackedConn{granted: granted{id: 1, timeout: timeout}}
+		}
 
 		first := at(10 * time.Second)
 		renewed(first)

@@ -31,12 +31,12 @@ func TestClosedConnectionMayBeTheLimit(t *testing.T) {
 	require.Zero(t, ejected.Load())
 }
 
-// With ZooKeeper's own limit of 60 connections from one address, 70 Sessions at
-// one server: those within the limit keep their locks, the others get an error
-// that names it, and the server is not ejected.
+// 70 Sessions use one server with ZooKeeper's own limit of 60 connections from
+// one address. Those within the limit keep their locks, the others get an error
+// that names the limit, and the server is not ejected.
 func TestLimitOfConnections(t *testing.T) {
 	if os.Getenv("HOLDFAST_PROFILE") != "slow" {
-		t.Skip("in the slow profile: it starts servers of its own")
+		t.Skip("only in the slow profile, because the test starts servers of its own")
 	}
 	c := testcluster.New(t, testcluster.Options{Kind: testcluster.ZooKeeper, Flags: []string{"maxClientCnxns=60"}})
 	var ejected atomic.Int64

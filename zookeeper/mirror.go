@@ -15,37 +15,38 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
-// mirror is the tree at and below one node at one server, in a session of its
-// own: every node that an event names is read again, and nothing else is.
-// ZooKeeper sends an answer after the events of all that was done before it, so
-// that a tree of which no event is left to be read is that of the latest answer's
-// moment.
+// mirror is a copy of the tree at and below one node at one server, made in a
+// session of its own. It reads again every node that an event names, and no
+// other. ZooKeeper sends an answer after the events of all changes that precede
+// it. A mirror without events left to process is therefore the tree at the
+// moment of the latest answer.
 type mirror struct {
 	b    *Backend
 	s    *session
 	addr string
 	top  string
-	op   request // for the calls that read
+	op   request // of the calls that read
 
 	nodes   view
-	below   map[string]map[string]bool // the nodes directly below each of nodes
-	changed map[string]bool            // nodes that changed since they were taken
+	below   map[string]map[string]bool // the children of each of nodes
+	changed map[string]bool            // nodes that changed since the last call of taken
 	size    batchSize
-	started bool   // events were asked for
-	heard   func() // is called for every answer; may be nil
-	// single: the server has no watch of a whole tree. Each node is watched by
-	// its reads, and each parent's children are listed again when one comes or
-	// goes.
+	started bool   // events were requested
+	heard   func() // called for every answer; may be nil
+	// single is set if the server cannot watch a whole tree. Each node is then
+	// watched by its reads, and each parent's children are listed again when
+	// one is created or deleted.
 	single bool
 
 	mu     sync.Mutex
-	values map[string]bool // nodes to be read again
-	lists  map[string]bool // nodes whose children are to be listed again
+	values map[string]bool // nodes to read again
+	lists  map[string]bool // nodes whose children to list again
 	news   chan struct{}
 }
 
-// newMirror makes a mirror of what is at and below top. Its session must be
-// ended, and over, which may be nil, is called when it has.
+// newMirror makes a mirror of the nodes at and below top. The caller must end
+// the mirror's session. over may be nil; it is called when that session has
+// ended.
 func (b *Backend) newMirror(addr, top string, op request, over func()) (*mirror, error) {
 	m := &mirror{
 		b: b, addr: addr, top: top, op: op, single: b.older(addr),
@@ -57,8 +58,8 @@ func (b *Backend) newMirror(addr, top string, op request, over func()) (*mirror,
 	return m, err
 }
 
-// event notes what has to be read again. It is called before any later answer
-// is.
+// event records the nodes that must be read again. It is called before any
+// later answer is delivered.
 func (m *mirror) event(ev zk.Event) {
 	if m.b.hidden(ev.Path) {
 		return
@@ -79,8 +80,9 @@ func (m *mirror) event(ev zk.Event) {
 	}
 }
 
-// due takes what has to be read next.
-func (m *mirror) due() (values, lists []string) {
+// takePending returns the nodes to read next, and removes them from the pending
+// ones.
+func (m *mirror) takePending() (values, lists []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	values = m.size.first(some(m.values))
@@ -94,7 +96,7 @@ func (m *mirror) due() (values, lists []string) {
 	return values, lists
 }
 
-// some are paths of all, no more than are read at once.
+// some returns paths of all, at most as many as are read at once.
 func some(all map[string]bool) (paths []string) {
 	for path := range all {
 		if paths = append(paths, path); len(paths) == mostNodes {
@@ -104,15 +106,16 @@ func some(all map[string]bool) (paths []string) {
 	return paths
 }
 
-// idle reports whether nothing has to be read.
+// idle reports whether no read is pending.
 func (m *mirror) idle() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return len(m.values)+len(m.lists) == 0
 }
 
-// owe notes what has to be read again: a node, or the children of one.
-func (m *mirror) owe(values, lists []string) {
+// addPending records nodes to read again, and nodes whose children to list
+// again.
+func (m *mirror) addPending(values, lists []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, path := range values {
@@ -123,8 +126,8 @@ func (m *mirror) owe(values, lists []string) {
 	}
 }
 
-// read reads what has to be, until nothing has, and returns the revision that
-// the mirror has then. first is asked before.
+// read makes the pending reads until none is left, and returns the revision
+// that the mirror then has. Before that it calls first, unless that is nil.
 func (m *mirror) read(ctx context.Context, op request, first func(c *zk.Conn) error) (dcs.Revision, error) {
 	limit := m.b.pool.AttemptTimeout(endpoint.Read, m.b.c.Timing.RetryTimeout, 0)
 	for {
@@ -141,7 +144,8 @@ func (m *mirror) read(ctx context.Context, op request, first func(c *zk.Conn) er
 		if err != nil {
 			return 0, err
 		}
-		// In this order: the events before the latest answer have been noted.
+		// The order matters: the events before the latest answer have been
+		// recorded when the mirror is found idle.
 		rev := w.latest()
 		if m.heard != nil {
 			m.heard()
@@ -153,9 +157,9 @@ func (m *mirror) read(ctx context.Context, op request, first func(c *zk.Conn) er
 	}
 }
 
-// refresh reads some of what has to be.
+// refresh makes some of the pending reads.
 func (m *mirror) refresh(ctx context.Context, c *zk.Conn) error {
-	w, err := m.s.wireOf(c)
+	w, err := m.s.connOf(c)
 	if err != nil {
 		return err
 	}
@@ -165,7 +169,7 @@ func (m *mirror) refresh(ctx context.Context, c *zk.Conn) error {
 		}
 	}
 	m.started = true
-	values, lists := m.due()
+	values, lists := m.takePending()
 	if len(values)+len(lists) == 0 {
 		return nil
 	}
@@ -188,8 +192,8 @@ func (m *mirror) refresh(ctx context.Context, c *zk.Conn) error {
 	return nil
 }
 
-// watch asks for the events of the whole tree.
-func (m *mirror) watch(ctx context.Context, w *wire) error {
+// watch requests the events of the whole tree.
+func (m *mirror) watch(ctx context.Context, w *trackedConn) error {
 	replies, err := w.ask(ctx, []directRequest{watchRequest(m.top)})
 	if err != nil {
 		return err
@@ -200,14 +204,14 @@ func (m *mirror) watch(ctx context.Context, w *wire) error {
 	return errorOf(replies[0].code)
 }
 
-// requests reads values and lists. The answers to the first skip of them say
-// nothing.
+// requests returns the requests for values and lists. The caller must ignore
+// the answers to the first skip of them.
 func (m *mirror) requests(values, lists []string) (all []directRequest, skip int) {
 	if !m.single && len(values) > 0 {
 		all = append(all, multiReadRequest(values))
 	}
 	if m.single && slices.Contains(values, m.top) {
-		// It watches for the node where there is none.
+		// This request watches for the node's creation if there is no node.
 		all, skip = append(all, pathRequest(opExists, m.top, true)), 1
 	}
 	if m.single {
@@ -221,8 +225,8 @@ func (m *mirror) requests(values, lists []string) (all []directRequest, skip int
 	return all, skip
 }
 
-// nodesOf are the nodes that were read. Where all of them together were too
-// large, they are read again, in smaller parts.
+// nodesOf returns the nodes that were read. If all of them together were too
+// large, it makes them pending again, to be read in smaller parts.
 func (m *mirror) nodesOf(paths []string, reads []reply) ([]node, error) {
 	if len(paths) == 0 {
 		return nil, nil
@@ -233,7 +237,7 @@ func (m *mirror) nodesOf(paths []string, reads []reply) ([]node, error) {
 	}
 	nodes, err := multiNodes(reads[0], len(paths))
 	if errors.Is(err, errTooLarge) && len(paths) > 1 {
-		m.owe(paths, nil)
+		m.addPending(paths, nil)
 		return nil, nil
 	}
 	if errors.Is(err, errTooLarge) {
@@ -242,9 +246,9 @@ func (m *mirror) nodesOf(paths []string, reads []reply) ([]node, error) {
 	return nodes, err
 }
 
-// take takes what was read of nodes. Whether the parent of one that came or went
-// is a key depends on that: it is read again, because it may have been read in
-// between.
+// take stores the nodes that were read. If one was created or deleted, that may
+// decide whether its parent is a key. The parent is read again, because it may
+// have been read in between.
 func (m *mirror) take(paths []string, nodes []node) {
 	var moved, again, branches []string
 	for i, now := range nodes {
@@ -268,29 +272,30 @@ func (m *mirror) take(paths []string, nodes []node) {
 			again = append(again, up(path))
 		}
 	}
-	m.owe(again, branches)
+	m.addPending(again, branches)
 }
 
-// mayBeKey reports whether the node above others may be a key, or become one.
+// mayBeKey reports whether the parent of other nodes may be a key, or become
+// one.
 func (m *mirror) mayBeKey(path string) bool {
 	n, ok := m.nodes[path]
 	return ok && path != m.b.root && !n.parent()
 }
 
-// list takes what was listed. A node that was not there then may be there now:
-// its value says so, and then it is listed again.
+// list stores children that were listed. A node that was not there then may be
+// there now. It is read again, and then listed again if it has children.
 func (m *mirror) list(paths []string, listings []*listing) {
 	for i, l := range listings {
 		if l == nil {
 			m.drop(paths[i])
-			m.owe(paths[i:i+1], nil)
+			m.addPending(paths[i:i+1], nil)
 			continue
 		}
 		m.listed(paths[i], l)
 	}
 }
 
-// listed takes the children of a node.
+// listed stores the children of a node.
 func (m *mirror) listed(path string, l *listing) {
 	if n, ok := m.nodes[path]; ok {
 		n.stat = l.stat
@@ -309,7 +314,7 @@ func (m *mirror) listed(path string, l *listing) {
 			m.drop(child)
 		}
 	}
-	m.owe(fresh, nil)
+	m.addPending(fresh, nil)
 }
 
 func (m *mirror) put(path string, n node) {
@@ -324,8 +329,8 @@ func (m *mirror) put(path string, n node) {
 	m.below[above][path] = true
 }
 
-// drop takes a node out, and those below it. What was known of them is not true
-// any more: a write that waits for their end need not look.
+// drop removes a node and all nodes below it, and their cached states. A write
+// that waited for their deletion need not read them first.
 func (m *mirror) drop(path string) {
 	for child := range m.below[path] {
 		m.drop(child)
@@ -341,8 +346,8 @@ func (m *mirror) drop(path string) {
 	}
 }
 
-// taken returns what changed in the entries since the last time, beside those
-// that are in tree.
+// taken returns the changes of the entries since its last call, except for
+// those that tree already holds.
 func (m *mirror) taken(tree func(key string) (dcs.Entry, bool)) (wrote []dcs.Entry, deleted []string) {
 	for path := range m.changed {
 		if path == m.b.root {
@@ -361,12 +366,12 @@ func (m *mirror) taken(tree func(key string) (dcs.Entry, bool)) (wrote []dcs.Ent
 	return wrote, deleted
 }
 
-// up is the node above path.
+// up returns the parent of path.
 func up(path string) string { return path[:strings.LastIndexByte(path, '/')] }
 
-// batchSize is how many nodes are read in one request: as many as make an answer
-// of a moderate size.
-type batchSize struct{ n int } // 0: nothing is known yet
+// batchSize is the number of nodes that are read in one request, chosen so that
+// the answer has a moderate size.
+type batchSize struct{ n int } // 0: not known yet
 
 const (
 	firstBatch   = 256
@@ -376,7 +381,7 @@ const (
 	mostRequests = 256 << 10 // bytes of one request, well below jute.maxbuffer's default
 )
 
-// first returns the first of paths that are to be read together.
+// first returns the first of paths, as many as are read together.
 func (z *batchSize) first(paths []string) []string {
 	n, size := 0, 0
 	for n < len(paths) && n < cmp.Or(z.n, firstBatch) && size < mostRequests {
@@ -386,7 +391,7 @@ func (z *batchSize) first(paths []string) []string {
 	return paths[:n]
 }
 
-// learn learns from the answers to the reads of n nodes.
+// learn adjusts the size to the answers to the reads of n nodes.
 func (z *batchSize) learn(n int, replies []reply) {
 	if n == 0 {
 		return
@@ -398,16 +403,16 @@ func (z *batchSize) learn(n int, replies []reply) {
 	z.n = min(max(answerSize/(size/n+1), fewestNodes), mostNodes)
 }
 
-// older reports whether the server is known to be one before ZooKeeper 3.6.
+// older reports whether the server is known to be older than ZooKeeper 3.6.
 func (b *Backend) older(addr string) bool {
 	older, _ := b.servers.Of(addr)
 	return older
 }
 
-var errOlder = errors.New("the server is older than ZooKeeper 3.6, or keeps watches in another way: it is read node by node")
+var errOlder = errors.New("the server is older than ZooKeeper 3.6, or has another implementation of watches; reading it node by node")
 
-// noteOlder notes that a server does not know our requests of ZooKeeper 3.6. It
-// has ended the session.
+// noteOlder records that a server does not support the requests of ZooKeeper
+// 3.6. The server has ended the session.
 func (b *Backend) noteOlder(addr string) error {
 	b.servers.Note(addr, true)
 	return &backend.Failure{Endpoint: addr, Err: errOlder, Refused: true}

@@ -15,7 +15,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// mirrored is a client of f, whose tree has size keys.
+// mirrored returns a client of f, whose tree has size keys.
 func mirrored(t *testing.T, f *fakeServer, size int) *Backend {
 	for _, parent := range []string{"/r", "/r/members"} {
 		f.put(parent, parentValue)
@@ -50,8 +50,8 @@ func (f *fakeServer) isOfOneMoment(s dcs.Snapshot) {
 	require.Equal(f.t, want, got, "the tree at revision %d", s.Revision)
 }
 
-// A large tree that changes with each answer, in all that can change, is read as
-// it was at one revision, from a server of today and from an older one.
+// A large tree that changes in every possible way with each answer is read in
+// its state at one revision, from a current server and from an older one.
 func TestMirrorIsOfOneMoment(t *testing.T) {
 	for name, old := range map[string]bool{"Today": false, "BeforeZooKeeper36": true} {
 		t.Run(name, func(t *testing.T) {
@@ -59,7 +59,7 @@ func TestMirrorIsOfOneMoment(t *testing.T) {
 			f.old = old
 			const size = largeTree + 200
 			b := mirrored(t, f, size)
-			f.put("/r/foreign", nil) // a parent of another program's, or a key
+			f.put("/r/foreign", nil) // a parent of another program, or a key
 			f.put("/r/both", []byte("a key when nothing is below it"))
 			passing := []string{"/r/foreign/a", "/r/both/b"}
 			if old {
@@ -142,8 +142,8 @@ func TestSnapshotsShareFewConnections(t *testing.T) {
 	require.Less(t, most.Load(), int64(3*mostMirrors))
 }
 
-// Values that are too large together are read in smaller parts. One that is too
-// large alone is an error that names it.
+// Values that are too large together are read in smaller parts. A single value
+// that is too large is an error that names its node.
 func TestLargeValuesAreReadInParts(t *testing.T) {
 	f := newFakeServer(t)
 	b := mirrored(t, f, largeTree)

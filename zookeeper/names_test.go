@@ -21,8 +21,8 @@ func (f *fakeServer) aliased(t *testing.T) (*testcluster.Alias, Config) {
 	}
 }
 
-// A name with two addresses, of which the first is frozen: every call is answered
-// by the second.
+// The first of a name's two addresses is frozen. Every call is answered by the
+// second.
 func TestNameWhoseFirstAddressIsFrozen(t *testing.T) {
 	t.Parallel()
 	alias, config := newFakeServer(t).aliased(t)
@@ -38,8 +38,8 @@ func TestNameWhoseFirstAddressIsFrozen(t *testing.T) {
 	}
 }
 
-// The name of a frozen server is given to another one: the connection to the frozen
-// one is given up.
+// The name of a frozen server moves to another one. The connection to the
+// frozen one is closed.
 func TestNameOfAFrozenServerMoves(t *testing.T) {
 	t.Parallel()
 	alias, config := newFakeServer(t).aliased(t)

@@ -13,31 +13,31 @@ import (
 )
 
 // plan is a transaction as a Multi. ZooKeeper compares a node's version, which
-// begins anew with every incarnation: so every creation also writes the epoch
-// node of its key, and every comparison also compares the version which that
-// had when the key's was read.
+// restarts with every incarnation. So every creation also writes the epoch node
+// of its key. Every comparison also compares the version that the epoch node
+// had when the key's node was read.
 type plan struct {
 	b     *Backend
 	r     attempt.Request
 	whole dcs.Txn
-	keys  []string         // all that it is about
-	seen  map[string]state // what is known of the keys, as it was checked
+	keys  []string         // all keys of the transaction
+	seen  map[string]state // the cached states that were checked
 
 	ops     []any
-	parents []string         // to be made
-	epochs  map[string]int32 // epoch nodes that are compared; their version
-	bumps   map[string]bool  // epoch nodes that are written
+	parents []string         // parents to make
+	epochs  map[string]int32 // versions of the epoch nodes to compare, by path
+	bumps   map[string]bool  // epoch nodes to write
 	writes  []wrote
-	at      map[string]int // where the epochs' operations are in ops
+	at      map[string]int // the index in ops of each epoch node's operation
 }
 
-// wrote is a write of the plan, for what is known afterwards.
+// wrote is a write of the plan, kept to record the key's new state.
 type wrote struct {
 	w   dcs.Write
-	set int // the SetData in ops; -1 for a creation or deletion
+	set int // the index of the SetData in ops; -1 for a creation or deletion
 }
 
-// request is what the plan is for.
+// request describes the purpose of the plan.
 func (p *plan) request() request {
 	switch {
 	case p.r.Marker.Create:
@@ -48,15 +48,15 @@ func (p *plan) request() request {
 	return request{"Commit", p.keys}
 }
 
-// newPlan is the plan of r, with the lease of the marker where r makes one.
+// newPlan returns the plan of r, with the lease of the marker if r makes one.
 func newPlan(b *Backend, r attempt.Request, lease dcs.LeaseID) *plan {
 	return &plan{b: b, r: r, whole: r.Whole(lease), keys: backend.Keys(r)}
 }
 
-// prepare learns what must be known of the keys. Entries mean that a condition
-// does not hold, on the quorum's word.
+// prepare reads the states that the plan needs. If it returns entries, a
+// condition does not hold according to the quorum.
 func (p *plan) prepare(ctx context.Context, s *session, addr string) ([]dcs.Entry, error) {
-	p.know()
+	p.loadCached()
 	keys := p.missing()
 	if len(keys) == 0 {
 		return nil, nil
@@ -64,24 +64,24 @@ func (p *plan) prepare(ctx context.Context, s *session, addr string) ([]dcs.Entr
 	if _, err := p.b.look(ctx, s, addr, request{"Read", keys}, false); err != nil {
 		return nil, backend.NotSent(err)
 	}
-	if p.know(); len(p.wrong()) == 0 {
+	if p.loadCached(); len(p.wrong()) == 0 {
 		return nil, nil
 	}
-	entries, err := p.b.look(ctx, s, addr, p.request(), true) // this copy's answer, if it says no
+	entries, err := p.b.look(ctx, s, addr, p.request(), true) // this copy's answer, if a condition fails
 	if err != nil {
 		return nil, backend.NotSent(err)
 	}
-	if p.know(); len(p.wrong()) == 0 {
+	if p.loadCached(); len(p.wrong()) == 0 {
 		return nil, nil
 	}
 	return entries, nil
 }
 
-// know takes down what is known of the keys. The conditions are held against
-// that, and the operations are made of that: other calls go on learning, another
-// copy of this one among them, and a version that came later would let pass what
-// its revision does not.
-func (p *plan) know() {
+// loadCached copies the cached states once. Conditions and operations must use
+// the same copy: a concurrent call, such as another copy of this one, may
+// refresh the cache, and a newer version would pass a check that its revision
+// fails.
+func (p *plan) loadCached() {
 	p.seen = map[string]state{}
 	for _, key := range p.keys {
 		if s, ok := p.b.known.Of(key); ok {
@@ -90,7 +90,7 @@ func (p *plan) know() {
 	}
 }
 
-// missing are the keys that must be looked at.
+// missing returns the keys that must be read.
 func (p *plan) missing() []string {
 	keys := p.wrong()
 	conds := p.conds()
@@ -105,8 +105,8 @@ func (p *plan) missing() []string {
 	return backend.Unique(keys)
 }
 
-// wrong are the keys whose condition does not hold by what is known, or of
-// which nothing is.
+// wrong returns the keys whose condition does not hold by the cached state, or
+// that have no cached state.
 func (p *plan) wrong() []string {
 	var out []string
 	for _, c := range p.whole.If {
@@ -130,7 +130,7 @@ func (p *plan) puts(key string) bool {
 	return slices.ContainsFunc(p.whole.Then, func(w dcs.Write) bool { return w.Key == key && !w.Delete })
 }
 
-// build makes the operations: the marker's first.
+// build makes the operations, with the marker's first.
 func (p *plan) build() {
 	p.epochs, p.bumps, p.at = map[string]int32{}, map[string]bool{}, map[string]int{}
 	b := p.b
@@ -173,7 +173,8 @@ func (p *plan) build() {
 	p.ops = append(p.ops, rest...)
 }
 
-// epoch compares an epoch node, or writes it, or both, or makes it.
+// epoch makes the operations that compare an epoch node, write it, or both, and
+// create it if it does not exist.
 func (p *plan) epoch(path string) {
 	version, compared := p.epochs[path]
 	if !compared {
@@ -191,7 +192,7 @@ func (p *plan) epoch(path string) {
 	}
 }
 
-// create makes a node of a key.
+// create returns the operation that makes a key's node.
 func (p *plan) create(key string, value []byte, ephemeral bool) any {
 	path, flags := p.b.path(key), int32(0)
 	if ephemeral {
@@ -201,7 +202,7 @@ func (p *plan) create(key string, value []byte, ephemeral bool) any {
 	return &zk.CreateRequest{Path: path, Data: value, Acl: p.b.c.acl, Flags: flags}
 }
 
-// under makes the parents of path that are known not to be there.
+// under adds the parents of path that are known not to exist.
 func (p *plan) under(path string) {
 	for _, up := range parents(path) {
 		if there, known := p.b.made.Of(up); !there && known && !slices.Contains(p.parents, up) {
@@ -210,62 +211,65 @@ func (p *plan) under(path string) {
 	}
 }
 
-// rests notes that the plan rests on what is known of key: of several with one
-// epoch node on what was read first, so that nothing is believed for longer than
-// it was looked after.
-func (p *plan) rests(key string, s state) {
+// dependOn records the version of the epoch node that the plan must compare for
+// key. Keys that share an epoch node use the version that was read first. A
+// newer version would confirm a state that was read before that version.
+func (p *plan) dependOn(key string, s state) {
 	path := p.b.epochOf(key)
 	if e, ok := p.epochs[path]; !ok || s.epoch < e {
 		p.epochs[path] = s.epoch
 	}
 }
 
-// compare is a condition on a key that is not written.
+// compare returns the operations for a condition on a key that is not written.
 func (p *plan) compare(c dcs.Cond) []any {
 	s := p.seen[c.Key]
 	path := p.b.path(c.Key)
 	if s.there {
-		p.rests(c.Key, s)
+		p.dependOn(c.Key, s)
 		return []any{&zk.CheckVersionRequest{Path: path, Version: s.version}}
 	}
 	return p.absent(c.Key)
 }
 
-// absent proves that there is no node: ZooKeeper has no operation for it.
+// absent returns operations that prove that there is no node. ZooKeeper has no
+// single operation for that.
 func (p *plan) absent(key string) []any {
 	return []any{p.create(key, nil, false), &zk.DeleteRequest{Path: p.b.path(key), Version: -1}}
 }
 
-// write is one write, as what is known of the key makes it necessary; set is
-// the place of a SetData among the operations.
+// write returns the operations of one write, which depend on the key's cached
+// state. set is the index of a SetData among them, or -1.
 func (p *plan) write(w dcs.Write) (ops []any, set int) {
 	s := p.seen[w.Key]
 	path := p.b.path(w.Key)
 	marker := w.Key == p.r.Marker.Key
 	switch {
 	case marker && !p.r.Marker.Create:
-		// Its name is never used again, so that its version says everything.
+		// The name of a marker is never used again, so that its version
+		// suffices.
 		return []any{&zk.SetDataRequest{Path: path, Data: w.Value, Version: s.version}}, 0
 	case w.Delete && s.entry:
-		p.rests(w.Key, s)
+		p.dependOn(w.Key, s)
 		return []any{&zk.DeleteRequest{Path: path, Version: s.version}}, -1
 	case w.Delete && s.there:
-		p.rests(w.Key, s)
+		p.dependOn(w.Key, s)
 		return []any{&zk.CheckVersionRequest{Path: path, Version: s.version}}, -1
 	case w.Delete:
 		return p.absent(w.Key), -1
 	case s.entry && s.lease == w.Lease:
-		p.rests(w.Key, s)
+		p.dependOn(w.Key, s)
 		return []any{&zk.SetDataRequest{Path: path, Data: w.Value, Version: s.version}}, 0
 	case s.there:
-		p.rests(w.Key, s)
+		p.dependOn(w.Key, s)
 		ops = append(ops, &zk.DeleteRequest{Path: path, Version: s.version})
 	}
 	p.bumps[p.b.epochOf(w.Key)] = true
 	return append(ops, p.create(w.Key, w.Value, w.Lease != "")), -1
 }
 
-// learn notes what the transaction wrote, and returns its revision.
+// learn records the states that the transaction wrote, and returns its
+// revision.
 func (p *plan) learn(results []zk.MultiResponse) dcs.Revision {
 	b := p.b
 	var rev dcs.Revision
@@ -287,14 +291,14 @@ func (p *plan) learn(results []zk.MultiResponse) dcs.Revision {
 	}
 	states := map[string]state{}
 	for _, w := range p.writes {
-		b.made.Forget(b.path(w.w.Key)) // no parent, but a key or nothing
+		b.made.Forget(b.path(w.w.Key)) // it is no parent, but a key or nothing
 		states[w.w.Key] = w.state(results, rev, versions[b.epochOf(w.w.Key)])
 	}
 	b.known.learn(moved, b.epochOf, states)
 	return rev
 }
 
-// state is what is known of the key after the write, by the answer to it.
+// state returns the key's state after the write, according to the answer.
 func (w wrote) state(results []zk.MultiResponse, rev dcs.Revision, epoch int32) state {
 	switch {
 	case w.w.Delete:

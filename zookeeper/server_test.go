@@ -18,14 +18,14 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// budget is a context for one call.
+// budget returns a context for one call.
 func budget(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), suiteTiming.RetryTimeout)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// ours is a client of the shared servers, without a tap.
+// ours returns a client of the shared servers, without a fault injector.
 func ours(t *testing.T, s *suite, change func(*Config)) *Backend {
 	c := s.config(conformance.Opening{})
 	if change != nil {
@@ -37,9 +37,10 @@ func ours(t *testing.T, s *suite, change func(*Config)) *Backend {
 	return b
 }
 
-// P2: what a follower acknowledged is no renewal yet. The follower is frozen
-// the moment a renewal is answered; the key must be there until the Renewal's
-// From + TTL, and one that counted from its own sending would not be.
+// P2: an acknowledgement of a follower does not prove a renewal yet. The
+// follower is frozen as soon as a renewal is answered. The key must exist until
+// the Renewal's From + TTL. A renewal that counted from its own sending would
+// fail that.
 func TestRenewalIsProvenByTwoWrites(t *testing.T) {
 	s := newSuite(t)
 	if s.Cluster == nil {
@@ -56,12 +57,12 @@ func TestRenewalIsProvenByTwoWrites(t *testing.T) {
 		require.NoError(t, err)
 		_, err = through.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.PutLeased(key, nil, l.ID())}})
 		require.NoError(t, err)
-		// Long enough for the leader to have forgotten all but what follows.
+		// Wait until the leader has forgotten all earlier writes.
 		require.Eventually(t, func() bool { return first.From.Elapsed() > ttl/2 }, ttl, time.Millisecond)
 		sent := dcs.Now()
 		r, err := l.Renew(budget(t))
 		require.NoError(t, err)
-		require.False(t, sent.Before(r.From), "it is proven by what went before")
+		require.False(t, sent.Before(r.From), "the renewal is proven by an earlier write")
 		gained += r.From.Elapsed() - first.From.Elapsed()
 		thaw, err := s.Cluster.Servers()[follower].Process().Freeze()
 		require.NoError(t, err)
@@ -77,8 +78,8 @@ func TestRenewalIsProvenByTwoWrites(t *testing.T) {
 	require.Negative(t, gained, "From has moved on since the grant")
 }
 
-// From follows the renewals within two ticks and what the servers take, though
-// a renewal is one write.
+// From follows the renewals within two ticks and the servers' latency, though a
+// renewal is one write.
 func TestFromNeverLagsByALoopWait(t *testing.T) {
 	b := ours(t, newSuite(t), nil)
 	l, _, err := b.Grant(budget(t), suiteTiming.TTL)
@@ -93,8 +94,8 @@ func TestFromNeverLagsByALoopWait(t *testing.T) {
 	}
 }
 
-// The library makes a new session by itself when one is over, and sends in it
-// what was queued. Ours connects no more.
+// The library makes a new session by itself when one is over, and sends its
+// queued requests in that. Ours connects no more.
 func TestNoSecondSessionUnderALease(t *testing.T) {
 	s := newSuite(t)
 	if s.Cluster == nil {
@@ -115,12 +116,12 @@ func TestNoSecondSessionUnderALease(t *testing.T) {
 	require.ErrorIs(t, err, dcs.ErrLost)
 	_, err = l.Renew(budget(t))
 	require.ErrorIs(t, err, dcs.ErrLost)
-	require.Equal(t, before, dials.Load(), "nothing was connected for it")
+	require.Equal(t, before, dials.Load(), "no connection was made for the calls")
 	_, err = b.Get(budget(t), "mine")
 	require.ErrorIs(t, err, dcs.ErrNotFound)
 
-	// The library by itself, to see that this is worth a test.
-	var first *wire
+	// The library alone does so, which shows that the test can fail.
+	var first *trackedConn
 	direct := s.Cluster.Servers()[0].Direct()
 	raw, _, err := zk.Connect([]string{direct}, suiteTiming.TTL, zk.WithLogInfo(false), zk.WithLogger(silent{}),
 		zk.WithDialer(func(string, string, time.Duration) (net.Conn, error) {
@@ -128,7 +129,7 @@ func TestNoSecondSessionUnderALease(t *testing.T) {
 			if err != nil || first != nil {
 				return c, err
 			}
-			first, err = newWire(c, direct, false, time.Time{})
+			first, err = newTrackedConn(c, direct, false, time.Time{})
 			return first, err
 		}))
 	require.NoError(t, err)
@@ -145,8 +146,8 @@ func TestNoSecondSessionUnderALease(t *testing.T) {
 	require.Eventually(t, func() bool { return raw.State() == zk.StateHasSession && raw.SessionID() != g.id }, 10*time.Second, 10*time.Millisecond)
 }
 
-// A server that accepts and says nothing is noticed within one attempt: the
-// library by itself waits for 6.7 session timeouts.
+// A server that accepts connections and never answers is detected within one
+// attempt. The library alone waits for 6.7 session timeouts.
 func TestSilentServerIsNoticedWithinAnAttempt(t *testing.T) {
 	s := newSuite(t)
 	if s.Cluster == nil {
@@ -168,8 +169,8 @@ func TestSilentServerIsNoticedWithinAnAttempt(t *testing.T) {
 	}
 }
 
-// Foreign writers write and read what we do: plain nodes with plain values, as
-// zkCli and Patroni make them.
+// Other programs write and read the same nodes: plain nodes with plain values,
+// as zkCli and Patroni make them.
 func TestForeignWriters(t *testing.T) {
 	s := newSuite(t)
 	b := ours(t, s, nil)
@@ -186,12 +187,12 @@ func TestForeignWriters(t *testing.T) {
 		require.NoError(t, err)
 		got, err := b.Snapshot(budget(t), "")
 		require.NoError(t, err)
-		require.Len(t, got.Entries, 2, "its parents are no keys")
+		require.Len(t, got.Entries, 2, "the parents are not keys")
 		leader, _ := got.Get("leader")
 		require.Equal(t, "a", string(leader.Value))
 		require.Equal(t, leaseID(c.SessionID()), leader.Lease)
 
-		// Their changes are seen, and conflict with ours.
+		// The Store sees their changes, which conflict with its own.
 		seen := make(chan dcs.Snapshot, 1)
 		go func() {
 			s, _ := b.Wait(budget(t), "leader", got.Revision)
@@ -206,7 +207,7 @@ func TestForeignWriters(t *testing.T) {
 		require.ErrorIs(t, err, dcs.ErrConflict)
 		require.NoError(t, c.Delete("/"+s.Root+"/leader", -1))
 
-		// Ours are theirs to see.
+		// The other program sees the Store's changes.
 		l, _, err := b.Grant(budget(t), suiteTiming.TTL)
 		require.NoError(t, err)
 		_, err = b.Commit(budget(t), dcs.Txn{
@@ -225,7 +226,7 @@ func TestForeignWriters(t *testing.T) {
 	})
 }
 
-// A key has no keys below it, also where only what is stored says so.
+// A key has no keys below it, also if only the stored nodes show that.
 func TestKeysBelowKeysAreRefused(t *testing.T) {
 	b := ours(t, newSuite(t), nil)
 	l, _, err := b.Grant(budget(t), suiteTiming.TTL)
@@ -239,14 +240,14 @@ func TestKeysBelowKeysAreRefused(t *testing.T) {
 	_, err = b.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Delete("a/b")}})
 	require.NoError(t, err)
 	first, err := b.Commit(budget(t), dcs.Txn{If: []dcs.Cond{dcs.Absent("a")}, Then: []dcs.Write{dcs.Put("a", nil)}})
-	require.NoError(t, err, "what is below it is gone")
+	require.NoError(t, err, "the keys below are gone")
 	e, err := b.Get(budget(t), "a")
 	require.NoError(t, err)
 	require.Equal(t, first, e.Created)
 }
 
-// What somebody took away below us is made anew: parents and bookkeeping.
-func TestWholeTreeTakenAway(t *testing.T) {
+// Parents and bookkeeping that another client deleted are made again.
+func TestWholeTreeIsDeleted(t *testing.T) {
 	s := newSuite(t)
 	b := ours(t, s, nil)
 	put := func() {
@@ -296,11 +297,11 @@ func TestLimitsAreLearnt(t *testing.T) {
 }
 
 // With ZooKeeper's own tick and limits, and the timing that docs/operations.md
-// gives for them, a holder's calls ride out a frozen leader, which its followers
-// notice after 10 s.
+// recommends for them, a holder's calls survive a frozen leader, which its
+// followers detect after 10 s.
 func TestZooKeepersOwnDefaults(t *testing.T) {
 	if os.Getenv("HOLDFAST_PROFILE") != "slow" {
-		t.Skip("in the slow profile: it takes a minute")
+		t.Skip("only in the slow profile, because the test takes a minute")
 	}
 	c := testcluster.New(t, testcluster.Options{Kind: testcluster.ZooKeeper, Defaults: true})
 	timing := dcs.Timing{TTL: 35 * time.Second, LoopWait: 5 * time.Second, RetryTimeout: 14 * time.Second}
@@ -327,12 +328,13 @@ func TestZooKeepersOwnDefaults(t *testing.T) {
 		slowest = max(slowest, time.Since(begin))
 	}
 	t.Logf("%d calls, the slowest %v", calls, slowest)
-	require.Greater(t, slowest, 5*time.Second, "the leader was not missed")
+	require.Greater(t, slowest, 5*time.Second, "no call waited for an election")
 	require.NoError(t, hold.Confirm(t.Context()))
 }
 
-// What a user makes is the user's alone, unless an ACL says otherwise.
-func TestWhatIsMadeIsTheUsers(t *testing.T) {
+// The nodes that a user makes belong to that user alone, unless an ACL says
+// otherwise.
+func TestNodesBelongToTheirUser(t *testing.T) {
 	s := newSuite(t)
 	mine := func(c *Config) { c.User, c.Password = "me", "mine" }
 	b := ours(t, s, mine)
@@ -349,10 +351,10 @@ func TestWhatIsMadeIsTheUsers(t *testing.T) {
 		Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("v"))}})
 	require.NoError(t, err)
 	_, err = ours(t, s, nil).Get(budget(t), "k")
-	require.NoError(t, err, "everybody may read")
+	require.NoError(t, err, "the ACL lets all clients read")
 }
 
-// lines collects a log.
+// lines counts the writes to a log.
 type lines struct{ atomic.Int64 }
 
 func (l *lines) Write(p []byte) (int, error) { l.Add(1); return len(p), nil }

@@ -15,12 +15,12 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/backoff"
 )
 
-// session is one of ZooKeeper's sessions in the client library's hands. It is
-// connected where a call wants it and not otherwise: it is the library's
-// dialer and host provider, and so decides when the library connects, whereto,
-// and that it never does again once the session is over. Without that the
+// session is a ZooKeeper session that the client library manages. It is
+// connected only where a call wants it. session is the library's dialer and
+// host provider. So it decides when and where the library connects, and
+// prevents the library from connecting once the session is over. Otherwise the
 // library would make another session under the same name by itself, and send
-// what it had queued in it.
+// its queued requests in that.
 type session struct {
 	b    *Backend
 	o    sessionOptions
@@ -28,52 +28,53 @@ type session struct {
 
 	mu      sync.Mutex
 	want    string             // where to connect next
-	dialing string             // where it is being connected
-	stop    context.CancelFunc // ends that
-	turn    int                // counts the places that were wanted
-	next    *wire              // on which the session is being asked for
-	live    *wire              // on which it is
+	dialing string             // where a connection is being made
+	stop    context.CancelFunc // cancels dialing
+	turn    int                // counts the changes of want
+	next    *trackedConn       // the connection on which the session is being requested
+	live    *trackedConn       // the connection that the session is on
 	last    granted
 	seen    dcs.Revision
-	fault   error         // why there is no connection; of the place that was wanted last
-	misses  int           // tries in a row that failed
-	over    error         // nothing is connected any more
-	done    chan struct{} // closed then
+	fault   error         // why there is no connection to the server that was wanted last
+	misses  int           // failed attempts in a row
+	over    error         // why the session is over; it connects no more
+	done    chan struct{} // closed when over is set
 	change  chan struct{} // closed when any of these changes
 
 	left sync.Once
-	gone chan struct{} // closed when the library's part has ended
+	gone chan struct{} // closed when the library has finished
 
-	signing chan struct{} // held by who gives the credentials
+	signing chan struct{} // held while a call gives the credentials
 	signed  bool
 	given   []authInfo // under signing
 }
 
 type sessionOptions struct {
 	ttl time.Duration
-	// once: the session is over with its first connection.
+	// once means that the session is over with its first connection.
 	once bool
-	// quiet: only calls keep it alive.
+	// quiet means that only calls keep the session alive.
 	quiet bool
-	// kept: it is connected always, wherever the Pool says.
+	// kept means that the session is always connected, to the server that the
+	// Pool prefers.
 	kept bool
-	// over is called when the session is, once; it may block.
+	// over is called once when the session is over; it may block.
 	over func()
-	// event is told of what happens to nodes, in the order of the answers. It
-	// must not block.
+	// event is called with the events of nodes, in the order of the answers.
+	// It must not block.
 	event func(zk.Event)
 }
 
 var (
-	errExpired   = errors.New("ZooKeeper says that the session is over")
-	errElsewhere = errors.New("the session was moved elsewhere meanwhile")
+	errExpired   = errors.New("ZooKeeper reports that the session is over")
+	errElsewhere = errors.New("the session was moved to another server during the call")
 	errBroken    = errors.New("the connection broke")
 )
 
-// newSession makes a session that is nowhere yet.
+// newSession makes a session that is not connected yet.
 func (b *Backend) newSession(o sessionOptions) (*session, error) {
 	s := &session{b: b, o: o, done: make(chan struct{}), gone: make(chan struct{}), change: make(chan struct{}), signing: make(chan struct{}, 1)}
-	conn, _, err := zk.Connect([]string{"wherever-the-session-is-wanted"}, o.ttl,
+	conn, _, err := zk.Connect([]string{"chosen-by-the-dialer"}, o.ttl,
 		zk.WithDialer(s.dial), zk.WithHostProvider(s), zk.WithEventCallback(s.event),
 		zk.WithLogger(silent{}), zk.WithLogInfo(false), zk.WithMaxBufferSize(maxFrame), zk.WithMaxConnBufferSize(maxFrame))
 	if err != nil {
@@ -83,7 +84,8 @@ func (b *Backend) newSession(o sessionOptions) (*session, error) {
 	return s, nil
 }
 
-// silent is the library's logger: what it says, calls say with their endpoint.
+// silent discards the library's log messages. Calls report the same failures
+// with their endpoint.
 type silent struct{}
 
 func (silent) Printf(string, ...any) {}
@@ -97,11 +99,12 @@ func (*session) Len() int { return 1 }
 // Connected implements [zk.HostProvider].
 func (*session) Connected() {}
 
-// Next implements [zk.HostProvider]. The place is dial's to know. Where the
-// session is over, this is where the library's end begins: it is told that it has
-// tried everything, looks only then whether it was closed, and answers what is
-// queued, its own Close too, which is queued meanwhile and takes a second
-// otherwise.
+// Next implements [zk.HostProvider]. It returns no address because dial chooses
+// the server. Once the session is over, Next makes the library shut down: it
+// returns true, which means that all servers were tried. Only then does the
+// library check whether it was closed, and fail the queued requests. Next first
+// waits until quit has queued the library's own Close request, which otherwise
+// takes a second.
 func (s *session) Next() (string, bool) {
 	if s.ended() == nil {
 		return "", false
@@ -111,13 +114,14 @@ func (s *session) Next() (string, bool) {
 	return "", true
 }
 
-// quit ends the library's part.
+// quit ends the library's use of the session.
 func (s *session) quit() {
 	s.conn.Close()
 	s.left.Do(func() { close(s.gone) })
 }
 
-// dial is the library's dialer: it waits until the session is wanted somewhere.
+// dial is the library's dialer. It waits until a call wants the session at a
+// server.
 func (s *session) dial(string, string, time.Duration) (net.Conn, error) {
 	ctx, addr, err := s.wanted()
 	if err != nil {
@@ -132,7 +136,7 @@ func (s *session) dial(string, string, time.Duration) (net.Conn, error) {
 	}
 	if err == nil {
 		deadline := time.Now().Add(s.b.c.Timing.RetryTimeout / 2) //nolint:forbidigo // the net package compares its monotonic reading
-		s.next, err = newWire(c, addr, s.o.quiet, deadline)
+		s.next, err = newTrackedConn(c, addr, s.o.quiet, deadline)
 		s.next.most = s.b.c.MaxBuffer
 	}
 	if err != nil {
@@ -142,7 +146,8 @@ func (s *session) dial(string, string, time.Duration) (net.Conn, error) {
 	return s.next, nil
 }
 
-// wanted waits until the session is wanted somewhere, or over.
+// wanted waits until a call wants the session at a server, or the session is
+// over.
 func (s *session) wanted() (context.Context, string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -173,13 +178,13 @@ func (s *session) wanted() (context.Context, string, error) {
 	}
 }
 
-// farewell is how long the library is given to queue the end of a session.
+// farewell is how long the library may take to queue the end of a session.
 const farewell = 5 * time.Millisecond
 
-// afterMiss is the pause of a session that is kept connected before it tries again.
+// afterMiss is the back-off of a session that is kept connected.
 var afterMiss = backoff.Exponential{First: 20 * time.Millisecond, Most: time.Second}
 
-// event is the library's: of its connection, and of nodes.
+// event handles the library's events, which concern its connection or nodes.
 func (s *session) event(ev zk.Event) {
 	if ev.Type != zk.EventSession {
 		if s.o.event != nil {
@@ -218,7 +223,8 @@ func (s *session) down() {
 	s.changed()
 }
 
-// lose ends the connection that the session is on, for err. Under s.mu.
+// lose closes the session's connection because of err. The caller must hold
+// s.mu.
 func (s *session) lose(err error) {
 	s.fault = s.b.unreachable(s.live.addr, cmp.Or(err, errBroken))
 	s.leave()
@@ -227,7 +233,7 @@ func (s *session) lose(err error) {
 	}
 }
 
-// missed ends a try to connect that failed. Under s.mu.
+// missed records a failed attempt to connect. The caller must hold s.mu.
 func (s *session) missed(addr string, err error) {
 	s.fault, s.next, s.dialing = s.b.notGranted(addr, cmp.Or(err, errBroken)), nil, ""
 	s.misses++
@@ -240,9 +246,9 @@ func (s *session) changed() {
 	s.change = make(chan struct{})
 }
 
-// at connects the session to one server, if it is not, and returns the
-// connection. It gives up when ctx ends.
-func (s *session) at(ctx context.Context, addr string) (*wire, error) {
+// at connects the session to one server, if necessary, and returns the
+// connection. It returns when ctx ends at the latest.
+func (s *session) at(ctx context.Context, addr string) (*trackedConn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over == nil && (s.live == nil || s.live.addr != addr) && s.want != addr && s.dialing != addr {
@@ -260,8 +266,8 @@ func (s *session) at(ctx context.Context, addr string) (*wire, error) {
 		case s.turn != turn:
 			return nil, &backend.Failure{Endpoint: addr, Err: errElsewhere, Refused: true}
 		case s.want != addr && s.dialing != addr:
-			// The connection was made and broke before this call saw it, or it was
-			// not made.
+			// The connection could not be made, or broke before this call saw
+			// it.
 			return nil, cmp.Or(s.fault, s.b.unreachable(addr, errBroken))
 		}
 		change := s.change
@@ -273,7 +279,7 @@ func (s *session) at(ctx context.Context, addr string) (*wire, error) {
 		s.mu.Lock()
 		if ctx.Err() != nil {
 			if s.o.quiet && s.turn == turn && s.live == nil {
-				s.want = "" // or it would be kept alive later than was asked
+				s.want = "" // otherwise a later connection would keep it alive
 				s.leave()
 			}
 			return nil, &backend.Failure{Endpoint: addr, Err: ctx.Err(), Blame: true, Refused: true}
@@ -281,7 +287,8 @@ func (s *session) at(ctx context.Context, addr string) (*wire, error) {
 	}
 }
 
-// leave gives up the connection, and the one that is being made. Under s.mu.
+// leave closes the connection, and cancels the one that is being made. The
+// caller must hold s.mu.
 func (s *session) leave() {
 	if s.dialing != "" {
 		s.stop()
@@ -296,8 +303,8 @@ func (s *session) leave() {
 	}
 }
 
-// cut closes a connection on which an answer was waited for in vain.
-func (s *session) cut(w *wire) {
+// cut closes a connection on which a call has waited for an answer in vain.
+func (s *session) cut(w *trackedConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.live == w {
@@ -307,7 +314,8 @@ func (s *session) cut(w *wire) {
 	w.Close()
 }
 
-// where is the server that the session is at, or on its way to; "" without one.
+// where returns the server that the session is connected to, or is to be
+// connected to, and "" if there is none.
 func (s *session) where() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -317,7 +325,8 @@ func (s *session) where() string {
 	return cmp.Or(s.want, s.dialing)
 }
 
-// connected is the server that the session is connected to; "" without one.
+// connected returns the server that the session is connected to, and "" if
+// there is none.
 func (s *session) connected() string {
 	if w := s.connection(); w != nil {
 		return w.addr
@@ -325,23 +334,23 @@ func (s *session) connected() string {
 	return ""
 }
 
-// connection is the one that the session is on; nil without one.
-func (s *session) connection() *wire {
+// connection returns the session's connection, and nil if there is none.
+func (s *session) connection() *trackedConn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.live
 }
 
 // on reports whether the session is still connected by w.
-func (s *session) on(w *wire) bool {
+func (s *session) on(w *trackedConn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.live == w
 }
 
-// wireOf is the connection that the session is on, for a call through c: a test
-// sends some elsewhere.
-func (s *session) wireOf(c *zk.Conn) (*wire, error) {
+// connOf returns the session's connection for a call through c. A test sends
+// some calls through another one.
+func (s *session) connOf(c *zk.Conn) (*trackedConn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.live == nil || c != s.conn {
@@ -350,15 +359,15 @@ func (s *session) wireOf(c *zk.Conn) (*wire, error) {
 	return s.live, nil
 }
 
-// ended is why the session is over, nil while it is not.
+// ended returns the reason why the session is over, and nil while it is not.
 func (s *session) ended() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.over
 }
 
-// identity is what takes the session up again, and the largest zxid that was
-// seen in it.
+// identity returns the data that resumes the session, and the largest zxid that
+// was seen in it.
 func (s *session) identity() (granted, dcs.Revision) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -368,7 +377,8 @@ func (s *session) identity() (granted, dcs.Revision) {
 	return s.last, s.seen
 }
 
-// end ends the use of a session. ZooKeeper is not told: see [session.goodbye].
+// end ends the use of a session without notifying ZooKeeper. See
+// [session.goodbye].
 func (s *session) end(why error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -377,13 +387,13 @@ func (s *session) end(why error) {
 	}
 }
 
-// finish is end, under s.mu.
+// finish is like end, but the caller must hold s.mu.
 func (s *session) finish(why error) {
 	s.over = why
 	close(s.done)
 	s.leave()
 	s.changed()
-	s.b.beside.run(func() {
+	s.b.bg.run(func() {
 		<-s.gone
 		if s.o.over != nil {
 			s.o.over()
@@ -391,8 +401,8 @@ func (s *session) finish(why error) {
 	})
 }
 
-// goodbye ends a session that nothing depends on, and tells ZooKeeper if that
-// answers at once.
+// goodbye ends a session that nothing depends on. It also ends the session at
+// ZooKeeper if that answers within patience.
 func (s *session) goodbye() {
 	s.mu.Lock()
 	live := s.live
@@ -401,7 +411,7 @@ func (s *session) goodbye() {
 		s.end(dcs.ErrClosed)
 		return
 	}
-	s.b.beside.run(func() {
+	s.b.bg.run(func() {
 		go s.quit()
 		t := time.NewTimer(patience)
 		defer t.Stop()
@@ -413,4 +423,5 @@ func (s *session) goodbye() {
 	})
 }
 
+// patience is how long goodbye waits for ZooKeeper.
 const patience = 250 * time.Millisecond

@@ -14,14 +14,15 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/backend"
 )
 
-// unconnected is a session without the library, and a way to connect it.
-func unconnected(t *testing.T) (s *session, connect func(w *wire)) {
+// unconnected returns a session without the library, and a function that
+// connects it.
+func unconnected(t *testing.T) (s *session, connect func(w *trackedConn)) {
 	b := &Backend{c: Config{Timing: dcs.Timing{RetryTimeout: 5 * time.Second}}}
 	var end context.CancelFunc
 	b.life, end = context.WithCancel(context.Background())
 	t.Cleanup(end)
 	s = &session{b: b, done: make(chan struct{}), gone: make(chan struct{}), change: make(chan struct{})}
-	return s, func(w *wire) {
+	return s, func(w *trackedConn) {
 		_, addr, err := s.wanted()
 		require.NoError(t, err)
 		require.Equal(t, w.addr, addr)
@@ -32,12 +33,12 @@ func unconnected(t *testing.T) (s *session, connect func(w *wire)) {
 	}
 }
 
-// A connection that breaks between the grant and the call that waits for it is
-// a failure of that server, and nothing was sent.
+// A connection that breaks between the grant and the return of the call that
+// waits for it is a failure of that server. No request was sent.
 func TestConnectionBreaksBeforeItsWaiter(t *testing.T) {
 	s, connect := unconnected(t)
 	type result struct {
-		w   *wire
+		w   *trackedConn
 		err error
 	}
 	unseen := 0
@@ -54,7 +55,7 @@ func TestConnectionBreaksBeforeItsWaiter(t *testing.T) {
 		s.event(zk.Event{Type: zk.EventSession, State: zk.StateDisconnected})
 		r := <-got
 		if r.w != nil {
-			continue // it was sooner than the break
+			continue // the call returned before the break
 		}
 		unseen++
 		require.ErrorIs(t, r.err, io.ErrUnexpectedEOF)
@@ -67,10 +68,10 @@ func TestConnectionBreaksBeforeItsWaiter(t *testing.T) {
 	require.NotZero(t, unseen)
 }
 
-// A call at one server does not get the failure of another one.
+// A call at one server does not get the failure of another server.
 func TestFaultIsOfTheServerThatWasWanted(t *testing.T) {
 	s, connect := unconnected(t)
-	at := func(addr string) (*wire, error) {
+	at := func(addr string) (*trackedConn, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		return s.at(ctx, addr)

@@ -39,7 +39,7 @@ func fill(t *testing.T, c *zk.Conn, root string, n int, remove bool) {
 }
 
 // A tree of ten thousand keys is read and watched in about the time that its
-// bytes take, also while keys come and go.
+// transfer takes, also while keys are created and deleted.
 func TestManyKeys(t *testing.T) {
 	t.Run("Today", func(t *testing.T) { manyKeysAt(t, 10_000, false) })
 	t.Run("BeforeZooKeeper36", func(t *testing.T) { manyKeysAt(t, 2_000, true) })
@@ -73,7 +73,7 @@ func manyKeysAt(t *testing.T, manyKeys int, older bool) {
 		require.NoError(t, err)
 		require.GreaterOrEqual(t, len(now.Entries), manyKeys)
 
-		// One key comes and goes, twenty times a second.
+		// One key is created and deleted twenty times a second.
 		stop, churning := make(chan struct{}), sync.WaitGroup{}
 		churning.Add(1)
 		go func() {
@@ -117,8 +117,8 @@ func manyKeysAt(t *testing.T, manyKeys int, older bool) {
 	})
 }
 
-// What one transaction writes is seen whole, in a tree that is too large to be
-// read at once, and while nodes come and go with it.
+// The writes of one transaction are seen together, in a tree that is too large
+// to read at once, and while it also creates and deletes nodes.
 func TestLargeTreeIsOfOneMoment(t *testing.T) {
 	for name, older := range map[string]bool{"Today": false, "BeforeZooKeeper36": true} {
 		t.Run(name, func(t *testing.T) {
@@ -135,7 +135,7 @@ func TestLargeTreeIsOfOneMoment(t *testing.T) {
 				all := zk.WorldACL(zk.PermAll)
 				stop, writing := make(chan struct{}), sync.WaitGroup{}
 				writing.Add(1)
-				go func() { // the first, the last and a passing node always have one value
+				go func() { // the first, the last and a temporary node always have the same value
 					defer writing.Done()
 					for i := 0; ; i++ {
 						select {
@@ -161,7 +161,7 @@ func TestLargeTreeIsOfOneMoment(t *testing.T) {
 					last, _ := got.Get(fmt.Sprintf("members/member-%05d", size-1))
 					require.Equal(t, first.Modified, last.Modified)
 					require.LessOrEqual(t, first.Modified, got.Revision)
-					if string(first.Value) == string(last.Value) && len(first.Value) < 10 { // it has begun
+					if string(first.Value) == string(last.Value) && len(first.Value) < 10 { // the writer has begun
 						require.Len(t, got.Entries, size+1)
 						passing := got.Entries[size]
 						require.Equal(t, string(first.Value), string(passing.Value))
@@ -184,9 +184,10 @@ func TestLargeTreeIsOfOneMoment(t *testing.T) {
 	}
 }
 
-// A list of nodes that is longer than MaxBuffer is an error that names the node,
-// the size and the setting, at once, and no server's fault. The client library
-// alone would end each connection on which it is answered.
+// A list of nodes that is longer than MaxBuffer fails at once with an error
+// that names the node, the size and the setting, and no server is blamed. The
+// client library alone would end each connection on which such a list is
+// answered.
 func TestListAboveMaxBuffer(t *testing.T) {
 	s := newSuite(t).fresh(t)
 	root := "/" + s.Root

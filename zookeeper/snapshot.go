@@ -17,8 +17,9 @@ func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, er
 	return b.minRevision.Snapshot(backendName, prefix, func() (dcs.Snapshot, string, error) { return b.snapshot(ctx, prefix) })
 }
 
-// snapshot reads the tree at one server, after the quorum was asked there: in
-// as many requests as there are nodes, which have deadlines of their own.
+// snapshot reads the tree at one server, after a request to the quorum through
+// that server. It makes as many requests as the number of nodes requires, each
+// with a deadline of its own.
 func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, string, error) {
 	for {
 		r, err := b.newReader(ctx, request{"Snapshot", []string{prefix}})
@@ -38,20 +39,20 @@ func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, st
 	}
 }
 
-// reader reads a tree at one server, on the connection on which the quorum was
-// asked before.
+// reader reads a tree at one server, on the connection of an earlier request to
+// the quorum.
 type reader struct {
 	b       *Backend
 	request request
 	addr    string
-	on      *wire
+	on      *trackedConn
 	size    batchSize
 }
 
-// newReader asks the quorum through one server, whichever answers first: what
-// is read there after it is not older.
+// newReader makes a request to the quorum and returns a reader at the server
+// that answered first. Later reads there are not older than that answer.
 func (b *Backend) newReader(ctx context.Context, r request) (*reader, error) {
-	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, addr string) (*wire, error) {
+	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, addr string) (*trackedConn, error) {
 		return b.quorum(ctx, addr, r)
 	})
 	return &reader{b: b, request: r, addr: a.Endpoint, on: a.Value}, err
@@ -68,7 +69,8 @@ func reading[T any](ctx context.Context, r *reader, f func(ctx context.Context, 
 	return v, err
 }
 
-// fewNodes are read one by one: an older server ends the session for more.
+// fewNodes is the largest number of nodes that are read one by one. More are
+// read in one request, at which an older server ends the session.
 const fewNodes = 64
 
 func (r *reader) nodes(ctx context.Context, paths []string) ([]node, error) {
@@ -90,7 +92,7 @@ func (r *reader) nodes(ctx context.Context, paths []string) ([]node, error) {
 	return out, nil
 }
 
-// read reads nodes in one request, if the server knows that.
+// read reads nodes in one request, if the server supports that.
 func (r *reader) read(ctx context.Context, c *zk.Conn, paths []string) ([]node, error) {
 	if len(paths) <= fewNodes || r.b.older(r.addr) {
 		return readAll(c, paths)
@@ -117,7 +119,7 @@ func (r *reader) lists(ctx context.Context, paths []string) ([]*listing, error) 
 	return reading(ctx, r, func(ctx context.Context, _ *zk.Conn) ([]*listing, error) { return r.list(ctx, paths) })
 }
 
-// list lists what is directly below paths.
+// list lists the children of paths.
 func (r *reader) list(ctx context.Context, paths []string) ([]*listing, error) {
 	var requests []directRequest
 	for _, path := range paths {
@@ -136,8 +138,8 @@ func (r *reader) list(ctx context.Context, paths []string) ([]*listing, error) {
 	return out, err
 }
 
-// both reads nodes and lists others in one go: the less time it takes, the less
-// is changed meanwhile.
+// both reads nodes and lists others at the same time: the shorter the reading,
+// the fewer changes fall into it.
 func (r *reader) both(ctx context.Context, paths, branches []string) ([]node, []*listing, error) {
 	type answer struct {
 		nodes []node
@@ -163,22 +165,23 @@ func (r *reader) gather(ctx context.Context, path string) (view, error) {
 		func(paths []string) ([]*listing, error) { return r.lists(ctx, paths) })
 }
 
-// errUnsettled says that a tree is too large, or changes too much, to be read
-// twice.
+// errUnsettled reports that a tree is too large, or changes too often, to be
+// read twice.
 var errUnsettled = errors.New("the tree is large, or changes while it is read")
 
 const (
-	// fewReadings are made of a tree that changes.
+	// fewReadings is the number of times that a changing tree is read again.
 	fewReadings = 3
-	// largeTree is how many nodes are read twice at most.
+	// largeTree is the largest number of nodes that are read twice.
 	largeTree = firstBatch
-	// mostMirrors are made at once for Snapshots: each is a connection, of which
-	// ZooKeeper takes 60 from one address by default.
+	// mostMirrors is the number of mirrors that Snapshots may use at a time.
+	// Each is a connection, of which ZooKeeper accepts 60 from one address by
+	// default.
 	mostMirrors = 4
 )
 
-// stable reads everything at and below top twice, until two readings show how it
-// was between them. That is the cheapest way for a small tree that seldom
+// stable reads everything at and below top repeatedly, until two readings prove
+// its state between them. That is the cheapest way for a small tree that seldom
 // changes.
 func (r *reader) stable(ctx context.Context, top string) (view, dcs.Revision, error) {
 	known, err := gather(top, func(paths []string) ([]node, error) {
@@ -199,7 +202,7 @@ func (r *reader) stable(ctx context.Context, top string) (view, dcs.Revision, er
 		if now, err = r.again(ctx, top, known); err != nil {
 			break
 		}
-		if v, ok := known.moment(now, top, at); ok {
+		if v, ok := known.atRevision(now, top, at); ok {
 			return v, at, nil
 		}
 		known = now
@@ -211,7 +214,8 @@ func (r *reader) stable(ctx context.Context, top string) (view, dcs.Revision, er
 }
 
 // mirrored reads everything at and below top once, in a session of its own that
-// watches for changes meanwhile, and then again only what has changed.
+// watches for changes during the reading. After that it reads only changed
+// nodes again.
 func (r *reader) mirrored(ctx context.Context, top string) (view, dcs.Revision, error) {
 	select {
 	case r.b.mirrors <- struct{}{}:
@@ -229,7 +233,8 @@ func (r *reader) mirrored(ctx context.Context, top string) (view, dcs.Revision, 
 	return m.nodes, rev, r.blamed(ctx, err)
 }
 
-// blamed counts err against the server, if it is that it did not answer.
+// blamed records a failure of the server if err means that the server did not
+// answer. It returns err.
 func (r *reader) blamed(ctx context.Context, err error) error {
 	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 		r.b.pool.Blame(r.addr, "no answer to a part of a Snapshot")
@@ -237,7 +242,8 @@ func (r *reader) blamed(ctx context.Context, err error) error {
 	return err
 }
 
-// again reads the nodes of v once more, and those that have come below them.
+// again reads the nodes of v once more, and the nodes that were created below
+// them since.
 func (r *reader) again(ctx context.Context, top string, v view) (view, error) {
 	paths := []string{top}
 	var branches []string
@@ -287,12 +293,12 @@ func (r *reader) again(ctx context.Context, top string, v view) (view, error) {
 	return now, nil
 }
 
-// moment is the tree as it was at the revision z, when a reading of it had
-// ended; a later one began after that. What the later one found unchanged since
-// z is of that moment, and so is what the earlier one found and was changed once
-// since. A node that was made since was not there. False says that it cannot be
-// told: something was taken away, or changed twice.
-func (v view) moment(later view, top string, z dcs.Revision) (view, bool) {
+// atRevision reconstructs the tree at the revision z from two reads. v ended
+// before z, and later began after z. A node that was not changed after z had
+// the state in later. A node that was changed once since v was read, and after
+// z, had the state in v. A node that was created after z was not there. False
+// means that the tree at z is unknown: a node was deleted, or changed twice.
+func (v view) atRevision(later view, top string, z dcs.Revision) (view, bool) {
 	out := make(view, len(v))
 	if n, ok := later[top]; ok && !v[top].there && revision(n.stat.Czxid) <= z {
 		return nil, false
@@ -318,9 +324,9 @@ func (v view) moment(later view, top string, z dcs.Revision) (view, bool) {
 	return out, true
 }
 
-// arrived puts into out what came directly below a node since it was listed
-// and was there at z. It is false where something went, too: every coming and
-// going counts in the node's cversion.
+// arrived adds to out the children of a node that were created since it was
+// listed and were there at z. It returns false also if a child was deleted:
+// every creation and deletion counts in the node's cversion.
 func (v view) arrived(earlier, now *listing, later view, z dcs.Revision, out view) bool {
 	if now == nil || int(now.stat.Cversion-earlier.stat.Cversion) != len(now.paths)-len(earlier.paths) {
 		return false
@@ -341,7 +347,7 @@ func (v view) arrived(earlier, now *listing, later view, z dcs.Revision, out vie
 		n, ok := later[path]
 		switch {
 		case !ok || n.stat.Czxid > now.stat.Pzxid:
-			return false // it is not the one that was listed
+			return false // this is not the node that was listed
 		case revision(n.stat.Czxid) > z:
 		case n.stat.NumChildren > 0 || revision(n.stat.Mzxid) > z:
 			return false

@@ -15,17 +15,18 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// Where things are. Every key is a node below the root with its plain value,
-// ephemeral where it is bound to a lease: what other clients, Patroni among
-// them, read and write. Ours alone are the markers (.op), the epochs (.epoch)
-// and the value of a parent that we made.
+// The layout of the tree. Every key is a node below the root with its plain
+// value, ephemeral if it is bound to a lease. Other clients, such as Patroni,
+// read and write these nodes. Only Stores use the markers (.op), the epochs
+// (.epoch) and the value of a parent that a Store made.
 const (
 	epochs    = ".epoch"
 	markers   = ".op"
 	epochSize = 16
 )
 
-// parentValue tells a parent of ours from a key with an empty value.
+// parentValue distinguishes a parent that a Store made from a key with an empty
+// value.
 var parentValue = []byte("\x00holdfast: a parent of keys\x00")
 
 func (b *Backend) path(key string) string {
@@ -38,21 +39,21 @@ func (b *Backend) path(key string) string {
 func (b *Backend) key(path string) string { return strings.TrimPrefix(path, b.root+"/") }
 
 // keyOf returns the key whose node is at path. It reports false for the root,
-// for what is above the root, and for bookkeeping.
+// for the nodes above the root, and for bookkeeping.
 func (b *Backend) keyOf(path string) (string, bool) {
 	key, ok := strings.CutPrefix(path, b.root+"/")
 	return key, ok && !strings.HasPrefix(key, ".")
 }
 
-// epochOf is the node that is written whenever key is created: of all keys
-// with one hash.
+// epochOf returns the epoch node of key. It is written whenever a key with the
+// same hash is created.
 func (b *Backend) epochOf(key string) string {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(key))
 	return b.path(epochs + "/" + strconv.Itoa(int(h.Sum32()%epochSize)))
 }
 
-// parents are the nodes above path, the highest first.
+// parents returns the paths of the nodes above path, the highest first.
 func parents(path string) []string {
 	var out []string
 	for i := 1; i < len(path); i++ {
@@ -63,8 +64,7 @@ func parents(path string) []string {
 	return out
 }
 
-// node is what was read of one, and of the nodes directly below it where it was
-// listed.
+// node is a node that was read, with its children if they were listed.
 type node struct {
 	there bool
 	stat  zk.Stat
@@ -72,14 +72,13 @@ type node struct {
 	below *listing
 }
 
-// listing is what was directly below a node at one moment, bookkeeping left
-// out.
+// listing holds the children of a node at one moment, without bookkeeping.
 type listing struct {
 	paths []string
 	stat  zk.Stat
 }
 
-// parent reports whether n is a parent that we made.
+// parent reports whether n is a parent that a Store made.
 func (n node) parent() bool { return bytes.Equal(n.value, parentValue) }
 
 // entry reports whether n is a key with a value, and not only a parent.
@@ -87,7 +86,7 @@ func (n node) entry() bool {
 	return n.there && n.stat.NumChildren == 0 && !n.parent() && (n.stat.Cversion == 0 || len(n.value) > 0)
 }
 
-// branch reports whether n may have, or get, nodes below it that are keys.
+// branch reports whether n has, or may get, nodes below it that are keys.
 func (n node) branch() bool {
 	return n.there && n.stat.EphemeralOwner == 0 && (n.stat.NumChildren > 0 || len(n.value) == 0 || n.parent())
 }
@@ -99,7 +98,7 @@ func (n node) of(key string) dcs.Entry {
 	}
 }
 
-// revision is a zxid as the contract has it.
+// revision converts a zxid to a Revision.
 func revision(zxid int64) dcs.Revision { return dcs.Revision(zxid) } //nolint:gosec // G115: zxids are not negative
 
 func leaseID(session int64) dcs.LeaseID {
@@ -120,8 +119,9 @@ func read(c *zk.Conn, path string) (node, error) {
 	return node{there: true, stat: *stat, value: value}, nil
 }
 
-// readAll reads several nodes at once: in the order in which they are asked,
-// one after the other, but without waiting for each answer.
+// readAll reads several nodes at once. It sends the requests one after the
+// other without waiting for each answer; the server executes them in their
+// order.
 func readAll(c *zk.Conn, paths []string) ([]node, error) {
 	out, errs := make([]node, len(paths)), make([]error, len(paths))
 	together(len(paths), func(i int) { out[i], errs[i] = read(c, paths[i]) })
@@ -142,17 +142,17 @@ func together(n int, f func(i int)) {
 	all.Wait()
 }
 
-// barrier is a transaction of the quorum that changes nothing: what is read
-// after it on the same connection is not older than it.
+// barrier makes a transaction of the quorum that changes nothing. A later read
+// on the same connection is not older than it.
 func barrier(c *zk.Conn) error {
 	_, err := c.Multi(&zk.CheckVersionRequest{Path: "/", Version: -1})
 	return err
 }
 
-// askQuorum is the barrier as a call of its own.
+// askQuorum makes a barrier as a call of its own.
 func askQuorum(c *zk.Conn) (struct{}, error) { return struct{}{}, barrier(c) }
 
-// view is a tree as it was read, node by node.
+// view is a tree that was read node by node.
 type view map[string]node
 
 // gather reads everything at and below path, level by level.
@@ -185,7 +185,7 @@ func gather(path string, read func(paths []string) ([]node, error), list func(pa
 	return out, nil
 }
 
-// listed notes what is below a node.
+// listed records the children of a node.
 func (v view) listed(path string, l *listing) {
 	if n, ok := v[path]; ok {
 		n.below = l
@@ -193,7 +193,7 @@ func (v view) listed(path string, l *listing) {
 	}
 }
 
-// children are the nodes below path that are no bookkeeping.
+// children returns the nodes below path that are not bookkeeping.
 func (b *Backend) children(path string, names []string) []string {
 	var out []string
 	for _, name := range names {
@@ -204,7 +204,7 @@ func (b *Backend) children(path string, names []string) []string {
 	return out
 }
 
-// entries are the keys of a view.
+// entries returns the keys of a view.
 func (b *Backend) entries(v view) []dcs.Entry {
 	out := make([]dcs.Entry, 0, len(v))
 	for path, n := range v {

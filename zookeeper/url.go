@@ -18,21 +18,21 @@ var params = append([]dcs.Param{
 	{Name: "user", Usage: "digest user"},
 	{Name: "password_file", Usage: "file with the password of user, read again for each session"},
 	{Name: "auth_file", Usage: "file with further credentials, one entry a line, like digest:user:password; read again like password_file"},
-	{Name: "acl", Usage: "permissions for all that we make, like world:anyone:cdrwa, several with commas between them (one in an id is written \\,); default: all for our credentials, or for all clients without them"},
-	{Name: "tick", Usage: "the servers' tickTime, like 2s; default: measured by the sessions that they grant"},
-	{Name: "max_buffer", Usage: "the longest answer of a server that is read, in bytes, like jute.maxbuffer of ZooKeeper's own clients; default 64 MiB"},
+	{Name: "acl", Usage: "ACL of all nodes that the Store makes, like world:anyone:cdrwa, several entries separated by commas (a comma in an id is written \\,); default: all permissions for the given credentials, or for all clients without them"},
+	{Name: "tick", Usage: "the servers' tickTime, like 2s; default: derived from the sessions that the servers grant"},
+	{Name: "max_buffer", Usage: "size of the longest answer of a server that is read, in bytes, like jute.maxbuffer of ZooKeeper's own clients; default 64 MiB"},
 	backend.SlotsParam,
 	backend.WaitParam,
 }, backend.TLSParams()...)
 
-// open makes a Backend that knows the servers' limits.
+// open returns a Backend that has learnt the servers' limits.
 func open(ctx context.Context, c Config, wait bool) (*Backend, error) {
 	return backend.Connect(ctx, c.Timing, c.Logger, wait, func() (*Backend, error) { return New(c) }, (*Backend).ready)
 }
 
 // FromConnectString returns a Config for a connect string of ZooKeeper's own
-// clients, like "h1:2181,h2:2181/chroot". The chroot becomes the beginning of the
-// Root, which is root below it.
+// clients, like "h1:2181,h2:2181/chroot". Config.Root is the chroot followed by
+// root.
 func FromConnectString(connect, root string) (Config, error) {
 	var faults backend.Faults
 	servers, chroot, _ := strings.Cut(connect, "/")

@@ -11,7 +11,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/watchcache"
 )
 
-// source is what the copy of the tree is made from. The watch reads the tree.
+// source returns the source of the copy of the tree. The watch reads the tree.
 func (b *Backend) source() watchcache.Source {
 	return watchcache.Source{
 		Backend: backendName, Budget: b.c.Timing.RetryTimeout, Life: b.life, Pool: b.pool,
@@ -24,9 +24,10 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 	return b.copy.Wait(ctx, prefix, since)
 }
 
-// noDeletesSince reads when a node was last created or deleted at or below prefix:
-// each parent has that. Where there is no node now, the ones above have it, for more
-// than prefix.
+// noDeletesSince compares since with the latest creation or deletion of a node
+// at or below prefix. Each parent records that of its children. If there is no
+// node at prefix now, the nodes above record it, together with changes outside
+// prefix.
 func (b *Backend) noDeletesSince(ctx context.Context, prefix string, since dcs.Revision, _ map[string]bool) bool {
 	r, err := b.newReader(ctx, request{"Wait", []string{prefix}})
 	if err != nil {
@@ -48,7 +49,7 @@ func (b *Backend) noDeletesSince(ctx context.Context, prefix string, since dcs.R
 	return true
 }
 
-// above reads the nodes above path, as far as they are the store's.
+// above reads the nodes above path that belong to the store.
 func (r *reader) above(ctx context.Context, path string) (view, error) {
 	paths := slices.DeleteFunc(parents(path), func(p string) bool { return len(p) < len(r.b.root) })
 	nodes, err := r.nodes(ctx, paths)
@@ -67,7 +68,7 @@ type watch struct {
 	b       *Backend
 	w       *watchcache.Watch
 	turn    chan struct{} // held while the mirror reads
-	loaded  bool          // the copy is like the mirror; under turn
+	loaded  bool          // the copy equals the mirror; under turn
 }
 
 // watch returns a watch that is not open yet.
@@ -75,8 +76,8 @@ func (b *Backend) watch(w *watchcache.Watch) watchcache.Stream {
 	return &watch{b: b, w: w, turn: make(chan struct{}, 1)}
 }
 
-// Follow reads the tree, which is not older then than any answer before, and from
-// then on each node that an event names.
+// Follow reads the tree, which is then not older than any earlier answer. After
+// that it reads each node that an event names.
 func (v *watch) Follow(ctx context.Context) error {
 	m, err := v.b.newMirror(v.w.Endpoint(), v.b.root, request{op: "Wait"}, nil)
 	if err != nil {
@@ -99,12 +100,13 @@ func (v *watch) Follow(ctx context.Context) error {
 	}
 }
 
-// Probe asks the quorum through the server, which brings the copy up to now.
+// Probe makes a request to the quorum through the server, which updates the
+// copy.
 func (v *watch) Probe(ctx context.Context) error {
 	return v.update(ctx, request{op: "Probe"}, barrier)
 }
 
-// update reads what has to be, and makes the copy equal to that.
+// update makes the pending reads, and updates the copy to their result.
 func (v *watch) update(ctx context.Context, op request, first func(c *zk.Conn) error) error {
 	select {
 	case v.turn <- struct{}{}:

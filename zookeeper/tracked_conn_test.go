@@ -13,17 +13,17 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// piped is a connection, and the server's end of it.
-func piped(t *testing.T, quiet bool) (w *wire, theirs net.Conn) {
+// piped returns a connection and the server's end of it.
+func piped(t *testing.T, quiet bool) (w *trackedConn, theirs net.Conn) {
 	ours, theirs := net.Pipe()
-	w, err := newWire(ours, "server", quiet, time.Time{})
+	w, err := newTrackedConn(ours, "server", quiet, time.Time{})
 	require.NoError(t, err)
 	t.Cleanup(func() { w.Close(); theirs.Close() })
 	return w, theirs
 }
 
-// A ping that is not sent is not answered either: a quiet connection owes
-// nothing for it, and is not cut for the server's silence.
+// A discarded ping gets no answer: a quiet connection is owed none for it, and
+// is not closed for the server's silence.
 func TestQuietConnectionOwesNothingForAPing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, theirs := piped(t, true)
@@ -45,8 +45,8 @@ func TestQuietConnectionOwesNothingForAPing(t *testing.T) {
 	})
 }
 
-// A transaction counts for who asked before it was on its way: one that is being
-// sent already may have been answered before.
+// A transaction counts for a call that waited before its sending began. One
+// that is being sent already may have been answered before.
 func TestNextMultiIsALaterOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, theirs := piped(t, false)
@@ -66,18 +66,18 @@ func TestNextMultiIsALaterOne(t *testing.T) {
 			require.NoError(t, err)
 		}
 		send()
-		synctest.Wait() // it is on its way, and nobody has read it
+		synctest.Wait() // the transaction is being sent, and the server has not read it
 		next := w.nextMulti()
 		receive()
 		require.False(t, over(next))
 		send()
-		require.False(t, over(next), "it has not been sent yet")
+		require.False(t, over(next), "no later transaction has been sent yet")
 		receive()
 		require.True(t, over(next))
 	})
 }
 
-// nextFrame reads one from c: its xid and what it asks for.
+// nextFrame reads a frame from c, and returns its xid and its operation.
 func nextFrame(c net.Conn) (xid, op int32, err error) {
 	body, err := readFrame(c)
 	if err != nil {
@@ -87,7 +87,7 @@ func nextFrame(c net.Conn) (xid, op int32, err error) {
 	return xid, op, nil
 }
 
-// answer is the frame that answers xid.
+// answer returns the frame that answers xid.
 func answer(xid, code int32, body ...byte) []byte {
 	p := binary.BigEndian.AppendUint32(nil, uint32(xid))
 	p = binary.BigEndian.AppendUint64(p, 1)
@@ -95,8 +95,9 @@ func answer(xid, code int32, body ...byte) []byte {
 	return frame(append(p, body...))
 }
 
-// pipelined is a server that holds the answer to a transaction back until a
-// read has come, as a real one does not, and says in which order they came.
+// pipelined serves like a server that holds the answer to a transaction back
+// until a read has come, which a real one does not, and reports the order in
+// which they came.
 func pipelined(c net.Conn, reads chan<- bool) error {
 	if _, err := readFrame(c); err != nil { // the session
 		return err
@@ -132,8 +133,8 @@ func pipelined(c net.Conn, reads chan<- bool) error {
 
 const codeNoNode = -101
 
-// A Get asks the quorum and reads at once: the read is sent after the question,
-// and does not wait for its answer.
+// A Get makes a request to the quorum and reads at once. The read is sent after
+// that request, and does not wait for its answer.
 func TestReadIsSentBehindTheBarrier(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -157,11 +158,11 @@ func TestReadIsSentBehindTheBarrier(t *testing.T) {
 	_, err = b.Get(t.Context(), "k")
 	require.ErrorIs(t, err, dcs.ErrNotFound)
 	for len(reads) > 0 {
-		<-reads // those of the identity among them
+		<-reads // the reads of the identity among them
 	}
 	for range 200 {
 		_, err := b.Get(t.Context(), "k")
 		require.ErrorIs(t, err, dcs.ErrNotFound)
-		require.True(t, <-reads, "a read was sent before the question that it rests on")
+		require.True(t, <-reads, "a read was sent before its barrier")
 	}
 }
