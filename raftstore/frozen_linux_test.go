@@ -64,6 +64,7 @@ func TestFrozenFileSystem(t *testing.T) {
 	})
 	t.Cleanup(tc.stopAll) // before the file system goes
 	t.Cleanup(thaw)       // and before that
+	tc.well()
 	frozenNode, other := tc.node[0], tc.node[1]
 	var longest, slowest time.Duration
 	for range rounds {

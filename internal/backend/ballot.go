@@ -37,10 +37,14 @@ func (b *ballot) forgetNameless() {
 }
 
 // choice returns the store of more than half of the seed's endpoints. Where there
-// is none, the seed votes for no store.
-func (b *ballot) choice() (id string, ok bool) {
+// is none, the seed votes for no store. Votes of endpoints for which counts is false do
+// not count.
+func (b *ballot) choice(counts func(at string) bool) (id string, ok bool) {
 	n := map[string]int{}
-	for _, v := range b.votes {
+	for at, v := range b.votes {
+		if !counts(at) {
+			continue
+		}
 		if n[v]++; 2*n[v] > len(b.endpoints) {
 			return v, true
 		}

@@ -41,10 +41,11 @@ type Identity struct {
 	ballots   map[string]*ballot // by seed
 	polled    dcs.Instant        // when the seeds were asked last; zero: never
 	pollAgain bool
-	round     int    // the number of polls
-	reported  bool   // the present split was logged
-	confirmed bool   // most seeds have agreed on the present identity
-	former    string // the identity that the store had before its key was deleted
+	round     int             // the number of polls
+	answered  map[string]bool // the endpoints that have answered the present poll
+	reported  bool            // the present split was logged
+	confirmed bool            // most seeds have agreed on the present identity
+	former    string          // the identity that the store had before its key was deleted
 	history   history
 }
 
@@ -131,6 +132,7 @@ func (i *Identity) decide(ctx context.Context) (outcome, error) {
 	i.pollAgain = false
 	i.round++
 	round := i.round
+	i.answered = map[string]bool{}
 	for _, b := range i.ballots {
 		b.forgetNameless()
 	}
@@ -223,31 +225,36 @@ func (i *Identity) vote(at, id string) {
 	i.cast(at, id)
 }
 
-// voteIn is vote for an answer to a poll. It reports whether most seeds agree.
+// voteIn is vote for an answer to a poll. It reports whether most seeds have answered
+// that poll and agree.
 func (i *Identity) voteIn(round int, at, id string) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return round == i.round && i.cast(at, id)
+	if round != i.round {
+		return false
+	}
+	i.answered[at] = true
+	i.cast(at, id)
+	_, most := i.count(func(at string) bool { return i.answered[at] })
+	return most
 }
 
-// cast is vote, and reports whether most seeds agree. Under i.mu.
-func (i *Identity) cast(at, id string) bool {
+// cast is vote. Under i.mu.
+func (i *Identity) cast(at, id string) {
 	for _, b := range i.ballots {
 		b.cast(at, id)
 	}
-	if _, most := i.count(); !most {
-		return false
+	if _, _, most := i.elected(); most {
+		i.adopt()
 	}
-	i.adopt()
-	return true
 }
 
 // count returns the store with the most seeds, and whether it has more than half
-// of them. Under i.mu.
-func (i *Identity) count() (id string, most bool) {
+// of them, by the votes that count. Under i.mu.
+func (i *Identity) count(counts func(at string) bool) (id string, most bool) {
 	n := map[string]int{}
 	for _, b := range i.ballots {
-		if v, ok := b.choice(); ok {
+		if v, ok := b.choice(counts); ok {
 			n[v]++
 		}
 	}
@@ -273,7 +280,7 @@ func (i *Identity) votes() map[string]string {
 // elected returns the store that the votes decide for: that of most seeds, or else
 // the only one that answered. Under i.mu.
 func (i *Identity) elected() (id string, ok, most bool) {
-	if id, most = i.count(); most {
+	if id, most = i.count(func(string) bool { return true }); most {
 		return id, true, true
 	}
 	for _, v := range i.votes() {
@@ -343,9 +350,16 @@ func (i *Identity) Check(ctx context.Context, at, id string) error {
 	if own != nil && *own == id && !i.suspect.Load() {
 		return nil
 	}
-	i.vote(at, id)
-	if own != nil && *own == "" && id != "" {
+	switch {
+	case own != nil && *own != "" && id == "":
+		// The server may have been asked before the key was written: only a poll finds
+		// that the key is missing.
+		i.requestPollIfOld()
+	case own != nil && *own == "" && id != "":
+		i.vote(at, id)
 		i.requestPoll() // a writer has made the key meanwhile, or it is another store
+	default:
+		i.vote(at, id)
 	}
 	if err := i.Ready(ctx); err != nil {
 		return err
@@ -359,9 +373,7 @@ func (i *Identity) Check(ctx context.Context, at, id string) error {
 		i.ownAnswered()
 		return nil
 	}
-	if i.polled.Elapsed() > i.pollInterval() {
-		i.pollAgain = true
-	}
+	i.pollAgain = i.pollAgain || i.pollIsOld()
 	if h := &i.history; h.foreignSince.IsZero() && (h.ownAt.IsZero() || h.ownAt.Elapsed() >= i.Budget/ownShare) {
 		h.foreignSince = dcs.Now()
 	}
@@ -383,6 +395,19 @@ func (i *Identity) Answered() {
 func (i *Identity) ownAnswered() {
 	i.history.foreignSince, i.history.ownAt = dcs.Instant{}, dcs.Now()
 	i.updateSuspect()
+}
+
+// pollIsOld reports whether the seeds may be polled again. Under i.mu.
+func (i *Identity) pollIsOld() bool { return i.polled.Elapsed() > i.pollInterval() }
+
+// requestPollIfOld is requestPoll, unless the seeds were polled a moment ago.
+func (i *Identity) requestPollIfOld() {
+	i.mu.Lock()
+	old := i.pollIsOld()
+	i.mu.Unlock()
+	if old {
+		i.requestPoll()
+	}
 }
 
 // requestPoll makes the next Ready poll the seeds.

@@ -118,6 +118,19 @@ func TestLateAnswerOfAnEarlierPoll(t *testing.T) {
 	})
 }
 
+// A server was asked before the key was written, and its answer is checked afterwards.
+func TestOlderReadingHidesNoIdentity(t *testing.T) {
+	identify(t, map[string]string{"a": "x", "b": "x", "c": ""}, func(t *testing.T, i *Identity, _ *stores, log *strings.Builder) {
+		require.NoError(t, i.Ready(t.Context()))
+		require.Equal(t, "x", i.ID())
+		synctest.Wait()
+		require.Error(t, i.Check(t.Context(), "b", ""))
+		require.Equal(t, "x", i.ID())
+		require.NotContains(t, log.String(), "missing")
+		require.NoError(t, i.Check(t.Context(), "b", "x"))
+	})
+}
+
 // Whichever server answers first, the store of most seeds is chosen, and the
 // error names the server of another one.
 func TestMostSeedsDecide(t *testing.T) {
