@@ -42,7 +42,7 @@ func TestLimitOfStreams(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond)
 		err := call(ctx)
 		cancel()
-		require.Equal(t, dcs.ErrUnavailable, dcs.KindOf(err), "%s: %v", name, err)
+		require.ErrorIs(t, err, dcs.ErrUnavailable, name) // a Grant may be ambiguous
 		require.ErrorContains(t, err, "--max-concurrent-streams", name)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 800*time.Millisecond)

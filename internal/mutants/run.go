@@ -37,8 +37,8 @@ type Result struct {
 // memoryNeeded is how much room the test binaries under way need in memory.
 const memoryNeeded = 2 << 30
 
-// Run runs the tests of all mutants on the code as it is, where they must pass, and
-// every mutant. The error is about the former, or that of ctx; that of ctx leaves
+// Run first runs the tests of all mutants on the code as it is, where they must pass,
+// and then every mutant. The error is about the former, or that of ctx; it leaves
 // mutants without a result.
 func (r *Runner) Run(ctx context.Context, all []Mutant) ([]Result, error) {
 	work, err := scratch.Make("mutants-", memoryNeeded)
@@ -52,16 +52,18 @@ func (r *Runner) Run(ctx context.Context, all []Mutant) ([]Result, error) {
 	// The package with most tests takes longest.
 	slices.SortStableFunc(packages, func(a, b string) int { return len(tests[b]) - len(tests[a]) })
 	unmutated := make([]error, len(packages))
+	// No more tests at once than processors: here they must pass.
+	parallel(len(packages), r.Workers, func(i int) {
+		unmutated[i] = r.unmutated(ctx, packages[i], tests[packages[i]])
+	})
+	if err := errors.Join(unmutated...); err != nil {
+		return nil, fmt.Errorf("without any mutant: %w", err)
+	}
 	results := make([]Result, len(all))
 	var done int
 	var mu sync.Mutex
 	// Builds keep the processors busy, and many tests wait.
-	parallel(len(packages)+len(all), 2*r.Workers, func(i int) {
-		if i < len(packages) {
-			unmutated[i] = r.unmutated(ctx, packages[i], tests[packages[i]])
-			return
-		}
-		i -= len(packages)
+	parallel(len(all), 2*r.Workers, func(i int) {
 		if ctx.Err() != nil {
 			return
 		}
@@ -74,9 +76,6 @@ func (r *Runner) Run(ctx context.Context, all []Mutant) ([]Result, error) {
 		done++
 		fmt.Fprintf(r.Out, "%*d of %d  %s\n", len(fmt.Sprint(len(all))), done, len(all), res)
 	})
-	if err := errors.Join(unmutated...); err != nil {
-		return nil, fmt.Errorf("without any mutant: %w", err)
-	}
 	return results, ctx.Err()
 }
 
