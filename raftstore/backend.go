@@ -69,6 +69,8 @@ func (b *Backend) Close() error {
 	b.closing.Do(func() {
 		b.closed = b.node.close()
 		b.settles.close()
+		b.waits.close()
+		b.streams.close()
 		b.running.Wait()
 	})
 	return b.closed

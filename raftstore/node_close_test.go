@@ -25,13 +25,13 @@ func TestBackendCloseEndsEverything(t *testing.T) {
 	b := tc.node[tc.follower()]
 	s, err := b.Snapshot(ctx, "")
 	require.NoError(t, err)
+	// No node answers a commit.
+	b.node.setCallHook(func(_ context.Context, e callEvent) bool { return e.op != opPropose })
 	waiting := make(chan error, 1)
 	go func() {
 		_, err := b.Wait(ctx, "never", s.Revision)
 		waiting <- err
 	}()
-	// A call that no node answers.
-	b.node.setCallHook(func(_ context.Context, e callEvent) bool { return e.op != opPropose })
 	committing := make(chan error, 1)
 	go func() {
 		_, err := b.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})

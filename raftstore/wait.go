@@ -143,6 +143,13 @@ func (w *waits) enter() {
 	}
 }
 
+// close returns when no enter starts the prober any more. The backend's life must have
+// ended.
+func (w *waits) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock() // an enter that began before has started the prober
+}
+
 // enterEvery is enter for a stream that needs a probe that often.
 func (w *waits) enterEvery(every time.Duration) {
 	w.mu.Lock()
