@@ -32,11 +32,8 @@ func (b *Backend) admitted(ctx context.Context, addr string) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.ident.Admit(ctx, addr); err != nil {
+	if err := b.ident.AdmitRequest(ctx, addr); err != nil {
 		return nil, err
-	}
-	if err := b.ident.Ready(ctx); err != nil {
-		return nil, backend.NotSent(err)
 	}
 	return c, nil
 }

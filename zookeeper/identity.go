@@ -24,11 +24,8 @@ const identityKey = ".store"
 // moves to addr only after the server was found, on another connection, to
 // belong to the store.
 func (b *Backend) admitted(ctx context.Context, s *session, addr string) error {
-	if err := b.ident.Admit(ctx, addr); err != nil {
+	if err := b.ident.AdmitRequest(ctx, addr); err != nil {
 		return err
-	}
-	if err := b.ident.Ready(ctx); err != nil {
-		return backend.NotSent(err)
 	}
 	if s != nil && s.o.once {
 		return nil

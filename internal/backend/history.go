@@ -39,6 +39,17 @@ const (
 	provenOlder = 3
 )
 
+// AdmitRequest is Admit, and waits until the store of this client is known.
+func (i *Identity) AdmitRequest(ctx context.Context, at string) error {
+	if err := i.Admit(ctx, at); err != nil {
+		return err
+	}
+	if err := i.Ready(ctx); err != nil {
+		return NotSent(err)
+	}
+	return nil
+}
+
 // Admit returns an error if no request may be sent now. While every answer raises
 // doubt, few are sent, and a probe waits until it may be. None is sent once the
 // store was found to have lost data.
