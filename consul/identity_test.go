@@ -1,12 +1,10 @@
 package consul
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -120,7 +118,7 @@ func TestRestoredStoreIsReported(t *testing.T) {
 	other.place = a.place
 	a.index.Store(900)
 	other.index.Store(900)
-	var log syncBuffer
+	var log testcluster.Log
 	b := fakeClient(t, func(c *Config) {
 		c.Timing = dcs.Timing{TTL: 3 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: budget}
 		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
@@ -148,22 +146,4 @@ func TestRestoredStoreIsReported(t *testing.T) {
 	require.LessOrEqual(t, len(a.heard())+len(other.heard()), 20, "in two seconds")
 	require.NoError(t, b.Close())
 	require.Equal(t, 1, strings.Count(log.String(), "the store has lost data"))
-}
-
-// syncBuffer is a log that may be written and read concurrently.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }

@@ -1,13 +1,11 @@
 package raftstore
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"net"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
@@ -161,7 +160,7 @@ func TestNodeStopsAtAnUnreadableEntry(t *testing.T) {
 	parallel(t)
 	for _, which := range []string{"follower", "leader"} {
 		t.Run(which, func(t *testing.T) {
-			var logs [3]lockedBuffer
+			var logs [3]testcluster.Log
 			tc := newTestCluster(t, 3, func(i int, c *Config, _ *nodeDeps) {
 				c.Logger = slog.New(slog.NewTextHandler(&logs[i], nil))
 			})
@@ -203,21 +202,4 @@ func TestNodeStopsAtAnUnreadableEntry(t *testing.T) {
 			}
 		})
 	}
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/conformance/fault"
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
@@ -73,7 +74,7 @@ type orderedNode struct {
 	proc    *fault.Process
 	orders  io.Writer
 	answers *bufio.Scanner
-	log     *lockedBuffer
+	log     *testcluster.Log
 }
 
 // start starts it with that test binary; one that runs is ended first.
@@ -83,7 +84,7 @@ func (n *orderedNode) start(exe string) {
 	}
 	cmd := exec.CommandContext(context.Background(), exe, "-test.run=^TestOrderedNode$", "-test.count=1")
 	cmd.Env = append(os.Environ(), orderedURL+"="+n.url)
-	n.log = &lockedBuffer{}
+	n.log = &testcluster.Log{}
 	cmd.Stderr = n.log
 	orders, err := cmd.StdinPipe() // open for as long as this process lives
 	require.NoError(n.t, err)

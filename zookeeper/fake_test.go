@@ -55,19 +55,22 @@ func (f *fakeServer) start() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.l, f.addr = l, l.Addr().String()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			f.mu.Lock()
-			f.conns[c] = true
-			f.accepted++
-			f.mu.Unlock()
-			go f.serve(c)
+	go f.accept(l)
+}
+
+// accept serves the connections to l until it is closed.
+func (f *fakeServer) accept(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
 		}
-	}()
+		f.mu.Lock()
+		f.conns[c] = true
+		f.accepted++
+		f.mu.Unlock()
+		go f.serve(c)
+	}
 }
 
 // also serves at another address.
@@ -75,19 +78,7 @@ func (f *fakeServer) also() (addr string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(f.t, err)
 	f.t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			f.mu.Lock()
-			f.conns[c] = true
-			f.accepted++
-			f.mu.Unlock()
-			go f.serve(c)
-		}
-	}()
+	go f.accept(l)
 	return l.Addr().String()
 }
 

@@ -1,12 +1,10 @@
 package zookeeper
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -111,7 +109,7 @@ func TestReaderMakesNoIdentity(t *testing.T) {
 func TestRestoredStoreIsReported(t *testing.T) {
 	t.Parallel()
 	f := newFakeServer(t)
-	var log syncBuffer
+	var log testcluster.Log
 	b := identityClient(t, func(c *Config) {
 		c.Timing, c.Logger = identityTiming, slog.New(slog.NewTextHandler(&log, nil))
 	}, f.addr)
@@ -152,22 +150,4 @@ func TestRestoredStoreIsReported(t *testing.T) {
 	b = identityClient(t, nil, f.addr)
 	_, _, err = b.Grant(soon(t), 3*time.Second)
 	require.NoError(t, err)
-}
-
-// syncBuffer is a log that may be written and read concurrently.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }

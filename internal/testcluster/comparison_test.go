@@ -45,7 +45,7 @@ func newComparisons(b *testing.B) []*comparison {
 			return raftstore.NewClient(raftstore.ClientConfig{Endpoints: endpoints, Root: RaftRoot, Timing: comparisonTiming, PlaintextBeyondLoopback: true})
 		}},
 		{"etcd3", New(b, Options{Kind: Etcd, Election: time.Second}), func(endpoints []string) (dcs.Backend, error) {
-			return etcd3.New(etcd3.Config{Endpoints: endpoints, Root: "beside", Timing: comparisonTiming})
+			return etcd3.New(etcd3.Config{Endpoints: endpoints, Root: "comparison", Timing: comparisonTiming})
 		}},
 	}
 }
