@@ -34,11 +34,11 @@ var sections = []section{
 	{"docs/operations.md", "elector timetable", renderTimetable},
 	{"docs/operations.md", "far nodes", renderFar},
 	{"docs/operations.md", "endpoint figures", renderFigures},
-	{"docs/conformance.md", "cases", renderCases},
-	{"docs/conformance.md", "results", renderTotals},
-	{"docs/conformance.md", "results by case", renderByCase},
-	{"docs/conformance.md", "not applicable", renderNotApplicable},
-	{"docs/conformance.md", "mutants", func(context.Context, string) (string, error) { return mutants.Table() }},
+	{"docs/results/README.md", "cases", renderCases},
+	{"docs/results/README.md", "results", renderTotals},
+	{"docs/results/README.md", "results by case", renderByCase},
+	{"docs/results/README.md", "not applicable", renderNotApplicable},
+	{"docs/results/mutants.md", "mutants", func(context.Context, string) (string, error) { return mutants.Table() }},
 }
 
 func main() {

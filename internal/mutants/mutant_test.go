@@ -131,5 +131,5 @@ func TestApply(t *testing.T) {
 func TestTable(t *testing.T) {
 	table, err := Table()
 	require.NoError(t, err)
-	require.Contains(t, table, "| [p18-release-by-name](../internal/mutants/p18-release-by-name.txtar) | P18 | ")
+	require.Contains(t, table, "| [p18-release-by-name](../../internal/mutants/p18-release-by-name.txtar) | P18 | ")
 }

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Table returns the table of docs/conformance.md, in Markdown.
+// Table returns the table of docs/results/mutants.md, in Markdown.
 func Table() (string, error) {
 	all, err := All()
 	if err != nil {
@@ -18,7 +18,7 @@ func Table() (string, error) {
 		for i, k := range m.Kills {
 			kills[i] = "`" + k.String() + "`"
 		}
-		fmt.Fprintf(&b, "| [%s](../internal/mutants/%s%s) | %s | %s | %s |\n",
+		fmt.Fprintf(&b, "| [%s](../../internal/mutants/%s%s) | %s | %s | %s |\n",
 			m.Name, m.Name, suffix, strings.Join(m.Rules, ", "), strings.ReplaceAll(m.Why, "|", `\|`), strings.Join(kills, "<br>"))
 	}
 	return b.String(), nil
