@@ -42,7 +42,7 @@ func newEnv(tb testing.TB, h Harness, c spec) *env {
 	// Random and unique, because the cluster may have keys of earlier runs.
 	e.prefix = "t-" + strings.ToLower(rand.Text())[:12]
 	e.seed = seed()
-	e.rng = mathrand.New(mathrand.NewPCG(e.seed, 0)) //nolint:gosec // random choices of a test, repeatable by seed
+	e.rng = mathrand.New(mathrand.NewPCG(e.seed, 0)) //nolint:gosec // G404: random choices of a test, repeatable by seed
 	tb.Logf("seed: HOLDFAST_SEED=%d", e.seed)
 	e.s = h.New(tb)
 	if e.s.Open == nil {

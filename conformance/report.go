@@ -146,7 +146,7 @@ type jsonLatency struct {
 
 // writeJSON appends, because several packages may write to one file.
 func (r *report) writeJSON(name string) (err error) {
-	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600) //nolint:gosec // the file is named by the user that runs the tests
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600) //nolint:gosec // G304: the file is named by the user that runs the tests
 	if err != nil {
 		return err
 	}

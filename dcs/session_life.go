@@ -362,5 +362,5 @@ const (
 // backoff returns the pause after a failure that n failures preceded.
 func backoff(n int) time.Duration {
 	limit := min(backoffBase<<min(n, 10), backoffMax)
-	return time.Duration(rand.Int64N(int64(limit))) //nolint:gosec // jitter, not a secret
+	return time.Duration(rand.Int64N(int64(limit))) //nolint:gosec // G404: jitter needs no secrecy
 }

@@ -123,7 +123,7 @@ func (b *Backend) entry(p *mvccpb.KeyValue) dcs.Entry {
 	}
 }
 
-func revision(r int64) dcs.Revision { return dcs.Revision(r) } //nolint:gosec // G115: etcd's begin at 1
+func revision(r int64) dcs.Revision { return dcs.Revision(r) }
 
 // do makes a call that may be sent twice. It tries one member after the other.
 func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx context.Context, c *conn) (T, error)) (endpoint.Answer[T], error) {

@@ -91,7 +91,7 @@ func (b *Backend) txn(r attempt.Request, markerLease dcs.LeaseID) *pb.TxnRequest
 }
 
 func (b *Backend) compare(c dcs.Cond) *pb.Compare {
-	is := int64(c.Is) //nolint:gosec // G115: it was etcd's
+	is := int64(c.Is)
 	out := &pb.Compare{Result: pb.Compare_EQUAL, Key: b.physical(c.Key)}
 	if c.On == dcs.Created {
 		out.Target, out.TargetUnion = pb.Compare_CREATE, &pb.Compare_CreateRevision{CreateRevision: is}

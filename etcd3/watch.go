@@ -39,7 +39,7 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 func (b *Backend) noDeletesSince(ctx context.Context, prefix string, since dcs.Revision, present map[string]bool) bool {
 	ranges := b.ranges(prefix)
 	for _, r := range ranges {
-		r.KeysOnly, r.Revision = true, int64(since) //nolint:gosec // G115: it was etcd's
+		r.KeysOnly, r.Revision = true, int64(since)
 	}
 	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, c *conn) ([]*pb.RangeResponse, error) {
 		r, _, err := b.read(ctx, c, ranges...)
@@ -116,7 +116,7 @@ func (v *view) watch(ctx context.Context, token authToken) error {
 	v.stream = stream
 	v.mu.Unlock()
 	root := v.b.root
-	create := &pb.WatchCreateRequest{Key: []byte(root), RangeEnd: below(root), StartRevision: int64(v.from), Fragment: true} //nolint:gosec // G115: etcd's
+	create := &pb.WatchCreateRequest{Key: []byte(root), RangeEnd: below(root), StartRevision: int64(v.from), Fragment: true}
 	if err := stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: create}}); err != nil {
 		return c.failed(ctx, err, false)
 	}

@@ -71,12 +71,12 @@ func setOptions(fd uintptr, c Config) error {
 func setTogether(fd uintptr, c Config) error {
 	in := windows.TCPKeepalive{
 		OnOff:    1,
-		Time:     uint32(c.Idle / time.Millisecond),     //nolint:gosec // windows1703Limits keep it inside 32 bits
-		Interval: uint32(c.Interval / time.Millisecond), //nolint:gosec // the same
+		Time:     uint32(c.Idle / time.Millisecond), // windows1703Limits keeps both inside 32 bits
+		Interval: uint32(c.Interval / time.Millisecond),
 	}
 	var returned uint32
 	err := windows.WSAIoctl(windows.Handle(fd), windows.SIO_KEEPALIVE_VALS,
-		(*byte)(unsafe.Pointer(&in)), //nolint:gosec // the call takes a pointer to bytes
+		(*byte)(unsafe.Pointer(&in)), //nolint:gosec // G103: the call takes a pointer to bytes
 		uint32(unsafe.Sizeof(in)), nil, 0, &returned, nil, 0)
 	if err != nil {
 		return fmt.Errorf("keepalive: SIO_KEEPALIVE_VALS with %v: %w", c, err)
@@ -126,5 +126,5 @@ func getInt(fd uintptr, level int, name string, number int) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("keepalive: reading %s: %w", name, err)
 	}
-	return int(int32(n)), nil //nolint:gosec // the call fills 32 bits, and TCP_MAXRT is signed
+	return int(int32(n)), nil // the call fills 32 bits, and TCP_MAXRT is signed
 }

@@ -23,8 +23,8 @@ func (b *Backend) address(c Call, from int32, n int) Call {
 // noteEndpoint makes the endpoint that answered c the current one, and reports the
 // switch if it is another one than from, which was tried first.
 func (b *Backend) noteEndpoint(from int32, c Call) {
-	n := int32(c.Copy % len(b.endpoints))      //nolint:gosec // G115: less than the number of endpoints
-	to := (from + n) % int32(len(b.endpoints)) //nolint:gosec // G115: a handful
+	n := int32(c.Copy % len(b.endpoints))
+	to := (from + n) % int32(len(b.endpoints))
 	if to == from || !b.current.CompareAndSwap(from, to) {
 		return
 	}
@@ -90,7 +90,7 @@ func (b *Backend) random(n int64) int64 {
 	if _, err := (lockedRand{b}).Read(raw[:]); err != nil {
 		return n - 1
 	}
-	return int64(binary.LittleEndian.Uint64(raw[:]) % uint64(n)) //nolint:gosec // G115: n is positive and small
+	return int64(binary.LittleEndian.Uint64(raw[:]) % uint64(n))
 }
 
 // unansweredError returns the error of a call that no server answered.

@@ -79,7 +79,7 @@ func TestDirIsLockedByAnotherProcess(t *testing.T) {
 		_, _ = bufio.NewReader(os.Stdin).ReadString('\n') // until killed
 		return
 	}
-	other := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestDirIsLockedByAnotherProcess$") //nolint:gosec // this very test
+	other := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestDirIsLockedByAnotherProcess$") //nolint:gosec // G702: this very test
 	other.Env = append(os.Environ(), env+"="+c.Dir)
 	in, err := other.StdinPipe()
 	require.NoError(t, err)

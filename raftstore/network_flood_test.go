@@ -54,7 +54,7 @@ func stayQuiet(conn net.Conn) { _, _ = conn.Read(make([]byte, 1)) }
 // uncertified makes a TLS handshake without a certificate.
 func uncertified(conn net.Conn) {
 	client := tls.Client(conn, &tls.Config{
-		MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, //nolint:gosec // it is the attacker
+		MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, //nolint:gosec // G402: it is the attacker
 		NextProtos: []string{"holdfast-call/2"},
 	})
 	_, _ = client.Read(make([]byte, 1))

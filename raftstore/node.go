@@ -112,7 +112,7 @@ func startNode(c Config, w nodeDeps) (_ *node, err error) {
 	if c, err = c.check(); err != nil {
 		return nil, err
 	}
-	n := &node{config: c, nodeDeps: w, log: logging.Quiet(c.Logger), state: state.New(), leaderWatch: newLeaderWatch(), boot: rand.Uint64(), seat: newSeat(), again: make(chan *member, 1)} //nolint:gosec // no secret
+	n := &node{config: c, nodeDeps: w, log: logging.Quiet(c.Logger), state: state.New(), leaderWatch: newLeaderWatch(), boot: rand.Uint64(), seat: newSeat(), again: make(chan *member, 1)} //nolint:gosec // G404: no secret
 	n.hlog = logging.NewHCLogger(n.log)
 	n.health = newHealth(n.reportHealth)
 	n.roster.peers = c.Peers

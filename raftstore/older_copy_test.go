@@ -182,7 +182,7 @@ func TestDamagedNodeRejoins(t *testing.T) {
 			data, err := os.ReadFile(file)
 			require.NoError(t, err)
 			data[150] ^= 4
-			require.NoError(t, os.WriteFile(file, data, 0o600)) //nolint:gosec // in a directory of the test
+			require.NoError(t, os.WriteFile(file, data, 0o600)) //nolint:gosec // G703: in a directory of the test
 			_, err = newBackend(tc.config[at], tc.nodeDeps[at])
 			require.ErrorIs(t, err, dcs.ErrUnavailable)
 			require.ErrorContains(t, err, file)

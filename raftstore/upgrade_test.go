@@ -166,7 +166,7 @@ func buildRelease(t *testing.T) string {
 		source = strings.Replace(source, old, replacement, 1)
 	}
 	changed := filepath.Join(dir, "level.go")
-	require.NoError(t, os.WriteFile(changed, []byte(source), 0o600)) //nolint:gosec // a file of this test
+	require.NoError(t, os.WriteFile(changed, []byte(source), 0o600)) //nolint:gosec // G703: a file of this test
 	b, err = json.Marshal(map[string]any{"Replace": map[string]string{file: changed}})
 	require.NoError(t, err)
 	overlay := filepath.Join(dir, "overlay.json")

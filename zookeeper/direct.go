@@ -77,9 +77,9 @@ func (w *trackedConn) ask(ctx context.Context, requests []directRequest) ([]repl
 	}
 	for i, r := range requests {
 		w.asked[w.xid] = place{all, i}
-		p = binary.BigEndian.AppendUint32(p, uint32(2*frameHead+len(r.body))) //nolint:gosec // G115: a few hundred KiB
-		p = binary.BigEndian.AppendUint32(p, uint32(w.xid))                   //nolint:gosec // G115: as the protocol has it
-		p = binary.BigEndian.AppendUint32(p, uint32(r.op))                    //nolint:gosec // G115: as the protocol has it
+		p = binary.BigEndian.AppendUint32(p, uint32(2*frameHead+len(r.body)))
+		p = binary.BigEndian.AppendUint32(p, uint32(w.xid))
+		p = binary.BigEndian.AppendUint32(p, uint32(r.op))
 		p = append(p, r.body...)
 		if w.xid--; w.xid > 0 {
 			w.xid = xidDirect // it overflowed
@@ -108,7 +108,7 @@ func (w *trackedConn) takeDirect() (taken bool, err error) {
 		return false, err
 	}
 	size := int(binary.BigEndian.Uint32(head))
-	xid := int32(binary.BigEndian.Uint32(head[frameHead:])) //nolint:gosec // G115: as the protocol has it
+	xid := int32(binary.BigEndian.Uint32(head[frameHead:]))
 	if xid > xidDirect || size < headerSize {
 		w.pass = frameHead + size
 		return false, nil
@@ -133,7 +133,7 @@ func (w *trackedConn) takeDirect() (taken bool, err error) {
 		return false, err
 	}
 	w.frame(p[:min(size, mostHead)])
-	code := int32(binary.BigEndian.Uint32(p[headerSize-frameHead:])) //nolint:gosec // G115: as the protocol has it
+	code := int32(binary.BigEndian.Uint32(p[headerSize-frameHead:]))
 	w.answered(xid, reply{code: code, body: p[headerSize:]})
 	return true, nil
 }

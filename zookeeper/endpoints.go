@@ -38,7 +38,7 @@ func (b *Backend) leave(addr string) {
 // the store.
 func (s *session) identify() {
 	s.mu.Lock()
-	live, id := s.live, uint64(s.last.id)>>56 //nolint:gosec // G115: as the protocol has it
+	live, id := s.live, uint64(s.last.id)>>56
 	s.mu.Unlock()
 	if live != nil && s.o.once && id > 0 {
 		s.b.pool.Identify(live.addr, strconv.FormatUint(id, 10))

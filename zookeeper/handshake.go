@@ -31,7 +31,7 @@ func parseGranted(body []byte) granted {
 	}
 	g := granted{
 		timeout: time.Duration(binary.BigEndian.Uint32(body[4:])) * time.Millisecond,
-		id:      int64(binary.BigEndian.Uint64(body[8:])), //nolint:gosec // G115: as the protocol has it
+		id:      int64(binary.BigEndian.Uint64(body[8:])),
 	}
 	n := int(binary.BigEndian.Uint32(body[16:]))
 	if g.id == 0 || n > len(body)-fixed {
@@ -46,9 +46,9 @@ func asking(g granted, seen int64) []byte {
 	p := make([]byte, 0, 64)
 	p = binary.BigEndian.AppendUint32(p, 4+8+4+8+4+passwordSize)
 	p = binary.BigEndian.AppendUint32(p, 0)
-	p = binary.BigEndian.AppendUint64(p, uint64(seen))                     //nolint:gosec // G115: as the protocol has it
-	p = binary.BigEndian.AppendUint32(p, uint32(g.timeout.Milliseconds())) //nolint:gosec // G115: at most 24 days
-	p = binary.BigEndian.AppendUint64(p, uint64(g.id))                     //nolint:gosec // G115: as the protocol has it
+	p = binary.BigEndian.AppendUint64(p, uint64(seen))
+	p = binary.BigEndian.AppendUint32(p, uint32(g.timeout.Milliseconds()))
+	p = binary.BigEndian.AppendUint64(p, uint64(g.id))
 	p = binary.BigEndian.AppendUint32(p, passwordSize)
 	password := make([]byte, passwordSize)
 	copy(password, g.password)
@@ -96,7 +96,7 @@ func endSession(c net.Conn) error {
 	p = binary.BigEndian.AppendUint32(p, 8)
 	p = binary.BigEndian.AppendUint32(p, 1)
 	op := int32(opClose)
-	p = binary.BigEndian.AppendUint32(p, uint32(op)) //nolint:gosec // G115: as the protocol has it
+	p = binary.BigEndian.AppendUint32(p, uint32(op))
 	if _, err := c.Write(p); err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func endSession(c net.Conn) error {
 	if len(body) < headerSize {
 		return errFrame
 	}
-	if code := int32(binary.BigEndian.Uint32(body[12:])); code != 0 && code != codeExpired { //nolint:gosec // G115: as the protocol has it
+	if code := int32(binary.BigEndian.Uint32(body[12:])); code != 0 && code != codeExpired {
 		return errFrame
 	}
 	return nil

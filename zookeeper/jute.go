@@ -14,7 +14,7 @@ import (
 // encoder appends the fields of a request in ZooKeeper's encoding.
 type encoder []byte
 
-func (e *encoder) int(v int32) { *e = binary.BigEndian.AppendUint32(*e, uint32(v)) } //nolint:gosec // G115: as the protocol has it
+func (e *encoder) int(v int32) { *e = binary.BigEndian.AppendUint32(*e, uint32(v)) }
 
 func (e *encoder) bool(v bool) {
 	if v {
@@ -25,7 +25,7 @@ func (e *encoder) bool(v bool) {
 }
 
 func (e *encoder) string(s string) {
-	e.int(int32(len(s))) //nolint:gosec // G115: a path
+	e.int(int32(len(s)))
 	*e = append(*e, s...)
 }
 
@@ -84,8 +84,8 @@ func (d *decoder) next(n int) []byte {
 	return p
 }
 
-func (d *decoder) int() int32  { return int32(binary.BigEndian.Uint32(d.next(4))) } //nolint:gosec // G115: as the protocol has it
-func (d *decoder) long() int64 { return int64(binary.BigEndian.Uint64(d.next(8))) } //nolint:gosec // G115: as the protocol has it
+func (d *decoder) int() int32  { return int32(binary.BigEndian.Uint32(d.next(4))) }
+func (d *decoder) long() int64 { return int64(binary.BigEndian.Uint64(d.next(8))) }
 
 func (d *decoder) bytes() []byte {
 	n := d.int()
@@ -205,7 +205,7 @@ func (b *Backend) listingsOf(addr string, paths []string, replies []reply) ([]*l
 			return nil, d.err
 		}
 		out[i] = &listing{stat: stat, paths: b.children(paths[i], names)}
-		out[i].stat.Cversion -= int32(len(names) - len(out[i].paths)) //nolint:gosec // G115: as if bookkeeping had never been there; few
+		out[i].stat.Cversion -= int32(len(names) - len(out[i].paths))
 	}
 	return out, nil
 }

@@ -338,7 +338,7 @@ func (b *Backend) revoke(ctx context.Context, addr string, g granted, seen dcs.R
 	}
 	return b.c.intercept(ctx, request{op: "Revoke"}, nil, func(*zk.Conn) error {
 		return b.aside(ctx, addr, func(c net.Conn) error {
-			now, err := ask(c, g, int64(seen)) //nolint:gosec // G115: it was an int64
+			now, err := ask(c, g, int64(seen))
 			if err != nil || now.refused {
 				return err
 			}

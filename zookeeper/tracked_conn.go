@@ -88,8 +88,8 @@ func opening(p []byte) (xid, op int32) {
 	if len(p) < 3*frameHead {
 		return 0, 0
 	}
-	xid = int32(binary.BigEndian.Uint32(p[frameHead:]))         //nolint:gosec // G115: as the protocol has it
-	return xid, int32(binary.BigEndian.Uint32(p[2*frameHead:])) //nolint:gosec // G115: as the protocol has it
+	xid = int32(binary.BigEndian.Uint32(p[frameHead:]))
+	return xid, int32(binary.BigEndian.Uint32(p[2*frameHead:]))
 }
 
 // nextMulti returns a channel that is closed when a transaction has been sent
@@ -133,8 +133,8 @@ func (w *trackedConn) frame(head []byte) {
 	if len(head) < headerSize {
 		return
 	}
-	if xid := int32(binary.BigEndian.Uint32(head)); xid >= 0 || xid <= xidDirect { //nolint:gosec // G115: as the protocol has it
-		w.zxid = max(w.zxid, int64(binary.BigEndian.Uint64(head[4:]))) //nolint:gosec // G115: as the protocol has it
+	if xid := int32(binary.BigEndian.Uint32(head)); xid >= 0 || xid <= xidDirect {
+		w.zxid = max(w.zxid, int64(binary.BigEndian.Uint64(head[4:])))
 	}
 }
 

@@ -99,13 +99,13 @@ func (n node) of(key string) dcs.Entry {
 }
 
 // revision converts a zxid to a Revision.
-func revision(zxid int64) dcs.Revision { return dcs.Revision(zxid) } //nolint:gosec // G115: zxids are not negative
+func revision(zxid int64) dcs.Revision { return dcs.Revision(zxid) }
 
 func leaseID(session int64) dcs.LeaseID {
 	if session == 0 {
 		return ""
 	}
-	return dcs.LeaseID(fmt.Sprintf("%#x", uint64(session))) //nolint:gosec // G115: as ZooKeeper writes it
+	return dcs.LeaseID(fmt.Sprintf("%#x", uint64(session)))
 }
 
 func read(c *zk.Conn, path string) (node, error) {

@@ -303,7 +303,7 @@ func TestNetworksOfSeveralProcesses(t *testing.T) {
 	var all []*exec.Cmd
 	var outputs [4]bytes.Buffer
 	for i := range outputs {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$") //nolint:gosec // this test binary
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$") //nolint:gosec // G702: this test binary
 		cmd.Env = append(os.Environ(), child+"=1")
 		cmd.Stdout, cmd.Stderr = &outputs[i], &outputs[i]
 		require.NoError(t, cmd.Start())

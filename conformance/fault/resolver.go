@@ -86,7 +86,7 @@ func (r *Resolver) serve(c net.Conn) {
 		if reply == nil {
 			return
 		}
-		out := binary.BigEndian.AppendUint16(nil, uint16(len(reply))) //nolint:gosec // G115: a few addresses
+		out := binary.BigEndian.AppendUint16(nil, uint16(len(reply)))
 		if _, err := c.Write(append(out, reply...)); err != nil {
 			return
 		}
@@ -135,8 +135,8 @@ func (r *Resolver) reply(query []byte) []byte {
 		reply = append(reply, 0xc0, 12) // the name, as in the question
 		reply = binary.BigEndian.AppendUint16(reply, kind)
 		reply = binary.BigEndian.AppendUint16(reply, classIN)
-		reply = binary.BigEndian.AppendUint32(reply, 0)                 // not to be cached
-		reply = binary.BigEndian.AppendUint16(reply, uint16(len(data))) //nolint:gosec // G115: 4 or 16
+		reply = binary.BigEndian.AppendUint32(reply, 0) // not to be cached
+		reply = binary.BigEndian.AppendUint16(reply, uint16(len(data)))
 		reply = append(reply, data...)
 		count++
 	}

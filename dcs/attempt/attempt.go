@@ -200,6 +200,6 @@ func (c *Committer) jitter(ceiling time.Duration) time.Duration {
 	if err != nil {
 		return ceiling
 	}
-	hi, _ := bits.Mul64(binary.LittleEndian.Uint64(b), uint64(ceiling)) //nolint:gosec // G115: a positive constant
-	return time.Duration(hi) + 1                                        //nolint:gosec // G115: less than ceiling
+	hi, _ := bits.Mul64(binary.LittleEndian.Uint64(b), uint64(ceiling))
+	return time.Duration(hi) + 1
 }

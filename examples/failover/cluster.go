@@ -147,7 +147,7 @@ func (c *cluster) start(p *process) error {
 	if err != nil {
 		return err
 	}
-	//nolint:gosec,noctx // this very program, whose life is bounded by its standard input and by close
+	//nolint:gosec,noctx // G204: this very program, whose life is bounded by its standard input and by close
 	cmd := exec.Command(exe, "-member", "-name", p.name, "-api", p.api, "-store", p.store, "-ttl", c.ttl.String())
 	cmd.Env = append(os.Environ(), memberEnv+"=1")
 	endWithParent(cmd)

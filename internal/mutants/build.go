@@ -52,7 +52,7 @@ func (r *Runner) build(ctx context.Context, work, pkg, overlay string) (binary, 
 	if overlay != "" {
 		args = append(args, "-overlay="+overlay)
 	}
-	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...) //nolint:gosec // the arguments are the mutant's own
+	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...) //nolint:gosec // G204: the arguments are the mutant's own
 	cmd.Dir = r.Root
 	// The compiler runs for two seconds, and would collect garbage for a tenth of
 	// them.
@@ -74,7 +74,7 @@ type output struct {
 // test runs tests, which together have grouped.
 func (r *Runner) test(ctx context.Context, b binary, tests []Kill) (output, error) {
 	args := append([]string{"-test.v", "-test.timeout=" + r.Timeout.String(), "-test.run=" + pattern(tests)}, tests[0].Flags...)
-	cmd := exec.CommandContext(ctx, b.path, args...) //nolint:gosec // it was built here
+	cmd := exec.CommandContext(ctx, b.path, args...) //nolint:gosec // G204: it was built here
 	cmd.Dir, cmd.Env = b.dir, append(os.Environ(), "TMPDIR="+r.work)
 	text, err := cmd.CombinedOutput()
 	out := output{text: string(text)}

@@ -9,5 +9,5 @@ func roomIn(dir string) (bytes uint64, usable bool) {
 	if err := unix.Statfs(dir, &s); err != nil {
 		return 0, false
 	}
-	return s.Bavail * uint64(s.Bsize), s.Flags&unix.ST_NOEXEC == 0 //nolint:gosec // G115: a block's size is positive
+	return s.Bavail * uint64(s.Bsize), s.Flags&unix.ST_NOEXEC == 0
 }

@@ -71,6 +71,6 @@ func (s *Server) stepClock(off time.Duration) error {
 		return err
 	}
 	defer f.Close()
-	_, err = f.WriteAt(binary.NativeEndian.AppendUint64(nil, uint64(int64(off.Seconds()))), 0) //nolint:gosec // G115: two's complement
+	_, err = f.WriteAt(binary.NativeEndian.AppendUint64(nil, uint64(int64(off.Seconds()))), 0)
 	return err
 }

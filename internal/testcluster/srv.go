@@ -26,7 +26,7 @@ func SRVResolver(name string, records func() []net.SRV) *net.Resolver {
 					return
 				}
 				reply := srvReply(query, name, records())
-				out := binary.BigEndian.AppendUint16(nil, uint16(len(reply))) //nolint:gosec // G115: a few records
+				out := binary.BigEndian.AppendUint16(nil, uint16(len(reply)))
 				if _, err := server.Write(append(out, reply...)); err != nil {
 					return
 				}
@@ -54,11 +54,11 @@ func srvReply(query []byte, name string, records []net.SRV) []byte {
 		reply[3] |= 3 // there is no such name
 		return reply
 	}
-	binary.BigEndian.PutUint16(reply[6:], uint16(len(records))) //nolint:gosec // G115: a few
+	binary.BigEndian.PutUint16(reply[6:], uint16(len(records)))
 	for _, r := range records {
 		target := labels(r.Target)
 		reply = append(reply, 0xc0, header, 0, typeSRV, 0, 1, 0, 0, 0, 0)
-		for _, n := range []uint16{uint16(6 + len(target)), r.Priority, r.Weight, r.Port} { //nolint:gosec // G115: a short name
+		for _, n := range []uint16{uint16(6 + len(target)), r.Priority, r.Weight, r.Port} {
 			reply = binary.BigEndian.AppendUint16(reply, n)
 		}
 		reply = append(reply, target...)
@@ -70,7 +70,7 @@ func srvReply(query []byte, name string, records []net.SRV) []byte {
 func labels(name string) []byte {
 	var out []byte
 	for _, part := range strings.Split(strings.Trim(name, "."), ".") {
-		out = append(append(out, byte(len(part))), part...) //nolint:gosec // G115: at most 63
+		out = append(append(out, byte(len(part))), part...)
 	}
 	return append(out, 0)
 }

@@ -171,7 +171,7 @@ const grace = time.Minute
 // execute runs the test program and follows its output as go tool test2json converts
 // it.
 func (r *runner) execute(ctx context.Context, j *job, env []string, log io.Writer) error {
-	convert := exec.Command("go", "tool", "test2json", "-t", "-p", j.pkg.ImportPath) //nolint:gosec,noctx // ends with its input
+	convert := exec.Command("go", "tool", "test2json", "-t", "-p", j.pkg.ImportPath) //nolint:gosec,noctx // G204: fixed arguments; it ends with its input
 	convert.Stderr = log
 	input, err := convert.StdinPipe()
 	if err != nil {

@@ -52,7 +52,7 @@ func (e *Encoder) Bytes(v []byte) { e.Uint(uint64(len(v))); e.B = append(e.B, v.
 func (e *Encoder) Raw(v []byte) { e.B = append(e.B, v...) }
 
 // Duration appends a duration, which must not be negative.
-func (e *Encoder) Duration(v time.Duration) { e.Uint(uint64(v)) } //nolint:gosec // durations here are never negative
+func (e *Encoder) Duration(v time.Duration) { e.Uint(uint64(v)) }
 
 // Bool appends a truth value.
 func (e *Encoder) Bool(v bool) {
@@ -142,7 +142,7 @@ func (d *Decoder) Count() int {
 		d.fail()
 		return 0
 	}
-	return int(n) //nolint:gosec // bounded by a slice's length
+	return int(n)
 }
 
 // Bytes reads bytes with their length; none are nil.
@@ -174,7 +174,7 @@ func (d *Decoder) Text() string { return string(d.Bytes()) }
 func (d *Decoder) Revision() dcs.Revision { return dcs.Revision(d.Uint()) }
 
 // Duration reads a duration.
-func (d *Decoder) Duration() time.Duration { return time.Duration(d.Uint()) } //nolint:gosec // written by Duration
+func (d *Decoder) Duration() time.Duration { return time.Duration(d.Uint()) }
 
 // Lease reads the name of a lease.
 func (d *Decoder) Lease() dcs.LeaseID { return dcs.LeaseID(d.Text()) }

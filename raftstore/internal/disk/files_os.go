@@ -41,7 +41,7 @@ func (OS) List(dir string) ([]string, error) {
 
 // Open implements FS.
 func (OS) Open(path string) (File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0) //nolint:gosec // the data directory is the operator's choice
+	f, err := os.OpenFile(path, os.O_RDWR, 0) //nolint:gosec // G304: the data directory is the operator's choice
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func (OS) Open(path string) (File, error) {
 
 // Create implements FS.
 func (OS) Create(path string) (File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // as above
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // G304: as above
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +65,7 @@ func (OS) Remove(path string) error { return os.Remove(path) }
 
 // SyncDir implements FS. Some file systems have no such thing, and say so.
 func (OS) SyncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // as above
+	d, err := os.Open(dir) //nolint:gosec // G304: as above
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (OS) SyncDir(dir string) error {
 
 // Lock implements FS.
 func (OS) Lock(path string) (func() error, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // as above
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // G304: as above
 	if err != nil {
 		return nil, err
 	}

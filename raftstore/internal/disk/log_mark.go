@@ -70,7 +70,7 @@ func (m *markSaver) run() {
 		delay := markDelay
 		for m.pause(delay) && m.try() != nil {
 			longest := min(2*delay, mostMarkDelay)
-			delay = longest/2 + time.Duration(rand.Int64N(int64(longest/2))) //nolint:gosec // jitter, no secret
+			delay = longest/2 + time.Duration(rand.Int64N(int64(longest/2))) //nolint:gosec // G404: jitter, no secret
 		}
 	}
 }

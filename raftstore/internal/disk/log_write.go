@@ -198,7 +198,7 @@ func (l *Log) publish(tail *segment, batch []change, size int64) error {
 	}
 	tail.end += size
 	l.end = Position{tail.number, tail.end}
-	l.written += uint64(size) //nolint:gosec // not negative
+	l.written += uint64(size)
 	l.marks.moved()
 	return nil
 }

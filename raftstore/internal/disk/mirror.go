@@ -64,7 +64,7 @@ func encodeMirror(path string, seq uint64, payload []byte) []byte {
 	copy(sector, mirrorMagic)
 	copy(sector[mirrorName:mirrorSeq], filepath.Base(path))
 	binary.LittleEndian.PutUint64(sector[mirrorSeq:], seq)
-	binary.LittleEndian.PutUint32(sector[mirrorLength:], uint32(len(payload))) //nolint:gosec // at most MaxMirror
+	binary.LittleEndian.PutUint32(sector[mirrorLength:], uint32(len(payload))) // at most MaxMirror
 	copy(sector[mirrorData:], payload)
 	binary.LittleEndian.PutUint32(sector[mirrorSum:], crc32.Checksum(sector[:mirrorSum], castagnoli))
 	return sector

@@ -104,12 +104,12 @@ func appendRecord(b []byte, seed uint32, c *change, batch int64, last bool) []by
 		b = append(b, 0)
 	}
 	r := b[start:]
-	binary.LittleEndian.PutUint32(r[4:], uint32(length)) //nolint:gosec // at most maxPayload
+	binary.LittleEndian.PutUint32(r[4:], uint32(length)) // at most maxPayload
 	r[8] = byte(c.kind)
 	if last {
 		r[9] = flagLast
 	}
-	binary.LittleEndian.PutUint32(r[12:], uint32(batch)) //nolint:gosec // a segment is shorter than maxSegment
+	binary.LittleEndian.PutUint32(r[12:], uint32(batch)) // a segment is shorter than maxSegment
 	binary.LittleEndian.PutUint16(r[10:], headerCheck(r, seed, c.offset))
 	binary.LittleEndian.PutUint32(r, recordSum(r, seed, c.offset))
 	return b
@@ -123,7 +123,7 @@ func appendEntry(b []byte, e *raft.Log) []byte {
 	b = binary.LittleEndian.AppendUint64(b, e.Index)
 	b = binary.LittleEndian.AppendUint64(b, e.Term)
 	b = binary.LittleEndian.AppendUint64(b, uint64(appended))
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(e.Extensions))) //nolint:gosec // at most maxPayload
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(e.Extensions))) // at most maxPayload
 	b = append(b, byte(e.Type), 0, 0, 0)
 	b = append(b, e.Extensions...)
 	return append(b, e.Data...)
@@ -145,7 +145,7 @@ func decodeEntry(p []byte, e *raft.Log) error {
 		Type:  raft.LogType(p[28]),
 	}
 	if appended := binary.LittleEndian.Uint64(p[16:]); appended != 0 {
-		e.AppendedAt = time.Unix(0, int64(appended)) //nolint:gosec // what appendEntry wrote
+		e.AppendedAt = time.Unix(0, int64(appended))
 	}
 	if extensions > 0 {
 		e.Extensions = body[:extensions:extensions]
@@ -202,7 +202,7 @@ func isRecord(b []byte, seed uint32, offset int64) bool {
 // headerCheck returns the check of the record header in b.
 func headerCheck(b []byte, seed uint32, offset int64) uint16 {
 	sum := crc32.Update(startSum(seed, offset), castagnoli, b[4:10])
-	return uint16(crc32.Update(sum, castagnoli, b[12:recordHeaderSize])) //nolint:gosec // a part of the sum does
+	return uint16(crc32.Update(sum, castagnoli, b[12:recordHeaderSize]))
 }
 
 // recordSum returns the checksum of the record in b.
@@ -213,5 +213,5 @@ func recordSum(b []byte, seed uint32, offset int64) uint32 {
 // startSum returns the value at which the sums of the record at offset start.
 // The same bytes never have the same sum at two offsets.
 func startSum(seed uint32, offset int64) uint32 {
-	return seed ^ uint32(offset) //nolint:gosec // a segment is shorter than maxSegment
+	return seed ^ uint32(offset) // a segment is shorter than maxSegment
 }

@@ -45,7 +45,7 @@ func (h *segmentHeader) encode() []byte {
 	b := make([]byte, 0, segmentHeaderSize)
 	b = append(b, segmentMagic...)
 	b = append(b, h.life[:]...)
-	for _, n := range []uint64{h.number, uint64(h.previous), h.floor, h.floorTerm, h.last, h.term} { //nolint:gosec // not negative
+	for _, n := range []uint64{h.number, uint64(h.previous), h.floor, h.floorTerm, h.last, h.term} {
 		b = binary.LittleEndian.AppendUint64(b, n)
 	}
 	b = b[:segmentHeaderSize]
@@ -62,7 +62,7 @@ func decodeSegmentHeader(b []byte) (segmentHeader, bool) {
 	}
 	word := func(i int) uint64 { return binary.LittleEndian.Uint64(b[16+8*i:]) }
 	copy(h.life[:], b[8:])
-	h.number, h.previous = word(0), int64(word(1)) //nolint:gosec // as encode wrote it
+	h.number, h.previous = word(0), int64(word(1))
 	h.floor, h.floorTerm, h.last, h.term = word(2), word(3), word(4), word(5)
 	return h, h.last >= h.floor && h.previous >= 0 && h.previous <= maxSegment
 }

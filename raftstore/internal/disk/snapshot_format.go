@@ -76,7 +76,7 @@ func encodeHead(magic string, m any) ([]byte, error) {
 		return nil, fmt.Errorf("a description of %d bytes, at most %d are possible", len(meta), maxSnapshotMeta)
 	}
 	b := append([]byte(magic), 0, 0, 0, 0)
-	binary.LittleEndian.PutUint32(b[len(magic):], uint32(len(meta))) //nolint:gosec // bounded above
+	binary.LittleEndian.PutUint32(b[len(magic):], uint32(len(meta)))
 	b = append(b, meta...)
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)), nil
 }
@@ -94,7 +94,7 @@ func newSnapshotSums(head uint32) snapshotSums {
 
 // add takes the next chunk and returns its checksum.
 func (s *snapshotSums) add(data []byte) uint32 {
-	length := binary.LittleEndian.AppendUint32(nil, uint32(len(data))) //nolint:gosec // at most snapshotChunk
+	length := binary.LittleEndian.AppendUint32(nil, uint32(len(data))) // at most snapshotChunk
 	sum := crc32.Update(crc32.Checksum(length, castagnoli), castagnoli, data)
 	s.chain = crc32.Update(s.chain, castagnoli, binary.LittleEndian.AppendUint32(nil, sum))
 	s.count++
@@ -160,7 +160,7 @@ func (w *chunkWriter) flush() {
 	if len(data) == 0 {
 		return
 	}
-	binary.LittleEndian.PutUint32(w.chunk, uint32(len(data))) //nolint:gosec // at most snapshotChunk
+	binary.LittleEndian.PutUint32(w.chunk, uint32(len(data))) // at most snapshotChunk
 	binary.LittleEndian.PutUint32(w.chunk[4:], w.sums.add(data))
 	w.append(w.chunk)
 	w.chunk = w.chunk[:chunkHead]

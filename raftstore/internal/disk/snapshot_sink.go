@@ -98,7 +98,7 @@ func (k *snapshotSink) publish() error {
 		return err
 	}
 	s.stale = slices.DeleteFunc(s.stale, func(old string) bool { return old == path })
-	size := int64(k.out.sums.size) //nolint:gosec // what a file holds
+	size := int64(k.out.sums.size)
 	s.insert(storedSnapshot{meta: k.meta.raft(size), bytes: k.out.size})
 	// The file is complete, and valid whether it is found after a crash or not.
 	// Older ones must stay until it is certain.

@@ -64,7 +64,7 @@ const markSize = 8 + 8 + 8 + 8 + 8 + 8 + 4
 func (m Mark) Encode() []byte {
 	b := append(make([]byte, 0, markSize), m.Life[:]...)
 	b = binary.LittleEndian.AppendUint64(b, m.Log.Segment)
-	b = binary.LittleEndian.AppendUint64(b, uint64(m.Log.Offset)) //nolint:gosec // DecodeMark undoes it
+	b = binary.LittleEndian.AppendUint64(b, uint64(m.Log.Offset))
 	b = binary.LittleEndian.AppendUint64(b, m.Log.Index)
 	b = binary.LittleEndian.AppendUint64(b, m.Log.Term)
 	b = binary.LittleEndian.AppendUint64(b, m.VoteSeq)
@@ -78,7 +78,7 @@ func DecodeMark(b []byte) (m Mark, err error) {
 	}
 	copy(m.Life[:], b)
 	m.Log.Segment = binary.LittleEndian.Uint64(b[8:])
-	m.Log.Offset = int64(binary.LittleEndian.Uint64(b[16:])) //nolint:gosec // as Encode
+	m.Log.Offset = int64(binary.LittleEndian.Uint64(b[16:]))
 	m.Log.Index = binary.LittleEndian.Uint64(b[24:])
 	m.Log.Term = binary.LittleEndian.Uint64(b[32:])
 	m.VoteSeq = binary.LittleEndian.Uint64(b[40:])

@@ -19,7 +19,7 @@ const firstLevel = 1
 func (k Kind) level() byte { return 1 }
 
 // Level returns the feature level that every node of the cluster understands.
-func (f *FSM) Level() byte { return byte(f.level.Load()) } //nolint:gosec // a level is a byte
+func (f *FSM) Level() byte { return byte(f.level.Load()) }
 
 // raise takes over a level from a command or a snapshot.
 func (f *FSM) raise(level byte) { f.level.Store(max(f.level.Load(), uint32(level))) }

@@ -97,7 +97,7 @@ var errBadFrame = errors.New("malformed frame")
 func appendFrame(dst []byte, f frame) []byte {
 	var h [frameHeader]byte
 	h[0], h[1], h[2] = wireVersion, byte(f.kind), f.op
-	binary.LittleEndian.PutUint32(h[4:], uint32(len(f.body))) //nolint:gosec // senders check the body against mostBody
+	binary.LittleEndian.PutUint32(h[4:], uint32(len(f.body))) // senders check the body against mostBody
 	binary.LittleEndian.PutUint64(h[8:], f.id)
 	binary.LittleEndian.PutUint64(h[16:], uint64(max(f.budget, 0)))
 	dst = append(dst, h[:]...)
@@ -118,7 +118,7 @@ func readFrame(r *bufio.Reader) (frame, error) {
 		kind:   frameKind(h[1]),
 		op:     h[2],
 		id:     binary.LittleEndian.Uint64(h[8:]),
-		budget: time.Duration(binary.LittleEndian.Uint64(h[16:])), //nolint:gosec // checked below
+		budget: time.Duration(binary.LittleEndian.Uint64(h[16:])), // checked below
 	}
 	size, most := binary.LittleEndian.Uint32(h[4:]), f.kind.mostBody()
 	switch {

@@ -75,7 +75,7 @@ func NewClient(o ClientOptions) (*Client, error) {
 	}
 	c := &Client{
 		o: o, reg: newRegistry(), nodes: map[string]raft.ServerID{},
-		hello: Hello{version: wireVersion, cluster: o.Cluster, Boot: rand.Uint64(), ID: o.ID, Level: state.Level}, //nolint:gosec // no secret
+		hello: Hello{version: wireVersion, cluster: o.Cluster, Boot: rand.Uint64(), ID: o.ID, Level: state.Level}, //nolint:gosec // G404: no secret
 	}
 	if o.TLS != nil {
 		var err error

@@ -11,5 +11,5 @@ func descriptorLimit() uint64 {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
 		return 0
 	}
-	return uint64(r.Cur) //nolint:gosec,unconvert,nolintlint // int64 on FreeBSD
+	return uint64(r.Cur) //nolint:unconvert,nolintlint // int64 on FreeBSD
 }

@@ -156,7 +156,7 @@ func (h Hello) tail(b []byte, k Kind) []byte {
 	b = append(b, h.Life[:]...)
 	b = binary.BigEndian.AppendUint32(b, h.Starts)
 	b = binary.BigEndian.AppendUint64(b, h.Boot)
-	b = append(b, byte(len(h.ID))) //nolint:gosec // MaxNodeID fits a byte
+	b = append(b, byte(len(h.ID))) // MaxNodeID fits a byte
 	b = append(b, h.ID...)
 	if k == KindClient {
 		b = append(b, h.Level)

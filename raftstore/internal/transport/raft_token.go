@@ -82,7 +82,7 @@ func readToken(peek func(n int) ([]byte, error)) (token, error) {
 	case c <= 0xd3:
 		t, err := long(formNumber, 1<<(c-0xd0), 0)
 		if shift := 64 - 8<<(c-0xd0); err == nil { // it has a sign
-			t.number = uint64(int64(t.number<<shift) >> shift) //nolint:gosec // extends the sign
+			t.number = uint64(int64(t.number<<shift) >> shift) // extends the sign
 		}
 		return t, err
 	case c <= 0xd8:
@@ -117,11 +117,11 @@ func newToken(f form, head int, n uint64) (token, error) {
 	}
 	switch f {
 	case formMap:
-		t.elements = 2 * int(n) //nolint:gosec // bounded above
+		t.elements = 2 * int(n)
 	case formList:
-		t.elements = int(n) //nolint:gosec // bounded above
+		t.elements = int(n)
 	default:
-		t.payload = int64(n) //nolint:gosec // bounded above
+		t.payload = int64(n)
 	}
 	return t, nil
 }

@@ -152,7 +152,7 @@ func newChooser(seed uint64) chooser {
 	case 1:
 		return keepAll{}
 	}
-	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // the same seed must choose the same
+	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // G404: the same seed must choose the same
 	// All, none and half of a kind find more than a random share does.
 	share := func() float64 { return []float64{0, 0.5, 0.5, 1, random.Float64()}[random.IntN(5)] }
 	return &keepSome{random, share(), share(), share()}
