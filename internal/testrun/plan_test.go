@@ -22,7 +22,7 @@ func samplePackage(path string, imports ...string) pkg {
 func TestPlan(t *testing.T) {
 	const servers = "example.test/sample/internal/testcluster"
 	jobs := plan([]pkg{
-		samplePackage("."), samplePackage("added/later"), samplePackage("added/withservers", servers), samplePackage("consul", servers),
+		samplePackage("."), samplePackage("internal/repo"), samplePackage("added/later"), samplePackage("added/withservers", servers), samplePackage("consul", servers),
 		samplePackage("etcd3", servers), samplePackage("keepalive"), samplePackage("zookeeper", servers), samplePackage(testcluster),
 	})
 	var order []string
@@ -30,7 +30,7 @@ func TestPlan(t *testing.T) {
 		order = append(order, j.pkg.arg())
 	}
 	require.Equal(t, []string{
-		".", "./zookeeper", "./consul", "./etcd3", "./zookeeper", "./consul", "./internal/testcluster", "./keepalive", "./added/later", "./added/withservers",
+		"./internal/repo", "./zookeeper", "./consul", "./etcd3", "./zookeeper", "./consul", "./internal/testcluster", "./keepalive", ".", "./added/later", "./added/withservers",
 	}, order)
 	byPath := map[string]*job{}
 	for _, j := range jobs {
@@ -43,7 +43,7 @@ func TestPlan(t *testing.T) {
 	require.Equal(t, allServers, byPath["added/withservers"].servers)
 	require.Empty(t, byPath["added/later"].servers)
 	require.Equal(t, waits, byPath["added/later"].load)
-	require.Equal(t, computes, byPath["."].load)
+	require.Equal(t, computes, byPath["internal/repo"].load)
 	require.Equal(t, measures, byPath["keepalive"].load)
 	require.True(t, byPath["etcd3"].cluster)
 	require.False(t, byPath["keepalive"].cluster)

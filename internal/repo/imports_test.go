@@ -1,6 +1,4 @@
-// Package holdfast_test checks the repository itself: which packages its packages may
-// import, the references of its pages, and the promises of its tools.
-package holdfast_test
+package repo_test
 
 import (
 	"bytes"
@@ -14,30 +12,6 @@ import (
 	"strings"
 	"testing"
 )
-
-const module = "github.com/holdfast-dcs/holdfast"
-
-// incomplete skips a check whose subject is not in this checkout. Where
-// everything has to be there, its absence is the finding.
-func incomplete(t *testing.T, what string) {
-	t.Helper()
-	if os.Getenv("HOLDFAST_REQUIRE_SERVERS") == "1" {
-		t.Fatalf("%s is missing", what)
-	}
-	t.Skipf("%s is not in this checkout", what)
-}
-
-func read(t *testing.T, path string) string {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		incomplete(t, path)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}
 
 func TestGoMod(t *testing.T) {
 	mod := read(t, "go.mod")
@@ -207,31 +181,4 @@ func TestArrowsPointDown(t *testing.T) {
 
 func sameBackend(backends []string, a, b string) bool {
 	return slices.ContainsFunc(backends, func(root string) bool { return in(a, root) && in(b, root) })
-}
-
-// The targets that CONTRIBUTING promises are those of make, and a change must pass
-// the ones that it names.
-func TestMakeTargets(t *testing.T) {
-	out, err := exec.CommandContext(t.Context(), "make", "--no-print-directory").CombinedOutput()
-	if errors.Is(err, exec.ErrNotFound) {
-		incomplete(t, "make")
-	}
-	if err != nil {
-		t.Fatalf("make: %v\n%s", err, out)
-	}
-	contributing := read(t, "CONTRIBUTING.md")
-	for _, target := range []string{"help", "check", "deps", "docs", "test", "mutants", "test-slow", "bench", "fuzz", "lint", "vuln"} {
-		if !regexp.MustCompile(`(?m)^\s+make ` + target + `\s+\S`).Match(out) {
-			t.Errorf("make help does not list %s", target)
-		}
-		if target != "help" && !strings.Contains(contributing, "`make "+target+"`") {
-			t.Errorf("CONTRIBUTING.md does not explain make %s", target)
-		}
-	}
-	if script := read(t, ".ci/run"); !strings.Contains(script, "\nexec make check test mutants\n") {
-		t.Error(".ci/run does not run make check test mutants")
-	}
-	if info, err := os.Stat(".ci/run"); err != nil || info.Mode()&0o111 == 0 {
-		t.Errorf(".ci/run cannot be executed: %v", err)
-	}
 }

@@ -1,4 +1,4 @@
-package holdfast_test
+package repo_test
 
 import (
 	"os"
@@ -46,5 +46,22 @@ func TestManualNamesRealCases(t *testing.T) {
 	}
 	if len(items) == 0 {
 		t.Error("the manual lists no guarantees")
+	}
+}
+
+// The cases of the suite that the README names as proof exist.
+func TestCasesInReadme(t *testing.T) {
+	known := map[string]bool{}
+	for _, c := range conformance.Cases() {
+		known[c.Name] = true
+	}
+	cases := regexp.MustCompile("`([A-Z][A-Za-z0-9]*/[A-Z][A-Za-z0-9]*)`").FindAllStringSubmatch(read(t, "README.md"), -1)
+	if len(cases) == 0 {
+		t.Error("README.md names no case of the suite as proof of a guarantee")
+	}
+	for _, m := range cases {
+		if !known[m[1]] {
+			t.Errorf("README.md names %s as proof, which is no case of the suite", m[1])
+		}
 	}
 }

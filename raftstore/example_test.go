@@ -1,4 +1,4 @@
-package holdfast_test
+package raftstore_test
 
 import (
 	"context"
