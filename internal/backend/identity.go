@@ -60,11 +60,17 @@ type SeedPool interface {
 // outcome is the outcome of a poll: an error if no server may be used.
 type outcome struct{ split error }
 
-// maxPoll bounds the wait for the seeds' answers.
+// maxPoll bounds the wait for the seeds' answers once the store is known.
 const maxPoll = 450 * time.Millisecond
 
-// pollTime returns how long silent seeds are waited for.
-func (i *Identity) pollTime() time.Duration { return min(maxPoll, i.Budget/4) }
+// pollTime returns how long silent seeds are waited for. The first decision waits longer:
+// if most seeds are slow then, the few that answer may belong to another store.
+func (i *Identity) pollTime() time.Duration {
+	if i.current.Load() == nil {
+		return i.Budget / 2
+	}
+	return min(maxPoll, i.Budget/4)
+}
 
 // pollInterval returns the least time between two polls.
 func (i *Identity) pollInterval() time.Duration {
@@ -351,11 +357,16 @@ func (i *Identity) Check(ctx context.Context, at, id string) error {
 		return nil
 	}
 	switch {
-	case own != nil && *own != "" && id == "":
+	case own == nil:
+		// If no seed had answered, the first answer decides nothing: the others may be
+		// about to answer too.
+		i.vote(at, id)
+		i.requestPollIfOld()
+	case *own != "" && id == "":
 		// The server may have been asked before the key was written: only a poll finds
 		// that the key is missing.
 		i.requestPollIfOld()
-	case own != nil && *own == "" && id != "":
+	case *own == "" && id != "":
 		i.vote(at, id)
 		i.requestPoll() // a writer has made the key meanwhile, or it is another store
 	default:
