@@ -139,7 +139,7 @@ func TestArrowsPointDown(t *testing.T) {
 	testcluster := own("internal/testcluster")
 	packages := list(t, "", "", "./...")
 	backends := backends(packages)
-	for _, name := range []string{"dcs", "dcs/attempt", "keepalive", "memstore", "raftstore", "etcd3", "consul", "zookeeper", "conformance", "conformance/fault", "internal/endpoint", "internal/backend", "internal/watchcache", "internal/testcluster", "examples/failover", "examples/leader"} {
+	for _, name := range []string{"dcs", "dcs/attempt", "keepalive", "memstore", "raftstore", "etcd3", "consul", "zookeeper", "conformance", "conformance/fault", "internal/endpoint", "internal/backend", "internal/watchcache", "internal/testcluster", "examples/failover", "examples/leader", "examples/vip"} {
 		if _, ok := packages[module+"/"+name]; !ok {
 			incomplete(t, name)
 		}

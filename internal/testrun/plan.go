@@ -86,6 +86,7 @@ var settings = []setting{
 	{path: testcluster},
 	{path: "examples/failover"},
 	{path: "examples/leader"},
+	{path: "examples/vip"},
 	// Single figures of a few milliseconds, in tests of a few seconds.
 	{path: "keepalive", load: measures},
 	{path: "conformance/fault", load: measures},
