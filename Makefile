@@ -40,9 +40,12 @@ PKG_gofumpt := mvdan.cc/gofumpt
 PKG_govulncheck := golang.org/x/vuln/cmd/govulncheck
 PKG_benchstat := golang.org/x/perf/cmd/benchstat
 
+# Prints the values that take more than a command to compute.
+MAKEVALUE := $(GO) -C tools run ./makevalue
+
 .PHONY: help
 help: ## Show this list
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@$(MAKEVALUE) help $(abspath $(firstword $(MAKEFILE_LIST)))
 
 .PHONY: check
 check: fmt-check vet lint vet-systems docs-check prose-check ## Format, vet, lint, import rules, vet for ten systems, generated docs, language
@@ -61,6 +64,7 @@ fmt-check: $(GOFUMPT)
 .PHONY: vet
 vet:
 	$(GO) vet ./...
+	$(GO) -C tools vet ./...
 
 .PHONY: vet-systems
 vet-systems:
@@ -91,7 +95,6 @@ deps: ## Install the system packages that the tests need, as root
 # The servers under test, each from a module of its own, built once for each
 # version. internal/testcluster looks for them in the same place.
 SERVERS := $(CACHE)/holdfast/servers
-server_path = $(SERVERS)/$(1)-$(shell sed -nE 's,^(require )?[[:space:]]*$(2) (v[^ ]+).*,\2,p' testservers/$(1)/go.mod)/$(1)
 
 .PHONY: test-servers
 test-servers: server-etcd server-consul ## Build etcd and Consul for the tests (the first time takes minutes)
@@ -106,9 +109,11 @@ server-consul:
 	@$(call build_server,consul,github.com/hashicorp/consul)
 
 define build_server
-if [ ! -x "$(call server_path,$(1),$(2))" ]; then \
+version=$$($(MAKEVALUE) version ../testservers/$(1)/go.mod $(2)); \
+out="$(SERVERS)/$(1)-$$version/$(1)"; \
+if [ ! -x "$$out" ]; then \
 	echo "building $(1) (the first time takes minutes)"; \
-	out="$(call server_path,$(1),$(2))"; mkdir -p "$$(dirname "$$out")"; \
+	mkdir -p "$$(dirname "$$out")"; \
 	work=$$(mktemp -d "$$(dirname "$$out")/.build.XXXXXX"); trap 'rm -rf "$$work"' EXIT; \
 	$(GO) -C testservers/$(1) build -trimpath -o "$$work/$(1)" $(2); \
 	mv -f "$$work/$(1)" "$$out"; \
@@ -145,28 +150,18 @@ SEED ?= 0
 soak: ## Strike the disks of a raftstore cluster, and change its members, for SOAK (100) rounds each
 	$(GO) test -race -count=1 -v -timeout 24h -run '^TestSoak$$|^TestSoakMembers$$|^TestMembersOfProcesses$$' ./raftstore -soak.rounds=$(SOAK) -soak.members=$(SOAK) -soak.processes=$(SOAK) -soak.seed=$(SEED)
 
-# The packages that have a test function of the kind $(1), as ./path arguments.
-packages_with = $$({ grep -rlE --include='*_test.go' '^func $(1)[A-Z]' . || true; } | xargs -r -n1 dirname | sort -u)
-
 .PHONY: bench
 bench: $(BENCHSTAT) ## Run the benchmarks; OLD=file compares with an earlier run
-	@packages=$(call packages_with,Benchmark); \
-	if [ -z "$$packages" ]; then echo "no benchmark found"; exit 1; fi; \
+	@packages=$$($(MAKEVALUE) packages .. Benchmark); \
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(BENCHCOUNT) -p 1 -timeout 1h $$packages | tee $(BENCHOUT)
 	@$(BENCHSTAT) $(OLD) $(BENCHOUT)
 
 .PHONY: fuzz
 fuzz: ## Fuzz every target for FUZZTIME (20s)
-	@targets=0; \
-	for package in $(call packages_with,Fuzz); do \
-		listed=$$($(GO) test -list '^Fuzz' $$package); \
-		for target in $$(grep '^Fuzz' <<<"$$listed"); do \
-			echo "fuzz $$package $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
-			targets=$$((targets + 1)); \
-		done; \
-	done; \
-	if [ $$targets = 0 ]; then echo "no fuzz target found"; exit 1; fi
+	@$(MAKEVALUE) functions .. Fuzz | while read -r package target; do \
+		echo "fuzz $$package $$target"; \
+		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package </dev/null; \
+	done
 
 .PHONY: vuln
 vuln: $(GOVULNCHECK) ## Look our dependencies up in Go's vulnerability database (needs the network)
