@@ -14,7 +14,9 @@ func Example() {
 	ctx := context.Background()
 	dir := must(os.MkdirTemp("", "holdfast-"))
 	defer os.RemoveAll(dir)
-	store := must(dcs.Open(ctx, "raft://"+dir+"?id=a&root=demo&listen=127.0.0.1:0", dcs.Options{}))
+	url := "raft://" + dir + "?id=a&root=demo&listen=127.0.0.1:0" // one node, in this process
+
+	store := must(dcs.Open(ctx, url, dcs.Options{})) // raft://, etcd3://, consul:// or zookeeper://
 	defer store.Close()
 	session := must(store.NewSession(ctx, dcs.SessionOptions{})) // renews its lease by itself
 	hold := must(session.Acquire(ctx, "leader", []byte("a")))    // waits until the lock is free
@@ -26,6 +28,7 @@ func Example() {
 		fmt.Println("wrote", n, "as the leader:", err == nil)
 	}
 	fmt.Println("released:", hold.Release(ctx) == nil, "still valid:", hold.Valid())
+
 	// Output:
 	// wrote 0 as the leader: true
 	// wrote 1 as the leader: true

@@ -78,6 +78,19 @@ func TestChangelog(t *testing.T) {
 	}
 }
 
+// The first screen of the README shows the library in use and the choice of a store.
+func TestFirstScreen(t *testing.T) {
+	first, _, _ := strings.Cut(read(t, "README.md"), "\n## ")
+	if lines := strings.Count(first, "\n"); lines > 40 {
+		t.Errorf("README.md has %d lines before its first section, want at most 40", lines)
+	}
+	for _, text := range []string{"dcs.Open(", "session.Acquire(", "| `raftstore` |", "| `etcd3` |", "| `consul` |", "| `zookeeper` |", "$ go run ./examples/failover"} {
+		if !strings.Contains(first, text) {
+			t.Errorf("README.md does not show %s before its first section", text)
+		}
+	}
+}
+
 // Commands that pages show exist: make's targets, and the packages that the go
 // command is given.
 func TestCommandsInPages(t *testing.T) {
