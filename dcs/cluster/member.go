@@ -49,6 +49,8 @@ type Member struct {
 	Position int64 `json:"xlog_location"`
 	// Timeline is the history that Position belongs to, 0 if unknown.
 	Timeline int64 `json:"timeline"`
+	// Pause reports that the member has seen that the cluster is paused.
+	Pause bool `json:"pause"`
 	// Tags are settings of the member for the others.
 	Tags map[string]json.RawMessage `json:"tags"`
 	// Extra are the other fields.

@@ -135,7 +135,7 @@ func (v *View) decode(key string, e dcs.Entry, last *View) (faults []error) {
 	case StatusKey:
 		v.Status, faults = decodeStatus(e.Value)
 	case optimeKey:
-		if _, found := v.snap.Get(Key(v.Scope, StatusKey)); !found {
+		if !v.Stored(StatusKey) {
 			v.Status, faults = decodeStatus(e.Value)
 		}
 	case FailsafeKey:
@@ -157,6 +157,12 @@ func (v *View) Member(name string) (Member, bool) {
 		}
 	}
 	return Member{}, false
+}
+
+// Stored reports whether the key with this name, as in ConfigKey, exists.
+func (v *View) Stored(name string) bool {
+	_, found := v.snap.Get(Key(v.Scope, name))
+	return found
 }
 
 // Problem returns the error of the value of the key with this name, as in SyncKey,

@@ -24,7 +24,7 @@ type Config struct {
 	// with defaults.
 	Timing Timing
 	// Member is the record that is published for this member: APIURL, ConnURL,
-	// Version, Tags and Extra. Name and Instance are set by the elector. The
+	// Version, Tags and Extra. Name, Instance and Pause are set by the elector. The
 	// fields that a [Reporter] reports come before these.
 	Member cluster.Member
 	// Asker asks other members for their identity and position before this one

@@ -152,7 +152,8 @@
 // requests of operators, on the paths of Patroni.
 //
 // The configuration in the tree sets maximum_lag_on_failover and pause. Its timing is
-// not applied: that of [Config.Timing] is.
+// not applied: that of [Config.Timing] is. A leader that finds no configuration writes
+// one with its timing, because patronictl needs it.
 //
 // # Requests
 //

@@ -95,7 +95,7 @@ type loop struct {
 	followed, following string // the leader that Follow was called for
 	endFollow           context.CancelFunc
 	followAt            dcs.Instant
-	statusAt            dcs.Instant
+	statusAt, configAt  dcs.Instant
 }
 
 // task is a kind of background work, of which one runs at a time.
@@ -110,6 +110,7 @@ const (
 	taskRelease  task = "release"
 	taskFailover task = "failover"
 	taskStatus   task = "status"
+	taskConfig   task = "config"
 )
 
 // New returns an Elector, or an ErrInvalid with every fault of c. It does no I/O.

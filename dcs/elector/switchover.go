@@ -149,6 +149,11 @@ func (e *Elector) keepTree() {
 	if f := l.view.Failover; f != nil && f.Token != l.hold.Token() {
 		e.considerRequest(*f)
 	}
+	if !l.view.Stored(cluster.ConfigKey) && e.due(l.configAt) { // tools of Patroni fail without one
+		l.configAt = dcs.Now().Add(l.timing.LoopWait)
+		t := e.c.Timing.Timing.WithDefaults()
+		e.write(taskConfig, cluster.Config{TTL: t.TTL, LoopWait: t.LoopWait, RetryTimeout: t.RetryTimeout})
+	}
 	if p := l.report.Position; p > 0 && p != l.view.Status.Position && e.due(l.statusAt) {
 		l.statusAt = dcs.Now().Add(l.timing.LoopWait)
 		s := l.view.Status

@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/cluster"
 	"github.com/holdfast-dcs/holdfast/memstore"
 )
@@ -255,6 +257,15 @@ func TestPause(t *testing.T) {
 			t.Fatal(err)
 		}
 		pass(time.Second)
+		paused := func(want bool) {
+			t.Helper()
+			for _, m := range w.view().Members { // patronictl pause --wait looks there
+				if m.Pause != want {
+					t.Errorf("member %s: pause %v, want %v", m.Name, m.Pause, want)
+				}
+			}
+		}
+		paused(true)
 		a.svc.do(func() {
 			a.svc.onReport = func() (cluster.Member, error) { return cluster.Member{Role: cluster.RoleReplica}, nil }
 		})
@@ -274,7 +285,36 @@ func TestPause(t *testing.T) {
 		if err := a.e.Resume(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		pass(time.Second)
+		paused(false)
 		w.wait(time.Minute, "a leader", func() bool { return a.e.Leading() != nil || b.e.Leading() != nil })
+	})
+}
+
+// A leader writes a configuration where there is none, and leaves one alone that is
+// stored.
+func TestConfigurationIsWritten(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		m := memstore.Match{Client: "a", Op: memstore.OpCommit, Key: cluster.Key(scope, cluster.ConfigKey)}
+		w.leads(w.start("a"))
+		pass(time.Second)
+		failing := w.server.Inject(m, memstore.Refuse(&dcs.Error{Kind: dcs.ErrUnauthorized, Err: errors.New("read only")}))
+		w.server.Delete("default", m.Key)
+		pass(time.Minute)
+		if n := failing.Hits(); n < 2 || n > 7 {
+			t.Errorf("%d attempts in 6 LoopWaits", n)
+		}
+		failing.Lift()
+		pass(11 * time.Second)
+		want := cluster.Config{TTL: 30 * time.Second, LoopWait: 10 * time.Second, RetryTimeout: 10 * time.Second}
+		if got := w.view().Config; !reflect.DeepEqual(got, want) {
+			t.Errorf("%+v", got)
+		}
+		w.put(t, cluster.ConfigKey, `{}`)
+		pass(time.Minute)
+		if got := w.view().Config; !reflect.DeepEqual(got, cluster.Config{}) {
+			t.Errorf("%+v", got)
+		}
 	})
 }
 

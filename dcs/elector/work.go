@@ -67,6 +67,9 @@ func (e *Elector) takeView(v *cluster.View) {
 	if l.state == Following && !e.free(v) {
 		l.approved = false
 	}
+	if before == nil || before.Config.Pause != v.Config.Pause {
+		l.unpublished = true
+	}
 	if before == nil || leaderToken(before) != leaderToken(v) {
 		l.reportAt = dcs.Instant{} // decisions need a position from after the change
 	}
@@ -206,7 +209,7 @@ func (e *Elector) reported(generation int, m cluster.Member, err error) {
 func (e *Elector) record() cluster.Member {
 	l := &e.loop
 	m := e.c.Member
-	m.Instance = e.instance
+	m.Instance, m.Pause = e.instance, l.view != nil && l.view.Config.Pause
 	r := l.report
 	set := func(to *string, from, otherwise string) {
 		if from != "" {

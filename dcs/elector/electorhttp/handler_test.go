@@ -179,7 +179,7 @@ func TestBodies(t *testing.T) {
 			"/patroni":  `{"state":"running","role":"primary","elector":"Leading","leader":"a"}`,
 			"/cluster":  `{"members":[{"name":"a","role":"leader","state":"running"},{"name":"b","role":"replica","state":"running","lag":0}],"scope":"pg"}`,
 			"/history":  `[]`,
-			"/config":   `{}`,
+			"/config":   `{"loop_wait":10,"retry_timeout":10,"ttl":30}`,
 			"/identity": `"name":"a"`,
 		} {
 			if _, got := a.do(http.MethodGet, target, ""); !strings.Contains(got, want) {
@@ -218,9 +218,9 @@ func TestWrites(t *testing.T) {
 			{a, "POST", "/switchover", `{"leader":"b","candidate":"a"}`, admin, 412, `member "b" does not lead`},
 			{b, "POST", "/switchover", `{"candidate":"a"}`, admin, 412, `ask "a"`},
 			{b, "PATCH", "/config", `[]`, admin, 412, "not a JSON object"},
-			{b, "PATCH", "/config", `{"pause":true}`, admin, 200, `{"pause":true}`},
+			{b, "PATCH", "/config", `{"pause":true}`, admin, 200, `{"loop_wait":10,"pause":true,"retry_timeout":10,"ttl":30}`},
 			{a, "POST", "/switchover", `{"candidate":"b"}`, admin, 412, "paused"},
-			{b, "PATCH", "/config", `{"pause":null}`, admin, 200, `{}`},
+			{b, "PATCH", "/config", `{"pause":null}`, admin, 200, `{"loop_wait":10,"retry_timeout":10,"ttl":30}`},
 			{a, "POST", "/switchover", `{"candidate":"b","scheduled_at":` + string(later) + `}`, admin, 202, "scheduled"},
 			{a, "POST", "/switchover", `{"leader":"a","candidate":"b"}`, admin, 200, "leads"},
 		} {
