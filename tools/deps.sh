@@ -30,6 +30,12 @@ if ! command -v pgrep >/dev/null; then
 	missing+=(procps)
 	lost+=('pgrep(1): ./internal/testcluster TestKindsStartSurviveAndLeaveNothing')
 fi
+# The distribution's Python runs patronictl, with its own modules.
+modules=/usr/lib/python3/dist-packages
+if ! command -v patronictl >/dev/null || ! [ -d $modules/etcd ] || ! [ -d $modules/consul ] || ! [ -d $modules/kazoo ]; then
+	missing+=(patroni python3-etcd python3-consul python3-kazoo)
+	lost+=('Patroni and its clients of etcd, Consul and ZooKeeper: ./internal/interop TestRecords, TestElectorObeys')
+fi
 
 root=yes
 if [ "$(id -u)" != 0 ]; then

@@ -39,7 +39,7 @@ func runDeps(t *testing.T, commands map[string]string) (output string, err error
 // machine is one with every command that the tests need, root, and a package
 // manager that prints its arguments.
 func machine() map[string]string {
-	return map[string]string{"ip": "", "java": "", "gcc": "", "cc": "", "pgrep": "", "id": "echo 0", "apt-get": `echo "apt-get $*"`}
+	return map[string]string{"ip": "", "java": "", "gcc": "", "cc": "", "pgrep": "", "patronictl": "", "id": "echo 0", "apt-get": `echo "apt-get $*"`}
 }
 
 func TestDepsInstallsWhatIsMissing(t *testing.T) {

@@ -87,6 +87,7 @@ var settings = []setting{
 	{path: "examples/failover"},
 	{path: "examples/leader"},
 	{path: "examples/vip"},
+	{path: "internal/interop"}, // patronictl, which keeps a processor busy for half a second each time
 	// Single figures of a few milliseconds, in tests of a few seconds.
 	{path: "keepalive", load: measures},
 	{path: "conformance/fault", load: measures},
