@@ -139,10 +139,10 @@ func (s *show) writes(ctx context.Context, n int) error {
 }
 
 // newLeader waits for a term of leadership with a larger token and returns it.
-func (s *show) newLeader(ctx context.Context, after uint64) (tenure, error) {
-	var found tenure
+func (s *show) newLeader(ctx context.Context, after uint64) (leadership, error) {
+	var found leadership
 	err := s.h.wait(ctx, func() bool {
-		for _, t := range s.h.tenures {
+		for _, t := range s.h.leaderships {
 			if t.token > after {
 				found = *t
 				return true
@@ -160,7 +160,7 @@ func (s *show) follows(ctx context.Context, member string, after int64) error {
 
 var errNoLeader = errors.New("nobody leads")
 
-func (s *show) leader() (*process, tenure, error) {
+func (s *show) leader() (*process, leadership, error) {
 	t, ok := s.h.leader()
 	if !ok {
 		return nil, t, errNoLeader
@@ -207,20 +207,20 @@ func (s *show) switchover(ctx context.Context, r *result) error {
 }
 
 // moveTo hands the lock over and waits until the candidate leads.
-func (s *show) moveTo(ctx context.Context, from *process, t tenure, to *process) (tenure, error) {
+func (s *show) moveTo(ctx context.Context, from *process, t leadership, to *process) (leadership, error) {
 	status, text, err := s.c.post(ctx, from, "/switchover/"+to.name)
 	if err == nil && status != http.StatusNoContent {
 		err = fmt.Errorf("the leader refused: %s", text)
 	}
 	if err != nil {
-		return tenure{}, err
+		return leadership{}, err
 	}
 	next, err := s.newLeader(ctx, t.token)
 	if err != nil {
-		return tenure{}, err
+		return leadership{}, err
 	}
 	if next.member != to.name {
-		return tenure{}, fmt.Errorf("%s was to lead, %s does", to.name, next.member)
+		return leadership{}, fmt.Errorf("%s was to lead, %s does", to.name, next.member)
 	}
 	return next, s.h.wait(ctx, func() bool { return s.h.lost[t.token] })
 }

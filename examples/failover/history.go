@@ -9,8 +9,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/examples/internal/event"
 )
 
-// tenure is the time in which one hold was valid, as its owner reported it.
-type tenure struct {
+// leadership is the time in which one Hold was valid, as its owner reported it.
+type leadership struct {
 	member   string
 	token    uint64
 	start    int64 // CLOCK_MONOTONIC, nanoseconds
@@ -19,7 +19,7 @@ type tenure struct {
 }
 
 // over returns the moment at which the hold stopped being valid, at the latest.
-func (t tenure) over() int64 {
+func (t leadership) over() int64 {
 	if t.end != 0 {
 		return min(t.end, t.deadline)
 	}
@@ -28,21 +28,21 @@ func (t tenure) over() int64 {
 
 // history collects the members' events and judges them.
 type history struct {
-	mu        sync.Mutex
-	tenures   []*tenure
-	following map[string]int64 // per member: the stamp of its last "following"
-	lost      map[uint64]bool  // tokens reported lost or released
-	failed    error            // why nothing can be waited for any more
-	repeated  int              // second "leading" events of one token
-	changed   chan struct{}    // closed and replaced at every change
+	mu          sync.Mutex
+	leaderships []*leadership
+	following   map[string]int64 // per member: the stamp of its last "following"
+	lost        map[uint64]bool  // tokens reported lost or released
+	failed      error            // why nothing can be waited for any more
+	repeated    int              // second "leading" events of one token
+	changed     chan struct{}    // closed and replaced at every change
 }
 
 func newHistory() *history {
 	return &history{following: map[string]int64{}, lost: map[uint64]bool{}, changed: make(chan struct{})}
 }
 
-func (h *history) byToken(token uint64) *tenure {
-	for _, t := range h.tenures {
+func (h *history) byToken(token uint64) *leadership {
+	for _, t := range h.leaderships {
 		if t.token == token {
 			return t
 		}
@@ -60,7 +60,7 @@ func (h *history) add(e event.Event) {
 		if t != nil {
 			h.repeated++
 		}
-		h.tenures = append(h.tenures, &tenure{member: e.Member, token: e.Token, start: e.Mono, deadline: e.DeadlineMono})
+		h.leaderships = append(h.leaderships, &leadership{member: e.Member, token: e.Token, start: e.Mono, deadline: e.DeadlineMono})
 	case event.Renewed:
 		if t != nil {
 			t.deadline = max(t.deadline, e.DeadlineMono)
@@ -82,7 +82,7 @@ func (h *history) add(e event.Event) {
 func (h *history) died(member string, at int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, t := range h.tenures {
+	for _, t := range h.leaderships {
 		if t.member == member && t.end == 0 {
 			t.end = at
 		}
@@ -125,11 +125,11 @@ func (h *history) wait(ctx context.Context, ok func() bool) error {
 	}
 }
 
-// present returns the tenure that goes on now, the latest one if the end of an
+// present returns the leadership that goes on now, the latest one if the end of an
 // earlier one has not been heard of. Call it inside wait, or with locked.
-func (h *history) present() *tenure {
-	var last *tenure
-	for _, t := range h.tenures {
+func (h *history) present() *leadership {
+	var last *leadership
+	for _, t := range h.leaderships {
 		if t.end == 0 && (last == nil || t.start > last.start) {
 			last = t
 		}
@@ -137,17 +137,17 @@ func (h *history) present() *tenure {
 	return last
 }
 
-// leader returns the present tenure's copy.
-func (h *history) leader() (tenure, bool) {
+// leader returns a copy of the present leadership.
+func (h *history) leader() (leadership, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if t := h.present(); t != nil {
 		return *t, true
 	}
-	return tenure{}, false
+	return leadership{}, false
 }
 
-// judgement is what the tenures show.
+// judgement is the faults that the leaderships show.
 type judgement struct {
 	Overlaps int           // pairs of holders that were valid at once
 	Overlap  time.Duration // the longest of them
@@ -155,11 +155,11 @@ type judgement struct {
 	Repeated int           // tokens with more than one "leading"
 }
 
-// judge looks at every tenure, in the order in which they began.
+// judge looks at every leadership, in the order in which they began.
 func (h *history) judge() judgement {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	all := append([]*tenure(nil), h.tenures...)
+	all := append([]*leadership(nil), h.leaderships...)
 	sort.Slice(all, func(i, j int) bool { return all[i].start < all[j].start })
 	j := judgement{Repeated: h.repeated}
 	var over int64
@@ -177,13 +177,13 @@ func (h *history) judge() judgement {
 	return j
 }
 
-// tokensBetween lists the tokens of tenures that began in [from, to), rising
+// tokensBetween lists the tokens of leaderships that began in [from, to), rising
 // by their beginning.
 func (h *history) tokensBetween(from, to int64) []uint64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var in []*tenure
-	for _, t := range h.tenures {
+	var in []*leadership
+	for _, t := range h.leaderships {
 		if t.start >= from && t.start < to {
 			in = append(in, t)
 		}
@@ -202,11 +202,11 @@ func (h *history) overlapsBetween(from, to int64) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := 0
-	for _, t := range h.tenures {
+	for _, t := range h.leaderships {
 		if t.start < from || t.start >= to {
 			continue
 		}
-		for _, o := range h.tenures {
+		for _, o := range h.leaderships {
 			if o != t && o.start < t.start && o.over() > t.start {
 				n++
 			}

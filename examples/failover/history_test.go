@@ -68,7 +68,7 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-func TestADeathEndsATenure(t *testing.T) {
+func TestADeathEndsALeadership(t *testing.T) {
 	h := newHistory()
 	h.add(leading("a", 5, 100, 1000))
 	h.died("a", 150)

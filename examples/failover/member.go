@@ -54,7 +54,7 @@ type member struct {
 
 // lead is one time of leading.
 type lead struct {
-	*event.Tenure
+	*event.ReportedHold
 	release chan string // names the successor; closed by nobody
 }
 
@@ -194,7 +194,7 @@ func (m *member) myTurn(s dcs.Snapshot) bool {
 
 // lead serves as the leader until the hold is over.
 func (m *member) lead(ctx context.Context, hold *dcs.Hold) {
-	l := &lead{Tenure: m.say.Lead(hold), release: make(chan string)}
+	l := &lead{ReportedHold: m.say.Lead(hold), release: make(chan string)}
 	m.last.Store(l)
 	m.hold.Store(l)
 	defer m.hold.Store(nil)

@@ -14,11 +14,11 @@ type Narrator struct {
 	Log    *Log
 	Member string
 
-	present atomic.Pointer[Tenure]
+	present atomic.Pointer[ReportedHold]
 }
 
-// Tenure is one time of leading.
-type Tenure struct {
+// ReportedHold is a Hold whose beginning and end are reported.
+type ReportedHold struct {
 	*dcs.Hold
 	n        *Narrator
 	released atomic.Int64
@@ -36,57 +36,57 @@ func (n *Narrator) Observer() dcs.Observer {
 }
 
 // Lead reports that h is held.
-func (n *Narrator) Lead(h *dcs.Hold) *Tenure {
-	t := &Tenure{Hold: h, n: n}
+func (n *Narrator) Lead(h *dcs.Hold) *ReportedHold {
+	r := &ReportedHold{Hold: h, n: n}
 	n.Emit(Event{Event: Leading, Leader: n.Member, Token: uint64(h.Token()), DeadlineMono: DeadlineMono(h.Deadline())})
-	n.present.Store(t)
-	return t
+	n.present.Store(r)
+	return r
 }
 
 // Release gives the hold up and reports it.
-func (t *Tenure) Release(ctx context.Context) {
+func (h *ReportedHold) Release(ctx context.Context) {
 	// The stamp is taken before Release: from its first instruction on the
 	// hold is not valid, and a successor may already be there when it returns.
-	t.released.Store(Mono())
-	if err := t.Hold.Release(ctx); err != nil {
-		t.n.Emit(Event{Event: Error, Reason: "release: " + err.Error()})
+	h.released.Store(Mono())
+	if err := h.Hold.Release(ctx); err != nil {
+		h.n.Emit(Event{Event: Error, Reason: "release: " + err.Error()})
 	}
-	<-t.Done()
-	t.Ended()
+	<-h.Done()
+	h.Ended()
 }
 
 // Ended reports the end of the hold: the moment at which Valid turned false.
-func (t *Tenure) Ended() {
-	t.n.present.CompareAndSwap(t, nil)
-	e := Event{Event: Lost, Token: uint64(t.Token()), Mono: Mono(), DeadlineMono: DeadlineMono(t.Deadline())}
-	if err := t.Err(); err != nil {
+func (h *ReportedHold) Ended() {
+	h.n.present.CompareAndSwap(h, nil)
+	e := Event{Event: Lost, Token: uint64(h.Token()), Mono: Mono(), DeadlineMono: DeadlineMono(h.Deadline())}
+	if err := h.Err(); err != nil {
 		e.Reason = err.Error()
 	}
-	if at := t.released.Load(); at != 0 && errors.Is(t.Err(), dcs.ErrReleased) {
+	if at := h.released.Load(); at != 0 && errors.Is(h.Err(), dcs.ErrReleased) {
 		e.Event, e.Mono = Released, at
 	} else if e.DeadlineMono < e.Mono {
 		e.Mono = e.DeadlineMono
 	}
-	t.n.Emit(e)
+	h.n.Emit(e)
 }
 
 // DeadlineMono is an instant as a reading of CLOCK_MONOTONIC.
 func DeadlineMono(i dcs.Instant) int64 { return Mono() - int64(i.Elapsed()) }
 
 func (n *Narrator) renewal(r dcs.RenewalEvent) {
-	t := n.present.Load()
-	if t == nil || r.Err != nil || !t.Valid() {
+	h := n.present.Load()
+	if h == nil || r.Err != nil || !h.Valid() {
 		return
 	}
-	n.Emit(Event{Event: Renewed, Token: uint64(t.Token()), DeadlineMono: DeadlineMono(r.Deadline)})
+	n.Emit(Event{Event: Renewed, Token: uint64(h.Token()), DeadlineMono: DeadlineMono(r.Deadline)})
 }
 
 func (n *Narrator) state(s dcs.StateEvent) {
-	t := n.present.Load()
-	if t == nil || s.Token != t.Token() || s.To != dcs.Unknown {
+	h := n.present.Load()
+	if h == nil || s.Token != h.Token() || s.To != dcs.Unknown {
 		return
 	}
-	e := Event{Event: Unknown, Token: uint64(t.Token()), DeadlineMono: DeadlineMono(t.Deadline())}
+	e := Event{Event: Unknown, Token: uint64(h.Token()), DeadlineMono: DeadlineMono(h.Deadline())}
 	if s.Reason != nil {
 		e.Reason = s.Reason.Error()
 	}
