@@ -76,6 +76,12 @@ func TestChangelog(t *testing.T) {
 	if len(versions) == 0 || versions[0][1] != "[Unreleased]" {
 		t.Errorf("the first section of CHANGELOG.md is not [Unreleased]: %q", versions)
 	}
+	_, entries, _ := strings.Cut(read(t, "CHANGELOG.md"), "\n## ")
+	for line := range strings.Lines(entries) {
+		if line = strings.TrimSpace(line); line != "" && !regexp.MustCompile(`^(- |##|\[)`).MatchString(line) {
+			t.Errorf("CHANGELOG.md has an entry of more than one line: %s", line)
+		}
+	}
 }
 
 // The first screen of the README shows the library in use and the choice of a store.
