@@ -12,7 +12,7 @@ BENCHCOUNT ?= 6
 BENCHOUT ?= bench.txt
 TESTTIMEOUT ?= 25m
 SLOWTIMEOUT ?= 3h
-# What make test tests.
+# The packages that make test tests.
 TESTS ?= ./...
 # The mutants that make mutants runs, by name; none is all.
 MUTANTS ?=
@@ -147,7 +147,7 @@ SOAK ?= 100
 SEED ?= 0
 
 .PHONY: soak
-soak: ## Strike the disks of a raftstore cluster, and change its members, for SOAK (100) rounds each
+soak: ## Inject faults into the disks of a raftstore cluster, and change its members, for SOAK (100) rounds each
 	$(GO) test -race -count=1 -v -timeout 24h -run '^TestSoak$$|^TestSoakMembers$$|^TestMembersOfProcesses$$' ./raftstore -soak.rounds=$(SOAK) -soak.members=$(SOAK) -soak.processes=$(SOAK) -soak.seed=$(SEED)
 
 .PHONY: bench
@@ -170,8 +170,8 @@ vuln: $(GOVULNCHECK) ## Look our dependencies up in Go's vulnerability database 
 .PHONY: tools
 tools: $(GOLANGCI_LINT) $(GOFUMPT) $(GOVULNCHECK) $(BENCHSTAT)
 
-# Built beside and then renamed, so that a run that was cut short leaves no half
-# a tool and two runs at once do not meet.
+# Built in a directory of its own and then renamed, so that an interrupted run leaves
+# no part of a tool and two runs at the same time do not collide.
 $(TOOLS)/%:
 	@echo "building $* (the first time takes minutes)"
 	@mkdir -p $(TOOLS); work=$$(mktemp -d $(TOOLS)/.build.XXXXXX); trap 'rm -rf "$$work"' EXIT; \

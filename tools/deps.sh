@@ -4,7 +4,7 @@
 set -euo pipefail
 
 missing=() # packages
-lost=()    # what is missing, and the tests that need it
+lost=()    # the missing things, each with the tests that need it
 
 network='Rotate/Blackholed of ./etcd3 TestConformance;
     Rotate/Blackholed, Rotate/HalfHealthy and Rotate/AllReplaced of ./consul and ./zookeeper TestConformance;
@@ -58,6 +58,6 @@ if [ ${#missing[@]} != 0 ]; then
 	echo "cannot install ${missing[*]}: this takes root and apt-get"
 fi
 if [ ${#lost[@]} != 0 ]; then
-	echo "tests that fail, or do not apply, for what is missing:"
+	echo "tests that fail, or do not apply, because something is missing:"
 	printf '  %s\n' "${lost[@]}"
 fi

@@ -1,4 +1,4 @@
-// Package backoff paces what is tried again.
+// Package backoff paces retries.
 package backoff
 
 import (

@@ -85,7 +85,7 @@ func TestParseRefuses(t *testing.T) {
 		"a test without ./":    {"./memstore TestW", "memstore TestW", "no header line"},
 		"no replacement":       {example[strings.Index(example, "-- old"):], "", "are required"},
 		"no reason":            {"why: One sentence.\n", "", "are required"},
-		"what changes nothing": {"\tthree\n", "\tone\n\ttwo\n", "a replacement in dcs/a.go changes nothing"},
+		"no change":            {"\tthree\n", "\tone\n\ttwo\n", "a replacement in dcs/a.go changes nothing"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Equal(t, 1, strings.Count(example, c.old))

@@ -37,8 +37,8 @@ func TestFindings(t *testing.T) {
 }
 
 func TestMarkdownWithoutCode(t *testing.T) {
-	lines := ofMarkdown("docs/a.md", []byte("what\n```go\nwho\n```\ntell\n"))
-	require.Equal(t, []line{{"docs/a.md", 1, "what", true}, {"docs/a.md", 5, "tell", true}}, lines)
+	lines := ofMarkdown("docs/a.md", []byte("what\n```go\nwho\n```\ntell `what` [of](what.md) it\n"))
+	require.Equal(t, []line{{"docs/a.md", 1, "what", true}, {"docs/a.md", 5, "tell  [of it", true}}, lines)
 }
 
 func TestBaseline(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -99,7 +100,12 @@ func isDirective(comment string) bool {
 	return strings.HasPrefix(comment, "//go:") || strings.HasPrefix(comment, "//nolint")
 }
 
-// ofMarkdown returns the lines of a document without its blocks of code.
+// codeAndTargets matches the parts of a line of Markdown that are not language: code,
+// and the target of a link.
+var codeAndTargets = regexp.MustCompile("`[^`]*`|\\]\\([^)]*\\)")
+
+// ofMarkdown returns the lines of a document without its code and the targets of its
+// links.
 func ofMarkdown(file string, source []byte) (lines []line) {
 	in := bufio.NewScanner(bytes.NewReader(source))
 	in.Buffer(nil, 1<<20)
@@ -111,7 +117,7 @@ func ofMarkdown(file string, source []byte) (lines []line) {
 			continue
 		}
 		if !isCode {
-			lines = append(lines, line{file, n, text, true})
+			lines = append(lines, line{file, n, codeAndTargets.ReplaceAllString(text, ""), true})
 		}
 	}
 	return lines
