@@ -10,8 +10,8 @@ import (
 // dataDirs are the directories with a server's data, of any kind of server.
 var dataDirs = []string{"data", "version-2"}
 
-// foreign returns the options of a server of another store of the same kind.
-func (c *Cluster) foreign() Options {
+// Foreign returns the options of a server of another store of the same kind.
+func (c *Cluster) Foreign() Options {
 	o := c.o
 	o.Nodes, o.Loopback, o.Domain = 1, true, ""
 	return o

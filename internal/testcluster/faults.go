@@ -21,6 +21,20 @@ func (c *Cluster) Blackhole(i int) (heal func() error, err error) {
 	return c.Servers()[i].host.CutClients()
 }
 
+// retirer is implemented by drivers of stores with a procedure before the stop of a
+// server.
+type retirer interface {
+	retire(c *Cluster, s *Server) error
+}
+
+// Retire prepares the stop of the server with the procedure of the store, if it has one.
+func (s *Server) Retire() error {
+	if r, ok := s.c.drv.(retirer); ok {
+		return r.retire(s.c, s)
+	}
+	return nil
+}
+
 // replacer is implemented by drivers of stores whose members can be replaced.
 type replacer interface {
 	// leave removes s from the members. join adds s, which is not started yet, to

@@ -25,7 +25,7 @@ func (c *Cluster) Faults() *conformance.Cluster {
 		Healthy:     func(tb testing.TB) { require.NoError(tb, c.Healthy(context.Background())) },
 		RestartAll:  func(tb testing.TB) { require.NoError(tb, c.RestartAll(context.Background())) },
 		InjectFault: c.injectFault,
-		Foreign:     func(tb testing.TB) string { return New(tb, c.foreign()).Endpoints()[0] },
+		Foreign:     func(tb testing.TB) string { return New(tb, c.Foreign()).Endpoints()[0] },
 		Wipe:        func(tb testing.TB) { require.NoError(tb, c.Wipe(context.Background())) },
 		Backup: func(tb testing.TB) func() {
 			dir := tb.TempDir()
@@ -33,12 +33,6 @@ func (c *Cluster) Faults() *conformance.Cluster {
 			return func() { require.NoError(tb, c.RestoreBackup(context.Background(), dir)) }
 		},
 	}
-}
-
-// retirer is implemented by drivers of stores with a procedure before the stop of a
-// server.
-type retirer interface {
-	retire(c *Cluster, s *Server) error
 }
 
 func (c *Cluster) injectFault(tb testing.TB, i int, t conformance.ServerFault) (heal func()) {
@@ -49,9 +43,7 @@ func (c *Cluster) injectFault(tb testing.TB, i int, t conformance.ServerFault) (
 		server.Kill()
 		return func() { must(server.Restart()) }
 	case conformance.Stopped:
-		if r, ok := c.drv.(retirer); ok {
-			must(r.retire(c, server))
-		}
+		must(server.Retire())
 		server.Stop()
 		return func() { must(server.Restart()) }
 	case conformance.Frozen:
