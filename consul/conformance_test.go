@@ -7,12 +7,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
-	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 )
 
 func TestConformance(t *testing.T) {
 	s := newSuite(t)
-	conformance.Run(t, testcluster.Harness("consul", suiteTiming, func(tb testing.TB) conformance.Store {
+	conformance.Run(t, harness.New("consul", suiteTiming, func(tb testing.TB) conformance.Store {
 		s := s.fresh(tb)
 		return conformance.Store{
 			Open: s.open, OpenWith: s.openWith, URL: s.url, DropBookkeeping: s.dropBookkeeping,
@@ -36,7 +36,7 @@ func TestConformanceThroughAnAgent(t *testing.T) {
 	s.agent = addr
 	na := conformance.WithoutCluster("there is one agent only; TestConformance injects faults into the servers")
 	na["Auth/*"], na["TLS/*"] = "covered by TestConformance", "covered by TestConformance"
-	conformance.Run(t, testcluster.Harness("consul, one agent", suiteTiming, func(tb testing.TB) conformance.Store {
+	conformance.Run(t, harness.New("consul, one agent", suiteTiming, func(tb testing.TB) conformance.Store {
 		s := s.fresh(tb)
 		return conformance.Store{
 			Open: s.open, OpenWith: s.openWith, URL: s.url, DropBookkeeping: s.dropBookkeeping,

@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 )
 
 // faults controls the servers for the fault cases of the suite.
@@ -16,7 +17,7 @@ func (s *suite) faults() *conformance.Cluster {
 	if s.Cluster == nil {
 		return nil
 	}
-	c := s.Cluster.Faults()
+	c := harness.Faults(s.Cluster)
 	c.ReadOnly = func(tb testing.TB) func() {
 		heal, err := s.Cluster.ConsulReadOnly()
 		require.NoError(tb, err)

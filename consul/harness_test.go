@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 )
 
 // suiteTiming has budgets in which an election of the servers fits, which takes at most
@@ -42,7 +43,7 @@ func TestMain(m *testing.M) {
 
 // suite is the harness of the conformance suite.
 type suite struct {
-	testcluster.Env
+	harness.Env
 	agent string // "": the clients use the servers
 }
 
@@ -56,7 +57,7 @@ func (s *suite) fresh(tb testing.TB) *suite {
 }
 
 func newSuite(tb testing.TB) *suite {
-	s := &suite{Env: shared.Env(tb)}
+	s := &suite{Env: harness.NewEnv(tb, &shared)}
 	commonNode.Do(func() { s.registerNode(tb) })
 	return s
 }
@@ -88,7 +89,7 @@ func (s *suite) admin(tb testing.TB) *api.Client {
 type suiteClient struct {
 	*Backend
 	faults *faultInjector
-	conns  testcluster.Sockets
+	conns  harness.Sockets
 }
 
 func (s *suite) config(o conformance.Opening) Config {
@@ -140,7 +141,7 @@ func (s *suite) open(tb testing.TB) dcs.Backend {
 
 func (s *suite) url(testing.TB) string {
 	if s.agent != "" {
-		site := testcluster.Env{Endpoints: s.Endpoints, Root: s.Root}
+		site := harness.Env{Endpoints: s.Endpoints, Root: s.Root}
 		return site.URL("consul", suiteTiming, "lock_delay=1ms")
 	}
 	return s.URL("consul", suiteTiming, "node=holdfast-suite")
@@ -170,7 +171,7 @@ func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.B
 	if who == conformance.MissingRight {
 		rules = testcluster.ConsulReader
 	}
-	t := &tokens{tb: tb, admin: (&suite{Env: testcluster.Env{Cluster: cluster}}).admin(tb), file: filepath.Join(tb.TempDir(), "token")}
+	t := &tokens{tb: tb, admin: (&suite{Env: harness.Env{Cluster: cluster}}).admin(tb), file: filepath.Join(tb.TempDir(), "token")}
 	switch who {
 	case conformance.WrongPassword:
 		t.write("wrong-" + conformance.Secret)
@@ -180,12 +181,12 @@ func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.B
 	default:
 		t.renew(rules)
 	}
-	return openSecure(cluster, cluster.Authority().ClientTLS(tb, who), t.file, log)
+	return openSecure(cluster, harness.ClientTLS(tb, cluster.Authority(), who), t.file, log)
 }
 
 func openSecure(cluster *testcluster.Cluster, conf *tls.Config, tokenFile string, log *slog.Logger) (dcs.Backend, error) {
 	b, err := New(Config{
-		Endpoints: cluster.Endpoints(), Root: testcluster.EnvRoot, Node: suiteNode, MinTTL: time.Second,
+		Endpoints: cluster.Endpoints(), Root: harness.EnvRoot, Node: suiteNode, MinTTL: time.Second,
 		Timing: suiteTiming, Logger: log, TLS: conf, TokenFile: tokenFile,
 	})
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 )
 
 // lines collects the lines of a log.
@@ -171,7 +172,7 @@ func TestTokensAreNotLogged(t *testing.T) {
 	cluster := secured.Get(t)
 	conf, err := cluster.Authority().Client().Config(cluster.Authority())
 	require.NoError(t, err)
-	tok := &tokens{tb: t, admin: (&suite{Env: testcluster.Env{Cluster: cluster}}).admin(t), file: t.TempDir() + "/token"}
+	tok := &tokens{tb: t, admin: (&suite{Env: harness.Env{Cluster: cluster}}).admin(t), file: t.TempDir() + "/token"}
 	tok.renew(testcluster.ConsulReader)
 	secret, err := os.ReadFile(tok.file)
 	require.NoError(t, err)
@@ -190,10 +191,10 @@ func TestReaderOpens(t *testing.T) {
 	cluster := secured.Get(t)
 	conf, err := cluster.Authority().Client().Config(cluster.Authority())
 	require.NoError(t, err)
-	tok := &tokens{tb: t, admin: (&suite{Env: testcluster.Env{Cluster: cluster}}).admin(t), file: t.TempDir() + "/token"}
+	tok := &tokens{tb: t, admin: (&suite{Env: harness.Env{Cluster: cluster}}).admin(t), file: t.TempDir() + "/token"}
 	tok.renew(`key_prefix "holdfast/" { policy = "read" }`)
 	b, err := open(t.Context(), Config{
-		Endpoints: cluster.Endpoints(), Root: testcluster.EnvRoot, Node: "holdfast-suite", Timing: suiteTiming, TLS: conf, TokenFile: tok.file,
+		Endpoints: cluster.Endpoints(), Root: harness.EnvRoot, Node: "holdfast-suite", Timing: suiteTiming, TLS: conf, TokenFile: tok.file,
 	}, false)
 	require.NoError(t, err)
 	defer b.Close()

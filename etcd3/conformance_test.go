@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
-	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 )
 
 func TestConformance(t *testing.T) {
@@ -14,7 +14,7 @@ func TestConformance(t *testing.T) {
 	if version := os.Getenv("HOLDFAST_ETCD_VERSION"); version != "" {
 		name += ", " + version
 	}
-	conformance.Run(t, testcluster.Harness(name, suiteTiming, func(tb testing.TB) conformance.Store {
+	conformance.Run(t, harness.New(name, suiteTiming, func(tb testing.TB) conformance.Store {
 		s := s.fresh(tb)
 		return conformance.Store{
 			Open: s.open, OpenWith: s.openWith, URL: s.url, DropBookkeeping: s.dropBookkeeping,

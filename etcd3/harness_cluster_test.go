@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 )
 
 // faults controls the servers for the fault cases of the suite.
@@ -18,7 +19,7 @@ func (s *suite) faults() *conformance.Cluster {
 	if s.Cluster == nil {
 		return nil
 	}
-	c := s.Cluster.Faults()
+	c := harness.Faults(s.Cluster)
 	strike := c.InjectFault
 	c.InjectFault = func(tb testing.TB, i int, t conformance.ServerFault) func() {
 		if t.Do == conformance.Partitioned && !s.Cluster.HasNetwork() {

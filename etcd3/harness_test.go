@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 )
 
 // suiteTiming has budgets in which an election of the cluster fits, which takes at most
@@ -40,12 +41,12 @@ func TestMain(m *testing.M) {
 }
 
 // suite is the harness of the conformance suite.
-type suite struct{ testcluster.Env }
+type suite struct{ harness.Env }
 
 // fresh returns the suite with a tree of its own.
 func (s *suite) fresh(tb testing.TB) *suite { return &suite{s.Fresh(tb)} }
 
-func newSuite(tb testing.TB) *suite { return &suite{shared.Env(tb)} }
+func newSuite(tb testing.TB) *suite { return &suite{harness.NewEnv(tb, &shared)} }
 
 // byHand makes a call that no Backend makes, on a connection that is closed afterwards.
 func (s *suite) byHand(tb testing.TB, do func(ctx context.Context, cc *grpc.ClientConn) error) {
@@ -65,7 +66,7 @@ func (s *suite) byHand(tb testing.TB, do func(ctx context.Context, cc *grpc.Clie
 type suiteClient struct {
 	*Backend
 	faults *faultInjector
-	conns  testcluster.Sockets
+	conns  harness.Sockets
 }
 
 func (s *suite) config(o conformance.Opening) Config {
@@ -143,12 +144,12 @@ func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.B
 	case conformance.ShortToken:
 		outdateTokens(tb, cluster)
 	}
-	return openSecure(cluster, cluster.Authority().ClientTLS(tb, who), user, password, log)
+	return openSecure(cluster, harness.ClientTLS(tb, cluster.Authority(), who), user, password, log)
 }
 
 func openSecure(cluster *testcluster.Cluster, conf *tls.Config, user, password string, log *slog.Logger) (dcs.Backend, error) {
 	b, err := New(Config{
-		Endpoints: cluster.Endpoints(), Root: testcluster.EnvRoot, Timing: suiteTiming, Logger: log,
+		Endpoints: cluster.Endpoints(), Root: harness.EnvRoot, Timing: suiteTiming, Logger: log,
 		TLS: conf, Username: user, Password: password,
 	})
 	if err != nil {

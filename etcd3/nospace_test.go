@@ -18,6 +18,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 )
 
 // prompt is far less than the budget. A call that returns within it did not wait for the
@@ -244,7 +245,7 @@ func TestRealStoreRunsFull(t *testing.T) {
 	c := testcluster.New(t, testcluster.Options{
 		Kind: testcluster.Etcd, Version: os.Getenv("HOLDFAST_ETCD_VERSION"), Nodes: 1, Loopback: true, Flags: []string{"--quota-backend-bytes", fmt.Sprint(8 << 20)},
 	})
-	s := (&suite{testcluster.Env{Cluster: c}}).fresh(t)
+	s := (&suite{harness.Env{Cluster: c}}).fresh(t)
 	store, err := dcs.New(s.open(t), dcs.Options{Timing: suiteTiming})
 	require.NoError(t, err)
 	defer store.Close()

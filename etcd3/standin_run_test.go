@@ -13,13 +13,14 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 )
 
 // Where no packets can be dropped, a stand-in replaces the half-healthy member. The
 // client ejects it like the real one.
 func TestStandInIsLeft(t *testing.T) {
 	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Etcd, Loopback: true})
-	s := (&suite{testcluster.Env{Cluster: c}}).fresh(t)
+	s := (&suite{harness.Env{Cluster: c}}).fresh(t)
 	b, err := New(Config{Endpoints: s.Endpoints, Root: s.Root, Timing: suiteTiming})
 	require.NoError(t, err)
 	defer b.Close()

@@ -11,13 +11,14 @@ import (
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 )
 
 // A watch that fell behind a compaction begins again. No change during that time is
 // missed, including deletions.
 func TestWatchSurvivesACompaction(t *testing.T) {
 	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Etcd})
-	s := (&suite{testcluster.Env{Cluster: c}}).fresh(t)
+	s := (&suite{harness.Env{Cluster: c}}).fresh(t)
 	timing := dcs.Timing{TTL: 30 * time.Second, LoopWait: time.Second, RetryTimeout: 10 * time.Second}
 	b, err := New(Config{Endpoints: s.Endpoints, Root: s.Root, Timing: timing})
 	require.NoError(t, err)

@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
-	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 )
 
 // TestConformanceOfClients runs the suite on clients without a data directory. As for
@@ -21,7 +21,7 @@ func TestConformanceOfClients(t *testing.T) {
 	if !s.Cluster.HasNetwork() {
 		na["Rotate/Blackholed"] = "packets can be dropped only where root may make network namespaces"
 	}
-	conformance.Run(t, testcluster.Harness("raftstore, client", clientTiming, func(tb testing.TB) conformance.Store {
+	conformance.Run(t, harness.New("raftstore, client", clientTiming, func(tb testing.TB) conformance.Store {
 		s := s.fresh(tb)
 		return conformance.Store{
 			Open: s.open, OpenWith: s.openWith, URL: s.url, Requests: clientRequests, Inject: clientInject,

@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
@@ -58,10 +59,10 @@ var raftNode = testcluster.RaftNode{
 }
 
 // clientSuite has the nodes on which the conformance suite of clients runs.
-type clientSuite struct{ testcluster.Env }
+type clientSuite struct{ harness.Env }
 
 func newClientSuite(tb testing.TB) *clientSuite {
-	return (&clientSuite{sharedNodes.Env(tb)}).fresh(tb)
+	return (&clientSuite{harness.NewEnv(tb, &sharedNodes)}).fresh(tb)
 }
 
 func (s *clientSuite) fresh(tb testing.TB) *clientSuite {
@@ -124,7 +125,7 @@ func clientSockets(b dcs.Backend) []conformance.Socket {
 
 // faults returns the nodes for the fault cases.
 func (s *clientSuite) faults() *conformance.Cluster {
-	c := s.Cluster.Faults()
+	c := harness.Faults(s.Cluster)
 	strike := c.InjectFault
 	c.InjectFault = func(tb testing.TB, i int, t conformance.ServerFault) func() {
 		if t.Do == conformance.Partitioned && !s.Cluster.HasNetwork() {

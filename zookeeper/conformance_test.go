@@ -5,11 +5,12 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 )
 
 func TestConformance(t *testing.T) {
 	s := newSuite(t)
-	conformance.Run(t, testcluster.Harness("zookeeper", suiteTiming, func(tb testing.TB) conformance.Store {
+	conformance.Run(t, harness.New("zookeeper", suiteTiming, func(tb testing.TB) conformance.Store {
 		s := s.fresh(tb)
 		return conformance.Store{
 			Open: s.open, OpenWith: s.openWith, URL: s.url, DropBookkeeping: s.dropBookkeeping,

@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 )
 
 // faults returns the servers for the suite's fault cases.
@@ -19,7 +20,7 @@ func (s *suite) faults() *conformance.Cluster {
 	if s.Cluster == nil {
 		return nil
 	}
-	c := s.Cluster.Faults()
+	c := harness.Faults(s.Cluster)
 	c.EndLease = s.endLease
 	c.ReadOnly = func(tb testing.TB) func() {
 		heal, err := s.Cluster.ZooKeeperReadOnly(append(parents("/"+s.Root), "/"+s.Root))

@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 )
 
 // suiteTiming leaves room in a budget for an election of the servers, which
@@ -38,7 +39,7 @@ func TestMain(m *testing.M) {
 
 // suite is the environment of the conformance suite.
 type suite struct {
-	testcluster.Env
+	harness.Env
 
 	mu      sync.Mutex
 	clients []*Backend
@@ -47,7 +48,7 @@ type suite struct {
 // fresh returns the suite with a tree of its own.
 func (s *suite) fresh(tb testing.TB) *suite { return &suite{Env: s.Fresh(tb)} }
 
-func newSuite(tb testing.TB) *suite { return &suite{Env: shared.Env(tb)} }
+func newSuite(tb testing.TB) *suite { return &suite{Env: harness.NewEnv(tb, &shared)} }
 
 // admin runs f with a client that has all permissions and does not use a proxy.
 func (s *suite) admin(tb testing.TB, f func(c *zk.Conn)) {
@@ -69,7 +70,7 @@ func (s *suite) admin(tb testing.TB, f func(c *zk.Conn)) {
 type suiteClient struct {
 	*Backend
 	injector *testInjector
-	conns    testcluster.Sockets
+	conns    harness.Sockets
 }
 
 func (s *suite) config(o conformance.Opening) Config {
@@ -178,9 +179,9 @@ func secure(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.B
 	cluster := secured.Get(tb)
 	owners(tb, cluster)
 	c := Config{
-		Endpoints: cluster.Endpoints(), Root: testcluster.EnvRoot, User: secretUser, Password: conformance.Secret, Timing: suiteTiming,
+		Endpoints: cluster.Endpoints(), Root: harness.EnvRoot, User: secretUser, Password: conformance.Secret, Timing: suiteTiming,
 		Tick: testcluster.ZooKeeperTick, MinTTL: 2 * testcluster.ZooKeeperTick, MaxTTL: time.Minute,
-		Logger: log, TLS: cluster.Authority().ClientTLS(tb, who),
+		Logger: log, TLS: harness.ClientTLS(tb, cluster.Authority(), who),
 	}
 	switch who {
 	case conformance.WrongPassword:
@@ -202,7 +203,7 @@ func owners(tb testing.TB, cluster *testcluster.Cluster) {
 	require.NoError(tb, err)
 	defer c.Close()
 	acl := append(zk.DigestACL(zk.PermAll, secretUser, conformance.Secret), zk.DigestACL(zk.PermRead, readingUser, readerSecret)...)
-	for _, path := range append(parents("/"+testcluster.EnvRoot), "/"+testcluster.EnvRoot) {
+	for _, path := range append(parents("/"+harness.EnvRoot), "/"+harness.EnvRoot) {
 		if _, err := c.Create(path, nil, 0, acl); !errors.Is(err, zk.ErrNodeExists) {
 			require.NoError(tb, err)
 		}

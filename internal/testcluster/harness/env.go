@@ -1,4 +1,6 @@
-package testcluster
+// Package harness adapts the servers of package testcluster to package conformance, for
+// the tests of the backends.
+package harness
 
 import (
 	"crypto/rand"
@@ -9,24 +11,26 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
 // Env is the environment of a backend's conformance cases. It consists of the servers of
 // a cluster, or external ones, and a tree on them.
 type Env struct {
-	Cluster   *Cluster // nil for external servers
+	Cluster   *testcluster.Cluster // nil for external servers
 	Endpoints []string
 	Root      string
 
-	shared *Shared // nil if Cluster never changes
+	shared *testcluster.Shared // nil if Cluster never changes
 }
 
 // EnvRoot is the common prefix of the Root of every Env.
 const EnvRoot = "holdfast/suite"
 
-// Env returns an Env on the shared cluster, or on the servers of [External].
-func (s *Shared) Env(tb testing.TB) Env {
-	if own := External(s.Options.Kind); own != nil {
+// NewEnv returns an Env on the shared cluster, or on the servers of
+// [testcluster.External].
+func NewEnv(tb testing.TB, s *testcluster.Shared) Env {
+	if own := testcluster.External(s.Options.Kind); own != nil {
 		return Env{Endpoints: own}.Fresh(tb)
 	}
 	return Env{shared: s}.Fresh(tb)
@@ -66,8 +70,8 @@ func (s Env) URL(scheme string, t dcs.Timing, options string) string {
 	return fmt.Sprintf("%s://%s/%s?%s&ttl=%v&loop_wait=%v&retry_timeout=%v", scheme, strings.Join(addrs, ","), s.Root, options, t.TTL, t.LoopWait, t.RetryTimeout)
 }
 
-// Harness returns the harness of a backend. The cases in notApplicable are not run.
-func Harness(name string, t dcs.Timing, fresh func(tb testing.TB) conformance.Store, notApplicable map[string]string) conformance.Harness {
+// New returns the harness of a backend. The cases in notApplicable are not run.
+func New(name string, t dcs.Timing, fresh func(tb testing.TB) conformance.Store, notApplicable map[string]string) conformance.Harness {
 	return conformance.Harness{
 		Name: name, Timing: t, New: fresh, NotApplicable: notApplicable,
 		// The goroutines of the servers run as long as the tests.

@@ -1,4 +1,4 @@
-package testcluster
+package harness
 
 import (
 	"context"
@@ -13,19 +13,20 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
 // Faults returns the operations of the conformance suite on the servers that all kinds
 // have. The harness of a kind may add its own operations.
-func (c *Cluster) Faults() *conformance.Cluster {
+func Faults(c *testcluster.Cluster) *conformance.Cluster {
 	return &conformance.Cluster{
 		Endpoints:   slices.Clone(c.Endpoints()),
 		Election:    c.Election(),
 		Leader:      func(testing.TB) int { return c.Leader(context.Background()) },
 		Healthy:     func(tb testing.TB) { require.NoError(tb, c.Healthy(context.Background())) },
 		RestartAll:  func(tb testing.TB) { require.NoError(tb, c.RestartAll(context.Background())) },
-		InjectFault: c.injectFault,
-		Foreign:     func(tb testing.TB) string { return New(tb, c.Foreign()).Endpoints()[0] },
+		InjectFault: func(tb testing.TB, i int, t conformance.ServerFault) func() { return injectFault(tb, c, i, t) },
+		Foreign:     func(tb testing.TB) string { return testcluster.New(tb, c.Foreign()).Endpoints()[0] },
 		Wipe:        func(tb testing.TB) { require.NoError(tb, c.Wipe(context.Background())) },
 		Backup: func(tb testing.TB) func() {
 			dir := tb.TempDir()
@@ -35,7 +36,7 @@ func (c *Cluster) Faults() *conformance.Cluster {
 	}
 }
 
-func (c *Cluster) injectFault(tb testing.TB, i int, t conformance.ServerFault) (heal func()) {
+func injectFault(tb testing.TB, c *testcluster.Cluster, i int, t conformance.ServerFault) (heal func()) {
 	server := c.Servers()[i]
 	must := func(err error) { require.NoError(tb, err, "%v", t.Do) }
 	switch t.Do {
@@ -101,8 +102,8 @@ func (s *Sockets) Read() []conformance.Socket {
 }
 
 // ClientTLS returns the TLS configuration of a client with the credentials of a case, which
-// may be valid, invalid or missing.
-func (a *Authority) ClientTLS(tb testing.TB, creds conformance.Credentials) *tls.Config {
+// may be valid, invalid or missing. a is the authority of the servers.
+func ClientTLS(tb testing.TB, a *testcluster.Authority, creds conformance.Credentials) *tls.Config {
 	pair := a.Client()
 	if creds == conformance.ExpiredCert {
 		pair = a.Expired()
@@ -115,7 +116,7 @@ func (a *Authority) ClientTLS(tb testing.TB, creds conformance.Credentials) *tls
 	case conformance.WrongHost:
 		conf.ServerName = "elsewhere.test"
 	case conformance.UnknownCA:
-		other, err := NewAuthority(filepath.Join(tb.TempDir(), "other"), nil)
+		other, err := testcluster.NewAuthority(filepath.Join(tb.TempDir(), "other"), nil)
 		require.NoError(tb, err)
 		stranger, err := pair.Config(other)
 		require.NoError(tb, err)
