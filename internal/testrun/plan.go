@@ -29,8 +29,8 @@ const (
 	measures
 )
 
-// testcluster is the package that starts servers. A package whose tests import it
-// needs every server unless settings says otherwise.
+// testcluster is the package that starts servers. A package whose tests import it, or a
+// package below it, needs every server unless settings says otherwise.
 const testcluster = "internal/testcluster"
 
 // allServers are the servers that make server-NAME builds.
@@ -151,8 +151,8 @@ func plan(packages []pkg) []*job {
 	var jobs []*job
 	add := func(p pkg, s setting) {
 		j := &job{pkg: p, record: newRecord(), load: s.load, servers: s.servers, cluster: s.cluster, part: s.part}
-		imports := slices.Concat(p.TestImports, p.XTestImports)
-		if j.servers == nil && (p.path() == testcluster || slices.Contains(imports, p.Module.Path+"/"+testcluster)) {
+		starts := func(path string) bool { return strings.HasPrefix(path+"/", p.Module.Path+"/"+testcluster+"/") }
+		if j.servers == nil && slices.ContainsFunc(slices.Concat(p.TestImports, p.XTestImports, []string{p.ImportPath}), starts) {
 			j.servers = allServers
 		}
 		if i := slices.IndexFunc(jobs, func(o *job) bool { return o.pkg.path() == p.path() }); i >= 0 {

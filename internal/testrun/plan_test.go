@@ -22,7 +22,7 @@ func samplePackage(path string, imports ...string) pkg {
 func TestPlan(t *testing.T) {
 	const servers = "example.test/sample/internal/testcluster"
 	jobs := plan([]pkg{
-		samplePackage("."), samplePackage("internal/repo"), samplePackage("added/later"), samplePackage("added/withservers", servers), samplePackage("consul", servers),
+		samplePackage("."), samplePackage("internal/repo"), samplePackage("added/later"), samplePackage("added/withservers", servers), samplePackage("added/withadapter", servers+"/harness"), samplePackage("consul", servers),
 		samplePackage("etcd3", servers), samplePackage("keepalive"), samplePackage("zookeeper", servers), samplePackage(testcluster),
 	})
 	var order []string
@@ -30,7 +30,7 @@ func TestPlan(t *testing.T) {
 		order = append(order, j.pkg.arg())
 	}
 	require.Equal(t, []string{
-		"./internal/repo", "./zookeeper", "./consul", "./etcd3", "./zookeeper", "./consul", "./internal/testcluster", "./keepalive", ".", "./added/later", "./added/withservers",
+		"./internal/repo", "./zookeeper", "./consul", "./etcd3", "./zookeeper", "./consul", "./internal/testcluster", "./keepalive", ".", "./added/later", "./added/withservers", "./added/withadapter",
 	}, order)
 	byPath := map[string]*job{}
 	for _, j := range jobs {
@@ -41,6 +41,7 @@ func TestPlan(t *testing.T) {
 	require.Empty(t, byPath["zookeeper"].servers)
 	require.Equal(t, allServers, byPath[testcluster].servers)
 	require.Equal(t, allServers, byPath["added/withservers"].servers)
+	require.Equal(t, allServers, byPath["added/withadapter"].servers)
 	require.Empty(t, byPath["added/later"].servers)
 	require.Equal(t, waits, byPath["added/later"].load)
 	require.Equal(t, computes, byPath["internal/repo"].load)
