@@ -16,7 +16,8 @@ import (
 // goroutines. Inside testing/synctest its timers follow the virtual time of the bubble in
 // which it was created.
 type Server struct {
-	o Options
+	o     Options
+	hooks hooks
 
 	mu      sync.Mutex
 	roots   map[string]*root
@@ -25,10 +26,6 @@ type Server struct {
 	limit   time.Duration // of TTLs, by LimitTTL; 0 is none
 	faults  faults
 	count   map[countKey]int
-
-	// For tests: called for every commit and every lease that expires, under mu.
-	onCommit func(r *root, t dcs.Txn, rev dcs.Revision)
-	onExpire func(id dcs.LeaseID)
 }
 
 // root is one tree with its leases. The keys of users are below "d" and those of
@@ -56,7 +53,7 @@ type lease struct {
 
 // NewServer returns an empty store.
 func NewServer(o Options) *Server {
-	return &Server{o: o.withDefaults(), roots: map[string]*root{}, count: map[countKey]int{}, faults: newFaults()}
+	return &Server{o: o.withDefaults(), hooks: noHooks(), roots: map[string]*root{}, count: map[countKey]int{}, faults: newFaults()}
 }
 
 // New returns the only client of a new Server. It is meant for a store within one
@@ -150,9 +147,7 @@ func (r *root) commit(t dcs.Txn) (dcs.Revision, error) {
 	if err := r.tree.Commit(rev, in, kvtree.Options{Rebind: !r.s.o.NoRebind}); err != nil {
 		return 0, err
 	}
-	if r.s.onCommit != nil {
-		r.s.onCommit(r, t, rev)
-	}
+	r.s.hooks.committed(r, t, rev)
 	return rev, nil
 }
 
@@ -195,9 +190,7 @@ func (r *root) expire(l *lease) {
 		return
 	}
 	l.over = true
-	if r.s.onExpire != nil {
-		r.s.onExpire(l.id)
-	}
+	r.s.hooks.expired(l.id)
 	if !r.s.o.NoSelfExpiry || r.hasLiveLease() {
 		r.end(l.id)
 	}

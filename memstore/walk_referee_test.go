@@ -96,7 +96,7 @@ func newReferee(s *Server, timing dcs.Timing) *referee {
 		s: s, noticed: timing.RetryTimeout + timing.TTL, tokens: map[string]dcs.Revision{}, promises: map[dcs.LeaseID]promise{},
 		exempts: map[dcs.LeaseID]bool{}, taken: map[string]time.Time{}, values: map[string]dcs.Revision{},
 	}
-	s.onCommit, s.onExpire = r.landed, r.expired
+	s.hooks = hooks{committed: r.landed, expired: r.expired}
 	return r
 }
 
