@@ -51,7 +51,8 @@
 //     the lock (TestSwitchover, TestSwitchoverRefused, TestSwitchoverFails).
 //
 // TestNeverTwoPrimaries walks at random over faults of the store, of the services and
-// of the processes. At no moment are two services primary there.
+// of the processes. At no moment are two services primary there. The tests of
+// internal/failover kill and stop processes, and stop etcd and the embedded store.
 //
 // An operator or program that deletes the lock with the store's own tools is not
 // stopped: two members may be primary then until the next renewal, and LostTimeout

@@ -81,6 +81,7 @@ var settings = []setting{
 	{path: "raftstore", servers: []string{}, cluster: true, part: part{run: clients}},
 	{path: "zookeeper", servers: []string{}, cluster: true, part: part{skip: suites}},
 	{path: "consul", servers: []string{"consul"}, cluster: true, part: part{skip: suites}},
+	{path: "internal/failover", servers: []string{"etcd"}, cluster: true},
 	{path: "raftstore/internal/transport"},
 	{path: "raftstore/internal/disk"},
 	{path: testcluster},

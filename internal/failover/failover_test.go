@@ -1,0 +1,318 @@
+//go:build linux
+
+package failover
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/conformance/fault"
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/expiry"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+)
+
+// timing is that of all members.
+var timing = dcs.Timing{TTL: 4 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: 1700 * time.Millisecond}
+
+const (
+	// limit bounds each wait for an event that has no bound of its own.
+	limit = 30 * time.Second
+	// takeover is the time of a takeover after the lock is free.
+	takeover = 200 * time.Millisecond
+)
+
+// election has the election timeouts that keep a busy machine from elections, which make
+// every lease last longer.
+var election = map[testcluster.Kind]time.Duration{testcluster.Raft: 4 * time.Second}
+
+// rounds returns the number of rounds of each fault.
+func rounds() int {
+	if os.Getenv("HOLDFAST_PROFILE") == "slow" {
+		return 20
+	}
+	return 2
+}
+
+func TestFailoverOnRaft(t *testing.T) {
+	t.Parallel()
+	onStore(t, testcluster.Raft, "raft://%s/"+testcluster.RaftRoot+"?discovery=false&", timing.TTL)
+}
+
+func TestFailoverOnEtcd(t *testing.T) {
+	t.Parallel()
+	onStore(t, testcluster.Etcd, "etcd3://%s/failover?", expiry.Etcd3(timing.TTL))
+}
+
+// onStore runs the rounds on a store. free is the longest time after a renewal at which
+// the store removes the lock.
+func onStore(t *testing.T, kind testcluster.Kind, url string, free time.Duration) {
+	c := testcluster.New(t, testcluster.Options{Kind: kind, Loopback: true, Election: election[kind]})
+	url = fmt.Sprintf(url, strings.Join(c.Endpoints(), ",")) +
+		fmt.Sprintf("wait=true&ttl=%v&loop_wait=%v&retry_timeout=%v", timing.TTL, timing.LoopWait, timing.RetryTimeout)
+	t.Run("processes", func(t *testing.T) {
+		for name, f := range map[string]func(p *pair) time.Duration{"killed": (*pair).kill, "stopped": (*pair).stop} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				p := startPair(t, url, name)
+				for range rounds() {
+					p.round(name, free, f)
+				}
+				p.judge()
+			})
+		}
+	})
+	t.Run("store frozen", func(t *testing.T) {
+		p := startPair(t, url, "frozen")
+		for range rounds() {
+			p.freeze(c)
+		}
+		p.judge()
+	})
+}
+
+// process is a member and its record.
+type process struct {
+	*fault.Process
+	name   string
+	record string
+	read   int // the number of bytes of the record that are read
+	events []event
+}
+
+// pair is a cluster of two members.
+type pair struct {
+	t          *testing.T
+	url, scope string
+	members    []*process
+	ended      []*process // killed
+	faults     []interval // in which a member did not run
+	stall      *stall
+}
+
+// interval is a time in which a member was stopped. to is 0 if it was killed.
+type interval struct {
+	member   *process
+	from, to int64
+}
+
+func startPair(t *testing.T, url, scope string) *pair {
+	t.Helper()
+	p := &pair{t: t, url: url, scope: scope, stall: measureStall(t)}
+	p.members = []*process{p.start("a"), p.start("b")}
+	return p
+}
+
+// start starts a member.
+func (p *pair) start(name string) *process {
+	p.t.Helper()
+	exe, err := os.Executable()
+	require.NoError(p.t, err)
+	m := &process{name: name, record: filepath.Join(p.t.TempDir(), "record")}
+	cmd := exec.CommandContext(context.WithoutCancel(p.t.Context()), exe, "-test.run=^$")
+	cmd.Env = append(os.Environ(), memberStore+"="+p.url, memberScope+"="+p.scope, memberName+"="+name, memberRecord+"="+m.record)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	m.Process, err = fault.StartProcess(cmd)
+	require.NoError(p.t, err)
+	p.t.Cleanup(m.Kill)
+	return m
+}
+
+// poll reads new events.
+func (m *process) poll(t *testing.T) {
+	t.Helper()
+	text, err := os.ReadFile(m.record)
+	if os.IsNotExist(err) {
+		return
+	}
+	require.NoError(t, err)
+	for {
+		line, _, whole := strings.Cut(string(text[m.read:]), "\n")
+		if !whole {
+			return
+		}
+		var e event
+		require.NoError(t, json.Unmarshal([]byte(line), &e), "%s", line)
+		m.events = append(m.events, e)
+		m.read += len(line) + 1
+	}
+}
+
+// state returns the last event that is not an act.
+func (m *process) state() event {
+	for _, e := range slices.Backward(m.events) {
+		if e.Event != acted {
+			return e
+		}
+	}
+	return event{}
+}
+
+// until waits until ok accepts the state of a member, and returns that event.
+func (p *pair) until(m *process, text string, ok func(event) bool) event {
+	p.t.Helper()
+	for began := dcs.Now(); began.Elapsed() < limit; time.Sleep(actEvery) {
+		require.NoError(p.t, m.Err(), "%s: member %s has ended", p.scope, m.name)
+		m.poll(p.t)
+		if e := m.state(); ok(e) {
+			return e
+		}
+	}
+	p.t.Fatalf("%s: member %s: %s: not within %v: the last event is %+v", p.scope, m.name, text, limit, m.state())
+	return event{}
+}
+
+func is(name string) func(event) bool { return func(e event) bool { return e.Event == name } }
+
+// settled waits until one member leads and the other one follows, and returns them.
+func (p *pair) settled() (leader, follower *process) {
+	p.t.Helper()
+	for began := dcs.Now(); began.Elapsed() < limit; time.Sleep(actEvery) {
+		for i, m := range p.members {
+			other := p.members[1-i]
+			require.NoError(p.t, m.Err(), "%s: member %s has ended", p.scope, m.name)
+			m.poll(p.t)
+			other.poll(p.t)
+			if s := other.state().Event; m.state().Event == promoted && (s == ready || s == demoted) {
+				return m, other
+			}
+		}
+	}
+	p.t.Fatalf("%s: no leader within %v", p.scope, limit)
+	return nil, nil
+}
+
+// round makes the leader fail and waits until the other member leads.
+func (p *pair) round(name string, free time.Duration, fail func(*pair) time.Duration) {
+	p.t.Helper()
+	p.stall.reset()
+	took := fail(p)
+	control := p.stall.sum()
+	p.t.Logf("%s: the other member was primary after %v, at most %v (and %v that the machine took, by the control)", name, took, free+takeover, control)
+	if took > free+takeover+control {
+		p.t.Errorf("%s: the failover took %v, at most %v (and %v that the machine took, by the control)", name, took, free+takeover, control)
+	}
+}
+
+// kill kills the leader and starts it again once the other member leads.
+func (p *pair) kill() time.Duration {
+	leader, other := p.settled()
+	from := clock()
+	leader.Kill()
+	p.faults = append(p.faults, interval{leader, clock(), 0})
+	e := p.until(other, "leads", is(promoted))
+	leader.poll(p.t)
+	p.ended = append(p.ended, leader)
+	p.members = []*process{other, p.start(leader.name)}
+	return time.Duration(e.At - from)
+}
+
+// stop stops the leader, and continues it once the other member leads.
+func (p *pair) stop() time.Duration {
+	leader, other := p.settled()
+	from := clock()
+	thaw, err := leader.Freeze()
+	require.NoError(p.t, err)
+	stopped := clock()
+	e := p.until(other, "leads", is(promoted))
+	goes := clock()
+	thaw()
+	p.faults = append(p.faults, interval{leader, stopped, goes})
+	end := p.until(leader, "demotes after it was stopped", is(demoted))
+	p.t.Logf("the service ended %v after its process went on: %s", time.Duration(end.At-goes), end.Cause)
+	if late := time.Duration(end.At - goes); late > time.Second+p.stall.sum() { // LostTimeout
+		p.t.Errorf("the service was primary for %v after its process went on", late)
+	}
+	return time.Duration(e.At - from)
+}
+
+// freeze stops all servers for longer than the lock lasts.
+func (p *pair) freeze(c *testcluster.Cluster) {
+	p.t.Helper()
+	leader, _ := p.settled()
+	p.stall.reset()
+	from := clock()
+	for _, s := range c.Servers() {
+		thaw, err := s.Process().Freeze()
+		require.NoError(p.t, err)
+		defer thaw()
+	}
+	e := p.until(leader, "demotes while the store is frozen", is(demoted))
+	took, control := time.Duration(e.At-from), p.stall.sum()
+	p.t.Logf("the leader was demoted %v after the store had stopped, at most %v: %s", took, timing.TTL-dcs.Margin(timing.TTL), e.Cause)
+	if took > timing.TTL-dcs.Margin(timing.TTL)+control {
+		p.t.Errorf("the leader was demoted after %v (and %v that the machine took, by the control)", took, control)
+	}
+}
+
+// judge requires that no two services were primary at one moment.
+func (p *pair) judge() {
+	p.t.Helper()
+	var all []moment
+	for _, m := range append(p.ended, p.members...) {
+		m.poll(p.t)
+		for _, e := range m.events {
+			all = append(all, moment{m, e})
+		}
+	}
+	acts, faults := check(all, p.faults)
+	for _, f := range faults {
+		p.t.Error(f)
+	}
+	require.Positive(p.t, acts)
+}
+
+// moment is an event of a member.
+type moment struct {
+	member *process
+	event
+}
+
+// check returns the number of acts, and the faults: an act with a token after a service was
+// promoted with a higher one, and a service that is promoted while another one is primary
+// in a process that runs.
+func check(all []moment, stopped []interval) (acts int, faults []string) {
+	slices.SortStableFunc(all, func(a, b moment) int { return cmp.Compare(a.At, b.At) })
+	var highest uint64
+	primary := map[*process]bool{}
+	for _, e := range all {
+		switch e.Event {
+		case acted:
+			if acts++; e.Token < highest {
+				faults = append(faults, fmt.Sprintf("member %s acted with token %d at %d, after a promotion with token %d", e.member.name, e.Token, e.At, highest))
+			}
+		case promoted:
+			if e.Token <= highest {
+				faults = append(faults, fmt.Sprintf("member %s was promoted with token %d at %d, after one with token %d", e.member.name, e.Token, e.At, highest))
+			}
+			highest = e.Token
+			for m := range primary {
+				if m != e.member && !isStopped(m, e.At, stopped) {
+					faults = append(faults, fmt.Sprintf("member %s was promoted at %d while member %s was primary", e.member.name, e.At, m.name))
+				}
+			}
+			primary[e.member] = true
+		case demoted:
+			delete(primary, e.member)
+		}
+	}
+	return acts, faults
+}
+
+// isStopped reports whether the member did not run at a time.
+func isStopped(m *process, at int64, stopped []interval) bool {
+	return slices.ContainsFunc(stopped, func(i interval) bool {
+		return i.member == m && i.from <= at && (i.to == 0 || at <= i.to)
+	})
+}
