@@ -61,7 +61,7 @@ func (e *Elector) obstacle() error {
 	case v.Config.Pause: // E11
 		return errors.New("the cluster is paused")
 	case v.Keeper != nil:
-		return fmt.Errorf("member %q leads without a lock: key %q must be removed first", v.Keeper.Name, cluster.KeeperKey)
+		return fmt.Errorf("key %q names member %q, which may lead without the lock: that process removes the key, or an operator must", cluster.KeeperKey, v.Keeper.Name)
 	case !v.Failsafe.Empty():
 		return fmt.Errorf("key %q is not empty: a leader may go on without the lock, and this version does not take part in failsafe mode; empty the list with the cluster stopped", cluster.FailsafeKey)
 	case !published:
@@ -131,15 +131,33 @@ func (e *Elector) startAcquire() {
 	l.acquire, l.confirm = running, none
 	v, session, old := l.decision, l.session, e.own(l.decision)
 	e.begin(taskAcquire, func(ctx context.Context) func() {
-		if old { // E13: no takeover, and the service has stopped since
-			_, err := e.c.Store.Commit(ctx, dcs.Txn{If: []dcs.Cond{dcs.CreatedAt(e.key, v.Leader.Token)}, Then: []dcs.Write{dcs.Delete(e.key)}})
-			if err != nil && !errors.Is(err, dcs.ErrConflict) {
-				return func() { e.acquired(nil, err) }
-			}
-		}
-		h, err := session.TryAcquire(ctx, e.key, []byte(e.c.Name), v.Unchanged(decisionKeys...)...) // E10
+		h, err := e.take(ctx, session, v, old)
 		return func() { e.acquired(h, err) }
 	})
+}
+
+// take takes the lock with session on the condition that the keys of the decision are
+// as they are in v (E10). old is whether the lock in v is an earlier one of this
+// process, which is deleted first (E13).
+func (e *Elector) take(ctx context.Context, session *dcs.Session, v *cluster.View, old bool) (*dcs.Hold, error) {
+	if old {
+		_, err := e.c.Store.Commit(ctx, dcs.Txn{If: []dcs.Cond{dcs.CreatedAt(e.key, v.Leader.Token)}, Then: []dcs.Write{dcs.Delete(e.key)}})
+		if err != nil && !errors.Is(err, dcs.ErrConflict) {
+			return nil, err
+		}
+	}
+	return session.TryAcquire(ctx, e.key, []byte(e.c.Name), v.Unchanged(decisionKeys...)...) // E10
+}
+
+// prove confirms h (E1) and reads the keys of the decision v again (E10).
+func (e *Elector) prove(ctx context.Context, h *dcs.Hold, v *cluster.View) (fresh *cluster.View, err error) {
+	if err = h.Confirm(ctx); err != nil { // E1
+		return nil, err
+	}
+	if fresh, err = cluster.Read(ctx, e.c.Store, e.c.Scope); err == nil && !sameDecision(v, fresh) { // E10
+		err = errors.New("the configuration or a request has changed since the decision")
+	}
+	return fresh, err
 }
 
 func (e *Elector) acquired(h *dcs.Hold, err error) {
@@ -154,14 +172,7 @@ func (e *Elector) acquired(h *dcs.Hold, err error) {
 	l.early = h.DoneBefore(l.timing.StopTimeout)
 	v := l.decision
 	e.begin(taskAcquire, func(ctx context.Context) func() {
-		err := h.Confirm(ctx) // E1
-		var fresh *cluster.View
-		if err == nil {
-			fresh, err = cluster.Read(ctx, e.c.Store, e.c.Scope)
-		}
-		if err == nil && !sameDecision(v, fresh) { // E10
-			err = errors.New("the configuration or a request has changed since the decision")
-		}
+		fresh, err := e.prove(ctx, h, v)
 		return func() { e.confirmed(fresh, err) }
 	})
 }

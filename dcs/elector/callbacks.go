@@ -38,12 +38,16 @@ func (e *Elector) arm() *fenceTimer {
 // startPromote calls Promote, with the fence timer armed.
 func (e *Elector) startPromote() {
 	l := &e.loop
-	lead := newLeadership(e.c.Store, l.hold)
-	l.lead, l.promote, l.promoteErr = lead, running, nil
+	lead := l.lead
+	if lead == nil { // otherwise the service was found under a keeper
+		lead = newLeadership(e.c.Store, l.hold)
+		l.lead = lead
+		e.arm() // E7
+	}
+	l.promote, l.promoteErr, l.adopted = running, nil, false
 	l.promoteBy = dcs.Now().Add(l.timing.PromoteTimeout)
 	l.approved = false
 	l.generation++
-	e.arm() // E7
 	e.callback("Promote", func() error { return e.c.Service.Promote(lead.ctx, lead) }, func(err error) {
 		if l.promote = done; err != nil {
 			l.promote, l.promoteErr = failed, err
@@ -125,10 +129,10 @@ func (e *Elector) reason() Reason {
 	l := &e.loop
 	f := e.facts()
 	switch {
-	case l.hold == nil:
+	case l.lead == nil:
 		return Reason{Cause: CauseStart, Err: l.reportErr}
-	case !f.held:
-		return Reason{Cause: CauseLost, Err: l.hold.Err()}
+	case f.lost:
+		return Reason{Cause: CauseLost, Err: l.lead.term().lost}
 	case f.expiring:
 		st, _ := l.session.Status()
 		return Reason{Cause: CauseExpiring, Err: st.RenewalErr}
@@ -150,8 +154,9 @@ func (e *Elector) fenceTime(r Reason) dcs.Instant {
 	if r.Cause == CauseStart || r.Cause == CauseLost {
 		return now.Add(l.timing.LostTimeout)
 	}
-	at := l.hold.Deadline().Add(-l.timing.FenceTimeout)
-	if asked := now.Add(l.timing.HandoverTimeout); r.Cause != CauseExpiring && asked.Before(at) {
+	t, asked := l.lead.term(), now.Add(l.timing.HandoverTimeout)
+	at := t.deadline.Add(-l.timing.FenceTimeout)
+	if t.kept || r.Cause != CauseExpiring && asked.Before(at) {
 		at = asked
 	}
 	return at
@@ -161,6 +166,7 @@ func (e *Elector) fenceTime(r Reason) dcs.Instant {
 // done.
 func (e *Elector) giveBack() {
 	l := &e.loop
+	e.dropRetaken()
 	h := l.hold
 	if h == nil {
 		return
@@ -203,7 +209,7 @@ func (e *Elector) forget() {
 		e.roleChanged()
 	}
 	if t != nil {
-		if t.hold == nil { // a service that is always found primary keeps no processor busy
+		if t.lead == nil { // a service that is always found primary keeps no processor busy
 			l.reportAt = dcs.Now().Add(min(time.Second, l.timing.LoopWait))
 		}
 		t.disarm()
@@ -211,7 +217,7 @@ func (e *Elector) forget() {
 	}
 	l.lead, l.decision, l.approved, l.promoteErr, l.unhealthy = nil, nil, false, nil, false
 	l.acquire, l.confirm, l.promote, l.demote = none, none, none, none
-	l.followed = ""
+	l.followed, l.adopted = "", false
 	e.notify()
 }
 

@@ -33,6 +33,9 @@ type Config struct {
 	Asker cluster.Asker
 	// Policy decides whether this member may lead. Nil means [DefaultPolicy].
 	Policy Policy
+	// NoKeeper makes the leader end with its lock in a pause too. Set it for a
+	// service that ends with this process; [Lead] does.
+	NoKeeper bool
 	// Exit ends the process when the service could not be stopped. It must not
 	// return. It is required if the Service is no [Fencer]; otherwise the default
 	// is [ExitProcess]. If it returns nevertheless, Run returns ErrNotStopped, and

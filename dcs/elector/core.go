@@ -55,13 +55,22 @@ type facts struct {
 	treeRead bool
 	service  service
 
+	unread bool // the tree may still be read in time, to find a keeper
+	keeper bool // a keeper names this member
+
 	locked   bool    // a Hold was acquired and is not given back
 	held     bool    // it is valid
 	acquire  outcome // TryAcquire
 	confirm  outcome // E1, E10: Confirm, and the keys of the decision read again
 	enough   bool    // E1: Remaining > StopTimeout
 	mayLead  bool    // the policy's decision stands, with every condition of E9 to E14
-	expiring bool    // DoneBefore(StopTimeout) is closed
+	lost     bool    // the leadership is: it lasts under no Hold and no keeper
+	kept     bool    // the leadership lasts under a keeper, without a deadline
+	expiring bool    // the leadership lasts for StopTimeout at most
+
+	mayRetake bool    // a leadership without a Hold may take the lock again
+	retake    outcome // of that, with its confirmation; done while the new Hold is valid
+	adopted   bool    // the service was found under a keeper, and Promote not called
 
 	promote, demote, follow outcome // running until the callback has returned
 	fence                   outcome // E7: may begin outside the loop
@@ -79,7 +88,7 @@ func (f facts) callback() bool {
 
 // mustStop reports whether a leader must demote (E2).
 func (f facts) mustStop() bool {
-	return !f.held || f.expiring || f.handover || f.shutdown || f.promote == failed || f.overdue || f.unhealthy
+	return f.lost || f.expiring || f.handover || f.shutdown && !f.kept || f.promote == failed || f.overdue || f.unhealthy
 }
 
 // action is the work of the driver when a row is applied.
@@ -90,12 +99,17 @@ const (
 	startAcquire
 	startPromote
 	startLeading
+	adopt // a service that was found primary under a keeper
+	startRetake
+	useRetaken
+	dropRetaken
 	startDemote
 	startFence
 	endLeadership // the fence timer has fired: nothing is left to demote
 	giveBack      // the lock
 	forget        // give the lock back, and forget the outcomes
 	abandon       // leave the lock to expire, and end the process
+	leaveRunning  // the service, to its keeper
 	endSession
 )
 
@@ -112,8 +126,9 @@ type row struct {
 // applied.
 var rows = []row{
 	{"shutdown before the start", Starting, func(f facts) bool { return f.shutdown && f.service != servicePrimary }, endSession, Stopped},
+	{"kept service found primary", Starting, func(f facts) bool { return f.service == servicePrimary && f.keeper }, adopt, Leading},
 	{"service found primary at the start", Starting, func(f facts) bool {
-		return f.service == servicePrimary || f.session && f.treeRead && f.service == serviceUnclear
+		return f.service == servicePrimary && !f.unread || f.session && f.treeRead && f.service == serviceUnclear
 	}, startDemote, Demoting},
 	{"started", Starting, func(f facts) bool { return f.session && f.treeRead && f.service == serviceReplica }, doNothing, Following},
 
@@ -137,8 +152,13 @@ var rows = []row{
 	{"promotion ends", Promoting, facts.mustStop, startDemote, Demoting},                                             // E2
 	{"promoted", Promoting, func(f facts) bool { return f.promote == done }, startLeading, Leading},
 
-	{"fenced while leading", Leading, func(f facts) bool { return f.fence != none }, endLeadership, Fenced}, // E7
-	{"leadership ends", Leading, facts.mustStop, startDemote, Demoting},                                     // E2
+	{"fenced while leading", Leading, func(f facts) bool { return f.fence != none }, endLeadership, Fenced},         // E7
+	{"leadership ends", Leading, facts.mustStop, startDemote, Demoting},                                             // E2
+	{"shutdown under a keeper", Leading, func(f facts) bool { return f.shutdown && f.kept }, leaveRunning, Stopped}, // E12
+	{"lock to be taken again", Leading, func(f facts) bool { return f.mayRetake && f.retake == none }, startRetake, Leading},
+	{"lock not taken again", Leading, func(f facts) bool { return f.retake == failed }, dropRetaken, Leading},
+	{"lock taken again", Leading, func(f facts) bool { return f.retake == done }, useRetaken, Leading},
+	{"kept service is promoted", Leading, func(f facts) bool { return f.adopted && f.held && f.enough && !f.callback() }, startPromote, Promoting},
 
 	{"fenced during the demotion", Demoting, func(f facts) bool { return f.fence != none }, doNothing, Fenced}, // E3
 	{"demotion failed", Demoting, func(f facts) bool { return f.demote == failed }, startFence, Fenced},        // E3

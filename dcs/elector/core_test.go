@@ -16,6 +16,9 @@ type machine struct {
 	fences   int  // of the present demotion
 }
 
+// atStart is the machine when Run begins.
+var atStart = machine{f: facts{unread: true}}
+
 // breach is a broken rule.
 type breach string
 
@@ -55,9 +58,25 @@ func (m *machine) act(r row) breach {
 		if f.callback() {
 			return "E8: callbacks overlap"
 		}
-		m.promoted, m.fences, f.promote = true, 0, running
+		m.promoted, m.fences, f.promote, f.adopted = true, 0, running, false
 	case startLeading:
 		f.service = servicePrimary
+	case adopt:
+		if !f.keeper {
+			return "E2: leads without a keeper"
+		}
+		f.kept, f.adopted, m.promoted, m.fences, f.promote = true, true, true, 0, done
+	case startRetake:
+		f.retake, f.mayRetake = running, false
+	case useRetaken:
+		f.retake, f.confirm, f.locked, f.held, f.enough, f.handover = none, done, true, true, true, false
+	case dropRetaken:
+		f.retake = none
+	case leaveRunning:
+		if !f.kept {
+			return "E12: leaves a service running without a keeper"
+		}
+		m.promoted, f.session = false, false
 	case startDemote:
 		f.demote = running
 		if !m.promoted {
@@ -73,8 +92,9 @@ func (m *machine) act(r row) breach {
 		if m.stopped() {
 			f.service, m.promoted = serviceReplica, false
 		}
-		f.locked, f.held, f.handover = false, false, false
+		f.locked, f.held, f.handover, f.retake = false, false, false, none
 		if r.do == forget {
+			f.lost, f.kept, f.adopted, f.mayRetake = false, false, false, false
 			f.acquire, f.confirm, f.promote, f.demote, f.fence = none, none, none, none, none
 			f.unhealthy, f.overdue, f.expiring = false, false, false
 		}
@@ -129,8 +149,16 @@ func always(*machine) bool { return true }
 
 var events = []event{
 	{"session", func(m *machine) bool { return !m.f.session && m.state != Stopped }, func(f *facts) { f.session = true }},
-	{"session lost", func(m *machine) bool { return m.f.session }, func(f *facts) { f.session, f.held, f.mayLead = false, false, false }},
-	{"tree", always, func(f *facts) { f.treeRead = true }},
+	{"session lost", func(m *machine) bool { return m.f.session }, func(f *facts) {
+		f.session, f.mayLead, f.mayRetake = false, false, false
+		if f.retake == running || f.retake == done {
+			f.retake = failed
+		}
+		if f.held {
+			f.held, f.lost = false, !f.kept
+		}
+	}},
+	{"tree", always, func(f *facts) { f.treeRead, f.unread = true, false }},
 	{"unclear", func(m *machine) bool { return m.f.service == serviceUnknown }, func(f *facts) { f.service = serviceUnclear }},
 	{"replica", func(m *machine) bool { return m.state == Starting }, func(f *facts) { f.service = serviceReplica }},
 	{"primary", func(m *machine) bool { return m.state == Starting || m.state == Following }, func(f *facts) { f.service = servicePrimary }},
@@ -140,8 +168,17 @@ var events = []event{
 	{"refused", func(m *machine) bool { return m.f.acquire == running }, func(f *facts) { f.acquire = failed }},
 	{"confirmed", func(m *machine) bool { return m.f.acquire == done && m.f.confirm == none }, func(f *facts) { f.confirm = done }},
 	{"not confirmed", func(m *machine) bool { return m.f.acquire == done && m.f.confirm == none }, func(f *facts) { f.confirm = failed }},
-	{"little time", func(m *machine) bool { return m.f.held }, func(f *facts) { f.enough, f.expiring = false, true }},
-	{"lock lost", func(m *machine) bool { return m.f.held }, func(f *facts) { f.held = false }},
+	{"little time", func(m *machine) bool { return m.f.held }, func(f *facts) { f.enough, f.expiring = false, !f.kept }},
+	{"lock lost", func(m *machine) bool { return m.f.held }, func(f *facts) { f.held, f.lost, f.kept = false, true, false }},
+	{"tree too late", func(m *machine) bool { return m.f.unread }, func(f *facts) { f.unread = false }},
+	{"keeper found", func(m *machine) bool { return m.state == Starting && m.f.treeRead }, func(f *facts) { f.keeper = true }},
+	{"keeper stored", func(m *machine) bool { return m.state == Leading && m.f.held && !m.f.expiring }, func(f *facts) { f.kept = true }},
+	{"keeper removed", func(m *machine) bool { return m.f.kept }, func(f *facts) { f.kept, f.mayRetake, f.lost = false, false, !f.held }},
+	{"may retake", func(m *machine) bool {
+		return m.state == Leading && m.f.kept && !m.f.held && m.f.session && m.f.retake == none
+	}, func(f *facts) { f.mayRetake = true }},
+	{"retaken", func(m *machine) bool { return m.f.retake == running && m.f.session }, func(f *facts) { f.retake = done }},
+	{"not retaken", func(m *machine) bool { return m.f.retake == running }, func(f *facts) { f.retake = failed }},
 	{"promoted", func(m *machine) bool { return m.f.promote == running }, func(f *facts) { f.promote = done }},
 	{"promote failed", func(m *machine) bool { return m.f.promote == running }, func(f *facts) { f.promote = failed }},
 	{"promote overdue", func(m *machine) bool { return m.f.promote == running }, func(f *facts) { f.overdue = true }},
@@ -175,7 +212,7 @@ func TestWalk(t *testing.T) {
 		machine
 		path string
 	}
-	start := machine{}
+	start := atStart
 	seen := map[machine]bool{start: true}
 	queue := []node{{machine: start}}
 	reached := map[string]bool{}
@@ -216,20 +253,23 @@ func TestWalkDetects(t *testing.T) {
 	whole := rows
 	defer func() { rows = whole }()
 	for name, guard := range map[string]func(facts) bool{
-		"lock confirmed":    func(f facts) bool { return f.acquire == done && f.held },                             // E1
-		"lock may be taken": func(f facts) bool { return f.mayLead },                                               // E8
-		"demoted":           func(f facts) bool { return f.promote != running },                                    // E5
-		"lock given back":   func(f facts) bool { return f.locked },                                                // E5
-		"fenced":            func(facts) bool { return true },                                                      // E5
-		"fence failed":      func(f facts) bool { return f.fence == done },                                         // E3
-		"shutdown":          func(f facts) bool { return f.shutdown || f.service == servicePrimary && f.treeRead }, // E12
-		"leadership ends":   func(f facts) bool { return !f.held },                                                 // E2
+		"lock confirmed":             func(f facts) bool { return f.acquire == done && f.held },                             // E1
+		"lock may be taken":          func(f facts) bool { return f.mayLead },                                               // E8
+		"demoted":                    func(f facts) bool { return f.promote != running },                                    // E5
+		"lock given back":            func(f facts) bool { return f.locked },                                                // E5
+		"fenced":                     func(facts) bool { return true },                                                      // E5
+		"fence failed":               func(f facts) bool { return f.fence == done },                                         // E3
+		"shutdown":                   func(f facts) bool { return f.shutdown || f.service == servicePrimary && f.treeRead }, // E12
+		"leadership ends":            func(f facts) bool { return f.lost },                                                  // E2
+		"shutdown under a keeper":    func(f facts) bool { return f.shutdown },                                              // E12
+		"kept service found primary": func(f facts) bool { return f.service == servicePrimary },                             // section 6
+		"kept service is promoted":   func(f facts) bool { return f.adopted },                                               // E1
 	} {
 		rows = append([]row(nil), whole...)
 		for i := range rows {
 			if rows[i].name == name {
 				rows[i].guard = guard
-				if name == "demoted" || name == "fenced" || name == "lock given back" || name == "shutdown" || name == "fence failed" { // before the rows that would apply
+				if name == "demoted" || name == "fenced" || name == "lock given back" || name == "shutdown" || name == "fence failed" || name == "shutdown under a keeper" { // before the rows that would apply
 					rows[0], rows[i] = rows[i], rows[0]
 				}
 			}
@@ -243,8 +283,8 @@ func TestWalkDetects(t *testing.T) {
 }
 
 func walkBriefly() breach {
-	seen := map[machine]bool{{}: true}
-	queue := []machine{{}}
+	seen := map[machine]bool{atStart: true}
+	queue := []machine{atStart}
 	for len(queue) > 0 {
 		n := queue[0]
 		queue = queue[1:]

@@ -40,15 +40,20 @@
 //     others come first (TestPromoteFails, TestPromoteFailsAlone).
 //   - E10: An acquisition holds only if the configuration and the requests by which it
 //     was decided are unchanged, then and before Promote (TestPausedMeanwhile).
-//   - E11: In a pause no member acquires, and no member demotes for a reason of policy
-//     (TestPause, TestPauseWhileSwitchingOver).
-//   - E12: A shutdown is bounded and leaves nothing behind (TestShutdown).
+//   - E11: In a pause no member acquires but the keeper, and no member demotes for a
+//     reason of policy (TestPause, TestPauseWhileSwitchingOver, TestKeeperOutage).
+//   - E12: A shutdown is bounded and leaves nothing behind (TestShutdown), except for a
+//     service under a keeper, which goes on (TestKeeperRestart).
 //   - E13: The own lock of an earlier session is deleted and not waited for
 //     (TestOwnOldLock).
 //   - E14: A member leads only if the policy allows it, and each refusal has a reason
 //     (TestDefaultPolicy, TestAheadLeads, TestRefusals).
 //   - E15: A switchover is judged before anything stops, and only its candidate takes
 //     the lock (TestSwitchover, TestSwitchoverRefused, TestSwitchoverFails).
+//   - Keeper: A leader outlasts its lock in a pause only under a record that was
+//     confirmed. While the record is there, no other member acquires, and only its
+//     owner or an operator removes it (TestKeeperOutage, TestKeeperUnconfirmed,
+//     TestKeeperUnproven, TestKeeperOwner, TestKeeperEnds, TestKeeperRemovalUnclear).
 //
 // TestNeverTwoPrimaries walks at random over faults of the store, of the services and
 // of the processes. At no moment are two services primary there. The tests of
@@ -91,6 +96,7 @@
 // In each state the first transition is made whose condition holds:
 //
 //	Starting   -> Stopped    shutdown before the start
+//	           -> Leading    kept service found primary
 //	           -> Demoting   service found primary at the start
 //	           -> Following  started
 //	Following  -> Demoting   service found primary
@@ -106,6 +112,11 @@
 //	           -> Leading    promoted
 //	Leading    -> Fenced     fenced while leading
 //	           -> Demoting   leadership ends
+//	           -> Stopped    shutdown under a keeper
+//	           -> Leading    lock to be taken again
+//	           -> Leading    lock not taken again
+//	           -> Leading    lock taken again
+//	           -> Promoting  kept service is promoted
 //	Demoting   -> Fenced     fenced during the demotion
 //	           -> Fenced     demotion failed
 //	           -> Following  demoted
@@ -163,9 +174,34 @@
 // leader judges and accepts or clears it. [Elector.Pause] and [Elector.Resume] suspend
 // decisions in the whole cluster, and [Elector.PatchConfig] changes its configuration.
 //
+// # A pause and its keeper
+//
+// In a pause an operator works on the store or on the managers, and the services go
+// on. The leader therefore writes a keeper record when it sees the pause: a key
+// without a lease, under the guard of its lock, with its name, its instance and its
+// token. Once the record is confirmed, the leader outlasts its lock:
+//
+//   - In an outage of the store it stays primary, without a deadline. [Elector.Leading]
+//     is nil and /primary is 503 while it has no lock. When the store is back it takes
+//     the lock again, with a higher token, and does not demote.
+//   - When its process ends, by a shutdown or a crash, the service is left running. The
+//     next process of that name finds the service primary and the record, takes the
+//     lock, and calls Promote, which must change nothing on a primary. It must read the
+//     record within LostTimeout of its start, and demotes otherwise.
+//   - A lock that the store reports as deleted or taken ends the leadership, as without
+//     a pause.
+//
+// While the record is there, no other member takes the lock, also when the pause is
+// over. Its owner removes it: the leader when it has the lock and the pause is over, and
+// a process that has demoted the service. If the owner does not come back, because its
+// machine has died in the pause, an operator removes it with [Elector.RemoveKeeper]. A
+// process of the same name whose service is not primary does not, because it does not
+// know whether the earlier process goes on elsewhere.
+//
+// A service that ends with the process needs no keeper, see [Config.NoKeeper].
+//
 // # Limits
 //
-// Failsafe mode and keepers are not implemented. While a failsafe list or a keeper is
-// in the tree, another program may lead without the lock, and an elector does not take
-// it.
+// Failsafe mode is not implemented. While a failsafe list is in the tree, another
+// program may lead without the lock, and an elector does not take it.
 package elector

@@ -81,6 +81,17 @@ type loop struct {
 
 	acquire, confirm, promote, demote, follow outcome
 
+	began       dcs.Instant // when Run began
+	keeperGone  bool        // the keeper record is being removed: it confirms nothing
+	keeperSent  bool        // this process has written a keeper record
+	keeperAt    dcs.Instant // when the next write of it is due
+	adoptedFrom string      // the instance whose keeper record this process has adopted
+	adopted     bool        // Promote was not called since
+	leftRunning bool        // the service, to its keeper
+	retake      outcome
+	retaken     *dcs.Hold // the lock that was taken again, until it is used or given back
+	retakeAt    dcs.Instant
+
 	promoteBy  dcs.Instant
 	promoteErr error
 	last       <-chan struct{} // closed when the last callback has returned
@@ -111,6 +122,7 @@ const (
 	taskFailover task = "failover"
 	taskStatus   task = "status"
 	taskConfig   task = "config"
+	taskKeeper   task = "keeper"
 )
 
 // New returns an Elector, or an ErrInvalid with every fault of c. It does no I/O.
@@ -151,6 +163,7 @@ func (e *Elector) Run(ctx context.Context) error {
 		return &dcs.Error{Op: "Run", Kind: dcs.ErrInvalid, Err: errors.New("the Elector has run already: make another one")}
 	}
 	defer close(e.stopped)
+	e.loop.began = dcs.Now()
 	e.tasks.Go(e.watch)
 	t := time.NewTimer(0)
 	defer t.Stop()
@@ -268,15 +281,15 @@ func (e *Elector) facts() facts {
 	l := &e.loop
 	f := facts{
 		session: l.session != nil && l.session.Err() == nil, treeRead: l.view != nil, service: l.service,
-		locked: l.hold != nil, acquire: l.acquire, confirm: l.confirm,
+		locked: l.hold != nil || l.retaken != nil, acquire: l.acquire, confirm: l.confirm,
 		promote: l.promote, demote: l.demote, follow: l.follow,
 		shutdown: l.shutdown, unhealthy: l.unhealthy,
 	}
 	if h := l.hold; h != nil {
 		f.held, f.enough = h.Valid(), h.Remaining() > l.timing.StopTimeout // E1
-		f.expiring = f.held && isClosed(h.DoneBefore(l.timing.StopTimeout))
 		f.handover = l.accepted != 0 && l.accepted == h.Token()
 	}
+	e.leadershipFacts(&f)
 	if t := e.timer.Load(); t != nil {
 		f.fence = t.outcome()
 	}
@@ -288,6 +301,29 @@ func (e *Elector) facts() facts {
 	return f
 }
 
+// leadershipFacts sets the facts about the present leadership, and those by which one
+// is found at the start.
+func (e *Elector) leadershipFacts(f *facts) {
+	l := &e.loop
+	if l.state == Starting && l.service == servicePrimary {
+		f.keeper = l.view != nil && e.namesMember(l.view)
+		f.unread = l.view == nil && !e.due(l.began.Add(l.timing.LostTimeout))
+	}
+	lead := l.lead
+	if lead == nil {
+		return
+	}
+	t := lead.term()
+	if f.lost, f.kept = t.lost != nil, t.kept; !f.lost && !f.kept {
+		e.due(t.deadline.Add(-l.timing.StopTimeout))
+	}
+	f.expiring, f.adopted, f.retake = lead.expire(l.timing.StopTimeout), l.adopted, l.retake
+	if l.retake == done && !l.retaken.Valid() {
+		f.retake = failed
+	}
+	f.mayRetake = e.mayRetake(f)
+}
+
 // act carries out the action of a row.
 func (e *Elector) act(a action) {
 	switch a {
@@ -297,6 +333,14 @@ func (e *Elector) act(a action) {
 		e.startPromote()
 	case startLeading:
 		e.startLeading()
+	case adopt:
+		e.adopt()
+	case startRetake:
+		e.startRetake()
+	case useRetaken:
+		e.useRetaken()
+	case dropRetaken:
+		e.dropRetaken()
 	case startDemote:
 		e.startDemote()
 	case startFence:
@@ -309,6 +353,8 @@ func (e *Elector) act(a action) {
 		e.forget()
 	case abandon:
 		e.loop.fatal = e.notStopped()
+	case leaveRunning:
+		e.leaveRunning()
 	case endSession, doNothing: // finish ends the session
 	}
 }
@@ -323,6 +369,9 @@ func (e *Elector) gate() error {
 	}
 	return e.Alive() // E7
 }
+
+// retryTime is the pause before a write to the store is tried again.
+func (e *Elector) retryTime() time.Duration { return min(time.Second, e.loop.timing.LoopWait) }
 
 func (e *Elector) setTiming(t Timing) {
 	e.loop.timing = t.WithDefaults()

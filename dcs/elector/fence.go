@@ -12,27 +12,29 @@ import (
 )
 
 // fenceTimer ends one leadership by force when nothing else has ended it in time.
-// It looks at the Hold and at the demotion, and never at the elector's loop, which
-// may hang (E7). It is armed before Promote is called.
+// It looks at the Leadership, which lasts under a Hold or a keeper, and at the
+// demotion, and never at the elector's loop, which may hang (E7). It is armed before
+// Promote is called.
 type fenceTimer struct {
-	timing  Timing
-	hold    *dcs.Hold    // nil for a service that was found primary
-	session *dcs.Session // to abandon; nil if there is none
-	lead    *Leadership  // nil without a Hold
+	lead    *Leadership // nil for a service that was found primary
 	service Service
 	exit    func(Reason)
 	log     *slog.Logger
 	notify  func()        // wakes the loop
-	changed chan struct{} // a demotion has begun, or disarm
+	changed chan struct{} // a demotion has begun, disarm, or another term
 	entered chan struct{} // closed when it fires
 
 	mu       sync.Mutex
+	timing   Timing
+	hold     *dcs.Hold    // of the leadership, for its signals; nil if there is none
+	session  *dcs.Session // to abandon; nil if there is none
 	disarmed bool
 	fence    outcome
 	err      error       // of Fence
 	at       dcs.Instant // E3: the fence time, once a demotion has begun
 	begun    bool
 	reason   Reason
+	lostAt   dcs.Instant // when the leadership was found lost
 }
 
 // begin fixes the fence time of the demotion (E3).
@@ -43,8 +45,16 @@ func (f *fenceTimer) begin(r Reason, at dcs.Instant) {
 	f.poke()
 }
 
-// disarm reports that the service has stopped. It returns false if Fence was called
-// before.
+// use puts the timer on another Hold of the same leadership.
+func (f *fenceTimer) use(h *dcs.Hold, s *dcs.Session, t Timing) {
+	f.mu.Lock()
+	f.hold, f.session, f.timing = h, s, t
+	f.mu.Unlock()
+	f.poke()
+}
+
+// disarm reports that the service has stopped, or that it is left to its keeper. It
+// returns false if Fence was called before.
 func (f *fenceTimer) disarm() bool {
 	f.mu.Lock()
 	f.disarmed = f.disarmed || f.fence == none
@@ -74,64 +84,92 @@ func (f *fenceTimer) fired() bool { return f.outcome() != none }
 // run waits for the fence time. It is a goroutine that ends with disarm or with
 // Fence.
 func (f *fenceTimer) run() {
-	var stop, last, lost <-chan struct{}
-	if f.hold != nil {
-		stop, last, lost = f.hold.DoneBefore(f.timing.StopTimeout), f.hold.DoneBefore(f.timing.FenceTimeout), f.hold.Done()
-	}
+	var s signals
 	t := time.NewTimer(0)
 	defer t.Stop()
-	var lostAt dcs.Instant
 	for {
+		f.subscribe(&s)
 		select {
-		case <-stop:
-			f.lead.end()
-			stop = nil
-			f.notify()
-		case <-last:
-			last = nil
-			if f.hold.Err() == nil && f.overslept() {
-				f.fire() // renewals failed, and no demotion has begun
-				return
-			}
-		case <-lost:
-			lost, lostAt = nil, dcs.Now()
-			f.lead.end()
-			f.notify()
+		case <-s.stop:
+			s.stop = nil
+		case <-s.last:
+			s.last = nil
+		case <-s.lost:
+			s.lost = nil
 		case <-f.changed:
 		case <-t.C:
 		}
-		at, known, over := f.due(lostAt)
+		next, fire, over := f.look()
 		switch {
 		case over:
 			return
-		case known && at.Elapsed() >= 0:
+		case fire:
 			f.fire()
 			return
-		case known:
-			t.Reset(-at.Elapsed())
+		case !next.IsZero():
+			t.Reset(-next.Elapsed())
 		}
 	}
 }
 
-// overslept reports whether no demotion has begun although its time has come.
-func (f *fenceTimer) overslept() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return !f.begun && !f.disarmed
+// signals are the channels of a Hold that the timer waits for. They are exact where
+// the machine was suspended. A channel that has closed stays closed although the
+// leadership may go on; from then on its moment is that of the timer.
+type signals struct {
+	hold             *dcs.Hold
+	stop, last, lost <-chan struct{}
 }
 
-// due returns the fence time, if there is one. lostAt is when the lock was lost; it
-// makes the time of a demotion that has begun earlier, and never later.
-func (f *fenceTimer) due(lostAt dcs.Instant) (at dcs.Instant, known, over bool) {
+// subscribe takes the channels of another Hold.
+func (f *fenceTimer) subscribe(s *signals) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	at, known = f.at, f.begun
-	if !lostAt.IsZero() {
-		if lost := lostAt.Add(f.timing.LostTimeout); !known || lost.Before(at) {
-			at, known = lost, true
+	if h := f.hold; s.hold != h {
+		*s = signals{hold: h, stop: h.DoneBefore(f.timing.StopTimeout), last: h.DoneBefore(f.timing.FenceTimeout), lost: h.Done()}
+	}
+}
+
+// look reports whether Fence is due, and otherwise when to look again; the zero Instant
+// means not before a signal. It ends the leadership for its users when a demotion must
+// begin.
+func (f *fenceTimer) look() (next dcs.Instant, fire, over bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.disarmed || f.fence != none {
+		return next, false, true
+	}
+	if f.begun {
+		next = f.at
+	}
+	if f.lead != nil {
+		ended := f.lead.expire(f.timing.StopTimeout)
+		if ended {
+			f.notify()
+		}
+		switch t := f.lead.term(); {
+		case t.lost != nil:
+			next = f.lostBy(next)
+		case t.kept || f.begun:
+		default:
+			next = t.deadline.Add(-f.timing.FenceTimeout) // renewals fail, and no demotion begins
+			if !ended {
+				return t.deadline.Add(-f.timing.StopTimeout), false, false
+			}
 		}
 	}
-	return at, known, f.disarmed || f.fence != none
+	return next, !next.IsZero() && next.Elapsed() >= 0, false
+}
+
+// lostBy returns the fence time of a leadership that is lost. A loss makes the time of
+// a demotion that has begun earlier, and nothing makes it later (E3).
+func (f *fenceTimer) lostBy(at dcs.Instant) dcs.Instant {
+	if f.lostAt.IsZero() {
+		f.lostAt = dcs.Now()
+	}
+	if lost := f.lostAt.Add(f.timing.LostTimeout); !f.begun || lost.Before(at) {
+		return lost
+	}
+	return at
 }
 
 // fire calls Fence, once for each demotion (E3). If it fails, or does not return in
@@ -145,8 +183,8 @@ func (f *fenceTimer) fire() {
 	f.fence = running
 	if !f.begun {
 		f.reason = Reason{Cause: CauseExpiring, Err: errors.New("the elector's loop hangs: no demotion has begun")}
-		if f.hold.Err() != nil {
-			f.reason = Reason{Cause: CauseLost, Err: f.hold.Err()}
+		if t := f.lead.term(); t.lost != nil {
+			f.reason = Reason{Cause: CauseLost, Err: t.lost}
 		}
 	}
 	r := f.reason
@@ -159,9 +197,12 @@ func (f *fenceTimer) fire() {
 	f.log.Error("demotion failed or took too long: fencing the service", "reason", r.String())
 	f.notify()
 	err := f.call(r)
+	f.mu.Lock()
+	session := f.session
+	f.mu.Unlock()
 	if err != nil {
-		if f.session != nil {
-			f.session.Abandon() // E3, E5: no other member leads before the lease expires
+		if session != nil {
+			session.Abandon() // E3, E5: no other member leads before the lease expires
 		}
 		f.log.Error("service could not be fenced: the process ends", "reason", r.String(), "error", err)
 		f.exit(r)

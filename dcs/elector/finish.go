@@ -25,6 +25,9 @@ func (e *Elector) finish() error {
 		e.log.Warn("a callback has not returned at the end of Run")
 	}
 	e.drain() // it may bring a session that was started last
+	if !errors.Is(err, ErrNotStopped) {
+		e.finishKeeper()
+	}
 	if s := l.session; s != nil && !errors.Is(err, ErrNotStopped) {
 		lost := s.Err()
 		ctx, cancel := context.WithTimeout(context.Background(), l.timing.RetryTimeout)

@@ -30,7 +30,7 @@ func Lead(ctx context.Context, c Config, run func(context.Context, *Leadership) 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r := &runner{run: run, over: cancel}
-	c.Service = r
+	c.Service, c.NoKeeper = r, true
 	err := Run(ctx, c)
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -10,9 +10,9 @@ import (
 )
 
 // Pause suspends decisions in the whole cluster: no member takes the lock, and a
-// service that reports to be no primary keeps it (E11). A leader goes on while it
-// renews its lock. If it loses the lock it demotes, and no member leads until
-// [Elector.Resume].
+// service that reports to be no primary keeps it (E11). The leader becomes the keeper
+// and goes on without the lock too, until [Elector.Resume]; see the package
+// documentation. If the lock is deleted it demotes, and no member leads.
 //
 // Any member may be asked. ErrRefused reports that a switchover was accepted and is
 // not over; a pause now would leave the cluster without a leader.

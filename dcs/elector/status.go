@@ -18,6 +18,9 @@ type Status struct {
 	Token  dcs.Revision
 	// Paused reports whether the cluster is paused.
 	Paused bool
+	// Kept reports whether the leadership of this member outlasts its lock, under a
+	// keeper.
+	Kept bool
 	// Refusal is why this member does not take a lock that is free, or nil.
 	Refusal error
 	// Failed reports whether the last promotion failed. It is false again when one
@@ -85,6 +88,9 @@ func (e *Elector) Identity() cluster.Identity {
 func (e *Elector) publishStatus() {
 	l := &e.loop
 	s := Status{State: l.state, Refusal: l.refusal, Failed: l.failed, Table: l.table, Member: e.record()}
+	if l.lead != nil && l.state == Leading {
+		s.Kept = l.lead.term().kept
+	}
 	if v := l.view; v != nil {
 		s.Paused = v.Config.Pause
 		if v.Leader != nil {

@@ -143,7 +143,7 @@ func (e *Elector) awaitLeader(ctx context.Context, f cluster.Failover) error {
 // keepTree keeps the keys of the leader.
 func (e *Elector) keepTree() {
 	l := &e.loop
-	if l.state != Leading || l.view == nil {
+	if l.state != Leading || l.view == nil || l.hold == nil || !l.hold.Valid() {
 		return
 	}
 	if f := l.view.Failover; f != nil && f.Token != l.hold.Token() {

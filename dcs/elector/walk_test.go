@@ -61,6 +61,7 @@ type walk struct {
 	names  []string
 	faults []*memstore.Injection
 	calm   bool // the services behave
+	left   int  // services that were left running
 }
 
 // service makes the callbacks of f misbehave by chance.
@@ -111,15 +112,23 @@ func (k *walk) service(f *fake) {
 	}
 }
 
-// add starts a process of the member called name.
-func (k *walk) add(name string) {
+// add starts a process of the member called name. svc is a service that an earlier
+// process has left running, or nil.
+func (k *walk) add(name string, svc *fake) {
 	k.next++
 	client := fmt.Sprintf("%s-%d", name, k.next)
 	m := k.w.openAs(client, name, func(c *Config) {
+		if svc != nil {
+			c.Service = svc
+		}
 		c.Timing.HandoverTimeout = time.Duration(1+k.r.IntN(30)) * time.Second
 		c.Timing.PromoteTimeout = time.Duration(1+k.r.IntN(40)) * time.Second
 	})
-	k.service(m.svc)
+	if svc != nil {
+		m.svc = svc
+	} else {
+		k.service(m.svc)
+	}
 	m.start()
 	k.names = append(k.names, client)
 }
@@ -128,13 +137,14 @@ func (k *walk) any() *member { return k.w.members[k.names[k.r.IntN(len(k.names))
 
 func (k *walk) run(steps int) {
 	for _, name := range []string{"a", "b", "c"} {
-		k.add(name)
+		k.add(name, nil)
 	}
 	for range steps {
 		k.step()
 		pass(time.Duration(k.r.IntN(20000)) * time.Millisecond)
 		k.replace()
 	}
+	k.t.Logf("%d services were left running", k.left)
 	for _, f := range k.faults {
 		f.Lift()
 		f.Release()
@@ -148,6 +158,7 @@ func (k *walk) run(steps int) {
 	}
 	k.w.wait(20*time.Minute, "a leader in the end", func() bool {
 		k.replace()
+		k.removeKeeper()
 		for _, name := range k.names {
 			if k.w.members[name].e.Leading() != nil {
 				return true
@@ -158,9 +169,13 @@ func (k *walk) run(steps int) {
 }
 
 func (k *walk) lockAll(f func()) {
+	locked := map[*fake]bool{} // processes after each other may have had one service
 	for _, m := range k.w.members {
-		m.svc.mu.Lock()
-		defer m.svc.mu.Unlock()
+		if !locked[m.svc] {
+			locked[m.svc] = true
+			m.svc.mu.Lock()
+			defer m.svc.mu.Unlock()
+		}
 	}
 	f()
 }
@@ -169,12 +184,35 @@ func (k *walk) lockAll(f func()) {
 func (k *walk) replace() {
 	for i := 0; i < len(k.names); i++ {
 		if m := k.w.members[k.names[i]]; isClosed(m.ended) {
+			var left *fake
+			if m.svc.is() { // under a keeper
+				k.left++
+				if left = m.svc; k.r.IntN(4) == 0 { // its machine starts again
+					left = nil
+					m.svc.do(func() { m.svc.turn(false) })
+				}
+			}
 			name := m.e.c.Name
 			k.names = append(k.names[:i], k.names[i+1:]...)
-			k.add(name)
+			k.add(name, left)
 			i--
 		}
 	}
+}
+
+// removeKeeper removes the record of a member whose service is not primary, as an
+// operator does who has looked.
+func (k *walk) removeKeeper() {
+	v := k.w.view()
+	if v.Keeper == nil {
+		return
+	}
+	for _, m := range k.w.members {
+		if m.e.c.Name == v.Keeper.Name && m.svc.is() {
+			return
+		}
+	}
+	k.w.note("removal of the keeper: %v", k.any().e.RemoveKeeper(context.Background(), v.Keeper.Name))
 }
 
 func (k *walk) inject(m memstore.Match, f ...memstore.Fault) {
@@ -186,7 +224,7 @@ func (k *walk) inject(m memstore.Match, f ...memstore.Fault) {
 func (k *walk) step() {
 	m := k.any()
 	client := memstore.Match{Client: m.name}
-	switch k.r.IntN(13) {
+	switch k.r.IntN(14) {
 	case 0:
 		k.inject(client, memstore.Hang())
 	case 1:
@@ -224,6 +262,8 @@ func (k *walk) step() {
 		k.w.note("pause: %v", m.e.Pause(context.Background()))
 	case 11:
 		k.w.note("resume: %v", m.e.Resume(context.Background()))
+	case 13:
+		k.removeKeeper()
 	case 12:
 		_ = k.w.server.Put("default", cluster.Key(scope, cluster.FailoverKey), []byte(`{"member":"b"}`))
 	}

@@ -18,6 +18,7 @@ func (e *Elector) work() {
 	e.keepPublished()
 	e.keepFollowing()
 	e.considerLeading()
+	e.keepKeeper()
 	e.keepTree()
 }
 
@@ -73,6 +74,7 @@ func (e *Elector) takeView(v *cluster.View) {
 	if before == nil || leaderToken(before) != leaderToken(v) {
 		l.reportAt = dcs.Instant{} // decisions need a position from after the change
 	}
+	e.noteKeeper()
 	if f := v.Failover; f != nil && l.hold != nil && f.Token == l.hold.Token() {
 		l.accepted = f.Token // E15: also where the answer to its acceptance was lost
 	}
@@ -110,7 +112,7 @@ func (e *Elector) own(v *cluster.View) bool {
 // keepSession starts a session where there is none.
 func (e *Elector) keepSession() {
 	l := &e.loop
-	if l.state != Starting || l.shutdown || l.session != nil && l.session.Err() == nil || !e.due(l.sessionAfter) {
+	if l.state != Starting && l.state != Leading || l.shutdown || l.session != nil && l.session.Err() == nil || !e.due(l.sessionAfter) {
 		return
 	}
 	o := dcs.SessionOptions{Timing: e.c.Timing.Timing, Logger: e.c.Logger, Gate: e.gate} // E7

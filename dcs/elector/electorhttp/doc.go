@@ -17,6 +17,7 @@
 //	/cluster                                 the members
 //	/history                                 the changes of the leader
 //	/config                                  the configuration
+//	/keeper                                  the keeper, null if there is none
 //	/identity                                see package clusterhttp
 //	/metrics                                 if Options.Metrics is set
 //
@@ -32,6 +33,7 @@
 //
 //	POST /switchover   {"leader": "a", "candidate": "b", "scheduled_at": "…"}
 //	PATCH /config      a JSON merge patch; {"pause": true} begins a pause
+//	DELETE /keeper     {"name": "a"}, by force: see elector.Elector.RemoveKeeper
 //
 // They answer 401 without authorisation, 400 for a body that is not usable, 412 for a
 // request that is refused, and 503 where the outcome is not known. A switchover answers

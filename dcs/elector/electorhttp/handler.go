@@ -61,6 +61,7 @@ func New(e *elector.Elector, o Options) http.Handler {
 	mux.HandleFunc("/history", h.read(func(v *cluster.View) any { return v.History }))
 	mux.HandleFunc("/config", h.config)
 	mux.HandleFunc("/switchover", h.switchover)
+	mux.HandleFunc("/keeper", h.keeper)
 	mux.Handle(clusterhttp.Path, clusterhttp.Handler(e.Identity))
 	if o.Metrics != nil {
 		mux.Handle("/metrics", o.Metrics)
@@ -267,6 +268,32 @@ func (h *handler) switchover(w http.ResponseWriter, r *http.Request) {
 		code, text = http.StatusAccepted, "the switchover is scheduled"
 	}
 	answer(w, code, map[string]string{"result": text})
+}
+
+// keeper removes the record of a keeper, by force.
+func (h *handler) keeper(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodDelete {
+		h.read(func(v *cluster.View) any { return v.Keeper })(w, r)
+		return
+	}
+	body, ok := h.writes(w, r, http.MethodDelete)
+	if !ok {
+		return
+	}
+	var req struct {
+		Name *string `json:"name"`
+	}
+	if err := json.Unmarshal(body, &req); err != nil || req.Name == nil {
+		http.Error(w, "want the name of the keeper, as in the record", http.StatusBadRequest)
+		return
+	}
+	ctx, cancel := h.bounded(r)
+	defer cancel()
+	if err := h.e.RemoveKeeper(ctx, *req.Name); err != nil {
+		fail(w, err)
+		return
+	}
+	answer(w, http.StatusOK, map[string]string{"result": "there is no keeper"})
 }
 
 // fail answers with an error of the elector.

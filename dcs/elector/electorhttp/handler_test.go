@@ -221,6 +221,10 @@ func TestWrites(t *testing.T) {
 			{b, "PATCH", "/config", `{"pause":true}`, admin, 200, `{"loop_wait":10,"pause":true,"retry_timeout":10,"ttl":30}`},
 			{a, "POST", "/switchover", `{"candidate":"b"}`, admin, 412, "paused"},
 			{b, "PATCH", "/config", `{"pause":null}`, admin, 200, `{"loop_wait":10,"retry_timeout":10,"ttl":30}`},
+			{b, "DELETE", "/keeper", `{"name":"a"}`, nobody, 401, ""},
+			{b, "DELETE", "/keeper", `{}`, admin, 400, "want the name"},
+			{b, "DELETE", "/keeper", `{"name":"a"}`, admin, 200, "no keeper"},
+			{b, "GET", "/keeper", ``, nobody, 200, "null"},
 			{a, "POST", "/switchover", `{"candidate":"b","scheduled_at":` + string(later) + `}`, admin, 202, "scheduled"},
 			{a, "POST", "/switchover", `{"leader":"a","candidate":"b"}`, admin, 200, "leads"},
 		} {
