@@ -196,7 +196,7 @@
 // a process that has demoted the service. If the owner does not come back, because its
 // machine has died in the pause, an operator removes it with [Elector.RemoveKeeper]. A
 // process of the same name whose service is not primary does not, because it does not
-// know whether the earlier process goes on elsewhere.
+// know whether the earlier process goes on, on another machine.
 //
 // A service that ends with the process needs no keeper, see [Config.NoKeeper].
 //

@@ -201,7 +201,7 @@ func (k *walk) replace() {
 }
 
 // removeKeeper removes the record of a member whose service is not primary, as an
-// operator does who has looked.
+// operator does after a look at the service.
 func (k *walk) removeKeeper() {
 	v := k.w.view()
 	if v.Keeper == nil {
