@@ -202,7 +202,8 @@ type Caps struct {
 	// Created. Without it, a changed binding re-creates the entry.
 	Rebind bool
 	// SelfExpiry reports that the store itself removes the keys of an expired
-	// lease.
+	// lease. Without it the keys stay until a client removes them, so that they
+	// outlive Renewal.Expiry while no client runs.
 	SelfExpiry bool
 }
 

@@ -219,6 +219,21 @@
 //     returns, so that no handler delays an answer.
 //   - A Renewal must carry the TTL that this renewal was granted, which may be
 //     shorter than the TTL of the Grant (P3).
+//   - A lease may end by the store's own clock, if the store begins to count when the
+//     request arrives. The clock must not be set and must run like any other to within
+//     2 percent. If it can be set, as the time of day can, a step forward ends leases
+//     early (Clock/Stepped). If a restart of the store resets it, every live lease must
+//     begin again with its whole TTL. No backend may compare it with the clock of a
+//     client: From is the client's, and nothing else is.
+//   - [Caps.SelfExpiry] must be true only if the keys of an expired lease are removed
+//     although no client runs. If clients remove them, each client with a live lease
+//     must do so for the leases of others, and Renewal.Expiry may assume one. The value
+//     is for the user's information, and no decision depends on it.
+//   - A Commit need not verify that no stored key lies above or below those that it
+//     writes. It may store both, or refuse with ErrInvalid (KV/NestedKeys).
+//   - Wait needs the RetryTimeout, which is the deadline of the context in the other
+//     methods. A Driver finds it in Options.Timing, with the defaults filled in. A
+//     constructor must take a Timing of its own, because New does not pass one on.
 //
-// Then run the suite: package conformance has a template of some fifteen lines.
+// Then run the suite: package conformance has a template of some ten lines.
 package dcs
