@@ -142,9 +142,7 @@ func (e *env) control(s *dcs.Session, h *dcs.Hold) {
 
 func readOnly(e *env) {
 	c := e.cluster()
-	if c.ReadOnly == nil {
-		e.Fatalf("the harness has no Cluster.ReadOnly")
-	}
+	e.needs(c.ReadOnly != nil, "Cluster.ReadOnly")
 	a, _ := e.opened(Opening{})
 	b, _ := e.opened(Opening{})
 	a.put(e.key("k"), "v")
@@ -242,9 +240,7 @@ func staleConfirmation(e *env) {
 
 func earlyExpiry(e *env) {
 	c := e.cluster()
-	if c.EndLease == nil {
-		e.Fatalf("the harness has no Cluster.EndLease")
-	}
+	e.needs(c.EndLease != nil, "Cluster.EndLease")
 	a, _ := e.opened(Opening{})
 	s := a.session()
 	h := e.acquire(s, e.key("lock"), "v")
@@ -338,9 +334,7 @@ func oneReboots(e *env) {
 
 func killAll(e *env) {
 	c := e.cluster()
-	if c.RestartAll == nil {
-		e.Fatalf("the harness has no Cluster.RestartAll")
-	}
+	e.needs(c.RestartAll != nil, "Cluster.RestartAll")
 	a, _ := e.opened(Opening{})
 	h := e.acquire(a.session(), e.key("lock"), "v")
 	token := h.Token()
@@ -383,9 +377,7 @@ func killAll(e *env) {
 
 func clockStepped(e *env) {
 	c := e.cluster()
-	if c.StepClock == nil {
-		e.Fatalf("the harness has no Cluster.StepClock")
-	}
+	e.needs(c.StepClock != nil, "Cluster.StepClock")
 	e.keepsLock("the servers' clocks stepped", 500*time.Millisecond, func() {
 		for _, d := range []time.Duration{5 * time.Minute, -10 * time.Minute, 5 * time.Minute} {
 			c.StepClock(e, d)

@@ -240,9 +240,7 @@ func rotateBack(e *env) {
 
 func rotateReplaced(e *env) {
 	c := e.cluster()
-	if c.Replace == nil {
-		e.Fatalf("the harness has no Cluster.Replace")
-	}
+	e.needs(c.Replace != nil, "Cluster.Replace")
 	d, _ := e.drive(Opening{Endpoints: append([]string(nil), c.Endpoints...)})
 	for i := range e.rounds(1, len(c.Endpoints)) {
 		if i > 0 {

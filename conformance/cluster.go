@@ -2,7 +2,6 @@ package conformance
 
 import (
 	"log/slog"
-	"slices"
 	"testing"
 	"time"
 
@@ -31,7 +30,7 @@ type Opening struct {
 
 // Cluster controls the servers of a [Store] for the fault cases. The cases inject faults
 // into one server after the other and restore it. No other case runs at the same time.
-// Endpoints, InjectFault and Healthy are required.
+// Endpoints, Leader, InjectFault and Healthy are required.
 type Cluster struct {
 	// Endpoints has the names of the servers in the errors and events of clients. The
 	// order must not change, because faults are injected by index.
@@ -135,16 +134,4 @@ func (v ServerFaultVerb) String() string {
 		"killed", "stopped", "frozen", "refused", "blackholed", "silent",
 		"reset", "delayed", "partitioned", "unresolved",
 	}[v]
-}
-
-// WithoutCluster declares, for [Harness.NotApplicable], the cases that need a
-// [Store.Cluster], all for the same reason.
-func WithoutCluster(why string) map[string]string {
-	out := map[string]string{}
-	for _, c := range slices.Concat(rotateCases, outageCases, identityCases) {
-		if c.Name != "Holder/LinkLostBeforeFirstRenewal" { // it needs Inject only
-			out[c.Name] = why
-		}
-	}
-	return out
 }

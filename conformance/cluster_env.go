@@ -15,12 +15,8 @@ import (
 // cluster returns the servers when all of them are healthy.
 func (e *env) cluster() *Cluster {
 	c := e.s.Cluster
-	if c == nil {
-		e.Fatalf("the harness has no Cluster: give it, or say why %s is not applicable", e.c.Name)
-	}
-	if e.s.OpenWith == nil {
-		e.Fatalf("the harness has a Cluster and no OpenWith")
-	}
+	e.needs(c != nil, "Cluster")
+	e.needs(e.s.OpenWith != nil, "OpenWith")
 	c.Healthy(e)
 	return c
 }

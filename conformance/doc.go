@@ -5,30 +5,29 @@
 //
 // # A backend of your own
 //
-// About fifteen lines run the suite:
+// A few lines run the suite:
 //
 //	func TestConformance(t *testing.T) {
-//		cluster := startServers(t) // once, because every case has keys of its own
-//		na := conformance.WithoutCluster("no servers to inject faults into yet")
-//		na["TLS/*"], na["Auth/*"], na["Reply/*"] = "no TLS yet", "no users yet", "no proxy yet"
 //		conformance.Run(t, conformance.Harness{
 //			Name: "mystore",
 //			New: func(tb testing.TB) conformance.Store {
+//				server := startServer(tb) // or one that all cases share, because each has keys of its own
 //				return conformance.Store{
-//					Open: func(tb testing.TB) dcs.Backend { return mystore.New(cluster.Addrs) },
-//					URL:  func(tb testing.TB) string { return "mystore://" + cluster.Addrs },
+//					Open: func(tb testing.TB) dcs.Backend { return openClient(tb, server) },
 //				}
 //			},
-//			NotApplicable: na,
+//			NotApplicable: conformance.Without("not yet", "Cluster", "Inject", "Requests", "Secure", "URL"),
 //		})
 //	}
 //
-// If a case needs more than an open client, its failure names the missing hook of [Store]
-// (to inject faults into a client's requests, to count them, or to read sockets back). The
-// harness must provide the hook, or have the case's name in NotApplicable with the reason.
-// Cases that do not apply are printed and counted. Any other skip is a failure, and so is a
-// name that no case has. A case that can check a part of its rule without a hook does so,
-// and its result names the hook: "pass, without Inject".
+// This runs every case that needs no more than open clients. [Without] declares the cases of
+// which nothing can be checked without a hook of [Store] (to inject faults into a client's
+// requests, to count them, to open a client by URL). Give the hooks one after the other, and
+// remove their names from the list. A case that is not declared fails, and its failure names
+// the missing hook. A case that does not apply for another reason must be declared in
+// NotApplicable too. Cases that do not apply are printed and counted. Any other skip is a
+// failure, and so is a name that no case has. A case that can check a part of its rule
+// without a hook does so, and its result names the hook: "pass, without Inject".
 //
 // # A case
 //

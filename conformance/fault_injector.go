@@ -13,8 +13,9 @@ import (
 
 // A FaultInjector stands between a client and its transport. It counts the copies of requests
 // that the client sends, and decides on an Action for each. A harness must call Judge once
-// for every copy and apply the Action. Its Requests and Inject hooks can then call those of
-// the FaultInjector. The zero value is ready for use. All methods are safe for concurrent
+// for every copy and apply the Action, or make the request through Pass. For a message that
+// the store pushes, it must call Judge with a Request named Wait (see [Store.Inject]). Its
+// Requests and Inject hooks can then call those of the FaultInjector. The zero value is ready for use. All methods are safe for concurrent
 // use.
 type FaultInjector struct {
 	mu     sync.Mutex

@@ -36,7 +36,8 @@ type Harness struct {
 
 	// NotApplicable names the cases that do not apply to this backend, each with the
 	// reason. "Area/*" names all cases of an area. They are printed and counted. Any other
-	// skip is a failure, and so is a name that no case has.
+	// skip is a failure, and so is a name that no case has. [Without] returns the cases
+	// that need a missing hook.
 	NotApplicable map[string]string
 
 	// Ours lists substrings of the stacks of goroutines that belong to a cluster that
@@ -78,6 +79,13 @@ type Store struct {
 
 	// Inject injects a fault between the client b and the store until lift is called.
 	// Several faults may be in force at once, and all that match must apply.
+	//
+	// A message that the store pushes (an event of a watch, a notification) answers no
+	// request of the client. It must be treated as one more copy of a [Request] named
+	// Wait, which is sent when the message arrives. HoldRequest and HoldAnswer hold the
+	// message and the later ones back until lift, in their order. LoseRequest and
+	// LoseAnswer drop it, and the connection or stream stays silent from then on, as after
+	// a loss in the network. Repeat has no effect on it.
 	Inject func(b dcs.Backend, f Fault) (lift func())
 
 	// DropBookkeeping removes the bookkeeping keys that clients keep in the store (attempt
@@ -124,10 +132,15 @@ type Request struct {
 	//   - Mark: makes the marker of an attempt;
 	//   - Settle: wins the marker of an attempt.
 	//
-	// Any other request must have another name. The suite counts it as a write.
+	// Cases select requests by these names. A Mark or Settle that is named Commit, for
+	// example, makes the Reply cases lose the wrong request. A backend over package
+	// attempt recognises them: without writes in attempt.Request.Txn a request is a
+	// Mark if its Marker has Create set, and else a Settle. Any other request must have
+	// another name. The suite counts it as a write.
 	Op string
 	// Keys are the keys that the request writes or reads, as far as the transport knows
-	// them. They may include bookkeeping keys.
+	// them. Those of a Commit and of a Renew must be complete, because cases select them
+	// by key. They may include bookkeeping keys.
 	Keys []string
 }
 

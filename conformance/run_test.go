@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,29 +25,17 @@ func smallest(testing.TB) Store {
 	return Store{Open: func(testing.TB) dcs.Backend { return server.Open(memstore.ClientOptions{}) }}
 }
 
-// needHooks has the cases that a harness without hooks must declare.
-var needHooks = []string{
-	"Wait/NotAPoll", "Open/ByURL", "Call/SilenceEnds", "Lease/LateAnswerRevivesNothing", "Reply/*",
-	"Hold/DeadlineWithoutProof", "Hold/LostIsFinal", "Hold/OldAnswerJudgesNothingNew", "Holder/*",
-}
+// missing has the hooks that smallest lacks and that some case requires.
+var missing = slices.Sorted(maps.Keys(requiredBy))
 
 func TestSmallestHarness(t *testing.T) {
-	na := WithoutCluster("no servers")
-	na["TLS/*"], na["Auth/*"] = "no connections", "no users"
-	for _, name := range needHooks {
-		na[name] = "no proxy"
-	}
-	Run(t, Harness{Name: "smallest", Virtual: true, New: smallest, NotApplicable: na})
+	Run(t, Harness{Name: "smallest", Virtual: true, New: smallest, NotApplicable: Without("no hooks", missing...)})
 }
 
 func TestMissingHooksAreFailuresThatNameTheRemedy(t *testing.T) {
-	h := Harness{Name: "smallest", Virtual: true, New: smallest}
+	h := Harness{Name: "smallest", Virtual: true, New: smallest, NotApplicable: Without("no hooks", missing...)}
 	for _, c := range table() {
-		needs := false
-		for _, name := range append(needHooks, "Auth/*", "TLS/*") {
-			needs = needs || name == c.Name || strings.HasSuffix(name, "/*") && strings.HasPrefix(c.Name, strings.TrimSuffix(name, "*"))
-		}
-		if !needs {
+		if _, needs := h.notApplicable(c.Name); !needs {
 			continue
 		}
 		o := runCase(t, h, c)

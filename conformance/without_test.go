@@ -1,6 +1,8 @@
 package conformance
 
 import (
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -25,6 +27,22 @@ var hooks = []hook{
 	{"URL", func(s *Store) { s.URL = nil }},
 	{"DropBookkeeping", func(s *Store) { s.DropBookkeeping = nil }},
 	{"LimitTTL", func(s *Store) { s.LimitTTL = nil }},
+	{"Cluster.ReadOnly", func(s *Store) { s.changeCluster(func(c *Cluster) { c.ReadOnly = nil }) }},
+	{"Cluster.RestartAll", func(s *Store) { s.changeCluster(func(c *Cluster) { c.RestartAll = nil }) }},
+	{"Cluster.EndLease", func(s *Store) { s.changeCluster(func(c *Cluster) { c.EndLease = nil }) }},
+}
+
+// changeCluster gives s a changed copy of its Cluster.
+func (s *Store) changeCluster(f func(c *Cluster)) {
+	cluster := *s.Cluster
+	f(&cluster)
+	s.Cluster = &cluster
+}
+
+// requires reports whether nothing of the case can be checked without the hook.
+func requires(name, hook string) bool {
+	area, _, _ := strings.Cut(name, "/")
+	return slices.Contains(requiredBy[hook], name) || slices.Contains(requiredBy[hook], area+"/*")
 }
 
 // usage records the hooks that a case calls.
@@ -66,12 +84,24 @@ func (u *usage) watch(s Store) Store {
 		u.note("URL")
 		return s.URL(tb)
 	}
-	cluster := *s.Cluster
-	cluster.Healthy = func(tb testing.TB) {
-		u.note("Cluster")
-		s.Cluster.Healthy(tb)
-	}
-	out.Cluster = &cluster
+	out.changeCluster(func(c *Cluster) {
+		c.Healthy = func(tb testing.TB) {
+			u.note("Cluster")
+			s.Cluster.Healthy(tb)
+		}
+		c.ReadOnly = func(tb testing.TB) func() {
+			u.note("Cluster.ReadOnly")
+			return s.Cluster.ReadOnly(tb)
+		}
+		c.RestartAll = func(tb testing.TB) {
+			u.note("Cluster.RestartAll")
+			s.Cluster.RestartAll(tb)
+		}
+		c.EndLease = func(tb testing.TB, id dcs.LeaseID) {
+			u.note("Cluster.EndLease")
+			s.Cluster.EndLease(tb, id)
+		}
+	})
 	return out
 }
 
@@ -83,7 +113,8 @@ func (h Harness) changed(f func(s Store) Store) Harness {
 }
 
 // TestNoCaseHidesAMissingHook removes each hook from the cases that call it. A case must then
-// fail, or its result must name the hook.
+// fail, if it is one of those that Without returns for the hook, or its result must name the
+// hook.
 func TestNoCaseHidesAMissingHook(t *testing.T) {
 	full := memHarness("memstore", memstore.Options{})
 	for _, c := range table() {
@@ -93,12 +124,18 @@ func TestNoCaseHidesAMissingHook(t *testing.T) {
 		u := &usage{used: map[string]bool{}}
 		o := runCase(t, full.changed(u.watch), c)
 		require.Equal(t, string(passed), o.result(), "%s on a harness with every hook: %s", c.Name, first(o.failures))
+		// With real time the requests that other cases cause would be counted too.
+		require.True(t, !u.used["Requests"] || c.alone, "%s counts requests while other cases run", c.Name)
 		for _, hook := range hooks {
+			require.True(t, u.used[hook.name] || !requires(c.Name, hook.name), "%s never calls %s", c.Name, hook.name)
 			if !u.used[hook.name] || c.Name == "Open/ByURL" && hook.name == "OpenWith" {
 				continue // Open serves Open/ByURL as well
 			}
 			o := runCase(t, full.changed(func(s Store) Store { hook.remove(&s); return s }), c)
-			if o.verdict != failed {
+			require.Equal(t, requires(c.Name, hook.name), o.verdict == failed, "%s without %s: %s", c.Name, hook.name, first(o.failures))
+			if o.verdict == failed {
+				require.Contains(t, first(o.failures), "say why "+c.Name+" is not applicable")
+			} else {
 				require.Equal(t, []string{hook.name}, o.without, "%s passes without %s, and its result does not name the hook", c.Name, hook.name)
 			}
 		}
@@ -120,4 +157,8 @@ func TestResultNamesMissingHooks(t *testing.T) {
 		e.Error("broken")
 	})
 	require.Equal(t, "FAIL, without Inject", o.result())
+}
+
+func TestWithoutAnUnknownHook(t *testing.T) {
+	require.PanicsWithValue(t, `conformance: Without("Injekt"): no case requires a hook of that name`, func() { Without("not yet", "Cluster", "Injekt") })
 }

@@ -34,7 +34,7 @@ func TestConformanceThroughAnAgent(t *testing.T) {
 	addr, err := s.Cluster.ConsulAgent(t.Context())
 	require.NoError(t, err)
 	s.agent = addr
-	na := conformance.WithoutCluster("there is one agent only; TestConformance injects faults into the servers")
+	na := conformance.Without("there is one agent only; TestConformance injects faults into the servers", "Cluster")
 	na["Auth/*"], na["TLS/*"] = "covered by TestConformance", "covered by TestConformance"
 	conformance.Run(t, harness.New("consul, one agent", suiteTiming, func(tb testing.TB) conformance.Store {
 		s := s.fresh(tb)
@@ -47,7 +47,7 @@ func TestConformanceThroughAnAgent(t *testing.T) {
 
 func (s *suite) notApplicable() map[string]string {
 	if s.Cluster == nil {
-		return conformance.WithoutCluster("the servers are the user's own, and tests must not disturb them")
+		return conformance.Without("the servers are the user's own, and tests must not disturb them", "Cluster")
 	}
 	out := map[string]string{
 		"Clock/Stepped": "Consul counts sessions by Go's monotonic clock, which no step of the wall clock moves; a linter rule forbids the use of the wall clock",

@@ -26,7 +26,7 @@ func TestConformance(t *testing.T) {
 func (s *suite) notApplicable() map[string]string {
 	out := map[string]string{"Clock/Stepped": "etcd counts leases by Go's monotonic clock, which no step of the wall clock moves; a linter rule forbids the use of the wall clock"}
 	if s.Cluster == nil {
-		return conformance.WithoutCluster("the servers are the user's own, and tests must not disturb them")
+		return conformance.Without("the servers are the user's own, and tests must not disturb them", "Cluster")
 	}
 	if !s.Cluster.HasNetwork() {
 		out["Rotate/Blackholed"] = "packets can be dropped only where root may make network namespaces"

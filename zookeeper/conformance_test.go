@@ -26,7 +26,7 @@ func (s *suite) notApplicable() map[string]string {
 		"Auth/TokenRenewed":          "digest credentials do not run out",
 	}
 	if s.Cluster == nil {
-		for name, why := range conformance.WithoutCluster("the servers are the user's own: nothing may be done to them") {
+		for name, why := range conformance.Without("the servers are the user's own: nothing may be done to them", "Cluster") {
 			out[name] = why
 		}
 		return out

@@ -25,3 +25,23 @@ func renderExample(_ context.Context, root string) (string, error) {
 	steps := strings.ReplaceAll("\n"+parts[1], "\n\t", "\n")
 	return "```go" + steps + "\n```\n", nil
 }
+
+// renderTemplate renders the test of a backend that package conformance documents and
+// runs itself.
+func renderTemplate(_ context.Context, root string) (string, error) {
+	text, err := os.ReadFile(filepath.Join(root, "conformance", "doc.go")) //nolint:gosec // G304: the repository's own file
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for line := range strings.Lines(string(text)) {
+		code, isCode := strings.CutPrefix(line, "//\t")
+		if isCode && (b.Len() > 0 || strings.HasPrefix(code, "func TestConformance(")) {
+			b.WriteString(code)
+		}
+		if code == "}\n" {
+			return "```go\n" + b.String() + "```\n", nil
+		}
+	}
+	return "", errors.New("conformance/doc.go has no func TestConformance")
+}

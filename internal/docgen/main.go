@@ -34,6 +34,7 @@ var sections = []section{
 	{"docs/operations.md", "elector timetable", renderTimetable},
 	{"docs/operations.md", "far nodes", renderFar},
 	{"docs/operations.md", "endpoint figures", renderFigures},
+	{"docs/conformance.md", "template", renderTemplate},
 	{"docs/results/README.md", "cases", renderCases},
 	{"docs/results/README.md", "results", renderTotals},
 	{"docs/results/README.md", "results by case", renderByCase},
