@@ -22,6 +22,11 @@ func (m Mutant) overlay(root, work string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return writeOverlay(root, work, changed)
+}
+
+// writeOverlay is overlay for changed files of the module at root.
+func writeOverlay(root, work string, changed map[string]string) (string, error) {
 	replace := make(map[string]string)
 	for file, source := range changed {
 		path := filepath.Join(work, fmt.Sprintf("%d.go", len(replace)))
@@ -71,11 +76,12 @@ type output struct {
 	exited int
 }
 
-// test runs tests, which together have grouped.
-func (r *Runner) test(ctx context.Context, b binary, tests []Kill) (output, error) {
+// test runs tests, which together have grouped, on a mutant that was built combined
+// with others, or on none.
+func (r *Runner) test(ctx context.Context, b binary, mutant string, tests []Kill) (output, error) {
 	args := append([]string{"-test.v", "-test.timeout=" + r.Timeout.String(), "-test.run=" + pattern(tests)}, tests[0].Flags...)
 	cmd := exec.CommandContext(ctx, b.path, args...) //nolint:gosec // G204: it was built here
-	cmd.Dir, cmd.Env = b.dir, append(os.Environ(), "TMPDIR="+r.work)
+	cmd.Dir, cmd.Env = b.dir, append(os.Environ(), "TMPDIR="+r.work, chosenBy+"="+mutant)
 	text, err := cmd.CombinedOutput()
 	out := output{text: string(text)}
 	if e := (*exec.ExitError)(nil); errors.As(err, &e) {
@@ -116,10 +122,15 @@ func (o output) verdict(verdict, test string) bool {
 	return regexp.MustCompile(`(?m)^ *--- ` + verdict + `: ` + regexp.QuoteMeta(test) + ` \(`).MatchString(o.text)
 }
 
-// tail returns the end of an output, for an error.
+// tail returns the part of an output that explains an error: the lines that follow
+// the first panic, or the last ones.
 func tail(o output) string {
 	lines := strings.Split(strings.TrimSpace(o.text), "\n")
-	return "\t" + strings.Join(lines[max(0, len(lines)-20):], "\n\t")
+	from := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "panic: ") })
+	if from < 0 {
+		from = max(0, len(lines)-20)
+	}
+	return "\t" + strings.Join(lines[from:min(from+20, len(lines))], "\n\t")
 }
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

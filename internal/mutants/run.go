@@ -22,8 +22,16 @@ type Runner struct {
 	Timeout time.Duration // of one run of a test binary
 	Out     io.Writer     // a line for each mutant
 
-	work     string        // the directory for everything that is made
-	building chan struct{} // holds a value for each build under way
+	work     string              // the directory for everything that is made
+	building chan struct{}       // holds a value for each build under way
+	combined map[string]combined // by package of the tests; the zero value is possible
+}
+
+// combined is a test binary with several mutants.
+type combined struct {
+	binary
+
+	mutants map[string]bool // by name
 }
 
 // Result is the outcome of one mutant. A nil Err says that each of its tests
@@ -47,16 +55,7 @@ func (r *Runner) Run(ctx context.Context, all []Mutant) ([]Result, error) {
 	}
 	defer os.RemoveAll(work)
 	r.work, r.building = work, make(chan struct{}, max(r.Workers, 1))
-	tests := testsOf(all)
-	packages := sortedKeys(tests)
-	// The package with most tests takes longest.
-	slices.SortStableFunc(packages, func(a, b string) int { return len(tests[b]) - len(tests[a]) })
-	unmutated := make([]error, len(packages))
-	// No more tests at once than processors: here they must pass.
-	parallel(len(packages), r.Workers, func(i int) {
-		unmutated[i] = r.unmutated(ctx, packages[i], tests[packages[i]])
-	})
-	if err := errors.Join(unmutated...); err != nil {
+	if err := r.prepare(ctx, all); err != nil {
 		return nil, fmt.Errorf("without any mutant: %w", err)
 	}
 	results := make([]Result, len(all))
@@ -77,6 +76,61 @@ func (r *Runner) Run(ctx context.Context, all []Mutant) ([]Result, error) {
 		fmt.Fprintf(r.Out, "%*d of %d  %s\n", len(fmt.Sprint(len(all))), done, len(all), res)
 	})
 	return results, ctx.Err()
+}
+
+// prepare builds the combined mutants and runs all tests without any mutant.
+func (r *Runner) prepare(ctx context.Context, all []Mutant) error {
+	tests := testsOf(all)
+	packages := sortedKeys(tests)
+	// The package with most tests takes longest.
+	slices.SortStableFunc(packages, func(a, b string) int { return len(tests[b]) - len(tests[a]) })
+	builds, failures := make([]combined, len(packages)), make([]error, len(packages))
+	// No more tests at once than processors: here they must pass.
+	parallel(len(packages), r.Workers, func(i int) {
+		if builds[i], failures[i] = r.combine(ctx, packages[i], all); failures[i] == nil {
+			failures[i] = r.unmutated(ctx, builds[i].binary, packages[i], tests[packages[i]])
+		}
+	})
+	r.combined = make(map[string]combined)
+	for i, pkg := range packages {
+		r.combined[pkg] = builds[i]
+	}
+	return errors.Join(failures...)
+}
+
+// combine builds the tests of pkg with the mutants of all that they have to kill. If
+// that does not compile, each of these is built alone.
+func (r *Runner) combine(ctx context.Context, pkg string, all []Mutant) (combined, error) {
+	c := combined{mutants: make(map[string]bool)}
+	var changes []change
+	for _, m := range all {
+		if !slices.ContainsFunc(m.Kills, func(k Kill) bool { return k.Package == pkg }) {
+			continue
+		}
+		if of, ok := m.changes(r.Root); ok {
+			changes, c.mutants[m.Name] = append(changes, of...), true
+		}
+	}
+	work := filepath.Join(r.work, "combined-"+strings.ReplaceAll(strings.TrimPrefix(pkg, "./"), "/", "-"))
+	if err := os.Mkdir(work, 0o700); err != nil {
+		return combined{}, err
+	}
+	if len(changes) > 0 {
+		files, err := combine(r.Root, changes)
+		if err != nil {
+			return combined{}, err
+		}
+		overlay, err := writeOverlay(r.Root, work, files)
+		if err != nil {
+			return combined{}, err
+		}
+		if c.binary, err = r.build(ctx, work, pkg, overlay); err == nil {
+			return c, nil
+		}
+		fmt.Fprintf(r.Out, "the %d mutants of %s are built one by one: %v\n", len(c.mutants), pkg, err)
+	}
+	b, err := r.build(ctx, work, pkg, "")
+	return combined{binary: b}, err
 }
 
 func (r Result) String() string {
@@ -124,14 +178,10 @@ func testsOf(all []Mutant) map[string][]Kill {
 }
 
 // unmutated runs tests of one package on the code as it is.
-func (r *Runner) unmutated(ctx context.Context, pkg string, tests []Kill) error {
+func (r *Runner) unmutated(ctx context.Context, b binary, pkg string, tests []Kill) error {
 	start := time.Now()
-	b, err := r.build(ctx, r.work, pkg, "")
-	if err != nil {
-		return err
-	}
 	for _, group := range together(tests) {
-		out, err := r.test(ctx, b, group)
+		out, err := r.test(ctx, b, "", group)
 		if err != nil {
 			return fmt.Errorf("%s: %w\n%s", pkg, err, tail(out))
 		}
@@ -166,20 +216,17 @@ func (r *Runner) mutant(ctx context.Context, work string, m Mutant) error {
 		return err
 	}
 	defer os.RemoveAll(work)
-	overlay, err := m.overlay(r.Root, work)
-	if err != nil {
-		return err
-	}
-	binaries := make(map[string]binary)
+	alone := make(map[string]binary)
 	for _, k := range m.Kills {
-		if _, built := binaries[k.Package]; !built {
-			b, err := r.build(ctx, work, k.Package, overlay)
-			if err != nil {
+		b, name := r.combined[k.Package].binary, m.Name
+		if !r.combined[k.Package].mutants[m.Name] {
+			var err error
+			if b, err = r.alone(ctx, work, m, k.Package, alone); err != nil {
 				return err
 			}
-			binaries[k.Package] = b
+			name = ""
 		}
-		out, err := r.test(ctx, binaries[k.Package], []Kill{k})
+		out, err := r.test(ctx, b, name, []Kill{k})
 		switch {
 		case err == nil:
 			return fmt.Errorf("survives %s", k)
@@ -188,4 +235,19 @@ func (r *Runner) mutant(ctx context.Context, work string, m Mutant) error {
 		}
 	}
 	return nil
+}
+
+// alone returns the test binary of pkg with only the mutant m. It builds each of built
+// once.
+func (r *Runner) alone(ctx context.Context, work string, m Mutant, pkg string, built map[string]binary) (binary, error) {
+	if b, ok := built[pkg]; ok {
+		return b, nil
+	}
+	overlay, err := m.overlay(r.Root, work)
+	if err != nil {
+		return binary{}, err
+	}
+	b, err := r.build(ctx, work, pkg, overlay)
+	built[pkg] = b
+	return b, err
 }
