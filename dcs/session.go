@@ -64,7 +64,7 @@ type Session struct {
 	ownLeases    map[LeaseID]bool // every lease that this session has had
 	leases       map[LeaseID]Lease
 	holds        map[string]*Hold
-	pubs         map[string]*publication
+	publisher    publisher
 	claims       map[string]*claim
 	removals     map[string]removal // released locks that are not deleted yet (P17)
 	confirms     []chan error
@@ -142,8 +142,12 @@ func (s *Store) startSession(lease Lease, granted Renewal, timing Timing, o Sess
 		last:      until,
 		lease:     &leaseState{Lease: lease, granted: granted, until: until},
 		ownLeases: map[LeaseID]bool{lease.ID(): true}, leases: map[LeaseID]Lease{lease.ID(): lease},
-		holds: map[string]*Hold{}, pubs: map[string]*publication{}, claims: map[string]*claim{}, removals: map[string]removal{},
+		holds: map[string]*Hold{}, claims: map[string]*claim{}, removals: map[string]removal{},
 		earlyEnds: map[*earlyEnd]struct{}{},
+	}
+	n.publisher = publisher{
+		store: s, mu: &n.mu, pubs: map[string]*publication{}, onDisplaced: n.reportDisplaced,
+		owns: func(id LeaseID) bool { return n.ownLeases[id] },
 	}
 	n.until.Store(&until)
 	n.life, n.kill = context.WithCancel(context.Background())

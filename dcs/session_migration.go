@@ -403,3 +403,10 @@ func (s *Session) revokeSpare(spare *leaseState) {
 	defer s.mu.Unlock()
 	s.spawn(func() { _ = s.revoke(s.life, spare) })
 }
+
+// owns reports whether this session has or had the lease.
+func (s *Session) owns(lease LeaseID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ownLeases[lease]
+}

@@ -6,9 +6,22 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 )
 
-// publication is a key that the session has published. Guarded by the session's mu.
+// publisher publishes the member keys of a Session. It records how it left each key,
+// which decides the condition under which the key may be written next (P19). The
+// Session claims a key before a write (P17) and settles an ambiguous one.
+type publisher struct {
+	store       *Store
+	owns        func(LeaseID) bool             // reports whether the Session has or had the lease; called under mu
+	onDisplaced func(key string, reason error) // called under mu, once for each loss
+
+	mu   *sync.Mutex // the Session's
+	pubs map[string]*publication
+}
+
+// publication is a key that the publisher has written. Guarded by the publisher's mu.
 type publication struct {
 	key       string
 	value     []byte   // as it was last written
@@ -53,8 +66,15 @@ func (s *Session) Publish(ctx context.Context, key string, value []byte) (displa
 		s.unclaim(c)
 		return "", withOp(op, key, over)
 	}
-	displaced, err = s.publish(ctx, c, slices.Clone(value))
-	if !errors.Is(err, ErrAmbiguous) {
+	value = slices.Clone(value)
+	displaced, written, err := s.publisher.publish(ctx, key, c.lease.ID(), value)
+	switch {
+	case written != nil && errors.Is(err, ErrAmbiguous):
+		s.settlePublish(c, value, written.Is, err)
+	case written != nil && errors.Is(err, ErrLost):
+		s.leaseLost(c.lease, err) // P14
+		s.unclaim(c)
+	default:
 		s.unclaim(c)
 	}
 	if err != nil {
@@ -63,132 +83,168 @@ func (s *Session) Publish(ctx context.Context, key string, value []byte) (displa
 	return displaced, nil
 }
 
-// publish writes value to the claimed key and tries again when another writer comes
-// first. The claim of an ambiguous write is handed over to its settling.
-func (s *Session) publish(ctx context.Context, c *claim, value []byte) (LeaseID, error) {
+// settlePublish settles an ambiguous Publish in the background and ends its claim
+// then. seen is the revision of its condition.
+func (s *Session) settlePublish(c *claim, value []byte, seen Revision, err error) {
+	s.handOver(c, func() {
+		rev, how := s.settle(err)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.publisher.settled(c.key, value, seen, rev, how)
+		s.unsettleable = s.unsettleable || how == unsupported
+	})
+}
+
+// reportDisplaced reports the loss of a published key, which does not end the session
+// (P19). Called under mu.
+func (s *Session) reportDisplaced(key string, reason error) {
+	s.noteChange()
+	s.queueEvent(StateEvent{Key: key, From: s.state, To: Lost, Displaced: true, Reason: &Error{Op: "Publish", Key: key, Kind: ErrConflict, Err: reason}})
+	s.log.Warn("published key was taken over or deleted", "key", key, "reason", reason)
+}
+
+// publish writes value to key, bound to lease, and tries again when another writer
+// comes first. written is the condition of the write that returned err, or nil if err
+// is not that of a write. The caller must hold the claim on key.
+func (p *publisher) publish(ctx context.Context, key string, lease LeaseID, value []byte) (displaced LeaseID, written *Cond, err error) {
 	for n := 0; ; n++ {
-		cond, displaced, err := s.publishCondition(ctx, c, value)
+		cond, displaced, err := p.condition(ctx, key, lease, value)
 		if err != nil || cond == nil {
-			return displaced, err
+			return displaced, nil, err
 		}
-		rev, err := s.store.Commit(ctx, Txn{If: []Cond{*cond}, Then: []Write{PutLeased(c.key, value, c.lease.ID())}})
-		switch {
-		case err == nil:
-			s.recordPublished(c.key, value, rev)
-			return displaced, nil
-		case errors.Is(err, ErrAmbiguous):
-			s.settlePublish(c, value, cond.Is, err)
-			return displaced, err
-		case errors.Is(err, ErrLost):
-			s.leaseLost(c.lease, err) // P14
-			return displaced, err
-		case !errors.Is(err, ErrConflict):
-			return displaced, err
+		rev, err := p.store.Commit(ctx, Txn{If: []Cond{*cond}, Then: []Write{PutLeased(key, value, lease)}})
+		if err == nil {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.record(key, value, rev)
+			return displaced, cond, nil
 		}
-		s.forget(c.key) // the entry is out of date: read it again
+		if errors.Is(err, ErrAmbiguous) || errors.Is(err, ErrConflict) {
+			p.forget(key) // the next Publish reads the key before it writes
+		}
+		if !errors.Is(err, ErrConflict) {
+			return displaced, cond, err
+		}
 		if over := pause(ctx, n); over != nil {
-			return "", &Error{Kind: ErrUnavailable, Err: fmt.Errorf("nothing was written: other writers changed the key before each of %d attempts: %w", n+1, over)}
+			return "", nil, &Error{Kind: ErrUnavailable, Err: fmt.Errorf("nothing was written: other writers changed the key before each of %d attempts: %w", n+1, over)}
 		}
 	}
 }
 
-// publishCondition returns the condition under which the key may be written now
-// (P19). It returns nil if the key has the value already, and an error if the key
-// must not be written.
-func (s *Session) publishCondition(ctx context.Context, c *claim, value []byte) (*Cond, LeaseID, error) {
-	var p publication
-	s.mu.Lock()
-	before := s.pubs[c.key]
+// condition returns the condition under which key may be written now (P19). It
+// returns nil if key has the value already, and an error if it must not be written.
+// displaced is the lease from which the write takes the key over.
+func (p *publisher) condition(ctx context.Context, key string, lease LeaseID, value []byte) (cond *Cond, displaced LeaseID, err error) {
+	var last publication
+	p.mu.Lock()
+	before := p.pubs[key]
 	if before != nil {
-		p = *before
+		last = *before
 	}
-	s.mu.Unlock()
+	p.mu.Unlock()
 	first := before == nil // P19
-	at := func(r Revision) *Cond { cond := ModifiedAt(c.key, r); return &cond }
+	at := func(r Revision) *Cond { cond := ModifiedAt(key, r); return &cond }
 	switch {
-	case p.known && !p.displaced && bytes.Equal(p.value, value):
+	case last.known && !last.displaced && bytes.Equal(last.value, value):
 		return nil, "", nil
-	case p.known && !p.displaced:
-		return at(p.modified), "", nil
+	case last.known && !last.displaced:
+		return at(last.modified), "", nil
 	}
-	e, err := s.store.Get(ctx, c.key)
+	e, err := p.store.Get(ctx, key)
 	if errors.Is(err, ErrNotFound) {
 		return at(0), "", nil // P19: an absent key may be published again
 	}
 	if err != nil {
 		return nil, "", err
 	}
-	own := s.owns(e.Lease)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	own := p.owns(e.Lease)
 	switch {
-	case own && e.Lease == c.lease.ID() && bytes.Equal(e.Value, value):
-		s.recordPublished(c.key, value, e.Modified)
+	case own && e.Lease == lease && bytes.Equal(e.Value, value):
+		p.record(key, value, e.Modified)
 		return nil, "", nil
 	case own:
 		return at(e.Modified), "", nil
-	case first, p.unsettled && e.Modified == p.seenAt:
+	case first, last.unsettled && e.Modified == last.seenAt:
 		return at(e.Modified), e.Lease, nil
 	}
-	s.mu.Lock()
-	s.displace(before, foreignKeyError(c.key, e, true))
-	s.mu.Unlock()
+	p.displace(before, foreignKeyError(key, e, true))
 	return nil, "", &Error{Kind: ErrConflict, Current: &e, Err: errDisplaced}
 }
 
 var errDisplaced = errors.New("another session has taken the member key over: publish it again once the key is absent")
 
-// owns reports whether this session has or had the lease.
-func (s *Session) owns(lease LeaseID) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ownLeases[lease]
-}
-
-// recordPublished records the state of the key in the store. A key that was written
-// under the condition on its last write belongs to this session. Its Created proves
-// nothing, because some stores keep Created in a takeover (Caps.Rebind).
-func (s *Session) recordPublished(key string, value []byte, rev Revision) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.pubs[key] = &publication{key: key, value: value, modified: rev, known: true}
+// record records the state of the key in the store. A key that was written under the
+// condition on its last write belongs to this session. Its Created proves nothing,
+// because some stores keep Created in a takeover (Caps.Rebind). Called under mu.
+func (p *publisher) record(key string, value []byte, rev Revision) {
+	p.pubs[key] = &publication{key: key, value: value, modified: rev, known: true}
 }
 
 // forget makes the next Publish read the key before it writes.
-func (s *Session) forget(key string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p := s.pubs[key]; p != nil {
-		p.known = false
+func (p *publisher) forget(key string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if pub := p.pubs[key]; pub != nil {
+		pub.known = false
 	}
 }
 
-// settlePublish settles an ambiguous Publish in the background. saw is the revision
-// of its condition.
-func (s *Session) settlePublish(c *claim, value []byte, saw Revision, err error) {
-	s.forget(c.key)
-	s.handOver(c, func() {
-		rev, how := s.settle(err)
-		switch how {
-		case landed:
-			s.recordPublished(c.key, value, rev)
-		case fenced, unsupported:
-			s.mu.Lock()
-			if s.pubs[c.key] == nil {
-				s.pubs[c.key] = &publication{key: c.key, unsettled: true, seenAt: saw}
-			}
-			s.unsettleable = s.unsettleable || how == unsupported
-			s.mu.Unlock()
+// settled records the outcome of an ambiguous Publish. seen is the revision of its
+// condition, rev that of the write if it was applied. Called under mu.
+func (p *publisher) settled(key string, value []byte, seen, rev Revision, how settleResult) {
+	switch how {
+	case landed:
+		p.record(key, value, rev)
+	case fenced, unsupported:
+		if p.pubs[key] == nil {
+			p.pubs[key] = &publication{key: key, unsettled: true, seenAt: seen}
 		}
-	})
+	case refused, interrupted:
+	}
 }
 
-// displace records that p is not this session's any more, on the word of the store.
-// The session writes it again only if it is absent (P19). Called under mu.
-func (s *Session) displace(p *publication, reason error) {
-	if p == nil || p.displaced {
+// appendChecked appends the keys that a renewal must check to list. Called under mu.
+func (p *publisher) appendChecked(list []checkedKey) []checkedKey {
+	for key, pub := range p.pubs {
+		if !pub.displaced && !pub.unsettled {
+			list = append(list, checkedKey{key: key, pub: pub})
+		}
+	}
+	return list
+}
+
+// check compares pub with the entry of its key, which was read after pub was listed by
+// appendChecked. Called under mu.
+func (p *publisher) check(pub *publication, e Entry, found bool) {
+	if p.pubs[pub.key] != pub {
+		return // P5: it was written again meanwhile
+	}
+	if !found || !p.owns(e.Lease) {
+		p.displace(pub, foreignKeyError(pub.key, e, found))
+	}
+}
+
+// displace records that pub is not this session's any more, on the word of the store.
+// The key is written again only if it is absent (P19). Called under mu.
+func (p *publisher) displace(pub *publication, reason error) {
+	if pub == nil || pub.displaced {
 		return
 	}
-	p.displaced = true
-	s.noteChange()
-	s.queueEvent(StateEvent{Key: p.key, From: s.state, To: Lost, Displaced: true, Reason: &Error{Op: "Publish", Key: p.key, Kind: ErrConflict, Err: reason}})
-	s.log.Warn("published key was taken over or deleted", "key", p.key, "reason", reason)
+	pub.displaced = true
+	p.onDisplaced(pub.key, reason)
+}
+
+// displacedKeys returns the keys that were taken over or deleted, sorted. Called under
+// mu.
+func (p *publisher) displacedKeys() []string {
+	var keys []string
+	for key, pub := range p.pubs {
+		if pub.displaced {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
 }

@@ -83,12 +83,7 @@ func (s *Session) keysToCheck() []checkedKey {
 	for key, h := range s.holds {
 		checked = append(checked, checkedKey{key: key, hold: h})
 	}
-	for key, p := range s.pubs {
-		if !p.displaced && !p.unsettled {
-			checked = append(checked, checkedKey{key: key, pub: p})
-		}
-	}
-	return checked
+	return s.publisher.appendChecked(checked)
 }
 
 // errGated is the cause of a renewal that SessionOptions.Gate refused.
@@ -248,10 +243,8 @@ func (s *Session) checkKeys(checked []checkedKey, r Renewal) {
 			if !found || e.Created != a.hold.token || !s.ownLeases[e.Lease] {
 				s.loseHold(a.hold, foreignKeyError(a.key, e, found))
 			}
-		case s.pubs[a.key] == a.pub: // P5
-			if !found || !s.ownLeases[e.Lease] {
-				s.displace(a.pub, foreignKeyError(a.key, e, found))
-			}
+		default:
+			s.publisher.check(a.pub, e, found)
 		}
 	}
 }

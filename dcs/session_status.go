@@ -1,10 +1,5 @@
 package dcs
 
-import (
-	"maps"
-	"slices"
-)
-
 // SessionStatus is the state of a Session at one moment, as the Session knows it.
 type SessionStatus struct {
 	State State
@@ -44,11 +39,7 @@ func (s *Session) Status() (SessionStatus, <-chan struct{}) {
 	st := SessionStatus{
 		State: s.state, Lease: s.lease.ID(), Deadline: s.last,
 		Failures: s.failures, RenewalErr: s.failed, Err: s.err,
-	}
-	for _, key := range slices.Sorted(maps.Keys(s.pubs)) {
-		if s.pubs[key].displaced {
-			st.Displaced = append(st.Displaced, key)
-		}
+		Displaced: s.publisher.displacedKeys(),
 	}
 	return st, s.changed
 }
