@@ -155,7 +155,7 @@ func (s *Session) settleWrite(c *claim, err error) {
 	s.handOver(c, func() {
 		if _, how := s.settle(err); how == unsupported {
 			s.mu.Lock()
-			s.unsettleable = true
+			s.migration.unsettleable = true
 			s.mu.Unlock()
 		}
 	})

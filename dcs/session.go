@@ -50,25 +50,22 @@ type Session struct {
 	work  sync.WaitGroup     // every goroutine of the session
 	close chan struct{}      // closed by the first Close or by Abandon
 
-	mu           sync.Mutex
-	err          error // the reason for the end, nil before
-	state        State
-	last         Instant     // the deadline as it was last set
-	failed       error       // the last renewal's error, nil after a success
-	failures     int         // renewals that failed in a row
-	lease        *leaseState // the lease in use
-	spare        *leaseState // P20: the lease of a move that is not settled
-	split        bool        // P20: a part of the keys has moved to spare
-	moving       chan struct{}
-	unsettleable bool             // the store could not settle an ambiguous attempt, so that no move may begin
-	ownLeases    map[LeaseID]bool // every lease that this session has had
-	leases       map[LeaseID]Lease
-	holds        map[string]*Hold
-	publisher    publisher
-	claims       map[string]*claim
-	removals     map[string]removal // released locks that are not deleted yet (P17)
-	confirms     []chan error
-	closing      *shutdown // the latest shutdown
+	mu        sync.Mutex
+	err       error // the reason for the end, nil before
+	state     State
+	last      Instant          // the deadline as it was last set
+	failed    error            // the last renewal's error, nil after a success
+	failures  int              // renewals that failed in a row
+	lease     *leaseState      // the lease in use
+	ownLeases map[LeaseID]bool // every lease that this session has had
+	leases    map[LeaseID]Lease
+	holds     map[string]*Hold
+	publisher publisher
+	migration migration
+	claims    map[string]*claim
+	removals  map[string]removal // released locks that are not deleted yet (P17)
+	confirms  []chan error
+	closing   *shutdown // the latest shutdown
 
 	abandoned bool
 	changed   chan struct{} // closed at the next change of Status, nil until asked for
@@ -145,6 +142,7 @@ func (s *Store) startSession(lease Lease, granted Renewal, timing Timing, o Sess
 		holds: map[string]*Hold{}, claims: map[string]*claim{}, removals: map[string]removal{},
 		earlyEnds: map[*earlyEnd]struct{}{},
 	}
+	n.migration.s = n
 	n.publisher = publisher{
 		store: s, mu: &n.mu, pubs: map[string]*publication{}, onDisplaced: n.reportDisplaced,
 		owns: func(id LeaseID) bool { return n.ownLeases[id] },

@@ -25,8 +25,8 @@ func (s *Session) tryClaim(key string) (*claim, <-chan struct{}) {
 	if c := s.claims[key]; c != nil { // P17
 		return nil, c.done
 	}
-	if s.moving != nil { // P20
-		return nil, s.moving
+	if moving := s.migration.moving; moving != nil { // P20
+		return nil, moving
 	}
 	c := &claim{key: key, lease: s.lease, newest: s.store.newest(), done: make(chan struct{})}
 	s.claims[key] = c

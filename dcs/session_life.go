@@ -40,10 +40,7 @@ func (s *Session) remaining() time.Duration {
 // if the deadline has passed, and a later answer has no effect then. The deadline
 // moves back if the store has shortened a lease (P3). Called under mu.
 func (s *Session) advance() bool {
-	at := s.lease.until
-	if s.spare != nil && s.spare.until.Before(at) {
-		at = s.spare.until // P20: the earlier one
-	}
+	at := s.migration.deadline(s.lease.until)
 	for {
 		old := s.until.Load()
 		if old == nil || !s.live() {
@@ -57,6 +54,40 @@ func (s *Session) advance() bool {
 			return s.live()
 		}
 	}
+}
+
+// replaceLease makes t the session's lease, to which all keys have moved, and revokes
+// the old one (P20). Called under mu.
+func (s *Session) replaceLease(t *leaseState) {
+	old := s.lease
+	s.lease = t
+	if !s.advance() {
+		s.expireLocked()
+		return
+	}
+	s.failed, s.failures = nil, 0
+	s.setState(Held, nil)
+	s.noteChange()
+	s.log.Info("lease migration completed", "from", old.ID(), "to", t.ID())
+	s.renewNow()
+	s.work.Go(func() { _ = s.revoke(s.life, old) })
+}
+
+// addLease records a lease that was granted to the session, so that its end revokes
+// it too (P20). It returns the error of a session that has ended already.
+func (s *Session) addLease(l Lease) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ownLeases[l.ID()] = true
+	s.leases[l.ID()] = l
+	return s.err
+}
+
+// owns reports whether this session has or had the lease.
+func (s *Session) owns(lease LeaseID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ownLeases[lease]
 }
 
 // onDeadlineTimer handles the deadline timer, which may fire early.

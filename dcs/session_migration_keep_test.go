@@ -119,12 +119,12 @@ func TestP20OutcomeIsReadFromOwnKeys(t *testing.T) {
 		b.must(err)
 		spare := &leaseState{Lease: lease}
 		t := Txn{Then: []Write{PutLeased("a", nil, spare.ID()), PutLeased("b", nil, spare.ID())}}
-		if how := s.readMove(t, spare); how != refused {
+		if how := s.migration.readBack(t, spare); how != refused {
 			b.Errorf("a move of which no key is left: %v", how)
 		}
 		_, err = b.w.apply(Txn{Then: t.Then[1:]}, true)
 		b.must(err)
-		if how := s.readMove(t, spare); how != landed {
+		if how := s.migration.readBack(t, spare); how != landed {
 			b.Errorf("a move of which the second key is left: %v", how)
 		}
 		b.closeAll()
@@ -159,10 +159,10 @@ func TestP20MovedAfterTheEnd(t *testing.T) {
 	inTime(t, func(b *bench) {
 		_, s := b.mover()
 		first := s.Lease()
-		spare, err := s.grantSpare(b.Context())
+		spare, err := s.migration.grantSpare(b.Context())
 		b.must(err)
 		s.end(&Error{Kind: ErrReleased})
-		s.finishMove(spare)
+		s.migration.finish(spare)
 		if got := s.Lease(); got != first {
 			b.Errorf("the session ended on lease %s and reports %s", first, got)
 		}

@@ -91,7 +91,7 @@ func (s *Session) settlePublish(c *claim, value []byte, seen Revision, err error
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.publisher.settled(c.key, value, seen, rev, how)
-		s.unsettleable = s.unsettleable || how == unsupported
+		s.migration.unsettleable = s.migration.unsettleable || how == unsupported
 	})
 }
 

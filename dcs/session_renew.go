@@ -53,8 +53,8 @@ func (s *Session) round() (ttl time.Duration, failures int) {
 	waiting := s.confirms
 	s.confirms = nil
 	leases := []*leaseState{s.lease}
-	if s.spare != nil {
-		leases = append(leases, s.spare) // P20
+	if spare := s.migration.spare; spare != nil {
+		leases = append(leases, spare) // P20
 	}
 	checked, gate := s.keysToCheck(), s.gate
 	s.mu.Unlock()
@@ -168,7 +168,7 @@ func (s *Session) applyAnswers(leases []*leaseState, checked []checkedKey, answe
 	var failed error
 	for i, a := range answers {
 		t := leases[i]
-		if t != s.lease && t != s.spare {
+		if t != s.lease && t != s.migration.spare {
 			continue // the lease was dropped while the answer was on its way
 		}
 		switch {
@@ -179,7 +179,7 @@ func (s *Session) applyAnswers(leases []*leaseState, checked []checkedKey, answe
 		case errors.Is(a.err, ErrLost):
 			// P20: the keys may be bound to the spare lease. That is unknown until
 			// the move is settled.
-			s.spareLostLocked(a.err)
+			s.migration.spareLostLocked(a.err)
 		default:
 			failed = a.err
 		}
@@ -264,15 +264,15 @@ func (s *Session) noteOutcome(failed error) {
 	if failed == nil {
 		s.failures = 0
 		s.setState(Held, nil)
-		if s.split {
-			s.considerMove() // continue with the remaining keys
+		if s.migration.split {
+			s.migration.consider() // continue with the remaining keys
 		}
 		return
 	}
 	s.failures++
 	s.setState(Unknown, failed)
 	if !errors.Is(failed, errGated) {
-		s.considerMove()
+		s.migration.consider()
 	}
 }
 
