@@ -24,6 +24,37 @@ type SessionOptions struct {
 	Gate func() error
 }
 
+// The states of a Session, and the events that change them:
+//
+//	 NewSession
+//	     |
+//	     v       a renewal fails, or the Gate refuses it
+//	+---------+ ------------------------------------------> +---------+
+//	|  Held   |                                             | Unknown |
+//	+---------+ <------------------------------------------ +---------+
+//	     |        a renewal is confirmed, or the keys            |
+//	     |        have moved to a fresh lease (migration)        |
+//	     |                                                       |
+//	     +---------------------------+---------------------------+
+//	                                 | the deadline passes (P3, P4), the lease is gone,
+//	                                 | an Acquire cannot be settled (P17), Close, Abandon,
+//	                                 v or the Store is closed
+//	                            +---------+
+//	                            |  Lost   |  for good: until is nil, done is closed,
+//	                            +---------+  every Hold has ended
+//
+// The parts of a Session, all under its mu:
+//
+//   - the leases and the deadline (session_life.go), renewed by one goroutine
+//     (session_renew.go)
+//   - Hold, one for each lock (session_acquire.go, hold.go)
+//   - publisher, the published member keys (P19)
+//   - migration, the move of all keys to a fresh lease (P20)
+//   - claim, the right to write one key, and removal, the pending deletion of a lock
+//     (P16, P17). A write is made in four steps: claim the key, commit, settle the
+//     attempt if it is ambiguous, and end the claim. No write of the same key and no
+//     migration begins before that.
+
 // Session owns a lease and renews it. No other code renews that lease. One goroutine
 // renews it every min(LoopWait, TTL/3) and reads in the same request, linearizably,
 // the keys that the session holds and has published. The session is Held while
@@ -53,16 +84,16 @@ type Session struct {
 	mu        sync.Mutex
 	err       error // the reason for the end, nil before
 	state     State
-	last      Instant          // the deadline as it was last set
-	failed    error            // the last renewal's error, nil after a success
-	failures  int              // renewals that failed in a row
-	lease     *leaseState      // the lease in use
-	ownLeases map[LeaseID]bool // every lease that this session has had
-	leases    map[LeaseID]Lease
+	last      Instant           // the deadline as it was last set
+	failed    error             // the last renewal's error, nil after a success
+	failures  int               // renewals that failed in a row
+	lease     *leaseState       // the lease in use
+	ownLeases map[LeaseID]bool  // every lease that this session has had
+	leases    map[LeaseID]Lease // those that are not revoked yet
 	holds     map[string]*Hold
-	publisher publisher
-	migration migration
-	claims    map[string]*claim
+	publisher publisher          // of the member keys
+	migration migration          // to a fresh lease
+	claims    map[string]*claim  // keys with an attempt that is not settled (P17)
 	removals  map[string]removal // released locks that are not deleted yet (P17)
 	confirms  []chan error
 	closing   *shutdown // the latest shutdown
