@@ -284,3 +284,23 @@ func sameMember(t *testing.T, a, b Member) {
 		require.True(t, json.Valid(b.Extra[name]), name)
 	}
 }
+
+// A View is the same whether it was decoded after an earlier one or alone.
+func TestDecodeAfterAnEarlierView(t *testing.T) {
+	member := func(state string) string { return `{"state":"` + state + `","tags":{"nofailover":true}}` }
+	trees := []map[string]string{
+		{"members/a": member("running"), "members/b": member("running"), "members/c": member("running")},
+		{"members/a": member("running"), "members/b": member("stopped"), "members/c": member("running")},
+		{"members/a": member("running"), "members/c": member("running"), "members/d": member("running")},
+		{"members/a": `{"state":1}`, "members/c": "no object", "members/d": member("running")},
+		{"members/a": `{"state":1}`, "members/aa": member("running"), "members/c": "no object"},
+		{},
+	}
+	for i, before := range trees {
+		for j, after := range trees {
+			last := Decode("pg", tree(before), nil)
+			want, got := Decode("pg", tree(after), nil), Decode("pg", tree(after), last)
+			require.Equal(t, want, got, i, j)
+		}
+	}
+}

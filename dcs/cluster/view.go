@@ -1,15 +1,18 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
-// View is a cluster as it was at one moment.
+// View is a cluster as it was at one moment. Views that [Watch] yields share the records
+// of members and must not be changed.
 type View struct {
 	Scope string
 	// Revision is the store's position.
@@ -79,9 +82,11 @@ func Watch(ctx context.Context, store *dcs.Store, scope string) iter.Seq2[*View,
 }
 
 // Decode decodes the tree of the cluster scope. It never fails: a value that is
-// not readable is one of the View's Problems, and hides no other. The
-// configuration of last, if it is not nil, stays in force while the stored one is
-// not readable.
+// not readable is one of the View's Problems, and hides no other.
+//
+// last is an earlier View of the cluster, or nil. Its configuration stays in force while
+// the stored one is not readable. The Views share the members whose records are the
+// same, so that neither must be changed.
 func Decode(scope string, snap dcs.Snapshot, last *View) *View {
 	v := &View{Scope: scope, Revision: snap.Revision, snap: snap}
 	for _, e := range snap.Entries {
@@ -91,7 +96,7 @@ func Decode(scope string, snap dcs.Snapshot, last *View) *View {
 		}
 		var faults []error
 		if name, ok := strings.CutPrefix(key, membersDir+"/"); ok {
-			faults = v.addMember(name, e)
+			faults = v.addMember(name, e, last)
 		} else {
 			faults = v.decode(key, e, last)
 		}
@@ -102,13 +107,35 @@ func Decode(scope string, snap dcs.Snapshot, last *View) *View {
 	return v
 }
 
-func (v *View) addMember(name string, e dcs.Entry) []error {
+func (v *View) addMember(name string, e dcs.Entry, last *View) []error {
 	if err := checkName(name); err != nil {
 		return []error{err}
+	}
+	if m, ok := last.unchanged(name, e); ok {
+		v.Members = append(v.Members, m)
+		return nil
 	}
 	m, faults := decodeMember(name, e)
 	v.Members = append(v.Members, m)
 	return faults
+}
+
+// unchanged returns the member called name if its record in v, which may be nil, is e and
+// has no problem. A change of one member thus costs no decoding of all others.
+func (v *View) unchanged(name string, e dcs.Entry) (Member, bool) {
+	if v == nil {
+		return Member{}, false
+	}
+	before, found := v.snap.Get(e.Key)
+	if !found || before.Modified != e.Modified || before.Lease != e.Lease || !bytes.Equal(before.Value, e.Value) ||
+		slices.ContainsFunc(v.Problems, func(p Problem) bool { return p.Key == e.Key }) {
+		return Member{}, false
+	}
+	i, found := slices.BinarySearchFunc(v.Members, name, func(m Member, name string) int { return strings.Compare(m.Name, name) })
+	if !found {
+		return Member{}, false
+	}
+	return v.Members[i], true
 }
 
 func (v *View) decode(key string, e dcs.Entry, last *View) (faults []error) {
