@@ -265,21 +265,3 @@ func TestTwoProcessesOfOneName(t *testing.T) {
 		})
 	}
 }
-
-// An idle cluster sends a renewal each RenewEvery and nothing else but the watch.
-func TestIdleCost(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		_, b := w.pair()
-		pass(time.Minute)
-		count := func() int {
-			return w.server.Requests(memstore.Match{Client: "b", Op: memstore.OpAll &^ memstore.OpWatch})
-		}
-		before := count()
-		const loops = 30
-		pass(loops * 10 * time.Second)
-		if n := count() - before; n > 2*loops {
-			t.Errorf("%d requests in %d LoopWaits", n, loops)
-		}
-		_ = b
-	})
-}

@@ -1,0 +1,5 @@
+//go:build race
+
+package elector
+
+const raceDetector = true
