@@ -79,13 +79,13 @@ func TestParse(t *testing.T) {
 
 func TestParseRefuses(t *testing.T) {
 	for name, c := range map[string]struct{ old, replacement, want string }{
-		"an unknown key":       {"why:", "because:", `line 2: "because: One sentence." is no header line`},
-		"a rule given twice":   {"why: One sentence.", "rule: P1", "no header line"},
-		"a rule without a P":   {"P11, P16", "P11, ownership", `rule "ownership"`},
-		"a test without ./":    {"./memstore TestW", "memstore TestW", "no header line"},
-		"no replacement":       {example[strings.Index(example, "-- old"):], "", "are required"},
-		"no reason":            {"why: One sentence.\n", "", "are required"},
-		"no change":            {"\tthree\n", "\tone\n\ttwo\n", "a replacement in dcs/a.go changes nothing"},
+		"an unknown key":     {"why:", "because:", `line 2: "because: One sentence." is no header line`},
+		"a rule given twice": {"why: One sentence.", "rule: P1", "no header line"},
+		"a rule without a P": {"P11, P16", "P11, ownership", `rule "ownership"`},
+		"a test without ./":  {"./memstore TestW", "memstore TestW", "no header line"},
+		"no replacement":     {example[strings.Index(example, "-- old"):], "", "are required"},
+		"no reason":          {"why: One sentence.\n", "", "are required"},
+		"no change":          {"\tthree\n", "\tone\n\ttwo\n", "a replacement in dcs/a.go changes nothing"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Equal(t, 1, strings.Count(example, c.old))
