@@ -60,7 +60,7 @@ func (c Config) ClampFor(l Limits) (Config, []Adjustment) {
 	out.UserTimeout = f.userTimeout(c.UserTimeout, l.UserTimeout)
 	if !l.perSocket() {
 		if c.Idle != 0 || c.Interval != 0 || c.Count != 0 {
-			f.say("idle", "%s has no keepalive times per socket: its own are used", l.OS)
+			f.note("idle", "%s has no keepalive times per socket: its own are used", l.OS)
 		}
 		return out, f.made
 	}
@@ -70,7 +70,7 @@ func (c Config) ClampFor(l Limits) (Config, []Adjustment) {
 		// The same silence is bounded when Interval x Count is unchanged.
 		interval = mulDuration(c.Interval, c.Count) / time.Duration(l.FixedCount)
 		interval -= interval % l.Interval.Unit
-		f.say("count", "count %d cannot be had, %s always counts to %d: using interval %s",
+		f.note("count", "count %d cannot be had, %s always counts to %d: using interval %s",
 			c.Count, l.OS, l.FixedCount, words(min(max(interval, l.Interval.Min), l.Interval.Max)))
 	}
 	out.Interval = f.duration("interval", interval, l.Interval)
@@ -84,21 +84,21 @@ type fitter struct {
 	made []Adjustment
 }
 
-func (f *fitter) say(field, format string, args ...any) {
+func (f *fitter) note(field, format string, args ...any) {
 	f.made = append(f.made, Adjustment{Field: field, Message: fmt.Sprintf(format, args...)})
 }
 
 func (f *fitter) duration(field string, d time.Duration, r Range) time.Duration {
 	switch {
 	case d < r.Min:
-		f.say(field, "%s %s is below %s's %s: using %s", field, words(d), f.os, words(r.Min), words(r.Min))
+		f.note(field, "%s %s is below %s's %s: using %s", field, words(d), f.os, words(r.Min), words(r.Min))
 		return r.Min
 	case d > r.Max:
-		f.say(field, "%s %s is above %s's %s: using %s", field, words(d), f.os, words(r.Max), words(r.Max))
+		f.note(field, "%s %s is above %s's %s: using %s", field, words(d), f.os, words(r.Max), words(r.Max))
 		return r.Max
 	case d%r.Unit != 0:
 		whole := d - d%r.Unit
-		f.say(field, "%s %s is no multiple of %s's %s: using %s", field, words(d), f.os, words(r.Unit), words(whole))
+		f.note(field, "%s %s is no multiple of %s's %s: using %s", field, words(d), f.os, words(r.Unit), words(whole))
 		return whole
 	}
 	return d
@@ -110,10 +110,10 @@ func (f *fitter) userTimeout(d time.Duration, r Range) time.Duration {
 	case d == 0:
 		return 0
 	case d < 0:
-		f.say(field, "user timeout %s is negative: it is left off", words(d))
+		f.note(field, "user timeout %s is negative: it is left off", words(d))
 		return 0
 	case r.missing():
-		f.say(field, "user timeout %s cannot be had, %s has none per socket: it is left off", words(d), f.os)
+		f.note(field, "user timeout %s cannot be had, %s has none per socket: it is left off", words(d), f.os)
 		return 0
 	}
 	return f.duration(field, d, r)
@@ -132,10 +132,10 @@ func (f *fitter) count(n int, interval time.Duration, l Limits) int {
 	}
 	switch {
 	case n < l.MinCount:
-		f.say("count", "count %d is below %s's %d: using %d", n, l.OS, l.MinCount, l.MinCount)
+		f.note("count", "count %d is below %s's %d: using %d", n, l.OS, l.MinCount, l.MinCount)
 		return l.MinCount
 	case n > most:
-		f.say("count", "count %d is above %s's %d%s: using %d", n, l.OS, most, why, most)
+		f.note("count", "count %d is above %s's %d%s: using %d", n, l.OS, most, why, most)
 		return most
 	}
 	return n

@@ -67,7 +67,7 @@ func DeriveFor(l Limits, ttl, loopWait time.Duration) (Config, Report) {
 	}
 	c, made := c.ClampFor(l)
 	for _, a := range made {
-		rep.say("%s", a.Message)
+		rep.note("%s", a.Message)
 	}
 	rep.Idle, rep.Unacked = c.SilenceFor(l, rep.MaxGap)
 	rep.Achievable = max(rep.Idle, rep.Unacked)
@@ -99,7 +99,7 @@ func (c Config) endProbingWithin(l Limits, budget time.Duration) Config {
 	return c
 }
 
-func (r *Report) say(format string, args ...any) {
+func (r *Report) note(format string, args ...any) {
 	r.Adjustments = append(r.Adjustments, fmt.Sprintf(format, args...))
 }
 
@@ -107,16 +107,16 @@ func (r *Report) inputs(ttl, loopWait time.Duration) (budget, gap time.Duration)
 	budget = min(max(ttl, 0), MaxBudget)
 	switch {
 	case ttl <= 0:
-		r.say("ttl %s is not positive: the smallest values are used", words(ttl))
+		r.note("ttl %s is not positive: the smallest values are used", words(ttl))
 	case ttl > MaxBudget:
-		r.say("ttl %s is above %s: a silence of %s is noticed", words(ttl), words(MaxBudget), words(MaxBudget))
+		r.note("ttl %s is above %s: a silence of %s is noticed", words(ttl), words(MaxBudget), words(MaxBudget))
 	}
 	gap = budget / 3
 	switch {
 	case loopWait <= 0:
-		r.say("loop wait %s is not positive: a write every %s is counted on", words(loopWait), gap)
+		r.note("loop wait %s is not positive: a write every %s is counted on", words(loopWait), gap)
 	case loopWait > gap:
-		r.say("loop wait %s is above a third of the budget: a write every %s is counted on", words(loopWait), gap)
+		r.note("loop wait %s is above a third of the budget: a write every %s is counted on", words(loopWait), gap)
 	default:
 		gap = loopWait
 	}
@@ -127,12 +127,12 @@ func (r *Report) verdict(l Limits) {
 	switch {
 	case r.Met:
 	case r.Idle == Unbounded:
-		r.say("%s cannot bound the silence per socket: only the application's own deadlines do", l.OS)
+		r.note("%s cannot bound the silence per socket: only the application's own deadlines do", l.OS)
 	case r.Unacked == Unbounded:
-		r.say("%s cannot bound per socket how long data stays unacknowledged: silence is bounded only while nothing is "+
+		r.note("%s cannot bound per socket how long data stays unacknowledged: silence is bounded only while nothing is "+
 			"under way, by %s", l.OS, r.Idle)
 	default:
-		r.say("a budget of %s cannot be met on %s: silence is noticed after %s at the latest", words(r.Budget), l.OS,
+		r.note("a budget of %s cannot be met on %s: silence is noticed after %s at the latest", words(r.Budget), l.OS,
 			r.Achievable)
 	}
 }

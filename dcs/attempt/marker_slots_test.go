@@ -181,13 +181,13 @@ func TestNoRandomnessNothingSent(t *testing.T) {
 	}
 }
 
-// lingering is a transport whose calls are slow to end.
-type lingering struct {
+// slowToEnd is a transport whose calls are slow to end.
+type slowToEnd struct {
 	*store
 	under atomic.Int32
 }
 
-func (s *lingering) Send(ctx context.Context, r Request) (Answer, error) {
+func (s *slowToEnd) Send(ctx context.Context, r Request) (Answer, error) {
 	s.under.Add(1)
 	defer s.under.Add(-1)
 	a, err := s.store.Send(ctx, r)
@@ -199,7 +199,7 @@ func (s *lingering) Send(ctx context.Context, r Request) (Answer, error) {
 
 func TestCloseWaitsForEveryCopy(t *testing.T) {
 	run(t, func(t *testing.T) {
-		s := &lingering{store: newStore()}
+		s := &slowToEnd{store: newStore()}
 		s.script = onCopies(swallow)
 		c := New(s, hedged())
 		if _, err := c.Commit(within(t, budget), put("x", "1")); err != nil { // by the hedge

@@ -46,7 +46,7 @@ type member struct {
 	name, api string
 	timing    dcs.Timing
 	store     *dcs.Store
-	say       *event.Narrator
+	narrator  *event.Narrator
 	hold      atomic.Pointer[lead] // the present hold, or nil
 	last      atomic.Pointer[lead] // the last one, for the fencing check
 	sawLeader string               // the leader that the last "following" named
@@ -67,10 +67,10 @@ func runMember(o options) error {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		stop()
 	}()
-	m := &member{name: o.name, api: o.api, timing: timingFor(o.ttl), say: &event.Narrator{Log: event.NewLog(os.Stdout), Member: o.name}}
+	m := &member{name: o.name, api: o.api, timing: timingFor(o.ttl), narrator: &event.Narrator{Log: event.NewLog(os.Stdout), Member: o.name}}
 	store, err := dcs.Open(ctx, o.store, dcs.Options{
 		Timing:   m.timing,
-		Observer: m.say.Observer(),
+		Observer: m.narrator.Observer(),
 	})
 	if err != nil {
 		return err
@@ -105,7 +105,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-func (m *member) emit(e event.Event) { m.say.Emit(e) }
+func (m *member) emit(e event.Event) { m.narrator.Emit(e) }
 
 // session is one life of a session: publish the member key, then follow and
 // lead in turn until the session is over.
@@ -194,7 +194,7 @@ func (m *member) myTurn(s dcs.Snapshot) bool {
 
 // lead serves as the leader until the hold is over.
 func (m *member) lead(ctx context.Context, hold *dcs.Hold) {
-	l := &lead{ReportedHold: m.say.Lead(hold), release: make(chan string)}
+	l := &lead{ReportedHold: m.narrator.Lead(hold), release: make(chan string)}
 	m.last.Store(l)
 	m.hold.Store(l)
 	defer m.hold.Store(nil)

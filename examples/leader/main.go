@@ -37,7 +37,7 @@ import (
 type program struct {
 	scope, name string
 	store       *dcs.Store
-	say         *event.Narrator
+	narrator    *event.Narrator
 	ended       context.Context //nolint:containedctx // it ends with the program
 	leading     atomic.Pointer[elector.Leadership]
 	deadline    atomic.Int64 // of the leadership, as a reading of CLOCK_MONOTONIC
@@ -49,28 +49,28 @@ type program struct {
 func (p *program) lead(ctx context.Context, l *elector.Leadership) error {
 	p.deadline.Store(event.Mono() + int64(l.Remaining()))
 	p.leading.Store(l)
-	p.say.Emit(event.Event{Event: event.Leading, Leader: p.name, Token: uint64(l.Token()), DeadlineMono: p.deadline.Load()})
+	p.narrator.Emit(event.Event{Event: event.Leading, Leader: p.name, Token: uint64(l.Token()), DeadlineMono: p.deadline.Load()})
 	<-ctx.Done()
 	p.leading.Store(nil)
 	end := event.Event{Event: event.Released, Token: uint64(l.Token()), Mono: event.Mono(), DeadlineMono: p.deadline.Load()}
 	if p.ended.Err() == nil {
 		end.Event, end.Mono = event.Lost, min(end.Mono, end.DeadlineMono)
 	}
-	p.say.Emit(end)
+	p.narrator.Emit(end)
 	return nil
 }
 
 // observer reports renewals while this member leads, and changes of the server.
 func (p *program) observer() dcs.Observer {
 	return dcs.Observer{
-		Endpoint: p.say.Observer().Endpoint,
+		Endpoint: p.narrator.Observer().Endpoint,
 		Renewal: func(r dcs.RenewalEvent) {
 			l := p.leading.Load()
 			if l == nil || r.Err != nil || !l.Valid() {
 				return
 			}
 			p.deadline.Store(event.DeadlineMono(r.Deadline))
-			p.say.Emit(event.Event{Event: event.Renewed, Token: uint64(l.Token()), DeadlineMono: p.deadline.Load()})
+			p.narrator.Emit(event.Event{Event: event.Renewed, Token: uint64(l.Token()), DeadlineMono: p.deadline.Load()})
 		},
 	}
 }
@@ -84,7 +84,7 @@ func (p *program) follow(ctx context.Context) {
 		}
 		e, _ := s.Get(p.scope + "/leader")
 		if leader := string(e.Value); leader != last && leader != "" && leader != p.name {
-			p.say.Emit(event.Event{Event: event.Following, Leader: leader})
+			p.narrator.Emit(event.Event{Event: event.Following, Leader: leader})
 		}
 		last = string(e.Value)
 	}
@@ -106,9 +106,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err := errors.Join(cluster.CheckScope(*scope), cluster.CheckName(*name)); err != nil {
 		return err
 	}
-	p := &program{scope: *scope, name: *name, ended: ctx, say: &event.Narrator{Log: event.NewLog(out), Member: *name}}
+	p := &program{scope: *scope, name: *name, ended: ctx, narrator: &event.Narrator{Log: event.NewLog(out), Member: *name}}
 	if !*asJSON {
-		p.say.Log = event.NewText(out)
+		p.narrator.Log = event.NewText(out)
 	}
 	var err error
 	p.store, err = dcs.Open(ctx, *url, dcs.Options{

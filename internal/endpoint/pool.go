@@ -22,7 +22,7 @@ type Pool struct {
 	mu       sync.Mutex
 	members  []*member // in the order in which they became known
 	names    []*name
-	known    int // number of members added so far
+	added    int // number of members added so far
 	current  *member
 	answered [classes]time.Duration // when the latest request that was answered had been sent
 	hedges   float64                // tokens
@@ -87,8 +87,8 @@ func (p *Pool) Close() {
 
 // add adds m to the endpoints. Under p.mu.
 func (p *Pool) add(m *member) {
-	p.known++
-	if m.rank = p.known; !m.seed {
+	p.added++
+	if m.rank = p.added; !m.seed {
 		m.rank += afterSeeds
 	}
 	p.members = append(p.members, m)

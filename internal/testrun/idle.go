@@ -12,10 +12,10 @@ type capacity struct {
 }
 
 var (
-	// besideOthers is the capacity while other programs run. With three clusters, and
+	// whileOthersRun is the capacity while other programs run. With three clusters, and
 	// two programs that keep the processors busy, two processors left stores no time
 	// to answer within a budget.
-	besideOthers = capacity{lanes: 3, clusters: 2}
+	whileOthersRun = capacity{lanes: 3, clusters: 2}
 	// alone is the capacity on a machine that has nothing else to do.
 	alone = capacity{lanes: 5, clusters: 3, overlap: true}
 )
@@ -38,7 +38,7 @@ func measureCapacity(idle func() (time.Duration, bool), sample func(time.Duratio
 	took := time.Since(begin)
 	after, _ := idle()
 	if !known || (after-before).Seconds() < idleNeeded*took.Seconds() {
-		return besideOthers
+		return whileOthersRun
 	}
 	return alone
 }

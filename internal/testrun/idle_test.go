@@ -15,10 +15,10 @@ func TestCapacity(t *testing.T) {
 		want  capacity
 	}{
 		"two idle processors":    {2, true, alone},
-		"one idle processor":     {1, true, besideOthers},
-		"two programs are busy":  {0, true, besideOthers},
+		"one idle processor":     {1, true, whileOthersRun},
+		"two programs are busy":  {0, true, whileOthersRun},
 		"little else is done":    {1.8, true, alone},
-		"the time is not known":  {0, false, besideOthers},
+		"the time is not known":  {0, false, whileOthersRun},
 		"many processors, a few": {12, true, alone},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -62,13 +62,13 @@ type Cache struct {
 	latest  atomic.Uint64 // the largest revision that any answer named
 	running atomic.Bool
 
-	mu     sync.Mutex
-	synced bool          // the Tree is a complete copy
-	base   dcs.Revision  // the Tree knows no changes before it
-	heard  dcs.Instant   // when the store last served
-	fault  error         // the error of the last watch, if the store has not served since
-	final  bool          // fault is a definite answer of the store
-	change chan struct{} // closed and replaced when set changes a field
+	mu       sync.Mutex
+	synced   bool          // the Tree is a complete copy
+	base     dcs.Revision  // the Tree knows no changes before it
+	servedAt dcs.Instant   // when the store last served
+	fault    error         // the error of the last watch, if the store has not served since
+	final    bool          // fault is a definite answer of the store
+	change   chan struct{} // closed and replaced when set changes a field
 }
 
 // Init prepares c for its first Wait.
@@ -137,7 +137,7 @@ func (c *Cache) Observer(next func(dcs.EndpointEvent)) func(dcs.EndpointEvent) {
 func (c *Cache) Wait(ctx context.Context, prefix string, since dcs.Revision) (dcs.Snapshot, error) {
 	c.start.Do(func() {
 		c.mu.Lock()
-		c.heard = dcs.Now()
+		c.servedAt = dcs.Now()
 		c.mu.Unlock()
 		c.running.Store(true)
 		c.done.Add(1)
@@ -219,11 +219,11 @@ func (c *Cache) before(ctx context.Context, prefix string, since dcs.Revision) (
 func (c *Cache) state(began dcs.Instant) (synced bool, change <-chan struct{}, silent time.Duration, fault error, final bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	heard := c.heard
-	if heard.Before(began) {
-		heard = began
+	servedAt := c.servedAt
+	if servedAt.Before(began) {
+		servedAt = began
 	}
-	return c.synced, c.change, heard.Elapsed(), c.fault, c.final
+	return c.synced, c.change, servedAt.Elapsed(), c.fault, c.final
 }
 
 // over returns the error that ends a Wait, or nil.
@@ -294,5 +294,5 @@ func (c *Cache) set(f func()) {
 func (c *Cache) Alive() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.heard, c.fault, c.final = dcs.Now(), nil, false
+	c.servedAt, c.fault, c.final = dcs.Now(), nil, false
 }

@@ -53,13 +53,13 @@ func TestWaitFromBeforeTheCopy(t *testing.T) {
 func TestCacheObserves(t *testing.T) {
 	var c Cache
 	c.Init(Source{Budget: time.Second})
-	var heard []dcs.EndpointChange
-	observe := c.Observer(func(ev dcs.EndpointEvent) { heard = append(heard, ev.Change) })
+	var changes []dcs.EndpointChange
+	observe := c.Observer(func(ev dcs.EndpointEvent) { changes = append(changes, ev.Change) })
 	all := []dcs.EndpointChange{dcs.Switched, dcs.Ejected, dcs.Restored, dcs.Removed}
 	for i, c := range all {
 		observe(dcs.EndpointEvent{From: fmt.Sprint("s", i), Change: c})
 	}
-	require.Equal(t, all, heard)
+	require.Equal(t, all, changes)
 	require.Len(t, c.Left, 2)
 	require.Equal(t, []string{"s1", "s3"}, []string{<-c.Left, <-c.Left})
 	c.Observer(nil)(dcs.EndpointEvent{Change: dcs.Switched})

@@ -21,20 +21,20 @@ import (
 type monitor struct {
 	c *Cache
 
-	mu       sync.Mutex
-	opened   bool         // the endpoint has answered
-	heard    dcs.Instant  // when it last answered
-	asked    dcs.Instant  // when the last probe was sent, or the watch began
-	probing  bool         // a probe is in flight
-	target   dcs.Revision // revision that the Tree must reach; 0 means none
-	targetAt dcs.Instant  // when target was set
-	probed   dcs.Revision // the target when the probe was sent
-	proven   bool         // a probe that was sent for target was answered
+	mu         sync.Mutex
+	opened     bool         // the endpoint has answered
+	answeredAt dcs.Instant  // when it last answered
+	asked      dcs.Instant  // when the last probe was sent, or the watch began
+	probing    bool         // a probe is in flight
+	target     dcs.Revision // revision that the Tree must reach; 0 means none
+	targetAt   dcs.Instant  // when target was set
+	probed     dcs.Revision // the target when the probe was sent
+	proven     bool         // a probe that was sent for target was answered
 }
 
 func newMonitor(c *Cache) monitor {
 	now := dcs.Now()
-	return monitor{c: c, heard: now, asked: now}
+	return monitor{c: c, answeredAt: now, asked: now}
 }
 
 // open marks the watch as open and reports whether it was not open before.
@@ -46,12 +46,12 @@ func (m *monitor) open() bool {
 	return first
 }
 
-// heardNow records an answer. It reports whether that was the first one, and whether
+// noteAnswer records an answer. It reports whether that was the first one, and whether
 // the Tree has reached its target.
-func (m *monitor) heardNow() (first, current bool) {
+func (m *monitor) noteAnswer() (first, current bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	first, m.opened, m.heard = !m.opened, true, dcs.Now()
+	first, m.opened, m.answeredAt = !m.opened, true, dcs.Now()
 	return first, m.aim()
 }
 
@@ -86,13 +86,13 @@ func (m *monitor) check() (probe bool, wait time.Duration, err error) {
 	defer m.mu.Unlock()
 	if !m.opened || m.probing {
 		limit := m.c.Pool.AttemptTimeout(endpoint.Read, m.c.Budget, 0)
-		silent := min(m.heard.Elapsed(), m.asked.Elapsed())
+		silent := min(m.answeredAt.Elapsed(), m.asked.Elapsed())
 		if silent >= limit {
-			return false, 0, silentFor(m.heard.Elapsed())
+			return false, 0, silentFor(m.answeredAt.Elapsed())
 		}
 		wait = limit - silent
 	} else {
-		wait = m.c.Every - min(m.heard.Elapsed(), m.asked.Elapsed())
+		wait = m.c.Every - min(m.answeredAt.Elapsed(), m.asked.Elapsed())
 		probe = wait <= 0
 	}
 	if m.opened {

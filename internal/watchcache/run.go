@@ -83,7 +83,7 @@ func (c *Cache) sync(ctx context.Context) error {
 // begin makes the Tree a copy of the tree that was read at rev.
 func (c *Cache) begin(rev dcs.Revision, entries []dcs.Entry) {
 	c.Tree.CopyFrom(rev, entries)
-	c.set(func() { c.synced, c.base, c.heard, c.fault, c.final = true, rev, dcs.Now(), nil, false })
+	c.set(func() { c.synced, c.base, c.servedAt, c.fault, c.final = true, rev, dcs.Now(), nil, false })
 }
 
 func (c *Cache) isCopy() bool {

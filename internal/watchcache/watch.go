@@ -177,7 +177,7 @@ func (w *Watch) Endpoint() string { return w.attempt.Endpoint() }
 // Heard records an answer of the endpoint. It counts as a sign that the store serves
 // only if the endpoint does not lag.
 func (w *Watch) Heard() {
-	first, current := w.monitor.heardNow()
+	first, current := w.monitor.noteAnswer()
 	if first {
 		w.attempt.End(nil)
 		w.opened <- struct{}{}
