@@ -3,6 +3,7 @@ package elector
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -257,7 +258,13 @@ func TestTwoProcessesOfOneName(t *testing.T) {
 			pass(time.Second)
 			twin := w.openAs("a2", "a").start() // takes the record over
 			pass(time.Minute)
+			late := w.server.Inject(memstore.Match{Client: "a2", Op: memstore.OpCommit, Key: cluster.Key(scope, cluster.LeaderKey)}, memstore.Hang())
 			w.server.Delete("default", cluster.Key(scope, cluster.LeaderKey))
+			pass(time.Second)
+			if err := a.e.Status().Refusal; err == nil || !strings.Contains(err.Error(), "has published the record of this member: each process needs a name of its own") {
+				t.Errorf("refusal %v", err)
+			}
+			late.Lift()
 			w.leads(twin)
 			if a.svc.promotes > 0 {
 				t.Error("the process whose record was taken over leads")

@@ -58,12 +58,32 @@ func TestTimetableKeepsItsOrder(t *testing.T) {
 	}
 }
 
-// Validate reports every fault at once.
+// Validate reports every fault at once, and a timing with a fault makes no Elector.
 func TestTimingFaults(t *testing.T) {
-	err := Timing{Timing: dcs.Timing{TTL: 30 * time.Second, LoopWait: 10 * time.Second, RetryTimeout: 10 * time.Second}, StopTimeout: 20 * time.Second, FenceTimeout: -1, PromoteTimeout: -2}.Validate(dcs.Caps{})
-	for _, word := range []string{"StopTimeout 20s", "FenceTimeout -1ns", "PromoteTimeout -2ns"} {
-		if err == nil || !strings.Contains(err.Error(), word) {
-			t.Errorf("%q is not in %v", word, err)
-		}
+	defaults := dcs.Timing{TTL: 30 * time.Second, LoopWait: 10 * time.Second, RetryTimeout: 10 * time.Second}
+	noTime := defaults
+	noTime.RetryTimeout = 20 * time.Second
+	for _, test := range []struct {
+		timing Timing
+		words  []string
+	}{
+		{Timing{Timing: defaults, StopTimeout: 20 * time.Second, FenceTimeout: -1, PromoteTimeout: -2}, []string{"StopTimeout 20s", "FenceTimeout -1ns", "PromoteTimeout -2ns"}},
+		{Timing{Timing: defaults, StopTimeout: time.Second, FenceTimeout: time.Second}, []string{"FenceTimeout 1s leaves nothing of StopTimeout 1s"}},
+		{Timing{Timing: noTime}, []string{"TTL 30s leaves no time to demote", "use a shorter RetryTimeout or LoopWait, or a longer TTL"}},
+	} {
+		inWorld(t, func(t *testing.T, w *world) {
+			store := w.open("a").store
+			_, err := New(Config{Store: store, Scope: scope, Name: "b", Service: &fake{w: w}, Timing: test.timing})
+			for _, err := range []error{test.timing.Validate(dcs.Caps{}), err} {
+				if !errors.Is(err, dcs.ErrInvalid) {
+					t.Errorf("%v", err)
+				}
+				for _, word := range test.words {
+					if err == nil || !strings.Contains(err.Error(), word) {
+						t.Errorf("%q is not in %v", word, err)
+					}
+				}
+			}
+		})
 	}
 }
