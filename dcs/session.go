@@ -300,7 +300,7 @@ func withOp(op, key string, err error) error {
 
 // pause waits for a back-off with full jitter before try n+1, or until ctx ends.
 func pause(ctx context.Context, n int) error {
-	t := time.NewTimer(backoff(n))
+	t := time.NewTimer(sessionBackoff.delay(n))
 	defer t.Stop()
 	select {
 	case <-t.C:

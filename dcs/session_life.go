@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 )
@@ -381,17 +380,4 @@ func (s *Session) queueEvent(e StateEvent) {
 	if callback := s.store.o.Observer.State; callback != nil {
 		callback(e)
 	}
-}
-
-// The bounds of a back-off. Full jitter keeps many sessions from coming back to the
-// store at the same moment.
-const (
-	backoffBase = 50 * time.Millisecond
-	backoffMax  = 2 * time.Second
-)
-
-// backoff returns the pause after a failure that n failures preceded.
-func backoff(n int) time.Duration {
-	limit := min(backoffBase<<min(n, 10), backoffMax)
-	return time.Duration(rand.Int64N(int64(limit))) //nolint:gosec // G404: jitter needs no secrecy
 }

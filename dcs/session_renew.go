@@ -26,7 +26,7 @@ func (s *Session) renew() {
 		sent := Now()
 		ttl, failures := s.round()
 		if failures > 0 {
-			t.Reset(backoff(failures - 1))
+			t.Reset(sessionBackoff.delay(failures - 1))
 		} else {
 			t.Reset(max(s.timing.RenewEvery(ttl)-sent.Elapsed(), 0))
 		}

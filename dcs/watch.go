@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"math/rand/v2"
 	"time"
 )
 
@@ -37,13 +36,11 @@ func (s *Store) Watch(ctx context.Context, prefix string) iter.Seq2[Snapshot, er
 // nothing was returned yet.
 func (s *Store) watch(ctx context.Context, yield func(Snapshot, error) bool, next func(first bool) (Snapshot, error)) {
 	first := true
-	pause := s.newJitter()
-	for ctx.Err() == nil {
+	for failures := 0; ctx.Err() == nil; {
 		snap, err := next(first)
 		switch {
 		case err == nil:
-			first = false
-			pause.reset()
+			first, failures = false, 0
 			if !yield(snap, nil) {
 				return
 			}
@@ -51,43 +48,26 @@ func (s *Store) watch(ctx context.Context, yield func(Snapshot, error) bool, nex
 			return
 		case !yield(Snapshot{}, err) || !errors.Is(err, ErrUnavailable):
 			return
-		case !pause.sleep(ctx):
+		case !s.pauseWatch(ctx, failures):
 			return
+		default:
+			failures++
 		}
 	}
 }
 
-// jitter computes the pauses of one loop over failing calls. A pause is random
-// between 0 and a bound that doubles, so that the many clients of a store that comes
-// back do not call at the same moment.
-type jitter struct {
-	done       <-chan struct{} // also ends a pause
-	base, most time.Duration
-	bound      time.Duration
-}
-
-// newJitter returns the pauses for one loop.
-func (s *Store) newJitter() *jitter {
-	return &jitter{done: s.open.Done(), base: min(100*time.Millisecond, s.o.Timing.LoopWait), most: min(5*time.Second, s.o.Timing.LoopWait)}
-}
-
-func (b *jitter) reset() { b.bound = 0 }
-
-// next returns the next pause.
-func (b *jitter) next() time.Duration {
-	b.bound = min(max(b.base, 2*b.bound), b.most)
-	return rand.N(b.bound) + 1 //nolint:gosec // G404: jitter needs no secrecy
-}
-
-// sleep pauses, and returns false if ctx ended. Closing the Store ends the pause at
-// once, and the next call returns ErrClosed.
-func (b *jitter) sleep(ctx context.Context) bool {
-	t := time.NewTimer(b.next())
+// pauseWatch waits after a failure that the given number of failures preceded, and
+// returns false if ctx ended. Closing the Store ends the pause at once, and the next
+// call returns ErrClosed.
+func (s *Store) pauseWatch(ctx context.Context, failures int) bool {
+	loop := s.o.Timing.LoopWait
+	b := backoff{first: min(100*time.Millisecond, loop), most: min(5*time.Second, loop)}
+	t := time.NewTimer(b.delay(failures))
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 		return false
-	case <-b.done:
+	case <-s.open.Done():
 	case <-t.C:
 	}
 	return true
