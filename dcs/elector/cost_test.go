@@ -27,8 +27,8 @@ func goroutines() (n int) {
 	return n
 }
 
-// An idle elector has three goroutines, and sends at most two requests a LoopWait beside
-// the watch.
+// An idle elector has three goroutines, and sends at most two requests a LoopWait in
+// addition to the watch.
 func TestIdleCost(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.pair()
@@ -138,7 +138,7 @@ func TestHerd(t *testing.T) {
 			t.Errorf("%d promotions", promotes-1)
 		}
 		commits, requests := attempts.Hits(), w.server.Requests(other)-before
-		t.Logf("%d commits on the lock, %d requests beside the watch and the renewals", commits, requests)
+		t.Logf("%d commits on the lock, %d requests without the watch and the renewals", commits, requests)
 		if commits > electors+10 || requests > 2*electors {
 			t.Error("more than one attempt of each elector")
 		}

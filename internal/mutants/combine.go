@@ -142,7 +142,7 @@ func (s source) with(changes []change) string {
 	at := 0
 	for _, i := range slices.SortedFunc(maps.Keys(byDecl), cmp.Compare) {
 		f := s.file.Decls[i].(*ast.FuncDecl)
-		// What follows a changed body is not reached, or it does not compile alone.
+		// A changed body that compiles alone never reaches this statement.
 		end := "return"
 		if f.Type.Results != nil {
 			end = `panic("a mutant has no return")`
