@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/examples/internal/event"
@@ -67,6 +68,7 @@ func play(ctx context.Context, o options) (broken bool, err error) {
 	if err := s.verify(ctx); err != nil {
 		return false, err
 	}
+	s.c.end()
 	if err := s.c.clear(ctx); err != nil {
 		return false, fmt.Errorf("cannot remove the keys of the run from the store: %w", err)
 	}
@@ -98,10 +100,14 @@ func (s *show) play(ctx context.Context, act string, began int64) error {
 		err = s.election(limit, r)
 	case "switchover":
 		err = s.switchover(limit, r)
+	case "hang":
+		err = s.hang(limit, r)
 	case "kill":
 		err = s.kill(limit, r)
 	case "freeze":
 		err = s.freeze(limit, r)
+	case "outage":
+		err = s.outage(limit, r)
 	case "store-leader":
 		err = s.storeLeader(limit, r)
 	case "disk-lost":
@@ -138,12 +144,13 @@ func (s *show) writes(ctx context.Context, n int) error {
 	return nil
 }
 
-// newLeader waits for a term of leadership with a larger token and returns it.
-func (s *show) newLeader(ctx context.Context, after uint64) (leadership, error) {
+// newLeader waits for a leadership with a larger token, of one of the members named if
+// there are any, and returns it.
+func (s *show) newLeader(ctx context.Context, after uint64, of ...string) (leadership, error) {
 	var found leadership
 	err := s.h.wait(ctx, func() bool {
 		for _, t := range s.h.leaderships {
-			if t.token > after {
+			if t.token > after && (len(of) == 0 || slices.Contains(of, t.member)) {
 				found = *t
 				return true
 			}
@@ -187,42 +194,6 @@ func (s *show) election(ctx context.Context, r *result) error {
 	t, err := s.newLeader(ctx, 0)
 	r.without = time.Duration(t.start - r.from)
 	return err
-}
-
-// switchover: the leader names a successor and releases.
-func (s *show) switchover(ctx context.Context, r *result) error {
-	p, t, err := s.leader()
-	if err != nil {
-		return err
-	}
-	next, err := s.moveTo(ctx, p, t, s.other(p.name))
-	if err != nil {
-		return err
-	}
-	s.h.mu.Lock()
-	released := s.h.byToken(t.token).over()
-	s.h.mu.Unlock()
-	r.without = time.Duration(next.start - released)
-	return nil
-}
-
-// moveTo hands the lock over and waits until the candidate leads.
-func (s *show) moveTo(ctx context.Context, from *process, t leadership, to *process) (leadership, error) {
-	status, text, err := s.c.post(ctx, from, "/switchover/"+to.name)
-	if err == nil && status != http.StatusNoContent {
-		err = fmt.Errorf("the leader refused: %s", text)
-	}
-	if err != nil {
-		return leadership{}, err
-	}
-	next, err := s.newLeader(ctx, t.token)
-	if err != nil {
-		return leadership{}, err
-	}
-	if next.member != to.name {
-		return leadership{}, fmt.Errorf("%s was to lead, %s does", to.name, next.member)
-	}
-	return next, s.h.wait(ctx, func() bool { return s.h.lost[t.token] })
 }
 
 // kill: kill -9 of the leader, which takes its node of the store with it, and
@@ -281,6 +252,7 @@ func (s *show) freeze(ctx context.Context, r *result) error {
 	if err := freeze(p); err != nil {
 		return err
 	}
+	s.h.froze(t.token)
 	s.out.note(p.name, "the leader is frozen")
 	next, err := s.newLeader(ctx, t.token)
 	if err != nil {
@@ -334,7 +306,7 @@ func (s *show) storeLeader(ctx context.Context, r *result) error {
 		return err
 	}
 	if p == leads {
-		if t, err = s.moveTo(ctx, p, t, s.other(leads.name)); err != nil {
+		if _, t, err = s.moveTo(ctx, s.other(leads.name)); err != nil {
 			return err
 		}
 		s.settle(ctx)
@@ -348,11 +320,9 @@ func (s *show) storeLeader(ctx context.Context, r *result) error {
 	now, ok := s.h.leader()
 	if !ok || now.token != t.token {
 		old := t.over()
-		s.h.mu.Lock()
-		if o := s.h.byToken(t.token); o != nil {
+		if o := s.h.ended(t.token); o.token == t.token {
 			old = o.over()
 		}
-		s.h.mu.Unlock()
 		r.without = max(time.Duration(now.start-old), time.Nanosecond)
 	}
 	return s.restart(ctx, leads)

@@ -16,7 +16,7 @@ func (s *show) replace(ctx context.Context, r *result) error {
 		return err
 	}
 	s.out.note(p.name, "starts with an empty directory, and is no member of the store")
-	old, t, err := s.leader()
+	old, _, err := s.leader()
 	if err != nil {
 		return err
 	}
@@ -30,14 +30,13 @@ func (s *show) replace(ctx context.Context, r *result) error {
 	if err := s.follows(ctx, p.name, r.from); err != nil {
 		return err
 	}
-	next, err := s.moveTo(ctx, old, t, p)
+	last, next, err := s.moveTo(ctx, p)
 	if err != nil {
 		return err
 	}
-	s.h.mu.Lock()
-	released := s.h.byToken(t.token).over()
-	s.h.mu.Unlock()
-	r.without = time.Duration(next.start - released)
+	if last.token != next.token { // otherwise the newcomer led already
+		old, r.without = s.c.member(last.member), time.Duration(next.start-last.over())
+	}
 	if err := s.insist(ctx, p, "/members/remove/"+old.name); err != nil {
 		return fmt.Errorf("removing node %s: %w", old.name, err)
 	}

@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/holdfast-dcs/holdfast/conformance/fault"
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/examples/internal/event"
 )
@@ -28,7 +29,7 @@ type process struct {
 	name, api string
 	store     string // the URL of its store
 	dir       string // where its own node keeps its data; empty without one
-	addr      string // where its own node is reached; empty without one
+	addr      string // where its own node is reached, over a proxy; empty without one
 	cmd       *exec.Cmd
 	stdin     io.Closer
 	ending    atomic.Bool   // it is meant to end
@@ -46,6 +47,7 @@ type cluster struct {
 	died    func(error) // a member ended that was not meant to
 	http    *http.Client
 	readers sync.WaitGroup
+	proxies []*fault.Proxy // between the members' own nodes; under mu
 }
 
 var memberNames = []string{"a", "b", "c"}
@@ -56,31 +58,23 @@ func newCluster(ctx context.Context, o options, events func(event.Event), died f
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{dir: dir, ttl: o.ttl, events: events, died: died, http: &http.Client{Timeout: 5 * time.Second}}
+	c := &cluster{dir: dir, ttl: o.ttl, events: events, died: died, http: &http.Client{}}
 	addrs, err := freeAddrs(ctx, 2*len(memberNames))
 	if err != nil {
 		c.close()
 		return nil, err
 	}
-	peers := make([]string, len(memberNames))
 	for i, name := range memberNames {
-		peers[i] = name + "=" + addrs[i]
-	}
-	for i, name := range memberNames {
-		c.members = append(c.members, &process{
-			name: name,
-			api:  addrs[len(memberNames)+i],
-			dir:  filepath.Join(dir, name),
-			addr: addrs[i],
-			store: fmt.Sprintf("raft://%s?id=%s&root=demo&listen=%s&peers=%s",
-				filepath.ToSlash(filepath.Join(dir, name)), name, addrs[i], strings.Join(peers, ",")),
-		})
+		c.members = append(c.members, &process{name: name, api: addrs[len(memberNames)+i], store: o.store})
 	}
 	if o.store != "" {
 		c.shared = ownTree(o.store)
 		for _, p := range c.members {
-			p.store, p.dir, p.addr = c.shared, "", ""
+			p.store = c.shared
 		}
+	} else if err := c.ownNodes(ctx, c.members, addrs); err != nil {
+		c.close()
+		return nil, err
 	}
 	for _, p := range c.members {
 		if err := c.start(p); err != nil {
@@ -89,6 +83,44 @@ func newCluster(ctx context.Context, o options, events func(event.Event), died f
 		}
 	}
 	return c, nil
+}
+
+// ownNodes gives members a node of the store each, which listens on one of addrs. The
+// others reach it over a proxy, so that the nodes can be cut off from each other.
+func (c *cluster) ownNodes(ctx context.Context, members []*process, addrs []string) error {
+	for i, p := range members {
+		proxy, err := fault.NewProxy(ctx, "127.0.0.1:0", addrs[i], fault.ProxyOptions{})
+		if err != nil {
+			return err
+		}
+		p.dir, p.addr = filepath.Join(c.dir, p.name), proxy.Addr()
+		c.mu.Lock()
+		c.proxies = append(c.proxies, proxy)
+		c.mu.Unlock()
+	}
+	var peers []string
+	for _, p := range c.all() {
+		peers = append(peers, p.name+"="+p.addr)
+	}
+	for i, p := range members {
+		p.store = fmt.Sprintf("raft://%s?id=%s&root=demo&listen=%s&peers=%s", filepath.ToSlash(p.dir), p.name, addrs[i], strings.Join(peers, ","))
+	}
+	return nil
+}
+
+// cut keeps the members' own nodes from each other until restore is called.
+func (c *cluster) cut() (restore func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var lifts []func()
+	for _, proxy := range c.proxies {
+		lifts = append(lifts, proxy.Silent())
+	}
+	return func() {
+		for _, lift := range lifts {
+			lift()
+		}
+	}
 }
 
 // all returns the members.
@@ -105,18 +137,13 @@ func (c *cluster) newcomer(ctx context.Context, name string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	peers := []string{name + "=" + addrs[0]}
-	for _, p := range c.all() {
-		peers = append(peers, p.name+"="+p.addr)
-	}
-	dir := filepath.Join(c.dir, name)
-	p := &process{
-		name: name, api: addrs[1], dir: dir, addr: addrs[0],
-		store: fmt.Sprintf("raft://%s?id=%s&root=demo&peers=%s", filepath.ToSlash(dir), name, strings.Join(peers, ",")),
-	}
+	p := &process{name: name, api: addrs[1]}
 	c.mu.Lock()
 	c.members = append(c.members, p)
 	c.mu.Unlock()
+	if err := c.ownNodes(ctx, []*process{p}, addrs); err != nil {
+		return nil, err
+	}
 	return p, c.start(p)
 }
 
@@ -237,8 +264,18 @@ func (c *cluster) empty(p *process) error {
 	return os.Mkdir(p.dir, 0o700)
 }
 
+// answerLimit bounds a request that needs no demotion.
+const answerLimit = 5 * time.Second
+
 // post sends an empty request to a member's service.
 func (c *cluster) post(ctx context.Context, p *process, path string) (int, string, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	return c.postLong(ctx, p, path)
+}
+
+// postLong is post for a request that may take as long as ctx.
+func (c *cluster) postLong(ctx context.Context, p *process, path string) (int, string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+p.api+path, nil)
 	if err != nil {
 		return 0, "", err
@@ -254,6 +291,8 @@ func (c *cluster) post(ctx context.Context, p *process, path string) (int, strin
 
 // get decodes a member's answer into v.
 func (c *cluster) get(ctx context.Context, p *process, path string, v any) error {
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.api+path, nil)
 	if err != nil {
 		return err
@@ -269,8 +308,8 @@ func (c *cluster) get(ctx context.Context, p *process, path string, v any) error
 	return json.NewDecoder(resp.Body).Decode(v)
 }
 
-// close ends every process, the frozen ones too, and removes their data.
-func (c *cluster) close() {
+// end ends every process, the frozen ones too.
+func (c *cluster) end() {
 	for _, p := range c.all() {
 		if p.cmd != nil {
 			p.ending.Store(true)
@@ -279,6 +318,14 @@ func (c *cluster) close() {
 		}
 	}
 	c.readers.Wait()
+}
+
+// close ends every process and removes their data.
+func (c *cluster) close() {
+	c.end()
+	for _, proxy := range c.proxies {
+		_ = proxy.Close()
+	}
 	c.http.CloseIdleConnections()
 	_ = os.RemoveAll(c.dir)
 }
@@ -293,7 +340,8 @@ func ownTree(url string) string {
 	return place
 }
 
-// clear removes the keys of a run from a store that was there already.
+// clear removes the keys of a run from a store that was there already. The members have
+// ended.
 func (c *cluster) clear(ctx context.Context) error {
 	if c.shared == "" {
 		return nil

@@ -9,16 +9,18 @@ import (
 	"github.com/holdfast-dcs/holdfast/examples/internal/event"
 )
 
-// leadership is the time in which one Hold was valid, as its owner reported it.
+// leadership is the time in which one member was the primary, as it reported it.
 type leadership struct {
 	member   string
 	token    uint64
 	start    int64 // CLOCK_MONOTONIC, nanoseconds
-	end      int64 // 0 while it goes on
-	deadline int64 // where it ends without a further renewal
+	end      int64 // when its database had stopped; 0 while it goes on
+	deadline int64 // where its lock ends without a further renewal
+	ending   string
+	frozen   bool // its process could not run at the end
 }
 
-// over returns the moment at which the hold stopped being valid, at the latest.
+// over returns the moment at which the member stopped to be primary or its lock ended.
 func (t leadership) over() int64 {
 	if t.end != 0 {
 		return min(t.end, t.deadline)
@@ -31,7 +33,7 @@ type history struct {
 	mu          sync.Mutex
 	leaderships []*leadership
 	following   map[string]int64 // per member: the stamp of its last "following"
-	lost        map[uint64]bool  // tokens reported lost or released
+	lost        map[uint64]bool  // tokens reported lost, released or fenced
 	failed      error            // why nothing can be waited for any more
 	repeated    int              // second "leading" events of one token
 	changed     chan struct{}    // closed and replaced at every change
@@ -65,9 +67,9 @@ func (h *history) add(e event.Event) {
 		if t != nil {
 			t.deadline = max(t.deadline, e.DeadlineMono)
 		}
-	case event.Lost, event.Released:
+	case event.Lost, event.Released, event.Fenced:
 		if t != nil && t.end == 0 {
-			t.end = e.Mono
+			t.end, t.ending = e.Mono, e.Event
 		}
 		h.lost[e.Token] = true
 	case event.Following:
@@ -88,6 +90,25 @@ func (h *history) died(member string, at int64) {
 		}
 	}
 	h.notify()
+}
+
+// froze notes that the process of a leader was stopped: its report of the end is late.
+func (h *history) froze(token uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t := h.byToken(token); t != nil {
+		t.frozen = true
+	}
+}
+
+// ended returns a copy of the leadership with a token.
+func (h *history) ended(token uint64) leadership {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t := h.byToken(token); t != nil {
+		return *t
+	}
+	return leadership{}
 }
 
 // fail ends every wait with err.
@@ -153,6 +174,7 @@ type judgement struct {
 	Overlap  time.Duration // the longest of them
 	Fell     int           // tokens that did not rise
 	Repeated int           // tokens with more than one "leading"
+	Late     int           // primaries that had not stopped by their deadline
 }
 
 // judge looks at every leadership, in the order in which they began.
@@ -171,6 +193,9 @@ func (h *history) judge() judgement {
 		}
 		if t.token <= token {
 			j.Fell++
+		}
+		if t.end > t.deadline && !t.frozen {
+			j.Late++
 		}
 		over, token = max(over, t.over()), max(token, t.token)
 	}

@@ -16,6 +16,7 @@ func leading(member string, token uint64, at, deadline int64) event.Event {
 func TestJudge(t *testing.T) {
 	for name, c := range map[string]struct {
 		events []event.Event
+		frozen uint64
 		want   judgement
 	}{
 		"one after the other": {
@@ -32,6 +33,15 @@ func TestJudge(t *testing.T) {
 				leading("b", 9, 220, 400),
 				{Event: event.Lost, Member: "a", Token: 5, Mono: 900, DeadlineMono: 200},
 			},
+			frozen: 5,
+		},
+		"a primary that stops late": {
+			events: []event.Event{
+				leading("a", 5, 100, 200),
+				leading("b", 9, 220, 400),
+				{Event: event.Fenced, Member: "a", Token: 5, Mono: 210},
+			},
+			want: judgement{Late: 1},
 		},
 		"still valid when the next begins": {
 			events: []event.Event{
@@ -62,6 +72,7 @@ func TestJudge(t *testing.T) {
 			for _, e := range c.events {
 				h.add(e)
 			}
+			h.froze(c.frozen)
 			require.Equal(t, c.want, h.judge())
 			require.Equal(t, c.want.Overlaps, h.overlapsBetween(0, 1<<62))
 		})

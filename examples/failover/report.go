@@ -19,9 +19,10 @@ func (s *show) report() (broken bool) {
 			faults = append(faults, fmt.Sprintf("%d %s", n, text))
 		}
 	}
-	fault(j.Overlaps, fmt.Sprintf("times two holders were valid at once (the longest %v)", j.Overlap))
+	fault(j.Overlaps, fmt.Sprintf("times two members were primary at once (the longest %v)", j.Overlap))
 	fault(j.Fell, "tokens did not rise")
 	fault(j.Repeated, "tokens were announced twice")
+	fault(j.Late, "primaries had not stopped by the end of their lock")
 	fault(s.missing, "acknowledged writes were lost")
 	stale, moved := 0, 0
 	for _, r := range s.results {
@@ -49,7 +50,7 @@ func (s *show) reportJSON(faults []string) {
 			"longest_pause_ns":     int64(r.pause),
 			"acknowledged":         int64(r.writes),
 			"lost_writes":          int64(r.lost),
-			"two_valid_holders":    int64(r.overlaps),
+			"two_primaries":        int64(r.overlaps),
 			"stale_writes_allowed": int64(r.staleAccepted),
 			"new_tokens":           int64(len(r.tokens)),
 		}}
@@ -67,14 +68,14 @@ func (s *show) reportJSON(faults []string) {
 func (s *show) table(w io.Writer, faults []string) {
 	_, _ = fmt.Fprintf(w, "\nTTL %v, three nodes, one machine\n\n", s.o.ttl)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprintln(t, "act\twithout a leader\tclient's longest pause\twrites\tlost writes\ttwo valid holders\ttokens\t")
+	_, _ = fmt.Fprintln(t, "act\twithout a leader\tclient's longest pause\twrites\tlost writes\ttwo primaries\ttokens\t")
 	for _, r := range s.results {
 		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%d\t%d\t%s\t\n", r.act, ms(r.without), ms(r.pause),
 			r.writes, r.lost, r.overlaps, tokens(r.tokens))
 	}
 	_ = t.Flush()
 	if len(faults) == 0 {
-		_, _ = fmt.Fprintf(w, "\n%d writes were acknowledged and all of them are there; tokens only rose; never were two holders valid at once.\n",
+		_, _ = fmt.Fprintf(w, "\n%d writes were acknowledged and all of them are there; tokens only rose; never were two members primary at once.\n",
 			s.w.count())
 		return
 	}

@@ -7,38 +7,33 @@ import (
 	"strings"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/elector"
 	"github.com/holdfast-dcs/holdfast/raftstore"
 )
 
 // write stores one numbered record. Every write is a Txn that the store itself
-// refuses once this hold is no longer the lock's: that, not the check of Valid
-// before it, keeps a leader of the past from writing.
+// refuses once the lock is not this leadership's any more. That keeps a leader of the
+// past from writing.
 func (m *member) write(w http.ResponseWriter, r *http.Request) {
-	l := m.hold.Load()
-	if l == nil || !l.Valid() {
+	t := m.db.primary.Load()
+	if t == nil {
 		http.Error(w, "not the leader", http.StatusMisdirectedRequest)
 		return
 	}
 	n := r.PathValue("n")
-	_, err := m.store.Commit(r.Context(), dcs.Txn{
-		If:   []dcs.Cond{l.Guard()},
-		Then: []dcs.Write{dcs.Put(dataKey+"/"+n, []byte(n))},
-	})
+	_, err := t.Commit(r.Context(), dcs.Txn{Then: []dcs.Write{dcs.Put(dataKey+"/"+n, []byte(n))}})
 	m.answer(w, err)
 }
 
 // staleWrite is the write of a leader that was paused between its check and its
-// write: it writes under the guard of its last hold without another check.
+// write: it writes under the guard of its last leadership without another check.
 func (m *member) staleWrite(w http.ResponseWriter, r *http.Request) {
-	l := m.last.Load()
+	l := m.db.last.Load()
 	if l == nil {
 		http.Error(w, "never led", http.StatusMisdirectedRequest)
 		return
 	}
-	_, err := m.store.Commit(r.Context(), dcs.Txn{
-		If:   []dcs.Cond{l.Guard()},
-		Then: []dcs.Write{dcs.Put(dataKey+"/stale", []byte(m.name))},
-	})
+	_, err := l.Commit(r.Context(), dcs.Txn{Then: []dcs.Write{dcs.Put(dataKey+"/stale", []byte(m.api))}})
 	m.answer(w, err)
 }
 
@@ -53,20 +48,21 @@ func (m *member) answer(w http.ResponseWriter, err error) {
 	}
 }
 
-// switchover asks the leader to hand over to the member named.
+// switchover asks the leader to hand over to the member named, and answers when that
+// one leads. A request that is refused may be repeated.
 func (m *member) switchover(w http.ResponseWriter, r *http.Request) {
-	l := m.hold.Load()
-	if l == nil {
-		http.Error(w, "not the leader", http.StatusMisdirectedRequest)
+	err := m.elector.Switchover(r.Context(), elector.Request{Candidate: r.PathValue("to")})
+	if errors.Is(err, elector.ErrRefused) {
+		http.Error(w, err.Error(), http.StatusPreconditionFailed)
 		return
 	}
-	select {
-	case l.release <- r.PathValue("to"):
-		w.WriteHeader(http.StatusNoContent)
-	case <-l.Done():
-		http.Error(w, "no longer the leader", http.StatusMisdirectedRequest)
-	case <-r.Context().Done():
-	}
+	m.answer(w, err)
+}
+
+// hang makes the next demotion of this member hang.
+func (m *member) hang(w http.ResponseWriter, _ *http.Request) {
+	m.db.hang()
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // data lists the numbers of all records, read linearizably.

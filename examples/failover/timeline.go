@@ -140,7 +140,7 @@ func (t *timeline) event(e event.Event) {
 		text = fmt.Sprintf("leads, token %d", e.Token)
 	case event.Following:
 		text = "follows " + e.Leader
-	case event.Lost, event.Released, event.Unknown:
+	case event.Lost, event.Released, event.Fenced, event.Unknown:
 		text = fmt.Sprintf("%s, token %d", e.Event, e.Token)
 	}
 	if e.Reason != "" && e.Event != event.Released {
@@ -176,8 +176,10 @@ func (t *timeline) note(member, text string) {
 var actTitles = map[string]string{
 	"election":     "three empty nodes become a cluster and elect a leader",
 	"switchover":   "the leader hands over to a member of its choice",
+	"hang":         "the leader is to hand over, and its database does not stop",
 	"kill":         "kill -9 of the leader, and a restart",
 	"freeze":       "the leader is frozen for longer than its lease, and thawed",
+	"outage":       "the store answers no member for longer than the lease",
 	"store-leader": "kill -9 of the Raft leader while another member leads",
 	"disk-lost":    "kill -9 of the leader, whose data directory is lost",
 	"replace":      "a fourth node joins, and the leader leaves for good",

@@ -19,7 +19,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -39,40 +38,20 @@ type program struct {
 	store       *dcs.Store
 	narrator    *event.Narrator
 	ended       context.Context //nolint:containedctx // it ends with the program
-	leading     atomic.Pointer[elector.Leadership]
-	deadline    atomic.Int64 // of the leadership, as a reading of CLOCK_MONOTONIC
 }
 
 // lead stands for the work that only the leader may do. It returns when ctx ends:
 // when the lock is lost or about to run out, or when the program is asked to end. The
 // lock is given back after that.
 func (p *program) lead(ctx context.Context, l *elector.Leadership) error {
-	p.deadline.Store(event.Mono() + int64(l.Remaining()))
-	p.leading.Store(l)
-	p.narrator.Emit(event.Event{Event: event.Leading, Leader: p.name, Token: uint64(l.Token()), DeadlineMono: p.deadline.Load()})
+	t := p.narrator.Lead(l)
 	<-ctx.Done()
-	p.leading.Store(nil)
-	end := event.Event{Event: event.Released, Token: uint64(l.Token()), Mono: event.Mono(), DeadlineMono: p.deadline.Load()}
+	end, at := event.Released, event.Mono()
 	if p.ended.Err() == nil {
-		end.Event, end.Mono = event.Lost, min(end.Mono, end.DeadlineMono)
+		end, at = event.Lost, min(at, t.Deadline())
 	}
-	p.narrator.Emit(end)
+	t.End(end, at, "")
 	return nil
-}
-
-// observer reports renewals while this member leads, and changes of the server.
-func (p *program) observer() dcs.Observer {
-	return dcs.Observer{
-		Endpoint: p.narrator.Observer().Endpoint,
-		Renewal: func(r dcs.RenewalEvent) {
-			l := p.leading.Load()
-			if l == nil || r.Err != nil || !l.Valid() {
-				return
-			}
-			p.deadline.Store(event.DeadlineMono(r.Deadline))
-			p.narrator.Emit(event.Event{Event: event.Renewed, Token: uint64(l.Token()), DeadlineMono: p.deadline.Load()})
-		},
-	}
 }
 
 // follow prints the present leader.
@@ -113,7 +92,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	var err error
 	p.store, err = dcs.Open(ctx, *url, dcs.Options{
 		Timing:   dcs.Timing{TTL: *ttl, LoopWait: *ttl / 3, RetryTimeout: *ttl / 3},
-		Observer: p.observer(),
+		Observer: p.narrator.Observer(),
 	})
 	if err != nil {
 		return err

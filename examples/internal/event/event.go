@@ -15,8 +15,9 @@ const (
 	Leading   = "leading"   // holds the lock from now on; one per token
 	Renewed   = "renewed"   // the deadline moved to DeadlineMono
 	Unknown   = "unknown"   // a renewal failed: valid still, counting down
-	Lost      = "lost"      // the hold ended without its owner's will
-	Released  = "released"  // the hold was given up
+	Lost      = "lost"      // the leadership ended without its owner's will
+	Released  = "released"  // the leadership was given up
+	Fenced    = "fenced"    // the service was stopped by force
 	Following = "following" // another member leads
 	Rotated   = "rotated"   // the store is reached through another server
 	Error     = "error"     // something an operator should read

@@ -1,27 +1,26 @@
 package event
 
 import (
-	"context"
-	"errors"
 	"sync/atomic"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/elector"
 )
 
-// A Narrator reports on one member's holds: "leading" until "lost" or
-// "released" is exactly the time in which Valid() was true.
+// A Narrator reports on one member.
 type Narrator struct {
 	Log    *Log
 	Member string
 
-	present atomic.Pointer[ReportedHold]
+	present atomic.Pointer[Term]
 }
 
-// ReportedHold is a Hold whose beginning and end are reported.
-type ReportedHold struct {
-	*dcs.Hold
+// Term is one time as the leader, from Lead to End.
+type Term struct {
+	*elector.Leadership
 	n        *Narrator
-	released atomic.Int64
+	token    uint64 // at the beginning
+	deadline atomic.Int64
 }
 
 // Emit writes an event of the member's.
@@ -35,58 +34,49 @@ func (n *Narrator) Observer() dcs.Observer {
 	return dcs.Observer{Renewal: n.renewal, State: n.state, Endpoint: n.endpoint}
 }
 
-// Lead reports that h is held.
-func (n *Narrator) Lead(h *dcs.Hold) *ReportedHold {
-	r := &ReportedHold{Hold: h, n: n}
-	n.Emit(Event{Event: Leading, Leader: n.Member, Token: uint64(h.Token()), DeadlineMono: DeadlineMono(h.Deadline())})
-	n.present.Store(r)
-	return r
+// Lead reports that the member begins to act as the leader.
+func (n *Narrator) Lead(l *elector.Leadership) *Term {
+	t := &Term{Leadership: l, n: n, token: uint64(l.Token())}
+	at := Mono()
+	t.deadline.Store(at + int64(l.Remaining()))
+	n.Emit(Event{Event: Leading, Leader: n.Member, Token: t.token, Mono: at, DeadlineMono: t.Deadline()})
+	n.present.Store(t)
+	return t
 }
 
-// Release gives the hold up and reports it.
-func (h *ReportedHold) Release(ctx context.Context) {
-	// The stamp is taken before Release: from its first instruction on the
-	// hold is not valid, and a successor may already be there when it returns.
-	h.released.Store(Mono())
-	if err := h.Hold.Release(ctx); err != nil {
-		h.n.Emit(Event{Event: Error, Reason: "release: " + err.Error()})
-	}
-	<-h.Done()
-	h.Ended()
+// Deadline returns the reading of CLOCK_MONOTONIC at which the leadership ends without
+// a further renewal.
+func (t *Term) Deadline() int64 { return t.deadline.Load() }
+
+// End reports that the member had stopped to act as the leader at a moment. The name is
+// Lost, Released or Fenced.
+func (t *Term) End(name string, at int64, reason string) {
+	t.n.present.CompareAndSwap(t, nil)
+	t.n.Emit(Event{Event: name, Token: t.token, Mono: at, DeadlineMono: t.Deadline(), Reason: reason})
 }
 
-// Ended reports the end of the hold: the moment at which Valid turned false.
-func (h *ReportedHold) Ended() {
-	h.n.present.CompareAndSwap(h, nil)
-	e := Event{Event: Lost, Token: uint64(h.Token()), Mono: Mono(), DeadlineMono: DeadlineMono(h.Deadline())}
-	if err := h.Err(); err != nil {
-		e.Reason = err.Error()
-	}
-	if at := h.released.Load(); at != 0 && errors.Is(h.Err(), dcs.ErrReleased) {
-		e.Event, e.Mono = Released, at
-	} else if e.DeadlineMono < e.Mono {
-		e.Mono = e.DeadlineMono
-	}
-	h.n.Emit(e)
-}
+// deadlineMono returns an instant as a reading of CLOCK_MONOTONIC.
+func deadlineMono(i dcs.Instant) int64 { return Mono() - int64(i.Elapsed()) }
 
-// DeadlineMono is an instant as a reading of CLOCK_MONOTONIC.
-func DeadlineMono(i dcs.Instant) int64 { return Mono() - int64(i.Elapsed()) }
-
+// renewal reports a renewal that moves the deadline. One from before the leadership
+// may arrive late.
 func (n *Narrator) renewal(r dcs.RenewalEvent) {
-	h := n.present.Load()
-	if h == nil || r.Err != nil || !h.Valid() {
+	t := n.present.Load()
+	if t == nil || r.Err != nil {
 		return
 	}
-	n.Emit(Event{Event: Renewed, Token: uint64(h.Token()), DeadlineMono: DeadlineMono(r.Deadline)})
+	if at := deadlineMono(r.Deadline); at > t.Deadline() {
+		t.deadline.Store(at)
+		n.Emit(Event{Event: Renewed, Token: t.token, DeadlineMono: at})
+	}
 }
 
 func (n *Narrator) state(s dcs.StateEvent) {
-	h := n.present.Load()
-	if h == nil || s.Token != h.Token() || s.To != dcs.Unknown {
+	t := n.present.Load()
+	if t == nil || uint64(s.Token) != t.token || s.To != dcs.Unknown {
 		return
 	}
-	e := Event{Event: Unknown, Token: uint64(h.Token()), DeadlineMono: DeadlineMono(h.Deadline())}
+	e := Event{Event: Unknown, Token: t.token, DeadlineMono: t.Deadline()}
 	if s.Reason != nil {
 		e.Reason = s.Reason.Error()
 	}
