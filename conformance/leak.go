@@ -45,7 +45,7 @@ func bubbleOf(stack string) string {
 var notOurs = []string{
 	"testing.tRunner", "testing.(*T).Run", "testing.runFuzzing", "testing.(*M)",
 	"conformance.watched", "runtime.goexit0", "os/signal.", "runtime.ensureSigM",
-	"testing.runTests", "conformance.(*control)", "conformance.newEcho", "runtime/trace", "internal/poll.runtime_pollWait(0x0",
+	"testing.runTests", "conformance.(*control)", "conformance.newEcho", "conformance/fault.init", "runtime/trace", "internal/poll.runtime_pollWait(0x0",
 }
 
 // leaked waits until the goroutines that did not run before have ended, and returns those

@@ -1,9 +1,12 @@
 package conformance
 
 import (
+	"os/exec"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/conformance/fault"
 )
 
 // sharedLoop stands for a cluster that several cases share. It starts goroutines, which
@@ -39,4 +42,14 @@ func TestLeakedDistinguishesSharedGoroutines(t *testing.T) {
 	left := leaked(before, false, nil, shared)
 	require.Len(t, left, 1)
 	require.Contains(t, left[0], "TestLeakedDistinguishesSharedGoroutines")
+}
+
+// TestStarterOfProcessesIsNoLeak checks that the thread that starts the suite's child
+// processes, and that never ends, is attributed to no store.
+func TestStarterOfProcessesIsNoLeak(t *testing.T) {
+	before := goroutines()
+	p, err := fault.StartProcess(exec.CommandContext(t.Context(), "sleep", "60"))
+	require.NoError(t, err)
+	p.Kill()
+	require.Empty(t, leaked(before, false, nil, nil))
 }
