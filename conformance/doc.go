@@ -29,6 +29,8 @@
 // failure, and so is a name that no case has. A case that can check a part of its rule
 // without a hook does so, and its result names the hook: "pass, without Inject".
 //
+// Directory examples/backend has a complete backend with its harness.
+//
 // # A case
 //
 // Every case has a key prefix of its own, at least two independent clients and a watchdog,

@@ -235,5 +235,6 @@
 //     methods. A Driver finds it in Options.Timing, with the defaults filled in. A
 //     constructor must take a Timing of its own, because New does not pass one on.
 //
-// Then run the suite: package conformance has a template of some ten lines.
+// Then run the suite: package conformance has a template of some ten lines. Directory
+// examples/backend is a complete backend over a file that explains each step.
 package dcs
