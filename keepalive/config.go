@@ -6,25 +6,24 @@ import (
 	"time"
 )
 
-// Config is the settings of a socket. The zero Config stands for Default wherever a Config is applied (Apply, Dialer,
-// Listen, Control); values outside of the system's limits are moved to the nearest that it takes, so no Config makes an
-// option fail.
+// Config has the settings of a socket. Apply, Dialer, Listen and Control use Default for the zero Config. They move a
+// value outside of the system's limits to the nearest one that it accepts, so that no Config makes an option fail.
 type Config struct {
 	// Idle is the silence after which the first probe is sent.
 	Idle time.Duration
 	// Interval is the time between two probes.
 	Interval time.Duration
-	// Count is the number of unanswered probes after which the connection is given up. Linux does not look at it when
+	// Count is the number of unanswered probes after which the kernel closes the connection. Linux ignores it if
 	// UserTimeout is set.
 	Count int
-	// UserTimeout is how long data may stay unacknowledged before the connection is given up. Zero leaves the limit
-	// off: a connection with data under way is then held for as long as the system retransmits, about fifteen minutes
-	// on Linux.
+	// UserTimeout is how long data may stay unacknowledged before the kernel closes the connection. Zero means no
+	// limit: the kernel keeps a connection with unacknowledged data for as long as it retransmits, about fifteen
+	// minutes on Linux.
 	UserTimeout time.Duration
 }
 
-// Default returns the values for a TTL of 30 seconds and a write at least every 10: a sound choice for a caller that has
-// no TTL of its own.
+// Default returns the values for a TTL of 30 seconds and a write at least every 10 seconds. Callers without a TTL of
+// their own should use it.
 func Default() Config {
 	c, _ := Derive(30*time.Second, 10*time.Second)
 	return c
@@ -141,7 +140,7 @@ func (f *fitter) count(n int, interval time.Duration, l Limits) int {
 	return n
 }
 
-// words prints a time in the unit it is whole in, the way an operator would type it: 33326s, 1500ms.
+// words formats a time in the largest unit without a fraction, as in 33326s or 1500ms.
 func words(d time.Duration) string {
 	switch {
 	case d%time.Second == 0:
@@ -164,7 +163,7 @@ func addDuration(a, b time.Duration) time.Duration {
 	return a + b
 }
 
-// mulDuration multiplies a time by a count and stops at Unbounded; a negative factor gives zero.
+// mulDuration multiplies a time by a count and stops at Unbounded. A negative factor gives zero.
 func mulDuration(d time.Duration, n int) time.Duration {
 	switch {
 	case d <= 0 || n <= 0:

@@ -6,47 +6,47 @@ import (
 )
 
 const (
-	// MaxBudget is the longest silence that Derive lets pass however large the TTL: a connection that has been dead for
-	// five minutes helps nobody.
+	// MaxBudget is the longest silence that Derive allows, however large the TTL, because a connection that has been
+	// dead for five minutes is of no use.
 	MaxBudget = 300 * time.Second
 
-	// probes is how many lost packets a connection survives while it is idle.
+	// probes is the number of lost packets that an idle connection survives.
 	probes = 3
 
 	// leastUserTimeout keeps a connection alive through an ordinary retransmission or two.
 	leastUserTimeout = time.Second
 
-	// firstRetransmission is added to a user timeout: Linux starts its clock at the first retransmission, which
-	// follows the data by a tail-loss probe and a timeout of at least 200 ms.
+	// firstRetransmission is added to a user timeout, because Linux starts its clock at the first retransmission. A
+	// tail-loss probe and a timeout of at least 200 ms come before that.
 	firstRetransmission = 500 * time.Millisecond
 )
 
 // A Report describes the effect of derived values.
 type Report struct {
-	// Budget is the silence that may pass unnoticed: the TTL, at most MaxBudget, at least zero.
+	// Budget is the silence that may stay undetected. It is the TTL, at most MaxBudget and at least zero.
 	Budget time.Duration
-	// MaxGap is the longest time between two writes that the values count on: the loop wait, at most a third of the
-	// budget. A caller that writes less often is promised Idle as long as it does not write, and MaxGap replaced by its
-	// own gap in Unacked.
+	// MaxGap is the longest time between two writes that the values assume. It is the loop wait, at most a third of the
+	// budget. For a caller that writes less often, Idle holds while it does not write, and Unacked with its own gap in
+	// place of MaxGap.
 	MaxGap time.Duration
-	// Idle bounds the silence that goes unnoticed on a connection with nothing under way.
+	// Idle bounds the undetected silence of a connection without unacknowledged data.
 	Idle time.Duration
-	// Unacked bounds the silence that goes unnoticed when data is written into it, up to MaxGap after it began.
+	// Unacked bounds the undetected silence if data is written up to MaxGap after the silence began.
 	Unacked time.Duration
-	// Achievable is the worse of the two: the worst silence that these values bound, lateness of the kernel's timers
-	// included. Unbounded where the system offers no means to bound it.
+	// Achievable is the longer of Idle and Unacked, and includes the lateness of the kernel's timers. It is Unbounded
+	// if the system has no means to bound the silence.
 	Achievable time.Duration
 	// Met is true when Achievable is within Budget.
 	Met bool
-	// Adjustments are all departures from the formula, in words: inputs that were cut, values moved into the system's
-	// limits, and a budget that cannot be met.
+	// Adjustments describes each departure from the formula, for a log or an operator. Departures are inputs that were
+	// cut, values that were moved into the system's limits, and a budget that cannot be met.
 	Adjustments []string
 }
 
-// Derive computes the values, already inside the limits of this system, that make a silent peer noticed within ttl by a
-// caller that writes at least every loopWait. No input is an error: a TTL that is zero, negative or too small gives
-// the smallest values that the system takes and a Report with Met false; a loop wait that is zero or negative stands for
-// "not known" and gives a third of the budget.
+// Derive returns the values, within the limits of this system, with which a caller that writes at least every loopWait
+// detects a silent peer within ttl. No input is an error. A TTL that is zero, negative or too small gives the smallest
+// values that the system accepts and a Report with Met false. A loop wait that is zero or negative is unknown, and a third
+// of the budget is used.
 func Derive(ttl, loopWait time.Duration) (Config, Report) { return DeriveFor(System(), ttl, loopWait) }
 
 // DeriveFor is Derive for the system that l describes.
@@ -90,8 +90,8 @@ func (c Config) probeWithin(l Limits, budget time.Duration) Config {
 	return c
 }
 
-// endProbingWithin keeps the user timeout from passing only after the last probe that fits into the budget: it would
-// then be looked at by a probe that comes too late.
+// endProbingWithin lowers a user timeout that would pass only after the last probe within the budget. The kernel checks
+// the user timeout when it sends a probe, and the next one would be too late.
 func (c Config) endProbingWithin(l Limits, budget time.Duration) Config {
 	idle, interval := max(c.Idle, l.Idle.Min), max(c.Interval, l.Interval.Min)
 	fits := max(1, (inTime(budget, l, c.Count+1)-idle)/interval)
@@ -137,10 +137,10 @@ func (r *Report) verdict(l Limits) {
 	}
 }
 
-// SilenceFor returns how long a silent peer can go unnoticed under these values on the system that l describes: idle,
-// on a connection with nothing under way, and unacked, when data is written no later than maxGap after the silence
-// began. Lateness of the kernel's timers is included; Unbounded means that no value bounds it. c is taken as it is, so
-// clamp it first.
+// SilenceFor returns how long a silent peer can stay undetected with these values on the system that l describes. idle is
+// that time for a connection without unacknowledged data, and unacked if data is written no later than maxGap after the
+// silence began. Both include the lateness of the kernel's timers. Unbounded means that no value bounds the time. The
+// caller must clamp c first.
 func (c Config) SilenceFor(l Limits, maxGap time.Duration) (idle, unacked time.Duration) {
 	idle, unacked = Unbounded, Unbounded
 	if l.perSocket() {

@@ -1,15 +1,15 @@
-// Package keepalive makes the kernel notice a silent peer in time.
+// Package keepalive makes the kernel detect a silent peer in time.
 //
-// A TCP connection whose peer has vanished (a cut cable, a dead host, a firewall that forgot) looks like one whose peer
-// has nothing to say. The kernel can distinguish the two with keepalive probes and with a limit on how long data may stay
-// unacknowledged, but its defaults are two hours and a quarter of one, every system spells the options differently and
-// accepts different values, and Go's net package drops the error when one is refused. This package derives the values from
-// the time that silence may last, moves them into the system's limits, sets them so that nothing overwrites them, and
-// reads them back.
+// A TCP connection whose peer has vanished (a cut cable, a dead host, a firewall that lost its state) looks like an idle
+// one. The kernel can distinguish the two with keepalive probes and with a limit on how long data may stay
+// unacknowledged. By default the probes begin after two hours, and the limit is about fifteen minutes. Every system names
+// the options differently and accepts different values, and Go's net package drops the error of a refused option. This
+// package derives the values from the time that silence may last, moves them into the system's limits, sets them so that
+// no other package overwrites them, and reads them back.
 //
-// It is hygiene, not safety: it ends connections that are of no use any more. Whether a lease is still held must be
-// decided by the holder's own deadline, which needs no kernel and no network. A process that is frozen, or a server that
-// hangs, also keeps acknowledging: its kernel does that. Only a deadline on each call finds those.
+// The package closes connections that are of no use any more. It is no safety mechanism. A holder must decide by its own
+// deadline whether a lease is still held, because the deadline needs no kernel and no network. The kernel of a frozen
+// process, or of a server that hangs, keeps acknowledging. Only a deadline on each call detects those.
 //
 // # Use
 //
@@ -21,10 +21,10 @@
 //	conn, err := d.DialContext(ctx, "tcp", address)      // for http.Transport.DialContext, a Raft stream layer, ...
 //	ln, err := keepalive.Listen(ctx, "tcp", address, values) // accepted connections get them too
 //
-// Dialer and Listener never fail for the sake of an option: a refused option is reported (Logger, OnError) and the
-// connection returned. Apply does the same to a connection of another origin and returns the error; Effective
-// reads the values of a socket. Both find the socket through crypto/tls and any other wrapper that has SyscallConn or NetConn,
-// and leave connections alone that are not TCP.
+// Dialer and Listener never fail because of an option. They report a refused option (Logger, OnError) and return the
+// connection. Apply sets the options of any other connection and returns the error. Effective reads the values of a
+// socket. Both find the socket through crypto/tls and any other wrapper that has SyscallConn or NetConn, and they do not
+// change connections that are not TCP.
 //
 // A library that recognises *net.TCPConn may set options of its own on it. gRPC sets TCP_USER_TIMEOUT to its keepalive
 // timeout, on both sides. With Wrapped set, a *Conn is returned, which is not recognised:
@@ -34,13 +34,13 @@
 //		return d.DialContext(ctx, "tcp", address)
 //	})
 //
-// Where only a net.Dialer or net.ListenConfig can be handed over, Config.Control sets the values before the connection is
-// made; KeepAlive must then be -1, because net's own default otherwise overwrites them afterwards.
+// If a library takes only a net.Dialer or net.ListenConfig, Config.Control sets the values before the connection is made.
+// KeepAlive must then be -1, or net's own default overwrites them afterwards.
 //
 // # The formula
 //
 // Derive takes the TTL that a dead connection must not use up and the loop wait, the longest time between two writes of the
-// caller. The silence budget B is the TTL, at most 300 s; the gap W is the loop wait, at most B/3. Then
+// caller. The silence budget B is the TTL, at most 300 s. The gap W is the loop wait, at most B/3. Then
 //
 //	Idle        = B/2
 //	Count       = 3
@@ -50,27 +50,27 @@
 // each rounded down to a value that the system can hold and at least the smallest value that it takes (a second on Linux). For a
 // TTL of 30 s and a loop wait of 10 s: idle 15 s, interval 3 s, count 3, user timeout 17 s.
 //
-// The worst case is not an idle connection but data written into the silence. While data is unacknowledged the keepalive
-// probes are put off and only the user timeout counts, from that data on: a silence that began W before the write lasts
-// W + UserTimeout. With the TTL itself as user timeout, as is common, a TTL of 30 s let 48.9 s of silence pass.
+// The worst case is not an idle connection but data that is written during the silence. While data is unacknowledged, the
+// kernel sends no keepalive probes, and only the user timeout counts, from that data on. A silence that began W before the
+// write lasts W + UserTimeout. With the TTL itself as user timeout, as is common, a TTL of 30 s let 48.9 s of silence pass.
 //
-// A caller that falls short of its own loop wait, and writes into a silence later than W after it began, moves the bound by
-// as much; SilenceFor computes it for any gap.
+// A caller that exceeds its own loop wait, and writes later than W after the silence began, moves the bound by as much.
+// SilenceFor computes the bound for any gap.
 //
-// When the budget is too small for the system's smallest values, or the system has no user timeout, the Report names the time that is
-// achievable instead, in Achievable, and in words in Adjustments; Met is false. That is a report and no error: the values
-// are the best there are.
+// When the budget is too small for the system's smallest values, or the system has no user timeout, Met is false in the
+// Report. Achievable has the time that is achievable instead, and Adjustments describes it. That is no error, because the
+// values are the best that the system has.
 //
 // # Late timers
 //
-// Kernels fire TCP timers late, by design. On Linux by up to 8/63 of the time (the timer wheel) and a jiffy, and the clock
-// of the user timeout starts only at the first retransmission. The 7/8 and the 500 ms above are kept back for that, and
-// every bound that Report and SilenceFor give includes it. A round trip above about 100 ms delays the first
+// Kernels fire TCP timers late, by design. On Linux they are late by up to 8/63 of the time (the timer wheel) and a jiffy,
+// and the clock of the user timeout starts only at the first retransmission. The 7/8 and the 500 ms above allow for that,
+// and every bound in Report and SilenceFor includes it. A round trip above about 100 ms delays the first
 // retransmission further, by the connection's retransmission timeout, and moves the bound by as much.
 //
 // # Limits of each system
 //
-// Limits in seconds where not said otherwise; limits.go has the source of each figure.
+// The limits are in seconds unless another unit is named. limits.go has the source of each figure.
 //
 //	system                idle        interval    count   limit on unacknowledged data
 //	Linux                 1-32767     1-32767     1-127   TCP_USER_TIMEOUT, 1-2147483647 ms; ends probing too
@@ -89,7 +89,6 @@
 // On Darwin, FreeBSD, NetBSD, DragonFly, illumos and Solaris the count is cut further where Interval x Count would not fit
 // the kernel's variable. Linux is tested on sockets, all others by their rows of the table and by compiling.
 //
-// Config.Clamp makes any values fit and reports each change: "interval 33326s is above Linux's 32767s: using 32767s".
-// Every place that takes a Config clamps it, so that no value, zero, negative or as large as the type allows, makes an
-// option fail or wrap.
+// Config.Clamp moves all values into the limits and reports each change, as in "interval 33326s is above Linux's 32767s:
+// using 32767s". Every function that takes a Config clamps it, so that no value makes an option fail or wrap.
 package keepalive

@@ -12,24 +12,24 @@ import (
 
 // The names of events.
 const (
-	Leading   = "leading"   // holds the lock from now on; one per token
+	Leading   = "leading"   // the member holds the lock from now on; one for each token
 	Renewed   = "renewed"   // the deadline moved to DeadlineMono
-	Unknown   = "unknown"   // a renewal failed: valid still, counting down
-	Lost      = "lost"      // the leadership ended without its owner's will
-	Released  = "released"  // the leadership was given up
+	Unknown   = "unknown"   // a renewal failed, and the leadership is valid until its deadline
+	Lost      = "lost"      // the leadership ended, and its owner did not release it
+	Released  = "released"  // the owner released the leadership
 	Fenced    = "fenced"    // the service was stopped by force
 	Following = "following" // another member leads
-	Rotated   = "rotated"   // the store is reached through another server
-	Error     = "error"     // something an operator should read
-	Act       = "act"       // a scene of the demonstration begins
+	Rotated   = "rotated"   // the client uses another server of the store
+	Error     = "error"     // an error that an operator should read
+	Act       = "act"       // an act of the demonstration begins
 	Summary   = "summary"   // the end of a run
 )
 
 // Event is one line.
 type Event struct {
-	// T is the wall clock, for people: RFC 3339 with nanoseconds.
+	// T is the wall clock in RFC 3339 with nanoseconds. Programs should use Mono.
 	T string `json:"t"`
-	// Mono is CLOCK_MONOTONIC in nanoseconds: comparable between the
+	// Mono is CLOCK_MONOTONIC in nanoseconds. It can be compared between the
 	// processes of one machine.
 	Mono   int64  `json:"mono_ns"`
 	Act    string `json:"act,omitempty"`
@@ -81,9 +81,9 @@ func line(e Event) string {
 	return out
 }
 
-// Emit stamps e where it carries no stamp yet and writes it. Events are
-// written in the order of their calls. An error of the writer is the reader's
-// loss: no reader is left.
+// Emit sets the times of e that are not set and writes it. Events are written in
+// the order of their calls. Emit ignores an error of the writer, because it means
+// that no reader is left.
 func (l *Log) Emit(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -99,8 +99,8 @@ func (l *Log) Emit(e Event) {
 	_, _ = l.w.Write(append(data, '\n'))
 }
 
-// Stamp sets the times of e where they are not set. Both name one moment, an
-// earlier one too.
+// Stamp sets the times of e that are not set. If only Mono is set, T becomes the same
+// moment.
 func Stamp(e Event) Event {
 	wall, mono := time.Now(), Mono()
 	if e.Mono == 0 {
