@@ -23,6 +23,7 @@ import (
 // [dcs.Settler], and is passed to [dcs.New]. All methods are safe for concurrent use.
 type Backend struct {
 	c       Config
+	hooks   hooks
 	root    string // begins and ends with a slash
 	pool    *endpoint.Pool
 	commits *attempt.Committer
@@ -52,7 +53,10 @@ var (
 // The first call waits for the connection, within its budget. With Config.SRV, New
 // looks the members up first. If settings are invalid, the error is ErrInvalid and
 // names all of them.
-func New(c Config) (*Backend, error) {
+func New(c Config) (*Backend, error) { return newBackend(c, hooks{}) }
+
+// newBackend is New with hooks.
+func newBackend(c Config, h hooks) (*Backend, error) {
 	c, err := c.check()
 	if err != nil {
 		return nil, err
@@ -62,7 +66,7 @@ func New(c Config) (*Backend, error) {
 			return nil, err
 		}
 	}
-	b := &Backend{c: c, root: "/" + c.Root + "/", warned: map[string]string{}}
+	b := &Backend{c: c, hooks: h.withDefaults(), root: "/" + c.Root + "/", warned: map[string]string{}}
 	b.passwords.secret = c.password
 	b.life, b.end = context.WithCancelCause(context.Background())
 	b.markers = backend.Markers{Budget: c.Timing.RetryTimeout, Life: b.life, Grant: b.markerLease}
@@ -179,7 +183,7 @@ func ranged(steps []*pb.ResponseOp) []*pb.RangeResponse {
 
 // Get implements [dcs.Backend].
 func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
-	a, err := do(b.c.name(ctx, "Get"), b, endpoint.Read, func(ctx context.Context, c *conn) ([]*pb.RangeResponse, error) {
+	a, err := do(b.hooks.named(ctx, "Get"), b, endpoint.Read, func(ctx context.Context, c *conn) ([]*pb.RangeResponse, error) {
 		r, _, err := b.read(ctx, c, &pb.RangeRequest{Key: b.physical(key)})
 		return r, err
 	})
@@ -196,7 +200,7 @@ func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
 // arrived earlier, because an answer can be delayed.
 func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
 	return b.minRevision.Snapshot(backendName, prefix, func() (dcs.Snapshot, string, error) {
-		return b.snapshot(b.c.name(ctx, "Snapshot"), prefix)
+		return b.snapshot(b.hooks.named(ctx, "Snapshot"), prefix)
 	})
 }
 
@@ -229,7 +233,7 @@ func below(dir string) []byte { return []byte(dir[:len(dir)-1] + "0") }
 
 // probe reads from the quorum through one member. The Pool calls it.
 func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error) {
-	ctx = backend.Probing(b.c.name(ctx, "Probe"))
+	ctx = backend.Probing(b.hooks.named(ctx, "Probe"))
 	c, err := b.admitted(ctx, addr)
 	if err != nil {
 		return false, err

@@ -114,7 +114,7 @@ func (b *Backend) write(w dcs.Write) *pb.RequestOp {
 
 // Read implements [attempt.Transport].
 func (t transport) Read(ctx context.Context, keys ...string) ([]dcs.Entry, error) {
-	a, err := do(t.b.c.name(ctx, "Read"), t.b, endpoint.Read, func(ctx context.Context, c *conn) ([]*pb.RangeResponse, error) {
+	a, err := do(t.b.hooks.named(ctx, "Read"), t.b, endpoint.Read, func(ctx context.Context, c *conn) ([]*pb.RangeResponse, error) {
 		r, _, err := t.b.read(ctx, c, t.b.exactly(keys)...)
 		return r, err
 	})

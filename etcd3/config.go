@@ -1,7 +1,6 @@
 package etcd3
 
 import (
-	"context"
 	"crypto/tls"
 	"log/slog"
 	"net"
@@ -70,12 +69,6 @@ type Config struct {
 
 	tls      *credentials.TLS // nil: plain text
 	password *credentials.Secret
-
-	// Set by tests: options of connections, a callback for each connection made, and a
-	// function that puts the name of the operation into the context of a call.
-	dial    []grpc.DialOption
-	dialled func(net.Conn)
-	name    func(ctx context.Context, op string) context.Context
 }
 
 const (
@@ -105,9 +98,6 @@ func (c Config) check() (Config, error) {
 	c.password = faults.Secret("Password", c.Password, c.PasswordFile, c.Logger)
 	c.tls = faults.TLS(c.TLS, c.TLSFiles, c.Logger)
 	c.Timing = faults.Timing(c.Timing, caps)
-	if c.name == nil {
-		c.name = func(ctx context.Context, _ string) context.Context { return ctx }
-	}
 	return c, faults.Err(backendName)
 }
 

@@ -102,13 +102,13 @@ func (c *conn) dialOptions() []grpc.DialOption {
 			c.version.Store(nil) // another server may listen at the address now
 			c.dials.Add(1)
 			nc, err := dialer.DialContext(ctx, "tcp", at)
-			if err == nil && b.c.dialled != nil {
-				b.c.dialled(nc)
+			if err == nil {
+				b.hooks.dialled(nc)
 			}
 			return nc, err
 		}),
 	}
-	return slices.Concat(b.c.DialOptions, own, b.c.dial)
+	return slices.Concat(b.c.DialOptions, own)
 }
 
 // call makes one call at a member, and repeats it if its token had expired.

@@ -82,8 +82,8 @@ func newSuiteClient(c Config, faults ...conformance.Fault) (*suiteClient, error)
 	for _, f := range faults {
 		s.faults.Inject(f)
 	}
-	c.dial, c.dialled, c.name = append(s.faults.options(), c.dial...), s.conns.Dialled, named
-	b, err := New(c)
+	c.DialOptions = s.faults.options()
+	b, err := newBackend(c, hooks{dialled: s.conns.Dialled, named: named})
 	if err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ func (b *Backend) askIdentity(ctx context.Context, addr string) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	ctx = b.c.name(ctx, "Probe")
+	ctx = b.hooks.named(ctx, "Probe")
 	s, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.StatusResponse, error) {
 		return c.state.Status(ctx, &pb.StatusRequest{}, o...)
 	})

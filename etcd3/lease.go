@@ -75,7 +75,7 @@ func (b *Backend) grant(ctx context.Context, ttl time.Duration) (granted, dcs.Re
 	id := int64(binary.LittleEndian.Uint64(random[:])>>2) + 1
 	seconds := int64((min(max(ttl, minTTL), maxTTL) + time.Second - 1) / time.Second)
 	var unanswered, full atomic.Int64 // copies
-	a, err := do(b.c.name(ctx, "Grant"), b, endpoint.Write, func(ctx context.Context, c *conn) (int64, error) {
+	a, err := do(b.hooks.named(ctx, "Grant"), b, endpoint.Write, func(ctx context.Context, c *conn) (int64, error) {
 		unanswered.Add(1)
 		r, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.LeaseGrantResponse, error) {
 			return c.lease.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: id, TTL: seconds}, o...)
@@ -145,7 +145,7 @@ func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) 
 	if len(ranges) == 0 {
 		ranges = []*pb.RangeRequest{{Key: []byte(l.b.root), KeysOnly: true}}
 	}
-	a, err := do(l.b.c.name(ctx, "Renew"), l.b, endpoint.Renew, func(ctx context.Context, c *conn) (dcs.Renewal, error) {
+	a, err := do(l.b.hooks.named(ctx, "Renew"), l.b, endpoint.Renew, func(ctx context.Context, c *conn) (dcs.Renewal, error) {
 		return l.confirm(ctx, c, ranges, len(keys) > 0)
 	})
 	if err != nil {
@@ -250,7 +250,7 @@ func (b *Backend) readChunks(ctx context.Context, c *conn, ranges []*pb.RangeReq
 
 // Revoke implements [dcs.Lease].
 func (l *lease) Revoke(ctx context.Context) error {
-	a, err := do(l.b.c.name(ctx, "Revoke"), l.b, endpoint.Write, func(ctx context.Context, c *conn) (struct{}, error) {
+	a, err := do(l.b.hooks.named(ctx, "Revoke"), l.b, endpoint.Write, func(ctx context.Context, c *conn) (struct{}, error) {
 		r, err := call(ctx, c, func(ctx context.Context, o ...grpc.CallOption) (*pb.LeaseRevokeResponse, error) {
 			return c.lease.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: l.number}, o...)
 		})

@@ -40,7 +40,7 @@ type removal struct {
 // run sends copies of r until one is answered, and returns the outcome of the call op.
 func (r *removal) run(ctx context.Context, op string) (dcs.Revision, error) {
 	key := r.txn.Then[0].Key
-	a, err := do(r.b.c.name(ctx, "Commit"), r.b, endpoint.Write, r.send)
+	a, err := do(r.b.hooks.named(ctx, "Commit"), r.b, endpoint.Write, r.send)
 	fail := &dcs.Error{Backend: backendName, Op: op, Key: key, Endpoint: a.Endpoint}
 	switch {
 	case err != nil && r.unclear.Load() == 0:

@@ -91,7 +91,7 @@ func (r *renewals) open(ctx context.Context) (*renewStream, error) {
 		// The opening waits for a connection, and must end with ctx.
 		stop := context.AfterFunc(ctx, cancel)
 		r.queued.Store(true)
-		stream, err := c.lease.LeaseKeepAlive(outgoing(c.b.c.name(life, "Renew"), token))
+		stream, err := c.lease.LeaseKeepAlive(outgoing(c.b.hooks.named(life, "Renew"), token))
 		r.queued.Store(false)
 		if !stop() || err != nil {
 			cancel()
