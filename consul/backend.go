@@ -25,6 +25,7 @@ import (
 // [dcs.Settler], and is passed to [dcs.New]. All methods are safe for concurrent use.
 type Backend struct {
 	c           Config
+	hooks       hooks
 	root        string // ends with a slash
 	pool        *endpoint.Pool
 	commits     *attempt.Committer
@@ -53,7 +54,10 @@ var (
 // New returns a Backend. It does no I/O, apart from the lookup of Config.SRV. The first
 // call connects, within its budget. If settings are invalid, the error is ErrInvalid and
 // names all of them.
-func New(c Config) (*Backend, error) {
+func New(c Config) (*Backend, error) { return newBackend(c, hooks{}) }
+
+// newBackend is New with hooks.
+func newBackend(c Config, h hooks) (*Backend, error) {
 	c, err := c.check()
 	if err != nil {
 		return nil, err
@@ -63,7 +67,7 @@ func New(c Config) (*Backend, error) {
 			return nil, err
 		}
 	}
-	b := &Backend{c: c, root: c.Root + "/"}
+	b := &Backend{c: c, hooks: h.withDefaults(), root: c.Root + "/"}
 	b.minTTL.Store(int64(c.MinTTL))
 	b.life, b.end = context.WithCancelCause(context.Background())
 	b.token = token{secret: c.token, value: c.token.Current()}
@@ -194,7 +198,7 @@ func (b *Backend) listing(pairs api.KVPairs, meta *api.QueryMeta) (listed, error
 
 // Get implements [dcs.Backend].
 func (b *Backend) Get(ctx context.Context, key string) (dcs.Entry, error) {
-	a, err := do(b.c.name(ctx, "Get"), b, endpoint.Read, func(ctx context.Context, c *conn) ([]dcs.Entry, error) {
+	a, err := do(b.hooks.named(ctx, "Get"), b, endpoint.Read, func(ctx context.Context, c *conn) ([]dcs.Entry, error) {
 		return b.read(ctx, c, key)
 	})
 	return backend.FirstEntry(backendName, key, a.Endpoint, a.Value, err)
@@ -255,7 +259,7 @@ const maxReads = 120
 
 // Snapshot implements [dcs.Backend].
 func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, error) {
-	return b.minRevision.Snapshot(backendName, prefix, func() (dcs.Snapshot, string, error) { return b.snapshot(b.c.name(ctx, "Snapshot"), prefix) })
+	return b.minRevision.Snapshot(backendName, prefix, func() (dcs.Snapshot, string, error) { return b.snapshot(b.hooks.named(ctx, "Snapshot"), prefix) })
 }
 
 // snapshot reads the tree. Consul's index is that of the last change below the prefix,
@@ -301,7 +305,7 @@ func (b *Backend) probe(ctx context.Context, addr string) (leads bool, err error
 	if err != nil {
 		return false, err
 	}
-	ctx = b.c.name(ctx, "Probe")
+	ctx = b.hooks.named(ctx, "Probe")
 	if _, err = b.top(ctx, c); err == nil {
 		c.identify(ctx)
 	}

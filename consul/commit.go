@@ -28,7 +28,7 @@ type transport struct{ b *Backend }
 
 // Read implements [attempt.Transport].
 func (t transport) Read(ctx context.Context, keys ...string) ([]dcs.Entry, error) {
-	a, err := do(t.b.c.name(ctx, "Read"), t.b, endpoint.Read, func(ctx context.Context, c *conn) ([]dcs.Entry, error) {
+	a, err := do(t.b.hooks.named(ctx, "Read"), t.b, endpoint.Read, func(ctx context.Context, c *conn) ([]dcs.Entry, error) {
 		return t.b.look(ctx, c, keys)
 	})
 	return a.Value, err

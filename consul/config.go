@@ -1,7 +1,6 @@
 package consul
 
 import (
-	"context"
 	"crypto/tls"
 	"log/slog"
 	"net"
@@ -85,12 +84,6 @@ type Config struct {
 
 	tls   *credentials.TLS // nil: plain text
 	token *credentials.Secret
-
-	// Set by tests: a wrapper of the transport, a callback for each connection made,
-	// and a function that puts the name of the operation into the context of a call.
-	wrap    func(roundTripper) roundTripper
-	dialled func(net.Conn)
-	name    func(ctx context.Context, op string) context.Context
 }
 
 const (
@@ -133,12 +126,6 @@ func (c Config) check() (Config, error) {
 	c.token = faults.Secret("Token", c.Token, c.TokenFile, c.Logger)
 	c.tls = faults.TLS(c.TLS, c.TLSFiles, c.Logger)
 	c.Timing = faults.Timing(c.Timing, c.caps())
-	if c.wrap == nil {
-		c.wrap = func(r roundTripper) roundTripper { return r }
-	}
-	if c.name == nil {
-		c.name = func(ctx context.Context, _ string) context.Context { return ctx }
-	}
 	return c, faults.Err(backendName)
 }
 

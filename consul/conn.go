@@ -56,7 +56,7 @@ func (b *Backend) newConn(addr string) (*conn, error) {
 	}
 	c := &conn{b: b, addr: addr}
 	c.calls, c.queries = c.sharing(false), c.sharing(true)
-	client, err := b.client(addr, checked{c})
+	client, err := b.client(addr, b.hooks.transport(checked{c}))
 	if err != nil {
 		return nil, err
 	}
@@ -66,11 +66,6 @@ func (b *Backend) newConn(addr string) (*conn, error) {
 
 // client returns a client of Consul's API for addr that sends through t.
 func (b *Backend) client(addr string, t http.RoundTripper) (*api.Client, error) {
-	return b.clientOver(addr, b.c.wrap(t))
-}
-
-// clientOver is client without the wrapper of tests.
-func (b *Backend) clientOver(addr string, t http.RoundTripper) (*api.Client, error) {
 	scheme := "http"
 	if b.c.tls != nil {
 		scheme = "https"
@@ -102,7 +97,7 @@ func (b *Backend) Client(addr string) (*api.Client, error) {
 	if _, err := b.connected(addr); err != nil {
 		return nil, &dcs.Error{Backend: backendName, Op: "Client", Kind: cmp.Or(dcs.KindOf(err), dcs.ErrInvalid), Err: err}
 	}
-	return b.client(addr, current{b, addr})
+	return b.client(addr, b.hooks.transport(current{b, addr}))
 }
 
 // current sends each request on the connections that an endpoint has at that moment.

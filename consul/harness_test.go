@@ -18,6 +18,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 )
@@ -106,31 +107,23 @@ func (s *suite) config(o conformance.Opening) Config {
 	return c
 }
 
-func newSuiteClient(c Config, open func(Config) (*Backend, error), faults ...conformance.Fault) (*suiteClient, error) {
-	s := &suiteClient{faults: &faultInjector{root: c.Root + "/"}}
-	for _, f := range faults {
-		s.faults.Inject(f)
-	}
-	c.wrap, c.dialled, c.name = s.faults.wrap, s.conns.Dialled, named
-	b, err := open(c)
-	if err != nil {
-		return nil, err
-	}
-	s.Backend = b
-	return s, nil
-}
-
 func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
-	b, err := newSuiteClient(s.config(o), func(c Config) (*Backend, error) {
-		if o.Endpoints == nil && !o.Wait {
-			return New(c)
-		}
-		return open(tb.Context(), c, o.Wait)
-	}, o.Faults...)
+	c, client := s.config(o), &suiteClient{faults: &faultInjector{root: s.Root + "/"}}
+	for _, f := range o.Faults {
+		client.faults.Inject(f)
+	}
+	h := hooks{transport: client.faults.wrap, dialled: client.conns.Dialled, named: named}
+	create := func() (*Backend, error) { return newBackend(c, h) }
+	var err error
+	if o.Endpoints == nil && !o.Wait {
+		client.Backend, err = create()
+	} else {
+		client.Backend, err = backend.Connect(tb.Context(), c.Timing, c.Logger, o.Wait, create, (*Backend).ready)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return b, nil
+	return client, nil
 }
 
 func (s *suite) open(tb testing.TB) dcs.Backend {

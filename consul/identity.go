@@ -57,9 +57,7 @@ func (c *conn) dial(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b.c.dialled != nil {
-		b.c.dialled(nc)
-	}
+	b.hooks.dialled(nc)
 	return c.sockets.add(nc)
 }
 
@@ -136,7 +134,7 @@ func (c *conn) identityOn(ctx context.Context, nc net.Conn) (string, error) {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	defer stop()
-	client, err := c.b.clientOver(c.addr, checked{&oneConn{nc, bufio.NewReader(nc)}})
+	client, err := c.b.client(c.addr, checked{&oneConn{nc, bufio.NewReader(nc)}})
 	if err != nil {
 		return "", err
 	}

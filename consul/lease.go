@@ -26,7 +26,7 @@ type lease struct {
 // Grant implements [dcs.Backend]. Consul chooses the id of the session, so that a Grant
 // whose outcome stays unclear may leave a session, which expires by itself.
 func (b *Backend) Grant(ctx context.Context, ttl time.Duration) (dcs.Lease, dcs.Renewal, error) {
-	l, r, a, err := b.grant(b.c.name(ctx, "Grant"), ttl)
+	l, r, a, err := b.grant(b.hooks.named(ctx, "Grant"), ttl)
 	if err != nil {
 		return nil, dcs.Renewal{}, backend.WrapGrantError(backendName, a.Endpoint, a.Clear, err)
 	}
@@ -109,7 +109,7 @@ const backendSession = "holdfast"
 // learnMinTTL reads the minimum session TTL by requesting a shorter one. The servers
 // refuse it with a text that names the minimum.
 func (b *Backend) learnMinTTL(ctx context.Context) error {
-	a, err := do(b.c.name(ctx, "Probe"), b, endpoint.Read, func(ctx context.Context, c *conn) (time.Duration, error) {
+	a, err := do(b.hooks.named(ctx, "Probe"), b, endpoint.Read, func(ctx context.Context, c *conn) (time.Duration, error) {
 		_, err := call(ctx, c, func(ctx context.Context, token string) (string, error) {
 			id, _, err := c.api.Session().CreateNoChecks(&api.SessionEntry{
 				Name: backendSession, Node: b.c.Node, TTL: time.Nanosecond.String(), Behavior: api.SessionBehaviorDelete,
@@ -144,7 +144,7 @@ func (l *lease) ID() dcs.LeaseID { return dcs.LeaseID(l.id) }
 // Renew implements [dcs.Lease].
 func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) {
 	ctx = context.WithValue(ctx, renewingKey{}, true)
-	a, err := do(l.b.c.name(ctx, "Renew"), l.b, endpoint.Renew, func(ctx context.Context, c *conn) (dcs.Renewal, error) {
+	a, err := do(l.b.hooks.named(ctx, "Renew"), l.b, endpoint.Renew, func(ctx context.Context, c *conn) (dcs.Renewal, error) {
 		return l.confirm(ctx, c, keys)
 	})
 	if err != nil {
@@ -234,7 +234,7 @@ func (l *lease) gone(ctx context.Context, c *conn) error {
 
 // Revoke implements [dcs.Lease].
 func (l *lease) Revoke(ctx context.Context) error {
-	a, err := do(l.b.c.name(ctx, "Revoke"), l.b, endpoint.Write, func(ctx context.Context, c *conn) (struct{}, error) {
+	a, err := do(l.b.hooks.named(ctx, "Revoke"), l.b, endpoint.Write, func(ctx context.Context, c *conn) (struct{}, error) {
 		return struct{}{}, l.destroy(ctx, c)
 	})
 	if err != nil {

@@ -87,7 +87,7 @@ func (b *Backend) checkNode(ctx context.Context, c *conn) (seen bool, err error)
 
 // checkNodeAtOpen calls checkNode at one endpoint after the other. Open calls it.
 func (b *Backend) checkNodeAtOpen(ctx context.Context) error {
-	a, err := do(b.c.name(ctx, "Probe"), b, endpoint.Read, b.checkNode)
+	a, err := do(b.hooks.named(ctx, "Probe"), b, endpoint.Read, b.checkNode)
 	if err != nil {
 		return backend.WrapError(backendName, "Open", "", a.Endpoint, err)
 	}

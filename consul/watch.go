@@ -15,7 +15,7 @@ import (
 // source returns the functions from which the watch cache is built.
 func (b *Backend) source() watchcache.Source {
 	return watchcache.Source{
-		Backend: backendName, Budget: b.c.Timing.RetryTimeout, Life: b.c.name(b.life, "Wait"), Pool: b.pool,
+		Backend: backendName, Budget: b.c.Timing.RetryTimeout, Life: b.hooks.named(b.life, "Wait"), Pool: b.pool,
 		Read: func(ctx context.Context) (dcs.Snapshot, error) {
 			s, _, err := b.snapshot(ctx, "")
 			return watchcache.Visible("", s), err
