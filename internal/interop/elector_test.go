@@ -113,6 +113,7 @@ func obeysOverTheAPI(t *testing.T, s *server) {
 	require.Contains(t, ctl.ctl(t, "resume", scope, "--wait"), "Success: cluster management is resumed")
 	require.False(t, a.Status().Paused || b.Status().Paused)
 
+	eventually(t, "a leads with its lock", func() bool { v := a.View(); return a.Leading() != nil && v.Leader != nil && v.Leader.Name == "a" })
 	require.Contains(t, ctl.ctl(t, "switchover", scope, "--leader", "a", "--candidate", "b", "--force"), "the candidate leads")
 	require.NotNil(t, b.Leading())
 	require.Nil(t, a.Leading())
@@ -149,13 +150,15 @@ func apiURL(t *testing.T, e *elector.Elector, name string) string {
 func obeysOverTheStore(t *testing.T, s *server) {
 	const scope = "store"
 	a, b := s.pair(t, scope, false)
-	p := s.patroni(t, scope, "p").member(t)
+	ctl := s.patroni(t, scope, "p")
+	p := ctl.member(t)
 	require.True(t, p.do("set_config_value", `{"pause": true}`))
 	eventually(t, "paused", func() bool { return a.Status().Paused && b.Status().Paused })
 	require.True(t, p.do("set_config_value", `{}`))
 	eventually(t, "resumed", func() bool { return !a.Status().Paused && !b.Status().Paused })
 
-	require.True(t, p.do("manual_failover", "a", "b", nil))
+	output, _ := ctl.run(t, "switchover", scope, "--leader", "a", "--candidate", "b", "--force")
+	require.Contains(t, output, "Could not switchover using Patroni api, falling back to DCS")
 	eventually(t, "b leads", func() bool { return b.Leading() != nil && a.Leading() == nil })
 	eventually(t, "the request is cleared", func() bool { return b.View().Failover == nil })
 	require.True(t, p.do("manual_failover", "x", "a", nil))

@@ -82,7 +82,7 @@ func onEachStore(t *testing.T, f func(t *testing.T, s *server)) {
 // open opens a Store. It lasts until the end of the test.
 func (s *server) open(t *testing.T) *dcs.Store {
 	t.Helper()
-	store, err := dcs.Open(t.Context(), s.url+"?ttl=8s&loop_wait=1s&retry_timeout=3s", dcs.Options{})
+	store, err := dcs.Open(t.Context(), s.url+"?wait=true&ttl=15s&loop_wait=1s&retry_timeout=6s", dcs.Options{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	return store
@@ -102,8 +102,16 @@ func (s *server) patroni(t *testing.T, scope, name string) *patroni {
 	return p
 }
 
-// ctl runs patronictl and returns its output.
+// ctl runs patronictl, which must report no error, and returns its output.
 func (p *patroni) ctl(t *testing.T, args ...string) string {
+	t.Helper()
+	output, errors := p.run(t, args...)
+	require.Empty(t, errors, "patronictl %v: %s", args, output)
+	return output
+}
+
+// run runs patronictl and returns its output and its errors.
+func (p *patroni) run(t *testing.T, args ...string) (output, errors string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
@@ -112,8 +120,7 @@ func (p *patroni) ctl(t *testing.T, args ...string) string {
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
 	require.NoError(t, err, "patronictl %v: %s%s", args, stdout.String(), stderr.String())
-	require.Empty(t, stderr.String(), "patronictl %v: %s", args, stdout.String())
-	return stdout.String()
+	return stdout.String(), stderr.String()
 }
 
 // member is a member of Patroni's classes. It is a process, because its leases last as
