@@ -34,15 +34,6 @@ func (p *Pool) wakeUp() {
 	}
 }
 
-// Refresh schedules a request for the list of members within a ProbeInterval. It
-// does not wait.
-func (p *Pool) Refresh() {
-	p.mu.Lock()
-	p.listAt = min(p.listAt, p.now()+p.jitter(p.o.ProbeInterval))
-	p.mu.Unlock()
-	p.wakeUp()
-}
-
 // work starts the tasks that are due and returns the time until the next one.
 func (p *Pool) work() time.Duration {
 	p.mu.Lock()

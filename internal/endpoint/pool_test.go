@@ -361,8 +361,7 @@ func TestTopology(t *testing.T) {
 		b.mu.Lock()
 		listed = []string{"d"}
 		b.mu.Unlock()
-		p.Refresh()
-		time.Sleep(5 * time.Second)
+		time.Sleep(2 * p.o.TopologyInterval)
 		require.ElementsMatch(t, []string{"a", "b", "d"}, p.Endpoints(), "seeds must be kept")
 		for _, n := range []string{"a", "b"} {
 			b.set(n, "refuse")
