@@ -30,11 +30,6 @@ func NewIncarnation() (i Incarnation) {
 // ParseLife returns the life that String wrote.
 func ParseLife(s string) (l Life, err error) { return l, parseHex(l[:], s, "life") }
 
-// ParseIncarnation returns the incarnation that String wrote.
-func ParseIncarnation(s string) (i Incarnation, err error) {
-	return i, parseHex(i[:], s, "incarnation")
-}
-
 // IsZero reports whether l is no life.
 func (l Life) IsZero() bool { return l == Life{} }
 

@@ -45,7 +45,6 @@ type Mirror struct {
 	seq     uint64 // of payload
 	tried   uint64 // by the last Store
 	payload []byte
-	repair  error
 	closed  bool
 }
 
@@ -190,7 +189,7 @@ func OpenMirror(files FS, path string) (*Mirror, error) {
 		return nil, err
 	}
 	m := &Mirror{
-		files: files, path: path, seq: state.Seq, tried: state.Seq, payload: bytes.Clone(state.Payload), repair: state.Bad,
+		files: files, path: path, seq: state.Seq, tried: state.Seq, payload: bytes.Clone(state.Payload),
 	}
 	sector := encodeMirror(path, state.Seq, state.Payload)
 	source, other := state.source, 1-state.source
@@ -218,10 +217,6 @@ func (m *Mirror) Load() (seq uint64, payload []byte) {
 	defer m.mu.Unlock()
 	return m.seq, bytes.Clone(m.payload)
 }
-
-// Repaired returns the damage in one of the files that OpenMirror found and
-// repaired, or nil.
-func (m *Mirror) Repaired() error { return m.repair }
 
 // Store replaces the payload durably. After an error either the old or the new
 // one is found at the next start, and Store may be called again.
