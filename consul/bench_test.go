@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/compare"
 )
 
 // benchTiming has the size of the default, so that nothing expires during a benchmark.
@@ -62,14 +63,14 @@ func vendor(b *testing.B, c *testcluster.Cluster, ours *dcs.Store) *api.Client {
 func BenchmarkConfirm(b *testing.B) {
 	r := newRig(b)
 	ctx := b.Context()
-	s := testcluster.Session(b, r.store)
+	s := compare.Session(b, r.store)
 	hold, err := s.Acquire(ctx, "confirm", nil)
 	require.NoError(b, err)
 	id, _, err := r.raw.Session().CreateNoChecks(&api.SessionEntry{TTL: "60s", Behavior: "delete"}, nil)
 	require.NoError(b, err)
 	_, err = r.raw.KV().Put(&api.KVPair{Key: "raw/confirm"}, nil)
 	require.NoError(b, err)
-	confirm := testcluster.Timed("confirm", func() error { return hold.Confirm(ctx) })
+	confirm := compare.Timed("confirm", func() error { return hold.Confirm(ctx) })
 	for range 200 {
 		confirm.Once()
 	}
@@ -79,12 +80,12 @@ func BenchmarkConfirm(b *testing.B) {
 		return err
 	}
 	b.Run("beside-the-slower", func(b *testing.B) {
-		testcluster.Versus(b, 0.5, 20, 100, confirm, testcluster.Timed("renew", renew), testcluster.Timed("consistent-get", get))
+		compare.Versus(b, 0.5, 20, 100, confirm, compare.Timed("renew", renew), compare.Timed("consistent-get", get))
 	})
 	// If servers and clients share two processors, two requests at once take longer
 	// than the slower one, also with the vendor's client.
 	b.Run("beside-both-at-once", func(b *testing.B) {
-		testcluster.Versus(b, 0.5, 20, 100, confirm, testcluster.Timed("both", func() error {
+		compare.Versus(b, 0.5, 20, 100, confirm, compare.Timed("both", func() error {
 			done := make(chan error, 1)
 			go func() { done <- get() }()
 			return errors.Join(renew(), <-done)
@@ -119,13 +120,13 @@ func rawSession(b *testing.B, raw *api.Client) string {
 func BenchmarkAcquire(b *testing.B) {
 	r := newRig(b)
 	id := rawSession(b, r.raw)
-	testcluster.Acquiring(b, testcluster.Session(b, r.store), "api-lock", func() func() { return rawLock(r.raw, id, "raw/lock") })
+	compare.Acquiring(b, compare.Session(b, r.store), "api-lock", func() func() { return rawLock(r.raw, id, "raw/lock") })
 }
 
 // BenchmarkHandover measures the time from the holder's Release to the waiter's Acquire.
 // The target is at most 1.0 times that of api.Lock.
 func BenchmarkHandover(b *testing.B) {
-	testcluster.HandingOver(b, "api-lock", func(b *testing.B) ([2]*dcs.Store, func(client, n int) func()) {
+	compare.HandingOver(b, "api-lock", func(b *testing.B) ([2]*dcs.Store, func(client, n int) func()) {
 		r := newRig(b)
 		other := ours(b, r.cluster)
 		clients := []*api.Client{r.raw, vendor(b, r.cluster, other)}
@@ -146,7 +147,7 @@ func BenchmarkFaults(b *testing.B) {
 	thaw, err := r.cluster.Servers()[i].Process().Freeze()
 	require.NoError(b, err)
 	defer thaw()
-	testcluster.PutWhile(b, map[string]func(ctx context.Context, n int) error{
+	compare.PutWhile(b, map[string]func(ctx context.Context, n int) error{
 		"holdfast": func(ctx context.Context, n int) error {
 			_, err := r.store.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put(fmt.Sprint("k", n), nil)}})
 			return err

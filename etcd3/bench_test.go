@@ -15,6 +15,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/compare"
 )
 
 // benchTiming has the size of the default, so that nothing expires during a benchmark.
@@ -70,12 +71,12 @@ func vendor(b *testing.B, c *testcluster.Cluster) *clientv3.Client {
 func BenchmarkConfirm(b *testing.B) {
 	r := newRig(b)
 	ctx := b.Context()
-	s := testcluster.Session(b, r.store)
+	s := compare.Session(b, r.store)
 	hold, err := s.Acquire(ctx, "confirm", nil)
 	require.NoError(b, err)
 	l, err := r.raw.Grant(ctx, 60)
 	require.NoError(b, err)
-	confirm := testcluster.Timed("confirm", func() error { return hold.Confirm(ctx) })
+	confirm := compare.Timed("confirm", func() error { return hold.Confirm(ctx) })
 	for range 200 {
 		confirm.Once()
 	}
@@ -92,9 +93,9 @@ func BenchmarkConfirm(b *testing.B) {
 			panic(err)
 		}
 	}), "renewal-allocs")
-	testcluster.Versus(b, 0.5, 20, 100, confirm,
-		testcluster.Timed("keepalive-once", func() error { _, err := r.raw.KeepAliveOnce(ctx, l.ID); return err }),
-		testcluster.Timed("get", func() error { _, err := r.raw.Get(ctx, "/bench/confirm"); return err }))
+	compare.Versus(b, 0.5, 20, 100, confirm,
+		compare.Timed("keepalive-once", func() error { _, err := r.raw.KeepAliveOnce(ctx, l.ID); return err }),
+		compare.Timed("get", func() error { _, err := r.raw.Get(ctx, "/bench/confirm"); return err }))
 }
 
 // campaign takes the vendor's lock and returns the function that releases it.
@@ -122,14 +123,14 @@ func campaigner(b *testing.B, raw *clientv3.Client) *concurrency.Session {
 func BenchmarkAcquire(b *testing.B) {
 	r := newRig(b)
 	theirs := campaigner(b, r.raw)
-	testcluster.Acquiring(b, testcluster.Session(b, r.store), "campaign", func() func() { return campaign(b.Context(), theirs, "/raw/lock") })
+	compare.Acquiring(b, compare.Session(b, r.store), "campaign", func() func() { return campaign(b.Context(), theirs, "/raw/lock") })
 }
 
 // BenchmarkHandover measures the time from the holder's Release to the waiter's Acquire.
 // The target is at most 1.1 times Election's if the waiter has waited for 250 ms, and
 // 0.2 times if it has waited for 15 ms.
 func BenchmarkHandover(b *testing.B) {
-	testcluster.HandingOver(b, "election", func(b *testing.B) ([2]*dcs.Store, func(client, n int) func()) {
+	compare.HandingOver(b, "election", func(b *testing.B) ([2]*dcs.Store, func(client, n int) func()) {
 		r := newRig(b)
 		elections := []*concurrency.Session{campaigner(b, r.raw), campaigner(b, vendor(b, r.cluster))}
 		return [2]*dcs.Store{r.store, ours(b, r.cluster)}, func(i, n int) func() {
@@ -170,8 +171,8 @@ func BenchmarkWaits(b *testing.B) {
 		_ = key
 		return out
 	}
-	worst := func(d []time.Duration) time.Duration { return time.Duration(testcluster.QuantileOf(d, 0.99)) }
-	mine := testcluster.Side{Name: "waits", Once: func() time.Duration {
+	worst := func(d []time.Duration) time.Duration { return time.Duration(compare.QuantileOf(d, 0.99)) }
+	mine := compare.Side{Name: "waits", Once: func() time.Duration {
 		s, err := r.store.Snapshot(ctx, "wake")
 		require.NoError(b, err)
 		return worst(wake("wake", func(ready func()) time.Time {
@@ -186,7 +187,7 @@ func BenchmarkWaits(b *testing.B) {
 			require.NoError(b, err)
 		}))
 	}}
-	theirs := testcluster.Side{Name: "watches", Once: func() time.Duration {
+	theirs := compare.Side{Name: "watches", Once: func() time.Duration {
 		return worst(wake("/raw/wake", func(ready func()) time.Time {
 			ctx, cancel := context.WithCancel(ctx)
 			defer cancel()
@@ -208,7 +209,7 @@ func BenchmarkWaits(b *testing.B) {
 		require.NoError(b, err)
 	}
 	b.ReportMetric(float64(runtime.NumGoroutine()-before)/20, "goroutines/session")
-	testcluster.Versus(b, 0.5, 10, 1, mine, theirs)
+	compare.Versus(b, 0.5, 10, 1, mine, theirs)
 }
 
 // BenchmarkFaults puts 30 times, with at most 3 s a call, while one of three members is
@@ -249,6 +250,6 @@ func benchmarkFault(b *testing.B, fault string, leads bool) {
 			b.Skip(err)
 		}
 	}
-	testcluster.PutWhile(b, puts)
+	compare.PutWhile(b, puts)
 	require.NoError(b, heal())
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/compare"
 )
 
 // benchTiming has the default times, so that nothing expires while a benchmark
@@ -75,16 +76,16 @@ func library(b *testing.B, addrs []string, ttl time.Duration) *zk.Conn {
 func BenchmarkConfirm(b *testing.B) {
 	r := newRig(b)
 	ctx := b.Context()
-	s := testcluster.Session(b, r.store)
+	s := compare.Session(b, r.store)
 	hold, err := s.Acquire(ctx, "confirm", nil)
 	require.NoError(b, err)
-	confirm := testcluster.Timed("confirm", func() error { return hold.Confirm(ctx) })
-	set := testcluster.Timed("set", func() error { _, err := r.raw.Set("/raw", []byte("x"), -1); return err })
+	confirm := compare.Timed("confirm", func() error { return hold.Confirm(ctx) })
+	set := compare.Timed("set", func() error { _, err := r.raw.Set("/raw", []byte("x"), -1); return err })
 	for range 200 {
 		confirm.Once()
 		set.Once()
 	}
-	testcluster.Versus(b, 0.5, 20, 50, confirm, set)
+	compare.Versus(b, 0.5, 20, 50, confirm, set)
 }
 
 // rawLock takes the vendor's lock and returns its release function.
@@ -104,7 +105,7 @@ func rawLock(c *zk.Conn, key string) func() {
 // time.
 func BenchmarkAcquire(b *testing.B) {
 	r := newRig(b)
-	testcluster.Acquiring(b, testcluster.Session(b, r.store), "zk-lock", func() func() { return rawLock(r.raw, "/raw/lock") })
+	compare.Acquiring(b, compare.Session(b, r.store), "zk-lock", func() func() { return rawLock(r.raw, "/raw/lock") })
 }
 
 // BenchmarkHandover measures the time from the holder's Release to the waiter's
@@ -114,7 +115,7 @@ func BenchmarkHandover(b *testing.B) { handover(b, "zk-lock", rawLock) }
 // handover compares our hand-overs with those of the vendor's client. lock
 // takes the lock of the given name.
 func handover(b *testing.B, name string, lock func(c *zk.Conn, key string) (release func())) {
-	testcluster.HandingOver(b, name, func(b *testing.B) ([2]*dcs.Store, func(client, n int) func()) {
+	compare.HandingOver(b, name, func(b *testing.B) ([2]*dcs.Store, func(client, n int) func()) {
 		r := newRig(b)
 		other := client(b, r.cluster)
 		clients := []*zk.Conn{r.raw, vendor(b, other)}
@@ -165,7 +166,7 @@ func BenchmarkFaults(b *testing.B) {
 	thaw, err := r.cluster.Servers()[i].Process().Freeze()
 	require.NoError(b, err)
 	defer thaw()
-	testcluster.PutWhile(b, puts(r, raw))
+	compare.PutWhile(b, puts(r, raw))
 }
 
 // BenchmarkSilent is like BenchmarkFaults with a server that accepts
@@ -178,7 +179,7 @@ func BenchmarkSilent(b *testing.B) {
 	heal := r.cluster.Servers()[i].Proxy().Silent()
 	defer heal()
 	r.store = startingAt(b, r.cluster, i)
-	testcluster.PutWhile(b, puts(r, connecting(b, r.cluster, i)))
+	compare.PutWhile(b, puts(r, connecting(b, r.cluster, i)))
 }
 
 // startingAt returns a client of ours whose calls go to server i first.

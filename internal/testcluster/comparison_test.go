@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/etcd3"
 	"github.com/holdfast-dcs/holdfast/internal/backoff"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster/compare"
 	"github.com/holdfast-dcs/holdfast/raftstore"
 )
 
@@ -60,17 +61,17 @@ func (s *comparison) client(b *testing.B) dcs.Backend {
 
 // BenchmarkClientsRenew compares renewals that read a key.
 func BenchmarkClientsRenew(b *testing.B) {
-	var sides []Side
+	var sides []compare.Side
 	for _, s := range newComparisons(b) {
 		lease, _, err := s.client(b).Grant(b.Context(), time.Minute)
 		require.NoError(b, err)
-		side := Timed(s.name, func() error { _, err := lease.Renew(b.Context(), "some/key"); return err })
+		side := compare.Timed(s.name, func() error { _, err := lease.Renew(b.Context(), "some/key"); return err })
 		for range 200 {
 			side.Once()
 		}
 		sides = append(sides, side)
 	}
-	Versus(b, 0.5, 20, 50, sides...)
+	compare.Versus(b, 0.5, 20, 50, sides...)
 }
 
 // BenchmarkClientsWaits wakes the Waits of 100 clients with one commit, and compares the
@@ -78,14 +79,14 @@ func BenchmarkClientsRenew(b *testing.B) {
 // connections. More clients of etcd would take minutes to start, because a process makes
 // few connections at a time.
 func BenchmarkClientsWaits(b *testing.B) {
-	var sides []Side
+	var sides []compare.Side
 	for _, s := range newComparisons(b) {
 		w := newAwakened(b, s, 100)
-		side := Side{s.name, func() time.Duration { return time.Duration(QuantileOf(w.wake(b), 0.99)) }}
+		side := compare.Side{Name: s.name, Once: func() time.Duration { return time.Duration(compare.QuantileOf(w.wake(b), 0.99)) }}
 		side.Once()
 		sides = append(sides, side)
 	}
-	Versus(b, 0.5, 20, 1, sides...)
+	compare.Versus(b, 0.5, 20, 1, sides...)
 }
 
 // awakened are clients that wait for one key.
@@ -169,7 +170,7 @@ func BenchmarkClientsFrozen(b *testing.B) {
 				defer thaw()
 				puts[s.name] = put
 			}
-			PutWhile(b, puts)
+			compare.PutWhile(b, puts)
 		})
 	}
 }

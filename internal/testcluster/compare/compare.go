@@ -1,4 +1,6 @@
-package testcluster
+// Package compare measures the sides of a benchmark in turns, such as Holdfast and the
+// client of a vendor.
+package compare
 
 import (
 	"context"
