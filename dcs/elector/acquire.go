@@ -62,8 +62,6 @@ func (e *Elector) obstacle() error {
 		return errors.New("the cluster is paused")
 	case v.Keeper != nil:
 		return fmt.Errorf("key %q names member %q, which may lead without the lock: that process removes the key, or an operator must", cluster.KeeperKey, v.Keeper.Name)
-	case !v.Failsafe.Empty():
-		return fmt.Errorf("key %q is not empty: a leader may go on without the lock, and this version does not take part in failsafe mode; empty the list with the cluster stopped", cluster.FailsafeKey)
 	case !published:
 		return errors.New("the record of this member is not published yet")
 	case own.Instance != e.instance:
@@ -72,6 +70,9 @@ func (e *Elector) obstacle() error {
 		return fmt.Errorf("the service makes no report: %w", l.reportErr)
 	case l.failed && !e.due(l.notBefore): // E9
 		return errors.New("the last promotion failed: the other members come first")
+	}
+	if err := e.failsafeObstacle(); err != nil {
+		return err
 	}
 	if f := v.Failover; f != nil && (f.Token != 0 || f.At.IsZero()) && !meant(f, e.c.Name) && !e.due(l.freeSince.Add(l.timing.LoopWait)) { // E15
 		return fmt.Errorf("a switchover from %q to %q is under way", f.Leader, f.Candidate)
@@ -89,6 +90,11 @@ func meant(f *cluster.Failover, name string) bool {
 
 // decide asks the other members, the service and the policy (E14).
 func (e *Elector) decide(ctx context.Context, v *cluster.View, self cluster.Member) (err error) {
+	if url, listed := v.Failsafe.Members[e.c.Name]; listed && e.c.Failsafe != nil {
+		if err := e.reachesItself(ctx, url); err != nil { // F4
+			return err
+		}
+	}
 	s := e.examine(ctx, v, self)
 	protect("Policy", func() error {
 		if c, ok := e.c.Service.(Candidate); ok {
@@ -111,6 +117,10 @@ func (e *Elector) decided(v *cluster.View, err error) {
 	}
 	if l.state != Following || !e.free(l.view) || !sameDecision(v, l.view) {
 		return // a newer View is decided on
+	}
+	if err := e.failsafeObstacle(); err != nil { // F3: a leader was accepted meanwhile
+		e.refuse(err)
+		return
 	}
 	l.decision, l.approved, l.refusal = l.view, true, nil
 }
@@ -162,7 +172,11 @@ func (e *Elector) prove(ctx context.Context, h *dcs.Hold, v *cluster.View) (fres
 
 func (e *Elector) acquired(h *dcs.Hold, err error) {
 	l := &e.loop
+	l.fs.unclear = nil
 	if err != nil {
+		if errors.Is(err, dcs.ErrAmbiguous) {
+			l.fs.unclear = l.session // F3
+		}
 		l.acquire = failed
 		l.decideAt = dcs.Now().Add(min(time.Second, l.timing.LoopWait))
 		e.log.Info("lock not taken", "error", err)

@@ -33,6 +33,10 @@ type Config struct {
 	Asker cluster.Asker
 	// Policy decides whether this member may lead. Nil means [DefaultPolicy].
 	Policy Policy
+	// Failsafe asks the other members in failsafe mode, so that a leader can go on
+	// in an outage of the store. Nil means that this member takes no part: it leads
+	// only while no failsafe list is stored. It needs an Asker.
+	Failsafe FailsafeTransport
 	// NoKeeper makes the leader end with its lock in a pause too. Set it for a
 	// service that ends with this process; [Lead] does.
 	NoKeeper bool
@@ -56,6 +60,10 @@ func (c Config) withDefaults() (Config, error) {
 		if err != nil {
 			faults = append(faults, err)
 		}
+	}
+	c.Timing.Failsafe = c.Timing.Failsafe || c.Failsafe != nil // E4
+	if c.Failsafe != nil && c.Asker == nil {
+		add(errors.New("Failsafe is set and Asker is nil: a member must find out whether it reaches itself"))
 	}
 	if c.Store == nil {
 		add(errors.New("Store is nil: pass an open Store"))

@@ -200,8 +200,46 @@
 //
 // A service that ends with the process needs no keeper, see [Config.NoKeeper].
 //
-// # Limits
+// # Failsafe mode
 //
-// Failsafe mode is not implemented. While a failsafe list is in the tree, another
-// program may lead without the lock, and an elector does not take it.
+// With failsafe_mode in the cluster's configuration, and a transport in
+// [Config.Failsafe], a leader goes on in an outage of the store while every member
+// accepts it. No other member takes the lock for as long as that lasts.
+//
+//	Config{
+//		Asker:    clusterhttp.New(transport),
+//		Failsafe: electorhttp.NewFailsafeClient(transport, token), …
+//	}
+//
+// The leader writes a list of the members and their addresses. When its lock has not
+// been renewed, and just enough time is left to ask before a demotion (Table.Ask), it
+// asks all of them. If all accept, it leads for another TTL less the margin, and asks
+// again every RenewEvery. One that refuses or is silent ends the leadership as without
+// the mode. When the store is back, the leader takes its lock again and does not
+// demote; its Token rises.
+//
+//   - F1: A leader asks only after the store has confirmed its list under its present
+//     lock, and asks the members of every list that may be stored. Before a list with a
+//     new member is sent, the acceptances end (TestFailsafeListUnconfirmed,
+//     TestFailsafeUnclearList, TestFailsafeNewMember).
+//   - F2: All members must accept in one round, each by its own word, and the leader
+//     must reach itself at its own address. The leadership lasts from the first question
+//     (TestFailsafeOutage, TestFailsafeRefused, TestFailsafeTwinOfTheLeader,
+//     TestFailsafeLastsFromTheFirstQuestion).
+//   - F3: A member accepts only if it neither leads nor takes the lock, and no leader
+//     that another one has followed (TestAcceptFailsafe, TestAcceptWhileAcquiring,
+//     TestAcceptWhileDeciding).
+//   - F4, P23: A member that has accepted takes no lock for the longer one of the two
+//     TTLs, nor does one within that time of its start while a list is stored. One that
+//     is not in the list, or does not reach itself at its address there, takes none at
+//     all. The list binds also where the mode is off (TestFailsafePartition,
+//     TestFailsafeAcceptorRestarts, TestFailsafeTwin, TestFailsafeNotListed,
+//     TestFailsafeEnds).
+//   - F5: A lock that is lost, or that another member has, ends the leadership at once.
+//     A pause keeps the leader from taking its lock again, not from leading
+//     (TestFailsafeLost, TestFailsafePausedMeanwhile).
+//
+// Only the leader empties the list, when failsafe_mode is not set any more, and an
+// operator with [Elector.EmptyFailsafe]. AskTimeout is part of the timetable where
+// Config.Failsafe is set (E4): StopTimeout may be shorter then.
 package elector

@@ -92,6 +92,8 @@ type loop struct {
 	retaken     *dcs.Hold // the lock that was taken again, until it is used or given back
 	retakeAt    dcs.Instant
 
+	fs failsafe
+
 	promoteBy  dcs.Instant
 	promoteErr error
 	last       <-chan struct{} // closed when the last callback has returned
@@ -123,6 +125,8 @@ const (
 	taskStatus   task = "status"
 	taskConfig   task = "config"
 	taskKeeper   task = "keeper"
+	taskFailsafe task = "failsafe"
+	taskAsk      task = "ask"
 )
 
 // New returns an Elector, or an ErrInvalid with every fault of c. It does no I/O.

@@ -143,12 +143,16 @@ func (e *Elector) leaveRunning() {
 // mayRetake reports whether a leadership without a Hold may take the lock again.
 func (e *Elector) mayRetake(f *facts) bool {
 	l := &e.loop
-	if l.state != Leading || l.retake != none || f.held || !f.kept || !f.session || l.shutdown || l.busy[taskAcquire] || l.busy[taskRelease] {
+	if l.state != Leading || l.retake != none || f.held || f.lost || !f.session || l.shutdown || l.busy[taskAcquire] || l.busy[taskRelease] {
 		return false
 	}
 	v := l.view
 	old := l.hold != nil && v.Leader != nil && v.Leader.Token == l.hold.Token() // E13
-	return e.keeps(v) && (v.Leader == nil || old) && e.due(l.retakeAt)
+	allowed := e.keeps(v)
+	if !f.kept {
+		allowed = v.Keeper == nil && !v.Config.Pause && v.Failsafe.Contains(e.c.Name) // F5, E11
+	}
+	return allowed && (v.Leader == nil || old) && e.due(l.retakeAt)
 }
 
 // startRetake takes the lock again for a service that is primary (E13), on the

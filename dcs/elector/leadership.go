@@ -10,8 +10,8 @@ import (
 )
 
 // Leadership is the time from an acquisition of the lock to the demotion that ends
-// it. In a pause it may outlast the lock, see the manual on keepers. All methods are
-// safe for concurrent use.
+// it. It may outlast the lock in a pause and in failsafe mode, see the package
+// documentation. All methods are safe for concurrent use.
 type Leadership struct {
 	store  *dcs.Store
 	ctx    context.Context //nolint:containedctx // it is the context of Promote, which ends with the leadership
@@ -21,7 +21,8 @@ type Leadership struct {
 	over  bool      // ended for its users
 	hold  *dcs.Hold // nil until a service that was found under a keeper has the lock
 	guard dcs.Cond
-	kept  bool // the keeper record was confirmed
+	kept  bool        // the keeper record was confirmed
+	until dcs.Instant // failsafe: until when all members have accepted it
 }
 
 // newLeadership returns the leadership under hold.
@@ -46,7 +47,7 @@ func (l *Leadership) Token() dcs.Revision { return l.Guard().Is }
 
 // Valid reports whether this member leads at this moment: the lock is held, and no
 // demotion has begun. It reads the clocks and does no I/O, see [dcs.Hold.Valid].
-// While a leadership lasts under a keeper without the lock, it is not valid.
+// In failsafe mode it is valid while all members have accepted it. While a leadership lasts under a keeper without the lock, it is not valid.
 func (l *Leadership) Valid() bool { return l.Remaining() > 0 }
 
 // Remaining returns the time until the leadership ends without a further renewal,
@@ -57,7 +58,13 @@ func (l *Leadership) Remaining() time.Duration {
 	if l.over || l.hold == nil {
 		return 0
 	}
-	return l.hold.Remaining()
+	left := l.hold.Remaining()
+	if !l.until.IsZero() && -l.until.Elapsed() > left {
+		if t := l.termLocked(); t.lost == nil && !t.kept { // not where the lock is lost
+			left = -l.until.Elapsed()
+		}
+	}
+	return left
 }
 
 // Deadline returns when the leadership ends unless it is renewed before. It returns
@@ -119,6 +126,8 @@ func (l *Leadership) termLocked() term {
 		return term{lost: err} // E2: also under a keeper
 	case l.kept:
 		return term{kept: true}
+	case !l.until.IsZero() && l.until.Elapsed() < 0 && (err != nil || l.hold.Deadline().Before(l.until)):
+		return term{deadline: l.until} // F2
 	case err != nil:
 		return term{lost: err}
 	}
@@ -143,6 +152,26 @@ func (l *Leadership) keep(on bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.kept = on && (!l.over || l.kept)
+}
+
+// agree sets until when the members have accepted the leadership; the zero Instant
+// takes their acceptances back. It returns false if the leadership is over, and nothing
+// extends it then.
+func (l *Leadership) agree(until dcs.Instant) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.over && !until.IsZero() {
+		return false
+	}
+	l.until = until
+	return true
+}
+
+// agreed returns until when the members have accepted the leadership.
+func (l *Leadership) agreed() dcs.Instant {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.until
 }
 
 // use puts the leadership under another Hold, which has a higher token.

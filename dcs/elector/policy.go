@@ -121,6 +121,9 @@ func (s Situation) candidate(name string) error {
 	if err == nil {
 		err = s.fit(m)
 	}
+	if list := s.View.Failsafe; err == nil && !list.Empty() && !list.Contains(name) { // F4
+		err = fmt.Errorf("member %q is not in the failsafe list and may not take the lock", name)
+	}
 	if err != nil {
 		return err
 	}

@@ -47,7 +47,10 @@ func TestNeverTwoPrimaries(t *testing.T) {
 				ExpiryFactor: float64(1 + r.IntN(2)), NoRebind: one(), NoSelfExpiry: one(), LeasesRunOn: one(), ModifiedOnly: one(),
 				Latency: time.Duration(r.IntN(2)*r.IntN(100)) * time.Millisecond,
 			}, func(t *testing.T, w *world) {
-				(&walk{w: w, t: t, r: r}).run(50)
+				if r.IntN(3) > 0 {
+					w.put(t, cluster.ConfigKey, `{"failsafe_mode":true}`)
+				}
+				(&walk{w: w, t: t, r: r, links: newLinks()}).run(50)
 			})
 		})
 	}
@@ -62,6 +65,7 @@ type walk struct {
 	faults []*memstore.Injection
 	calm   bool // the services behave
 	left   int  // services that were left running
+	links  *links
 }
 
 // service makes the callbacks of f misbehave by chance.
@@ -117,7 +121,7 @@ func (k *walk) service(f *fake) {
 func (k *walk) add(name string, svc *fake) {
 	k.next++
 	client := fmt.Sprintf("%s-%d", name, k.next)
-	m := k.w.openAs(client, name, func(c *Config) {
+	m := k.w.safe(k.links, client, name, func(c *Config) {
 		if svc != nil {
 			c.Service = svc
 		}
@@ -144,7 +148,8 @@ func (k *walk) run(steps int) {
 		pass(time.Duration(k.r.IntN(20000)) * time.Millisecond)
 		k.replace()
 	}
-	k.t.Logf("%d services were left running", k.left)
+	k.t.Logf("%d services were left running, %d members were asked", k.left, len(k.links.asked))
+	k.links.do(func() { clear(k.links.cut) })
 	for _, f := range k.faults {
 		f.Lift()
 		f.Release()
@@ -159,6 +164,7 @@ func (k *walk) run(steps int) {
 	k.w.wait(20*time.Minute, "a leader in the end", func() bool {
 		k.replace()
 		k.removeKeeper()
+		k.emptyFailsafe()
 		for _, name := range k.names {
 			if k.w.members[name].e.Leading() != nil {
 				return true
@@ -215,6 +221,35 @@ func (k *walk) removeKeeper() {
 	k.w.note("removal of the keeper: %v", k.any().e.RemoveKeeper(context.Background(), v.Keeper.Name))
 }
 
+// emptyFailsafe empties the list while no service is primary, as an operator does after
+// a look at all of them.
+func (k *walk) emptyFailsafe() {
+	v := k.w.view()
+	if v.Failsafe.Empty() || v.Leader != nil {
+		return
+	}
+	for _, m := range k.w.members {
+		if m.svc.is() {
+			return
+		}
+	}
+	k.w.note("emptying of the list: %v", k.any().e.EmptyFailsafe(context.Background()))
+}
+
+// divide cuts links between members, and heals others.
+func (k *walk) divide() {
+	from, to := k.any().name, k.any().name
+	on := k.r.IntN(2) == 0
+	k.w.note("link from %s to %s is cut: %v", from, to, on)
+	k.links.do(func() {
+		if !on {
+			clear(k.links.cut)
+		} else if from != to {
+			k.links.cut[[2]string{from, to}] = true
+		}
+	})
+}
+
 func (k *walk) inject(m memstore.Match, f ...memstore.Fault) {
 	k.w.note("inject %+v", m)
 	k.faults = append(k.faults, k.w.server.Inject(m, f...))
@@ -224,7 +259,7 @@ func (k *walk) inject(m memstore.Match, f ...memstore.Fault) {
 func (k *walk) step() {
 	m := k.any()
 	client := memstore.Match{Client: m.name}
-	switch k.r.IntN(14) {
+	switch k.r.IntN(18) {
 	case 0:
 		k.inject(client, memstore.Hang())
 	case 1:
@@ -264,6 +299,16 @@ func (k *walk) step() {
 		k.w.note("resume: %v", m.e.Resume(context.Background()))
 	case 13:
 		k.removeKeeper()
+	case 14, 15:
+		k.divide()
+	case 16: // cut off from the store alone, for long
+		k.inject(client, memstore.Hang())
+		pass(time.Duration(k.r.IntN(120)) * time.Second)
+	case 17:
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		_, err := m.e.PatchConfig(ctx, fmt.Appendf(nil, `{"failsafe_mode":%v}`, k.r.IntN(3) > 0))
+		k.w.note("failsafe mode: %v", err)
 	case 12:
 		_ = k.w.server.Put("default", cluster.Key(scope, cluster.FailoverKey), []byte(`{"member":"b"}`))
 	}

@@ -19,6 +19,7 @@ func (e *Elector) work() {
 	e.keepFollowing()
 	e.considerLeading()
 	e.keepKeeper()
+	e.keepFailsafe()
 	e.keepTree()
 }
 
@@ -75,6 +76,7 @@ func (e *Elector) takeView(v *cluster.View) {
 		l.reportAt = dcs.Instant{} // decisions need a position from after the change
 	}
 	e.noteKeeper()
+	e.noteFailsafe()
 	if f := v.Failover; f != nil && l.hold != nil && f.Token == l.hold.Token() {
 		l.accepted = f.Token // E15: also where the answer to its acceptance was lost
 	}

@@ -4,6 +4,7 @@
 package clusterhttp
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -57,33 +58,70 @@ func New(transport http.RoundTripper) *Client {
 // Ask implements [cluster.Asker].
 func (c *Client) Ask(ctx context.Context, apiURL string) (cluster.Identity, error) {
 	var id cluster.Identity
-	u, err := url.Parse(apiURL)
-	if err != nil || u.Host == "" {
-		return id, errors.New("api_url is no URL with a host")
+	err := c.Exchange(ctx, apiURL, Path, "", nil, &id)
+	if err == nil && id.Name == "" {
+		err = errNoAnswer
 	}
-	u.Path, u.RawPath, u.RawQuery, u.Fragment = Path, "", "", ""
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return id, errors.New("api_url makes no HTTP request")
+		return cluster.Identity{}, err
+	}
+	return id, nil
+}
+
+var errNoAnswer = errors.New("the answer is not that of a member")
+
+// Exchange sends a request for path to the member at apiURL, and decodes the JSON of
+// the answer into out, which must have the status 200. If in is not nil, it is sent as
+// JSON in a POST. A token that is not empty is sent as a bearer token. Errors show
+// neither the URL nor the token.
+func (c *Client) Exchange(ctx context.Context, apiURL, path, token string, in, out any) error {
+	req, err := request(ctx, apiURL, path, in)
+	if err != nil {
+		return err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return id, cause(err)
+		return cause(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
-		return id, fmt.Errorf("the answer has status %d, want 200", resp.StatusCode)
+		return fmt.Errorf("the answer has status %d, want 200", resp.StatusCode)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
 	switch {
 	case err != nil:
-		return id, fmt.Errorf("the answer ended early: %w", err)
+		return fmt.Errorf("the answer ended early: %w", err)
 	case len(body) > maxBody:
-		return id, fmt.Errorf("the answer has more than %d bytes", maxBody)
-	case json.Unmarshal(body, &id) != nil, id.Name == "":
-		return cluster.Identity{}, errors.New("the answer is not the identity of a member")
+		return fmt.Errorf("the answer has more than %d bytes", maxBody)
+	case json.Unmarshal(body, out) != nil:
+		return errNoAnswer
 	}
-	return id, nil
+	return nil
+}
+
+// request returns the request for path at apiURL.
+func request(ctx context.Context, apiURL, path string, in any) (*http.Request, error) {
+	u, err := url.Parse(apiURL)
+	if err != nil || u.Host == "" {
+		return nil, errors.New("api_url is no URL with a host")
+	}
+	u.Path, u.RawPath, u.RawQuery, u.Fragment = path, "", "", ""
+	method, body := http.MethodGet, io.Reader(http.NoBody)
+	if in != nil {
+		text, err := json.Marshal(in)
+		if err != nil {
+			return nil, err
+		}
+		method, body = http.MethodPost, bytes.NewReader(text)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
+	if err != nil {
+		return nil, errors.New("api_url makes no HTTP request")
+	}
+	return req, nil
 }
 
 // cause returns err without the URL, which can hold a password.

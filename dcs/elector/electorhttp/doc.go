@@ -18,6 +18,7 @@
 //	/history                                 the changes of the leader
 //	/config                                  the configuration
 //	/keeper                                  the keeper, null if there is none
+//	/failsafe                                the failsafe list
 //	/identity                                see package clusterhttp
 //	/metrics                                 if Options.Metrics is set
 //
@@ -34,10 +35,17 @@
 //	POST /switchover   {"leader": "a", "candidate": "b", "scheduled_at": "…"}
 //	PATCH /config      a JSON merge patch; {"pause": true} begins a pause
 //	DELETE /keeper     {"name": "a"}, by force: see elector.Elector.RemoveKeeper
+//	DELETE /failsafe   {}, by force: see elector.Elector.EmptyFailsafe
 //
 // They answer 401 without authorisation, 400 for a body that is not usable, 412 for a
 // request that is refused, and 503 where the outcome is not known. A switchover answers
 // 200 when the candidate leads, and 202 when it is stored for later.
 //
-// The handler does not serve /failsafe, because the elector has no failsafe mode.
+// # Failsafe mode
+//
+// [NewFailsafeClient] is the transport of an elector's failsafe mode, and POST /failsafe
+// its answering side. The members share a token, Options.FailsafeToken, which is sent as
+// a bearer token; use TLS, or a network that nobody else reads. The body is bounded by
+// 64 KiB and the answer by two seconds. The question is not Patroni's, so that members
+// of both kinds refuse each other.
 package electorhttp

@@ -2,8 +2,6 @@ package electorhttp
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -24,6 +22,9 @@ type Options struct {
 	// Authorize reports whether a request may change the cluster. Nil refuses every
 	// such request.
 	Authorize func(*http.Request) bool
+	// FailsafeToken is the secret that the members share for failsafe mode. Without
+	// it no leader is accepted.
+	FailsafeToken string
 	// Metrics serves /metrics; nil means that there is none.
 	Metrics http.Handler
 }
@@ -31,11 +32,9 @@ type Options struct {
 // BasicAuth returns an Authorize function that requires a user and a password. It
 // compares them in constant time. The password must not be empty.
 func BasicAuth(user, password string) func(*http.Request) bool {
-	hash := func(s string) []byte { h := sha256.Sum256([]byte(s)); return h[:] }
-	wantUser, wantPassword := hash(user), hash(password)
 	return func(r *http.Request) bool {
 		u, p, _ := r.BasicAuth()
-		ok := subtle.ConstantTimeCompare(hash(u), wantUser) & subtle.ConstantTimeCompare(hash(p), wantPassword)
+		ok := equalSecrets(u, user) & equalSecrets(p, password)
 		return ok == 1 && password != ""
 	}
 }
@@ -62,6 +61,7 @@ func New(e *elector.Elector, o Options) http.Handler {
 	mux.HandleFunc("/config", h.config)
 	mux.HandleFunc("/switchover", h.switchover)
 	mux.HandleFunc("/keeper", h.keeper)
+	mux.HandleFunc(failsafePath, h.failsafe)
 	mux.Handle(clusterhttp.Path, clusterhttp.Handler(e.Identity))
 	if o.Metrics != nil {
 		mux.Handle("/metrics", o.Metrics)

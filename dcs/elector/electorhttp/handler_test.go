@@ -108,7 +108,7 @@ func TestChecks(t *testing.T) {
 		"/": {200, 503}, "/primary": {200, 503}, "/master": {200, 503}, "/leader": {200, 503}, "/read-write": {200, 503},
 		"/replica": {503, 200}, "/read-only": {200, 200}, "/health": {200, 200}, "/liveness": {200, 200}, "/readiness": {200, 200},
 		"/patroni": {200, 200}, "/cluster": {200, 200}, "/history": {200, 200}, "/config": {200, 200}, "/identity": {200, 200},
-		"/metrics": {404, 404}, "/failsafe": {404, 404},
+		"/keeper": {200, 200}, "/failsafe": {200, 200}, "/metrics": {404, 404},
 	}
 	inCluster(t, func(t *testing.T, server *memstore.Server, a, b member) {
 		check := func(when string) {
