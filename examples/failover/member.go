@@ -54,7 +54,7 @@ func runMember(o options) error {
 	defer func() { _ = store.Close() }()
 	m := &member{api: o.api, store: store, db: newDatabase(narrator)}
 	m.elector, err = elector.New(elector.Config{
-		Store: store, Scope: scope, Name: o.name, Service: m.db,
+		Store: store, Scope: scope, Name: o.name, Service: m.db, NoKeeper: true,
 		Timing: elector.Timing{Timing: timing, HandoverTimeout: o.ttl}, // of a store that grants longer leases, too
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})

@@ -109,7 +109,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	defer func() { _ = store.Close() }()
 	e, err := elector.New(elector.Config{
-		Store: store, Scope: o.scope, Name: o.name, Service: s, Timing: timing, Logger: log,
+		Store: store, Scope: o.scope, Name: o.name, Service: s, NoKeeper: true, Timing: timing, Logger: log,
 		Member: cluster.Member{APIURL: o.api},
 	})
 	if err != nil {

@@ -131,16 +131,25 @@ func (s *scene) until(what string, ok func() bool) {
 	require.Eventually(s, ok, 20*time.Second, 20*time.Millisecond, what)
 }
 
-// status returns the status of a check, 0 if the daemon does not answer.
-func (s *scene) status(d *daemon, path string) int {
+// get returns the status and the body of a check, 0 if the daemon does not answer.
+func (s *scene) get(d *daemon, path string) (int, string) {
 	req, err := http.NewRequestWithContext(s.Context(), http.MethodGet, "http://"+d.api+path, nil)
 	require.NoError(s, err)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return 0
+		return 0, ""
 	}
-	resp.Body.Close()
-	return resp.StatusCode
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, ""
+	}
+	return resp.StatusCode, string(text)
+}
+
+func (s *scene) status(d *daemon, path string) int {
+	code, _ := s.get(d, path)
+	return code
 }
 
 // leader waits until one member leads, none of those in not, and all others follow it.
@@ -196,14 +205,20 @@ func TestVIP(t *testing.T) {
 	require.Positive(t, token)
 
 	second := s.without(first)[0]
-	require.Equal(t, http.StatusUnauthorized, s.switchover(first, second, "wrong"))
-	require.Equal(t, http.StatusOK, s.switchover(first, second, password))
+	handover := fmt.Sprintf(`{"leader":%q,"candidate":%q}`, first.name, second.name)
+	require.Equal(t, http.StatusUnauthorized, s.change(first, http.MethodPost, "/switchover", handover, "wrong"))
+	require.Equal(t, http.StatusOK, s.change(first, http.MethodPost, "/switchover", handover, password))
 	require.Same(t, second, s.leader(s.daemons))
 
+	s.pause(second, "true")
+	for _, note := range []string{"1", "2", "null"} { // time for a keeper record, if the leader wrote one
+		require.Equal(t, http.StatusOK, s.change(second, http.MethodPatch, "/config", `{"note":`+note+`}`, password))
+	}
+	s.terminate(second) // in a pause, too, the address ends with the daemon
 	began := time.Now()
-	s.terminate(second)
+	s.pause(first, "null")
 	s.leader(s.without(second))
-	t.Logf("handed over after SIGTERM within %v", time.Since(began))
+	t.Logf("led after the pause within %v", time.Since(began))
 	s.start(second)
 	third := s.leader(s.daemons)
 
@@ -231,11 +246,10 @@ func TestVIP(t *testing.T) {
 	require.Equal(t, "address-"+third.name, s.read("conflicts"))
 }
 
-// switchover asks the leader to hand over and returns the status of the answer.
-func (s *scene) switchover(leader, to *daemon, password string) int {
+// change requests a change of the cluster and returns the status of the answer.
+func (s *scene) change(d *daemon, method, path, body, password string) int {
 	s.Helper()
-	body := fmt.Sprintf(`{"leader":%q,"candidate":%q}`, leader.name, to.name)
-	req, err := http.NewRequestWithContext(s.Context(), http.MethodPost, "http://"+leader.api+"/switchover", strings.NewReader(body))
+	req, err := http.NewRequestWithContext(s.Context(), method, "http://"+d.api+path, strings.NewReader(body))
 	require.NoError(s, err)
 	req.SetBasicAuth("admin", password)
 	resp, err := http.DefaultClient.Do(req)
@@ -243,8 +257,18 @@ func (s *scene) switchover(leader, to *daemon, password string) int {
 	text, err := io.ReadAll(resp.Body)
 	require.NoError(s, err)
 	resp.Body.Close()
-	s.Logf("switchover: %d %s", resp.StatusCode, bytes.TrimSpace(text))
+	s.Logf("%s: %d %s", path, resp.StatusCode, bytes.TrimSpace(text))
 	return resp.StatusCode
+}
+
+// pause begins or ends a pause, and waits until the daemon that was asked knows.
+func (s *scene) pause(d *daemon, value string) {
+	s.Helper()
+	require.Equal(s, http.StatusOK, s.change(d, http.MethodPatch, "/config", `{"pause":`+value+`}`, password))
+	s.until("the pause is known", func() bool {
+		code, text := s.get(d, "/patroni")
+		return code != 0 && strings.Contains(text, `"pause":true`) == (value == "true")
+	})
 }
 
 // ended reports whether a process has ended. One that nobody waits for is a zombie.
