@@ -3,6 +3,7 @@ package elector
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -30,6 +31,10 @@ func (e *Elector) arm() *fenceTimer {
 		timing: l.timing, hold: l.hold, session: l.session, lead: l.lead, service: e.c.Service, exit: e.c.Exit, log: e.log,
 		notify: e.notify, changed: make(chan struct{}, 1), entered: make(chan struct{}),
 	}
+	if e.c.Guardian != nil {
+		t.guard = newGuard(e.c.Guardian, t)
+		e.tasks.Go(t.guard.run)
+	}
 	e.timer.Store(t)
 	e.tasks.Go(t.run)
 	return t
@@ -48,11 +53,23 @@ func (e *Elector) startPromote() {
 	l.promoteBy = dcs.Now().Add(l.timing.PromoteTimeout)
 	l.approved = false
 	l.generation++
-	e.callback("Promote", func() error { return e.c.Service.Promote(lead.ctx, lead) }, func(err error) {
+	t := e.timer.Load()
+	e.callback("Promote", func() error { return e.promote(t, lead) }, func(err error) {
 		if l.promote = done; err != nil {
 			l.promote, l.promoteErr = failed, err
 		}
 	})
+}
+
+// promote arms the Guardian and calls Promote.
+func (e *Elector) promote(t *fenceTimer, lead *Leadership) error {
+	if err := t.guard.arm(); err != nil {
+		return fmt.Errorf("the Guardian cannot be armed: %w", err)
+	}
+	if lead.ctx.Err() != nil {
+		return errors.New("the leadership ended while the Guardian was armed")
+	}
+	return e.c.Service.Promote(lead.ctx, lead)
 }
 
 // startLeading makes the leadership public once Promote has returned.
@@ -117,9 +134,13 @@ func (e *Elector) demote(t *fenceTimer, r Reason, at dcs.Instant) error {
 		case <-end:
 		}
 	}()
+	// A service that was found primary is not guarded yet.
+	if err := t.guard.arm(); err != nil {
+		e.log.Error("service is demoted without its Guardian", "error", err)
+	}
 	err := e.c.Service.Demote(ctx, r)
-	if err == nil {
-		t.disarm()
+	if err == nil && t.disarm() {
+		t.guard.disarm()
 	}
 	return err
 }

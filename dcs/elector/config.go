@@ -40,8 +40,12 @@ type Config struct {
 	// NoKeeper makes the leader end with its lock in a pause too. Set it for a
 	// service that ends with this process; [Lead] does.
 	NoKeeper bool
+	// Guardian stops the service when this process cannot, because it is stopped,
+	// swapped out, killed or hangs. Nil means that nothing does. Package guardian has a
+	// child process and a watchdog device.
+	Guardian Guardian
 	// Exit ends the process when the service could not be stopped. It must not
-	// return. It is required if the Service is no [Fencer]; otherwise the default
+	// return. Exit or Guardian is required if the Service is no [Fencer]. The default
 	// is [ExitProcess]. If it returns nevertheless, Run returns ErrNotStopped, and
 	// the lock is left to expire.
 	Exit func(Reason)
@@ -77,8 +81,8 @@ func (c Config) withDefaults() (Config, error) {
 	add(cluster.CheckName(c.Name))
 	if c.Service == nil {
 		add(errors.New("Service is nil"))
-	} else if _, ok := c.Service.(Fencer); !ok && c.Exit == nil {
-		add(fmt.Errorf("%T is no Fencer and Exit is nil: a service that cannot be stopped would go on; implement Fence, or set Exit to elector.ExitProcess", c.Service))
+	} else if _, ok := c.Service.(Fencer); !ok && c.Exit == nil && c.Guardian == nil {
+		add(fmt.Errorf("%T is no Fencer, and Exit and Guardian are nil: a service that cannot be stopped would go on; implement Fence, or set Guardian, or Exit to elector.ExitProcess", c.Service))
 	}
 	if c.Exit == nil {
 		c.Exit = ExitProcess

@@ -55,6 +55,11 @@
 //     owner or an operator removes it (TestKeeperOutage, TestKeeperUnconfirmed,
 //     TestKeeperUnproven, TestKeeperOwner, TestKeeperEnds, TestKeeperRemovalUnclear).
 //
+// With [Config.Guardian] the service stops in time also when this process is stopped,
+// killed or hangs: before Promote the Guardian is armed, each deadline reaches it, and it
+// fires at Table.Guardian (TestGuardianHasTheDeadline, TestGuardianStopsTheService,
+// TestGuardianProcess). It is off under a keeper (TestGuardianUnderAKeeper).
+//
 // TestNeverTwoPrimaries walks at random over faults of the store, of the services and
 // of the processes. At no moment are two services primary there. The tests of
 // internal/failover kill and stop processes, and stop etcd and the embedded store.
@@ -146,7 +151,9 @@
 //
 // A resource outside the store is safe only if it refuses smaller tokens than it has
 // seen, or if the service stops in time. The second one needs a process that runs: a
-// process that is stopped or swapped out demotes nothing until it goes on.
+// process that is stopped or swapped out demotes nothing until it goes on. Package guardian
+// has a child process and a watchdog device for that. A Service without Fence may name a
+// Guardian instead of Exit.
 //
 // # Members and the policy
 //

@@ -23,6 +23,7 @@ type fenceTimer struct {
 	notify  func()        // wakes the loop
 	changed chan struct{} // a demotion has begun, disarm, or another term
 	entered chan struct{} // closed when it fires
+	guard   *guard        // nil without a Guardian
 
 	mu       sync.Mutex
 	timing   Timing
@@ -65,6 +66,7 @@ func (f *fenceTimer) disarm() bool {
 }
 
 func (f *fenceTimer) poke() {
+	f.guard.update()
 	select {
 	case f.changed <- struct{}{}:
 	default:
@@ -99,6 +101,7 @@ func (f *fenceTimer) run() {
 		case <-f.changed:
 		case <-t.C:
 		}
+		f.guard.update()
 		next, fire, over := f.look()
 		switch {
 		case over:
@@ -172,6 +175,42 @@ func (f *fenceTimer) lostBy(at dcs.Instant) dcs.Instant {
 	return at
 }
 
+// guardAt returns when the Guardian stops the service: half of FenceTimeout after the
+// fence time, and as long before the deadline ([Table.Guardian]). It reports whether the
+// service is guarded, which it is not under a keeper, and whether the leadership is lost.
+func (f *fenceTimer) guardAt() (at dcs.Instant, guarded, lost bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	at = f.at
+	if f.lead != nil {
+		switch t := f.lead.term(); {
+		case t.lost != nil:
+			at, lost = f.lostBy(at), true
+		case t.kept && !f.begun:
+			return at, false, false
+		case t.kept:
+		default:
+			if d := t.deadline.Add(-f.timing.FenceTimeout); !f.begun || d.Before(at) {
+				at = d
+			}
+		}
+	}
+	return at.Add(f.timing.FenceTimeout / 2), !at.IsZero(), lost
+}
+
+// renewed returns a channel that is closed when the deadline may have moved, nil
+// without a session.
+func (f *fenceTimer) renewed() <-chan struct{} {
+	f.mu.Lock()
+	s := f.session
+	f.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	_, changed := s.Status()
+	return changed
+}
+
 // fire calls Fence, once for each demotion (E3). If it fails, or does not return in
 // time, the process ends with the lock left to expire.
 func (f *fenceTimer) fire() {
@@ -205,7 +244,10 @@ func (f *fenceTimer) fire() {
 			session.Abandon() // E3, E5: no other member leads before the lease expires
 		}
 		f.log.Error("service could not be fenced: the process ends", "reason", r.String(), "error", err)
+		f.guard.leave()
 		f.exit(r)
+	} else {
+		f.guard.disarm()
 	}
 	f.mu.Lock()
 	if f.fence = done; err != nil {

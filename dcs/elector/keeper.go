@@ -127,7 +127,7 @@ func (e *Elector) adopt() {
 	l.lead = keptLeadership(e.c.Store, dcs.CreatedAt(e.key, k.Token))
 	l.adopted, l.adoptedFrom, l.keeperGone, l.promote = true, k.Instance, false, done
 	l.generation++
-	e.arm() // E7
+	e.arm().guard.want() // E7
 	e.log.Info("leading under the keeper of an earlier process", "token", k.Token)
 }
 
@@ -136,7 +136,9 @@ func (e *Elector) adopt() {
 func (e *Elector) leaveRunning() {
 	e.loop.leftRunning = true
 	e.closeLeadership()
-	e.timer.Load().disarm()
+	t := e.timer.Load()
+	t.disarm()
+	e.tasks.Go(t.guard.disarm)
 	e.log.Info("the service is left running under its keeper")
 }
 

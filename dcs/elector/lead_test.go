@@ -127,7 +127,7 @@ func TestConfigFaults(t *testing.T) {
 	c.Timing.StopTimeout = time.Hour // leaves no time to demote
 	c.Member.APIURL = ""
 	_, err = New(c)
-	for _, want := range []string{"is no Fencer and Exit is nil", "StopTimeout 1h0m0s", "Member.APIURL is empty"} {
+	for _, want := range []string{"is no Fencer, and Exit and Guardian are nil", "StopTimeout 1h0m0s", "Member.APIURL is empty"} {
 		if !errors.Is(err, dcs.ErrInvalid) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in %v", want, err)
 		}

@@ -127,6 +127,7 @@ func (k *walk) add(name string, svc *fake) {
 		}
 		c.Timing.HandoverTimeout = time.Duration(1+k.r.IntN(30)) * time.Second
 		c.Timing.PromoteTimeout = time.Duration(1+k.r.IntN(40)) * time.Second
+		guarded(&fakeGuardian{})(c)
 	})
 	if svc != nil {
 		m.svc = svc
