@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -37,9 +38,12 @@ const (
 // every lease last longer.
 var election = map[testcluster.Kind]time.Duration{testcluster.Raft: 4 * time.Second}
 
+// slow reports whether the tests take long.
+var slow = os.Getenv("HOLDFAST_PROFILE") == "slow"
+
 // rounds returns the number of rounds of each fault.
 func rounds() int {
-	if os.Getenv("HOLDFAST_PROFILE") == "slow" {
+	if slow {
 		return 20
 	}
 	return 2
@@ -55,6 +59,20 @@ func TestFailoverOnEtcd(t *testing.T) {
 	onStore(t, testcluster.Etcd, "etcd3://%s/failover?", expiry.Etcd3(timing.TTL))
 }
 
+// failures are the faults of a leader. A guarded service is a process of its own, which
+// goes on when the process of its elector does not.
+var failures = []struct {
+	name    string
+	guarded bool
+	fail    func(*pair) time.Duration
+}{
+	{"killed", false, (*pair).kill},
+	{"stopped", false, (*pair).stop},
+	{"guarded-killed", true, (*pair).kill},
+	{"guarded-stopped", true, (*pair).stop},
+	{"guarded-stopped-with-service", true, (*pair).stopWithService},
+}
+
 // onStore runs the rounds on a store. free is the longest time after a renewal at which
 // the store removes the lock.
 func onStore(t *testing.T, kind testcluster.Kind, url string, free time.Duration) {
@@ -62,19 +80,22 @@ func onStore(t *testing.T, kind testcluster.Kind, url string, free time.Duration
 	url = fmt.Sprintf(url, strings.Join(c.Endpoints(), ",")) +
 		fmt.Sprintf("wait=true&ttl=%v&loop_wait=%v&retry_timeout=%v", timing.TTL, timing.LoopWait, timing.RetryTimeout)
 	t.Run("processes", func(t *testing.T) {
-		for name, f := range map[string]func(p *pair) time.Duration{"killed": (*pair).kill, "stopped": (*pair).stop} {
-			t.Run(name, func(t *testing.T) {
+		for _, c := range failures {
+			if c.guarded && kind != testcluster.Raft && !slow {
+				continue // a guardian does the same on each store
+			}
+			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()
-				p := startPair(t, url, name)
+				p := startPair(t, url, c.name, c.guarded)
 				for range rounds() {
-					p.round(name, free, f)
+					p.round(c.name, free, c.fail)
 				}
 				p.judge()
 			})
 		}
 	})
 	t.Run("store frozen", func(t *testing.T) {
-		p := startPair(t, url, "frozen")
+		p := startPair(t, url, "frozen", false)
 		for range rounds() {
 			p.freeze(c)
 		}
@@ -95,6 +116,7 @@ type process struct {
 type pair struct {
 	t          *testing.T
 	url, scope string
+	guarded    bool
 	members    []*process
 	ended      []*process // killed
 	faults     []interval // in which a member did not run
@@ -107,9 +129,9 @@ type interval struct {
 	from, to int64
 }
 
-func startPair(t *testing.T, url, scope string) *pair {
+func startPair(t *testing.T, url, scope string, guarded bool) *pair {
 	t.Helper()
-	p := &pair{t: t, url: url, scope: scope, stall: measureStall(t)}
+	p := &pair{t: t, url: url, scope: scope, guarded: guarded, stall: measureStall(t)}
 	p.members = []*process{p.start("a"), p.start("b")}
 	return p
 }
@@ -122,6 +144,9 @@ func (p *pair) start(name string) *process {
 	m := &process{name: name, record: filepath.Join(p.t.TempDir(), "record")}
 	cmd := exec.CommandContext(context.WithoutCancel(p.t.Context()), exe, "-test.run=^$")
 	cmd.Env = append(os.Environ(), memberStore+"="+p.url, memberScope+"="+p.scope, memberName+"="+name, memberRecord+"="+m.record)
+	if p.guarded {
+		cmd.Env = append(cmd.Env, memberGuarded+"=1")
+	}
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	m.Process, err = fault.StartProcess(cmd)
 	require.NoError(p.t, err)
@@ -159,6 +184,11 @@ func (m *process) state() event {
 	return event{}
 }
 
+// acts reports whether the service is primary and has acted.
+func (m *process) acts() bool {
+	return m.state().Event == promoted && m.events[len(m.events)-1].Event == acted
+}
+
 // until waits until ok accepts the state of a member, and returns that event.
 func (p *pair) until(m *process, text string, ok func(event) bool) event {
 	p.t.Helper()
@@ -175,7 +205,7 @@ func (p *pair) until(m *process, text string, ok func(event) bool) event {
 
 func is(name string) func(event) bool { return func(e event) bool { return e.Event == name } }
 
-// settled waits until one member leads and the other one follows, and returns them.
+// settled waits until the service of one member acts and the other one follows, and returns them.
 func (p *pair) settled() (leader, follower *process) {
 	p.t.Helper()
 	for began := dcs.Now(); began.Elapsed() < limit; time.Sleep(actEvery) {
@@ -184,7 +214,7 @@ func (p *pair) settled() (leader, follower *process) {
 			require.NoError(p.t, m.Err(), "%s: member %s has ended", p.scope, m.name)
 			m.poll(p.t)
 			other.poll(p.t)
-			if s := other.state().Event; m.state().Event == promoted && (s == ready || s == demoted) {
+			if s := other.state().Event; m.acts() && (s == ready || s == demoted) {
 				return m, other
 			}
 		}
@@ -237,6 +267,13 @@ func (p *pair) stop() time.Duration {
 	return time.Duration(e.At - from)
 }
 
+// stopWithService is stop where the service is stopped, too, and killed in that state.
+func (p *pair) stopWithService() time.Duration {
+	leader, _ := p.settled()
+	require.NoError(p.t, syscall.Kill(-leader.state().Service, syscall.SIGSTOP))
+	return p.stop()
+}
+
 // freeze stops all servers for longer than the lock lasts.
 func (p *pair) freeze(c *testcluster.Cluster) {
 	p.t.Helper()
@@ -267,8 +304,8 @@ func (p *pair) judge() {
 		}
 	}
 	acts, faults := check(all, p.faults)
-	for _, f := range faults {
-		p.t.Error(f)
+	if len(faults) > 0 {
+		p.t.Errorf("%d faults in %d acts, the first and the last one: %s; %s", len(faults), acts, faults[0], faults[len(faults)-1])
 	}
 	require.Positive(p.t, acts)
 }

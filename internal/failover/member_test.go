@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/cluster"
 	"github.com/holdfast-dcs/holdfast/dcs/elector"
+	"github.com/holdfast-dcs/holdfast/dcs/elector/guardian"
 	_ "github.com/holdfast-dcs/holdfast/etcd3"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 	"github.com/holdfast-dcs/holdfast/raftstore"
@@ -32,14 +33,21 @@ const (
 // TestMain lets the test binary run as a member, and as a node of the embedded store.
 func TestMain(m *testing.M) {
 	testcluster.RaftNode{Leads: func(b dcs.Backend) bool { return b.(*raftstore.Backend).Status().State == "Leader" }}.Main()
-	if os.Getenv(memberStore) != "" {
-		if err := runMember(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
+	switch {
+	case os.Getenv(serviceToken) != "":
+		end(runService())
+	case os.Getenv(memberStore) != "":
+		end(runMember())
 	}
 	os.Exit(m.Run())
+}
+
+func end(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
 
 // The events of a member.
@@ -57,6 +65,8 @@ type event struct {
 	Token uint64 `json:"token,omitempty"`
 	At    int64  `json:"at"`
 	Cause string `json:"cause,omitempty"`
+	// Service is the process group of a service that was promoted, if it has one.
+	Service int `json:"service,omitempty"`
 }
 
 // clock returns a reading of CLOCK_BOOTTIME.
@@ -144,7 +154,7 @@ func (s *service) Report(context.Context) (cluster.Member, error) {
 func runMember() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	file, err := os.OpenFile(os.Getenv(memberRecord), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // G703: the file that the test names
+	file, err := openRecord()
 	if err != nil {
 		return err
 	}
@@ -152,37 +162,53 @@ func runMember() error {
 	if err != nil {
 		return err
 	}
-	s := &service{recorder: recorder{file: file}}
-	e, err := elector.New(elector.Config{Store: store, Scope: os.Getenv(memberScope), Name: os.Getenv(memberName), Service: s})
+	c := elector.Config{Store: store, Scope: os.Getenv(memberScope), Name: os.Getenv(memberName)}
+	var r *recorder
+	var led func() bool
+	if os.Getenv(memberGuarded) != "" {
+		g, err := guardian.New(guardian.Options{})
+		if err != nil {
+			return err
+		}
+		s := &guardedService{recorder: recorder{file: file}, guardian: g}
+		c.Service, c.Guardian, r, led = s, g, &s.recorder, s.led
+	} else {
+		s := &service{recorder: recorder{file: file}}
+		c.Service, r, led = s, &s.recorder, s.led
+		go s.act(ctx)
+	}
+	e, err := elector.New(c)
 	if err != nil {
 		return err
 	}
-	go s.act(ctx)
-	go reportReady(ctx, e, s)
+	go r.reportReady(ctx, e, led)
 	if err := e.Run(ctx); err != nil {
 		return err
 	}
 	return store.Close()
 }
 
-// follows writes that the member is ready, unless the service was primary before.
-func (s *service) follows() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.last == 0 {
-		s.add(event{Event: ready, At: clock()})
-	}
+func (s *service) led() bool { return s.last != 0 }
+
+// openRecord opens the record of this process.
+func openRecord() (*os.File, error) {
+	return os.OpenFile(os.Getenv(memberRecord), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600) //nolint:gosec // G703: the file that the test names
 }
 
-// reportReady writes an event when the member follows another one.
-func reportReady(ctx context.Context, e *elector.Elector, s *service) {
+// reportReady writes an event when the member follows another one, unless its service was
+// primary before.
+func (r *recorder) reportReady(ctx context.Context, e *elector.Elector, led func() bool) {
 	for t := time.NewTicker(actEvery); ctx.Err() == nil; <-t.C {
 		status, v := e.Status(), e.View()
 		if v == nil || status.State != elector.Following || status.Leader == "" {
 			continue
 		}
 		if m, _ := v.Member(os.Getenv(memberName)); m.Instance == e.Identity().Instance {
-			s.follows()
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if !led() {
+				r.add(event{Event: ready, At: clock()})
+			}
 			return
 		}
 	}
