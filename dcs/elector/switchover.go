@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -199,7 +200,12 @@ func (e *Elector) considerRequest(f cluster.Failover) {
 	e.begin(taskFailover, func(ctx context.Context) func() {
 		accepted, err := e.judge(ctx, v, f)
 		if err != nil {
-			return func() { e.drop(f, err) }
+			return func() {
+				// Otherwise the next leader judges it, or another request came after it.
+				if lead == l.lead && l.state == Leading && slices.Equal(v.Unchanged(cluster.FailoverKey), l.view.Unchanged(cluster.FailoverKey)) {
+					e.drop(f, err)
+				}
+			}
 		}
 		err = e.request(ctx, v, lead, accepted)
 		return func() {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -232,6 +233,27 @@ func TestRequestInTheTree(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A request that is judged while the leadership ends is left to the next leader.
+func TestRequestJudgedTooLate(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		var judging atomic.Bool
+		slow := func(_ string, id cluster.Identity) (cluster.Identity, error) {
+			if judging.Load() {
+				time.Sleep(time.Second)
+			}
+			return id, nil
+		}
+		a, _ := w.pair(asked(w, slow))
+		judging.Store(true)
+		w.put(t, cluster.FailoverKey, `{"leader":"a","member":"x"}`)
+		pass(100 * time.Millisecond)
+		a.stop()
+		if a.err != nil || w.view().Failover == nil {
+			t.Errorf("%v, %+v", a.err, w.view().Failover)
+		}
+	})
 }
 
 // E15: an acceptance whose answer is lost takes place.

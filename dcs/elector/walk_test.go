@@ -237,6 +237,26 @@ func (k *walk) emptyFailsafe() {
 	k.w.note("emptying of the list: %v", k.any().e.EmptyFailsafe(context.Background()))
 }
 
+// keep pauses the cluster, cuts the leader off from the store for longer than its lock
+// lasts, and resumes by another member. Its process may end meanwhile.
+func (k *walk) keep() {
+	for _, name := range k.names {
+		m := k.w.members[name]
+		if m.e.Leading() == nil {
+			continue
+		}
+		k.w.note("pause of %s: %v", name, m.e.Pause(context.Background()))
+		pass(time.Duration(k.r.IntN(2000)) * time.Millisecond)
+		k.inject(memstore.Match{Client: name}, memstore.Hang())
+		if k.r.IntN(3) == 0 {
+			m.cancel()
+		}
+		pass(time.Duration(k.r.IntN(60)) * time.Second)
+		k.w.note("resume: %v", k.any().e.Resume(context.Background()))
+		return
+	}
+}
+
 // divide cuts links between members, and heals others.
 func (k *walk) divide() {
 	from, to := k.any().name, k.any().name
@@ -260,7 +280,7 @@ func (k *walk) inject(m memstore.Match, f ...memstore.Fault) {
 func (k *walk) step() {
 	m := k.any()
 	client := memstore.Match{Client: m.name}
-	switch k.r.IntN(18) {
+	switch k.r.IntN(19) {
 	case 0:
 		k.inject(client, memstore.Hang())
 	case 1:
@@ -305,6 +325,8 @@ func (k *walk) step() {
 	case 16: // cut off from the store alone, for long
 		k.inject(client, memstore.Hang())
 		pass(time.Duration(k.r.IntN(120)) * time.Second)
+	case 18:
+		k.keep()
 	case 17:
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
