@@ -130,6 +130,10 @@ test: deps ## Run all tests with the race detector
 	$(GO) build -o "$$work/testrun" ./internal/testrun; \
 	"$$work/testrun" -race -parallel $(PARALLEL) -timeout $(TESTTIMEOUT) -make "$(MAKE_PROGRAM)" $(TESTS)
 
+.PHONY: model
+model: ## Search models of the elector's rules; a rule that is off shows the shortest history that it prevents
+	$(GO) test -count=1 -v -timeout 10m -run '^(TestLeadership|TestRequests|TestFailsafe)$$' ./internal/model -model.deep
+
 .PHONY: mutants
 mutants: ## Break each safety rule; its tests must fail (MUTANTS=name for one)
 	@$(GO) run ./internal/mutants/cmd $(MUTANTS)

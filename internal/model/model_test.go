@@ -221,3 +221,13 @@ func testNames(t *testing.T, rebind bool) {
 		expectTrace(t, start, next, nameState.checkTakeovers, "B was displaced and sends a put", "C was displaced and sends a put")
 	})
 }
+
+// expectViolation requires that the shortest history with a violation has this one.
+func expectViolation[S comparable](t *testing.T, start S, next func(S) []step[S], check func(S) string, want string) {
+	t.Helper()
+	o := search(start, next, check)
+	if o.violation != want {
+		t.Fatalf("%q in %d states, want %q, after\n%s", o.violation, o.states, want, strings.Join(o.trace, "\n"))
+	}
+	t.Logf("%s in %d steps:\n%s", o.violation, len(o.trace), strings.Join(o.trace, "\n"))
+}

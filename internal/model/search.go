@@ -1,8 +1,24 @@
 // Package model searches the histories of small models of the safety rules in
-// docs/protocol.md for one that breaks the promise. A model has a switch for each rule. The
+// docs/protocol.md, and of the elector's in dcs/elector, for one that breaks the promise. A
+// model has a switch for each rule. The
 // search visits every history within the bounds that the tests set. With all rules on it
 // must find no violation, and with a rule off it returns the shortest one. It checks the
 // rules and not the code that implements them.
+//
+// The elector has three models. In leadershipModel up to three members take a lock with a
+// life, renew it over messages that are lost, and stop their services by its moments, with
+// processes that hang, are stopped or end. In requestModel they decide under pauses,
+// switchovers and keepers, by copies that may be old. In failsafeModel a leader goes on
+// without the store. Some rules of the elector have no switch:
+//
+//   - E4 is arithmetic: the ticks of leadershipModel keep it, and Timing.Validate checks it.
+//   - E6 gives a demotion that was asked for no more time than its fixed fence time (E3) and
+//     loses no safety where it is left out. leadershipModel renews during demotions.
+//   - E12 bounds a shutdown. Its part that can break the promise has a switch: the service
+//     stops before the session ends.
+//   - F3's refusal of an older token is not modelled, because only one leader asks.
+//   - F5 needs an operator who ends the lock by force in an outage, which is outside the
+//     promise. Taking the lock again is E13.
 package model
 
 // step is one event and the state after it.
