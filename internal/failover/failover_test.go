@@ -30,7 +30,7 @@ var timing = dcs.Timing{TTL: 4 * time.Second, LoopWait: 500 * time.Millisecond, 
 const (
 	// limit bounds each wait for an event that has no bound of its own.
 	limit = 30 * time.Second
-	// takeover is the time of a takeover after the lock is free.
+	// takeover is the time of a takeover after the lock is free, without Promote.
 	takeover = 200 * time.Millisecond
 )
 
@@ -229,7 +229,7 @@ func (p *pair) round(name string, free time.Duration, fail func(*pair) time.Dura
 	p.stall.reset()
 	took := fail(p)
 	control := p.stall.sum()
-	p.t.Logf("%s: the other member was primary after %v, at most %v (and %v that the machine took, by the control)", name, took, free+takeover, control)
+	p.t.Logf("%s: Promote was called after %v, at most %v (and %v that the machine took, by the control)", name, took, free+takeover, control)
 	if took > free+takeover+control {
 		p.t.Errorf("%s: the failover took %v, at most %v (and %v that the machine took, by the control)", name, took, free+takeover, control)
 	}
@@ -245,7 +245,7 @@ func (p *pair) kill() time.Duration {
 	leader.poll(p.t)
 	p.ended = append(p.ended, leader)
 	p.members = []*process{other, p.start(leader.name)}
-	return time.Duration(e.At - from)
+	return time.Duration(e.Called - from)
 }
 
 // stop stops the leader, and continues it once the other member leads.
@@ -264,7 +264,7 @@ func (p *pair) stop() time.Duration {
 	if late := time.Duration(end.At - goes); late > time.Second+p.stall.sum() { // LostTimeout
 		p.t.Errorf("the service was primary for %v after its process went on", late)
 	}
-	return time.Duration(e.At - from)
+	return time.Duration(e.Called - from)
 }
 
 // stopWithService is stop where the service is stopped, too, and killed in that state.

@@ -57,6 +57,7 @@ type guardedService struct {
 
 // Promote implements [elector.Service].
 func (s *guardedService) Promote(_ context.Context, l *elector.Leadership) error {
+	called := clock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	exe, err := os.Executable()
@@ -79,7 +80,7 @@ func (s *guardedService) Promote(_ context.Context, l *elector.Leadership) error
 	if err := s.guardian.SetGroup(cmd.Process.Pid); err != nil {
 		return err
 	}
-	s.add(event{Event: promoted, Token: s.token, At: clock(), Service: cmd.Process.Pid})
+	s.add(event{Event: promoted, Token: s.token, At: clock(), Called: called, Service: cmd.Process.Pid})
 	_, err = in.Write([]byte{1})
 	return err
 }

@@ -65,6 +65,8 @@ type event struct {
 	Token uint64 `json:"token,omitempty"`
 	At    int64  `json:"at"`
 	Cause string `json:"cause,omitempty"`
+	// Called is when Promote was called that ended in a promotion.
+	Called int64 `json:"called,omitempty"`
 	// Service is the process group of a service that was promoted, if it has one.
 	Service int `json:"service,omitempty"`
 }
@@ -119,7 +121,8 @@ func (s *service) Promote(_ context.Context, l *elector.Leadership) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.leadership, s.last = l, uint64(l.Token())
-	s.add(event{Event: promoted, Token: s.last, At: clock()})
+	at := clock()
+	s.add(event{Event: promoted, Token: s.last, At: at, Called: at})
 	return nil
 }
 
