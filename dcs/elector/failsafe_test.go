@@ -220,6 +220,36 @@ func TestFailsafeHangs(t *testing.T) {
 	}
 }
 
+// In failsafe mode the Guardian gets each deadline.
+func TestGuardianInFailsafe(t *testing.T) {
+	inFailsafe(t, func(t *testing.T, w *world, l *links) {
+		var g fakeGuardian
+		a := w.safe(l, "a", "a", guarded(&g)).start()
+		w.leads(a)
+		w.safe(l, "b", "b").start()
+		w.listed("a", "b")
+		w.server.Down()
+		pass(time.Minute)
+		for range 10 {
+			pass(7 * time.Second)
+			lead := a.e.Leading()
+			if lead == nil {
+				t.Fatal("not accepted")
+			}
+			deadline, _ := lead.Deadline()
+			armed, at := g.state()
+			b := a.e.Status().Table
+			if off := at.Sub(deadline.Add(b.Guardian - b.Deadline)); !armed || off != 0 {
+				t.Errorf("armed %v, %v after Table.Guardian", armed, off)
+			}
+		}
+		a.stop()
+		if armed, _ := g.state(); armed || !g.fired.IsZero() {
+			t.Errorf("armed %v, fired at %v", armed, g.fired)
+		}
+	})
+}
+
 // E12: a shutdown in failsafe mode demotes, in time.
 func TestFailsafeShutdown(t *testing.T) {
 	inFailsafe(t, func(t *testing.T, w *world, l *links) {
