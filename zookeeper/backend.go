@@ -22,6 +22,7 @@ import (
 // [dcs.Settler]. Give it to [dcs.New]. All methods are safe for concurrent use.
 type Backend struct {
 	c           Config
+	hooks       hooks
 	root        string // with a leading slash
 	pool        *endpoint.Pool
 	commits     *attempt.Committer
@@ -58,12 +59,18 @@ var (
 
 // New returns a client. It does no I/O. The first call connects, within its
 // budget. New reports all invalid settings at once, as ErrInvalid.
-func New(c Config) (*Backend, error) {
+func New(c Config) (*Backend, error) { return newBackend(c, hooks{}) }
+
+// newBackend is New with hooks.
+func newBackend(c Config, h hooks) (*Backend, error) {
 	c, err := c.check()
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{c: c, root: "/" + c.Root, leases: map[dcs.LeaseID]*lease{}, asking: make(chan struct{}, 1), mirrors: make(chan struct{}, mostMirrors)}
+	b := &Backend{
+		c: c, hooks: h.withDefaults(), root: "/" + c.Root, leases: map[dcs.LeaseID]*lease{},
+		asking: make(chan struct{}, 1), mirrors: make(chan struct{}, mostMirrors),
+	}
 	if c.limited() {
 		l := c.limits()
 		b.learned.Store(&l)
@@ -197,9 +204,7 @@ func (b *Backend) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b.c.dialled != nil {
-		b.c.dialled(c)
-	}
+	b.hooks.dialled(c)
 	if b.c.tls == nil {
 		return c, nil
 	}
@@ -292,7 +297,7 @@ func (b *Backend) grants(ctx context.Context, addr string, ttl time.Duration) (g
 	if err := b.admitted(ctx, nil, addr); err != nil {
 		return 0, err
 	}
-	err = b.c.intercept(ctx, request{op: "Probe"}, nil, func(*zk.Conn) error {
+	err = b.hooks.intercept(ctx, request{op: "Probe"}, nil, func(*zk.Conn) error {
 		return b.aside(ctx, addr, func(c net.Conn) error {
 			g, err := ask(c, newcomer(ttl), 0)
 			switch {

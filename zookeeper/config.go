@@ -88,11 +88,6 @@ type Config struct {
 	acl  []zk.ACL
 	auth authSource
 	tls  *credentials.TLS // nil: plain text
-
-	// For tests: intercept intercepts the requests to the library, and dialled
-	// is notified of each new connection.
-	intercept interceptor
-	dialled   func(net.Conn)
 }
 
 const (
@@ -179,8 +174,5 @@ func (c Config) check() (Config, error) {
 	c.MaxBuffer = cmp.Or(c.MaxBuffer, maxBuffer)
 	c.Timing = faults.Timing(c.Timing, c.limits().caps())
 	faults.Slots(c.Slots)
-	if c.intercept == nil {
-		c.intercept = passThrough
-	}
 	return c, faults.Err(backendName)
 }

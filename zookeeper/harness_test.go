@@ -15,6 +15,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 )
@@ -92,13 +93,13 @@ func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, err
 	for _, f := range o.Faults {
 		client.injector.Inject(f)
 	}
-	c := s.config(o)
-	c.intercept, c.dialled = client.injector.send, client.conns.Dialled
+	c, h := s.config(o), hooks{intercept: client.injector.send, dialled: client.conns.Dialled}
+	create := func() (*Backend, error) { return newBackend(c, h) }
 	var err error
 	if o.Endpoints == nil && !o.Wait {
-		client.Backend, err = New(c)
+		client.Backend, err = create()
 	} else {
-		client.Backend, err = open(tb.Context(), c, o.Wait)
+		client.Backend, err = backend.Connect(tb.Context(), c.Timing, c.Logger, o.Wait, create, (*Backend).ready)
 	}
 	if err != nil {
 		return nil, err

@@ -336,7 +336,7 @@ func (b *Backend) revoke(ctx context.Context, addr string, g granted, seen dcs.R
 	if err := b.admitted(ctx, nil, addr); err != nil {
 		return err
 	}
-	return b.c.intercept(ctx, request{op: "Revoke"}, nil, func(*zk.Conn) error {
+	return b.hooks.intercept(ctx, request{op: "Revoke"}, nil, func(*zk.Conn) error {
 		return b.aside(ctx, addr, func(c net.Conn) error {
 			now, err := ask(c, g, int64(seen))
 			if err != nil || now.refused {

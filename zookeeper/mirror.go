@@ -138,7 +138,7 @@ func (m *mirror) read(ctx context.Context, op request, first func(c *zk.Conn) er
 					return struct{}{}, err
 				}
 			}
-			return struct{}{}, m.refresh(one, c)
+			return struct{}{}, m.refresh(one)
 		})
 		cancel()
 		if err != nil {
@@ -158,10 +158,10 @@ func (m *mirror) read(ctx context.Context, op request, first func(c *zk.Conn) er
 }
 
 // refresh makes some of the pending reads.
-func (m *mirror) refresh(ctx context.Context, c *zk.Conn) error {
-	w, err := m.s.connOf(c)
-	if err != nil {
-		return err
+func (m *mirror) refresh(ctx context.Context) error {
+	w := m.s.connection()
+	if w == nil {
+		return &backend.Failure{Err: errBroken, Refused: true, Blame: true}
 	}
 	if !m.started && !m.single {
 		if err := m.watch(ctx, w); err != nil {

@@ -102,7 +102,9 @@ func TestNoSecondSessionUnderALease(t *testing.T) {
 		t.Skip("the servers are the user's own")
 	}
 	var dials atomic.Int64
-	b := ours(t, s, func(c *Config) { c.dialled = func(net.Conn) { dials.Add(1) } })
+	b, err := newBackend(s.config(conformance.Opening{}), hooks{dialled: func(net.Conn) { dials.Add(1) }})
+	require.NoError(t, err)
+	t.Cleanup(func() { b.Close() })
 	s.clients = append(s.clients, b)
 	l, _, err := b.Grant(budget(t), suiteTiming.TTL)
 	require.NoError(t, err)

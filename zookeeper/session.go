@@ -348,17 +348,6 @@ func (s *session) on(w *trackedConn) bool {
 	return s.live == w
 }
 
-// connOf returns the session's connection for a call through c. A test sends
-// some calls through another one.
-func (s *session) connOf(c *zk.Conn) (*trackedConn, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.live == nil || c != s.conn {
-		return nil, &backend.Failure{Err: errBroken, Refused: true, Blame: true}
-	}
-	return s.live, nil
-}
-
 // ended returns the reason why the session is over, and nil while it is not.
 func (s *session) ended() error {
 	s.mu.Lock()
