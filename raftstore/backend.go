@@ -34,11 +34,11 @@ func New(ctx context.Context, c Config) (*Backend, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, openError(dcs.ErrUnavailable, "%w", err)
 	}
-	return newBackend(c, defaultDeps())
+	return newBackend(c, defaultHooks())
 }
 
-func newBackend(c Config, w nodeDeps) (*Backend, error) {
-	n, err := startNode(c, w)
+func newBackend(c Config, h hooks) (*Backend, error) {
+	n, err := startNode(c, h)
 	if err != nil {
 		return nil, err
 	}

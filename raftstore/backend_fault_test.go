@@ -83,7 +83,7 @@ func TestP15CancelFindsTheYes(t *testing.T) {
 	require.Equal(t, rev, e.Modified)
 }
 
-func shortBudget(_ int, c *Config, _ *nodeDeps) {
+func shortBudget(_ int, c *Config, _ *hooks) {
 	c.Timing = dcs.Timing{TTL: 10 * time.Second, LoopWait: time.Second, RetryTimeout: 1500 * time.Millisecond}
 }
 
@@ -232,7 +232,7 @@ func forgetClients(t *testing.T, b *Backend) {
 // of the command is not executed under a new client. The outcome cannot be known any
 // more, and the command is not applied later.
 func TestP15ForgottenClientIsNotExecutedTwice(t *testing.T) {
-	tc := newTestCluster(t, 1, func(_ int, c *Config, _ *nodeDeps) {
+	tc := newTestCluster(t, 1, func(_ int, c *Config, _ *hooks) {
 		// The clients are made within the budget of one Commit.
 		c.Timing = dcs.Timing{TTL: 2 * time.Minute, LoopWait: time.Second, RetryTimeout: 50 * time.Second}
 	})

@@ -17,10 +17,10 @@ import (
 // testCluster is a few nodes of one cluster in this process, over real sockets
 // and disks.
 type testCluster struct {
-	t        testing.TB
-	config   []Config
-	nodeDeps []nodeDeps
-	node     []*Backend // nil where a node is down
+	t      testing.TB
+	config []Config
+	hooks  []hooks
+	node   []*Backend // nil where a node is down
 }
 
 // testTiming keeps tests short and leaves a loaded machine some room.
@@ -47,15 +47,15 @@ func clusterConfigs(t testing.TB, size int) []Config {
 }
 
 // newTestCluster starts size nodes. change may first alter the parts of each.
-func newTestCluster(t testing.TB, size int, change func(i int, c *Config, w *nodeDeps)) *testCluster {
+func newTestCluster(t testing.TB, size int, change func(i int, c *Config, h *hooks)) *testCluster {
 	t.Helper()
 	tc := &testCluster{t: t, config: clusterConfigs(t, size), node: make([]*Backend, size)}
 	for i := range size {
-		w := testDeps()
+		h := testHooks()
 		if change != nil {
-			change(i, &tc.config[i], &w)
+			change(i, &tc.config[i], &h)
 		}
-		tc.nodeDeps = append(tc.nodeDeps, w)
+		tc.hooks = append(tc.hooks, h)
 	}
 	t.Cleanup(tc.stopAll)
 	for i := range size {
@@ -66,7 +66,7 @@ func newTestCluster(t testing.TB, size int, change func(i int, c *Config, w *nod
 
 func (tc *testCluster) start(i int) *Backend {
 	tc.t.Helper()
-	b, err := newBackend(tc.config[i], tc.nodeDeps[i])
+	b, err := newBackend(tc.config[i], tc.hooks[i])
 	require.NoError(tc.t, err)
 	tc.node[i] = b
 	return b

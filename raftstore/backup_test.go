@@ -54,7 +54,7 @@ func TestBackupIsLinearizable(t *testing.T) {
 
 func TestBackupFails(t *testing.T) {
 	t.Parallel()
-	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *hooks) {
 		c.Timing = shortTiming
 	})
 	tc.leader()
@@ -149,7 +149,7 @@ func TestRestore(t *testing.T) {
 	tc.start(a)
 	tc.stop(b)
 	copyDir(t, kept, tc.config[b].Dir)
-	_, err = newBackend(tc.config[b], tc.nodeDeps[b])
+	_, err = newBackend(tc.config[b], tc.hooks[b])
 	require.ErrorContains(t, err, "has ended")
 	require.ErrorContains(t, err, report.Incarnation)
 }
@@ -183,13 +183,13 @@ func TestRestoreTwice(t *testing.T) {
 // Restore writes only to an empty directory, and only a complete backup.
 func TestRestoreRefuses(t *testing.T) {
 	c, files := storedNode(t)
-	b, err := newBackend(c, memoryDeps(files))
+	b, err := newBackend(c, memoryHooks(files))
 	require.NoError(t, err)
 	data, _ := backupOf(t, b)
 	require.NoError(t, b.Close())
 	ctx := context.Background()
 	used := contents(files)
-	_, err = restoreOn(ctx, RestoreConfig{Node: c}, bytes.NewReader(data), memoryDeps(files))
+	_, err = restoreOn(ctx, RestoreConfig{Node: c}, bytes.NewReader(data), memoryHooks(files))
 	require.ErrorIs(t, err, dcs.ErrInvalid)
 	require.ErrorContains(t, err, "is not empty")
 	require.Equal(t, used, contents(files))
@@ -197,7 +197,7 @@ func TestRestoreRefuses(t *testing.T) {
 	empty := disktest.New()
 	refused := func(rc RestoreConfig, data io.Reader, want string) {
 		t.Helper()
-		_, err := restoreOn(ctx, rc, data, memoryDeps(empty))
+		_, err := restoreOn(ctx, rc, data, memoryHooks(empty))
 		require.ErrorIs(t, err, dcs.ErrInvalid)
 		require.ErrorContains(t, err, want)
 		require.NotContains(t, contents(empty), "/data/identity.json")
@@ -206,7 +206,7 @@ func TestRestoreRefuses(t *testing.T) {
 	refused(RestoreConfig{Node: c}, bytes.NewReader(data[:20]), "cut off")
 	refused(RestoreConfig{Node: c}, bytes.NewReader(nil), "cut off")
 	broken := errors.New("the network is gone")
-	_, err = restoreOn(ctx, RestoreConfig{Node: c}, iotest.ErrReader(broken), memoryDeps(empty))
+	_, err = restoreOn(ctx, RestoreConfig{Node: c}, iotest.ErrReader(broken), memoryHooks(empty))
 	require.ErrorIs(t, err, broken)
 	bad := bytes.Clone(data)
 	bad[len(bad)/2] ^= 1
@@ -215,7 +215,7 @@ func TestRestoreRefuses(t *testing.T) {
 	refused(RestoreConfig{}, bytes.NewReader(data), "ID is empty")
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
-	_, err = restoreOn(ended, RestoreConfig{Node: c}, bytes.NewReader(data), memoryDeps(empty))
+	_, err = restoreOn(ended, RestoreConfig{Node: c}, bytes.NewReader(data), memoryHooks(empty))
 	require.ErrorIs(t, err, context.Canceled)
 	// A head that does not belong to the state.
 	head, content, err := disk.NewBackupReader(bytes.NewReader(data))
@@ -225,7 +225,7 @@ func TestRestoreRefuses(t *testing.T) {
 	require.NoError(t, writeBackup(to, head, content))
 	refused(RestoreConfig{Node: c}, to, "the head names entry")
 
-	report, err := restoreOn(ctx, RestoreConfig{Node: c, MinRevision: 1 << 60}, bytes.NewReader(data), memoryDeps(empty))
+	report, err := restoreOn(ctx, RestoreConfig{Node: c, MinRevision: 1 << 60}, bytes.NewReader(data), memoryHooks(empty))
 	require.NoError(t, err)
 	require.Equal(t, dcs.Revision(1<<60), report.FirstRevision)
 	require.NoError(t, startOn(t, c, empty))
@@ -236,7 +236,7 @@ func TestRestoreRefuses(t *testing.T) {
 func TestRestoreAtEachCrash(t *testing.T) {
 	t.Parallel()
 	c, files := storedNode(t)
-	b, err := newBackend(c, memoryDeps(files))
+	b, err := newBackend(c, memoryHooks(files))
 	require.NoError(t, err)
 	data, _ := backupOf(t, b)
 	require.NoError(t, b.Close())
@@ -247,10 +247,10 @@ func TestRestoreAtEachCrash(t *testing.T) {
 	for k, done := 1, false; !done; k += step {
 		f := disktest.New()
 		f.HaltAt(disktest.Nth(k, disktest.Any(disktest.Changes()...)))
-		_, err := restoreOn(context.Background(), RestoreConfig{Node: c}, bytes.NewReader(data), memoryDeps(f))
+		_, err := restoreOn(context.Background(), RestoreConfig{Node: c}, bytes.NewReader(data), memoryHooks(f))
 		done = err == nil
 		f = f.Crash(uint64(k))
-		_, err = restoreOn(context.Background(), RestoreConfig{Node: c}, bytes.NewReader(data), memoryDeps(f))
+		_, err = restoreOn(context.Background(), RestoreConfig{Node: c}, bytes.NewReader(data), memoryHooks(f))
 		if err != nil {
 			require.ErrorContains(t, err, "is not empty", "operation %d", k)
 		} else {

@@ -15,7 +15,7 @@ import (
 )
 
 // steady prevents elections on a loaded machine.
-func steady(_ int, c *Config, _ *nodeDeps) { c.HeartbeatTimeout = 3 * time.Second }
+func steady(_ int, c *Config, _ *hooks) { c.HeartbeatTimeout = 3 * time.Second }
 
 // BenchmarkCommit compares commits through the leader's backend with bare
 // raft.Apply on the same nodes, log stores and state machine, in turns. The bare

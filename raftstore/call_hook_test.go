@@ -36,25 +36,25 @@ type hookedCaller struct {
 	hook atomic.Pointer[callHook]
 }
 
-// testDeps returns the default nodeDeps with calls that a test can observe.
-func testDeps() nodeDeps {
-	w := defaultDeps()
-	w.calls = func(c caller) caller { return &hookedCaller{caller: c} }
-	return w
+// testHooks returns the default hooks with calls that a test can observe.
+func testHooks() hooks {
+	h := defaultHooks()
+	h.calls = func(c caller) caller { return &hookedCaller{caller: c} }
+	return h
 }
 
 // memorySegment is small, because a file system in memory holds and copies whole
 // segments, and so that logs begin new ones often.
 const memorySegment = 8 << 10
 
-// memoryDeps is a testDeps with a file system in memory.
-func memoryDeps(files *disktest.FS) nodeDeps {
-	w := testDeps()
-	w.files, w.segmentBytes = files, memorySegment
-	return w
+// memoryHooks is a testHooks with a file system in memory.
+func memoryHooks(files *disktest.FS) hooks {
+	h := testHooks()
+	h.files, h.segmentBytes = files, memorySegment
+	return h
 }
 
-// setCallHook sets the callHook of a node with a testDeps. Nil removes it.
+// setCallHook sets the callHook of a node with a testHooks. Nil removes it.
 func (n *node) setCallHook(f callHook) { n.calls.(*hookedCaller).set(f) }
 
 func (c *hookedCaller) set(f callHook) {

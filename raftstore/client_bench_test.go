@@ -25,9 +25,9 @@ func BenchmarkClientRenew(b *testing.B) {
 }
 
 func benchmarkClientRenew(b *testing.B, roundTrip time.Duration) {
-	tc := newTestCluster(b, 3, func(i int, c *Config, w *nodeDeps) {
-		steady(i, c, w)
-		w.calls = func(c caller) caller { return farCaller{c, roundTrip} }
+	tc := newTestCluster(b, 3, func(i int, c *Config, h *hooks) {
+		steady(i, c, h)
+		h.calls = func(c caller) caller { return farCaller{c, roundTrip} }
 	})
 	tc.leader()
 	ctx := context.Background()

@@ -18,7 +18,7 @@ func TestCloseWhileTheDiskFails(t *testing.T) {
 	files := disktest.New()
 	c := clusterConfigs(t, 1)[0]
 	c.Dir = "/data"
-	b, err := newBackend(c, memoryDeps(files))
+	b, err := newBackend(c, memoryHooks(files))
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -37,7 +37,7 @@ func TestCloseWhileTheDiskFails(t *testing.T) {
 	require.Less(t, begun.Elapsed(), shutdownBound)
 	require.Empty(t, files.OpenFiles(), "files are left open")
 	restore()
-	b, err = newBackend(c, memoryDeps(files))
+	b, err = newBackend(c, memoryHooks(files))
 	require.NoError(t, err)
 	defer b.Close()
 	e, err := b.Get(ctx, "k")

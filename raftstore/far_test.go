@@ -116,7 +116,7 @@ func farCluster(t *testing.T, roundTrip time.Duration, timing dcs.Timing) *testC
 		c.Listen, c.Peers = c.Peers[i].Addr, peers
 		c.Timing, c.HeartbeatTimeout, c.MinTTL = timing, 5*roundTrip, 0
 		ca.secure(t)(c)
-		tc.nodeDeps = append(tc.nodeDeps, testDeps())
+		tc.hooks = append(tc.hooks, testHooks())
 	}
 	t.Cleanup(tc.stopAll)
 	for i := range tc.config {

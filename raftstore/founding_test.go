@@ -265,7 +265,7 @@ func TestTwoIncarnationsAreHeardOf(t *testing.T) {
 // missing one.
 func TestFirstStartWaitsForEveryNode(t *testing.T) {
 	tc := &testCluster{t: t, config: clusterConfigs(t, 3), node: make([]*Backend, 3)}
-	tc.nodeDeps = []nodeDeps{testDeps(), testDeps(), testDeps()}
+	tc.hooks = []hooks{testHooks(), testHooks(), testHooks()}
 	t.Cleanup(tc.stopAll)
 	tc.start(0)
 	tc.start(1)
@@ -355,8 +355,8 @@ func (f *blockedFiles) Open(path string) (disk.File, error) {
 func TestCloseWhileTheDiskHangsAtTheFirstStart(t *testing.T) {
 	files := &blockedFiles{FS: disk.OS{}, name: "vote", blocked: make(chan struct{}), release: make(chan struct{})}
 	tc := &testCluster{t: t, config: clusterConfigs(t, 3), node: make([]*Backend, 3)}
-	tc.nodeDeps = []nodeDeps{testDeps(), testDeps(), testDeps()}
-	tc.nodeDeps[0].files = files
+	tc.hooks = []hooks{testHooks(), testHooks(), testHooks()}
+	tc.hooks[0].files = files
 	t.Cleanup(tc.stopAll)
 	b := tc.start(0)
 	files.armed.Store(true)

@@ -57,7 +57,7 @@ func TestFrozenFileSystem(t *testing.T) {
 	if os.Getenv("HOLDFAST_PROFILE") == "slow" {
 		rounds, frozen = 20, 30*time.Second
 	}
-	tc := newTestCluster(t, 3, func(i int, c *Config, _ *nodeDeps) {
+	tc := newTestCluster(t, 3, func(i int, c *Config, _ *hooks) {
 		if i == 0 {
 			c.Dir = filepath.Join(dir, "a")
 		}

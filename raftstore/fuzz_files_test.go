@@ -19,7 +19,7 @@ func storedNode(t testing.TB) (Config, *disktest.FS) {
 	c := clusterConfigs(t, 1)[0]
 	c.Dir, c.SnapshotThreshold, c.SnapshotInterval = "/data", 10, 5*time.Millisecond
 	files := disktest.New()
-	b, err := newBackend(c, memoryDeps(files))
+	b, err := newBackend(c, memoryHooks(files))
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -35,7 +35,7 @@ func storedNode(t testing.TB) (Config, *disktest.FS) {
 // startOn starts a node on files and reads from it, if it starts.
 func startOn(t testing.TB, c Config, files *disktest.FS) error {
 	c.Listen, c.Peers = "127.0.0.1:0", nil
-	b, err := newBackend(c, memoryDeps(files))
+	b, err := newBackend(c, memoryHooks(files))
 	if err != nil {
 		require.ErrorContains(t, err, "/data")
 		return err

@@ -88,9 +88,9 @@ func startProcesses(t testing.TB, files int, edit func(*Config)) *processes {
 		n.start(t)
 		t.Cleanup(func() { n.proc.Kill() })
 	}
-	b, err := newBackend(p.configs[0], testDeps())
+	b, err := newBackend(p.configs[0], testHooks())
 	require.NoError(t, err)
-	p.tc = &testCluster{t: t, config: p.configs[:1], nodeDeps: []nodeDeps{testDeps()}, node: []*Backend{b}}
+	p.tc = &testCluster{t: t, config: p.configs[:1], hooks: []hooks{testHooks()}, node: []*Backend{b}}
 	t.Cleanup(p.tc.stopAll)
 	p.healthy(t)
 	return p

@@ -33,7 +33,7 @@ type suite struct {
 func newSuite(t testing.TB) *suite {
 	t.Helper()
 	s := &suite{secure: &secureCluster{t: t}}
-	s.tc = newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) { suiteConfig(c, suiteTiming) })
+	s.tc = newTestCluster(t, 3, func(_ int, c *Config, _ *hooks) { suiteConfig(c, suiteTiming) })
 	s.tc.leader()
 	return s
 }
@@ -149,7 +149,7 @@ func (l *suiteLease) Revoke(ctx context.Context) error {
 func openAlone(tb testing.TB) dcs.Backend {
 	c := clusterConfigs(tb, 1)[0]
 	suiteConfig(&c, suiteTiming)
-	b, err := newBackend(c, testDeps())
+	b, err := newBackend(c, testHooks())
 	require.NoError(tb, err)
 	(&testCluster{t: tb, node: []*Backend{b}}).leader()
 	return b
@@ -160,7 +160,7 @@ func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, err
 	if o.Timing == (dcs.Timing{}) || o.Timing == suiteTiming {
 		return s.open(tb), nil
 	}
-	tc := newTestCluster(tb, 3, func(_ int, c *Config, _ *nodeDeps) { suiteConfig(c, o.Timing) })
+	tc := newTestCluster(tb, 3, func(_ int, c *Config, _ *hooks) { suiteConfig(c, o.Timing) })
 	return s.on(tc.node[tc.follower()]), nil
 }
 

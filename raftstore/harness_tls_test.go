@@ -63,7 +63,7 @@ func (s *secureCluster) start() {
 	tc := &testCluster{t: s.t, config: clusterConfigs(s.t, 3), node: make([]*Backend, 3)}
 	for i := range tc.config {
 		suiteConfig(&tc.config[i], suiteTiming)
-		tc.nodeDeps = append(tc.nodeDeps, testDeps())
+		tc.hooks = append(tc.hooks, testHooks())
 		tc.config[i].TLS = s.ca.issue(s.t, tc.config[i].ID, nil)
 	}
 	s.third = tc.config[2]
@@ -104,7 +104,7 @@ func (s *secureCluster) open(tb testing.TB, who conformance.Credentials, log *sl
 	}
 	s.place.Lock()
 	tb.Cleanup(s.place.Unlock)
-	b, err := newBackend(c, testDeps())
+	b, err := newBackend(c, testHooks())
 	if err != nil {
 		return nil, err
 	}

@@ -30,7 +30,7 @@ type dataDir struct {
 	// servers is the configuration that the log and the snapshots had then.
 	servers []raft.Server
 
-	segmentBytes int64 // see nodeDeps
+	segmentBytes int64 // see hooks
 }
 
 func (d *dataDir) logDir() string   { return disk.LogDir(d.path) }
@@ -46,11 +46,11 @@ func (d *dataDir) close() error { return d.unlock() }
 // node's. If it fails, it fails at once, and it never changes the data of another
 // node. Data that the node must not vote with are an error, unless Config.Rejoin
 // allows it to continue without them.
-func openDir(c Config, w nodeDeps, log *logging.HCLogger) (*dataDir, error) {
-	if err := w.files.MakeDir(c.Dir); err != nil {
+func openDir(c Config, h hooks, log *logging.HCLogger) (*dataDir, error) {
+	if err := h.files.MakeDir(c.Dir); err != nil {
 		return nil, openError(dcs.ErrUnavailable, "Dir %s cannot be made: name a directory that this user can write to: %w", c.Dir, err)
 	}
-	d, err := lockDir(c, w, log)
+	d, err := lockDir(c, h, log)
 	if err != nil {
 		return nil, err
 	}
@@ -61,15 +61,15 @@ func openDir(c Config, w nodeDeps, log *logging.HCLogger) (*dataDir, error) {
 }
 
 // lockDir locks a data directory. It does not inspect the directory.
-func lockDir(c Config, w nodeDeps, log *logging.HCLogger) (*dataDir, error) {
-	unlock, err := w.files.Lock(disk.LockFile(c.Dir))
+func lockDir(c Config, h hooks, log *logging.HCLogger) (*dataDir, error) {
+	unlock, err := h.files.Lock(disk.LockFile(c.Dir))
 	if err != nil {
 		if errors.Is(err, errDirInUse) {
 			return nil, openError(dcs.ErrUnavailable, "Dir %s is in use by another process: end that process, or give this node a directory of its own: %w", c.Dir, err)
 		}
 		return nil, openError(dcs.ErrUnavailable, "Dir %s cannot be locked: it must be writable by this user: %w", c.Dir, err)
 	}
-	return &dataDir{path: c.Dir, files: w.files, log: log, owner: c.owner(), unlock: unlock, segmentBytes: w.segmentBytes}, nil
+	return &dataDir{path: c.Dir, files: h.files, log: log, owner: c.owner(), unlock: unlock, segmentBytes: h.segmentBytes}, nil
 }
 
 func (d *dataDir) inspect(rejoin bool) error {

@@ -25,7 +25,7 @@ func dirConfig(t *testing.T) Config {
 }
 
 func openTestDir(c Config) (*dataDir, error) {
-	return openDir(c, testDeps(), logging.NewHCLogger(nil))
+	return openDir(c, testHooks(), logging.NewHCLogger(nil))
 }
 
 func mustOpenDir(t *testing.T, c Config) *dataDir {
@@ -175,9 +175,9 @@ func TestDirFaults(t *testing.T) {
 	for _, op := range []string{"open", "create", "list", "lock", "sync"} {
 		t.Run(op, func(t *testing.T) {
 			c := dirConfig(t)
-			w := testDeps()
-			w.files = brokenFiles{FS: disk.OS{}, op: op, err: fault}
-			_, err := openDir(c, w, logging.NewHCLogger(nil))
+			h := testHooks()
+			h.files = brokenFiles{FS: disk.OS{}, op: op, err: fault}
+			_, err := openDir(c, h, logging.NewHCLogger(nil))
 			require.ErrorIs(t, err, fault)
 			require.ErrorIs(t, err, dcs.ErrUnavailable)
 			require.ErrorContains(t, err, c.Dir)

@@ -16,7 +16,7 @@ func TestImpostorDoesNotVote(t *testing.T) {
 	ca := newTestCA(t)
 	tc := &testCluster{t: t, config: clusterConfigs(t, 3), node: make([]*Backend, 3)}
 	for i := range tc.config {
-		tc.nodeDeps = append(tc.nodeDeps, testDeps())
+		tc.hooks = append(tc.hooks, testHooks())
 		ca.named(t)(&tc.config[i])
 		tc.config[i].HeartbeatTimeout = 500 * time.Millisecond
 	}

@@ -168,9 +168,9 @@ func (m *member) startRaft(changes chan<- bool) error {
 	})}
 	m.trans.Stored = m.hasStored
 	m.undo.add(m.trans.Close)
-	m.peers = n.nodeDeps.transport(newPatientTransport(m.life, m.trans, c.HeartbeatTimeout/2, m.wants))
+	m.peers = n.hooks.transport(newPatientTransport(m.life, m.trans, c.HeartbeatTimeout/2, m.wants))
 	rc := m.raftConfig(changes)
-	n.nodeDeps.adjust(rc)
+	n.hooks.adjust(rc)
 	cache, err := raft.NewLogCache(cachedEntries, m.store)
 	if err != nil {
 		return err

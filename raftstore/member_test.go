@@ -71,7 +71,7 @@ func TestNoMemberAnswersNoQuestion(t *testing.T) {
 // never committed, continues. Raft alone would refuse every later entry, because the end
 // of the deleted log stays in its memory.
 func TestSnapshotOfAShorterLog(t *testing.T) {
-	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *hooks) {
 		c.SnapshotThreshold, c.SnapshotInterval = 20, 20*time.Millisecond
 	})
 	ctx := testCtx(t)
@@ -105,7 +105,7 @@ func TestSnapshotOfAShorterLog(t *testing.T) {
 // A snapshot that arrives when this node has later entries is answered and not
 // installed, because these entries may have been acknowledged.
 func TestLateSnapshotIsNotInstalled(t *testing.T) {
-	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *hooks) {
 		c.SnapshotThreshold, c.SnapshotInterval = 20, 20*time.Millisecond
 	})
 	leader, follower := tc.node[tc.leader()].node, tc.node[tc.follower()].node

@@ -100,7 +100,7 @@ func TestAllNodesMoveAtOnce(t *testing.T) {
 // A cluster of one node grows, and its address is the one at which it runs.
 func TestOneNodeGrows(t *testing.T) {
 	parallel(t)
-	tc := newTestCluster(t, 1, func(_ int, c *Config, _ *nodeDeps) { c.Peers, c.Listen = nil, "127.0.0.1:0" })
+	tc := newTestCluster(t, 1, func(_ int, c *Config, _ *hooks) { c.Peers, c.Listen = nil, "127.0.0.1:0" })
 	revs := tc.commits(0, 3, "k")
 	tc.stop(0)
 	tc.start(0) // on another port
@@ -146,7 +146,7 @@ func TestMembersWithTLS(t *testing.T) {
 			}
 		}
 	}
-	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *hooks) {
 		c.Peers = slices.Clone(c.Peers)
 		for i, p := range c.Peers {
 			at(c, p.ID, fmt.Sprintf("127.0.0.%d", i+1))

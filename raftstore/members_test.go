@@ -75,7 +75,7 @@ func (tc *testCluster) extraWith(id string, edit func(*Config), known ...int) in
 	}
 	c.Listen, c.Advertise = "", ""
 	edit(&c)
-	tc.config, tc.nodeDeps, tc.node = append(tc.config, c), append(tc.nodeDeps, testDeps()), append(tc.node, nil)
+	tc.config, tc.hooks, tc.node = append(tc.config, c), append(tc.hooks, testHooks()), append(tc.node, nil)
 	tc.start(len(tc.node) - 1)
 	return len(tc.node) - 1
 }
@@ -451,7 +451,7 @@ func TestMembersAreObserved(t *testing.T) {
 	parallel(t)
 	var mu sync.Mutex
 	var seen []string
-	tc := newTestCluster(t, 3, func(i int, c *Config, _ *nodeDeps) {
+	tc := newTestCluster(t, 3, func(i int, c *Config, _ *hooks) {
 		if i == 0 {
 			c.Observer.Endpoint = func(e dcs.EndpointEvent) {
 				if e.Change == dcs.Added || e.Change == dcs.Removed {

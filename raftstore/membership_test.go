@@ -17,8 +17,8 @@ import (
 // cluster's writes.
 func TestNoVoteWithoutTheLog(t *testing.T) {
 	var starved atomic.Pointer[string]
-	tc := newTestCluster(t, 3, func(_ int, _ *Config, w *nodeDeps) {
-		w.transport = func(t raft.Transport) raft.Transport {
+	tc := newTestCluster(t, 3, func(_ int, _ *Config, h *hooks) {
+		h.transport = func(t raft.Transport) raft.Transport {
 			return &starvedTransport{Transport: t, WithPreVote: t.(raft.WithPreVote), starved: &starved}
 		}
 	})

@@ -167,7 +167,7 @@ func TestFloodCostsNoElection(t *testing.T) {
 	}
 	const heartbeat = time.Second // the default
 	ca := newTestCA(t)
-	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *hooks) {
 		ca.secure(t)(c)
 		c.HeartbeatTimeout = heartbeat
 	})

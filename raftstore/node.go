@@ -31,8 +31,8 @@ const (
 	shutdownBound = 2 * time.Second
 )
 
-// nodeDeps are the parts from which a node is built. Tests replace some of them.
-type nodeDeps struct {
+// hooks are the parts from which a node is built. Tests replace some of them.
+type hooks struct {
 	files     disk.FS
 	transport func(raft.Transport) raft.Transport
 	calls     func(caller) caller
@@ -41,8 +41,8 @@ type nodeDeps struct {
 	segmentBytes int64
 }
 
-func defaultDeps() nodeDeps {
-	return nodeDeps{
+func defaultHooks() hooks {
+	return hooks{
 		files:     disk.OS{},
 		transport: func(t raft.Transport) raft.Transport { return t },
 		calls:     func(c caller) caller { return c },
@@ -54,7 +54,7 @@ func defaultDeps() nodeDeps {
 // state, and the part in Raft while there is one.
 type node struct {
 	config      Config
-	nodeDeps    nodeDeps
+	hooks       hooks
 	log         *slog.Logger
 	hlog        *logging.HCLogger
 	dir         *dataDir
@@ -108,11 +108,11 @@ func (c *closers) run() error {
 
 // startNode opens the parts of the node and joins the cluster. It does not wait for a
 // leader. On an error nothing is left open.
-func startNode(c Config, w nodeDeps) (_ *node, err error) {
+func startNode(c Config, h hooks) (_ *node, err error) {
 	if c, err = c.check(); err != nil {
 		return nil, err
 	}
-	n := &node{config: c, nodeDeps: w, log: logging.Quiet(c.Logger), state: state.New(), leaderWatch: newLeaderWatch(), boot: rand.Uint64(), seat: newSeat(), again: make(chan *member, 1)} //nolint:gosec // G404: no secret
+	n := &node{config: c, hooks: h, log: logging.Quiet(c.Logger), state: state.New(), leaderWatch: newLeaderWatch(), boot: rand.Uint64(), seat: newSeat(), again: make(chan *member, 1)} //nolint:gosec // G404: no secret
 	n.hlog = logging.NewHCLogger(n.log)
 	n.health = newHealth(n.reportHealth)
 	n.roster.peers = c.Peers
@@ -124,7 +124,7 @@ func startNode(c Config, w nodeDeps) (_ *node, err error) {
 			err = errors.Join(err, n.undo.run())
 		}
 	}()
-	if n.dir, err = openDir(c, w, n.hlog); err != nil {
+	if n.dir, err = openDir(c, h, n.hlog); err != nil {
 		return nil, err
 	}
 	n.undo.add(n.unlessStuck(n.dir.close))
@@ -134,7 +134,7 @@ func startNode(c Config, w nodeDeps) (_ *node, err error) {
 	n.undo.add(n.net.Close)
 	n.roster.servers = n.dir.servers
 	n.net.UseNodes(n.addrs)
-	n.calls = w.calls(n.net)
+	n.calls = h.calls(n.net)
 	n.joins = newJoins(n)
 	n.lead = newLeadership(n.life, n.state)
 	n.lead.clock = leaderClock

@@ -66,7 +66,7 @@ func TestBackendCloseEndsEverything(t *testing.T) {
 // A leader that is closed transfers the leadership, long before the others could detect
 // that it has gone.
 func TestCloseTransfersLeadership(t *testing.T) {
-	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *hooks) {
 		c.Timing = dcs.Timing{TTL: 60 * time.Second, LoopWait: 5 * time.Second, RetryTimeout: 20 * time.Second}
 		c.HeartbeatTimeout = 1500 * time.Millisecond
 	})
@@ -86,7 +86,7 @@ func TestCloseTransfersLeadership(t *testing.T) {
 
 // A frozen follower does not become the leader, and does not delay Close.
 func TestCloseTransfersToANodeThatAnswers(t *testing.T) {
-	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) { c.HeartbeatTimeout = 500 * time.Millisecond })
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *hooks) { c.HeartbeatTimeout = 500 * time.Millisecond })
 	at := tc.leader()
 	n := tc.node[at].node
 	for i := range tc.node {
@@ -161,7 +161,7 @@ func TestNodeStopsAtAnUnreadableEntry(t *testing.T) {
 	for _, which := range []string{"follower", "leader"} {
 		t.Run(which, func(t *testing.T) {
 			var logs [3]testcluster.Log
-			tc := newTestCluster(t, 3, func(i int, c *Config, _ *nodeDeps) {
+			tc := newTestCluster(t, 3, func(i int, c *Config, _ *hooks) {
 				c.Logger = slog.New(slog.NewTextHandler(&logs[i], nil))
 			})
 			ctx := testCtx(t)

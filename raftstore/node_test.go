@@ -99,9 +99,9 @@ func TestRestartOfAllNodes(t *testing.T) {
 func TestSnapshotIsRestored(t *testing.T) {
 	parallel(t)
 	var installed atomic.Int32
-	tc := newTestCluster(t, 3, func(_ int, c *Config, w *nodeDeps) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, h *hooks) {
 		c.SnapshotThreshold, c.SnapshotInterval = 20, 20*time.Millisecond
-		w.transport = func(t raft.Transport) raft.Transport {
+		h.transport = func(t raft.Transport) raft.Transport {
 			return &countingTransport{Transport: t, WithPreVote: t.(raft.WithPreVote), installed: &installed}
 		}
 	})
@@ -185,7 +185,7 @@ func TestStatusNamesTheLeader(t *testing.T) {
 
 // A renewal writes nothing to any disk.
 func TestRenewalsTouchNoDisk(t *testing.T) {
-	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) { c.HeartbeatTimeout = 3 * time.Second })
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *hooks) { c.HeartbeatTimeout = 3 * time.Second })
 	ctx := testCtx(t)
 	for _, i := range []int{tc.leader(), tc.follower()} {
 		lease, _, err := tc.node[i].Grant(ctx, time.Minute)
@@ -225,7 +225,7 @@ func (tc *testCluster) settled() {
 // Without a quorum every call ends by its budget with ErrUnavailable, and a Wait after
 // RetryTimeout of silence.
 func TestNoQuorum(t *testing.T) {
-	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *hooks) {
 		c.Timing = dcs.Timing{TTL: 5 * time.Second, LoopWait: time.Second, RetryTimeout: time.Second}
 	})
 	ctx := testCtx(t)

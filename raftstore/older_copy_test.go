@@ -130,7 +130,7 @@ func TestReplacedNode(t *testing.T) {
 	second := tc.node[at].node.net.Greeting().Life
 	tc.stop(at)
 	copyDir(t, kept, tc.config[at].Dir)
-	_, err := newBackend(tc.config[at], tc.nodeDeps[at])
+	_, err := newBackend(tc.config[at], tc.hooks[at])
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
 	require.ErrorContains(t, err, "have replaced life")
 	require.ErrorContains(t, err, "start this node once with rejoin=true")
@@ -183,7 +183,7 @@ func TestDamagedNodeRejoins(t *testing.T) {
 			require.NoError(t, err)
 			data[150] ^= 4
 			require.NoError(t, os.WriteFile(file, data, 0o600)) //nolint:gosec // G703: in a directory of the test
-			_, err = newBackend(tc.config[at], tc.nodeDeps[at])
+			_, err = newBackend(tc.config[at], tc.hooks[at])
 			require.ErrorIs(t, err, dcs.ErrUnavailable)
 			require.ErrorContains(t, err, file)
 			require.ErrorContains(t, err, "start this node once with rejoin=true")

@@ -213,13 +213,13 @@ func TestP2AnswersHeldBackOverAnElection(t *testing.T) {
 func newPauseCluster(t *testing.T) (tc *testCluster, wires *pauseNet, resume func()) {
 	wires = &pauseNet{resume: make(chan struct{})}
 	resume = sync.OnceFunc(func() { close(wires.resume) })
-	tc = newTestCluster(t, 3, func(_ int, c *Config, w *nodeDeps) {
+	tc = newTestCluster(t, 3, func(_ int, c *Config, h *hooks) {
 		self := c.Peers[slices.IndexFunc(c.Peers, func(p Peer) bool { return p.ID == c.ID })].Addr
-		w.transport = func(t raft.Transport) raft.Transport {
+		h.transport = func(t raft.Transport) raft.Transport {
 			return &pauseTransport{Transport: t, WithPreVote: t.(raft.WithPreVote), self: self, net: wires}
 		}
 		c.HeartbeatTimeout = time.Second
-		w.adjust = func(rc *raft.Config) { rc.LeaderLeaseTimeout = rc.HeartbeatTimeout }
+		h.adjust = func(rc *raft.Config) { rc.LeaderLeaseTimeout = rc.HeartbeatTimeout }
 	})
 	t.Cleanup(resume) // before the nodes are closed
 	return tc, wires, resume

@@ -83,7 +83,7 @@ type RecoverReport struct {
 // PlanRecovery describes the data that [Recover] would find in the directory of a
 // stopped node, and the writes that Recover may lose. It changes no data.
 func PlanRecovery(ctx context.Context, node Config) (RecoverReport, error) {
-	return planRecovery(ctx, node, defaultDeps())
+	return planRecovery(ctx, node, defaultHooks())
 }
 
 // Recover makes a cluster that has permanently lost its quorum work again, on one
@@ -110,12 +110,12 @@ func PlanRecovery(ctx context.Context, node Config) (RecoverReport, error) {
 // then be called again. It completes, or it refuses because the directory was already
 // recovered. A confirmation is never valid twice.
 func Recover(ctx context.Context, c RecoverConfig) (RecoverReport, error) {
-	return recoverOn(ctx, c, defaultDeps())
+	return recoverOn(ctx, c, defaultHooks())
 }
 
-func planRecovery(ctx context.Context, c Config, w nodeDeps) (report RecoverReport, err error) {
+func planRecovery(ctx context.Context, c Config, h hooks) (report RecoverReport, err error) {
 	const op = "PlanRecovery"
-	d, c, err := openSurvivor(ctx, c, w)
+	d, c, err := openSurvivor(ctx, c, h)
 	if err != nil {
 		return report, named(op, err)
 	}
@@ -126,9 +126,9 @@ func planRecovery(ctx context.Context, c Config, w nodeDeps) (report RecoverRepo
 	return report, closeDir(d, op, err)
 }
 
-func recoverOn(ctx context.Context, c RecoverConfig, w nodeDeps) (report RecoverReport, err error) {
+func recoverOn(ctx context.Context, c RecoverConfig, h hooks) (report RecoverReport, err error) {
 	const op = "Recover"
-	d, node, err := openSurvivor(ctx, c.Node, w)
+	d, node, err := openSurvivor(ctx, c.Node, h)
 	if err != nil {
 		return report, named(op, err)
 	}
@@ -138,7 +138,7 @@ func recoverOn(ctx context.Context, c RecoverConfig, w nodeDeps) (report Recover
 
 // openSurvivor locks the directory of a stopped node. It completes a recovery that was
 // interrupted when it could not be undone any more.
-func openSurvivor(ctx context.Context, c Config, w nodeDeps) (*dataDir, Config, error) {
+func openSurvivor(ctx context.Context, c Config, h hooks) (*dataDir, Config, error) {
 	c, err := c.check()
 	if err == nil {
 		err = ctx.Err()
@@ -146,10 +146,10 @@ func openSurvivor(ctx context.Context, c Config, w nodeDeps) (*dataDir, Config, 
 	if err != nil {
 		return nil, c, err
 	}
-	if _, err := w.files.List(c.Dir); err != nil {
+	if _, err := h.files.List(c.Dir); err != nil {
 		return nil, c, invalid("Dir %s cannot be read: name the directory of the survivor: %w", c.Dir, err)
 	}
-	d, err := lockDir(c, w, logging.NewHCLogger(logging.Quiet(c.Logger)))
+	d, err := lockDir(c, h, logging.NewHCLogger(logging.Quiet(c.Logger)))
 	if err != nil {
 		return nil, c, err
 	}

@@ -17,9 +17,9 @@ import (
 )
 
 // confirmed returns a RecoverConfig that confirms the data of the node.
-func confirmed(t testing.TB, c Config, w nodeDeps) RecoverConfig {
+func confirmed(t testing.TB, c Config, h hooks) RecoverConfig {
 	t.Helper()
-	plan, err := planRecovery(context.Background(), c, w)
+	plan, err := planRecovery(context.Background(), c, h)
 	require.NoError(t, err)
 	return RecoverConfig{Node: c, Incarnation: plan.Incarnation, Life: plan.Life}
 }
@@ -39,7 +39,7 @@ func storedSurvivor(t testing.TB) (Config, *disktest.FS) {
 	c, files := storedNode(t)
 	more := c
 	more.SnapshotThreshold = 1 << 20
-	b, err := newBackend(more, memoryDeps(files))
+	b, err := newBackend(more, memoryHooks(files))
 	require.NoError(t, err)
 	for range 3 {
 		_, err := b.Commit(testCtx(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("value"))}})
@@ -82,9 +82,9 @@ func TestFirstRevision(t *testing.T) {
 func TestRecoverIsConfirmed(t *testing.T) {
 	c, original := storedSurvivor(t)
 	ctx := context.Background()
-	w := memoryDeps(original)
+	h := memoryHooks(original)
 	before := contents(original)
-	plan, err := planRecovery(ctx, c, w)
+	plan, err := planRecovery(ctx, c, h)
 	require.NoError(t, err)
 	require.Equal(t, before, contents(original), "the plan has changed something")
 	require.Positive(t, plan.SnapshotIndex)
@@ -109,26 +109,26 @@ func TestRecoverIsConfirmed(t *testing.T) {
 	} {
 		r := good
 		tc.edit(&r)
-		_, err := recoverOn(ctx, r, w)
+		_, err := recoverOn(ctx, r, h)
 		require.ErrorIs(t, err, dcs.ErrInvalid, name)
 		require.ErrorContains(t, err, tc.want, name)
 	}
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
-	_, err = recoverOn(ended, good, w)
+	_, err = recoverOn(ended, good, h)
 	require.ErrorIs(t, err, context.Canceled)
 	require.Equal(t, before, contents(original), "a refusal has changed something")
 	unlock, err := original.Lock(disk.LockFile(c.Dir))
 	require.NoError(t, err)
-	_, err = recoverOn(ctx, good, w)
+	_, err = recoverOn(ctx, good, h)
 	require.ErrorIs(t, err, errDirInUse)
 	require.NoError(t, unlock())
 
-	report, err := recoverOn(ctx, good, w)
+	report, err := recoverOn(ctx, good, h)
 	require.NoError(t, err)
 	require.Greater(t, uint64(report.FirstRevision), report.LastIndex+revisionStep-1)
 	// The recovery does not run twice.
-	_, err = recoverOn(ctx, good, w)
+	_, err = recoverOn(ctx, good, h)
 	require.ErrorIs(t, err, dcs.ErrInvalid)
 	require.ErrorContains(t, err, "has ended already")
 	require.ErrorContains(t, err, report.NewIncarnation)
@@ -158,10 +158,10 @@ func TestNothingToRecover(t *testing.T) {
 	c := clusterConfigs(t, 3)[0]
 	c.Dir = "/data"
 	files := disktest.New()
-	b, err := newBackend(c, memoryDeps(files))
+	b, err := newBackend(c, memoryHooks(files))
 	require.NoError(t, err)
 	require.NoError(t, b.Close())
-	_, err = planRecovery(context.Background(), c, memoryDeps(files))
+	_, err = planRecovery(context.Background(), c, memoryHooks(files))
 	require.ErrorIs(t, err, dcs.ErrInvalid)
 	require.ErrorContains(t, err, "nothing to recover")
 }
@@ -172,9 +172,9 @@ func TestNothingToRecover(t *testing.T) {
 func TestRecoverAtEachCrash(t *testing.T) {
 	t.Parallel()
 	c, original := storedSurvivor(t)
-	good := confirmed(t, c, memoryDeps(original))
+	good := confirmed(t, c, memoryHooks(original))
 	begins := func(f *disktest.FS, k int) RecoverReport {
-		plan, err := planRecovery(context.Background(), c, memoryDeps(f))
+		plan, err := planRecovery(context.Background(), c, memoryHooks(f))
 		require.NoError(t, err, "operation %d", k)
 		require.Equal(t, 1, plan.Keys)
 		return plan
@@ -187,7 +187,7 @@ func TestRecoverAtEachCrash(t *testing.T) {
 	for k, done := 1, false; !done; k += step {
 		f := original.Kill()
 		f.HaltAt(disktest.Nth(k, disktest.Any(disktest.Changes()...)))
-		_, err := recoverOn(context.Background(), good, memoryDeps(f))
+		_, err := recoverOn(context.Background(), good, memoryHooks(f))
 		done = err == nil
 		if k%2 == 0 {
 			f = f.Kill()
@@ -198,7 +198,7 @@ func TestRecoverAtEachCrash(t *testing.T) {
 		if plan.Incarnation == old.Incarnation {
 			require.Equal(t, old, plan, "a mix, operation %d", k)
 			require.False(t, done)
-			report, err := recoverOn(context.Background(), good, memoryDeps(f))
+			report, err := recoverOn(context.Background(), good, memoryHooks(f))
 			require.NoError(t, err, "operation %d", k)
 			plan = begins(f, k)
 			require.Equal(t, report.NewIncarnation, plan.Incarnation)
@@ -206,7 +206,7 @@ func TestRecoverAtEachCrash(t *testing.T) {
 		}
 		require.NotEqual(t, old.Life, plan.Life)
 		require.Greater(t, plan.LastIndex, old.LastIndex+revisionStep-1)
-		_, err = recoverOn(context.Background(), good, memoryDeps(f))
+		_, err = recoverOn(context.Background(), good, memoryHooks(f))
 		require.ErrorContains(t, err, "has ended already", "operation %d", k)
 		if k%4 == 1 || done {
 			c.Listen, c.Peers = "127.0.0.1:0", nil
@@ -221,19 +221,19 @@ func TestRecoverShortSurvivor(t *testing.T) {
 	parallel(t)
 	c, files := storedSurvivor(t)
 	ctx := context.Background()
-	plan, err := planRecovery(ctx, c, memoryDeps(files))
+	plan, err := planRecovery(ctx, c, memoryHooks(files))
 	require.NoError(t, err)
 	for _, path := range files.Paths() {
 		if strings.Contains(path, "/log/") {
 			files.Delete(path)
 		}
 	}
-	short := confirmed(t, c, memoryDeps(files))
-	_, err = recoverOn(ctx, short, memoryDeps(files))
+	short := confirmed(t, c, memoryHooks(files))
+	_, err = recoverOn(ctx, short, memoryHooks(files))
 	require.ErrorIs(t, err, dcs.ErrInvalid)
 	require.ErrorContains(t, err, "AcceptShort")
 	short.AcceptShort = true
-	report, err := recoverOn(ctx, short, memoryDeps(files))
+	report, err := recoverOn(ctx, short, memoryHooks(files))
 	require.NoError(t, err)
 	require.Equal(t, plan.LastIndex-plan.SnapshotIndex, report.Missing)
 	require.Contains(t, strings.Join(report.MayBeLost, "; "), "which this node had stored and lacks now")
@@ -241,7 +241,7 @@ func TestRecoverShortSurvivor(t *testing.T) {
 
 	// Damage is refused, because the entries behind it are not known.
 	c, files = storedSurvivor(t)
-	good := confirmed(t, c, memoryDeps(files))
+	good := confirmed(t, c, memoryHooks(files))
 	for _, path := range files.Paths() {
 		if strings.Contains(path, "/log/") {
 			files.Flip(path, 8*200)
@@ -249,7 +249,7 @@ func TestRecoverShortSurvivor(t *testing.T) {
 		}
 	}
 	good.AcceptShort = true
-	_, err = recoverOn(ctx, good, memoryDeps(files))
+	_, err = recoverOn(ctx, good, memoryHooks(files))
 	require.ErrorIs(t, err, dcs.ErrInvalid)
 	require.ErrorContains(t, err, "is damaged at offset")
 }
@@ -281,7 +281,7 @@ var shortTiming = dcs.Timing{TTL: 6 * time.Second, LoopWait: 500 * time.Millisec
 // recovered makes the node at the only voter of a new incarnation.
 func (tc *testCluster) recovered(at int) RecoverReport {
 	tc.t.Helper()
-	report, err := Recover(testCtx(tc.t), confirmed(tc.t, tc.config[at], testDeps()))
+	report, err := Recover(testCtx(tc.t), confirmed(tc.t, tc.config[at], testHooks()))
 	require.NoError(tc.t, err)
 	return report
 }
@@ -340,7 +340,7 @@ func TestRecoverFromALostQuorum(t *testing.T) {
 	// An empty node joins. A node with the old data is refused until Rejoin allows it to
 	// give them up.
 	tc.joins(b)
-	_, err = newBackend(tc.config[c], tc.nodeDeps[c])
+	_, err = newBackend(tc.config[c], tc.hooks[c])
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
 	require.ErrorContains(t, err, "incarnation "+plan.Incarnation+" of the cluster has ended")
 	require.ErrorContains(t, err, report.NewIncarnation)
@@ -370,7 +370,7 @@ func TestOldMajorityComesBack(t *testing.T) {
 	tc.start(b)
 	tc.start(c)
 	tc.commits(b, 1, "old")
-	_, err := newBackend(tc.config[a], tc.nodeDeps[a])
+	_, err := newBackend(tc.config[a], tc.hooks[a])
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
 	require.ErrorContains(t, err, "has not ended")
 	require.ErrorContains(t, err, "rejoin=true")
@@ -395,7 +395,7 @@ func TestTwoNodesAreRecovered(t *testing.T) {
 	require.NotEqual(t, first.NewIncarnation, second.NewIncarnation)
 	tc.start(0)
 	tc.leader()
-	_, err := newBackend(tc.config[1], tc.nodeDeps[1])
+	_, err := newBackend(tc.config[1], tc.hooks[1])
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
 	require.ErrorContains(t, err, "Only one node may be recovered")
 	tc.config[1].Rejoin = true
@@ -407,7 +407,7 @@ func TestTwoNodesAreRecovered(t *testing.T) {
 // reports that.
 func TestOldNodeThatRuns(t *testing.T) {
 	t.Parallel()
-	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *nodeDeps) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, _ *hooks) {
 		c.Timing = shortTiming
 	})
 	const a, b, c = 0, 1, 2

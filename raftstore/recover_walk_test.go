@@ -132,7 +132,7 @@ func (w *recoverWalk) comeBack(at int, old string) {
 	if w.rand.IntN(2) == 0 {
 		w.wipe(at)
 	} else {
-		_, err := newBackend(w.config[at], w.nodeDeps[at])
+		_, err := newBackend(w.config[at], w.hooks[at])
 		require.ErrorContains(w.t, err, "incarnation "+old+" of the cluster has ended")
 		w.config[at].Rejoin = true
 	}

@@ -51,10 +51,10 @@ type RestoreReport struct {
 // An error or a crash leaves the directory restored, or empty except for files that the
 // next Restore removes. Restore refuses a directory with data.
 func Restore(ctx context.Context, c RestoreConfig, backup io.Reader) (RestoreReport, error) {
-	return restoreOn(ctx, c, backup, defaultDeps())
+	return restoreOn(ctx, c, backup, defaultHooks())
 }
 
-func restoreOn(ctx context.Context, c RestoreConfig, backup io.Reader, w nodeDeps) (report RestoreReport, err error) {
+func restoreOn(ctx context.Context, c RestoreConfig, backup io.Reader, h hooks) (report RestoreReport, err error) {
 	const op = "Restore"
 	node, err := c.Node.check()
 	if err != nil {
@@ -64,10 +64,10 @@ func restoreOn(ctx context.Context, c RestoreConfig, backup io.Reader, w nodeDep
 	if err != nil {
 		return report, named(op, withContext(ctx, err))
 	}
-	if err := w.files.MakeDir(node.Dir); err != nil {
+	if err := h.files.MakeDir(node.Dir); err != nil {
 		return report, named(op, err)
 	}
-	d, err := lockDir(node, w, logging.NewHCLogger(logging.Quiet(node.Logger)))
+	d, err := lockDir(node, h, logging.NewHCLogger(logging.Quiet(node.Logger)))
 	if err != nil {
 		return report, named(op, err)
 	}

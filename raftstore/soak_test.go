@@ -160,7 +160,7 @@ func (s *soak) start(i int) {
 
 // open starts node i, and lets it give up data that it must not use.
 func (s *soak) open(i int, rejoin bool) error {
-	w, c := memoryDeps(s.files[i]), s.config[i]
+	h, c := memoryHooks(s.files[i]), s.config[i]
 	c.Rejoin = rejoin
 	if s.counted[i] != s.files[i] {
 		s.counted[i] = s.files[i]
@@ -171,7 +171,7 @@ func (s *soak) open(i int, rejoin bool) error {
 			return nil
 		})
 	}
-	b, err := newBackend(c, w)
+	b, err := newBackend(c, h)
 	if err != nil {
 		return err
 	}

@@ -20,8 +20,8 @@ func diskCluster(t *testing.T, size int) (*testCluster, []*disktest.FS) {
 	for i := range files {
 		files[i] = disktest.New()
 	}
-	tc := newTestCluster(t, size, func(i int, c *Config, w *nodeDeps) {
-		c.Dir, *w = fmt.Sprintf("/data/%d", i), memoryDeps(files[i])
+	tc := newTestCluster(t, size, func(i int, c *Config, h *hooks) {
+		c.Dir, *h = fmt.Sprintf("/data/%d", i), memoryHooks(files[i])
 	})
 	tc.well()
 	return tc, files

@@ -82,7 +82,7 @@ func (m *member) openFiles(own disk.Identity) error {
 	mark.Starts++
 	log, notes, err := disk.OpenLog(disk.LogOptions{
 		Files: d.files, Dir: d.logDir(), Life: own.Life, Mark: known,
-		KeepEntries: min(keptEntries, m.node.config.SnapshotThreshold), KeepBytes: keptBytes, SegmentBytes: m.node.nodeDeps.segmentBytes,
+		KeepEntries: min(keptEntries, m.node.config.SnapshotThreshold), KeepBytes: keptBytes, SegmentBytes: m.node.hooks.segmentBytes,
 		Check: func(e *raft.Log) error { return checkStored(e, own.Incarnation) },
 		Owned: disk.OwnedBy(d.files, d.path, own.Life),
 		SaveMark: func(end disk.LogEnd) error {

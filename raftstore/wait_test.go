@@ -19,9 +19,9 @@ import (
 // A follower learns of the last commit at once, not with the next heartbeat.
 func TestWaitOnFollowerIsPrompt(t *testing.T) {
 	const never = 20 * time.Second
-	tc := newTestCluster(t, 3, func(_ int, c *Config, w *nodeDeps) {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, h *hooks) {
 		c.HeartbeatTimeout = time.Second
-		w.adjust = func(rc *raft.Config) { rc.CommitTimeout = never }
+		h.adjust = func(rc *raft.Config) { rc.CommitTimeout = never }
 	})
 	ctx := testCtx(t)
 	leader, follower := tc.node[tc.leader()], tc.node[tc.follower()]
@@ -72,8 +72,8 @@ func (s *starvedTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress
 // leader serves the node's Waits.
 func TestWaitOnANodeThatFallsBehind(t *testing.T) {
 	var starved atomic.Pointer[string]
-	tc := newTestCluster(t, 3, func(_ int, c *Config, w *nodeDeps) {
-		w.transport = func(t raft.Transport) raft.Transport {
+	tc := newTestCluster(t, 3, func(_ int, c *Config, h *hooks) {
+		h.transport = func(t raft.Transport) raft.Transport {
 			return &starvedTransport{Transport: t, WithPreVote: t.(raft.WithPreVote), starved: &starved}
 		}
 		c.HeartbeatTimeout = time.Second
