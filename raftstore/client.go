@@ -23,7 +23,7 @@ type Client struct {
 	frontend
 	config  ClientConfig
 	conns   *transport.Client
-	net     clientNetwork // conns, or a test's wrapper of it
+	net     clientNetwork // conns, as hooks wrapped it
 	pool    *endpoint.Pool
 	copy    watchcache.Cache
 	end     context.CancelCauseFunc
@@ -41,13 +41,13 @@ var (
 	_ dcs.Settler = (*Client)(nil)
 )
 
-// clientNetwork makes calls to nodes. It is a [transport.Client] except in tests.
+// clientNetwork makes calls to nodes, like a [transport.Client].
 type clientNetwork interface {
 	Call(ctx context.Context, addr string, op byte, body []byte) ([]byte, error)
 	Open(ctx context.Context, addr string, body []byte) (stream, error)
 }
 
-// stream is a [transport.Stream] except in tests.
+// stream receives messages, like a [transport.Stream].
 type stream interface {
 	Recv(ctx context.Context) ([]byte, error)
 	Close()
@@ -69,10 +69,10 @@ func (c clientConns) Open(ctx context.Context, addr string, body []byte) (stream
 // wait for a connection. The first call does, within its budget. If settings are
 // wrong, the error matches dcs.ErrInvalid and names all of them.
 func NewClient(c ClientConfig) (*Client, error) {
-	return newClientOn(c, func(n clientNetwork) clientNetwork { return n })
+	return newClient(c, defaultHooks())
 }
 
-func newClientOn(config ClientConfig, wrap func(clientNetwork) clientNetwork) (*Client, error) {
+func newClient(config ClientConfig, h hooks) (*Client, error) {
 	config, err := config.check()
 	if err != nil {
 		return nil, err
@@ -86,7 +86,7 @@ func newClientOn(config ClientConfig, wrap func(clientNetwork) clientNetwork) (*
 		return nil, connectionError(err)
 	}
 	c.conns = conns
-	c.net = wrap(clientConns{conns})
+	c.net = h.network(clientConns{conns})
 	life, end := context.WithCancelCause(context.Background())
 	c.end = end
 	c.init(c, life, config.Timing, config.MinTTL)

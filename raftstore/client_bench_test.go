@@ -33,7 +33,9 @@ func benchmarkClientRenew(b *testing.B, roundTrip time.Duration) {
 	ctx := context.Background()
 	onFollower, _, err := tc.node[tc.follower()].Grant(ctx, time.Hour)
 	require.NoError(b, err)
-	c, err := newClientOn(tc.clientConfig(), func(n clientNetwork) clientNetwork { return farNetwork{n, roundTrip} })
+	far := defaultHooks()
+	far.network = func(n clientNetwork) clientNetwork { return farNetwork{n, roundTrip} }
+	c, err := newClient(tc.clientConfig(), far)
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, c.Close()) })
 	throughClient, _, err := c.Grant(ctx, time.Hour)

@@ -90,7 +90,9 @@ func (s *clientSuite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backen
 	for _, f := range o.Faults {
 		t.faults.Inject(f)
 	}
-	c, err := newClientOn(config, func(n clientNetwork) clientNetwork { t.faults.clientNetwork = n; return t.faults })
+	h := defaultHooks()
+	h.network = func(n clientNetwork) clientNetwork { t.faults.clientNetwork = n; return t.faults }
+	c, err := newClient(config, h)
 	require.NoError(tb, err)
 	t.Client = c
 	if o.Endpoints == nil && !o.Wait {

@@ -62,7 +62,9 @@ func (n *votingNetwork) made(op byte) (bodies [][]byte) {
 func newVotingClient(tc *testCluster) (*votingNetwork, *Client, dcs.Lease) {
 	tc.t.Helper()
 	net := &votingNetwork{leader: tc.node[tc.leader()].node.net.Addr()}
-	c, err := newClientOn(tc.clientConfig(), func(n clientNetwork) clientNetwork { net.clientNetwork = n; return net })
+	h := defaultHooks()
+	h.network = func(n clientNetwork) clientNetwork { net.clientNetwork = n; return net }
+	c, err := newClient(tc.clientConfig(), h)
 	require.NoError(tc.t, err)
 	tc.t.Cleanup(func() { require.NoError(tc.t, c.Close()) })
 	lease, _, err := c.Grant(testCtx(tc.t), 10*time.Second)

@@ -9,7 +9,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// caller makes calls to nodes. It is a [transport.Network] except in tests.
+// caller makes calls to nodes, like a [transport.Network].
 type caller interface {
 	// Call makes one request to the node at addr and returns its reply.
 	Call(ctx context.Context, addr string, op byte, body []byte) ([]byte, error)

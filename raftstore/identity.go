@@ -30,7 +30,7 @@ type dataDir struct {
 	// servers is the configuration that the log and the snapshots had then.
 	servers []raft.Server
 
-	segmentBytes int64 // see hooks
+	segmentBytes int64 // of hooks
 }
 
 func (d *dataDir) logDir() string   { return disk.LogDir(d.path) }

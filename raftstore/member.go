@@ -24,7 +24,7 @@ type member struct {
 	raft *raft.Raft
 	stores
 	trans *transport.RaftTransport
-	peers raft.Transport // trans, or a test's wrapper of it
+	peers raft.Transport // trans, as hooks wrapped it
 
 	life    context.Context //nolint:containedctx // it is the member's end
 	end     context.CancelFunc

@@ -9,9 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/raft"
-
-	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/logging"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
@@ -31,25 +28,6 @@ const (
 	shutdownBound = 2 * time.Second
 )
 
-// hooks are the parts from which a node is built. Tests replace some of them.
-type hooks struct {
-	files     disk.FS
-	transport func(raft.Transport) raft.Transport
-	calls     func(caller) caller
-	adjust    func(*raft.Config)
-	// segmentBytes is the size of a segment of the log, 0 for the default.
-	segmentBytes int64
-}
-
-func defaultHooks() hooks {
-	return hooks{
-		files:     disk.OS{},
-		transport: func(t raft.Transport) raft.Transport { return t },
-		calls:     func(c caller) caller { return c },
-		adjust:    func(*raft.Config) {},
-	}
-}
-
 // node is one node of the cluster. It has the directory, the network, the replicated
 // state, and the part in Raft while there is one.
 type node struct {
@@ -59,7 +37,7 @@ type node struct {
 	hlog        *logging.HCLogger
 	dir         *dataDir
 	net         *transport.Network
-	calls       caller // net, or a test's wrapper of it
+	calls       caller // net, as hooks wrapped it
 	state       *state.FSM
 	feed        *feed
 	health      *health
