@@ -219,7 +219,6 @@ func newPauseCluster(t *testing.T) (tc *testCluster, wires *pauseNet, resume fun
 			return &pauseTransport{Transport: t, WithPreVote: t.(raft.WithPreVote), self: self, net: wires}
 		}
 		c.HeartbeatTimeout = time.Second
-		h.adjust = func(rc *raft.Config) { rc.LeaderLeaseTimeout = rc.HeartbeatTimeout }
 	})
 	t.Cleanup(resume) // before the nodes are closed
 	return tc, wires, resume

@@ -36,12 +36,6 @@ type storeHealth interface {
 	permanent(err error)
 }
 
-// voteStore keeps the encoded vote. It is a *disk.Mirror except in tests.
-type voteStore interface {
-	Store(payload []byte) error
-	Close() error
-}
-
 // raftLog is the log and the stable store of Raft. From start on it returns no error of
 // the disk, because Raft panics after some of them and continues with wrong positions
 // after others. It repairs the store and repeats the operation, while Raft's goroutine
@@ -51,7 +45,7 @@ type voteStore interface {
 // Only Raft may use a raftLog. Everything else uses the log itself.
 type raftLog struct {
 	log    *disk.Log
-	votes  voteStore
+	votes  *disk.Mirror // keeps the encoded vote
 	health storeHealth
 	// snapshot returns index and term of the newest snapshot.
 	snapshot func() (index, term uint64)
@@ -80,7 +74,7 @@ var (
 
 // newRaftLog returns a store that returns errors of the disk until start. vote is the
 // content of votes.
-func newRaftLog(log *disk.Log, votes voteStore, vote disk.Vote, snapshot func() (index, term uint64), restart func(), health storeHealth) *raftLog {
+func newRaftLog(log *disk.Log, votes *disk.Mirror, vote disk.Vote, snapshot func() (index, term uint64), restart func(), health storeHealth) *raftLog {
 	s := &raftLog{
 		log:      log,
 		votes:    votes,
