@@ -4,16 +4,22 @@ import "testing"
 
 const twoPrimaries = "two services are primary"
 
-// E1 to E3, E5, E7 to E9, E12 and the guardian.
+// E1 to E3, E5 to E9, E12 and the guardian.
 func TestLeadership(t *testing.T) {
 	var start leadershipState
 	all := leadershipRules{
 		confirmsFirst: true, demotesInTime: true, fixesFenceTime: true, fences: true, keepsUntilStop: true,
-		fencesWithoutRun: true, gatesRenewals: true, demoteWaits: true, acquiresIdle: true, othersFirst: true,
+		renewsOn: true, fencesWithoutRun: true, gatesRenewals: true, demoteWaits: true, acquiresIdle: true, othersFirst: true,
 		shutdownDemotes: true, guardian: true,
 	}
 	t.Run("all rules", func(t *testing.T) {
 		m := leadershipModel{leadershipRules: all, members: bound(2, electors), ticks: bound[uint8](5, 7), faults: bound[uint8](1, 2), tokens: 2}
+		expectNone(t, start, m.next, leadershipState.checkPrimaries, leadershipState.checkSteps)
+	})
+	t.Run("without renewsOn (E6)", func(t *testing.T) { // no safety depends on it
+		rules := all
+		rules.renewsOn = false
+		m := leadershipModel{leadershipRules: rules, members: bound(2, electors), ticks: bound[uint8](5, 7), faults: 1, tokens: 2}
 		expectNone(t, start, m.next, leadershipState.checkPrimaries, leadershipState.checkSteps)
 	})
 	for name, c := range map[string]struct {

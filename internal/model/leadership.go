@@ -7,6 +7,7 @@ type leadershipRules struct {
 	fixesFenceTime   bool // E3: the fence time of a demotion never moves
 	fences           bool // E3: a demotion that misses its fence time is fenced
 	keepsUntilStop   bool // E5: the lock is given back only after Demote or Fence has returned nil
+	renewsOn         bool // E6: renewals go on during a demotion
 	fencesWithoutRun bool // E7: the fence timer does not need the loop
 	gatesRenewals    bool // E7: a loop that hangs ends the renewals
 	demoteWaits      bool // E8: Demote waits until Promote has returned
@@ -214,7 +215,7 @@ func (to *elector) keepRunning(e elector) {
 func (m leadershipModel) renew(c *choices[leadershipState], i int) {
 	s, e, name := c.state, c.state.members[i], electorNames[i]
 	mayRenew := e.phase >= promoting && e.phase <= demoting && e.holds(s.now) && s.holder == uint8(i+1) && e.deadline < s.now+ticksToEnd
-	isOpen := !e.hangs || !m.gatesRenewals
+	isOpen := (!e.hangs || !m.gatesRenewals) && (e.phase != demoting || m.renewsOn)
 	c.add(mayRenew && isOpen, name+" renews the lock", func(n *leadershipState) {
 		n.until = n.now + ticksToEnd
 		n.members[i].deadline = n.until

@@ -9,15 +9,15 @@
 // life, renew it over messages that are lost, and stop their services by its moments, with
 // processes that hang, are stopped or end. In requestModel they decide under pauses,
 // switchovers and keepers, by copies that may be old. In failsafeModel a leader goes on
-// without the store. Some rules of the elector have no switch:
+// without the store. Some rules of the elector have no switch that breaks a model:
 //
 //   - E4 is arithmetic: the ticks of leadershipModel keep it, and Timing.Validate checks it.
-//   - E6 gives a demotion that was asked for no more time than its fixed fence time (E3) and
-//     loses no safety where it is left out. leadershipModel renews during demotions.
+//   - E6 has a switch without a violation: a demotion that was asked for has its fixed fence
+//     time (E3) with and without renewals.
 //   - E12 bounds a shutdown. Its part that can break the promise has a switch: the service
 //     stops before the session ends.
 //   - F3's refusal of an older token is not modelled, because only one leader asks.
-//   - F5 needs an operator who ends the lock by force in an outage, which is outside the
+//   - F5 needs a lock that an operator ends by force in an outage, which is outside the
 //     promise. Taking the lock again is E13.
 package model
 
