@@ -38,8 +38,7 @@ func (a *Attempt) Late() {
 	a.m.remove(a)
 	p.recordSilence(a, now-a.start, now, context.DeadlineExceeded)
 	p.reselect()
-	p.mu.Unlock()
-	p.flushEvents()
+	p.unlock()
 }
 
 // End records the outcome of the attempt. err must be nil for an answer,
@@ -65,8 +64,7 @@ func (a *Attempt) End(err error) {
 		p.judge(a.m, a.start, now, p.o.Judge(err))
 	}
 	p.reselect()
-	p.mu.Unlock()
-	p.flushEvents()
+	p.unlock()
 }
 
 // judge acts on the verdict on an error that m answered at now to a request sent at

@@ -37,8 +37,7 @@ func (p *Pool) wakeUp() {
 // work starts the tasks that are due and returns the time until the next one.
 func (p *Pool) work() time.Duration {
 	p.mu.Lock()
-	defer p.flushEvents()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	now := p.now()
 	next := now + time.Minute
 	if len(p.names) > 0 {
@@ -85,8 +84,7 @@ func (p *Pool) probe(m *member) {
 		return
 	}
 	p.mu.Lock()
-	defer p.flushEvents()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	now := p.now()
 	m.probing = false
 	switch {
@@ -178,8 +176,7 @@ func (p *Pool) list() {
 		return
 	}
 	p.mu.Lock()
-	defer p.flushEvents()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	p.listing = false
 	now := p.now()
 	if err != nil || len(listed) == 0 {
@@ -225,12 +222,14 @@ func (p *Pool) discovered(l Listed) {
 		p.lookUp(m.name)
 	}
 	if m.shadowed = p.isReplaced(m); !m.shadowed {
-		p.queueEvent(dcs.EndpointEvent{Change: dcs.Added, From: m.addr, Reason: "listed by the store"})
+		p.report(dcs.EndpointEvent{Change: dcs.Added, From: m.addr, Reason: "listed by the store"})
 	}
 }
 
-// report logs one decision and passes it to the observer.
+// report logs one decision and passes it to the observer. Both only queue it (see
+// [dcs.Detached]). Under p.mu, so that the events are in order.
 func (p *Pool) report(ev dcs.EndpointEvent) {
+	ev.Backend = p.o.Backend
 	level := slog.LevelInfo
 	if ev.Change == dcs.Ejected {
 		level = slog.LevelWarn

@@ -42,8 +42,7 @@ func (p *Pool) Identify(endpoint, server string) {
 	m.id = server
 	p.regroup()
 	p.reselect()
-	p.mu.Unlock()
-	p.flushEvents()
+	p.unlock()
 }
 
 // regroup determines which endpoints are shadowed by another one of their server. It
@@ -58,12 +57,12 @@ func (p *Pool) regroup() {
 		m.shadowed = shadowed
 		same := p.first(m)
 		if shadowed {
-			p.queueEvent(dcs.EndpointEvent{Change: dcs.Removed, From: m.addr, Reason: "same server as " + same.addr})
+			p.report(dcs.EndpointEvent{Change: dcs.Removed, From: m.addr, Reason: "same server as " + same.addr})
 			p.drop(m)
 			continue
 		}
 		m.probeAt = p.now()
-		p.queueEvent(dcs.EndpointEvent{Change: dcs.Added, From: m.addr, Reason: "server does not answer at its other addresses"})
+		p.report(dcs.EndpointEvent{Change: dcs.Added, From: m.addr, Reason: "server does not answer at its other addresses"})
 		p.wakeUp()
 	}
 }

@@ -176,8 +176,7 @@ func (p *Pool) lookup(n *name) {
 	defer cancel()
 	addrs, err := p.o.Lookup(ctx, n.host)
 	p.mu.Lock()
-	defer p.flushEvents()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	n.looking = false
 	close(n.looked)
 	if err == nil && len(addrs) == 0 {
@@ -245,7 +244,7 @@ func (p *Pool) split(n *name, before []netip.Addr) {
 			usable = append(usable, m)
 		}
 		p.add(m)
-		p.queueEvent(dcs.EndpointEvent{Change: dcs.Added, From: label, Reason: "address of " + n.host})
+		p.report(dcs.EndpointEvent{Change: dcs.Added, From: label, Reason: "address of " + n.host})
 	}
 	if whole != nil && whole == p.current && len(usable) > 0 {
 		p.current = usable[p.o.Rand(int64(len(usable)))] // so that clients spread over the addresses
@@ -265,7 +264,7 @@ func (p *Pool) removeIf(gone func(m *member) (why string, gone bool)) {
 			return false
 		}
 		if !m.shadowed {
-			p.queueEvent(dcs.EndpointEvent{Change: dcs.Removed, From: m.addr, Reason: why})
+			p.report(dcs.EndpointEvent{Change: dcs.Removed, From: m.addr, Reason: why})
 		}
 		m.ejected, m.gone, m.why = true, true, why
 		p.drop(m)

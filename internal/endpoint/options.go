@@ -115,10 +115,12 @@ type Options struct {
 	// means that there are no connections to close.
 	Drop func(endpoint string)
 
-	// Logger receives one line for each decision. Nil means no log.
+	// Logger receives one line for each decision, through [dcs.Detached]. Nil means
+	// no log.
 	Logger *slog.Logger
 	// Observer receives one event for each decision, in their order. It is called
-	// with no lock held and must not block.
+	// with a lock held. It must neither block nor call the Pool, so that a callback
+	// of a program must be passed through [dcs.Detached] first.
 	Observer func(dcs.EndpointEvent)
 	// Rand returns a random number in [0, n), for jitter. Nil means math/rand/v2.
 	// It is called with a lock held.
@@ -180,9 +182,7 @@ func (o Options) withDefaults() Options {
 	if o.Judge == nil {
 		o.Judge = func(err error) Verdict { return Verdict{Blame: true, Reason: err.Error()} }
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger, _ = dcs.Detached(o.Logger, dcs.Observer{})
 	if o.Rand == nil {
 		o.Rand = rand.Int64N
 	}

@@ -31,10 +31,8 @@ type Pool struct {
 	probes   bucket
 	listAt   time.Duration // when Topology is called next
 	listing  bool
-	lookAt   time.Duration       // when the names are looked up next
-	events   []dcs.EndpointEvent // queued, not reported yet
-	drops    []string            // endpoints whose connections must be dropped
-	flushing bool
+	lookAt   time.Duration // when the names are looked up next
+	drops    []string      // endpoints whose connections unlock must drop
 }
 
 // New returns a Pool that is ready for calls. [Pool.Start] starts its background
@@ -215,7 +213,7 @@ func (p *Pool) recordFailure(m *member, now time.Duration, why string, hard bool
 	}
 	m.ejected, m.proven, m.pause, m.dropped = true, 0, p.o.ProbeInterval, false
 	m.probeAt = now + p.jitter(m.pause)
-	p.queueEvent(dcs.EndpointEvent{Change: dcs.Ejected, From: m.addr, Reason: why})
+	p.report(dcs.EndpointEvent{Change: dcs.Ejected, From: m.addr, Reason: why})
 	p.dropSilent(m, now)
 	p.ejectOthers(m)
 	p.regroup()
@@ -238,7 +236,7 @@ func (p *Pool) restore(m *member, why string) {
 	}
 	m.ejected, m.failures, m.proven, m.why = false, 0, 0, ""
 	if !m.shadowed {
-		p.queueEvent(dcs.EndpointEvent{Change: dcs.Restored, From: m.addr, Reason: why})
+		p.report(dcs.EndpointEvent{Change: dcs.Restored, From: m.addr, Reason: why})
 	}
 	p.regroup()
 }
@@ -273,7 +271,7 @@ func (p *Pool) switchFrom(m *member, why string) {
 
 // switchTo makes m the current endpoint. Under p.mu.
 func (p *Pool) switchTo(m *member, why string) {
-	p.queueEvent(dcs.EndpointEvent{Change: dcs.Switched, From: p.current.addr, To: m.addr, Reason: why})
+	p.report(dcs.EndpointEvent{Change: dcs.Switched, From: p.current.addr, To: m.addr, Reason: why})
 	p.current = m
 }
 
@@ -323,8 +321,7 @@ func (p *Pool) blame(endpoint, reason string, hard bool) {
 		p.recordFailure(m, p.now(), reason, hard)
 		p.reselect()
 	}
-	p.mu.Unlock()
-	p.flushEvents()
+	p.unlock()
 }
 
 // Failed judges the failure of a request that endpoint had answered before, such as a
@@ -337,8 +334,7 @@ func (p *Pool) Failed(endpoint string, err error) {
 		p.judge(m, now, now, v)
 		p.reselect()
 	}
-	p.mu.Unlock()
-	p.flushEvents()
+	p.unlock()
 }
 
 // Leads records that an answer named endpoint as the leader. Calls go there from now
@@ -355,8 +351,7 @@ func (p *Pool) Leads(endpoint string) {
 	}
 	p.setLeader(m)
 	p.reselect()
-	p.mu.Unlock()
-	p.flushEvents()
+	p.unlock()
 }
 
 // setLeader makes m the only leader. Under p.mu.
@@ -434,34 +429,15 @@ func (p *Pool) jitter(ceiling time.Duration) time.Duration {
 	return time.Duration(p.o.Rand(int64(max(ceiling, 1)))) + 1
 }
 
-// queueEvent queues a decision for the log and the observer. Under p.mu.
-func (p *Pool) queueEvent(ev dcs.EndpointEvent) {
-	ev.Backend = p.o.Backend
-	p.events = append(p.events, ev)
-}
-
-// flushEvents drops the queued connections and reports the queued events, in order
-// and with no lock held.
-func (p *Pool) flushEvents() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.flushing {
-		return // the goroutine that is flushing handles the new entries too
-	}
-	p.flushing = true
-	for len(p.events)+len(p.drops) > 0 {
-		events, drops := p.events, p.drops
-		p.events, p.drops = nil, nil
-		p.mu.Unlock()
-		for _, at := range drops {
-			if p.o.Drop != nil {
-				p.o.Drop(at)
-			}
+// unlock releases mu and then drops the connections that were queued while it was
+// held.
+func (p *Pool) unlock() {
+	drops := p.drops
+	p.drops = nil
+	p.mu.Unlock()
+	for _, at := range drops {
+		if p.o.Drop != nil {
+			p.o.Drop(at)
 		}
-		for _, ev := range events {
-			p.report(ev)
-		}
-		p.mu.Lock()
 	}
-	p.flushing = false
 }
