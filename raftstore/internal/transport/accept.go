@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/logging"
 )
 
@@ -32,7 +33,7 @@ func (n *Network) acceptAll(ctx context.Context) {
 		}
 		// Out of file descriptors, most often: others must be closed first.
 		n.logPeer(ctx, slog.LevelWarn, "a connection could not be accepted", nil, err)
-		pause(ctx, 100*time.Millisecond)
+		backoff.Sleep(ctx, 100*time.Millisecond)
 	}
 }
 

@@ -157,7 +157,7 @@ func (t *callee) connection(ctx context.Context) (*callConn, error) {
 			if t.c.hurry {
 				return nil, why
 			}
-			pause(ctx, left)
+			backoff.Sleep(ctx, left)
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}

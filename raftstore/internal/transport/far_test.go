@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/conformance/fault"
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 )
 
 // far returns an address that reaches the one at addr over a round trip: of
@@ -18,7 +19,7 @@ func far(t *testing.T, addr string, roundTrip time.Duration) string {
 	t.Helper()
 	p, err := fault.NewProxy(context.Background(), "127.0.0.1:0", addr, fault.ProxyOptions{
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			pause(ctx, roundTrip)
+			backoff.Sleep(ctx, roundTrip)
 			return (&net.Dialer{}).DialContext(ctx, network, addr)
 		},
 	})

@@ -13,6 +13,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/internal/backoff"
 )
 
 // slowProfile reports whether the tests may take long.
@@ -59,7 +61,7 @@ func pour(t *testing.T, a, b *Network, k Kind, count int, lasts time.Duration, p
 			for ctx.Err() == nil {
 				conn, err := a.dial(ctx, k, b.Addr())
 				if err != nil {
-					pause(ctx, 10*time.Millisecond)
+					backoff.Sleep(ctx, 10*time.Millisecond)
 					continue
 				}
 				lift := context.AfterFunc(ctx, func() { conn.Close() })
