@@ -7,7 +7,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,10 +39,10 @@ type Backend struct {
 	known       bindings
 	ownNode     atomic.Bool // the sessions' node is known not to belong to another root
 
-	life    context.Context //nolint:containedctx // ends with the Backend
-	end     context.CancelCauseFunc
-	closing sync.Once
-	conns   endpoint.Conns[*conn]
+	life  context.Context //nolint:containedctx // ends with the Backend
+	end   context.CancelCauseFunc
+	parts backend.Parts
+	conns endpoint.Conns[*conn]
 }
 
 var (
@@ -94,6 +93,9 @@ func newBackend(c Config, h hooks) (*Backend, error) {
 		c.Logger.Warn("sessions belong to the agent's node: sessions end when the agent leaves or is deregistered", "endpoint", c.Endpoints[0])
 	}
 	b.copy.Init(b.source())
+	b.parts = backend.Parts{
+		Markers: &b.markers, End: b.end, Commits: b.commits, Copy: &b.copy, Pool: b.pool, Identity: &b.ident, Conns: &b.conns,
+	}
 	b.pool.Start()
 	return b, nil
 }
@@ -127,28 +129,13 @@ func (b *Backend) Endpoints() []string { return b.pool.Endpoints() }
 // Close implements [dcs.Backend]. The client's leases expire like those of a process
 // that died. The lease of its markers is revoked.
 func (b *Backend) Close() error {
-	b.closing.Do(func() {
-		b.markers.Close()
-		b.end(dcs.ErrClosed)
-		_ = b.commits.Close() // never returns an error
-		b.copy.Close()
-		b.pool.Close()
-		b.ident.Close()
-		b.conns.CloseAll()
-	})
+	b.parts.Close()
 	return nil
 }
 
 // do makes a call that may be sent twice. It tries one endpoint after the other.
 func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx context.Context, c *conn) (T, error)) (endpoint.Answer[T], error) {
-	return endpoint.Do(ctx, b.pool, class, func(ctx context.Context, addr string) (T, error) {
-		c, err := b.admitted(ctx, addr)
-		if err != nil {
-			var zero T
-			return zero, err
-		}
-		return f(ctx, c)
-	})
+	return backend.Do(ctx, b.pool, class, b.admitted, f)
 }
 
 func (b *Backend) entry(p *api.KVPair) dcs.Entry {

@@ -33,7 +33,7 @@ type Backend struct {
 
 	life        context.Context //nolint:containedctx // ends with the Backend
 	end         context.CancelCauseFunc
-	closing     sync.Once
+	parts       backend.Parts
 	leader      atomic.Pointer[leadership]
 	minRevision watchcache.MinRevision
 
@@ -88,6 +88,9 @@ func newBackend(c Config, h hooks) (*Backend, error) {
 	b.conns.Close, b.conns.Grace, b.conns.Known = (*conn).close, c.Timing.RetryTimeout, b.pool.Knows
 	b.commits = attempt.New(transport{b}, backend.CommitOptions(b.pool, attempt.Options{Backend: backendName, Slots: c.Slots}))
 	b.copy.Init(b.source())
+	b.parts = backend.Parts{
+		Markers: &b.markers, End: b.end, Commits: b.commits, Copy: &b.copy, Pool: b.pool, Identity: &b.ident, Conns: &b.conns,
+	}
 	b.pool.Start()
 	return b, nil
 }
@@ -105,15 +108,7 @@ func (b *Backend) Endpoints() []string { return b.pool.Endpoints() }
 // Close implements [dcs.Backend]. The client's leases expire like those of a process
 // that died. The lease of its markers is revoked.
 func (b *Backend) Close() error {
-	b.closing.Do(func() {
-		b.markers.Close()
-		b.end(dcs.ErrClosed)
-		_ = b.commits.Close() // never returns an error
-		b.copy.Close()
-		b.pool.Close()
-		b.ident.Close()
-		b.conns.CloseAll()
-	})
+	b.parts.Close()
 	return nil
 }
 
@@ -131,14 +126,7 @@ func revision(r int64) dcs.Revision { return dcs.Revision(r) }
 
 // do makes a call that may be sent twice. It tries one member after the other.
 func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx context.Context, c *conn) (T, error)) (endpoint.Answer[T], error) {
-	return endpoint.Do(ctx, b.pool, class, func(ctx context.Context, addr string) (T, error) {
-		c, err := b.admitted(ctx, addr)
-		if err != nil {
-			var zero T
-			return zero, err
-		}
-		return f(ctx, c)
-	})
+	return backend.Do(ctx, b.pool, class, b.admitted, f)
 }
 
 // read reads ranges linearizably and at one revision.

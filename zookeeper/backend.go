@@ -38,10 +38,10 @@ type Backend struct {
 	mirrors     chan struct{}    // held by Snapshots of large trees
 	asked       [2]time.Duration // the limits learnt so far; under asking
 
-	life    context.Context //nolint:containedctx // ends with the Backend
-	end     context.CancelCauseFunc
-	closing sync.Once
-	bg      background // the library's calls, which may outlast their contexts, and ends of sessions
+	life  context.Context //nolint:containedctx // ends with the Backend
+	end   context.CancelCauseFunc
+	parts backend.Parts
+	bg    background // the library's calls, which may outlast their contexts, and ends of sessions
 
 	links endpoint.Conns[*session] // carry the calls
 
@@ -92,6 +92,9 @@ func newBackend(c Config, h hooks) (*Backend, error) {
 		Backend: backendName, Slots: c.Slots, ModifiedOnly: true, SettleReserve: c.Timing.RetryTimeout / settleShare,
 	}))
 	b.copy.Init(b.source())
+	b.parts = backend.Parts{
+		Markers: &b.markers, End: b.end, Leases: b.endLeases, Commits: b.commits, Copy: &b.copy, Pool: b.pool, Identity: &b.ident, Conns: &b.links,
+	}
 	b.pool.Start()
 	return b, nil
 }
@@ -118,26 +121,22 @@ func (b *Backend) Endpoints() []string { return b.pool.Endpoints() }
 // Close implements [dcs.Backend]. The client's leases expire like those of a
 // process that died. The lease of its markers is revoked.
 func (b *Backend) Close() error {
-	b.closing.Do(func() {
-		b.markers.Close()
-		b.mu.Lock()
-		b.end(dcs.ErrClosed)
-		var leases []*session
-		for _, l := range b.leases {
-			leases = append(leases, l.s)
-		}
-		b.mu.Unlock()
-		for _, s := range leases {
-			s.end(dcs.ErrClosed)
-		}
-		_ = b.commits.Close() // it has no error to return
-		b.copy.Close()
-		b.pool.Close()
-		b.ident.Close()
-		b.links.CloseAll()
-		b.bg.wait()
-	})
+	b.parts.Close()
+	b.bg.wait()
 	return nil
+}
+
+// endLeases ends the sessions of the leases.
+func (b *Backend) endLeases() {
+	b.mu.Lock()
+	var leases []*session
+	for _, l := range b.leases {
+		leases = append(leases, l.s)
+	}
+	b.mu.Unlock()
+	for _, s := range leases {
+		s.end(dcs.ErrClosed)
+	}
 }
 
 // do makes a call that may be sent twice, and tries the servers one after the

@@ -1,0 +1,56 @@
+package backend
+
+import (
+	"context"
+	"sync"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
+)
+
+// Parts are the parts of a client of a store with servers, which end with it.
+type Parts struct {
+	Markers  *Markers
+	End      context.CancelCauseFunc // ends the calls
+	Leases   func()                  // ends what belongs to leases; may be nil
+	Commits  *attempt.Committer
+	Copy     interface{ Close() } // the copy behind Wait
+	Pool     *endpoint.Pool
+	Identity *Identity
+	Conns    interface{ CloseAll() }
+
+	closing sync.Once
+}
+
+// Close ends all parts, at the first call. The lease of the markers is revoked first, because
+// that is a call. The connections are closed last, after everything that uses them has ended.
+func (p *Parts) Close() {
+	p.closing.Do(func() {
+		p.Markers.Close()
+		p.End(dcs.ErrClosed)
+		if p.Leases != nil {
+			p.Leases()
+		}
+		_ = p.Commits.Close() // never returns an error
+		p.Copy.Close()
+		p.Pool.Close()
+		p.Identity.Close()
+		p.Conns.CloseAll()
+	})
+}
+
+// Do makes a call that may be sent twice. It tries one endpoint after the other, with the
+// connection that admitted returns for it.
+func Do[C, T any](ctx context.Context, p *endpoint.Pool, class endpoint.Class, admitted func(ctx context.Context, addr string) (C, error),
+	call func(ctx context.Context, c C) (T, error),
+) (endpoint.Answer[T], error) {
+	return endpoint.Do(ctx, p, class, func(ctx context.Context, addr string) (T, error) {
+		c, err := admitted(ctx, addr)
+		if err != nil {
+			var zero T
+			return zero, err
+		}
+		return call(ctx, c)
+	})
+}
