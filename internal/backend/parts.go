@@ -13,7 +13,7 @@ import (
 type Parts struct {
 	Markers  *Markers
 	End      context.CancelCauseFunc // ends the calls
-	Leases   func()                  // ends what belongs to leases; may be nil
+	Leases   func()                  // ends the sessions of leases; may be nil
 	Commits  *attempt.Committer
 	Copy     interface{ Close() } // the copy behind Wait
 	Pool     *endpoint.Pool
