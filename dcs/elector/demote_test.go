@@ -3,6 +3,7 @@ package elector
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -261,5 +262,42 @@ func TestLoopHangs(t *testing.T) {
 		}
 		close(hang)
 		w.wait(time.Minute, "a follows", func() bool { return a.e.Status().State == Following })
+	})
+}
+
+// E3: a deadline that the store moves back during a demotion that was asked for brings
+// the fence time forward: the service is stopped before the deadline and not after it.
+func TestShorterWhileHandingOver(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a := w.start("a")
+		w.leads(a)
+		hold := a.e.Leading().hold
+		a.svc.do(func() { a.svc.onDemote = func(context.Context, Reason) error { return w.hang() } })
+		a.cancel()
+		pass(100 * time.Millisecond)
+		w.server.LimitTTL(12 * time.Second)
+		pass(table(t).Renew + 2*time.Second)
+		w.server.Down()
+		deadline := hold.Deadline()
+		w.wait(time.Minute, "a is fenced", func() bool { _, _, n := a.svc.calls(); return n > 0 })
+		between(t, "deadline after the fence", -deadline.Elapsed(), 900*time.Millisecond, time.Second)
+	})
+}
+
+// E7: the timer may be put on another Hold while it fires.
+func TestFenceWhileTheHoldChanges(t *testing.T) {
+	inWorld(t, func(_ *testing.T, w *world) {
+		f := &fenceTimer{
+			service: w.open("a").svc, log: slog.New(slog.DiscardHandler), notify: func() {}, begun: true,
+			timing: Timing{FenceTimeout: time.Second}, changed: make(chan struct{}, 1), entered: make(chan struct{}),
+		}
+		used := make(chan struct{})
+		go func() { // ends at once
+			defer close(used)
+			<-f.entered
+			f.use(nil, nil, Timing{FenceTimeout: 2 * time.Second})
+		}()
+		f.fire()
+		<-used
 	})
 }

@@ -25,8 +25,9 @@
 //   - E3: A demotion has a fence time, which is fixed when the demotion begins. If
 //     Demote fails or misses it, Fence is called, once. If Fence fails or takes more
 //     than half of FenceTimeout, the process ends (TestHungDemote, TestFenceFails,
-//     TestNoFencer). A lock that is lost meanwhile brings the time forward
-//     (TestLostWhileHandingOver).
+//     TestNoFencer). A lock that is lost meanwhile, and a deadline that the store
+//     moves back, bring the time forward (TestLostWhileHandingOver,
+//     TestShorterWhileHandingOver).
 //   - E4: The timing leaves time to demote after a renewal that fails, on the TTL that
 //     the store grants (TestTimetableKeepsItsOrder, TestTimingFaults).
 //   - E5: The lock is given back after Demote or Fence has returned nil. Otherwise it

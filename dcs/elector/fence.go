@@ -152,7 +152,11 @@ func (f *fenceTimer) look() (next dcs.Instant, fire, over bool) {
 		switch t := f.lead.term(); {
 		case t.lost != nil:
 			next = f.lostBy(next)
-		case t.kept || f.begun:
+		case t.kept:
+		case f.begun:
+			if at := t.deadline.Add(-f.timing.FenceTimeout); at.Before(next) {
+				next = at // E3: the deadline has moved back
+			}
 		default:
 			next = t.deadline.Add(-f.timing.FenceTimeout) // renewals fail, and no demotion begins
 			if !ended {
@@ -226,7 +230,7 @@ func (f *fenceTimer) fire() {
 			f.reason = Reason{Cause: CauseLost, Err: t.lost}
 		}
 	}
-	r := f.reason
+	r, limit := f.reason, f.timing.FenceTimeout/2
 	f.mu.Unlock()
 	close(f.entered)
 	f.poke() // ends run, where the loop has called fire
@@ -235,7 +239,7 @@ func (f *fenceTimer) fire() {
 	}
 	f.log.Error("demotion failed or took too long: fencing the service", "reason", r.String())
 	f.notify()
-	err := f.call(r)
+	err := f.call(r, limit)
 	f.mu.Lock()
 	session := f.session
 	f.mu.Unlock()
@@ -257,13 +261,12 @@ func (f *fenceTimer) fire() {
 	f.notify()
 }
 
-// call calls Fence and waits for it for half of FenceTimeout.
-func (f *fenceTimer) call(r Reason) error {
+// call calls Fence and waits for it for limit.
+func (f *fenceTimer) call(r Reason, limit time.Duration) error {
 	fencer, ok := f.service.(Fencer)
 	if !ok {
 		return errors.New("the Service is no Fencer")
 	}
-	limit := f.timing.FenceTimeout / 2
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	answer := make(chan error, 1)
