@@ -172,11 +172,13 @@ func (e *Elector) prove(ctx context.Context, h *dcs.Hold, v *cluster.View) (fres
 
 func (e *Elector) acquired(h *dcs.Hold, err error) {
 	l := &e.loop
-	l.fs.unclear = nil
+	switch {
+	case errors.Is(err, dcs.ErrAmbiguous):
+		l.fs.unclear = l.session // F3
+	case err == nil, errors.Is(err, dcs.ErrConflict): // any other error may come from an attempt that was not sent
+		l.fs.unclear = nil
+	}
 	if err != nil {
-		if errors.Is(err, dcs.ErrAmbiguous) {
-			l.fs.unclear = l.session // F3
-		}
 		l.acquire = failed
 		l.decideAt = dcs.Now().Add(min(time.Second, l.timing.LoopWait))
 		e.log.Info("lock not taken", "error", err)

@@ -667,3 +667,51 @@ func TestAcceptWhileDeciding(t *testing.T) {
 		between(t, "lock", time.Since(begin), time.Minute, time.Minute+time.Second)
 	})
 }
+
+// F3: an acquisition whose outcome is not known stays so until it is settled, also
+// where a later one was not sent.
+func TestUnclearAcquisitionStaysUnclear(t *testing.T) {
+	inFailsafe(t, func(t *testing.T, w *world, l *links) {
+		held := w.server.Inject(memstore.Match{Op: memstore.OpCommit, Key: cluster.Key(scope, cluster.LeaderKey)}, memstore.Hold())
+		settling := w.server.Inject(memstore.Match{Op: memstore.OpSettle}, memstore.Hang())
+		b := w.safe(l, "b", "b").start()
+		w.wait(time.Minute, "the acquisition is held", func() bool { return held.Held() > 0 })
+		r := FailsafeRequest{Scope: scope, Name: "a", Instance: "i", Token: 1 << 40, TTL: 30 * time.Second, Member: "b"}
+		for range 200 {
+			pass(100 * time.Millisecond)
+			if a, err := b.e.AcceptFailsafe(t.Context(), r); err != nil || a.Accepted {
+				t.Fatalf("%+v, %v after %v", a, err, time.Since(epoch))
+			}
+		}
+		settling.Lift()
+		held.Lift()
+		held.Drop()
+		w.leads(b)
+	})
+}
+
+// F5: a leader whose keeper record could not be removed takes its lock again after the
+// outage, and removes the record then.
+func TestFailsafeKeeperRemovalCutOff(t *testing.T) {
+	inFailsafe(t, func(t *testing.T, w *world, l *links) {
+		a, b, _ := w.trio(l)
+		w.pause(b)
+		w.wait(time.Minute, "a is the keeper", func() bool { return a.e.Status().Kept })
+		removal := w.server.Inject(memstore.Match{Client: "a", Op: memstore.OpCommit, Key: cluster.Key(scope, cluster.KeeperKey)}, memstore.Hang())
+		w.resume(b)
+		pass(2 * time.Second)
+		cut := w.server.Inject(memstore.Match{Client: "a"}, memstore.Hang())
+		pass(2 * time.Minute)
+		if lead := a.e.Leading(); lead == nil || lead.hold.Valid() {
+			t.Fatal("a does not lead without its lock")
+		}
+		cut.Lift()
+		removal.Lift()
+		w.wait(time.Minute, "the lock is taken again, and the record is gone", func() bool {
+			return w.view().Leader != nil && w.view().Keeper == nil && a.e.Leading() != nil
+		})
+		if len(a.svc.demotes) > 0 {
+			t.Errorf("%v", a.svc.demotes)
+		}
+	})
+}

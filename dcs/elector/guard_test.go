@@ -260,3 +260,27 @@ func TestGuardianInsteadOfExit(t *testing.T) {
 		}
 	})
 }
+
+// At the end of a pause the Guardian is armed before the keeper record is removed. While
+// it cannot be armed, the record stays.
+func TestGuardianBeforeTheKeeperEnds(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		var g fakeGuardian
+		a := w.start("a", guarded(&g))
+		w.leads(a)
+		w.pause(a)
+		w.wait(time.Minute, "a is the keeper", func() bool { return a.e.Status().Kept })
+		pass(time.Second)
+		a.svc.do(func() { g.onArm = func() error { return errors.New("no") } })
+		w.resume(a)
+		pass(5 * time.Second)
+		if armed, _ := g.state(); w.view().Keeper == nil || armed {
+			t.Errorf("keeper %+v, armed %v", w.view().Keeper, armed)
+		}
+		a.svc.do(func() { g.onArm = nil })
+		w.wait(10*time.Second, "the record is gone", func() bool { return w.view().Keeper == nil })
+		if armed, _ := g.state(); !armed || a.svc.demotes != nil {
+			t.Errorf("armed %v, %v", armed, a.svc.demotes)
+		}
+	})
+}

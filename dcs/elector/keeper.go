@@ -101,12 +101,19 @@ func (e *Elector) removeKeeper() {
 	v := l.view
 	l.keeperGone, l.keeperAt = true, dcs.Now().Add(e.retryTime())
 	var cond []dcs.Cond
+	var g *guard
 	if l.lead != nil {
 		l.lead.keep(false)
-		e.timer.Load().poke()
+		t := e.timer.Load()
+		t.poke()
+		g = t.guard
 		cond = append(cond, l.lead.Guard())
 	}
 	e.begin(taskKeeper, func(ctx context.Context) func() {
+		if err := g.arm(); err != nil { // E7: the service is not without both
+			e.log.Error("Guardian cannot be armed: the keeper record stays", "error", err)
+			return func() {}
+		}
 		txn, err := v.ForcedTxn(cluster.Remove(cluster.KeeperKey)) // the owner's, also after its lock
 		if err == nil && len(txn.Then) > 0 {
 			txn.If = append(txn.If, cond...)
@@ -152,7 +159,8 @@ func (e *Elector) mayRetake(f *facts) bool {
 	old := l.hold != nil && v.Leader != nil && v.Leader.Token == l.hold.Token() // E13
 	allowed := e.keeps(v)
 	if !f.kept {
-		allowed = v.Keeper == nil && !v.Config.Pause && v.Failsafe.Contains(e.c.Name) // F5, E11
+		// F5, E11. Its own record may be there still, where the removal was cut off.
+		allowed = (v.Keeper == nil || e.ownsKeeper(v)) && !v.Config.Pause && v.Failsafe.Contains(e.c.Name)
 	}
 	return allowed && (v.Leader == nil || old) && e.due(l.retakeAt)
 }
