@@ -12,8 +12,9 @@ import (
 
 // The names of events.
 const (
-	Leading   = "leading"   // the member holds the lock from now on; one for each token
+	Leading   = "leading"   // the member holds the lock from now on; one for each leadership
 	Renewed   = "renewed"   // the deadline moved to DeadlineMono
+	Retaken   = "retaken"   // the leadership outlasted its lock, and its owner took the lock again with NewToken
 	Unknown   = "unknown"   // a renewal failed, and the leadership is valid until its deadline
 	Lost      = "lost"      // the leadership ended, and its owner did not release it
 	Released  = "released"  // the owner released the leadership
@@ -35,8 +36,11 @@ type Event struct {
 	Act    string `json:"act,omitempty"`
 	Member string `json:"member,omitempty"`
 	Event  string `json:"event"`
-	// Token is the fencing token of the hold concerned.
+	// Token is the fencing token of the hold concerned. All events of a leadership have
+	// that of its first hold.
 	Token uint64 `json:"token,omitempty"`
+	// NewToken is the token of the present hold of a leadership that was retaken.
+	NewToken uint64 `json:"new_token,omitempty"`
 	// DeadlineMono is the CLOCK_MONOTONIC reading at which the hold stops
 	// being valid without a further renewal.
 	DeadlineMono int64  `json:"deadline_mono_ns,omitempty"`
@@ -68,6 +72,9 @@ func line(e Event) string {
 	}
 	if e.Token != 0 {
 		out += fmt.Sprintf(", token %d", e.Token)
+	}
+	if e.NewToken != 0 {
+		out += fmt.Sprintf(", now token %d", e.NewToken)
 	}
 	if e.DeadlineMono != 0 && e.DeadlineMono > e.Mono {
 		out += fmt.Sprintf(", valid for %v", time.Duration(e.DeadlineMono-e.Mono).Round(time.Millisecond))
