@@ -106,6 +106,8 @@ func (s *show) play(ctx context.Context, act string, began int64) error {
 		err = s.kill(limit, r)
 	case "freeze":
 		err = s.freeze(limit, r)
+	case "failsafe":
+		err = s.failsafe(limit, r)
 	case "outage":
 		err = s.outage(limit, r)
 	case "store-leader":

@@ -81,8 +81,8 @@ func (s *show) hang(ctx context.Context, r *result) error {
 	return nil
 }
 
-// outage: no node of the store reaches another one for longer than the lease. The
-// leader must have stopped by its deadline, and no member leads until the store is back.
+// outage: no node of the store reaches another one for longer than the lease, without
+// failsafe mode. The leader must have stopped by its deadline, and no member leads until the store is back.
 func (s *show) outage(ctx context.Context, r *result) error {
 	p, t, err := s.leader()
 	if err != nil {

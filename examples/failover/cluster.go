@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,6 +42,7 @@ type cluster struct {
 	dir     string
 	ttl     time.Duration
 	shared  string // the URL of a store that was there already, or empty
+	token   string // the secret of the members for failsafe mode
 	mu      sync.Mutex
 	members []*process // under mu once it is made; see all
 	events  func(event.Event)
@@ -58,7 +60,7 @@ func newCluster(ctx context.Context, o options, events func(event.Event), died f
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{dir: dir, ttl: o.ttl, events: events, died: died, http: &http.Client{}}
+	c := &cluster{dir: dir, ttl: o.ttl, token: rand.Text(), events: events, died: died, http: &http.Client{}}
 	addrs, err := freeAddrs(ctx, 2*len(memberNames))
 	if err != nil {
 		c.close()
@@ -176,7 +178,7 @@ func (c *cluster) start(p *process) error {
 	}
 	//nolint:gosec,noctx // G204: this very program, whose life is bounded by its standard input and by close
 	cmd := exec.Command(exe, "-member", "-name", p.name, "-api", p.api, "-store", p.store, "-ttl", c.ttl.String())
-	cmd.Env = append(os.Environ(), memberEnv+"=1")
+	cmd.Env = append(os.Environ(), memberEnv+"=1", tokenEnv+"="+c.token)
 	endWithParent(cmd)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -213,6 +215,9 @@ func (c *cluster) start(p *process) error {
 
 // memberEnv marks a member process, for a test binary that plays the program.
 const memberEnv = "HOLDFAST_FAILOVER_MEMBER"
+
+// tokenEnv has the secret of the members for failsafe mode.
+const tokenEnv = "HOLDFAST_FAILOVER_TOKEN"
 
 // tail keeps the last bytes written to it.
 type tail struct {

@@ -12,15 +12,22 @@ import (
 // leadership is the time in which one member was the primary, as it reported it.
 type leadership struct {
 	member   string
-	token    uint64
-	start    int64 // CLOCK_MONOTONIC, nanoseconds
-	end      int64 // when its database had stopped; 0 while it goes on
-	deadline int64 // where its lock ends without a further renewal
+	token    uint64  // of its first lock
+	raised   []raise // the locks that it took later
+	start    int64   // CLOCK_MONOTONIC, nanoseconds
+	end      int64   // when its database had stopped; 0 while it goes on
+	deadline int64   // where it ends without a further renewal of its lock or acceptance of all members
 	ending   string
 	frozen   bool // its process could not run at the end
 }
 
-// over returns the moment at which the member stopped to be primary or its lock ended.
+// raise is a further lock of a leadership that has outlasted one in failsafe mode.
+type raise struct {
+	token uint64
+	at    int64
+}
+
+// over returns the moment at which the member stopped to be primary or its deadline passed.
 func (t leadership) over() int64 {
 	if t.end != 0 {
 		return min(t.end, t.deadline)
@@ -66,6 +73,10 @@ func (h *history) add(e event.Event) {
 	case event.Renewed:
 		if t != nil {
 			t.deadline = max(t.deadline, e.DeadlineMono)
+		}
+	case event.Retaken:
+		if t != nil {
+			t.raised = append(t.raised, raise{e.NewToken, e.Mono})
 		}
 	case event.Lost, event.Released, event.Fenced:
 		if t != nil && t.end == 0 {
@@ -198,25 +209,32 @@ func (h *history) judge() judgement {
 			j.Late++
 		}
 		over, token = max(over, t.over()), max(token, t.token)
+		for _, r := range t.raised {
+			if r.token <= token {
+				j.Fell++
+			}
+			token = max(token, r.token)
+		}
 	}
 	return j
 }
 
-// tokensBetween lists the tokens of leaderships that began in [from, to), rising
-// by their beginning.
+// tokensBetween lists the tokens of locks that were taken in [from, to), in that order.
 func (h *history) tokensBetween(from, to int64) []uint64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var in []*leadership
+	var in []raise
 	for _, t := range h.leaderships {
-		if t.start >= from && t.start < to {
-			in = append(in, t)
+		for _, r := range append([]raise{{t.token, t.start}}, t.raised...) {
+			if r.at >= from && r.at < to {
+				in = append(in, r)
+			}
 		}
 	}
-	sort.Slice(in, func(i, j int) bool { return in[i].start < in[j].start })
+	sort.Slice(in, func(i, j int) bool { return in[i].at < in[j].at })
 	out := make([]uint64, 0, len(in))
-	for _, t := range in {
-		out = append(out, t.token)
+	for _, r := range in {
+		out = append(out, r.token)
 	}
 	return out
 }

@@ -58,6 +58,39 @@ func TestJudge(t *testing.T) {
 			},
 			want: judgement{Overlaps: 1, Overlap: 30},
 		},
+		"one that outlasts its lock in failsafe mode": {
+			events: []event.Event{
+				leading("a", 5, 100, 200),
+				{Event: event.Renewed, Member: "a", Token: 5, Mono: 180, DeadlineMono: 400}, // all members accept it
+				{Event: event.Retaken, Member: "a", Token: 5, NewToken: 8, Mono: 300},
+				{Event: event.Lost, Member: "a", Token: 5, Mono: 390},
+				leading("b", 9, 391, 500),
+			},
+		},
+		"another one leads while all members accept the first": {
+			events: []event.Event{
+				leading("a", 5, 100, 200),
+				{Event: event.Renewed, Member: "a", Token: 5, Mono: 180, DeadlineMono: 400},
+				leading("b", 9, 250, 500),
+			},
+			want: judgement{Overlaps: 1, Overlap: 150},
+		},
+		"one that stops after the members' acceptance has ended": {
+			events: []event.Event{
+				leading("a", 5, 100, 200),
+				{Event: event.Renewed, Member: "a", Token: 5, Mono: 180, DeadlineMono: 400},
+				{Event: event.Lost, Member: "a", Token: 5, Mono: 401},
+			},
+			want: judgement{Late: 1},
+		},
+		"a token below the one of a lock that was taken again": {
+			events: []event.Event{
+				leading("a", 5, 100, 200),
+				{Event: event.Retaken, Member: "a", Token: 5, NewToken: 9, Mono: 150},
+				leading("b", 8, 250, 400),
+			},
+			want: judgement{Fell: 1},
+		},
 		"a token that falls": {
 			events: []event.Event{leading("a", 9, 100, 110), leading("b", 5, 120, 130)},
 			want:   judgement{Fell: 1},
@@ -77,6 +110,15 @@ func TestJudge(t *testing.T) {
 			require.Equal(t, c.want.Overlaps, h.overlapsBetween(0, 1<<62))
 		})
 	}
+}
+
+// The table has each token in the act in which its lock was taken.
+func TestTokensOfALockThatWasTakenAgain(t *testing.T) {
+	h := newHistory()
+	h.add(leading("a", 5, 100, 200))
+	h.add(event.Event{Event: event.Retaken, Member: "a", Token: 5, NewToken: 8, Mono: 300})
+	require.Equal(t, []uint64{5}, h.tokensBetween(0, 200))
+	require.Equal(t, []uint64{8}, h.tokensBetween(200, 400))
 }
 
 func TestADeathEndsALeadership(t *testing.T) {

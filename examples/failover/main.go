@@ -1,8 +1,8 @@
 // Command failover is a demonstration that needs nothing but Go: three real
 // processes, each with an embedded Raft node and an elector, elect a leader, hand
 // over, and survive a kill -9, a freeze, a database that does not stop, an outage of
-// the store, and the death of the store's own leader, while a client writes through
-// the leader. At the end it reports the cost of each event, and exits with status 1 if
+// the store with and without failsafe mode, and the death of the store's own leader,
+// while a client writes through the leader. At the end it reports the cost of each event, and exits with status 1 if
 // a guarantee was broken.
 //
 //	go run ./examples/failover
@@ -39,10 +39,10 @@ type options struct {
 }
 
 // actNames lists the acts in the order in which they are played.
-var actNames = []string{"election", "switchover", "hang", "kill", "freeze", "outage", "store-leader", "disk-lost", "replace"}
+var actNames = []string{"election", "switchover", "hang", "kill", "freeze", "failsafe", "outage", "store-leader", "disk-lost", "replace"}
 
 // ownActs are those that injure the members' own nodes.
-var ownActs = []string{"outage", "store-leader", "disk-lost", "replace"}
+var ownActs = []string{"failsafe", "outage", "store-leader", "disk-lost", "replace"}
 
 func parse(args []string) (options, error) {
 	o := options{}

@@ -14,7 +14,10 @@ import (
 
 	_ "github.com/holdfast-dcs/holdfast/consul" // the consul:// scheme
 	"github.com/holdfast-dcs/holdfast/dcs"
+	dcscluster "github.com/holdfast-dcs/holdfast/dcs/cluster"
+	"github.com/holdfast-dcs/holdfast/dcs/cluster/clusterhttp"
 	"github.com/holdfast-dcs/holdfast/dcs/elector"
+	"github.com/holdfast-dcs/holdfast/dcs/elector/electorhttp"
 	_ "github.com/holdfast-dcs/holdfast/etcd3" // the etcd3:// scheme
 	"github.com/holdfast-dcs/holdfast/examples/internal/event"
 	_ "github.com/holdfast-dcs/holdfast/raftstore" // the raft:// scheme
@@ -56,6 +59,8 @@ func runMember(o options) error {
 	m.elector, err = elector.New(elector.Config{
 		Store: store, Scope: scope, Name: o.name, Service: m.db, NoKeeper: true,
 		Timing: elector.Timing{Timing: timing, HandoverTimeout: o.ttl}, // of a store that grants longer leases, too
+		Member: dcscluster.Member{APIURL: "http://" + o.api},
+		Asker:  clusterhttp.New(nil), Failsafe: electorhttp.NewFailsafeClient(nil, os.Getenv(tokenEnv)),
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
@@ -90,8 +95,10 @@ func (m *member) serve(ctx context.Context) (*http.Server, error) {
 		return nil, fmt.Errorf("the service's address: %w", err)
 	}
 	mux := http.NewServeMux()
+	mux.Handle("/", electorhttp.New(m.elector, electorhttp.Options{FailsafeToken: os.Getenv(tokenEnv)}))
 	mux.HandleFunc("POST /write/{n}", m.write)
 	mux.HandleFunc("POST /switchover/{to}", m.switchover)
+	mux.HandleFunc("POST /failsafe-mode/{on}", m.failsafeMode)
 	mux.HandleFunc("POST /hang", m.hang)
 	mux.HandleFunc("POST /stale-write", m.staleWrite)
 	mux.HandleFunc("GET /data", m.data)

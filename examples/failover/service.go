@@ -59,6 +59,12 @@ func (m *member) switchover(w http.ResponseWriter, r *http.Request) {
 	m.answer(w, err)
 }
 
+// failsafeMode sets failsafe_mode in the configuration of the cluster.
+func (m *member) failsafeMode(w http.ResponseWriter, r *http.Request) {
+	_, err := m.elector.PatchConfig(r.Context(), []byte(`{"failsafe_mode": `+r.PathValue("on")+`}`))
+	m.answer(w, err)
+}
+
 // hang makes the next demotion of this member hang.
 func (m *member) hang(w http.ResponseWriter, _ *http.Request) {
 	m.db.hang()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -138,10 +139,12 @@ func (t *timeline) event(e event.Event) {
 		return
 	case event.Leading:
 		text = fmt.Sprintf("leads, token %d", e.Token)
+	case event.Retaken:
+		text = fmt.Sprintf("goes on and has taken the lock again, token %d", e.NewToken)
 	case event.Following:
 		text = "follows " + e.Leader
 	case event.Lost, event.Released, event.Fenced, event.Unknown:
-		text = fmt.Sprintf("%s, token %d", e.Event, e.Token)
+		text = fmt.Sprintf("%s, token %d", e.Event, cmp.Or(e.NewToken, e.Token))
 	}
 	if e.Reason != "" && e.Event != event.Released {
 		text += ": " + e.Reason
@@ -179,7 +182,8 @@ var actTitles = map[string]string{
 	"hang":         "the leader is to hand over, and its database does not stop",
 	"kill":         "kill -9 of the leader, and a restart",
 	"freeze":       "the leader is frozen for longer than its lease, and thawed",
-	"outage":       "the store answers no member for longer than the lease",
+	"failsafe":     "the store answers no member, and in failsafe mode all members accept the leader",
+	"outage":       "the store answers no member for longer than the lease, without failsafe mode",
 	"store-leader": "kill -9 of the Raft leader while another member leads",
 	"disk-lost":    "kill -9 of the leader, whose data directory is lost",
 	"replace":      "a fourth node joins, and the leader leaves for good",
