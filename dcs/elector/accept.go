@@ -97,8 +97,41 @@ func (e *Elector) failsafeObstacle() error {
 		return fmt.Errorf("this member is not in the list of key %q: a leader may go on without asking it", cluster.FailsafeKey)
 	case !e.due(l.began.Add(max(list.TTL, l.timing.TTL))):
 		return fmt.Errorf("this process may have accepted a leader before its start, which was less than %v ago", max(list.TTL, l.timing.TTL))
+	case l.fs.reachErr != nil:
+		return l.fs.reachErr
+	case l.fs.reached.IsZero() || !e.due(l.fs.reached.Add(max(list.TTL, l.timing.TTL))):
+		return fmt.Errorf("another process may have accepted a leader in the name of this member, which does not reach itself at its address in key %q for %v yet", cluster.FailsafeKey, max(list.TTL, l.timing.TTL))
 	}
 	return nil
+}
+
+// keepReached finds out once a LoopWait whether this process answers at its address in
+// the failsafe list. Another process that did until now may have accepted a leader,
+// which lasts for a TTL (F4).
+func (e *Elector) keepReached() {
+	l := &e.loop
+	if l.view == nil || e.c.Failsafe == nil {
+		return
+	}
+	url := l.view.Failsafe.Members[e.c.Name]
+	if url != l.fs.url {
+		l.fs.url, l.fs.reached, l.fs.reachErr, l.fs.reachAt = url, dcs.Instant{}, nil, dcs.Instant{}
+	}
+	if url == "" || l.busy[taskReach] || !e.due(l.fs.reachAt) {
+		return
+	}
+	l.fs.reachAt = dcs.Now().Add(l.timing.LoopWait)
+	e.begin(taskReach, func(ctx context.Context) func() {
+		err := e.reachesItself(ctx, url)
+		return func() {
+			switch l.fs.reachErr = err; {
+			case err != nil || url != l.fs.url:
+				l.fs.reached = dcs.Instant{}
+			case l.fs.reached.IsZero():
+				l.fs.reached = dcs.Now()
+			}
+		}
+	})
 }
 
 // reachesItself returns an error unless this process answers at url, which a failsafe

@@ -236,13 +236,13 @@
 //     TestFailsafeLastsFromTheFirstQuestion).
 //   - F3: A member accepts only if it neither leads nor takes the lock, and no leader
 //     that another one has followed (TestAcceptFailsafe, TestAcceptWhileAcquiring,
-//     TestAcceptWhileDeciding).
+//     TestAcceptWhileDeciding, TestUnclearAcquisitionStaysUnclear).
 //   - F4, P23: A member that has accepted takes no lock for the longer one of the two
 //     TTLs, nor does one within that time of its start while a list is stored. One that
-//     is not in the list, or does not reach itself at its address there, takes none at
-//     all. The list binds also where the mode is off (TestFailsafePartition,
-//     TestFailsafeAcceptorRestarts, TestFailsafeTwin, TestFailsafeNotListed,
-//     TestFailsafeEnds).
+//     is not in the list, or has not reached itself at its address there for a TTL,
+//     takes none at all. The list binds also where the mode is off
+//     (TestFailsafePartition, TestFailsafeAcceptorRestarts, TestFailsafeTwin,
+//     TestFailsafeTwinDisplaced, TestFailsafeNotListed, TestFailsafeEnds).
 //   - F5: A lock that is lost, or that another member has, ends the leadership at once.
 //     A pause keeps the leader from taking its lock again, not from leading
 //     (TestFailsafeLost, TestFailsafePausedMeanwhile).

@@ -127,6 +127,7 @@ const (
 	taskKeeper   task = "keeper"
 	taskFailsafe task = "failsafe"
 	taskAsk      task = "ask"
+	taskReach    task = "reach"
 )
 
 // New returns an Elector, or an ErrInvalid with every fault of c. It does no I/O.

@@ -59,6 +59,10 @@ type failsafe struct {
 	seen     dcs.Revision
 	by       string // F3: the leader that was accepted
 	until    dcs.Instant
+	url      string      // F4: the address of this member in the list
+	reached  dcs.Instant // since when this process answers there; zero if it does not
+	reachErr error
+	reachAt  dcs.Instant
 	unclear  *dcs.Session // an acquisition of it has an outcome that is not known
 }
 

@@ -395,6 +395,28 @@ func TestFailsafeTwin(t *testing.T) {
 	})
 }
 
+// F4: of two processes of one name the one that the others reach again takes no lock
+// while a leader may last that the other one has accepted.
+func TestFailsafeTwinDisplaced(t *testing.T) {
+	inFailsafe(t, func(t *testing.T, w *world, l *links) {
+		a, b, _ := w.trio(l)
+		twin := w.safe(l, "b2", "b")
+		w.server.Inject(memstore.Match{Client: "b2"}, memstore.Hang())
+		twin.start()
+		pass(time.Second)
+		w.server.Inject(memstore.Match{Client: "a"}, memstore.Hang())
+		pass(5 * time.Minute)
+		asked := len(l.asked)
+		w.wait(time.Minute, "another round", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.asked) > asked })
+		pass(time.Millisecond)
+		l.do(func() { l.at["http://b/"] = b })
+		pass(2 * time.Minute)
+		if a.e.Leading() == nil || b.svc.promotes > 0 {
+			t.Errorf("a %v, b %d", a.e.Leading(), b.svc.promotes)
+		}
+	})
+}
+
 // F2: a leader that another process of its name has displaced at its address does not
 // go on. That process may take the lock.
 func TestFailsafeTwinOfTheLeader(t *testing.T) {

@@ -20,6 +20,7 @@ func (e *Elector) work() {
 	e.considerLeading()
 	e.keepKeeper()
 	e.keepFailsafe()
+	e.keepReached()
 	e.keepTree()
 }
 
