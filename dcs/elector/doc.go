@@ -233,7 +233,7 @@
 //   - F2: All members must accept in one round, each by its own word, and the leader
 //     must reach itself at its own address. The leadership lasts from the first question
 //     (TestFailsafeOutage, TestFailsafeRefused, TestFailsafeTwinOfTheLeader,
-//     TestFailsafeLastsFromTheFirstQuestion).
+//     TestFailsafeLastsFromTheFirstQuestion, TestLateAcceptances).
 //   - F3: A member accepts only if it neither leads nor takes the lock, and no leader
 //     that another one has followed (TestAcceptFailsafe, TestAcceptWhileAcquiring,
 //     TestAcceptWhileDeciding, TestUnclearAcquisitionStaysUnclear).

@@ -737,3 +737,25 @@ func TestFailsafeKeeperRemovalCutOff(t *testing.T) {
 		}
 	})
 }
+
+// F2: acceptances that arrive after the lock has run out extend nothing, also where
+// nobody has looked at the deadline yet, because the process was stopped.
+func TestLateAcceptances(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		store := w.open("a").store
+		s, err := store.NewSession(t.Context(), dcs.SessionOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		hold, err := s.TryAcquire(t.Context(), "lock", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lead := newLeadership(store, hold)
+		w.server.Down()
+		pass(time.Minute)
+		if lead.agree(dcs.Now().Add(time.Minute)) || lead.Valid() {
+			t.Error("the leadership lasts again")
+		}
+	})
+}

@@ -155,12 +155,12 @@ func (l *Leadership) keep(on bool) {
 }
 
 // agree sets until when the members have accepted the leadership; the zero Instant
-// takes their acceptances back. It returns false if the leadership is over, and nothing
-// extends it then.
+// takes their acceptances back. It returns false if the leadership is over or lost, and
+// nothing extends it then.
 func (l *Leadership) agree(until dcs.Instant) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.over && !until.IsZero() {
+	if !until.IsZero() && (l.over || l.termLocked().lost != nil) { // F2: answers to a process that was stopped come late
 		return false
 	}
 	l.until = until
