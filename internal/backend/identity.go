@@ -60,8 +60,11 @@ type SeedPool interface {
 // outcome is the outcome of a poll: an error if no server may be used.
 type outcome struct{ split error }
 
-// maxPoll bounds the wait for the seeds' answers once the store is known.
+// maxPoll bounds the wait for silent seeds, except as [Identity.pollTime] says.
 const maxPoll = 450 * time.Millisecond
+
+// silence returns how long a poll waits for a first answer.
+func (i *Identity) silence() time.Duration { return min(maxPoll, i.Budget/4) }
 
 // pollTime returns how long silent seeds are waited for. The first decision waits longer:
 // if most seeds are slow then, the few that answer may belong to another store.
@@ -69,7 +72,7 @@ func (i *Identity) pollTime() time.Duration {
 	if i.current.Load() == nil {
 		return i.Budget / 2
 	}
-	return min(maxPoll, i.Budget/4)
+	return i.silence()
 }
 
 // pollInterval returns the least time between two polls.
@@ -103,7 +106,7 @@ func (i *Identity) Close() {
 
 // Ready polls the seeds if the identity is not decided. It returns as soon as
 // most seeds agree, and otherwise when all have answered or [Identity.pollTime] has
-// passed. It fails if the seeds belong to different stores and none of these has
+// passed. It waits less if none answers, because there is nothing to decide then. It fails if the seeds belong to different stores and none of these has
 // most of the seeds.
 func (i *Identity) Ready(ctx context.Context) error {
 	if i.current.Load() != nil && !i.suspect.Load() {
@@ -145,9 +148,17 @@ func (i *Identity) decide(ctx context.Context) (outcome, error) {
 	agreed := make(chan struct{})
 	i.polls.Go(func() { i.poll(round, agreed) })
 	i.mu.Unlock()
-	select {
-	case <-agreed:
-	case <-ctx.Done():
+	silence := time.NewTimer(i.silence())
+	defer silence.Stop()
+	for waits := true; waits; {
+		select {
+		case <-agreed:
+			waits = false
+		case <-ctx.Done():
+			waits = false
+		case <-silence.C:
+			waits = i.anyAnswered() // otherwise there is nothing to decide yet
+		}
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -159,6 +170,13 @@ func (i *Identity) decide(ctx context.Context) (outcome, error) {
 	}
 	i.reported = split != nil
 	return outcome{split}, nil
+}
+
+// anyAnswered reports whether a seed has answered the present poll.
+func (i *Identity) anyAnswered() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return len(i.answered) > 0
 }
 
 // poll asks every endpoint of every seed. It closes agreed when most seeds agree
@@ -332,6 +350,13 @@ func (i *Identity) split() error {
 	return nil
 }
 
+// isSplit reports whether the seeds belong to different stores.
+func (i *Identity) isSplit() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.split() != nil
+}
+
 // list names the store of each endpoint that answered. Under i.mu.
 func (i *Identity) list() string {
 	var out []string
@@ -360,8 +385,11 @@ func (i *Identity) Check(ctx context.Context, at, id string) error {
 	case own == nil:
 		// If no seed had answered, the first answer decides nothing: the others may be
 		// about to answer too.
-		i.vote(at, id)
-		i.requestPollIfOld()
+		if i.vote(at, id); i.isSplit() {
+			i.requestPollIfOld()
+		} else {
+			i.requestPoll()
+		}
 	case *own != "" && id == "":
 		// The server may have been asked before the key was written: only a poll finds
 		// that the key is missing.

@@ -165,12 +165,21 @@ func TestSlowSeedsDecideFirst(t *testing.T) {
 	})
 }
 
+// A store that is silent takes little of a call's budget.
+func TestNoSeedAnswers(t *testing.T) {
+	identify(t, map[string]string{}, func(t *testing.T, i *Identity, _ *stores, _ *strings.Builder) {
+		begin := time.Now()
+		require.NoError(t, i.Ready(t.Context()))
+		require.Equal(t, identityBudget/4, time.Since(begin))
+		require.Empty(t, i.ID())
+	})
+}
+
 // No seed answers when the Store is opened. The first one that does so later does not decide
 // alone.
 func TestFirstAnswerAfterSilenceDecidesNothing(t *testing.T) {
 	identify(t, map[string]string{}, func(t *testing.T, i *Identity, s *stores, _ *strings.Builder) {
 		require.NoError(t, i.Ready(t.Context()))
-		time.Sleep(i.pollInterval() + time.Millisecond)
 		for addr, id := range map[string]string{"a": "y", "b": "x", "c": "x"} {
 			s.set(addr, id)
 		}
