@@ -92,9 +92,12 @@ type sightings struct {
 	seen, missed time.Time // when the last read that found the key began, and the first one without it ended
 }
 
-// observe reads key repeatedly until it is absent or deadline has passed.
+// observe reads key repeatedly until it is absent, or deadline has passed as far as the
+// control allows.
 func (c *client) observe(key string, deadline time.Time) sightings {
 	var s sightings
+	start := time.Now()
+	limit := deadline.Sub(start)
 	for {
 		begin := time.Now()
 		if c.gone(key) {
@@ -102,7 +105,7 @@ func (c *client) observe(key string, deadline time.Time) sightings {
 			return s
 		}
 		s.seen = begin
-		if begin.After(deadline) {
+		if begin.After(deadline) && c.e.more(limit, start) == 0 {
 			return s
 		}
 		c.e.pass(10 * time.Millisecond)
