@@ -134,6 +134,8 @@ func checkURL(field, raw string, required bool) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("%s is no URL: use one like http://10.0.0.1:8008/", field) // a URL can hold a password
+	case u.User != nil:
+		return fmt.Errorf("%s %q has a user: every reader of the cluster sees it", field, u.Redacted())
 	case u.Scheme != "http" && u.Scheme != "https", u.Host == "":
 		return fmt.Errorf("%s %q is no HTTP URL: use one like http://10.0.0.1:8008/", field, u.Redacted())
 	}

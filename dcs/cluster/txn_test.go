@@ -186,8 +186,11 @@ func TestTxnRefusesFaults(t *testing.T) {
 		_, err := m.Encode()
 		require.ErrorIs(t, err, dcs.ErrInvalid, "%+v", m)
 	}
-	_, err = Member{Name: "a", APIURL: "ftp://u:" + "secret" + "@h/"}.Encode()
-	require.NotContains(t, fmt.Sprint(err), "secret")
+	for _, scheme := range []string{"ftp", "http"} {
+		_, err = Member{Name: "a", APIURL: scheme + "://u:" + "secret" + "@h/"}.Encode()
+		require.ErrorIs(t, err, dcs.ErrInvalid)
+		require.NotContains(t, fmt.Sprint(err), "secret")
+	}
 }
 
 func TestCheckNames(t *testing.T) {

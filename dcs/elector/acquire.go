@@ -170,14 +170,20 @@ func (e *Elector) prove(ctx context.Context, h *dcs.Hold, v *cluster.View) (fres
 	return fresh, err
 }
 
-func (e *Elector) acquired(h *dcs.Hold, err error) {
+// noteAttempt notes whether an acquisition may still take the lock (F3).
+func (e *Elector) noteAttempt(err error) {
 	l := &e.loop
 	switch {
 	case errors.Is(err, dcs.ErrAmbiguous):
-		l.fs.unclear = l.session // F3
+		l.fs.unclear = l.session
 	case err == nil, errors.Is(err, dcs.ErrConflict): // any other error may come from an attempt that was not sent
 		l.fs.unclear = nil
 	}
+}
+
+func (e *Elector) acquired(h *dcs.Hold, err error) {
+	l := &e.loop
+	e.noteAttempt(err)
 	if err != nil {
 		l.acquire = failed
 		l.decideAt = dcs.Now().Add(min(time.Second, l.timing.LoopWait))

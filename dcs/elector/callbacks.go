@@ -53,20 +53,21 @@ func (e *Elector) startPromote() {
 	l.promoteBy = dcs.Now().Add(l.timing.PromoteTimeout)
 	l.approved = false
 	l.generation++
-	t := e.timer.Load()
-	e.callback("Promote", func() error { return e.promote(t, lead) }, func(err error) {
+	t, least := e.timer.Load(), l.timing.StopTimeout
+	e.callback("Promote", func() error { return e.promote(t, lead, least) }, func(err error) {
 		if l.promote = done; err != nil {
 			l.promote, l.promoteErr = failed, err
 		}
 	})
 }
 
-// promote arms the Guardian and calls Promote.
-func (e *Elector) promote(t *fenceTimer, lead *Leadership) error {
+// promote arms the Guardian and calls Promote, unless the leadership lasts for less than
+// least after that (E1): the process may have been stopped meanwhile.
+func (e *Elector) promote(t *fenceTimer, lead *Leadership, least time.Duration) error {
 	if err := t.guard.arm(); err != nil {
 		return fmt.Errorf("the Guardian cannot be armed: %w", err)
 	}
-	if lead.ctx.Err() != nil {
+	if lead.expire(least) {
 		return errors.New("the leadership ended while the Guardian was armed")
 	}
 	return e.c.Service.Promote(lead.ctx, lead)

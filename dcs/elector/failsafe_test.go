@@ -712,6 +712,32 @@ func TestUnclearAcquisitionStaysUnclear(t *testing.T) {
 	})
 }
 
+// F3: a leader that takes its lock again in an acquisition whose answer is lost, and is
+// demoted meanwhile, accepts nobody until that is settled.
+func TestUnclearRetake(t *testing.T) {
+	inFailsafe(t, func(t *testing.T, w *world, l *links) {
+		a, _, _ := w.trio(l)
+		cut := w.server.Inject(memstore.Match{Client: "a"}, memstore.Hang())
+		pass(time.Minute) // the lock has run out, and a is accepted
+		held := w.server.Inject(memstore.Match{Client: "a", Op: memstore.OpCommit, Key: cluster.Key(scope, cluster.LeaderKey)}, memstore.Hold())
+		settling := w.server.Inject(memstore.Match{Client: "a", Op: memstore.OpSettle}, memstore.Hang())
+		cut.Lift()
+		w.wait(time.Minute, "the acquisition is held", func() bool { return held.Held() > 0 })
+		l.do(func() { l.cut[[2]string{"a", "b"}], l.cut[[2]string{"a", "c"}] = true, true })
+		w.server.Inject(memstore.Match{Op: memstore.OpCommit, Key: cluster.Key(scope, cluster.LeaderKey)}, memstore.Hang()) // nobody else leads either
+		w.wait(time.Minute, "a does not lead", func() bool { return a.e.Status().State == Following })
+		r := FailsafeRequest{Scope: scope, Name: "b", Instance: "i", Token: 1 << 40, TTL: 30 * time.Second, Member: "a"}
+		for range 100 {
+			pass(100 * time.Millisecond)
+			if answer, err := a.e.AcceptFailsafe(t.Context(), r); err != nil || answer.Accepted {
+				t.Fatalf("%+v, %v", answer, err)
+			}
+		}
+		settling.Lift()
+		held.Drop()
+	})
+}
+
 // F5: a leader whose keeper record could not be removed takes its lock again after the
 // outage, and removes the record then.
 func TestFailsafeKeeperRemovalCutOff(t *testing.T) {

@@ -173,11 +173,15 @@ func (e *Elector) startRetake() {
 	l.retake, l.retakeAt = running, dcs.Now().Add(e.retryTime())
 	v, session := l.view, l.session
 	e.begin(taskAcquire, func(ctx context.Context) func() {
-		h, err := e.take(ctx, session, v, v.Leader != nil)
+		h, taken := e.take(ctx, session, v, v.Leader != nil)
+		err := taken
 		if err == nil {
 			_, err = e.prove(ctx, h, v)
 		}
-		return func() { e.retook(h, err) }
+		return func() {
+			e.noteAttempt(taken)
+			e.retook(h, err)
+		}
 	})
 }
 

@@ -438,6 +438,20 @@ func TestConfirmBeforePromote(t *testing.T) {
 	})
 }
 
+// E1: a process that was stopped while its Guardian was armed does not promote, although
+// its fence timer has not run yet.
+func TestLittleTimeAfterArming(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a := w.start("a")
+		w.leads(a)
+		before := a.svc.promotes
+		lead := a.e.Leading()
+		if err := a.e.promote(a.e.timer.Load(), lead, lead.Remaining()+time.Second); err == nil || a.svc.promotes > before {
+			t.Errorf("%v, %d promotions", err, a.svc.promotes-before)
+		}
+	})
+}
+
 // A keeper, and a failsafe list, mean that a member may lead without the lock.
 func TestLeadersWithoutTheLock(t *testing.T) {
 	for key, value := range map[string]string{

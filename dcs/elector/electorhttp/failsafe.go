@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
@@ -77,7 +76,7 @@ func (h *handler) acceptFailsafe(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var q elector.FailsafeRequest
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxQuestion)).Decode(&q); err != nil {
+	if err := readBody(w, r, maxQuestion, &q); err != nil {
 		http.Error(w, "the body is no question of a leader", http.StatusBadRequest)
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -14,8 +15,11 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs/elector"
 )
 
-// maxBody bounds the body of a request.
-const maxBody = 1 << 20
+// maxBody bounds the body of a request, and maxReading the time for its arrival.
+const (
+	maxBody    = 1 << 20
+	maxReading = 2 * time.Second
+)
 
 // Options configure a handler.
 type Options struct {
@@ -175,7 +179,7 @@ func (h *handler) members(v *cluster.View) any {
 		Failover any          `json:"scheduled_switchover,omitempty"`
 	}{Members: []memberBody{}, Scope: v.Scope, Pause: v.Config.Pause}
 	for _, m := range v.Members {
-		b := memberBody{Name: m.Name, Role: m.Role, State: m.State, APIURL: m.APIURL, Timeline: m.Timeline, Tags: m.Tags}
+		b := memberBody{Name: m.Name, Role: m.Role, State: m.State, APIURL: withoutPassword(m.APIURL), Timeline: m.Timeline, Tags: m.Tags}
 		if v.Leader != nil && v.Leader.Name == m.Name {
 			b.Role = "leader"
 		} else {
@@ -190,6 +194,16 @@ func (h *handler) members(v *cluster.View) any {
 	return out
 }
 
+// withoutPassword returns an address for answers. A program of another kind may have
+// written one with a password.
+func withoutPassword(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return u.Redacted()
+}
+
 // writes reads the body of a request that changes the cluster. It reports false if it
 // has answered the request.
 func (h *handler) writes(w http.ResponseWriter, r *http.Request, method string) (body []byte, ok bool) {
@@ -202,13 +216,26 @@ func (h *handler) writes(w http.ResponseWriter, r *http.Request, method string) 
 		http.Error(w, "no authorisation", http.StatusUnauthorized)
 	default:
 		var raw json.RawMessage
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&raw); err != nil {
+		if err := readBody(w, r, maxBody, &raw); err != nil {
 			http.Error(w, "the body is not JSON of at most 1 MiB", http.StatusBadRequest)
 			return nil, false
 		}
 		return raw, true
 	}
 	return nil, false
+}
+
+// readBody decodes the body of a request, of at most limit bytes, into v. The connection
+// of a client that does not send it in time is closed.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
+	conn := http.NewResponseController(w)
+	by := time.Now().Add(maxReading)           //nolint:forbidigo // the deadline of a connection
+	bounded := conn.SetReadDeadline(by) == nil // a server that supports none has its own bound
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit)).Decode(v)
+	if err == nil && bounded {
+		_ = conn.SetReadDeadline(time.Time{}) // the next request has its own time
+	}
+	return err
 }
 
 // bounded returns the context of a request that changes the cluster.

@@ -1,8 +1,12 @@
 package electorhttp_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -140,6 +144,76 @@ func TestChecks(t *testing.T) {
 		time.Sleep(time.Minute)
 		if code := a.code("/primary"); code != 503 {
 			t.Errorf("/primary is %d after the deadline", code)
+		}
+	})
+}
+
+// A client that does not send its body is answered, and its connection is closed.
+func TestSlowBody(t *testing.T) {
+	inCluster(t, func(t *testing.T, _ *memstore.Server, a, _ member) {
+		client, conn := net.Pipe()
+		l := oneConn{conns: make(chan net.Conn, 1), closed: make(chan struct{})}
+		l.conns <- conn
+		s := &http.Server{Handler: a.h} //nolint:gosec // G112: the handler has its own bound
+		go func() { _ = s.Serve(l) }()  // ends with Close
+		defer s.Close()
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/switchover", nil)
+		admin(r)
+		begin := time.Now()
+		if err := client.SetDeadline(begin.Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := fmt.Fprintf(client, "POST /switchover HTTP/1.1\r\nHost: a\r\nAuthorization: %s\r\nContent-Length: 100\r\n\r\n{", r.Header.Get("Authorization"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := bufio.NewReader(client)
+		answer, err := http.ReadResponse(in, r)
+		if err != nil || answer.StatusCode != http.StatusBadRequest {
+			t.Fatalf("%+v, %v", answer, err)
+		}
+		if _, err := io.Copy(io.Discard, in); err != nil {
+			t.Errorf("the connection is not closed: %v", err)
+		}
+		if d := time.Since(begin); d > 3*time.Second {
+			t.Errorf("answered after %v", d)
+		}
+	})
+}
+
+// oneConn is a listener for one connection.
+type oneConn struct {
+	conns  chan net.Conn
+	closed chan struct{}
+}
+
+func (l oneConn) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l oneConn) Close() error   { close(l.closed); return nil }
+func (l oneConn) Addr() net.Addr { return &net.TCPAddr{} }
+
+// A program of another kind has written an address with a password.
+func TestPasswordIsNotShown(t *testing.T) {
+	inCluster(t, func(t *testing.T, server *memstore.Server, a, _ member) {
+		store, err := dcs.New(server.Open(memstore.ClientOptions{}), dcs.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer store.Close()
+		value := `{"role":"replica","state":"running","api_url":"http://u:` + "hidden" + `@c/"}`
+		if _, err := store.Commit(t.Context(), dcs.Txn{Then: []dcs.Write{dcs.Put(cluster.Key("pg", "members/c"), []byte(value))}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if _, body := a.do(http.MethodGet, "/cluster", ""); !strings.Contains(body, "@c/") || strings.Contains(body, "hidden") {
+			t.Error(body)
 		}
 	})
 }

@@ -160,10 +160,16 @@ func (p *process) sendAt(o op, at dcs.Instant, send func(message) error) error {
 	return send(message{op: o, value: c.at(at)})
 }
 
-// kill ends the child without firing it.
+// kill ends the child without firing it. One that the system cannot end now is not
+// waited for.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill()
-	<-p.dead
+	t := time.NewTimer(answerTimeout)
+	defer t.Stop()
+	select {
+	case <-p.dead:
+	case <-t.C:
+	}
 	p.in.Close()
 }
 
