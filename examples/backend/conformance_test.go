@@ -57,7 +57,7 @@ func directory(tb testing.TB) string {
 func TestConformance(t *testing.T) {
 	// The slow profile has a session with 5,000 keys. Every write of this store writes all.
 	t.Setenv("HOLDFAST_PROFILE", "fast")
-	timing := dcs.Timing{TTL: 4 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: 2 * time.Second}
+	timing := dcs.Timing{TTL: 5 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: 2 * time.Second}
 	conformance.Run(t, conformance.Harness{
 		Name: "filestore", Timing: timing,
 		New: func(tb testing.TB) conformance.Store {

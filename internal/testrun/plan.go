@@ -85,10 +85,10 @@ var settings = []setting{
 	{path: "raftstore/internal/transport"},
 	{path: "raftstore/internal/disk"},
 	{path: testcluster},
-	{path: "examples/failover"},
-	{path: "examples/leader"},
+	{path: "examples/failover", cluster: true},
+	{path: "examples/leader", cluster: true},
 	{path: "examples/vip"},
-	{path: "internal/interop"}, // patronictl, which keeps a processor busy for half a second each time
+	{path: "internal/interop", cluster: true}, // patronictl, which keeps a processor busy for half a second each time
 	// Single figures of a few milliseconds, in tests of a few seconds.
 	{path: "keepalive", load: measures},
 	{path: "conformance/fault", load: measures},
