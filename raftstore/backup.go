@@ -45,7 +45,7 @@ func (b *Backend) Backup(ctx context.Context, w io.Writer) (BackupInfo, error) {
 	if err != nil {
 		return BackupInfo{}, err
 	}
-	own := b.node.seat.look().identity
+	own := b.node.participation.get().identity
 	info := BackupInfo{Root: b.config.Root, Incarnation: own.Incarnation.String(), Revision: dcs.Revision(meta.Index), Term: meta.Term}
 	err = writeBackup(w, disk.BackupHead{
 		Root: b.config.Root, Incarnation: own.Incarnation, Former: own.Former, Index: meta.Index, Term: meta.Term,

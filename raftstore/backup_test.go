@@ -139,8 +139,8 @@ func TestRestore(t *testing.T) {
 	require.Greater(t, begun.Elapsed(), 5*time.Second, "a holder may still have been valid")
 	require.Greater(t, next, newest)
 
-	tc.joins(b)
-	tc.joins(c)
+	tc.startAsVoter(b)
+	tc.startAsVoter(c)
 	more := tc.commits(c, 3, "more")
 	tc.kill(a)
 	tc.holds(more)

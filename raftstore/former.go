@@ -31,7 +31,7 @@ type objection struct {
 // or a Restore. Only then is it an objection that the old cluster still has a leader,
 // or that another node was recovered too. Later the new incarnation may have
 // acknowledged writes.
-func judgeIncarnation(own disk.Identity, first bool, others map[string]met) objection {
+func judgeIncarnation(own disk.Identity, first bool, others map[string]introReply) objection {
 	if by, id := successor(own, others); !by.IsZero() {
 		return objection{errIncarnationEnded(own.Incarnation, by, id), by, true}
 	}
@@ -47,7 +47,7 @@ func judgeIncarnation(own disk.Identity, first bool, others map[string]met) obje
 
 // successor returns the newest of the incarnations that have ended own's, and a node
 // of it.
-func successor(own disk.Identity, others map[string]met) (by disk.Incarnation, node string) {
+func successor(own disk.Identity, others map[string]introReply) (by disk.Incarnation, node string) {
 	most := -1
 	for _, id := range slices.Sorted(maps.Keys(others)) {
 		a := others[id]
@@ -65,7 +65,7 @@ func errIncarnationEnded(own, by disk.Incarnation, node string) error {
 // rival returns an error if another node proves that this one should not have been
 // recovered. Either the cluster that was given up has a leader, or another of its
 // nodes was recovered as well.
-func rival(own disk.Identity, id string, a met) error {
+func rival(own disk.Identity, id string, a introReply) error {
 	switch {
 	case a.err != nil || a.peer.Incarnation == own.Incarnation:
 	case slices.Contains(own.Former, a.peer.Incarnation) && a.said.Leader != "":
@@ -77,7 +77,7 @@ func rival(own disk.Identity, id string, a met) error {
 }
 
 // formerOf returns the former incarnations of incarnation, as the others know them.
-func formerOf(incarnation disk.Incarnation, others map[string]met) []disk.Incarnation {
+func formerOf(incarnation disk.Incarnation, others map[string]introReply) []disk.Incarnation {
 	for _, id := range slices.Sorted(maps.Keys(others)) {
 		if a := others[id]; a.err == nil && a.peer.Incarnation == incarnation && len(a.said.Former) > 0 {
 			return a.said.Former
@@ -87,7 +87,7 @@ func formerOf(incarnation disk.Incarnation, others map[string]met) []disk.Incarn
 }
 
 // dropEnded removes the incarnations that a node of another one names as ended.
-func dropEnded(found map[disk.Incarnation]met, others map[string]met) {
+func dropEnded(found map[disk.Incarnation]introReply, others map[string]introReply) {
 	for _, a := range others {
 		if a.err != nil {
 			continue

@@ -16,8 +16,8 @@ var (
 )
 
 // saying returns the answer of a node of an incarnation.
-func saying(i disk.Incarnation, leader string, former ...disk.Incarnation) met {
-	return met{peer: transport.Hello{Incarnation: i}, said: setupMessage{Leader: leader, Former: former}}
+func saying(i disk.Incarnation, leader string, former ...disk.Incarnation) introReply {
+	return introReply{peer: transport.Hello{Incarnation: i}, said: setupMessage{Leader: leader, Former: former}}
 }
 
 // The other nodes' answers decide which incarnation continues.
@@ -25,11 +25,11 @@ func TestIncarnationIsJudged(t *testing.T) {
 	own := func(i disk.Incarnation, former ...disk.Incarnation) disk.Identity {
 		return disk.Identity{Owner: disk.Owner{Node: "a", Members: []string{"a", "b", "c"}}, Incarnation: i, Former: former}
 	}
-	down := met{err: errNoLeader}
+	down := introReply{err: errNoLeader}
 	for name, tc := range map[string]struct {
 		own   disk.Identity
 		first bool
-		b, c  met
+		b, c  introReply
 		want  string
 		join  disk.Incarnation
 		final bool
@@ -47,7 +47,7 @@ func TestIncarnationIsJudged(t *testing.T) {
 		"the first start of a founder":          {own: own(incY), first: true, b: saying(incX, "c"), c: down},
 		"founded separately":                    {own: own(incY), b: saying(incX, "c"), c: saying(incX, "c"), want: "founded separately"},
 	} {
-		got := judgeIncarnation(tc.own, tc.first, map[string]met{"b": tc.b, "c": tc.c})
+		got := judgeIncarnation(tc.own, tc.first, map[string]introReply{"b": tc.b, "c": tc.c})
 		if tc.want == "" {
 			require.NoError(t, got.reason, name)
 			continue
@@ -63,10 +63,10 @@ func TestIncarnationIsJudged(t *testing.T) {
 func TestEmptyNodeJoinsTheLaterIncarnation(t *testing.T) {
 	own := disk.Identity{Owner: disk.Owner{Node: "a", Members: []string{"a", "b", "c"}}, Life: newLife}
 	peers := []Peer{{ID: "a", Addr: "a:1"}, {ID: "b", Addr: "b:1"}, {ID: "c", Addr: "c:1"}}
-	got, err := firstStart(own, peers, map[string]met{"b": saying(incX, "b"), "c": saying(incY, "", incX)})
+	got, err := firstStart(own, peers, map[string]introReply{"b": saying(incX, "b"), "c": saying(incY, "", incX)})
 	require.NoError(t, err)
 	require.Equal(t, incY, got.Incarnation)
 	require.Equal(t, []disk.Incarnation{incX}, got.Former)
-	_, err = firstStart(own, peers, map[string]met{"b": saying(incY, "b", incX), "c": saying(incZ, "c", incX)})
+	_, err = firstStart(own, peers, map[string]introReply{"b": saying(incY, "b", incX), "c": saying(incZ, "c", incX)})
 	require.ErrorContains(t, err, "different incarnations")
 }

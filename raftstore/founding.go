@@ -20,7 +20,7 @@ import (
 // node whose life is in the list is a founder. Once every node has stored the
 // incarnation, or another founder knows that, a founder writes the first log entry,
 // which makes all founders voters and is the same on each of them. Any other node
-// joins (see joins).
+// joins (see reconfigurer).
 //
 // So no node votes before every node has been seen without data, and each node knows
 // of the cluster before the first entry is acknowledged. If a majority loses its data
@@ -29,8 +29,8 @@ import (
 
 // foundStep goes one step towards the first start, given the answers of the others. A
 // nil error means that the node has an incarnation now.
-func (n *node) foundStep(others map[string]met) error {
-	own := n.seat.look().identity
+func (n *node) foundStep(others map[string]introReply) error {
+	own := n.participation.get().identity
 	own.Owner = n.dir.owner
 	own, err := firstStart(own, n.config.Peers, others)
 	if err != nil {
@@ -41,7 +41,7 @@ func (n *node) foundStep(others map[string]met) error {
 
 // firstStart returns the identity that a node without an incarnation takes, given the
 // latest answers of the others. The error names the nodes that are waited for.
-func firstStart(own disk.Identity, peers []Peer, others map[string]met) (disk.Identity, error) {
+func firstStart(own disk.Identity, peers []Peer, others map[string]introReply) (disk.Identity, error) {
 	incarnation, said, err := founded(others)
 	own.Incarnation, own.Founders, own.Addrs, own.Former = incarnation, said.Founders, said.FounderAddrs, formerOf(incarnation, others)
 	if err != nil || !incarnation.IsZero() {
@@ -58,8 +58,8 @@ func firstStart(own disk.Identity, peers []Peer, others map[string]met) (disk.Id
 // founded returns the incarnation of the other nodes, zero if none of them has one,
 // and a message that describes its founding. Of several incarnations it is the one
 // that has not ended, else that of the nodes that know a leader.
-func founded(others map[string]met) (disk.Incarnation, setupMessage, error) {
-	found := map[disk.Incarnation]met{}
+func founded(others map[string]introReply) (disk.Incarnation, setupMessage, error) {
+	found := map[disk.Incarnation]introReply{}
 	for _, id := range slices.Sorted(maps.Keys(others)) {
 		a := others[id]
 		if a.err != nil || a.peer.Incarnation.IsZero() {
@@ -75,12 +75,12 @@ func founded(others map[string]met) (disk.Incarnation, setupMessage, error) {
 	}
 	dropEnded(found, others)
 	led := maps.Clone(found)
-	maps.DeleteFunc(led, func(_ disk.Incarnation, a met) bool { return a.said.Leader == "" })
+	maps.DeleteFunc(led, func(_ disk.Incarnation, a introReply) bool { return a.said.Leader == "" })
 	if len(found) > 1 && len(led) == 1 {
 		found = led
 	}
 	if len(found) > 1 {
-		return disk.Incarnation{}, setupMessage{}, fmt.Errorf("the other nodes belong to different incarnations of the cluster: %s", describeMet(others))
+		return disk.Incarnation{}, setupMessage{}, fmt.Errorf("the other nodes belong to different incarnations of the cluster: %s", describeIncarnations(others))
 	}
 	for incarnation, a := range found {
 		return incarnation, a.said, nil
@@ -88,7 +88,7 @@ func founded(others map[string]met) (disk.Incarnation, setupMessage, error) {
 	return disk.Incarnation{}, setupMessage{}, nil
 }
 
-func describeMet(others map[string]met) string {
+func describeIncarnations(others map[string]introReply) string {
 	var list []string
 	for _, id := range slices.Sorted(maps.Keys(others)) {
 		if a := others[id]; a.err == nil && !a.peer.Incarnation.IsZero() {
@@ -101,7 +101,7 @@ func describeMet(others map[string]met) string {
 // freshNodes returns the lives of all nodes, if all were just seen without an
 // incarnation and this node is the one that draws it. Else the error names the nodes
 // that the cluster waits for.
-func freshNodes(own disk.Identity, peers []Peer, others map[string]met) (map[string]disk.Life, error) {
+func freshNodes(own disk.Identity, peers []Peer, others map[string]introReply) (map[string]disk.Life, error) {
 	names := (Config{ID: own.Node, Peers: peers}).memberIDs()
 	lives := map[string]disk.Life{own.Node: own.Life}
 	there := []string{own.Node}
@@ -166,7 +166,7 @@ func (n *node) enter(own disk.Identity) error {
 
 // settle makes own the identity that this node presents to the others.
 func (n *node) settle(own disk.Identity) {
-	n.seat.change(func(s *seatState) {
+	n.participation.change(func(s *participationState) {
 		s.identity, s.life, s.waits = own, own.Life, nil
 		s.standing = standingJoining
 		if own.IsFounder() {
@@ -220,7 +220,7 @@ func (n *node) begin() error {
 	case disk.Short, disk.Damaged:
 		return n.loseOwn(found.Reason, own.Incarnation)
 	case disk.Fresh:
-		n.seat.change(func(s *seatState) { s.standing, s.identity, s.life = standingFresh, own, own.Life })
+		n.participation.change(func(s *participationState) { s.standing, s.identity, s.life = standingFresh, own, own.Life })
 		n.net.Become(func(h *transport.Hello) { h.Life = own.Life })
 		if n.config.single() {
 			if err := n.foundStep(nil); err != nil {
@@ -242,14 +242,14 @@ func (n *node) begin() error {
 	case disk.Joiner:
 	}
 	n.settle(own)
-	n.seat.change(func(s *seatState) { s.standing = standingJoining })
+	n.participation.change(func(s *participationState) { s.standing = standingJoining })
 	return n.startVoter()
 }
 
 // startFounder starts Raft on a founder if every node is known to have stored
 // the incarnation.
-func (n *node) startFounder(others map[string]met) error {
-	if err := allFounded(n.seat.look().identity, others); err != nil {
+func (n *node) startFounder(others map[string]introReply) error {
+	if err := allFounded(n.participation.get().identity, others); err != nil {
 		return err
 	}
 	return n.startVoter()
@@ -258,7 +258,7 @@ func (n *node) startFounder(others map[string]met) error {
 // allFounded returns an error with the nodes that have not stored the incarnation of
 // this founder. It returns nil if one of the others is a founder that votes already,
 // because that one has seen all of them.
-func allFounded(own disk.Identity, others map[string]met) error {
+func allFounded(own disk.Identity, others map[string]introReply) error {
 	there := []string{own.Node}
 	var missing []string
 	for _, id := range slices.Sorted(maps.Keys(own.Founders)) {

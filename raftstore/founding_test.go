@@ -27,7 +27,7 @@ type modelNode struct {
 	up    bool
 	disk  disk.Identity
 	votes bool // the first entry is in its log
-	heard map[string]met
+	heard map[string]introReply
 }
 
 // model is the first start of a cluster, with every order of steps, crashes
@@ -67,8 +67,8 @@ func (m *model) wipe(n *modelNode) {
 }
 
 // answer returns the present answer of a node to another one.
-func (n *modelNode) answer() met {
-	a := met{peer: transport.Hello{ID: n.id, Life: n.disk.Life, Incarnation: n.disk.Incarnation}}
+func (n *modelNode) answer() introReply {
+	a := introReply{peer: transport.Hello{ID: n.id, Life: n.disk.Life, Incarnation: n.disk.Incarnation}}
 	a.said = setupMessage{Standing: standingFresh, Founders: n.disk.Founders, FounderAddrs: n.disk.Addrs, Peers: n.disk.Members}
 	if !n.disk.Incarnation.IsZero() {
 		a.said.Standing = standingJoining
@@ -94,12 +94,12 @@ func (m *model) step(losses int) {
 		m.wiped++
 		m.wipe(n)
 	case n.heard == nil:
-		n.heard = map[string]met{}
+		n.heard = map[string]introReply{}
 		for _, other := range m.nodes {
 			switch {
 			case other == n:
 			case !other.up || m.rand.IntN(6) == 0:
-				n.heard[other.id] = met{err: errors.New("connection refused")}
+				n.heard[other.id] = introReply{err: errors.New("connection refused")}
 			default:
 				n.heard[other.id] = other.answer()
 			}
@@ -172,7 +172,7 @@ func TestFounderWaitsForEveryNode(t *testing.T) {
 	m := newModel(t, 1)
 	a, b, c := m.nodes[0], m.nodes[1], m.nodes[2]
 	hear := func(n *modelNode) {
-		n.heard = map[string]met{}
+		n.heard = map[string]introReply{}
 		for _, other := range m.nodes {
 			if other != n {
 				n.heard[other.id] = other.answer()
@@ -193,7 +193,7 @@ func TestFounderWaitsForEveryNode(t *testing.T) {
 	take(a)
 	require.True(t, a.votes)
 	hear(b)
-	b.heard["c"] = met{err: errors.New("connection refused")}
+	b.heard["c"] = introReply{err: errors.New("connection refused")}
 	m.act(b)
 	require.True(t, b.votes, "a has seen all of them")
 }
@@ -207,7 +207,7 @@ func TestFirstStartEnds(t *testing.T) {
 		}
 		for range 4 {
 			for _, n := range m.nodes {
-				n.up, n.heard = true, map[string]met{}
+				n.up, n.heard = true, map[string]introReply{}
 				for _, other := range m.nodes {
 					if other != n {
 						other.up = true
@@ -227,23 +227,23 @@ func TestFirstStartNamesMissingNodes(t *testing.T) {
 	a, b := m.nodes[0], m.nodes[1]
 	for _, tc := range []struct {
 		own   *modelNode
-		heard map[string]met
+		heard map[string]introReply
 		want  string
 	}{
 		{a, nil, "a is present, waiting for b (b:1), c (c:1): start every node of Peers once"},
-		{a, map[string]met{"b": b.answer(), "c": {err: errors.New("x")}}, "a, b are present, waiting for c (c:1)"},
-		{b, map[string]met{"a": a.answer(), "c": m.nodes[2].answer()}, "which node a must begin"},
+		{a, map[string]introReply{"b": b.answer(), "c": {err: errors.New("x")}}, "a, b are present, waiting for c (c:1)"},
+		{b, map[string]introReply{"a": a.answer(), "c": m.nodes[2].answer()}, "which node a must begin"},
 	} {
 		_, err := firstStart(tc.own.disk, m.peers, tc.heard)
 		require.ErrorContains(t, err, tc.want)
 	}
 	other := b.answer()
 	other.said.Peers = []string{"b", "c", "d"}
-	_, err := firstStart(a.disk, m.peers, map[string]met{"b": other, "c": m.nodes[2].answer()})
+	_, err := firstStart(a.disk, m.peers, map[string]introReply{"b": other, "c": m.nodes[2].answer()})
 	require.ErrorContains(t, err, "b (b:1), whose Peers has b, c, d and not a, b, c")
 	left := b.answer()
 	left.said.Standing = standingLost
-	_, err = firstStart(a.disk, m.peers, map[string]met{"b": left, "c": m.nodes[2].answer()})
+	_, err = firstStart(a.disk, m.peers, map[string]introReply{"b": left, "c": m.nodes[2].answer()})
 	require.ErrorContains(t, err, "b (b:1), which has data (lost)")
 }
 
@@ -253,10 +253,10 @@ func TestTwoIncarnationsAreHeardOf(t *testing.T) {
 	c := m.nodes[2].disk
 	a, b := m.nodes[0].answer(), m.nodes[1].answer()
 	a.peer.Incarnation, b.peer.Incarnation = disk.Incarnation{1}, disk.Incarnation{2}
-	_, err := firstStart(c, m.peers, map[string]met{"a": a, "b": b})
+	_, err := firstStart(c, m.peers, map[string]introReply{"a": a, "b": b})
 	require.ErrorContains(t, err, "different incarnations of the cluster: a has 01")
 	b.said.Leader = "b"
-	own, err := firstStart(c, m.peers, map[string]met{"a": a, "b": b})
+	own, err := firstStart(c, m.peers, map[string]introReply{"a": a, "b": b})
 	require.NoError(t, err)
 	require.Equal(t, disk.Incarnation{2}, own.Incarnation)
 }

@@ -51,48 +51,48 @@ func refuse(format string, args ...any) error {
 }
 
 // current returns the requested change in progress, or nil. The caller holds the lock.
-func (j *joins) current() *askedChange {
-	if a := j.asked; a != nil && a.working == 0 && a.touched.Elapsed() > changeKept {
-		j.asked = nil
+func (r *reconfigurer) current() *askedChange {
+	if a := r.asked; a != nil && a.working == 0 && a.touched.Elapsed() > changeKept {
+		r.asked = nil
 	}
-	return j.asked
+	return r.asked
 }
 
 // isAsked reports whether a change of that node was requested. The caller holds the lock.
-func (j *joins) isAsked(id string) bool {
-	a := j.current()
+func (r *reconfigurer) isAsked(id string) bool {
+	a := r.current()
 	return a != nil && a.id == id
 }
 
-// take makes r the change in progress. It fails if there is another one.
-func (j *joins) take(r memberRequest) (release func(done bool, waits error), err error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	a := j.current()
-	if a != nil && a.nonce != r.nonce {
+// take makes req the change in progress. It fails if there is another one.
+func (r *reconfigurer) take(req memberRequest) (release func(done bool, waits error), err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	a := r.current()
+	if a != nil && a.nonce != req.nonce {
 		return nil, &refusal{kind: replyBusy, text: fmt.Sprintf("%v of node %s", a.verb, a.id)}
 	}
 	if a == nil {
-		a = &askedChange{memberRequest: r}
-		j.asked = a
+		a = &askedChange{memberRequest: req}
+		r.asked = a
 	}
 	a.working++
 	return func(done bool, waits error) {
-		j.mu.Lock()
-		defer j.mu.Unlock()
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		a.working--
 		a.touched, a.waits = dcs.Now(), waits
-		if done && j.asked == a {
-			j.asked = nil
+		if done && r.asked == a {
+			r.asked = nil
 		}
 	}, nil
 }
 
-// waits returns why an earlier copy of r did not make the change, or nil.
-func (j *joins) waits(r memberRequest) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if a := j.current(); a != nil && a.nonce == r.nonce {
+// waits returns why an earlier copy of req did not make the change, or nil.
+func (r *reconfigurer) waits(req memberRequest) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if a := r.current(); a != nil && a.nonce == req.nonce {
 		return a.waits
 	}
 	return nil
@@ -107,9 +107,9 @@ func (n *node) changeMembers(ctx context.Context, r *request, rep *reply) error 
 		if errors.Is(err, errNotLeader) {
 			return err
 		}
-		return fmt.Errorf("%w: %w", transport.ErrNotSent, cmp.Or(n.joins.waits(r.change), err))
+		return fmt.Errorf("%w: %w", transport.ErrNotSent, cmp.Or(n.reconfigurer.waits(r.change), err))
 	}
-	j := n.joins
+	j := n.reconfigurer
 	j.mu.Lock()
 	m, term := j.lead, j.term
 	j.mu.Unlock()
@@ -127,7 +127,7 @@ func (n *node) changeMembers(ctx context.Context, r *request, rep *reply) error 
 	ctx, cancel := sliceOf(ctx)
 	defer cancel()
 	defer context.AfterFunc(term, cancel)()
-	c := &change{j: j, m: m, memberRequest: r.change}
+	c := &change{r: j, m: m, memberRequest: r.change}
 	err = c.run(ctx)
 	var no *refusal
 	isNo := errors.As(err, &no)
@@ -150,7 +150,7 @@ func sliceOf(ctx context.Context) (context.Context, context.CancelFunc) {
 // change is the work on one copy of a request.
 type change struct {
 	memberRequest
-	j *joins
+	r *reconfigurer
 	m *member
 }
 
@@ -171,25 +171,25 @@ func (c *change) run(ctx context.Context) error {
 
 // arrive asks the node at the address of the request until it answers, and returns the
 // place for its life.
-func (c *change) arrive(ctx context.Context) (seatChange, error) {
+func (c *change) arrive(ctx context.Context) (placement, error) {
 	for {
-		peer, said, err := c.j.n.askSetup(ctx, c.id, c.addr, c.j.n.introduction())
+		peer, said, err := c.r.n.askSetup(ctx, c.id, c.addr, c.r.n.introduction())
 		if err == nil {
 			err = c.fits(peer, said)
 		}
 		if err == nil {
-			return seatChange{id: c.id, addr: c.addr, life: peer.Life, voter: c.verb == verbAddVoter}, nil
+			return placement{id: c.id, addr: c.addr, life: peer.Life, voter: c.verb == verbAddVoter}, nil
 		}
-		backoff.Sleep(ctx, leastMeeting)
+		backoff.Sleep(ctx, minIntroPause)
 		if ctx.Err() != nil {
-			return seatChange{}, fmt.Errorf("node %s does not answer at %s as a node that can join: %w", c.id, c.addr, err)
+			return placement{}, fmt.Errorf("node %s does not answer at %s as a node that can join: %w", c.id, c.addr, err)
 		}
 	}
 }
 
 // fits returns an error if a node is not one of this cluster.
 func (c *change) fits(peer transport.Hello, said setupMessage) error {
-	own := c.j.n.net.Greeting().Incarnation
+	own := c.r.n.net.Greeting().Incarnation
 	switch {
 	case peer.Life.IsZero():
 		return errors.New("the node has no life")
@@ -227,16 +227,16 @@ func (c *change) add(ctx context.Context) error {
 }
 
 // establish calls that of joins until Raft runs on the node and the node has caught up.
-func (c *change) establish(ctx context.Context, e seatChange) error {
+func (c *change) establish(ctx context.Context, e placement) error {
 	for {
-		err := c.j.establish(ctx, c.m, e)
+		err := c.r.establish(ctx, c.m, e)
 		switch {
 		case err == nil, !errors.Is(err, errNotReady) && !errors.Is(err, errBehind):
 			return err
 		case ctx.Err() != nil:
 			return err
 		}
-		backoff.Sleep(ctx, leastMeeting)
+		backoff.Sleep(ctx, minIntroPause)
 	}
 }
 
@@ -259,14 +259,14 @@ func (c *change) remove(ctx context.Context) error {
 				return err
 			}
 		}
-		if c.id == c.j.n.config.ID {
+		if c.id == c.r.n.config.ID {
 			if err := c.handOver(ctx, ""); err != nil {
 				return err
 			}
 			return errNotLeader
 		}
 		gone := lives[len(lives)-1].ID
-		if err := c.j.change(ctx, "configuration change: remove a server", gone, func() raft.IndexFuture {
+		if err := c.r.change(ctx, "configuration change: remove a server", gone, func() raft.IndexFuture {
 			return c.m.raft.RemoveServer(gone, conf.index, configTimeout)
 		}); err != nil {
 			return err
@@ -280,7 +280,7 @@ func (c *change) mayLose(ctx context.Context, rest []raft.Server) error {
 	if len(rest) == 0 {
 		return refuse("node %s is the last voter: add another one first", c.id)
 	}
-	ctx, cancel := context.WithTimeout(ctx, max(askTime, c.j.n.questionTime()))
+	ctx, cancel := context.WithTimeout(ctx, max(askTime, c.r.n.questionTime()))
 	defer cancel()
 	silent := map[string]bool{}
 	var others []voter
@@ -315,11 +315,11 @@ func (c *change) move(ctx context.Context) error {
 	if len(lives) == 0 {
 		return &refusal{kind: replyAbsent, text: fmt.Sprintf("node %s is no member", c.id)}
 	}
-	if c.id == c.j.n.config.ID {
-		if own := c.j.n.net.Addr(); own != c.addr {
+	if c.id == c.r.n.config.ID {
+		if own := c.r.n.net.Addr(); own != c.addr {
 			return refuse("node %s runs and is reached at %s: start it at %s first", c.id, own, c.addr)
 		}
-		return c.establish(ctx, seatChange{id: c.id, addr: c.addr, life: c.j.n.net.Greeting().Life, voter: true})
+		return c.establish(ctx, placement{id: c.id, addr: c.addr, life: c.r.n.net.Greeting().Life, voter: true})
 	}
 	e, err := c.arrive(ctx)
 	if err != nil {
@@ -329,7 +329,7 @@ func (c *change) move(ctx context.Context) error {
 	for _, s := range lives {
 		_, life := transport.SplitServer(s.ID)
 		if old := transport.PlainAddr(string(s.Address)); life != e.life && old != c.addr {
-			if _, err := c.j.look(ctx, seatChange{id: c.id, addr: old, life: life}); err == nil {
+			if _, err := c.r.askNode(ctx, placement{id: c.id, addr: old, life: life}); err == nil {
 				return refuse("node %s still runs at %s with its data: stop it before another one takes its place", c.id, old)
 			}
 		}
@@ -339,7 +339,7 @@ func (c *change) move(ctx context.Context) error {
 
 // transfer moves the leadership to a voter.
 func (c *change) transfer(ctx context.Context) error {
-	own := c.j.n.config.ID
+	own := c.r.n.config.ID
 	if c.id == own || c.id == "" && c.from != "" && c.from != own {
 		return nil // an earlier copy has moved it
 	}
@@ -360,7 +360,7 @@ func (c *change) transfer(ctx context.Context) error {
 // empty.
 func (c *change) handOver(ctx context.Context, id string) error {
 	var others []voter
-	for _, s := range c.m.committed().voters(c.j.n.config.ID) {
+	for _, s := range c.m.committed().voters(c.r.n.config.ID) {
 		if id == "" || transport.NodeOf(s.ID) == id {
 			others = append(others, voter{id: s.ID, addr: c.m.addrOf(s)})
 		}
@@ -368,7 +368,7 @@ func (c *change) handOver(ctx context.Context, id string) error {
 	if len(others) == 0 {
 		return refuse("there is no other voter that can lead")
 	}
-	asking, cancel := context.WithTimeout(ctx, c.j.n.questionTime())
+	asking, cancel := context.WithTimeout(ctx, c.r.n.questionTime())
 	defer cancel()
 	successor, ok := <-c.m.askVoters(asking, others, opQuestion)
 	if !ok {
@@ -379,7 +379,7 @@ func (c *change) handOver(ctx context.Context, id string) error {
 	go func() { done <- moved.Error() }() // it ends with Raft at the latest
 	select {
 	case err := <-done:
-		c.j.n.log.Info("leadership was transferred", "to", string(successor.id), "error", err)
+		c.r.n.log.Info("leadership was transferred", "to", string(successor.id), "error", err)
 		if err != nil {
 			return err
 		}

@@ -326,11 +326,11 @@ func TestOneChangeAtATime(t *testing.T) {
 	added := make(chan error, 1)
 	begun := dcs.Now()
 	go func() { added <- tc.node[0].Membership().AddVoter(ctx, "z", nobody) }()
-	joins := tc.node[tc.leader()].node.joins
+	reconfigurer := tc.node[tc.leader()].node.reconfigurer
 	tc.eventually(func() bool {
-		joins.mu.Lock()
-		defer joins.mu.Unlock()
-		return joins.isAsked("z")
+		reconfigurer.mu.Lock()
+		defer reconfigurer.mu.Unlock()
+		return reconfigurer.isAsked("z")
 	}, "the change does not begin")
 	err := tc.node[1].Membership().Remove(testCtx(t), "c")
 	require.ErrorIs(t, err, dcs.ErrConflict)
@@ -420,7 +420,7 @@ func TestNothingIsAdmittedBeforeTheCommit(t *testing.T) {
 	go m.raft.AddNonvoter(transport.ServerID(peer.ID, peer.Life), "x", 0, time.Second)
 	tc.eventually(func() bool { return len(m.servers()) == 4 }, "the change is not proposed")
 	var answer setupMessage
-	n.joins.note(peer, setupMessage{Standing: standingLost}, &answer)
+	n.reconfigurer.note(peer, setupMessage{Standing: standingLost}, &answer)
 	require.Equal(t, setupMessage{}, answer)
 }
 

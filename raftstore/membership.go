@@ -32,7 +32,7 @@ const (
 	settlePause = 5 * time.Millisecond
 )
 
-// joins changes the configuration while this node leads. By itself it replaces a lost life
+// reconfigurer changes the configuration while this node leads. By itself it replaces a lost life
 // of a node by the new one. It makes all other changes on request (see changeMembers).
 //
 // A life with a vote is replaced in four entries. The new one is added without a vote, the
@@ -47,7 +47,7 @@ const (
 // (see isWithoutVote), the new one is added, and the old one is removed. hashicorp/raft
 // reads the address of a server to which it sends without the lock under which it changes
 // the address. Therefore the mark is not on the life that runs.
-type joins struct {
+type reconfigurer struct {
 	n    *node
 	kick chan struct{}
 
@@ -65,8 +65,8 @@ type applicant struct {
 	asked dcs.Instant
 }
 
-func newJoins(n *node) *joins {
-	return &joins{n: n, kick: make(chan struct{}, 1), waiting: map[string]*applicant{}}
+func newReconfigurer(n *node) *reconfigurer {
+	return &reconfigurer{n: n, kick: make(chan struct{}, 1), waiting: map[string]*applicant{}}
 }
 
 // configuration is a configuration and the index of its entry.
@@ -145,28 +145,28 @@ func isVoterToBe(s raft.Server) bool { return s.Suffrage != raft.Nonvoter }
 
 // note records the introduction of a node and adds the node's place in the configuration to
 // the answer. It ignores a configuration that is not committed, because that may never be.
-func (j *joins) note(peer transport.Hello, m setupMessage, answer *setupMessage) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.lead == nil || peer.Life.IsZero() {
+func (r *reconfigurer) note(peer transport.Hello, m setupMessage, answer *setupMessage) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.lead == nil || peer.Life.IsZero() {
 		return
 	}
-	incarnation := j.n.net.Greeting().Incarnation
+	incarnation := r.n.net.Greeting().Incarnation
 	if lost := m.Standing == standingLost; peer.Incarnation != incarnation && !(lost && peer.Incarnation.IsZero()) {
 		return
 	}
-	if c, ok := j.lead.settled(); ok {
-		j.answer(c.lives(peer.ID), peer, m, answer)
+	if c, ok := r.lead.settled(); ok {
+		r.answer(c.lives(peer.ID), peer, m, answer)
 	}
 }
 
 // answer is the part of note that needs the configuration. The caller holds the lock.
-func (j *joins) answer(lives []raft.Server, peer transport.Hello, m setupMessage, answer *setupMessage) {
+func (r *reconfigurer) answer(lives []raft.Server, peer transport.Hello, m setupMessage, answer *setupMessage) {
 	own := transport.ServerID(peer.ID, peer.Life)
 	at := slices.IndexFunc(lives, func(s raft.Server) bool { return s.ID == own })
 	answer.Admitted = at >= 0
 	answer.Voter = answer.Admitted && isVoter(lives[at])
-	answer.NonVoter = answer.Admitted && !answer.Voter && len(lives) == 1 && !j.isAsked(peer.ID)
+	answer.NonVoter = answer.Admitted && !answer.Voter && len(lives) == 1 && !r.isAsked(peer.ID)
 	now := m.Standing
 	switch part := now == standingMember || now == standingNonVoter || now == standingJoining && m.Added; {
 	case part && !answer.Admitted && slices.ContainsFunc(lives, isVoter):
@@ -179,38 +179,38 @@ func (j *joins) answer(lives []raft.Server, peer transport.Hello, m setupMessage
 	// A removed node may have been added again with the life that it gave up
 	// meanwhile.
 	case (now == standingLost || now == standingJoining || now == standingRemoved) && (!answer.Admitted || len(lives) > 1):
-		j.waiting[peer.ID] = &applicant{id: peer.ID, life: peer.Life, asked: dcs.Now()}
-		j.wake()
+		r.waiting[peer.ID] = &applicant{id: peer.ID, life: peer.Life, asked: dcs.Now()}
+		r.wake()
 	}
 }
 
-func (j *joins) wake() {
+func (r *reconfigurer) wake() {
 	select {
-	case j.kick <- struct{}{}:
+	case r.kick <- struct{}{}:
 	default:
 	}
 }
 
 // serve replaces lost lives while a term of this node lasts. It begins when the term is
 // open, so that the configuration is committed.
-func (j *joins) serve(life context.Context, term uint64) {
-	m := j.n.member()
-	j.begin(life, m)
-	defer j.begin(nil, nil) //nolint:staticcheck // no term
+func (r *reconfigurer) serve(life context.Context, term uint64) {
+	m := r.n.member()
+	r.begin(life, m)
+	defer r.begin(nil, nil) //nolint:staticcheck // no term
 	tick := time.NewTicker(leastCatchUp)
 	defer tick.Stop()
 	said := map[string]string{}
 	for life.Err() == nil {
-		j.correctAlone(life, m)
-		for _, a := range append(j.list(), j.unfinished(m)...) {
-			err := j.replace(life, m, a)
+		r.correctAlone(life, m)
+		for _, a := range append(r.list(), r.unfinished(m)...) {
+			err := r.replace(life, m, a)
 			if err != nil && life.Err() == nil && said[a.id] != err.Error() {
 				said[a.id] = err.Error()
-				j.n.log.Warn("cannot replace the lost life of a node by its new one; retrying", "node", a.id, "life", a.life, "term", term, "error", err)
+				r.n.log.Warn("cannot replace the lost life of a node by its new one; retrying", "node", a.id, "life", a.life, "term", term, "error", err)
 			}
 		}
 		select {
-		case <-j.kick:
+		case <-r.kick:
 		case <-tick.C:
 		case <-life.Done():
 		}
@@ -219,23 +219,23 @@ func (j *joins) serve(life context.Context, term uint64) {
 
 // begin starts a term, or ends it if m is nil. It discards the knowledge of an earlier
 // term.
-func (j *joins) begin(life context.Context, m *member) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	clear(j.waiting)
-	j.lead, j.term, j.asked = m, life, nil
+func (r *reconfigurer) begin(life context.Context, m *member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.waiting)
+	r.lead, r.term, r.asked = m, life, nil
 }
 
 // list returns copies of the applicants, without those that do not ask any more and those
 // for which a caller has requested a change.
-func (j *joins) list() []applicant {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	maps.DeleteFunc(j.waiting, func(_ string, a *applicant) bool { return a.asked.Elapsed() > joinTimeout })
+func (r *reconfigurer) list() []applicant {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.waiting, func(_ string, a *applicant) bool { return a.asked.Elapsed() > joinTimeout })
 	var all []applicant
-	for _, id := range sortedKeys(j.waiting) {
-		if !j.isAsked(id) {
-			all = append(all, *j.waiting[id])
+	for _, id := range sortedKeys(r.waiting) {
+		if !r.isAsked(id) {
+			all = append(all, *r.waiting[id])
 		}
 	}
 	return all
@@ -244,20 +244,20 @@ func (j *joins) list() []applicant {
 // unfinished returns the nodes that have several lives in the configuration and do not ask.
 // A new life with a vote does not ask, even if the leader that gave it the vote was stopped
 // before it removed the old life. The last known life must stay.
-func (j *joins) unfinished(m *member) (all []applicant) {
+func (r *reconfigurer) unfinished(m *member) (all []applicant) {
 	c, ok := m.settled()
 	if !ok {
 		return nil
 	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, id := range sortedKeys(membersOf(c.servers)) {
 		lives := c.lives(id)
-		if len(lives) == 1 || j.waiting[id] != nil || j.isAsked(id) {
+		if len(lives) == 1 || r.waiting[id] != nil || r.isAsked(id) {
 			continue
 		}
 		_, life := transport.SplitServer(lives[len(lives)-1].ID)
-		if known := j.n.lifeOf(id); slices.ContainsFunc(lives, func(s raft.Server) bool { return s.ID == transport.ServerID(id, known) }) {
+		if known := r.n.lifeOf(id); slices.ContainsFunc(lives, func(s raft.Server) bool { return s.ID == transport.ServerID(id, known) }) {
 			life = known
 		}
 		all = append(all, applicant{id: id, life: life})
@@ -268,14 +268,14 @@ func (j *joins) unfinished(m *member) (all []applicant) {
 // replace takes the steps that are possible now for an applicant. A second process with an
 // empty directory must not replace a running node, so the new life must answer at the
 // node's address.
-func (j *joins) replace(ctx context.Context, m *member, a applicant) error {
+func (r *reconfigurer) replace(ctx context.Context, m *member, a applicant) error {
 	c, err := m.settle(ctx)
 	lives := c.lives(a.id)
 	if err != nil || len(lives) == 0 { // the node was removed meanwhile
 		return err
 	}
-	e := seatChange{id: a.id, addr: j.n.nodeAddr(a.id), life: a.life, voter: isVotersNode(lives)}
-	err = j.establish(ctx, m, e)
+	e := placement{id: a.id, addr: r.n.nodeAddr(a.id), life: a.life, voter: isVotersNode(lives)}
+	err = r.establish(ctx, m, e)
 	if errors.Is(err, errNotReady) {
 		return nil // the node asks again
 	}
@@ -284,18 +284,18 @@ func (j *joins) replace(ctx context.Context, m *member, a applicant) error {
 
 // correctAlone puts this node's own address into the configuration, if it is the only node
 // and so needs no other.
-func (j *joins) correctAlone(ctx context.Context, m *member) {
+func (r *reconfigurer) correctAlone(ctx context.Context, m *member) {
 	c, ok := m.settled()
-	if !ok || len(c.servers) != 1 || c.servers[0].Address == j.ownAddr() {
+	if !ok || len(c.servers) != 1 || c.servers[0].Address == r.ownAddr() {
 		return
 	}
-	_ = j.change(ctx, "address of this node has changed", m.id, func() raft.IndexFuture {
-		return m.raft.AddVoter(m.id, j.ownAddr(), c.index, configTimeout)
+	_ = r.change(ctx, "address of this node has changed", m.id, func() raft.IndexFuture {
+		return m.raft.AddVoter(m.id, r.ownAddr(), c.index, configTimeout)
 	}) // repeated with the next tick
 }
 
-func (j *joins) ownAddr() raft.ServerAddress {
-	return serverAddr(j.n.net.Addr(), j.n.net.Greeting().Life)
+func (r *reconfigurer) ownAddr() raft.ServerAddress {
+	return serverAddr(r.n.net.Addr(), r.n.net.Greeting().Life)
 }
 
 var (
@@ -309,7 +309,7 @@ var (
 
 // establish changes the configuration, one entry after the other, until it has the place in
 // e, and no other life of the node.
-func (j *joins) establish(ctx context.Context, m *member, e seatChange) error {
+func (r *reconfigurer) establish(ctx context.Context, m *member, e placement) error {
 	for {
 		c, err := m.settle(ctx)
 		if err != nil {
@@ -321,40 +321,40 @@ func (j *joins) establish(ctx context.Context, m *member, e seatChange) error {
 		}
 		switch step.kind {
 		case stepMark, stepAdd:
-			err = j.mayAdd(ctx, e)
+			err = r.mayAdd(ctx, e)
 		case stepDemote, stepVote:
-			err = j.catchUp(ctx, m, e)
+			err = r.catchUp(ctx, m, e)
 		case stepRemove:
-			_, err = j.look(ctx, e)
+			_, err = r.askNode(ctx, e)
 		case stepAddress, stepVotersAddress:
 		}
 		if err != nil {
 			return err
 		}
-		if err := j.change(ctx, string(step.kind), step.server, func() raft.IndexFuture { return step.propose(m.raft, c.index) }); err != nil {
+		if err := r.change(ctx, string(step.kind), step.server, func() raft.IndexFuture { return step.propose(m.raft, c.index) }); err != nil {
 			return err
 		}
 	}
 }
 
 // mayAdd returns an error if this life must not be added now.
-func (j *joins) mayAdd(ctx context.Context, e seatChange) error {
-	said, err := j.look(ctx, e)
+func (r *reconfigurer) mayAdd(ctx context.Context, e placement) error {
+	said, err := r.askNode(ctx, e)
 	if err != nil {
 		return err
 	}
-	if level := j.n.state.Level(); said.Level < level {
+	if level := r.n.state.Level(); said.Level < level {
 		return refuse("node %s understands feature level %d and the cluster is at level %d: run the release of the other nodes on it", e.id, said.Level, level)
 	}
 	return nil
 }
 
-// look asks the node, at the address in e, for its description of itself.
-func (j *joins) look(ctx context.Context, e seatChange) (setupMessage, error) {
-	if e.id == j.n.config.ID {
-		return j.n.introduction(), nil
+// askNode asks the node, at the address in e, for its description of itself.
+func (r *reconfigurer) askNode(ctx context.Context, e placement) (setupMessage, error) {
+	if e.id == r.n.config.ID {
+		return r.n.introduction(), nil
 	}
-	peer, said, err := j.n.askSetup(ctx, e.id, e.addr, j.n.introduction())
+	peer, said, err := r.n.askSetup(ctx, e.id, e.addr, r.n.introduction())
 	if err == nil && peer.Life != e.life {
 		err = fmt.Errorf("at %s node %s answers with life %v and not %v", e.addr, peer.ID, peer.Life, e.life)
 	}
@@ -364,7 +364,7 @@ func (j *joins) look(ctx context.Context, e seatChange) (setupMessage, error) {
 // change makes one change of the configuration and waits until it is committed, or ctx
 // ends. Raft's future knows no context. It is resolved at the latest when Raft loses the
 // leadership. The error wraps errOpen if the change may still be made.
-func (j *joins) change(ctx context.Context, step string, id raft.ServerID, propose func() raft.IndexFuture) error {
+func (r *reconfigurer) change(ctx context.Context, step string, id raft.ServerID, propose func() raft.IndexFuture) error {
 	done := make(chan error, 1)
 	go func() { done <- propose().Error() }()
 	var err error
@@ -373,7 +373,7 @@ func (j *joins) change(ctx context.Context, step string, id raft.ServerID, propo
 	case <-ctx.Done():
 		return fmt.Errorf("%w: the change is not committed yet", errOpen)
 	}
-	j.n.log.Info(step, "server", string(id), "error", err)
+	r.n.log.Info(step, "server", string(id), "error", err)
 	if errors.Is(err, raft.ErrLeadershipLost) || errors.Is(err, raft.ErrRaftShutdown) {
 		return fmt.Errorf("%w: %w", errOpen, err)
 	}
@@ -382,13 +382,13 @@ func (j *joins) change(ctx context.Context, step string, id raft.ServerID, propo
 
 // catchUp returns when the node has the entries that the log had a moment ago. A node that
 // is far behind would delay each commit that needs its acknowledgement.
-func (j *joins) catchUp(ctx context.Context, m *member, e seatChange) error {
-	bound := max(j.n.config.ElectionTimeout, leastCatchUp)
+func (r *reconfigurer) catchUp(ctx context.Context, m *member, e placement) error {
+	bound := max(r.n.config.ElectionTimeout, leastCatchUp)
 	heard := dcs.Now()
 	for range 100 {
 		begun, last := dcs.Now(), m.raft.LastIndex()
 		for {
-			said, err := j.look(ctx, e)
+			said, err := r.askNode(ctx, e)
 			if err == nil {
 				heard = dcs.Now()
 			}
@@ -399,7 +399,7 @@ func (j *joins) catchUp(ctx context.Context, m *member, e seatChange) error {
 			case ctx.Err() != nil || heard.Elapsed() > joinTimeout:
 				return errors.Join(fmt.Errorf("%w: the node has %d of %d entries", errBehind, said.Last, last), err)
 			default:
-				backoff.Sleep(ctx, min(j.n.config.HeartbeatTimeout/8, 50*time.Millisecond))
+				backoff.Sleep(ctx, min(r.n.config.HeartbeatTimeout/8, 50*time.Millisecond))
 				continue
 			}
 			break

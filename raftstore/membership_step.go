@@ -9,8 +9,8 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
-// seatChange is the place that a life of a node must get in the configuration.
-type seatChange struct {
+// placement is the place that a life of a node must get in the configuration.
+type placement struct {
 	id, addr string
 	life     disk.Life
 	voter    bool
@@ -45,8 +45,8 @@ const (
 	stepVotersAddress stepKind = "configuration change: set the address of a voter"
 )
 
-// seatStep is one change of the configuration.
-type seatStep struct {
+// configStep is one change of the configuration.
+type configStep struct {
 	kind   stepKind
 	server raft.ServerID
 	addr   raft.ServerAddress
@@ -55,37 +55,37 @@ type seatStep struct {
 // next returns the next change of the configuration for e, given the node's lives in it, or
 // false if there is none. It depends on nothing else, so that the next leader continues
 // where this one stopped.
-func (e seatChange) next(lives []raft.Server) (step seatStep, more bool) {
+func (e placement) next(lives []raft.Server) (step configStep, more bool) {
 	own, addr := transport.ServerID(e.id, e.life), serverAddr(e.addr, e.life)
 	at := slices.IndexFunc(lives, func(s raft.Server) bool { return s.ID == own })
 	voter := slices.IndexFunc(lives, isVoter)
 	marked := slices.IndexFunc(lives, isWithoutVote)
 	switch {
 	case at < 0 && !e.voter && len(lives) > 0 && marked < 0:
-		return seatStep{stepMark, lives[0].ID, serverAddr(e.addr, disk.Life{})}, true
+		return configStep{stepMark, lives[0].ID, serverAddr(e.addr, disk.Life{})}, true
 	case at < 0:
-		return seatStep{stepAdd, own, addr}, true
+		return configStep{stepAdd, own, addr}, true
 	case e.voter && !isVoter(lives[at]) && voter >= 0:
-		return seatStep{stepDemote, lives[voter].ID, ""}, true
+		return configStep{stepDemote, lives[voter].ID, ""}, true
 	case e.voter && !isVoter(lives[at]):
-		return seatStep{stepVote, own, addr}, true
+		return configStep{stepVote, own, addr}, true
 	case len(lives) > 1: // the mark counts until no other life is left
 		old := slices.IndexFunc(lives, func(s raft.Server) bool { return s.ID != own && !isWithoutVote(s) })
 		if old < 0 {
 			old = (at + 1) % len(lives)
 		}
-		return seatStep{stepRemove, lives[old].ID, ""}, true
+		return configStep{stepRemove, lives[old].ID, ""}, true
 	case lives[at].Address != addr && isVoter(lives[at]):
-		return seatStep{stepVotersAddress, own, addr}, true
+		return configStep{stepVotersAddress, own, addr}, true
 	case lives[at].Address != addr:
-		return seatStep{stepAddress, own, addr}, true
+		return configStep{stepAddress, own, addr}, true
 	}
-	return seatStep{}, false
+	return configStep{}, false
 }
 
 // propose proposes the change to Raft, which refuses it if the configuration at prev
 // is not the latest one.
-func (s seatStep) propose(r *raft.Raft, prev uint64) raft.IndexFuture {
+func (s configStep) propose(r *raft.Raft, prev uint64) raft.IndexFuture {
 	switch s.kind {
 	case stepDemote:
 		return r.DemoteVoter(s.server, prev, configTimeout)

@@ -13,13 +13,13 @@ import (
 
 // seatWalk walks over all orders of steps, losses of the data and new leaders for one
 // node. A leader that knows only the configuration decides on each step.
-type seatWalk struct {
+type configWalk struct {
 	t     *testing.T
 	voter bool
 	seen  map[string]bool
 }
 
-func (w *seatWalk) walk(lives []raft.Server, life byte) {
+func (w *configWalk) walk(lives []raft.Server, life byte) {
 	w.t.Helper()
 	key := fmt.Sprint(lives, life)
 	if w.seen[key] {
@@ -32,7 +32,7 @@ func (w *seatWalk) walk(lives []raft.Server, life byte) {
 	if life < 4 {
 		w.walk(lives, life+1) // the node loses its data
 	}
-	e := seatChange{id: "d", addr: "h:1", life: disk.Life{life}, voter: isVotersNode(lives)}
+	e := placement{id: "d", addr: "h:1", life: disk.Life{life}, voter: isVotersNode(lives)}
 	step, more := e.next(lives)
 	if !more {
 		require.Equal(w.t, w.server(disk.Life{life}), lives[0])
@@ -42,7 +42,7 @@ func (w *seatWalk) walk(lives []raft.Server, life byte) {
 	w.walk(apply(w.t, lives, step), life)
 }
 
-func (w *seatWalk) server(life disk.Life) raft.Server {
+func (w *configWalk) server(life disk.Life) raft.Server {
 	s := raft.Server{ID: transport.ServerID("d", life), Address: serverAddr("h:1", life)}
 	if !w.voter {
 		s.Suffrage = raft.Nonvoter
@@ -51,7 +51,7 @@ func (w *seatWalk) server(life disk.Life) raft.Server {
 }
 
 // apply applies a step as Raft does, and requires that Raft accepts it.
-func apply(t *testing.T, lives []raft.Server, step seatStep) (next []raft.Server) {
+func apply(t *testing.T, lives []raft.Server, step configStep) (next []raft.Server) {
 	t.Helper()
 	at := -1
 	for i, s := range lives {
@@ -86,7 +86,7 @@ func apply(t *testing.T, lives []raft.Server, step seatStep) (next []raft.Server
 func TestNodeKeepsItsPlace(t *testing.T) {
 	for _, voter := range []bool{true, false} {
 		t.Run(fmt.Sprintf("voter=%v", voter), func(t *testing.T) {
-			w := &seatWalk{t: t, voter: voter, seen: map[string]bool{}}
+			w := &configWalk{t: t, voter: voter, seen: map[string]bool{}}
 			w.walk([]raft.Server{w.server(disk.Life{1})}, 1)
 			require.Greater(t, len(w.seen), 20)
 		})

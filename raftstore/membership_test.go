@@ -66,7 +66,7 @@ func TestTwinTakesNoPlace(t *testing.T) {
 	twin.ID, twin.Life = tc.config[at].ID, newLife
 	for begun := dcs.Now(); begun.Elapsed() < time.Second; time.Sleep(20 * time.Millisecond) {
 		var answer setupMessage
-		leader.joins.note(twin, setupMessage{Standing: standingJoining}, &answer)
+		leader.reconfigurer.note(twin, setupMessage{Standing: standingJoining}, &answer)
 		require.False(t, answer.Admitted)
 	}
 	require.Equal(t, before, leader.member().servers())
@@ -84,8 +84,8 @@ func TestStrangersDoNotJoin(t *testing.T) {
 	} {
 		for _, s := range []standing{standingLost, standingJoining} {
 			var answer setupMessage
-			leader.joins.note(peer, setupMessage{Standing: s}, &answer)
-			require.Empty(t, leader.joins.list(), name)
+			leader.reconfigurer.note(peer, setupMessage{Standing: s}, &answer)
+			require.Empty(t, leader.reconfigurer.list(), name)
 			require.Equal(t, setupMessage{}, answer, name)
 		}
 	}

@@ -31,24 +31,24 @@ const (
 // node is one node of the cluster. It has the directory, the network, the replicated
 // state, and the part in Raft while there is one.
 type node struct {
-	config      Config
-	hooks       hooks
-	log         *slog.Logger
-	hlog        *logging.HCLogger
-	dir         *dataDir
-	net         *transport.Network
-	calls       caller // net, as hooks wrapped it
-	state       *state.FSM
-	feed        *feed
-	health      *health
-	lead        *leadership
-	leaderWatch *leaderWatch
-	boot        uint64 // of this process, random
-	seat        seat
-	roster      roster
-	joins       *joins
-	part        atomic.Pointer[member]
-	again       chan *member // whose Raft is to be started again
+	config        Config
+	hooks         hooks
+	log           *slog.Logger
+	hlog          *logging.HCLogger
+	dir           *dataDir
+	net           *transport.Network
+	calls         caller // net, as hooks wrapped it
+	state         *state.FSM
+	feed          *feed
+	health        *health
+	lead          *leadership
+	leaderWatch   *leaderWatch
+	boot          uint64 // of this process, random
+	participation participation
+	roster        roster
+	reconfigurer  *reconfigurer
+	part          atomic.Pointer[member]
+	again         chan *member // whose Raft is to be started again
 	// changing is held while a running member is ended or started again.
 	changing sync.Mutex
 	asked    atomic.Uint32 // counts the voters that target named
@@ -90,7 +90,7 @@ func startNode(c Config, h hooks) (_ *node, err error) {
 	if c, err = c.check(); err != nil {
 		return nil, err
 	}
-	n := &node{config: c, hooks: h, log: logging.Quiet(c.Logger), state: state.New(), leaderWatch: newLeaderWatch(), boot: rand.Uint64(), seat: newSeat(), again: make(chan *member, 1)} //nolint:gosec // G404: no secret
+	n := &node{config: c, hooks: h, log: logging.Quiet(c.Logger), state: state.New(), leaderWatch: newLeaderWatch(), boot: rand.Uint64(), participation: newParticipation(), again: make(chan *member, 1)} //nolint:gosec // G404: no secret
 	n.hlog = logging.NewHCLogger(n.log)
 	n.health = newHealth(n.reportHealth)
 	n.roster.peers = c.Peers
@@ -113,11 +113,11 @@ func startNode(c Config, h hooks) (_ *node, err error) {
 	n.roster.servers = n.dir.servers
 	n.net.UseNodes(n.addrs)
 	n.calls = h.calls(n.net)
-	n.joins = newJoins(n)
+	n.reconfigurer = newReconfigurer(n)
 	n.lead = newLeadership(n.life, n.state)
 	n.lead.clock = leaderClock
 	n.lead.leads = n.leads
-	n.lead.serve = n.joins.serve
+	n.lead.serve = n.reconfigurer.serve
 	n.state.OnBroken = n.broken
 	n.feed = newFeed(n.state.Tree())
 	n.state.OnChange = n.feed.changed

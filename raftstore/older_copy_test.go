@@ -79,7 +79,9 @@ func TestOlderCopyOfALeaderIsNotVotedWith(t *testing.T) {
 // it votes.
 func TestStartIsJudged(t *testing.T) {
 	end := disk.LogEnd{Index: 10, Term: 3}
-	said := func(s setupMessage) map[string]met { return map[string]met{"b": {said: s}, "c": {err: errNoLeader}} }
+	said := func(s setupMessage) map[string]introReply {
+		return map[string]introReply{"b": {said: s}, "c": {err: errNoLeader}}
+	}
 	for name, tc := range map[string]struct {
 		said setupMessage
 		want string

@@ -286,9 +286,9 @@ func (tc *testCluster) recovered(at int) RecoverReport {
 	return report
 }
 
-// joins starts a node and waits until it is a voter of a recovered or restored
+// startAsVoter starts a node and waits until it is a voter of a recovered or restored
 // cluster.
-func (tc *testCluster) joins(at int) {
+func (tc *testCluster) startAsVoter(at int) {
 	tc.t.Helper()
 	tc.start(at)
 	tc.becomesVoter(at)
@@ -339,14 +339,14 @@ func TestRecoverFromALostQuorum(t *testing.T) {
 
 	// An empty node joins. A node with the old data is refused until Rejoin allows it to
 	// give them up.
-	tc.joins(b)
+	tc.startAsVoter(b)
 	_, err = newBackend(tc.config[c], tc.hooks[c])
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
 	require.ErrorContains(t, err, "incarnation "+plan.Incarnation+" of the cluster has ended")
 	require.ErrorContains(t, err, report.NewIncarnation)
 	require.ErrorContains(t, err, "rejoin=true")
 	tc.config[c].Rejoin = true
-	tc.joins(c)
+	tc.startAsVoter(c)
 	require.Len(t, tc.node[a].Status().Voters, 3)
 	later := tc.commits(c, 3, "later")
 	tc.kill(a)
@@ -399,7 +399,7 @@ func TestTwoNodesAreRecovered(t *testing.T) {
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
 	require.ErrorContains(t, err, "Only one node may be recovered")
 	tc.config[1].Rejoin = true
-	tc.joins(1)
+	tc.startAsVoter(1)
 	require.Equal(t, first.NewIncarnation, tc.node[1].Status().Incarnation)
 }
 

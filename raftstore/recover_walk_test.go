@@ -136,5 +136,5 @@ func (w *recoverWalk) comeBack(at int, old string) {
 		require.ErrorContains(w.t, err, "incarnation "+old+" of the cluster has ended")
 		w.config[at].Rejoin = true
 	}
-	w.joins(at)
+	w.startAsVoter(at)
 }

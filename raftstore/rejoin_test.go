@@ -146,7 +146,7 @@ func (tc *testCluster) becomesVoter(i int) {
 			}
 			for _, v := range b.node.member().currentVoters() {
 				if v.id == own {
-					return nodes[i].node.seat.look().standing == standingMember
+					return nodes[i].node.participation.get().standing == standingMember
 				}
 			}
 		}

@@ -97,20 +97,20 @@ func decodeSetup(body []byte) (m setupMessage, err error) {
 	return m, nil
 }
 
-// met is the answer of another node.
-type met struct {
+// introReply is the answer of another node.
+type introReply struct {
 	peer transport.Hello
 	said setupMessage
 	err  error
 }
 
-// meet introduces this node to all others at once and returns their answers, by name. It
+// introduce introduces this node to all others at once and returns their answers, by name. It
 // may take as long as a dial. A node that has another address in Peers is asked there
 // too, and that answer counts if there is none from its own address.
-func (n *node) meet(ctx context.Context) map[string]met {
+func (n *node) introduce(ctx context.Context) map[string]introReply {
 	present, listed := n.memberAddrs()
 	m := n.introduction()
-	var found map[string]met
+	var found map[string]introReply
 	var asked sync.WaitGroup
 	asked.Go(func() { found = n.askAll(ctx, listed, m) })
 	all := n.askAll(ctx, present, m)
@@ -120,13 +120,13 @@ func (n *node) meet(ctx context.Context) map[string]met {
 }
 
 // askAll introduces this node to nodes at their addresses and returns the answers.
-func (n *node) askAll(ctx context.Context, addrs map[string]string, m setupMessage) map[string]met {
+func (n *node) askAll(ctx context.Context, addrs map[string]string, m setupMessage) map[string]introReply {
 	var mu sync.Mutex
-	all := map[string]met{}
+	all := map[string]introReply{}
 	var asked sync.WaitGroup
 	for id, addr := range addrs {
 		asked.Go(func() {
-			var a met
+			var a introReply
 			a.peer, a.said, a.err = n.askSetup(ctx, id, addr, m)
 			mu.Lock()
 			defer mu.Unlock()
@@ -139,7 +139,7 @@ func (n *node) askAll(ctx context.Context, addrs map[string]string, m setupMessa
 
 // learnAddrs adopts the addresses in the answers, and adds the nodes to all that answer
 // only at their address in Peers.
-func (n *node) learnAddrs(all, found map[string]met, listed map[string]string) {
+func (n *node) learnAddrs(all, found map[string]introReply, listed map[string]string) {
 	for id, a := range all {
 		if a.err != nil {
 			n.roster.found(id, "")
@@ -164,7 +164,7 @@ func (n *node) learnAddrs(all, found map[string]met, listed map[string]string) {
 
 // introduction returns this node's description of itself.
 func (n *node) introduction() setupMessage {
-	s := n.seat.look()
+	s := n.participation.get()
 	m := setupMessage{
 		Standing: s.standing, Founders: s.identity.Founders, FounderAddrs: s.identity.Addrs, Former: s.identity.Former,
 		Addr: n.net.Addr(), Level: state.Level,
@@ -187,7 +187,7 @@ func (n *node) introduction() setupMessage {
 func (n *node) answerSetup(peer transport.Hello, m setupMessage) setupMessage {
 	known := n.addrs()[peer.ID] != "" || n.config.peerAddr(peer.ID) != ""
 	if known {
-		n.seat.heard(peer, m)
+		n.participation.notePeer(peer, m)
 	}
 	// The name of an unknown node was not proven.
 	if (known || n.config.TLS == nil) && peer.Incarnation == n.net.Greeting().Incarnation {
@@ -202,7 +202,7 @@ func (n *node) answerSetup(peer transport.Hello, m setupMessage) setupMessage {
 		answer.Known = part.trans.Seen(transport.ServerID(peer.ID, peer.Life))
 	}
 	if n.lead.leading.Load() {
-		n.joins.note(peer, m, &answer)
+		n.reconfigurer.note(peer, m, &answer)
 	}
 	// P2: a leader of the past may not know that the node was added.
 	if no := answer.Removed || !answer.Replaced.IsZero(); no && !n.confirmsLead() {

@@ -26,7 +26,7 @@ var errOlderCopy = errors.New("the directory is an older copy")
 // judgeStart returns an error if a node knows of newer data than the directory has, or
 // the answer of a leader by which this node was removed or replaced. term and end are
 // those of the directory. Entries of an earlier term may have been deleted since.
-func judgeStart(starts uint32, boot, term uint64, end disk.LogEnd, others map[string]met) (left setupMessage, err error) {
+func judgeStart(starts uint32, boot, term uint64, end disk.LogEnd, others map[string]introReply) (left setupMessage, err error) {
 	for _, id := range slices.Sorted(maps.Keys(others)) {
 		a := others[id]
 		if a.err != nil {
@@ -50,7 +50,7 @@ func judgeStart(starts uint32, boot, term uint64, end disk.LogEnd, others map[st
 // foreign returns an error if so many of the others belong to one other incarnation that
 // this node's has no majority. It ignores the former incarnations of this node's, which
 // have ended.
-func foreign(own disk.Identity, others map[string]met) error {
+func foreign(own disk.Identity, others map[string]introReply) error {
 	count := map[disk.Incarnation]int{}
 	for _, a := range others {
 		if a.err == nil && !a.peer.Incarnation.IsZero() && a.peer.Incarnation != own.Incarnation && !slices.Contains(own.Former, a.peer.Incarnation) {
@@ -76,7 +76,7 @@ var errRemoved = errors.New("this node was removed from the cluster: to make it 
 // leave ends this node's part in Raft after the others have removed it, or replaced
 // it by another life.
 func (n *node) leave(said setupMessage) {
-	own := n.seat.look().identity
+	own := n.participation.get().identity
 	if !said.Removed {
 		n.replace(errReplaced(n.dir.path, own.Life, said.Replaced), own.Incarnation)
 		return
@@ -109,7 +109,7 @@ func (n *node) replace(reason error, join disk.Incarnation) {
 		return
 	}
 	refusal := &disk.RejoinError{Dir: n.dir.path, Err: reason}
-	n.seat.change(func(s *seatState) { s.standing, s.lost, s.waits = standingReplaced, reason, refusal })
+	n.participation.change(func(s *participationState) { s.standing, s.lost, s.waits = standingReplaced, reason, refusal })
 	n.log.Error("node takes no part in the cluster any more", "reason", refusal)
 }
 
@@ -122,7 +122,7 @@ func (n *node) watchPlace() {
 		backoff.Sleep(n.life, leastStartCheck/2)
 		if m := n.member(); m != nil && m.lostVote() {
 			// It was removed and added again before it noticed.
-			n.seat.change(func(s *seatState) { s.standing = standingNonVoter })
+			n.participation.change(func(s *participationState) { s.standing = standingNonVoter })
 			return
 		}
 		if n.leaderAddr() != "" {
@@ -131,7 +131,7 @@ func (n *node) watchPlace() {
 		if n.life.Err() != nil || silent.Elapsed() < 2*leastStartCheck {
 			continue
 		}
-		own, others := n.seat.look().identity, n.meet(n.life)
+		own, others := n.participation.get().identity, n.introduce(n.life)
 		if by, id := successor(own, others); !by.IsZero() {
 			n.replace(errIncarnationEnded(own.Incarnation, by, id), by)
 			return

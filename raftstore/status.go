@@ -116,14 +116,14 @@ type ConnStatus struct {
 // newStatus assembles a Status from the node's parts. Applied is that of the state
 // itself, because Raft knows it only roughly.
 func newStatus(n *node) Status {
-	seat := n.seat.look()
+	part := n.participation.get()
 	health, disk := n.health.status()
-	if place := seat.health(); place.State != Well {
+	if place := part.health(); place.State != Well {
 		health = place
 	}
 	s := Status{
 		ID: n.config.ID, Addr: n.net.Addr(),
-		Incarnation: incarnationText(seat.identity.Incarnation), Life: seat.life.String(), Health: health, Disk: disk,
+		Incarnation: incarnationText(part.identity.Incarnation), Life: part.life.String(), Health: health, Disk: disk,
 		State: raft.Follower.String(), Applied: n.state.Applied(),
 		LastContact: NeverContacted, Conns: n.conns(), Clients: n.net.Clients(),
 		PeersDiffer: n.roster.differences(), Elections: n.elections.Load(), LeaderChanges: n.leaderChanges.Load(),

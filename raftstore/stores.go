@@ -47,7 +47,7 @@ type snapshotSeen struct {
 // openStores opens the log, the vote and the snapshots. The log of a founder
 // begins with the configuration that all founders write.
 func (m *member) openStores() (err error) {
-	d, own := m.node.dir, m.node.seat.look().identity
+	d, own := m.node.dir, m.node.participation.get().identity
 	if err := m.openFiles(own); err != nil {
 		return d.explain(err)
 	}

@@ -17,11 +17,11 @@ import (
 // in its directory. If it may not, the node is lost, or there is an error with the
 // remedy.
 func (n *node) mayVote(own disk.Identity) (lost bool, err error) {
-	n.seat.change(func(s *seatState) { s.standing, s.identity, s.life = standingMember, own, own.Life })
+	n.participation.change(func(s *participationState) { s.standing, s.identity, s.life = standingMember, own, own.Life })
 	n.net.Become(func(h *transport.Hello) { h.Incarnation, h.Life, h.Boot = own.Incarnation, own.Life, n.boot })
 	ctx, cancel := context.WithTimeout(n.life, max(2*n.config.ElectionTimeout, leastStartCheck))
 	defer cancel()
-	found, others := n.dir.state, n.meet(ctx)
+	found, others := n.dir.state, n.introduce(ctx)
 	left, older := judgeStart(found.Mark.Starts+1, n.boot, found.Vote.Term, found.Stored.Log, others)
 	if older != nil {
 		return true, n.loseOwn(older, own.Incarnation)
@@ -51,7 +51,7 @@ func (n *node) startVoter() error {
 		return err
 	}
 	if n.member().hasVote() {
-		n.seat.change(func(s *seatState) { s.standing, s.waits = standingMember, nil })
+		n.participation.change(func(s *participationState) { s.standing, s.waits = standingMember, nil })
 	}
 	return nil
 }
@@ -71,24 +71,26 @@ func (n *node) loseOwn(reason error, incarnation disk.Incarnation) error {
 func (n *node) lose(now standing, reason error, incarnation disk.Incarnation) {
 	own := n.dir.state.Identity
 	life := disk.NewLife()
-	n.seat.change(func(s *seatState) { s.standing, s.identity, s.life, s.lost, s.waits = now, own, life, reason, reason })
+	n.participation.change(func(s *participationState) {
+		s.standing, s.identity, s.life, s.lost, s.waits = now, own, life, reason, reason
+	})
 	n.net.Become(func(h *transport.Hello) { h.Incarnation, h.Life, h.Starts, h.Boot = incarnation, life, 0, n.boot })
 	n.log.Error("node must not vote with its data", "standing", now, "reason", reason)
 }
 
 // lostError returns the reason why a node that lost its data waits.
 func (n *node) lostError() error {
-	if n.seat.look().standing == standingRemoved {
+	if n.participation.get().standing == standingRemoved {
 		return errRemoved
 	}
-	return fmt.Errorf("this node must not vote with its data (%w) and %w", n.seat.look().lost, errWaitsForLeader)
+	return fmt.Errorf("this node must not vote with its data (%w) and %w", n.participation.get().lost, errWaitsForLeader)
 }
 
 const (
-	// leastMeeting and mostMeeting bound the time until a node asks the others again. It
+	// minIntroPause and maxIntroPause bound the time until a node asks the others again. It
 	// asks at once when another node has changed.
-	leastMeeting = 25 * time.Millisecond
-	mostMeeting  = time.Second
+	minIntroPause = 25 * time.Millisecond
+	maxIntroPause = time.Second
 )
 
 // takePart brings the node step by step to its place in the cluster, and watches that
@@ -99,19 +101,19 @@ func (n *node) takePart() {
 			_ = n.stopMember() // close has skipped it
 		}
 	}()
-	every := leastMeeting
+	every := minIntroPause
 	for n.life.Err() == nil {
-		standing := n.seat.look().standing
+		standing := n.participation.get().standing
 		var err error
 		switch standing {
 		case standingFresh:
-			err = n.foundStep(n.meet(n.life))
+			err = n.foundStep(n.introduce(n.life))
 		case standingFounding:
-			err = n.startFounder(n.meet(n.life))
+			err = n.startFounder(n.introduce(n.life))
 		case standingLost, standingRemoved:
-			err = n.returnStep(n.meet(n.life))
+			err = n.returnStep(n.introduce(n.life))
 		case standingJoining, standingNonVoter:
-			err = n.joinStep(n.meet(n.life))
+			err = n.joinStep(n.introduce(n.life))
 		case standingMember:
 			n.watchPlace()
 			continue
@@ -119,16 +121,16 @@ func (n *node) takePart() {
 			return
 		}
 		if err == nil {
-			every = leastMeeting
+			every = minIntroPause
 			continue
 		}
-		if n.seat.waiting(err) && !errors.Is(err, errNonVoter) {
+		if n.participation.waiting(err) && !errors.Is(err, errNonVoter) {
 			n.log.Warn("node does not take part in the cluster yet", "standing", standing, "reason", err)
 		}
-		if n.seat.pause(n.life, every) {
-			every = leastMeeting
+		if n.participation.pause(n.life, every) {
+			every = minIntroPause
 		}
-		every = min(2*every, mostMeeting)
+		every = min(2*every, maxIntroPause)
 	}
 }
 
@@ -139,13 +141,13 @@ var errWaitsForLeader = errors.New("waits for a Raft leader that the other nodes
 // others has put its new life into the configuration, it moves the data aside and starts
 // Raft. It keeps the data until that is certain. Then a majority has agreed to the new
 // life without them.
-func (n *node) returnStep(others map[string]met) error {
+func (n *node) returnStep(others map[string]introReply) error {
 	for _, id := range slices.Sorted(maps.Keys(others)) {
 		a := others[id]
 		if a.err != nil || !a.said.Admitted {
 			continue
 		}
-		s := n.seat.look()
+		s := n.participation.get()
 		own := disk.Identity{Owner: n.dir.owner, Incarnation: a.peer.Incarnation, Life: s.life, Founders: a.said.Founders, Addrs: a.said.FounderAddrs, Former: a.said.Former}
 		aside := n.dir.asidePath()
 		if err := n.dir.setAside(own); err != nil {
@@ -160,7 +162,7 @@ func (n *node) returnStep(others map[string]met) error {
 
 // joinStep is the step of a node on which Raft runs and that is no voter. It asks the
 // leader for its place.
-func (n *node) joinStep(others map[string]met) error {
+func (n *node) joinStep(others map[string]introReply) error {
 	m := n.member()
 	if m == nil {
 		return n.startMember() // which failed before
@@ -176,11 +178,11 @@ func (n *node) joinStep(others map[string]met) error {
 	}
 	switch {
 	case voter:
-		n.seat.change(func(s *seatState) { s.standing, s.waits = standingMember, nil })
+		n.participation.change(func(s *participationState) { s.standing, s.waits = standingMember, nil })
 		n.log.Info("node is a voter of the cluster")
 		return nil
 	case nonVoter:
-		n.seat.change(func(s *seatState) { s.standing = standingNonVoter })
+		n.participation.change(func(s *participationState) { s.standing = standingNonVoter })
 		return errNonVoter
 	}
 	return fmt.Errorf("this node has no vote yet and %w", errWaitsForLeader)
@@ -191,7 +193,7 @@ var errNonVoter = errors.New("this node is a member without a vote until AddVote
 
 // whyNoLeader returns errNoLeader, with the reason if it is known.
 func (n *node) whyNoLeader() error {
-	if why := n.seat.look().waits; why != nil {
+	if why := n.participation.get().waits; why != nil {
 		return fmt.Errorf("%w: %w", errNoLeader, why)
 	}
 	return errNoLeader

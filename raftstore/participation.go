@@ -40,35 +40,37 @@ const (
 	standingReplaced standing = "replaced"
 )
 
-// seat is a node's standing, with the event for which it waits.
-type seat struct {
-	news chan struct{} // signalled when another node has changed
+// participation is a node's standing, with the event for which it waits.
+type participation struct {
+	changed chan struct{} // signalled when another node has changed
 
 	mu    sync.Mutex
-	known map[string]knownPeer // the last known state of each other node
-	seatState
+	peers map[string]peerState // the last known state of each other node
+	participationState
 }
 
-// knownPeer is the state that another node reported.
-type knownPeer struct {
+// peerState is the state that another node reported.
+type peerState struct {
 	life        disk.Life
 	incarnation disk.Incarnation
 	standing    standing
 }
 
-func newSeat() seat { return seat{news: make(chan struct{}, 1), known: map[string]knownPeer{}} }
+func newParticipation() participation {
+	return participation{changed: make(chan struct{}, 1), peers: map[string]peerState{}}
+}
 
-// heard records the state of another node of the cluster, and ends a pause if the
+// notePeer records the state of another node of the cluster, and ends a pause if the
 // state has changed.
-func (s *seat) heard(peer transport.Hello, m setupMessage) {
-	now := knownPeer{life: peer.Life, incarnation: peer.Incarnation, standing: m.Standing}
-	s.mu.Lock()
-	news := s.known[peer.ID] != now
-	s.known[peer.ID] = now
-	s.mu.Unlock()
-	if news {
+func (p *participation) notePeer(peer transport.Hello, m setupMessage) {
+	now := peerState{life: peer.Life, incarnation: peer.Incarnation, standing: m.Standing}
+	p.mu.Lock()
+	isNew := p.peers[peer.ID] != now
+	p.peers[peer.ID] = now
+	p.mu.Unlock()
+	if isNew {
 		select {
-		case s.news <- struct{}{}:
+		case p.changed <- struct{}{}:
 		default:
 		}
 	}
@@ -79,26 +81,26 @@ func (n *node) lifeOf(id string) disk.Life {
 	if id == n.config.ID {
 		return n.net.Greeting().Life
 	}
-	n.seat.mu.Lock()
-	defer n.seat.mu.Unlock()
-	return n.seat.known[id].life
+	n.participation.mu.Lock()
+	defer n.participation.mu.Unlock()
+	return n.participation.peers[id].life
 }
 
 // pause waits for d, for a change of another node, or for the end of ctx. It reports
 // whether another node has changed.
-func (s *seat) pause(ctx context.Context, d time.Duration) bool {
+func (p *participation) pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
 	case <-ctx.Done():
-	case <-s.news:
+	case <-p.changed:
 		return true
 	}
 	return false
 }
 
-type seatState struct {
+type participationState struct {
 	standing standing
 	since    dcs.Instant   // the last change of standing
 	identity disk.Identity // as it is on the disk, but see life
@@ -108,7 +110,7 @@ type seatState struct {
 }
 
 // health returns s as the Health in a Status.
-func (s seatState) health() Health {
+func (s participationState) health() Health {
 	state := map[standing]HealthState{
 		standingFresh: Waiting, standingFounding: Waiting, standingLost: Lost,
 		standingJoining: Joining, standingMember: Well, standingReplaced: Replaced,
@@ -117,28 +119,28 @@ func (s seatState) health() Health {
 	return Health{State: state, Since: s.since.Elapsed(), Err: s.waits}
 }
 
-func (s *seat) look() seatState {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.seatState
+func (p *participation) get() participationState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.participationState
 }
 
-func (s *seat) change(f func(*seatState)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	before := s.standing
-	f(&s.seatState)
-	if s.standing != before {
-		s.since = dcs.Now()
+func (p *participation) change(f func(*participationState)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before := p.standing
+	f(&p.participationState)
+	if p.standing != before {
+		p.since = dcs.Now()
 	}
 }
 
 // waiting records the event that the node awaits, and reports whether it is another
 // one than before.
-func (s *seat) waiting(why error) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	news := fmt.Sprint(s.waits) != fmt.Sprint(why)
-	s.waits = why
-	return news
+func (p *participation) waiting(why error) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	isNew := fmt.Sprint(p.waits) != fmt.Sprint(why)
+	p.waits = why
+	return isNew
 }
