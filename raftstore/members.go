@@ -181,7 +181,7 @@ func (m *member) members() []Member {
 		case s.ID == m.id:
 			one.Acked, one.LastContact = last, 0
 		default:
-			if seen := m.trans.Seen(s.ID); seen.Term == term {
+			if seen := m.trans.Proven(s.ID); seen.Term == term {
 				one.Acked = seen.Log.Index
 			}
 			one.Lag = last - min(last, one.Acked)

@@ -91,12 +91,12 @@ func TestStartIsJudged(t *testing.T) {
 		"later start":     {setupMessage{Seen: transport.Start{Starts: 8, Boot: 1}}, "has seen start 8 of this node, and this is start 7"},
 		"other boot":      {setupMessage{Seen: transport.Start{Starts: 7, Boot: 1}}, "has seen start 7"},
 		"this very one":   {setupMessage{Seen: transport.Start{Starts: 7, Boot: 2}}, ""},
-		"the same entry":  {setupMessage{Known: transport.Sighting{Term: 5, Log: end}}, ""},
-		"less":            {setupMessage{Known: transport.Sighting{Term: 5, Log: disk.LogEnd{Index: 12, Term: 2}}}, ""},
-		"an earlier term": {setupMessage{Known: transport.Sighting{Term: 4, Log: disk.LogEnd{Index: 19, Term: 4}}}, ""},
-		"a later entry":   {setupMessage{Known: transport.Sighting{Term: 5, Log: disk.LogEnd{Index: 11, Term: 3}}}, "node b has seen that this node has entry 11 of term 3"},
-		"a newer term's":  {setupMessage{Known: transport.Sighting{Term: 5, Log: disk.LogEnd{Index: 9, Term: 4}}}, "has entry 9 of term 4"},
-		"a newer term":    {setupMessage{Known: transport.Sighting{Term: 6}}, "has seen this node in term 6, and the directory is of term 5"},
+		"the same entry":  {setupMessage{Proven: transport.ProvenState{Term: 5, Log: end}}, ""},
+		"less":            {setupMessage{Proven: transport.ProvenState{Term: 5, Log: disk.LogEnd{Index: 12, Term: 2}}}, ""},
+		"an earlier term": {setupMessage{Proven: transport.ProvenState{Term: 4, Log: disk.LogEnd{Index: 19, Term: 4}}}, ""},
+		"a later entry":   {setupMessage{Proven: transport.ProvenState{Term: 5, Log: disk.LogEnd{Index: 11, Term: 3}}}, "node b has seen that this node has entry 11 of term 3"},
+		"a newer term's":  {setupMessage{Proven: transport.ProvenState{Term: 5, Log: disk.LogEnd{Index: 9, Term: 4}}}, "has entry 9 of term 4"},
+		"a newer term":    {setupMessage{Proven: transport.ProvenState{Term: 6}}, "has seen this node in term 6, and the directory is of term 5"},
 	} {
 		left, err := judgeStart(7, 2, 5, end, said(tc.said))
 		require.Zero(t, left)

@@ -57,9 +57,9 @@ type setupMessage struct {
 	// The fields below are in the answer of any member to a node that takes part as a
 	// member.
 
-	// Known has the term and the log that the asking node's life had stored, as its
+	// Proven has the term and the log that the asking node's life had stored, as its
 	// messages have proven.
-	Known transport.Sighting `json:"known,omitzero"`
+	Proven transport.ProvenState `json:"known,omitzero"`
 	// Seen is the newest start of the asking node's life that this one has seen.
 	Seen transport.Start `json:"seen,omitzero"`
 }
@@ -199,7 +199,7 @@ func (n *node) answerSetup(peer transport.Hello, m setupMessage) setupMessage {
 	answer := n.introduction()
 	answer.Seen = n.net.Seen(peer.Life)
 	if part := n.member(); part != nil && m.Standing == standingMember && peer.Incarnation == n.net.Greeting().Incarnation {
-		answer.Known = part.trans.Seen(transport.ServerID(peer.ID, peer.Life))
+		answer.Proven = part.trans.Proven(transport.ServerID(peer.ID, peer.Life))
 	}
 	if n.lead.leading.Load() {
 		n.reconfigurer.note(peer, m, &answer)

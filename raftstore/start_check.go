@@ -32,7 +32,7 @@ func judgeStart(starts uint32, boot, term uint64, end disk.LogEnd, others map[st
 		if a.err != nil {
 			continue
 		}
-		seen, known := a.said.Seen, a.said.Known
+		seen, known := a.said.Seen, a.said.Proven
 		switch {
 		case a.said.Removed, !a.said.Replaced.IsZero():
 			return a.said, nil

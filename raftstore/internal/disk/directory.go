@@ -30,7 +30,7 @@ func LogDir(dir string) string { return filepath.Join(dir, logName) }
 // SnapshotDir returns the path of the directory with the snapshots.
 func SnapshotDir(dir string) string { return filepath.Join(dir, snapshotName) }
 
-// SeenFile returns the path of the mirror with a node's sightings of others.
+// SeenFile returns the path of the mirror with the starts of other nodes that a node has seen.
 func SeenFile(dir string) string { return filepath.Join(dir, seenFile) }
 
 // LostDir returns the path of the directory to which SetAside moves the data of

@@ -64,7 +64,7 @@ func checkConfiguration(data []byte) (err error) {
 // value is ready.
 type checkedRequests struct {
 	stored func(*raft.InstallSnapshotRequest) *raft.InstallSnapshotResponse // may be nil; see RaftTransport
-	seen   *sightings
+	proven *provenStates
 
 	out  chan raft.RPC // nil before start
 	done chan struct{}
@@ -75,11 +75,11 @@ type checkedRequests struct {
 
 // start begins to pass requests on from in, at its first call, except those that
 // stored answers. The entries of the senders are noted in seen.
-func (r *checkedRequests) start(in <-chan raft.RPC, stored func(*raft.InstallSnapshotRequest) *raft.InstallSnapshotResponse, seen *sightings) {
+func (r *checkedRequests) start(in <-chan raft.RPC, stored func(*raft.InstallSnapshotRequest) *raft.InstallSnapshotResponse, proven *provenStates) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.out == nil {
-		r.stored, r.seen, r.out, r.done = stored, seen, make(chan raft.RPC), make(chan struct{})
+		r.stored, r.proven, r.out, r.done = stored, proven, make(chan raft.RPC), make(chan struct{})
 		if r.stopped {
 			return
 		}
@@ -123,7 +123,7 @@ func (r *checkedRequests) answer(command any) (answer any, err error) {
 	if err := checkRPC(command); err != nil {
 		return nil, err
 	}
-	r.seen.noteSender(command)
+	r.proven.noteSender(command)
 	if req, ok := command.(*raft.InstallSnapshotRequest); ok && r.stored != nil {
 		if stored := r.stored(req); stored != nil {
 			return stored, nil

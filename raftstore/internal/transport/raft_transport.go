@@ -30,7 +30,7 @@ type RaftTransport struct {
 	stopped bool
 	running sync.WaitGroup
 
-	seen     sightings
+	proven   provenStates
 	answered map[string]lastAnswer // under mu: by the node's name, so that they are few
 }
 
@@ -49,9 +49,9 @@ func (t *RaftTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, r
 	switch {
 	case err != nil:
 	case resp.Success && req.Term == resp.Term:
-		t.seen.note(id, Sighting{Term: resp.Term, Log: endOf(req)})
+		t.proven.note(id, ProvenState{Term: resp.Term, Log: endOf(req)})
 	default:
-		t.seen.note(id, Sighting{Term: resp.Term})
+		t.proven.note(id, ProvenState{Term: resp.Term})
 	}
 	return err
 }
@@ -89,18 +89,18 @@ func (t *RaftTransport) LastContact(id raft.ServerID) (since time.Duration, ever
 func (t *RaftTransport) RequestVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
 	err := t.NetworkTransport.RequestVote(id, to, req, resp)
 	if err == nil {
-		t.seen.note(id, Sighting{Term: resp.Term})
+		t.proven.note(id, ProvenState{Term: resp.Term})
 	}
 	return err
 }
 
-// Seen returns the newest sighting of a server, zero without one.
-func (t *RaftTransport) Seen(id raft.ServerID) Sighting { return t.seen.of(id) }
+// Proven returns the newest proven state of a server, zero without one.
+func (t *RaftTransport) Proven(id raft.ServerID) ProvenState { return t.proven.of(id) }
 
 // Consumer implements raft.Transport. Raft calls it once; the goroutine ends with
 // Close.
 func (t *RaftTransport) Consumer() <-chan raft.RPC {
-	t.checked.start(t.NetworkTransport.Consumer(), t.Stored, &t.seen)
+	t.checked.start(t.NetworkTransport.Consumer(), t.Stored, &t.proven)
 	return t.checked.out
 }
 

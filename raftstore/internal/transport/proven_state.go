@@ -8,10 +8,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
-// A Sighting is the newest entry that a message of another server proves it had stored.
+// A ProvenState is the newest entry that a message of another server proves it had stored.
 // A server stores its term before it sends it, and its log before it acknowledges
 // or sends entries of it.
-type Sighting struct {
+type ProvenState struct {
 	// Term is the highest term that the server was in.
 	Term uint64 `json:"term,omitempty"`
 	// Log is the newest entry that the server had in that term, as its leader or
@@ -19,20 +19,20 @@ type Sighting struct {
 	Log disk.LogEnd `json:"log,omitzero"`
 }
 
-// sightings are the newest ones of each node. The zero value is ready.
-type sightings struct {
+// provenStates are the newest ones of each node. The zero value is ready.
+type provenStates struct {
 	mu     sync.Mutex
-	newest map[string]seenServer // by the node's name, so that they are few
+	newest map[string]provenServer // by the node's name, so that they are few
 }
 
-type seenServer struct {
+type provenServer struct {
 	id raft.ServerID
-	Sighting
+	ProvenState
 }
 
-// note takes over s if it is newer than the present sighting of that server. One of
+// note takes over s if it is newer than the present state of that server. One of
 // another life of the node is dropped.
-func (s *sightings) note(id raft.ServerID, next Sighting) {
+func (s *provenStates) note(id raft.ServerID, next ProvenState) {
 	if next.Term == 0 {
 		return
 	}
@@ -40,34 +40,34 @@ func (s *sightings) note(id raft.ServerID, next Sighting) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.newest == nil {
-		s.newest = map[string]seenServer{}
+		s.newest = map[string]provenServer{}
 	}
 	now := s.newest[node]
 	if now.id == id && (now.Term > next.Term || now.Term == next.Term && now.Log.Index >= next.Log.Index) {
 		return
 	}
-	s.newest[node] = seenServer{id, next}
+	s.newest[node] = provenServer{id, next}
 }
 
-// of returns the newest sighting of a server, zero without one.
-func (s *sightings) of(id raft.ServerID) Sighting {
+// of returns the newest proven state of a server, zero without one.
+func (s *provenStates) of(id raft.ServerID) ProvenState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if now := s.newest[NodeOf(id)]; now.id == id {
-		return now.Sighting
+		return now.ProvenState
 	}
-	return Sighting{}
+	return ProvenState{}
 }
 
 // noteSender notes the sender of a request. A request for a pre-vote names a term
 // that its sender has not stored.
-func (s *sightings) noteSender(command any) {
+func (s *provenStates) noteSender(command any) {
 	switch req := command.(type) {
 	case *raft.AppendEntriesRequest:
-		s.note(raft.ServerID(req.ID), Sighting{Term: req.Term, Log: endOf(req)})
+		s.note(raft.ServerID(req.ID), ProvenState{Term: req.Term, Log: endOf(req)})
 	case *raft.RequestVoteRequest:
 		// The leader of that term may delete entries of a candidate.
-		s.note(raft.ServerID(req.ID), Sighting{Term: req.Term})
+		s.note(raft.ServerID(req.ID), ProvenState{Term: req.Term})
 	}
 }
 
