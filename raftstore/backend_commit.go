@@ -101,7 +101,7 @@ func (b *frontend) clear(whole context.Context, deadline time.Time, a *unsettled
 			return r, nil
 		}
 	}
-	b.settles.later(a)
+	b.settles.enqueue(a)
 	e := b.fail(a.op, a.key, dcs.ErrAmbiguous, o.endpoint, withContext(ctx, o.err))
 	e.Attempt = a
 	return state.Result{}, e

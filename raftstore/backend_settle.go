@@ -94,7 +94,7 @@ func (s *settler) close() {
 	s.closed = true
 }
 
-func (s *settler) later(a *unsettled) {
+func (s *settler) enqueue(a *unsettled) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || s.b.life.Err() != nil {

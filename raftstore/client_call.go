@@ -35,7 +35,7 @@ func (c *Client) ask(ctx context.Context, r *request) outcome {
 	}
 	o := outcome{reply: a.Value, err: err, endpoint: a.Endpoint, sent: a.Sent, unclear: unclear.Load() > 0}
 	if err == nil {
-		c.seen(&o.reply)
+		c.noteRevision(&o.reply)
 		if o.reply.ifTerm != 0 { // P2: the voter was asked before this copy was sent
 			o.sent = vote.sent
 		}
@@ -123,10 +123,10 @@ func (c *Client) learn(leader string) {
 	c.pool.Leads(known.addr)
 }
 
-// seen records the newest revision of a changed key, so that the client leaves a
+// noteRevision records the newest revision of a changed key, so that the client leaves a
 // stream that stays behind it. Entries of the log that change no key do not count,
 // because a stream brings their revisions only with its next beat.
-func (c *Client) seen(r *reply) {
+func (c *Client) noteRevision(r *reply) {
 	var newest dcs.Revision
 	for i := range r.entries {
 		newest = max(newest, r.entries[i].Modified)

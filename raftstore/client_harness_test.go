@@ -239,7 +239,7 @@ func (t *faultyNetwork) Open(ctx context.Context, addr string, body []byte) (str
 		return nil, err
 	}
 	s, err := t.clientNetwork.Open(ctx, addr, body)
-	return &faultyStream{stream: s, pushes: &t.pushes, fate: f}, err
+	return &faultyStream{stream: s, pushes: &t.pushes, action: f}, err
 }
 
 // silentStream never delivers a message.
@@ -257,12 +257,12 @@ func (silentStream) Close() {}
 type faultyStream struct {
 	stream
 	pushes *conformance.FaultInjector
-	fate   conformance.Action
+	action conformance.Action
 	silent bool
 }
 
 func (s *faultyStream) Recv(ctx context.Context) ([]byte, error) {
-	if s.silent = s.silent || s.fate.LoseAnswer; s.silent {
+	if s.silent = s.silent || s.action.LoseAnswer; s.silent {
 		return silentStream{}.Recv(ctx)
 	}
 	body, err := s.stream.Recv(ctx)
@@ -270,7 +270,7 @@ func (s *faultyStream) Recv(ctx context.Context) ([]byte, error) {
 	if s.silent = now.LoseAnswer || now.LoseRequest; s.silent {
 		return silentStream{}.Recv(ctx)
 	}
-	for _, f := range []conformance.Action{s.fate, now} {
+	for _, f := range []conformance.Action{s.action, now} {
 		if late := errors.Join(f.AwaitRequest(ctx), f.AwaitAnswer(ctx)); late != nil {
 			return nil, late
 		}

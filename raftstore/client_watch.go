@@ -89,7 +89,7 @@ func receive(ctx context.Context, in stream) (feedMessage, error) {
 func (c *Client) follow(ctx context.Context) error {
 	f := &follower{
 		c: c, addr: c.streamFrom(), every: min(mostClientBeat, c.retryTimeout/8),
-		messages: make(chan feedMessage), heard: dcs.Now(),
+		messages: make(chan feedMessage), lastBeat: dcs.Now(),
 	}
 	err := f.run(ctx)
 	if ctx.Err() != nil {
@@ -127,10 +127,10 @@ type follower struct {
 	messages chan feedMessage
 	blame    bool // the node is at fault
 
-	heard  dcs.Instant  // the last beat, or the beginning
-	part   []dcs.Entry  // of a tree that comes in parts
-	behind dcs.Instant  // since when wanted is missing; zero if it is not
-	wanted dcs.Revision // that another answer named
+	lastBeat dcs.Instant  // the last beat, or the beginning
+	part     []dcs.Entry  // of a tree that comes in parts
+	behind   dcs.Instant  // since when wanted is missing; zero if it is not
+	wanted   dcs.Revision // that another answer named
 }
 
 // beatTimeout returns the time after which a stream without a beat has failed.
@@ -210,8 +210,8 @@ func (f *follower) check() error {
 		f.behind = dcs.Instant{}
 	}
 	switch {
-	case f.heard.Elapsed() > f.beatTimeout():
-		return fmt.Errorf("no beat on the stream for %v", f.heard.Elapsed().Round(time.Millisecond))
+	case f.lastBeat.Elapsed() > f.beatTimeout():
+		return fmt.Errorf("no beat on the stream for %v", f.lastBeat.Elapsed().Round(time.Millisecond))
 	case !f.behind.IsZero() && f.behind.Elapsed() > r.Limit:
 		f.blame = true
 		return errors.New("the stream lags behind the store")
@@ -239,7 +239,7 @@ func (f *follower) take(m feedMessage) error {
 			}
 		}
 	case feedBeat:
-		f.heard = dcs.Now()
+		f.lastBeat = dcs.Now()
 		tree.Advance(m.revision)
 		f.c.copy.Alive()
 	}

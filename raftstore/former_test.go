@@ -15,8 +15,8 @@ var (
 	incZ = disk.Incarnation{3}
 )
 
-// saying returns the answer of a node of an incarnation.
-func saying(i disk.Incarnation, leader string, former ...disk.Incarnation) introReply {
+// replyOf returns the answer of a node of an incarnation.
+func replyOf(i disk.Incarnation, leader string, former ...disk.Incarnation) introReply {
 	return introReply{peer: transport.Hello{Incarnation: i}, said: setupMessage{Leader: leader, Former: former}}
 }
 
@@ -35,17 +35,17 @@ func TestIncarnationIsJudged(t *testing.T) {
 		final bool
 	}{
 		"nobody answers":                        {own: own(incX), b: down, c: down},
-		"the same":                              {own: own(incX), b: saying(incX, "b"), c: down},
-		"one was recovered":                     {own: own(incX), b: down, c: saying(incY, "", incX), want: "has ended: node c", join: incY, final: true},
-		"one was recovered, and one not":        {own: own(incX), b: saying(incX, "b"), c: saying(incY, "", incX), want: "has ended", join: incY, final: true},
-		"recovered twice":                       {own: own(incX), b: saying(incY, "", incX), c: saying(incZ, "", incX, incY), want: "node c is of incarnation " + incZ.String(), join: incZ, final: true},
-		"old nodes without a leader":            {own: own(incY, incX), first: true, b: saying(incX, ""), c: saying(incX, "")},
-		"old nodes with a leader":               {own: own(incY, incX), first: true, b: saying(incX, "c"), c: saying(incX, "c"), want: "has not ended", join: incX, final: true},
-		"old nodes with a leader, a week later": {own: own(incY, incX), b: saying(incX, "c"), c: saying(incX, "c")},
-		"another survivor":                      {own: own(incY, incX), first: true, b: saying(incZ, "b", incX), c: down, want: "Only one node may be recovered", join: incZ, final: true},
-		"another survivor, later":               {own: own(incY, incX), b: saying(incZ, "b", incX), c: down},
-		"the first start of a founder":          {own: own(incY), first: true, b: saying(incX, "c"), c: down},
-		"founded separately":                    {own: own(incY), b: saying(incX, "c"), c: saying(incX, "c"), want: "founded separately"},
+		"the same":                              {own: own(incX), b: replyOf(incX, "b"), c: down},
+		"one was recovered":                     {own: own(incX), b: down, c: replyOf(incY, "", incX), want: "has ended: node c", join: incY, final: true},
+		"one was recovered, and one not":        {own: own(incX), b: replyOf(incX, "b"), c: replyOf(incY, "", incX), want: "has ended", join: incY, final: true},
+		"recovered twice":                       {own: own(incX), b: replyOf(incY, "", incX), c: replyOf(incZ, "", incX, incY), want: "node c is of incarnation " + incZ.String(), join: incZ, final: true},
+		"old nodes without a leader":            {own: own(incY, incX), first: true, b: replyOf(incX, ""), c: replyOf(incX, "")},
+		"old nodes with a leader":               {own: own(incY, incX), first: true, b: replyOf(incX, "c"), c: replyOf(incX, "c"), want: "has not ended", join: incX, final: true},
+		"old nodes with a leader, a week later": {own: own(incY, incX), b: replyOf(incX, "c"), c: replyOf(incX, "c")},
+		"another survivor":                      {own: own(incY, incX), first: true, b: replyOf(incZ, "b", incX), c: down, want: "Only one node may be recovered", join: incZ, final: true},
+		"another survivor, later":               {own: own(incY, incX), b: replyOf(incZ, "b", incX), c: down},
+		"the first start of a founder":          {own: own(incY), first: true, b: replyOf(incX, "c"), c: down},
+		"founded separately":                    {own: own(incY), b: replyOf(incX, "c"), c: replyOf(incX, "c"), want: "founded separately"},
 	} {
 		got := judgeIncarnation(tc.own, tc.first, map[string]introReply{"b": tc.b, "c": tc.c})
 		if tc.want == "" {
@@ -63,10 +63,10 @@ func TestIncarnationIsJudged(t *testing.T) {
 func TestEmptyNodeJoinsTheLaterIncarnation(t *testing.T) {
 	own := disk.Identity{Owner: disk.Owner{Node: "a", Members: []string{"a", "b", "c"}}, Life: newLife}
 	peers := []Peer{{ID: "a", Addr: "a:1"}, {ID: "b", Addr: "b:1"}, {ID: "c", Addr: "c:1"}}
-	got, err := firstStart(own, peers, map[string]introReply{"b": saying(incX, "b"), "c": saying(incY, "", incX)})
+	got, err := firstStart(own, peers, map[string]introReply{"b": replyOf(incX, "b"), "c": replyOf(incY, "", incX)})
 	require.NoError(t, err)
 	require.Equal(t, incY, got.Incarnation)
 	require.Equal(t, []disk.Incarnation{incX}, got.Former)
-	_, err = firstStart(own, peers, map[string]introReply{"b": saying(incY, "b", incX), "c": saying(incZ, "c", incX)})
+	_, err = firstStart(own, peers, map[string]introReply{"b": replyOf(incY, "b", incX), "c": replyOf(incZ, "c", incX)})
 	require.ErrorContains(t, err, "different incarnations")
 }

@@ -365,7 +365,7 @@ func TestCloseWhileTheDiskHangsAtTheFirstStart(t *testing.T) {
 	<-files.blocked
 	tc.node[0] = nil
 	begun := dcs.Now()
-	require.ErrorIs(t, b.Close(), errStuck)
+	require.ErrorIs(t, b.Close(), errHung)
 	require.Less(t, begun.Elapsed(), 2*shutdownBound+shutdownBound)
 	close(files.release)
 	b.node.running.Wait()

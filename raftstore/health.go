@@ -83,7 +83,7 @@ func (h *health) ended(id uint64) {
 	} else {
 		h.disk.Mean += (took - h.disk.Mean) / 8
 	}
-	h.look()
+	h.update()
 }
 
 // fault implements storeHealth.
@@ -93,7 +93,7 @@ func (h *health) fault(id uint64, err error) {
 	h.faults[id] = writeFault{err, h.faults[id].attempts + 1}
 	h.attempted()
 	h.disk.Faults++
-	h.look()
+	h.update()
 }
 
 // attempted wakes the callers of retried. The caller holds the lock.
@@ -137,7 +137,7 @@ func (h *health) permanent(err error) {
 	if h.lost == nil {
 		h.lost = err
 	}
-	h.look()
+	h.update()
 }
 
 // anyFault returns the failure of a write that is being repeated, or nil. The
@@ -173,8 +173,8 @@ func (h *health) unhealthy() error {
 	return errStalled
 }
 
-// look updates the state and reports a change. The caller holds the lock.
-func (h *health) look() {
+// update updates the state and reports a change. The caller holds the lock.
+func (h *health) update() {
 	state, err := Well, h.unhealthy()
 	switch {
 	case h.lost != nil:
@@ -197,7 +197,7 @@ func (h *health) look() {
 func (h *health) check() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.look()
+	h.update()
 	return h.unhealthy()
 }
 
@@ -206,7 +206,7 @@ func (h *health) stepOut(reason error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.out = reason
-	h.look()
+	h.update()
 }
 
 // stepIn records that this node takes part again.
@@ -238,7 +238,7 @@ func (h *health) isResponsive() bool {
 func (h *health) status() (Health, DiskStatus) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.look()
+	h.update()
 	d := h.disk
 	d.Pending, d.Fault = h.pending(), h.anyFault()
 	err := h.unhealthy()

@@ -45,7 +45,7 @@ func newPatientTransport(life context.Context, t raftPeers, pause time.Duration,
 func (t *patientTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	for {
 		err := t.raftPeers.AppendEntries(id, to, req, resp)
-		t.heard(id, err)
+		t.noteOutcome(id, err)
 		if err == nil || isHeartbeat(req) {
 			return err
 		}
@@ -62,12 +62,12 @@ func (t *patientTransport) InstallSnapshot(id raft.ServerID, to raft.ServerAddre
 		continue
 	}
 	err := t.raftPeers.InstallSnapshot(id, to, req, resp, data)
-	t.heard(id, err)
+	t.noteOutcome(id, err)
 	return err
 }
 
-// heard records the outcome of a message to a server.
-func (t *patientTransport) heard(id raft.ServerID, err error) {
+// noteOutcome records the outcome of a message to a server.
+func (t *patientTransport) noteOutcome(id raft.ServerID, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	answers := t.silent[id]

@@ -30,7 +30,7 @@ type member struct {
 	end     context.CancelFunc
 	undo    closers
 	running sync.WaitGroup
-	stuck   bool // Raft did not end; set by stop
+	hung    bool // Raft did not end; set by stop
 
 	stopping sync.Once
 	stopped  error
@@ -72,9 +72,9 @@ func (n *node) startMember() (err error) {
 	return nil
 }
 
-func (m *member) unlessStuck(f func() error) func() error {
+func (m *member) unlessHung(f func() error) func() error {
 	return func() error {
-		if m.stuck {
+		if m.hung {
 			return nil
 		}
 		return f()
@@ -271,13 +271,13 @@ func (m *member) stopRaft() error {
 	case <-done:
 		return err
 	case <-timer.C:
-		m.stuck = true
-		return errors.Join(err, errStuck)
+		m.hung = true
+		return errors.Join(err, errHung)
 	}
 }
 
-// errStuck reports that Raft did not end, because a thread of it hangs in the kernel.
-var errStuck = errors.New("a write to the disk did not return: the goroutine of the write still runs")
+// errHung reports that Raft did not end, because a thread of it hangs in the kernel.
+var errHung = errors.New("a write to the disk did not return: the goroutine of the write still runs")
 
 // watch receives every change of the leadership from Raft. It must never block,
 // because Raft's main loop waits for it.

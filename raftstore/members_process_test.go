@@ -156,9 +156,9 @@ func (m *movingProcesses) change(kind, id string, call func(ctx context.Context,
 	delay := time.Duration(m.random.IntN(400)) * time.Millisecond
 	outage := time.Duration(200+m.random.IntN(1300)) * time.Millisecond
 	name := fmt.Sprintf("%s of %s, kill %v of %s", kind, id, kill, victim)
-	var striking sync.WaitGroup
+	var injecting sync.WaitGroup
 	if n := m.at[victim]; n != nil {
-		striking.Go(func() {
+		injecting.Go(func() {
 			backoff.Sleep(m.t.Context(), delay)
 			if kill {
 				n.proc.Kill()
@@ -188,7 +188,7 @@ func (m *movingProcesses) change(kind, id string, call func(ctx context.Context,
 		require.Less(m.t, begun.Elapsed(), time.Minute, "%s: %v", name, last)
 		backoff.Sleep(m.t.Context(), 20*time.Millisecond)
 	}
-	striking.Wait()
+	injecting.Wait()
 	if took := begun.Elapsed(); took > m.longest {
 		m.longest, m.slowest = took, name
 	}

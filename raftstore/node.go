@@ -60,7 +60,7 @@ type node struct {
 	end     context.CancelFunc
 	undo    closers
 	running sync.WaitGroup
-	stuck   atomic.Bool // close gave up waiting for them
+	hung    atomic.Bool // close gave up waiting for them
 	closing sync.Once
 	closed  error
 }
@@ -105,7 +105,7 @@ func startNode(c Config, h hooks) (_ *node, err error) {
 	if n.dir, err = openDir(c, h, n.hlog); err != nil {
 		return nil, err
 	}
-	n.undo.add(n.unlessStuck(n.dir.close))
+	n.undo.add(n.unlessHung(n.dir.close))
 	if n.net, err = transport.New(c.connections()); err != nil {
 		return nil, connectionError(err)
 	}
@@ -133,14 +133,14 @@ func startNode(c Config, h hooks) (_ *node, err error) {
 	return n, nil
 }
 
-// unlessStuck skips a step of closing if a write hangs in the kernel. The step would
+// unlessHung skips a step of closing if a write hangs in the kernel. The step would
 // hang too, or give another process access to files that may still change.
-func (n *node) unlessStuck(f func() error) func() error {
+func (n *node) unlessHung(f func() error) func() error {
 	return func() error {
-		if n.stuck.Load() {
-			return errStuck
+		if n.hung.Load() {
+			return errHung
 		}
-		if m := n.member(); m != nil && m.stuck {
+		if m := n.member(); m != nil && m.hung {
 			return nil // stop has reported it
 		}
 		return f()

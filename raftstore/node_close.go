@@ -17,7 +17,7 @@ func (n *node) close() error {
 	n.closing.Do(func() {
 		n.end()
 		n.handOver()
-		n.stuck.Store(!endsWithin(&n.running, shutdownBound))
+		n.hung.Store(!endsWithin(&n.running, shutdownBound))
 		n.closed = n.undo.run()
 	})
 	return n.closed

@@ -219,15 +219,15 @@ func (s *memberSoak) change() string {
 	name := fmt.Sprintf("%s, %s of %s", c.name, fault, target)
 	s.order = s.random.Perm(len(s.nodes))
 	delay, outage := s.between(0, 500), s.between(200, 1500)
-	var striking sync.WaitGroup
+	var injecting sync.WaitGroup
 	if victim >= 0 {
-		striking.Go(func() {
+		injecting.Go(func() {
 			backoff.Sleep(s.t.Context(), delay)
 			s.injectFault(victim, fault, outage)
 		})
 	}
 	err := s.insist(c)
-	striking.Wait()
+	injecting.Wait()
 	require.NoError(s.t, err, "%s\n%s", name, s.statuses())
 	c.done()
 	s.wholeMembers(name)

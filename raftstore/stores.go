@@ -77,7 +77,7 @@ func (m *member) openFiles(own disk.Identity) error {
 	if err != nil {
 		return errors.Join(err, votes.Close())
 	}
-	m.undo.add(m.unlessStuck(marks.Close))
+	m.undo.add(m.unlessHung(marks.Close))
 	known := mark.Log
 	mark.Starts++
 	log, notes, err := disk.OpenLog(disk.LogOptions{
@@ -99,7 +99,7 @@ func (m *member) openFiles(own disk.Identity) error {
 	}
 	m.stores = stores{log: log, snaps: snaps, marks: marks, starts: mark.Starts}
 	m.store = newRaftLog(log, votes, vote, m.newestSnapshot, m.restart, m.node.health)
-	m.undo.add(m.unlessStuck(m.store.Close))
+	m.undo.add(m.unlessHung(m.store.Close))
 	if index, term := m.newestSnapshot(); index > 0 {
 		return log.Join(index, term)
 	}

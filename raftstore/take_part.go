@@ -97,7 +97,7 @@ const (
 // place, until the node ends or is replaced.
 func (n *node) takePart() {
 	defer func() {
-		if n.stuck.Load() {
+		if n.hung.Load() {
 			_ = n.stopMember() // close has skipped it
 		}
 	}()

@@ -207,7 +207,7 @@ func (n *Network) identify(ctx context.Context, p *place, own Hello) (net.Conn, 
 	if n.creds != nil {
 		t := tls.Server(bounded, n.creds.server())
 		if err := t.HandshakeContext(ctx); err != nil {
-			answerPlain(err)
+			answerPlaintext(err)
 			return nil, 0, Hello{}, explainTLS(0, err)
 		}
 		conn, byALPN = t, alpnKind(t.ConnectionState().NegotiatedProtocol)

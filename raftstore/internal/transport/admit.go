@@ -32,10 +32,10 @@ var errCrowded = errors.New("too many connections are waiting for their handshak
 type admission struct {
 	most, perHost int
 
-	// Handshakes of strangers, and of hosts that are a node's, compute in turns:
+	// Handshakes of hosts that are no node's, and of those that are, compute in turns:
 	// a crowd of them kept the processors from Raft for longer than a heartbeat
 	// timeout.
-	strangers, known turns
+	otherHosts, nodeHosts turns
 
 	mu      sync.Mutex
 	places  []*place              // the oldest first
@@ -54,17 +54,17 @@ func newAdmission(descriptors uint64) *admission {
 	at := max(1, runtime.GOMAXPROCS(0)/2)
 	return &admission{
 		most: most, perHost: most / 2,
-		strangers: make(turns, at), known: make(turns, at),
+		otherHosts: make(turns, at), nodeHosts: make(turns, at),
 		byHost: map[netip.Prefix]int{}, nodes: map[string]netip.Addr{},
 	}
 }
 
 // A place is held by an accepted connection until it is proven.
 type place struct {
-	conn     net.Conn
-	host     netip.Prefix
-	stranger bool
-	quiet    bool // nothing has come from it yet
+	conn    net.Conn
+	host    netip.Prefix
+	isOther bool
+	quiet   bool // nothing has come from it yet
 }
 
 // enter takes a place for conn. If there is none, crowded says why, and the
@@ -76,11 +76,11 @@ func (a *admission) enter(conn net.Conn) (p *place, gone net.Conn, crowded error
 	p = &place{conn: conn, host: networkOf(from), quiet: true}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	p.stranger = !a.isNode(from)
+	p.isOther = !a.isNode(from)
 	switch {
 	case a.byHost[p.host] >= a.perHost:
 		crowded = fmt.Errorf("%w: %d from this address", errCrowded, a.perHost)
-	case p.stranger && a.waiting >= a.most:
+	case p.isOther && a.waiting >= a.most:
 		crowded = fmt.Errorf("%w: %d in all", errCrowded, a.most)
 	}
 	if crowded != nil {
@@ -93,7 +93,7 @@ func (a *admission) enter(conn net.Conn) (p *place, gone net.Conn, crowded error
 	}
 	a.places = append(a.places, p)
 	a.byHost[p.host]++
-	if p.stranger {
+	if p.isOther {
 		a.waiting++
 	}
 	return p, gone, crowded
@@ -103,7 +103,7 @@ func (a *admission) enter(conn net.Conn) (p *place, gone net.Conn, crowded error
 func (a *admission) oldestQuiet(p *place) *place {
 	sameHost := a.byHost[p.host] >= a.perHost
 	for _, other := range a.places {
-		if other.quiet && (sameHost && other.host == p.host || !sameHost && other.stranger) {
+		if other.quiet && (sameHost && other.host == p.host || !sameHost && other.isOther) {
 			return other
 		}
 	}
@@ -112,10 +112,10 @@ func (a *admission) oldestQuiet(p *place) *place {
 
 // turns returns those of p's handshake.
 func (a *admission) turns(p *place) turns {
-	if p.stranger {
-		return a.strangers
+	if p.isOther {
+		return a.otherHosts
 	}
-	return a.known
+	return a.nodeHosts
 }
 
 // leave gives p back. It may be called twice.
@@ -134,7 +134,7 @@ func (a *admission) remove(p *place) {
 	if a.byHost[p.host]--; a.byHost[p.host] == 0 {
 		delete(a.byHost, p.host)
 	}
-	if p.stranger {
+	if p.isOther {
 		a.waiting--
 	}
 }

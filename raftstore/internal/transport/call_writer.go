@@ -24,8 +24,8 @@ var errBacklog = errors.New("the peer does not read: too much is waiting to be s
 type frameWriter struct {
 	kick chan struct{}
 	most int // of bytes that may wait
-	// patience bounds the time of one write; 0 is no bound.
-	patience time.Duration
+	// writeTimeout bounds the time of one write; 0 is no bound.
+	writeTimeout time.Duration
 
 	mu     sync.Mutex
 	out    []byte
@@ -88,8 +88,8 @@ func (w *frameWriter) run(conn net.Conn) error {
 		w.mu.Unlock()
 		var err error
 		if len(batch) > 0 {
-			if w.patience > 0 {
-				_ = conn.SetWriteDeadline(time.Now().Add(w.patience)) //nolint:forbidigo // connections speak this clock
+			if w.writeTimeout > 0 {
+				_ = conn.SetWriteDeadline(time.Now().Add(w.writeTimeout)) //nolint:forbidigo // connections speak this clock
 			}
 			_, err = conn.Write(batch)
 		}

@@ -78,11 +78,11 @@ const (
 type verdict byte
 
 const (
-	verdictWelcome verdict = 0
-	verdictVersion verdict = 1 // another version
-	verdictCluster verdict = 2 // another cluster
-	verdictTwin    verdict = 3 // both nodes have the same ID
-	verdictRefused verdict = 4 // any other reason
+	verdictWelcome   verdict = 0
+	verdictVersion   verdict = 1 // another version
+	verdictCluster   verdict = 2 // another cluster
+	verdictDuplicate verdict = 3 // both nodes have the same ID
+	verdictRefused   verdict = 4 // any other reason
 	// verdictIncarnation refuses Raft and calls between nodes that do not belong
 	// to one founding of the cluster; verdictLife, a message for another
 	// life of this node.
@@ -232,7 +232,7 @@ func (h Hello) judge(other Hello, k Kind, v verdict, want string) error {
 	switch {
 	case v == verdictCluster || other.cluster != h.cluster:
 		return fmt.Errorf("%w: node %q there belongs to another cluster (%v, this node's is %v): Root must be the same on every node", ErrPeerRefused, other.ID, other.cluster, h.cluster)
-	case v == verdictTwin:
+	case v == verdictDuplicate:
 		return fmt.Errorf("%w: the node there is named %q too: every node needs an ID of its own", ErrPeerRefused, other.ID)
 	case v == verdictProof:
 		return fmt.Errorf("%w: node %q there does not take this node's certificate for that of node %q: the certificate must be valid for the host of this node's address, or for its name in TLS.Names", ErrPeerRefused, other.ID, h.ID)
@@ -321,7 +321,7 @@ func (h Hello) welcome(rw io.ReadWriter, prove func(k Kind, id string) error, ol
 	}
 	v := h.verdict(other, k)
 	var unproven error
-	if v != verdictCluster && v != verdictTwin {
+	if v != verdictCluster && v != verdictDuplicate {
 		if unproven = prove(k, other.ID); unproven != nil {
 			v = verdictProof
 		}
@@ -342,7 +342,7 @@ func (h Hello) verdict(other Hello, k Kind) verdict {
 	case other.cluster != h.cluster:
 		return verdictCluster
 	case other.ID == h.ID:
-		return verdictTwin
+		return verdictDuplicate
 	case k == KindSetup:
 	case h.apart(other):
 		return verdictIncarnation

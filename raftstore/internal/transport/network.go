@@ -119,7 +119,7 @@ func (n *Network) listen() error {
 		return listenError(n.config.Listen, err)
 	}
 	tcp, ok := ln.Addr().(*net.TCPAddr)
-	if !ok || (!n.mayPlain() && !tcp.IP.IsLoopback()) {
+	if !ok || (!n.allowsPlaintext() && !tcp.IP.IsLoopback()) {
 		ln.Close()
 		return unusable("Listen %q is %v, beyond loopback, and TLS is not set: set TLS, use 127.0.0.1, or set PlaintextBeyondLoopback", n.config.Listen, ln.Addr())
 	}
@@ -143,13 +143,13 @@ func listenError(addr string, err error) error {
 	return fmt.Errorf("Listen %s: %w", addr, err)
 }
 
-// mayPlain reports whether bytes may leave the machine's loopback.
-func (n *Network) mayPlain() bool { return n.creds != nil || n.config.PlaintextBeyondLoopback }
+// allowsPlaintext reports whether bytes may leave the machine's loopback.
+func (n *Network) allowsPlaintext() bool { return n.creds != nil || n.config.PlaintextBeyondLoopback }
 
 // mayDial refuses to send plaintext beyond loopback, for any address that a name resolved
 // to.
 func (n *Network) mayDial(_ context.Context, _, address string, _ syscall.RawConn) error {
-	if n.mayPlain() {
+	if n.allowsPlaintext() {
 		return nil
 	}
 	return isLoopback(KindCall, address)

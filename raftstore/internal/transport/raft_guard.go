@@ -25,7 +25,7 @@ const (
 	// maxSnapshot bounds the snapshot that a node accepts from another one.
 	maxSnapshot = 4 << 30
 	// snapshotRate is how many bytes of a snapshot must arrive within the
-	// patience of a guard, as on the sending side.
+	// readTimeout of a guard, as on the sending side.
 	snapshotRate = raft.DefaultTimeoutScale
 
 	// maxFieldName is the longest name of a field, and maxServerID the longest
@@ -53,23 +53,23 @@ type raftGuard struct {
 	msgs messageScan
 	pass int64 // bytes that the transport may read
 
-	// patience bounds the time for a request to arrive, once it has begun. 0
+	// readTimeout bounds the time for a request to arrive, once it has begun. 0
 	// leaves deadlines to the transport, which sets them for replies.
-	patience time.Duration
-	armed    bool        // a deadline is set
-	began    dcs.Instant // when the snapshot began
-	snapshot int64       // the size of the snapshot that is arriving, or 0
-	missing  int64       // bytes of it that have not arrived
-	report   func(error)
+	readTimeout time.Duration
+	armed       bool        // a deadline is set
+	began       dcs.Instant // when the snapshot began
+	snapshot    int64       // the size of the snapshot that is arriving, or 0
+	missing     int64       // bytes of it that have not arrived
+	report      func(error)
 }
 
 // newRaftGuard guards conn. The messages on a connection that was dialled are
 // replies.
-func newRaftGuard(conn *trackedConn, patience time.Duration, report func(error)) *raftGuard {
+func newRaftGuard(conn *trackedConn, readTimeout time.Duration, report func(error)) *raftGuard {
 	g := &raftGuard{trackedConn: conn, r: bufio.NewReader(conn.Conn), report: report}
 	g.msgs = messageScan{peer: conn.peer, replies: conn.dialled}
 	if !conn.dialled {
-		g.patience = patience
+		g.readTimeout = readTimeout
 	}
 	return g
 }
@@ -119,7 +119,7 @@ func (g *raftGuard) advance() error {
 
 // await sets the deadline for the next n bytes, if they are not there already.
 func (g *raftGuard) await(n int) error {
-	if g.patience == 0 || g.r.Buffered() >= n {
+	if g.readTimeout == 0 || g.r.Buffered() >= n {
 		return nil
 	}
 	if g.pass == 0 && g.msgs.idle() {
@@ -129,12 +129,12 @@ func (g *raftGuard) await(n int) error {
 		}
 		return nil
 	}
-	if g.missing > 0 && g.began.Elapsed() > g.patience*time.Duration(1+g.snapshot/snapshotRate) {
-		return fmt.Errorf("%w: a snapshot of %d bytes took longer than %v for each %d of them", errBadFrame, g.snapshot, g.patience, snapshotRate)
+	if g.missing > 0 && g.began.Elapsed() > g.readTimeout*time.Duration(1+g.snapshot/snapshotRate) {
+		return fmt.Errorf("%w: a snapshot of %d bytes took longer than %v for each %d of them", errBadFrame, g.snapshot, g.readTimeout, snapshotRate)
 	}
 	if g.armed && g.missing == 0 {
 		return nil // of a snapshot any progress counts
 	}
 	g.armed = true
-	return g.SetReadDeadline(time.Now().Add(g.patience)) //nolint:forbidigo // a deadline has a monotonic reading
+	return g.SetReadDeadline(time.Now().Add(g.readTimeout)) //nolint:forbidigo // a deadline has a monotonic reading
 }

@@ -317,7 +317,7 @@ func TestGuardClosesTheConnection(t *testing.T) {
 // begun does not.
 func TestGuardIsPatientBetweenRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const patience = time.Second
+		const readTimeout = time.Second
 		vote := raftRequest(t, rpcRequestVote, "Term", 1)
 		for name, tc := range map[string]struct {
 			send func(conn net.Conn)
@@ -325,45 +325,45 @@ func TestGuardIsPatientBetweenRequests(t *testing.T) {
 		}{
 			"between requests": {func(conn net.Conn) {
 				for range 3 {
-					<-time.After(10 * patience)
+					<-time.After(10 * readTimeout)
 					_, _ = conn.Write(vote)
 				}
 			}, true},
 			"within a request": {func(conn net.Conn) {
 				_, _ = conn.Write(vote[:5])
-				<-time.After(2 * patience)
+				<-time.After(2 * readTimeout)
 				_, _ = conn.Write(vote[5:])
 			}, false},
 			"drop by drop": {func(conn net.Conn) {
 				for _, b := range vote {
-					<-time.After(patience / 4)
+					<-time.After(readTimeout / 4)
 					_, _ = conn.Write([]byte{b})
 				}
 			}, false},
 			"within a snapshot": {func(conn net.Conn) {
 				_, _ = conn.Write(raftRequest(t, rpcInstallSnapshot, "Size", 10))
-				<-time.After(2 * patience)
+				<-time.After(2 * readTimeout)
 				_, _ = conn.Write(make([]byte, 10))
 			}, false},
 			"a snapshot that takes its time": {func(conn net.Conn) {
 				_, _ = conn.Write(raftRequest(t, rpcInstallSnapshot, "Size", 10*snapshotRate))
 				for range 10 {
-					<-time.After(patience * 9 / 10)
+					<-time.After(readTimeout * 9 / 10)
 					_, _ = conn.Write(make([]byte, snapshotRate))
 				}
-				<-time.After(10 * patience)
+				<-time.After(10 * readTimeout)
 				_, _ = conn.Write(vote)
 			}, true},
 			"a snapshot drop by drop": {func(conn net.Conn) {
 				_, _ = conn.Write(raftRequest(t, rpcInstallSnapshot, "Size", 10))
 				for range 10 {
-					<-time.After(patience * 9 / 10)
+					<-time.After(readTimeout * 9 / 10)
 					_, _ = conn.Write([]byte{0})
 				}
 			}, false},
 		} {
 			near, far := net.Pipe()
-			g := newRaftGuard(&trackedConn{Conn: near, peer: "a", leave: func() {}}, patience, func(error) {})
+			g := newRaftGuard(&trackedConn{Conn: near, peer: "a", leave: func() {}}, readTimeout, func(error) {})
 			sent := make(chan struct{})
 			go func() {
 				tc.send(far)

@@ -109,7 +109,7 @@ func (r *registry) spawn(f func()) bool {
 // refused connection is closed.
 func (r *registry) track(conn net.Conn, k Kind, peer Hello, dialled bool) (*trackedConn, error) {
 	t := &trackedConn{Conn: conn, kind: k, peer: peer.ID, hello: peer, dialled: dialled, reads: &r.reads}
-	t.heard.Store(r.reads.Add(1))
+	t.lastRead.Store(r.reads.Add(1))
 	leave, err := r.enter(k, t.sever, t)
 	if err != nil {
 		conn.Close()
@@ -168,7 +168,7 @@ func (r *registry) conns() []*trackedConn {
 func (r *registry) quietest(fits func(*trackedConn) bool) *trackedConn {
 	var oldest *trackedConn
 	for _, t := range r.conns() {
-		if t.counted.Load() && fits(t) && (oldest == nil || t.heard.Load() < oldest.heard.Load()) {
+		if t.counted.Load() && fits(t) && (oldest == nil || t.lastRead.Load() < oldest.lastRead.Load()) {
 			oldest = t
 		}
 	}
@@ -207,20 +207,20 @@ func (r *registry) statuses(fits func(*trackedConn) bool) []ConnStatus {
 // trackedConn is an established connection that the registry knows.
 type trackedConn struct {
 	net.Conn
-	kind    Kind
-	peer    string // the other node's ID, as it gave it
-	hello   Hello  // with all its fields
-	dialled bool
-	leave   func()
-	counted atomic.Bool    // among its node's connections; leave takes it out
-	reads   *atomic.Uint64 // of all connections
-	heard   atomic.Uint64  // the value of reads after the last Read
+	kind     Kind
+	peer     string // the other node's ID, as it gave it
+	hello    Hello  // with all its fields
+	dialled  bool
+	leave    func()
+	counted  atomic.Bool    // among its node's connections; leave takes it out
+	reads    *atomic.Uint64 // of all connections
+	lastRead atomic.Uint64  // the value of reads after the last Read
 }
 
 // Read implements net.Conn.
 func (t *trackedConn) Read(b []byte) (int, error) {
 	n, err := t.Conn.Read(b)
-	t.heard.Store(t.reads.Add(1))
+	t.lastRead.Store(t.reads.Add(1))
 	return n, err
 }
 

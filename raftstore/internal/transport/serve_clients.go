@@ -14,8 +14,8 @@ const (
 	// clientBacklog is how much may wait for a client that does not read, beyond
 	// one reply.
 	clientBacklog = 1 << 20
-	// clientPatience bounds one write to a client.
-	clientPatience = 10 * time.Second
+	// clientWriteTimeout bounds one write to a client.
+	clientWriteTimeout = 10 * time.Second
 	// clientReadBuffer is small because there may be thousands.
 	clientReadBuffer = 4 << 10
 	// maxStreams bounds the streams on one connection.
@@ -48,7 +48,7 @@ func (n *Network) clientOwner() string { return strconv.FormatUint(n.served.Add(
 // (P2).
 func (n *Network) answerClient(ctx context.Context, conn *trackedConn, owner string) {
 	w := newFrameWriter()
-	w.most, w.patience = clientBacklog, clientPatience
+	w.most, w.writeTimeout = clientBacklog, clientWriteTimeout
 	a := &answering{load: n.clients, owner: owner, w: w, streams: &streams{n: n}, handler: func() Handler {
 		if h := n.forward.Load(); h != nil {
 			return h.Call

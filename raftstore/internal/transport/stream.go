@@ -38,8 +38,8 @@ func (s *raftStream) Accept() (net.Conn, error) {
 
 // guarded returns conn with its messages checked.
 func (s *raftStream) guarded(conn *trackedConn) net.Conn {
-	patience := max(2*s.n.config.ElectionTimeout, time.Second)
-	return newRaftGuard(conn, patience, func(err error) {
+	readTimeout := max(2*s.n.config.ElectionTimeout, time.Second)
+	return newRaftGuard(conn, readTimeout, func(err error) {
 		s.n.logPeer(context.Background(), slog.LevelWarn, "a Raft connection was closed", conn.RemoteAddr(), err, "peer", conn.peer)
 	})
 }

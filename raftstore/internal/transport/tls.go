@@ -215,9 +215,9 @@ func forServers(cert *x509.Certificate) bool {
 	return slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageServerAuth) || slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageAny)
 }
 
-// answerPlain informs a node without TLS that this one has it: crypto/tls hangs
+// answerPlaintext informs a node without TLS that this one has it: crypto/tls hangs
 // up on plaintext without a word.
-func answerPlain(err error) {
+func answerPlaintext(err error) {
 	var record tls.RecordHeaderError
 	if !errors.As(err, &record) || record.Conn == nil || record.RecordHeader[0]&helloMarkerMask != helloMarker {
 		return
