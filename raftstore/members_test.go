@@ -325,8 +325,9 @@ func TestOneChangeAtATime(t *testing.T) {
 	nobody := reserveAddr(t)
 	added := make(chan error, 1)
 	begun := dcs.Now()
-	go func() { added <- tc.node[0].Membership().AddVoter(ctx, "z", nobody) }()
-	reconfigurer := tc.node[tc.leader()].node.reconfigurer
+	leader := tc.leader() // its answer comes before the context ends
+	go func() { added <- tc.node[leader].Membership().AddVoter(ctx, "z", nobody) }()
+	reconfigurer := tc.node[leader].node.reconfigurer
 	tc.eventually(func() bool {
 		reconfigurer.mu.Lock()
 		defer reconfigurer.mu.Unlock()
