@@ -105,13 +105,14 @@ func (e *env) rotateOne(i int, verb ServerFaultVerb) {
 	d, decided := e.drive(Opening{})
 	healthy := d.load(time.Second / 2).after(0)
 	p99 := quantile(healthy, 0.99)
+	before := decided.count() // the server may be left before the fault
 	used := e.inUse(d.c)
 	if i < 0 {
 		i = used
 	}
 	writer, _ := e.opened(Opening{Endpoints: e.others(i)})
 	stop := e.moves(d.c, writer)
-	at, extra, before := e.s.Cluster.Endpoints[i], e.election(i, verb), decided.count()
+	at, extra := e.s.Cluster.Endpoints[i], e.election(i, verb)
 
 	restore := e.injectFault(i, ServerFault{Do: verb})
 	seenBy := max(min(e.budget(), lagTime), extra+rotationTime)

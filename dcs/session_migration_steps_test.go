@@ -154,6 +154,7 @@ func TestP20MigrationParts(t *testing.T) {
 			c.onCommit = func(_ context.Context, t Txn, do func() (Revision, error)) (Revision, error) {
 				c.hook(func() { sent++ })
 				if t.If[0] == p.parts[1].If[0] {
+					time.Sleep(time.Second / 2) // all parts of the first turn are sent
 					return 0, &Error{Kind: ErrConflict}
 				}
 				time.Sleep(time.Second)

@@ -42,7 +42,6 @@ type Identity struct {
 	polled    dcs.Instant        // when the seeds were asked last; zero: never
 	pollAgain bool
 	round     int             // the number of polls
-	agreed    chan struct{}   // closed when most seeds have agreed in the present poll, or it has ended
 	answered  map[string]bool // the endpoints that have answered the present poll
 	reported  bool            // the present split was logged
 	confirmed bool            // most seeds have agreed on the present identity
@@ -61,20 +60,11 @@ type SeedPool interface {
 // outcome is the outcome of a poll: an error if no server may be used.
 type outcome struct{ split error }
 
-// maxPoll bounds the wait of a call for silent seeds.
+// maxPoll bounds the wait for the seeds' answers.
 const maxPoll = 450 * time.Millisecond
 
-// callTime returns how long a call waits for silent seeds before its request is sent.
-func (i *Identity) callTime() time.Duration { return min(maxPoll, i.Budget/4) }
-
-// pollTime returns how long a poll waits for silent seeds. The first decision takes longer:
-// if most seeds are slow then, the few that answer may belong to another store.
-func (i *Identity) pollTime() time.Duration {
-	if i.current.Load() == nil {
-		return i.Budget / 2
-	}
-	return i.callTime()
-}
+// pollTime returns how long silent seeds are waited for.
+func (i *Identity) pollTime() time.Duration { return min(maxPoll, i.Budget/4) }
 
 // pollInterval returns the least time between two polls.
 func (i *Identity) pollInterval() time.Duration {
@@ -106,8 +96,8 @@ func (i *Identity) Close() {
 }
 
 // Ready polls the seeds if the identity is not decided. It returns as soon as
-// most seeds agree, and otherwise when all have answered or [Identity.callTime] has
-// passed. A first poll that has not ended then goes on, and [Identity.Check] waits for it. It fails if the seeds belong to different stores and none of these has
+// most seeds agree, and otherwise when all have answered or [Identity.pollTime] has
+// passed. It fails if the seeds belong to different stores and none of these has
 // most of the seeds.
 func (i *Identity) Ready(ctx context.Context) error {
 	if i.current.Load() != nil && !i.suspect.Load() {
@@ -126,9 +116,6 @@ func (i *Identity) decided() (outcome, bool) {
 	defer i.mu.Unlock()
 	if i.polled.IsZero() || i.pollAgain {
 		return outcome{}, false
-	}
-	if i.undecided() {
-		return outcome{}, true
 	}
 	split := i.split()
 	return outcome{split}, split == nil || i.polled.Elapsed() < i.pollInterval()
@@ -150,74 +137,22 @@ func (i *Identity) decide(ctx context.Context) (outcome, error) {
 		b.forgetNameless()
 	}
 	agreed := make(chan struct{})
-	i.agreed = agreed
 	i.polls.Go(func() { i.poll(round, agreed) })
 	i.mu.Unlock()
-	var silence <-chan time.Time
-	if i.current.Load() == nil {
-		t := time.NewTimer(i.callTime())
-		defer t.Stop()
-		silence = t.C
-	}
 	select {
 	case <-agreed:
-	case <-silence:
 	case <-ctx.Done():
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.polled = dcs.Now()
-	if i.undecided() {
-		return outcome{}, nil
-	}
+	i.adopt()
 	split := i.split()
 	if split != nil && !i.reported {
 		i.Logger.Error("the endpoints do not identify the store: no request is sent", "error", split)
 	}
 	i.reported = split != nil
 	return outcome{split}, nil
-}
-
-// undecided reports whether the first decision is still being made. Under i.mu.
-func (i *Identity) undecided() bool {
-	select {
-	case <-i.agreed:
-		return false
-	default:
-		return i.current.Load() == nil
-	}
-}
-
-// firstDecision waits for the poll under way, if no store is decided for. If no seed has
-// answered it, the seeds are polled once more, because a server has answered now.
-func (i *Identity) firstDecision(ctx context.Context) error {
-	for again := false; i.current.Load() == nil; again = true {
-		i.mu.Lock()
-		agreed, split := i.agreed, i.split()
-		if again && split == nil {
-			i.pollAgain = true
-		}
-		i.mu.Unlock()
-		if again {
-			if err := i.Ready(ctx); err != nil {
-				return err
-			}
-			i.mu.Lock()
-			agreed = i.agreed
-			i.mu.Unlock()
-		}
-		if agreed != nil {
-			select {
-			case <-agreed:
-			case <-ctx.Done():
-				return &Failure{Err: ctx.Err()}
-			}
-		}
-		if again {
-			break
-		}
-	}
-	return nil
 }
 
 // poll asks every endpoint of every seed. It closes agreed when most seeds agree
@@ -241,11 +176,6 @@ func (i *Identity) poll(round int, agreed chan<- struct{}) {
 		})
 	}
 	asked.Wait()
-	i.mu.Lock()
-	if round == i.round && len(i.answered) > 0 {
-		i.adopt()
-	}
-	i.mu.Unlock()
 	i.ejectForeign()
 	enough()
 }
@@ -421,18 +351,11 @@ func (i *Identity) Check(ctx context.Context, at, id string) error {
 		return nil
 	}
 	switch {
-	case own == nil:
-		// If no seed had answered, the first answer decides nothing: the others may be
-		// about to answer too.
-		i.vote(at, id)
-		if err := i.firstDecision(ctx); err != nil {
-			return err
-		}
-	case *own != "" && id == "":
+	case own != nil && *own != "" && id == "":
 		// The server may have been asked before the key was written: only a poll finds
 		// that the key is missing.
 		i.requestPollIfOld()
-	case *own == "" && id != "":
+	case own != nil && *own == "" && id != "":
 		i.vote(at, id)
 		i.requestPoll() // a writer has made the key meanwhile, or it is another store
 	default:
