@@ -144,6 +144,7 @@ test-slow: export HOLDFAST_PROFILE = slow
 test-slow: deps test-servers ## Run the suite's slow profile: long faults, many rounds
 	$(GO) test -race -count=1 -p 1 -parallel $(PARALLEL) -v -timeout $(SLOWTIMEOUT) ./conformance/... ./dcs/elector/... ./memstore/... ./raftstore/... ./etcd3/... ./consul/... ./zookeeper/... ./internal/failover/...
 	HOLDFAST_ETCD_VERSION=3.5 $(GO) test -race -count=1 -p 1 -parallel $(PARALLEL) -v -timeout $(SLOWTIMEOUT) ./etcd3/...
+	$(GO) test -count=1 -v -run '^TestManyElectorsOnOneStore$$' ./dcs/elector # bounds memory
 	$(GO) test -count=1 -p 1 -parallel $(PARALLEL) -v -timeout $(SLOWTIMEOUT) -run 'TestConformance/Herd' ./etcd3/... # 200 clients are too many for the race detector
 
 # How many rounds make soak runs, and the seed that repeats a run; 0 chooses one.
