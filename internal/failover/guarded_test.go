@@ -108,11 +108,7 @@ func (s *guardedService) stop(r elector.Reason) error {
 func (s *guardedService) Report(context.Context) (cluster.Member, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := cluster.Member{Role: cluster.RoleReplica, State: cluster.StateRunning}
-	if s.process != nil {
-		m.Role = cluster.RolePrimary
-	}
-	return m, nil
+	return record(s.process != nil), nil
 }
 
 func (s *guardedService) led() bool { return s.token != 0 }

@@ -146,11 +146,16 @@ func (s *service) stop(r elector.Reason) error {
 func (s *service) Report(context.Context) (cluster.Member, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return record(s.leadership != nil), nil
+}
+
+// record returns the record of a member whose service is running.
+func record(primary bool) cluster.Member {
 	m := cluster.Member{Role: cluster.RoleReplica, State: cluster.StateRunning}
-	if s.leadership != nil {
+	if primary {
 		m.Role = cluster.RolePrimary
 	}
-	return m, nil
+	return m
 }
 
 // runMember runs a member until SIGTERM.
