@@ -101,6 +101,23 @@ func childOf(t *testing.T, g *Guardian) (pid int, dead <-chan struct{}) {
 	return p.cmd.Process.Pid, p.dead
 }
 
+// stop stops a child. It returns when the child has stopped: until then, the child may read
+// a message.
+func stop(t *testing.T, pid int) {
+	t.Helper()
+	noError(t, unix.Kill(pid, unix.SIGSTOP))
+	var status unix.WaitStatus
+	for {
+		_, err := unix.Wait4(pid, &status, unix.WUNTRACED, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		noError(t, err)
+		must(t, status.Stopped(), "the child has ended")
+		return
+	}
+}
+
 func TestFiresAtTheDeadline(t *testing.T) {
 	g := open(t, Options{})
 	pid, ended := service(t)
@@ -140,11 +157,13 @@ func TestLateMessagesCount(t *testing.T) {
 	at := dcs.Now().Add(200 * time.Millisecond)
 	noError(t, g.Arm(at))
 	guard, _ := childOf(t, g)
-	noError(t, unix.Kill(guard, unix.SIGSTOP))
+	stop(t, guard)
 	noError(t, g.Extend(dcs.Now().Add(time.Hour)))
 	time.Sleep(-at.Add(50 * time.Millisecond).Elapsed())
 	noError(t, unix.Kill(guard, unix.SIGCONT))
 	noError(t, g.SetGroup(pid))
+	still, _ := childOf(t, g)
+	must(t, still == guard, "the child has fired")
 	runs(t, ended)
 	noError(t, g.Disarm())
 }
@@ -155,7 +174,7 @@ func TestReplaced(t *testing.T) {
 	for name, disturb := range map[string]func(t *testing.T, g *Guardian, pid int){
 		"killed": func(t *testing.T, _ *Guardian, pid int) { noError(t, unix.Kill(pid, unix.SIGKILL)) },
 		"hangs": func(t *testing.T, g *Guardian, pid int) {
-			noError(t, unix.Kill(pid, unix.SIGSTOP))
+			stop(t, pid)
 			noError(t, g.Extend(dcs.Now().Add(time.Hour)))
 			time.Sleep(answerTimeout + 100*time.Millisecond)
 			noError(t, g.Extend(dcs.Now().Add(time.Hour)))
@@ -189,7 +208,7 @@ func TestDisarmsAHungChild(t *testing.T) {
 	noError(t, g.SetGroup(pid))
 	noError(t, g.Arm(dcs.Now().Add(300*time.Millisecond)))
 	guard, dead := childOf(t, g)
-	noError(t, unix.Kill(guard, unix.SIGSTOP))
+	stop(t, guard)
 	noError(t, g.Disarm())
 	await(t, dead)
 	runs(t, ended)
