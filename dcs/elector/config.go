@@ -29,13 +29,16 @@ type Config struct {
 	Member cluster.Member
 	// Asker asks other members for their identity and position before this one
 	// leads, and before it hands over. Nil means that the published records count.
-	// With an Asker, Member.APIURL must answer with [Elector.Identity].
+	// With an Asker, Member.APIURL must answer with [Elector.Identity]. A question that
+	// has not returned by its deadline is abandoned, and its address is not asked again
+	// until that question has returned.
 	Asker cluster.Asker
 	// Policy decides whether this member may lead. Nil means [DefaultPolicy].
 	Policy Policy
 	// Failsafe asks the other members in failsafe mode, so that a leader can go on
 	// in an outage of the store. Nil means that this member takes no part: it leads
-	// only while no failsafe list is stored. It needs an Asker.
+	// only while no failsafe list is stored. It needs an Asker. Its questions are
+	// bounded like those of the Asker.
 	Failsafe FailsafeTransport
 	// NoKeeper makes the leader end with its lock in a pause too. Set it for a
 	// service that ends with this process; [Lead] does.

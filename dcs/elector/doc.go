@@ -34,7 +34,9 @@
 //     is left to expire (TestFenceFails, TestHungPromote).
 //   - E6: Renewals go on during a demotion that was asked for (TestHandoverTimeout).
 //   - E7: Fence is fired by a timer that does not depend on the elector's loop. A loop
-//     that has not run for half of the TTL renews no more (TestLoopHangs).
+//     that has not run for half of the TTL renews no more (TestLoopHangs). Questions
+//     to members are abandoned at their deadline (TestAskerStuckAtItself,
+//     TestAskerStuckAtAnother, TestTransportStuck).
 //   - E8: Promote, Demote and Follow never overlap, and nothing is acquired while one
 //     of them runs (TestHungPromote, TestFollow).
 //   - E9: A member whose promotion failed publishes the state failed and lets the

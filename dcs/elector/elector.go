@@ -140,6 +140,12 @@ func New(c Config) (*Elector, error) {
 		c: c, log: c.Logger, key: cluster.Key(c.Scope, cluster.LeaderKey), instance: rand.Text(),
 		wake: make(chan struct{}, 1), stopped: make(chan struct{}), changed: make(chan struct{}),
 	}
+	if c.Asker != nil {
+		e.c.Asker = &boundedAsker{Asker: c.Asker}
+	}
+	if c.Failsafe != nil {
+		e.c.Failsafe = &boundedTransport{FailsafeTransport: c.Failsafe}
+	}
 	e.life, e.endLife = context.WithCancel(context.Background())
 	e.loop.busy = map[task]bool{}
 	e.setTiming(c.Timing)
