@@ -28,9 +28,27 @@ func (v *View) PatchConfig(patch []byte) (Config, error) {
 	if err != nil {
 		return Config{}, invalid(op, err)
 	}
-	merged := merge(stored, patch)
+	return decodeConfig(op, merge(stored, patch))
+}
+
+// ParseConfig returns the configuration that value sets. It returns an ErrInvalid if value
+// is not a JSON object, is an empty one, or has a field that is not usable.
+func ParseConfig(value []byte) (Config, error) {
+	const op = "ParseConfig"
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(value, &fields); err != nil || fields == nil {
+		return Config{}, invalid(op, errors.New("the configuration is not a JSON object"))
+	}
+	if len(fields) == 0 {
+		return Config{}, invalid(op, errors.New("the configuration is empty: set at least one field, for example ttl"))
+	}
+	return decodeConfig(op, value)
+}
+
+// decodeConfig decodes a configuration without a field that is not usable.
+func decodeConfig(op string, value []byte) (Config, error) {
 	var c Config
-	extra, faults, err := decodeObject(merged, &c)
+	extra, faults, err := decodeObject(value, &c)
 	if err = errors.Join(append(faults, err)...); err != nil {
 		return Config{}, invalid(op, err)
 	}

@@ -23,6 +23,18 @@ func TestPatchConfig(t *testing.T) {
 	require.ErrorIs(t, err, dcs.ErrInvalid)
 }
 
+func TestParseConfig(t *testing.T) {
+	c, err := ParseConfig([]byte(`{"ttl":30,"pause":null,"x":{"y":null}}`))
+	require.NoError(t, err)
+	got, err := json.Marshal(c)
+	require.NoError(t, err)
+	require.Equal(t, `{"ttl":30,"x":{"y":null}}`, string(got))
+	for _, value := range []string{``, `[]`, `null`, `{}`, `{"pause":"perhaps"}`, `{"ttl":-1}`, `{"ttl":30} {`} {
+		_, err := ParseConfig([]byte(value))
+		require.ErrorIs(t, err, dcs.ErrInvalid, value)
+	}
+}
+
 func decodeOne(name, value string) *View {
 	return Decode("pg", tree(map[string]string{name: value}), nil)
 }

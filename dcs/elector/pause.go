@@ -40,6 +40,16 @@ func (e *Elector) PatchConfig(ctx context.Context, patch []byte) (cluster.Config
 	})
 }
 
+// ReplaceConfig stores value, a JSON object, as the cluster's configuration and returns
+// the configuration. Fields that value does not have are removed, see
+// [cluster.ParseConfig]. ErrRefused reports that nothing has changed, for the reasons of
+// [Elector.PatchConfig].
+func (e *Elector) ReplaceConfig(ctx context.Context, value []byte) (cluster.Config, error) {
+	return e.changeConfig(ctx, "replacement of the configuration", func(*cluster.View) (cluster.Config, error) {
+		return cluster.ParseConfig(value)
+	})
+}
+
 // changeConfig writes the configuration that change returns, again after each
 // conflict.
 func (e *Elector) changeConfig(ctx context.Context, op string, change func(*cluster.View) (cluster.Config, error)) (cluster.Config, error) {

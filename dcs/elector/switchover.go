@@ -14,6 +14,9 @@ import (
 // ErrRefused reports that a request was refused and that nothing has changed.
 var ErrRefused = errors.New("refused")
 
+// ErrNoSwitchover reports that no switchover is stored. It comes with [ErrRefused].
+var ErrNoSwitchover = errors.New("no switchover is stored")
+
 // refused returns err as a refusal of op.
 func (e *Elector) refused(op string, err error) error {
 	return fmt.Errorf("elector: %s of %q: %w: %w", op, e.c.Scope, ErrRefused, err)
@@ -73,6 +76,39 @@ func (e *Elector) Switchover(ctx context.Context, r Request) error {
 		return nil
 	}
 	return e.awaitLeader(ctx, f)
+}
+
+// CancelSwitchover clears a switchover that is stored and not accepted: one that is
+// scheduled, or one that a tool has written and the leader has not judged yet. Any member
+// may be asked.
+//
+// ErrRefused reports that nothing has changed: the leader has accepted the switchover, or
+// none is stored ([ErrNoSwitchover]). Of an acceptance and a cancellation at the same time
+// exactly one succeeds.
+func (e *Elector) CancelSwitchover(ctx context.Context) error {
+	const op = "cancellation of the switchover"
+	for {
+		v, err := cluster.Read(ctx, e.c.Store, e.c.Scope)
+		if err != nil {
+			return fmt.Errorf("elector: %s of %q: %w", op, e.c.Scope, err)
+		}
+		switch f := v.Failover; {
+		case f != nil && f.Token != 0: // E15
+			return e.refused(op, fmt.Errorf("the leader %q has accepted the switchover to %q", f.Leader, f.Candidate))
+		case f == nil && v.Problem(cluster.FailoverKey) == nil:
+			return e.refused(op, ErrNoSwitchover)
+		}
+		txn, err := v.Txn(cluster.ClearFailover{}) // on the condition that it was not accepted meanwhile
+		if err != nil {
+			return e.refused(op, err)
+		}
+		if _, err = e.c.Store.Commit(ctx, txn); err == nil {
+			return nil
+		}
+		if !errors.Is(err, dcs.ErrConflict) {
+			return fmt.Errorf("elector: %s of %q: %w", op, e.c.Scope, err)
+		}
+	}
 }
 
 // judge returns the request f as this leader would accept it, or the reason against

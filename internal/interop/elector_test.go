@@ -128,6 +128,11 @@ func obeysOverTheAPI(t *testing.T, s *server) {
 	require.NotNil(t, b.Leading())
 	require.Contains(t, ctl.ctl(t, "list", scope), "Switchover scheduled at: "+at.Format("2006-01-02T15:04:05+00:00"))
 
+	require.Contains(t, ctl.ctl(t, "flush", scope, "switchover", "--force"), `Success: {"result":"the switchover is cancelled"}`)
+	eventually(t, "the request is cleared", func() bool { return a.View().Failover == nil && b.View().Failover == nil })
+	require.NotNil(t, b.Leading())
+	require.Contains(t, ctl.ctl(t, "flush", scope, "switchover", "--force"), "No pending scheduled switchover")
+
 	// A request without the password is refused.
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodPatch, apiURL(t, b, "b")+"/config", http.NoBody)
 	require.NoError(t, err)

@@ -1,9 +1,20 @@
 // Package electorhttp serves the state of an elector over HTTP, with the paths of
 // Patroni, so that the checks of load balancers and patronictl-like tools work.
 //
-//	http.ListenAndServe(":8008", electorhttp.New(e, electorhttp.Options{
-//		Authorize: electorhttp.BasicAuth(user, password),
-//	}))
+//	server := &http.Server{
+//		Addr:              ":8008",
+//		Handler:           electorhttp.New(e, electorhttp.Options{Authorize: electorhttp.BasicAuth(user, password)}),
+//		ReadHeaderTimeout: 2 * time.Second,
+//		IdleTimeout:       time.Minute,
+//		MaxHeaderBytes:    64 << 10,
+//	}
+//	err := server.ListenAndServeTLS(certFile, keyFile)
+//
+// The handler bounds the bodies of requests in size and time. The program must bound the
+// rest: without ReadHeaderTimeout and IdleTimeout a client that sends nothing holds a
+// connection for ever. A WriteTimeout, if there is one, must be longer than two times
+// elector.Table.Others, for which a request that changes the cluster may wait. The password
+// and the state of the members are sent in clear text without TLS.
 //
 // Reading answers from memory and never waits for the store:
 //
@@ -33,13 +44,17 @@
 // Requests that change the cluster need Options.Authorize:
 //
 //	POST /switchover   {"leader": "a", "candidate": "b", "scheduled_at": "…"}
+//	DELETE /switchover cancels a switchover that is stored and not accepted; no body
 //	PATCH /config      a JSON merge patch; {"pause": true} begins a pause
+//	PUT /config        the whole configuration
 //	DELETE /keeper     {"name": "a"}, by force: see elector.Elector.RemoveKeeper
 //	DELETE /failsafe   {}, by force: see elector.Elector.EmptyFailsafe
 //
 // They answer 401 without authorisation, 400 for a body that is not usable, 412 for a
 // request that is refused, and 503 where the outcome is not known. A switchover answers
-// 200 when the candidate leads, and 202 when it is stored for later.
+// 200 when the candidate leads, and 202 when it is stored for later. It must be sent to the
+// leader; every other request may be sent to any member. Its cancellation answers 404 if no
+// switchover is stored, and 412 if the leader has accepted the switchover.
 //
 // # Failsafe mode
 //

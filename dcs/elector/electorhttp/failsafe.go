@@ -62,7 +62,7 @@ func (h *handler) failsafe(w http.ResponseWriter, r *http.Request) {
 		}
 		answer(w, http.StatusOK, map[string]string{"result": "the list is empty"})
 	default:
-		h.read(func(v *cluster.View) any { return v.Failsafe.Members })(w, r)
+		h.read(func(v *cluster.View) any { return v.Failsafe.Members }, http.MethodPost, http.MethodDelete)(w, r)
 	}
 }
 

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -134,21 +136,26 @@ func (h *handler) check(ok func(*http.Request, elector.Status) bool) http.Handle
 	}
 }
 
-// reads reports whether r only reads, and answers it otherwise.
-func reads(w http.ResponseWriter, r *http.Request) bool {
+// reads reports whether r only reads, and answers it otherwise. other are the further
+// methods of the path.
+func reads(w http.ResponseWriter, r *http.Request, other ...string) bool {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
 		return true
 	}
-	w.Header().Set("Allow", "GET, HEAD, OPTIONS")
-	http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+	notAllowed(w, append([]string{http.MethodGet, http.MethodHead, http.MethodOptions}, other...))
 	return false
 }
 
-// read serves a part of the View.
-func (h *handler) read(part func(*cluster.View) any) http.HandlerFunc {
+func notAllowed(w http.ResponseWriter, methods []string) {
+	w.Header().Set("Allow", strings.Join(methods, ", "))
+	http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+}
+
+// read serves a part of the View. other are the further methods of the path.
+func (h *handler) read(part func(*cluster.View) any, other ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if !reads(w, r) {
+		if !reads(w, r, other...) {
 			return
 		}
 		v := h.e.View()
@@ -204,25 +211,33 @@ func withoutPassword(address string) string {
 	return u.Redacted()
 }
 
-// writes reads the body of a request that changes the cluster. It reports false if it
-// has answered the request.
-func (h *handler) writes(w http.ResponseWriter, r *http.Request, method string) (body []byte, ok bool) {
+// permits reports whether r has one of the methods and may change the cluster, and answers
+// it otherwise.
+func (h *handler) permits(w http.ResponseWriter, r *http.Request, methods ...string) bool {
 	switch {
-	case r.Method != method:
-		w.Header().Set("Allow", method)
-		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+	case !slices.Contains(methods, r.Method):
+		notAllowed(w, methods)
 	case h.o.Authorize == nil || !h.o.Authorize(r):
 		w.Header().Set("WWW-Authenticate", `Basic realm="cluster"`)
 		http.Error(w, "no authorisation", http.StatusUnauthorized)
 	default:
-		var raw json.RawMessage
-		if err := readBody(w, r, maxBody, &raw); err != nil {
-			http.Error(w, "the body is not JSON of at most 1 MiB", http.StatusBadRequest)
-			return nil, false
-		}
-		return raw, true
+		return true
 	}
-	return nil, false
+	return false
+}
+
+// writes reads the body of a request that changes the cluster. It reports false if it
+// has answered the request.
+func (h *handler) writes(w http.ResponseWriter, r *http.Request, methods ...string) (body []byte, ok bool) {
+	if !h.permits(w, r, methods...) {
+		return nil, false
+	}
+	var raw json.RawMessage
+	if err := readBody(w, r, maxBody, &raw); err != nil {
+		http.Error(w, "the body is not JSON of at most 1 MiB", http.StatusBadRequest)
+		return nil, false
+	}
+	return raw, true
 }
 
 // readBody decodes the body of a request, of at most limit bytes, into v. The connection
@@ -244,17 +259,22 @@ func (h *handler) bounded(r *http.Request) (context.Context, context.CancelFunc)
 }
 
 func (h *handler) config(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodPatch {
-		h.read(func(v *cluster.View) any { return v.Config })(w, r)
+	change := h.e.PatchConfig
+	switch r.Method {
+	case http.MethodPatch:
+	case http.MethodPut:
+		change = h.e.ReplaceConfig
+	default:
+		h.read(func(v *cluster.View) any { return v.Config }, http.MethodPatch, http.MethodPut)(w, r)
 		return
 	}
-	body, ok := h.writes(w, r, http.MethodPatch)
+	body, ok := h.writes(w, r, r.Method)
 	if !ok {
 		return
 	}
 	ctx, cancel := h.bounded(r)
 	defer cancel()
-	c, err := h.e.PatchConfig(ctx, body)
+	c, err := change(ctx, body)
 	if err != nil {
 		fail(w, err)
 		return
@@ -263,7 +283,11 @@ func (h *handler) config(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *handler) switchover(w http.ResponseWriter, r *http.Request) {
-	body, ok := h.writes(w, r, http.MethodPost)
+	if r.Method == http.MethodDelete {
+		h.cancelSwitchover(w, r)
+		return
+	}
+	body, ok := h.writes(w, r, http.MethodPost, http.MethodDelete)
 	if !ok {
 		return
 	}
@@ -297,10 +321,29 @@ func (h *handler) switchover(w http.ResponseWriter, r *http.Request) {
 	answer(w, code, map[string]string{"result": text})
 }
 
+// cancelSwitchover clears a switchover that was not accepted. patronictl sends no body.
+func (h *handler) cancelSwitchover(w http.ResponseWriter, r *http.Request) {
+	if !h.permits(w, r, http.MethodDelete) {
+		return
+	}
+	var fields map[string]json.RawMessage
+	if err := readBody(w, r, maxBody, &fields); err != nil && !errors.Is(err, io.EOF) || len(fields) > 0 {
+		http.Error(w, "the body must be empty, or an empty JSON object", http.StatusBadRequest)
+		return
+	}
+	ctx, cancel := h.bounded(r)
+	defer cancel()
+	if err := h.e.CancelSwitchover(ctx); err != nil {
+		fail(w, err)
+		return
+	}
+	answer(w, http.StatusOK, map[string]string{"result": "the switchover is cancelled"})
+}
+
 // keeper removes the record of a keeper, by force.
 func (h *handler) keeper(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodDelete {
-		h.read(func(v *cluster.View) any { return v.Keeper })(w, r)
+		h.read(func(v *cluster.View) any { return v.Keeper }, http.MethodDelete)(w, r)
 		return
 	}
 	body, ok := h.writes(w, r, http.MethodDelete)
@@ -326,7 +369,10 @@ func (h *handler) keeper(w http.ResponseWriter, r *http.Request) {
 // fail answers with an error of the elector.
 func fail(w http.ResponseWriter, err error) {
 	code := http.StatusServiceUnavailable
-	if errors.Is(err, elector.ErrRefused) {
+	switch {
+	case errors.Is(err, elector.ErrNoSwitchover):
+		code = http.StatusNotFound
+	case errors.Is(err, elector.ErrRefused):
 		code = http.StatusPreconditionFailed
 	}
 	http.Error(w, strings.ReplaceAll(err.Error(), "\n", "; "), code)

@@ -150,6 +150,12 @@ func TestChecks(t *testing.T) {
 
 // A client that does not send its body is answered, and its connection is closed.
 func TestSlowBody(t *testing.T) {
+	for _, request := range []string{"POST /switchover", "DELETE /switchover", "PUT /config", "PATCH /config"} {
+		t.Run(request, func(t *testing.T) { slowBody(t, request) })
+	}
+}
+
+func slowBody(t *testing.T, request string) {
 	inCluster(t, func(t *testing.T, _ *memstore.Server, a, _ member) {
 		client, conn := net.Pipe()
 		l := oneConn{conns: make(chan net.Conn, 1), closed: make(chan struct{})}
@@ -163,7 +169,7 @@ func TestSlowBody(t *testing.T) {
 		if err := client.SetDeadline(begin.Add(10 * time.Second)); err != nil {
 			t.Fatal(err)
 		}
-		_, err := fmt.Fprintf(client, "POST /switchover HTTP/1.1\r\nHost: a\r\nAuthorization: %s\r\nContent-Length: 100\r\n\r\n{", r.Header.Get("Authorization"))
+		_, err := fmt.Fprintf(client, "%s HTTP/1.1\r\nHost: a\r\nAuthorization: %s\r\nContent-Length: 100\r\n\r\n{", request, r.Header.Get("Authorization"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -285,6 +291,14 @@ func TestWrites(t *testing.T) {
 			{a, "PATCH", "/config", `{"pause":true}`, nobody, 401, ""},
 			{a, "GET", "/switchover", ``, admin, 405, ""},
 			{a, "DELETE", "/config", ``, admin, 405, ""},
+			{a, "PUT", "/config", `{"ttl":30}`, nobody, 401, ""},
+			{a, "PUT", "/switchover", `{}`, admin, 405, ""},
+			{a, "DELETE", "/switchover", ``, nobody, 401, "no authorisation"},
+			{a, "DELETE", "/switchover", ``, wrong, 401, ""},
+			{a, "DELETE", "/switchover", `all`, admin, 400, "must be empty"},
+			{a, "DELETE", "/switchover", `{"candidate":"b"}`, admin, 400, "must be empty"},
+			{a, "DELETE", "/switchover", `"` + strings.Repeat("b", 2<<20) + `"`, admin, 400, ""},
+			{a, "DELETE", "/switchover", ``, admin, 404, "no switchover is stored"},
 			{a, "POST", "/switchover", `candidate`, admin, 400, ""},
 			{a, "POST", "/switchover", `{"candidate":"` + strings.Repeat("b", 2<<20) + `"}`, admin, 400, ""},
 			{a, "POST", "/switchover", `{"scheduled_at":"soon"}`, admin, 400, ""},
@@ -297,6 +311,13 @@ func TestWrites(t *testing.T) {
 			{b, "PATCH", "/config", `{"ttl":"long"}`, admin, 412, `field "ttl"`},
 			{b, "PATCH", "/config", `{"ttl":15}`, admin, 412, "TTL 15s is less than"},
 			{b, "GET", "/config", ``, nobody, 200, `{"loop_wait":10,"retry_timeout":10,"ttl":30}`},
+			{b, "PUT", "/config", `ttl`, admin, 400, "not JSON"},
+			{b, "PUT", "/config", `"` + strings.Repeat("b", 2<<20) + `"`, admin, 400, "at most 1 MiB"},
+			{b, "PUT", "/config", `[]`, admin, 412, "not a JSON object"},
+			{b, "PUT", "/config", `{}`, admin, 412, "is empty"},
+			{b, "PUT", "/config", `{"ttl":15,"loop_wait":10,"retry_timeout":10}`, admin, 412, "TTL 15s is less than"},
+			{b, "PUT", "/config", `{"ttl":30,"loop_wait":10,"retry_timeout":10,"x":[1]}`, admin, 200, `{"loop_wait":10,"retry_timeout":10,"ttl":30,"x":[1]}`},
+			{b, "PUT", "/config", `{"ttl":30,"loop_wait":10,"retry_timeout":10}`, admin, 200, `{"loop_wait":10,"retry_timeout":10,"ttl":30}`},
 			{b, "DELETE", "/keeper", `{"name":"a"}`, nobody, 401, ""},
 			{b, "DELETE", "/keeper", `{}`, admin, 400, "want the name"},
 			{b, "DELETE", "/keeper", `{"name":"a"}`, admin, 200, "no keeper"},
@@ -305,6 +326,10 @@ func TestWrites(t *testing.T) {
 			{a, "POST", "/switchover", `{"candidate":"b"}`, admin, 412, "paused"},
 			{b, "PATCH", "/config", `{"pause":null}`, admin, 200, `{"loop_wait":10,"retry_timeout":10,"ttl":30}`},
 			{a, "POST", "/switchover", `{"candidate":"b","scheduled_at":` + string(later) + `}`, admin, 202, "scheduled"},
+			{b, "DELETE", "/switchover", ``, admin, 200, "cancelled"},
+			{b, "DELETE", "/switchover", `{}`, admin, 404, ""},
+			{a, "POST", "/switchover", `{"candidate":"b","scheduled_at":` + string(later) + `}`, admin, 202, "scheduled"},
+			{b, "DELETE", "/switchover", `{}`, admin, 200, "cancelled"},
 			{a, "POST", "/switchover", `{"leader":"a","candidate":"b"}`, admin, 200, "leads"},
 		} {
 			code, text := test.m.do(test.method, test.path, test.body, test.auth)
@@ -314,6 +339,22 @@ func TestWrites(t *testing.T) {
 		}
 		if b.code("/primary") != 200 {
 			t.Error("b does not lead")
+		}
+	})
+}
+
+// An answer for a wrong method names the right ones.
+func TestAllow(t *testing.T) {
+	inCluster(t, func(t *testing.T, _ *memstore.Server, a, _ member) {
+		for path, want := range map[string]string{
+			"/primary": "GET, HEAD, OPTIONS", "/config": "GET, HEAD, OPTIONS, PATCH, PUT", "/switchover": "POST, DELETE",
+			"/keeper": "GET, HEAD, OPTIONS, DELETE", "/failsafe": "GET, HEAD, OPTIONS, POST, DELETE",
+		} {
+			w := httptest.NewRecorder()
+			a.h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "TRACE", path, nil))
+			if got := w.Header().Get("Allow"); w.Code != http.StatusMethodNotAllowed || got != want {
+				t.Errorf("%s: status %d, Allow %q, want %q", path, w.Code, got, want)
+			}
 		}
 	})
 }
