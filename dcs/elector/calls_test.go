@@ -162,6 +162,9 @@ func TestTransportStuck(t *testing.T) {
 				b := a.e.Status().Table
 				between(t, "deadline after the demotion", -at.Elapsed(), b.Deadline-b.Demote-20*time.Millisecond, b.Deadline-b.Demote)
 				pass(time.Minute)
+				if answers := a.e.Status().Failsafe.asked(); !strings.Contains(answers, name+" false") {
+					t.Errorf("answers: %q", answers)
+				}
 				if open, most := s.counts(); open != 1 || most != 1 || a.svc.is() || a.svc.fences > 0 {
 					t.Errorf("%d questions are open, at most %d were, primary %v, %d fences", open, most, a.svc.is(), a.svc.fences)
 				}

@@ -1,10 +1,14 @@
 package elector
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -48,22 +52,24 @@ type target struct{ name, url string }
 
 // failsafe is the state of failsafe mode in the loop.
 type failsafe struct {
-	possible map[target]bool // F1: the members of every list that may be stored
-	list     cluster.Failsafe
-	token    dcs.Revision // of the leadership whose list was confirmed; 0 if none
-	listAt   dcs.Instant  // when the next write of the list is due
-	round    int          // rounds from before another number are dropped
-	asked    dcs.Instant  // F2: when the last successful round was first sent
-	askAt    dcs.Instant  // no round before that
-	seenName string       // the member with the highest token that is known
-	seen     dcs.Revision
-	by       string // F3: the leader that was accepted
-	until    dcs.Instant
-	url      string      // F4: the address of this member in the list
-	reached  dcs.Instant // since when this process answers there; zero if it does not
-	reachErr error
-	reachAt  dcs.Instant
-	unclear  *dcs.Session // an acquisition of it has an outcome that is not known
+	possible  map[target]bool // F1: the members of every list that may be stored
+	list      cluster.Failsafe
+	token     dcs.Revision     // of the leadership whose list was confirmed; 0 if none
+	listAt    dcs.Instant      // when the next write of the list is due
+	round     int              // rounds from before another number are dropped
+	asked     dcs.Instant      // F2: when the last successful round was first sent
+	askAt     dcs.Instant      // no round before that
+	answers   []FailsafeMember // of the last round, which began at answersAt
+	answersAt dcs.Instant
+	seenName  string // the member with the highest token that is known
+	seen      dcs.Revision
+	by        string // F3: the leader that was accepted
+	until     dcs.Instant
+	url       string      // F4: the address of this member in the list
+	reached   dcs.Instant // since when this process answers there; zero if it does not
+	reachErr  error
+	reachAt   dcs.Instant
+	unclear   *dcs.Session // an acquisition of it has an outcome that is not known
 }
 
 // keepFailsafe keeps the list of a leader and asks the members when that is due.
@@ -219,18 +225,19 @@ func (e *Elector) startRound() {
 	l := &e.loop
 	first, round, lead, limit := dcs.Now(), l.fs.round, l.lead, l.timing.askTimeout()
 	r := FailsafeRequest{Scope: e.c.Scope, Name: e.c.Name, Instance: e.instance, Token: lead.Token(), TTL: l.timing.TTL}
-	var targets []target
-	for t := range l.fs.possible {
-		targets = append(targets, t)
-	}
+	targets := slices.SortedFunc(maps.Keys(l.fs.possible), func(a, b target) int {
+		return cmp.Or(strings.Compare(a.name, b.name), strings.Compare(a.url, b.url))
+	})
 	until := first.Add(l.timing.TTL - dcs.Margin(l.timing.TTL))
-	l.fs.askAt = first.Add(limit / 4)
+	again := first.Add(limit / 4)
+	l.fs.askAt = again
 	e.begin(taskAsk, func(ctx context.Context) func() {
 		ctx, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
-		err := e.askAll(ctx, targets, r)
+		answers := e.askAll(ctx, targets, r, again)
 		return func() {
-			switch {
+			l.fs.answers, l.fs.answersAt = answers, first
+			switch err := refusals(answers); {
 			case err != nil:
 				e.log.Warn("the members do not all accept this leader", "error", err)
 			case round == l.fs.round && lead == l.lead && lead.agree(until):
@@ -242,31 +249,38 @@ func (e *Elector) startRound() {
 	})
 }
 
-// askAll returns nil if every target accepts, by its own word. It returns with ctx,
-// also where the transport ignores it.
-func (e *Elector) askAll(ctx context.Context, targets []target, r FailsafeRequest) error {
-	answers := make(chan error, len(targets)) // a late answer blocks no goroutine
-	for _, t := range targets {
-		go func() { // ends with its question
-			protect("AskFailsafe", func() error { return e.askOne(ctx, t, r) }, func(err error) {
-				if err != nil {
-					err = fmt.Errorf("member %q: %w", t.name, err)
-				}
-				answers <- err
-			})
-		}()
-	}
-	for range targets {
-		select {
-		case err := <-answers:
-			if err != nil {
-				return err
+// askAll returns the answers of the targets. It returns with ctx, because the transport
+// is bounded, and with again if a target has not accepted: the next round begins then.
+func (e *Elector) askAll(ctx context.Context, targets []target, r FailsafeRequest, again dcs.Instant) []FailsafeMember {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	var failed sync.Once
+	answers := make([]FailsafeMember, len(targets))
+	for i, t := range targets {
+		wg.Go(func() {
+			err := e.askOne(ctx, t, r)
+			if answers[i] = (FailsafeMember{t.name, err}); err != nil {
+				failed.Do(func() { time.AfterFunc(max(-again.Elapsed(), 0), cancel) })
 			}
-		case <-ctx.Done():
-			return fmt.Errorf("not all members have answered in time: %w", ctx.Err())
+		})
+	}
+	wg.Wait()
+	return answers
+}
+
+// refusals returns nil if every member has accepted the leader (F2).
+func refusals(answers []FailsafeMember) error {
+	var faults []string
+	for _, a := range answers {
+		if a.Err != nil {
+			faults = append(faults, fmt.Sprintf("member %q: %v", a.Name, a.Err))
 		}
 	}
-	return nil
+	if len(faults) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(faults, "; "))
 }
 
 // askOne returns nil if the target accepts. This process must reach itself at its own

@@ -26,6 +26,8 @@ type Status struct {
 	// Failed reports whether the last promotion failed. It is false again when one
 	// succeeds, or when the service follows another leader.
 	Failed bool
+	// Failsafe is the state of failsafe mode.
+	Failsafe FailsafeStatus
 	// Table has the moments of a renewal, for the TTL that the store has granted.
 	Table Table
 	// Member is the record of this member as it was last determined.
@@ -87,7 +89,7 @@ func (e *Elector) Identity() cluster.Identity {
 // publishStatus makes the state of the loop visible to other goroutines.
 func (e *Elector) publishStatus() {
 	l := &e.loop
-	s := Status{State: l.state, Refusal: l.refusal, Failed: l.failed, Table: l.table, Member: e.record()}
+	s := Status{State: l.state, Refusal: l.refusal, Failed: l.failed, Table: l.table, Member: e.record(), Failsafe: e.failsafeStatus()}
 	if l.lead != nil && l.state == Leading {
 		s.Kept = l.lead.term().kept
 	}

@@ -63,4 +63,11 @@
 // a bearer token; use TLS, or a network that nobody else reads. The body is bounded by
 // 64 KiB and the answer by two seconds. The question is not Patroni's, so that members
 // of both kinds refuse each other.
+//
+// The body of a check has failsafe_mode_is_active on a leader that goes on without its
+// lock and on the members that have accepted it, as in Patroni. The object failsafe there
+// is the [elector.FailsafeStatus]: whether the leader is ready for an outage, the time
+// for which it leads (leads_for_ms), the answers of the members that were asked last, and
+// the leader that this member has accepted, with the time for which the member does not
+// take the lock (blocked_for_ms).
 package electorhttp

@@ -89,6 +89,48 @@ func TestFailsafeOverHTTP(t *testing.T) {
 	}
 }
 
+// The checks show failsafe mode from memory: the answers of the members, and a leader
+// that was accepted.
+func TestFailsafeState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := memstore.NewServer(memstore.Options{})
+		net := &routes{to: map[string]http.Handler{}}
+		a := failsafeMember(t, server, "a", "secret", net)
+		time.Sleep(5 * time.Second)
+		shows := func(m member, path string, want ...string) {
+			t.Helper()
+			_, body := m.do(http.MethodGet, path, "")
+			for _, text := range want {
+				if !strings.Contains(body, text) {
+					t.Errorf("%s has no %s: %s", path, text, body)
+				}
+			}
+		}
+		if _, body := a.do(http.MethodGet, "/primary", ""); strings.Contains(body, "failsafe") {
+			t.Errorf("where the mode is off: %s", body)
+		}
+		if err := server.Put("default", "pg/config", []byte(`{"failsafe_mode":true}`)); err != nil {
+			t.Fatal(err)
+		}
+		b := failsafeMember(t, server, "b", "secret", net)
+		time.Sleep(5 * time.Second)
+		shows(a, "/primary", `"failsafe":{"enabled":true,"ready":true}`)
+		server.Down()
+		time.Sleep(time.Minute)
+		shows(a, "/primary", `"failsafe_mode_is_active":true`, `"asked":[{"name":"a","accepted":true},{"name":"b","accepted":true}]`, `"leads_for_ms":`, `"asked_ago_ms":`)
+		shows(b, "/patroni", `"failsafe_mode_is_active":true`, `"accepted":"a"`, `"blocked_for_ms":`)
+		net.mu.Lock()
+		net.to["b"] = http.NotFoundHandler()
+		net.mu.Unlock()
+		time.Sleep(time.Minute)
+		shows(a, "/patroni", `{"name":"b","accepted":false,"reason":"the answer has status 404, want 200"}`)
+		if _, body := a.do(http.MethodGet, "/patroni", ""); strings.Contains(body, "is_active") {
+			t.Errorf("after the demotion: %s", body)
+		}
+		server.Up()
+	})
+}
+
 // A question needs the shared token and a body that is usable.
 func TestFailsafeRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -115,6 +115,7 @@ type state struct {
 	Paused   bool   `json:"pause,omitempty"`
 	// Refusal is why this member does not take a lock that is free.
 	Refusal string `json:"refusal,omitempty"`
+	failsafeState
 }
 
 func (h *handler) check(ok func(*http.Request, elector.Status) bool) http.HandlerFunc {
@@ -128,7 +129,7 @@ func (h *handler) check(ok func(*http.Request, elector.Status) bool) http.Handle
 			code = http.StatusOK
 		}
 		m := s.Member
-		body := state{State: m.State, Role: m.Role, Position: m.Position, Timeline: m.Timeline, Elector: s.State.String(), Leader: s.Leader, Paused: s.Paused}
+		body := state{State: m.State, Role: m.Role, Position: m.Position, Timeline: m.Timeline, Elector: s.State.String(), Leader: s.Leader, Paused: s.Paused, failsafeState: failsafeOf(s.Failsafe)}
 		if s.Refusal != nil {
 			body.Refusal = s.Refusal.Error()
 		}
