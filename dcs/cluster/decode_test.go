@@ -225,6 +225,9 @@ func TestHistoryAppend(t *testing.T) {
 	require.Equal(t, History{{Timeline: 2}, {Timeline: 3, Leader: "a"}}, got)
 	require.Len(t, h, 2)
 	require.Len(t, h.Append(Line{}, 0), 3)
+	odd := History{{Raw: []byte(`"odd"`)}, {Timeline: 1}, {Raw: []byte(`[]`)}, {Timeline: 2}}
+	require.Equal(t, History{odd[0], odd[2], {Timeline: 3}}, odd.Append(Line{Timeline: 3}, 1))
+	require.Equal(t, int64(1), odd[1].Timeline)
 }
 
 // FuzzDecode requires that no value makes the decoder fail, that a decoded value is

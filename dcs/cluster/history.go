@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // History is when and why the cluster changed its leader, oldest first.
@@ -11,7 +12,8 @@ type History []Line
 
 // Line is one change of the leader.
 type Line struct {
-	// Timeline is the history that ended, Position where it ended.
+	// Timeline is the timeline that ended, Position where it ended. For a service
+	// without timelines Timeline is the fencing token of the leadership that begins.
 	Timeline, Position int64
 	// Reason is free text.
 	Reason string
@@ -25,13 +27,26 @@ type Line struct {
 	Raw json.RawMessage
 }
 
-// Append returns h with line at its end, without its oldest lines beyond limit.
+// Append returns h with line at its end, without its oldest lines beyond limit. Lines
+// that are not readable are not counted, and stay. A limit of 0 is none.
 func (h History) Append(line Line, limit int) History {
 	out := append(h[:len(h):len(h)], line)
-	if limit > 0 && len(out) > limit {
-		out = out[len(out)-limit:]
+	if limit <= 0 {
+		return out
 	}
-	return out
+	excess := -limit
+	for _, l := range out {
+		if l.Raw == nil {
+			excess++
+		}
+	}
+	return slices.DeleteFunc(out, func(l Line) bool {
+		if l.Raw != nil || excess <= 0 {
+			return false
+		}
+		excess--
+		return true
+	})
 }
 
 func (History) key() string      { return HistoryKey }
