@@ -48,6 +48,7 @@ func (e *Elector) startPromote() {
 		lead = newLeadership(e.c.Store, l.hold)
 		l.lead = lead
 		e.arm() // E7
+		e.beginLine()
 	}
 	l.promote, l.promoteErr, l.adopted = running, nil, false
 	l.promoteBy = dcs.Now().Add(l.timing.PromoteTimeout)
@@ -77,6 +78,7 @@ func (e *Elector) promote(t *fenceTimer, lead *Leadership, least time.Duration) 
 func (e *Elector) startLeading() {
 	l := &e.loop
 	l.service, l.failed, l.penalty = servicePrimary, false, 0
+	e.dateLine()
 	e.roleChanged()
 	e.mu.Lock()
 	e.leading = l.lead
@@ -239,7 +241,7 @@ func (e *Elector) forget() {
 	}
 	l.lead, l.decision, l.approved, l.promoteErr, l.unhealthy = nil, nil, false, nil, false
 	l.acquire, l.confirm, l.promote, l.demote = none, none, none, none
-	l.followed, l.adopted = "", false
+	l.followed, l.adopted, l.history = "", false, history{}
 	e.notify()
 }
 

@@ -184,6 +184,15 @@
 // leader judges and accepts or clears it. [Elector.Pause] and [Elector.Resume] suspend
 // decisions in the whole cluster, and [Elector.PatchConfig] changes its configuration.
 //
+// # History
+//
+// After Promote the leader adds a line to the cluster's history, which patronictl
+// history and /history show: the number, the position at which the service goes on, the
+// reason, the time, and the leader. The number is the timeline that ended, for a Service
+// that reports its timeline, and otherwise the fencing token. The last 100 lines stay,
+// or max_timelines_history of the configuration. Nothing waits for the line, and a line
+// that cannot be written demotes no leader.
+//
 // # A pause and its keeper
 //
 // In a pause an operator works on the store or on the managers, and the services go

@@ -64,6 +64,7 @@ type loop struct {
 	service     service
 	generation  int // of the service's role: reports from before a change do not count
 	report      cluster.Member
+	reportOf    int // the generation of the last report
 	reportErr   error
 	reportAt    dcs.Instant // when the next report is due
 	reportBy    dcs.Instant // when the report that is under way is given up
@@ -92,7 +93,8 @@ type loop struct {
 	retaken     *dcs.Hold // the lock that was taken again, until it is used or given back
 	retakeAt    dcs.Instant
 
-	fs failsafe
+	fs      failsafe
+	history history
 
 	promoteBy  dcs.Instant
 	promoteErr error
@@ -123,6 +125,7 @@ const (
 	taskRelease  task = "release"
 	taskFailover task = "failover"
 	taskStatus   task = "status"
+	taskHistory  task = "history"
 	taskConfig   task = "config"
 	taskKeeper   task = "keeper"
 	taskFailsafe task = "failsafe"

@@ -183,6 +183,7 @@ func (e *Elector) keepTree() {
 	if l.state != Leading || l.view == nil || l.hold == nil || !l.hold.Valid() {
 		return
 	}
+	e.keepHistory()
 	if f := l.view.Failover; f != nil && f.Token != l.hold.Token() {
 		e.considerRequest(*f)
 	}
@@ -202,17 +203,23 @@ func (e *Elector) keepTree() {
 // write writes a record of the leader in the background. A conflict is left to the
 // next View.
 func (e *Elector) write(kind task, r cluster.Record) {
+	e.commit(kind, r, func(err error) {
+		if err != nil && !errors.Is(err, dcs.ErrConflict) {
+			e.log.Warn("key of the leader cannot be written", "key", string(kind), "error", err)
+		}
+	})
+}
+
+// commit writes a record of the leader in the background, under the guard of the lock
+// and as it was read in the present View. The loop passes the outcome to then.
+func (e *Elector) commit(kind task, r cluster.Record, then func(error)) {
 	v, lead := e.loop.view, e.loop.lead
 	e.begin(kind, func(ctx context.Context) func() {
 		txn, err := v.LeaderTxn(lead.Guard(), r)
 		if err == nil && len(txn.Then) > 0 {
 			_, err = e.c.Store.Commit(ctx, txn)
 		}
-		return func() {
-			if err != nil && !errors.Is(err, dcs.ErrConflict) {
-				e.log.Warn("key of the leader cannot be written", "key", string(kind), "error", err)
-			}
-		}
+		return func() { then(err) }
 	})
 }
 
@@ -271,8 +278,8 @@ func (e *Elector) drop(f cluster.Failover, why error) {
 	e.write(taskFailover, cluster.ClearFailover{})
 }
 
-// wallClock returns the time of day, by which an operator schedules a switchover.
-// Nothing else is decided by it.
+// wallClock returns the time of day, by which an operator schedules a switchover and
+// reads the history. Nothing else is decided by it.
 func wallClock() time.Time {
-	return time.Now() //nolint:forbidigo // a schedule is given as a time of day
+	return time.Now() //nolint:forbidigo // schedules and the history have times of day
 }

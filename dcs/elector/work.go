@@ -192,7 +192,7 @@ func (e *Elector) reported(generation int, m cluster.Member, err error) {
 		}
 		return
 	}
-	l.report, l.unpublished = m, true
+	l.report, l.reportOf, l.unpublished = m, generation, true
 	if generation != l.generation {
 		return // the role has changed since
 	}

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,10 +17,14 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs/elector/electorhttp"
 )
 
-// service is a service without a function.
+// service is a service without a function. Each promotion in its cluster begins a
+// timeline.
 type service struct {
-	mu      sync.Mutex
-	primary bool
+	timelines *atomic.Int64
+
+	mu       sync.Mutex
+	primary  bool
+	timeline int64
 }
 
 func (s *service) set(primary bool) error {
@@ -29,14 +34,20 @@ func (s *service) set(primary bool) error {
 	return nil
 }
 
-func (s *service) Promote(context.Context, *elector.Leadership) error { return s.set(true) }
-func (s *service) Demote(context.Context, elector.Reason) error       { return s.set(false) }
-func (s *service) Fence(elector.Reason) error                         { return s.set(false) }
+func (s *service) Promote(context.Context, *elector.Leadership) error {
+	s.mu.Lock()
+	s.timeline = s.timelines.Add(1)
+	s.mu.Unlock()
+	return s.set(true)
+}
+
+func (s *service) Demote(context.Context, elector.Reason) error { return s.set(false) }
+func (s *service) Fence(elector.Reason) error                   { return s.set(false) }
 
 func (s *service) Report(context.Context) (cluster.Member, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := cluster.Member{Role: cluster.RoleReplica, State: cluster.StateRunning, Position: segment, Timeline: 1}
+	m := cluster.Member{Role: cluster.RoleReplica, State: cluster.StateRunning, Position: segment, Timeline: max(1, s.timeline)}
 	if s.primary {
 		m.Role = cluster.RolePrimary
 	}
@@ -45,10 +56,10 @@ func (s *service) Report(context.Context) (cluster.Member, error) {
 
 // startElector starts an elector. With an API it serves that, and asks the others for
 // their identity. Otherwise its address refuses connections.
-func (s *server) startElector(t *testing.T, scope, name string, api bool) *elector.Elector {
+func (s *server) startElector(t *testing.T, scope, name string, api bool, timelines *atomic.Int64) *elector.Elector {
 	t.Helper()
 	web := httptest.NewUnstartedServer(nil)
-	c := elector.Config{Store: s.open(t), Scope: scope, Name: name, Service: &service{}}
+	c := elector.Config{Store: s.open(t), Scope: scope, Name: name, Service: &service{timelines: timelines}}
 	c.Member = cluster.Member{APIURL: "http://" + web.Listener.Addr().String() + "/patroni", ConnURL: "postgres://127.0.0.1:5432/postgres"}
 	if api {
 		c.Asker = clusterhttp.New(nil)
@@ -75,9 +86,10 @@ func (s *server) startElector(t *testing.T, scope, name string, api bool) *elect
 // pair starts two electors, of which a leads.
 func (s *server) pair(t *testing.T, scope string, api bool) (a, b *elector.Elector) {
 	t.Helper()
-	a = s.startElector(t, scope, "a", api)
+	var timelines atomic.Int64
+	a = s.startElector(t, scope, "a", api, &timelines)
 	eventually(t, "a leads", func() bool { return a.Leading() != nil })
-	b = s.startElector(t, scope, "b", api)
+	b = s.startElector(t, scope, "b", api, &timelines)
 	eventually(t, "b is known", func() bool { return published(a, "b") })
 	eventually(t, "there is a configuration", func() bool { return a.View().Stored(cluster.ConfigKey) })
 	return a, b
@@ -117,10 +129,15 @@ func obeysOverTheAPI(t *testing.T, s *server) {
 	require.Contains(t, ctl.ctl(t, "switchover", scope, "--leader", "a", "--candidate", "b", "--force"), "the candidate leads")
 	require.NotNil(t, b.Leading())
 	require.Nil(t, a.Leading())
+	eventually(t, "b has published its timeline", func() bool { m, _ := b.View().Member("b"); return m.Timeline == 2 })
 	require.JSONEq(t, `[
 		{"Cluster":"api","Member":"a","Host":"127.0.0.1:5432","Role":"Replica","State":"running","TL":1,"Lag in MB":0},
-		{"Cluster":"api","Member":"b","Host":"127.0.0.1:5432","Role":"Leader","State":"running","TL":1}
+		{"Cluster":"api","Member":"b","Host":"127.0.0.1:5432","Role":"Leader","State":"running","TL":2}
 	]`, ctl.ctl(t, "list", scope, "-f", "json"))
+	eventually(t, "the change of the leader is in the history", func() bool { return len(b.View().History) == 1 })
+	line := b.View().History[0]
+	require.WithinDuration(t, time.Now(), parseTime(t, line.Time), limit)
+	require.JSONEq(t, `[{"TL":1,"LSN":16777216,"Reason":"switchover from \"a\"","Timestamp":"`+line.Time+`","New Leader":"b"}]`, ctl.ctl(t, "history", scope, "-f", "json"))
 
 	at := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 	require.Contains(t, ctl.ctl(t, "switchover", scope, "--leader", "b", "--candidate", "a", "--force", "--scheduled", at.Format(time.RFC3339)), "the switchover is scheduled")
@@ -140,6 +157,13 @@ func obeysOverTheAPI(t *testing.T, s *server) {
 	require.NoError(t, err)
 	answer.Body.Close()
 	require.Equal(t, http.StatusUnauthorized, answer.StatusCode)
+}
+
+func parseTime(t *testing.T, text string) time.Time {
+	t.Helper()
+	at, err := time.Parse(time.RFC3339Nano, text)
+	require.NoError(t, err)
+	return at
 }
 
 // apiURL returns the address of a member's API.

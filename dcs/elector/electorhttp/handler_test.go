@@ -258,7 +258,7 @@ func TestBodies(t *testing.T) {
 		for target, want := range map[string]string{
 			"/patroni":  `{"state":"running","role":"primary","elector":"Leading","leader":"a"}`,
 			"/cluster":  `{"members":[{"name":"a","role":"leader","state":"running"},{"name":"b","role":"replica","state":"running","lag":0}],"scope":"pg"}`,
-			"/history":  `[]`,
+			"/history":  `,0,"lock was free",`,
 			"/config":   `{"loop_wait":10,"retry_timeout":10,"ttl":30}`,
 			"/identity": `"name":"a"`,
 		} {
