@@ -162,6 +162,8 @@ func (e *Elector) reason() Reason {
 		return Reason{Cause: CauseExpiring, Err: st.RenewalErr}
 	case l.promoteErr != nil:
 		return Reason{Cause: CausePromote, Err: l.promoteErr}
+	case f.unhealthy && e.timer.Load().guard.hasFired():
+		return Reason{Cause: CauseUnhealthy, Err: errors.New("the Guardian has stopped the service")}
 	case f.unhealthy:
 		return Reason{Cause: CauseUnhealthy}
 	case f.handover:

@@ -182,7 +182,7 @@ var events = []event{
 	{"promoted", func(m *machine) bool { return m.f.promote == running }, func(f *facts) { f.promote = done }},
 	{"promote failed", func(m *machine) bool { return m.f.promote == running }, func(f *facts) { f.promote = failed }},
 	{"promote overdue", func(m *machine) bool { return m.f.promote == running }, func(f *facts) { f.overdue = true }},
-	{"unhealthy", func(m *machine) bool { return m.state == Leading }, func(f *facts) { f.unhealthy = true }},
+	{"unhealthy", func(m *machine) bool { return m.state == Promoting || m.state == Leading }, func(f *facts) { f.unhealthy = true }},
 	{"demoted", func(m *machine) bool { return m.f.demote == running && m.f.promote != running && m.f.follow != running }, func(f *facts) { f.demote = done }},
 	{"demote failed", func(m *machine) bool { return m.f.demote == running && m.f.promote != running }, func(f *facts) { f.demote = failed }},
 	{"fence time", func(m *machine) bool {

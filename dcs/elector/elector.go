@@ -306,6 +306,7 @@ func (e *Elector) facts() facts {
 	e.leadershipFacts(&f)
 	if t := e.timer.Load(); t != nil {
 		f.fence = t.outcome()
+		f.unhealthy = f.unhealthy || t.guard.hasFired() && (l.view == nil || !l.view.Config.Pause) // E11
 	}
 	f.overdue = l.promote == running && e.due(l.promoteBy)
 	if f.overdue && l.promoteErr == nil {

@@ -20,7 +20,9 @@ type Guardian interface {
 	// error it must not stop the service; the elector then does not promote it.
 	Arm(at dcs.Instant) error
 	// Extend moves the instant, to an earlier one too. It changes nothing if the
-	// Guardian is not armed. After an error the last instant may still be in force.
+	// Guardian is not armed. After an error the last instant may still be in force, or the
+	// Guardian has stopped the service. A Guardian should report the latter with a method
+	// Fired() bool, from the stop until Arm or Disarm is called: the elector then demotes.
 	Extend(at dcs.Instant) error
 	// Disarm ends the guard. After it has returned the Guardian must not stop the
 	// service.
@@ -35,6 +37,7 @@ type guard struct {
 	changed  chan struct{} // the instant may have changed
 	end      chan struct{} // closed by disarm and leave
 	over     atomic.Bool   // disarm or leave was called
+	fired    atomic.Bool   // the Guardian has stopped the service
 
 	turn   chan struct{} // holds a value during each call, and protects the fields below
 	wanted bool          // the service is guarded unless it has a keeper
@@ -118,10 +121,21 @@ func (g *guard) run() {
 
 func (g *guard) follow() {
 	defer g.lock()()
-	if err := g.adjust(); err != nil {
+	err := g.adjust()
+	if err == nil || g.fired.Load() {
+		return
+	}
+	if f, ok := g.guardian.(interface{ Fired() bool }); ok && f.Fired() {
+		g.fired.Store(true)
+		g.timer.log.Error("Guardian has stopped the service: the deadline did not reach it in time", "error", err)
+		g.timer.notify()
+	} else {
 		g.timer.log.Error("Guardian cannot be reached: it may stop the service at its last deadline, or not at all", "error", err)
 	}
 }
+
+// hasFired reports whether the Guardian has stopped the service.
+func (g *guard) hasFired() bool { return g != nil && g.fired.Load() }
 
 // update has the instant computed again.
 func (g *guard) update() {

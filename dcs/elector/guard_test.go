@@ -21,6 +21,7 @@ type fakeGuardian struct {
 	at      dcs.Instant
 	armed   int       // how often
 	fired   time.Time // zero if it has not
+	stopped bool      // it has since Arm
 	extends int
 }
 
@@ -44,7 +45,7 @@ func (g *fakeGuardian) Arm(at dcs.Instant) error {
 	g.f.mu.Lock()
 	defer g.f.mu.Unlock()
 	g.f.w.note("%s guardian armed", g.f.name)
-	g.at = at
+	g.at, g.stopped = at, false
 	g.armed++
 	g.timer = time.AfterFunc(-at.Elapsed(), g.fire)
 	return nil
@@ -58,7 +59,17 @@ func (g *fakeGuardian) Extend(at dcs.Instant) error {
 		g.extends++
 		g.timer.Reset(-at.Elapsed())
 	}
+	if g.stopped {
+		return errors.New("the service was stopped")
+	}
 	return nil
+}
+
+// Fired reports whether g has stopped the service.
+func (g *fakeGuardian) Fired() bool {
+	g.f.mu.Lock()
+	defer g.f.mu.Unlock()
+	return g.stopped
 }
 
 func (g *fakeGuardian) Disarm() error {
@@ -69,6 +80,7 @@ func (g *fakeGuardian) Disarm() error {
 		g.timer.Stop()
 		g.timer = nil
 	}
+	g.stopped = false
 	return nil
 }
 
@@ -79,7 +91,7 @@ func (g *fakeGuardian) fire() {
 		return
 	}
 	g.f.w.note("%s guardian fires", g.f.name)
-	g.timer, g.fired = nil, time.Now()
+	g.timer, g.fired, g.stopped = nil, time.Now(), true
 	if g.f.fences == 0 {
 		g.f.w.mu.Lock()
 		g.f.w.faults = append(g.f.w.faults, g.f.name+": the guardian fired before Fence was called")
@@ -158,6 +170,31 @@ func TestGuardianStopsTheService(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A process that was stopped until the Guardian has fired, and goes on before the deadline,
+// does not lead without its service.
+func TestGuardianFiredUnnoticed(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		var g fakeGuardian
+		silent := func(c *Config) { // a service without Report
+			c.Service = struct {
+				Service
+				Fencer
+			}{g.f, g.f}
+		}
+		a := w.start("a", guarded(&g), silent)
+		w.leads(a)
+		a.svc.do(func() {
+			g.timer.Stop()
+			g.timer, g.stopped = nil, true
+			a.svc.turn(false)
+		})
+		w.wait(time.Minute, "the service is primary again", a.svc.is)
+		if promotes, _, fences := a.svc.calls(); promotes != 2 || fences != 0 || a.svc.lastCause() != CauseUnhealthy {
+			t.Errorf("%d promotions, %d fences, cause %v", promotes, fences, a.svc.lastCause())
+		}
+	})
 }
 
 // A service that cannot be guarded is not promoted, and another member leads.
