@@ -5,6 +5,7 @@ package guardian
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -27,7 +28,7 @@ const marker = "HOLDFAST_GUARDIAN_CHILD"
 // are initialised, and main and the packages that import this one are not.
 func init() {
 	if os.Getenv(marker) != "" {
-		os.Exit(childMain(os.Args[1:]))
+		os.Exit(childMain())
 	}
 }
 
@@ -40,7 +41,7 @@ const (
 )
 
 // childMain runs the child and returns its exit status.
-func childMain(command []string) int {
+func childMain() int {
 	runtime.GOMAXPROCS(1)
 	debug.SetMemoryLimit(childMemory)
 	// Signals that are caught, and not ignored, are not ignored by the command either.
@@ -52,6 +53,10 @@ func childMain(command []string) int {
 			return 1
 		}
 	}
+	command, err := receiveCommand()
+	if err != nil {
+		return 1
+	}
 	c := &child{clock: clock{dcs.Now()}, timer: newTimer(), command: command}
 	reading, boottime := c.clock.now()
 	ready := message{op: opReady, value: reading}
@@ -61,6 +66,40 @@ func childMain(command []string) int {
 	c.send(ready)
 	c.serve()
 	return 0
+}
+
+// receiveCommand reads the command, which is the first message.
+func receiveCommand() ([]string, error) {
+	b, err := readFull(messageSize)
+	if err != nil {
+		return nil, err
+	}
+	m := decode(b)
+	if m.op != opCommand || m.value < 0 || m.value > maxCommand {
+		return nil, unix.EBADMSG
+	}
+	b, err = readFull(int(m.value))
+	return decodeCommand(b), err
+}
+
+// readFull reads n bytes.
+func readFull(n int) ([]byte, error) {
+	b := make([]byte, 0, n)
+	for len(b) < n {
+		got, err := unix.Read(in, b[len(b):n])
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			_, _ = unix.Poll([]unix.PollFd{{Fd: in, Events: unix.POLLIN}}, -1)
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return nil, err
+		case got == 0:
+			return nil, io.EOF
+		default:
+			b = b[:len(b)+got]
+		}
+	}
+	return b, nil
 }
 
 // child is the state of the child process.
@@ -159,8 +198,8 @@ func (c *child) send(m message) { _, _ = unix.Write(out, m.encode()) }
 // fire stops the service. Nothing that can block comes before that.
 func (c *child) fire(ended bool) {
 	err := c.group.kill()
+	c.send(message{op: opFired, number: 0, value: errorNumber(err)}) // the command may take long
 	c.runCommand()
-	c.send(message{op: opFired, number: 0, value: errorNumber(err)})
 	why := "the deadline has passed"
 	if ended {
 		why = "the parent process has ended"

@@ -39,7 +39,11 @@
 //   - at once when the manager's process ends, for any reason (TestParentDies). A manager
 //     that is to be upgraded without a stop of its service must first hand over or stop.
 //
-// It kills the process group with SIGKILL and then runs [Options.Command], if there is
+// A manager that runs on finds that in [Guardian.Fired], and its next Extend returns
+// [ErrFired] (TestExtendAfterFiring). An elector demotes then, and may lead again
+// (TestGuardianFiredUnnoticed in package elector).
+//
+// The child kills the process group with SIGKILL and then runs [Options.Command], if there is
 // one. Use a command for a service that is no process group, such as an address that
 // must be removed from an interface. A process that has left its group, as daemons do, is
 // not killed.
@@ -48,7 +52,9 @@
 //
 // A [Guardian] is a small process of the same program, which needs no other file. It
 // runs before the program's main function and never reaches it. It shares a pipe with
-// its parent, needs no network, allocates a fixed amount of memory (TestChildIsSmall), and
+// its parent, over which it also gets the command, so that its command line in ps is only
+// holdfast-guardian (TestCommandIsNotShown). The arguments of the command are visible to every
+// user of the machine WHILE THE COMMAND RUNS: a secret must not be one of them. The child needs no network, allocates a fixed amount of memory (TestChildIsSmall), and
 // has a session of its own, so that signals to the process group of the manager do not
 // reach it. On Linux it locks its memory and asks not to be ended when memory is short,
 // as far as the process has the right to.

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
@@ -17,10 +16,17 @@ type Options struct {
 	// Command is a program and its arguments that the child runs when it fires, after
 	// the process group was killed. Its output is discarded. It must not need the
 	// network, and should take less than half of FenceTimeout.
+	//
+	// The child gets the command over its pipe, and its own command line does not show it.
+	// The arguments are visible as those of every process WHILE THE COMMAND RUNS: a secret
+	// belongs into a file or the environment, which the command inherits.
 	Command []string
 	// Logger receives faults of the child. Nil means silent.
 	Logger *slog.Logger
 }
+
+// ErrFired reports that the child has stopped the service.
+var ErrFired = errors.New("the guardian has stopped the service")
 
 // Guardian is a child process that stops a service. It implements elector.Guardian.
 // All methods are safe for concurrent use.
@@ -32,6 +38,7 @@ type Guardian struct {
 	process *process // nil before the first one, and after one has ended
 	group   message  // of SetGroup
 	armed   bool
+	fired   bool // since Arm
 	at      dcs.Instant
 	closed  bool
 }
@@ -53,6 +60,9 @@ func New(o Options) (*Guardian, error) {
 			return nil, failure("New", dcs.ErrInvalid, err)
 		}
 		g.command = append([]string{path}, o.Command[1:]...)
+		if err := checkCommand(g.command); err != nil {
+			return nil, failure("New", dcs.ErrInvalid, err)
+		}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -106,8 +116,7 @@ func (g *Guardian) ended(p *process) {
 	p.in.Close()
 	switch {
 	case p.hasFired():
-		g.log.Error("guardian has stopped the service")
-		g.armed, g.group = false, message{}
+		g.noteFired()
 	case g.armed && !g.closed:
 		if err := g.start(); err != nil {
 			g.log.Error("guardian's process has ended and cannot be replaced: the service is not guarded", "error", err)
@@ -117,16 +126,45 @@ func (g *Guardian) ended(p *process) {
 	}
 }
 
-// drop kills the present child. Called under mu.
+// noteFired notes that a child has stopped the service. Called under mu.
+func (g *Guardian) noteFired() {
+	g.log.Error("guardian has stopped the service")
+	g.armed, g.fired, g.group = false, true, message{}
+}
+
+// drop ends the present child, which has fired or is killed. Called under mu.
 func (g *Guardian) drop() {
-	if p := g.process; p != nil {
-		g.process = nil
-		p.kill()
-		if p.hasFired() {
-			g.group = message{}
-		}
+	p := g.process
+	if p == nil {
+		return
+	}
+	g.process = nil
+	if p.hasFired() {
+		p.awaitEnd(answerTimeout) // its command runs
+	}
+	p.kill()
+	if p.hasFired() {
+		g.noteFired()
 	}
 }
+
+// dropFired ends a child that has fired. Called under mu.
+func (g *Guardian) dropFired() {
+	if p := g.process; p != nil && p.hasFired() {
+		g.drop()
+	}
+}
+
+// Fired reports whether the child has stopped the service since the last Arm, and Disarm
+// was not called after that.
+func (g *Guardian) Fired() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.hasFired()
+}
+
+// hasFired is [Guardian.Fired]. Called under mu.
+func (g *Guardian) hasFired() bool { return g.fired || g.process != nil && g.process.hasFired() }
 
 // SetGroup sets the process group that the child kills, by the process that leads the
 // group: one that was started with SysProcAttr.Setpgid and was not waited for yet. 0 is
@@ -146,6 +184,7 @@ func (g *Guardian) SetGroup(pid int) error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.dropFired()
 	before := g.group
 	g.group = m
 	if g.process == nil {
@@ -162,6 +201,8 @@ func (g *Guardian) SetGroup(pid int) error {
 func (g *Guardian) Arm(at dcs.Instant) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.dropFired()
+	g.fired = false
 	if g.process != nil {
 		if err := g.process.sendAt(opArm, at, g.process.call); err == nil {
 			g.armed, g.at = true, at
@@ -178,11 +219,16 @@ func (g *Guardian) Arm(at dcs.Instant) error {
 }
 
 // Extend implements elector.Guardian. It does not wait for the child. A child that has
-// not answered for a second is replaced.
+// not answered for a second is replaced. [ErrFired] reports that the child has stopped the
+// service. A call at that moment may return nil, and the next one then returns the error.
 func (g *Guardian) Extend(at dcs.Instant) error {
+	const op = "Extend"
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.armed {
+	switch {
+	case g.hasFired():
+		return fmt.Errorf("guardian: %s: %w", op, ErrFired)
+	case !g.armed:
 		return nil
 	}
 	g.at = at
@@ -191,19 +237,23 @@ func (g *Guardian) Extend(at dcs.Instant) error {
 		if !hangs && p.sendAt(opExtend, at, p.send) == nil {
 			return nil
 		}
-		g.drop()
+		if g.drop(); g.fired {
+			return fmt.Errorf("guardian: %s: %w", op, ErrFired)
+		}
 	}
 	if err := g.start(); err != nil {
-		return failure("Extend", dcs.ErrUnavailable, err)
+		return failure(op, dcs.ErrUnavailable, err)
 	}
 	return nil
 }
 
-// Disarm implements elector.Guardian. A child that does not answer is killed.
+// Disarm implements elector.Guardian. A child that does not answer is killed. The end of
+// the command of one that has fired is awaited for a second.
 func (g *Guardian) Disarm() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.armed = false
+	defer func() { g.armed, g.fired = false, false }()
+	g.dropFired()
 	if p := g.process; p != nil && p.call(message{op: opDisarm}) != nil {
 		g.drop()
 	}
@@ -221,11 +271,7 @@ func (g *Guardian) Close() error {
 		return nil
 	}
 	p.in.Close()
-	t := time.NewTimer(startTimeout)
-	defer t.Stop()
-	select {
-	case <-p.dead:
-	case <-t.C:
+	if !p.awaitEnd(startTimeout) {
 		p.kill()
 	}
 	return nil

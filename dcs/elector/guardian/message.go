@@ -2,6 +2,9 @@ package guardian
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -16,6 +19,7 @@ const (
 	opArm                  // value is the instant, on the child's clock
 	opExtend               // the same; no effect if the child is not armed
 	opDisarm
+	opCommand // the first message; value is the length of the command that follows
 	// From the child.
 	opReady // value is its clock, id is 1 if that is CLOCK_BOOTTIME
 	opDone  // the answer to the message with this number; value is an error number
@@ -46,6 +50,32 @@ func decode(b []byte) message {
 		value: int64(binary.BigEndian.Uint64(b[9:])),
 		id:    int64(binary.BigEndian.Uint64(b[17:])),
 	}
+}
+
+// maxCommand is the longest command in bytes, so that a pipe takes it as a whole.
+const maxCommand = 32 << 10
+
+// checkCommand returns an error for a command that the system would not run.
+func checkCommand(command []string) error {
+	if n := len(encodeCommand(command)); n > maxCommand {
+		return fmt.Errorf("the command has %d bytes with its arguments, at most %d are allowed", n, maxCommand)
+	}
+	for _, arg := range command {
+		if strings.Contains(arg, "\x00") {
+			return errors.New("an argument of the command contains a zero byte")
+		}
+	}
+	return nil
+}
+
+// encodeCommand returns a command as it is sent: no argument contains a zero byte.
+func encodeCommand(command []string) []byte { return []byte(strings.Join(command, "\x00")) }
+
+func decodeCommand(b []byte) []string {
+	if len(b) == 0 {
+		return nil
+	}
+	return strings.Split(string(b), "\x00")
 }
 
 // clock is the clock of a child: CLOCK_BOOTTIME where there is one, and otherwise the

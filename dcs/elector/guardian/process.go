@@ -47,7 +47,7 @@ func startProcess(command []string, onEnd func(*process)) (*process, error) {
 		return nil, err
 	}
 	defer fromChild.Close()
-	cmd, err := childCommand(command)
+	cmd, err := childCommand()
 	if err == nil {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = toChild, fromChild, os.Stderr
 		err = cmd.Start()
@@ -65,6 +65,10 @@ func startProcess(command []string, onEnd func(*process)) (*process, error) {
 		close(p.dead)
 		onEnd(p)
 	}()
+	if err := p.sendCommand(command); err != nil {
+		p.kill()
+		return nil, fmt.Errorf("child process does not read its command: %w", err)
+	}
 	if _, err := p.await(startTimeout, func(m message) bool { return m.op != 0 }); err != nil {
 		p.kill()
 		return nil, fmt.Errorf("child process is not ready: %w", err)
@@ -139,17 +143,32 @@ func (p *process) send(m message) error {
 	return err
 }
 
+// sendCommand sends the command, which is the first message and has no answer.
+func (p *process) sendCommand(command []string) error {
+	text := encodeCommand(command)
+	if err := p.in.SetWriteDeadline(monotonic().Add(startTimeout)); err != nil {
+		return err
+	}
+	_, err := p.in.Write(append(message{op: opCommand, value: int64(len(text))}.encode(), text...))
+	return err
+}
+
 // call sends a message and waits for its answer.
 func (p *process) call(m message) error {
 	if err := p.send(m); err != nil {
 		return err
 	}
 	number := p.number
-	m, err := p.await(answerTimeout, func(m message) bool { return m.number >= number })
-	if err == nil && m.value != 0 {
-		err = syscall.Errno(m.value)
+	m, err := p.await(answerTimeout, func(m message) bool { return m.number >= number || m.op == opFired })
+	switch {
+	case err != nil:
+		return err
+	case m.op == opFired:
+		return ErrFired
+	case m.value != 0:
+		return syscall.Errno(m.value)
 	}
-	return err
+	return nil
 }
 
 // sendAt sends a message with an instant.
@@ -164,13 +183,20 @@ func (p *process) sendAt(o op, at dcs.Instant, send func(message) error) error {
 // waited for.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill()
-	t := time.NewTimer(answerTimeout)
+	p.awaitEnd(answerTimeout)
+	p.in.Close()
+}
+
+// awaitEnd reports whether the child has ended within limit.
+func (p *process) awaitEnd(limit time.Duration) bool {
+	t := time.NewTimer(limit)
 	defer t.Stop()
 	select {
 	case <-p.dead:
+		return true
 	case <-t.C:
+		return false
 	}
-	p.in.Close()
 }
 
 // monotonic returns a time for a deadline of a file.

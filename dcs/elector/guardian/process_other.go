@@ -10,7 +10,7 @@ import (
 
 var errUnsupported = errors.New("a child process cannot guard on " + runtime.GOOS + ", which has no process groups: use elector.ExitProcess, and a service that ends with this process")
 
-func childCommand([]string) (*exec.Cmd, error) { return nil, errUnsupported }
+func childCommand() (*exec.Cmd, error) { return nil, errUnsupported }
 
 func groupIsEmpty(int) bool { return true }
 

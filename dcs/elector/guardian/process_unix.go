@@ -14,8 +14,9 @@ import (
 )
 
 // childCommand returns the command that starts this program as the child, in a session
-// of its own, so that signals to the parent's process group do not reach it.
-func childCommand(command []string) (*exec.Cmd, error) {
+// of its own, so that signals to the parent's process group do not reach it. The command
+// that it runs when it fires is no argument: every user of the machine could read it.
+func childCommand() (*exec.Cmd, error) {
 	if os.Getenv(marker) != "" {
 		return nil, fmt.Errorf("the environment variable %s is set", marker)
 	}
@@ -26,7 +27,7 @@ func childCommand(command []string) (*exec.Cmd, error) {
 			return nil, err
 		}
 	}
-	cmd := exec.Command(program, command...) //nolint:gosec,noctx // G204: this program; it outlives every context
+	cmd := exec.Command(program) //nolint:noctx // it outlives every context
 	cmd.Args[0] = "holdfast-guardian"
 	cmd.Env = append(os.Environ(), marker+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
