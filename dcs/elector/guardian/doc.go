@@ -54,9 +54,9 @@
 // runs before the program's main function and never reaches it. It shares a pipe with
 // its parent, over which it also gets the command, so that its command line in ps is only
 // holdfast-guardian (TestCommandIsNotShown). The arguments of the command are visible to every
-// user of the machine WHILE THE COMMAND RUNS: a secret must not be one of them. The child needs no network, allocates a fixed amount of memory (TestChildIsSmall), and
-// has a session of its own, so that signals to the process group of the manager do not
-// reach it. On Linux it locks its memory and asks not to be ended when memory is short,
+// user of the machine WHILE THE COMMAND RUNS: a secret must not be one of them. The child
+// needs no network, allocates a fixed amount of memory (TestChildIsSmall), and has a session
+// of its own, so that signals to the process group of the manager do not reach it. On Linux it locks its memory and asks not to be ended when memory is short,
 // as far as the process has the right to.
 //
 // Its deadlines are instants of CLOCK_BOOTTIME, which goes on while the machine is
