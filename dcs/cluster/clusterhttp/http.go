@@ -42,12 +42,14 @@ type Client struct {
 	http *http.Client
 }
 
-// New returns a Client that sends its requests through transport, which decides
-// about TLS. Nil is a transport without a proxy. The Client follows no redirect,
-// because the answer must be that of the address.
+// New returns a Client that sends its requests through transport, which decides about
+// TLS: an [http.Transport] with a TLSClientConfig. Nil is a transport without a proxy,
+// with the authorities of the system. Only Clients may use the transport, because each
+// question needs a connection of its own. The Client follows no redirect, because
+// the answer must be that of the address.
 func New(transport http.RoundTripper) *Client {
 	if transport == nil {
-		transport = &http.Transport{DisableKeepAlives: true} // a connection shows where the address leads now
+		transport = &http.Transport{}
 	}
 	return &Client{&http.Client{
 		Transport:     transport,
@@ -121,6 +123,7 @@ func request(ctx context.Context, apiURL, path string, in any) (*http.Request, e
 	if err != nil {
 		return nil, errors.New("api_url makes no HTTP request")
 	}
+	req.Close = true // a new connection shows where the address leads now
 	return req, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -46,6 +47,41 @@ func TestAsk(t *testing.T) {
 		if resp.StatusCode != want {
 			t.Errorf("%s: status %d, want %d", method, resp.StatusCode, want)
 		}
+	}
+}
+
+// Each question has a connection of its own with every transport. A connection
+// that is kept would reach the process that the address has led to before.
+func TestAskUsesNewConnections(t *testing.T) {
+	var mu sync.Mutex
+	clients := map[string]bool{}
+	h := func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		clients[r.RemoteAddr] = true
+		mu.Unlock()
+		clusterhttp.Handler(func() cluster.Identity { return cluster.Identity{Name: "a"} }).ServeHTTP(w, r)
+	}
+	for name, start := range map[string]func(*httptest.Server){
+		"HTTP/1": (*httptest.Server).Start, "TLS": (*httptest.Server).StartTLS,
+		"HTTP/2": func(s *httptest.Server) { s.EnableHTTP2 = true; s.StartTLS() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			clear(clients)
+			s := httptest.NewUnstartedServer(http.HandlerFunc(h))
+			start(s)
+			defer s.Close()
+			c := clusterhttp.New(s.Client().Transport)
+			for range 3 {
+				if _, err := c.Ask(t.Context(), s.URL); err != nil {
+					t.Fatal(err)
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if len(clients) != 3 {
+				t.Errorf("3 questions over %d connections", len(clients))
+			}
+		})
 	}
 }
 

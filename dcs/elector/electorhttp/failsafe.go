@@ -30,7 +30,7 @@ type FailsafeClient struct {
 
 // NewFailsafeClient returns a client that sends the token that the members share. The
 // token must be that of their [Options.FailsafeToken]; without TLS it is sent in clear
-// text. transport decides about TLS, as in [clusterhttp.New].
+// text. transport decides about TLS, as in [clusterhttp.New], and may be that of the Asker.
 func NewFailsafeClient(transport http.RoundTripper, token string) *FailsafeClient {
 	return &FailsafeClient{clusterhttp.New(transport), token}
 }
