@@ -60,9 +60,26 @@
 //
 // [NewFailsafeClient] is the transport of an elector's failsafe mode, and POST /failsafe
 // its answering side. The members share a token, Options.FailsafeToken, which is sent as
-// a bearer token; use TLS, or a network that nobody else reads. The body is bounded by
-// 64 KiB and the answer by two seconds. The question is not Patroni's, so that members
-// of both kinds refuse each other.
+// a bearer token. The body is bounded by 64 KiB and the answer by two seconds. The
+// question is not Patroni's, so that members of both kinds refuse each other.
+//
+// Use TLS on both sides, with a certificate for each member that is valid for servers and
+// clients. The scheme of Member.APIURL decides: to an address with http the token is sent
+// in clear text.
+//
+//	members := &tls.Config{
+//		Certificates: []tls.Certificate{own}, RootCAs: pool,
+//		ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
+//	}
+//	transport := &http.Transport{TLSClientConfig: members}
+//	config.Member.APIURL = "https://db1.example:8009" // a name in the certificate
+//	config.Asker = clusterhttp.New(transport)
+//	config.Failsafe = electorhttp.NewFailsafeClient(transport, token)
+//	server := &http.Server{Addr: ":8009", Handler: handler, TLSConfig: members, …}
+//	err := server.ListenAndServeTLS("", "")
+//
+// Load balancers and operators without a certificate need a second listener for the same
+// handler, which does not require one.
 //
 // The body of a check has failsafe_mode_is_active on a leader that goes on without its
 // lock and on the members that have accepted it, as in Patroni. The object failsafe there
