@@ -42,7 +42,8 @@
 //   - E9: A member whose promotion failed publishes the state failed and lets the
 //     others come first (TestPromoteFails, TestPromoteFailsAlone).
 //   - E10: An acquisition holds only if the configuration and the requests by which it
-//     was decided are unchanged, then and before Promote (TestPausedMeanwhile).
+//     was decided are unchanged, then and before Promote (TestPausedMeanwhile,
+//     TestDecisionRestsOnEachKey).
 //   - E11: In a pause no member acquires but the keeper, and no member demotes for a
 //     reason of policy (TestPause, TestPauseWhileSwitchingOver, TestKeeperOutage).
 //   - E12: A shutdown is bounded and leaves nothing behind (TestShutdown), except for a
@@ -50,9 +51,10 @@
 //   - E13: The own lock of an earlier session is deleted and not waited for
 //     (TestOwnOldLock).
 //   - E14: A member leads only if the policy allows it, and each refusal has a reason
-//     (TestDefaultPolicy, TestAheadLeads, TestRefusals).
+//     (TestDefaultPolicy, TestAheadLeads, TestRefusals, TestRefusalIsLoggedOnce).
 //   - E15: A switchover is judged before anything stops, and only its candidate takes
-//     the lock (TestSwitchover, TestSwitchoverRefused, TestSwitchoverFails).
+//     the lock (TestSwitchover, TestSwitchoverRefused, TestSwitchoverFails). Until it is
+//     accepted it can be cancelled (TestCancelSwitchover, TestCancelAcceptedSwitchover).
 //   - Keeper: A leader outlasts its lock in a pause only under a record that was
 //     confirmed. While the record is there, no other member acquires, and only its
 //     owner or an operator removes it (TestKeeperOutage, TestKeeperUnconfirmed,
@@ -181,8 +183,10 @@
 //
 // [Elector.Switchover] hands over to another member, at once or at a given time.
 // The same request may be written into the tree, as patronictl switchover does; the
-// leader judges and accepts or clears it. [Elector.Pause] and [Elector.Resume] suspend
-// decisions in the whole cluster, and [Elector.PatchConfig] changes its configuration.
+// leader judges and accepts or clears it. [Elector.CancelSwitchover] clears one that was
+// not accepted. [Elector.Pause] and [Elector.Resume] suspend
+// decisions in the whole cluster, and [Elector.PatchConfig] and [Elector.ReplaceConfig]
+// change its configuration.
 //
 // # History
 //

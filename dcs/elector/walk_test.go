@@ -280,7 +280,7 @@ func (k *walk) inject(m memstore.Match, f ...memstore.Fault) {
 func (k *walk) step() {
 	m := k.any()
 	client := memstore.Match{Client: m.name}
-	switch k.r.IntN(19) {
+	switch k.r.IntN(20) {
 	case 0:
 		k.inject(client, memstore.Hang())
 	case 1:
@@ -320,6 +320,8 @@ func (k *walk) step() {
 		k.w.note("resume: %v", m.e.Resume(context.Background()))
 	case 13:
 		k.removeKeeper()
+	case 19:
+		k.w.note("cancellation of a switchover: %v", m.e.CancelSwitchover(context.Background()))
 	case 14, 15:
 		k.divide()
 	case 16: // cut off from the store alone, for long
