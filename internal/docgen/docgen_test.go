@@ -68,7 +68,7 @@ func TestMarkersThatDoNotMatch(t *testing.T) {
 
 func TestAdviceThatCannotWork(t *testing.T) {
 	caps := dcs.Caps{MinTTL: 10 * time.Second}
-	good := advice{timing(12*time.Second, 2*time.Second, 5*time.Second), 4 * time.Second, ""}
+	good := advice{timing(12*time.Second, 2*time.Second, 5*time.Second), 4 * time.Second, "", 0}
 	require.NoError(t, checkAdvice(good, caps))
 	short := good
 	short.timing.TTL = 9 * time.Second
