@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/cluster"
@@ -14,8 +15,10 @@ import (
 // and goes on without the lock too, until [Elector.Resume]; see the package
 // documentation. If the lock is deleted it demotes, and no member leads.
 //
-// Any member may be asked. ErrRefused reports that a switchover was accepted and is
-// not over; a pause now would leave the cluster without a leader.
+// Any member may be asked. ErrRefused reports that nothing has changed: a switchover was
+// accepted and is not over, so that a pause now would leave the cluster without a leader,
+// or another change came first in each of a few attempts, which dcs.ErrConflict reports
+// too. After dcs.ErrAmbiguous the outcome is not known.
 func (e *Elector) Pause(ctx context.Context) error { return e.setPause(ctx, "pause", true) }
 
 // Resume ends a pause.
@@ -50,37 +53,63 @@ func (e *Elector) ReplaceConfig(ctx context.Context, value []byte) (cluster.Conf
 	})
 }
 
-// changeConfig writes the configuration that change returns, again after each
-// conflict.
-func (e *Elector) changeConfig(ctx context.Context, op string, change func(*cluster.View) (cluster.Config, error)) (cluster.Config, error) {
-	for {
-		v, err := cluster.Read(ctx, e.c.Store, e.c.Scope)
-		if err != nil {
-			return cluster.Config{}, fmt.Errorf("elector: %s of %q: %w", op, e.c.Scope, err)
-		}
+// changeConfig writes the configuration that change returns.
+func (e *Elector) changeConfig(ctx context.Context, op string, change func(*cluster.View) (cluster.Config, error)) (config cluster.Config, err error) {
+	err = e.changeTree(ctx, op, func(v *cluster.View) (txn dcs.Txn, err error) {
 		if err := v.Problem(cluster.ConfigKey); err != nil {
-			return cluster.Config{}, e.refused(op, fmt.Errorf("key %q is not readable: %w", cluster.ConfigKey, err))
+			return txn, fmt.Errorf("key %q is not readable: %w", cluster.ConfigKey, err)
 		}
-		config, err := change(v)
-		if err != nil {
-			return cluster.Config{}, e.refused(op, err)
+		if config, err = change(v); err != nil {
+			return txn, err
 		}
 		if f := v.Failover; config.Pause && f != nil && f.Token != 0 { // E11
-			return cluster.Config{}, e.refused(op, fmt.Errorf("a switchover to %q is under way", f.Candidate))
+			return txn, fmt.Errorf("a switchover to %q is under way", f.Candidate)
 		}
-		txn, err := v.Txn(config)
+		if txn, err = v.Txn(config); err == nil && len(txn.Then) > 0 {
+			txn.If = append(txn.If, v.Unchanged(cluster.FailoverKey)...) // E11
+		}
+		return txn, err
+	})
+	if err != nil {
+		return cluster.Config{}, err
+	}
+	return config, nil
+}
+
+// maxConflicts is how often a change of the tree that conflicts with another one is
+// tried.
+const maxConflicts = 8
+
+// changeTree reads the cluster and commits the transaction that change returns for it,
+// again after a conflict, in bounded number. An error of change is a refusal, and a
+// transaction without writes leaves the cluster as it is.
+func (e *Elector) changeTree(ctx context.Context, op string, change func(*cluster.View) (dcs.Txn, error)) error {
+	for n := 1; ; n++ {
+		v, err := cluster.Read(ctx, e.c.Store, e.c.Scope)
 		if err != nil {
-			return cluster.Config{}, e.refused(op, err)
+			return fmt.Errorf("elector: %s of %q: %w", op, e.c.Scope, err)
+		}
+		txn, err := change(v)
+		if err != nil {
+			return e.refused(op, err)
 		}
 		if len(txn.Then) == 0 {
-			return config, nil
+			return nil
 		}
-		txn.If = append(txn.If, v.Unchanged(cluster.FailoverKey)...) // E11
-		if _, err = e.c.Store.Commit(ctx, txn); err == nil {
-			return config, nil
+		switch _, err = e.c.Store.Commit(ctx, txn); {
+		case err == nil:
+			return nil
+		case !errors.Is(err, dcs.ErrConflict):
+			return fmt.Errorf("elector: %s of %q: %w", op, e.c.Scope, err)
+		case n == maxConflicts:
+			return e.refused(op, fmt.Errorf("another change came first in each of %d attempts: %w", n, err))
 		}
-		if !errors.Is(err, dcs.ErrConflict) {
-			return cluster.Config{}, fmt.Errorf("elector: %s of %q: %w", op, e.c.Scope, err)
+		pause := time.NewTimer(retryPause(n-1, time.Second))
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return e.refused(op, fmt.Errorf("another change came first: %w: %w", err, ctx.Err()))
 		}
 	}
 }

@@ -86,29 +86,15 @@ func (e *Elector) Switchover(ctx context.Context, r Request) error {
 // none is stored ([ErrNoSwitchover]). Of an acceptance and a cancellation at the same time
 // exactly one succeeds.
 func (e *Elector) CancelSwitchover(ctx context.Context) error {
-	const op = "cancellation of the switchover"
-	for {
-		v, err := cluster.Read(ctx, e.c.Store, e.c.Scope)
-		if err != nil {
-			return fmt.Errorf("elector: %s of %q: %w", op, e.c.Scope, err)
-		}
+	return e.changeTree(ctx, "cancellation of the switchover", func(v *cluster.View) (dcs.Txn, error) {
 		switch f := v.Failover; {
 		case f != nil && f.Token != 0: // E15
-			return e.refused(op, fmt.Errorf("the leader %q has accepted the switchover to %q", f.Leader, f.Candidate))
+			return dcs.Txn{}, fmt.Errorf("the leader %q has accepted the switchover to %q", f.Leader, f.Candidate)
 		case f == nil && v.Problem(cluster.FailoverKey) == nil:
-			return e.refused(op, ErrNoSwitchover)
+			return dcs.Txn{}, ErrNoSwitchover
 		}
-		txn, err := v.Txn(cluster.ClearFailover{}) // on the condition that it was not accepted meanwhile
-		if err != nil {
-			return e.refused(op, err)
-		}
-		if _, err = e.c.Store.Commit(ctx, txn); err == nil {
-			return nil
-		}
-		if !errors.Is(err, dcs.ErrConflict) {
-			return fmt.Errorf("elector: %s of %q: %w", op, e.c.Scope, err)
-		}
-	}
+		return v.Txn(cluster.ClearFailover{}) // on the condition that it was not accepted meanwhile
+	})
 }
 
 // judge returns the request f as this leader would accept it, or the reason against
