@@ -58,7 +58,8 @@
 //   - Keeper: A leader outlasts its lock in a pause only under a record that was
 //     confirmed. While the record is there, no other member acquires, and only its
 //     owner or an operator removes it (TestKeeperOutage, TestKeeperUnconfirmed,
-//     TestKeeperUnproven, TestKeeperOwner, TestKeeperEnds, TestKeeperRemovalUnclear).
+//     TestKeeperUnproven, TestKeeperOwner, TestAdoptedKeeperIsOver, TestKeeperEnds,
+//     TestKeeperRemovalUnclear).
 //
 // With [Config.Guardian] the service stops in time also when this process is stopped,
 // killed or hangs: before Promote the Guardian is armed, each deadline reaches it, and it

@@ -29,6 +29,9 @@ func (e *Elector) keeps(v *cluster.View) bool { return e.namesMember(v) && e.own
 // noteKeeper takes the keeper of a new View for the present leadership.
 func (e *Elector) noteKeeper() {
 	l := &e.loop
+	if k := l.view.Keeper; k == nil || k.Instance != l.adoptedFrom {
+		l.adoptedFrom = "" // from now on the process of that instance may write another one
+	}
 	if l.lead == nil {
 		return
 	}

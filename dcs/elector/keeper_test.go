@@ -3,6 +3,7 @@ package elector
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -318,6 +319,29 @@ func TestLeadHasNoKeeper(t *testing.T) {
 		cancel()
 		if err := <-answer; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// Once the record that a process has adopted is replaced or gone, another one of that
+// instance is none of its own: the earlier process is alive and leads again.
+func TestAdoptedKeeperIsOver(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a, b := w.kept()
+		earlier := a.e.instance
+		a.stop()
+		next := w.restart(a, "a2")
+		w.leads(next)
+		w.wait(time.Minute, "the record is rewritten", func() bool { return w.view().Keeper.Instance == next.e.instance })
+		w.resume(next)
+		w.wait(time.Minute, "the record is gone", func() bool { return w.view().Keeper == nil })
+		if err := next.e.Switchover(t.Context(), Request{Candidate: "b"}); err != nil {
+			t.Fatal(err)
+		}
+		w.put(t, cluster.KeeperKey, fmt.Sprintf(`{"name":"a","instance":%q,"token":%d}`, earlier, w.view().Leader.Token))
+		pass(time.Minute)
+		if w.view().Keeper == nil || b.e.Leading() == nil {
+			t.Errorf("keeper %+v, b leads %v", w.view().Keeper, b.e.Leading())
 		}
 	})
 }
