@@ -199,6 +199,75 @@ func TestAcceptFailsafe(t *testing.T) {
 	})
 }
 
+// F3: a token that the store cannot have given, because a smaller one is in force at a
+// higher revision, is forgotten: the store was rebuilt. One that is higher than every
+// revision that was read is not.
+func TestRebuiltStore(t *testing.T) {
+	inFailsafe(t, func(t *testing.T, w *world, l *links) {
+		var log logs
+		a := w.safe(l, "a", "a").start()
+		w.leads(a)
+		b := w.safe(l, "b", "b", log.to).start()
+		w.listed("a", "b")
+		token := a.e.Leading().Token()
+		ask := func(name string, token dcs.Revision) bool {
+			t.Helper()
+			r := FailsafeRequest{Scope: scope, Name: name, Instance: "i", Token: token, TTL: 30 * time.Second, Member: "b"}
+			answer, err := b.e.AcceptFailsafe(t.Context(), r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return answer.Accepted
+		}
+		read := func(revision, token dcs.Revision) {
+			v := *b.e.View()
+			v.Revision, v.Leader = revision, &cluster.Leader{Name: "c", Token: token}
+			b.e.post(func() { b.e.takeView(&v) })
+			pass(time.Second)
+		}
+		if ask("c", token-1) {
+			t.Error("an older leader is accepted")
+		}
+		read(token+1000, token-1)
+		if !ask("c", token-1) || ask("d", token-2) {
+			t.Error("the leader of the rebuilt store is not accepted, or one before it")
+		}
+		if lines := log.with("the store was rebuilt"); len(lines) != 1 {
+			t.Errorf("%q", lines)
+		}
+		if !ask("d", 1<<40) {
+			t.Error("a newer leader is not accepted")
+		}
+		read(token+2000, token-1)
+		if ask("c", token-1) {
+			t.Error("a leader is accepted that another one has followed")
+		}
+	})
+}
+
+// An answer to a switchover that waits for a leader does not wait for ever where the
+// store was rebuilt with smaller tokens.
+func TestSwitchoverOnARebuiltStore(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		a, _ := w.pair()
+		w.server.Inject(memstore.Match{Client: "b", Op: memstore.OpCommit}, memstore.Hang())
+		answer := make(chan error, 1)
+		go func() { answer <- a.e.Switchover(context.Background(), Request{Candidate: "b"}) }() //nolint:usetesting // it must have no deadline
+		pass(time.Second)
+		v := *a.e.View()
+		v.Revision, v.Leader = v.Revision+1000, &cluster.Leader{Name: "c", Token: 1}
+		a.e.post(func() { a.e.takeView(&v) })
+		select {
+		case err := <-answer:
+			if err == nil || !strings.Contains(err.Error(), `member "c" has taken the lock`) {
+				t.Errorf("%v", err)
+			}
+		case <-time.After(time.Minute):
+			t.Error("no answer")
+		}
+	})
+}
+
 // F3: a member whose acquisition is under way accepts nobody.
 func TestAcceptWhileAcquiring(t *testing.T) {
 	inFailsafe(t, func(t *testing.T, w *world, l *links) {

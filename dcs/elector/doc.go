@@ -252,7 +252,7 @@
 //     TestFailsafeLastsFromTheFirstQuestion, TestLateAcceptances).
 //   - F3: A member accepts only if it neither leads nor takes the lock, and no leader
 //     that another one has followed (TestAcceptFailsafe, TestAcceptWhileAcquiring,
-//     TestAcceptWhileDeciding, TestUnclearAcquisitionStaysUnclear).
+//     TestAcceptWhileDeciding, TestUnclearAcquisitionStaysUnclear, TestRebuiltStore).
 //   - F4, P23: A member that has accepted takes no lock for the longer one of the two
 //     TTLs, nor does one within that time of its start while a list is stored. One that
 //     is not in the list, or has not reached itself at its address there for a TTL,

@@ -170,6 +170,7 @@ func (e *Elector) dropAgreement() {
 func (e *Elector) noteFailsafe() {
 	l := &e.loop
 	if v := l.view.Leader; v != nil {
+		e.forgetToken(v.Token)
 		if e.noteToken(v.Name, v.Token); v.Name != e.c.Name {
 			l.fs.unclear = nil // another acquisition has come before it
 		}
@@ -180,6 +181,17 @@ func (e *Elector) noteFailsafe() {
 	if v := l.view; !v.Failsafe.Contains(e.c.Name) || v.Leader != nil && v.Leader.Name != e.c.Name {
 		l.fs.token = 0 // an operator has emptied the list, or another member has the lock
 		e.dropAgreement()
+	}
+}
+
+// forgetToken forgets the highest token that is known if the lock has a smaller one at a
+// revision that is not smaller. In one life of the store that cannot be, so the store was
+// rebuilt, and the token belongs to no leader of the present one.
+func (e *Elector) forgetToken(token dcs.Revision) {
+	l := &e.loop
+	if fs := &l.fs; token < fs.seen && fs.seen <= l.view.Revision {
+		e.log.Warn("the store was rebuilt: the lock has a smaller token than before", "token", token, "before", fs.seen)
+		fs.seenName, fs.seen = "", 0
 	}
 }
 

@@ -145,7 +145,8 @@ func (e *Elector) awaitLeader(ctx context.Context, f cluster.Failover) error {
 	}
 	for {
 		changed, v := e.snapshot()
-		if v != nil && v.Leader != nil && v.Leader.Token > f.Token {
+		// A store that was rebuilt meanwhile has smaller tokens.
+		if v != nil && v.Leader != nil && v.Leader.Token != f.Token && v.Revision >= f.Token {
 			if v.Leader.Name != f.Candidate {
 				return fail(fmt.Errorf("member %q has taken the lock", v.Leader.Name))
 			}
