@@ -68,7 +68,8 @@ func (k FindingKind) String() string {
 type Finding struct {
 	Member string
 	Kind   FindingKind
-	// Detail describes the fault, without secrets.
+	// Detail describes the fault, without secrets. It is cut where a member has sent
+	// a long text.
 	Detail string
 	// Stored and Live are the positions, for PositionDiffers.
 	Stored, Live int64
@@ -112,7 +113,7 @@ func Verify(ctx context.Context, v *View, self Identity, asker Asker) []Finding 
 			delete(open, a.i)
 			m := v.Members[a.i]
 			if a.err != nil {
-				found = append(found, Finding{Member: m.Name, Kind: Unreachable, Detail: a.err.Error()})
+				found = append(found, Finding{Member: m.Name, Kind: Unreachable, Detail: fmt.Sprintf("%.300s", a.err.Error())})
 				continue
 			}
 			found = append(found, judge(v, m, self, a.id)...)
@@ -141,15 +142,15 @@ func judge(v *View, m Member, self, id Identity) []Finding {
 	}
 	switch {
 	case id.Scope != v.Scope:
-		return finding(OtherScope, "a member %q of cluster %q answered", id.Name, id.Scope)
+		return finding(OtherScope, "a member %.128q of cluster %.128q answered", id.Name, id.Scope)
 	case m.Name == self.Name && id.Instance != self.Instance:
-		return finding(WrongMember, "the own address reaches member %q, instance %q", id.Name, id.Instance)
+		return finding(WrongMember, "the own address reaches member %.128q, instance %.128q", id.Name, id.Instance)
 	case m.Name != self.Name && id.Instance == self.Instance && self.Instance != "":
 		return finding(Itself, "the address reaches member %q, which asks", self.Name)
 	case id.Name != m.Name:
-		return finding(WrongMember, "member %q answered", id.Name)
+		return finding(WrongMember, "member %.128q answered", id.Name)
 	case m.Instance != "" && id.Instance != m.Instance:
-		return finding(WrongMember, "instance %q answered, the record is of instance %q", id.Instance, m.Instance)
+		return finding(WrongMember, "instance %.128q answered, the record is of instance %.128q", id.Instance, m.Instance)
 	case m.Position != id.Position:
 		f := finding(PositionDiffers, "stored %d, live %d", m.Position, id.Position)
 		f[0].Stored, f[0].Live = m.Position, id.Position

@@ -29,6 +29,23 @@ func is(name string, position int64) func() (Identity, error) {
 	}
 }
 
+// A text that another member chooses is cut.
+func TestVerifyCutsLongTexts(t *testing.T) {
+	long := strings.Repeat("é", 1<<15)
+	for _, id := range []Identity{{Scope: long, Name: long}, {Scope: "pg", Name: long}, {Scope: "pg", Name: "b", Instance: long}, {}} {
+		asker := network{"http://b": func() (Identity, error) {
+			if id == (Identity{}) {
+				return id, errors.New(long)
+			}
+			return id, nil
+		}}
+		v := &View{Scope: "pg", Members: []Member{{Name: "b", Instance: "i", APIURL: "http://b"}}}
+		found := Verify(t.Context(), v, Identity{Scope: "pg", Name: "a", Instance: "i-a"}, asker)
+		require.Len(t, found, 1)
+		require.True(t, len(found[0].Detail) < 700)
+	}
+}
+
 func TestVerify(t *testing.T) {
 	member := func(name, api string) Member {
 		return Member{Name: name, Instance: "i-" + name, APIURL: api, Position: 5}

@@ -19,7 +19,7 @@ func (e *Elector) AcceptFailsafe(ctx context.Context, r FailsafeRequest) (Failsa
 	e.post(func() {
 		a := FailsafeAnswer{Scope: e.c.Scope, Name: e.c.Name, Instance: e.instance}
 		if err := e.judgeLeader(r); err != nil {
-			a.Reason = err.Error()
+			a.Reason = brief(err).Error()
 		} else {
 			a.Accepted = true
 			e.accept(r)

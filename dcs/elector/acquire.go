@@ -128,6 +128,7 @@ func (e *Elector) decided(v *cluster.View, err error) {
 // refuse keeps the reason why this member does not take the lock, and logs each once.
 func (e *Elector) refuse(err error) {
 	l := &e.loop
+	err = brief(err)
 	if l.refusal == nil || l.refusal.Error() != err.Error() {
 		e.log.Warn("not taking the lock", "reason", err)
 	}

@@ -251,7 +251,7 @@ func (e *Elector) startRound() {
 			l.fs.answers, l.fs.answersAt = answers, first
 			switch err := refusals(answers); {
 			case err != nil:
-				e.log.Warn("the members do not all accept this leader", "error", err)
+				e.log.Warn("the members do not all accept this leader", "error", brief(err))
 			case round == l.fs.round && lead == l.lead && lead.agree(until):
 				l.fs.asked = first
 				e.timer.Load().poke()
@@ -271,7 +271,7 @@ func (e *Elector) askAll(ctx context.Context, targets []target, r FailsafeReques
 	answers := make([]FailsafeMember, len(targets))
 	for i, t := range targets {
 		wg.Go(func() {
-			err := e.askOne(ctx, t, r)
+			err := brief(e.askOne(ctx, t, r))
 			if answers[i] = (FailsafeMember{t.name, err}); err != nil {
 				failed.Do(func() { time.AfterFunc(max(-again.Elapsed(), 0), cancel) })
 			}

@@ -19,7 +19,7 @@ var ErrNoSwitchover = errors.New("no switchover is stored")
 
 // refused returns err as a refusal of op.
 func (e *Elector) refused(op string, err error) error {
-	return fmt.Errorf("elector: %s of %q: %w: %w", op, e.c.Scope, ErrRefused, err)
+	return fmt.Errorf("elector: %s of %q: %w: %w", op, e.c.Scope, ErrRefused, brief(err))
 }
 
 // Request asks for another leader.
@@ -261,7 +261,7 @@ func (e *Elector) outdated(f cluster.Failover) error {
 
 // drop clears the request f.
 func (e *Elector) drop(f cluster.Failover, why error) {
-	e.log.Info("request for another leader is cleared", "leader", f.Leader, "candidate", f.Candidate, "reason", why)
+	e.log.Info("request for another leader is cleared", "leader", f.Leader, "candidate", f.Candidate, "reason", brief(why))
 	e.write(taskFailover, cluster.ClearFailover{})
 }
 
