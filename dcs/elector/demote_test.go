@@ -64,6 +64,28 @@ func TestHungDemote(t *testing.T) {
 	}
 }
 
+// E3: a Demote that fails or panics is fenced at once, and once, and another member leads.
+func TestDemoteFails(t *testing.T) {
+	for name, demote := range map[string]func() error{
+		"error": func() error { return errors.New("no") },
+		"panic": func() error { panic("no") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				a, b := w.pair()
+				a.svc.do(func() { a.svc.onDemote = func(context.Context, Reason) error { return demote() } })
+				if err := a.e.Switchover(t.Context(), Request{Candidate: "b"}); err != nil {
+					t.Error(err)
+				}
+				pass(time.Minute)
+				if b.e.Leading() == nil || a.svc.fences != 1 || len(a.svc.demotes) != 1 || a.svc.fenced.Sub(a.svc.demoted) != 0 {
+					t.Errorf("%d demotions, %d fences, %v later", len(a.svc.demotes), a.svc.fences, a.svc.fenced.Sub(a.svc.demoted))
+				}
+			})
+		})
+	}
+}
+
 // E6, E3: renewals go on during a demotion that was asked for, and HandoverTimeout
 // bounds it.
 func TestHandoverTimeout(t *testing.T) {

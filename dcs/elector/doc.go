@@ -24,8 +24,8 @@
 //     TestPromoteFails, TestFoundPrimary, TestUnhealthy).
 //   - E3: A demotion has a fence time, which is fixed when the demotion begins. If
 //     Demote fails or misses it, Fence is called, once. If Fence fails or takes more
-//     than half of FenceTimeout, the process ends (TestHungDemote, TestFenceFails,
-//     TestNoFencer). A lock that is lost meanwhile, and a deadline that the store
+//     than half of FenceTimeout, the process ends (TestHungDemote, TestDemoteFails,
+//     TestFenceFails, TestNoFencer). A lock that is lost meanwhile, and a deadline that the store
 //     moves back, bring the time forward (TestLostWhileHandingOver,
 //     TestShorterWhileHandingOver).
 //   - E4: The timing leaves time to demote after a renewal that fails, on the TTL that

@@ -240,6 +240,30 @@ func TestPrimaryWhileDemoting(t *testing.T) {
 	})
 }
 
+// A leader that goes on under a keeper without its lock is healthy and no primary for
+// clients.
+func TestPrimaryUnderAKeeper(t *testing.T) {
+	inCluster(t, func(t *testing.T, server *memstore.Server, a, b member) {
+		if err := a.e.Pause(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if !a.e.Status().Kept || a.code("/primary") != 200 {
+			t.Errorf("kept %v, /primary %d", a.e.Status().Kept, a.code("/primary"))
+		}
+		server.Down()
+		time.Sleep(time.Minute)
+		if !a.primary.Load() || b.primary.Load() {
+			t.Errorf("a %v, b %v", a.primary.Load(), b.primary.Load())
+		}
+		for path, want := range map[string]int{"/primary": 503, "/leader": 503, "/read-write": 503, "/replica": 503, "/health": 200, "/liveness": 200} {
+			if got := a.code(path); got != want {
+				t.Errorf("%s is %d, want %d", path, got, want)
+			}
+		}
+	})
+}
+
 func TestReplicaLag(t *testing.T) {
 	inCluster(t, func(t *testing.T, _ *memstore.Server, a, b member) {
 		a.position.Store(100)
