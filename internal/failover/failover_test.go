@@ -62,31 +62,33 @@ func TestFailoverOnEtcd(t *testing.T) {
 // failures are the faults of a leader. A guarded service is a process of its own, which
 // goes on when the process of its elector does not.
 var failures = []struct {
-	name    string
-	guarded bool
-	fail    func(*pair) time.Duration
+	name string
+	env  []string
+	fail func(*group) time.Duration
 }{
-	{"killed", false, (*pair).kill},
-	{"stopped", false, (*pair).stop},
-	{"guarded-killed", true, (*pair).kill},
-	{"guarded-stopped", true, (*pair).stop},
-	{"guarded-stopped-with-service", true, (*pair).stopWithService},
+	{"killed", nil, (*group).kill},
+	{"stopped", nil, (*group).stop},
+	{"guarded-killed", guarded, (*group).kill},
+	{"guarded-stopped", guarded, (*group).stop},
+	{"guarded-stopped-with-service", guarded, (*group).stopWithService},
 }
+
+// guarded is the environment of members with guarded services.
+var guarded = []string{memberGuarded + "=1"}
 
 // onStore runs the rounds on a store. free is the longest time after a renewal at which
 // the store removes the lock.
 func onStore(t *testing.T, kind testcluster.Kind, url string, free time.Duration) {
 	c := testcluster.New(t, testcluster.Options{Kind: kind, Loopback: true, Election: election[kind]})
-	url = fmt.Sprintf(url, strings.Join(c.Endpoints(), ",")) +
-		fmt.Sprintf("wait=true&ttl=%v&loop_wait=%v&retry_timeout=%v", timing.TTL, timing.LoopWait, timing.RetryTimeout)
+	url = storeURL(c, url)
 	t.Run("processes", func(t *testing.T) {
 		for _, c := range failures {
-			if c.guarded && kind != testcluster.Raft && !slow {
+			if c.env != nil && kind != testcluster.Raft && !slow {
 				continue // a guardian does the same on each store
 			}
 			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()
-				p := startPair(t, url, c.name, c.guarded)
+				p := startGroup(t, url, c.name, c.env, "a", "b")
 				for range rounds() {
 					p.round(c.name, free, c.fail)
 				}
@@ -95,12 +97,18 @@ func onStore(t *testing.T, kind testcluster.Kind, url string, free time.Duration
 		}
 	})
 	t.Run("store frozen", func(t *testing.T) {
-		p := startPair(t, url, "frozen", false)
+		p := startGroup(t, url, "frozen", nil, "a", "b")
 		for range rounds() {
 			p.freeze(c)
 		}
 		p.judge()
 	})
+}
+
+// storeURL returns the URL of the store for members. format has a place for the endpoints.
+func storeURL(c *testcluster.Cluster, format string) string {
+	return fmt.Sprintf(format, strings.Join(c.Endpoints(), ",")) +
+		fmt.Sprintf("wait=true&ttl=%v&loop_wait=%v&retry_timeout=%v", timing.TTL, timing.LoopWait, timing.RetryTimeout)
 }
 
 // process is a member and its record.
@@ -112,11 +120,11 @@ type process struct {
 	events []event
 }
 
-// pair is a cluster of two members.
-type pair struct {
+// group is a cluster of members.
+type group struct {
 	t          *testing.T
 	url, scope string
-	guarded    bool
+	env        []string
 	members    []*process
 	ended      []*process // killed
 	faults     []interval // in which a member did not run
@@ -129,24 +137,25 @@ type interval struct {
 	from, to int64
 }
 
-func startPair(t *testing.T, url, scope string, guarded bool) *pair {
+// startGroup starts the members named. env is for all of them.
+func startGroup(t *testing.T, url, scope string, env []string, names ...string) *group {
 	t.Helper()
-	p := &pair{t: t, url: url, scope: scope, guarded: guarded, stall: measureStall(t)}
-	p.members = []*process{p.start("a"), p.start("b")}
+	p := &group{t: t, url: url, scope: scope, env: env, stall: measureStall(t)}
+	for _, name := range names {
+		p.members = append(p.members, p.start(name))
+	}
 	return p
 }
 
 // start starts a member.
-func (p *pair) start(name string) *process {
+func (p *group) start(name string) *process {
 	p.t.Helper()
 	exe, err := os.Executable()
 	require.NoError(p.t, err)
 	m := &process{name: name, record: filepath.Join(p.t.TempDir(), "record")}
 	cmd := exec.CommandContext(context.WithoutCancel(p.t.Context()), exe, "-test.run=^$")
 	cmd.Env = append(os.Environ(), memberStore+"="+p.url, memberScope+"="+p.scope, memberName+"="+name, memberRecord+"="+m.record)
-	if p.guarded {
-		cmd.Env = append(cmd.Env, memberGuarded+"=1")
-	}
+	cmd.Env = append(cmd.Env, p.env...)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	m.Process, err = fault.StartProcess(cmd)
 	require.NoError(p.t, err)
@@ -190,7 +199,7 @@ func (m *process) acts() bool {
 }
 
 // until waits until ok accepts the state of a member, and returns that event.
-func (p *pair) until(m *process, text string, ok func(event) bool) event {
+func (p *group) until(m *process, text string, ok func(event) bool) event {
 	p.t.Helper()
 	for began := dcs.Now(); began.Elapsed() < limit; time.Sleep(actEvery) {
 		require.NoError(p.t, m.Err(), "%s: member %s has ended", p.scope, m.name)
@@ -205,18 +214,23 @@ func (p *pair) until(m *process, text string, ok func(event) bool) event {
 
 func is(name string) func(event) bool { return func(e event) bool { return e.Event == name } }
 
-// settled waits until the service of one member acts and the other one follows, and returns them.
-func (p *pair) settled() (leader, follower *process) {
+// settled waits until the service of one member acts and the other ones follow, and returns them.
+func (p *group) settled() (leader *process, others []*process) {
 	p.t.Helper()
 	for began := dcs.Now(); began.Elapsed() < limit; time.Sleep(actEvery) {
-		for i, m := range p.members {
-			other := p.members[1-i]
+		leader, others = nil, nil
+		for _, m := range p.members {
 			require.NoError(p.t, m.Err(), "%s: member %s has ended", p.scope, m.name)
 			m.poll(p.t)
-			other.poll(p.t)
-			if s := other.state().Event; m.acts() && (s == ready || s == demoted) {
-				return m, other
+			switch s := m.state().Event; {
+			case leader == nil && m.acts():
+				leader = m
+			case s == ready || s == demoted:
+				others = append(others, m)
 			}
+		}
+		if leader != nil && len(others) == len(p.members)-1 {
+			return leader, others
 		}
 	}
 	p.t.Fatalf("%s: no leader within %v", p.scope, limit)
@@ -224,7 +238,7 @@ func (p *pair) settled() (leader, follower *process) {
 }
 
 // round makes the leader fail and waits until the other member leads.
-func (p *pair) round(name string, free time.Duration, fail func(*pair) time.Duration) {
+func (p *group) round(name string, free time.Duration, fail func(*group) time.Duration) {
 	p.t.Helper()
 	p.stall.reset()
 	took := fail(p)
@@ -236,26 +250,37 @@ func (p *pair) round(name string, free time.Duration, fail func(*pair) time.Dura
 }
 
 // kill kills the leader and starts it again once the other member leads.
-func (p *pair) kill() time.Duration {
-	leader, other := p.settled()
+func (p *group) kill() time.Duration {
+	leader, others := p.settled()
 	from := clock()
-	leader.Kill()
-	p.faults = append(p.faults, interval{leader, clock(), 0})
-	e := p.until(other, "leads", is(promoted))
-	leader.poll(p.t)
-	p.ended = append(p.ended, leader)
-	p.members = []*process{other, p.start(leader.name)}
+	p.end(leader)
+	e := p.until(others[0], "leads", is(promoted))
+	p.restart(leader)
 	return time.Duration(e.Called - from)
 }
 
+// end kills a member.
+func (p *group) end(m *process) {
+	m.Kill()
+	p.faults = append(p.faults, interval{m, clock(), 0})
+}
+
+// restart starts a member again that was killed.
+func (p *group) restart(m *process) {
+	p.t.Helper()
+	m.poll(p.t)
+	p.ended = append(p.ended, m)
+	p.members[slices.Index(p.members, m)] = p.start(m.name)
+}
+
 // stop stops the leader, and continues it once the other member leads.
-func (p *pair) stop() time.Duration {
-	leader, other := p.settled()
+func (p *group) stop() time.Duration {
+	leader, others := p.settled()
 	from := clock()
 	thaw, err := leader.Freeze()
 	require.NoError(p.t, err)
 	stopped := clock()
-	e := p.until(other, "leads", is(promoted))
+	e := p.until(others[0], "leads", is(promoted))
 	goes := clock()
 	thaw()
 	p.faults = append(p.faults, interval{leader, stopped, goes})
@@ -268,23 +293,19 @@ func (p *pair) stop() time.Duration {
 }
 
 // stopWithService is stop where the service is stopped, too, and killed in that state.
-func (p *pair) stopWithService() time.Duration {
+func (p *group) stopWithService() time.Duration {
 	leader, _ := p.settled()
 	require.NoError(p.t, syscall.Kill(-leader.state().Service, syscall.SIGSTOP))
 	return p.stop()
 }
 
 // freeze stops all servers for longer than the lock lasts.
-func (p *pair) freeze(c *testcluster.Cluster) {
+func (p *group) freeze(c *testcluster.Cluster) {
 	p.t.Helper()
 	leader, _ := p.settled()
 	p.stall.reset()
 	from := clock()
-	for _, s := range c.Servers() {
-		thaw, err := s.Process().Freeze()
-		require.NoError(p.t, err)
-		defer thaw()
-	}
+	defer freezeAll(p.t, c)()
 	e := p.until(leader, "demotes while the store is frozen", is(demoted))
 	took, control := time.Duration(e.At-from), p.stall.sum()
 	p.t.Logf("the leader was demoted %v after the store had stopped, at most %v: %s", took, timing.TTL-dcs.Margin(timing.TTL), e.Cause)
@@ -293,8 +314,24 @@ func (p *pair) freeze(c *testcluster.Cluster) {
 	}
 }
 
+// freezeAll stops all servers.
+func freezeAll(t *testing.T, c *testcluster.Cluster) (thaw func()) {
+	t.Helper()
+	var all []func()
+	for _, s := range c.Servers() {
+		thaw, err := s.Process().Freeze()
+		require.NoError(t, err)
+		all = append(all, thaw)
+	}
+	return func() {
+		for _, thaw := range all {
+			thaw()
+		}
+	}
+}
+
 // judge requires that no two services were primary at one moment.
-func (p *pair) judge() {
+func (p *group) judge() {
 	p.t.Helper()
 	var all []moment
 	for _, m := range append(p.ended, p.members...) {
