@@ -49,9 +49,12 @@ func rounds() int {
 	return 2
 }
 
+// onRaft is the URL of the embedded store, see storeURL.
+const onRaft = "raft://%s/" + testcluster.RaftRoot + "?discovery=false&"
+
 func TestFailoverOnRaft(t *testing.T) {
 	t.Parallel()
-	onStore(t, testcluster.Raft, "raft://%s/"+testcluster.RaftRoot+"?discovery=false&", timing.TTL)
+	onStore(t, testcluster.Raft, onRaft, timing.TTL)
 }
 
 func TestFailoverOnEtcd(t *testing.T) {

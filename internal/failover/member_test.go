@@ -185,10 +185,15 @@ func runMember() error {
 		c.Service, r, led = s, &s.recorder, s.led
 		go s.act(ctx)
 	}
+	serve, err := takePart(&c)
+	if err != nil {
+		return err
+	}
 	e, err := elector.New(c)
 	if err != nil {
 		return err
 	}
+	serve(e)
 	go r.reportReady(ctx, e, led)
 	if err := e.Run(ctx); err != nil {
 		return err

@@ -75,8 +75,11 @@
 //	config.Member.APIURL = "https://db1.example:8009" // a name in the certificate
 //	config.Asker = clusterhttp.New(transport)
 //	config.Failsafe = electorhttp.NewFailsafeClient(transport, token)
-//	server := &http.Server{Addr: ":8009", Handler: handler, TLSConfig: members, …}
+//	server := &http.Server{Addr: ":8009", Handler: handler, TLSConfig: members.Clone(), …}
 //	err := server.ListenAndServeTLS("", "")
+//
+// The server needs a copy of the configuration, because it adds HTTP/2 there, which the
+// transport does not speak.
 //
 // Load balancers and operators without a certificate need a second listener for the same
 // handler, which does not require one.
