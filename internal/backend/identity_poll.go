@@ -1,0 +1,141 @@
+package backend
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dcs/holdfast/dcs"
+)
+
+// outcome is the outcome of a poll: an error if no server may be used.
+type outcome struct{ split error }
+
+// maxPoll bounds the wait for the seeds' answers.
+const maxPoll = 450 * time.Millisecond
+
+// pollTime returns how long silent seeds are waited for.
+func (i *Identity) pollTime() time.Duration { return min(maxPoll, i.Budget/4) }
+
+// pollInterval returns the least time between two polls.
+func (i *Identity) pollInterval() time.Duration {
+	return max(time.Second, time.Duration(len(i.Seeds))*time.Second/5)
+}
+
+// Ready polls the seeds if the identity is not decided. It returns as soon as
+// most seeds agree, and otherwise when all have answered or [Identity.pollTime] has
+// passed. It fails if the seeds belong to different stores and none of these has
+// most of the seeds.
+func (i *Identity) Ready(ctx context.Context) error {
+	if i.current.Load() != nil && !i.suspect.Load() {
+		return nil
+	}
+	o, err := i.deciding.Do(ctx, i.Life, i.Budget, i.decided, i.decide)
+	if err != nil { // ctx or Life has ended
+		return &Failure{Err: err}
+	}
+	return o.split
+}
+
+// decided returns the present outcome, unless a poll is due.
+func (i *Identity) decided() (outcome, bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.polled.IsZero() || i.pollAgain {
+		return outcome{}, false
+	}
+	split := i.split()
+	return outcome{split}, split == nil || i.polled.Elapsed() < i.pollInterval()
+}
+
+// decide polls the seeds and returns the outcome. Answers that come after most
+// seeds have agreed are taken in the background.
+func (i *Identity) decide(ctx context.Context) (outcome, error) {
+	i.mu.Lock()
+	if i.closed {
+		i.mu.Unlock()
+		return outcome{}, dcs.ErrClosed
+	}
+	i.pollAgain = false
+	i.round++
+	round := i.round
+	i.answered = map[string]bool{}
+	for _, b := range i.ballots {
+		b.forgetNameless()
+	}
+	agreed := make(chan struct{})
+	i.polls.Go(func() { i.poll(round, agreed) })
+	i.mu.Unlock()
+	select {
+	case <-agreed:
+	case <-ctx.Done():
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.polled = dcs.Now()
+	i.adopt()
+	split := i.split()
+	if split != nil && !i.reported {
+		i.Logger.Error("the endpoints do not identify the store: no request is sent", "error", split)
+	}
+	i.reported = split != nil
+	return outcome{split}, nil
+}
+
+// poll asks every endpoint of every seed. It closes agreed when most seeds agree
+// or all endpoints have answered, and ejects the endpoints of other stores. An answer
+// that comes after the next poll has begun counts for nothing, because the key may have
+// been written since.
+func (i *Identity) poll(round int, agreed chan<- struct{}) {
+	ctx, cancel := context.WithTimeout(i.Life, i.pollTime())
+	defer cancel()
+	enough := sync.OnceFunc(func() { close(agreed) })
+	var asked sync.WaitGroup
+	for _, seed := range i.Seeds {
+		asked.Go(func() {
+			for _, at := range i.electors(ctx, seed) {
+				asked.Go(func() {
+					if id, err := i.Ask(ctx, at); err == nil && i.voteIn(round, at, id) {
+						enough()
+					}
+				})
+			}
+		})
+	}
+	asked.Wait()
+	i.ejectForeign()
+	enough()
+}
+
+// electors returns the endpoints of a seed, and forgets the votes of others.
+func (i *Identity) electors(ctx context.Context, seed string) []string {
+	endpoints := i.Pool.SeedEndpoints(ctx, seed)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	fresh := newBallot(endpoints)
+	if old := i.ballots[seed]; old != nil {
+		fresh.keep(old)
+	}
+	if i.ballots == nil {
+		i.ballots = map[string]*ballot{}
+	}
+	i.ballots[seed] = fresh
+	return endpoints
+}
+
+// ejectForeign ejects the seeds' endpoints that belong to other stores.
+func (i *Identity) ejectForeign() {
+	i.mu.Lock()
+	reasons := map[string]string{}
+	if own := i.current.Load(); own != nil {
+		for at, id := range i.votes() {
+			if id != *own {
+				reasons[at] = foreign(id, *own).Error()
+			}
+		}
+	}
+	i.mu.Unlock()
+	for at, reason := range reasons {
+		i.Pool.Eject(at, reason)
+	}
+}
