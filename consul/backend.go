@@ -135,7 +135,7 @@ func (b *Backend) Close() error {
 
 // do makes a call that may be sent twice. It tries one endpoint after the other.
 func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx context.Context, c *conn) (T, error)) (endpoint.Answer[T], error) {
-	return backend.Do(ctx, b.pool, class, b.admitted, f)
+	return backend.Do(ctx, b.pool, &b.ident, class, b.admitted, f)
 }
 
 func (b *Backend) entry(p *api.KVPair) dcs.Entry {

@@ -44,7 +44,7 @@ func (t transport) Recall(key string) (dcs.Entry, bool) {
 // must know the session that holds a written key, it reads the key before.
 func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer, error) {
 	b := t.b
-	return backend.Send(ctx, b.pool, &b.markers, r, backend.Anywhere, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
+	return backend.Send(ctx, b.pool, &b.ident, &b.markers, r, backend.Anywhere, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
 		return b.send(ctx, addr, r, lease)
 	})
 }

@@ -126,7 +126,7 @@ func revision(r int64) dcs.Revision { return dcs.Revision(r) }
 
 // do makes a call that may be sent twice. It tries one member after the other.
 func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx context.Context, c *conn) (T, error)) (endpoint.Answer[T], error) {
-	return backend.Do(ctx, b.pool, class, b.admitted, f)
+	return backend.Do(ctx, b.pool, &b.ident, class, b.admitted, f)
 }
 
 // read reads ranges linearizably and at one revision.

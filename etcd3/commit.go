@@ -37,7 +37,7 @@ type transport struct{ b *Backend }
 // Send implements [attempt.Transport]. It sends one transaction to one member.
 func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer, error) {
 	b := t.b
-	return backend.Send(ctx, b.pool, &b.markers, r, backend.Anywhere, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
+	return backend.Send(ctx, b.pool, &b.ident, &b.markers, r, backend.Anywhere, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
 		return b.send(ctx, addr, r, lease)
 	})
 }

@@ -148,7 +148,7 @@ func do[T any](ctx context.Context, b *Backend, class endpoint.Class, f func(ctx
 // doAt is like do for a call that belongs to a session which is already at a
 // server.
 func doAt[T any](ctx context.Context, b *Backend, class endpoint.Class, at func() string, f func(ctx context.Context, addr string) (T, error)) (endpoint.Answer[T], error) {
-	return endpoint.DoAt(ctx, b.pool, class, at, f)
+	return backend.DoAt(ctx, b.pool, &b.ident, class, at, f)
 }
 
 // link returns the session for calls at one server. The session holds nothing,

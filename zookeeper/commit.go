@@ -54,7 +54,7 @@ func (t transport) Send(ctx context.Context, r attempt.Request) (attempt.Answer,
 		}
 		return ""
 	}
-	return backend.Send(ctx, b.pool, &b.markers, r, at, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
+	return backend.Send(ctx, b.pool, &b.ident, &b.markers, r, at, func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error) {
 		return b.send(ctx, addr, r, lease)
 	})
 }

@@ -11,11 +11,20 @@ import (
 // outcome is the outcome of a poll: an error if no server may be used.
 type outcome struct{ split error }
 
-// maxPoll bounds the wait for the seeds' answers.
-const maxPoll = 450 * time.Millisecond
+// maxSilence bounds the wait for silent seeds, except as [Identity.pollTime] says.
+const maxSilence = 450 * time.Millisecond
 
-// pollTime returns how long silent seeds are waited for.
-func (i *Identity) pollTime() time.Duration { return min(maxPoll, i.Budget/4) }
+// silence returns how long a poll waits for a first answer.
+func (i *Identity) silence() time.Duration { return min(maxSilence, i.Budget/4) }
+
+// pollTime returns how long silent seeds are waited for. The first decision waits longer:
+// if most seeds are slow then, the few that answer may belong to another store.
+func (i *Identity) pollTime() time.Duration {
+	if i.current.Load() == nil {
+		return i.Budget / 2
+	}
+	return i.silence()
+}
 
 // pollInterval returns the least time between two polls.
 func (i *Identity) pollInterval() time.Duration {
@@ -24,8 +33,9 @@ func (i *Identity) pollInterval() time.Duration {
 
 // Ready polls the seeds if the identity is not decided. It returns as soon as
 // most seeds agree, and otherwise when all have answered or [Identity.pollTime] has
-// passed. It fails if the seeds belong to different stores and none of these has
-// most of the seeds.
+// passed, or [Identity.silence] without an answer, because there is nothing to decide
+// then. It fails if the seeds belong to different stores and none of these has most of
+// the seeds.
 func (i *Identity) Ready(ctx context.Context) error {
 	if i.current.Load() != nil && !i.suspect.Load() {
 		return nil
@@ -37,14 +47,25 @@ func (i *Identity) Ready(ctx context.Context) error {
 	return o.split
 }
 
+// Await waits for a decision about the identity if Ready would, and for none that takes
+// longer than ctx. A call waits before it takes an endpoint or a connection: the polls
+// need connections too, and the copies of a request have less time than the decision.
+// Ready returns the outcome for each copy.
+func (i *Identity) Await(ctx context.Context) { _ = i.Ready(ctx) }
+
 // decided returns the present outcome, unless a poll is due.
 func (i *Identity) decided() (outcome, bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.polled.IsZero() || i.pollAgain {
+	split := i.split()
+	switch {
+	case i.polled.IsZero() || i.pollAgain:
+		return outcome{}, false
+	case i.current.Load() == nil && split == nil && len(i.votes()) > 0:
+		// No seed had answered the last poll. The first answer since then decides nothing:
+		// the other seeds may be about to answer too.
 		return outcome{}, false
 	}
-	split := i.split()
 	return outcome{split}, split == nil || i.polled.Elapsed() < i.pollInterval()
 }
 
@@ -66,10 +87,7 @@ func (i *Identity) decide(ctx context.Context) (outcome, error) {
 	agreed := make(chan struct{})
 	i.polls.Go(func() { i.poll(round, agreed) })
 	i.mu.Unlock()
-	select {
-	case <-agreed:
-	case <-ctx.Done():
-	}
+	i.awaitPoll(ctx, agreed)
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.polled = dcs.Now()
@@ -80,6 +98,32 @@ func (i *Identity) decide(ctx context.Context) (outcome, error) {
 	}
 	i.reported = split != nil
 	return outcome{split}, nil
+}
+
+// awaitPoll returns when agreed is closed, ctx ends, or no server has answered for
+// [Identity.silence].
+func (i *Identity) awaitPoll(ctx context.Context, agreed <-chan struct{}) {
+	silence := time.NewTimer(i.silence())
+	defer silence.Stop()
+	for {
+		select {
+		case <-agreed:
+			return
+		case <-ctx.Done():
+			return
+		case <-silence.C:
+			if !i.anyVote() {
+				return
+			}
+		}
+	}
+}
+
+// anyVote reports whether the store of an endpoint is known.
+func (i *Identity) anyVote() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return len(i.votes()) > 0
 }
 
 // poll asks every endpoint of every seed. It closes agreed when most seeds agree

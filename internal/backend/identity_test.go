@@ -63,14 +63,18 @@ func (s *stores) ask(ctx context.Context, addr string) (string, error) {
 	s.asked++
 	delay := s.delay
 	s.mu.Unlock()
-	if addr != "a" {
-		time.Sleep(delay)
+	if addr == "a" {
+		delay = 0
 	}
-	if ok {
+	if !ok {
+		delay = time.Hour
+	}
+	select {
+	case <-time.After(delay):
 		return id, nil
+	case <-ctx.Done():
+		return "", ctx.Err()
 	}
-	<-ctx.Done()
-	return "", ctx.Err()
 }
 
 const identityBudget = 700 * time.Millisecond
@@ -150,6 +154,62 @@ func TestMostSeedsDecide(t *testing.T) {
 	}
 }
 
+// The seeds of the store are slow when the Store is opened, and the server of another one is
+// not. Later a slow seed delays a call less.
+func TestSlowSeedsDecideFirst(t *testing.T) {
+	identify(t, map[string]string{"a": "y", "b": "x", "c": "x"}, func(t *testing.T, i *Identity, s *stores, _ *strings.Builder) {
+		s.delay = identityBudget/2 - time.Millisecond
+		require.ErrorContains(t, i.Check(t.Context(), "a", "y"), "belongs to store y, this Store to store x")
+		require.Equal(t, "x", i.ID())
+		require.LessOrEqual(t, i.pollTime(), identityBudget/4)
+	})
+}
+
+// A store that is silent takes little of a call's budget.
+func TestNoSeedAnswers(t *testing.T) {
+	identify(t, map[string]string{}, func(t *testing.T, i *Identity, _ *stores, _ *strings.Builder) {
+		begin := time.Now()
+		require.NoError(t, i.Ready(t.Context()))
+		require.Equal(t, identityBudget/4, time.Since(begin))
+		require.Empty(t, i.ID())
+	})
+}
+
+// No seed answers when the Store is opened. The first one that does so later does not decide
+// alone, whether it answers the poll late or a request, and calls that wait for the decision
+// share one poll.
+func TestFirstAnswerAfterSilenceDecidesNothing(t *testing.T) {
+	for name, late := range map[string]func(i *Identity){
+		"to a request": func(*Identity) {},
+		"to the poll":  func(i *Identity) { i.vote("a", "y") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			identify(t, map[string]string{}, func(t *testing.T, i *Identity, s *stores, _ *strings.Builder) {
+				require.NoError(t, i.Ready(t.Context()))
+				for addr, id := range map[string]string{"a": "y", "b": "x", "c": "x"} {
+					s.set(addr, id)
+				}
+				late(i)
+				s.mu.Lock()
+				s.delay = identityBudget/2 - time.Millisecond
+				before := s.asked
+				s.mu.Unlock()
+				var calls sync.WaitGroup
+				for n := range 10 {
+					calls.Go(func() {
+						time.Sleep(time.Duration(n) * identityBudget / 25)
+						i.Await(t.Context())
+						require.ErrorContains(t, i.Check(t.Context(), "a", "y"), "belongs to store y, this Store to store x")
+					})
+				}
+				calls.Wait()
+				require.Equal(t, "x", i.ID())
+				require.Equal(t, 3, s.asked-before)
+			})
+		})
+	}
+}
+
 // Where no store has most of the seeds, none is used.
 func TestSplitSeedsAreRefused(t *testing.T) {
 	identify(t, map[string]string{"a": "x", "b": "y"}, func(t *testing.T, i *Identity, s *stores, _ *strings.Builder) {
@@ -172,7 +232,7 @@ func TestSilentSeedsVoteLater(t *testing.T) {
 	identify(t, map[string]string{"a": "x"}, func(t *testing.T, i *Identity, _ *stores, _ *strings.Builder) {
 		begin := time.Now()
 		require.NoError(t, i.Ready(t.Context()))
-		require.Equal(t, i.pollTime(), time.Since(begin))
+		require.Equal(t, identityBudget/2, time.Since(begin))
 		require.NoError(t, i.Check(t.Context(), "a", "x"))
 		require.Error(t, i.Check(t.Context(), "b", "y"))
 		require.ErrorContains(t, i.Check(t.Context(), "a", "x"), "different stores")

@@ -40,12 +40,18 @@ func (p *Parts) Close() {
 	})
 }
 
-// Do makes a call that may be sent twice. It tries one endpoint after the other, with the
-// connection that admitted returns for it.
-func Do[C, T any](ctx context.Context, p *endpoint.Pool, class endpoint.Class, admitted func(ctx context.Context, addr string) (C, error),
+// DoAt is [endpoint.DoAt], once the store of i is decided.
+func DoAt[T any](ctx context.Context, p *endpoint.Pool, i *Identity, class endpoint.Class, at func() string, call func(ctx context.Context, addr string) (T, error)) (endpoint.Answer[T], error) {
+	i.Await(ctx)
+	return endpoint.DoAt(ctx, p, class, at, call)
+}
+
+// Do is DoAt for a call that prefers no endpoint. It passes the connection to call that
+// admitted returns for an endpoint.
+func Do[C, T any](ctx context.Context, p *endpoint.Pool, i *Identity, class endpoint.Class, admitted func(ctx context.Context, addr string) (C, error),
 	call func(ctx context.Context, c C) (T, error),
 ) (endpoint.Answer[T], error) {
-	return endpoint.Do(ctx, p, class, func(ctx context.Context, addr string) (T, error) {
+	return DoAt(ctx, p, i, class, func() string { return "" }, func(ctx context.Context, addr string) (T, error) {
 		c, err := admitted(ctx, addr)
 		if err != nil {
 			var zero T

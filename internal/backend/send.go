@@ -29,12 +29,14 @@ func Keys(r attempt.Request) []string {
 	return Unique(keys)
 }
 
-// Send sends one copy of r to one server, as [attempt.Transport] requires. one does the
-// sending, with the lease of the marker if r creates one. at returns the endpoint to which r
-// should go while that is healthy, as for [endpoint.Pool.PickAt].
-func Send(ctx context.Context, p *endpoint.Pool, m *Markers, r attempt.Request, at func(lease dcs.LeaseID) string,
+// Send sends one copy of r to one server, as [attempt.Transport] requires, once the
+// store of i is decided. one does the sending, with the lease of the marker if r creates
+// one. at returns the endpoint to which r should go while that is healthy, as for
+// [endpoint.Pool.PickAt].
+func Send(ctx context.Context, p *endpoint.Pool, i *Identity, m *Markers, r attempt.Request, at func(lease dcs.LeaseID) string,
 	one func(ctx context.Context, addr string, lease dcs.LeaseID) (attempt.Answer, error),
 ) (attempt.Answer, error) {
+	i.Await(ctx)
 	var lease dcs.LeaseID
 	if r.Marker.Create {
 		var err error

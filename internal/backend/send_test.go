@@ -16,6 +16,13 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
+// decidedIdentity is an Identity that waits for nothing.
+func decidedIdentity() *Identity {
+	i, id := new(Identity), "x"
+	i.current.Store(&id)
+	return i
+}
+
 // drowsy is a store that answers at once or much later, at every endpoint.
 type drowsy struct {
 	pool *endpoint.Pool
@@ -41,7 +48,7 @@ func (s *drowsy) Send(ctx context.Context, r attempt.Request) (attempt.Answer, e
 		s.first++
 	}
 	s.mu.Unlock()
-	return Send(ctx, s.pool, nil, r, Anywhere, func(ctx context.Context, addr string, _ dcs.LeaseID) (attempt.Answer, error) {
+	return Send(ctx, s.pool, decidedIdentity(), nil, r, Anywhere, func(ctx context.Context, addr string, _ dcs.LeaseID) (attempt.Answer, error) {
 		select {
 		case <-time.After(after):
 			return attempt.Answer{Outcome: attempt.Applied, Revision: 2, Endpoint: addr}, nil
@@ -160,7 +167,7 @@ func (s *refuser) Send(ctx context.Context, r attempt.Request) (attempt.Answer, 
 	if r.Marker.Create {
 		return attempt.Answer{Outcome: attempt.Applied, Revision: 1}, nil
 	}
-	return Send(ctx, s.pool, nil, r, Anywhere, func(_ context.Context, addr string, _ dcs.LeaseID) (attempt.Answer, error) {
+	return Send(ctx, s.pool, decidedIdentity(), nil, r, Anywhere, func(_ context.Context, addr string, _ dcs.LeaseID) (attempt.Answer, error) {
 		switch {
 		case slices.Contains(s.refuse, addr):
 			return attempt.Answer{}, &Failure{Endpoint: addr, Kind: dcs.ErrUnauthorized, Unconfirmed: true, Refused: true, Err: errDenied}
