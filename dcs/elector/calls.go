@@ -59,9 +59,11 @@ func call[T any](ctx context.Context, c *calls, name, url string, f func() (T, e
 	answer := make(chan result, 1) // a late answer blocks no goroutine
 	go func() {                    // ends with f
 		var r result
-		protect(name, func() (err error) { r.value, err = f(); return err }, func(err error) { r.err = err })
-		leave()
-		answer <- r
+		protect(name, func() (err error) { r.value, err = f(); return err }, func(err error) {
+			r.err = err
+			leave()
+			answer <- r
+		})
 	}()
 	select {
 	case r := <-answer:

@@ -3,6 +3,7 @@ package elector
 import (
 	"context"
 	"errors"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -170,5 +171,19 @@ func TestTransportStuck(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A question that panics or ends its goroutine is an error, and the address is asked
+// again.
+func TestCallEnds(t *testing.T) {
+	var c calls
+	for name, f := range map[string]func(){"panicked": func() { panic("no") }, "ended its goroutine": runtime.Goexit} {
+		if _, err := call(t.Context(), &c, "Ask", "url", func() (int, error) { f(); return 0, nil }); err == nil || !strings.Contains(err.Error(), "Ask "+name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if n, err := call(t.Context(), &c, "Ask", "url", func() (int, error) { return 7, nil }); n != 7 || err != nil || len(c.open) > 0 {
+		t.Errorf("%d, %v, %d questions are open", n, err, len(c.open))
 	}
 }
