@@ -64,8 +64,8 @@
 // question is not Patroni's, so that members of both kinds refuse each other.
 //
 // Use TLS on both sides, with a certificate for each member that is valid for servers and
-// clients. The scheme of Member.APIURL decides: to an address with http the token is sent
-// in clear text.
+// clients. The token is then sent over TLS only, so that the Member.APIURL of every member
+// must be an https URL.
 //
 //	members := &tls.Config{
 //		Certificates: []tls.Certificate{own}, RootCAs: pool,

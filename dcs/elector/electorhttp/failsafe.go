@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -24,15 +25,19 @@ const (
 // FailsafeClient carries the questions of failsafe mode over HTTP. It is an
 // [elector.FailsafeTransport].
 type FailsafeClient struct {
-	client *clusterhttp.Client
-	token  string
+	client  *clusterhttp.Client
+	token   string
+	tlsOnly bool
 }
 
 // NewFailsafeClient returns a client that sends the token that the members share. The
-// token must be that of their [Options.FailsafeToken]; without TLS it is sent in clear
-// text. transport decides about TLS, as in [clusterhttp.New], and may be that of the Asker.
+// token must be that of their [Options.FailsafeToken]. transport decides about TLS, as in
+// [clusterhttp.New], and may be that of the Asker. With an [http.Transport] that has a
+// TLSClientConfig, the token is sent over TLS only: an address of a member with http is an
+// error. With another transport it is sent to such an address in clear text.
 func NewFailsafeClient(transport http.RoundTripper, token string) *FailsafeClient {
-	return &FailsafeClient{clusterhttp.New(transport), token}
+	t, ok := transport.(*http.Transport)
+	return &FailsafeClient{clusterhttp.New(transport), token, ok && t.TLSClientConfig != nil}
 }
 
 // AskFailsafe implements [elector.FailsafeTransport].
@@ -40,6 +45,9 @@ func (c *FailsafeClient) AskFailsafe(ctx context.Context, apiURL string, r elect
 	var a elector.FailsafeAnswer
 	if c.token == "" {
 		return a, errors.New("the failsafe token is empty: no member answers without one")
+	}
+	if u, err := url.Parse(apiURL); c.tlsOnly && (err != nil || u.Scheme != "https") {
+		return a, errors.New("api_url is no https URL, and the failsafe token is sent only over TLS")
 	}
 	err := c.client.Exchange(ctx, apiURL, failsafePath, c.token, r, &a)
 	return a, err

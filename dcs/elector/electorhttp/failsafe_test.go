@@ -205,7 +205,7 @@ func TestFailsafeClient(t *testing.T) {
 	if err != nil || !a.Accepted || got != "Bearer secret" {
 		t.Errorf("%+v, %v, %q", a, err, got)
 	}
-	moved := httptest.NewServer(http.RedirectHandler(server.URL+"/failsafe", http.StatusTemporaryRedirect))
+	moved := httptest.NewTLSServer(http.RedirectHandler(server.URL+"/failsafe", http.StatusTemporaryRedirect))
 	defer moved.Close()
 	got = ""
 	for name, c := range map[string]*electorhttp.FailsafeClient{
