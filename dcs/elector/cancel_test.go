@@ -108,6 +108,33 @@ func TestCancelSwitchoverInAnOutage(t *testing.T) {
 	})
 }
 
+// ReplaceConfig is the way out of a configuration that is not readable, which binds with
+// its last readable content until then.
+func TestReplaceUnreadableConfig(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.put(t, cluster.ConfigKey, `{"ttl":30,"pause":true}`)
+		a := w.start("a")
+		pass(time.Second)
+		for _, value := range []string{`[1]`, `{"pause":"perhaps"}`} {
+			w.put(t, cluster.ConfigKey, value)
+			pass(time.Minute)
+			if _, err := a.e.PatchConfig(t.Context(), []byte(`{"ttl":30}`)); !errors.Is(err, ErrRefused) || a.svc.promotes > 0 {
+				t.Errorf("%s: %v, %d promotions", value, err, a.svc.promotes)
+			}
+			if _, err := a.e.ReplaceConfig(t.Context(), []byte(`{"ttl":30,"pause":true}`)); err != nil {
+				t.Errorf("%s: %v", value, err)
+			}
+			if v := w.view(); v.Problem(cluster.ConfigKey) != nil || !v.Config.Pause {
+				t.Errorf("%s: %+v", value, v.Config)
+			}
+		}
+		if _, err := a.e.ReplaceConfig(t.Context(), []byte(`{"ttl":30}`)); err != nil {
+			t.Error(err)
+		}
+		w.leads(a)
+	})
+}
+
 // ReplaceConfig removes the fields that it does not set, and keeps the rules of a change.
 func TestReplaceConfig(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {

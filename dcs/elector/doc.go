@@ -171,7 +171,8 @@
 // asked for the present ones, over an address that each answers with
 // [Elector.Identity]:
 //
-//	http.ListenAndServe(":8008", electorhttp.New(e, electorhttp.Options{}))
+//	server := &http.Server{Addr: ":8008", Handler: electorhttp.New(e, electorhttp.Options{}), ReadHeaderTimeout: 2 * time.Second}
+//	err := server.ListenAndServe()
 //
 // Package electorhttp answers these questions, the checks of load balancers, and the
 // requests of operators, on the paths of Patroni.

@@ -26,6 +26,9 @@ func (e *Elector) Resume(ctx context.Context) error { return e.setPause(ctx, "re
 
 func (e *Elector) setPause(ctx context.Context, op string, pause bool) error {
 	_, err := e.changeConfig(ctx, op, func(v *cluster.View) (cluster.Config, error) {
+		if err := v.Problem(cluster.ConfigKey); err != nil {
+			return cluster.Config{}, fmt.Errorf("key %q is not readable: replace the configuration: %w", cluster.ConfigKey, err)
+		}
 		c := v.Config
 		c.Pause = pause
 		return c, nil
@@ -45,7 +48,8 @@ func (e *Elector) PatchConfig(ctx context.Context, patch []byte) (cluster.Config
 
 // ReplaceConfig stores value, a JSON object, as the cluster's configuration and returns
 // the configuration. Fields that value does not have are removed, see
-// [cluster.ParseConfig]. ErrRefused reports that nothing has changed, for the reasons of
+// [cluster.ParseConfig]. A stored configuration that is not readable is replaced, too.
+// ErrRefused reports that nothing has changed, for the reasons of
 // [Elector.PatchConfig].
 func (e *Elector) ReplaceConfig(ctx context.Context, value []byte) (cluster.Config, error) {
 	return e.changeConfig(ctx, "replacement of the configuration", func(*cluster.View) (cluster.Config, error) {
@@ -56,9 +60,6 @@ func (e *Elector) ReplaceConfig(ctx context.Context, value []byte) (cluster.Conf
 // changeConfig writes the configuration that change returns.
 func (e *Elector) changeConfig(ctx context.Context, op string, change func(*cluster.View) (cluster.Config, error)) (config cluster.Config, err error) {
 	err = e.changeTree(ctx, op, func(v *cluster.View) (txn dcs.Txn, err error) {
-		if err := v.Problem(cluster.ConfigKey); err != nil {
-			return txn, fmt.Errorf("key %q is not readable: %w", cluster.ConfigKey, err)
-		}
 		if config, err = change(v); err != nil {
 			return txn, err
 		}

@@ -105,7 +105,7 @@ func (m *member) serve(ctx context.Context) (*http.Server, error) {
 	mux.HandleFunc("GET /node", m.node)
 	mux.HandleFunc("POST /members/add/{id}/{addr}", m.addMember)
 	mux.HandleFunc("POST /members/remove/{id}", m.removeMember)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
 	go func() { _ = server.Serve(l) }()
 	return server, nil
 }

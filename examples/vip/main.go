@@ -118,6 +118,7 @@ func run(ctx context.Context, args []string) error {
 	server := &http.Server{
 		Handler:           electorhttp.New(e, electorhttp.Options{Authorize: electorhttp.BasicAuth("admin", os.Getenv(passwordEnv))}),
 		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       time.Minute,
 	}
 	defer func() { _ = server.Close() }()
 	go func() { _ = server.Serve(listener) }() // ends with Close
