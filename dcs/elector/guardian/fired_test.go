@@ -43,7 +43,7 @@ func TestExtendAfterFiring(t *testing.T) {
 }
 
 // The manager gets the error while the command runs, and the next leadership begins after
-// the end of the command.
+// the end of the command, or after a second.
 func TestExtendWhileTheCommandRuns(t *testing.T) {
 	dir := t.TempDir()
 	g := open(t, Options{Command: []string{"/bin/sh", "-c", "echo >$0/begun; read -r _ <$0/go; echo >$0/done", dir}})
@@ -55,8 +55,9 @@ func TestExtendWhileTheCommandRuns(t *testing.T) {
 	errorIs(t, g.Extend(dcs.Now().Add(time.Hour)), ErrFired)
 	must(t, g.Fired() && !exists("done"), "the command has ended early")
 	go func() { _ = os.WriteFile(filepath.Join(dir, "go"), []byte("\n"), 0o600) }() // ends with the command
+	began := time.Now()
 	noError(t, g.Arm(dcs.Now().Add(time.Hour)))
-	must(t, exists("done"), "the Guardian was armed while the command ran")
+	must(t, exists("done") || time.Since(began) > answerTimeout, "the Guardian was armed while the command ran")
 	noError(t, g.Disarm())
 }
 
