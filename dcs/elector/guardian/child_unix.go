@@ -111,6 +111,7 @@ type child struct {
 	armed bool
 	at    int64 // on clock
 	group *group
+	last  uint64 // number of the last message
 	rest  []byte // of a message that is not complete
 }
 
@@ -171,6 +172,7 @@ func (c *child) receive() (ended bool) {
 }
 
 func (c *child) handle(m message) {
+	c.last = m.number
 	answer := message{op: opDone, number: m.number}
 	switch m.op {
 	case opGroup:
@@ -198,7 +200,7 @@ func (c *child) send(m message) { _, _ = unix.Write(out, m.encode()) }
 // fire stops the service. Nothing that can block comes before that.
 func (c *child) fire(ended bool) {
 	err := c.group.kill()
-	c.send(message{op: opFired, number: 0, value: errorNumber(err)}) // the command may take long
+	c.send(message{op: opFired, number: c.last, value: errorNumber(err)}) // the command may take long
 	c.runCommand()
 	why := "the deadline has passed"
 	if ended {

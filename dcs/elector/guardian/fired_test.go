@@ -119,3 +119,15 @@ func TestChildCannotBeReaped(t *testing.T) {
 		})
 	}
 }
+
+// An instant that has passed fires the child at once, and Arm returns its answer.
+func TestArmAtAPastInstant(t *testing.T) {
+	g := open(t, Options{})
+	for range 20 {
+		pid, ended := service(t)
+		noError(t, g.SetGroup(pid))
+		noError(t, g.Arm(dcs.Now()))
+		await(t, ended)
+		eventually(t, g.Fired)
+	}
+}

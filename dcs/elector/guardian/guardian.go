@@ -210,7 +210,7 @@ func (g *Guardian) Arm(at dcs.Instant) error {
 		}
 		g.drop() // it must not be armed later
 	}
-	g.armed, g.at = true, at
+	g.armed, g.fired, g.at = true, false, at
 	if err := g.start(); err != nil {
 		g.armed = false
 		return failure("Arm", dcs.ErrUnavailable, err)

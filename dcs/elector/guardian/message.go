@@ -23,7 +23,7 @@ const (
 	// From the child.
 	opReady // value is its clock, id is 1 if that is CLOCK_BOOTTIME
 	opDone  // the answer to the message with this number; value is an error number
-	opFired // value is an error number; the last message
+	opFired // value is an error number, number that of the message before; the last answer
 )
 
 // message has a fixed length, so that neither side needs memory that grows.

@@ -163,9 +163,9 @@ func (p *process) call(m message) error {
 	switch {
 	case err != nil:
 		return err
-	case m.op == opFired:
-		return ErrFired
-	case m.value != 0:
+	case m.number < number:
+		return ErrFired // before the message
+	case m.op != opFired && m.value != 0:
 		return syscall.Errno(m.value)
 	}
 	return nil
