@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -15,9 +16,13 @@ func TestPatchConfig(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, `{"n":12345678901234567890,"pause":true,"postgresql":{"parameters":{"b":2,"c":3},"use_slots":true},"x":[1]}`, string(got))
 	require.True(t, v.Config.TTL > 0, "the View has changed")
-	for _, patch := range []string{``, `[]`, `null`, `{"pause":"perhaps"}`, `{"ttl":-1}`} {
+	for patch, want := range map[string]string{
+		``: "the patch is not a JSON object", `[]`: "the patch is not a JSON object", `null`: "the patch is not a JSON object",
+		`{"pause":"perhaps"}`: `field "pause"`, `{"ttl":-1}`: `field "ttl"`,
+	} {
 		_, err := v.PatchConfig([]byte(patch))
 		require.ErrorIs(t, err, dcs.ErrInvalid, patch)
+		require.True(t, strings.Contains(err.Error(), want), err.Error())
 	}
 	_, err = decodeOne(ConfigKey, `[1]`).PatchConfig([]byte(`{}`))
 	require.ErrorIs(t, err, dcs.ErrInvalid)

@@ -29,7 +29,8 @@
 //     moves back, bring the time forward (TestLostWhileHandingOver,
 //     TestShorterWhileHandingOver).
 //   - E4: The timing leaves time to demote after a renewal that fails, on the TTL that
-//     the store grants (TestTimetableKeepsItsOrder, TestTimingFaults).
+//     the store grants (TestTimetableKeepsItsOrder, TestTimingFaults,
+//     TestGrantedTTLIsTooShort).
 //   - E5: The lock is given back after Demote or Fence has returned nil. Otherwise it
 //     is left to expire (TestFenceFails, TestHungPromote).
 //   - E6: Renewals go on during a demotion that was asked for (TestHandoverTimeout).

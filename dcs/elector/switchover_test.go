@@ -177,7 +177,9 @@ func TestSwitchoverRefused(t *testing.T) {
 				if test.of == "b" {
 					of = b
 				}
-				err := of.e.Switchover(t.Context(), test.request)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				err := of.e.Switchover(ctx, test.request)
 				if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), test.want) {
 					t.Errorf("got %v, want %q", err, test.want)
 				}
