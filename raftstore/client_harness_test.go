@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/backend"
+	"github.com/holdfast-dcs/holdfast/internal/testcerts"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
@@ -163,7 +164,7 @@ func (s *clientSuite) cut(tb testing.TB, i int) (restore func()) {
 func secureClient(tb testing.TB, who conformance.Credentials, log *slog.Logger) (dcs.Backend, error) {
 	cluster := securedNodes.Get(tb)
 	ca := cluster.Authority()
-	files := func(a *testcluster.Authority, p testcluster.Pair) *TLS {
+	files := func(a *testcerts.Authority, p testcerts.Pair) *TLS {
 		return &TLS{CertFile: p.Cert, KeyFile: p.Key, CAFile: a.File()}
 	}
 	config := ClientConfig{
@@ -178,7 +179,7 @@ func secureClient(tb testing.TB, who conformance.Credentials, log *slog.Logger) 
 	case conformance.WrongHost:
 		config.TLS.Names = map[string]string{"n0": "elsewhere.test"}
 	case conformance.UnknownCA:
-		other, err := testcluster.NewAuthority(filepath.Join(tb.TempDir(), "other"), nil)
+		other, err := testcerts.NewAuthority(filepath.Join(tb.TempDir(), "other"), nil)
 		require.NoError(tb, err)
 		config.TLS = files(other, other.Client())
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs/cluster/clusterhttp"
 	"github.com/holdfast-dcs/holdfast/dcs/elector"
 	"github.com/holdfast-dcs/holdfast/dcs/elector/electorhttp"
+	"github.com/holdfast-dcs/holdfast/internal/testcerts"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
@@ -92,7 +93,7 @@ type safe struct {
 func newSafe(t *testing.T, c *testcluster.Cluster) *safe {
 	t.Helper()
 	s := &safe{t: t, c: c, url: storeURL(c, onRaft), dir: t.TempDir()}
-	_, err := testcluster.NewAuthority(s.dir, nil)
+	_, err := testcerts.NewAuthority(s.dir, nil)
 	require.NoError(t, err)
 	config, err := loadTLS(s.dir)
 	require.NoError(t, err)

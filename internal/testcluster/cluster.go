@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/conformance/fault"
+	"github.com/holdfast-dcs/holdfast/internal/testcerts"
 )
 
 // Kind is the kind of a store.
@@ -69,7 +70,7 @@ type Cluster struct {
 	dir     string
 	network *fault.Network // nil on loopback addresses
 	drv     driver
-	ca      *Authority
+	ca      *testcerts.Authority
 	names   *fault.Resolver // with a Domain
 
 	mu        sync.Mutex
@@ -186,7 +187,7 @@ func (c *Cluster) wire(ctx context.Context) error {
 		addrs = append(addrs, s.host.Addr())
 	}
 	var err error
-	c.ca, err = NewAuthority(filepath.Join(c.dir, "tls"), addrs)
+	c.ca, err = testcerts.NewAuthority(filepath.Join(c.dir, "tls"), addrs)
 	return err
 }
 
@@ -330,7 +331,7 @@ func (c *Cluster) Resolver() *net.Resolver { return c.names.Net() }
 func (c *Cluster) HasNetwork() bool { return c.network != nil }
 
 // Authority returns the issuer of the certificates of a cluster with Security.
-func (c *Cluster) Authority() *Authority { return c.ca }
+func (c *Cluster) Authority() *testcerts.Authority { return c.ca }
 
 // Election returns the longest time that the servers need to elect a new leader after
 // the old one has stopped, according to their settings.

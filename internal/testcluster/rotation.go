@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcerts"
 )
 
 // Rotation replaces the authority, the certificate of a local server and the certificate
@@ -19,7 +20,7 @@ import (
 type Rotation struct {
 	// Files are the files of the client. Their content changes with the steps.
 	Files        dcs.TLSFiles
-	older, newer *Authority
+	older, newer *testcerts.Authority
 
 	mu     sync.Mutex
 	server *tls.Config
@@ -31,9 +32,9 @@ func NewRotation(tb testing.TB) *Rotation {
 	dir := tb.TempDir()
 	r := &Rotation{Files: dcs.TLSFiles{CA: filepath.Join(dir, "ca"), Cert: filepath.Join(dir, "cert"), Key: filepath.Join(dir, "key")}}
 	var err error
-	r.older, err = NewAuthority(filepath.Join(dir, "older"), nil)
+	r.older, err = testcerts.NewAuthority(filepath.Join(dir, "older"), nil)
 	require.NoError(tb, err)
-	r.newer, err = NewAuthority(filepath.Join(dir, "newer"), nil)
+	r.newer, err = testcerts.NewAuthority(filepath.Join(dir, "newer"), nil)
 	require.NoError(tb, err)
 	r.copy(tb, r.Files.CA, r.older.File())
 	r.copy(tb, r.Files.Cert, r.older.Client().Cert)
@@ -88,12 +89,12 @@ func (r *Rotation) copy(tb testing.TB, to string, from ...string) {
 }
 
 // serve gives the server the certificate of own and makes it trust clients of others.
-func (r *Rotation) serve(tb testing.TB, own *Authority, others ...*Authority) {
+func (r *Rotation) serve(tb testing.TB, own *testcerts.Authority, others ...*testcerts.Authority) {
 	pair, err := tls.LoadX509KeyPair(own.Server().Cert, own.Server().Key)
 	require.NoError(tb, err)
 	pool := x509.NewCertPool()
 	for _, a := range others {
-		pool.AddCert(a.cert)
+		pool.AddCert(a.Certificate())
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

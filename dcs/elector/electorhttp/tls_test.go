@@ -15,7 +15,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs/cluster/clusterhttp"
 	"github.com/holdfast-dcs/holdfast/dcs/elector"
 	"github.com/holdfast-dcs/holdfast/dcs/elector/electorhttp"
-	"github.com/holdfast-dcs/holdfast/internal/testcluster"
+	"github.com/holdfast-dcs/holdfast/internal/testcerts"
 	"github.com/holdfast-dcs/holdfast/memstore"
 )
 
@@ -44,9 +44,9 @@ func startingMember(t *testing.T, token string) (*elector.Elector, http.Handler)
 }
 
 // authority returns an authority with its certificates.
-func authority(t *testing.T) *testcluster.Authority {
+func authority(t *testing.T) *testcerts.Authority {
 	t.Helper()
-	ca, err := testcluster.NewAuthority(t.TempDir(), nil)
+	ca, err := testcerts.NewAuthority(t.TempDir(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func authority(t *testing.T) *testcluster.Authority {
 }
 
 // tlsConfig returns the configuration of a process with the certificate p, which trusts ca.
-func tlsConfig(t *testing.T, ca *testcluster.Authority, p testcluster.Pair) *tls.Config {
+func tlsConfig(t *testing.T, ca *testcerts.Authority, p testcerts.Pair) *tls.Config {
 	t.Helper()
 	c, err := p.Config(ca)
 	if err != nil {
@@ -64,7 +64,7 @@ func tlsConfig(t *testing.T, ca *testcluster.Authority, p testcluster.Pair) *tls
 }
 
 // serveTLS serves h with the certificate p, and requires a certificate of ca.
-func serveTLS(t *testing.T, h http.Handler, ca *testcluster.Authority, p testcluster.Pair) string {
+func serveTLS(t *testing.T, h http.Handler, ca *testcerts.Authority, p testcerts.Pair) string {
 	t.Helper()
 	s := httptest.NewUnstartedServer(h)
 	s.TLS = tlsConfig(t, ca, p)

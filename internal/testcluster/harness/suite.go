@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
+	"github.com/holdfast-dcs/holdfast/internal/testcerts"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
@@ -103,7 +104,7 @@ func (s *Sockets) Read() []conformance.Socket {
 
 // ClientTLS returns the TLS configuration of a client with the credentials of a case, which
 // may be valid, invalid or missing. a is the authority of the servers.
-func ClientTLS(tb testing.TB, a *testcluster.Authority, creds conformance.Credentials) *tls.Config {
+func ClientTLS(tb testing.TB, a *testcerts.Authority, creds conformance.Credentials) *tls.Config {
 	pair := a.Client()
 	if creds == conformance.ExpiredCert {
 		pair = a.Expired()
@@ -116,7 +117,7 @@ func ClientTLS(tb testing.TB, a *testcluster.Authority, creds conformance.Creden
 	case conformance.WrongHost:
 		conf.ServerName = "elsewhere.test"
 	case conformance.UnknownCA:
-		other, err := testcluster.NewAuthority(filepath.Join(tb.TempDir(), "other"), nil)
+		other, err := testcerts.NewAuthority(filepath.Join(tb.TempDir(), "other"), nil)
 		require.NoError(tb, err)
 		stranger, err := pair.Config(other)
 		require.NoError(tb, err)

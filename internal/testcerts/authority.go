@@ -1,4 +1,5 @@
-package testcluster
+// Package testcerts issues TLS certificates for tests.
+package testcerts
 
 import (
 	"crypto/ecdsa"
@@ -105,6 +106,9 @@ func (a *Authority) issue(name string, change func(*x509.Certificate)) error {
 func write(path, kind string, der []byte) error {
 	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600)
 }
+
+// Certificate returns the authority's own certificate.
+func (a *Authority) Certificate() *x509.Certificate { return a.cert }
 
 // File returns the file of the authority's own certificate.
 func (a *Authority) File() string { return filepath.Join(a.dir, "ca.pem") }
