@@ -11,19 +11,17 @@ import (
 // outcome is the outcome of a poll: an error if no server may be used.
 type outcome struct{ split error }
 
-// maxSilence bounds the wait for silent seeds, except as [Identity.pollTime] says.
-const maxSilence = 450 * time.Millisecond
-
-// silence returns how long a poll waits for a first answer.
-func (i *Identity) silence() time.Duration { return min(maxSilence, i.Budget/4) }
+// maxPoll bounds the wait for silent seeds once the store is known.
+const maxPoll = 450 * time.Millisecond
 
 // pollTime returns how long silent seeds are waited for. The first decision waits longer:
-// if most seeds are slow then, the few that answer may belong to another store.
+// if most seeds are slow then, the few that answer may belong to another store. All are
+// slow when many clients connect at the same time, and requests would delay them more.
 func (i *Identity) pollTime() time.Duration {
 	if i.current.Load() == nil {
 		return i.Budget / 2
 	}
-	return i.silence()
+	return min(maxPoll, i.Budget/4)
 }
 
 // pollInterval returns the least time between two polls.
@@ -33,9 +31,8 @@ func (i *Identity) pollInterval() time.Duration {
 
 // Ready polls the seeds if the identity is not decided. It returns as soon as
 // most seeds agree, and otherwise when all have answered or [Identity.pollTime] has
-// passed, or [Identity.silence] without an answer, because there is nothing to decide
-// then. It fails if the seeds belong to different stores and none of these has most of
-// the seeds.
+// passed. It fails if the seeds belong to different stores and none of these has
+// most of the seeds.
 func (i *Identity) Ready(ctx context.Context) error {
 	if i.current.Load() != nil && !i.suspect.Load() {
 		return nil
@@ -87,7 +84,10 @@ func (i *Identity) decide(ctx context.Context) (outcome, error) {
 	agreed := make(chan struct{})
 	i.polls.Go(func() { i.poll(round, agreed) })
 	i.mu.Unlock()
-	i.awaitPoll(ctx, agreed)
+	select {
+	case <-agreed:
+	case <-ctx.Done():
+	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.polled = dcs.Now()
@@ -98,32 +98,6 @@ func (i *Identity) decide(ctx context.Context) (outcome, error) {
 	}
 	i.reported = split != nil
 	return outcome{split}, nil
-}
-
-// awaitPoll returns when agreed is closed, ctx ends, or no server has answered for
-// [Identity.silence].
-func (i *Identity) awaitPoll(ctx context.Context, agreed <-chan struct{}) {
-	silence := time.NewTimer(i.silence())
-	defer silence.Stop()
-	for {
-		select {
-		case <-agreed:
-			return
-		case <-ctx.Done():
-			return
-		case <-silence.C:
-			if !i.anyVote() {
-				return
-			}
-		}
-	}
-}
-
-// anyVote reports whether the store of an endpoint is known.
-func (i *Identity) anyVote() bool {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return len(i.votes()) > 0
 }
 
 // poll asks every endpoint of every seed. It closes agreed when most seeds agree
