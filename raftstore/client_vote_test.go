@@ -92,6 +92,7 @@ func TestP2RenewalCountsFromTheVote(t *testing.T) {
 		case opRenew:
 			<-voted
 			if copies.Add(1) == 1 { // the next copy is sent when the voter has answered
+				<-time.After(300 * time.Millisecond) // the client waits for as long again until it has the answer
 				return nil, transport.ErrNotSent
 			}
 		case opVote:
