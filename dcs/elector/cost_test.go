@@ -152,14 +152,16 @@ func TestSwitchoverCost(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		a, b := w.pair()
 		pass(time.Minute)
-		commits := w.server.Inject(memstore.Match{Op: memstore.OpCommit, Key: cluster.Key(scope, cluster.LeaderKey)}, memstore.Delay(0))
-		n := -1
-		b.svc.do(func() { b.svc.onPromote = func(context.Context) error { n = commits.Hits(); return nil } })
+		const commit = 100 * time.Millisecond // nothing else takes time
+		w.server.Inject(memstore.Match{Op: memstore.OpCommit}, memstore.Delay(commit))
+		var took time.Duration
+		begin := time.Now()
+		b.svc.do(func() { b.svc.onPromote = func(context.Context) error { took = time.Since(begin); return nil } })
 		if err := a.e.Switchover(t.Context(), Request{Candidate: "b"}); err != nil {
 			t.Fatal(err)
 		}
-		if n != 3 {
-			t.Errorf("%d commits until Promote", n)
+		if took != 3*commit {
+			t.Errorf("Promote was called after the time of %v commits", took.Seconds()/commit.Seconds())
 		}
 		if _, demotes, _ := a.svc.calls(); demotes != 1 || b.svc.promotes != 1 {
 			t.Errorf("%d demotions, %d promotions", demotes, b.svc.promotes)
