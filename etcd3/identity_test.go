@@ -97,8 +97,8 @@ func (f *fakeStore) restore() {
 // Store that is opened again works.
 func TestRestoredStoreIsReported(t *testing.T) {
 	t.Parallel()
-	const budget = time.Second
-	timing := dcs.Timing{TTL: 3 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: budget}
+	const budget = 2 * time.Second
+	timing := dcs.Timing{TTL: 6 * time.Second, LoopWait: time.Second, RetryTimeout: budget}
 	f := newFakeStore()
 	var requests atomic.Int64
 	count := grpc.UnaryInterceptor(func(ctx context.Context, r any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
