@@ -341,6 +341,12 @@ func TestTopology(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b", "c", "d")
 		o := b.options("a", "b")
+		var dropped []string
+		o.Drop = func(endpoint string) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			dropped = append(dropped, endpoint)
+		}
 		listed := []string{"a", "b", "c"}
 		o.Topology = func(context.Context) ([]Listed, error) {
 			b.mu.Lock()
@@ -363,6 +369,9 @@ func TestTopology(t *testing.T) {
 		b.mu.Unlock()
 		time.Sleep(2 * p.o.TopologyInterval)
 		require.ElementsMatch(t, []string{"a", "b", "d"}, p.Endpoints(), "seeds must be kept")
+		b.mu.Lock()
+		require.Equal(t, []string{"c"}, dropped, "the connections of a removed member")
+		b.mu.Unlock()
 		for _, n := range []string{"a", "b"} {
 			b.set(n, "refuse")
 		}
