@@ -194,17 +194,40 @@ func TestCacheStaysFlat(t *testing.T) {
 	})
 }
 
+// largeCopy returns a copy of that many keys, and the keys.
+func largeCopy(tb testing.TB, keys int) (*Cache, []dcs.Entry) {
+	tb.Helper()
+	c := new(Cache)
+	c.Init(Source{Budget: time.Second})
+	var all []dcs.Entry
+	for i := range keys {
+		all = append(all, dcs.Entry{Key: fmt.Sprintf("members/%06d", i), Created: 1, Modified: 1})
+	}
+	require.NoError(tb, c.Take(1, all))
+	return c, all
+}
+
 // A change of a large copy allocates only the path of one key.
+func TestChangeOfALargeCopyIsSmall(t *testing.T) {
+	const keys, changes = 100_000, 100
+	c, all := largeCopy(t, keys)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for i := range changes {
+		e := all[i*keys/changes]
+		e.Modified = dcs.Revision(i + 2)
+		require.NoError(t, c.Apply(e.Modified, []dcs.Entry{e}, nil))
+	}
+	runtime.ReadMemStats(&after)
+	each := (after.TotalAlloc - before.TotalAlloc) / changes
+	t.Logf("%d bytes a change", each)
+	require.Less(t, each, uint64(32<<10), "a copy of the list of keys alone has a megabyte")
+}
+
 func BenchmarkCacheApply(b *testing.B) {
 	for _, keys := range []int{100, 10_000, 100_000} {
 		b.Run(fmt.Sprint(keys), func(b *testing.B) {
-			var c Cache
-			c.Init(Source{Budget: time.Second})
-			var all []dcs.Entry
-			for i := range keys {
-				all = append(all, dcs.Entry{Key: fmt.Sprintf("members/%06d", i), Created: 1, Modified: 1})
-			}
-			require.NoError(b, c.Take(1, all))
+			c, all := largeCopy(b, keys)
 			for rev := dcs.Revision(2); b.Loop(); rev++ {
 				e := all[int(rev)%keys]
 				e.Modified = rev
