@@ -239,7 +239,8 @@ func TestGrantThatCrossesTheQuotaIsRevoked(t *testing.T) {
 }
 
 // On a real server, the answers while it fills up are correct, a Hold outlives the alarm,
-// a Release frees the lock, and every call succeeds within two seconds of disarming.
+// a Release frees the lock, an Acquire that waits for it gets an error that names the space,
+// and every call succeeds within two seconds of disarming.
 func TestRealStoreRunsFull(t *testing.T) {
 	t.Parallel()
 	c := testcluster.New(t, testcluster.Options{
@@ -254,6 +255,13 @@ func TestRealStoreRunsFull(t *testing.T) {
 	require.NoError(t, err)
 	given, err := session.Acquire(t.Context(), "given", nil)
 	require.NoError(t, err)
+
+	waiter := newSession(t, store)
+	waited := make(chan error, 1)
+	go func() { // ends with the Release of the lock
+		_, err := waiter.Acquire(t.Context(), "given", nil)
+		waited <- err
+	}()
 
 	var refused sync.Map
 	var filling sync.WaitGroup
@@ -278,7 +286,13 @@ func TestRealStoreRunsFull(t *testing.T) {
 	})
 	_, err = other.Acquire(t.Context(), "free", nil)
 	requireFull(t, err)
+	select {
+	case err := <-waited:
+		require.Fail(t, "the lock is not free yet", "%v", err)
+	default:
+	}
 	require.NoError(t, given.Release(t.Context()))
+	requireFull(t, <-waited)
 	_, err = store.Get(t.Context(), "given")
 	require.ErrorIs(t, err, dcs.ErrNotFound)
 	require.NoError(t, kept.Confirm(t.Context()))
