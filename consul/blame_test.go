@@ -197,12 +197,13 @@ func TestWaitingForAConnectionIsNoSilence(t *testing.T) {
 	slow := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { held.Add(1); <-stuck }))
 	defer slow.Close()
 	defer close(stuck)
-	b := fakeClient(t, func(c *Config) { c.Endpoints = []string{strings.TrimPrefix(slow.URL, "http://")} })
+	b := fakeClient(t, func(c *Config) {
+		c.Endpoints = []string{strings.TrimPrefix(slow.URL, "http://")}
+		c.Timing = dcs.Timing{TTL: time.Minute, LoopWait: 10 * time.Second, RetryTimeout: 20 * time.Second} // the connections last for half of that
+	})
 	c, err := b.connected(b.c.Endpoints[0])
 	require.NoError(t, err)
-	ask := func(d time.Duration) error {
-		ctx, cancel := context.WithTimeout(t.Context(), d)
-		defer cancel()
+	ask := func(ctx context.Context) error {
 		_, err := call(ctx, c, func(ctx context.Context, token string) (struct{}, error) {
 			_, _, err := c.api.KV().Get("k", (&api.QueryOptions{Token: token}).WithContext(ctx))
 			return struct{}{}, err
@@ -211,11 +212,15 @@ func TestWaitingForAConnectionIsNoSilence(t *testing.T) {
 	}
 	var busy sync.WaitGroup
 	defer busy.Wait()
+	long, end := context.WithCancel(t.Context())
+	defer end()
 	for range mostConns {
-		busy.Go(func() { _ = ask(2 * time.Second) })
+		busy.Go(func() { _ = ask(long) })
 	}
-	require.Eventually(t, func() bool { return held.Load() >= mostConns }, 2*time.Second, time.Millisecond)
-	require.ErrorIs(t, ask(50*time.Millisecond), errNoConn)
+	require.Eventually(t, func() bool { return held.Load() >= mostConns }, 8*time.Second, time.Millisecond)
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, ask(short), errNoConn)
 	require.ErrorIs(t, errNoConn, endpoint.ErrDials)
 }
 
