@@ -3,6 +3,7 @@ package consul
 import (
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
@@ -244,4 +246,19 @@ func TestClosedConnectionMayBeTheLimit(t *testing.T) {
 	_, err := b.Get(budget(t), "k")
 	require.ErrorContains(t, err, "http_max_conns_per_client")
 	require.Zero(t, ejected.Load())
+}
+
+// A connection that this client closes while a request is in flight, as when the store has
+// got its identity, is no failure of the agent.
+func TestOwnClosingBlamesNoAgent(t *testing.T) {
+	t.Parallel()
+	b := fakeClient(t, nil, newFake(t))
+	c, err := b.connected(b.c.Endpoints[0])
+	require.NoError(t, err)
+	for _, left := range []bool{false, true} {
+		v := backend.Judge(c.failed(t.Context(), &net.OpError{Op: "read", Err: net.ErrClosed}, left))
+		require.True(t, v.Local)
+		require.False(t, v.Blame)
+		require.Equal(t, !left, v.Refused)
+	}
 }

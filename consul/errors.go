@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -143,6 +144,8 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 	switch text := err.Error(); {
 	case c.b.life.Err() != nil:
 		return &backend.Failure{Endpoint: c.addr, Err: context.Cause(c.b.life), Local: true, Refused: !left}
+	case errors.Is(err, net.ErrClosed): // by this client: an older connection, or one of an ejected agent
+		return &backend.Failure{Endpoint: c.addr, Err: err, Local: true, Refused: !left}
 	case !left && backend.IsLocal(err):
 		return &backend.Failure{Endpoint: c.addr, Err: err, Local: true, Refused: true}
 	case errors.Is(err, errConnections):

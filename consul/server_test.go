@@ -122,7 +122,7 @@ func TestForeignLockDelay(t *testing.T) {
 	s := newSuite(t)
 	admin, b := s.admin(t), s.open(t)
 	defer b.Close()
-	foreign := &api.SessionEntry{LockDelay: 5 * time.Second, Behavior: "delete"}
+	foreign := &api.SessionEntry{LockDelay: 6 * time.Second, Behavior: "delete"}
 	if os.Getenv("HOLDFAST_PROFILE") == "slow" {
 		foreign.LockDelay = 0 // Consul's default of 15 s
 	}
@@ -135,7 +135,7 @@ func TestForeignLockDelay(t *testing.T) {
 	require.NoError(t, err)
 	l, _, err := b.Grant(budget(t), suiteTiming.TTL)
 	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	_, err = b.Commit(ctx, dcs.Txn{If: []dcs.Cond{dcs.Absent("leader")}, Then: []dcs.Write{dcs.PutLeased("leader", nil, l.ID())}})
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
