@@ -72,12 +72,13 @@ func (a *Alias) Has(proxies ...int) {
 // bounds the time until ask is answered again.
 func (a *Alias) TestMoves(t *testing.T, leaves time.Duration, ask func(ctx context.Context) error) {
 	t.Helper()
-	get := func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	within := func(d time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), d)
 		defer cancel()
 		return ask(ctx)
 	}
-	require.ErrorIs(t, get(), dcs.ErrNotFound)
+	require.ErrorIs(t, within(10*time.Second), dcs.ErrNotFound) // it connects
+	get := func() error { return within(500 * time.Millisecond) }
 	a.Proxies[0].Silent()
 	for range 3 {
 		require.ErrorIs(t, get(), dcs.ErrUnavailable)
