@@ -120,6 +120,10 @@ if [ ! -x "$$out" ]; then \
 fi
 endef
 
+# How many packages run at the same time, like "-lanes 3 -clusters 2"; empty: as many as the
+# machine can take.
+CAPACITY ?=
+
 # internal/testrun builds the servers while it runs the tests that need none. Tests
 # always run again, because a cached result proves nothing about time.
 MAKE_PROGRAM := $(MAKE)
@@ -128,7 +132,7 @@ test: export HOLDFAST_REQUIRE_SERVERS = 1
 test: deps ## Run all tests with the race detector
 	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
 	$(GO) build -o "$$work/testrun" ./internal/testrun; \
-	"$$work/testrun" -race -parallel $(PARALLEL) -timeout $(TESTTIMEOUT) -make "$(MAKE_PROGRAM)" $(TESTS)
+	"$$work/testrun" -race -parallel $(PARALLEL) -timeout $(TESTTIMEOUT) -make "$(MAKE_PROGRAM)" $(CAPACITY) $(TESTS)
 
 .PHONY: model
 model: ## Search models of the elector's rules; a rule that is off shows the shortest history that it prevents
