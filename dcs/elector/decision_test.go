@@ -26,17 +26,7 @@ func TestDecisionRestsOnEachKey(t *testing.T) {
 		for _, op := range []memstore.Op{memstore.OpCommit, memstore.OpRenew} {
 			t.Run(fmt.Sprint(key, " before ", op), func(t *testing.T) {
 				inWorld(t, func(t *testing.T, w *world) {
-					a := w.open("a")
-					m := memstore.Match{Op: op, Client: "a"}
-					if op == memstore.OpCommit {
-						m.Key = cluster.Key(scope, cluster.LeaderKey)
-					}
-					held := w.server.Inject(m, memstore.Hold(), memstore.Once())
-					a.start()
-					w.wait(time.Minute, "the call is held", func() bool { return held.Held() > 0 })
-					w.server.FreezeWatch(memstore.Match{Client: "a"})
-					w.put(t, key, value)
-					held.Release()
+					a := w.changedMeanwhile(t, op, key, value)
 					pass(5 * time.Second)
 					if v := w.view(); a.svc.promotes > 0 || v.Leader != nil {
 						t.Errorf("%d promotions, leader %+v", a.svc.promotes, v.Leader)
@@ -45,6 +35,24 @@ func TestDecisionRestsOnEachKey(t *testing.T) {
 			})
 		}
 	}
+}
+
+// changedMeanwhile starts a member and stores a key that it cannot see while it takes the
+// lock, before its Commit (OpCommit) or before its Confirm (OpRenew).
+func (w *world) changedMeanwhile(t *testing.T, op memstore.Op, key, value string) *member {
+	t.Helper()
+	a := w.open("a")
+	m := memstore.Match{Op: op, Client: "a"}
+	if op == memstore.OpCommit {
+		m.Key = cluster.Key(scope, cluster.LeaderKey)
+	}
+	held := w.server.Inject(m, memstore.Hold(), memstore.Once())
+	a.start()
+	w.wait(time.Minute, "the call is held", func() bool { return held.Held() > 0 })
+	w.server.FreezeWatch(memstore.Match{Client: "a"})
+	w.put(t, key, value)
+	held.Release()
+	return a
 }
 
 // logged counts the records of a logger that contain a text.

@@ -400,17 +400,7 @@ func TestPausedMeanwhile(t *testing.T) {
 	for name, op := range map[string]memstore.Op{"before the acquisition": memstore.OpCommit, "before the promotion": memstore.OpRenew} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {
-				a := w.open("a")
-				m := memstore.Match{Op: op, Client: "a"}
-				if op == memstore.OpCommit {
-					m.Key = cluster.Key(scope, cluster.LeaderKey)
-				}
-				held := w.server.Inject(m, memstore.Hold(), memstore.Once())
-				a.start()
-				w.wait(time.Minute, "the call is held", func() bool { return held.Held() > 0 })
-				w.server.FreezeWatch(memstore.Match{Client: "a"})
-				w.put(t, cluster.ConfigKey, `{"pause":true}`)
-				held.Release()
+				a := w.changedMeanwhile(t, op, cluster.ConfigKey, `{"pause":true}`)
 				pass(time.Minute)
 				if a.svc.promotes > 0 {
 					t.Error("promoted in a pause")
