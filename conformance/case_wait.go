@@ -49,11 +49,15 @@ var waitCases = []spec{
 		Motivation: "A connection or a session for each watcher exhausts one end or the other.",
 	}, alone: true, run: manyWaiters},
 	{Case: Case{
+		Name:       "Wait/LargeTree",
+		Rule:       "In a tree of 2,000 keys (slow profile: 10,000), of which two come and go 20 times a second, every Snapshot succeeds, and Wait returns each change within B + ε. Both return the state at their revision. When all keys are deleted, Wait returns the empty tree within B + ε.",
+		Motivation: "With 10,000 keys on ZooKeeper, one of which came and went five times a second, Snapshots failed and no Wait was answered for 12 s.",
+	}, alone: true, run: waitLargeTree},
+	{Case: Case{
 		Name:       "Wait/NotAPoll",
 		Rule:       "While nothing changes, a Wait costs at most one probe in min(2.5 s, RetryTimeout/4) and a handful of requests a minute.",
 		Motivation: "A watch that degrades to a loop of Gets passes every other test.",
 	}, alone: true, run: notAPoll}, // other cases cause requests of a client that hears of every change
-
 }
 
 // follow waits for ever newer snapshots and calls check for each, until done reports true.
