@@ -27,6 +27,11 @@ var callCases = []spec{
 		Rule:       "Wait and Acquire have no budget, but a store that is silent for RetryTimeout ends them with ErrUnavailable. They never hang, and work again when it answers.",
 		Motivation: "A watch on a member that was cut off never returned, and its callers waited for ever.",
 	}, sleeps: true, run: silenceEnds},
+	{Case: Case{
+		Name:       "Call/NoGrowth",
+		Rule:       "A client that stays open keeps no goroutine, connection or other descriptor of Waits that were given up, of Sessions and Holds that have ended, and of requests that were lost.",
+		Motivation: "With each outage a client of ZooKeeper kept the connections, 20 goroutines and 10 MiB of its lost sessions, until its process was out of memory.",
+	}, alone: true, run: noGrowth},
 }
 
 // call is one method of the contract, on keys of the case.

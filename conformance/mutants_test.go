@@ -16,7 +16,7 @@ type mutant struct {
 
 func allMutants() []mutant {
 	var all []mutant
-	for _, some := range [][]mutant{txnMutants, readMutants, waitMutants, largeMutants, leaseMutants, callMutants, faultMutants} {
+	for _, some := range [][]mutant{txnMutants, readMutants, waitMutants, largeMutants, leaseMutants, callMutants, growthMutants, faultMutants} {
 		all = append(all, some...)
 	}
 	return all
