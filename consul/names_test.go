@@ -2,13 +2,21 @@ package consul
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
+	"io"
+	"log"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcerts"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
@@ -48,6 +56,56 @@ func TestNameOfAFrozenServerMoves(t *testing.T) {
 	alias.Has(1)
 	require.Eventually(t, func() bool { return read() == nil }, 8*time.Second, time.Millisecond, "the calls must move away from the frozen server")
 	require.Equal(t, []string{alias.Endpoint}, b.Endpoints())
+}
+
+// TLS verifies the name, at each of its addresses. The certificate is valid for the name
+// only.
+func TestNameIsVerified(t *testing.T) {
+	t.Parallel()
+	const named = "elsewhere.test" // the name in the certificate
+	ca, err := testcerts.NewAuthority(t.TempDir(), nil)
+	require.NoError(t, err)
+	certificate, err := tls.LoadX509KeyPair(ca.Other().Cert, ca.Other().Key)
+	require.NoError(t, err)
+	conf, err := ca.Client().Config(ca)
+	require.NoError(t, err)
+	agent := unstartedFake()
+	agent.Server = httptest.NewUnstartedServer(agent)
+	agent.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13}
+	agent.Config.ErrorLog = log.New(io.Discard, "", 0) // of the refused handshakes
+	agent.StartTLS()
+	t.Cleanup(agent.Close)
+	alias := testcluster.NewAlias(t, agent.Listener.Addr().String())
+	_, port, err := net.SplitHostPort(alias.Endpoint)
+	require.NoError(t, err)
+	var at []string
+	for _, proxy := range alias.Proxies {
+		at = append(at, proxy.Addr())
+	}
+	client := func(host string) *Backend {
+		alias.Names.Set(host, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2"))
+		return fakeClient(t, func(c *Config) {
+			c.Endpoints, c.Resolver, c.TLS = []string{net.JoinHostPort(host, port)}, alias.Names.Net(), conf
+		})
+	}
+	read := func(b *Backend, endpoint string) error {
+		c, err := b.connected(endpoint)
+		require.NoError(t, err)
+		_, err = b.read(soon(t), c, "k")
+		return err
+	}
+	b := client(named)
+	_, err = b.Get(soon(t), "k")
+	require.ErrorIs(t, err, dcs.ErrNotFound)
+	other := client("other.test")
+	for _, address := range at {
+		require.Contains(t, b.Endpoints(), named+"/"+address)
+		require.NoError(t, read(b, named+"/"+address))
+		err := read(other, "other.test/"+address)
+		require.ErrorContains(t, err, "not other.test")
+		require.Equal(t, dcs.ErrUnauthorized, dcs.KindOf(err))
+		require.ErrorContains(t, read(other, address), "doesn't contain any IP SANs")
+	}
 }
 
 // An agent that is configured with two addresses is one endpoint.
