@@ -31,6 +31,7 @@ type Backend struct {
 	markers     backend.Markers
 	copy        watchcache.Cache
 	ident       backend.Identity
+	agents      datacenters
 	dialer      *keepalive.Dialer
 	polls       polling // used by one view at a time
 	token       token

@@ -22,9 +22,10 @@
 // random Flags, because Consul ignores a put that changes nothing. The bookkeeping of
 // Commits (package dcs/attempt) lies below "pg/main/.op/". It is bound to a session of
 // five minutes that this client renews, and destroys at Close. A client that only
-// reads writes nothing. The key "pg/main/.store" identifies the store. It is read on
-// each new connection, so that servers of another store or datacenter are ejected
-// (docs/decisions/0027). A Snapshot is one consistent read. All Waits of a Store share
+// reads writes nothing. The key "pg/main/.store" identifies the store and its datacenter.
+// It is read on each new connection, with the agent's datacenter if the key has one, so
+// that servers of another store or datacenter are ejected (docs/decisions/0027). A
+// Snapshot is one consistent read. All Waits of a Store share
 // one blocking query, which keeps a copy of the tree in memory. Each answer to it is
 // the whole tree, so that a tree above 32 KiB that changes all the time is read twice a
 // second, and a Wait on it may return a change half a second later.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,6 +34,12 @@ type fakeAgent struct {
 	serve func(w http.ResponseWriter, r *http.Request)
 	// place holds the identity of the store. Other agents may share it.
 	place *identityPlace
+	// datacenters is the list of datacenters, the agent's own first. listed answers in
+	// its place if it is not nil.
+	datacenters []string
+	listed      http.HandlerFunc
+	// identities and lists count the reads of the identity and of the datacenters.
+	identities, lists atomic.Int64
 	// index is the X-Consul-Index of the answers.
 	index atomic.Int64
 }
@@ -45,7 +52,7 @@ type identityPlace struct {
 
 // unstartedFake returns an agent that has no server yet.
 func unstartedFake() *fakeAgent {
-	f := &fakeAgent{say: map[string]func(http.ResponseWriter){}, slow: map[string]time.Duration{}, place: &identityPlace{}}
+	f := &fakeAgent{say: map[string]func(http.ResponseWriter){}, slow: map[string]time.Duration{}, place: &identityPlace{}, datacenters: []string{"dc1"}}
 	f.index.Store(7)
 	return f
 }
@@ -62,6 +69,10 @@ func (f *fakeAgent) addr() string { return strings.TrimPrefix(f.URL, "http://") 
 func (f *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.HasSuffix(r.URL.Path, "/"+identityKey) {
 		f.serveIdentity(w, r)
+		return
+	}
+	if r.URL.Path == "/v1/catalog/datacenters" {
+		f.serveDatacenters(w, r)
 		return
 	}
 	op := "read"
@@ -119,19 +130,36 @@ func (f *fakeAgent) serveIdentity(w http.ResponseWriter, r *http.Request) {
 	at.mu.Lock()
 	defer at.mu.Unlock()
 	w.Header().Set("X-Consul-Index", "7")
-	switch {
-	case r.Method == http.MethodPut:
+	if r.Method == http.MethodPut {
 		made := at.id == ""
 		if made {
 			value, _ := io.ReadAll(r.Body)
 			at.id = string(value)
 		}
 		_ = json.NewEncoder(w).Encode(made)
-	case at.id == "":
-		w.WriteHeader(http.StatusNotFound)
-	default:
-		_ = json.NewEncoder(w).Encode([]map[string]any{{"Key": identityKey, "Value": []byte(at.id), "ModifyIndex": 7}})
+		return
 	}
+	if r.URL.Query().Has("stale") {
+		f.identities.Add(1) // the first read on a connection
+	}
+	if at.id == "" {
+		w.WriteHeader(http.StatusNotFound)
+		return
+	}
+	_ = json.NewEncoder(w).Encode([]map[string]any{{"Key": identityKey, "Value": []byte(at.id), "ModifyIndex": 7}})
+}
+
+// serveDatacenters answers the read of the datacenters on a new connection.
+func (f *fakeAgent) serveDatacenters(w http.ResponseWriter, r *http.Request) {
+	f.lists.Add(1)
+	f.mu.Lock()
+	list, listed := f.datacenters, f.listed
+	f.mu.Unlock()
+	if listed != nil {
+		listed(w, r)
+		return
+	}
+	_ = json.NewEncoder(w).Encode(list)
 }
 
 func (f *fakeAgent) answer(op string, code int, body string) {
@@ -162,6 +190,33 @@ func fakeClient(t *testing.T, change func(*Config), agents ...*fakeAgent) *Backe
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.Close()) })
 	return b
+}
+
+// ejections collects the reasons for which agents were ejected.
+type ejections struct {
+	mu      sync.Mutex
+	reasons []string
+}
+
+func (e *ejections) note(ev dcs.EndpointEvent) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if ev.Change == dcs.Ejected {
+		e.reasons = append(e.reasons, ev.Reason)
+	}
+}
+
+// hasty returns the reasons without those of agents that were silent for the whole time of
+// an attempt, which happens on a busy machine.
+func (e *ejections) hasty() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	const attempt = 400 * time.Millisecond
+	return slices.DeleteFunc(slices.Clone(e.reasons), func(reason string) bool {
+		_, silence, _ := strings.Cut(reason, "no answer within ")
+		d, err := time.ParseDuration(silence)
+		return err == nil && d >= attempt
+	})
 }
 
 // quiet returns a client whose Pool has made its first requests.

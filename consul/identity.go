@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -20,9 +19,10 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
-// identityKey holds the identity of the store of the tree. The first client that writes
-// creates it. It is read on each new connection, so that no request goes to the keys of
-// another datacenter, or of a server that was configured by mistake.
+// identityKey holds the identity of the store of the tree, with the datacenter in which
+// it was created. The first client that writes creates it. It is read on each new
+// connection, so that no request goes to the keys of another datacenter, or of a server
+// that was configured by mistake.
 const identityKey = ".store"
 
 // admitted returns the client of addr for a request. It waits until the store to which
@@ -85,6 +85,9 @@ func (c *conn) dialVerified(ctx context.Context, share *connShare) (net.Conn, er
 	}
 	if err != nil {
 		heard.Close()
+		if errors.Is(err, errSilentCatalog) {
+			return c.dialVerified(ctx, share)
+		}
 		return nil, err
 	}
 	v.id = &id
@@ -124,11 +127,16 @@ func (b *Backend) askIdentity(ctx context.Context, addr string) (string, error) 
 		return "", err
 	}
 	defer nc.Close()
-	return c.identityOn(ctx, nc)
+	id, err := c.identityOn(ctx, nc)
+	if errors.Is(err, errSilentCatalog) {
+		return b.askIdentity(ctx, addr)
+	}
+	return id, err
 }
 
 // identityOn reads the identity on a connection that is not in use yet. If the
-// server's own copy has none, it reads from the quorum.
+// server's own copy has none, it reads from the quorum. It returns errSilentCatalog
+// if another connection must be made.
 func (c *conn) identityOn(ctx context.Context, nc net.Conn) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.b.c.Timing.RetryTimeout/2)
 	defer cancel()
@@ -147,10 +155,10 @@ func (c *conn) identityOn(ctx context.Context, nc net.Conn) (string, error) {
 		case err != nil:
 			return "", unwrapURLError(err)
 		case p != nil:
-			return string(p.Value), nil
+			return c.locatedOn(ctx, nc, client, string(p.Value))
 		}
 	}
-	return "", nil
+	return c.locatedOn(ctx, nc, client, "")
 }
 
 // oneConn is a transport that makes requests one after the other on one connection.
@@ -182,7 +190,8 @@ func (b *Backend) makeIdentity(ctx context.Context) error {
 		return err
 	}
 	a, err := do(ctx, b, endpoint.Write, func(ctx context.Context, c *conn) (string, error) {
-		id := cmp.Or(b.ident.Former(), rand.Text())
+		dc := b.agents.datacenter(c.addr)
+		id := cmp.Or(b.ident.Former(), newIdentity(dc))
 		made, err := call(ctx, c, func(ctx context.Context, token string) (bool, error) {
 			made, _, err := c.api.KV().CAS(&api.KVPair{Key: b.root + identityKey, Value: []byte(id)}, writing(ctx, token))
 			return made, err
@@ -203,6 +212,7 @@ func (b *Backend) makeIdentity(ctx context.Context) error {
 		if err != nil {
 			return "", err
 		}
+		id = b.located(c.addr, id, dc)
 		return id, b.ident.Check(ctx, c.addr, id)
 	})
 	var f *backend.Failure
