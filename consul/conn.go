@@ -136,9 +136,13 @@ func (c *conn) identify(ctx context.Context) {
 // noRedirect prevents redirects, because the token is for the configured endpoints only.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// mostConns is the maximum number of connections of calls to an agent. Blocking queries
-// have connections of their own.
-const mostConns = 8
+// mostConns is the maximum number of connections of calls to an agent, and renewalConns
+// that of further ones for renewals. A renewal sends two requests at the same time.
+// Blocking queries have connections of their own.
+const (
+	mostConns    = 8
+	renewalConns = 2
+)
 
 // idle is the time for which an unused connection is kept. Consul's agents keep it
 // longer.
@@ -157,9 +161,10 @@ func (c *conn) sharing(queries bool) *sharing {
 // transport returns a transport to the endpoint whose connections share counts.
 func (c *conn) transport(share *connShare) *http.Transport {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dialVerified(ctx, share) }
+	size := share.size()
 	return &http.Transport{
 		// HTTP/1.1 needs a connection for each request in flight.
-		MaxConnsPerHost: mostConns, MaxIdleConnsPerHost: mostConns, IdleConnTimeout: idle, DisableCompression: true,
+		MaxConnsPerHost: size, MaxIdleConnsPerHost: size, IdleConnTimeout: idle, DisableCompression: true,
 		DialContext: dial, DialTLSContext: dial,
 	}
 }
@@ -223,11 +228,11 @@ func retryAfter(value string) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// call makes one request at an endpoint. It repeats the request once if the token was
-// refused and the file has another one.
+// call makes one request at an endpoint. It repeats the request while the token is
+// refused and the file has another one each time.
 func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, token string) (T, error)) (T, error) {
 	token := c.b.token.current()
-	for again := false; ; again = true {
+	for {
 		var p progress
 		v, err := f(p.traced(ctx), token)
 		if err == nil {
@@ -235,7 +240,7 @@ func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, token
 			return v, nil
 		}
 		var zero T
-		if !again && forbidden(err) {
+		if forbidden(err) {
 			var changed bool
 			if token, changed = c.b.token.reload(ctx, token); changed {
 				continue

@@ -23,8 +23,9 @@ const (
 	uses
 )
 
-// connShare divides the connections to one agent, at most mostConns, among requests.
-// An agent at its limit on connections from one address
+// connShare divides the connections to one agent among requests. Renewals may use
+// those of other calls, and renewalConns more, because eight slow Commits would
+// otherwise hold them up. An agent at its limit on connections from one address
 // (limits.http_max_conns_per_client) refuses further ones. The requests then share the
 // open ones, with precedence for renewals, and one more connection is tried from time
 // to time.
@@ -99,15 +100,23 @@ func (s *connShare) release(u use) {
 	s.dispatch()
 }
 
+// size returns the maximum number of connections.
+func (s *connShare) size() int {
+	if s.queries {
+		return mostConns
+	}
+	return mostConns + renewalConns
+}
+
 // most returns the number of connections that may be in use. Under s.mu.
 func (s *connShare) most() int {
 	switch {
 	case !s.limited:
-		return mostConns
+		return s.size()
 	case s.growAt.Elapsed() < 0:
 		return s.open
 	}
-	return min(s.open+1, mostConns)
+	return min(s.open+1, s.size())
 }
 
 // admits reports whether a request may use a connection now. At the limit one
@@ -116,10 +125,15 @@ func (s *connShare) most() int {
 // use. Under s.mu.
 func (s *connShare) admits(u use) bool {
 	most := s.most()
-	if s.used[renewing]+s.used[ordinary] >= most {
+	switch {
+	case s.used[renewing]+s.used[ordinary] >= most:
+		return false
+	case u == renewing || s.queries:
+		return true
+	case s.used[ordinary] >= mostConns:
 		return false
 	}
-	return u == renewing || s.queries || most != s.open || s.used[ordinary] < max(1, most-1)
+	return !s.limited || most != s.open || s.used[ordinary] < max(1, most-1)
 }
 
 // refusal returns the error of a request that is not admitted and must not wait, or nil.
@@ -186,7 +200,7 @@ func (s *connShare) heard(answered bool) {
 	if answered {
 		s.open++
 		s.pause = 0
-		s.limited = s.limited && s.open < mostConns
+		s.limited = s.limited && s.open < s.size()
 	}
 	s.dispatch()
 }

@@ -79,6 +79,36 @@ func TestRenewalsGoFirst(t *testing.T) {
 	})
 }
 
+// Below the limit a renewal does not wait for other requests, however many there are,
+// and may use their connections.
+func TestRenewalsHaveConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		s := &connShare{addr: "agent"}
+		for range mostConns {
+			admittedNow(t, request(ctx, s, ordinary))
+		}
+		next := request(ctx, s, ordinary)
+		waits(t, next)
+		for range renewalConns {
+			admittedNow(t, request(ctx, s, renewing))
+		}
+		s.release(ordinary)
+		synctest.Wait()
+		admittedNow(t, next)
+		for range renewalConns {
+			s.release(renewing)
+		}
+		for range mostConns {
+			s.release(ordinary)
+		}
+		for range mostConns + renewalConns {
+			admittedNow(t, request(ctx, s, renewing))
+		}
+		waits(t, request(ctx, s, renewing))
+	})
+}
+
 // At the limit a blocking query does not wait, and the tree is read without one.
 func TestBlockingQueryDoesNotWaitAtTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -163,13 +193,17 @@ func TestShareGrowsAgain(t *testing.T) {
 		require.GreaterOrEqual(t, tried, 60/5)
 		require.LessOrEqual(t, tried, 2*60/5+6)
 		require.NoError(t, <-next)
-		for n := 2; n < mostConns; n++ {
+		for n := 2; n < s.size(); n++ {
+			u := ordinary
+			if n >= mostConns {
+				u = renewing
+			}
 			s.dialled()
 			s.heard(true)
 			require.True(t, s.isLimited())
-			require.NoError(t, s.acquire(t.Context(), ordinary), "at once")
+			require.NoError(t, s.acquire(t.Context(), u), "at once")
 			ctx, cancel := context.WithCancel(t.Context())
-			waits(t, request(ctx, s, ordinary))
+			waits(t, request(ctx, s, u))
 			cancel()
 			synctest.Wait()
 		}
