@@ -196,8 +196,10 @@ type tokens struct {
 	last  string // the accessor of the token in the file
 }
 
+// write replaces the file, so that nobody reads a part of it.
 func (t *tokens) write(secret string) {
-	require.NoError(t.tb, os.WriteFile(t.file, []byte(secret+"\n"), 0o600))
+	require.NoError(t.tb, os.WriteFile(t.file+".new", []byte(secret+"\n"), 0o600))
+	require.NoError(t.tb, os.Rename(t.file+".new", t.file))
 }
 
 // renew writes a new token to the file and deletes the old token in Consul.

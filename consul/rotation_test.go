@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -42,7 +43,8 @@ func TestCertificateRotationCostsNoCall(t *testing.T) {
 // transaction with the status of a conflict.
 func TestTokenIsReadAgainAfterADeniedTransaction(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
-	require.NoError(t, os.WriteFile(file, []byte("old\n"), 0o600))
+	replace := func(token string) { assert.NoError(t, os.WriteFile(file, []byte(token+"\n"), 0o600)) }
+	replace("old")
 	a := newFake(t)
 	b := fakeClient(t, func(c *Config) { c.TokenFile = file }, a)
 	a.mu.Lock()
@@ -51,9 +53,12 @@ func TestTokenIsReadAgainAfterADeniedTransaction(t *testing.T) {
 		switch {
 		case r.URL.Path != "/v1/txn":
 			_, _ = w.Write([]byte("[]"))
-		case r.Header.Get("X-Consul-Token") == "new":
+		case r.Header.Get("X-Consul-Token") == "newest":
 			_, _ = w.Write([]byte(`{"Results": [{"KV": {"Key": "t/k", "CreateIndex": 3, "ModifyIndex": 3}}]}`))
 		default:
+			if r.Header.Get("X-Consul-Token") == "new" { // it is replaced while it is in use
+				replace("newest")
+			}
 			w.WriteHeader(http.StatusConflict)
 			_, _ = w.Write([]byte(`{"Errors": [{"OpIndex": 0, "What": "Permission denied: token with AccessorID 'x' lacks permission 'key:write' on \"t/k\""}]}`))
 		}
@@ -66,6 +71,6 @@ func TestTokenIsReadAgainAfterADeniedTransaction(t *testing.T) {
 		return err
 	}
 	require.ErrorIs(t, read(), dcs.ErrUnauthorized)
-	require.NoError(t, os.WriteFile(file, []byte("new\n"), 0o600))
-	require.NoError(t, read())
+	replace("new")
+	require.NoError(t, read(), "a token must be read again as often as it changes")
 }
