@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/holdfast-dcs/holdfast/conformance/fault"
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
@@ -26,15 +28,33 @@ type testCluster struct {
 // testTiming keeps tests short and leaves a loaded machine some room.
 var testTiming = dcs.Timing{TTL: 11 * time.Second, LoopWait: time.Second, RetryTimeout: 5 * time.Second}
 
+// loopback is the address of the nodes. No connection of another program begins there
+// and occupies the port of a node that is stopped.
+var loopback = fault.Loopback().Addr()
+
+// reserved has the addresses that tests have reserved.
+var reserved sync.Map
+
+// reserveAddr returns an address that was free a moment ago, and another one each time.
+func reserveAddr(t testing.TB) string {
+	t.Helper()
+	for {
+		ln, err := net.Listen("tcp", net.JoinHostPort(loopback, "0"))
+		require.NoError(t, err)
+		addr := ln.Addr().String()
+		ln.Close()
+		if _, again := reserved.LoadOrStore(addr, true); !again {
+			return addr
+		}
+	}
+}
+
 func clusterConfigs(t testing.TB, size int) []Config {
 	t.Helper()
 	dir := t.TempDir()
 	var peers []Peer
 	for i := range size {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		defer ln.Close()
-		peers = append(peers, Peer{ID: string(rune('a' + i)), Addr: ln.Addr().String()})
+		peers = append(peers, Peer{ID: string(rune('a' + i)), Addr: reserveAddr(t)})
 	}
 	var configs []Config
 	for _, p := range peers {

@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"testing"
 	"time"
@@ -23,10 +24,15 @@ func newTestCA(t testing.TB) *testCA {
 	return &testCA{transporttest.NewCA(t)}
 }
 
-// issue writes a certificate for 127.0.0.1, edited, and returns its files.
+// issue writes a certificate for the nodes' address, edited, and returns its files.
 func (ca *testCA) issue(t testing.TB, name string, edit func(*x509.Certificate)) *TLS {
 	t.Helper()
-	return (*TLS)(ca.Issue(t, name, edit))
+	return (*TLS)(ca.Issue(t, name, func(x *x509.Certificate) {
+		x.IPAddresses = append(x.IPAddresses, net.ParseIP(loopback))
+		if edit != nil {
+			edit(x)
+		}
+	}))
 }
 
 // issueAs returns a node's files with the certificate of the node named id.

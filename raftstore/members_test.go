@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -47,14 +46,6 @@ func (tc *testCluster) hold(t *testing.T, i int) *heldLock {
 	})
 	t.Cleanup(func() { _ = store.Close() })
 	return h
-}
-
-// reserveAddr returns an address that was free a moment ago.
-func reserveAddr(t testing.TB) string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 // extra adds a node to those of a test and starts it. Its Peers are the given nodes and

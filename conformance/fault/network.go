@@ -2,8 +2,11 @@ package fault
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"os/exec"
+	"runtime"
 )
 
 // A Host is one machine of a [Network], or this one.
@@ -13,9 +16,32 @@ type Host struct {
 	n    *Network
 }
 
-// Loopback is this machine as a Host, for servers without a separate network. It cannot
-// drop packets.
-func Loopback() *Host { return &Host{addr: "127.0.0.1"} }
+// Loopback returns this machine as a Host, for servers without a separate network. It
+// cannot drop packets. On Linux each call returns a Host with another loopback address.
+// Connections to other servers begin at 127.0.0.1, so that none of them occupies a port
+// of the Host while its server is stopped.
+func Loopback() *Host {
+	if runtime.GOOS != "linux" { // other systems have no address but 127.0.0.1 by default
+		return &Host{addr: "127.0.0.1"}
+	}
+	part := func() int { return 1 + rand.IntN(254) } //nolint:gosec // G404: only has to differ
+	return &Host{addr: fmt.Sprintf("127.%d.%d.%d", part(), part(), part())}
+}
+
+// FreeAddrs returns n different addresses with ports that were free a moment ago, for
+// servers that are stopped and started again. They are on hosts like those of [Loopback].
+func FreeAddrs(ctx context.Context, n int) ([]string, error) {
+	var addrs []string
+	for range n {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(Loopback().Addr(), "0"))
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close() // at the end, so that no two addresses are equal
+		addrs = append(addrs, l.Addr().String())
+	}
+	return addrs, nil
+}
 
 // Addr returns the Host's IP address.
 func (h *Host) Addr() string { return h.addr }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -61,7 +60,7 @@ func newCluster(ctx context.Context, o options, events func(event.Event), died f
 		return nil, err
 	}
 	c := &cluster{dir: dir, ttl: o.ttl, token: rand.Text(), events: events, died: died, http: &http.Client{}}
-	addrs, err := freeAddrs(ctx, 2*len(memberNames))
+	addrs, err := fault.FreeAddrs(ctx, 2*len(memberNames))
 	if err != nil {
 		c.close()
 		return nil, err
@@ -135,7 +134,7 @@ func (c *cluster) all() []*process {
 // newcomer starts one more member, whose node knows those that are there and is
 // none of theirs yet.
 func (c *cluster) newcomer(ctx context.Context, name string) (*process, error) {
-	addrs, err := freeAddrs(ctx, 2)
+	addrs, err := fault.FreeAddrs(ctx, 2)
 	if err != nil {
 		return nil, err
 	}
@@ -154,20 +153,6 @@ func (c *cluster) forget(p *process) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.members = slices.DeleteFunc(c.members, func(other *process) bool { return other == p })
-}
-
-// freeAddrs returns n loopback addresses that were free a moment ago.
-func freeAddrs(ctx context.Context, n int) ([]string, error) {
-	var out []string
-	for range n {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = l.Close() }()
-		out = append(out, l.Addr().String())
-	}
-	return out, nil
 }
 
 // start runs p and forwards its events. It does not wait for anything.

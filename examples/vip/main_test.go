@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -74,13 +73,8 @@ type daemon struct {
 
 func newScene(t *testing.T) *scene {
 	s := &scene{T: t, dir: t.TempDir()}
-	var addrs []string
-	for range 6 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		defer l.Close()
-		addrs = append(addrs, l.Addr().String())
-	}
+	addrs, err := fault.FreeAddrs(t.Context(), 6)
+	require.NoError(t, err)
 	peers := fmt.Sprintf("a=%s,b=%s,c=%s", addrs[0], addrs[1], addrs[2])
 	for i, name := range []string{"a", "b", "c"} {
 		url := fmt.Sprintf("raft://%s?id=%s&root=demo&listen=%s&peers=%s", filepath.Join(s.dir, "store-"+name), name, addrs[i], peers)

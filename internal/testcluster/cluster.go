@@ -197,11 +197,12 @@ func (c *Cluster) newServer(ctx context.Context) (*Server, error) {
 		s.host = c.network.Host(c.made)
 	} else {
 		for name := range s.ports {
-			p, err := freePort(ctx)
+			ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(s.host.Addr(), "0"))
 			if err != nil {
 				return nil, err
 			}
-			s.ports[name] = p
+			defer ln.Close() // at the end, so that no two ports are equal
+			s.ports[name] = ln.Addr().(*net.TCPAddr).Port
 		}
 	}
 	s.label = s.name
@@ -224,15 +225,6 @@ func (c *Cluster) newServer(ctx context.Context) (*Server, error) {
 
 // hostName returns the name of the proxy in the Domain.
 func (s *Server) hostName() string { return s.label + "." + s.c.o.Domain }
-
-func freePort(ctx context.Context) (int, error) {
-	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port, nil
-}
 
 // Endpoint returns the address for clients, which is that of the Proxy. With a Domain
 // it has the name of the server.
