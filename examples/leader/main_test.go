@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,7 +49,7 @@ func play(t *testing.T, url, name string, led chan<- *player) *player {
 	t.Helper()
 	exe, err := os.Executable()
 	require.NoError(t, err)
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), exe, "-store", url, "-scope", "pg", "-name", name, "-ttl", "3s", "-json")
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), exe, "-store", url, "-scope", "pg", "-name", name, "-json")
 	cmd.Env = append(os.Environ(), playing+"=1")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -148,14 +147,11 @@ func scene(t *testing.T, url func(i int) string) {
 
 func TestLeaderOnRaft(t *testing.T) {
 	dir := t.TempDir()
-	var addrs, peers []string
-	for i := range 3 {
-		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		defer l.Close()
-		addrs = append(addrs, l.Addr().String())
-		peers = append(peers, string(rune('a'+i))+"="+l.Addr().String())
-		l.Close()
+	addrs, err := fault.FreeAddrs(t.Context(), 3)
+	require.NoError(t, err)
+	var peers []string
+	for i, addr := range addrs {
+		peers = append(peers, string(rune('a'+i))+"="+addr)
 	}
 	scene(t, func(i int) string {
 		name := string(rune('a' + i))
