@@ -42,6 +42,27 @@ func TestExtendAfterFiring(t *testing.T) {
 	noError(t, g.Disarm())
 }
 
+// After a child has fired another one is started before the next leadership, which would
+// wait for it.
+func TestNextChildStandsBy(t *testing.T) {
+	g := open(t, Options{Command: []string{"true"}})
+	_, dead := childOf(t, g)
+	noError(t, g.Arm(dcs.Now()))
+	await(t, dead)
+	must(t, g.Fired(), "it has fired")
+	noError(t, g.Disarm())
+	eventually(t, func() bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return g.process != nil
+	})
+	next, _ := childOf(t, g)
+	noError(t, g.Arm(dcs.Now().Add(time.Hour)))
+	armed, _ := childOf(t, g)
+	must(t, armed == next, "another child was started")
+	noError(t, g.Disarm())
+}
+
 // The manager gets the error while the command runs, and the next leadership begins after
 // the end of the command, or after a second.
 func TestExtendWhileTheCommandRuns(t *testing.T) {

@@ -257,7 +257,23 @@ func (g *Guardian) Disarm() error {
 	if p := g.process; p != nil && p.call(message{op: opDisarm}) != nil {
 		g.drop()
 	}
+	if g.fired && g.process == nil {
+		go g.standBy() // it ends when the child has started
+	}
 	return nil
+}
+
+// standBy starts a child after another one has fired, so that the next leadership does not
+// wait for its start.
+func (g *Guardian) standBy() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.process != nil || g.closed {
+		return
+	}
+	if err := g.start(); err != nil {
+		g.log.Warn("guardian's process cannot be started: Arm tries again", "error", err)
+	}
 }
 
 // Close ends the child. If the Guardian is armed, the child fires, as it does when the
