@@ -159,10 +159,18 @@ func (p *group) start(name string) *process {
 	cmd := exec.CommandContext(context.WithoutCancel(p.t.Context()), exe, "-test.run=^$")
 	cmd.Env = append(os.Environ(), memberStore+"="+p.url, memberScope+"="+p.scope, memberName+"="+name, memberRecord+"="+m.record)
 	cmd.Env = append(cmd.Env, p.env...)
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	log, err := os.Create(m.record + ".log")
+	require.NoError(p.t, err)
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
 	m.Process, err = fault.StartProcess(cmd)
 	require.NoError(p.t, err)
-	p.t.Cleanup(m.Kill)
+	p.t.Cleanup(func() {
+		m.Kill()
+		if text, err := os.ReadFile(log.Name()); err == nil && p.t.Failed() {
+			p.t.Logf("member %s:\n%s", name, text)
+		}
+	})
 	return m
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"sync"
@@ -166,11 +167,12 @@ func runMember() error {
 	if err != nil {
 		return err
 	}
-	store, err := dcs.Open(ctx, os.Getenv(memberStore), dcs.Options{})
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	store, err := dcs.Open(ctx, os.Getenv(memberStore), dcs.Options{Logger: log})
 	if err != nil {
 		return err
 	}
-	c := elector.Config{Store: store, Scope: os.Getenv(memberScope), Name: os.Getenv(memberName)}
+	c := elector.Config{Store: store, Scope: os.Getenv(memberScope), Name: os.Getenv(memberName), Logger: log}
 	var r *recorder
 	var led func() bool
 	if os.Getenv(memberGuarded) != "" {
