@@ -50,15 +50,18 @@ func (p *Pool) Identify(endpoint, server string) {
 // restored. Under p.mu.
 func (p *Pool) regroup() {
 	for _, m := range p.members {
-		shadowed := p.isReplaced(m)
-		if shadowed == m.shadowed {
+		shadowed, wasIdle := p.isReplaced(m), m.idle
+		changed := shadowed != m.shadowed
+		m.shadowed = shadowed
+		m.idle = p.isIdle(m)
+		if shadowed && changed || m.idle && !wasIdle { // it may have been probed while the other one was ejected
+			p.drop(m)
+		}
+		if !changed {
 			continue
 		}
-		m.shadowed = shadowed
-		same := p.first(m)
 		if shadowed {
-			p.report(dcs.EndpointEvent{Change: dcs.Removed, From: m.addr, Reason: "same server as " + same.addr})
-			p.drop(m)
+			p.report(dcs.EndpointEvent{Change: dcs.Removed, From: m.addr, Reason: "same server as " + p.first(m).addr})
 			continue
 		}
 		m.probeAt = p.now()

@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -93,6 +94,51 @@ func TestOneServerIsOneEndpoint(t *testing.T) {
 		a, err = makeCall(t, p, call)
 		require.NoError(t, err)
 		require.Equal(t, "addr1", a.Endpoint)
+	})
+}
+
+// The other address of a server is probed while the first one is ejected. The connection
+// for that is dropped when the first one serves again.
+func TestOtherAddressKeepsNoConnection(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBench("addr1", "addr2", "name1")
+		servers := map[string]string{"addr1": "1", "addr2": "2", "name1": "1"}
+		var mu sync.Mutex
+		open := map[string]bool{}
+		p, _ := b.identified(servers, func(o *Options) {
+			o.Seeds = []string{"addr1", "name1", "addr2"}
+			probe := o.Probe
+			o.Probe = func(ctx context.Context, endpoint string) (bool, error) {
+				mu.Lock()
+				open[endpoint] = true
+				mu.Unlock()
+				return probe(ctx, endpoint)
+			}
+			o.Drop = func(endpoint string) {
+				mu.Lock()
+				defer mu.Unlock()
+				open[endpoint] = false
+			}
+		})
+		defer p.Close()
+		connected := func() map[string]bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return maps.Clone(open)
+		}
+		time.Sleep(p.o.Budget)
+		require.Equal(t, map[string]bool{"addr1": true, "addr2": true, "name1": false}, connected())
+		b.set("addr1", "refuse")
+		b.set("name1", "refuse")
+		for b.count(dcs.Ejected, "addr1") == 0 || !connected()["name1"] {
+			time.Sleep(p.o.ProbeInterval)
+		}
+		b.set("addr1", "")
+		for b.count(dcs.Restored, "addr1") == 0 {
+			time.Sleep(p.o.ProbeInterval)
+		}
+		require.False(t, p.Knows("name1"))
+		require.False(t, connected()["name1"])
 	})
 }
 

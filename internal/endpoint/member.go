@@ -51,6 +51,7 @@ type member struct {
 	silentAt time.Duration // its first failure since it last answered; 0 means none
 	dropped  bool          // its connections were dropped since it was ejected
 	shadowed bool          // another endpoint of the same server is used instead
+	idle     bool          // it needed no connection when the endpoints were last grouped
 	gone     bool          // removed from the Pool
 
 	lat      [classes]latency
