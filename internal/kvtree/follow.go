@@ -13,8 +13,8 @@ func (t *Tree) Follow(rev dcs.Revision, wrote []dcs.Entry, deleted []string) {
 	defer t.mu.Unlock()
 	t.rev = max(t.rev, rev)
 	txn := t.entries.Txn()
-	for i := range wrote {
-		txn.Insert([]byte(wrote[i].Key), &wrote[i])
+	for _, e := range wrote {
+		txn.Insert([]byte(e.Key), &e) // a copy, because the address of an element would keep all of wrote
 	}
 	for _, key := range deleted {
 		txn.Delete([]byte(key))
