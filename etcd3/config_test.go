@@ -74,6 +74,15 @@ func TestURL(t *testing.T) {
 		"etcd3://h/r?slots=many":                        "a number like",
 		"etcd3://h/r?slots=-1":                          "Slots -1",
 		"etcd3://h/r?nosuch=1":                          "nosuch",
+		"etcd3://h/r?discovery=perhaps":                 "discovery",
+		"etcd3://h/r?tls=perhaps":                       "tls=perhaps",
+		"etcd3://h/r?tls_insecure_skip_verify=perhaps":  "tls_insecure_skip_verify",
+		"etcd3://h/r?tls_key_password_file=/x":          "tls_key_password_file",
+		"etcd3://h:99999/r":                             "from 1 to 65535",
+		"etcd3://h,:2379/r":                             "host",
+		"etcd3://h:/r":                                  "port",
+		"etcd3://h/r?srv=example.test":                  "exclude each other",
+		"etcd3://h/r?password_file=/x":                  "username",
 		"etcd3://h/r?username=u&password_file=/no/such": "password_file",
 	} {
 		_, err := dcs.Open(t.Context(), url, dcs.Options{})

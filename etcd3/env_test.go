@@ -48,6 +48,84 @@ func TestEnvironmentWhenAskedFor(t *testing.T) {
 	require.ErrorContains(t, err, "ETCDCTL_PASSWORD")
 }
 
+// Each variable of the environment has an effect, and a setting of the URL takes its
+// place.
+func TestEnvironment(t *testing.T) {
+	for name, row := range map[string]struct {
+		env  map[string]string
+		url  string
+		want Config
+		says string // the error, in place of want
+	}{
+		"servers without TLS": {
+			env: map[string]string{"ETCDCTL_ENDPOINTS": "http://h1:1/, h2"}, url: "etcd3:///r?env=true",
+			want: Config{Endpoints: []string{"h1:1", "h2"}, Root: "r"},
+		},
+		"the authority switches TLS on": {
+			env: map[string]string{"ETCDCTL_CACERT": "/ca"}, url: "etcd3://h/r?env=true",
+			want: Config{Endpoints: []string{"h"}, Root: "r", TLSFiles: &dcs.TLSFiles{CA: "/ca"}},
+		},
+		"unverified": {
+			env: map[string]string{"ETCDCTL_INSECURE_SKIP_TLS_VERIFY": "1"}, url: "etcd3://h/r?env=true",
+			want: Config{Endpoints: []string{"h"}, Root: "r", TLSFiles: &dcs.TLSFiles{InsecureSkipVerify: true}},
+		},
+		"user and password apart": {
+			env: map[string]string{"ETCDCTL_USER": "u", "ETCDCTL_PASSWORD": "p"}, url: "etcd3://h/r?env=true",
+			want: Config{Endpoints: []string{"h"}, Root: "r", Username: "u", Password: "p"},
+		},
+		"discovery precedes the list": {
+			env: map[string]string{"ETCDCTL_DISCOVERY_SRV": "example.test", "ETCDCTL_DISCOVERY_SRV_NAME": "main", "ETCDCTL_ENDPOINTS": "h1"}, url: "etcd3:///r?env=true",
+			want: Config{SRV: "example.test", SRVSuffix: "main", Root: "r"},
+		},
+		"hosts in place of discovery": {
+			env: map[string]string{"ETCDCTL_DISCOVERY_SRV": "example.test", "ETCDCTL_DISCOVERY_SRV_NAME": "main"}, url: "etcd3://h/r?env=true",
+			want: Config{Endpoints: []string{"h"}, Root: "r"},
+		},
+		"discovery in place of the list": {
+			env: map[string]string{"ETCDCTL_ENDPOINTS": "h1"}, url: "etcd3:///r?env=true&srv=example.test",
+			want: Config{SRV: "example.test", Root: "r"},
+		},
+		"env=false":                 {env: map[string]string{"ETCDCTL_ENDPOINTS": "h1"}, url: "etcd3:///r?env=false", says: "no host"},
+		"env=perhaps":               {url: "etcd3://h/r?env=perhaps", says: "env"},
+		"two schemes":               {env: map[string]string{"ETCDCTL_ENDPOINTS": "http://h1,https://h2"}, url: "etcd3:///r?env=true", says: "ETCDCTL_ENDPOINTS"},
+		"http in spite of TLS":      {env: map[string]string{"ETCDCTL_ENDPOINTS": "http://h1", "ETCDCTL_CACERT": "/ca"}, url: "etcd3:///r?env=true", says: "http://"},
+		"a socket":                  {env: map[string]string{"ETCDCTL_ENDPOINTS": "unix:///run/etcd"}, url: "etcd3:///r?env=true", says: "http or https"},
+		"a password without a user": {env: map[string]string{"ETCDCTL_PASSWORD": "p"}, url: "etcd3://h/r?env=true", says: "ETCDCTL_USER"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for variable, value := range row.env {
+				t.Setenv(variable, value)
+			}
+			got, err := fromURL(t, row.url)
+			if row.says != "" {
+				require.ErrorIs(t, err, dcs.ErrInvalid)
+				require.ErrorContains(t, err, row.says)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, row.want, got)
+		})
+	}
+}
+
+// Each TLS option of a URL sets one field.
+func TestTLSOptions(t *testing.T) {
+	for option, want := range map[string]*dcs.TLSFiles{
+		"tls=false":                     nil,
+		"tls=true":                      {},
+		"tls_ca=/x":                     {CA: "/x"},
+		"tls_cert=/x":                   {Cert: "/x"},
+		"tls_key=/x":                    {Key: "/x"},
+		"tls_key_password_file=/x":      {KeyPasswordFile: "/x"},
+		"tls_server_name=db":            {ServerName: "db"},
+		"tls_insecure_skip_verify=true": {InsecureSkipVerify: true},
+	} {
+		c, err := fromURL(t, "etcd3://h/r?"+option)
+		require.NoError(t, err, option)
+		require.Equal(t, Config{Endpoints: []string{"h"}, Root: "r", TLSFiles: want}, c, option)
+	}
+}
+
 func TestSRV(t *testing.T) {
 	c, err := fromURL(t, "etcd3:///r?srv=example.test&srv_suffix=main&discovery=false&tls=true")
 	require.NoError(t, err)
