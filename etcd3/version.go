@@ -119,6 +119,7 @@ func (b *Backend) warn(addr, version string) {
 	}
 	b.mu.Lock()
 	done := b.warned[addr] == version
+	maps.DeleteFunc(b.warned, func(other, _ string) bool { return !b.pool.Knows(other) })
 	b.warned[addr] = version
 	b.mu.Unlock()
 	if done {

@@ -183,6 +183,20 @@ func TestKnownDefectsAreWarnedOf(t *testing.T) {
 	require.Equal(t, 1, strings.Count(written(), "issues/15247"), written())
 }
 
+// Servers that were removed are forgotten, however many addresses there were.
+func TestWarningsOfRemovedServersAreForgotten(t *testing.T) {
+	b, err := New(Config{Endpoints: []string{"127.0.0.1:1"}, Root: "r", NoDiscovery: true})
+	require.NoError(t, err)
+	defer b.Close()
+	b.warn("127.0.0.1:1", "3.5.7")
+	for i := range 100 {
+		b.warn(fmt.Sprintf("10.0.0.%d:2379", i), "3.5.7")
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	require.Equal(t, map[string]string{"127.0.0.1:1": "3.5.7", "10.0.0.99:2379": "3.5.7"}, b.warned)
+}
+
 type lockedWriter struct {
 	mu *sync.Mutex
 	w  *bytes.Buffer
