@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -57,17 +58,34 @@ func Send(ctx context.Context, p *endpoint.Pool, i *Identity, m *Markers, r atte
 		}
 		v, before := Judge(err), len(refusals.Asked())
 		refusals.Note(addr, err, v)
-		at, refusal := refusals.Unanimous(p)
-		if refusal != nil {
-			addr, err = at, refusal
+		if at, refusal := refusals.Unanimous(p); refusal != nil {
+			return answer, &endpoint.Fault{Endpoint: at, Err: refusal}
 		}
 		// While nothing was written and a server has refused for a reason that may be
 		// its own, the next server is tried, each once.
-		if refusal != nil || !v.Refused || !refusals.Any() || len(refusals.Asked()) == before || ctx.Err() != nil {
-			return answer, &endpoint.Fault{Endpoint: addr, Err: err}
+		if v.Refused && refusals.Any() && len(refusals.Asked()) > before && ctx.Err() == nil {
+			continue
 		}
+		if dcs.KindOf(err) == dcs.ErrUnauthorized && !v.Final && !refusals.ByAll(p, hasKind) { //nolint:errorlint // KindOf returns a sentinel
+			err = &passing{err}
+		}
+		return answer, &endpoint.Fault{Endpoint: addr, Err: err}
 	}
 }
+
+// hasKind reports whether err is a Failure with a kind.
+func hasKind(err error) bool {
+	var f *Failure
+	return errors.As(err, &f) && f.Kind != nil
+}
+
+// passing is a refusal that must not end the Commit, because another server or a later copy
+// may succeed. It has no kind, and matches the errors that err matches.
+type passing struct{ err error }
+
+func (p *passing) Error() string { return p.err.Error() }
+
+func (p *passing) Is(target error) bool { return errors.Is(p.err, target) }
 
 // sendAt sends the copy to a server that has not been tried, if there is one.
 func sendAt(ctx context.Context, p *endpoint.Pool, r attempt.Request, lease dcs.LeaseID, at string, asked []string,

@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -114,29 +115,31 @@ func TestSlowWritesGetThrough(t *testing.T) {
 
 var errDenied = errors.New("denied")
 
-// A Commit that one server refuses for a reason that may be its own goes to the next server
-// within the same copy. It is refused once all servers have refused it, and nothing was
-// written then.
+// A Commit that one server refuses for a reason that may be its own, or that has a bad
+// certificate, goes to the next server within the same copy. It is refused once all servers
+// have refused it, and nothing was written then.
 func TestCommitThatOneServerRefuses(t *testing.T) {
 	for name, row := range map[string]struct {
-		refuse []string
-		down   []string
-		served bool
+		refuse, untrusted, down []string
+		served                  bool
+		late                    bool // the error comes at the end of the budget
 	}{
-		"one":                       {refuse: []string{"a"}, served: true},
-		"two":                       {refuse: []string{"a", "b"}, served: true},
-		"all":                       {refuse: []string{"a", "b", "c"}},
-		"all that can be reached":   {refuse: []string{"a", "b"}, down: []string{"c"}},
-		"one, the others are down":  {refuse: []string{"b"}, down: []string{"a", "c"}},
-		"none, and two are unheard": {down: []string{"b", "c"}, served: true},
+		"one":                            {refuse: []string{"a"}, served: true},
+		"two":                            {refuse: []string{"a", "b"}, served: true},
+		"all":                            {refuse: []string{"a", "b", "c"}},
+		"all that can be reached":        {refuse: []string{"a", "b"}, down: []string{"c"}},
+		"one, the others are down":       {refuse: []string{"b"}, down: []string{"a", "c"}},
+		"none, and two are unheard":      {down: []string{"b", "c"}, served: true},
+		"one is untrusted":               {untrusted: []string{"a"}, served: true},
+		"two are untrusted":              {untrusted: []string{"a", "b"}, served: true},
+		"all are untrusted":              {untrusted: []string{"a", "b", "c"}},
+		"two in different ways":          {untrusted: []string{"a"}, refuse: []string{"b"}, served: true},
+		"untrusted, the others are down": {untrusted: []string{"a"}, down: []string{"b", "c"}, late: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := endpoint.New(endpoint.Options{Backend: "test", Seeds: []string{"a", "b", "c"}, Budget: 3 * time.Second, Judge: Judge})
-				defer p.Close()
-				s := &refuser{pool: p, refuse: row.refuse, down: row.down}
-				c := attempt.New(s, CommitOptions(p, attempt.Options{Backend: "test"}))
-				defer c.Close()
+				s, c := newRefuser(t)
+				s.refuse, s.untrusted, s.down = row.refuse, row.untrusted, row.down
 				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 				defer cancel()
 				began := time.Now()
@@ -147,16 +150,53 @@ func TestCommitThatOneServerRefuses(t *testing.T) {
 				}
 				require.ErrorIs(t, err, dcs.ErrUnauthorized)
 				require.NotErrorIs(t, err, dcs.ErrAmbiguous)
-				require.Less(t, time.Since(began), time.Second)
+				require.Equal(t, row.late, time.Since(began) > time.Second)
 			})
 		})
 	}
 }
 
-// refuser is a store of which some servers refuse or are down.
+// A Commit goes on while all servers refuse it for a reason that passes, such as a password
+// that is about to change.
+func TestCommitThatAllServersRefuseForNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := newRefuser(t)
+		s.until = time.Now().Add(time.Second)
+		for _, row := range []struct {
+			budget time.Duration
+			served bool
+		}{{500 * time.Millisecond, false}, {3 * time.Second, true}} {
+			ctx, cancel := context.WithTimeout(t.Context(), row.budget)
+			_, err := c.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+			cancel()
+			require.Equal(t, row.served, err == nil, "%v", err)
+			if !row.served {
+				require.ErrorIs(t, err, dcs.ErrUnauthorized)
+				require.NotErrorIs(t, err, dcs.ErrAmbiguous)
+			}
+		}
+	})
+}
+
+// refuser is a store of which some servers refuse, have a bad certificate, or are down.
 type refuser struct {
-	pool         *endpoint.Pool
-	refuse, down []string
+	pool                    *endpoint.Pool
+	refuse, untrusted, down []string
+	until                   time.Time // all servers refuse before it
+}
+
+// newRefuser returns a refuser with the servers a, b and c, which are asked in this order.
+func newRefuser(t *testing.T) (*refuser, *attempt.Committer) {
+	p := endpoint.New(endpoint.Options{
+		Backend: "test", Seeds: []string{"a", "b", "c"}, Budget: 3 * time.Second, Judge: Judge, Rand: func(int64) int64 { return 0 },
+	})
+	s := &refuser{pool: p}
+	c := attempt.New(s, CommitOptions(p, attempt.Options{Backend: "test"}))
+	t.Cleanup(func() {
+		c.Close()
+		p.Close()
+	})
+	return s, c
 }
 
 func (s *refuser) Read(_ context.Context, keys ...string) ([]dcs.Entry, error) {
@@ -169,8 +209,12 @@ func (s *refuser) Send(ctx context.Context, r attempt.Request) (attempt.Answer, 
 	}
 	return Send(ctx, s.pool, decidedIdentity(), nil, r, Anywhere, func(_ context.Context, addr string, _ dcs.LeaseID) (attempt.Answer, error) {
 		switch {
+		case time.Now().Before(s.until):
+			return attempt.Answer{}, &Failure{Endpoint: addr, Refused: true, Err: fmt.Errorf("%w: for now", dcs.ErrUnauthorized)}
 		case slices.Contains(s.refuse, addr):
 			return attempt.Answer{}, &Failure{Endpoint: addr, Kind: dcs.ErrUnauthorized, Unconfirmed: true, Refused: true, Err: errDenied}
+		case slices.Contains(s.untrusted, addr):
+			return attempt.Answer{}, &Failure{Endpoint: addr, Kind: dcs.ErrUnauthorized, Blame: true, Unreachable: true, Refused: true, Err: errDenied}
 		case slices.Contains(s.down, addr):
 			return attempt.Answer{}, &Failure{Endpoint: addr, Unreachable: true, Refused: true, Err: errors.New("connection refused")}
 		}

@@ -62,14 +62,21 @@ func (r *Refusals) Asked() []string {
 	return out
 }
 
-// Any reports whether an endpoint has refused the call with an Unconfirmed verdict.
-func (r *Refusals) Any() bool {
-	for _, f := range r.by {
-		if f.unconfirmed {
-			return true
+// Any reports whether an endpoint has refused the call with an Unconfirmed verdict, or an
+// ErrUnauthorized.
+func (r *Refusals) Any() bool { return len(r.by) > 0 }
+
+// ByAll reports whether every endpoint has refused the call with an error of which is
+// returns true.
+func (r *Refusals) ByAll(p *Pool, is func(error) bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range p.members {
+		if f, refused := r.by[m.addr]; !m.shadowed && !(refused && is(f.err)) {
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 // Unanimous returns an Unconfirmed refusal and its endpoint, if every endpoint that
