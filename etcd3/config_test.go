@@ -125,6 +125,7 @@ func TestMeanings(t *testing.T) {
 		"wrong password":       {err: rpctypes.ErrGRPCAuthFailed, left: true, kind: dcs.ErrUnauthorized, refused: true, also: backend.Failure{Unconfirmed: true}},
 		"never left":           {err: status.Error(codes.Unavailable, "connection refused"), refused: true, blame: true, also: backend.Failure{Unreachable: true}},
 		"cut in the middle":    {err: status.Error(codes.Unavailable, "error reading from server: EOF"), left: true, blame: true},
+		"cut in the handshake": {err: status.Error(codes.Unavailable, `connection error: desc = "transport: authentication handshake failed: read tcp 127.0.0.1:1->127.0.0.1:2: read: connection reset by peer"`), refused: true, blame: true, also: backend.Failure{Unreachable: true}},
 		"certificate":          {err: status.Error(codes.Unavailable, "tls: failed to verify certificate: x509: expired"), kind: dcs.ErrUnauthorized, refused: true, blame: true, also: backend.Failure{Unreachable: true}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -95,7 +95,7 @@ func message(err error) string { return status.Convert(err).Message() }
 
 // certificates are texts that identify the error of a refused certificate, because
 // gRPC has no code for it.
-var certificates = []string{"x509: ", "tls: ", "authentication handshake failed"}
+var certificates = []string{"x509: ", "tls: "}
 
 // notSent returns the failure of a request that was given up before it was sent. If
 // the connection was ready, the request waited for one of the streams that the member

@@ -36,9 +36,9 @@ func NewRotation(tb testing.TB) *Rotation {
 	require.NoError(tb, err)
 	r.newer, err = testcerts.NewAuthority(filepath.Join(dir, "newer"), nil)
 	require.NoError(tb, err)
-	r.copy(tb, r.Files.CA, r.older.File())
-	r.copy(tb, r.Files.Cert, r.older.Client().Cert)
-	r.copy(tb, r.Files.Key, r.older.Client().Key)
+	WriteFile(tb, r.Files.CA, r.older.File())
+	WriteFile(tb, r.Files.Cert, r.older.Client().Cert)
+	WriteFile(tb, r.Files.Key, r.older.Client().Key)
 	r.serve(tb, r.older, r.older)
 	return r
 }
@@ -58,27 +58,28 @@ var protocols = []string{"h2", "http/1.1"}
 // and fail the test if it cannot.
 func (r *Rotation) Each(tb testing.TB, connects func(step string)) {
 	connects("before")
-	r.copy(tb, r.Files.CA, r.older.File(), r.newer.File())
+	WriteFile(tb, r.Files.CA, r.older.File(), r.newer.File())
 	connects("both authorities are trusted")
 	r.serve(tb, r.newer, r.older, r.newer)
 	connects("the server has its new certificate")
-	r.copy(tb, r.Files.Cert, r.newer.Client().Cert)
+	WriteFile(tb, r.Files.Cert, r.newer.Client().Cert)
 	connects("the key of the new certificate is not written yet")
-	r.copy(tb, r.Files.Key, r.newer.Client().Key)
+	WriteFile(tb, r.Files.Key, r.newer.Client().Key)
 	connects("the new certificate and its key are written")
 	r.serve(tb, r.newer, r.newer)
 	connects("the server trusts the new authority only")
-	r.copy(tb, r.Files.CA)
+	WriteFile(tb, r.Files.CA)
 	connects("the file of the authorities is being written")
-	r.copy(tb, r.Files.CA, r.newer.File())
+	WriteFile(tb, r.Files.CA, r.newer.File())
 	connects("after")
 }
 
 // Back gives the server its first certificate again, which is no longer trusted.
 func (r *Rotation) Back(tb testing.TB) { r.serve(tb, r.older, r.older, r.newer) }
 
-// copy writes the concatenation of the files from to the file to.
-func (r *Rotation) copy(tb testing.TB, to string, from ...string) {
+// WriteFile writes the concatenation of the files from to the file to.
+func WriteFile(tb testing.TB, to string, from ...string) {
+	tb.Helper()
 	var all strings.Builder
 	for _, f := range from {
 		data, err := os.ReadFile(f) //nolint:gosec // G304: our own file
