@@ -3,6 +3,8 @@ package raftstore
 import (
 	"context"
 	"fmt"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -128,5 +130,46 @@ func TestRenewReadsMoreThanACallCarries(t *testing.T) {
 	for i, e := range r.Entries {
 		require.Equal(t, lease.ID(), e.Lease)
 		require.True(t, i == 0 || r.Entries[i-1].Key < e.Key, "sorted")
+	}
+}
+
+// A renewal of many keys makes no more calls than necessary.
+func TestRenewalOfManyKeys(t *testing.T) {
+	tc := newTestCluster(t, 1, nil)
+	ctx := testCtx(t)
+	b := tc.node[tc.leader()]
+	lease, _, err := b.Grant(ctx, 10*time.Second)
+	require.NoError(t, err)
+	var keys []string
+	for i := range 5000 {
+		keys = append(keys, fmt.Sprintf("k%04d", i))
+	}
+	for some := range slices.Chunk(keys, b.Caps().MaxTxnOps) {
+		var txn dcs.Txn
+		for _, key := range some {
+			txn.Then = append(txn.Then, dcs.PutLeased(key, nil, lease.ID()))
+		}
+		_, err = b.Commit(ctx, txn)
+		require.NoError(t, err)
+	}
+	var renewals, reads atomic.Int64
+	b.node.setCallHook(func(_ context.Context, e callEvent) bool {
+		switch {
+		case !e.answered: // only answers count, because a slow call is repeated
+		case e.op == opRenew:
+			renewals.Add(1)
+		case e.op == opRead:
+			reads.Add(1)
+		}
+		return true
+	})
+	defer b.node.setCallHook(nil)
+	for _, n := range []int{1, maxRenewKeys, maxRenewKeys + 1, len(keys)} {
+		renewals.Store(0)
+		r, err := lease.Renew(ctx, keys[:n]...)
+		require.NoError(t, err, "%d keys", n)
+		require.Len(t, r.Entries, n)
+		require.Equal(t, int64((n+maxRenewKeys-1)/maxRenewKeys), renewals.Load(), "%d keys", n)
+		require.Zero(t, reads.Load(), "%d keys", n)
 	}
 }
