@@ -235,7 +235,7 @@ func federation(t *testing.T) (clusters [2]*testcluster.Cluster, admins [2]*api.
 		}
 	}
 	testcluster.Need(t, errors.Join(errs[:]...))
-	require.NoError(t, admins[1].Agent().Join("127.0.0.1:"+ports[0], true))
+	require.NoError(t, admins[1].Agent().Join(net.JoinHostPort(clusters[0].Servers()[0].Host().Addr(), ports[0]), true))
 	return clusters, admins
 }
 
