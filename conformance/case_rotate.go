@@ -33,6 +33,11 @@ var rotateCases = faultCases([]spec{
 	rotateCase("Rotate/HalfHealthy", "One server after the other is cut off from its peers and still answers clients",
 		"The incident: an etcd member cut off from its peers; lease keepalives timed out with \"request timed out\", the client never left it, and healthy primaries were demoted.", Partitioned),
 	{Case: Case{
+		Name:       "Rotate/OneRefuses",
+		Rule:       "The server in use refuses every request, with an answer that no other server gives: no call fails, the lock is kept, the server is left, changes by other clients are seen within B, and an event names the server and the reason.",
+		Motivation: "An etcd member that was added again, and a Consul agent to which the token had not been replicated, refused what the others served, and every third call failed.",
+	}, run: oneRefuses},
+	{Case: Case{
 		Name:       "Rotate/Slow",
 		Rule:       "If the server in use answers 500 ms later, traffic leaves it, and the median is as without that server.",
 		Motivation: "A slow server is worse than a dead one for clients that judge by connectivity.",

@@ -54,6 +54,12 @@ type Cluster struct {
 	// Healthy must return when every server serves and all follow one leader.
 	Healthy func(tb testing.TB)
 
+	// Refusals have the answers, by their names, with which one server can refuse requests
+	// that the others serve, such as a token that it does not know yet. Each function
+	// makes server i refuse all requests of clients so, until restore. Rotate/OneRefuses
+	// needs one.
+	Refusals map[string]func(tb testing.TB, i int) (restore func())
+
 	// ReadOnly makes the store answer reads and refuse or ignore writes, including
 	// renewals if they are writes, until restore.
 	ReadOnly func(tb testing.TB) (restore func())

@@ -150,6 +150,9 @@ func memDoors(s *memstore.Server, timing dcs.Timing) (*Cluster, func(testing.TB,
 			}
 			return s.Inject(memstore.Match{Endpoint: doors[i]}, fault).Lift
 		},
+		Refusals: map[string]func(testing.TB, int) func(){"too many requests": func(_ testing.TB, i int) func() {
+			return s.Inject(memstore.Match{Endpoint: doors[i]}, memstore.Refuse(errors.New("too many requests"))).Lift
+		}},
 		ReadOnly: func(testing.TB) func() {
 			s.ReadOnly(true)
 			return func() { s.ReadOnly(false) }

@@ -89,7 +89,7 @@ var faultMutants = slices.Concat(
 		}},
 	},
 	neverRotates(
-		"Rotate/Frozen", "Rotate/Silent", "Rotate/Blackholed", "Rotate/Refused", "Rotate/Reset", "Rotate/DNS", "Rotate/HalfHealthy",
+		"Rotate/OneRefuses", "Rotate/Frozen", "Rotate/Silent", "Rotate/Blackholed", "Rotate/Refused", "Rotate/Reset", "Rotate/DNS", "Rotate/HalfHealthy",
 		"Rotate/FarEndpoint", "Rotate/ComesBack", "Rotate/SeedDownAtOpen", "Store/RollingRestart", "Store/OneReboots",
 	),
 )

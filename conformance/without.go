@@ -20,6 +20,7 @@ var requiredBy = map[string][]string{
 	"URL":             {"Open/ByURL", "Holder/PausedPastTTL"},
 	"DropBookkeeping": {"Reply/MarkerLost"},
 
+	"Cluster.Refusals":   {"Rotate/OneRefuses"},
 	"Cluster.ReadOnly":   {"Outage/ReadOnly"},
 	"Cluster.RestartAll": {"Store/Kill9"},
 	"Cluster.Replace":    {"Rotate/AllReplaced"},

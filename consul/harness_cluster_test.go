@@ -2,6 +2,7 @@ package consul
 
 import (
 	"context"
+	"net/http"
 	"sync"
 	"testing"
 
@@ -29,6 +30,10 @@ func (s *suite) faults() *conformance.Cluster {
 		require.NoError(tb, s.Cluster.Replace(context.Background(), i))
 		return s.Cluster.Endpoints()[i]
 	}
+	c.Refusals = map[string]func(testing.TB, int) func(){
+		"an unknown token":  s.refuse(refusalAnswer{http.StatusForbidden, textACLNotFound}),
+		"too many requests": s.refuse(refusalAnswer{http.StatusTooManyRequests, rateLimits[0]}),
+	}
 	wipe := c.Wipe
 	c.Wipe = func(tb testing.TB) {
 		wipe(tb)
@@ -39,4 +44,14 @@ func (s *suite) faults() *conformance.Cluster {
 		require.NoError(tb, err)
 	}
 	return c
+}
+
+// refuse makes a server refuse all requests with a response. Its blocking queries end.
+func (s *suite) refuse(answer refusalAnswer) func(tb testing.TB, i int) (restore func()) {
+	return func(_ testing.TB, i int) func() {
+		at := s.Endpoints[i]
+		s.refusing.Store(at, answer)
+		s.Cluster.Servers()[i].Proxy().Reset()()
+		return func() { s.refusing.Delete(at) }
+	}
 }

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -18,7 +20,8 @@ import (
 // A faultInjector injects faults into the requests of a client.
 type faultInjector struct {
 	conformance.FaultInjector
-	root string
+	root     string
+	refusing *sync.Map // of the suite
 }
 
 type faultyTripper struct {
@@ -33,6 +36,9 @@ func (p *faultyTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Body != nil {
 		body, _ = io.ReadAll(r.Body)
 		r.Body.Close()
+	}
+	if refusal, ok := p.t.refusing.Load(r.URL.Host); ok {
+		return refusal.(refusalAnswer).to(r), nil
 	}
 	f := p.t.Judge(p.t.describe(r, body))
 	ctx := r.Context()
@@ -70,6 +76,22 @@ func (p *faultyTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, late
 	}
 	return resp, err
+}
+
+// A refusalAnswer is a response of an agent that refuses a request.
+type refusalAnswer struct {
+	code int
+	body string
+}
+
+func (a refusalAnswer) to(r *http.Request) *http.Response {
+	if trace := httptrace.ContextClientTrace(r.Context()); trace != nil {
+		trace.GotConn(httptrace.GotConnInfo{}) // marks the request as sent
+	}
+	return &http.Response{
+		StatusCode: a.code, Status: fmt.Sprint(a.code), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: r,
+		Header: http.Header{}, Body: io.NopCloser(strings.NewReader(a.body)), ContentLength: int64(len(a.body)),
+	}
 }
 
 // fill returns r with its body from the beginning.

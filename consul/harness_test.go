@@ -45,12 +45,13 @@ func TestMain(m *testing.M) {
 // suite is the harness of the conformance suite.
 type suite struct {
 	harness.Env
-	agent string // "": the clients use the servers
+	agent    string   // "": the clients use the servers
+	refusing sync.Map // the refusal with which a server answers all requests, by endpoint
 }
 
 // fresh returns the suite with a tree of its own.
 func (s *suite) fresh(tb testing.TB) *suite {
-	own := &suite{s.Fresh(tb), s.agent}
+	own := &suite{Env: s.Fresh(tb), agent: s.agent}
 	if s.agent != "" {
 		own.Endpoints = []string{s.agent}
 	}
@@ -108,7 +109,7 @@ func (s *suite) config(o conformance.Opening) Config {
 }
 
 func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
-	c, client := s.config(o), &suiteClient{faults: &faultInjector{root: s.Root + "/"}}
+	c, client := s.config(o), &suiteClient{faults: &faultInjector{root: s.Root + "/", refusing: &s.refusing}}
 	for _, f := range o.Faults {
 		client.faults.Inject(f)
 	}

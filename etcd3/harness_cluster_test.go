@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
@@ -28,12 +29,25 @@ func (s *suite) faults() *conformance.Cluster {
 		return strike(tb, i, t)
 	}
 	c.ReadOnly, c.EndLease = s.readOnly, s.endLease
+	c.Refusals = map[string]func(testing.TB, int) func(){
+		"denied": s.refuse(rpctypes.ErrGRPCPermissionDenied), "too many requests": s.refuse(rpctypes.ErrGRPCRequestTooManyRequests),
+	}
 	c.Replace = func(tb testing.TB, i int) string {
 		require.NoError(tb, s.Cluster.Replace(context.Background(), i))
 		s.Endpoints = s.Cluster.Endpoints()
 		return s.Endpoints[i]
 	}
 	return c
+}
+
+// refuse makes a server refuse all requests with an error. Its streams end.
+func (s *suite) refuse(answer error) func(tb testing.TB, i int) (restore func()) {
+	return func(_ testing.TB, i int) func() {
+		at := s.Endpoints[i]
+		s.refusing.Store(at, answer)
+		s.Cluster.Servers()[i].Proxy().Reset()()
+		return func() { s.refusing.Delete(at) }
+	}
 }
 
 // standIn replaces a member by one that answers like a member that is cut off from its

@@ -18,7 +18,8 @@ import (
 // A faultInjector injects faults into the calls of a client.
 type faultInjector struct {
 	conformance.FaultInjector
-	root string
+	root     string
+	refusing *sync.Map // of the suite
 }
 
 func (t *faultInjector) options() []grpc.DialOption {
@@ -27,6 +28,10 @@ func (t *faultInjector) options() []grpc.DialOption {
 
 // unary injects faults into every call that is one request.
 func (t *faultInjector) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if err := t.refusal(cc); err != nil {
+		leave(opts)
+		return err
+	}
 	r, ok := t.describe(ctx, method, req)
 	if !ok {
 		return invoke(ctx, method, req, reply, cc, opts...)
@@ -45,7 +50,16 @@ func (t *faultInjector) unary(ctx context.Context, method string, req, reply any
 	return err
 }
 
-// leave marks a request that is held back or lost as sent.
+// refusal returns the error with which the server of a connection refuses all requests, or
+// nil.
+func (t *faultInjector) refusal(cc *grpc.ClientConn) error {
+	if err, ok := t.refusing.Load(strings.TrimPrefix(cc.Target(), "passthrough:///")); ok {
+		return err.(error)
+	}
+	return nil
+}
+
+// leave marks a request that is refused, held back or lost as sent.
 func leave(opts []grpc.CallOption) {
 	for _, o := range opts {
 		if to, isPeer := o.(grpc.PeerCallOption); isPeer {
@@ -56,6 +70,9 @@ func leave(opts []grpc.CallOption) {
 
 // stream injects faults into the streams of renewals and the watch.
 func (t *faultInjector) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	if err := t.refusal(cc); err != nil {
+		return nil, err
+	}
 	s, err := open(ctx, desc, cc, method, opts...)
 	if err != nil {
 		return nil, err

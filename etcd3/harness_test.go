@@ -41,12 +41,15 @@ func TestMain(m *testing.M) {
 }
 
 // suite is the harness of the conformance suite.
-type suite struct{ harness.Env }
+type suite struct {
+	harness.Env
+	refusing sync.Map // the error with which a server refuses all requests, by endpoint
+}
 
 // fresh returns the suite with a tree of its own.
-func (s *suite) fresh(tb testing.TB) *suite { return &suite{s.Fresh(tb)} }
+func (s *suite) fresh(tb testing.TB) *suite { return &suite{Env: s.Fresh(tb)} }
 
-func newSuite(tb testing.TB) *suite { return &suite{harness.NewEnv(tb, &shared)} }
+func newSuite(tb testing.TB) *suite { return &suite{Env: harness.NewEnv(tb, &shared)} }
 
 // byHand makes a call that no Backend makes, on a connection that is closed afterwards.
 func (s *suite) byHand(tb testing.TB, do func(ctx context.Context, cc *grpc.ClientConn) error) {
@@ -77,18 +80,18 @@ func (s *suite) config(o conformance.Opening) Config {
 	return c
 }
 
-func newSuiteClient(c Config, faults ...conformance.Fault) (*suiteClient, error) {
-	s := &suiteClient{faults: &faultInjector{root: "/" + c.Root + "/"}}
+func (s *suite) newClient(c Config, faults ...conformance.Fault) (*suiteClient, error) {
+	client := &suiteClient{faults: &faultInjector{root: "/" + c.Root + "/", refusing: &s.refusing}}
 	for _, f := range faults {
-		s.faults.Inject(f)
+		client.faults.Inject(f)
 	}
-	c.DialOptions = s.faults.options()
-	b, err := newBackend(c, hooks{dialled: s.conns.Dialled, named: named})
+	c.DialOptions = client.faults.options()
+	b, err := newBackend(c, hooks{dialled: client.conns.Dialled, named: named})
 	if err != nil {
 		return nil, err
 	}
-	s.Backend = b
-	return s, nil
+	client.Backend = b
+	return client, nil
 }
 
 func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
@@ -96,7 +99,7 @@ func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, err
 	if o.Endpoints != nil {
 		c.Endpoints, c.NoDiscovery = o.Endpoints, len(o.Endpoints) < len(s.Endpoints)
 	}
-	b, err := newSuiteClient(c, o.Faults...)
+	b, err := s.newClient(c, o.Faults...)
 	require.NoError(tb, err)
 	if o.Endpoints == nil && !o.Wait {
 		return b, nil

@@ -246,7 +246,7 @@ func TestRealStoreRunsFull(t *testing.T) {
 	c := testcluster.New(t, testcluster.Options{
 		Kind: testcluster.Etcd, Version: os.Getenv("HOLDFAST_ETCD_VERSION"), Nodes: 1, Loopback: true, Flags: []string{"--quota-backend-bytes", fmt.Sprint(8 << 20)},
 	})
-	s := (&suite{harness.Env{Cluster: c}}).fresh(t)
+	s := (&suite{Env: harness.Env{Cluster: c}}).fresh(t)
 	store, err := dcs.New(s.open(t), dcs.Options{Timing: suiteTiming})
 	require.NoError(t, err)
 	defer store.Close()

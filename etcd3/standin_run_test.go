@@ -20,7 +20,7 @@ import (
 // client ejects it like the real one.
 func TestStandInIsLeft(t *testing.T) {
 	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Etcd, Loopback: true})
-	s := (&suite{harness.Env{Cluster: c}}).fresh(t)
+	s := (&suite{Env: harness.Env{Cluster: c}}).fresh(t)
 	b, err := New(Config{Endpoints: s.Endpoints, Root: s.Root, Timing: suiteTiming})
 	require.NoError(t, err)
 	defer b.Close()

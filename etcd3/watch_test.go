@@ -18,7 +18,7 @@ import (
 // missed, including deletions.
 func TestWatchSurvivesACompaction(t *testing.T) {
 	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Etcd})
-	s := (&suite{harness.Env{Cluster: c}}).fresh(t)
+	s := (&suite{Env: harness.Env{Cluster: c}}).fresh(t)
 	timing := dcs.Timing{TTL: 30 * time.Second, LoopWait: time.Second, RetryTimeout: 10 * time.Second}
 	b, err := New(Config{Endpoints: s.Endpoints, Root: s.Root, Timing: timing})
 	require.NoError(t, err)

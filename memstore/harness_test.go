@@ -151,6 +151,9 @@ func endpoints(s *memstore.Server, timing dcs.Timing) (*conformance.Cluster, fun
 			}
 			return s.Inject(memstore.Match{Endpoint: endpoints[i]}, fault).Lift
 		},
+		Refusals: map[string]func(testing.TB, int) func(){"too many requests": func(_ testing.TB, i int) func() {
+			return s.Inject(memstore.Match{Endpoint: endpoints[i]}, memstore.Refuse(errors.New("too many requests"))).Lift
+		}},
 		ReadOnly: func(testing.TB) func() {
 			s.ReadOnly(true)
 			return func() { s.ReadOnly(false) }
