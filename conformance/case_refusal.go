@@ -10,6 +10,26 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
 
+func deadAddress(e *env) {
+	c := e.cluster()
+	e.needs(c.DeadAddresses != nil, "Cluster.DeadAddresses")
+	began := time.Now()
+	d, decided := e.drive(Opening{Resolver: c.DeadAddresses(e)})
+	e.Logf("a lock was acquired after %v", time.Since(began).Round(time.Millisecond))
+	writer, _ := e.opened(Opening{})
+	stop := e.moves(d.c, writer)
+	t := d.load(e.faultTime() / 2)
+	view := stop()
+	e.Logf("%d calls, %d failed, slowest %v, %d decisions about servers; a change was seen after %v at most",
+		len(t.calls), len(t.failed()), quantile(t.after(0), 1).Round(time.Millisecond), decided.count(), view.slow.Round(time.Millisecond))
+	for _, f := range t.failed() {
+		e.Errorf("with a dead address of each server: a call failed: %s", f)
+	}
+	e.atMost(view.slow, e.budget(), t.began, "the time until a change by another client is seen")
+	e.stillHeld(writer, d.hold, "with a dead address of each server")
+	require.NoError(e, d.hold.Release(e.ctx))
+}
+
 func oneRefuses(e *env) {
 	c := e.cluster()
 	e.needs(len(c.Refusals) > 0, "Cluster.Refusals")

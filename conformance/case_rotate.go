@@ -33,6 +33,11 @@ var rotateCases = faultCases([]spec{
 	rotateCase("Rotate/HalfHealthy", "One server after the other is cut off from its peers and still answers clients",
 		"The incident: an etcd member cut off from its peers; lease keepalives timed out with \"request timed out\", the client never left it, and healthy primaries were demoted.", Partitioned),
 	{Case: Case{
+		Name:       "Rotate/DeadAddress",
+		Rule:       "The name of each server has two addresses, and nothing answers at the first one: a client opens, no call fails, a lock is acquired and kept, and changes by other clients are seen within B.",
+		Motivation: "A client that connects to the first address of a name alone never left a dead one: all calls failed on etcd, Consul and ZooKeeper.",
+	}, run: deadAddress},
+	{Case: Case{
 		Name:       "Rotate/OneRefuses",
 		Rule:       "The server in use refuses every request, with an answer that no other server gives: no call fails, the lock is kept, the server is left, changes by other clients are seen within B, and an event names the server and the reason.",
 		Motivation: "An etcd member that was added again, and a Consul agent to which the token had not been replicated, refused what the others served, and every third call failed.",

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"log/slog"
+	"net"
 	"testing"
 	"time"
 
@@ -19,6 +20,8 @@ type Opening struct {
 	// Endpoints are the servers for the client, some of [Cluster.Endpoints]. Nil means
 	// all.
 	Endpoints []string
+	// Resolver resolves the names of the servers. Nil means the resolver of the harness.
+	Resolver *net.Resolver
 	// Faults are in force from the client's first request on, including those that the
 	// opening itself sends, until the client is closed. A harness with [Store.Inject] must
 	// support them.
@@ -53,6 +56,11 @@ type Cluster struct {
 
 	// Healthy must return when every server serves and all follow one leader.
 	Healthy func(tb testing.TB)
+
+	// DeadAddresses returns a resolver under which the name of each server has two
+	// addresses, and nothing answers at the first one. It must work until tb ends. Clients
+	// take it as [Opening.Resolver]. Rotate/DeadAddress needs it.
+	DeadAddresses func(tb testing.TB) *net.Resolver
 
 	// Refusals have the answers, by their names, with which one server can refuse requests
 	// that the others serve, such as a token that it does not know yet. Each function

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -110,6 +111,9 @@ func memInject(s *memstore.Server, client string, f Fault) (lift func()) {
 	return func() { i.Lift(); i.Release() }
 }
 
+// dead is a door at which nothing answers.
+const dead = "dead"
+
 // memDoors presents the server's doors as separate servers. A fault of a door applies to
 // the requests through it.
 func memDoors(s *memstore.Server, timing dcs.Timing) (*Cluster, func(testing.TB, Opening) (dcs.Backend, error)) {
@@ -120,8 +124,12 @@ func memDoors(s *memstore.Server, timing dcs.Timing) (*Cluster, func(testing.TB,
 		for _, f := range o.Faults {
 			tb.Cleanup(memInject(s, name, f))
 		}
+		at := o.Endpoints
+		if o.Resolver != nil { // addresses of names
+			at = append([]string{dead}, doors...)
+		}
 		b := s.Open(memstore.ClientOptions{
-			Name: name, Timing: cmp.Or(o.Timing, timing), Endpoints: o.Endpoints, Logger: o.Logger, Observer: o.Observer,
+			Name: name, Timing: cmp.Or(o.Timing, timing), Endpoints: at, Logger: o.Logger, Observer: o.Observer,
 			AttemptTimeout: 50 * time.Millisecond, // requests that wait for no disk are answered by then
 		})
 		if o.Endpoints == nil && !o.Wait {
@@ -149,6 +157,10 @@ func memDoors(s *memstore.Server, timing dcs.Timing) (*Cluster, func(testing.TB,
 				fault = memstore.DelayReply(t.Delay)
 			}
 			return s.Inject(memstore.Match{Endpoint: doors[i]}, fault).Lift
+		},
+		DeadAddresses: func(tb testing.TB) *net.Resolver {
+			tb.Cleanup(s.Inject(memstore.Match{Endpoint: dead}, memstore.Hang()).Lift)
+			return net.DefaultResolver
 		},
 		Refusals: map[string]func(testing.TB, int) func(){"too many requests": func(_ testing.TB, i int) func() {
 			return s.Inject(memstore.Match{Endpoint: doors[i]}, memstore.Refuse(errors.New("too many requests"))).Lift

@@ -74,6 +74,9 @@ var faultMutants = slices.Concat(
 				return s, err
 			}
 		}},
+		{"the first address of a name and no other", "Rotate/DeadAddress", func(tb testing.TB, b *broken) {
+			b.instead(tb, memstore.ClientOptions{Endpoints: []string{dead}})
+		}},
 		{"a lease that goes with its server", "Rotate/Silent", func(_ testing.TB, b *broken) {
 			b.leases(func(l *brokenLease, _ *dcs.Renewal) {
 				l.renew = func(ctx context.Context, keys ...string) (dcs.Renewal, error) {

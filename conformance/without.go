@@ -20,14 +20,15 @@ var requiredBy = map[string][]string{
 	"URL":             {"Open/ByURL", "Holder/PausedPastTTL"},
 	"DropBookkeeping": {"Reply/MarkerLost"},
 
-	"Cluster.Refusals":   {"Rotate/OneRefuses"},
-	"Cluster.ReadOnly":   {"Outage/ReadOnly"},
-	"Cluster.RestartAll": {"Store/Kill9"},
-	"Cluster.Replace":    {"Rotate/AllReplaced"},
-	"Cluster.Foreign":    {"Identity/ForeignServer"},
-	"Cluster.Wipe":       {"Identity/LostData"},
-	"Cluster.EndLease":   {"Holder/EarlyExpiry"},
-	"Cluster.StepClock":  {"Clock/Stepped"},
+	"Cluster.DeadAddresses": {"Rotate/DeadAddress"},
+	"Cluster.Refusals":      {"Rotate/OneRefuses"},
+	"Cluster.ReadOnly":      {"Outage/ReadOnly"},
+	"Cluster.RestartAll":    {"Store/Kill9"},
+	"Cluster.Replace":       {"Rotate/AllReplaced"},
+	"Cluster.Foreign":       {"Identity/ForeignServer"},
+	"Cluster.Wipe":          {"Identity/LostData"},
+	"Cluster.EndLease":      {"Holder/EarlyExpiry"},
+	"Cluster.StepClock":     {"Clock/Stepped"},
 }
 
 // clusterCases returns the names of the cases that inject faults into servers.

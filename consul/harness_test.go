@@ -97,7 +97,7 @@ type suiteClient struct {
 func (s *suite) config(o conformance.Opening) Config {
 	c := Config{
 		Endpoints: s.Endpoints, Root: s.Root, Node: suiteNode, MinTTL: time.Second,
-		Timing: cmp.Or(o.Timing, suiteTiming), Logger: o.Logger, Observer: o.Observer, Resolver: s.Resolver(),
+		Timing: cmp.Or(o.Timing, suiteTiming), Logger: o.Logger, Observer: o.Observer, Resolver: cmp.Or(o.Resolver, s.Resolver()),
 	}
 	if s.agent != "" {
 		c.Node = ""

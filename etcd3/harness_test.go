@@ -75,7 +75,7 @@ type suiteClient struct {
 func (s *suite) config(o conformance.Opening) Config {
 	c := Config{
 		Endpoints: s.Endpoints, Root: s.Root, Timing: cmp.Or(o.Timing, suiteTiming),
-		Logger: o.Logger, Observer: o.Observer, Resolver: s.Resolver(),
+		Logger: o.Logger, Observer: o.Observer, Resolver: cmp.Or(o.Resolver, s.Resolver()),
 	}
 	return c
 }

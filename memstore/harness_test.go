@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -111,6 +112,9 @@ func inject(s *memstore.Server, client string, f conformance.Fault) (lift func()
 	return func() { i.Lift(); i.Release() }
 }
 
+// dead is an endpoint at which nothing answers.
+const dead = "dead"
+
 // endpoints presents the server's endpoints as servers. A fault of one of them applies to the
 // calls that go through it.
 func endpoints(s *memstore.Server, timing dcs.Timing) (*conformance.Cluster, func(testing.TB, conformance.Opening) (dcs.Backend, error)) {
@@ -121,8 +125,12 @@ func endpoints(s *memstore.Server, timing dcs.Timing) (*conformance.Cluster, fun
 		for _, f := range o.Faults {
 			tb.Cleanup(inject(s, name, f))
 		}
+		at := o.Endpoints
+		if o.Resolver != nil { // addresses of names
+			at = append([]string{dead}, endpoints...)
+		}
 		b := s.Open(memstore.ClientOptions{
-			Name: name, Timing: cmp.Or(o.Timing, timing), Endpoints: o.Endpoints, Logger: o.Logger, Observer: o.Observer,
+			Name: name, Timing: cmp.Or(o.Timing, timing), Endpoints: at, Logger: o.Logger, Observer: o.Observer,
 			AttemptTimeout: 50 * time.Millisecond, // enough for any answer, because no request waits for a disk
 		})
 		if o.Endpoints == nil && !o.Wait {
@@ -150,6 +158,10 @@ func endpoints(s *memstore.Server, timing dcs.Timing) (*conformance.Cluster, fun
 				fault = memstore.DelayReply(t.Delay)
 			}
 			return s.Inject(memstore.Match{Endpoint: endpoints[i]}, fault).Lift
+		},
+		DeadAddresses: func(tb testing.TB) *net.Resolver {
+			tb.Cleanup(s.Inject(memstore.Match{Endpoint: dead}, memstore.Hang()).Lift)
+			return net.DefaultResolver
 		},
 		Refusals: map[string]func(testing.TB, int) func(){"too many requests": func(_ testing.TB, i int) func() {
 			return s.Inject(memstore.Match{Endpoint: endpoints[i]}, memstore.Refuse(errors.New("too many requests"))).Lift

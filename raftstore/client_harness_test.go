@@ -82,7 +82,7 @@ func (s *clientSuite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backen
 	config := ClientConfig{
 		Endpoints: s.Endpoints, Root: s.Root, Timing: cmp.Or(o.Timing, clientTiming), MinTTL: time.Second,
 		PlaintextBeyondLoopback: true, NoDiscovery: true, // the nodes know no proxies
-		Logger: o.Logger, Observer: o.Observer, Resolver: s.Resolver(),
+		Logger: o.Logger, Observer: o.Observer, Resolver: cmp.Or(o.Resolver, s.Resolver()),
 	}
 	if o.Endpoints != nil {
 		config.Endpoints, config.NoDiscovery = o.Endpoints, len(o.Endpoints) < len(s.Endpoints)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
+	"github.com/holdfast-dcs/holdfast/conformance/fault"
 	"github.com/holdfast-dcs/holdfast/internal/testcerts"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
@@ -21,20 +23,36 @@ import (
 // have. The harness of a kind may add its own operations.
 func Faults(c *testcluster.Cluster) *conformance.Cluster {
 	return &conformance.Cluster{
-		Endpoints:   slices.Clone(c.Endpoints()),
-		Election:    c.Election(),
-		Leader:      func(testing.TB) int { return c.Leader(context.Background()) },
-		Healthy:     func(tb testing.TB) { require.NoError(tb, c.Healthy(context.Background())) },
-		RestartAll:  func(tb testing.TB) { require.NoError(tb, c.RestartAll(context.Background())) },
-		InjectFault: func(tb testing.TB, i int, t conformance.ServerFault) func() { return injectFault(tb, c, i, t) },
-		Foreign:     func(tb testing.TB) string { return testcluster.New(tb, c.Foreign()).Endpoints()[0] },
-		Wipe:        func(tb testing.TB) { require.NoError(tb, c.Wipe(context.Background())) },
+		Endpoints:     slices.Clone(c.Endpoints()),
+		Election:      c.Election(),
+		Leader:        func(testing.TB) int { return c.Leader(context.Background()) },
+		Healthy:       func(tb testing.TB) { require.NoError(tb, c.Healthy(context.Background())) },
+		RestartAll:    func(tb testing.TB) { require.NoError(tb, c.RestartAll(context.Background())) },
+		InjectFault:   func(tb testing.TB, i int, t conformance.ServerFault) func() { return injectFault(tb, c, i, t) },
+		Foreign:       func(tb testing.TB) string { return testcluster.New(tb, c.Foreign()).Endpoints()[0] },
+		DeadAddresses: func(testing.TB) *net.Resolver { return deadAddresses(c) },
+		Wipe:          func(tb testing.TB) { require.NoError(tb, c.Wipe(context.Background())) },
 		Backup: func(tb testing.TB) func() {
 			dir := tb.TempDir()
 			require.NoError(tb, c.Backup(context.Background(), dir))
 			return func() { require.NoError(tb, c.RestoreBackup(context.Background(), dir)) }
 		},
 	}
+}
+
+// deadAddresses returns a resolver that adds an unused address of the same network before
+// that of each server.
+func deadAddresses(c *testcluster.Cluster) *net.Resolver {
+	hosts := map[string][]netip.Addr{}
+	for _, s := range c.Servers() {
+		name, _, _ := net.SplitHostPort(s.Endpoint()) // it is one, as is the next
+		at, _, _ := net.SplitHostPort(s.Proxy().Addr())
+		addr := netip.MustParseAddr(at)
+		dead := addr.As4()
+		dead[3] = 250
+		hosts[name] = []netip.Addr{netip.AddrFrom4(dead), addr}
+	}
+	return fault.NewResolver(hosts).Net()
 }
 
 func injectFault(tb testing.TB, c *testcluster.Cluster, i int, t conformance.ServerFault) (heal func()) {
