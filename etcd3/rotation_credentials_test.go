@@ -19,8 +19,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 )
 
-// rotatingCluster is a cluster with users whose authority and certificates for clients are
-// replaced.
+// rotatingCluster is a cluster with users whose authority and certificates are replaced.
 type rotatingCluster struct {
 	t            *testing.T
 	c            *testcluster.Cluster
@@ -30,17 +29,14 @@ type rotatingCluster struct {
 
 func newRotatingCluster(t *testing.T) *rotatingCluster {
 	dir := t.TempDir()
-	// The members have certificates of their own for each other.
-	peers, err := testcerts.NewAuthority(filepath.Join(dir, "peers"), nil)
-	require.NoError(t, err)
 	r := &rotatingCluster{t: t, olderCA: filepath.Join(dir, "older.pem")}
 	r.c = testcluster.New(t, testcluster.Options{
 		Kind: testcluster.Etcd, Version: os.Getenv("HOLDFAST_ETCD_VERSION"), Security: true, Loopback: true,
-		Flags: []string{"--peer-cert-file", peers.Server().Cert, "--peer-key-file", peers.Server().Key, "--peer-trusted-ca-file", peers.File()},
 	})
 	r.older = r.c.Authority()
 	testcluster.WriteFile(t, r.olderCA, r.older.File())
-	r.newer, err = testcerts.NewAuthority(filepath.Join(dir, "newer"), nil)
+	var err error
+	r.newer, err = testcerts.NewAuthority(filepath.Join(dir, "newer"), r.c.Hosts())
 	require.NoError(t, err)
 	return r
 }
@@ -133,12 +129,12 @@ func TestRotationOfAllCredentialsCostsNoCall(t *testing.T) {
 	testcluster.WriteFile(t, files.CA, r.olderCA, r.newer.File())
 	r.reconnect()
 	w.After(t, "the client trusts both authorities")
+	r.trust(r.older, r.olderCA, r.newer.File())
+	w.After(t, "the servers trust both authorities")
 	testcluster.WriteFile(t, r.older.Server().Cert, r.newer.Server().Cert)
 	testcluster.WriteFile(t, r.older.Server().Key, r.newer.Server().Key)
 	r.reconnect()
 	w.After(t, "the servers have their new certificates")
-	r.trust(r.older, r.olderCA, r.newer.File())
-	w.After(t, "the servers trust both authorities")
 	testcluster.WriteFile(t, files.Cert, newPair.Cert)
 	testcluster.WriteFile(t, files.Key, newPair.Key)
 	r.reconnect()

@@ -182,12 +182,8 @@ func (c *Cluster) wire(ctx context.Context) error {
 	if !c.o.Security {
 		return nil
 	}
-	var addrs []string
-	for _, s := range c.servers {
-		addrs = append(addrs, s.host.Addr())
-	}
 	var err error
-	c.ca, err = testcerts.NewAuthority(filepath.Join(c.dir, "tls"), addrs)
+	c.ca, err = testcerts.NewAuthority(filepath.Join(c.dir, "tls"), c.Hosts())
 	return err
 }
 
@@ -312,6 +308,15 @@ func (c *Cluster) Endpoints() []string {
 	var out []string
 	for _, s := range c.Servers() {
 		out = append(out, s.Endpoint())
+	}
+	return out
+}
+
+// Hosts returns the IP addresses of the current servers.
+func (c *Cluster) Hosts() []string {
+	var out []string
+	for _, s := range c.Servers() {
+		out = append(out, s.host.Addr())
 	}
 	return out
 }
