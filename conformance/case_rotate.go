@@ -40,7 +40,7 @@ var rotateCases = faultCases([]spec{
 	{Case: Case{
 		Name:       "Rotate/OneRefuses",
 		Rule:       "The server in use refuses every request, with an answer that no other server gives: no call fails, the lock is kept, the server is left, changes by other clients are seen within B, and an event names the server and the reason.",
-		Motivation: "An etcd member that was added again, and a Consul agent to which the token had not been replicated, refused what the others served, and every third call failed.",
+		Motivation: "An etcd member that was added again, and a Consul agent to which the token had not been replicated, refused requests that the others served, and every third call failed.",
 	}, run: oneRefuses},
 	{Case: Case{
 		Name:       "Rotate/Slow",
