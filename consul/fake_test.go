@@ -206,16 +206,16 @@ func (e *ejections) note(ev dcs.EndpointEvent) {
 	}
 }
 
-// hasty returns the reasons without those of agents that were silent for the whole time of
-// an attempt, which happens on a busy machine.
+// hasty returns the reasons without those of agents that were silent for long, which happens
+// on a busy machine. A call that its caller has ended is silent for a shorter time.
 func (e *ejections) hasty() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	const attempt = 400 * time.Millisecond
+	const long = 100 * time.Millisecond
 	return slices.DeleteFunc(slices.Clone(e.reasons), func(reason string) bool {
 		_, silence, _ := strings.Cut(reason, "no answer within ")
 		d, err := time.ParseDuration(silence)
-		return err == nil && d >= attempt
+		return err == nil && d >= long
 	})
 }
 
