@@ -1,6 +1,7 @@
 package consul
 
 import (
+	"math/rand/v2"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -24,8 +25,11 @@ const (
 // longestPoll is the longest pause between two queries.
 const longestPoll = time.Second / pollTrees
 
-// pause counts an answer of n bytes, and returns the time to wait before the next query.
+// pause counts an answer of n bytes, and returns the time to wait before the next query. The
+// first pause after a burst is shorter by chance, because one Commit ends the bursts of all
+// clients, whose later queries must not end together as well.
 func (p *polling) pause(n int) time.Duration {
+	paused := p.left < 0
 	rate := max(pollTrees*float64(n), pollLeast)
 	if p.at.IsZero() {
 		p.left = pollBurst
@@ -37,7 +41,11 @@ func (p *polling) pause(n int) time.Duration {
 	if p.left >= 0 {
 		return 0
 	}
-	return min(time.Duration(-p.left/rate*float64(time.Second)), longestPoll)
+	pause := min(time.Duration(-p.left/rate*float64(time.Second)), longestPoll)
+	if !paused {
+		pause = time.Duration(rand.Float64() * float64(pause)) //nolint:gosec // G404: jitter
+	}
+	return pause
 }
 
 // bytes returns the approximate length of the JSON of a listed tree.
