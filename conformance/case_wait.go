@@ -50,7 +50,7 @@ var waitCases = []spec{
 	}, alone: true, run: manyWaiters},
 	{Case: Case{
 		Name:       "Wait/LargeTree",
-		Rule:       "In a tree of 2,000 keys (slow profile: 10,000), of which two come and go 20 times a second, every Snapshot succeeds, and Wait returns each change within B + ε. Both return the state at their revision. When all keys are deleted, Wait returns the empty tree within B + ε.",
+		Rule:       "In a tree of 2,000 keys (slow profile: 5,000), of which two come and go 20 times a second, every Snapshot succeeds, and Wait returns each change within B + ε. Both return the state at their revision. When all keys are deleted, Wait returns the empty tree within B + ε.",
 		Motivation: "With 10,000 keys on ZooKeeper, one of which came and went five times a second, Snapshots failed and no Wait was answered for 12 s.",
 	}, alone: true, run: waitLargeTree},
 	{Case: Case{
