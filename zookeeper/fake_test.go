@@ -1,6 +1,7 @@
 package zookeeper
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"maps"
 	"net"
@@ -35,13 +36,15 @@ type fakeServer struct {
 	whole    map[net.Conn]string         // watches of all at and below a path
 	data     map[string]map[net.Conn]bool
 	lists    map[string]map[net.Conn]bool
+
+	requests map[int32]int // by operation
 }
 
 func newFakeServer(t *testing.T) *fakeServer {
 	f := &fakeServer{
 		t: t, addr: "127.0.0.1:0", conns: map[net.Conn]bool{}, zxid: 1,
 		nodes: map[string]node{}, history: map[int64]map[string]string{1: {}}, whole: map[net.Conn]string{},
-		data: map[string]map[net.Conn]bool{}, lists: map[string]map[net.Conn]bool{},
+		data: map[string]map[net.Conn]bool{}, lists: map[string]map[net.Conn]bool{}, requests: map[int32]int{},
 	}
 	f.start()
 	t.Cleanup(f.stop)
@@ -74,9 +77,15 @@ func (f *fakeServer) accept(l net.Listener) {
 }
 
 // also serves at another address.
-func (f *fakeServer) also() (addr string) {
+func (f *fakeServer) also() (addr string) { return f.listen(nil) }
+
+// listen serves at another address, by TLS if conf is not nil.
+func (f *fakeServer) listen(conf *tls.Config) (addr string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(f.t, err)
+	if conf != nil {
+		l = tls.NewListener(l, conf)
+	}
 	f.t.Cleanup(func() { l.Close() })
 	go f.accept(l)
 	return l.Addr().String()
@@ -233,6 +242,7 @@ const (
 )
 
 func (f *fakeServer) answer(c net.Conn, op int32, d *decoder) (code int32, reply encoder) {
+	f.requests[op]++
 	switch op {
 	case opMulti:
 		if creates := f.creates(d); creates != nil {

@@ -184,18 +184,27 @@ func (l *lease) confirmed(ctx context.Context, addr string, keys []string) ([]dc
 
 // readEntries reads the entries of keys.
 func (b *Backend) readEntries(c *zk.Conn, keys []string) ([]dcs.Entry, error) {
+	nodes, err := readAll(c, b.paths(keys))
+	return entriesOf(keys, nodes), err
+}
+
+func (b *Backend) paths(keys []string) []string {
 	paths := make([]string, len(keys))
 	for i, k := range keys {
 		paths[i] = b.path(k)
 	}
-	nodes, err := readAll(c, paths)
+	return paths
+}
+
+// entriesOf returns the entries of keys from their nodes.
+func entriesOf(keys []string, nodes []node) []dcs.Entry {
 	var out []dcs.Entry
 	for i, n := range nodes {
 		if n.entry() {
-			out = append(out, n.of(keys[i])) //nolint:gosec // G602: they are as many
+			out = append(out, n.of(keys[i]))
 		}
 	}
-	return out, err
+	return out
 }
 
 // lost returns ErrLost if the session is over, ErrClosed if it was closed, and
@@ -301,14 +310,23 @@ func (l *lease) Renew(ctx context.Context, keys ...string) (dcs.Renewal, error) 
 		return dcs.Renewal{}, backend.WrapError(backendName, "Renew", "", "", err)
 	}
 	defer l.finish()
-	a, err := doAt(ctx, l.b, endpoint.Renew, l.s.where, func(ctx context.Context, addr string) ([]dcs.Entry, error) {
-		return l.confirmed(ctx, addr, backend.Unique(keys))
-	})
-	if err != nil {
-		return dcs.Renewal{}, backend.WrapError(backendName, "Renew", "", a.Endpoint, err)
+	keys = backend.Unique(keys)
+	with := keys
+	if len(keys) > fewNodes {
+		// Not in the lease's session, which an older server would end.
+		with = nil
 	}
-	r := l.renewal()
+	a, err := doAt(ctx, l.b, endpoint.Renew, l.s.where, func(ctx context.Context, addr string) ([]dcs.Entry, error) {
+		return l.confirmed(ctx, addr, with)
+	})
+	at, r := a.Endpoint, l.renewal()
 	r.Entries = a.Value
+	if err == nil && len(with) < len(keys) {
+		r.Entries, at, err = l.b.readMany(ctx, "Renew", keys)
+	}
+	if err != nil {
+		return dcs.Renewal{}, backend.WrapError(backendName, "Renew", "", at, err)
+	}
 	slices.SortFunc(r.Entries, func(a, b dcs.Entry) int { return cmp.Compare(a.Key, b.Key) })
 	return r, nil
 }

@@ -20,22 +20,44 @@ func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, er
 // snapshot reads the tree at one server, after a request to the quorum through
 // that server. It makes as many requests as the number of nodes requires, each
 // with a deadline of its own.
-func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, string, error) {
-	for {
-		r, err := b.newReader(ctx, request{"Snapshot", []string{prefix}})
-		if err != nil {
-			return dcs.Snapshot{}, r.addr, err
-		}
+func (b *Backend) snapshot(ctx context.Context, prefix string) (s dcs.Snapshot, at string, err error) {
+	at, err = b.withReader(ctx, request{"Snapshot", []string{prefix}}, func(r *reader) error {
 		v, rev, err := r.stable(ctx, b.path(prefix))
 		if errors.Is(err, errUnsettled) {
 			v, rev, err = r.mirrored(ctx, b.path(prefix))
 		}
 		if err == nil {
-			return dcs.Snapshot{Revision: rev, Entries: b.entries(v)}, r.addr, nil
+			s = dcs.Snapshot{Revision: rev, Entries: b.entries(v)}
 		}
-		if ctx.Err() != nil || backend.Judge(err).Final {
-			return dcs.Snapshot{}, r.addr, err
+		return err
+	})
+	return s, at, err
+}
+
+// readMany reads the entries of many keys, as many in one request as the server
+// supports, after a request to the quorum.
+func (b *Backend) readMany(ctx context.Context, op string, keys []string) (entries []dcs.Entry, at string, err error) {
+	at, err = b.withReader(ctx, request{op, keys}, func(r *reader) error {
+		nodes, err := r.nodes(ctx, b.paths(keys))
+		entries = entriesOf(keys, nodes)
+		return err
+	})
+	return entries, at, err
+}
+
+// withReader calls read with a reader at one server after the other, until it
+// succeeds, the error is the store's answer, or ctx ends. It returns the last
+// server.
+func (b *Backend) withReader(ctx context.Context, op request, read func(r *reader) error) (at string, err error) {
+	for {
+		r, err := b.newReader(ctx, op)
+		if err == nil {
+			err = r.blamed(ctx, read(r))
+			if err != nil && ctx.Err() == nil && !backend.Judge(err).Final {
+				continue
+			}
 		}
+		return r.addr, err
 	}
 }
 
@@ -210,7 +232,7 @@ func (r *reader) stable(ctx context.Context, top string) (view, dcs.Revision, er
 	if err == nil || errors.Is(err, errTooLarge) {
 		err = errUnsettled
 	}
-	return nil, 0, r.blamed(ctx, err)
+	return nil, 0, err
 }
 
 // mirrored reads everything at and below top once, in a session of its own that
@@ -230,14 +252,16 @@ func (r *reader) mirrored(ctx context.Context, top string) (view, dcs.Revision, 
 	}
 	defer m.s.goodbye()
 	rev, err := m.read(ctx, r.request, barrier)
-	return m.nodes, rev, r.blamed(ctx, err)
+	return m.nodes, rev, err
 }
 
 // blamed records a failure of the server if err means that the server did not
-// answer. It returns err.
+// answer a part of a read. It returns err.
 func (r *reader) blamed(ctx context.Context, err error) error {
-	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
-		r.b.pool.Blame(r.addr, "no answer to a part of a Snapshot")
+	switch {
+	case ctx.Err() != nil:
+	case errors.Is(err, context.DeadlineExceeded):
+		r.b.pool.Blame(r.addr, "no answer to a part of a "+r.request.op)
 	}
 	return err
 }
