@@ -110,7 +110,7 @@ func (b *Backend) send(ctx context.Context, addr string, r attempt.Request, leas
 		seen    seen
 	}
 	got, w, err := call(ctx, s, addr, p.request(), func(c *zk.Conn) (answer, error) {
-		results, err := c.Multi(p.ops...)
+		results, err := multi(c, p.ops...)
 		refusal := refusalOf(results, err)
 		if refusal == nil {
 			return answer{results: results}, err

@@ -145,6 +145,7 @@ func TestMeanings(t *testing.T) {
 		err            error
 		kind           error
 		refused, blame bool
+		also           backend.Failure
 	}{
 		"the connection broke": {err: zk.ErrConnectionClosed, blame: true},
 		"an unknown code":      {err: zk.ErrUnknown, blame: true},
@@ -153,12 +154,16 @@ func TestMeanings(t *testing.T) {
 		"a bad ACL":            {err: zk.ErrInvalidACL, kind: dcs.ErrUnauthorized, refused: true},
 		"a wrong user":         {err: zk.ErrAuthFailed, kind: dcs.ErrUnauthorized, refused: true, blame: true},
 		"the session is over":  {err: zk.ErrSessionExpired, refused: true},
+		"too many requests":    {err: errThrottled, refused: true, also: backend.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
+		"too many, in a read":  {err: errors.Join(nil, errThrottled), refused: true, also: backend.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
+		"too many, after a no": {err: &afterwards{errThrottled}, refused: true, also: backend.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
 	} {
 		err := b.failed(s, "h:1", c.err)
 		var f *backend.Failure
 		require.ErrorAs(t, err, &f, name)
 		require.Equal(t, []any{c.refused, c.blame}, []any{f.Refused, f.Blame}, name)
 		require.Equal(t, c.kind, f.Kind, name)
+		require.Equal(t, []any{c.also.Doubt, c.also.Throttled, c.also.Busy}, []any{f.Doubt, f.Throttled, f.Busy}, name)
 		require.Equal(t, c.refused, errors.Is(err, attempt.ErrNotSent), name)
 		require.NotContains(t, err.Error(), "secret", name)
 	}

@@ -188,6 +188,8 @@ func errorOf(code int32) error {
 		return zk.ErrAuthFailed
 	case -118:
 		return zk.ErrSessionMoved
+	case -127:
+		return errThrottled
 	}
 	return fmt.Errorf("ZooKeeper returned error code %d", code)
 }

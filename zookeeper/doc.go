@@ -90,7 +90,9 @@
 // with a lease that another Store was granted is ErrInvalid. A server that closes
 // a new connection before it grants a session, as one does at its
 // maxClientCnxns, is tried last for a second and not ejected
-// (docs/decisions/0030).
+// (docs/decisions/0030). While all servers refuse requests because these waited
+// in their queues for too long (throttledOpWaitTime), the Store sends one request
+// a second.
 //
 // # Endpoints
 //

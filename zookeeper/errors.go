@@ -1,6 +1,7 @@
 package zookeeper
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -26,6 +27,8 @@ func (b *Backend) failed(s *session, addr string, err error) error {
 	var late *afterwards
 	f = &backend.Failure{Endpoint: addr, Err: err, Blame: true}
 	switch {
+	case errors.Is(err, errThrottled):
+		f.Refused, f.Blame, f.Doubt, f.Throttled, f.Busy = true, false, true, true, time.Second
 	case errors.As(err, &late):
 		return err
 	case b.life.Err() != nil:
@@ -42,6 +45,23 @@ func (b *Backend) failed(s *session, addr string, err error) error {
 		f.Kind, f.Err, f.Refused, f.Blame = dcs.ErrUnauthorized, b.needs(err), true, false
 	}
 	return f
+}
+
+// errThrottled is the error for a request that the server did not execute
+// because it had waited for too long in the server's queue (ZTHROTTLEDOP, since
+// ZooKeeper 3.7).
+var errThrottled = errors.New("the server refused a request that had waited in its queue for longer than throttledOpWaitTime (zookeeper.throttled_op_wait_time), and executed nothing: it gets more requests than it can serve; raise that time or requestThrottleLimit, or send fewer requests")
+
+// unnamed are the errors of a server that the client library reports by their
+// number only.
+var unnamed = map[string]error{"unknown error: -127": errThrottled}
+
+// named returns err, or the error that the client library has no name for.
+func named(err error) error {
+	if err == nil {
+		return nil
+	}
+	return cmp.Or(unnamed[err.Error()], err)
 }
 
 // needs adds the permissions that are needed, and the users of the session, to

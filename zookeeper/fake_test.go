@@ -37,7 +37,8 @@ type fakeServer struct {
 	data     map[string]map[net.Conn]bool
 	lists    map[string]map[net.Conn]bool
 
-	requests map[int32]int // by operation
+	throttled bool          // all requests are refused because there are too many
+	requests  map[int32]int // by operation
 }
 
 func newFakeServer(t *testing.T) *fakeServer {
@@ -239,10 +240,14 @@ func (f *fakeServer) serve(c net.Conn) {
 const (
 	opCreate          = 1
 	codeUnimplemented = -6
+	codeThrottled     = -127
 )
 
 func (f *fakeServer) answer(c net.Conn, op int32, d *decoder) (code int32, reply encoder) {
 	f.requests[op]++
+	if f.throttled && op != opClose {
+		return codeThrottled, nil
+	}
 	switch op {
 	case opMulti:
 		if creates := f.creates(d); creates != nil {

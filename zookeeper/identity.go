@@ -176,7 +176,7 @@ func (b *Backend) create(c *zk.Conn, path string, value []byte) (bool, error) {
 				ops = append(ops, &zk.CreateRequest{Path: up[i], Data: parentValue, Acl: b.c.acl})
 			}
 		}
-		results, err := c.Multi(append(ops, &zk.CreateRequest{Path: path, Data: value, Acl: b.c.acl})...)
+		results, err := multi(c, append(ops, &zk.CreateRequest{Path: path, Data: value, Acl: b.c.acl})...)
 		switch refusal := refusalOf(results, err); {
 		case errors.Is(refusal, zk.ErrNodeExists), errors.Is(refusal, zk.ErrNoNode):
 			// Another client has made one of them, or the server's copy is old.

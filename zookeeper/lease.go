@@ -240,6 +240,10 @@ func (l *lease) keep() {
 			backoff.Sleep(l.b.life, pause)
 			continue
 		}
+		if l.b.pool.IsThrottled() {
+			l.rest(l.b.limits().tick) // the writes that were answered still prove a renewal
+			continue
+		}
 		addr := l.s.connected()
 		if addr == "" {
 			l.idle()

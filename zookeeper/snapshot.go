@@ -256,12 +256,15 @@ func (r *reader) mirrored(ctx context.Context, top string) (view, dcs.Revision, 
 }
 
 // blamed records a failure of the server if err means that the server did not
-// answer a part of a read. It returns err.
+// answer a part of a read, or refused it because of too many requests. It
+// returns err.
 func (r *reader) blamed(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 	case errors.Is(err, context.DeadlineExceeded):
 		r.b.pool.Blame(r.addr, "no answer to a part of a "+r.request.op)
+	case errors.Is(err, errThrottled):
+		r.b.pool.Failed(r.addr, err)
 	}
 	return err
 }

@@ -114,9 +114,15 @@ func read(c *zk.Conn, path string) (node, error) {
 		return node{}, nil
 	}
 	if err != nil {
-		return node{}, err
+		return node{}, named(err)
 	}
 	return node{there: true, stat: *stat, value: value}, nil
+}
+
+// multi makes a transaction.
+func multi(c *zk.Conn, ops ...any) ([]zk.MultiResponse, error) {
+	results, err := c.Multi(ops...)
+	return results, named(err)
 }
 
 // readAll reads several nodes at once. It sends the requests one after the
@@ -145,7 +151,7 @@ func together(n int, f func(i int)) {
 // barrier makes a transaction of the quorum that changes nothing. A later read
 // on the same connection is not older than it.
 func barrier(c *zk.Conn) error {
-	_, err := c.Multi(&zk.CheckVersionRequest{Path: "/", Version: -1})
+	_, err := multi(c, &zk.CheckVersionRequest{Path: "/", Version: -1})
 	return err
 }
 
