@@ -90,7 +90,7 @@ func parseAuth(text string) ([]authInfo, error) {
 			continue
 		}
 		scheme, value, _ := strings.Cut(line, ":")
-		if scheme == "" || value == "" || scheme == schemeDigest && !strings.Contains(value, ":") {
+		if scheme == "" || strings.ContainsAny(scheme, " \t") || value == "" || scheme == schemeDigest && !strings.Contains(value, ":") {
 			return nil, fmt.Errorf("line %d is not scheme:credentials, like digest:user:password", i+1)
 		}
 		out = append(out, authInfo{scheme, value})

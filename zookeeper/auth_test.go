@@ -15,7 +15,7 @@ func TestAuthFileIsParsed(t *testing.T) {
 	got, err := parseAuth("# both, while the password changes\ndigest:me:old\r\n\ndigest:me:new:er\nother:token\n")
 	require.NoError(t, err)
 	require.Equal(t, []authInfo{{"digest", "me:old"}, {"digest", "me:new:er"}, {"other", "token"}}, got)
-	for _, text := range []string{"", "# nothing", "digest", "digest:", ":me:secret", "digest:me"} {
+	for _, text := range []string{"", "# nothing", "digest", "digest:", ":me:secret", "digest:me", " digest:me:secret", "digest:me:x\nsecret", "digest :me:secret"} {
 		_, err := parseAuth(text)
 		require.Error(t, err, text)
 		require.NotContains(t, err.Error(), "secret")
@@ -26,6 +26,36 @@ func TestAuthFileIsParsed(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, zk.AuthACL(zk.PermAll), c.acl)
 	require.Equal(t, "as me", c.auth.names())
+}
+
+// The credentials of a user and those of a file are given together, and an error
+// names the users without their passwords.
+func TestSeveralCredentials(t *testing.T) {
+	dir := t.TempDir()
+	auth, password := filepath.Join(dir, "auth"), filepath.Join(dir, "password")
+	require.NoError(t, os.WriteFile(auth, []byte("digest:you:secret\nother:secret\n"), 0o600))
+	require.NoError(t, os.WriteFile(password, []byte("secret\n"), 0o600))
+	for _, row := range []struct {
+		c     Config
+		want  []authInfo
+		names string
+	}{
+		{Config{}, nil, "without a user"},
+		{Config{User: "me", Password: "secret"}, []authInfo{{"digest", "me:secret"}}, "as me"},
+		{Config{User: "me", PasswordFile: password}, []authInfo{{"digest", "me:secret"}}, "as me"},
+		{Config{AuthFile: auth}, []authInfo{{"digest", "you:secret"}, {"other", "secret"}}, "as you, other"},
+		{Config{User: "me", Password: "secret", AuthFile: auth}, []authInfo{{"digest", "me:secret"}, {"digest", "you:secret"}, {"other", "secret"}}, "as me, you, other"},
+	} {
+		row.c.Endpoints, row.c.Root = []string{"h"}, "r"
+		c, err := row.c.check()
+		require.NoError(t, err)
+		require.Equal(t, row.want, c.auth.current())
+		require.Equal(t, row.names, c.auth.names())
+		require.Equal(t, len(row.want) > 0, c.auth.any())
+	}
+	_, err := Config{Endpoints: []string{"h"}, Root: "r", User: "me", Password: "secret", PasswordFile: password}.check()
+	require.ErrorContains(t, err, "exclude each other")
+	require.NotContains(t, err.Error(), "secret")
 }
 
 // A password is read again when a permission is denied, also in sessions that

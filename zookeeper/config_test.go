@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -55,7 +54,7 @@ func TestACL(t *testing.T) {
 	user, err := parseACL("", true)
 	require.NoError(t, err)
 	require.Equal(t, zk.AuthACL(zk.PermAll), user)
-	for _, text := range []string{"world", "world:anyone", "world:anyone:", "world:anyone:z", ":x:r", ","} {
+	for _, text := range []string{"world", "world:anyone", "world:anyone:", "world:anyone:z", ":x:r", ",", "world:anyone:r,", `world:anyone:r\`, "x509:CN=a,O=b:cdrwa"} {
 		_, err := parseACL(text, false)
 		require.Error(t, err, text)
 	}
@@ -79,57 +78,6 @@ func TestTickIsMeasured(t *testing.T) {
 		require.Equal(t, c.want, c.config.measured(c.shortest, c.longest))
 	}
 	require.Equal(t, limits{4 * time.Second, 40 * time.Second, 2 * time.Second}, Config{}.limits(), "ZooKeeper's defaults")
-}
-
-func TestURL(t *testing.T) {
-	secret := filepath.Join(t.TempDir(), "password")
-	require.NoError(t, os.WriteFile(secret, []byte("p:w\n"), 0o600))
-	u, err := dcs.ParseURL("zookeeper://h1:1,h2/pg/main?user=me&password_file=" + filepath.ToSlash(secret) + "&acl=world:anyone:r&tick=100ms&max_buffer=2000000&tls=true")
-	require.NoError(t, err)
-	c, err := configFromURL(u, dcs.Options{})
-	require.NoError(t, err)
-	require.Equal(t, []string{"h1:1", "h2"}, c.Endpoints)
-	require.Equal(t, []any{"pg/main", "me", "world:anyone:r", 100 * time.Millisecond}, []any{c.Root, c.User, c.ACL, c.Tick})
-	require.Equal(t, 2_000_000, c.MaxBuffer)
-	require.Equal(t, &dcs.TLSFiles{}, c.TLSFiles)
-	b, err := New(c)
-	require.NoError(t, err)
-	defer b.Close()
-	require.Equal(t, []string{"h1:1", "h2:2181"}, b.c.Endpoints)
-	require.Equal(t, []authInfo{{"digest", "me:p:w"}}, b.c.auth.current(), "the line end is not part of a password")
-
-	for url, want := range map[string]string{
-		"zookeeper:///r":                               "no host",
-		"zookeeper://h":                                "no root",
-		"zookeeper://h/r?wait=perhaps":                 "true or false",
-		"zookeeper://h/r?tls_cert=x":                   "tls_key",
-		"zookeeper://h/r?tick=soon":                    "tick",
-		"zookeeper://h/r?max_buffer=1MiB":              "max_buffer",
-		"zookeeper://h/r?max_buffer=1000":              "MaxBuffer",
-		"zookeeper://h/r?nosuch=1":                     "nosuch",
-		"zookeeper://h/r?user=a":                       "belong together",
-		"zookeeper://h/r?user=a&password_file=/no/x/y": "password_file",
-	} {
-		_, err := dcs.Open(t.Context(), url, dcs.Options{})
-		require.ErrorIs(t, err, dcs.ErrInvalid, url)
-		require.ErrorContains(t, err, want, url)
-	}
-}
-
-func TestFromConnectString(t *testing.T) {
-	c, err := FromConnectString("h1:2181, h2,h1/app/x", "pg/main")
-	require.NoError(t, err)
-	require.Equal(t, Config{Endpoints: []string{"h1:2181", "h2:2181"}, Root: "app/x/pg/main"}, c)
-	c, err = FromConnectString("h1", "/pg/")
-	require.NoError(t, err)
-	require.Equal(t, Config{Endpoints: []string{"h1:2181"}, Root: "pg"}, c)
-	c, err = FromConnectString("h1/app", "")
-	require.NoError(t, err)
-	require.Equal(t, "app", c.Root)
-	for _, bad := range []string{"", "h1", "h:x/app", "h1//app/../x"} {
-		_, err := FromConnectString(bad, "")
-		require.ErrorIs(t, err, dcs.ErrInvalid, bad)
-	}
 }
 
 // Each error of a call has one meaning. The outcome of an error that is not in
