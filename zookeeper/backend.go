@@ -190,11 +190,16 @@ func (b *Backend) markerLease(ctx context.Context, ttl time.Duration) (dcs.Lease
 	return a.Value, nil
 }
 
-// dial connects to a server.
+// dial connects to a server as soon as the limit on dials allows it.
 func (b *Backend) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if err := b.pool.AwaitDial(ctx); err != nil {
 		return nil, err
 	}
+	return b.connect(ctx, addr)
+}
+
+// connect connects to a server.
+func (b *Backend) connect(ctx context.Context, addr string) (net.Conn, error) {
 	at, err := b.pool.Address(ctx, addr)
 	if err != nil {
 		return nil, err

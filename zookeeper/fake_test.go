@@ -37,6 +37,7 @@ type fakeServer struct {
 	data     map[string]map[net.Conn]bool
 	lists    map[string]map[net.Conn]bool
 
+	limit     int           // of connections; 0: none
 	throttled bool          // all requests are refused because there are too many
 	requests  map[int32]int // by operation
 }
@@ -70,10 +71,15 @@ func (f *fakeServer) accept(l net.Listener) {
 			return
 		}
 		f.mu.Lock()
-		f.conns[c] = true
+		full := f.limit > 0 && len(f.conns) >= f.limit
 		f.accepted++
+		if full {
+			c.Close()
+		} else {
+			f.conns[c] = true
+			go f.serve(c)
+		}
 		f.mu.Unlock()
-		go f.serve(c)
 	}
 }
 

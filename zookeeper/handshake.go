@@ -119,7 +119,7 @@ const codeExpired = -112
 func (b *Backend) aside(ctx context.Context, addr string, f func(c net.Conn) error) error {
 	c, err := b.dial(ctx, addr)
 	if err != nil {
-		return b.unreachable(addr, err)
+		return b.notGranted(addr, err)
 	}
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })

@@ -344,7 +344,11 @@ func (l *lease) Revoke(ctx context.Context) error {
 	}
 	a, err := do(ctx, l.b, endpoint.Write, func(ctx context.Context, addr string) (struct{}, error) {
 		g, seen := l.s.identity()
-		return struct{}{}, l.b.revoke(ctx, addr, g, seen)
+		err := l.b.revoke(ctx, addr, g, seen)
+		if errors.Is(err, errConnections) {
+			l.s.disconnect() // the next attempt gets its place
+		}
+		return struct{}{}, err
 	})
 	if err != nil {
 		return backend.WrapError(backendName, "Revoke", "", a.Endpoint, err)

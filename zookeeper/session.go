@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"net"
 	"sync"
 	"time"
 
@@ -12,7 +11,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/backend"
-	"github.com/holdfast-dcs/holdfast/internal/backoff"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
 // session is a ZooKeeper session that the client library manages. It is
@@ -29,6 +28,7 @@ type session struct {
 	mu      sync.Mutex
 	want    string             // where to connect next
 	dialing string             // where a connection is being made
+	begun   dcs.Instant        // since when; zero while the limit on dials delays it
 	stop    context.CancelFunc // cancels dialing
 	turn    int                // counts the changes of want
 	next    *trackedConn       // the connection on which the session is being requested
@@ -89,100 +89,6 @@ func (b *Backend) newSession(o sessionOptions) (*session, error) {
 type silent struct{}
 
 func (silent) Printf(string, ...any) {}
-
-// Init implements [zk.HostProvider].
-func (*session) Init([]string) error { return nil }
-
-// Len implements [zk.HostProvider].
-func (*session) Len() int { return 1 }
-
-// Connected implements [zk.HostProvider].
-func (*session) Connected() {}
-
-// Next implements [zk.HostProvider]. It returns no address because dial chooses
-// the server. Once the session is over, Next makes the library shut down: it
-// returns true, which means that all servers were tried. Only then does the
-// library check whether it was closed, and fail the queued requests. Next first
-// waits until quit has queued the library's own Close request, which otherwise
-// takes a second.
-func (s *session) Next() (string, bool) {
-	if s.ended() == nil {
-		return "", false
-	}
-	go s.quit()
-	backoff.Sleep(context.Background(), farewell)
-	return "", true
-}
-
-// quit ends the library's use of the session.
-func (s *session) quit() {
-	s.conn.Close()
-	s.left.Do(func() { close(s.gone) })
-}
-
-// dial is the library's dialer. It waits until a call wants the session at a
-// server.
-func (s *session) dial(string, string, time.Duration) (net.Conn, error) {
-	ctx, addr, err := s.wanted()
-	if err != nil {
-		return nil, err
-	}
-	c, err := s.b.dial(ctx, addr)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err == nil && (ctx.Err() != nil || s.over != nil) {
-		c.Close()
-		err = errElsewhere
-	}
-	if err == nil {
-		deadline := time.Now().Add(s.b.c.Timing.RetryTimeout / 2) //nolint:forbidigo // the net package compares its monotonic reading
-		s.next, err = newTrackedConn(c, addr, s.o.quiet, deadline)
-		s.next.most = s.b.c.MaxBuffer
-	}
-	if err != nil {
-		s.missed(addr, err)
-		return nil, err
-	}
-	return s.next, nil
-}
-
-// wanted waits until a call wants the session at a server, or the session is
-// over.
-func (s *session) wanted() (context.Context, string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for {
-		if s.over != nil {
-			return nil, "", s.over
-		}
-		if s.want == "" && s.o.kept {
-			misses := s.misses
-			s.mu.Unlock()
-			afterMiss.Wait(s.b.life, misses)
-			best := s.b.pool.Endpoints()[0]
-			s.mu.Lock()
-			if s.want == "" {
-				s.want = best
-			}
-			continue
-		}
-		if s.want != "" {
-			ctx, stop := context.WithTimeout(s.b.life, s.b.c.Timing.RetryTimeout/2)
-			s.dialing, s.want, s.stop = s.want, "", stop
-			return ctx, s.dialing, nil
-		}
-		change := s.change
-		s.mu.Unlock()
-		<-change
-		s.mu.Lock()
-	}
-}
-
-// farewell is how long the library may take to queue the end of a session.
-const farewell = 5 * time.Millisecond
-
-// afterMiss is the back-off of a session that is kept connected.
-var afterMiss = backoff.Exponential{First: 20 * time.Millisecond, Most: time.Second}
 
 // event handles the library's events, which concern its connection or nodes.
 func (s *session) event(ev zk.Event) {
@@ -257,6 +163,7 @@ func (s *session) at(ctx context.Context, addr string) (*trackedConn, error) {
 		s.leave()
 		s.changed()
 	}
+	since := dcs.Now()
 	for turn := s.turn; ; {
 		switch {
 		case s.over != nil:
@@ -278,13 +185,26 @@ func (s *session) at(ctx context.Context, addr string) (*trackedConn, error) {
 		}
 		s.mu.Lock()
 		if ctx.Err() != nil {
+			delayed := s.delayed(addr, since)
 			if s.o.quiet && s.turn == turn && s.live == nil {
 				s.want = "" // otherwise a later connection would keep it alive
 				s.leave()
 			}
+			if delayed && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return nil, &backend.Failure{Endpoint: addr, Err: endpoint.ErrDials, Refused: true, Local: true}
+			}
 			return nil, &backend.Failure{Endpoint: addr, Err: ctx.Err(), Blame: true, Refused: true}
 		}
 	}
+}
+
+// delayed reports whether the limit on dials took most of the time since a call
+// began to wait for a connection to addr. The caller must hold s.mu.
+func (s *session) delayed(addr string, since dcs.Instant) bool {
+	if s.dialing != addr || s.begun.IsZero() {
+		return s.dialing == addr
+	}
+	return 2*s.begun.Elapsed() < since.Elapsed()
 }
 
 // leave closes the connection, and cancels the one that is being made. The
@@ -312,6 +232,17 @@ func (s *session) cut(w *trackedConn) {
 		s.changed()
 	}
 	w.Close()
+}
+
+// disconnect closes the session's connection. The next call makes another one.
+func (s *session) disconnect() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live != nil {
+		s.turn++
+		s.leave()
+		s.changed()
+	}
 }
 
 // where returns the server that the session is connected to, or is to be
