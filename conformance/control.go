@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"testing"
 	"time"
 )
 
@@ -66,6 +67,20 @@ func (c *control) use() (release func()) {
 			<-stopped
 		}
 	})
+}
+
+// Control measures the delays of the machine until tb ends, for a test that bounds the
+// time of its own work. The returned function returns the sum of the delays since a time.
+// The test may add it to the bound of work that takes many steps, as the cases of the suite
+// add the longest delay to the bound of one call.
+func Control(tb testing.TB) (delayed func(since time.Time) time.Duration) {
+	tb.Cleanup(machine.use())
+	return func(since time.Time) (sum time.Duration) {
+		for _, s := range machine.between(since, time.Now()) {
+			sum += s.delay
+		}
+		return sum
+	}
 }
 
 func (c *control) run(stop, stopped chan struct{}) {
