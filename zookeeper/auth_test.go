@@ -1,8 +1,10 @@
 package zookeeper
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/go-zookeeper/zk"
@@ -102,4 +104,38 @@ func TestPasswordsAreReadAgain(t *testing.T) {
 	require.NotContains(t, err.Error(), "me:")
 	write(password, "new\n")
 	works(one, "the file has the new password")
+}
+
+// Calls that are denied at the same time are all repeated with the new password, although
+// only one of them gives it to the session.
+func TestPasswordIsReadAgainByManyCalls(t *testing.T) {
+	s := newSuite(t)
+	password := filepath.Join(t.TempDir(), "password")
+	write := func(text string) { require.NoError(t, os.WriteFile(password, []byte(text), 0o600)) }
+	write("0\n")
+	_, err := ours(t, s.fresh(t), nil).Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+	require.NoError(t, err, "the parents of all roots are accessible without credentials")
+	b := ours(t, s, func(c *Config) { c.User, c.PasswordFile = "me", password })
+	_, err = b.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+	require.NoError(t, err)
+	admin, err := s.Cluster.ZooKeeperAdmin(0)
+	require.NoError(t, err)
+	defer admin.Close()
+	for round := range 10 {
+		next := fmt.Sprint(round + 1)
+		write(next + "\n")
+		for _, path := range []string{"/" + s.Root, "/" + s.Root + "/k"} {
+			_, err := admin.SetACL(path, zk.DigestACL(zk.PermAll, "me", next), -1)
+			require.NoError(t, err, path)
+		}
+		var calls sync.WaitGroup
+		for range 20 {
+			calls.Go(func() {
+				if _, err := b.Get(budget(t), "k"); err != nil {
+					t.Error(round, err)
+				}
+			})
+		}
+		calls.Wait()
+	}
 }

@@ -31,15 +31,15 @@ func (s *session) sign(ctx context.Context) error {
 }
 
 // signAgain gives the credentials that were not given yet, for example because
-// a file has changed, and reports whether there were any. It is called when
-// ZooKeeper denied the session a permission.
-func (s *session) signAgain(ctx context.Context) bool {
-	given := false
-	err := s.signWith(ctx, func() (err error) {
-		given, err = s.give()
+// a file has changed. It reports whether the session has more credentials than
+// given, so that a request which was denied with those may succeed. Another call
+// that was denied may have given them already.
+func (s *session) signAgain(ctx context.Context, given int64) bool {
+	err := s.signWith(ctx, func() error {
+		_, err := s.give()
 		return err
 	})
-	return err == nil && given
+	return err == nil && s.gave.Load() > given
 }
 
 // signWith runs f, which gives credentials, and excludes other calls that do
@@ -74,6 +74,7 @@ func (s *session) give() (given bool, err error) {
 			return given, err
 		}
 		s.given, given = append(s.given, a), true
+		s.gave.Add(1)
 	}
 	return given, nil
 }
@@ -102,9 +103,9 @@ func call[T any](ctx context.Context, s *session, addr string, r request, f func
 	}
 	done := make(chan result, 1)
 	s.b.bg.run(func() {
-		v, err := send(ctx, s, r, f)
-		if errors.Is(err, zk.ErrNoAuth) && s.b.c.auth.any() && s.signAgain(ctx) {
-			v, err = send(ctx, s, r, f) // safe, because a denied request changed nothing
+		v, given, err := send(ctx, s, r, f)
+		if errors.Is(err, zk.ErrNoAuth) && s.b.c.auth.any() && s.signAgain(ctx, given) {
+			v, _, err = send(ctx, s, r, f) // safe, because a denied request changed nothing
 		}
 		done <- result{v, err}
 	})
@@ -123,10 +124,12 @@ func call[T any](ctx context.Context, s *session, addr string, r request, f func
 	}
 }
 
-// send gives the credentials and makes one request.
-func send[T any](ctx context.Context, s *session, r request, f func(c *zk.Conn) (T, error)) (T, error) {
+// send gives the credentials and makes one request. given is the number of credentials
+// that the request was sent with, or less.
+func send[T any](ctx context.Context, s *session, r request, f func(c *zk.Conn) (T, error)) (v T, given int64, err error) {
 	answer := make(chan T, 1) // the first one counts
-	err := s.sign(ctx)
+	err = s.sign(ctx)
+	given = s.gave.Load()
 	if err == nil {
 		err = s.b.hooks.intercept(ctx, r, s, func(c *zk.Conn) error {
 			v, err := f(c)
@@ -137,12 +140,11 @@ func send[T any](ctx context.Context, s *session, r request, f func(c *zk.Conn) 
 			return err
 		})
 	}
-	var v T
 	select {
 	case v = <-answer:
 	default:
 	}
-	return v, err
+	return v, given, err
 }
 
 // silentShare is the divisor of a budget after which a silent connection is

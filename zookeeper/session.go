@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-zookeeper/zk"
@@ -46,7 +47,8 @@ type session struct {
 
 	signing chan struct{} // held while a call gives the credentials
 	signed  bool
-	given   []authInfo // under signing
+	given   []authInfo   // under signing
+	gave    atomic.Int64 // len(given)
 }
 
 type sessionOptions struct {
