@@ -100,7 +100,7 @@ func TestMeanings(t *testing.T) {
 		"the session moved":    {err: zk.ErrSessionMoved, refused: true},
 		"a missing permission": {err: zk.ErrNoAuth, kind: dcs.ErrUnauthorized, refused: true},
 		"a bad ACL":            {err: zk.ErrInvalidACL, kind: dcs.ErrUnauthorized, refused: true},
-		"a wrong user":         {err: zk.ErrAuthFailed, kind: dcs.ErrUnauthorized, refused: true, blame: true},
+		"a wrong user":         {err: zk.ErrAuthFailed, kind: dcs.ErrUnauthorized, refused: true},
 		"the session is over":  {err: zk.ErrSessionExpired, refused: true},
 		"too many requests":    {err: errThrottled, refused: true, also: backend.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
 		"too many, in a read":  {err: errors.Join(nil, errThrottled), refused: true, also: backend.Failure{Doubt: true, Throttled: true, Busy: time.Second}},

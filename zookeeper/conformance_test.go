@@ -23,7 +23,6 @@ func (s *suite) notApplicable() map[string]string {
 	out := map[string]string{ //nolint:gosec // G101: the names of cases
 		"Lease/Rebind":               "a node stays its session's: Caps.Rebind is false",
 		"Holder/ConfirmsKeepFailing": "a node stays its session's: Caps.Rebind is false",
-		"Rotate/OneRefuses":          "permissions are judged by the leader, and a server that alone does not know the kind of a user ends the connection",
 		"Auth/TokenRenewed":          "digest credentials do not run out",
 	}
 	if s.Cluster == nil {

@@ -40,7 +40,7 @@ func (b *Backend) failed(s *session, addr string, err error) error {
 	case errors.Is(err, zk.ErrSessionMoved):
 		f.Refused, f.Blame = true, false
 	case errors.Is(err, zk.ErrAuthFailed): // by this server, which keeps users of its own
-		f.Kind, f.Err, f.Refused = dcs.ErrUnauthorized, b.needs(err), true
+		f.Kind, f.Err, f.Refused, f.Unconfirmed, f.Blame = dcs.ErrUnauthorized, b.needs(err), true, true, false
 	case errors.Is(err, zk.ErrNoAuth), errors.Is(err, zk.ErrInvalidACL): // by the leader, or behind a barrier
 		f.Kind, f.Err, f.Refused, f.Blame = dcs.ErrUnauthorized, b.needs(err), true, false
 	}

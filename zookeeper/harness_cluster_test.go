@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-zookeeper/zk"
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
@@ -22,6 +23,11 @@ func (s *suite) faults() *conformance.Cluster {
 	}
 	c := harness.Faults(s.Cluster)
 	c.EndLease = s.endLease
+	c.Refusals = map[string]func(testing.TB, int) func(){"an unknown user": func(_ testing.TB, i int) func() {
+		at := s.Endpoints[i]
+		s.refusing.Store(at, zk.ErrAuthFailed)
+		return func() { s.refusing.Delete(at) }
+	}}
 	c.ReadOnly = func(tb testing.TB) func() {
 		heal, err := s.Cluster.ZooKeeperReadOnly(append(parents("/"+s.Root), "/"+s.Root))
 		require.NoError(tb, err)

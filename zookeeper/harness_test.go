@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/conformance"
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/backend"
+	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster/harness"
 )
@@ -42,8 +43,9 @@ func TestMain(m *testing.M) {
 type suite struct {
 	harness.Env
 
-	mu      sync.Mutex
-	clients []*Backend
+	mu       sync.Mutex
+	clients  []*Backend
+	refusing sync.Map // the error with which a server refuses all requests, by endpoint
 }
 
 // fresh returns the suite with a tree of its own.
@@ -89,7 +91,7 @@ func (s *suite) config(o conformance.Opening) Config {
 }
 
 func (s *suite) openWith(tb testing.TB, o conformance.Opening) (dcs.Backend, error) {
-	client := &suiteClient{injector: &testInjector{}}
+	client := &suiteClient{injector: &testInjector{refusing: &s.refusing}}
 	for _, f := range o.Faults {
 		client.injector.Inject(f)
 	}
@@ -150,9 +152,32 @@ func (s *suite) dropBookkeeping(tb testing.TB) {
 
 // testInjector applies the suite's faults to every call. A request that must
 // arrive after its sender has closed the connection is sent on another one.
-type testInjector struct{ conformance.FaultInjector }
+type testInjector struct {
+	conformance.FaultInjector
+	refusing *sync.Map // of the suite
+}
+
+// refusal returns the error with which the server of a session refuses all
+// requests, or nil.
+func (t *testInjector) refusal(s *session) error {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live == nil {
+		return nil
+	}
+	if err, ok := t.refusing.Load(endpoint.HostPort(s.live.addr)); ok {
+		return err.(error)
+	}
+	return nil
+}
 
 func (t *testInjector) send(ctx context.Context, r request, s *session, send func(c *zk.Conn) error) error {
+	if err := t.refusal(s); err != nil {
+		return err
+	}
 	return t.Pass(ctx, conformance.Request{Op: r.op, Keys: r.keys}, func(now context.Context) error {
 		switch {
 		case s == nil:
