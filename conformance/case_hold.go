@@ -106,7 +106,9 @@ func oneWinner(e *env) {
 				return
 			}
 			if errors.Is(err, dcs.ErrUnavailable) { // so many may be too many for a busy machine
-				unavailable.Add(1)
+				if unavailable.Add(1) == 1 {
+					e.Logf("round %d: contender %d: %v", round, i, err)
+				}
 				return
 			}
 			holder := e.kind(err, dcs.ErrConflict, "a loser's TryAcquire")
