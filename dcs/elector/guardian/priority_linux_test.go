@@ -42,7 +42,7 @@ func TestChildHasPriority(t *testing.T) {
 	eventually(t, func() bool { _, err := os.Stat(file); return err == nil })
 	stat, err := os.ReadFile(file)
 	noError(t, err)
-	const policy = 41 - 3 // see proc_pid_stat(5); the command and what is before it are cut
+	const policy = 41 - 3 // see proc_pid_stat(5); the name of the program and the fields before it are cut
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 	must(t, len(fields) > policy && fields[policy] == fmt.Sprint(unix.SCHED_NORMAL), "wrong policy of the command", fields)
 }
