@@ -245,6 +245,7 @@ func (f *fakeServer) serve(c net.Conn) {
 
 const (
 	opCreate          = 1
+	opSetAuth         = 100
 	codeUnimplemented = -6
 	codeThrottled     = -127
 )
@@ -262,6 +263,8 @@ func (f *fakeServer) answer(c net.Conn, op int32, d *decoder) (code int32, reply
 		return 0, encoder{0, 0, 0, 13, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 1, 0xff, 0xff, 0xff, 0xff}
 	case opClose:
 		f.ended++
+		return 0, nil
+	case opSetAuth:
 		return 0, nil
 	case opMultiRead, opAddWatch:
 		if f.old {

@@ -57,7 +57,9 @@ const (
 )
 
 // Write sends p, which is one whole frame because the library writes each frame
-// in one piece.
+// in one piece. If that fails, Write closes the connection and returns no error: the
+// library then fails all requests, because its read fails. After an error of Write, while it
+// gives the credentials to a new connection, it would wait for ever.
 func (w *trackedConn) Write(p []byte) (int, error) {
 	xid, op := opening(p)
 	if w.quiet && xid == xidPing {
@@ -75,12 +77,13 @@ func (w *trackedConn) Write(p []byte) (int, error) {
 		waiting, w.multi = w.multi, nil
 	}
 	w.mu.Unlock()
-	n, err := w.Conn.Write(p)
-	w.failed(err)
-	if err == nil && waiting != nil {
+	if _, err := w.Conn.Write(p); err != nil {
+		w.failed(err)
+		w.Conn.Close()
+	} else if waiting != nil {
 		close(waiting)
 	}
-	return n, err
+	return len(p), nil
 }
 
 // opening returns the fields after the size of a frame that is sent.

@@ -4,10 +4,13 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/go-zookeeper/zk"
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -165,4 +168,47 @@ func TestReadIsSentBehindTheBarrier(t *testing.T) {
 		require.ErrorIs(t, err, dcs.ErrNotFound)
 		require.True(t, <-reads, "a read was sent before its barrier")
 	}
+}
+
+// authFailingConn is a connection that breaks when credentials are sent, if breaks is
+// positive.
+type authFailingConn struct {
+	net.Conn
+	breaks *atomic.Int32
+}
+
+func (c authFailingConn) Write(p []byte) (int, error) {
+	if _, op := opening(p); op == opSetAuth && c.breaks.Add(-1) >= 0 {
+		c.Close()
+		return 0, syscall.ECONNRESET
+	}
+	return c.Conn.Write(p)
+}
+
+// A connection that breaks while the library gives the credentials again does not end the
+// use of the session.
+func TestConnectionBreaksWhileCredentialsAreGiven(t *testing.T) {
+	f := newFakeServer(t)
+	var breaks atomic.Int32
+	dial := func(string, string, time.Duration) (net.Conn, error) {
+		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", f.addr)
+		if err != nil {
+			return nil, err
+		}
+		return newTrackedConn(authFailingConn{c, &breaks}, f.addr, false, time.Now().Add(time.Minute))
+	}
+	c, _, err := zk.Connect([]string{f.addr}, 10*time.Second, zk.WithDialer(dial), zk.WithLogger(silent{}), zk.WithLogInfo(false))
+	require.NoError(t, err)
+	defer c.Close()
+	require.NoError(t, c.AddAuth(schemeDigest, []byte("me:secret")))
+	breaks.Store(1)
+	f.mu.Lock()
+	for conn := range f.conns {
+		conn.Close()
+	}
+	f.mu.Unlock()
+	require.Eventually(t, func() bool { return breaks.Load() < 0 }, 10*time.Second, time.Millisecond, "the library must connect again")
+	there, _, err := c.Exists("/k")
+	require.NoError(t, err)
+	require.False(t, there)
 }
