@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/go-zookeeper/zk"
 
@@ -26,6 +27,11 @@ type authSource struct {
 
 // any reports whether there are credentials.
 func (a authSource) any() bool { return a.user != "" || a.file != nil }
+
+// mayChange reports whether the credentials come from files.
+func (a authSource) mayChange() bool {
+	return a.file != nil || a.user != "" && a.password.MayChange()
+}
 
 // current reads the credentials.
 func (a authSource) current() []authInfo {
@@ -154,4 +160,29 @@ func splitACL(text string) []string {
 		}
 	}
 	return append(out, b.String())
+}
+
+// announcement notifies watches that a session was given newer credentials.
+type announcement struct {
+	mu sync.Mutex
+	ch chan struct{} // nil: nobody waits
+}
+
+// next returns a channel that the next announce closes.
+func (a *announcement) next() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ch == nil {
+		a.ch = make(chan struct{})
+	}
+	return a.ch
+}
+
+func (a *announcement) announce() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ch != nil {
+		close(a.ch)
+		a.ch = nil
+	}
 }

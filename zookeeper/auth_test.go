@@ -1,11 +1,13 @@
 package zookeeper
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/go-zookeeper/zk"
 	"github.com/stretchr/testify/require"
@@ -137,5 +139,47 @@ func TestPasswordIsReadAgainByManyCalls(t *testing.T) {
 			})
 		}
 		calls.Wait()
+	}
+}
+
+// A Wait sees changes after the nodes belong to a new password, which the file has had
+// for longer.
+func TestWaitWithANewPassword(t *testing.T) {
+	s := newSuite(t)
+	_, err := ours(t, s.fresh(t), nil).Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
+	require.NoError(t, err, "the parents of all roots are accessible without credentials")
+	auth := filepath.Join(t.TempDir(), "auth")
+	write := func(text string) { require.NoError(t, os.WriteFile(auth, []byte(text), 0o600)) }
+	write("digest:me:old\n")
+	b := ours(t, s, func(c *Config) { c.AuthFile = auth })
+	rev, err := b.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte("0"))}})
+	require.NoError(t, err)
+	seen, err := b.Wait(budget(t), "", rev-1)
+	require.NoError(t, err)
+	idle := ours(t, s, func(c *Config) { // it only waits
+		c.AuthFile, c.Timing.RetryTimeout = auth, 2*time.Second
+	})
+	last, err := idle.Wait(budget(t), "", rev-1)
+	require.NoError(t, err)
+	write("digest:me:old\ndigest:me:new\n")
+	admin, err := s.Cluster.ZooKeeperAdmin(0)
+	require.NoError(t, err)
+	defer admin.Close()
+	for _, path := range []string{"/" + s.Root, "/" + s.Root + "/k"} {
+		_, err := admin.SetACL(path, zk.DigestACL(zk.PermAll, "me", "new"), -1)
+		require.NoError(t, err, path)
+	}
+	for i := range 3 {
+		_, err = b.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", fmt.Append(nil, i+1))}})
+		require.NoError(t, err)
+		seen, err = b.Wait(budget(t), "", seen.Revision)
+		require.NoError(t, err, "a Wait must see a change of a node with the new password")
+	}
+	for begin := time.Now(); last.Revision < seen.Revision; {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		last, err = idle.Wait(ctx, "", last.Revision)
+		cancel()
+		require.NoError(t, err, "a client without calls must find the new password")
+		t.Log("found after", time.Since(begin))
 	}
 }

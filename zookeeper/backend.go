@@ -33,6 +33,7 @@ type Backend struct {
 	known       known
 	made        made
 	dialer      *keepalive.Dialer
+	newer       announcement // of newer credentials
 	learned     atomic.Pointer[limits]
 	asking      chan struct{}    // held while a call learns the limits
 	mirrors     chan struct{}    // held by Snapshots of large trees

@@ -103,10 +103,7 @@ func call[T any](ctx context.Context, s *session, addr string, r request, f func
 	}
 	done := make(chan result, 1)
 	s.b.bg.run(func() {
-		v, given, err := send(ctx, s, r, f)
-		if errors.Is(err, zk.ErrNoAuth) && s.b.c.auth.any() && s.signAgain(ctx, given) {
-			v, _, err = send(ctx, s, r, f) // safe, because a denied request changed nothing
-		}
+		v, err := permitted(ctx, s, func() (T, error) { return send(ctx, s, r, f) })
 		done <- result{v, err}
 	})
 	select {
@@ -124,27 +121,39 @@ func call[T any](ctx context.Context, s *session, addr string, r request, f func
 	}
 }
 
-// send gives the credentials and makes one request. given is the number of credentials
-// that the request was sent with, or less.
-func send[T any](ctx context.Context, s *session, r request, f func(c *zk.Conn) (T, error)) (v T, given int64, err error) {
-	answer := make(chan T, 1) // the first one counts
-	err = s.sign(ctx)
-	given = s.gave.Load()
-	if err == nil {
-		err = s.b.hooks.intercept(ctx, r, s, func(c *zk.Conn) error {
-			v, err := f(c)
-			select {
-			case answer <- v:
-			default:
-			}
-			return err
-		})
+// permitted gives the credentials and calls send. If that is denied, and there are newer
+// credentials, it gives them and calls send again, which is safe because a denied request
+// changed nothing.
+func permitted[T any](ctx context.Context, s *session, send func() (T, error)) (v T, err error) {
+	for again := false; ; again = true {
+		given := s.gave.Load() // or more, when the request is sent
+		if err = s.sign(ctx); err == nil {
+			given = s.gave.Load()
+			v, err = send()
+		}
+		if again || !errors.Is(err, zk.ErrNoAuth) || !s.b.c.auth.any() || !s.signAgain(ctx, given) {
+			return v, err
+		}
+		s.b.newer.announce()
 	}
+}
+
+// send makes one request.
+func send[T any](ctx context.Context, s *session, r request, f func(c *zk.Conn) (T, error)) (v T, err error) {
+	answer := make(chan T, 1) // the first one counts
+	err = s.b.hooks.intercept(ctx, r, s, func(c *zk.Conn) error {
+		v, err := f(c)
+		select {
+		case answer <- v:
+		default:
+		}
+		return err
+	})
 	select {
 	case v = <-answer:
 	default:
 	}
-	return v, given, err
+	return v, err
 }
 
 // silentShare is the divisor of a budget after which a silent connection is

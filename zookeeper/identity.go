@@ -87,11 +87,7 @@ func (s *session) identityAt(ctx context.Context, w *trackedConn) (string, error
 	}
 	done := make(chan answer, 1)
 	s.b.bg.run(func() {
-		err := s.sign(ctx)
-		id := ""
-		if err == nil {
-			id, err = s.readIdentity(s.conn)
-		}
+		id, err := permitted(ctx, s, func() (string, error) { return s.readIdentity(s.conn) })
 		done <- answer{id, err}
 	})
 	select {

@@ -2,7 +2,9 @@ package zookeeper
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"time"
 
 	"github.com/go-zookeeper/zk"
 
@@ -85,6 +87,9 @@ func (v *watch) Follow(ctx context.Context) error {
 	}
 	v.mirror, m.heard = m, v.w.Heard
 	defer v.s.goodbye()
+	newer := v.b.newer.next()
+	again, stop := v.b.reread()
+	defer stop()
 	for err = v.Probe(ctx); ; {
 		if err != nil {
 			return err
@@ -94,6 +99,12 @@ func (v *watch) Follow(ctx context.Context) error {
 			return context.Cause(ctx)
 		case <-v.s.done:
 			return &backend.Failure{Endpoint: v.addr, Err: v.s.ended(), Blame: true}
+		case <-newer:
+			err = v.withNewer()
+		case <-again:
+			if v.s.signAgain(ctx, v.s.gave.Load()) {
+				err = v.withNewer()
+			}
 		case <-v.news:
 			err = v.update(ctx, v.op, nil)
 		}
@@ -104,6 +115,24 @@ func (v *watch) Follow(ctx context.Context) error {
 // copy.
 func (v *watch) Probe(ctx context.Context) error {
 	return v.update(ctx, request{op: "Probe"}, barrier)
+}
+
+// errCredentials ends a watch whose session has got newer credentials. ZooKeeper keeps
+// the events of nodes from a session that may not read them, so that some may be missing.
+var errCredentials = errors.New("the watch begins again with the newer credentials")
+
+func (v *watch) withNewer() error {
+	return &backend.Failure{Endpoint: v.addr, Err: errCredentials, Refused: true, Local: true}
+}
+
+// reread returns a channel that fires when the files of the credentials are to be read
+// again, because a client that only waits makes no call that is denied. stop ends that.
+func (b *Backend) reread() (again <-chan time.Time, stop func()) {
+	if !b.c.auth.mayChange() {
+		return nil, func() {}
+	}
+	t := time.NewTicker(b.c.Timing.RetryTimeout)
+	return t.C, t.Stop
 }
 
 // update makes the pending reads, and updates the copy to their result.
