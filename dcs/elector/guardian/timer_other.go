@@ -8,5 +8,3 @@ func newTimer() int { return -1 }
 func setTimer(int, int64) bool { return false }
 
 func protectChild() {}
-
-func usualPriority() {}
