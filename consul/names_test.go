@@ -62,7 +62,6 @@ func TestNameOfAFrozenServerMoves(t *testing.T) {
 // only.
 func TestNameIsVerified(t *testing.T) {
 	t.Parallel()
-	const named = "elsewhere.test" // the name in the certificate
 	ca, err := testcerts.NewAuthority(t.TempDir(), nil)
 	require.NoError(t, err)
 	certificate, err := tls.LoadX509KeyPair(ca.Other().Cert, ca.Other().Key)
@@ -94,13 +93,13 @@ func TestNameIsVerified(t *testing.T) {
 		_, err = b.read(soon(t), c, "k")
 		return err
 	}
-	b := client(named)
+	b := client(testcerts.OtherName)
 	_, err = b.Get(soon(t), "k")
 	require.ErrorIs(t, err, dcs.ErrNotFound)
 	other := client("other.test")
 	for _, address := range at {
-		require.Contains(t, b.Endpoints(), named+"/"+address)
-		require.NoError(t, read(b, named+"/"+address))
+		require.Contains(t, b.Endpoints(), testcerts.OtherName+"/"+address)
+		require.NoError(t, read(b, testcerts.OtherName+"/"+address))
 		err := read(other, "other.test/"+address)
 		require.ErrorContains(t, err, "not other.test")
 		require.Equal(t, dcs.ErrUnauthorized, dcs.KindOf(err))

@@ -21,32 +21,13 @@ import (
 
 // rotatingCluster is a cluster with users whose authority and certificates are replaced.
 type rotatingCluster struct {
-	t            *testing.T
-	c            *testcluster.Cluster
-	older, newer *testcerts.Authority
-	olderCA      string // the file of the older authority, which is not replaced
-}
-
-func newRotatingCluster(t *testing.T) *rotatingCluster {
-	dir := t.TempDir()
-	r := &rotatingCluster{t: t, olderCA: filepath.Join(dir, "older.pem")}
-	r.c = testcluster.New(t, testcluster.Options{
-		Kind: testcluster.Etcd, Version: os.Getenv("HOLDFAST_ETCD_VERSION"), Security: true, Loopback: true,
-	})
-	r.older = r.c.Authority()
-	testcluster.WriteFile(t, r.olderCA, r.older.File())
-	var err error
-	r.newer, err = testcerts.NewAuthority(filepath.Join(dir, "newer"), r.c.Hosts())
-	require.NoError(t, err)
-	return r
+	*testcluster.ClusterRotation
+	t *testing.T
 }
 
 // admin makes a call to one server, with the certificate own.
 func (r *rotatingCluster) admin(s *testcluster.Server, own *testcerts.Authority, do func(ctx context.Context, cc *grpc.ClientConn) error) error {
-	conf, err := own.Client().Config(r.newer)
-	require.NoError(r.t, err)
-	conf.RootCAs.AddCert(r.older.Certificate())
-	cc, err := grpc.NewClient("passthrough:///"+s.Direct(), grpc.WithTransportCredentials(credentials.NewTLS(conf)), grpc.WithNoProxy())
+	cc, err := grpc.NewClient("passthrough:///"+s.Direct(), grpc.WithTransportCredentials(credentials.NewTLS(r.AdminTLS(r.t, own))), grpc.WithNoProxy())
 	require.NoError(r.t, err)
 	defer cc.Close()
 	ctx, cancel := context.WithTimeout(r.t.Context(), 5*time.Second)
@@ -54,11 +35,10 @@ func (r *rotatingCluster) admin(s *testcluster.Server, own *testcerts.Authority,
 	return do(ctx, cc)
 }
 
-// trust makes the servers trust the authorities in files, which etcd reads at its start. It
-// restarts one server after the other. own is trusted before and after it.
-func (r *rotatingCluster) trust(own *testcerts.Authority, files ...string) {
-	testcluster.WriteFile(r.t, r.older.File(), files...)
-	for _, s := range r.c.Servers() {
+// restart restarts one server after the other, because etcd reads the authorities at its
+// start. own is trusted before and after it.
+func (r *rotatingCluster) restart(own *testcerts.Authority) {
+	for _, s := range r.Cluster.Servers() {
 		s.Stop()
 		require.NoError(r.t, s.Restart())
 		require.Eventually(r.t, func() bool {
@@ -73,16 +53,9 @@ func (r *rotatingCluster) trust(own *testcerts.Authority, files ...string) {
 	}
 }
 
-// reconnect breaks the connections of the client, to one server after the other.
-func (r *rotatingCluster) reconnect() {
-	for _, s := range r.c.Servers() {
-		s.Proxy().Reset()()
-	}
-}
-
 // changePassword gives the user of the suite another password.
 func (r *rotatingCluster) changePassword(to string) {
-	require.NoError(r.t, r.admin(r.c.Servers()[0], r.newer, func(ctx context.Context, cc *grpc.ClientConn) error {
+	require.NoError(r.t, r.admin(r.Cluster.Servers()[0], r.Newer, func(ctx context.Context, cc *grpc.ClientConn) error {
 		auth := pb.NewAuthClient(cc)
 		root, err := auth.Authenticate(ctx, &pb.AuthenticateRequest{Name: testcluster.Root, Password: testcluster.Password})
 		if err == nil {
@@ -97,7 +70,7 @@ func (r *rotatingCluster) changePassword(to string) {
 func (r *rotatingCluster) openWith(files dcs.TLSFiles, password string) *dcs.Store {
 	timing := dcs.Timing{}.WithDefaults()
 	b, err := New(Config{
-		Endpoints: r.c.Endpoints(), Root: harness.EnvRoot + "/rotation", Timing: timing,
+		Endpoints: r.Cluster.Endpoints(), Root: harness.EnvRoot + "/rotation", Timing: timing,
 		TLSFiles: &files, Username: testcluster.Suite, PasswordFile: password,
 	})
 	require.NoError(r.t, err)
@@ -114,51 +87,37 @@ func TestRotationOfAllCredentialsCostsNoCall(t *testing.T) {
 	if os.Getenv("HOLDFAST_PROFILE") != "slow" {
 		t.Skip("the servers are restarted six times: set HOLDFAST_PROFILE=slow")
 	}
-	r := newRotatingCluster(t)
+	r := &rotatingCluster{testcluster.NewClusterRotation(t, testcluster.Options{
+		Kind: testcluster.Etcd, Version: os.Getenv("HOLDFAST_ETCD_VERSION"),
+	}), t}
 	dir := t.TempDir()
-	file := func(name string) string { return filepath.Join(dir, name) }
-	files := dcs.TLSFiles{CA: file("ca"), Cert: file("cert"), Key: file("key")}
-	oldPair, newPair := r.older.Client(), r.newer.Client()
-	testcluster.WriteFile(t, files.CA, r.olderCA)
-	testcluster.WriteFile(t, files.Cert, oldPair.Cert)
-	testcluster.WriteFile(t, files.Key, oldPair.Key)
-	require.NoError(t, os.WriteFile(file("password"), []byte(testcluster.Password), 0o600))
-	w := testcluster.StartWorkload(t, r.openWith(files, file("password")))
+	password := filepath.Join(dir, "password")
+	require.NoError(t, os.WriteFile(password, []byte(testcluster.Password), 0o600))
+	w := testcluster.StartWorkload(t, r.openWith(r.Files, password))
 	w.After(t, "nothing has changed")
-
-	testcluster.WriteFile(t, files.CA, r.olderCA, r.newer.File())
-	r.reconnect()
-	w.After(t, "the client trusts both authorities")
-	r.trust(r.older, r.olderCA, r.newer.File())
-	w.After(t, "the servers trust both authorities")
-	testcluster.WriteFile(t, r.older.Server().Cert, r.newer.Server().Cert)
-	testcluster.WriteFile(t, r.older.Server().Key, r.newer.Server().Key)
-	r.reconnect()
-	w.After(t, "the servers have their new certificates")
-	testcluster.WriteFile(t, files.Cert, newPair.Cert)
-	testcluster.WriteFile(t, files.Key, newPair.Key)
-	r.reconnect()
-	w.After(t, "the client has its new certificate")
-	r.trust(r.newer, r.newer.File())
-	w.After(t, "the servers trust the new authority only")
-	testcluster.WriteFile(t, files.CA, r.newer.File())
-	r.reconnect()
-	w.After(t, "the client trusts the new authority only")
+	r.Run(t, w, func() {
+		r.TrustBoth(t)
+		r.restart(r.Older)
+		w.After(t, "the servers trust both authorities")
+		r.Certify(t)
+		r.Reconnect()
+	}, func() {
+		r.TrustNewer(t)
+		r.restart(r.Newer)
+	})
 	r.changePassword("another-" + testcluster.Password)
-	require.NoError(t, os.WriteFile(file("password"), []byte("another-"+testcluster.Password), 0o600))
+	require.NoError(t, os.WriteFile(password, []byte("another-"+testcluster.Password), 0o600))
 	w.After(t, "the password has changed")
 	t.Log(w.Calls())
 
-	require.NoError(t, os.WriteFile(file("old-password"), []byte(testcluster.Password), 0o600))
-	for name, old := range map[string]struct {
-		files    dcs.TLSFiles
-		password string
-	}{
-		"authority":   {dcs.TLSFiles{CA: r.olderCA, Cert: files.Cert, Key: files.Key}, file("password")},
-		"certificate": {dcs.TLSFiles{CA: files.CA, Cert: oldPair.Cert, Key: oldPair.Key}, file("password")},
-		"password":    {files, file("old-password")},
-	} {
-		_, err := r.openWith(old.files, old.password).Get(t.Context(), "workload/key")
-		require.ErrorIs(t, err, dcs.ErrUnauthorized, name)
+	oldPassword := filepath.Join(dir, "old-password")
+	require.NoError(t, os.WriteFile(oldPassword, []byte(testcluster.Password), 0o600))
+	refused := func(what string, store *dcs.Store) {
+		_, err := store.Get(t.Context(), "workload/key")
+		require.ErrorIs(t, err, dcs.ErrUnauthorized, what)
 	}
+	for what, files := range r.Old() {
+		refused(what, r.openWith(files, password))
+	}
+	refused("password", r.openWith(r.Files, oldPassword))
 }

@@ -118,18 +118,17 @@ func TestNameIsVerified(t *testing.T) {
 	alias := testcluster.NewAlias(t, f.listen(presenting(t, ca.Other())))
 	_, port, err := net.SplitHostPort(alias.Endpoint)
 	require.NoError(t, err)
-	const certified = "elsewhere.test"
 	addrs := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")}
-	alias.Names.Set(certified, addrs...)
+	alias.Names.Set(testcerts.OtherName, addrs...)
 	client := func(host string, ejected func(dcs.EndpointEvent)) *Backend {
 		return identityClient(t, func(c *Config) {
 			c.Resolver, c.TLS, c.Observer.Endpoint = alias.Names.Net(), conf, ejected
 		}, net.JoinHostPort(host, port))
 	}
-	b := client(certified, nil)
+	b := client(testcerts.OtherName, nil)
 	_, err = b.Get(soon(t), "k")
 	require.ErrorIs(t, err, dcs.ErrNotFound)
-	require.True(t, strings.HasPrefix(b.Endpoints()[0], certified+"/127.0.0."), b.Endpoints()[0])
+	require.True(t, strings.HasPrefix(b.Endpoints()[0], testcerts.OtherName+"/127.0.0."), b.Endpoints()[0])
 
 	alias.Names.Set("one.test", addrs[:1]...)
 	alias.Names.Set("two.test", addrs...)

@@ -59,7 +59,7 @@ func NewAuthority(dir string, hosts []string) (*Authority, error) {
 		"server":  func(*x509.Certificate) {},
 		"client":  func(*x509.Certificate) {},
 		"expired": func(c *x509.Certificate) { c.NotAfter = now.Add(-time.Minute) },
-		"other":   func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = []string{"elsewhere.test"}, nil },
+		"other":   func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = []string{OtherName}, nil },
 	} {
 		if err := a.issue(name, change); err != nil {
 			return nil, err
@@ -121,6 +121,9 @@ func (a *Authority) Client() Pair { return a.pairs["client"] }
 
 // Expired returns a certificate that has expired.
 func (a *Authority) Expired() Pair { return a.pairs["expired"] }
+
+// OtherName is the only name that the certificate [Authority.Other] is valid for.
+const OtherName = "elsewhere.test"
 
 // Other returns a certificate for another host.
 func (a *Authority) Other() Pair { return a.pairs["other"] }

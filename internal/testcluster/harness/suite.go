@@ -133,7 +133,7 @@ func ClientTLS(tb testing.TB, a *testcerts.Authority, creds conformance.Credenti
 	case conformance.NoCert:
 		conf.Certificates = nil
 	case conformance.WrongHost:
-		conf.ServerName = "elsewhere.test"
+		conf.ServerName = testcerts.OtherName
 	case conformance.UnknownCA:
 		other, err := testcerts.NewAuthority(filepath.Join(tb.TempDir(), "other"), nil)
 		require.NoError(tb, err)
