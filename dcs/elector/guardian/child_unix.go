@@ -217,6 +217,7 @@ func (c *child) runCommand() {
 	if len(c.command) == 0 {
 		return
 	}
+	usualPriority() // of this thread, to which the runtime binds init
 	for range 10 {
 		cmd := exec.Command(c.command[0], c.command[1:]...) //nolint:gosec,noctx // G204: the program's own command; nothing ends it
 		cmd.Dir = "/"

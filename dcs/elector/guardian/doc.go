@@ -55,9 +55,11 @@
 // its parent, over which it also gets the command, so that its command line in ps is only
 // holdfast-guardian (TestCommandIsNotShown). The arguments of the command are visible to every
 // user of the machine WHILE THE COMMAND RUNS: a secret must not be one of them. The child
-// needs no network, allocates a fixed amount of memory (TestChildIsSmall), and has a session
-// of its own, so that signals to the process group of the manager do not reach it. On Linux it locks its memory and asks not to be ended when memory is short,
-// as far as the process has the right to.
+// needs no network, allocates a fixed amount of memory (TestChildIsSmall), and has a process
+// group of its own in the session of the manager (TestChildHasAGroup), so that signals to the
+// manager's group do not reach it. On Linux it locks its memory, asks not to be ended when
+// memory is short, and has real-time priority (SCHED_RR 1), so that a busy machine does not
+// delay it, as far as the process has the right to (TestChildHasPriority).
 //
 // Its deadlines are instants of CLOCK_BOOTTIME, which goes on while the machine is
 // suspended. If the child was stopped itself, it reads all messages that have arrived

@@ -291,6 +291,19 @@ func TestGroupIsRefused(t *testing.T) {
 	}
 }
 
+// The child has a process group of its own, and belongs to the session of its parent.
+func TestChildHasAGroup(t *testing.T) {
+	pid, _ := childOf(t, open(t, Options{}))
+	group, err := unix.Getpgid(pid)
+	noError(t, err)
+	must(t, group == pid, "the child belongs to the process group", group)
+	session, err := unix.Getsid(pid)
+	noError(t, err)
+	own, err := unix.Getsid(0)
+	noError(t, err)
+	must(t, session == own, "the child has another session", session)
+}
+
 // A child needs little memory, and no more after many messages.
 func TestChildIsSmall(t *testing.T) {
 	g := open(t, Options{})

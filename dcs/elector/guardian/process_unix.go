@@ -13,9 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// childCommand returns the command that starts this program as the child, in a session
-// of its own, so that signals to the parent's process group do not reach it. The command
-// that it runs when it fires is no argument: every user of the machine could read it.
+// childCommand returns the command that starts this program as the child, in a process
+// group of its own, so that signals to the parent's do not reach it. The session is the
+// parent's: Linux schedules each session as a unit, and may let one with a single small
+// process wait for seconds. The command that it runs when it fires is no argument: every user of the
+// machine could read it.
 func childCommand() (*exec.Cmd, error) {
 	if os.Getenv(marker) != "" {
 		return nil, fmt.Errorf("the environment variable %s is set", marker)
@@ -30,7 +32,7 @@ func childCommand() (*exec.Cmd, error) {
 	cmd := exec.Command(program) //nolint:noctx // it outlives every context
 	cmd.Args[0] = "holdfast-guardian"
 	cmd.Env = append(os.Environ(), marker+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return cmd, nil
 }
 

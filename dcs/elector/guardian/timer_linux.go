@@ -2,6 +2,7 @@ package guardian
 
 import (
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,9 +26,23 @@ func setTimer(timer int, at int64) bool {
 	return unix.TimerfdSettime(timer, unix.TFD_TIMER_ABSTIME, &spec, nil) == nil
 }
 
-// protectChild keeps the memory of the child from being swapped out, and the child from
-// being ended when memory is short, as far as the process may.
+// protectChild keeps the memory of the child from being swapped out, the child from
+// being ended when memory is short, and other programs from taking its processor, as far
+// as the process may.
 func protectChild() {
+	tasks, _ := os.ReadDir("/proc/self/task")
+	for _, t := range tasks { // later threads inherit it
+		if tid, err := strconv.Atoi(t.Name()); err == nil {
+			_ = setPriority(tid, unix.SCHED_RR, 1)
+		}
+	}
 	_ = unix.Mlockall(unix.MCL_CURRENT | unix.MCL_ONFAULT)
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0)
+}
+
+// usualPriority gives this thread, and the programs that it starts, the usual priority.
+func usualPriority() { _ = setPriority(0, unix.SCHED_NORMAL, 0) }
+
+func setPriority(tid int, policy, priority uint32) error {
+	return unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: policy, Priority: priority}, 0)
 }

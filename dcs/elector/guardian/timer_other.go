@@ -8,3 +8,5 @@ func newTimer() int { return -1 }
 func setTimer(int, int64) bool { return false }
 
 func protectChild() {}
+
+func usualPriority() {}
