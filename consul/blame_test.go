@@ -127,7 +127,7 @@ func TestThrottledAgentsAreAskedOnceASecond(t *testing.T) {
 			for _, a := range []*fakeAgent{one, two} {
 				a.refuse(row.code, row.body, row.retryAfter)
 			}
-			first, stop := context.WithTimeout(t.Context(), 1100*time.Millisecond)
+			first, stop := context.WithTimeout(t.Context(), 2*time.Second)
 			defer stop()
 			_, err = b.Snapshot(first, "") // each agent has refused
 			require.ErrorIs(t, err, dcs.ErrUnavailable)
@@ -178,7 +178,7 @@ func TestLimitOfConnectionsIsNamed(t *testing.T) {
 	_, err := b.Snapshot(budget(t), "")
 	require.NoError(t, err)
 	a.refuse(http.StatusTooManyRequests, "Your IP is issuing too many concurrent connections, please rate limit your calls\n", "")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	_, err = b.Snapshot(ctx, "")
 	require.ErrorContains(t, err, "http_max_conns_per_client")

@@ -14,13 +14,6 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// soon returns the context of one call.
-func soon(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), suiteTiming.RetryTimeout)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 // saw counts the requests of one kind, without the reads of the identity.
 func (f *fakeAgent) saw(op string) int {
 	f.mu.Lock()
@@ -45,15 +38,15 @@ func TestMostEndpointsDecideTheStore(t *testing.T) {
 			ejection := testcluster.NewEjection(foreign.addr())
 			b := fakeClient(t, func(c *Config) { c.Observer = ejection.Observer() }, agents...)
 			for range 5 {
-				_, _, err := b.Grant(soon(t), suiteTiming.TTL)
+				_, _, err := b.Grant(budget(t), suiteTiming.TTL)
 				require.NoError(t, err)
-				_, err = b.Get(soon(t), "k")
+				_, err = b.Get(budget(t), "k")
 				require.ErrorIs(t, err, dcs.ErrNotFound)
 			}
 			require.Equal(t, first.place.id, b.ident.ID())
 			c, err := b.connected(foreign.addr())
 			require.NoError(t, err)
-			_, err = b.read(soon(t), c, "k")
+			_, err = b.read(budget(t), c, "k")
 			require.ErrorContains(t, err, "this Store to store "+first.place.id)
 			ejection.Await(t)
 		}
@@ -78,7 +71,7 @@ func TestAddressInAnotherStoreIsEjected(t *testing.T) {
 		c.Resolver, c.Observer = alias.Names.Net(), ejection.Observer()
 	}, second, third)
 	ejection.Await(t)
-	_, err := b.Get(soon(t), "k")
+	_, err := b.Get(budget(t), "k")
 	require.ErrorIs(t, err, dcs.ErrNotFound)
 	require.Equal(t, "x", b.ident.ID())
 	require.Zero(t, foreign.saw("get"))
@@ -89,22 +82,22 @@ func TestReaderMakesNoIdentity(t *testing.T) {
 	a, other := newFake(t), newFake(t)
 	other.place = a.place
 	reader := fakeClient(t, nil, a, other)
-	_, err := reader.Get(soon(t), "k")
+	_, err := reader.Get(budget(t), "k")
 	require.ErrorIs(t, err, dcs.ErrNotFound)
 	require.Empty(t, a.place.id)
 	writer := fakeClient(t, nil, a, other)
-	_, _, err = writer.Grant(soon(t), suiteTiming.TTL)
+	_, _, err = writer.Grant(budget(t), suiteTiming.TTL)
 	require.NoError(t, err)
 	require.NotEmpty(t, a.place.id)
 	require.Equal(t, a.place.id, writer.ident.ID())
 	c, err := reader.connected(a.addr())
 	require.NoError(t, err)
-	fresh, err := c.dialVerified(soon(t), &c.calls.share)
+	fresh, err := c.dialVerified(budget(t), &c.calls.share)
 	require.NoError(t, err)
 	require.NoError(t, fresh.Close())
 	require.Equal(t, a.place.id, reader.ident.ID())
 	for range 20 {
-		_, err = reader.Get(soon(t), "k")
+		_, err = reader.Get(budget(t), "k")
 		require.ErrorIs(t, err, dcs.ErrNotFound, "older connections must be made again")
 	}
 }
@@ -113,33 +106,33 @@ func TestReaderMakesNoIdentity(t *testing.T) {
 // log line and the error of each call report it.
 func TestRestoredStoreIsReported(t *testing.T) {
 	t.Parallel()
-	const budget = 2 * time.Second
+	const limit = 2 * time.Second
 	a, other := newFake(t), newFake(t)
 	other.place = a.place
 	a.index.Store(900)
 	other.index.Store(900)
 	var log testcluster.Log
 	b := fakeClient(t, func(c *Config) {
-		c.Timing = dcs.Timing{TTL: 6 * time.Second, LoopWait: time.Second, RetryTimeout: budget}
+		c.Timing = dcs.Timing{TTL: 6 * time.Second, LoopWait: time.Second, RetryTimeout: limit}
 		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	}, a, other)
-	_, err := b.Snapshot(soon(t), "")
+	_, err := b.Snapshot(budget(t), "")
 	require.NoError(t, err)
 	a.index.Store(12)
 	other.index.Store(12)
 	a.heard()
 	other.heard()
 	begin := time.Now()
-	ctx, cancel := context.WithTimeout(t.Context(), budget)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	_, err = b.Snapshot(ctx, "")
-	require.LessOrEqual(t, time.Since(begin), budget+100*time.Millisecond)
+	require.LessOrEqual(t, time.Since(begin), limit+time.Second)
 	require.Equal(t, dcs.ErrUnavailable, dcs.KindOf(err), "%v", err)
 	require.ErrorContains(t, err, "the store is at revision 12 and was at 900 before")
-	for time.Since(begin) < 2*budget {
-		_, err = b.Snapshot(soon(t), "")
+	for time.Since(begin) < 2*limit {
+		_, err = b.Snapshot(budget(t), "")
 		require.ErrorContains(t, err, "reopen the Store")
-		_, err = b.Get(soon(t), "k")
+		_, err = b.Get(budget(t), "k")
 		require.ErrorContains(t, err, "reopen the Store")
 		time.Sleep(time.Millisecond)
 	}

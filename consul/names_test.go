@@ -42,19 +42,7 @@ func TestNameOfAFrozenServerMoves(t *testing.T) {
 	alias := testcluster.NewAlias(t, newFake(t).addr())
 	alias.Has(0)
 	b := fakeClient(t, func(c *Config) { c.Endpoints, c.Resolver = []string{alias.Endpoint}, alias.Names.Net() })
-	read := func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-		defer cancel()
-		_, err := b.Snapshot(ctx, "k")
-		return err
-	}
-	require.NoError(t, read())
-	alias.Proxies[0].Silent()
-	for range 3 {
-		require.Error(t, read())
-	}
-	alias.Has(1)
-	require.Eventually(t, func() bool { return read() == nil }, 8*time.Second, time.Millisecond, "the calls must move away from the frozen server")
+	alias.TestMoves(t, 8*time.Second, func(ctx context.Context) error { _, err := b.Get(ctx, "k"); return err })
 	require.Equal(t, []string{alias.Endpoint}, b.Endpoints())
 }
 
@@ -90,11 +78,11 @@ func TestNameIsVerified(t *testing.T) {
 	read := func(b *Backend, endpoint string) error {
 		c, err := b.connected(endpoint)
 		require.NoError(t, err)
-		_, err = b.read(soon(t), c, "k")
+		_, err = b.read(budget(t), c, "k")
 		return err
 	}
 	b := client(testcerts.OtherName)
-	_, err = b.Get(soon(t), "k")
+	_, err = b.Get(budget(t), "k")
 	require.ErrorIs(t, err, dcs.ErrNotFound)
 	other := client("other.test")
 	for _, address := range at {

@@ -84,14 +84,14 @@ func TestOlderTreeGetsNoRevision(t *testing.T) {
 			b := fakeClient(t, func(c *Config) {
 				c.Timing = dcs.Timing{TTL: 3 * time.Second, LoopWait: time.Second, RetryTimeout: time.Second}
 			}, a)
-			ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
-			defer cancel()
-			s, err := b.Wait(ctx, "", 0)
+			s, err := b.Wait(budget(t), "", 0)
 			require.NoError(t, err)
 			require.Equal(t, dcs.Revision(100), s.Revision)
 			a.watched()
 			close(lagging)
 			a.CloseClientConnections() // the blocking query is sent again
+			ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+			defer cancel()
 			s, err = b.Wait(ctx, "", s.Revision)
 			require.Error(t, err, "%+v", s)
 		})

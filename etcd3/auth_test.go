@@ -206,7 +206,7 @@ func TestRenewalKeepsItsBudget(t *testing.T) {
 		begin := time.Now()
 		_, err := (&lease{b, 7}).Renew(within(t, 200*time.Millisecond))
 		require.Equal(t, dcs.ErrUnavailable, dcs.KindOf(err), "%v", err)
-		require.Less(t, time.Since(begin), 500*time.Millisecond)
+		require.Less(t, time.Since(begin), time.Second)
 	}
 }
 

@@ -39,13 +39,13 @@ func TestLimitOfStreams(t *testing.T) {
 		"Grant": func(ctx context.Context) error { _, _, err := b.Grant(ctx, suiteTiming.TTL); return err },
 		"Renew": func(ctx context.Context) error { _, err := (&lease{b, 7}).Renew(ctx, "k"); return err },
 	} {
-		ctx, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		err := call(ctx)
 		cancel()
 		require.ErrorIs(t, err, dcs.ErrUnavailable, name) // a Grant may be ambiguous
 		require.ErrorContains(t, err, "--max-concurrent-streams", name)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 800*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	_, err = b.Wait(ctx, "", 1)
 	require.Error(t, err)

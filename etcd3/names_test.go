@@ -76,7 +76,7 @@ func TestNameIsVerified(t *testing.T) {
 		}
 		alias.Names.Set("other.test", list...)
 		_, store = f.clientAt(t, net.JoinHostPort("other.test", port), config)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		_, err = store.Get(ctx, "k")
 		cancel()
 		require.ErrorIs(t, err, dcs.ErrUnavailable)

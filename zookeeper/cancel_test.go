@@ -106,7 +106,7 @@ func TestOwnCancellationBlamesNoServer(t *testing.T) {
 			var stages canceler
 			b := staged(t, f, &stages)
 			addr := b.c.Endpoints[0]
-			granted, _, err := b.Grant(soon(t), suiteTiming.TTL)
+			granted, _, err := b.Grant(budget(t), suiteTiming.TTL)
 			require.NoError(t, err)
 			l := granted.(*lease)
 			ejections := make(chan string, 10)

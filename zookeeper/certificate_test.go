@@ -73,7 +73,7 @@ func TestBadCertificateEndsNoWait(t *testing.T) {
 	}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.Close()) })
-	seen, err := b.Wait(soon(t), "", 0)
+	seen, err := b.Wait(budget(t), "", 0)
 	require.NoError(t, err)
 	type result struct {
 		dcs.Snapshot
@@ -126,7 +126,7 @@ func TestNameIsVerified(t *testing.T) {
 		}, net.JoinHostPort(host, port))
 	}
 	b := client(testcerts.OtherName, nil)
-	_, err = b.Get(soon(t), "k")
+	_, err = b.Get(budget(t), "k")
 	require.ErrorIs(t, err, dcs.ErrNotFound)
 	require.True(t, strings.HasPrefix(b.Endpoints()[0], testcerts.OtherName+"/127.0.0."), b.Endpoints()[0])
 

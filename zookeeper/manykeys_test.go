@@ -52,7 +52,7 @@ func TestRenewalOfManyKeys(t *testing.T) {
 			}
 			keys := f.hold(most)
 			b := f.client(t)
-			l, _, err := b.Grant(soon(t), suiteTiming.TTL)
+			l, _, err := b.Grant(budget(t), suiteTiming.TTL)
 			require.NoError(t, err)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a busy machine repeats reads
 			defer cancel()

@@ -167,7 +167,7 @@ func TestSilentServerIsNoticedWithinAnAttempt(t *testing.T) {
 			began := time.Now()
 			_, err := b.Get(budget(t), "k")
 			require.ErrorIs(t, err, dcs.ErrNotFound)
-			require.Less(t, time.Since(began), 500*time.Millisecond)
+			require.Less(t, time.Since(began), suiteTiming.RetryTimeout/3)
 		}
 		heal()
 	}
@@ -292,9 +292,7 @@ func TestLimitsAreLearnt(t *testing.T) {
 	require.NoError(t, err)
 	defer fresh.Close()
 	require.Equal(t, 40*time.Second, fresh.Caps().MaxTTL, "ZooKeeper's default")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	_, r, err := fresh.Grant(ctx, time.Hour)
+	_, r, err := fresh.Grant(budget(t), time.Hour)
 	require.NoError(t, err)
 	require.Equal(t, 20*tick, r.TTL)
 	require.Equal(t, 20*tick, fresh.Caps().MaxTTL)

@@ -53,15 +53,15 @@ func TestThrottledServersAreAskedOnceASecond(t *testing.T) {
 			}
 		}
 	}, one.addr, two.addr)
-	l, _, err := b.Grant(soon(t), suiteTiming.TTL)
+	l, _, err := b.Grant(budget(t), suiteTiming.TTL)
 	require.NoError(t, err)
-	seen, err := b.Wait(soon(t), "", 0)
+	seen, err := b.Wait(budget(t), "", 0)
 	require.NoError(t, err)
 
 	for _, f := range servers {
 		f.throttle(true)
 	}
-	refused, stop := context.WithCancel(soon(t))
+	refused, stop := context.WithCancel(budget(t))
 	defer stop()
 	go func() { _, _ = b.Get(refused, "k") }()
 	require.Eventually(t, b.pool.IsThrottled, 5*time.Second, time.Millisecond, "each server has refused")
@@ -102,13 +102,13 @@ func TestThrottledServersAreAskedOnceASecond(t *testing.T) {
 		f.throttle(false)
 		f.put("/r/k", []byte("v"))
 	}
-	got, err := b.Snapshot(soon(t), "")
+	got, err := b.Snapshot(budget(t), "")
 	require.NoError(t, err)
 	require.Len(t, got.Entries, 1)
-	seen, err = b.Wait(soon(t), "", seen.Revision)
+	seen, err = b.Wait(budget(t), "", seen.Revision)
 	require.NoError(t, err)
 	require.Len(t, seen.Entries, 1)
-	_, err = l.Renew(soon(t), "k")
+	_, err = l.Renew(budget(t), "k")
 	require.NoError(t, err)
 }
 
@@ -118,7 +118,7 @@ func TestThrottledSnapshotIsNotRepeatedAtOnce(t *testing.T) {
 	t.Parallel()
 	f := newFakeServer(t)
 	b := mirrored(t, f, 2)
-	_, err := b.Snapshot(soon(t), "")
+	_, err := b.Snapshot(budget(t), "")
 	require.NoError(t, err)
 	f.mu.Lock()
 	f.read = func() { f.throttled = !f.throttled } // of two requests, the second one
