@@ -40,8 +40,10 @@ func NewAuthority(dir string, hosts []string) (*Authority, error) {
 		return nil, err
 	}
 	now := time.Now()
+	serial := big.NewInt(now.UnixNano())
 	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "holdfast test authority"},
+		// ZooKeeper keeps one authority with the same name.
+		SerialNumber: serial, Subject: pkix.Name{CommonName: "holdfast test authority", SerialNumber: serial.String()},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 	}
