@@ -63,9 +63,12 @@
 // the leader that these clients live: a key was gone 0.68 s after an acknowledged
 // write, with a session of 2 s. A renewal therefore counts from a write that was
 // answered more than a tick before the next one was sent on the same connection,
-// and only if that next one was answered, too (P2). So that this never lags, a
-// lease writes once a tick (a check that changes nothing) for a third of its TTL
-// after each renewal. Nothing else keeps the session: the client library's pings
+// and only if that next one was answered, too (P2). The first write that is answered
+// on a connection proves the renewal that comes with the connection: a server grants a
+// session to a new connection after the leader has renewed it (docs/decisions/0049). So
+// a lease is kept although its connections break every tick. So that a renewal never
+// lags, a lease writes once a tick (a check that changes nothing) for a third of its
+// TTL after each renewal. Nothing else keeps the session: the client library's pings
 // are not sent.
 //
 // A key is gone by the TTL, that third and three ticks after the last renewal

@@ -137,19 +137,25 @@ func (b *Backend) retire(id dcs.LeaseID) {
 
 var errAbandoned = errors.New("the session was abandoned")
 
-// wrote records a write to the quorum that was answered, and the renewal that
-// it proves (P2): an earlier write renewed the session, if more than a tick
-// lies between the answer to it and the sending of this one on the same
-// connection. In between the server has reported the session to the leader.
+// wrote records a write to the quorum that was answered, and the renewals that
+// it proves (P2). The request for the session on this connection was one: the
+// server granted it after the leader had renewed the session. An earlier write
+// was one if more than a tick lies between the answer to it and the sending of
+// this one on the same connection. In between the server has reported the
+// session to the leader.
 func (l *lease) wrote(w *trackedConn, sent dcs.Instant) {
 	now := dcs.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.on != w || !l.s.on(w) {
+	live := l.s.on(w)
+	if l.on != w || !live {
 		l.on, l.writes = w, nil
 	}
-	_, g := w.grant()
+	requested, g := w.grant()
 	l.ttl = min(l.ttl, g.timeout) // P3: this server may keep the session for less time than the one before it
+	if live && l.from.Before(requested) {
+		l.from, l.ttl = requested, g.timeout
+	}
 	tick := l.b.limits().tick
 	keep := 0
 	for i, e := range l.writes {

@@ -12,7 +12,8 @@ import (
 
 // A server at which a session is resumed may grant another timeout. A shorter
 // one takes effect at once (P3), and a longer one when a renewal is proven
-// there.
+// there. The first write on a connection proves that the session was renewed when
+// the connection requested it (P2).
 func TestSessionTimeIsThatOfTheConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const tick = 100 * time.Millisecond
@@ -26,7 +27,9 @@ func TestSessionTimeIsThatOfTheConnection(t *testing.T) {
 			return l.renewal()
 		}
 		at := func(timeout time.Duration) *trackedConn {
-			return &trackedConn{granted: granted{id: 1, timeout: timeout}}
+			w := &trackedConn{sent: dcs.Now(), granted: granted{id: 1, timeout: timeout}}
+			time.Sleep(time.Millisecond)
+			return w
 		}
 
 		first := at(10 * time.Second)
@@ -39,13 +42,20 @@ func TestSessionTimeIsThatOfTheConnection(t *testing.T) {
 		second := at(4 * time.Second)
 		r := renewed(second)
 		require.Equal(t, 4*time.Second, r.TTL)
-		require.Equal(t, before.From, r.From, "nothing is proven on the new connection")
+		require.Equal(t, second.sent, r.From)
+		time.Sleep(tick / 2)
+		r = renewed(second)
+		require.Equal(t, second.sent, r.From, "the first write is not proven within a tick")
+		time.Sleep(2 * tick)
+		require.True(t, second.sent.Before(renewed(second).From))
 
 		third := at(20 * time.Second)
-		require.Equal(t, 4*time.Second, renewed(third).TTL, "nothing is proven on the new connection")
-		time.Sleep(2 * tick)
+		sent := dcs.Now()
+		l.wrote(third, sent)
+		require.Equal(t, 4*time.Second, l.renewal().TTL, "the write was not answered on this connection")
+		require.True(t, l.renewal().From.Before(third.sent))
 		r = renewed(third)
 		require.Equal(t, 20*time.Second, r.TTL)
-		require.True(t, before.From.Before(r.From))
+		require.Equal(t, third.sent, r.From)
 	})
 }

@@ -116,7 +116,7 @@ func (r *rotatingCluster) own(user, password string) {
 // openWith opens a Store with credentials in files.
 func (r *rotatingCluster) openWith(files dcs.TLSFiles, auth string) *dcs.Store {
 	timing := dcs.Timing{}.WithDefaults()
-	b, err := New(Config{Endpoints: r.Cluster.Endpoints(), Root: harness.EnvRoot + "/rotation", Timing: timing, Tick: testcluster.ZooKeeperTick, TLSFiles: &files, AuthFile: auth})
+	b, err := New(Config{Endpoints: r.Cluster.Endpoints(), Root: harness.EnvRoot + "/rotation", Timing: timing, TLSFiles: &files, AuthFile: auth})
 	require.NoError(r.t, err)
 	store, err := dcs.New(b, dcs.Options{Timing: timing})
 	require.NoError(r.t, err)
