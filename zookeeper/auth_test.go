@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -169,11 +170,19 @@ func TestWaitWithANewPassword(t *testing.T) {
 		_, err := admin.SetACL(path, zk.DigestACL(zk.PermAll, "me", "new"), -1)
 		require.NoError(t, err, path)
 	}
+	valueOf := func(s dcs.Snapshot) string {
+		require.Len(t, s.Entries, 1, "revision %d", s.Revision)
+		return string(s.Entries[0].Value)
+	}
 	for i := range 3 {
-		_, err = b.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", fmt.Append(nil, i+1))}})
+		want := strconv.Itoa(i + 1)
+		rev, err = b.Commit(budget(t), dcs.Txn{Then: []dcs.Write{dcs.Put("k", []byte(want))}})
 		require.NoError(t, err)
-		seen, err = b.Wait(budget(t), "", seen.Revision)
-		require.NoError(t, err, "a Wait must see a change of a node with the new password")
+		for seen.Revision < rev {
+			seen, err = b.Wait(budget(t), "", seen.Revision)
+			require.NoError(t, err, "a Wait must see a change of a node with the new password")
+			require.True(t, seen.Revision < rev || valueOf(seen) == want, "%q at revision %d", valueOf(seen), seen.Revision)
+		}
 	}
 	for begin := time.Now(); last.Revision < seen.Revision; {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -182,4 +191,5 @@ func TestWaitWithANewPassword(t *testing.T) {
 		require.NoError(t, err, "a client without calls must find the new password")
 		t.Log("found after", time.Since(begin))
 	}
+	require.Equal(t, "3", valueOf(last))
 }

@@ -38,6 +38,7 @@ type fakeServer struct {
 	lists    map[string]map[net.Conn]bool
 
 	limit     int           // of connections; 0: none
+	deny      func() bool   // whether a read of many nodes is denied, under mu; may be nil
 	throttled bool          // all requests are refused because there are too many
 	requests  map[int32]int // by operation
 }
@@ -274,6 +275,9 @@ func (f *fakeServer) answer(c net.Conn, op int32, d *decoder) (code int32, reply
 			f.whole[c] = string(d.bytes())
 			reply.int(0)
 			return 0, reply
+		}
+		if f.deny != nil && f.deny() {
+			return -102, nil // ZNOAUTH
 		}
 		return 0, f.multiRead(d)
 	}

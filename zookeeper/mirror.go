@@ -173,6 +173,15 @@ func (m *mirror) refresh(ctx context.Context) error {
 	if len(values)+len(lists) == 0 {
 		return nil
 	}
+	err := m.readThem(ctx, w, values, lists)
+	if err != nil {
+		m.addPending(values, lists) // a call that is denied is repeated with newer credentials
+	}
+	return err
+}
+
+// readThem reads values and lists, and stores either all of them or none.
+func (m *mirror) readThem(ctx context.Context, w *trackedConn, values, lists []string) error {
 	requests, skip := m.requests(values, lists)
 	replies, err := w.ask(ctx, requests)
 	if err != nil {
