@@ -298,3 +298,5 @@ exclude (
 )
 
 tool github.com/hashicorp/consul
+
+replace github.com/hashicorp/go-discover => ./nodiscover
