@@ -222,8 +222,11 @@ func TestWaitingForAConnectionIsNoSilence(t *testing.T) {
 	require.Eventually(t, func() bool { return held.Load() >= mostConns }, 8*time.Second, time.Millisecond)
 	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	require.ErrorIs(t, ask(short), errNoConn)
+	err = ask(short)
+	require.ErrorIs(t, err, errNoConn)
 	require.ErrorIs(t, errNoConn, endpoint.ErrDials)
+	var own interface{ Local() bool }
+	require.ErrorAs(t, err, &own, "the Store logs no outage")
 }
 
 // An agent that closes new connections is not blamed, because an agent with TLS does

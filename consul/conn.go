@@ -248,7 +248,7 @@ func call[T any](ctx context.Context, c *conn, f func(ctx context.Context, token
 		}
 		var f *backend.Failure
 		if ctx.Err() != nil && !p.left.Load() && !p.dialled.Load() && !errors.As(err, &f) {
-			err = &backend.Failure{Endpoint: c.addr, Err: errNoConn, Refused: true, Local: true}
+			err = backend.OwnCause(c.addr, errNoConn)
 		}
 		return zero, c.failed(ctx, err, p.left.Load())
 	}

@@ -89,7 +89,7 @@ func (s *connShare) acquire(ctx context.Context, u use) error {
 	if s.limited {
 		err = fmt.Errorf("no connection was free in time, all %d connections to the agent are in use: %w", s.open, errConnections)
 	}
-	return &backend.Failure{Endpoint: s.addr, Err: err, Refused: true, Local: true}
+	return backend.OwnCause(s.addr, err)
 }
 
 // release ends the use of a connection.

@@ -147,7 +147,7 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 	case errors.Is(err, net.ErrClosed): // by this client: an older connection, or one of an ejected agent
 		return &backend.Failure{Endpoint: c.addr, Err: err, Local: true, Refused: !left}
 	case !left && backend.IsLocal(err):
-		return &backend.Failure{Endpoint: c.addr, Err: err, Local: true, Refused: true}
+		return backend.OwnCause(c.addr, err)
 	case errors.Is(err, errConnections):
 		refused := !left || errors.Is(err, errRefusedConn)
 		return &backend.Failure{Endpoint: c.addr, Err: err, Refused: refused, Busy: time.Second}

@@ -139,6 +139,8 @@ func TestMeanings(t *testing.T) {
 			require.Equal(t, test.final, v.Final)
 			a := test.also
 			require.Equal(t, []any{a.Unconfirmed, a.Unreachable, a.Doubt, a.Throttled, a.Busy, a.Local}, []any{v.Unconfirmed, v.Unreachable, v.Doubt, v.Throttled, v.Busy, v.Local})
+			var own interface{ Local() bool }
+			require.Equal(t, a.Local, errors.As(got, &own), "the Store logs no outage")
 			require.Equal(t, test.refused, errors.Is(got, attempt.ErrNotSent))
 			require.NotEmpty(t, v.Reason)
 		})

@@ -102,7 +102,7 @@ var certificates = []string{"x509: ", "tls: "}
 // allows, and the member is not at fault.
 func (c *conn) notSent(ctx context.Context, err error) error {
 	if ctx.Err() != nil && c.cc.GetState() == connectivity.Ready {
-		return &backend.Failure{Endpoint: c.addr, Err: errStreams, Refused: true, Local: true}
+		return backend.OwnCause(c.addr, errStreams)
 	}
 	return c.failed(ctx, err, false)
 }
@@ -142,7 +142,8 @@ func (c *conn) failed(ctx context.Context, err error, left bool) error {
 	case s.Code() == codes.Canceled && c.b.life.Err() != nil:
 		return &backend.Failure{Endpoint: c.addr, Err: context.Cause(c.b.life), Refused: !left, Local: true}
 	case !left && backend.IsLocalText(s.Message()):
-		f.Local, f.Blame, f.Unreachable = true, false, false
+		f = backend.OwnCause(c.addr, err)
+		f.Text = text(err)
 	case !left && containsAny(s.Message(), certificates):
 		f.Kind = dcs.ErrUnauthorized
 	}

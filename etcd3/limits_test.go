@@ -44,6 +44,9 @@ func TestLimitOfStreams(t *testing.T) {
 		cancel()
 		require.ErrorIs(t, err, dcs.ErrUnavailable, name) // a Grant may be ambiguous
 		require.ErrorContains(t, err, "--max-concurrent-streams", name)
+		var own interface{ Local() bool }
+		require.ErrorAs(t, err, &own, name) // the Store logs no outage
+		require.True(t, own.Local(), name)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()

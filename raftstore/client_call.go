@@ -91,7 +91,7 @@ func (notDone) Unwrap() error   { return transport.ErrNotSent }
 func clientFailure(addr string, err error) error {
 	refused := errors.Is(err, transport.ErrNotSent)
 	if refused && backend.IsLocal(err) {
-		return &backend.Failure{Endpoint: addr, Err: err, Refused: true, Local: true}
+		return backend.OwnCause(addr, err)
 	}
 	if refused && errors.Is(err, transport.ErrLimit) {
 		return &backend.Failure{Endpoint: addr, Err: err, Refused: true, Busy: limitPause}

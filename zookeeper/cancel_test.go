@@ -215,6 +215,8 @@ func TestLimitOnDialsBlamesNoServer(t *testing.T) {
 				_, err := s.at(ctx, "a")
 				require.Equal(t, []bool{row.local, !row.local}, []bool{backend.Judge(err).Local, backend.Judge(err).Blame})
 				require.Equal(t, row.local, errors.Is(err, endpoint.ErrDials))
+				var own interface{ Local() bool }
+				require.Equal(t, row.local, errors.As(err, &own), "the Store logs no outage")
 			})
 		})
 	}

@@ -95,7 +95,7 @@ func (b *Backend) unreachable(addr string, err error) error {
 	case b.life.Err() != nil:
 		return &backend.Failure{Endpoint: addr, Err: context.Cause(b.life), Refused: true, Local: true}
 	case backend.IsLocal(err):
-		return &backend.Failure{Endpoint: addr, Err: err, Refused: true, Local: true}
+		return backend.OwnCause(addr, err)
 	}
 	f = &backend.Failure{Endpoint: addr, Err: err, Blame: true, Refused: true, Unreachable: true}
 	var (

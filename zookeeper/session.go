@@ -193,7 +193,7 @@ func (s *session) at(ctx context.Context, addr string) (*trackedConn, error) {
 				s.leave()
 			}
 			if delayed && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return nil, &backend.Failure{Endpoint: addr, Err: endpoint.ErrDials, Refused: true, Local: true}
+				return nil, backend.OwnCause(addr, endpoint.ErrDials)
 			}
 			return nil, &backend.Failure{Endpoint: addr, Err: ctx.Err(), Blame: true, Refused: true}
 		}

@@ -1,6 +1,7 @@
 // Package backend has the code that the backends of stores with servers share. It
-// classifies the errors of one copy of a call, keeps a copy of the tree that serves every
-// Wait, and parses the options of URLs.
+// classifies the errors of one copy of a call, sends the copies of Commits, verifies that
+// every server belongs to the same store, and parses the options of URLs. The copy of the
+// tree that serves every Wait is in internal/watchcache.
 package backend
 
 import (
@@ -29,7 +30,8 @@ type Failure struct {
 	// Refused reports that the copy wrote nothing and never will. It does not concern
 	// the health of the server.
 	Refused bool
-	// Local reports that the cause is in this process and no server is at fault.
+	// Local reports that the cause is in this process and no server is at fault. See
+	// [OwnCause] for a cause that is no sign of an outage either.
 	Local bool
 	// Blame reports that the server is at fault, and another one may not be.
 	Blame bool
