@@ -3,6 +3,7 @@ package zookeeper
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -164,9 +165,14 @@ func (w *trackedConn) abandon(err error) {
 	}
 }
 
-// Close implements [net.Conn].
+// Close implements [net.Conn]. It sends no TLS alert, because it is called under a mutex
+// and a server that does not read may keep the alert for seconds.
 func (w *trackedConn) Close() error {
-	err := w.Conn.Close()
+	c := w.Conn
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	err := c.Close()
 	w.failed(errBroken)
 	return err
 }

@@ -1,6 +1,7 @@
 package zookeeper
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"io"
 	"net"
@@ -23,6 +24,29 @@ func piped(t *testing.T, quiet bool) (w *trackedConn, theirs net.Conn) {
 	require.NoError(t, err)
 	t.Cleanup(func() { w.Close(); theirs.Close() })
 	return w, theirs
+}
+
+// A connection with TLS is closed at once, although its server does not read.
+func TestCloseDoesNotWaitForTheServer(t *testing.T) {
+	ca, conf := authority(t)
+	pair, err := tls.LoadX509KeyPair(ca.Server().Cert, ca.Server().Key)
+	require.NoError(t, err)
+	synctest.Test(t, func(t *testing.T) {
+		conf := conf.Clone()
+		conf.InsecureSkipVerify = true // the clock of the test is in the past
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		go func() {
+			_ = tls.Server(theirs, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, SessionTicketsDisabled: true}).HandshakeContext(t.Context())
+		}()
+		c := tls.Client(ours, conf)
+		require.NoError(t, c.HandshakeContext(t.Context()))
+		w, err := newTrackedConn(c, "server", false, time.Time{})
+		require.NoError(t, err)
+		began := time.Now()
+		require.NoError(t, w.Close())
+		require.Zero(t, time.Since(began))
+	})
 }
 
 // A discarded ping gets no answer: a quiet connection is owed none for it, and
