@@ -40,13 +40,27 @@ func (o *observed) count(change dcs.EndpointChange, reason string) (n int) {
 	return n
 }
 
-// refuse makes a member answer every request except logins with err while on is set. Its
-// other answers come from the member with that id: two addresses with one id are one server.
-func refuse(member uint64, on *atomic.Bool, err error) []grpc.ServerOption {
-	refused := func(method string) bool { return on.Load() && !strings.Contains(method, "Authenticate") }
+// refusal makes a member refuse every request except logins while it is on, and counts the
+// refused ones.
+type refusal struct {
+	on atomic.Bool
+	n  atomic.Int64
+}
+
+func (r *refusal) refuses(method string) bool {
+	if !r.on.Load() || strings.Contains(method, "Authenticate") {
+		return false
+	}
+	r.n.Add(1)
+	return true
+}
+
+// refuse makes a member answer with err while refused is on. Its other answers come from the
+// member with that id: two addresses with one id are one server.
+func refuse(member uint64, refused *refusal, err error) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.UnaryInterceptor(func(ctx context.Context, r any, i *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
-			if refused(i.FullMethod) {
+			if refused.refuses(i.FullMethod) {
 				return nil, err
 			}
 			resp, err := h(ctx, r)
@@ -56,7 +70,7 @@ func refuse(member uint64, on *atomic.Bool, err error) []grpc.ServerOption {
 			return resp, err
 		}),
 		grpc.StreamInterceptor(func(srv any, s grpc.ServerStream, i *grpc.StreamServerInfo, h grpc.StreamHandler) error {
-			if refused(i.FullMethod) {
+			if refused.refuses(i.FullMethod) {
 				return err
 			}
 			return h(srv, memberStream{s, member})
@@ -84,14 +98,14 @@ func nameMember(answer any, member uint64) {
 }
 
 // members starts two members of one store and a client of both. A member refuses requests
-// while its flag in refusing is set.
-func members(t *testing.T, err error) (refusing [2]*atomic.Bool, o *observed, store *dcs.Store) {
+// while its refusal is on.
+func members(t *testing.T, err error) (refusing [2]*refusal, o *observed, store *dcs.Store) {
 	t.Helper()
 	f := &fakeAuth{fakeStore: newFakeStore()}
 	f.setHook(func(ctx context.Context, _ any) error { return f.check(ctx) })
 	var addrs []string
 	for i := range refusing {
-		refusing[i] = &atomic.Bool{}
+		refusing[i] = &refusal{}
 		addrs = append(addrs, serve(t, func(g *grpc.Server) {
 			f.register(g)
 			pb.RegisterAuthServer(g, f)
@@ -131,11 +145,11 @@ func TestTokenThatOneMemberDoesNotKnow(t *testing.T) {
 			refusing, o, store := members(t, refusal)
 			useStore(t, store)
 			for _, one := range refusing {
-				one.Store(true)
+				one.on.Store(true)
 				for range 3 {
 					useStore(t, store)
 				}
-				one.Store(false)
+				one.on.Store(false)
 			}
 			require.Positive(t, o.count(dcs.Switched, "")+o.count(dcs.Ejected, ""))
 		})
@@ -145,8 +159,9 @@ func TestTokenThatOneMemberDoesNotKnow(t *testing.T) {
 		refusing, o, store := members(t, rpctypes.ErrGRPCPermissionDenied)
 		useStore(t, store)
 		for _, one := range refusing {
-			one.Store(true)
+			one.on.Store(true)
 		}
+		refused := 0 // Commits
 		for range 5 {
 			begin := time.Now()
 			_, err := store.Get(within(t, prompt), "k")
@@ -155,12 +170,64 @@ func TestTokenThatOneMemberDoesNotKnow(t *testing.T) {
 			_, err = store.Commit(within(t, prompt), dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
 			if errors.Is(err, dcs.ErrAmbiguous) {
 				t.Log("the machine was slow: a hedge was sent, and the refusal of the first copy ended it")
-				return
+				continue
 			}
 			require.ErrorIs(t, err, dcs.ErrUnauthorized)
+			refused++
 		}
+		require.Positive(t, refused)
 		require.Zero(t, o.count(dcs.Ejected, ""))
 	})
+}
+
+// While every member refuses requests because there are too many, a Store makes at most one
+// call a second, of one or two requests. No member is ejected, and everything works again
+// afterwards.
+func TestThrottledMembersAreAskedOnceASecond(t *testing.T) {
+	t.Parallel()
+	refusing, o, store := members(t, rpctypes.ErrGRPCRequestTooManyRequests)
+	useStore(t, store)
+	lease, _, err := store.Grant(within(t, prompt), suiteTiming.TTL)
+	require.NoError(t, err)
+	seen, err := store.Wait(within(t, prompt), "", 0)
+	require.NoError(t, err)
+	for _, one := range refusing {
+		one.on.Store(true)
+	}
+	_, err = store.Get(within(t, 2*time.Second), "k") // each member has refused
+	require.ErrorIs(t, err, dcs.ErrUnavailable)
+	require.ErrorContains(t, err, "too many requests")
+	for _, one := range refusing {
+		one.n.Store(0)
+	}
+	begin := time.Now()
+	ctx := within(t, 3*time.Second)
+	var callers sync.WaitGroup
+	for _, call := range []func() error{
+		func() error { _, err := store.Get(ctx, "k"); return err },
+		func() error { _, err := store.Wait(ctx, "", seen.Revision); return err },
+		func() error { _, err := lease.Renew(ctx, "k"); return err },
+		func() error { _, err := store.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}}); return err },
+	} {
+		for range 3 {
+			callers.Go(func() {
+				for ctx.Err() == nil {
+					if call() == nil {
+						t.Error("a refused call succeeded")
+					}
+				}
+			})
+		}
+	}
+	callers.Wait()
+	require.LessOrEqual(t, float64(refusing[0].n.Load()+refusing[1].n.Load()), 2*(time.Since(begin).Seconds()+1))
+	require.Zero(t, o.count(dcs.Ejected, ""))
+	for _, one := range refusing {
+		one.on.Store(false)
+	}
+	_, err = store.Snapshot(within(t, 2*suiteTiming.RetryTimeout), "")
+	require.NoError(t, err)
+	useStore(t, store)
 }
 
 // A renewal that gives up the stream ends the other renewals on the stream. That blames
