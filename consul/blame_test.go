@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,13 +23,17 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
-// refuse makes an agent answer every request with a status.
+// refuse makes an agent answer every request with a status, except for the reads on a new
+// connection.
 func (f *fakeAgent) refuse(code int, body, retryAfter string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.serve = nil
+	f.serve, f.refusals = nil, nil
 	if code != http.StatusOK {
 		f.serve = func(w http.ResponseWriter, _ *http.Request) {
+			f.mu.Lock()
+			f.refusals = append(f.refusals, time.Now())
+			f.mu.Unlock()
 			if retryAfter != "" {
 				w.Header().Set("Retry-After", retryAfter)
 			}
@@ -105,6 +110,57 @@ func TestTokenThatNoAgentKnows(t *testing.T) {
 	require.Zero(t, count(dcs.Ejected))
 }
 
+// newConnections returns the number of connections on which the identity was read.
+func newConnections(agents []*fakeAgent) (n int64) {
+	for _, a := range agents {
+		n += a.identities.Load()
+	}
+	return n
+}
+
+// refusalsOf returns the times of the requests that agents have refused, in order.
+func refusalsOf(agents []*fakeAgent) (at []time.Time) {
+	for _, a := range agents {
+		a.mu.Lock()
+		at = append(at, a.refusals...)
+		a.mu.Unlock()
+	}
+	slices.SortFunc(at, time.Time.Compare)
+	return at
+}
+
+// lastRefusal returns the time from which the pause of all agents counts, which is that of
+// the agent whose last refusal is older.
+func lastRefusal(agents []*fakeAgent) (last time.Time) {
+	for _, a := range agents {
+		if of := refusalsOf([]*fakeAgent{a}); last.IsZero() || of[len(of)-1].Before(last) {
+			last = of[len(of)-1]
+		}
+	}
+	return last
+}
+
+// callAll makes calls of several kinds until ctx ends. Each call must fail.
+func callAll(ctx context.Context, t *testing.T, b *Backend) {
+	var callers sync.WaitGroup
+	for _, call := range []func() error{
+		func() error { _, err := b.Get(ctx, "k"); return err },
+		func() error { _, err := b.Wait(ctx, "k", 8); return err },
+		func() error { _, err := (&lease{b, "s", suiteTiming.TTL}).Renew(ctx, "k"); return err },
+	} {
+		for range 3 {
+			callers.Go(func() {
+				for ctx.Err() == nil {
+					if call() == nil {
+						t.Error("a refused call succeeded")
+					}
+				}
+			})
+		}
+	}
+	callers.Wait()
+}
+
 // While every agent refuses requests because there are too many, a Store sends at most
 // one a second, and none before the time that the agents name. No agent is ejected.
 func TestThrottledAgentsAreAskedOnceASecond(t *testing.T) {
@@ -112,19 +168,22 @@ func TestThrottledAgentsAreAskedOnceASecond(t *testing.T) {
 		code       int
 		body       string
 		retryAfter string
-		most       int32 // in three seconds
+		pause      time.Duration // between a refusal and the next request
 	}{
-		"429": {http.StatusTooManyRequests, "rate limit exceeded, try again later or against a different server", "", 4},
-		"503": {http.StatusServiceUnavailable, "busy", "2", 3},
+		"429": {http.StatusTooManyRequests, "rate limit exceeded, try again later or against a different server", "", time.Second},
+		"503": {http.StatusServiceUnavailable, "busy", "3", 3 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			one, two := newFake(t), newFake(t)
-			two.place = one.place
-			b, count := decided(t, one, two)
+			agents := []*fakeAgent{newFake(t), newFake(t)}
+			agents[1].place = agents[0].place
+			var ejected ejections
+			b := fakeClient(t, func(c *Config) { c.Observer.Endpoint = ejected.note }, agents...)
 			_, err := b.Snapshot(budget(t), "")
 			require.NoError(t, err)
-			for _, a := range []*fakeAgent{one, two} {
+			_, err = b.Wait(budget(t), "k", 0) // the watch has its connection
+			require.NoError(t, err)
+			for _, a := range agents {
 				a.refuse(row.code, row.body, row.retryAfter)
 			}
 			first, stop := context.WithTimeout(t.Context(), 2*time.Second)
@@ -132,33 +191,20 @@ func TestThrottledAgentsAreAskedOnceASecond(t *testing.T) {
 			_, err = b.Snapshot(first, "") // each agent has refused
 			require.ErrorIs(t, err, dcs.ErrUnavailable)
 			require.ErrorContains(t, err, row.body)
-			one.heard()
-			two.heard()
-			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-			defer cancel()
-			var callers sync.WaitGroup
-			for i := range 10 {
-				callers.Go(func() {
-					for ctx.Err() == nil {
-						var err error
-						switch i % 3 {
-						case 0:
-							_, err = b.Get(ctx, "k")
-						case 1:
-							_, err = b.Wait(ctx, "k", 8)
-						case 2:
-							_, err = (&lease{b, "s", suiteTiming.TTL}).Renew(ctx, "k")
-						}
-						if err == nil {
-							t.Error("a refused call succeeded")
-						}
-					}
-				})
-			}
-			callers.Wait()
-			require.LessOrEqual(t, int32(len(one.heard())+len(two.heard())), row.most)
-			require.Zero(t, count(dcs.Ejected))
-			for _, a := range []*fakeAgent{one, two} {
+			require.True(t, b.pool.IsThrottled())
+
+			since, before, connections := lastRefusal(agents), len(refusalsOf(agents)), newConnections(agents)
+			calling, end := context.WithTimeout(t.Context(), 3*time.Second)
+			defer end()
+			callAll(calling, t, b)
+			at, dialled := refusalsOf(agents)[before:], newConnections(agents)-connections
+			t.Logf("%d requests, %d new connections", len(at), dialled)
+			require.NotEmpty(t, at)
+			require.GreaterOrEqual(t, at[0].Sub(since), row.pause)
+			require.LessOrEqual(t, len(at), 2+int(at[len(at)-1].Sub(at[0])/time.Second))
+			require.LessOrEqual(t, dialled, int64(len(at)+1), "a request needs one connection at most, and the last one may not have been sent")
+			require.Empty(t, ejected.hasty())
+			for _, a := range agents {
 				a.refuse(http.StatusOK, "", "")
 			}
 			long, cancel := context.WithTimeout(t.Context(), 2*suiteTiming.RetryTimeout)

@@ -3,6 +3,7 @@ package consul
 import (
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -91,6 +92,7 @@ func TestMeanings(t *testing.T) {
 	said := func(code int, body string) error {
 		return &url.Error{Op: "Put", URL: "http://h/v1/txn", Err: &statusError{code: code, body: body}}
 	}
+	asks := func(code int, pause time.Duration) error { return &statusError{code, "busy", pause} }
 	for name, test := range map[string]struct {
 		err                   error
 		left                  bool
@@ -105,6 +107,9 @@ func TestMeanings(t *testing.T) {
 		"too often":       {err: said(http.StatusTooManyRequests, "Your IP is issuing too many concurrent connections"), left: true, refused: true, also: backend.Failure{Busy: time.Second}},
 		"too many":        {err: said(http.StatusTooManyRequests, ""), left: true, refused: true, also: backend.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
 		"a proxy":         {err: said(http.StatusServiceUnavailable, "busy"), left: true, also: backend.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
+		"a long pause":    {err: asks(http.StatusServiceUnavailable, 3*time.Second), left: true, also: backend.Failure{Doubt: true, Throttled: true, Busy: 3 * time.Second}},
+		"too many, later": {err: asks(http.StatusTooManyRequests, 3*time.Second), left: true, refused: true, also: backend.Failure{Doubt: true, Throttled: true, Busy: 3 * time.Second}},
+		"a short pause":   {err: asks(http.StatusServiceUnavailable, time.Millisecond), left: true, also: backend.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
 		"rate limit":      {err: said(http.StatusServiceUnavailable, "rate limit exceeded, try again later or against a different server"), left: true, refused: true, also: backend.Failure{Doubt: true, Throttled: true, Busy: time.Second}},
 		"too large":       {err: said(http.StatusRequestEntityTooLarge, "Request body(600000 bytes) too large"), left: true, kind: dcs.ErrInvalid, refused: true, final: true},
 		"denied":          {err: said(http.StatusForbidden, "Permission denied"), left: true, kind: dcs.ErrUnauthorized, refused: true, also: backend.Failure{Unconfirmed: true}},
@@ -131,6 +136,31 @@ func TestMeanings(t *testing.T) {
 		})
 	}
 }
+
+// A response names the pause before the next request in whole seconds. A number that is too
+// large counts as a long pause, which the Pool limits to RetryTimeout.
+func TestRetryAfter(t *testing.T) {
+	for value, want := range map[string]time.Duration{
+		"": 0, "0": 0, "3": 3 * time.Second, "007": 7 * time.Second, "65535": 65535 * time.Second,
+		"65536": 65535 * time.Second, "99999999999999999999": 65535 * time.Second,
+		"Wed, 21 Oct 2015 07:28:00 GMT": 0, "-1": 0, "+1": 0, "1.5": 0, "1s": 0, "soon": 0, "1 2": 0,
+	} {
+		t.Run(value, func(t *testing.T) {
+			agent := httptest.NewRecorder()
+			agent.Header().Set("Retry-After", value)
+			agent.WriteHeader(http.StatusServiceUnavailable)
+			_, err := checked{cannedResponse{agent.Result()}}.RoundTrip(httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", http.NoBody)) //nolint:bodyclose // there is none
+			var s *statusError
+			require.ErrorAs(t, err, &s)
+			require.Equal(t, want, s.retryAfter)
+		})
+	}
+}
+
+// cannedResponse is a transport that returns one response.
+type cannedResponse struct{ resp *http.Response }
+
+func (c cannedResponse) RoundTrip(*http.Request) (*http.Response, error) { return c.resp, nil }
 
 // The minimum session TTL is read from Consul's error.
 func TestShortestSession(t *testing.T) {

@@ -218,11 +218,11 @@ func (t checked) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, &statusError{resp.StatusCode, string(bytes.TrimSpace(body)), retryAfter(resp.Header.Get("Retry-After"))}
 }
 
-// retryAfter returns the duration of a Retry-After header in seconds. A date is ignored,
-// because it comes from the clock of another machine.
+// retryAfter returns the duration of a Retry-After header in seconds, 65535 at most. A date
+// is ignored, because it comes from the clock of another machine.
 func retryAfter(value string) time.Duration {
 	seconds, err := strconv.ParseUint(value, 10, 16)
-	if err != nil {
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
 		return 0
 	}
 	return time.Duration(seconds) * time.Second

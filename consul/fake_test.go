@@ -30,8 +30,10 @@ type fakeAgent struct {
 	say   map[string]func(w http.ResponseWriter)
 	// waits counts the blocking queries that serves has received.
 	waits atomic.Int64
-	// serve answers all requests if it is not nil.
+	// serve answers all requests if it is not nil, except for the reads on a new connection.
 	serve func(w http.ResponseWriter, r *http.Request)
+	// refusals has the times of the requests that were refused after refuse.
+	refusals []time.Time
 	// place holds the identity of the store. Other agents may share it.
 	place *identityPlace
 	// datacenters is the list of datacenters, the agent's own first. listed answers in
