@@ -12,10 +12,11 @@ import (
 
 // FromClientConfig returns the settings of a client of Consul's own API: address,
 // path prefix, datacenter, token, namespace, partition and TLS. The caller must set Root,
-// and may set the other fields. WaitTime is left out, because it follows from Timing, and
-// so is Transport. If a setting cannot be converted, the error is ErrInvalid and names
-// each such setting. FromClientConfig does not read the environment, but
-// api.DefaultConfig does.
+// and may set the other fields. WaitTime is left out, because it follows from Timing. The
+// connections are this package's own, so that Transport is left out, with its Proxy and its
+// dialers. With TLS a Transport that has a TLSClientConfig is refused. If a setting cannot
+// be converted, the error is ErrInvalid and names each such setting. FromClientConfig does
+// not read the environment, but api.DefaultConfig does.
 func FromClientConfig(c *api.Config) (Config, error) {
 	var faults backend.Faults
 	out := fromClientConfig(&faults, *c)
@@ -53,6 +54,9 @@ func fromClientConfig(faults *backend.Faults, c api.Config) Config {
 		faults.Add("HttpAuth (HTTP user and password) is not supported: use an ACL token")
 	}
 	if secure {
+		if c.Transport != nil && c.Transport.TLSClientConfig != nil {
+			faults.Add("Transport.TLSClientConfig cannot be converted: leave it nil, and set TLSConfig, or TLS of the result")
+		}
 		out.TLSFiles = fromTLSConfig(faults, c.TLSConfig)
 	}
 	return out

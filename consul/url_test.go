@@ -1,6 +1,8 @@
 package consul
 
 import (
+	"crypto/tls"
+	"net/http"
 	"os"
 	"testing"
 	"time"
@@ -154,6 +156,24 @@ func TestInvalidVariables(t *testing.T) {
 	}
 }
 
+// The TLS settings of a transport are refused by name, because they cannot be kept. Those
+// of a client that api.NewClient has completed are refused, too.
+func TestTransportWithTLSIsRefused(t *testing.T) {
+	clearEnvironment(t)
+	own := &api.Config{Scheme: "https", Transport: &http.Transport{TLSClientConfig: &tls.Config{ServerName: "s"}}}
+	completed := api.DefaultConfig()
+	_, err := FromClientConfig(completed)
+	require.NoError(t, err)
+	completed.Scheme = "https"
+	_, err = api.NewClient(completed)
+	require.NoError(t, err)
+	for _, c := range []*api.Config{own, completed} {
+		_, err := FromClientConfig(c)
+		require.ErrorIs(t, err, dcs.ErrInvalid)
+		require.ErrorContains(t, err, "Transport.TLSClientConfig")
+	}
+}
+
 // Each setting of Consul's own client sets its field of Config.
 func TestEachClientSetting(t *testing.T) {
 	local := []string{"127.0.0.1:8500"}
@@ -167,8 +187,12 @@ func TestEachClientSetting(t *testing.T) {
 		"the path of the address": {
 			api.Config{Address: "http://h:1/own", PathPrefix: "/consul"}, Config{Endpoints: []string{"h:1"}, PathPrefix: "/own"},
 		},
-		"TLS files without TLS": {api.Config{TLSConfig: api.TLSConfig{CAFile: "/ca"}}, Config{Endpoints: local}},
-		"wait time":             {api.Config{WaitTime: time.Minute}, Config{Endpoints: local}},
+		"a transport": {
+			api.Config{Scheme: "https", Transport: &http.Transport{Proxy: http.ProxyFromEnvironment}}, Config{Endpoints: local, TLSFiles: &dcs.TLSFiles{}},
+		},
+		"a transport without TLS": {api.Config{Transport: &http.Transport{TLSClientConfig: &tls.Config{}}}, Config{Endpoints: local}},
+		"TLS files without TLS":   {api.Config{TLSConfig: api.TLSConfig{CAFile: "/ca"}}, Config{Endpoints: local}},
+		"wait time":               {api.Config{WaitTime: time.Minute}, Config{Endpoints: local}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := FromClientConfig(&row.set)
