@@ -2,11 +2,14 @@ package consul
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hashicorp/consul/api"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/conformance"
@@ -114,4 +117,38 @@ func TestClientHasTheBackendsSettings(t *testing.T) {
 
 	_, err = b.Client("another.test:8500")
 	require.ErrorIs(t, err, dcs.ErrInvalid)
+}
+
+// A token of the environment is not sent if Config has none: with calls, with the reads on a
+// new connection, and with the requests of a raw client.
+func TestTokenOfTheEnvironmentIsNotSent(t *testing.T) {
+	t.Setenv(api.HTTPTokenEnvName, "leaked")
+	a := unstartedFake()
+	var requests atomic.Int64
+	a.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		assert.Empty(t, r.Header.Values(tokenHeader), r.URL.String())
+		a.ServeHTTP(w, r)
+	}))
+	t.Cleanup(a.Close)
+	b := fakeClient(t, nil, a)
+	_, err := b.Snapshot(budget(t), "")
+	require.NoError(t, err)
+	_, err = b.Wait(budget(t), "", 0)
+	require.NoError(t, err)
+	l, _, err := b.Grant(budget(t), suiteTiming.TTL)
+	require.NoError(t, err)
+	_, err = l.Renew(budget(t))
+	require.NoError(t, err)
+	c, err := b.connected(a.addr())
+	require.NoError(t, err)
+	_, err = b.read(budget(t), c, "k", "other") // a transaction
+	require.NoError(t, err)
+	require.NoError(t, l.Revoke(budget(t)))
+	raw, err := b.Client("")
+	require.NoError(t, err)
+	_, _, err = raw.KV().Keys("", "", nil)
+	require.NoError(t, err)
+	require.Positive(t, a.identities.Load())
+	require.Greater(t, requests.Load(), int64(5))
 }
