@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -141,7 +142,7 @@ func (c Config) checkEndpoints(faults *backend.Faults) []string {
 			hosts = append(hosts, e)
 		case !strings.HasPrefix(path, "/"):
 			faults.Add("Endpoints: the path of a socket must be absolute, like unix:///run/consul.sock")
-		default:
+		case !slices.Contains(sockets, unixScheme+path):
 			sockets = append(sockets, unixScheme+path)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
 	"github.com/holdfast-dcs/holdfast/internal/backend"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
 func TestConfigNamesEveryFault(t *testing.T) {
@@ -171,4 +172,13 @@ func TestShortestSession(t *testing.T) {
 		_, ok := tooShort(other)
 		require.False(t, ok)
 	}
+}
+
+// Config.Slots is the number of Commits in flight.
+func TestSlots(t *testing.T) {
+	t.Parallel()
+	b, err := New(Config{Endpoints: []string{testcluster.SilentServer(t)}, Root: "r", Timing: suiteTiming, Slots: 1})
+	require.NoError(t, err)
+	defer b.Close()
+	testcluster.TestOneSlot(t, b)
 }

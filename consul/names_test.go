@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -93,6 +94,27 @@ func TestNameIsVerified(t *testing.T) {
 		require.Equal(t, dcs.ErrUnauthorized, dcs.KindOf(err))
 		require.ErrorContains(t, read(other, address), "doesn't contain any IP SANs")
 	}
+}
+
+// The server name of TLSFiles is verified in place of the host. An agent whose certificate
+// is not verified is used, with a warning.
+func TestServerNameAndUnverifiedServers(t *testing.T) {
+	t.Parallel()
+	ca, err := testcerts.NewAuthority(t.TempDir(), nil)
+	require.NoError(t, err)
+	certificate, err := tls.LoadX509KeyPair(ca.Other().Cert, ca.Other().Key)
+	require.NoError(t, err)
+	agent := unstartedFake()
+	agent.Server = httptest.NewUnstartedServer(agent)
+	agent.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13}
+	agent.Config.ErrorLog = log.New(io.Discard, "", 0) // of the refused handshakes
+	agent.StartTLS()
+	t.Cleanup(agent.Close)
+	testcluster.TestTLSFiles(t, ca.File(), func(files dcs.TLSFiles, logger *slog.Logger) dcs.Backend {
+		return fakeClient(t, func(c *Config) {
+			c.Endpoints, c.TLSFiles, c.Logger = []string{agent.Listener.Addr().String()}, &files, logger
+		})
+	})
 }
 
 // An agent that is configured with two addresses is one endpoint.

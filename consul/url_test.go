@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"net/http"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -81,6 +82,54 @@ func TestInvalidOptions(t *testing.T) {
 		require.ErrorIs(t, err, dcs.ErrInvalid, url)
 		require.ErrorContains(t, err, want, url)
 	}
+}
+
+// Lists of servers follow the same rules in a URL and in Config.
+func TestListsOfServers(t *testing.T) {
+	for list, want := range map[string][]string{
+		" h1, h2:1 ":           {"h1:8500", "h2:1"},
+		"h1,h1:8500,H1,h1:1":   {"h1:8500", "h1:1"},
+		"[::1],[::1]:8500,h:1": {"[::1]:8500", "h:1"},
+		"":                     nil,
+		" ":                    nil,
+		":8500":                nil,
+		"h1,:8500":             nil,
+		"h:":                   nil,
+		"h:0":                  nil,
+		"h:99999":              nil,
+		"h:port":               nil,
+		"h1,,h2":               nil,
+		"h1,":                  nil,
+		"h 1":                  nil,
+	} {
+		configured, err := Config{Endpoints: strings.Split(list, ","), Root: "r"}.check()
+		if want == nil {
+			require.ErrorIs(t, err, dcs.ErrInvalid, "%q", list)
+		} else {
+			require.NoError(t, err, "%q", list)
+			require.Equal(t, want, configured.Endpoints, "%q", list)
+		}
+		u, err := dcs.ParseURL("consul://" + strings.ReplaceAll(list, " ", "%20") + "/r")
+		var c Config
+		if err == nil {
+			c, err = configFromURL(u, dcs.Options{})
+		}
+		if err == nil {
+			c, err = c.check()
+		}
+		if want == nil {
+			require.ErrorIs(t, err, dcs.ErrInvalid, "%q", list)
+		} else {
+			require.NoError(t, err, "%q", list)
+			require.Equal(t, want, c.Endpoints, "%q", list)
+		}
+	}
+	sockets, err := Config{Endpoints: []string{"unix:///s", " unix:///s ", "unix:///t"}, Root: "r"}.check()
+	require.NoError(t, err)
+	require.Equal(t, []string{"unix:///s", "unix:///t"}, sockets.Endpoints)
+	one, err := Config{Endpoints: []string{"unix:///s", "unix:///s"}, Root: "r"}.check()
+	require.NoError(t, err)
+	require.Empty(t, one.Node, "one agent has the sessions on its own node")
 }
 
 // clearEnvironment removes every variable that Consul's programs read.

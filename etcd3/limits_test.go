@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
 // Calls that wait for a stream at a member's limit return an error that names the limit.
@@ -56,4 +57,13 @@ func TestLimitOfStreams(t *testing.T) {
 	release()
 	_, err = store.Snapshot(within(t, suiteTiming.RetryTimeout), "")
 	require.NoError(t, err)
+}
+
+// Config.Slots is the number of Commits in flight.
+func TestSlots(t *testing.T) {
+	t.Parallel()
+	b, err := New(Config{Endpoints: []string{testcluster.SilentServer(t)}, Root: "r", Timing: suiteTiming, Slots: 1, NoDiscovery: true})
+	require.NoError(t, err)
+	defer b.Close()
+	testcluster.TestOneSlot(t, b)
 }

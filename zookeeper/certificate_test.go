@@ -3,6 +3,7 @@ package zookeeper
 import (
 	"context"
 	"crypto/tls"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -150,4 +151,15 @@ func TestNameIsVerified(t *testing.T) {
 		}
 		cancel()
 	}
+}
+
+// The server name of TLSFiles is verified in place of the host. A server whose certificate
+// is not verified is used, with a warning.
+func TestServerNameAndUnverifiedServers(t *testing.T) {
+	t.Parallel()
+	ca, _ := authority(t)
+	addr := newFakeServer(t).listen(presenting(t, ca.Other()))
+	testcluster.TestTLSFiles(t, ca.File(), func(files dcs.TLSFiles, logger *slog.Logger) dcs.Backend {
+		return identityClient(t, func(c *Config) { c.TLSFiles, c.Logger = &files, logger }, addr)
+	})
 }

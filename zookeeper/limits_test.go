@@ -141,3 +141,12 @@ func TestLimitOfConnections(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { _, _, err := take(70); return err == nil }, time.Minute, time.Millisecond)
 }
+
+// Config.Slots is the number of Commits in flight.
+func TestSlots(t *testing.T) {
+	t.Parallel()
+	b, err := New(Config{Endpoints: []string{testcluster.SilentServer(t)}, Root: "r", Timing: suiteTiming, Slots: 1})
+	require.NoError(t, err)
+	defer b.Close()
+	testcluster.TestOneSlot(t, b)
+}
