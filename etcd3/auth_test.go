@@ -2,6 +2,7 @@ package etcd3
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -116,14 +117,18 @@ func (f *fakeAuth) set(change func()) {
 	change()
 }
 
-// Watch answers the creation of a watch with an invalid token like etcd.
+// Watch answers the creation of a watch with an invalid token like etcd. It answers progress
+// requests and sends no events.
 func (f *fakeAuth) Watch(s pb.Watch_WatchServer) error {
 	for {
-		if _, err := s.Recv(); err != nil {
+		r, err := s.Recv()
+		if err != nil {
 			return err
 		}
-		answer := &pb.WatchResponse{Header: &pb.ResponseHeader{ClusterId: 1, Revision: 1}, Created: true}
-		if f.check(s.Context()) != nil {
+		f.fakeStore.mu.Lock()
+		answer := &pb.WatchResponse{Header: f.header(), Created: r.GetCreateRequest() != nil}
+		f.fakeStore.mu.Unlock()
+		if answer.Created && f.check(s.Context()) != nil {
 			answer.Canceled, answer.CancelReason = true, rpctypes.ErrPermissionDenied.Error()
 		}
 		if err := s.Send(answer); err != nil {
@@ -249,4 +254,59 @@ func TestAuthenticationIsSwitched(t *testing.T) {
 		}
 		require.LessOrEqual(t, f.logins.Load()-before, int64(2))
 	}
+}
+
+// No call of any kind fails while authentication is enabled and disabled under concurrent
+// calls. A Wait that lasts through all of it does not end.
+func TestAuthenticationIsSwitchedUnderCalls(t *testing.T) {
+	t.Parallel()
+	f, b, store := newFakeAuth(t)
+	lease, _, err := store.Grant(t.Context(), suiteTiming.TTL)
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stop()
+	running.Go(func() {
+		_, err := store.Wait(ctx, "other", 1<<40)
+		if !errors.Is(err, context.Canceled) || dcs.KindOf(err) != nil {
+			t.Errorf("Wait: %v", err)
+		}
+	})
+	calls := map[string]*atomic.Int64{}
+	for kind, call := range map[string]func() error{
+		"Get":      func() error { _, err := store.Get(ctx, "k"); return err },
+		"Snapshot": func() error { _, err := store.Snapshot(ctx, ""); return err },
+		"Wait":     func() error { _, err := store.Wait(ctx, "other", 0); return err },
+		"Commit":   func() error { _, err := store.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}}); return err },
+		"Renew":    func() error { _, err := lease.Renew(ctx, "k"); return err },
+		"Grant and Revoke": func() error {
+			l, _, err := store.Grant(ctx, suiteTiming.TTL)
+			if err == nil {
+				err = l.Revoke(ctx)
+			}
+			return err
+		},
+	} {
+		n := &atomic.Int64{}
+		calls[kind] = n
+		for range 2 {
+			running.Go(func() {
+				for ctx.Err() == nil {
+					if err := call(); err != nil && dcs.KindOf(err) != dcs.ErrNotFound && ctx.Err() == nil {
+						t.Errorf("%s: %v", kind, err)
+					}
+					n.Add(1)
+				}
+			})
+		}
+	}
+	for round := range 6 {
+		f.set(func() { f.off, f.valid = round%2 == 0, "" })
+		for kind, n := range calls {
+			before := n.Load()
+			require.Eventually(t, func() bool { return n.Load() >= before+4 }, time.Minute, time.Millisecond, kind)
+		}
+	}
+	require.Positive(t, b.copy.Begins())
 }

@@ -121,3 +121,41 @@ func TestRotationOfAllCredentialsCostsNoCall(t *testing.T) {
 	}
 	refused("password", r.openWith(r.Files, oldPassword))
 }
+
+// No call of any kind fails while authentication is disabled and enabled on a running
+// cluster (etcd #10753).
+func TestSwitchingAuthenticationCostsNoCall(t *testing.T) {
+	if os.Getenv("HOLDFAST_PROFILE") != "slow" {
+		t.Skip("a cluster with users is started: set HOLDFAST_PROFILE=slow")
+	}
+	r := &rotatingCluster{testcluster.NewClusterRotation(t, testcluster.Options{
+		Kind: testcluster.Etcd, Version: os.Getenv("HOLDFAST_ETCD_VERSION"),
+	}), t}
+	password := filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(password, []byte(testcluster.Password), 0o600))
+	w := testcluster.StartWorkload(t, r.openWith(r.Files, password))
+	w.After(t, "nothing has changed")
+	for range 4 {
+		r.switchAuthentication(false)
+		w.After(t, "authentication is disabled")
+		r.switchAuthentication(true)
+		w.After(t, "authentication is enabled")
+	}
+	t.Log(w.Calls())
+}
+
+// switchAuthentication enables or disables authentication.
+func (r *rotatingCluster) switchAuthentication(on bool) {
+	require.NoError(r.t, r.admin(r.Cluster.Servers()[0], r.Older, func(ctx context.Context, cc *grpc.ClientConn) error {
+		auth := pb.NewAuthClient(cc)
+		if on {
+			_, err := auth.AuthEnable(ctx, &pb.AuthEnableRequest{})
+			return err
+		}
+		root, err := auth.Authenticate(ctx, &pb.AuthenticateRequest{Name: testcluster.Root, Password: testcluster.Password})
+		if err == nil {
+			_, err = auth.AuthDisable(outgoing(ctx, authToken{value: root.Token}), &pb.AuthDisableRequest{})
+		}
+		return err
+	}))
+}
