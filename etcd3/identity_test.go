@@ -85,22 +85,78 @@ func TestSplitEndpointsAreRefused(t *testing.T) {
 	}
 }
 
-// restore replaces the data of the server by an empty backup with the same cluster id.
-func (f *fakeStore) restore() {
+// restore replaces the data of the server by an empty backup, in a cluster with that id.
+func (f *fakeStore) restore(cluster uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.cluster = cluster
 	f.rev, f.keys, f.leases = 1, map[string]*mvccpb.KeyValue{}, map[int64]int64{}
 }
 
-// A store that was restored from an older backup is detected within the budget. One log
-// line and the error of each call report it. Few requests are sent, the Holds end, and a
-// Store that is opened again works.
+// A store that was restored from an older backup, or rebuilt under another cluster id, is
+// detected within the budget. One log line and the error of each call report it. Few
+// requests are sent, the Holds end, and a Store that is opened again works.
 func TestRestoredStoreIsReported(t *testing.T) {
 	t.Parallel()
-	const budget = 2 * time.Second
-	timing := dcs.Timing{TTL: 6 * time.Second, LoopWait: time.Second, RetryTimeout: budget}
-	f := newFakeStore()
-	var requests atomic.Int64
+	for name, row := range map[string]struct {
+		cluster   uint64
+		says, log string
+		perSecond float64 // requests, after the first ten
+	}{
+		"from a backup":      {1, "restored from an older backup, or wiped", "the store has lost data", 0},
+		"as another cluster": {2, "reopen the Store if the store was replaced", "the endpoints do not identify the store", 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const budget = 2 * time.Second
+			f := newFakeStore()
+			var requests atomic.Int64
+			var log bytes.Buffer
+			open := countingClient(t, f, dcs.Timing{TTL: 6 * time.Second, LoopWait: time.Second, RetryTimeout: budget}, &requests, &log)
+			store := open()
+			s := newSession(t, store)
+			h, err := s.TryAcquire(t.Context(), "leader", nil)
+			require.NoError(t, err)
+			for range 20 {
+				require.NoError(t, h.Update(t.Context(), []byte("v")))
+			}
+			_, err = store.Snapshot(t.Context(), "")
+			require.NoError(t, err)
+
+			f.restore(row.cluster)
+			requests.Store(0)
+			begin := time.Now()
+			_, err = store.Snapshot(t.Context(), "")
+			require.LessOrEqual(t, time.Since(begin), budget+time.Second)
+			require.Equal(t, dcs.ErrUnavailable, dcs.KindOf(err), "%v", err)
+			require.ErrorContains(t, err, row.says)
+			for time.Since(begin) < 2*budget {
+				_, err = store.Snapshot(t.Context(), "")
+				require.ErrorContains(t, err, "reopen the Store")
+				_, err = store.Commit(t.Context(), dcs.Txn{Then: []dcs.Write{{Key: "k"}}})
+				require.ErrorContains(t, err, "reopen the Store")
+				time.Sleep(time.Millisecond)
+			}
+			<-h.Done()
+			require.ErrorContains(t, h.Err(), "reopen the Store")
+			require.LessOrEqual(t, float64(requests.Load()), 10+row.perSecond*time.Since(begin).Seconds())
+			require.NoError(t, store.Close())
+			require.Equal(t, 1, strings.Count(log.String(), "level=ERROR"))
+			require.Contains(t, log.String(), row.log)
+
+			store = open()
+			s = newSession(t, store)
+			_, err = s.TryAcquire(t.Context(), "leader", nil)
+			require.NoError(t, err)
+			require.NoError(t, store.Close())
+		})
+	}
+}
+
+// countingClient returns a function that opens a Store on three members of f, which count
+// their requests.
+func countingClient(t *testing.T, f *fakeStore, timing dcs.Timing, requests *atomic.Int64, log *bytes.Buffer) func() *dcs.Store {
+	t.Helper()
 	count := grpc.UnaryInterceptor(func(ctx context.Context, r any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
 		requests.Add(1)
 		return h(ctx, r)
@@ -110,48 +166,11 @@ func TestRestoredStoreIsReported(t *testing.T) {
 		return h(srv, s)
 	})
 	addrs := []string{serve(t, f.register, count, streams), serve(t, f.register, count, streams), serve(t, f.register, count, streams)}
-	var log bytes.Buffer
-	open := func() *dcs.Store {
-		b, err := New(Config{Endpoints: addrs, Root: "t", NoDiscovery: true, Timing: timing, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	return func() *dcs.Store {
+		b, err := New(Config{Endpoints: addrs, Root: "t", NoDiscovery: true, Timing: timing, Logger: slog.New(slog.NewTextHandler(log, nil))})
 		require.NoError(t, err)
 		store, err := dcs.New(b, dcs.Options{Timing: timing})
 		require.NoError(t, err)
 		return store
 	}
-	store := open()
-	s := newSession(t, store)
-	h, err := s.TryAcquire(t.Context(), "leader", nil)
-	require.NoError(t, err)
-	for range 20 {
-		require.NoError(t, h.Update(t.Context(), []byte("v")))
-	}
-	_, err = store.Snapshot(t.Context(), "")
-	require.NoError(t, err)
-
-	f.restore()
-	requests.Store(0)
-	begin := time.Now()
-	_, err = store.Snapshot(t.Context(), "")
-	require.LessOrEqual(t, time.Since(begin), budget+time.Second)
-	require.Equal(t, dcs.ErrUnavailable, dcs.KindOf(err), "%v", err)
-	require.ErrorContains(t, err, "restored from an older backup, or wiped")
-	require.ErrorContains(t, err, "reopen the Store")
-	for time.Since(begin) < 2*budget {
-		_, err = store.Snapshot(t.Context(), "")
-		require.ErrorContains(t, err, "reopen the Store")
-		_, err = store.Commit(t.Context(), dcs.Txn{Then: []dcs.Write{{Key: "k"}}})
-		require.ErrorContains(t, err, "reopen the Store")
-		time.Sleep(time.Millisecond)
-	}
-	<-h.Done()
-	require.ErrorContains(t, h.Err(), "reopen the Store")
-	require.LessOrEqual(t, requests.Load(), int64(10))
-	require.NoError(t, store.Close())
-	require.Equal(t, 1, strings.Count(log.String(), "the store has lost data"))
-
-	store = open()
-	s = newSession(t, store)
-	_, err = s.TryAcquire(t.Context(), "leader", nil)
-	require.NoError(t, err)
-	require.NoError(t, store.Close())
 }
