@@ -64,12 +64,16 @@
 // leader of etcd is preferred unless it is far away, because a renewal through a
 // follower costs the servers four times the work. The members are discovered from
 // etcd, unless discovery=false restricts the client to the configured ones.
-// Configured members are always kept. The cluster of more than half of the
+// Configured members are always kept. Each address of a configured name is an endpoint.
+// Names are looked up again when an endpoint fails, and every three RetryTimeouts, and a
+// member that has several of the addresses counts once. The cluster of more than half of the
 // configured members is used, and a member of another one is ejected
 // (docs/decisions/0027). The watch moves to another member if a progress request is
 // unanswered for min(2.5 s, RetryTimeout/4), or if the revision of the watch stays
 // behind the revisions that other answers have named. A member that is cut off goes
-// on answering with an old revision for seconds.
+// on answering with an old revision for seconds. While every member refuses requests
+// because there are too many, a Store makes one call a second, of one or two requests, and
+// ejects no member for it.
 //
 // # Security
 //

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -51,6 +53,38 @@ func TestKnownDefects(t *testing.T) {
 	for _, version := range []string{"", "main", "3", "3.x.1", "3.5", "2.3.8"} {
 		_, ok := defectsOf(version)
 		require.False(t, ok, version)
+	}
+}
+
+// The documentation names the releases of the table, and no others.
+func TestDocumentedReleases(t *testing.T) {
+	text := func(file string) string {
+		data, err := os.ReadFile(file)
+		require.NoError(t, err)
+		return strings.Join(strings.Fields(strings.ReplaceAll(string(data), "\n//", "\n")), " ")
+	}
+	of := func(which func(d defect) bool) string {
+		releases := strings.Split(fixedIn(slices.DeleteFunc(slices.Clone(defects), func(d defect) bool { return !which(d) })), ", ")
+		last := len(releases) - 1
+		return "(before " + strings.Join(releases[:last], ", ") + " and " + releases[last] + ")"
+	}
+	doc := text("doc.go")
+	require.Contains(t, doc, "Use etcd "+fixedIn(defects)+" or a later release")
+	require.Contains(t, text("../docs/operations.md"), "Run "+fixedIn(defects)+" or later")
+	for after, which := range map[string]func(d defect) bool{
+		"that were renewed at its successor ": func(d defect) bool { return d.issue == 15247 },
+		"that is being revoked is confirmed ": func(d defect) bool { return d.issue == 20547 },
+		"linearizable read with old data ":    func(d defect) bool { return d.issue == 20418 },
+		"progress are wrong or missing ":      func(d defect) bool { return d.noProgress },
+	} {
+		require.Contains(t, doc, after+of(which))
+	}
+	known := fixedIn(defects)
+	for _, d := range defects {
+		known += ", " + fixedIn([]defect{d})
+	}
+	for _, release := range regexp.MustCompile(`\b3\.\d+\.\d+\b`).FindAllString(doc, -1) {
+		require.Contains(t, strings.Split(known, ", "), release)
 	}
 }
 
