@@ -29,8 +29,8 @@ var kvCases = []spec{
 	}, alone: true, run: linearizableAcrossClients},
 	{Case: Case{
 		Name:       "KV/HostileKeys",
-		Rule:       "Keys outside the grammar are ErrInvalid before anything is sent, for every call. Every printable byte is stored verbatim. A prefix ends at a slash.",
-		Motivation: "Percent signs and double slashes in a Consul URL name another key; an etcd range over members/a also returns members/ab.",
+		Rule:       "Keys outside the grammar are ErrInvalid before anything is sent, for every call. Every printable byte is stored verbatim. A prefix ends at a slash. A conflict on a key that is named like an error of the store is ErrConflict.",
+		Motivation: "Percent signs and double slashes in a Consul URL name another key; an etcd range over members/a also returns members/ab; a conflict on a key named \"invalid session\" ended the Session on Consul.",
 	}, run: hostileKeys},
 	{Case: Case{
 		Name:       "KV/NestedKeys",
@@ -264,6 +264,7 @@ func hostileKeys(e *env) {
 	}
 	require.Empty(e, c.snapshot(e.prefix).Entries, "a refused call wrote something")
 	verbatimKeys(e)
+	errorTextKeys(e)
 }
 
 func verbatimKeys(e *env) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 
@@ -17,6 +18,15 @@ var txnMutants = []mutant{
 			if errors.Is(err, dcs.ErrInvalid) {
 				s, serr := b.Backend.Snapshot(ctx, "")
 				return s.Revision, serr
+			}
+			return r, err
+		}
+	}},
+	{"the text of a conflict is taken for another error", "KV/HostileKeys", func(_ testing.TB, b *broken) {
+		b.commit = func(ctx context.Context, t dcs.Txn) (dcs.Revision, error) {
+			r, err := b.Backend.Commit(ctx, t)
+			if errors.Is(err, dcs.ErrConflict) && strings.Contains(err.Error(), "invalid session") {
+				err = &dcs.Error{Kind: dcs.ErrLost, Err: errors.New(err.Error())}
 			}
 			return r, err
 		}
