@@ -79,10 +79,7 @@ func (c *conn) dialVerified(ctx context.Context, share *connShare) (net.Conn, er
 	}
 	v := &verified{Conn: nc, b: b}
 	heard := newHeardConn(v, share, b.c.tls != nil)
-	id, err := c.identityOn(ctx, heard)
-	if err == nil {
-		err = b.ident.Check(ctx, c.addr, id)
-	}
+	id, err := b.ident.Verify(ctx, c.addr, func(ctx context.Context) (string, error) { return c.identityOn(ctx, heard) })
 	if err != nil {
 		heard.Close()
 		if errors.Is(err, errSilentCatalog) {

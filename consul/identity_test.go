@@ -3,11 +3,16 @@ package consul
 import (
 	"context"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -99,6 +104,48 @@ func TestReaderMakesNoIdentity(t *testing.T) {
 	for range 20 {
 		_, err = reader.Get(budget(t), "k")
 		require.ErrorIs(t, err, dcs.ErrNotFound, "older connections must be made again")
+	}
+}
+
+// Two fresh clients that create the identity at once adopt that of the first one, and eject
+// no agent.
+func TestTwoClientsMakeOneIdentity(t *testing.T) {
+	t.Parallel()
+	a := unstartedFake()
+	var creations atomic.Int64
+	both := make(chan struct{})
+	a.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/"+identityKey) {
+			if creations.Add(1) == 2 {
+				close(both)
+			}
+			select {
+			case <-both:
+			case <-r.Context().Done():
+				return
+			}
+		}
+		a.ServeHTTP(w, r)
+	}))
+	t.Cleanup(a.Close)
+	var ejected [2]ejections
+	var clients [2]*Backend
+	var granting sync.WaitGroup
+	for i := range clients {
+		clients[i] = fakeClient(t, func(c *Config) { c.Observer.Endpoint = ejected[i].note }, a)
+		granting.Go(func() {
+			_, _, err := clients[i].Grant(budget(t), suiteTiming.TTL)
+			assert.NoError(t, err)
+		})
+	}
+	granting.Wait()
+	require.GreaterOrEqual(t, creations.Load(), int64(2))
+	for i, b := range clients {
+		require.Equal(t, a.place.id, b.ident.ID())
+		_, err := b.Get(budget(t), "k")
+		require.ErrorIs(t, err, dcs.ErrNotFound)
+		require.NoError(t, b.Close())
+		require.Empty(t, ejected[i].hasty())
 	}
 }
 

@@ -249,6 +249,7 @@ const (
 	opSetAuth         = 100
 	codeUnimplemented = -6
 	codeThrottled     = -127
+	codeNodeExists    = -110
 )
 
 func (f *fakeServer) answer(c net.Conn, op int32, d *decoder) (code int32, reply encoder) {
@@ -311,7 +312,7 @@ func (f *fakeServer) answer(c net.Conn, op int32, d *decoder) (code int32, reply
 }
 
 // creates applies a transaction that only creates nodes, and returns nil for
-// any other.
+// any other. It refuses the transaction at a node that exists.
 func (f *fakeServer) creates(d *decoder) (reply encoder) {
 	for d.int() == opCreate {
 		d.next(1 + 4)
@@ -322,6 +323,14 @@ func (f *fakeServer) creates(d *decoder) (reply encoder) {
 			d.bytes()
 		}
 		d.int()
+		if f.nodes[path].there {
+			reply = nil
+			reply.int(opError)
+			reply.bool(false)
+			reply.int(codeNodeExists)
+			reply.int(codeNodeExists)
+			break
+		}
 		f.putLocked(path, value)
 		reply.int(opCreate)
 		reply.bool(false)

@@ -52,10 +52,7 @@ func (s *session) verify(ctx context.Context, w *trackedConn) error {
 	if known := w.identity.Load(); known != nil && *known == s.b.ident.ID() {
 		return nil
 	}
-	id, err := s.identityAt(ctx, w)
-	if err == nil {
-		err = s.b.ident.Check(ctx, w.addr, id)
-	}
+	id, err := s.b.ident.Verify(ctx, w.addr, func(ctx context.Context) (string, error) { return s.identityAt(ctx, w) })
 	if err != nil {
 		return backend.NotSent(err)
 	}

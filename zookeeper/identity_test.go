@@ -5,9 +5,13 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/go-zookeeper/zk"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
@@ -94,6 +98,56 @@ func TestReaderMakesNoIdentity(t *testing.T) {
 	s, err := reader.Snapshot(budget(t), "")
 	require.NoError(t, err)
 	require.Empty(t, s.Entries, "the identity is not a key")
+}
+
+// Two fresh clients that create the identity at once adopt that of the first one, and eject
+// no server.
+func TestTwoClientsMakeOneIdentity(t *testing.T) {
+	t.Parallel()
+	for range 10 {
+		f := newFakeServer(t)
+		var arrived atomic.Int64
+		both := make(chan struct{})
+		var reasons testcluster.Log
+		together := func(ctx context.Context, r request, s *session, send func(*zk.Conn) error) error {
+			if r.op == "Identify" {
+				if arrived.Add(1) == 2 {
+					close(both)
+				}
+				select {
+				case <-both:
+				case <-ctx.Done():
+				}
+			}
+			return sendOnce(ctx, r, s, send)
+		}
+		var clients [2]*Backend
+		var granting sync.WaitGroup
+		for i := range clients {
+			c := Config{Endpoints: []string{f.addr}, Root: "r", Timing: suiteTiming, Tick: 10 * time.Millisecond, MinTTL: 20 * time.Millisecond, MaxTTL: time.Minute}
+			c.Observer.Endpoint = func(ev dcs.EndpointEvent) {
+				if ev.Change == dcs.Ejected && !strings.Contains(ev.Reason, "no answer within") { // a busy machine
+					_, _ = reasons.Write([]byte(ev.Reason + "\n"))
+				}
+			}
+			var err error
+			clients[i], err = newBackend(c, hooks{intercept: together})
+			require.NoError(t, err)
+			granting.Go(func() {
+				_, _, err := clients[i].Grant(budget(t), 3*time.Second)
+				assert.NoError(t, err)
+			})
+		}
+		granting.Wait()
+		require.NotEmpty(t, f.identity("r"))
+		for _, b := range clients {
+			require.Equal(t, f.identity("r"), b.ident.ID())
+			_, err := b.Get(budget(t), "k")
+			require.ErrorIs(t, err, dcs.ErrNotFound)
+			require.NoError(t, b.Close())
+		}
+		require.Empty(t, reasons.String())
+	}
 }
 
 // A store that was restored from an older backup is detected within the budget,
