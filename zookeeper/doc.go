@@ -143,5 +143,7 @@
 // takes a second or so after that (docs/operations.md). Each session, so each
 // lease and each endpoint, takes 2 MiB of buffers, mostly untouched memory.
 // Deleting the bookkeeping by hand while programs run makes the epochs begin
-// again, which has the same effect as writes of other programs.
+// again, which has the same effect as writes of other programs. After a restore
+// from a backup, and where the store was wiped, the program must open the Store
+// again.
 package zookeeper

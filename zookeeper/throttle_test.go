@@ -23,7 +23,8 @@ func (f *fakeServer) throttle(on bool) {
 }
 
 // attempts returns the number of attempts since its last call. A read or a
-// renewal begins with a transaction, and a watch with a connection.
+// renewal begins with a transaction, and a watch with a connection. A read of the
+// identity is not counted, because each is the first request on a connection.
 func (f *fakeServer) attempts() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()

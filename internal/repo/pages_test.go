@@ -123,3 +123,19 @@ func TestCommandsInPages(t *testing.T) {
 		t.Errorf("only %d commands found in the pages", found)
 	}
 }
+
+// The README and the page for operators name the servers and the settings that are not
+// supported.
+func TestUnsupportedIsNamed(t *testing.T) {
+	_, unsupported, _ := strings.Cut(read(t, "docs/operations.md"), "\n## Not supported\n")
+	unsupported, _, _ = strings.Cut(unsupported, "\n## ")
+	readme := read(t, "README.md")
+	for _, text := range []string{"grpc-proxy", "load balancer that changes", "`jute.maxbuffer`"} {
+		if !strings.Contains(readme, text) {
+			t.Errorf("README.md does not name %s", text)
+		}
+		if !strings.Contains(unsupported, text) {
+			t.Errorf("docs/operations.md, Not supported, does not name %s", text)
+		}
+	}
+}
