@@ -34,12 +34,26 @@ func StartWorkload(tb testing.TB, store *dcs.Store) *Workload {
 	w := &Workload{kinds: map[string]*atomic.Int64{}}
 	w.hold, err = session.Acquire(ctx, "workload/lock", nil)
 	require.NoError(tb, err)
+	published := 0
 	var since dcs.Revision
 	var running sync.WaitGroup
 	before := "before"
 	w.step.Store(&before)
 	for kind, call := range map[string]func() error{
-		"Get": func() error { _, err := store.Get(ctx, "workload/lock"); return err },
+		"Get":      func() error { _, err := store.Get(ctx, "workload/lock"); return err },
+		"Snapshot": func() error { _, err := store.Snapshot(ctx, "workload"); return err },
+		"Acquire and Release": func() error {
+			h, err := session.Acquire(ctx, "workload/other", nil)
+			if err != nil {
+				return err
+			}
+			return h.Release(ctx)
+		},
+		"Publish": func() error {
+			published++
+			_, err := session.Publish(ctx, "workload/members/a", fmt.Append(nil, published))
+			return err
+		},
 		"Commit": func() error {
 			_, err := store.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("workload/key", []byte("x"))}})
 			return err
