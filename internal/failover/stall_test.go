@@ -21,9 +21,10 @@ type stall struct {
 const (
 	stallTick = 5 * time.Millisecond
 	// steps is the number of steps of a takeover, each in another process than the one
-	// before: the end of the lease, its commit, the watch, and the commits and reads with
-	// which a member takes the lock and confirms that.
-	steps = 8
+	// before: the end of the lease, its commit (to a follower and back), the watch, the
+	// commit that takes the lock (to the server, to a follower, and both ways back), the
+	// renewal that confirms it (the same), and the promotion.
+	steps = 1 + 2 + 1 + 4 + 4 + 1
 )
 
 // measureStall measures until the end of the test.
