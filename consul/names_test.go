@@ -135,6 +135,6 @@ func TestAgentWithTwoAddressesIsOneEndpoint(t *testing.T) {
 	b := fakeClient(t, func(c *Config) {
 		c.Endpoints, c.Resolver = []string{first.addr(), alias.Endpoint, second.addr()}, alias.Names.Net()
 	})
-	require.Eventually(t, func() bool { return len(b.Endpoints()) == 2 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(b.Endpoints()) == 2 }, time.Minute, time.Millisecond)
 	require.ElementsMatch(t, []string{first.addr(), second.addr()}, b.Endpoints())
 }

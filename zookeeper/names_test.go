@@ -63,7 +63,7 @@ func TestServerWithTwoAddressesIsOneEndpoint(t *testing.T) {
 	b, err := New(config)
 	require.NoError(t, err)
 	defer b.Close()
-	require.Eventually(t, func() bool { return len(b.Endpoints()) == 2 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(b.Endpoints()) == 2 }, time.Minute, time.Millisecond)
 	require.ElementsMatch(t, []string{first.addr, second.addr}, b.Endpoints())
 }
 
