@@ -125,7 +125,7 @@ func (a *Authority) Client() Pair { return a.pairs["client"] }
 func (a *Authority) Expired() Pair { return a.pairs["expired"] }
 
 // OtherName is the only name that the certificate [Authority.Other] is valid for.
-const OtherName = "elsewhere.test"
+const OtherName = "other-name.test"
 
 // Other returns a certificate for another host.
 func (a *Authority) Other() Pair { return a.pairs["other"] }
