@@ -140,27 +140,6 @@ func lastRefusal(agents []*fakeAgent) (last time.Time) {
 	return last
 }
 
-// callAll makes calls of several kinds until ctx ends. Each call must fail.
-func callAll(ctx context.Context, t *testing.T, b *Backend) {
-	var callers sync.WaitGroup
-	for _, call := range []func() error{
-		func() error { _, err := b.Get(ctx, "k"); return err },
-		func() error { _, err := b.Wait(ctx, "k", 8); return err },
-		func() error { _, err := (&lease{b, "s", suiteTiming.TTL}).Renew(ctx, "k"); return err },
-	} {
-		for range 3 {
-			callers.Go(func() {
-				for ctx.Err() == nil {
-					if call() == nil {
-						t.Error("a refused call succeeded")
-					}
-				}
-			})
-		}
-	}
-	callers.Wait()
-}
-
 // While every agent refuses requests because there are too many, a Store sends at most
 // one a second, and none before the time that the agents name. No agent is ejected.
 func TestThrottledAgentsAreAskedOnceASecond(t *testing.T) {
@@ -196,7 +175,11 @@ func TestThrottledAgentsAreAskedOnceASecond(t *testing.T) {
 			since, before, connections := lastRefusal(agents), len(refusalsOf(agents)), newConnections(agents)
 			calling, end := context.WithTimeout(t.Context(), 3*time.Second)
 			defer end()
-			callAll(calling, t, b)
+			testcluster.StartRefused(calling, t,
+				func() error { _, err := b.Get(calling, "k"); return err },
+				func() error { _, err := b.Wait(calling, "k", 8); return err },
+				func() error { _, err := (&lease{b, "s", suiteTiming.TTL}).Renew(calling, "k"); return err },
+			).Wait()
 			at, dialled := refusalsOf(agents)[before:], newConnections(agents)-connections
 			t.Logf("%d requests, %d new connections", len(at), dialled)
 			require.NotEmpty(t, at)

@@ -47,15 +47,12 @@ func TestNameOfAFrozenServerMoves(t *testing.T) {
 	require.Equal(t, []string{alias.Endpoint}, b.Endpoints())
 }
 
-// TLS verifies the name, at each of its addresses. The certificate is valid for the name
-// only.
-func TestNameIsVerified(t *testing.T) {
-	t.Parallel()
+// otherNamed returns an agent whose certificate is valid for [testcerts.OtherName] only, and
+// its authority.
+func otherNamed(t *testing.T) (*testcerts.Authority, *fakeAgent) {
 	ca, err := testcerts.NewAuthority(t.TempDir(), nil)
 	require.NoError(t, err)
 	certificate, err := tls.LoadX509KeyPair(ca.Other().Cert, ca.Other().Key)
-	require.NoError(t, err)
-	conf, err := ca.Client().Config(ca)
 	require.NoError(t, err)
 	agent := unstartedFake()
 	agent.Server = httptest.NewUnstartedServer(agent)
@@ -63,6 +60,16 @@ func TestNameIsVerified(t *testing.T) {
 	agent.Config.ErrorLog = log.New(io.Discard, "", 0) // of the refused handshakes
 	agent.StartTLS()
 	t.Cleanup(agent.Close)
+	return ca, agent
+}
+
+// TLS verifies the name, at each of its addresses. The certificate is valid for the name
+// only.
+func TestNameIsVerified(t *testing.T) {
+	t.Parallel()
+	ca, agent := otherNamed(t)
+	conf, err := ca.Client().Config(ca)
+	require.NoError(t, err)
 	alias := testcluster.NewAlias(t, agent.Listener.Addr().String())
 	_, port, err := net.SplitHostPort(alias.Endpoint)
 	require.NoError(t, err)
@@ -100,16 +107,7 @@ func TestNameIsVerified(t *testing.T) {
 // is not verified is used, with a warning.
 func TestServerNameAndUnverifiedServers(t *testing.T) {
 	t.Parallel()
-	ca, err := testcerts.NewAuthority(t.TempDir(), nil)
-	require.NoError(t, err)
-	certificate, err := tls.LoadX509KeyPair(ca.Other().Cert, ca.Other().Key)
-	require.NoError(t, err)
-	agent := unstartedFake()
-	agent.Server = httptest.NewUnstartedServer(agent)
-	agent.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13}
-	agent.Config.ErrorLog = log.New(io.Discard, "", 0) // of the refused handshakes
-	agent.StartTLS()
-	t.Cleanup(agent.Close)
+	ca, agent := otherNamed(t)
 	testcluster.TestTLSFiles(t, ca.File(), func(files dcs.TLSFiles, logger *slog.Logger) dcs.Backend {
 		return fakeClient(t, func(c *Config) {
 			c.Endpoints, c.TLSFiles, c.Logger = []string{agent.Listener.Addr().String()}, &files, logger

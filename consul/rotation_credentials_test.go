@@ -47,10 +47,7 @@ func (r *rotatingServer) openWith(files dcs.TLSFiles, token string) *dcs.Store {
 		TLSFiles: &files, TokenFile: token,
 	})
 	require.NoError(r.t, err)
-	store, err := dcs.New(b, dcs.Options{Timing: timing})
-	require.NoError(r.t, err)
-	r.t.Cleanup(func() { store.Close() })
-	return store
+	return testcluster.OpenStore(r.t, b, timing)
 }
 
 // No call of any kind fails while the authority, the certificates of server and client, and
@@ -79,13 +76,5 @@ func TestRotationOfAllCredentialsCostsNoCall(t *testing.T) {
 	token.renew(testcluster.ConsulRules(suiteNode))
 	w.After(t, "the token has changed")
 	t.Log(w.Calls())
-
-	refused := func(what string, store *dcs.Store) {
-		_, err := store.Get(t.Context(), "workload/key")
-		require.ErrorIs(t, err, dcs.ErrUnauthorized, what)
-	}
-	for what, files := range r.Old() {
-		refused(what, r.openWith(files, token.file))
-	}
-	refused("token", r.openWith(r.Files, oldToken))
+	r.RefusesOld(t, r.openWith, token.file, oldToken)
 }

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
 // observed counts the decisions about members.
@@ -211,24 +212,12 @@ func TestThrottledMembersAreAskedOnceASecond(t *testing.T) {
 	}
 	begin := time.Now()
 	ctx := within(t, 3*time.Second)
-	var callers sync.WaitGroup
-	for _, call := range []func() error{
+	testcluster.StartRefused(ctx, t,
 		func() error { _, err := store.Get(ctx, "k"); return err },
 		func() error { _, err := store.Wait(ctx, "", seen.Revision); return err },
 		func() error { _, err := lease.Renew(ctx, "k"); return err },
 		func() error { _, err := store.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}}); return err },
-	} {
-		for range 3 {
-			callers.Go(func() {
-				for ctx.Err() == nil {
-					if call() == nil {
-						t.Error("a refused call succeeded")
-					}
-				}
-			})
-		}
-	}
-	callers.Wait()
+	).Wait()
 	require.LessOrEqual(t, float64(refusing[0].n.Load()+refusing[1].n.Load()), 2*(time.Since(begin).Seconds()+1))
 	require.Zero(t, o.count(dcs.Ejected, "too many requests"), "%v", o.events)
 	for _, one := range refusing {

@@ -25,6 +25,13 @@ type rotatingCluster struct {
 	t *testing.T
 }
 
+func newRotatingCluster(t *testing.T) *rotatingCluster {
+	t.Helper()
+	return &rotatingCluster{testcluster.NewClusterRotation(t, testcluster.Options{
+		Kind: testcluster.Etcd, Version: os.Getenv("HOLDFAST_ETCD_VERSION"),
+	}), t}
+}
+
 // admin makes a call to one server, with the certificate own.
 func (r *rotatingCluster) admin(s *testcluster.Server, own *testcerts.Authority, do func(ctx context.Context, cc *grpc.ClientConn) error) error {
 	cc, err := grpc.NewClient("passthrough:///"+s.Direct(), grpc.WithTransportCredentials(credentials.NewTLS(r.AdminTLS(r.t, own))), grpc.WithNoProxy())
@@ -74,10 +81,7 @@ func (r *rotatingCluster) openWith(files dcs.TLSFiles, password string) *dcs.Sto
 		TLSFiles: &files, Username: testcluster.Suite, PasswordFile: password,
 	})
 	require.NoError(r.t, err)
-	store, err := dcs.New(b, dcs.Options{Timing: timing})
-	require.NoError(r.t, err)
-	r.t.Cleanup(func() { store.Close() })
-	return store
+	return testcluster.OpenStore(r.t, b, timing)
 }
 
 // No call of any kind fails while the authority, the certificates of servers and clients,
@@ -87,9 +91,7 @@ func TestRotationOfAllCredentialsCostsNoCall(t *testing.T) {
 	if os.Getenv("HOLDFAST_PROFILE") != "slow" {
 		t.Skip("the servers are restarted six times: set HOLDFAST_PROFILE=slow")
 	}
-	r := &rotatingCluster{testcluster.NewClusterRotation(t, testcluster.Options{
-		Kind: testcluster.Etcd, Version: os.Getenv("HOLDFAST_ETCD_VERSION"),
-	}), t}
+	r := newRotatingCluster(t)
 	dir := t.TempDir()
 	password := filepath.Join(dir, "password")
 	require.NoError(t, os.WriteFile(password, []byte(testcluster.Password), 0o600))
@@ -112,14 +114,7 @@ func TestRotationOfAllCredentialsCostsNoCall(t *testing.T) {
 
 	oldPassword := filepath.Join(dir, "old-password")
 	require.NoError(t, os.WriteFile(oldPassword, []byte(testcluster.Password), 0o600))
-	refused := func(what string, store *dcs.Store) {
-		_, err := store.Get(t.Context(), "workload/key")
-		require.ErrorIs(t, err, dcs.ErrUnauthorized, what)
-	}
-	for what, files := range r.Old() {
-		refused(what, r.openWith(files, password))
-	}
-	refused("password", r.openWith(r.Files, oldPassword))
+	r.RefusesOld(t, r.openWith, password, oldPassword)
 }
 
 // No call of any kind fails while authentication is disabled and enabled on a running
@@ -128,9 +123,7 @@ func TestSwitchingAuthenticationCostsNoCall(t *testing.T) {
 	if os.Getenv("HOLDFAST_PROFILE") != "slow" {
 		t.Skip("a cluster with users is started: set HOLDFAST_PROFILE=slow")
 	}
-	r := &rotatingCluster{testcluster.NewClusterRotation(t, testcluster.Options{
-		Kind: testcluster.Etcd, Version: os.Getenv("HOLDFAST_ETCD_VERSION"),
-	}), t}
+	r := newRotatingCluster(t)
 	password := filepath.Join(t.TempDir(), "password")
 	require.NoError(t, os.WriteFile(password, []byte(testcluster.Password), 0o600))
 	w := testcluster.StartWorkload(t, r.openWith(r.Files, password))

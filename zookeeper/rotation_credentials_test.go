@@ -2,11 +2,6 @@ package zookeeper
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
-	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,27 +24,11 @@ type rotatingCluster struct {
 	t *testing.T
 }
 
-// mode returns "leader" or "follower" for a server that serves. own is trusted by it.
+// mode returns the mode of a server that serves. own is trusted by it.
 func (r *rotatingCluster) mode(s *testcluster.Server, own *testcerts.Authority) (string, error) {
 	ctx, cancel := context.WithTimeout(r.t.Context(), 5*time.Second)
 	defer cancel()
-	c, err := (&tls.Dialer{Config: r.AdminTLS(r.t, own)}).DialContext(ctx, "tcp", s.Direct())
-	if err != nil {
-		return "", err
-	}
-	defer c.Close()
-	stop := context.AfterFunc(ctx, func() { c.Close() })
-	defer stop()
-	if _, err := io.WriteString(c, "srvr"); err != nil {
-		return "", err
-	}
-	answer, err := io.ReadAll(c)
-	_, mode, ok := strings.Cut(string(answer), "Mode: ")
-	if err == nil && !ok {
-		err = errors.New("the server does not serve")
-	}
-	mode, _, _ = strings.Cut(mode, "\n")
-	return mode, err
+	return s.ZooKeeperMode(ctx, r.AdminTLS(r.t, own))
 }
 
 // restart restarts one server after the other, the leader last, because ZooKeeper reads its
@@ -75,53 +54,12 @@ func (r *rotatingCluster) restart(own *testcerts.Authority) {
 	}
 }
 
-// certify gives the servers the certificate of the newer authority at their next start.
-// ZooKeeper requires certificate and key in one file.
-func (r *rotatingCluster) certify() {
-	pair, err := tls.LoadX509KeyPair(r.Newer.Server().Cert, r.Newer.Server().Key)
-	require.NoError(r.t, err)
-	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
-	require.NoError(r.t, err)
-	both := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})
-	both = append(both, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]})...)
-	stores, err := filepath.Glob(filepath.Join(filepath.Dir(filepath.Dir(r.Older.File())), "n*", "server.pem"))
-	require.NoError(r.t, err)
-	require.Len(r.t, stores, 3)
-	for _, file := range stores {
-		require.NoError(r.t, os.WriteFile(file, both, 0o600))
-	}
-}
-
-// own makes all nodes belong to a user.
-func (r *rotatingCluster) own(user, password string) {
-	admin, err := r.Cluster.ZooKeeperAdmin(0)
-	require.NoError(r.t, err)
-	defer admin.Close()
-	var walk func(path string)
-	walk = func(path string) {
-		if _, err := admin.SetACL(path, zk.DigestACL(zk.PermAll, user, password), -1); !errors.Is(err, zk.ErrNoNode) {
-			require.NoError(r.t, err, path)
-		}
-		children, _, err := admin.Children(path)
-		if !errors.Is(err, zk.ErrNoNode) {
-			require.NoError(r.t, err, path)
-		}
-		for _, name := range children {
-			walk(path + "/" + name)
-		}
-	}
-	walk("/" + strings.Split(harness.EnvRoot, "/")[0])
-}
-
 // openWith opens a Store with credentials in files.
 func (r *rotatingCluster) openWith(files dcs.TLSFiles, auth string) *dcs.Store {
 	timing := dcs.Timing{}.WithDefaults()
 	b, err := New(Config{Endpoints: r.Cluster.Endpoints(), Root: harness.EnvRoot + "/rotation", Timing: timing, TLSFiles: &files, AuthFile: auth})
 	require.NoError(r.t, err)
-	store, err := dcs.New(b, dcs.Options{Timing: timing})
-	require.NoError(r.t, err)
-	r.t.Cleanup(func() { store.Close() })
-	return store
+	return testcluster.OpenStore(r.t, b, timing)
 }
 
 // No call of any kind fails while the password, the authority, and the certificates of
@@ -142,7 +80,7 @@ func TestRotationOfAllCredentialsCostsNoCall(t *testing.T) {
 	w.After(t, "nothing has changed")
 	write(auth, older+newer)
 	w.After(t, "the client has both passwords")
-	r.own("me", "new")
+	require.NoError(t, r.Cluster.ZooKeeperSetACL(zk.DigestACL(zk.PermAll, "me", "new"), "/"+strings.Split(harness.EnvRoot, "/")[0]))
 	w.After(t, "the nodes belong to the new password")
 	write(auth, newer)
 	w.After(t, "the client has the new password only")
@@ -150,20 +88,12 @@ func TestRotationOfAllCredentialsCostsNoCall(t *testing.T) {
 		r.TrustBoth(t)
 		r.restart(r.Older)
 		w.After(t, "the servers trust both authorities")
-		r.certify()
+		r.Certify(t)
 		r.restart(r.Older)
 	}, func() {
 		r.TrustNewer(t)
 		r.restart(r.Newer)
 	})
 	t.Log(w.Calls())
-
-	refused := func(what string, store *dcs.Store) {
-		_, err := store.Get(t.Context(), "workload/key")
-		require.ErrorIs(t, err, dcs.ErrUnauthorized, what)
-	}
-	for what, files := range r.Old() {
-		refused(what, r.openWith(files, auth))
-	}
-	refused("password", r.openWith(r.Files, oldAuth))
+	r.RefusesOld(t, r.openWith, auth, oldAuth)
 }

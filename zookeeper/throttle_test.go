@@ -3,15 +3,14 @@ package zookeeper
 import (
 	"context"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
 // throttle makes the server refuse all requests because there are too many, or
@@ -73,21 +72,12 @@ func TestThrottledServersAreAskedOnceASecond(t *testing.T) {
 	begin := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
-	var callers sync.WaitGroup
-	for _, call := range []func() error{
+	callers := testcluster.StartRefused(ctx, t,
 		func() error { _, err := b.Get(ctx, "k"); return err },
 		func() error { _, err := b.Snapshot(ctx, ""); return err },
 		func() error { _, err := b.Wait(ctx, "", seen.Revision); return err },
 		func() error { _, err := l.Renew(ctx, "k"); return err },
-	} {
-		for range 3 {
-			callers.Go(func() {
-				for ctx.Err() == nil {
-					assert.Error(t, call())
-				}
-			})
-		}
-	}
+	)
 	_, err = b.Get(ctx, "k")
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
 	require.ErrorContains(t, err, "zookeeper.throttled_op_wait_time")

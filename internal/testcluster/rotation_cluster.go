@@ -72,6 +72,11 @@ func (r *ClusterRotation) TrustNewer(tb testing.TB) { WriteFile(tb, r.Older.File
 func (r *ClusterRotation) Certify(tb testing.TB) {
 	WriteFile(tb, r.Older.Server().Cert, r.Newer.Server().Cert)
 	WriteFile(tb, r.Older.Server().Key, r.Newer.Server().Key)
+	if r.Cluster.o.Kind == ZooKeeper {
+		for _, s := range r.Cluster.Servers() {
+			require.NoError(tb, writeKeyStore(zookeeperKeyStore(s), r.Newer.Server()))
+		}
+	}
 }
 
 // Run replaces everything while w makes calls. certify gives the servers their new
@@ -95,10 +100,24 @@ func (r *ClusterRotation) Run(tb testing.TB, w *Workload, certify, newer func())
 	w.After(tb, "the client trusts the new authority only")
 }
 
-// Old returns files that have something old each, by its name.
-func (r *ClusterRotation) Old() map[string]dcs.TLSFiles {
-	return map[string]dcs.TLSFiles{
-		"authority":   {CA: r.olderCA, Cert: r.Files.Cert, Key: r.Files.Key},
-		"certificate": {CA: r.Files.CA, Cert: r.Older.Client().Cert, Key: r.Older.Client().Key},
+// OpenStore returns a Store on b, which is closed at the end of the test.
+func OpenStore(tb testing.TB, b dcs.Backend, timing dcs.Timing) *dcs.Store {
+	tb.Helper()
+	store, err := dcs.New(b, dcs.Options{Timing: timing})
+	require.NoError(tb, err)
+	tb.Cleanup(func() { store.Close() })
+	return store
+}
+
+// RefusesOld requires that a Store with anything old cannot read the key of the Workload.
+// open opens a Store with files and with the newer or older secret.
+func (r *ClusterRotation) RefusesOld(tb testing.TB, open func(files dcs.TLSFiles, secret string) *dcs.Store, newer, older string) {
+	tb.Helper()
+	refused := func(what string, store *dcs.Store) {
+		_, err := store.Get(tb.Context(), workloadKey)
+		require.ErrorIs(tb, err, dcs.ErrUnauthorized, "old %s", what)
 	}
+	refused("authority", open(dcs.TLSFiles{CA: r.olderCA, Cert: r.Files.Cert, Key: r.Files.Key}, newer))
+	refused("certificate", open(dcs.TLSFiles{CA: r.Files.CA, Cert: r.Older.Client().Cert, Key: r.Older.Client().Key}, newer))
+	refused("secret", open(r.Files, older))
 }

@@ -21,6 +21,9 @@ type Workload struct {
 	step  atomic.Pointer[string]
 }
 
+// workloadKey is the key that the Commits write.
+const workloadKey = "workload/key"
+
 // workloadPause is the pause between two calls of one kind.
 const workloadPause = 5 * time.Millisecond
 
@@ -55,11 +58,11 @@ func StartWorkload(tb testing.TB, store *dcs.Store) *Workload {
 			return err
 		},
 		"Commit": func() error {
-			_, err := store.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put("workload/key", []byte("x"))}})
+			_, err := store.Commit(ctx, dcs.Txn{Then: []dcs.Write{dcs.Put(workloadKey, []byte("x"))}})
 			return err
 		},
 		"Wait": func() error {
-			s, err := store.Wait(ctx, "workload/key", since)
+			s, err := store.Wait(ctx, workloadKey, since)
 			since = s.Revision
 			return err
 		},

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/go-zookeeper/zk"
+
+	"github.com/holdfast-dcs/holdfast/internal/testcerts"
 )
 
 const (
@@ -140,24 +142,10 @@ func (z *zookeeper) member(s *Server) string {
 	return line + fmt.Sprintf(";%s:%d", s.host.Addr(), s.ports["client"])
 }
 
-// tls returns the lines that switch mutual TLS on. ZooKeeper requires the certificate and
-// the key in one file, and the key in PKCS 8.
+// tls returns the lines that switch mutual TLS on.
 func (*zookeeper) tls(c *Cluster, s *Server) ([]string, error) {
-	pair := c.ca.Server()
-	cert, err := tls.LoadX509KeyPair(pair.Cert, pair.Key)
-	if err != nil {
-		return nil, err
-	}
-	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
-	if err != nil {
-		return nil, err
-	}
-	file := filepath.Join(s.dir, "server.pem")
-	both := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})
-	for _, der := range cert.Certificate {
-		both = append(both, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
-	}
-	if err := os.WriteFile(file, both, 0o600); err != nil {
+	file := zookeeperKeyStore(s)
+	if err := writeKeyStore(file, c.ca.Server()); err != nil {
 		return nil, err
 	}
 	return []string{
@@ -165,6 +153,27 @@ func (*zookeeper) tls(c *Cluster, s *Server) ([]string, error) {
 		"secureClientPort=" + strconv.Itoa(s.ports["client"]), "secureClientPortAddress=" + s.host.Addr(),
 		"ssl.keyStore.location=" + file, "ssl.trustStore.location=" + c.ca.File(), "ssl.clientAuth=need",
 	}, nil
+}
+
+// zookeeperKeyStore returns the file of a server's certificate and key.
+func zookeeperKeyStore(s *Server) string { return filepath.Join(s.dir, "server.pem") }
+
+// writeKeyStore writes the certificate and the key of pair into one file, and the key in
+// PKCS 8, as ZooKeeper requires.
+func writeKeyStore(file string, pair testcerts.Pair) error {
+	cert, err := tls.LoadX509KeyPair(pair.Cert, pair.Key)
+	if err != nil {
+		return err
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		return err
+	}
+	both := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})
+	for _, der := range cert.Certificate {
+		both = append(both, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	return os.WriteFile(file, both, 0o600)
 }
 
 func digest(user, password string) string {
@@ -195,7 +204,16 @@ func (*zookeeper) ready(ctx context.Context, c *Cluster, s *Server) (bool, error
 func ask4(ctx context.Context, c *Cluster, s *Server, question string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, moment)
 	defer cancel()
-	conn, err := zookeeperDial(ctx, c, s)
+	conf, err := c.zookeeperTLS()
+	if err != nil {
+		return "", err
+	}
+	return askWith(ctx, s, conf, question)
+}
+
+// askWith is ask4 until the deadline of ctx. A server without TLS has no conf.
+func askWith(ctx context.Context, s *Server, conf *tls.Config, question string) (string, error) {
+	conn, err := zookeeperDial(ctx, s, conf)
 	if err != nil {
 		return "", err
 	}
@@ -209,14 +227,34 @@ func ask4(ctx context.Context, c *Cluster, s *Server, question string) (string, 
 	return string(answer), err
 }
 
-func zookeeperDial(ctx context.Context, c *Cluster, s *Server) (net.Conn, error) {
-	conn, err := s.host.Dial(ctx, "tcp", s.Direct())
-	if err != nil || c.ca == nil {
-		return conn, err
-	}
-	conf, err := c.ca.Client().Config(c.ca)
+// ZooKeeperMode returns the mode of a server that serves, "leader" or "follower". conf must
+// trust the server. ctx must have a deadline.
+func (s *Server) ZooKeeperMode(ctx context.Context, conf *tls.Config) (string, error) {
+	answer, err := askWith(ctx, s, conf, "srvr")
 	if err != nil {
-		return nil, err
+		return "", err
+	}
+	_, mode, ok := strings.Cut(answer, "Mode: ")
+	if !ok {
+		return "", errors.New(strings.TrimSpace(answer))
+	}
+	mode, _, _ = strings.Cut(mode, "\n")
+	return mode, nil
+}
+
+// zookeeperTLS returns the configuration of a client of the cluster's servers, and nil
+// without TLS.
+func (c *Cluster) zookeeperTLS() (*tls.Config, error) {
+	if c.ca == nil {
+		return nil, nil //nolint:nilnil // there is no TLS
+	}
+	return c.ca.Client().Config(c.ca)
+}
+
+func zookeeperDial(ctx context.Context, s *Server, conf *tls.Config) (net.Conn, error) {
+	conn, err := s.host.Dial(ctx, "tcp", s.Direct())
+	if err != nil || conf == nil {
+		return conn, err
 	}
 	conf.ServerName = s.host.Addr()
 	return tls.Client(conn, conf), nil
@@ -233,7 +271,11 @@ func (c *Cluster) zookeeperAdmin(s *Server) (*zk.Conn, error) {
 		zk.WithDialer(func(string, string, time.Duration) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(context.Background(), moment)
 			defer cancel()
-			return zookeeperDial(ctx, c, s)
+			conf, err := c.zookeeperTLS()
+			if err != nil {
+				return nil, err
+			}
+			return zookeeperDial(ctx, s, conf)
 		}))
 	if err != nil {
 		return nil, err
@@ -252,24 +294,27 @@ func (nobody) Printf(string, ...any) {}
 // ZooKeeperReadOnly removes the right to write at and below paths from all clients until
 // heal is called.
 func (c *Cluster) ZooKeeperReadOnly(paths []string) (heal func() error, err error) {
-	set := func(perms int32) error {
-		admin, err := c.ZooKeeperAdmin(0)
-		if err != nil {
-			return err
-		}
-		defer admin.Close()
-		for _, p := range paths {
-			if err := permit(admin, p, perms); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
+	set := func(perms int32) error { return c.ZooKeeperSetACL(zk.WorldACL(perms), paths...) }
 	return func() error { return set(zk.PermAll) }, set(zk.PermRead)
 }
 
-func permit(c *zk.Conn, path string, perms int32) error {
-	_, err := c.SetACL(path, zk.WorldACL(perms), -1)
+// ZooKeeperSetACL sets the rights of all nodes at and below paths.
+func (c *Cluster) ZooKeeperSetACL(acl []zk.ACL, paths ...string) error {
+	admin, err := c.ZooKeeperAdmin(0)
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	for _, p := range paths {
+		if err := setACL(admin, p, acl); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func setACL(c *zk.Conn, path string, acl []zk.ACL) error {
+	_, err := c.SetACL(path, acl, -1)
 	if errors.Is(err, zk.ErrNoNode) {
 		return nil
 	}
@@ -281,7 +326,7 @@ func permit(c *zk.Conn, path string, perms int32) error {
 		return err
 	}
 	for _, n := range names {
-		if err := permit(c, path+"/"+n, perms); err != nil {
+		if err := setACL(c, path+"/"+n, acl); err != nil {
 			return err
 		}
 	}
