@@ -69,6 +69,7 @@ type member struct {
 
 	ejected bool          // not used until it is restored
 	why     string        // reason of the last failure
+	samples int           // successful probes
 	proven  int           // successful probes in a row since it was ejected
 	pause   time.Duration // before the next probe, before jitter
 	probeAt time.Duration // when the next probe is due

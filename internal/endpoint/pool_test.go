@@ -337,6 +337,32 @@ func TestFarLeaderIsNotPreferred(t *testing.T) {
 	})
 }
 
+// A first probe connects, and its duration says little about the latency of a call.
+func TestLeaderThatConnectsSlowlyIsPreferred(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBench("a", "b", "leader")
+		b.leader, b.servers["leader"].after = "leader", 20*time.Millisecond
+		p := started(b.options("a", "b"))
+		defer p.Close()
+		p.mu.Lock()
+		p.add(&member{addr: "leader", seed: true}) // not the one in use
+		p.mu.Unlock()
+		p.wakeUp()
+		time.Sleep(20 * time.Millisecond)
+		synctest.Wait() // the first probes have been answered
+		b.mu.Lock()
+		b.servers["leader"].after = time.Millisecond
+		b.mu.Unlock()
+		for range 100 {
+			_, _, err := b.do(t, p, Read)
+			require.NoError(t, err)
+		}
+		require.NotEqual(t, "leader", p.Endpoints()[0])
+		time.Sleep(p.o.ProbeInterval + time.Millisecond)
+		require.Equal(t, "leader", p.Endpoints()[0])
+	})
+}
+
 func TestTopology(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("a", "b", "c", "d")
