@@ -93,10 +93,46 @@ func again(r *http.Request, why error) (*http.Request, error) {
 	return r, nil
 }
 
-// A result is the response or the error of a request.
-type result struct {
-	resp *http.Response
-	err  error
+// An exchange is a request and its response on a connection that was acquired for it.
+// Close ends it.
+type exchange struct {
+	io.ReadCloser // the body of the response
+
+	t      *sharing
+	u      use
+	cancel context.CancelCauseFunc
+	stop   func() bool // stops the cancellation by the context of the caller
+	once   sync.Once
+	answer chan error // receives one value
+	resp   *http.Response
+}
+
+// end cancels the request and releases the connection.
+func (e *exchange) end() {
+	e.once.Do(func() {
+		e.cancel(nil)
+		e.t.share.release(e.u)
+	})
+}
+
+// Close implements [io.Closer] for the body.
+func (e *exchange) Close() error {
+	err := e.ReadCloser.Close()
+	e.stop()
+	e.end()
+	return err
+}
+
+// abandon waits for the answer to a request whose caller has returned, so that the
+// connection can be used again.
+func (e *exchange) abandon() {
+	defer e.end()
+	limit := time.AfterFunc(e.t.budget, e.end)
+	defer limit.Stop()
+	if err := <-e.answer; err == nil {
+		_, _ = io.Copy(io.Discard, e.resp.Body) // if that fails, the connection is closed
+		_ = e.resp.Body.Close()
+	}
 }
 
 // send sends r on a connection that was acquired for it. The connection is released when
@@ -104,60 +140,36 @@ type result struct {
 func (t *sharing) send(r *http.Request, u use) (*http.Response, error) {
 	ctx := r.Context()
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	end := sync.OnceFunc(func() { cancel(nil); t.share.release(u) })
+	e := &exchange{t: t, u: u, cancel: cancel, answer: make(chan error, 1)}
 	p, ok := ctx.Value(progressKey{}).(*progress)
 	if !ok {
 		p = &progress{}
 		inner = p.traced(inner)
 	}
-	answer := make(chan result, 1)
 	go func() {
-		resp, err := t.http.RoundTrip(r.WithContext(inner))
-		answer <- result{resp, err}
+		var err error
+		e.resp, err = t.http.RoundTrip(r.WithContext(inner))
+		e.answer <- err
 	}()
-	var got result
+	var err error
 	select {
-	case got = <-answer:
+	case err = <-e.answer:
 	case <-ctx.Done():
 		if p.on.Load().isOpen() {
 			if t.share.keeps() {
-				go t.abandon(answer, end)
+				go e.abandon()
 				return nil, context.Cause(ctx)
 			}
 			defer t.share.ended()
 		}
 		cancel(context.Cause(ctx))
-		got = <-answer
+		err = <-e.answer
 	}
-	if got.err != nil {
-		end()
-		return nil, got.err
+	if err != nil {
+		e.end()
+		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
-	got.resp.Body = &sharedBody{got.resp.Body, func() { stop(); end() }}
-	return got.resp, nil
-}
-
-// abandon waits for the answer to a request whose caller has returned, so that the
-// connection can be used again.
-func (t *sharing) abandon(answer chan result, end func()) {
-	defer end()
-	limit := time.AfterFunc(t.budget, end)
-	defer limit.Stop()
-	if got := <-answer; got.err == nil {
-		_, _ = io.Copy(io.Discard, got.resp.Body) // if that fails, the connection is closed
-		_ = got.resp.Body.Close()
-	}
-}
-
-// A sharedBody is the body of a response. Its Close releases the connection.
-type sharedBody struct {
-	io.ReadCloser
-	end func()
-}
-
-func (b *sharedBody) Close() error {
-	err := b.ReadCloser.Close()
-	b.end()
-	return err
+	e.stop = context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+	e.ReadCloser, e.resp.Body = e.resp.Body, e
+	return e.resp, nil
 }

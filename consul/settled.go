@@ -1,6 +1,9 @@
 package consul
 
-import "net/http"
+import (
+	"net/http"
+	"strings"
+)
 
 // unset stands for a token, namespace or partition that Config leaves empty. The API
 // would otherwise use the value of the environment, such as CONSUL_NAMESPACE.
@@ -21,19 +24,29 @@ const (
 )
 
 func (t settled) RoundTrip(r *http.Request) (*http.Response, error) {
-	r = r.Clone(r.Context())
+	r = r.WithContext(r.Context()) // a copy, because a RoundTripper must not change a request
 	if r.Header.Get(tokenHeader) == unset {
+		r.Header = r.Header.Clone()
 		r.Header.Del(tokenHeader)
 		if token := t.b.token.current(); token != "" {
 			r.Header.Set(tokenHeader, token)
 		}
 	}
-	query := r.URL.Query()
-	for _, name := range []string{namespaceParam, partitionParam} {
-		if query.Get(name) == unset {
-			query.Del(name)
+	if strings.Contains(r.URL.RawQuery, unset) {
+		u := *r.URL
+		u.RawQuery = withoutUnset(u.RawQuery)
+		r.URL = &u
+	}
+	return t.RoundTripper.RoundTrip(r)
+}
+
+// withoutUnset removes namespace and partition from an encoded query if they are unset.
+func withoutUnset(query string) string {
+	kept := make([]string, 0, 8)
+	for param := range strings.SplitSeq(query, "&") {
+		if param != namespaceParam+"="+unset && param != partitionParam+"="+unset {
+			kept = append(kept, param)
 		}
 	}
-	r.URL.RawQuery = query.Encode()
-	return t.RoundTripper.RoundTrip(r)
+	return strings.Join(kept, "&")
 }

@@ -81,6 +81,9 @@ func (r *renewals) send(ctx context.Context, id int64) (*sentRenewal, error) {
 
 // open returns the stream. If there is none, it opens one.
 func (r *renewals) open(ctx context.Context) (*renewStream, error) {
+	if s, ok := r.opened(); ok {
+		return s, nil
+	}
 	c := r.c
 	return r.opening.Do(ctx, c.b.life, c.b.c.Timing.RetryTimeout, r.opened, func(ctx context.Context) (*renewStream, error) {
 		token, err := c.token(ctx)
