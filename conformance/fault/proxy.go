@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -310,12 +311,12 @@ func (p *Proxy) pump(l *link, from, to net.Conn, up bool) {
 		defer writer.Done()
 		p.deliver(l, to, up, chunks)
 	}()
+	buf := make([]byte, 32<<10)
 	for {
-		buf := make([]byte, 32<<10)
 		n, err := from.Read(buf)
 		if n > 0 {
 			select {
-			case chunks <- chunk{buf[:n], time.Now().Add(p.delay(up))}:
+			case chunks <- chunk{bytes.Clone(buf[:n]), time.Now().Add(p.delay(up))}:
 			case <-l.ctx.Done():
 				err = l.ctx.Err()
 			}
