@@ -53,10 +53,9 @@ func (j *job) first() int {
 	return 0
 }
 
-// build builds the job's test program below dir with the go command, which
-// command ends with.
-func (r *runner) build(ctx context.Context, j *job, dir string, command ...string) error {
-	j.binary = filepath.Join(dir, strings.ReplaceAll(j.pkg.path(), "/", "-")+".test")
+// build builds the job's test program with the go command, which command ends with.
+func (r *runner) build(ctx context.Context, j *job, command ...string) error {
+	j.binary = filepath.Join(r.programs, strings.ReplaceAll(j.pkg.path(), "/", "-")+".test")
 	// Stack traces and reports of races need no DWARF, and all programs together
 	// take an eighth less processor time to build without it.
 	args := append(command, "test", "-c", "-ldflags=-w", "-o", j.binary)

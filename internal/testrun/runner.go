@@ -38,8 +38,12 @@ type runner struct {
 
 	logs    string
 	scratch string // for the tests' temporary files
-	begin   time.Time
-	jobs    []*job
+	// programs is the folder of the test programs. It is kept, because the go command does
+	// not link a program again that is there and has not changed. To link all of them
+	// takes minutes.
+	programs string
+	begin    time.Time
+	jobs     []*job
 	// servers holds each server's build error, once the build is over.
 	servers map[string]error
 	// earlyBuilt: the test programs that early names are built.
@@ -82,26 +86,24 @@ func (r *runner) run(ctx context.Context) (bool, error) {
 	if r.logs, err = os.MkdirTemp("", "holdfast-test-"); err != nil {
 		return false, err
 	}
-	work, err := os.MkdirTemp("", "holdfast-build-")
-	if err != nil {
+	if r.programs, err = filepath.Abs(filepath.Join(r.dir, "bin", "tests")); err != nil {
 		return false, err
 	}
-	defer os.RemoveAll(work)
 	if r.scratch, err = scratch.Make("holdfast-scratch-", memoryNeeded); err != nil {
 		return false, err
 	}
 	defer os.RemoveAll(r.scratch)
-	r.schedule(ctx, work)
+	r.schedule(ctx)
 	return r.summarise(ctx.Err() != nil), nil
 }
 
 // schedule builds everything and runs each package when it is its turn, until
 // all are over.
-func (r *runner) schedule(ctx context.Context, work string) {
+func (r *runner) schedule(ctx context.Context) {
 	steps := make(chan step)
 	builds := 2
-	go r.buildAll(ctx, work, steps) // ends with a last step
-	go r.buildServers(ctx, steps)   // ends with a last step
+	go r.buildAll(ctx, steps)     // ends with a last step
+	go r.buildServers(ctx, steps) // ends with a last step
 	ticker := time.NewTicker(r.out.interval)
 	defer ticker.Stop()
 	for builds > 0 || r.count(over) < len(r.jobs) {
@@ -146,9 +148,9 @@ const builders = 2
 // first. No process measures meanwhile. The late ones are built one after the
 // other and with less priority than the tests, which run meanwhile; with the
 // least, programs that keep the processors busy would hold them up for minutes.
-func (r *runner) buildAll(ctx context.Context, work string, steps chan<- step) {
+func (r *runner) buildAll(ctx context.Context, steps chan<- step) {
 	defer func() { steps <- nil }()
-	build := func(j *job, command ...string) error { return r.build(ctx, j, work, command...) }
+	build := func(j *job, command ...string) error { return r.build(ctx, j, command...) }
 	unlock, err := r.acquire(ctx, machinelock.RLock)
 	if err == nil {
 		defer unlock()
