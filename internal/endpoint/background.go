@@ -52,7 +52,11 @@ func (p *Pool) work() time.Duration {
 			next = min(next, p.listAt)
 		}
 	}
+	throttled := p.throttled() != nil
 	for _, m := range p.members {
+		if throttled && !m.ejected && m.probeAt <= now {
+			m.probeAt = now + p.samplePause() // the calls have the one request a second
+		}
 		switch {
 		case m.probing || p.isIdle(m) || !m.ejected && (p.o.Probe == nil || p.o.SampleInterval < 0):
 		case m.probeAt > now:
