@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -113,10 +114,8 @@ func (s *segmentReader) isZero(offset int64) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		for _, c := range b {
-			if c != 0 {
-				return false, nil
-			}
+		if !bytes.Equal(b, zeros[:len(b)]) {
+			return false, nil
 		}
 		if len(b) == 0 {
 			break // shorter than it was
@@ -128,6 +127,8 @@ func (s *segmentReader) isZero(offset int64) (bool, error) {
 
 // windowSize is how much of a file is read at once.
 const windowSize = 256 << 10
+
+var zeros [windowSize]byte
 
 // window reads a file in large parts.
 type window struct {
