@@ -145,7 +145,8 @@ func (f *feed) run() {
 }
 
 // times returns the time until the next read without an event, and the limit of a read.
-// After a read that failed, the next one follows soon, so that silence is noticed in time.
+// After a read that failed, the next one follows at once and may take all the time that is
+// left, so that neither a lost request nor a slow read of many keys counts as silence.
 func (f *feed) times() (pause, limit time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -154,7 +155,7 @@ func (f *feed) times() (pause, limit time.Duration) {
 	if f.waiters > 0 && !f.silent {
 		limit = min(limit, left)
 		if left < f.b.timing.RetryTimeout-f.every {
-			pause = 0
+			pause, limit = 0, left
 		}
 		if f.state != nil {
 			pause = min(pause, f.state.nextDeadline()-clock())
