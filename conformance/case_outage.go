@@ -70,7 +70,7 @@ var outageCases = faultCases([]spec{
 	}, run: clockStepped},
 	{Case: Case{
 		Name:       "Herd/Reconnect",
-		Rule:       "30 sessions (slow profile: 200, or 100 under the race detector) when the store comes back after an outage: the rate of requests is bounded, and all have a session again within 2 TTL.",
+		Rule:       "20 sessions (slow profile: 200, or 100 under the race detector) when the store comes back after an outage: the rate of requests is bounded, and all have a session again within 2 TTL.",
 		Motivation: "A store that comes back is overloaded at once by the clients that waited for it.",
 	}, run: herd, limit: 5 * time.Minute},
 })
@@ -388,7 +388,7 @@ func clockStepped(e *env) {
 
 func herd(e *env) {
 	e.cluster()
-	n := e.rounds(30, 200)
+	n := e.rounds(20, 200)
 	if raceDetector {
 		n = min(n, 100) // one process runs all of them
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -293,6 +294,9 @@ func concurrentCAS(e *env) {
 				if !errors.Is(err, dcs.ErrUnavailable) {
 					e.kind(err, dcs.ErrConflict, "a compare-and-set")
 				}
+				// Without a pause the losers of all rounds keep the machine busy, and the
+				// store serves them in step.
+				e.breathe(time.Duration(e.intn(clients)) * time.Millisecond)
 			}
 		}
 	})

@@ -114,11 +114,12 @@ func (h Harness) changed(f func(s Store) Store) Harness {
 
 // TestNoCaseHidesAMissingHook removes each hook from the cases that call it. A case must then
 // fail, if it is one of those that Without returns for the hook, or its result must name the
-// hook.
+// hook. The cases with faults of servers take most of the time and are left to the slow
+// profile.
 func TestNoCaseHidesAMissingHook(t *testing.T) {
 	full := memHarness("memstore", memstore.Options{})
 	for _, c := range table() {
-		if _, na := full.notApplicable(c.Name); na {
+		if _, na := full.notApplicable(c.Name); na || requires(c.Name, "Cluster") && !slowProfile() {
 			continue
 		}
 		u := &usage{used: map[string]bool{}}

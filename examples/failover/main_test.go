@@ -151,8 +151,17 @@ func TestFailoverOnEtcd(t *testing.T) {
 	}
 }
 
+// needSlow skips a test that plays on one more store. TestFailoverOnEtcd shows the same.
+func needSlow(t *testing.T) {
+	t.Helper()
+	if os.Getenv("HOLDFAST_PROFILE") != "slow" {
+		t.Skip("one more store: set HOLDFAST_PROFILE=slow")
+	}
+}
+
 // TestFailoverOnConsul is the same on Consul.
 func TestFailoverOnConsul(t *testing.T) {
+	needSlow(t)
 	c := testcluster.New(t, testcluster.Options{Kind: testcluster.Consul})
 	url := "consul://" + strings.Join(c.Endpoints(), ",") + "/demo"
 	cmd, dir := program(t, "-json", "-ttl", "3s", "-store", url)
@@ -174,6 +183,7 @@ func TestFailoverOnConsul(t *testing.T) {
 
 // TestFailoverOnZooKeeper is the same on ZooKeeper.
 func TestFailoverOnZooKeeper(t *testing.T) {
+	needSlow(t)
 	c := testcluster.New(t, testcluster.Options{Kind: testcluster.ZooKeeper})
 	url := fmt.Sprintf("zookeeper://%s/demo?tick=%v", strings.Join(c.Endpoints(), ","), testcluster.ZooKeeperTick)
 	cmd, dir := program(t, "-json", "-ttl", "3s", "-store", url)
