@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -320,9 +321,30 @@ type oddErrors struct {
 
 func (o *oddErrors) Send(ctx context.Context, r Request) (Answer, error) {
 	if kindOf(r) == o.on {
+		o.mu.Lock()
+		defer o.mu.Unlock()
 		return Answer{}, o.err
 	}
 	return o.store.Send(ctx, r)
+}
+
+// A connection that the client closed, as those of an ejected endpoint, hides no reason.
+func TestClosedConnectionHidesNoReason(t *testing.T) {
+	run(t, func(t *testing.T) {
+		odd := &oddErrors{store: newStore(), err: fmt.Errorf("%w: lock delay", ErrNotSent), on: commit}
+		c := New(odd, Options{})
+		defer c.Close()
+		go func() { // ends before the Commit
+			time.Sleep(budget / 2)
+			odd.mu.Lock()
+			defer odd.mu.Unlock()
+			odd.err = fmt.Errorf("%w: read: %w", ErrNotSent, net.ErrClosed)
+		}()
+		_, err := c.Commit(within(t, budget), lock("mine"))
+		if !errors.Is(err, dcs.ErrUnavailable) || !strings.Contains(err.Error(), "lock delay") {
+			t.Fatalf("got %v, want an error that names the lock delay", err)
+		}
+	})
 }
 
 // lazy is a store that answers after a delay.

@@ -3,6 +3,7 @@ package attempt
 import (
 	"context"
 	"errors"
+	"net"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 )
@@ -193,9 +194,10 @@ func (h *pendingAttempt) ambiguous(cause error) *dcs.Error {
 	return e
 }
 
-// note records a failure as the cause for a later error, and whether the store is full.
+// note records a failure as the cause for a later error, and whether the store is full. A
+// connection that the client itself closed does not replace an earlier cause.
 func (h *pendingAttempt) note(err error) {
-	if err != nil {
+	if err != nil && (h.last == nil || !errors.Is(err, net.ErrClosed)) {
 		h.last = asCause(err)
 	}
 	if errors.Is(err, ErrFull) {
