@@ -3,6 +3,7 @@
 package filestore
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -50,4 +51,24 @@ func TestDamagedStateIsNotEmpty(t *testing.T) {
 	_, err = s.Commit(t.Context(), dcs.Txn{Then: []dcs.Write{dcs.Put("k", nil)}})
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
 	require.NotErrorIs(t, err, dcs.ErrAmbiguous, "nothing was written")
+}
+
+// A read may take longer than the first of the reads that a Wait may make, because a tree may
+// be large and a machine busy. That is no silence.
+func TestSlowReadIsNoSilence(t *testing.T) {
+	timing := dcs.Timing{TTL: 10 * time.Second, LoopWait: 500 * time.Millisecond, RetryTimeout: 4 * time.Second}
+	b, err := newStore(Config{Dir: directory(t), Timing: timing}, hooks{exchange: func(ctx context.Context, r request, send func(context.Context) error) error {
+		if r.op == "Wait" || r.op == "Probe" {
+			select {
+			case <-time.After(timing.RetryTimeout * 3 / 8):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return send(ctx)
+	}})
+	require.NoError(t, err)
+	defer b.Close()
+	_, err = b.Wait(t.Context(), "", 0)
+	require.NoError(t, err)
 }
