@@ -5,7 +5,7 @@ import "time"
 // capacity is how much runs at the same time.
 type capacity struct {
 	lanes    int // packages; their tests mostly wait for a store's time to pass
-	clusters int // packages with a cluster of servers
+	clusters int // packages with a cluster of servers, see mostClusters
 	// overlap: packages that compute run with less priority at the same time as those
 	// that wait, and not before them.
 	overlap bool

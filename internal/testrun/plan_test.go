@@ -68,6 +68,16 @@ func TestClustersTakeTurns(t *testing.T) {
 	ready, err := r.ready(next)
 	require.NoError(t, err)
 	require.True(t, ready)
+
+	r.jobs[0].state, r.overlap = running, true
+	busy := &job{load: computes, state: running}
+	r.jobs = append(r.jobs, busy)
+	for _, s := range []state{running, over} {
+		busy.state = s
+		ready, err := r.ready(next)
+		require.NoError(t, err)
+		require.Equal(t, s == over, ready, "there is room for one more when no package computes")
+	}
 }
 
 // Tests that wait start once the early programs are built and nothing computes.

@@ -213,10 +213,18 @@ func (r *runner) programBuilt(ctx context.Context, j *job, err error) {
 	}
 }
 
-// computing reports whether a job that keeps the processors busy must be over before
-// one that waits starts, and is not.
+// computing reports whether a job that keeps the processors busy is not over.
 func (r *runner) computing() bool {
-	return !r.overlap && slices.ContainsFunc(r.jobs, func(j *job) bool { return j.load == computes && j.state != over })
+	return slices.ContainsFunc(r.jobs, func(j *job) bool { return j.load == computes && j.state != over })
+}
+
+// mostClusters returns how many jobs with a cluster may run now. When the jobs are over
+// that compute at the same time as these, there is room for one more.
+func (r *runner) mostClusters() int {
+	if r.overlap && !r.computing() {
+		return r.clusters + 1
+	}
+	return r.clusters
 }
 
 // buildServers builds the servers that the jobs need, one after the other.
@@ -256,9 +264,9 @@ func (r *runner) start(ctx context.Context, steps chan<- step) {
 // ready reports whether a job may run now. The error says why it never may.
 func (r *runner) ready(j *job) (bool, error) {
 	switch {
-	case j.load == waits && (!r.earlyBuilt || r.computing()),
+	case j.load == waits && (!r.earlyBuilt || !r.overlap && r.computing()),
 		j.load == measures && !r.built,
-		j.cluster && r.runningClusters() >= r.clusters:
+		j.cluster && r.runningClusters() >= r.mostClusters():
 		return false, nil
 	}
 	for _, name := range j.servers {
