@@ -116,20 +116,20 @@ func (p *Pool) probeSucceeded(m *member, now, took time.Duration, leads bool) {
 		m.lat = [classes]latency{} // its latency from before the failure no longer applies
 	}
 	m.silentAt = 0
-	m.probeAt = now + p.samplePause()
-	switch m.samples++; m.samples {
-	case 1: // it includes the time of connecting, so the next one soon takes its place
-		m.probeAt = now + p.jitter(p.o.ProbeInterval)
-	case 2:
-		if took < m.lat[Read].mean {
-			m.lat[Read] = latency{}
-		}
+	if m.again && took < m.lat[Read].mean {
+		m.lat[Read] = latency{}
 	}
 	m.lat[Read].add(took)
 	if leads {
 		p.setLeader(m)
 	} else {
 		m.leads = false
+	}
+	m.probeAt = now + p.samplePause()
+	m.samples++
+	if m.again = m.samples == 1 && leads && slower(m, p.current); m.again {
+		// The first probe connects, and its duration is no reason to leave the leader.
+		m.probeAt = now + p.jitter(p.o.ProbeInterval)
 	}
 	m.doubtAt = 0
 	p.clearBusy(m)
