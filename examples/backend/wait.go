@@ -137,25 +137,54 @@ func (f *feed) run() {
 		if !f.wanted() {
 			continue // a client without a Wait reads nothing
 		}
-		ctx, cancel := context.WithTimeout(f.b.life, limit)
-		s, err := read(ctx, f.b, request{op: op})
-		cancel()
-		f.note(s, err)
+		f.note(f.read(op, limit))
+	}
+}
+
+// read reads the state within limit. If there is no answer after a quarter of RetryTimeout,
+// the request may be lost, and is sent once more. The first answer counts, so that the read
+// of a large tree on a busy machine may take longer than that.
+func (f *feed) read(op string, limit time.Duration) (*state, error) {
+	ctx, cancel := context.WithTimeout(f.b.life, limit)
+	defer cancel()
+	type result struct {
+		s   *state
+		err error
+	}
+	results, open := make(chan result, 2), 0
+	send := func() {
+		open++
+		f.ended.Go(func() { // ends with ctx
+			s, err := read(ctx, f.b, request{op: op})
+			results <- result{s, err}
+		})
+	}
+	send()
+	again := time.NewTimer(f.every)
+	defer again.Stop()
+	for {
+		select {
+		case r := <-results:
+			if open--; r.err == nil || open == 0 {
+				return r.s, r.err
+			}
+		case <-again.C:
+			send()
+		}
 	}
 }
 
 // times returns the time until the next read without an event, and the limit of a read.
-// After a read that failed, the next one follows at once and may take all the time that is
-// left, so that neither a lost request nor a slow read of many keys counts as silence.
+// After a read that failed, the next one follows at once.
 func (f *feed) times() (pause, limit time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	pause, limit = f.every, f.every
+	pause, limit = f.every, f.b.timing.RetryTimeout
 	left := f.b.timing.RetryTimeout - f.heard.Elapsed()
 	if f.waiters > 0 && !f.silent {
-		limit = min(limit, left)
+		limit = left
 		if left < f.b.timing.RetryTimeout-f.every {
-			pause, limit = 0, left
+			pause = 0
 		}
 		if f.state != nil {
 			pause = min(pause, f.state.nextDeadline()-clock())
