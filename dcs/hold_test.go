@@ -56,6 +56,23 @@ func TestP5ConfirmsShareARenewal(t *testing.T) {
 	})
 }
 
+// A Confirm whose context has ended fails, also if the renewal would be answered at once.
+func TestConfirmWithAnEndedContextSendsNothing(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		h := b.hold(s, "leader")
+		sent := c.renewed(s.Lease())
+		ctx, cancel := context.WithCancel(b.Context())
+		cancel()
+		b.is(h.Confirm(ctx), context.Canceled)
+		synctest.Wait()
+		if n := c.renewed(s.Lease()); n != sent {
+			b.Fatalf("%d renewals were sent", n-sent)
+		}
+		b.close(s)
+	})
+}
+
 func TestConfirmIsBounded(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()

@@ -315,8 +315,11 @@ func (s *Session) renewNow() {
 }
 
 // confirm waits for a renewal that is sent after this call (P5). A renewal that is on
-// its way already does not count.
+// its way already does not count. If ctx has ended, none is sent.
 func (s *Session) confirm(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return &Error{Kind: ErrUnavailable, Err: fmt.Errorf("no renewal was sent: %w", err)}
+	}
 	answer := make(chan error, 1)
 	s.mu.Lock()
 	s.confirms = append(s.confirms, answer)
