@@ -132,7 +132,7 @@ func TestFinalErrorIsNotClearWithACopyInFlight(t *testing.T) {
 				<-done
 				return 1, nil
 			}
-			defer close(done)
+			time.AfterFunc(time.Millisecond, func() { close(done) }) // in the bubble: once this error is judged
 			return 0, fmt.Errorf("asked: %w", errNotFound)
 		})
 		require.ErrorIs(t, err, errNotFound)
