@@ -46,10 +46,7 @@ func newRig(b *testing.B) *rig {
 func ours(b *testing.B, c *testcluster.Cluster) *dcs.Store {
 	backend, err := New(Config{Endpoints: c.Endpoints(), Root: "bench", Timing: benchTiming})
 	require.NoError(b, err)
-	s, err := dcs.New(backend, dcs.Options{Timing: benchTiming})
-	require.NoError(b, err)
-	b.Cleanup(func() { s.Close() })
-	return s
+	return testcluster.OpenStore(b, backend, benchTiming)
 }
 
 // vendor returns a clientv3 client, set up as in its documentation. Its first endpoint is

@@ -50,10 +50,7 @@ func client(b *testing.B, c *testcluster.Cluster) *dcs.Store {
 		Tick: testcluster.ZooKeeperTick, MinTTL: 2 * testcluster.ZooKeeperTick, MaxTTL: time.Minute,
 	})
 	require.NoError(b, err)
-	s, err := dcs.New(backend, dcs.Options{Timing: benchTiming})
-	require.NoError(b, err)
-	b.Cleanup(func() { s.Close() })
-	return s
+	return testcluster.OpenStore(b, backend, benchTiming)
 }
 
 // vendor returns a client of the vendor's library as documented, with one

@@ -54,12 +54,12 @@ func (p *Pool) work() time.Duration {
 	}
 	throttled := p.throttled() != nil
 	for _, m := range p.members {
-		if throttled && !m.ejected && m.probeAt <= now {
-			m.probeAt = now + p.samplePause() // the calls have the one request a second
-		}
 		switch {
 		case m.probing || p.isIdle(m) || !m.ejected && (p.o.Probe == nil || p.o.SampleInterval < 0):
 		case m.probeAt > now:
+			next = min(next, m.probeAt)
+		case throttled && !m.ejected: // the calls have the one request a second
+			m.probeAt = now + p.samplePause()
 			next = min(next, m.probeAt)
 		case p.o.Probe == nil:
 			p.restore(m, "ejection interval elapsed")
@@ -126,8 +126,9 @@ func (p *Pool) probeSucceeded(m *member, now, took time.Duration, leads bool) {
 		m.leads = false
 	}
 	m.probeAt = now + p.samplePause()
-	m.samples++
-	if m.again = m.samples == 1 && leads && slower(m, p.current); m.again {
+	m.again = !m.probed && leads && slower(m, p.current)
+	m.probed = true
+	if m.again {
 		// The first probe connects, and its duration is no reason to leave the leader.
 		m.probeAt = now + p.jitter(p.o.ProbeInterval)
 	}

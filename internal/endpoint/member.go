@@ -69,7 +69,7 @@ type member struct {
 
 	ejected bool          // not used until it is restored
 	why     string        // reason of the last failure
-	samples int           // successful probes
+	probed  bool          // a probe has succeeded
 	again   bool          // the next probe replaces the latency, which includes the time of connecting
 	proven  int           // successful probes in a row since it was ejected
 	pause   time.Duration // before the next probe, before jitter
