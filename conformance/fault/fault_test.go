@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -372,4 +374,21 @@ func ExampleProxy() {
 	// ... and find the store again.
 	fmt.Println(p.Accepted(), "connections")
 	// Output: 0 connections
+}
+
+func TestFreePorts(t *testing.T) {
+	h := Loopback()
+	ports, err := h.FreePorts(t.Context(), 20)
+	require.NoError(t, err)
+	seen := map[int]bool{}
+	for _, port := range ports {
+		require.False(t, seen[port])
+		seen[port] = true
+		if runtime.GOOS == "linux" {
+			require.Less(t, port, 32768, "a port for outgoing connections")
+		}
+		l, err := h.Listen(t.Context(), "tcp", net.JoinHostPort(h.Addr(), strconv.Itoa(port)))
+		require.NoError(t, err)
+		require.NoError(t, l.Close())
+	}
 }

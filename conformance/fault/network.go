@@ -7,6 +7,7 @@ import (
 	"net"
 	"os/exec"
 	"runtime"
+	"strconv"
 )
 
 // A Host is one machine of a [Network], or this one.
@@ -17,9 +18,8 @@ type Host struct {
 }
 
 // Loopback returns this machine as a Host, for servers without a separate network. It
-// cannot drop packets. On Linux each call returns a Host with another loopback address.
-// Connections to other servers begin at 127.0.0.1, so that none of them occupies a port
-// of the Host while its server is stopped.
+// cannot drop packets. On Linux each call returns a Host with another loopback address,
+// so that the servers of two tests never need the same port.
 func Loopback() *Host {
 	if runtime.GOOS != "linux" { // other systems have no address but 127.0.0.1 by default
 		return &Host{addr: "127.0.0.1"}
@@ -28,12 +28,48 @@ func Loopback() *Host {
 	return &Host{addr: fmt.Sprintf("127.%d.%d.%d", part(), part(), part())}
 }
 
-// FreeAddrs returns n different addresses with ports that were free a moment ago, for
-// servers that are stopped and started again. They are on hosts like those of [Loopback].
+// FreePorts returns n different ports of the Host that were free a moment ago, for a server
+// that listens on them later, also after a restart. On Linux they lie below 32768, where
+// the system's range of ports for outgoing connections begins by default: a server such as
+// Consul, which connects from the address on which it listens, could otherwise take the
+// port of its own listener.
+func (h *Host) FreePorts(ctx context.Context, n int) ([]int, error) {
+	var ports []int
+	for range n {
+		l, err := h.listenFree(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close() // at the end, so that no two ports are equal
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports, nil
+}
+
+const (
+	lowPort  = 10000
+	highPort = 32767
+)
+
+func (h *Host) listenFree(ctx context.Context) (l net.Listener, err error) {
+	if runtime.GOOS != "linux" {
+		return h.Listen(ctx, "tcp", net.JoinHostPort(h.addr, "0"))
+	}
+	for range 100 {
+		port := lowPort + rand.IntN(highPort-lowPort+1) //nolint:gosec // G404: only has to differ
+		if l, err = h.Listen(ctx, "tcp", net.JoinHostPort(h.addr, strconv.Itoa(port))); err == nil {
+			return l, nil
+		}
+	}
+	return nil, err
+}
+
+// FreeAddrs returns n different addresses, each a port of [Host.FreePorts] on a host of
+// [Loopback].
 func FreeAddrs(ctx context.Context, n int) ([]string, error) {
 	var addrs []string
 	for range n {
-		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(Loopback().Addr(), "0"))
+		l, err := Loopback().listenFree(ctx)
 		if err != nil {
 			return nil, err
 		}

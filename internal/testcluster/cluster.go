@@ -189,17 +189,11 @@ func (c *Cluster) wire(ctx context.Context) error {
 
 func (c *Cluster) newServer(ctx context.Context) (*Server, error) {
 	s := &Server{c: c, name: fmt.Sprintf("n%d", c.made), host: fault.Loopback(), ports: c.drv.ports()}
+	s.ports[proxyPort] = s.ports["client"] + 10000
 	if c.network != nil {
 		s.host = c.network.Host(c.made)
-	} else {
-		for name := range s.ports {
-			ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(s.host.Addr(), "0"))
-			if err != nil {
-				return nil, err
-			}
-			defer ln.Close() // at the end, so that no two ports are equal
-			s.ports[name] = ln.Addr().(*net.TCPAddr).Port
-		}
+	} else if err := s.choosePorts(ctx); err != nil {
+		return nil, err
 	}
 	s.label = s.name
 	c.made++
@@ -207,16 +201,27 @@ func (c *Cluster) newServer(ctx context.Context) (*Server, error) {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, err
 	}
-	listen := s.host.Addr() + ":0"
-	if c.network != nil {
-		listen = fmt.Sprintf("%s:%d", s.host.Addr(), s.ports["client"]+10000)
-	}
 	var err error
-	s.proxy, err = fault.NewProxy(ctx, listen, s.Direct(), fault.ProxyOptions{Listen: s.host.Listen, Dial: s.host.Dial})
+	s.proxy, err = fault.NewProxy(ctx, s.addr(proxyPort), s.Direct(), fault.ProxyOptions{Listen: s.host.Listen, Dial: s.host.Dial})
 	if err == nil && c.names != nil {
 		c.names.Set(s.hostName(), netip.MustParseAddr(s.host.Addr()))
 	}
 	return s, err
+}
+
+// proxyPort is the name of the port of a server's proxy.
+const proxyPort = "proxy"
+
+// choosePorts replaces the ports of a server on a loopback address with free ones.
+func (s *Server) choosePorts(ctx context.Context) error {
+	free, err := s.host.FreePorts(ctx, len(s.ports))
+	if err != nil {
+		return err
+	}
+	for name := range s.ports {
+		s.ports[name], free = free[0], free[1:]
+	}
+	return nil
 }
 
 // hostName returns the name of the proxy in the Domain.
