@@ -257,7 +257,7 @@ func (b *Backend) Snapshot(ctx context.Context, prefix string) (dcs.Snapshot, er
 // than that of any Commit that returned before, also one outside the part.
 func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, string, error) {
 	floor := b.newest()
-	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, c *conn) (listed, error) {
+	a, err := do(ctx, b, endpoint.List, func(ctx context.Context, c *conn) (listed, error) {
 		if prefix == "" {
 			return b.list(ctx, c, prefix)
 		}

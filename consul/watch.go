@@ -34,7 +34,7 @@ func (b *Backend) Wait(ctx context.Context, prefix string, since dcs.Revision) (
 // forgets them after some 15 minutes and answers with the index of the whole store from
 // then on, which counts as changed.
 func (b *Backend) noDeletesSince(ctx context.Context, prefix string, since dcs.Revision, _ map[string]bool) bool {
-	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, c *conn) (listed, error) { return b.list(ctx, c, prefix) })
+	a, err := do(ctx, b, endpoint.List, func(ctx context.Context, c *conn) (listed, error) { return b.list(ctx, c, prefix) })
 	return err == nil && a.Value.index <= since
 }
 

@@ -197,7 +197,7 @@ func (b *Backend) snapshot(ctx context.Context, prefix string) (dcs.Snapshot, st
 		ranges []*pb.RangeResponse
 		header *pb.ResponseHeader
 	}
-	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, c *conn) (answer, error) {
+	a, err := do(ctx, b, endpoint.List, func(ctx context.Context, c *conn) (answer, error) {
 		r, h, err := b.read(ctx, c, b.ranges(prefix)...)
 		return answer{r, h}, err
 	})

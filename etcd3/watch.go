@@ -41,7 +41,7 @@ func (b *Backend) noDeletesSince(ctx context.Context, prefix string, since dcs.R
 	for _, r := range ranges {
 		r.KeysOnly, r.Revision = true, int64(since)
 	}
-	a, err := do(ctx, b, endpoint.Read, func(ctx context.Context, c *conn) ([]*pb.RangeResponse, error) {
+	a, err := do(ctx, b, endpoint.List, func(ctx context.Context, c *conn) ([]*pb.RangeResponse, error) {
 		r, _, err := b.read(ctx, c, ranges...)
 		return r, err
 	})

@@ -22,7 +22,7 @@ func (c *Client) ask(ctx context.Context, r *request) outcome {
 	defer vote.end()
 	body := r.encode()
 	var unclear atomic.Int32 // copies that were sent and neither answered nor refused
-	a, err := endpoint.Do(ctx, c.pool, classOf(r.op), func(ctx context.Context, addr string) (reply, error) {
+	a, err := endpoint.Do(ctx, c.pool, classOf(r), func(ctx context.Context, addr string) (reply, error) {
 		unclear.Add(1)
 		rep, err := c.tryWith(ctx, addr, r, body, vote)
 		if err == nil || errors.Is(err, transport.ErrNotSent) {
@@ -46,12 +46,14 @@ func (c *Client) ask(ctx context.Context, r *request) outcome {
 // limitPause is for how long calls prefer other nodes to one at a limit.
 const limitPause = 100 * time.Millisecond
 
-func classOf(op byte) endpoint.Class {
-	switch op {
-	case opPropose:
+func classOf(r *request) endpoint.Class {
+	switch {
+	case r.op == opPropose:
 		return endpoint.Write
-	case opRenew:
+	case r.op == opRenew:
 		return endpoint.Renew
+	case r.op == opRead && !r.single:
+		return endpoint.List
 	}
 	return endpoint.Read
 }

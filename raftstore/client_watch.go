@@ -55,7 +55,7 @@ func (c *Client) unchanged(ctx context.Context, prefix string, since dcs.Revisio
 // treeSince reads the tree at or below prefix in parts.
 func (c *Client) treeSince(ctx context.Context, r dcs.Revision, prefix string) (dcs.Snapshot, error) {
 	body := feedRequest{kind: feedTree, revision: r, prefix: prefix}.encode()
-	a, err := endpoint.Do(ctx, c.pool, endpoint.Read, func(ctx context.Context, addr string) (dcs.Snapshot, error) {
+	a, err := endpoint.Do(ctx, c.pool, endpoint.List, func(ctx context.Context, addr string) (dcs.Snapshot, error) {
 		in, err := c.net.Open(ctx, addr, body)
 		if err != nil {
 			return dcs.Snapshot{}, clientFailure(addr, err)

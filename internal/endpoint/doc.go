@@ -21,7 +21,9 @@
 //     all servers answer so during an election. It is at fault once another one
 //     serves.
 //   - The leader of the store is preferred, unless another server is much faster:
-//     its usual latency is less than half and at least 2 ms shorter.
+//     its usual latency is less than half and at least 2 ms shorter. Reads of a tree
+//     are a [Class] of their own, because the server that answers the large reads
+//     would otherwise be the slowest one.
 //   - The list of members is refreshed in the background. Seeds are kept.
 //   - Each address of a name is an endpoint. Names are looked up in the background.
 //     A lookup that fails or is slow removes no known address.

@@ -16,9 +16,10 @@ type Class uint8
 
 // The classes.
 const (
-	Read  Class = iota // answered by the quorum, writes nothing
+	Read  Class = iota // answered by the quorum, writes nothing; the answer is small
 	Write              // waits for the disks of a quorum
 	Renew              // renews a lease
+	List               // a Read of a tree, which takes longer the larger the tree is
 	classes
 )
 

@@ -320,6 +320,33 @@ func TestDoAtStaysAtItsEndpoint(t *testing.T) {
 	})
 }
 
+// A server that answers the large reads takes longer than the others, and is not slower.
+func TestLargeAnswersAreNoSlowness(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := newBench("a", "b", "c")
+		p := started(b.options("a", "b", "c"))
+		defer p.Close()
+		time.Sleep(time.Second) // the first probes
+		used := p.Endpoints()[0]
+		takes := func(d time.Duration) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.servers[used].after = d
+		}
+		for range 50 {
+			takes(15 * time.Millisecond) // before a hedge
+			_, _, err := b.do(t, p, List)
+			require.NoError(t, err)
+			takes(time.Millisecond)
+			_, _, err = b.do(t, p, Read)
+			require.NoError(t, err)
+			require.Equal(t, used, p.Endpoints()[0])
+		}
+		require.Less(t, p.HedgeAfter(Read), 10*time.Millisecond)
+		require.Greater(t, p.HedgeAfter(List), 20*time.Millisecond)
+	})
+}
+
 func TestFarLeaderIsNotPreferred(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := newBench("far", "b", "c")

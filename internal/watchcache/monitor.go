@@ -85,7 +85,11 @@ func (m *monitor) check() (probe bool, wait time.Duration, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.opened || m.probing {
-		limit := m.c.Pool.AttemptTimeout(endpoint.Read, m.c.Budget, 0)
+		class := endpoint.Read
+		if !m.opened {
+			class = endpoint.List
+		}
+		limit := m.c.Pool.AttemptTimeout(class, m.c.Budget, 0)
 		silent := min(m.answeredAt.Elapsed(), m.asked.Elapsed())
 		if silent >= limit {
 			return false, 0, silentFor(m.answeredAt.Elapsed())

@@ -37,7 +37,7 @@ type Watch struct {
 }
 
 func newWatch(c *Cache) *Watch {
-	return &Watch{c: c, attempt: c.Pool.Pick(endpoint.Read), monitor: newMonitor(c), opened: make(chan struct{}, 1)}
+	return &Watch{c: c, attempt: c.Pool.Pick(endpoint.List), monitor: newMonitor(c), opened: make(chan struct{}, 1)}
 }
 
 // errEjected ends a watch at an endpoint that the Pool has ejected or removed.
