@@ -3,10 +3,13 @@
 package failover
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -119,7 +122,7 @@ type process struct {
 	*fault.Process
 	name   string
 	record string
-	read   int // the number of bytes of the record that are read
+	read   int64 // the number of bytes of the record that are read
 	events []event
 }
 
@@ -177,20 +180,23 @@ func (p *group) start(name string) *process {
 // poll reads new events.
 func (m *process) poll(t *testing.T) {
 	t.Helper()
-	text, err := os.ReadFile(m.record)
+	record, err := os.Open(m.record)
 	if os.IsNotExist(err) {
 		return
 	}
 	require.NoError(t, err)
+	defer record.Close()
+	unread, err := io.ReadAll(io.NewSectionReader(record, m.read, math.MaxInt64-m.read))
+	require.NoError(t, err)
 	for {
-		line, _, whole := strings.Cut(string(text[m.read:]), "\n")
+		line, rest, whole := bytes.Cut(unread, []byte("\n"))
 		if !whole {
 			return
 		}
 		var e event
-		require.NoError(t, json.Unmarshal([]byte(line), &e), "%s", line)
+		require.NoError(t, json.Unmarshal(line, &e), "%s", line)
 		m.events = append(m.events, e)
-		m.read += len(line) + 1
+		m.read, unread = m.read+int64(len(line))+1, rest
 	}
 }
 
