@@ -151,19 +151,17 @@ func TestLargeValuesAreReadInParts(t *testing.T) {
 	for i := range 20 {
 		f.put(fmt.Sprintf("/r/large/%d", i), make([]byte, 100<<10))
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), suiteTiming.RetryTimeout)
-	defer cancel()
-	s, err := b.Snapshot(ctx, "")
+	s, err := b.Snapshot(budget(t), "")
 	require.NoError(t, err)
 	require.Len(t, s.Entries, largeTree+20)
-	s, err = b.Wait(ctx, "", 0)
+	s, err = b.Wait(budget(t), "", 0)
 	require.NoError(t, err)
 	require.Len(t, s.Entries, largeTree+20)
 
 	f.put("/r/members/9999", make([]byte, 1<<20))
 	for _, read := range []func() (dcs.Snapshot, error){
-		func() (dcs.Snapshot, error) { return b.Snapshot(ctx, "") },
-		func() (dcs.Snapshot, error) { return b.Wait(ctx, "", s.Revision) },
+		func() (dcs.Snapshot, error) { return b.Snapshot(budget(t), "") },
+		func() (dcs.Snapshot, error) { return b.Wait(budget(t), "", s.Revision) },
 	} {
 		_, err = read()
 		require.ErrorIs(t, err, dcs.ErrUnavailable)

@@ -76,11 +76,9 @@ func TestMarkerSessionLeavesAnEjectedServer(t *testing.T) {
 	b, err := New(config)
 	require.NoError(t, err)
 	defer b.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), config.Timing.RetryTimeout)
-	defer cancel()
-	_, err = b.Get(ctx, "k")
+	_, err = b.Get(budget(t), "k")
 	require.ErrorIs(t, err, dcs.ErrNotFound)
-	l, err := b.markerLease(ctx, config.Timing.TTL)
+	l, err := b.markerLease(budget(t), config.Timing.TTL)
 	require.NoError(t, err)
 	s := l.(*lease).s
 	at := s.connected()
