@@ -112,6 +112,7 @@ func manyKeysAt(t *testing.T, manyKeys int, older bool) {
 			{"while a key changes", func(i int) error { _, err := c.Set(root+"/"+changing, fmt.Append(nil, i), -1); return err }},
 		} {
 			changes := churn(t, phase.change)
+			defer changes.stop() // also if the test fails
 			d.quickest(t, "Snapshot "+phase.what, snapshot)
 			now = d.waits(t, phase.what, b, now, func(s dcs.Snapshot, before time.Time) (unseen time.Time) {
 				e, _ := s.Get(changing)
@@ -158,6 +159,7 @@ func (d delays) waits(t *testing.T, what string, b *Backend, now dcs.Snapshot, s
 // changes are changes of a tree that are made twenty times a second.
 type changes struct {
 	over chan struct{}
+	once sync.Once
 	all  sync.WaitGroup
 
 	mu   sync.Mutex
@@ -205,7 +207,7 @@ func (c *changes) after(i int) time.Time {
 
 // stop ends the changes after an even number.
 func (c *changes) stop() {
-	close(c.over)
+	c.once.Do(func() { close(c.over) })
 	c.all.Wait()
 }
 
