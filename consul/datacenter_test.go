@@ -3,10 +3,12 @@ package consul
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +17,7 @@ import (
 	"github.com/hashicorp/consul/api"
 	"github.com/stretchr/testify/require"
 
+	"github.com/holdfast-dcs/holdfast/conformance/fault"
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
@@ -206,24 +209,14 @@ func TestSilentCatalogCostsNoCall(t *testing.T) {
 // federation starts two datacenters of one server each, which know each other, and returns
 // clients of both.
 func federation(t *testing.T) (clusters [2]*testcluster.Cluster, admins [2]*api.Client) {
-	var ports [2]string
-	var open []net.Listener
-	for i := range ports {
-		free, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		open = append(open, free)
-		_, ports[i], err = net.SplitHostPort(free.Addr().String())
-		require.NoError(t, err)
-	}
-	for _, free := range open {
-		require.NoError(t, free.Close())
-	}
+	ports, err := fault.Loopback().FreePorts(t.Context(), len(clusters))
+	require.NoError(t, err)
 	var starts sync.WaitGroup
 	var errs [2]error
 	for i, dc := range []string{"dc1", "dc2"} {
 		starts.Go(func() {
 			clusters[i], errs[i] = testcluster.Start(t.Context(), testcluster.Options{
-				Kind: testcluster.Consul, Nodes: 1, Loopback: true, Flags: []string{"-datacenter", dc, "-hcl", "ports { serf_wan = " + ports[i] + " }"},
+				Kind: testcluster.Consul, Nodes: 1, Loopback: true, Flags: []string{"-datacenter", dc, "-hcl", fmt.Sprintf("ports { serf_wan = %d }", ports[i])},
 			})
 		})
 	}
@@ -235,7 +228,7 @@ func federation(t *testing.T) (clusters [2]*testcluster.Cluster, admins [2]*api.
 		}
 	}
 	testcluster.Need(t, errors.Join(errs[:]...))
-	require.NoError(t, admins[1].Agent().Join(net.JoinHostPort(clusters[0].Servers()[0].Host().Addr(), ports[0]), true))
+	require.NoError(t, admins[1].Agent().Join(net.JoinHostPort(clusters[0].Servers()[0].Host().Addr(), strconv.Itoa(ports[0])), true))
 	return clusters, admins
 }
 
