@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -186,7 +185,9 @@ func (m *process) poll(t *testing.T) {
 	}
 	require.NoError(t, err)
 	defer record.Close()
-	unread, err := io.ReadAll(io.NewSectionReader(record, m.read, math.MaxInt64-m.read))
+	_, err = record.Seek(m.read, io.SeekStart)
+	require.NoError(t, err)
+	unread, err := io.ReadAll(record)
 	require.NoError(t, err)
 	for {
 		line, rest, whole := bytes.Cut(unread, []byte("\n"))
