@@ -57,7 +57,8 @@ func (s *Session) TryAcquire(ctx context.Context, key string, value []byte, also
 // Acquire waits until the lock key is free and takes it. It waits without polling
 // and for as long as ctx allows. When ctx ends while the store answers, Acquire
 // returns the bare error of ctx. If the store is silent for RetryTimeout, it
-// returns ErrUnavailable. If it is cut short while its write is under way, the
+// returns ErrUnavailable. An earlier write of this Session that is not settled yet can
+// double that time. If Acquire is cut short while its write is under way, the
 // error matches ErrAmbiguous too, and the lock is released if it was taken. For
 // everything else see [Session.TryAcquire].
 //
@@ -116,12 +117,12 @@ func (s *Session) checkFree(key string) error {
 // acquireOnce makes one attempt of Acquire, with one budget. It first waits until
 // an earlier attempt is settled (P17).
 func (s *Session) acquireOnce(ctx context.Context, key string, value []byte, also []Cond) (*Hold, error) {
-	ctx, cancel := s.call(ctx)
-	defer cancel()
-	c, err := s.awaitClaim(ctx, key, s.tryClaimLock)
+	c, err := s.awaitLock(ctx, key)
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := s.call(ctx)
+	defer cancel()
 	s.mu.Lock()
 	err = s.checkFree(key)
 	s.mu.Unlock()
@@ -132,22 +133,56 @@ func (s *Session) acquireOnce(ctx context.Context, key string, value []byte, als
 	return s.attempt(ctx, c, value, also)
 }
 
+// awaitLock waits for the claim on a lock's key for as long as the store answers. No
+// budget bounds the wait: a step that lost its answer shortly before, for example of a
+// move to a fresh lease (P20), would use up the budget of this call too.
+func (s *Session) awaitLock(ctx context.Context, key string) (*claim, error) {
+	s.mu.Lock()
+	c, _ := s.tryClaimLock(key)
+	s.mu.Unlock()
+	if c != nil {
+		return c, nil
+	}
+	wait, cancel := context.WithCancel(ctx)
+	defer cancel()
+	silent := make(chan error, 1)
+	go func() { // ends with wait
+		defer cancel()
+		silent <- s.follow(wait, key, s.store.newest(), func(Snapshot) bool { return false })
+	}()
+	c, err := s.awaitClaim(wait, key, s.tryClaimLock)
+	cancel()
+	if end := <-silent; err != nil && ctx.Err() == nil && s.Err() == nil {
+		return nil, end
+	}
+	return c, err
+}
+
 // awaitAbsent waits until key does not exist. current is the entry last seen, or
 // nil.
 func (s *Session) awaitAbsent(ctx context.Context, key string, current *Entry) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(s.life, cancel)()
 	var since Revision
 	if current != nil {
 		since = current.Modified
 	}
+	return s.follow(ctx, key, since, func(snap Snapshot) bool {
+		_, found := snap.Get(key)
+		return !found
+	})
+}
+
+// follow reads the tree of key again after each change, until a snapshot is the wanted
+// one. It returns an error when the store is silent, and when ctx or the session ends.
+func (s *Session) follow(ctx context.Context, key string, since Revision, wanted func(Snapshot) bool) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
 	for {
 		snap, err := s.store.Wait(ctx, key, since)
 		if err != nil {
 			return err
 		}
-		if _, found := snap.Get(key); !found {
+		if wanted(snap) {
 			return nil
 		}
 		since = snap.Revision

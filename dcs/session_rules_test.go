@@ -141,8 +141,13 @@ func ruleP17(b *bench) {
 	if errors.Is(err, ErrAmbiguous) || c.count("") != sent {
 		b.Fatalf("something was sent: %v", err)
 	}
-	_, err = s.Acquire(b.Context(), "leader", nil)
-	b.is(err, ErrUnavailable)
+	ctx, cancel := context.WithTimeout(b.Context(), 15*time.Second)
+	defer cancel()
+	_, err = s.Acquire(ctx, "leader", nil)
+	b.is(err, context.DeadlineExceeded)
+	if c.count("") != sent {
+		b.Fatal("something was sent")
+	}
 	b.must(u.land())
 	c.hook(func() { c.blocked = false })
 	time.Sleep(10 * time.Second)
