@@ -122,9 +122,8 @@ func (f *feed) listen() {
 // run reads the state after each event, when a lease expires, and from time to time.
 func (f *feed) run() {
 	for {
-		pause, limit := f.times()
 		op := "Wait" // an event is an answer to the Waits
-		timer := time.NewTimer(pause)
+		timer := time.NewTimer(f.pause())
 		select {
 		case <-f.events:
 		case <-timer.C:
@@ -137,7 +136,7 @@ func (f *feed) run() {
 		if !f.wanted() {
 			continue // a client without a Wait reads nothing
 		}
-		f.note(f.read(op, limit))
+		f.note(f.read(op, f.limit()))
 	}
 }
 
@@ -174,23 +173,33 @@ func (f *feed) read(op string, limit time.Duration) (*state, error) {
 	}
 }
 
-// times returns the time until the next read without an event, and the limit of a read.
-// After a read that failed, the next one follows at once.
-func (f *feed) times() (pause, limit time.Duration) {
+// pause returns the time until the next read without an event. After a read that failed,
+// the next one follows at once.
+func (f *feed) pause() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	pause, limit = f.every, f.b.timing.RetryTimeout
-	left := f.b.timing.RetryTimeout - f.heard.Elapsed()
+	pause := f.every
 	if f.waiters > 0 && !f.silent {
-		limit = left
-		if left < f.b.timing.RetryTimeout-f.every {
+		if f.heard.Elapsed() > f.every {
 			pause = 0
 		}
 		if f.state != nil {
 			pause = min(pause, f.state.nextDeadline()-clock())
 		}
 	}
-	return max(pause, time.Millisecond), max(limit, time.Millisecond)
+	return max(pause, time.Millisecond)
+}
+
+// limit returns the limit of a read that begins now. No read of a Wait lasts until after
+// the silence that the Wait must report.
+func (f *feed) limit() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	limit := f.b.timing.RetryTimeout
+	if f.waiters > 0 && !f.silent {
+		limit -= f.heard.Elapsed()
+	}
+	return max(limit, time.Millisecond)
 }
 
 // note takes the result of a read.
