@@ -5,40 +5,78 @@ import "time"
 // capacity is how much runs at the same time.
 type capacity struct {
 	lanes    int // packages; their tests mostly wait for a store's time to pass
-	clusters int // packages with a cluster of servers, see mostClusters
-	// overlap: packages that compute run with less priority at the same time as those
-	// that wait, and not before them.
-	overlap bool
+	clusters int // packages with a cluster of servers
 }
 
 var (
-	// whileOthersRun is the capacity while other programs run. With three clusters, and
-	// two programs that keep the processors busy, two processors left stores no time
-	// to answer within a budget.
-	whileOthersRun = capacity{lanes: 3, clusters: 2}
-	// alone is the capacity on a machine that has nothing else to do.
-	alone = capacity{lanes: 5, clusters: 3, overlap: true}
+	// always is the capacity that every machine has. With three clusters, and two
+	// programs that keep the processors busy, two processors left stores no time to
+	// answer within a budget.
+	always = capacity{lanes: 3, clusters: 2}
+	// most is the capacity of a machine that has nothing else to do. What goes beyond
+	// always starts only while processors are free.
+	most = capacity{lanes: 5, clusters: 4}
 )
 
-// idleNeeded is how many processors must be idle for alone: three clusters keep one
-// and a half busy.
+// idleNeeded is how many processors must be idle at the start for the overlap: the
+// clusters of always keep one of them busy.
 const idleNeeded = 1.7
 
-// idleSample is how long the machine is looked at. A program that keeps a processor
-// busy shows in less.
+// idleSample is how long the machine is looked at for that. A program that keeps a
+// processor busy shows in less.
 const idleSample = time.Second
 
-// measureCapacity looks at the machine for the time of a sample. idle returns how
-// long its processors were idle since it started, together, and whether it can be
-// known.
-func measureCapacity(idle func() (time.Duration, bool), sample func(time.Duration)) capacity {
-	before, known := idle()
-	begin := time.Now()
-	sample(idleSample)
-	took := time.Since(begin)
-	after, _ := idle()
-	if !known || (after-before).Seconds() < idleNeeded*took.Seconds() {
-		return whileOthersRun
+// How many processors must have been free for another job beyond always: a cluster keeps
+// half a processor busy, and a quarter is left for its bursts.
+const (
+	freeForCluster = 0.75
+	freeForJob     = 0.4
+)
+
+// freeSample is how long processors must have been free. It is longer than a cluster
+// takes to start, so that the load of the job that was started last is part of it.
+const freeSample = 5 * time.Second
+
+// processors is what the system knows of the time of all processors together, since the
+// machine was started.
+type processors struct {
+	idle time.Duration // they had nothing to do, or waited for a disk
+	nice time.Duration // they ran programs of less priority
+}
+
+// A meter measures how many processors are free.
+type meter struct {
+	read func() (processors, bool) // false if it cannot be known
+	// nice programs are those of this run, which give way.
+	nice bool
+
+	at   time.Time
+	last processors
+}
+
+// free returns how many processors were free since the last call, on the average.
+func (m *meter) free() float64 {
+	now, known := m.read()
+	if !known {
+		return 0
 	}
-	return alone
+	at := time.Now()
+	took := at.Sub(m.at).Seconds()
+	free := now.idle - m.last.idle
+	if m.nice {
+		free += now.nice - m.last.nice
+	}
+	m.at, m.last = at, now
+	if took <= 0 {
+		return 0
+	}
+	return free.Seconds() / took
+}
+
+// idleMachine looks at the machine for the time of a sample, and reports whether it has
+// little else to do.
+func (m *meter) idleMachine(sample func(time.Duration)) bool {
+	m.free()
+	sample(idleSample)
+	return m.free() >= idleNeeded
 }

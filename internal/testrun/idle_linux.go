@@ -11,29 +11,30 @@ import (
 // supports (USER_HZ, see proc(5)).
 const tick = 10 * time.Millisecond
 
-// idleTime returns how long the machine's processors were idle since it started.
-func idleTime() (time.Duration, bool) {
+// readProcessors reads the times of the processors.
+func readProcessors() (processors, bool) {
 	stat, err := os.ReadFile("/proc/stat")
 	if err != nil {
-		return 0, false
+		return processors{}, false
 	}
-	return parseIdle(stat)
+	return parseProcessors(stat)
 }
 
-// parseIdle finds the time in which no processor had anything to do, or waited for a
-// disk: the fourth and the fifth figure of the first line of /proc/stat.
-func parseIdle(stat []byte) (idle time.Duration, ok bool) {
+// parseProcessors finds the times in the first line of /proc/stat: nice is the second
+// figure, idle the sum of the fourth and the fifth (see proc(5)).
+func parseProcessors(stat []byte) (p processors, ok bool) {
 	line, _, _ := bytes.Cut(stat, []byte("\n"))
 	fields := bytes.Fields(line)
 	if len(fields) < 6 || string(fields[0]) != "cpu" {
-		return 0, false
+		return processors{}, false
 	}
-	for _, f := range fields[4:6] {
+	var t [5]time.Duration
+	for i, f := range fields[1:6] {
 		n, err := strconv.ParseInt(string(f), 10, 64)
 		if err != nil {
-			return 0, false
+			return processors{}, false
 		}
-		idle += time.Duration(n) * tick
+		t[i] = time.Duration(n) * tick
 	}
-	return idle, true
+	return processors{idle: t[3] + t[4], nice: t[1]}, true
 }

@@ -2,7 +2,5 @@
 
 package main
 
-import "time"
-
-// idleTime reports that the time is not known.
-func idleTime() (time.Duration, bool) { return 0, false }
+// readProcessors reports that the times are not known.
+func readProcessors() (processors, bool) { return processors{}, false }

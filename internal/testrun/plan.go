@@ -19,7 +19,7 @@ type load int
 const (
 	// waits: the tests mostly wait, so other packages run at the same time. They
 	// start when the programs of those with a cluster, which take longest, are built
-	// and, unless capacity says overlap, no package computes any more.
+	// and, unless the runner overlaps them, no package computes any more.
 	waits load = iota
 	// computes: the tests keep the processors busy. No other process measures
 	// meanwhile, but the others may still be built.

@@ -50,33 +50,30 @@ func TestPlan(t *testing.T) {
 	require.False(t, byPath["keepalive"].cluster)
 }
 
-// No more packages with a cluster run at the same time than two processors serve.
+// No more packages with a cluster run at the same time than the limit says.
 func TestClustersTakeTurns(t *testing.T) {
-	const clusters = 2
-	r := &runner{earlyBuilt: true, servers: map[string]error{}, clusters: clusters}
-	for range clusters + 1 {
-		r.jobs = append(r.jobs, &job{cluster: true, state: running})
+	r := &runner{earlyBuilt: true, servers: map[string]error{}}
+	for range 3 {
+		r.jobs = append(r.jobs, &job{cluster: true, state: toRun})
 	}
-	next, other := r.jobs[clusters], &job{state: toRun}
-	next.state = toRun
-	for job, want := range map[*job]bool{next: false, other: true} {
-		ready, err := r.ready(job)
-		require.NoError(t, err)
-		require.Equal(t, want, ready)
-	}
-	r.jobs[0].state = over
-	ready, err := r.ready(next)
-	require.NoError(t, err)
-	require.True(t, ready)
-
-	r.jobs[0].state, r.overlap = running, true
-	busy := &job{load: computes, state: running}
-	r.jobs = append(r.jobs, busy)
-	for _, s := range []state{running, over} {
-		busy.state = s
-		ready, err := r.ready(next)
-		require.NoError(t, err)
-		require.Equal(t, s == over, ready, "there is room for one more when no package computes")
+	other := &job{state: toRun}
+	r.jobs = append(r.jobs, other)
+	for _, c := range []struct {
+		limit capacity
+		want  *job
+	}{
+		{capacity{lanes: 3, clusters: 2}, r.jobs[0]},
+		{capacity{lanes: 3, clusters: 2}, r.jobs[1]},
+		{capacity{lanes: 2, clusters: 3}, nil},
+		{capacity{lanes: 3, clusters: 2}, other},
+		{capacity{lanes: 4, clusters: 2}, nil},
+		{capacity{lanes: 4, clusters: 3}, r.jobs[2]},
+	} {
+		next := r.next(t.Context(), c.limit)
+		require.Same(t, c.want, next, "%+v", c.limit)
+		if next != nil {
+			next.state = running
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +14,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 )
+
+// exitStatus returns the error of exec for a program that ends with status.
+func exitStatus(t *testing.T, status int) error {
+	t.Helper()
+	return exec.CommandContext(t.Context(), "sh", "-c", fmt.Sprintf("exit %d", status)).Run()
+}
 
 // recorded returns the job of a package whose stream was recorded: a test program's
 // output as go tool test2json converts it.

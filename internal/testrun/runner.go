@@ -29,9 +29,8 @@ type runner struct {
 	race     bool
 	parallel int
 	timeout  time.Duration
-	lanes    int  // 0 means as many as the machine can take
-	clusters int  // likewise
-	overlap  bool // see capacity
+	lanes    int // 0 means as many as the machine can take
+	clusters int // likewise
 	patterns []string
 	lock     string // the machine's lock file
 	out      *printer
@@ -44,6 +43,12 @@ type runner struct {
 	programs string
 	begin    time.Time
 	jobs     []*job
+	fits     capacity // runs at the same time in any case
+	most     capacity // runs at the same time while processors are free
+	meter    meter
+	// overlap: packages that compute run with less priority at the same time as those
+	// that wait, and not before them.
+	overlap bool
 	// servers holds each server's build error, once the build is over.
 	servers map[string]error
 	// earlyBuilt: the test programs that early names are built.
@@ -74,15 +79,12 @@ func (r *runner) run(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if r.lanes == 0 || r.clusters == 0 {
-		fits := measureCapacity(idleTime, time.Sleep)
-		r.lanes, r.clusters, r.overlap = cmp.Or(r.lanes, fits.lanes), cmp.Or(r.clusters, fits.clusters), fits.overlap
-	}
+	r.measure(time.Sleep)
 	r.jobs, r.servers = plan(packages), map[string]error{}
 	if r.overlap {
 		slices.SortStableFunc(r.jobs, func(a, b *job) int { return b.first() - a.first() })
 	}
-	r.out.line(fmt.Sprintf("%d jobs at the same time, %d of them with a cluster of servers", r.lanes, r.clusters))
+	r.out.line(r.capacityLine())
 	if r.logs, err = os.MkdirTemp("", "holdfast-test-"); err != nil {
 		return false, err
 	}
@@ -97,6 +99,27 @@ func (r *runner) run(ctx context.Context) (bool, error) {
 	return r.summarise(ctx.Err() != nil), nil
 }
 
+// measure decides how much runs at the same time.
+func (r *runner) measure(sample func(time.Duration)) {
+	r.fits = capacity{lanes: cmp.Or(r.lanes, always.lanes), clusters: cmp.Or(r.clusters, always.clusters)}
+	r.most = capacity{lanes: cmp.Or(r.lanes, most.lanes), clusters: cmp.Or(r.clusters, most.clusters)}
+	if r.most == r.fits {
+		return
+	}
+	r.meter.read = readProcessors
+	r.overlap = r.meter.idleMachine(sample)
+	r.meter.nice = r.overlap
+}
+
+// capacityLine tells how much runs at the same time.
+func (r *runner) capacityLine() string {
+	line := fmt.Sprintf("%d jobs at the same time, %d of them with a cluster of servers", r.fits.lanes, r.fits.clusters)
+	if r.most != r.fits {
+		line += fmt.Sprintf("; up to %d and %d while processors are free", r.most.lanes, r.most.clusters)
+	}
+	return line
+}
+
 // schedule builds everything and runs each package when it is its turn, until
 // all are over.
 func (r *runner) schedule(ctx context.Context) {
@@ -104,8 +127,9 @@ func (r *runner) schedule(ctx context.Context) {
 	builds := 2
 	go r.buildAll(ctx, steps)     // ends with a last step
 	go r.buildServers(ctx, steps) // ends with a last step
-	ticker := time.NewTicker(r.out.interval)
+	ticker, sample := time.NewTicker(r.out.interval), time.NewTicker(freeSample)
 	defer ticker.Stop()
+	defer sample.Stop()
 	for builds > 0 || r.count(over) < len(r.jobs) {
 		select {
 		case next := <-steps:
@@ -114,7 +138,11 @@ func (r *runner) schedule(ctx context.Context) {
 			} else {
 				next(r)
 			}
-			r.start(ctx, steps)
+			r.start(ctx, steps, r.fits, len(r.jobs))
+		case <-sample.C:
+			if r.most != r.fits {
+				r.start(ctx, steps, r.room(r.meter.free()), 1)
+			}
 		case <-ticker.C:
 			r.out.progress(r.status())
 		}
@@ -218,13 +246,15 @@ func (r *runner) computing() bool {
 	return slices.ContainsFunc(r.jobs, func(j *job) bool { return j.load == computes && j.state != over })
 }
 
-// mostClusters returns how many jobs with a cluster may run now. When the jobs are over
-// that compute at the same time as these, there is room for one more.
-func (r *runner) mostClusters() int {
-	if r.overlap && !r.computing() {
-		return r.clusters + 1
+// room returns the capacity for one more job, if so many processors were free.
+func (r *runner) room(free float64) capacity {
+	switch {
+	case free < freeForJob:
+		return capacity{}
+	case free < freeForCluster:
+		return capacity{lanes: r.most.lanes}
 	}
-	return r.clusters
+	return r.most
 }
 
 // buildServers builds the servers that the jobs need, one after the other.
@@ -239,19 +269,12 @@ func (r *runner) buildServers(ctx context.Context, steps chan<- step) {
 	}
 }
 
-// start starts the jobs that may run now, in the order of the plan.
-func (r *runner) start(ctx context.Context, steps chan<- step) {
-	for _, j := range r.jobs {
-		if j.state != toRun || r.count(running) >= r.lanes {
-			continue
-		}
-		ready, err := r.ready(j)
-		if err = errors.Join(err, ctx.Err()); err != nil {
-			r.finish(j, err)
-			continue
-		}
-		if !ready {
-			continue
+// start starts jobs until limit is reached or as many as atMost have started.
+func (r *runner) start(ctx context.Context, steps chan<- step, limit capacity, atMost int) {
+	for range atMost {
+		j := r.next(ctx, limit)
+		if j == nil {
+			return
 		}
 		j.state = running
 		go func() { // ends with a step
@@ -261,12 +284,31 @@ func (r *runner) start(ctx context.Context, steps chan<- step) {
 	}
 }
 
-// ready reports whether a job may run now. The error says why it never may.
+// next returns the first job of the plan that may run now, or nil. It ends jobs that
+// never may.
+func (r *runner) next(ctx context.Context, limit capacity) *job {
+	for _, j := range r.jobs {
+		if j.state != toRun || r.count(running) >= limit.lanes {
+			continue
+		}
+		ready, err := r.ready(j)
+		if err = errors.Join(err, ctx.Err()); err != nil {
+			r.finish(j, err)
+			continue
+		}
+		if ready && (!j.cluster || r.runningClusters() < limit.clusters) {
+			return j
+		}
+	}
+	return nil
+}
+
+// ready reports whether a job may run now, as far as there is room. The error says why
+// it never may.
 func (r *runner) ready(j *job) (bool, error) {
 	switch {
 	case j.load == waits && (!r.earlyBuilt || !r.overlap && r.computing()),
-		j.load == measures && !r.built,
-		j.cluster && r.runningClusters() >= r.mostClusters():
+		j.load == measures && !r.built:
 		return false, nil
 	}
 	for _, name := range j.servers {

@@ -5,9 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -19,12 +17,6 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/internal/machinelock"
 )
-
-// exitStatus returns the error of exec for a program that ends with status.
-func exitStatus(t *testing.T, status int) error {
-	t.Helper()
-	return exec.CommandContext(t.Context(), "sh", "-c", fmt.Sprintf("exit %d", status)).Run()
-}
 
 // tryLock is the source of a test that reports whether the machine's lock can be
 // taken at once.
