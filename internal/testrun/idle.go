@@ -13,8 +13,8 @@ var (
 	// programs that keep the processors busy, two processors left stores no time to
 	// answer within a budget.
 	always = capacity{lanes: 3, clusters: 2}
-	// most is the capacity of a machine that has nothing else to do. What goes beyond
-	// always starts only while processors are free.
+	// most is the capacity of a machine that has nothing else to do. Jobs beyond always
+	// start only while processors are free.
 	most = capacity{lanes: 5, clusters: 4}
 )
 
@@ -37,8 +37,7 @@ const (
 // takes to start, so that the load of the job that was started last is part of it.
 const freeSample = 5 * time.Second
 
-// processors is what the system knows of the time of all processors together, since the
-// machine was started.
+// processors are the times of all processors together, since the machine was started.
 type processors struct {
 	idle time.Duration // they had nothing to do, or waited for a disk
 	nice time.Duration // they ran programs of less priority

@@ -88,6 +88,8 @@ var settings = []setting{
 	{path: testcluster},
 	{path: "examples/leader", cluster: true},
 	{path: "examples/vip"},
+	{path: "examples/backend"},
+	{path: "dcs/elector"},
 	{path: "internal/interop", cluster: true}, // patronictl, which keeps a processor busy for half a second each time
 	// Single figures of a few milliseconds, in tests of a few seconds.
 	{path: "keepalive", load: measures},

@@ -111,7 +111,7 @@ func (r *runner) measure(sample func(time.Duration)) {
 	r.meter.nice = r.overlap
 }
 
-// capacityLine tells how much runs at the same time.
+// capacityLine returns the line of the output about the capacity.
 func (r *runner) capacityLine() string {
 	line := fmt.Sprintf("%d jobs at the same time, %d of them with a cluster of servers", r.fits.lanes, r.fits.clusters)
 	if r.most != r.fits {
