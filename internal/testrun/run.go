@@ -151,9 +151,16 @@ func (r *runner) test(ctx context.Context, j *job) error {
 		return err
 	}
 	j.begin = time.Now()
-	err = r.execute(ctx, j, append(os.Environ(), "TMPDIR="+r.scratch), log)
+	err = r.execute(ctx, j, append(os.Environ(), "TMPDIR="+r.scratch, raceOptions()), log)
 	j.took = time.Since(j.begin)
 	return errors.Join(err, log.Close())
+}
+
+// raceOptions returns the setting of the race detector. A program with it sleeps for a
+// second before it exits, unless the caller's GORACE has that option too. Test programs
+// and the nodes and commands that they start exit hundreds of times.
+func raceOptions() string {
+	return strings.TrimSpace("GORACE=atexit_sleep_ms=0 " + os.Getenv("GORACE"))
 }
 
 func (r *runner) logFile(j *job) string {

@@ -43,6 +43,9 @@ func TestGood(t *testing.T) {
 	if !strings.Contains(os.TempDir(), "holdfast-scratch-") {
 		t.Error("temporary files are in", os.TempDir())
 	}
+	if os.Getenv("GORACE") != "atexit_sleep_ms=0 halt_on_error=0" {
+		t.Error("the race detector has", os.Getenv("GORACE"))
+	}
 }
 func TestSkipped(t *testing.T) { t.Skip() }`,
 	"broken/broken_test.go": `package broken
@@ -94,6 +97,7 @@ func sampleRunner(t *testing.T, patterns ...string) (*runner, *bytes.Buffer) {
 	dir, lock := filepath.Join(tmp, "module"), filepath.Join(tmp, "lock")
 	t.Setenv("TMPDIR", tmp)
 	t.Setenv("SAMPLE_LOCK", lock)
+	t.Setenv("GORACE", "halt_on_error=0")
 	for name, text := range sample {
 		path := filepath.Join(dir, name)
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
