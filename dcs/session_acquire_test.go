@@ -183,56 +183,47 @@ func (m muteWaits) Wait(ctx context.Context, _ string, _ Revision) (Snapshot, er
 	}
 }
 
+// acquire starts an Acquire, whose error the channel gets.
+func (b *bench) acquire(s *Session) <-chan error {
+	done := make(chan error)
+	go func() {
+		_, err := s.Acquire(context.Background(), "leader", nil)
+		done <- err
+	}()
+	return done
+}
+
 // Acquire waits for an earlier write of its Session as long as the store answers, and
 // not only for a budget.
 func TestAcquireWaitsForAnEarlierWrite(t *testing.T) {
-	for _, x := range []struct {
-		name string
-		open func(c *settling) Backend
-		err  error
-	}{
-		{"while the store answers", func(c *settling) Backend { return c }, nil},
-		{"on a silent store", func(c *settling) Backend { return muteWaits{c} }, ErrUnavailable},
-	} {
-		t.Run(x.name, func(t *testing.T) {
-			inTime(t, func(b *bench) {
-				c := &settling{client: &client{w: b.w}}
-				s := b.session(x.open(c))
-				h := b.hold(s, "leader")
-				c.hook(func() { c.blocked = true })
-				c.catch(deletes)
-				b.is(h.Release(b.Context()), ErrAmbiguous)
-				done := make(chan error)
-				begin := time.Now()
-				go func() {
-					_, err := s.Acquire(context.Background(), "leader", nil)
-					done <- err
-				}()
-				if x.err != nil {
-					b.is(<-done, x.err)
-					if took := time.Since(begin); took != 10*time.Second {
-						b.Errorf("ended after %v", took)
-					}
-					b.close(s)
-					return
-				}
-				time.Sleep(25 * time.Second)
-				c.hook(func() { c.blocked = false })
-				b.must(<-done)
-				b.close(s)
-			})
-		})
-	}
-}
-
-// An Acquire that waits for an earlier write ends with its context and its Session.
-func TestAcquireThatWaitsForAnEarlierWriteEnds(t *testing.T) {
 	inTime(t, func(b *bench) {
 		c, s := b.actor()
-		h := b.hold(s, "leader")
-		c.hook(func() { c.blocked = true })
-		c.catch(deletes)
-		b.is(h.Release(b.Context()), ErrAmbiguous)
+		b.unsettledRelease(c, s)
+		done := b.acquire(s)
+		time.Sleep(25 * time.Second)
+		c.hook(func() { c.blocked = false })
+		b.must(<-done)
+		b.close(s)
+	})
+}
+
+// An Acquire that waits for an earlier write ends when the store is silent, and with its
+// context and its Session.
+func TestAcquireThatWaitsForAnEarlierWriteEnds(t *testing.T) {
+	inTime(t, func(b *bench) {
+		c := &settling{client: &client{w: b.w}}
+		s := b.session(muteWaits{c})
+		b.unsettledRelease(c, s)
+		begin := time.Now()
+		b.is(<-b.acquire(s), ErrUnavailable)
+		if took := time.Since(begin); took != 10*time.Second {
+			b.Errorf("ended after %v", took)
+		}
+		b.close(s)
+	})
+	inTime(t, func(b *bench) {
+		c, s := b.actor()
+		b.unsettledRelease(c, s)
 		ctx, cancel := context.WithTimeout(b.Context(), 15*time.Second)
 		defer cancel()
 		_, err := s.Acquire(ctx, "leader", nil)
@@ -240,7 +231,6 @@ func TestAcquireThatWaitsForAnEarlierWriteEnds(t *testing.T) {
 			b.Errorf("%v, want the bare error of the context", err)
 		}
 		time.AfterFunc(time.Second, func() { b.w.end(s.Lease()) })
-		_, err = s.Acquire(b.Context(), "leader", nil)
-		b.is(err, ErrLost)
+		b.is(<-b.acquire(s), ErrLost)
 	})
 }

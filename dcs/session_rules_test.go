@@ -37,6 +37,17 @@ func (b *bench) actor() (*settling, *Session) {
 	return c, b.session(c)
 }
 
+// unsettledRelease releases a lock with a deletion that stays ambiguous until it lands, or
+// until c is blocked no more.
+func (b *bench) unsettledRelease(c *settling, s *Session) (*Hold, *ambiguousCommit) {
+	b.Helper()
+	h := b.hold(s, "leader")
+	c.hook(func() { c.blocked = true })
+	u := c.catch(deletes)
+	b.is(h.Release(b.Context()), ErrAmbiguous)
+	return h, u
+}
+
 func ruleP3(b *bench) {
 	c, s := b.actor()
 	h := b.hold(s, "leader")
@@ -131,10 +142,7 @@ func ruleP16(b *bench) {
 
 func ruleP17(b *bench) {
 	c, s := b.actor()
-	h := b.hold(s, "leader")
-	c.hook(func() { c.blocked = true })
-	u := c.catch(deletes)
-	b.is(h.Release(b.Context()), ErrAmbiguous)
+	h, u := b.unsettledRelease(c, s)
 	sent := c.count("")
 	_, err := s.TryAcquire(b.Context(), "leader", nil)
 	b.is(err, ErrUnavailable)
