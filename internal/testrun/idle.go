@@ -46,15 +46,13 @@ type processors struct {
 // A meter measures how many processors are free.
 type meter struct {
 	read func() (processors, bool) // false if it cannot be known
-	// nice programs are those of this run, which give way.
-	nice bool
-
 	at   time.Time
 	last processors
 }
 
-// free returns how many processors were free since the last call, on the average.
-func (m *meter) free() float64 {
+// free returns how many processors were free since the last call, on the average. With
+// nice, those that ran programs of less priority count too.
+func (m *meter) free(nice bool) float64 {
 	now, known := m.read()
 	if !known {
 		return 0
@@ -62,7 +60,7 @@ func (m *meter) free() float64 {
 	at := time.Now()
 	took := at.Sub(m.at).Seconds()
 	free := now.idle - m.last.idle
-	if m.nice {
+	if nice {
 		free += now.nice - m.last.nice
 	}
 	m.at, m.last = at, now
@@ -75,7 +73,7 @@ func (m *meter) free() float64 {
 // idleMachine looks at the machine for the time of a sample, and reports whether it has
 // little else to do.
 func (m *meter) idleMachine(sample func(time.Duration)) bool {
-	m.free()
+	m.free(false)
 	sample(idleSample)
-	return m.free() >= idleNeeded
+	return m.free(false) >= idleNeeded
 }

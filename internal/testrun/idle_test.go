@@ -41,24 +41,22 @@ func TestIdleMachine(t *testing.T) {
 	}
 }
 
-// Only the time since the last call counts. Niced programs count as free if they are
-// those of this run.
+// Only the time since the last call counts, and that of niced programs if asked for.
 func TestFreeProcessors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := meter{read: processorsWith(2, 0, true)}
-		m.free()
-		m.free() // no time has passed
+		m.free(false)
+		m.free(false) // no time has passed
 		time.Sleep(time.Minute)
-		require.InDelta(t, 2, m.free(), 0.01)
+		require.InDelta(t, 2, m.free(false), 0.01)
 		m.read = processorsWith(0.5, 0.25, true)
-		m.free()
+		m.free(false)
 		time.Sleep(freeSample)
-		require.InDelta(t, 0.5, m.free(), 0.01)
-		m.nice = true
+		require.InDelta(t, 0.5, m.free(false), 0.01)
 		time.Sleep(freeSample)
-		require.InDelta(t, 0.75, m.free(), 0.01)
+		require.InDelta(t, 0.75, m.free(true), 0.01)
 		m.read = processorsWith(2, 0, false)
-		require.Zero(t, m.free())
+		require.Zero(t, m.free(false))
 	})
 }
 

@@ -156,9 +156,9 @@ func (r *runner) test(ctx context.Context, j *job) error {
 	return errors.Join(err, log.Close())
 }
 
-// raceOptions returns the setting of the race detector. A program with it sleeps for a
-// second before it exits, unless the caller's GORACE has that option too. Test programs
-// and the nodes and commands that they start exit hundreds of times.
+// raceOptions returns the setting of the race detector, without which each program sleeps
+// for a second before it exits: the test programs, and the nodes and commands that they
+// start. The caller's GORACE follows, so that its options win.
 func raceOptions() string {
 	return strings.TrimSpace("GORACE=atexit_sleep_ms=0 " + os.Getenv("GORACE"))
 }

@@ -108,7 +108,6 @@ func (r *runner) measure(sample func(time.Duration)) {
 	}
 	r.meter.read = readProcessors
 	r.overlap = r.meter.idleMachine(sample)
-	r.meter.nice = r.overlap
 }
 
 // capacityLine returns the line of the output about the capacity.
@@ -141,7 +140,8 @@ func (r *runner) schedule(ctx context.Context) {
 			r.start(ctx, steps, r.fits, len(r.jobs))
 		case <-sample.C:
 			if r.most != r.fits {
-				r.start(ctx, steps, r.room(r.meter.free()), 1)
+				// With the overlap, niced programs are those of this run, which give way.
+				r.start(ctx, steps, r.room(r.meter.free(r.overlap)), 1)
 			}
 		case <-ticker.C:
 			r.out.progress(r.status())
@@ -287,8 +287,11 @@ func (r *runner) start(ctx context.Context, steps chan<- step, limit capacity, a
 // next returns the first job of the plan that may run now, or nil. It ends jobs that
 // never may.
 func (r *runner) next(ctx context.Context, limit capacity) *job {
+	if r.count(running) >= limit.lanes {
+		return nil
+	}
 	for _, j := range r.jobs {
-		if j.state != toRun || r.count(running) >= limit.lanes {
+		if j.state != toRun {
 			continue
 		}
 		ready, err := r.ready(j)
