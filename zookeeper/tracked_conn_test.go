@@ -105,13 +105,16 @@ func TestNextMultiIsALaterOne(t *testing.T) {
 	})
 }
 
+// openingOf returns the xid and the operation of a frame with the body.
+func openingOf(body []byte) (xid, op int32) { return opening(append(make([]byte, frameHead), body...)) }
+
 // nextFrame reads a frame from c, and returns its xid and its operation.
 func nextFrame(c net.Conn) (xid, op int32, err error) {
 	body, err := readFrame(c)
 	if err != nil {
 		return 0, 0, err
 	}
-	xid, op = opening(append(make([]byte, frameHead), body...))
+	xid, op = openingOf(body)
 	return xid, op, nil
 }
 
@@ -142,12 +145,12 @@ func pipelined(c net.Conn, path string, reads chan<- bool) error {
 		if err != nil {
 			return err
 		}
-		xid, op := opening(append(make([]byte, frameHead), body...))
+		xid, op := openingOf(body)
 		switch {
 		case op == opMulti:
 			owed = append(owed, xid)
 			continue
-		case op == opPing: // a session that lasts long on a busy machine
+		case xid == xidPing: // a session that lasts long on a busy machine
 			if _, err := c.Write(answer(xid, 0)); err != nil {
 				return err
 			}
@@ -167,10 +170,7 @@ func pipelined(c net.Conn, path string, reads chan<- bool) error {
 	}
 }
 
-const (
-	codeNoNode = -101
-	opPing     = 11
-)
+const codeNoNode = -101
 
 // A Get makes a request to the quorum and reads at once. The read is sent after
 // that request, and does not wait for its answer.
