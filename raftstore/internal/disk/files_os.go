@@ -86,7 +86,7 @@ func (OS) Lock(path string) (func() error, error) {
 		f.Close()
 		return nil, err
 	}
-	return f.Close, nil
+	return func() error { return unlockFile(f) }, nil
 }
 
 // osFile is a file of the machine.

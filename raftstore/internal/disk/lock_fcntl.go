@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockFile takes the lock that lasts until f is closed. Record locks belong to
+// lockFile takes the lock that lasts until unlockFile, or until the process ends. Record locks belong to
 // the process: a second node in the same process is not noticed here, but by
 // its listen address.
 func lockFile(f *os.File) error {
@@ -20,3 +20,6 @@ func lockFile(f *os.File) error {
 	}
 	return err
 }
+
+// unlockFile ends the lock and closes f, which no child process has.
+func unlockFile(f *os.File) error { return f.Close() }
