@@ -23,8 +23,9 @@ type member struct {
 	id   raft.ServerID
 	raft *raft.Raft
 	stores
-	trans *transport.RaftTransport
-	peers raft.Transport // trans, as hooks wrapped it
+	trans     *transport.RaftTransport
+	addresses *addressChanges
+	peers     raft.Transport // trans in its wrappers
 
 	life    context.Context //nolint:containedctx // it is the member's end
 	end     context.CancelFunc
@@ -168,7 +169,8 @@ func (m *member) startRaft(changes chan<- bool) error {
 	})}
 	m.trans.Stored = m.hasStored
 	m.undo.add(m.trans.Close)
-	m.peers = n.hooks.transport(newPatientTransport(m.life, m.trans, c.HeartbeatTimeout/2, m.wants))
+	m.addresses = newAddressChanges(newPatientTransport(m.life, m.trans, c.HeartbeatTimeout/2, m.wants))
+	m.peers = n.hooks.transport(m.addresses)
 	rc := m.raftConfig(changes)
 	n.hooks.adjust(rc)
 	cache, err := raft.NewLogCache(cachedEntries, m.store)

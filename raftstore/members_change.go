@@ -266,8 +266,8 @@ func (c *change) remove(ctx context.Context) error {
 			return errNotLeader
 		}
 		gone := lives[len(lives)-1].ID
-		if err := c.r.change(ctx, "configuration change: remove a server", gone, func() raft.IndexFuture {
-			return c.m.raft.RemoveServer(gone, conf.index, configTimeout)
+		if err := c.r.change(ctx, "configuration change: remove a server", gone, func() error {
+			return c.m.raft.RemoveServer(gone, conf.index, configTimeout).Error()
 		}); err != nil {
 			return err
 		}

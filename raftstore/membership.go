@@ -289,8 +289,8 @@ func (r *reconfigurer) correctAlone(ctx context.Context, m *member) {
 	if !ok || len(c.servers) != 1 || c.servers[0].Address == r.ownAddr() {
 		return
 	}
-	_ = r.change(ctx, "address of this node has changed", m.id, func() raft.IndexFuture {
-		return m.raft.AddVoter(m.id, r.ownAddr(), c.index, configTimeout)
+	_ = r.change(ctx, "address of this node has changed", m.id, func() error {
+		return m.raft.AddVoter(m.id, r.ownAddr(), c.index, configTimeout).Error()
 	}) // repeated with the next tick
 }
 
@@ -331,7 +331,7 @@ func (r *reconfigurer) establish(ctx context.Context, m *member, e placement) er
 		if err != nil {
 			return err
 		}
-		if err := r.change(ctx, string(step.kind), step.server, func() raft.IndexFuture { return step.propose(m.raft, c.index) }); err != nil {
+		if err := r.change(ctx, string(step.kind), step.server, func() error { return step.make(m, c.index) }); err != nil {
 			return err
 		}
 	}
@@ -364,9 +364,9 @@ func (r *reconfigurer) askNode(ctx context.Context, e placement) (setupMessage, 
 // change makes one change of the configuration and waits until it is committed, or ctx
 // ends. Raft's future knows no context. It is resolved at the latest when Raft loses the
 // leadership. The error wraps errOpen if the change may still be made.
-func (r *reconfigurer) change(ctx context.Context, step string, id raft.ServerID, propose func() raft.IndexFuture) error {
+func (r *reconfigurer) change(ctx context.Context, step string, id raft.ServerID, propose func() error) error {
 	done := make(chan error, 1)
-	go func() { done <- propose().Error() }()
+	go func() { done <- propose() }()
 	var err error
 	select {
 	case err = <-done:

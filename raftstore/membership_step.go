@@ -83,6 +83,16 @@ func (e placement) next(lives []raft.Server) (step configStep, more bool) {
 	return configStep{}, false
 }
 
+// make proposes the change and waits for the outcome.
+func (s configStep) make(m *member, prev uint64) error {
+	if slices.ContainsFunc(m.servers(), func(other raft.Server) bool {
+		return other.ID == s.server && s.addr != "" && s.addr != other.Address && s.server != m.id
+	}) {
+		defer m.addresses.begin(m.life, s.server, s.addr)()
+	}
+	return s.propose(m.raft, prev).Error()
+}
+
 // propose proposes the change to Raft, which refuses it if the configuration at prev
 // is not the latest one.
 func (s configStep) propose(r *raft.Raft, prev uint64) raft.IndexFuture {
