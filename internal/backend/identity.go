@@ -42,6 +42,7 @@ type Identity struct {
 	polled    dcs.Instant        // when the seeds were asked last; zero: never
 	pollAgain bool
 	round     int             // the number of polls
+	written   int             // the poll during which the store was found to have got its identity
 	answered  map[string]bool // the endpoints that have answered the present poll
 	reported  bool            // the present split was logged
 	confirmed bool            // most seeds have agreed on the present identity
@@ -86,19 +87,28 @@ func foreign(id, own string) error {
 	return fmt.Errorf("the server belongs to %s, this Store to %s: remove the server from the endpoints, or reopen the Store if the store was replaced", storeName(id), storeName(own))
 }
 
-// vote notes the store of an endpoint.
+// vote notes the store of an endpoint. A server without an identity may have been asked
+// before the key was written: only a poll finds that the key is missing.
 func (i *Identity) vote(at, id string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	own := i.ID()
+	if id == "" && own != "" {
+		return
+	}
+	if id != "" && own == "" {
+		i.written = i.round
+	}
 	i.cast(at, id)
 }
 
 // voteIn is vote for an answer to a poll. It reports whether most seeds have answered
-// that poll and agree.
+// that poll and agree. Where the key was found meanwhile, the next poll decides about a
+// server without an identity.
 func (i *Identity) voteIn(round int, at, id string) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if round != i.round {
+	if round != i.round || id == "" && round == i.written {
 		return false
 	}
 	i.answered[at] = true

@@ -112,6 +112,8 @@ func TestLateAnswerOfAnEarlierPoll(t *testing.T) {
 		require.NoError(t, i.Ready(t.Context()))
 		require.Empty(t, i.ID())
 		synctest.Wait()
+		i.requestPoll()
+		require.NoError(t, i.Ready(t.Context()))
 		s.set("a", "x")
 		s.set("b", "x")
 		require.NoError(t, i.Check(t.Context(), "a", "x"))
