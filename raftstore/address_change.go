@@ -113,10 +113,13 @@ func (a *addressChanges) AppendEntries(id raft.ServerID, to raft.ServerAddress, 
 	return err
 }
 
-// InstallSnapshot implements raft.Transport. Raft reads the server under the lock after a
-// snapshot, so that a snapshot may succeed during a change.
+// InstallSnapshot implements raft.Transport. After a snapshot Raft reads the server without
+// the lock only if the answer has a newer term. Another message returns that too.
 func (a *addressChanges) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
 	a.enter(id, to)
-	defer a.leave(id, to)
-	return a.raftPeers.InstallSnapshot(id, to, req, resp, data)
+	err := a.raftPeers.InstallSnapshot(id, to, req, resp, data)
+	if !a.leave(id, to) && err == nil && resp.Term > req.Term {
+		err = errAddressChanges
+	}
+	return err
 }

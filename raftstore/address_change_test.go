@@ -3,6 +3,7 @@ package raftstore
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"slices"
 	"sync"
@@ -23,9 +24,15 @@ import (
 type heldPeers struct {
 	raftPeers
 	answer chan error
+	newer  uint64 // the difference of the term in the answer to a snapshot
 }
 
 func (h *heldPeers) AppendEntries(raft.ServerID, raft.ServerAddress, *raft.AppendEntriesRequest, *raft.AppendEntriesResponse) error {
+	return <-h.answer
+}
+
+func (h *heldPeers) InstallSnapshot(_ raft.ServerID, _ raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, _ io.Reader) error {
+	resp.Term = req.Term + h.newer
 	return <-h.answer
 }
 
@@ -84,6 +91,33 @@ func TestAddressChangeWaitsForTheReplication(t *testing.T) {
 		at := time.Now()
 		a.begin(t.Context(), "b", "new")()
 		require.Equal(t, replicationTimeout, time.Since(at))
+	})
+}
+
+// TestSnapshotDuringAnAddressChange checks that a snapshot succeeds, unless the answer has a
+// newer term, and that a change need not wait while one is sent.
+func TestSnapshotDuringAnAddressChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inner := &heldPeers{answer: make(chan error)}
+		a := newAddressChanges(inner)
+		for _, newer := range []uint64{0, 1} {
+			inner.newer = newer
+			done := make(chan error, 1)
+			go func() {
+				done <- a.InstallSnapshot("b", "old", &raft.InstallSnapshotRequest{Term: 3}, &raft.InstallSnapshotResponse{}, nil)
+			}()
+			synctest.Wait()
+			began := time.Now()
+			end := a.begin(t.Context(), "b", "new")
+			require.Zero(t, time.Since(began))
+			inner.answer <- nil
+			if newer == 0 {
+				require.NoError(t, <-done)
+			} else {
+				require.ErrorIs(t, <-done, errAddressChanges)
+			}
+			end()
+		}
 	})
 }
 
