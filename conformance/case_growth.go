@@ -127,7 +127,7 @@ func (e *env) asSmallAs(before footprint, few int) (now footprint, small bool) {
 	for {
 		now = e.footprint()
 		small = now.goroutines <= before.goroutines+few && now.descriptors <= before.descriptors+few
-		if small || time.Since(began) > 2*e.budget()+e.delayed(began) {
+		if small || e.since(began, 2*e.budget(), "").excess() > 0 {
 			break
 		}
 		e.breathe(e.budget() / 50)

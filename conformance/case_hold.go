@@ -88,11 +88,11 @@ func (e *env) oneRenewal() time.Duration { return e.renewEvery() + e.budget() + 
 func oneWinner(e *env) {
 	const n = 32
 	lock := e.key("lock")
-	sessions := make([]*dcs.Session, n)
+	clients, sessions := make([]*client, n), make([]*dcs.Session, n)
 	for i := range sessions { // one after the other, because Herd/Reconnect tests many at once
-		c := e.open()
-		c.put(e.key("connected", c.serial), "v")
-		sessions[i] = c.session()
+		clients[i] = e.open()
+		clients[i].put(e.key("connected", clients[i].serial), "v")
+		sessions[i] = clients[i].session()
 	}
 	rounds, won := e.rounds(20, 200), 0
 	for round := range rounds {
@@ -128,6 +128,7 @@ func oneWinner(e *env) {
 			winner = i
 		}
 		if winner < 0 && unavailable.Load() > 0 {
+			e.freed(lock, clients, sessions)
 			continue
 		}
 		if winner < 0 {
@@ -144,6 +145,19 @@ func oneWinner(e *env) {
 	if won < rounds/2 {
 		e.Fatalf("the lock was won in %d of %d rounds", won, rounds)
 	}
+}
+
+// freed starts the Sessions again that have ended, and waits until none has the key. One of
+// them may have written it without an answer.
+func (e *env) freed(key string, clients []*client, sessions []*dcs.Session) {
+	for i, s := range sessions {
+		if s.Err() == nil {
+			continue
+		}
+		_ = s.Close(e.ctx)
+		sessions[i] = clients[i].session()
+	}
+	clients[0].awaitGone(key, 3*e.timing.TTL+2*expiryGrace)
 }
 
 // releases releases h, and asks again while the outcome is unclear on a busy machine.

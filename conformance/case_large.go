@@ -174,7 +174,7 @@ func (l *largeTree) overdue(began time.Time) bool {
 	if n := len(l.byWait); n > 0 {
 		began = l.byWait[n-1].when
 	}
-	return time.Since(began) > l.e.budget()+slack+l.e.delayed(began)
+	return l.e.since(began, l.e.budget()+slack, "").excess() > 0
 }
 
 // consistent requires that every state that was found is the one at its revision.

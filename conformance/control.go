@@ -34,6 +34,9 @@ type control struct {
 type sample struct {
 	due          time.Time
 	delay, still time.Duration
+	// contended is the time since the start of the machine for which at least one program
+	// has waited for a processor. It is 0 if that is unknown.
+	contended time.Duration
 }
 
 const (
@@ -70,16 +73,17 @@ func (c *control) use() (release func()) {
 }
 
 // Control measures the delays of the machine until tb ends, for a test that bounds the
-// time of its own work. The returned function returns the sum of the delays since a time.
-// The test may add it to the bound of work that takes many steps, as the cases of the suite
-// add the longest delay to the bound of one call.
-func Control(tb testing.TB) (delayed func(since time.Time) time.Duration) {
+// time of its own work. The returned function returns the time by which the machine may have
+// delayed work of many steps since a time: the sum of the delays, or the time for which
+// programs waited for a processor, at most twice the bound. The test may add it to the bound.
+func Control(tb testing.TB) (delayed func(since time.Time, bound time.Duration) time.Duration) {
 	tb.Cleanup(machine.use())
-	return func(since time.Time) (sum time.Duration) {
-		for _, s := range machine.between(since, time.Now()) {
+	return func(since time.Time, bound time.Duration) (sum time.Duration) {
+		samples := machine.between(since, time.Now())
+		for _, s := range samples {
 			sum += s.delay
 		}
-		return sum
+		return min(max(sum, mostContended(samples, time.Since(since))), mostShare*bound)
 	}
 }
 
@@ -113,7 +117,7 @@ func (c *control) run(stop, stopped chan struct{}) {
 			}
 		}
 		delay := time.Since(due)
-		c.end(sample{due, delay, delay - passed.Sub(woken)})
+		c.end(sample{due, delay, delay - passed.Sub(woken), contended()})
 	}
 }
 
@@ -132,8 +136,8 @@ func (c *control) end(s sample) {
 	c.samples = append(c.samples, s)
 }
 
-// between returns the samples that ran between the two times. One that has not ended counts
-// with its delay so far.
+// between returns the samples that ran between the two times, in their order. One that has
+// not ended counts with its delay so far.
 func (c *control) between(from, to time.Time) []sample {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -147,8 +151,9 @@ func (c *control) between(from, to time.Time) []sample {
 			out = append(out, s)
 		}
 	}
+	slices.Reverse(out)
 	if late := time.Since(c.due); !c.due.IsZero() && late > 0 && c.due.Before(to) {
-		out = append(out, sample{c.due, late, 0})
+		out = append(out, sample{due: c.due, delay: late})
 	}
 	return out
 }

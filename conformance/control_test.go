@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"os"
 	"testing"
 	"time"
 
@@ -8,7 +9,7 @@ import (
 )
 
 // took adds a sample to the control, as if the machine had stood still.
-func took(d time.Duration) { machine.end(sample{time.Now(), d, d}) }
+func took(d time.Duration) { machine.end(sample{due: time.Now(), delay: d, still: d}) }
 
 func TestControlWidensBounds(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -25,8 +26,22 @@ func TestControlWidensBounds(t *testing.T) {
 			took(600 * time.Millisecond)
 			e.atMost(500*time.Millisecond, time.Millisecond, begin, "a call")
 		}, passed},
+		"programs waited for a processor": {func(e *env) {
+			begin := time.Now()
+			for _, total := range []time.Duration{1000 * time.Hour, 1000*time.Hour + time.Second} {
+				machine.end(sample{due: time.Now(), contended: total})
+			}
+			e.atMost(1100*time.Millisecond, 500*time.Millisecond, begin, "a call")
+		}, passed},
+		"they waited for more than its bound allows": {func(e *env) {
+			begin := time.Now()
+			for _, total := range []time.Duration{2000 * time.Hour, 2001 * time.Hour} {
+				machine.end(sample{due: time.Now(), contended: total})
+			}
+			e.atMost(30*time.Minute, time.Minute, begin, "a call")
+		}, failed},
 		"the machine took it before": {func(e *env) {
-			machine.end(sample{time.Now().Add(-3 * time.Hour), 2 * time.Hour, 2 * time.Hour})
+			machine.end(sample{due: time.Now().Add(-3 * time.Hour), delay: 2 * time.Hour, still: 2 * time.Hour})
 			e.atMost(time.Hour, time.Millisecond, time.Now(), "a call")
 		}, failed},
 		"a channel that closes late": {func(e *env) {
@@ -79,4 +94,40 @@ func TestWorstLatencyIsReported(t *testing.T) {
 		}
 	})
 	require.Equal(t, []latency{{"a call", 3 * time.Second, 5 * time.Second, 0}}, o.latencies)
+}
+
+// The most time for which programs waited within a period is that of the worst period. A
+// sample without the time does not count.
+func TestMostContended(t *testing.T) {
+	began := time.Now()
+	var samples []sample
+	for i, total := range []time.Duration{5, 0, 6, 7, 9, 0, 9, 10} {
+		samples = append(samples, sample{due: began.Add(time.Duration(i) * time.Second), contended: total * time.Second})
+	}
+	for length, most := range map[time.Duration]time.Duration{
+		0:               0,
+		time.Second:     2 * time.Second,
+		2 * time.Second: 3 * time.Second,
+		4 * time.Second: 4 * time.Second,
+		time.Hour:       5 * time.Second,
+	} {
+		require.Equal(t, most, mostContended(samples, length), length)
+	}
+	require.Zero(t, mostContended(nil, time.Hour))
+	require.Zero(t, mostContended(make([]sample, 3), time.Hour))
+}
+
+func TestPressureIsRead(t *testing.T) {
+	require.Equal(t, 1234567*time.Microsecond, parsePressure([]byte("some avg10=0.20 avg60=28.66 avg300=56.67 total=1234567\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=9\n")))
+	for _, text := range []string{"", "full avg10=0.00 total=9\n", "some total=\n", "some total=99999999999999999999\n"} {
+		require.Zero(t, parsePressure([]byte(text)), text)
+	}
+	if _, err := os.ReadFile(pressureFile); err == nil {
+		require.Positive(t, contended())
+	}
+}
+
+func FuzzPressure(f *testing.F) {
+	f.Add([]byte("some avg10=0.20 avg60=28.66 avg300=56.67 total=1234567\n"))
+	f.Fuzz(func(t *testing.T, text []byte) { require.GreaterOrEqual(t, parsePressure(text), time.Duration(0)) })
 }

@@ -132,12 +132,12 @@ func (e *env) within(limit time.Duration, ch <-chan struct{}, what string) {
 		select {
 		case <-ch:
 			t.Stop()
-			e.measured(latency{what, time.Since(begin), limit, e.delayed(begin)})
+			e.measured(e.since(begin, limit, what))
 			return
 		case <-t.C:
 		}
 	}
-	l := latency{what, time.Since(begin), limit, e.delayed(begin)}
+	l := e.since(begin, limit, what)
 	e.measured(l)
 	e.Fatalf("%s: not within %v%s", what, limit, allowance(l.control))
 }
@@ -145,11 +145,17 @@ func (e *env) within(limit time.Duration, ch <-chan struct{}, what string) {
 // more returns the time by which the control widens a limit further, or zero. The control
 // must run meanwhile, so callers must pause between two calls.
 func (e *env) more(limit time.Duration, begin time.Time) time.Duration {
-	left := limit + e.delayed(begin) - time.Since(begin)
+	left := -e.since(begin, limit, "").excess()
 	if left <= 0 {
 		return 0
 	}
 	return max(left, samplePause)
+}
+
+// since returns the latency of an event that begin was the beginning of, if it is over now.
+func (e *env) since(begin time.Time, limit time.Duration, what string) latency {
+	took := time.Since(begin)
+	return latency{what, took, limit, e.allowed(took, limit, begin)}
 }
 
 // promptly runs f and requires that it returns within limit.

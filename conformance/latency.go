@@ -47,6 +47,14 @@ func (e *env) delayed(from time.Time) (longest time.Duration) {
 	return longest
 }
 
+// allowed returns the time that this machine may have added to a latency, which was measured
+// since from: the control's longest delay, or the time for which programs waited for a
+// processor in a period as long as the latency.
+func (e *env) allowed(figure, bound time.Duration, from time.Time) time.Duration {
+	waited := mostContended(e.samples(from, time.Now()), figure)
+	return max(e.delayed(from), min(waited, mostShare*bound))
+}
+
 // delayedAt returns a quantile of the control's delays between two times.
 func (e *env) delayedAt(q float64, from, to time.Time) time.Duration {
 	var delays []time.Duration
@@ -66,9 +74,9 @@ func (e *env) measured(l latency) {
 }
 
 // atMost requires that a latency measured since from is at most the sum of bound and the
-// control's longest delay in that time.
+// control of that time.
 func (e *env) atMost(figure, bound time.Duration, from time.Time, what string) {
-	e.bounded(latency{what, figure, bound, e.delayed(from)})
+	e.bounded(latency{what, figure, bound, e.allowed(figure, bound, from)})
 }
 
 // bounded requires that l is within its widened bound.

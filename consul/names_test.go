@@ -130,9 +130,10 @@ func TestAgentWithTwoAddressesIsOneEndpoint(t *testing.T) {
 		}
 	}
 	alias := testcluster.NewAlias(t, first.addr())
+	observer, merged := alias.Merged()
 	b := fakeClient(t, func(c *Config) {
-		c.Endpoints, c.Resolver = []string{first.addr(), alias.Endpoint, second.addr()}, alias.Names.Net()
+		c.Endpoints, c.Resolver, c.Observer = []string{first.addr(), alias.Endpoint, second.addr()}, alias.Names.Net(), observer
 	})
-	require.Eventually(t, func() bool { return len(b.Endpoints()) == 2 }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return merged() && len(b.Endpoints()) == 2 }, time.Minute, time.Millisecond)
 	require.ElementsMatch(t, []string{first.addr(), second.addr()}, b.Endpoints())
 }

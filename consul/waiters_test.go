@@ -217,7 +217,7 @@ func TestCommitsToALargeTreeBlameNoServer(t *testing.T) {
 	begun.Store(true)
 	begin := time.Now()
 	took := commits(t, b, 10*time.Second, time.Second/60)
-	late := delayed(begin)
+	late := delayed(begin, time.Second)
 	stop()
 	idle.Wait()
 	t.Logf("%d Commits in 10 s to a tree of %d bytes, p95 %v, delays of the machine %v", len(took), tree, p95(took), late)

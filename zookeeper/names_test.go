@@ -59,11 +59,12 @@ func TestServerWithTwoAddressesIsOneEndpoint(t *testing.T) {
 	first.put("/r/"+identityKey, []byte("x"))
 	second.put("/r/"+identityKey, []byte("x"))
 	alias, config := first.aliased(t)
-	config.Endpoints = []string{first.addr, alias.Endpoint, second.addr}
+	observer, merged := alias.Merged()
+	config.Endpoints, config.Observer = []string{first.addr, alias.Endpoint, second.addr}, observer
 	b, err := New(config)
 	require.NoError(t, err)
 	defer b.Close()
-	require.Eventually(t, func() bool { return len(b.Endpoints()) == 2 }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return merged() && len(b.Endpoints()) == 2 }, time.Minute, time.Millisecond)
 	require.ElementsMatch(t, []string{first.addr, second.addr}, b.Endpoints())
 }
 

@@ -116,9 +116,9 @@ func (s *safe) start(scope string) *group {
 // ready waits until the leader of a group would ask all members in an outage.
 func (s *safe) ready(p *group) (leader *process, others []*process) {
 	s.t.Helper()
-	leader, others = p.settled()
 	var err error
 	for began := dcs.Now(); began.Elapsed() < limit; time.Sleep(10 * actEvery) {
+		leader, others = p.settled() // another one may lead after a slow round
 		if err = s.isReady(p, leader); err == nil {
 			return leader, others
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -85,4 +86,16 @@ func (a *Alias) TestMoves(t *testing.T, leaves time.Duration, ask func(ctx conte
 	}
 	a.Has(1)
 	require.Eventually(t, func() bool { return dcs.KindOf(get()) == dcs.ErrNotFound }, leaves, time.Millisecond, "the client does not leave the frozen server") //nolint:errorlint // KindOf returns a sentinel
+}
+
+// Merged returns an Observer, and a function that reports whether an address of the name was
+// found to be that of a server that is another endpoint too.
+func (a *Alias) Merged() (o dcs.Observer, merged func() bool) {
+	var removed atomic.Bool
+	o.Endpoint = func(ev dcs.EndpointEvent) {
+		if ev.Change == dcs.Removed && (ev.From == a.Address(0) || ev.From == a.Address(1)) {
+			removed.Store(true)
+		}
+	}
+	return o, removed.Load
 }
