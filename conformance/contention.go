@@ -42,11 +42,11 @@ func parsePressure(text []byte) time.Duration {
 // any period of the given length.
 func mostContended(samples []sample, length time.Duration) (most time.Duration) {
 	first := 0
-	for _, s := range samples {
+	for i, s := range samples {
 		if s.contended == 0 {
 			continue
 		}
-		for samples[first].contended == 0 || s.due.Sub(samples[first].due) > length {
+		for first < i && (samples[first].contended == 0 || s.due.Sub(samples[first].due) > length) {
 			first++
 		}
 		most = max(most, s.contended-samples[first].contended)

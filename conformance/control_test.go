@@ -105,6 +105,7 @@ func TestMostContended(t *testing.T) {
 		samples = append(samples, sample{due: began.Add(time.Duration(i) * time.Second), contended: total * time.Second})
 	}
 	for length, most := range map[time.Duration]time.Duration{
+		-time.Second:    0,
 		0:               0,
 		time.Second:     2 * time.Second,
 		2 * time.Second: 3 * time.Second,
