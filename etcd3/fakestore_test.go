@@ -1,6 +1,7 @@
 package etcd3
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"net"
@@ -84,10 +85,10 @@ func (f *fakeStore) client(tb testing.TB, c Config) (*Backend, *dcs.Store) {
 func (f *fakeStore) clientAt(tb testing.TB, addr string, c Config) (*Backend, *dcs.Store) {
 	tb.Helper()
 	c.Endpoints = append([]string{addr}, c.Endpoints...)
-	c.Root, c.NoDiscovery, c.Timing = "t", true, suiteTiming
+	c.Root, c.NoDiscovery, c.Timing = "t", true, cmp.Or(c.Timing, suiteTiming)
 	b, err := New(c)
 	require.NoError(tb, err)
-	store, err := dcs.New(b, dcs.Options{Timing: suiteTiming})
+	store, err := dcs.New(b, dcs.Options{Timing: c.Timing})
 	require.NoError(tb, err)
 	tb.Cleanup(func() { require.NoError(tb, store.Close()) })
 	return b, store
