@@ -318,7 +318,11 @@ var joinSteps = map[string]func(servers []raft.Server, old raft.ServerID) bool{
 	"voter": func(servers []raft.Server, old raft.ServerID) bool {
 		return voters(servers) == 3 && !hasVoter(servers, old)
 	},
-	"removed": func(servers []raft.Server, _ raft.ServerID) bool { return voters(servers) == 3 && len(servers) == 3 },
+	"removed": func(servers []raft.Server, old raft.ServerID) bool { return voters(servers) == 3 && !has(servers, old) },
+}
+
+func has(servers []raft.Server, id raft.ServerID) bool {
+	return slices.ContainsFunc(servers, func(s raft.Server) bool { return s.ID == id })
 }
 
 func hasVoter(servers []raft.Server, id raft.ServerID) bool {
@@ -346,7 +350,7 @@ func (tc *testCluster) joinUntil(at int, step string) (leader int) {
 	done := joinSteps[step]
 	tc.eventually(func() bool {
 		servers := m.servers()
-		return !slices.ContainsFunc(servers, func(s raft.Server) bool { return s.ID == old }) && step != "removed" || done(servers, old)
+		return !has(servers, old) && step != "removed" || done(servers, old)
 	}, "the step is not taken")
 	return leader
 }
