@@ -154,7 +154,7 @@ func (e *env) freed(key string, clients []*client, sessions []*dcs.Session) {
 		if s.Err() == nil {
 			continue
 		}
-		_ = s.Close(e.ctx)
+		_ = s.Close(e.ctx) // it has ended already
 		sessions[i] = clients[i].session()
 	}
 	clients[0].awaitGone(key, 3*e.timing.TTL+2*expiryGrace)

@@ -136,7 +136,7 @@ func (c *countedPeers) AppendEntries(id raft.ServerID, to raft.ServerAddress, re
 }
 
 // TestAddressChangesWhileEntriesAreSent changes the address of a server while entries are
-// sent to it. Without addressChanges the race detector reports hashicorp/raft in some runs.
+// sent to it. Without addressChanges the race detector reports hashicorp/raft.
 func TestAddressChangesWhileEntriesAreSent(t *testing.T) {
 	parallel(t)
 	const changes = 20

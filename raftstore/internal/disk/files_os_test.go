@@ -103,9 +103,17 @@ func TestOSLock(t *testing.T) {
 	if runtime.GOOS == "solaris" || runtime.GOOS == "aix" {
 		t.Skip("locks belong to the process")
 	}
-	files, path := disk.OS{}, filepath.Join(t.TempDir(), "lock")
+	requireLock(t, filepath.Join(t.TempDir(), "lock"), func() {})
+}
+
+// requireLock requires that nobody else takes the lock at path until it is ended. taken runs
+// while the lock is held.
+func requireLock(t *testing.T, path string, taken func()) {
+	t.Helper()
+	files := disk.OS{}
 	unlock, err := files.Lock(path)
 	require.NoError(t, err)
+	taken()
 	_, err = files.Lock(path)
 	require.ErrorIs(t, err, disk.ErrInUse)
 	require.NoError(t, unlock())

@@ -8,25 +8,17 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
-
-	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 )
 
 // A lock ends although a child process that is being started has the file too. A copy of
 // the descriptor stands for that of the child.
 func TestLockEndsWhileAChildIsStarted(t *testing.T) {
-	files, path := disk.OS{}, filepath.Join(t.TempDir(), "lock")
-	unlock, err := files.Lock(path)
-	require.NoError(t, err)
-	inherited, err := unix.Dup(descriptor(t, path))
-	require.NoError(t, err)
-	defer unix.Close(inherited)
-	_, err = files.Lock(path)
-	require.ErrorIs(t, err, disk.ErrInUse)
-	require.NoError(t, unlock())
-	unlock, err = files.Lock(path)
-	require.NoError(t, err)
-	require.NoError(t, unlock())
+	path := filepath.Join(t.TempDir(), "lock")
+	requireLock(t, path, func() {
+		inherited, err := unix.Dup(descriptor(t, path))
+		require.NoError(t, err)
+		t.Cleanup(func() { unix.Close(inherited) })
+	})
 }
 
 // descriptor returns the descriptor of this process for a file.
