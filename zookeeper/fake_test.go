@@ -13,6 +13,8 @@ import (
 
 	"github.com/go-zookeeper/zk"
 	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/conformance/fault"
 )
 
 // fakeServer is a server that grants sessions, confirms requests that change
@@ -110,7 +112,7 @@ func (f *fakeServer) identity(root string) string {
 func (f *fakeServer) stop() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.l.Close()
+	_ = fault.CloseListener(f.l)
 	for c := range f.conns {
 		c.Close()
 	}

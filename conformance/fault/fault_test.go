@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -390,5 +391,38 @@ func TestFreePorts(t *testing.T) {
 		l, err := h.Listen(t.Context(), "tcp", net.JoinHostPort(h.Addr(), strconv.Itoa(port)))
 		require.NoError(t, err)
 		require.NoError(t, l.Close())
+	}
+}
+
+// A process that is being started has a copy of each socket until it executes its program.
+func TestPortIsFreeWhileProcessesAreStarted(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux can end the copies of a listener")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var starting sync.WaitGroup
+	defer starting.Wait()
+	defer cancel()
+	for range 4 {
+		starting.Go(func() {
+			for ctx.Err() == nil {
+				_ = exec.CommandContext(ctx, "true").Run() // the end of the test kills it
+			}
+		})
+	}
+	target := echo(t)
+	for range 200 {
+		addrs, err := FreeAddrs(ctx, 1)
+		require.NoError(t, err)
+		p, err := NewProxy(ctx, addrs[0], target, ProxyOptions{})
+		require.NoError(t, err)
+		lift := p.Refuse()
+		_, err = (&net.Dialer{}).DialContext(ctx, "tcp", p.Addr())
+		require.ErrorIs(t, err, syscall.ECONNREFUSED)
+		require.NoError(t, lift())
+		require.NoError(t, p.Close())
+		p, err = NewProxy(ctx, addrs[0], target, ProxyOptions{})
+		require.NoError(t, err)
+		require.NoError(t, p.Close())
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
+	"syscall"
 )
 
 // A Host is one machine of a [Network], or this one.
@@ -40,7 +41,7 @@ func (h *Host) FreePorts(ctx context.Context, n int) ([]int, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() // at the end, so that no two ports are equal
+		defer func() { _ = CloseListener(l) }() // at the end, so that no two ports are equal
 		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 	}
 	return ports, nil
@@ -73,10 +74,23 @@ func FreeAddrs(ctx context.Context, n int) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer l.Close() // at the end, so that no two addresses are equal
+		defer func() { _ = CloseListener(l) }() // at the end, so that no two addresses are equal
 		addrs = append(addrs, l.Addr().String())
 	}
 	return addrs, nil
+}
+
+// CloseListener closes l, whose port is then free. A process that this one is starting has a
+// copy of each socket until it executes its program. After Close alone, connections to the
+// copy of a listener are accepted, and to listen on its port again fails with EADDRINUSE.
+// On Linux CloseListener also ends the copies; on other systems it is Close.
+func CloseListener(l net.Listener) error {
+	if c, ok := l.(syscall.Conn); ok {
+		if raw, err := c.SyscallConn(); err == nil {
+			_ = raw.Control(endListening) // fails if l is closed already
+		}
+	}
+	return l.Close()
 }
 
 // Addr returns the Host's IP address.
