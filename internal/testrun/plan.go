@@ -33,8 +33,9 @@ const (
 // package below it, needs every server unless settings says otherwise.
 const testcluster = "internal/testcluster"
 
-// allServers are the servers that make server-NAME builds.
-var allServers = []string{"etcd", "consul"}
+// allServers are the servers that make server-NAME builds, in this order: the tests of
+// Consul take longest.
+var allServers = []string{"consul", "etcd"}
 
 // setting is the knowledge of the runner about one package, or about a part of its
 // tests, which is a job of its own.
