@@ -47,12 +47,14 @@ func (c *settling) failMovesAfter(n int) {
 	})
 }
 
-// onPart counts the parts of moves that are sent and lets then answer part n.
+// onPart counts the parts of moves that are sent and lets then answer part n, after the
+// others have been sent.
 func (c *settling) onPart(n int64, then func(t Txn, do func() (Revision, error)) (Revision, error)) (sent *atomic.Int64) {
 	sent = &atomic.Int64{}
 	c.hook(func() {
 		c.onCommit = func(_ context.Context, t Txn, do func() (Revision, error)) (Revision, error) {
 			if moves(t) && sent.Add(1) == n {
+				time.Sleep(time.Millisecond)
 				return then(t, do)
 			}
 			return do()
