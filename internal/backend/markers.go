@@ -37,19 +37,27 @@ const (
 // Lease returns the lease for a new marker, by the end of ctx. Its error is that of a copy
 // that was not sent, because the marker was not sent, even if the lease was granted.
 // A Grant ends with the deadline of the caller that began it, so that the caller gets its
-// error. Another caller then begins the next one.
+// error. Another caller then begins the next one. If that one has no time for an answer,
+// its caller gets the reason for which the former one failed.
 func (m *Markers) Lease(ctx context.Context) (dcs.LeaseID, error) {
+	var reason error
 	for {
 		limit := m.Budget
 		if deadline, ok := ctx.Deadline(); ok {
 			limit = min(limit, time.Until(deadline))
 		}
+		if reason != nil && limit <= 0 {
+			return "", NotSent(reason)
+		}
 		l, err := m.granting.Do(ctx, m.Life, limit, m.current, m.grant)
-		switch {
-		case err == nil:
+		if err == nil {
 			return l.ID(), nil
-		case ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
-			return "", NotSent(err)
+		}
+		if reason == nil || err != context.DeadlineExceeded { //nolint:errorlint // by itself it says nothing
+			reason = err
+		}
+		if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return "", NotSent(reason)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -87,6 +88,41 @@ func TestMarkersReportWhyNoLeaseIsGranted(t *testing.T) {
 		require.ErrorAs(t, err, &f)
 		require.Equal(t, dcs.ErrUnauthorized, f.Kind)
 		require.Equal(t, time.Second, time.Since(begin))
+	})
+}
+
+// lateContext is a context whose deadline passes a moment before it ends.
+type lateContext struct {
+	context.Context //nolint:containedctx // it stands for one
+	deadline        time.Time
+}
+
+func (c lateContext) Deadline() (time.Time, bool) { return c.deadline, true }
+
+// A Commit gets the reason of the last Grant that had time for an answer, also if that ends
+// a moment before the Commit's own context.
+func TestMarkersReturnTheReasonAtTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &Markers{Budget: 10 * time.Second, Life: t.Context(), Grant: func(ctx context.Context, _ time.Duration) (dcs.Lease, error) {
+			if deadline, _ := ctx.Deadline(); time.Until(deadline) < 10*time.Millisecond {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			<-ctx.Done()
+			return nil, &Failure{Endpoint: "a", Kind: dcs.ErrUnauthorized, Err: ctx.Err()}
+		}}
+		begin := time.Now()
+		var waiting sync.WaitGroup
+		for _, limit := range []time.Duration{time.Second, 1001 * time.Millisecond} {
+			waiting.Go(func() {
+				_, err := m.Lease(lateContext{t.Context(), begin.Add(limit)})
+				require.Equal(t, dcs.ErrUnauthorized, dcs.KindOf(err), "the one with %v", limit)
+				require.ErrorIs(t, err, attempt.ErrNotSent)
+				require.Equal(t, limit, time.Since(begin))
+			})
+			synctest.Wait() // the first one begins the Grant
+		}
+		waiting.Wait()
 	})
 }
 
