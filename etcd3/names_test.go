@@ -89,7 +89,7 @@ func TestNameIsVerified(t *testing.T) {
 func TestMemberIsOneEndpoint(t *testing.T) {
 	t.Parallel()
 	names := fault.NewResolver(nil)
-	list := &pb.MemberListResponse{Header: &pb.ResponseHeader{ClusterId: 1}}
+	var members []*pb.Member
 	var config Config
 	var accepted [2]atomic.Int64
 	var listed atomic.Int64
@@ -98,14 +98,14 @@ func TestMemberIsOneEndpoint(t *testing.T) {
 		f.member = uint64(i + 1)
 		addr := serve(t, func(g *grpc.Server) {
 			f.register(g)
-			pb.RegisterClusterServer(g, memberList{list: list, asked: &listed})
+			pb.RegisterClusterServer(g, memberList{id: f.member, members: &members, asked: &listed})
 		}, grpc.StatsHandler(connCounter{&accepted[i]}))
 		host := fmt.Sprintf("member%d.test", i+1)
 		names.Set(host, netip.MustParseAddr("127.0.0.1"))
 		_, port, err := net.SplitHostPort(addr)
 		require.NoError(t, err)
 		config.Endpoints = append(config.Endpoints, addr)
-		list.Members = append(list.Members, &pb.Member{ID: f.member, ClientURLs: []string{"http://" + net.JoinHostPort(host, port)}})
+		members = append(members, &pb.Member{ID: f.member, ClientURLs: []string{"http://" + net.JoinHostPort(host, port)}})
 	}
 	config.Root, config.Timing, config.Resolver = "t", suiteTiming, names.Net()
 	b, err := New(config)
@@ -123,13 +123,14 @@ func sorted(list []string) []string { return slices.Sorted(slices.Values(list)) 
 
 type memberList struct {
 	pb.UnimplementedClusterServer
-	list  *pb.MemberListResponse
-	asked *atomic.Int64
+	id      uint64 // of the member that answers, which each answer of etcd has
+	members *[]*pb.Member
+	asked   *atomic.Int64
 }
 
 func (m memberList) MemberList(context.Context, *pb.MemberListRequest) (*pb.MemberListResponse, error) {
 	m.asked.Add(1)
-	return m.list, nil
+	return &pb.MemberListResponse{Header: &pb.ResponseHeader{ClusterId: 1, MemberId: m.id}, Members: *m.members}, nil
 }
 
 // connCounter counts a server's connections.
