@@ -78,7 +78,12 @@ func TestStandInAnswersAsTheRealOne(t *testing.T) {
 					_, err := pb.NewKVClient(cc).Range(ctx, &pb.RangeRequest{Key: []byte("k")})
 					return err
 				},
-				"Txn": func(ctx context.Context) error { _, err := pb.NewKVClient(cc).Txn(ctx, &pb.TxnRequest{}); return err },
+				"Txn": func(ctx context.Context) error {
+					// One without a write is answered as long as the member knows a leader.
+					put := &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte("k")}}}
+					_, err := pb.NewKVClient(cc).Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{put}})
+					return err
+				},
 				"Grant": func(ctx context.Context) error {
 					_, err := pb.NewLeaseClient(cc).LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: 5})
 					return err
