@@ -112,7 +112,7 @@ func (f *fakeServer) identity(root string) string {
 func (f *fakeServer) stop() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	_ = fault.CloseListener(f.l)
+	fault.CloseListener(f.l)
 	for c := range f.conns {
 		c.Close()
 	}

@@ -41,7 +41,7 @@ func (h *Host) FreePorts(ctx context.Context, n int) ([]int, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer func() { _ = CloseListener(l) }() // at the end, so that no two ports are equal
+		defer CloseListener(l) // at the end, so that no two ports are equal
 		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 	}
 	return ports, nil
@@ -74,7 +74,7 @@ func FreeAddrs(ctx context.Context, n int) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer func() { _ = CloseListener(l) }() // at the end, so that no two addresses are equal
+		defer CloseListener(l) // at the end, so that no two addresses are equal
 		addrs = append(addrs, l.Addr().String())
 	}
 	return addrs, nil
@@ -84,13 +84,13 @@ func FreeAddrs(ctx context.Context, n int) ([]string, error) {
 // copy of each socket until it executes its program. After Close alone, connections to the
 // copy of a listener are accepted, and to listen on its port again fails with EADDRINUSE.
 // On Linux CloseListener also ends the copies; on other systems it is Close.
-func CloseListener(l net.Listener) error {
+func CloseListener(l net.Listener) {
 	if c, ok := l.(syscall.Conn); ok {
 		if raw, err := c.SyscallConn(); err == nil {
 			_ = raw.Control(endListening) // fails if l is closed already
 		}
 	}
-	return l.Close()
+	l.Close()
 }
 
 // Addr returns the Host's IP address.

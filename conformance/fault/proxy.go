@@ -89,7 +89,7 @@ func (p *Proxy) Close() error {
 	p.cancel()
 	p.mu.Lock()
 	if p.ln != nil {
-		_ = CloseListener(p.ln)
+		CloseListener(p.ln)
 	}
 	p.change()
 	p.mu.Unlock()
@@ -105,7 +105,7 @@ func (p *Proxy) Refuse() (lift func() error) {
 	p.mu.Lock()
 	p.refuse++
 	if p.ln != nil {
-		_ = CloseListener(p.ln)
+		CloseListener(p.ln)
 		p.ln = nil
 	}
 	p.mu.Unlock()

@@ -104,11 +104,12 @@ func (c lateContext) Deadline() (time.Time, bool) { return c.deadline, true }
 func TestMarkersReturnTheReasonAtTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &Markers{Budget: 10 * time.Second, Life: t.Context(), Grant: func(ctx context.Context, _ time.Duration) (dcs.Lease, error) {
-			if deadline, _ := ctx.Deadline(); time.Until(deadline) < 10*time.Millisecond {
-				<-ctx.Done()
+			deadline, _ := ctx.Deadline()
+			left := time.Until(deadline)
+			<-ctx.Done()
+			if left < 10*time.Millisecond {
 				return nil, ctx.Err()
 			}
-			<-ctx.Done()
 			return nil, &Failure{Endpoint: "a", Kind: dcs.ErrUnauthorized, Err: ctx.Err()}
 		}}
 		begin := time.Now()
