@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/require"
 
+	"github.com/holdfast-dcs/holdfast/conformance/fault"
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
@@ -126,7 +127,7 @@ func TestNewRefusesAtOnce(t *testing.T) {
 	_, err = New(testCtx(t), c)
 	require.ErrorIs(t, err, dcs.ErrUnavailable)
 	require.ErrorContains(t, err, "port is in use")
-	ln.Close()
+	fault.CloseListener(ln)
 
 	b, err := New(testCtx(t), c) // the directory was unlocked
 	require.NoError(t, err)
