@@ -28,7 +28,7 @@ type record struct {
 	order []*testState
 	total int      // top-level tests of the package
 	tail  []string // the end of the output of no test
-	crash []string // the begin of a panic's output
+	crash []string // the begin of the output of a panic or another crash
 }
 
 // testState is how one test went.
@@ -94,12 +94,13 @@ func (r *record) test(name string) *testState {
 
 var (
 	announcement = regexp.MustCompile(`conformance: (\d+) cases\b`)
+	crashed      = regexp.MustCompile(`^(panic|fatal error|SIG[A-Z]+|ThreadSanitizer): `)
 	frame        = regexp.MustCompile(`^(=== (RUN|PAUSE|CONT|NAME) |\s*--- (PASS|FAIL|SKIP): |PASS$|FAIL$)`)
 )
 
 func (r *record) output(e event) {
 	line := strings.TrimSuffix(e.Output, "\n")
-	if len(r.crash) > 0 || strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") {
+	if len(r.crash) > 0 || crashed.MatchString(line) {
 		if len(r.crash) < tailLines {
 			r.crash = append(r.crash, line)
 		}

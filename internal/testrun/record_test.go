@@ -101,6 +101,37 @@ func TestPrintedPanicIsNoCrash(t *testing.T) {
 	require.Equal(t, []string{"panic: the real one"}, r.crash)
 }
 
+// A program can end without a panic: the race detector prints that it cannot go on and exits.
+// The reason is then what the running test printed last.
+func TestOutputOfAProgramThatEnds(t *testing.T) {
+	j := &job{pkg: pkg{ImportPath: "example.test/sample/ends"}, record: newRecord(), state: over, err: exitError(t, 66)}
+	j.pkg.Module.Path = "example.test/sample"
+	for _, e := range []event{
+		{Action: "run", Test: "TestA"},
+		{Action: "output", Test: "TestA", Output: "race: limit on 8128 simultaneously alive goroutines is exceeded, dying\n"},
+	} {
+		j.record.add(e)
+	}
+	failures := (&runner{}).failures(j)
+	require.Len(t, failures, 2)
+	require.Equal(t, []string{"race: limit on 8128 simultaneously alive goroutines is exceeded, dying"}, failures[0].output)
+	require.Equal(t, []string{"exit status 66"}, failures[1].output)
+
+	// A crash is recognised and shown from its begin.
+	for _, begin := range []string{"fatal error: all goroutines are asleep - deadlock!", "SIGSEGV: segmentation violation", `ThreadSanitizer: CHECK failed: tsan_rtl.cpp:992 "((TraceSkipGap(thr))) != (0)" (0x0, 0x0) (tid=1)`} {
+		j.record = newRecord()
+		j.record.add(event{Action: "run", Test: "TestA"})
+		j.record.add(event{Action: "output", Test: "TestA", Output: begin + "\n"})
+		for range 2 * tailLines {
+			j.record.add(event{Action: "output", Test: "TestA", Output: "r15 0x0\n"})
+		}
+		failures = (&runner{}).failures(j)
+		require.Len(t, failures, 2)
+		require.Empty(t, failures[0].output)
+		require.Equal(t, []string{"exit status 66", begin, "r15 0x0"}, failures[1].output[:3])
+	}
+}
+
 func TestProgressCountsAnnouncedCases(t *testing.T) {
 	r := newRecord()
 	r.total = 3

@@ -44,7 +44,9 @@ func (r *runner) failures(j *job) (found []failure) {
 		f := failure{name: j.pkg.path() + " " + t.name, output: t.tail, command: r.repeat(j, t.name)}
 		if !t.ended() {
 			f.name += " (running when the test program ended)"
-			f.output = nil // the panic's output is shown once, below
+			if len(j.record.crash) > 0 {
+				f.output = nil // shown once, below
+			}
 		}
 		found = append(found, f)
 	}
