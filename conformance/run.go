@@ -5,8 +5,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // Run runs every case of the suite against the harness's backend, as subtests named after
@@ -126,7 +127,7 @@ func runCase(t *testing.T, h Harness, c spec) (o outcome) {
 					o.failures = append(o.failures, fmt.Sprintf("the bubble could not end: %v", p))
 				}
 			}()
-			synctest.Test(t, func(t *testing.T) { o = runBody(t, h, c) })
+			bubble.Test(t, func(t *testing.T) { o = runBody(t, h, c) })
 		}()
 	}
 	o.took = time.Since(begin)

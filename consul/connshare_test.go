@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
 	"github.com/holdfast-dcs/holdfast/internal/backend"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // limitedTo returns a share of n connections whose agent has just refused another one.
@@ -53,7 +54,7 @@ func admittedNow(t *testing.T, admitted chan error) {
 // At the limit a renewal does not wait for other requests if there are at least two
 // connections, and takes precedence over waiting ones if there is one.
 func TestRenewalsGoFirst(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx := t.Context()
 		s := limitedTo(2)
 		admittedNow(t, request(ctx, s, ordinary))
@@ -82,7 +83,7 @@ func TestRenewalsGoFirst(t *testing.T) {
 // Below the limit a renewal does not wait for other requests, however many there are,
 // and may use their connections.
 func TestRenewalsHaveConnections(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx := t.Context()
 		s := &connShare{addr: "agent"}
 		for range mostConns {
@@ -111,7 +112,7 @@ func TestRenewalsHaveConnections(t *testing.T) {
 
 // At the limit a blocking query does not wait, and the tree is read without one.
 func TestBlockingQueryDoesNotWaitAtTheLimit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := limitedTo(1)
 		s.queries = true
 		require.NoError(t, s.acquire(t.Context(), ordinary))
@@ -125,7 +126,7 @@ func TestBlockingQueryDoesNotWaitAtTheLimit(t *testing.T) {
 // A request that waits in vain returns an error with the reason. It wrote nothing and
 // blames no agent.
 func TestWaitAtTheLimitIsNobodysFault(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := limitedTo(1)
 		require.NoError(t, s.acquire(t.Context(), ordinary))
 		ctx, cancel := context.WithTimeout(t.Context(), leastPause/4)
@@ -142,7 +143,7 @@ func TestWaitAtTheLimitIsNobodysFault(t *testing.T) {
 // Without a connection a request fails at once with the reason, and no connection is
 // tried before the pause is over. Then a single request tries one.
 func TestStoreWithoutAConnection(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := limitedTo(0)
 		for range 5 {
 			err := s.acquire(t.Context(), renewing)
@@ -173,7 +174,7 @@ func TestStoreWithoutAConnection(t *testing.T) {
 // Further connections are tried one at a time. While they are refused, they are tried
 // seldom, and otherwise at once. The last one ends the limit.
 func TestShareGrowsAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := limitedTo(1)
 		require.NoError(t, s.acquire(t.Context(), ordinary))
 		next := request(t.Context(), s, ordinary)

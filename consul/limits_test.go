@@ -15,12 +15,12 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/internal/testcluster"
 )
 
@@ -379,7 +379,7 @@ func (brokenConn) Close() error { return nil }
 // another connection is served. Otherwise it blames the agent.
 func TestFailedWriteMayBeTheLimit(t *testing.T) {
 	for _, row := range []struct{ tls, served, limit bool }{{true, false, true}, {false, true, true}, {false, false, false}} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			var s connShare
 			if row.served {
 				s.dialled()

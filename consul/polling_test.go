@@ -6,19 +6,19 @@ import (
 	"strconv"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/consul/api"
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // A burst is read at once. After that a busy tree is read twice a second, and the
 // burst of an idle tree is refilled.
 func TestPollingIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		for _, tree := range []int{1 << 10, 100 << 10, 1 << 20, 20 << 20} {
 			var p polling
 			read := func(span time.Duration) (answers int) {
@@ -46,7 +46,7 @@ func TestPollingIsBounded(t *testing.T) {
 // Clients that are woken by the same Commits do not read the tree at the same time for
 // long. After the burst the reads of 50 clients are spread over the time between two reads.
 func TestClientsReadAtDifferentTimes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		const clients, commit = 50, 10 * time.Millisecond
 		var polls [clients]polling
 		var ready [clients]time.Time // when the next query of a client begins

@@ -2,13 +2,14 @@ package dcs
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 func TestDeadlineTimerFiresExactly(t *testing.T) {
 	suspend(t, 0) // both clocks are the bubble's
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		fired := make(chan time.Time, 10)
 		a := newDeadlineTimer(func() { fired <- time.Now() }, func(func()) { t.Error("a goroutine in a bubble keeps time from passing") })
 		defer a.stop()

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // stuck is a log handler that blocks, like a full pipe.
@@ -157,7 +159,7 @@ func (h slow) WithAttrs(a []slog.Attr) slog.Handler { return slow{h.Handler.With
 
 // Dropped records are counted and reported once the log works again.
 func TestDroppedRecordsAreReported(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var out buffer
 		gate := make(chan struct{})
 		log, _ := Detached(slog.New(stuck{slog.NewTextHandler(&out, nil), gate}), Observer{})
@@ -224,7 +226,7 @@ func TestPanicsAreReported(t *testing.T) {
 			b.Errorf("%d panics were reported: %s", n, out.String())
 		}
 	})
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var out buffer
 		text := slog.NewTextHandler(&out, nil)
 		log, _ := Detached(slog.New(panicking{text}), Observer{})

@@ -2,8 +2,9 @@ package dcs
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // Boottime is the reading of the kernel's clock at the Instant, and never later.
@@ -24,7 +25,7 @@ func TestBoottime(t *testing.T) {
 			t.Errorf("%+v: %d", i, ns)
 		}
 	}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		if ns, ok := Now().Boottime(); ok {
 			t.Errorf("in a bubble: %d", ns)
 		}

@@ -6,8 +6,9 @@ import (
 	"math/rand/v2"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // suspend replaces the boot clock by one that tests control. sleep suspends the
@@ -29,7 +30,7 @@ func suspend(t *testing.T, jitter time.Duration) (sleep func(time.Duration)) {
 
 func TestInstantCountsSleep(t *testing.T) {
 	sleep := suspend(t, 0)
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		before := Now()
 		time.Sleep(3 * time.Second)
 		sleep(time.Hour)
@@ -52,7 +53,7 @@ func TestInstantCountsSleep(t *testing.T) {
 func TestInstantElapsedIsNeverShorter(t *testing.T) {
 	const jitter = 2 * time.Millisecond
 	sleep := suspend(t, jitter)
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		for range 5000 {
 			i := Now()
 			returned := time.Now()
@@ -89,7 +90,7 @@ func TestInstantOnTheRealClocks(t *testing.T) {
 
 // In a bubble only virtual time counts, no matter how long the test computes.
 func TestInstantIsExactInABubble(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		begin := Now()
 		deadline := begin.Add(time.Second)
 		for range 20_000 { // some milliseconds of the machine's time
@@ -109,7 +110,7 @@ func TestInstantIsExactInABubble(t *testing.T) {
 
 func TestInstantArithmetic(t *testing.T) {
 	suspend(t, 0)
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		now, zero := Now(), Instant{}
 		for _, d := range []time.Duration{0, 1, -1, time.Hour, -time.Hour} {
 			if got := now.Add(d); got.Sub(now) != d || got.Elapsed() != -d || got.Before(now) != (d < 0) {

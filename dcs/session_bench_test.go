@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // bench is a world in virtual time, with the events observed in it.
@@ -25,7 +27,7 @@ type bench struct {
 // inTime runs f in virtual time and checks that no goroutine is left.
 func inTime(t *testing.T, f func(b *bench)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := &bench{TB: t, w: newWorld()}
 		defer func() {
 			if t.Failed() {

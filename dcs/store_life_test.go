@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 type endFunc func(error)
@@ -58,7 +60,7 @@ func TestClose(t *testing.T) {
 // A call that Close cuts short returns ErrClosed. A call that may have written something
 // must be ErrAmbiguous as well.
 func TestCloseUnderACall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		cut := make(chan struct{})
 		b := &scripted{}
 		b.get = func(context.Context, string) (Entry, error) { <-cut; return Entry{}, errors.New("connection closed") }
@@ -80,7 +82,7 @@ func TestCloseUnderACall(t *testing.T) {
 }
 
 func TestObserverSeesEveryCall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var events []CallEvent
 		b := &scriptedSettler{}
 		answer := func(ctx context.Context, err error) error {
@@ -129,7 +131,7 @@ func TestObserverSeesEveryCall(t *testing.T) {
 // An outage is logged with two lines, no matter how many calls fail in it, and a
 // flapping store does not fill the log.
 func TestOutagesAreLogged(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		var answer error
 		b := &scripted{get: func(context.Context, string) (Entry, error) { return Entry{}, answer }}

@@ -7,8 +7,9 @@ import (
 	"math"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 var short = Timing{TTL: 3 * time.Second, LoopWait: time.Second, RetryTimeout: time.Second}
@@ -122,7 +123,7 @@ func TestBudget(t *testing.T) {
 	for answer, fail := range answers {
 		for _, limit := range []time.Duration{0, 200 * time.Millisecond, time.Hour} {
 			t.Run(fmt.Sprint(answer, limit), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) { testBudget(t, fail, limit) })
+				bubble.Test(t, func(t *testing.T) { testBudget(t, fail, limit) })
 			})
 		}
 	}
@@ -177,7 +178,7 @@ func TestDefiniteAnswersStayDefinite(t *testing.T) {
 // While the store answers, Wait takes as long as its context and returns the bare error
 // of that context.
 func TestWaitIsExempt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newStore(t, untilDone(context.Context.Err), Options{})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()

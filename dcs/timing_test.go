@@ -7,8 +7,9 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 const sec = time.Second
@@ -230,7 +231,7 @@ func TestTimingWarnings(t *testing.T) {
 
 // P3.
 func TestDeadline(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		from := Now()
 		for ttl, want := range map[time.Duration]time.Duration{
 			30 * sec:               29400 * time.Millisecond,

@@ -6,10 +6,12 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 func TestWatch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		moved := make(chan Revision)
 		b := &scripted{}
 		b.snapshot = func(context.Context, string) (Snapshot, error) { return Snapshot{Revision: 3}, nil }
@@ -58,7 +60,7 @@ func TestWatch(t *testing.T) {
 // A store to which nothing was ever written is at revision 0, and Watch waits for it
 // like for any other.
 func TestWatchFromRevisionZero(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := &scripted{}
 		snapshots := 0
 		b.snapshot = func(context.Context, string) (Snapshot, error) { snapshots++; return Snapshot{}, nil }
@@ -83,7 +85,7 @@ func TestWatchFromRevisionZero(t *testing.T) {
 // Errors are yielded and the watch goes on, with pauses that stay short. The first tree
 // after an outage is the next one.
 func TestWatchOutlivesAnOutage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := &scripted{}
 		begin := time.Now()
 		up := func() bool { d := time.Since(begin); return d < time.Minute || d > 2*time.Minute }
@@ -128,7 +130,7 @@ func TestWatchOutlivesAnOutage(t *testing.T) {
 
 // After an answer the pauses are short again.
 func TestWatchPausesAreShortAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := 0
 		b := &scripted{}
 		b.snapshot = func(context.Context, string) (Snapshot, error) { return Snapshot{Revision: 1}, nil }
@@ -153,7 +155,7 @@ func TestWatchPausesAreShortAgain(t *testing.T) {
 
 // A backend that goes backwards is an error and no tree, and causes no busy loop.
 func TestWatchNeverGoesBackwards(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := &scripted{}
 		b.snapshot = func(context.Context, string) (Snapshot, error) { return Snapshot{Revision: 7}, nil }
 		b.wait = func(context.Context, string, Revision) (Snapshot, error) { return Snapshot{Revision: 7}, nil }
@@ -177,7 +179,7 @@ func TestWatchNeverGoesBackwards(t *testing.T) {
 }
 
 func TestWatchEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := &scripted{}
 		b.snapshot = func(context.Context, string) (Snapshot, error) { return Snapshot{}, errors.New("down") }
 		s, err := New(b, Options{Timing: Timing{TTL: time.Hour, LoopWait: 10 * time.Minute, RetryTimeout: time.Minute}})

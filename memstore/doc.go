@@ -126,6 +126,10 @@
 // After synctest.Wait every event that can happen at this moment has happened. There is
 // no need to poll, and no sleep is a guess.
 //
+// With the race detector, run such tests with GOMAXPROCS=1. Otherwise the timers of a bubble
+// can end the test program with "ThreadSanitizer: CHECK failed" or SIGSEGV, up to Go 1.26 at
+// least (https://go.dev/issue/78156).
+//
 // # Limits of the model
 //
 // Commits go through package dcs/attempt, like those to etcd, Consul and ZooKeeper.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 func acquire(value string) dcs.Txn {
@@ -17,7 +18,7 @@ func acquire(value string) dcs.Txn {
 // pair runs body with two clients of one server.
 func pair(t *testing.T, o Options, body func(t *testing.T, s *Server, a, b *Backend)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := NewServer(o)
 		a, b := s.Open(ClientOptions{Name: "a"}), s.Open(ClientOptions{Name: "b"})
 		defer a.Close()
@@ -260,7 +261,7 @@ func TestReadOnly(t *testing.T) {
 }
 
 func TestEndpointsAreLeft(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := NewServer(Options{})
 		var switched []dcs.EndpointEvent
 		a := s.Open(ClientOptions{Observer: dcs.Observer{Endpoint: func(e dcs.EndpointEvent) { switched = append(switched, e) }}})

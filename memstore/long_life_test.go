@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/memstore"
 )
 
@@ -36,7 +37,7 @@ func TestLongLifeStaysFlat(t *testing.T) {
 	if os.Getenv("HOLDFAST_PROFILE") == "slow" {
 		outages, waits = 1000, 1000
 	}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		server := memstore.NewServer(memstore.Options{})
 		timing := dcs.Timing{TTL: 9 * time.Second, LoopWait: 2 * time.Second, RetryTimeout: 3 * time.Second}
 		store, err := dcs.New(server.Open(memstore.ClientOptions{Timing: timing}), dcs.Options{Timing: timing})

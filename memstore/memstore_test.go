@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // budget returns a context with the budget of one call.
@@ -38,7 +38,7 @@ func wantKind(t *testing.T, err, kind error) {
 }
 
 func TestCommitReadsBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := NewServer(Options{})
 		a, b := s.Open(ClientOptions{}), s.Open(ClientOptions{})
 		defer a.Close()
@@ -68,7 +68,7 @@ func TestCommitReadsBack(t *testing.T) {
 
 func TestLeaseEndsWithItsKeys(t *testing.T) {
 	for _, o := range []Options{{}, {ExpiryFactor: 2}} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			b := New(o)
 			defer b.Close()
 			l, r, err := b.Grant(budget(t), 3*time.Second)
@@ -96,7 +96,7 @@ func TestLeaseEndsWithItsKeys(t *testing.T) {
 }
 
 func TestWaitIsPushed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := NewServer(Options{})
 		a, b := s.Open(ClientOptions{}), s.Open(ClientOptions{Name: "watcher"})
 		defer a.Close()

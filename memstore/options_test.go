@@ -9,10 +9,11 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 func TestTTLIsMovedAndReported(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := New(Options{MinTTL: 2 * time.Second, MaxTTL: time.Minute, ExpiryFactor: 2})
 		defer b.Close()
 		for asked, want := range map[time.Duration]time.Duration{
@@ -35,7 +36,7 @@ func TestTTLIsMovedAndReported(t *testing.T) {
 
 func TestRebind(t *testing.T) {
 	for _, o := range []Options{{}, {NoRebind: true}} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			b := New(o)
 			defer b.Close()
 			old, _, err := b.Grant(budget(t), time.Minute)
@@ -94,7 +95,7 @@ func TestNoSelfExpiry(t *testing.T) {
 }
 
 func TestRootsDoNotSeeEachOther(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := NewServer(Options{})
 		a, b := s.Open(ClientOptions{Root: "a"}), s.Open(ClientOptions{Root: "a/d"})
 		defer a.Close()
@@ -135,7 +136,7 @@ func TestValueIsCopied(t *testing.T) {
 }
 
 func TestCloseEndsCalls(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := NewServer(Options{})
 		b := s.Open(ClientOptions{Name: "b"})
 		mustCommit(t, b, put("x", "1"))

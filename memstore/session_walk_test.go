@@ -9,10 +9,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // A random walk over the methods of Session and Hold. Two sessions contend for a lock and
@@ -29,7 +29,7 @@ func TestSessionWalk(t *testing.T) {
 }
 
 func sessionWalk(t *testing.T, seed uint64) (faults []string, did tally) {
-	synctest.Test(t, func(*testing.T) {
+	bubble.Test(t, func(*testing.T) {
 		w := newWorld(seed)
 		p := &pressure{world: w, blocked: w.rng.IntN(4) == 0, free: make(chan struct{})}
 		var writers []*writer

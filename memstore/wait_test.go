@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"reflect"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // watched returns the number of prefixes for which the server's tree keeps a watch.
@@ -21,7 +21,7 @@ func watched(b *Backend) int {
 // A Wait leaves nothing at the server, no matter how it has ended, and also if a copy of
 // its request arrives after that.
 func TestWaitLeavesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := NewServer(Options{})
 		b := s.Open(ClientOptions{})
 		defer b.Close()
@@ -50,7 +50,7 @@ func TestWaitLeavesNothing(t *testing.T) {
 
 // A Wait still sees the change when another Wait on the same prefix ends.
 func TestWaitOutlivesAnother(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := NewServer(Options{})
 		b := s.Open(ClientOptions{})
 		defer b.Close()

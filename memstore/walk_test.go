@@ -11,10 +11,10 @@ import (
 	"slices"
 	"strconv"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // A random walk over the store's faults. Several clients have Sessions, Holds and bare
@@ -99,7 +99,7 @@ func walkSeeds(t *testing.T, walk func(t *testing.T, seed uint64) ([]string, tal
 
 // walk runs one round. Everything in it follows from seed.
 func walk(t *testing.T, seed uint64) (faults []string, did tally) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(seed)
 		for range 3 {
 			w.join(dcs.Options{Observer: dcs.Observer{Renewal: w.ref.renewed}})

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
 
@@ -48,7 +49,7 @@ func sending(t raftPeers, to raft.ServerAddress, req *raft.AppendEntriesRequest)
 // change fails although it is acknowledged, that heartbeats and the new address are not
 // affected, and that the end of the change is.
 func TestMessageDuringAnAddressChangeFails(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		inner := &heldPeers{answer: make(chan error)}
 		a := newAddressChanges(inner)
 		early := sending(a, "old", anAppend)
@@ -76,7 +77,7 @@ func TestMessageDuringAnAddressChangeFails(t *testing.T) {
 // TestAddressChangeWaitsForTheReplication checks that a change begins with the next message
 // of the replication, or if none is sent.
 func TestAddressChangeWaitsForTheReplication(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		inner := &heldPeers{answer: make(chan error)}
 		a := newAddressChanges(inner)
 		began := make(chan func(), 1)
@@ -97,7 +98,7 @@ func TestAddressChangeWaitsForTheReplication(t *testing.T) {
 // TestSnapshotDuringAnAddressChange checks that a snapshot succeeds, unless the answer has a
 // newer term, and that a change need not wait while one is sent.
 func TestSnapshotDuringAnAddressChange(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		inner := &heldPeers{answer: make(chan error)}
 		a := newAddressChanges(inner)
 		for _, newer := range []uint64{0, 1} {

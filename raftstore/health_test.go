@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -55,7 +56,7 @@ func newWard(t *testing.T) *ward {
 // TestStalledLeaderStepsOut checks that a leader whose write hangs for a second steps
 // out if the others are well, and takes part again when the write has returned.
 func TestStalledLeaderStepsOut(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWard(t)
 		w.term.Store(3)
 		w.healthy.Store(true)
@@ -86,7 +87,7 @@ func TestStalledLeaderStepsOut(t *testing.T) {
 // TestStalledWithTheOthersStays checks that a stalled leader stays if the others are
 // stalled too, because every lease would end if it left.
 func TestStalledWithTheOthersStays(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWard(t)
 		w.term.Store(3)
 		w.health.begin()
@@ -116,7 +117,7 @@ func TestStalledLeaderTriesOnceMore(t *testing.T) {
 		{"hangs", func(*health, uint64) {}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWard(t)
 				w.term.Store(3)
 				id := w.health.begin()
@@ -141,7 +142,7 @@ func TestStalledLeaderTriesOnceMore(t *testing.T) {
 // TestStalledFollowerDoesNotAsk checks that a stalled follower does not ask the others,
 // because it has no leadership to leave.
 func TestStalledFollowerDoesNotAsk(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWard(t)
 		w.healthy.Store(true)
 		w.health.begin()
@@ -157,7 +158,7 @@ func TestStalledFollowerDoesNotAsk(t *testing.T) {
 // TestStepsInIfNoOtherLeads checks that a node that stepped out renews leases again if
 // the others could not elect a leader.
 func TestStepsInIfNoOtherLeads(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWard(t)
 		w.term.Store(3)
 		w.healthy.Store(true)
@@ -182,7 +183,7 @@ func TestStepsInIfNoOtherLeads(t *testing.T) {
 // TestUnresponsiveBeforeItIsStalled checks that a node reports to the others that it is
 // unhealthy before it leaves, so that no two nodes leave to each other.
 func TestUnresponsiveBeforeItIsStalled(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWard(t)
 		assert.True(t, w.health.isResponsive())
 		id := w.health.begin()
@@ -205,7 +206,7 @@ func TestUnresponsiveBeforeItIsStalled(t *testing.T) {
 // TestDamageIsPermanent checks that no later success makes a node with damaged data
 // well.
 func TestDamageIsPermanent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWard(t)
 		damage := errors.New("damaged at offset 96")
 		id := w.health.begin()

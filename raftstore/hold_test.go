@@ -7,10 +7,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -55,7 +55,7 @@ var (
 func TestEntriesAreSentAtTheReturn(t *testing.T) {
 	for _, fault := range []string{"deaf", "stalled"} {
 		t.Run(fault, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				inner := &deafPeers{}
 				p := newPatientTransport(t.Context(), inner, 100*time.Millisecond, func(raft.ServerID, uint64) bool { return true })
 				set := inner.deaf.Store
@@ -79,7 +79,7 @@ func TestEntriesAreSentAtTheReturn(t *testing.T) {
 // TestSnapshotWaitsForAHeartbeat checks that a snapshot is not begun while its server
 // answers nothing.
 func TestSnapshotWaitsForAHeartbeat(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		inner := &deafPeers{}
 		p := newPatientTransport(t.Context(), inner, 100*time.Millisecond, func(raft.ServerID, uint64) bool { return true })
 		inner.deaf.Store(true)
@@ -100,7 +100,7 @@ func TestSnapshotWaitsForAHeartbeat(t *testing.T) {
 // TestResendingEnds checks that a message is not sent again if its sender no longer
 // leads or has closed, and that a heartbeat is never sent again.
 func TestResendingEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		life, end := context.WithCancel(t.Context())
 		inner := &deafPeers{}
 		inner.deaf.Store(true)

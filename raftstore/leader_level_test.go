@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
 
@@ -31,7 +32,7 @@ func (l *testLeader) proposed() (out []state.Command) {
 // A leader raises the feature level only when every server understands the new one, and
 // not above the level that it understands itself.
 func TestLeaderRaisesTheLevel(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
 		defer l.stop()
 		l.understands = state.Level + 1
@@ -71,7 +72,7 @@ func TestLeaderRaisesTheLevel(t *testing.T) {
 
 // At its own level a leader does not ask other servers.
 func TestLeaderAsksForNoLevel(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
 		defer l.stop()
 		l.levels = func(context.Context) (byte, error) {

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
@@ -106,7 +107,7 @@ func (l *testLeader) beginRenew(id dcs.LeaseID) <-chan error {
 // P21: nothing is confirmed before an entry of the leader's own term is applied. An
 // expiry that an older term left in the log comes before it.
 func TestP21NothingBeforeTheTermsOwnEntry(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
 		defer l.stop()
 		l.log.term = 1
@@ -129,7 +130,7 @@ func TestP21NothingBeforeTheTermsOwnEntry(t *testing.T) {
 
 // P21: a first entry of another term does not open the term.
 func TestP21AnotherTermsEntryOpensNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
 		defer l.stop()
 		l.elect(2)
@@ -148,7 +149,7 @@ func TestP21AnotherTermsEntryOpensNothing(t *testing.T) {
 // P21: a new leader extends every lease from the moment at which it may confirm, and
 // keeps no deadline of an earlier term.
 func TestP21NewLeaderExtendsAll(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
 		defer l.stop()
 		l.lead(2)
@@ -174,7 +175,7 @@ func TestP21NewLeaderExtendsAll(t *testing.T) {
 
 // P21: a leader discards its knowledge of leases with its term, including marks.
 func TestP21TermsEndEndsItsAnswers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
 		defer l.stop()
 		l.lead(2)
@@ -197,7 +198,7 @@ func TestP22ExpiryLeavesRoomForClocks(t *testing.T) {
 // P22: a renewal extends the lease when it is received, and is confirmed only after the
 // evidence.
 func TestP22ExtendsAtReceipt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
 		defer l.stop()
 		l.lead(2)
@@ -220,7 +221,7 @@ func TestP22ExtendsAtReceipt(t *testing.T) {
 // waits for the outcome.
 func TestP22RenewalMeetsTheMark(t *testing.T) {
 	for _, applied := range []bool{true, false} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			l := newTestLeader(t)
 			defer l.stop()
 			l.lead(2)
@@ -256,7 +257,7 @@ func TestP22JudgedAfterTheEvidence(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				l := newTestLeader(t)
 				defer l.stop()
 				l.lead(2)
@@ -273,7 +274,7 @@ func TestP22JudgedAfterTheEvidence(t *testing.T) {
 
 // P2: the answer that a request carries counts only in the leader's term.
 func TestP2CallersAnswerInAnotherTermDoesNotCount(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
 		defer l.stop()
 		l.lead(2)
@@ -289,7 +290,7 @@ func TestP2CallersAnswerInAnotherTermDoesNotCount(t *testing.T) {
 
 // A node that ceased to lead while it gathered evidence refuses a read.
 func TestReadIsRefusedAfterTheLeadership(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
 		defer l.stop()
 		l.lead(2)
@@ -305,7 +306,7 @@ func TestReadIsRefusedAfterTheLeadership(t *testing.T) {
 
 // A lease that is not live is lost only on evidence.
 func TestUnknownLeaseIsLostOnEvidence(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
 		defer l.stop()
 		l.lead(2)
@@ -320,7 +321,7 @@ func TestUnknownLeaseIsLostOnEvidence(t *testing.T) {
 
 // Each lease ends at its own time, many in one entry, and a renewed one later.
 func TestLeasesEndInTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
 		defer l.stop()
 		l.lead(2)
@@ -342,7 +343,7 @@ func TestLeasesEndInTime(t *testing.T) {
 // A command whose caller gives up before Raft has it is definitely not sent. Afterwards
 // that is unclear.
 func TestSubmitGivenUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
 		defer l.stop()
 		_, err := l.submit(context.Background(), state.Key{}, nil)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/stretchr/testify/require"
 )
 
@@ -126,7 +127,7 @@ func TestEvidenceOfOneNodeIsItsOwn(t *testing.T) {
 // nothing, even if it arrives after the renewal. Another leader may have been elected
 // meanwhile.
 func TestP2AnswerToAnOldQuestionConfirmsNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newTestVoters("a", "b", "c")
 		defer v.stop()
 		v.set("b", 5) // c is cut off
@@ -146,7 +147,7 @@ func TestP2AnswerToAnOldQuestionConfirmsNothing(t *testing.T) {
 
 // P2: the answer of a server without a vote proves nothing.
 func TestP2NonVotersDoNotCount(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newTestVoters("a", "b", "c") // d has no vote
 		defer v.stop()
 		v.set("d", 5)
@@ -174,7 +175,7 @@ func TestP2CallersOwnAnswerCounts(t *testing.T) {
 
 // An answer with another term, older or newer, is no vote.
 func TestP2AnotherTermIsNoVote(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newTestVoters("a", "b", "c")
 		defer v.stop()
 		v.set("b", 4)
@@ -189,7 +190,7 @@ func TestP2AnotherTermIsNoVote(t *testing.T) {
 
 // The leader's own term is read after the renewal has arrived, like those of the others.
 func TestP2OwnTermIsReadAfterTheAnswers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newTestVoters("a", "b", "c")
 		defer v.stop()
 		v.set("b", 5)
@@ -203,7 +204,7 @@ func TestP2OwnTermIsReadAfterTheAnswers(t *testing.T) {
 
 // A voter that does not answer delays no call, and is asked again after a pause.
 func TestEvidenceWithoutOneVoter(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newTestVoters("a", "b", "c")
 		defer v.stop()
 		v.set("b", 5)
@@ -219,7 +220,7 @@ func TestEvidenceWithoutOneVoter(t *testing.T) {
 
 // Calls that wait while a question is in progress share the next one.
 func TestEvidenceIsShared(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newTestVoters("a", "b", "c")
 		defer v.stop()
 		v.set("b", 5)
@@ -239,7 +240,7 @@ func TestEvidenceIsShared(t *testing.T) {
 }
 
 func TestEvidenceEndsWithItsTermAndItsCaller(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newTestVoters("a", "b", "c")
 		ctx, cancel := context.WithCancel(context.Background())
 		gone := make(chan error, 1)

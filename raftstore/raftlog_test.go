@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/require"
 
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk/disktest"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
@@ -173,7 +174,7 @@ func TestStoreErrorsBeforeStart(t *testing.T) {
 // TestRetryEndsThePause checks that a failed write is repeated at once on request, in
 // every pause.
 func TestRetryEndsThePause(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := newStoreFixture(t)
 		f.start()
 		stop := f.files.Fail(disktest.Any(disktest.Write, disktest.Create), syscall.ENOSPC)
@@ -198,7 +199,7 @@ func TestRetryEndsThePause(t *testing.T) {
 func TestStoreWaitsForTheDisk(t *testing.T) {
 	for name, do := range storeOperations() {
 		for _, err := range []error{syscall.EIO, syscall.ENOSPC, syscall.EROFS, syscall.EMFILE, syscall.EDQUOT, syscall.ENOENT} {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				f := newStoreFixture(t)
 				require.NoError(t, f.StoreLogs(commands(1, 5, 1)))
 				f.start()
@@ -240,7 +241,7 @@ func contentOf(f *storeFixture) string {
 // TestCloseEndsWaitingOperations closes the store while the disk fails.
 func TestCloseEndsWaitingOperations(t *testing.T) {
 	for name, do := range storeOperations() {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			f := newStoreFixture(t)
 			require.NoError(t, f.StoreLogs(commands(1, 5, 1)))
 			f.start()
@@ -421,7 +422,7 @@ func (s startingTransport) SetHeartbeatHandler(handle func(raft.RPC)) {
 // TestRaftOnAFaultyDisk runs Raft while each of many operations of its disk
 // fails. Raft neither panics nor ends, and keeps the confirmed entries.
 func TestRaftOnAFaultyDisk(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := newStoreFixture(t)
 		c := raft.DefaultConfig()
 		c.LocalID, c.Logger = "a", hclog.NewNullLogger()

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/transport"
 )
@@ -59,7 +60,7 @@ func TestShutEndsLaterCallsToo(t *testing.T) {
 // The answers of the voters do not count on a node that Raft has deposed meanwhile, even
 // if the node has not been notified yet.
 func TestConfirmedAsksRaftLast(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := newTestLeader(t)
 		defer l.stop()
 		l.lead(2)

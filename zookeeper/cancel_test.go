@@ -6,7 +6,6 @@ import (
 	"net"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/go-zookeeper/zk"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/backend"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
@@ -163,7 +163,7 @@ func (f *fakeServer) disconnect() {
 // The same for a call that waits for a connection which nothing has begun to
 // make.
 func TestCancellationWhileWaitingForAConnection(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, _ := unconnected(t)
 		var ejected []string
 		pool := endpoint.New(endpoint.Options{
@@ -202,7 +202,7 @@ func TestLimitOnDialsBlamesNoServer(t *testing.T) {
 		"soon":             {400 * time.Millisecond, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				s, _ := unconnected(t)
 				time.AfterFunc(row.after, func() {
 					s.mu.Lock()

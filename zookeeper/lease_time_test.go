@@ -2,12 +2,12 @@ package zookeeper
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // A server at which a session is resumed may grant another timeout. A shorter
@@ -15,7 +15,7 @@ import (
 // there. The first write on a connection proves that the session was renewed when
 // the connection requested it (P2).
 func TestSessionTimeIsThatOfTheConnection(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		const tick = 100 * time.Millisecond
 		b := &Backend{c: Config{Tick: tick}}
 		l := &lease{b: b, s: &session{b: b}, ttl: 10 * time.Second, wake: make(chan struct{}, 1)}

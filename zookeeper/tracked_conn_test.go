@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // piped returns a connection and the server's end of it.
@@ -32,7 +33,7 @@ func TestCloseDoesNotWaitForTheServer(t *testing.T) {
 	ca, conf := authority(t)
 	pair, err := tls.LoadX509KeyPair(ca.Server().Cert, ca.Server().Key)
 	require.NoError(t, err)
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		conf := conf.Clone()
 		conf.InsecureSkipVerify = true // the clock of the test is in the past
 		ours, theirs := net.Pipe()
@@ -53,7 +54,7 @@ func TestCloseDoesNotWaitForTheServer(t *testing.T) {
 // A discarded ping gets no answer: a quiet connection is owed none for it, and
 // is not closed for the server's silence.
 func TestQuietConnectionOwesNothingForAPing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w, theirs := piped(t, true)
 		ping := binary.BigEndian.AppendUint32(nil, 8)
 		xid := int32(xidPing)
@@ -76,7 +77,7 @@ func TestQuietConnectionOwesNothingForAPing(t *testing.T) {
 // A transaction counts for a call that waited before its sending began. One
 // that is being sent already may have been answered before.
 func TestNextMultiIsALaterOne(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w, theirs := piped(t, false)
 		over := func(ch <-chan struct{}) bool {
 			synctest.Wait()

@@ -7,10 +7,10 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/internal/kvtree"
 )
 
@@ -258,7 +258,7 @@ func put(key, value string) dcs.Txn {
 
 func run(t *testing.T, body func(t *testing.T)) {
 	t.Helper()
-	synctest.Test(t, body)
+	bubble.Test(t, body)
 }
 
 // runErr runs body in virtual time and requires that it returns no error.

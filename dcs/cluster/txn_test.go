@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/memstore"
 )
 
 // inTime runs f in virtual time with two clients of one store.
 func inTime(t *testing.T, f func(t *testing.T, server *memstore.Server, a, b *dcs.Store)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		server := memstore.NewServer(memstore.Options{})
 		open := func(name string) *dcs.Store {
 			s, err := dcs.New(server.Open(memstore.ClientOptions{Name: name}), dcs.Options{})

@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // network answers at addresses. One that it does not know hangs, and ignores its
@@ -88,7 +89,7 @@ func TestVerify(t *testing.T) {
 		"it has moved on": {[]Member{member("b", "http://b")}, network{"http://b": is("b", 8)}, []string{"b position differs"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 				defer cancel()
 				start := time.Now()

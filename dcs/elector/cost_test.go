@@ -8,11 +8,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/cluster"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/memstore"
 )
 
@@ -65,7 +65,7 @@ func TestManyElectorsOnOneStore(t *testing.T) {
 	if raceDetector {
 		electors, limit = 50, 64<<20
 	}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		store, err := dcs.New(memstore.NewServer(memstore.Options{}).Open(memstore.ClientOptions{Slots: 64}), dcs.Options{})
 		if err != nil {
 			t.Fatal(err)

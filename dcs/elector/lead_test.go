@@ -6,11 +6,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/cluster"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/memstore"
 )
 
@@ -32,7 +32,7 @@ func lead(t *testing.T, server *memstore.Server, name string, ctx context.Contex
 // Lead calls run while this member leads, again after a loss, and gives the lock back
 // at the end.
 func TestLead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		server := memstore.NewServer(memstore.Options{})
 		ctx, cancel := context.WithCancel(t.Context())
 		runs := make(chan *Leadership, 8)
@@ -72,7 +72,7 @@ func TestLead(t *testing.T) {
 // A run that returns by itself ends Lead with its error, and the lock is given back.
 func TestLeadReturns(t *testing.T) {
 	for _, want := range []error{nil, errors.New("done")} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			server := memstore.NewServer(memstore.Options{})
 			err := <-lead(t, server, "a", t.Context(), nil, func(context.Context, *Leadership) error { return want })
 			if !errors.Is(err, want) || len(server.Leases()) > 0 {
@@ -80,7 +80,7 @@ func TestLeadReturns(t *testing.T) {
 			}
 		})
 	}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		err := <-lead(t, memstore.NewServer(memstore.Options{}), "a", t.Context(), nil, func(context.Context, *Leadership) error { panic("x") })
 		if err == nil || !strings.Contains(err.Error(), "panicked: x") {
 			t.Error(err)
@@ -90,7 +90,7 @@ func TestLeadReturns(t *testing.T) {
 
 // A run that does not return ends the process before the lock runs out.
 func TestLeadHangs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		server := memstore.NewServer(memstore.Options{})
 		end, exited := make(chan struct{}), make(chan time.Duration, 1)
 		var l atomic.Pointer[Leadership]

@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/cluster"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/memstore"
 )
 
@@ -40,7 +41,7 @@ func inWorld(t *testing.T, f func(t *testing.T, w *world)) {
 
 func inStore(t *testing.T, o memstore.Options, f func(t *testing.T, w *world)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := &world{t: t, server: memstore.NewServer(o), end: make(chan struct{}), primary: map[*fake]bool{}, members: map[string]*member{}}
 		defer w.close()
 		f(t, w)

@@ -6,14 +6,14 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/stretchr/testify/require"
 )
 
 func TestFlight(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var f Flight[int]
 		var calls atomic.Int64
 		var result atomic.Int64

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // stores are servers by the identity of their store. Servers that are not in it
@@ -82,7 +83,7 @@ const identityBudget = 700 * time.Millisecond
 
 // identify runs f with an Identity whose seeds are a, b and c.
 func identify(t *testing.T, of map[string]string, f func(t *testing.T, i *Identity, s *stores, log *strings.Builder)) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		life, end := context.WithCancel(t.Context())
 		s := &stores{of: of, addresses: map[string][]string{}, ejected: map[string]string{}}
 		var log strings.Builder

@@ -10,13 +10,13 @@ import (
 	"os"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
@@ -59,7 +59,7 @@ func TestOwnCauseIsNoOutage(t *testing.T) {
 			},
 		} {
 			t.Run(name+"/"+method, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
 					var log bytes.Buffer
 					store, err := dcs.New(newFailing(row.err), dcs.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 					require.NoError(t, err)

@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
 	"github.com/holdfast-dcs/holdfast/internal/backend"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 	"github.com/holdfast-dcs/holdfast/internal/kvtree"
 	"github.com/holdfast-dcs/holdfast/internal/watchcache"
@@ -330,7 +331,7 @@ func TestOutagesStayFlat(t *testing.T) {
 	if os.Getenv("HOLDFAST_PROFILE") == "slow" {
 		count = 1000
 	}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := &store{tree: kvtree.New(), fails: make(chan struct{})}
 		c := newClient(s)
 		defer c.parts.Close()

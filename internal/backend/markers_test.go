@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // markerLease counts its calls.
@@ -46,7 +47,7 @@ func slowMarkers(t *testing.T) (*Markers, *markerLease, *atomic.Int64) {
 // A Commit that needs the lease waits for its Grant by its own context, and does not end the
 // waiting of others.
 func TestMarkersWaitByTheirOwnContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m, l, grants := slowMarkers(t)
 		first := make(chan error, 1)
 		go func() {
@@ -75,7 +76,7 @@ func TestMarkersWaitByTheirOwnContext(t *testing.T) {
 
 // A Commit that ends because no server grants a lease gets the servers' error.
 func TestMarkersReportWhyNoLeaseIsGranted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m := &Markers{Budget: 10 * time.Second, Life: t.Context(), Grant: func(ctx context.Context, _ time.Duration) (dcs.Lease, error) {
 			<-ctx.Done()
 			return nil, &Failure{Endpoint: "a", Kind: dcs.ErrUnauthorized, Err: ctx.Err()}
@@ -102,7 +103,7 @@ func (c lateContext) Deadline() (time.Time, bool) { return c.deadline, true }
 // A Commit gets the reason of the last Grant that had time for an answer, also if that ends
 // a moment before the Commit's own context.
 func TestMarkersReturnTheReasonAtTheDeadline(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m := &Markers{Budget: 10 * time.Second, Life: t.Context(), Grant: func(ctx context.Context, _ time.Duration) (dcs.Lease, error) {
 			deadline, _ := ctx.Deadline()
 			left := time.Until(deadline)
@@ -129,7 +130,7 @@ func TestMarkersReturnTheReasonAtTheDeadline(t *testing.T) {
 
 // A lease that is granted while the store is closed is revoked.
 func TestMarkersGrantedAfterClose(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m, l, _ := slowMarkers(t)
 		go func() { _, _ = m.Lease(t.Context()) }()
 		synctest.Wait()

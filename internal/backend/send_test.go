@@ -7,13 +7,13 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/attempt"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
@@ -72,7 +72,7 @@ func (s *drowsy) committer() *attempt.Committer {
 // The second copies of Commits count towards the common budget of hedges. A store that is
 // slow at every endpoint does not get two copies of every request.
 func TestCommitsAreHedgedAsOftenAsReads(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := endpoint.New(endpoint.Options{Backend: "test", Seeds: []string{"a", "b", "c"}, Budget: 3 * time.Second})
 		defer p.Close()
 		s := &drowsy{pool: p}
@@ -97,7 +97,7 @@ func TestCommitsAreHedgedAsOftenAsReads(t *testing.T) {
 
 // A write that takes longer than the timeout of a copy still gets its answer.
 func TestSlowWritesGetThrough(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := endpoint.New(endpoint.Options{Backend: "test", Seeds: []string{"a", "b", "c"}, Budget: 3 * time.Second})
 		defer p.Close()
 		s := &drowsy{pool: p, after: 700 * time.Millisecond}
@@ -137,7 +137,7 @@ func TestCommitThatOneServerRefuses(t *testing.T) {
 		"untrusted, the others are down": {untrusted: []string{"a"}, down: []string{"b", "c"}, late: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				s, c := newRefuser(t)
 				s.refuse, s.untrusted, s.down = row.refuse, row.untrusted, row.down
 				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
@@ -159,7 +159,7 @@ func TestCommitThatOneServerRefuses(t *testing.T) {
 // A Commit goes on while all servers refuse it for a reason that passes, such as a password
 // that is about to change.
 func TestCommitThatAllServersRefuseForNow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, c := newRefuser(t)
 		s.until = time.Now().Add(time.Second)
 		for _, row := range []struct {

@@ -3,9 +3,9 @@ package backoff
 import (
 	"context"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/stretchr/testify/require"
 )
 
@@ -47,7 +47,7 @@ func TestDelaysAreSpread(t *testing.T) {
 
 // A wait ends with its context.
 func TestWaitEndsWithItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := Exponential{First: time.Hour, Most: time.Hour, Rand: func(n int64) int64 { return n - 1 }}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()

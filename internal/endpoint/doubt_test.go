@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // doubting returns Options for b under which the answer "no leader" is a Doubt.
@@ -26,7 +26,7 @@ func doubting(b *bench, seeds ...string) Options {
 }
 
 func TestDoubtIsNoFailureWhileNoServerServes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
 		p := started(doubting(b, "a", "b", "c"))
 		defer p.Close()
@@ -51,7 +51,7 @@ func TestDoubtIsNoFailureWhileNoServerServes(t *testing.T) {
 // A server that is cut off from the others answers so at once. Calls move to another
 // server although no call is silent.
 func TestDoubtIsAFailureOnceAnotherServes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b")
 		o := doubting(b, "a", "b")
 		o.SampleInterval = -1
@@ -80,7 +80,7 @@ func TestDoubtIsAFailureOnceAnotherServes(t *testing.T) {
 }
 
 func TestAnAnswerNamesTheLeader(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
 		o := b.options("a", "b", "c")
 		o.SampleInterval = time.Hour
@@ -98,7 +98,7 @@ func TestAnAnswerNamesTheLeader(t *testing.T) {
 
 // Endpoints lists ejected endpoints too, and each endpoint once.
 func TestEndpointsListsEachOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
 		p := b.unsampled("a", "b", "c")
 		defer p.Close()

@@ -7,12 +7,14 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // The first endpoint hangs and the endpoint of the hedge refuses. The third one must be
 // called at once, and not after the timeout of the first.
 func TestHedgeThatFailsGoesOn(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
 		p := b.unsampled("a", "b", "c")
 		defer p.Close()
@@ -36,7 +38,7 @@ func TestHedgeThatFailsGoesOn(t *testing.T) {
 // A store that is slow at every endpoint gets few second copies, because they do not
 // help.
 func TestHedgesThatDoNotHelpStop(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
 		p := b.unsampled("a", "b", "c")
 		defer p.Close()
@@ -66,7 +68,7 @@ func TestHedgesThatDoNotHelpStop(t *testing.T) {
 }
 
 func TestCostOfAHedge(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b")
 		p := New(b.options("a", "b"))
 		defer p.Close()
@@ -90,7 +92,7 @@ func TestCostOfAHedge(t *testing.T) {
 // A copy whose timeout has passed moves calls to another endpoint. If it is answered
 // later, the endpoint was slow and is not at fault.
 func TestLateAnswerIsNoFault(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b")
 		p := New(b.options("a", "b"))
 		defer p.Close()

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // identified starts a Pool that identifies the server of each answer.
@@ -40,7 +41,7 @@ func (b *bench) identified(servers map[string]string, edit func(*Options), seeds
 }
 
 func TestOneServerIsOneEndpoint(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("addr1", "addr2", "name1", "name2")
 		servers := map[string]string{"addr1": "1", "addr2": "2", "name1": "1", "name2": "2"}
 		var mu sync.Mutex
@@ -100,7 +101,7 @@ func TestOneServerIsOneEndpoint(t *testing.T) {
 // The other address of a server is probed while the first one is ejected. The connection
 // for that is dropped when the first one serves again.
 func TestOtherAddressKeepsNoConnection(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("addr1", "addr2", "name1")
 		servers := map[string]string{"addr1": "1", "addr2": "2", "name1": "1"}
 		var mu sync.Mutex
@@ -144,7 +145,7 @@ func TestOtherAddressKeepsNoConnection(t *testing.T) {
 
 // A server that hangs at both addresses costs two failures, not four.
 func TestOtherAddressMustProveItself(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("addr1", "addr2", "name1")
 		servers := map[string]string{"addr1": "1", "addr2": "2", "name1": "1"}
 		p, call := b.identified(servers, func(o *Options) { o.Seeds = []string{"addr1", "name1", "addr2"} })
@@ -170,7 +171,7 @@ func TestOtherAddressMustProveItself(t *testing.T) {
 
 // An address at which another server answers becomes a separate endpoint again.
 func TestIdentityMayChange(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
 		servers := map[string]string{"a": "1", "b": "1", "c": "3"}
 		p, call := b.identified(servers, nil, "a", "b", "c")
@@ -187,7 +188,7 @@ func TestIdentityMayChange(t *testing.T) {
 }
 
 func TestDroppedConnectionsAreClosed(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		var list []int
 		opened := 0

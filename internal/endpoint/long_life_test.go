@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // rotating is a store with four servers that fail one after the other and change their
@@ -218,7 +219,7 @@ func TestRotationsStayFlat(t *testing.T) {
 	if os.Getenv("HOLDFAST_PROFILE") == "slow" {
 		ejections = 10_000
 	}
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newRotating()
 		defer r.close()
 		r.rotate(t, ejections/10)

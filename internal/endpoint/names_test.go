@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // hosts is a resolver.
@@ -101,7 +102,7 @@ func makeCall(t *testing.T, p *Pool, f func(ctx context.Context, endpoint string
 
 func TestEachAddressOfANameIsAnEndpoint(t *testing.T) {
 	for _, mode := range []string{"hang", "refuse"} {
-		bubble(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			b, h := newBench("10.0.0.1:1", "10.0.0.2:1", "[2001:db8::1]:1"), &hosts{}
 			h.set("db", "10.0.0.2", "10.0.0.1", "2001:db8::1")
 			b.set("10.0.0.1:1", mode)
@@ -125,7 +126,7 @@ func TestEachAddressOfANameIsAnEndpoint(t *testing.T) {
 }
 
 func TestNameThatMovesIsFollowed(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b, h := newBench("10.0.0.1:1", "10.0.0.2:1"), &hosts{}
 		h.set("db", "10.0.0.1")
 		var mu sync.Mutex
@@ -182,7 +183,7 @@ func TestNameThatMovesIsFollowed(t *testing.T) {
 func TestResolverThatFailsLosesNoAddress(t *testing.T) {
 	for _, addrs := range [][]string{{"10.0.0.1", "10.0.0.2"}, {"10.0.0.2"}} {
 		for _, hangs := range []bool{false, true} {
-			bubble(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				b, h := newBench("10.0.0.1:1", "10.0.0.2:1"), &hosts{}
 				h.set("db", addrs...)
 				p, call := b.startNamed(h, nil, "db:1")
@@ -204,7 +205,7 @@ func TestResolverThatFailsLosesNoAddress(t *testing.T) {
 }
 
 func TestSlowResolverDelaysNoCall(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b, h := newBench("10.0.0.1:1", "10.0.0.9:1"), &hosts{}
 		h.fail(nil, true)
 		p, call := b.startNamed(h, nil, "db:1", "10.0.0.9:1")
@@ -228,7 +229,7 @@ func TestSlowResolverDelaysNoCall(t *testing.T) {
 }
 
 func TestNamesAreLookedUpAgain(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b, h := newBench("10.0.0.1:1"), &hosts{}
 		h.set("db", "10.0.0.1")
 		p, _ := b.startNamed(h, nil, "db:1")
@@ -244,7 +245,7 @@ func TestNamesAreLookedUpAgain(t *testing.T) {
 }
 
 func TestListedNameIsLookedUp(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b, h := newBench("10.0.0.1:1", "10.0.0.2:1", "10.0.0.9:1"), &hosts{}
 		h.set("db", "10.0.0.1", "10.0.0.2")
 		listed := []Listed{{Endpoint: "db:1"}}
@@ -271,7 +272,7 @@ func TestListedNameIsLookedUp(t *testing.T) {
 
 // A server that hangs is detected even if no call has enough time to prove it.
 func TestShortCallsFindAServerThatHangs(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b, h := newBench("10.0.0.1:1", "10.0.0.2:1"), &hosts{}
 		h.set("db", "10.0.0.1")
 		p, call := b.startNamed(h, nil, "db:1")
@@ -295,7 +296,7 @@ func TestShortCallsFindAServerThatHangs(t *testing.T) {
 // A server that is only slow keeps its connections, because new ones would be more
 // work for it.
 func TestEjectedServerThatAnswersKeepsItsConnections(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b")
 		o := b.options("a", "b")
 		var mu sync.Mutex

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 var (
@@ -147,12 +148,8 @@ func started(o Options) *Pool {
 	return p
 }
 
-func bubble(t *testing.T, f func(t *testing.T)) {
-	synctest.Test(t, func(t *testing.T) { f(t) })
-}
-
 func TestSilentEndpointIsLeftAtOnceAndComesBack(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
 		b.leader = "a"
 		p := started(b.options("a", "b", "c"))
@@ -186,7 +183,7 @@ func TestSilentEndpointIsLeftAtOnceAndComesBack(t *testing.T) {
 }
 
 func TestRefusedEndpointsAreTriedPastAtOnce(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
 		p := b.unsampled("a", "b", "c")
 		defer p.Close()
@@ -208,7 +205,7 @@ func without(not string, names ...string) []string {
 }
 
 func TestFinalAnswerIsReturnedAsItIs(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b")
 		p := started(b.options("a", "b"))
 		defer p.Close()
@@ -229,7 +226,7 @@ func TestFinalAnswerIsReturnedAsItIs(t *testing.T) {
 func TestAllDownEndsByTheDeadlineWithTheReason(t *testing.T) {
 	for _, mode := range []string{"hang", "refuse", "no leader"} {
 		t.Run(mode, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				b := newBench("a", "b", "c")
 				p := started(b.options("a", "b", "c"))
 				defer p.Close()
@@ -263,7 +260,7 @@ func TestAllDownEndsByTheDeadlineWithTheReason(t *testing.T) {
 // A failure that only an operator can correct is reported, even if other failures came
 // later.
 func TestUnauthorizedIsReportedDespiteLaterFailures(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a")
 		p := started(b.options("a"))
 		defer p.Close()
@@ -284,7 +281,7 @@ func TestUnauthorizedIsReportedDespiteLaterFailures(t *testing.T) {
 
 // DoAt stays at its endpoint while that is healthy, and moves when it is not.
 func TestDoAtStaysAtItsEndpoint(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
 		b.leader = "a"
 		p := started(b.options("a", "b", "c"))
@@ -322,7 +319,7 @@ func TestDoAtStaysAtItsEndpoint(t *testing.T) {
 
 // A server that answers the large reads takes longer than the others, and is not slower.
 func TestLargeAnswersAreNoSlowness(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
 		p := started(b.options("a", "b", "c"))
 		defer p.Close()
@@ -348,7 +345,7 @@ func TestLargeAnswersAreNoSlowness(t *testing.T) {
 }
 
 func TestFarLeaderIsNotPreferred(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("far", "b", "c")
 		b.leader, b.servers["far"].after = "far", 80*time.Millisecond
 		p := started(b.options("far", "b", "c"))
@@ -366,7 +363,7 @@ func TestFarLeaderIsNotPreferred(t *testing.T) {
 
 // A first probe connects, and its duration says little about the latency of a call.
 func TestLeaderThatConnectsSlowlyIsPreferred(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b", "leader")
 		b.leader, b.servers["leader"].after = "leader", 20*time.Millisecond
 		p := started(b.options("a", "b"))
@@ -387,7 +384,7 @@ func TestLeaderThatConnectsSlowlyIsPreferred(t *testing.T) {
 }
 
 func TestTopology(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b", "c", "d")
 		o := b.options("a", "b")
 		var dropped []string
@@ -438,7 +435,7 @@ func TestTopology(t *testing.T) {
 }
 
 func TestProbesAreFew(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		names := make([]string, 50)
 		for i := range names {
 			names[i] = fmt.Sprint("s", i)
@@ -457,7 +454,7 @@ func TestProbesAreFew(t *testing.T) {
 }
 
 func TestDialsAreFew(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := started(newBench("a").options("a"))
 		defer p.Close()
 		allowed := 0
@@ -472,7 +469,7 @@ func TestDialsAreFew(t *testing.T) {
 }
 
 func TestDialIsAwaited(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := started(newBench("a").options("a"))
 		defer p.Close()
 		for p.AllowDial() { // until none is left
@@ -489,7 +486,7 @@ func TestDialIsAwaited(t *testing.T) {
 }
 
 func TestBlameMovesCalls(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b")
 		b.leader = "a"
 		p := started(b.options("a", "b"))
@@ -504,7 +501,7 @@ func TestBlameMovesCalls(t *testing.T) {
 }
 
 func TestCloseEndsCalls(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a")
 		p := started(b.options("a"))
 		b.set("a", "refuse")
@@ -526,7 +523,7 @@ func TestCloseEndsCalls(t *testing.T) {
 func TestNoScheduleBeatsThePool(t *testing.T) {
 	for seed := range uint64(150) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			bubble(t, func(t *testing.T) { schedule(t, seed) })
+			bubble.Test(t, func(t *testing.T) { schedule(t, seed) })
 		})
 	}
 }

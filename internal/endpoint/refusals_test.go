@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 var errToken = errors.New("invalid auth token")
@@ -40,7 +41,7 @@ func refusing(o Options, refuse []string, other map[string]error) (*Pool, func(c
 
 // A server that refuses a call is at fault once another one serves the call.
 func TestRefusalOfOneServerIsItsFault(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
 		o := b.options("a", "b", "c")
 		p, call := refusing(o, []string{"a"}, nil)
@@ -67,7 +68,7 @@ func TestRefusalOfOneServerIsItsFault(t *testing.T) {
 func TestRefusalOfAllServersIsTheStores(t *testing.T) {
 	for name, other := range map[string]map[string]error{"all": nil, "one is down": {"c": errRefused}} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				b := newBench("a", "b", "c")
 				refuse := slices.DeleteFunc([]string{"a", "b", "c"}, func(n string) bool { return other[n] != nil })
 				p, call := refusing(b.options("a", "b", "c"), refuse, other)
@@ -102,7 +103,7 @@ func TestRefusalIsContradictedByAnotherAnswer(t *testing.T) {
 		kind  error
 	}{"the others are silent": {context.DeadlineExceeded, dcs.ErrUnauthorized}, "the others have no leader": {errNoLeader, nil}} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				b := newBench("a", "b", "c")
 				p, call := refusing(doubting(b, "a", "b", "c"), []string{"a"}, map[string]error{"b": tc.other, "c": tc.other})
 				defer p.Close()
@@ -119,7 +120,7 @@ func TestRefusalIsContradictedByAnotherAnswer(t *testing.T) {
 // A Final error does not make the call Clear while another copy is in flight, because
 // that copy may still be executed.
 func TestFinalErrorIsNotClearWithACopyInFlight(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b")
 		p := b.unsampled("a", "b")
 		defer p.Close()
@@ -142,7 +143,7 @@ func TestFinalErrorIsNotClearWithACopyInFlight(t *testing.T) {
 
 // A Refused error does not eject the server, and an Unreachable one does.
 func TestRefusedIsNotUnreachable(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		for _, unreachable := range []bool{false, true} {
 			b := newBench("a", "b")
 			o := b.options("a", "b")
@@ -159,7 +160,7 @@ func TestRefusedIsNotUnreachable(t *testing.T) {
 
 // A Local failure is no server's fault, is not reported as silence and names no server.
 func TestLocalFailureNamesNoServer(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b")
 		o := b.options("a", "b")
 		o.SampleInterval = -1
@@ -181,7 +182,7 @@ func TestLocalFailureNamesNoServer(t *testing.T) {
 
 // An error names the server at fault, which is also the Endpoint of the Answer.
 func TestFaultNamesItsServer(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b")
 		p := b.unsampled("a", "b")
 		defer p.Close()
@@ -197,7 +198,7 @@ func TestFaultNamesItsServer(t *testing.T) {
 
 // A call that its caller cancels is no server's failure.
 func TestCancellationIsNoFailure(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a")
 		p := b.unsampled("a")
 		defer p.Close()

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 var errThrottled = errors.New("HTTP status 429")
@@ -48,7 +49,7 @@ func (b *bench) allCalls() (n int) {
 // send one request a second and no server is ejected. They continue once the servers
 // serve.
 func TestThrottledStoreIsAskedOnceASecond(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b", "c")
 		p := throttling(b, time.Second, "a", "b", "c")
 		defer p.Close()
@@ -88,7 +89,7 @@ func TestThrottledStoreIsAskedOnceASecond(t *testing.T) {
 
 // A call whose deadline comes before its turn to send reports the refusal.
 func TestThrottledCallReportsTheRefusal(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a")
 		p := throttling(b, time.Hour, "a")
 		defer p.Close()
@@ -113,7 +114,7 @@ func TestThrottledCallReportsTheRefusal(t *testing.T) {
 
 // While one server refuses requests, calls go to the others.
 func TestThrottledServerIsAvoided(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b")
 		b.leader = "a"
 		p := throttling(b, time.Second, "a", "b")
@@ -133,7 +134,7 @@ func TestThrottledServerIsAvoided(t *testing.T) {
 
 // A server that is busy, for example at its limit of connections, is not at fault.
 func TestBusyServerIsNotEjected(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBench("a", "b")
 		b.leader = "a"
 		o := b.options("a", "b")

@@ -161,7 +161,7 @@ func TestArrowsPointDown(t *testing.T) {
 					t.Errorf("depends on the backend %s", dep)
 				}
 			}
-			mayTest := in(path, append(suite, own("internal/leaktest", "internal/testcluster")...)...)
+			mayTest := in(path, append(suite, own("internal/bubble", "internal/testcluster")...)...)
 			if !mayTest && slices.ContainsFunc(p.Imports, func(imp string) bool { return in(imp, "testing") }) {
 				t.Error("imports testing outside of tests")
 			}

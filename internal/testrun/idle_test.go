@@ -2,9 +2,9 @@ package main
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/stretchr/testify/require"
 )
 
@@ -33,7 +33,7 @@ func TestIdleMachine(t *testing.T) {
 		"many processors, a few":    {12, 0, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				m := meter{read: processorsWith(c.idle, c.nice, c.known)}
 				require.Equal(t, c.want, m.idleMachine(time.Sleep))
 			})
@@ -43,7 +43,7 @@ func TestIdleMachine(t *testing.T) {
 
 // Only the time since the last call counts, and that of niced programs if asked for.
 func TestFreeProcessors(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m := meter{read: processorsWith(2, 0, true)}
 		m.free(false)
 		m.free(false) // no time has passed

@@ -102,7 +102,7 @@ func TestPrintedPanicIsNoCrash(t *testing.T) {
 }
 
 // A program can end without a panic: the race detector prints that it cannot go on and exits.
-// The reason is then what the running test printed last.
+// The reason is then in the output of the test that ran.
 func TestOutputOfAProgramThatEnds(t *testing.T) {
 	j := &job{pkg: pkg{ImportPath: "example.test/sample/ends"}, record: newRecord(), state: over, err: exitError(t, 66)}
 	j.pkg.Module.Path = "example.test/sample"

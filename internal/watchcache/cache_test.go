@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // If neither the copy nor the store knows whether a key changed before the copy began,
@@ -68,7 +69,7 @@ func TestCacheObserves(t *testing.T) {
 // A watch is not notified of servers that were ejected before it started, because its
 // own may be one of them.
 func TestCacheForgetsEarlierEjections(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var c Cache
 		began := make(chan int, 16)
 		life, end := context.WithCancel(t.Context())
@@ -148,7 +149,7 @@ func TestCacheTakesChanges(t *testing.T) {
 
 // Many Waits and many failed watches leave no goroutine and no memory behind.
 func TestCacheStaysFlat(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		life, end := context.WithCancel(t.Context())
 		var f MinRevision
 		var c Cache

@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/backend"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
@@ -115,7 +116,7 @@ func TestWaitsStayFlat(t *testing.T) {
 	if os.Getenv("HOLDFAST_PROFILE") == "slow" {
 		rounds = 10_000
 	}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b, end := newBusy()
 		defer end()
 		usage := func() (heap uint64, goroutines int) {

@@ -6,7 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -14,6 +13,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/internal/backend"
 	"github.com/holdfast-dcs/holdfast/internal/backoff"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/internal/endpoint"
 )
 
@@ -140,7 +140,7 @@ func (r *rig) attemptTime() time.Duration { return r.Pool.AttemptTimeout(endpoin
 // A watch leaves an endpoint that does not answer its opening within the timeout of an
 // attempt, and one failure is counted.
 func TestSilentOpening(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newRig(t, map[string]server{"a": {follow: mute}, "b": {}})
 		require.ErrorIs(t, r.wait(5*time.Second), context.DeadlineExceeded)
 		at, when := r.watched()
@@ -153,7 +153,7 @@ func TestSilentOpening(t *testing.T) {
 
 // A watch without changes is probed, and stays open while the probes are answered.
 func TestQuietWatchIsProbed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var probes atomic.Int64
 		r := newRig(t, map[string]server{"a": {probe: func(context.Context, *Watch) error { probes.Add(1); return nil }}, "b": {}})
 		require.ErrorIs(t, r.wait(time.Minute), context.DeadlineExceeded)
@@ -168,7 +168,7 @@ func TestQuietWatchIsProbed(t *testing.T) {
 func TestSilentWatch(t *testing.T) {
 	for name, parts := range map[string]int{"nothing": 0, "an answer in parts": 5} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				r := newRig(t, map[string]server{"b": {}, "a": {probe: func(ctx context.Context, w *Watch) error {
 					for range parts {
 						time.Sleep(400 * time.Millisecond)
@@ -208,7 +208,7 @@ func TestLaggingWatch(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				r := newRig(t, map[string]server{"a": {probe: row.probe}, "b": {follow: func(ctx context.Context, w *Watch) error {
 					_ = w.Apply(50, nil, nil)
 					return mute(ctx, w)
@@ -234,7 +234,7 @@ func TestLaggingWatch(t *testing.T) {
 // The target of a view is one fixed revision. Compared with the latest one, each view
 // would lag under writes.
 func TestMovingTargetIsNoLag(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		const behind = 200 * time.Millisecond
 		r := newRig(t, map[string]server{"b": {}, "a": {
 			probe: func(context.Context, *Watch) error { return nil },
@@ -255,7 +255,7 @@ func TestMovingTargetIsNoLag(t *testing.T) {
 
 // A backend that holds changes back gets that time in addition.
 func TestDelayIsNoLag(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newRig(t, map[string]server{"a": {}, "b": {}})
 		r.Delay = time.Second
 		r.Saw(50)
@@ -271,7 +271,7 @@ func TestDelayIsNoLag(t *testing.T) {
 // The answers of an endpoint that lags do not prove that the store serves. A Wait ends
 // within its budget although they continue.
 func TestLagIsNoSignOfLife(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newRig(t, map[string]server{"a": {follow: func(ctx context.Context, w *Watch) error {
 			for ctx.Err() == nil {
 				w.Heard()
@@ -308,7 +308,7 @@ func TestFailureIsJudgedOnce(t *testing.T) {
 	} {
 		for _, opened := range []bool{false, true} {
 			t.Run(name+map[bool]string{true: ", open", false: ", opening"}[opened], func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
 					failed := false
 					r := newRig(t, map[string]server{"b": {}, "a": {follow: func(ctx context.Context, w *Watch) error {
 						if !failed && opened {
@@ -338,7 +338,7 @@ func TestFailureIsJudgedOnce(t *testing.T) {
 
 // A silence that was caused inside the client is not the endpoint's fault.
 func TestLocalCauseOfASilence(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		local := &backend.Failure{Endpoint: "a", Err: errors.New("no connection is free"), Local: true}
 		r := newRig(t, map[string]server{"b": {}, "a": {follow: func(ctx context.Context, _ *Watch) error {
 			<-ctx.Done()
@@ -355,7 +355,7 @@ func TestLocalCauseOfASilence(t *testing.T) {
 // A probe that could not be sent for a reason inside the client does not end the watch.
 // It is sent again when the next one is due.
 func TestLocalFailureOfAProbe(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var probes atomic.Int64
 		local := &backend.Failure{Endpoint: "a", Err: errors.New("no connection is free"), Local: true}
 		r := newRig(t, map[string]server{"b": {}, "a": {probe: func(context.Context, *Watch) error {
@@ -374,7 +374,7 @@ func TestLocalFailureOfAProbe(t *testing.T) {
 
 // A probe that waits in vain on our side is no silence of the endpoint.
 func TestProbeThatWaitsIsNoSilence(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		local := &backend.Failure{Endpoint: "a", Err: errors.New("no connection is free"), Local: true}
 		r := newRig(t, map[string]server{"b": {}, "a": {probe: func(ctx context.Context, _ *Watch) error {
 			<-ctx.Done()
@@ -390,7 +390,7 @@ func TestProbeThatWaitsIsNoSilence(t *testing.T) {
 // A watch at an endpoint that the Pool ejects ends at once, and this counts no failure of
 // the endpoint.
 func TestEjectedEndpointIsLeft(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newRig(t, map[string]server{"a": {}, "b": {}})
 		go func() {
 			time.Sleep(time.Second)
@@ -408,7 +408,7 @@ func TestEjectedEndpointIsLeft(t *testing.T) {
 // While all endpoints refuse requests because there are too many, a watch is opened once
 // a second.
 func TestThrottledWatch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		busy := server{follow: func(_ context.Context, w *Watch) error {
 			return &backend.Failure{Endpoint: w.Endpoint(), Err: errors.New("429"), Doubt: true, Throttled: true, Busy: time.Second, Refused: true}
 		}}
@@ -422,7 +422,7 @@ func TestThrottledWatch(t *testing.T) {
 
 // An older read of the tree is ignored, and so are events that the Tree already has.
 func TestOlderReportsAreIgnored(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newRig(t, map[string]server{"a": {}})
 		require.ErrorIs(t, r.wait(time.Millisecond), context.DeadlineExceeded)
 		w := newWatch(&r.Cache)
@@ -457,7 +457,7 @@ func TestRefusalOfOneServerEndsNoWait(t *testing.T) {
 		"a definite answer":    {watch: &backend.Failure{Endpoint: "a", Kind: dcs.ErrUnavailable, Err: errors.New("too large")}, ends: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				watches := 0
 				r := newRig(t, map[string]server{"b": {}, "a": {follow: func(ctx context.Context, w *Watch) error {
 					if watches++; watches == 1 {

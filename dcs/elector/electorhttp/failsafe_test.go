@@ -7,13 +7,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/cluster/clusterhttp"
 	"github.com/holdfast-dcs/holdfast/dcs/elector"
 	"github.com/holdfast-dcs/holdfast/dcs/elector/electorhttp"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/memstore"
 )
 
@@ -62,7 +62,7 @@ func failsafeMember(t *testing.T, server *memstore.Server, name, token string, n
 // its leadership.
 func TestFailsafeOverHTTP(t *testing.T) {
 	for token, survives := range map[string]bool{"secret": true, "other": false, "": false} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			server := memstore.NewServer(memstore.Options{})
 			if err := server.Put("default", "pg/config", []byte(`{"failsafe_mode":true}`)); err != nil {
 				t.Fatal(err)
@@ -92,7 +92,7 @@ func TestFailsafeOverHTTP(t *testing.T) {
 // The checks show failsafe mode from memory: the answers of the members, and a leader
 // that was accepted.
 func TestFailsafeState(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		server := memstore.NewServer(memstore.Options{})
 		net := &routes{to: map[string]http.Handler{}}
 		a := failsafeMember(t, server, "a", "secret", net)
@@ -133,7 +133,7 @@ func TestFailsafeState(t *testing.T) {
 
 // A question needs the shared token and a body that is usable.
 func TestFailsafeRequests(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		net := &routes{to: map[string]http.Handler{}}
 		m := failsafeMember(t, memstore.NewServer(memstore.Options{}), "a", "secret", net)
 		time.Sleep(5 * time.Second)
@@ -171,7 +171,7 @@ func TestFailsafeRequests(t *testing.T) {
 
 // A loop that does not answer in time is no acceptance.
 func TestFailsafeLoopHangs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		store, err := dcs.New(memstore.NewServer(memstore.Options{}).Open(memstore.ClientOptions{}), dcs.Options{})
 		if err != nil {
 			t.Fatal(err)

@@ -12,13 +12,13 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
 	"github.com/holdfast-dcs/holdfast/dcs/cluster"
 	"github.com/holdfast-dcs/holdfast/dcs/elector"
 	"github.com/holdfast-dcs/holdfast/dcs/elector/electorhttp"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/memstore"
 )
 
@@ -78,7 +78,7 @@ func admin(r *http.Request) { r.SetBasicAuth("admin", "secret") }
 // inCluster runs f with a leader a and a replica b, in a bubble.
 func inCluster(t *testing.T, f func(t *testing.T, server *memstore.Server, a, b member)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		server := memstore.NewServer(memstore.Options{})
 		start := func(name string) member {
 			store, err := dcs.New(server.Open(memstore.ClientOptions{Name: name}), dcs.Options{})

@@ -9,12 +9,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // A manager that extends too late gets an error, until it arms or disarms the Guardian.
@@ -124,7 +124,7 @@ func TestChildCannotBeReaped(t *testing.T) {
 		"Disarm": {(*Guardian).Disarm, 2 * answerTimeout},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				cmd := exec.CommandContext(t.Context(), "sleep", "1000")
 				noError(t, cmd.Start())
 				defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dcs/holdfast/dcs"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 )
 
 // fakeDevice resets the machine when its timeout has passed since the last keepalive.
@@ -64,7 +65,7 @@ func watchdog(t *testing.T, d *fakeDevice) *Watchdog {
 
 // The machine is reset at the instant: not later, and not much earlier.
 func TestWatchdogResetsAtTheInstant(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		d := &fakeDevice{}
 		w := watchdog(t, d)
 		at := dcs.Now().Add(28500 * time.Millisecond)
@@ -84,7 +85,7 @@ func TestWatchdogResetsAtTheInstant(t *testing.T) {
 
 // An instant that is so near that a keepalive would outlast it gets none.
 func TestWatchdogMovedBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		d := &fakeDevice{}
 		w := watchdog(t, d)
 		noError(t, w.Arm(dcs.Now().Add(28*time.Second)))
@@ -99,7 +100,7 @@ func TestWatchdogMovedBack(t *testing.T) {
 }
 
 func TestWatchdogDisarmed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		d := &fakeDevice{}
 		w := watchdog(t, d)
 		noError(t, w.Disarm())
@@ -118,7 +119,7 @@ func TestWatchdogDisarmed(t *testing.T) {
 
 // A device that takes a longer timeout than it should would reset the machine too late.
 func TestWatchdogIsTooSlow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		d := &fakeDevice{granted: 60}
 		w := watchdog(t, d)
 		err := w.Arm(dcs.Now().Add(28 * time.Second))

@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/stretchr/testify/require"
 
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk/disktest"
 )
@@ -317,7 +318,7 @@ func TestEntriesAreChecked(t *testing.T) {
 // TestMarkFollows checks when the mark is saved: not ahead of the log, soon
 // after it, and again after an error.
 func TestMarkFollows(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := disktest.New()
 		o := logOptions(f)
 		var mu sync.Mutex

@@ -8,10 +8,10 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/stretchr/testify/require"
 )
 
@@ -36,7 +36,7 @@ func TestHCLogger(t *testing.T) {
 }
 
 func TestHCLoggerHoldsRepetitionsBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		out := &bytes.Buffer{}
 		log := NewHCLogger(debugLogger(out)).Named("raft")
 		for range 50 {

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/stretchr/testify/require"
 )
 
@@ -242,7 +243,7 @@ func TestBytesBeforeTheHelloAreBounded(t *testing.T) {
 // Handshakes compute one after the other, and wait for their peers next to each
 // other.
 func TestHandshakesTakeTurns(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		turns := make(turns, 1)
 		ctx, cancel := context.WithCancel(t.Context())
 		open := func() (*helloConn, net.Conn) {

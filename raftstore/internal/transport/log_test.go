@@ -8,11 +8,11 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/logging"
 )
 
@@ -47,7 +47,7 @@ func TestPeersDoNotFillTheLog(t *testing.T) {
 // The port, which a peer chooses, does not make a line another one; the address
 // and the kind of failure do.
 func TestLinesAboutPeersAreLimited(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		log := &recorder{}
 		n := &Network{log: log.logger(), refused: logging.NewRepeats(maxPeerLines)}
 		refusal := fmt.Errorf("%w: %s", ErrPeerRefused, strings.Repeat("x", 1<<20))

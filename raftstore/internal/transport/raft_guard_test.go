@@ -9,7 +9,6 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
@@ -17,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/logging"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/state"
 )
@@ -316,7 +316,7 @@ func TestGuardClosesTheConnection(t *testing.T) {
 // A request that does not arrive in time costs its connection; one that has not
 // begun does not.
 func TestGuardIsPatientBetweenRequests(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		const readTimeout = time.Second
 		vote := raftRequest(t, rpcRequestVote, "Term", 1)
 		for name, tc := range map[string]struct {

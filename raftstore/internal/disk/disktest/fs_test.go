@@ -10,11 +10,11 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/holdfast-dcs/holdfast/internal/bubble"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk/disktest"
 )
@@ -271,7 +271,7 @@ func TestFaults(t *testing.T) {
 }
 
 func TestBlockedOperations(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := disktest.New()
 		x := create(t, f, "/d/x", "")
 		release := f.Block(disktest.Any(disktest.Sync))
