@@ -46,6 +46,9 @@ func TestGood(t *testing.T) {
 	if os.Getenv("GORACE") != "atexit_sleep_ms=0 halt_on_error=0" {
 		t.Error("the race detector has", os.Getenv("GORACE"))
 	}
+	if os.Getenv("GOGC") != "400" || os.Getenv("GOMEMLIMIT") != "2GiB" {
+		t.Error("the collector has", os.Getenv("GOGC"), os.Getenv("GOMEMLIMIT"))
+	}
 }
 func TestSkipped(t *testing.T) { t.Skip() }`,
 	"broken/broken_test.go": `package broken
@@ -98,6 +101,9 @@ func sampleRunner(t *testing.T, patterns ...string) (*runner, *bytes.Buffer) {
 	t.Setenv("TMPDIR", tmp)
 	t.Setenv("SAMPLE_LOCK", lock)
 	t.Setenv("GORACE", "halt_on_error=0")
+	t.Setenv("GOMEMLIMIT", "2GiB")
+	t.Setenv("GOGC", "") // restores it afterwards
+	require.NoError(t, os.Unsetenv("GOGC"))
 	for name, text := range sample {
 		path := filepath.Join(dir, name)
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
