@@ -8,7 +8,8 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
-	"syscall"
+
+	"github.com/holdfast-dcs/holdfast/internal/listener"
 )
 
 // A Host is one machine of a [Network], or this one.
@@ -84,14 +85,7 @@ func FreeAddrs(ctx context.Context, n int) ([]string, error) {
 // copy of each socket until it executes its program. After Close alone, connections to the
 // copy of a listener are accepted, and to listen on its port again fails with EADDRINUSE.
 // On Linux CloseListener also ends the copies; on other systems it is Close.
-func CloseListener(l net.Listener) {
-	if c, ok := l.(syscall.Conn); ok {
-		if raw, err := c.SyscallConn(); err == nil {
-			_ = raw.Control(endListening) // fails if l is closed already
-		}
-	}
-	l.Close()
-}
+func CloseListener(l net.Listener) { _ = listener.Close(l) }
 
 // Addr returns the Host's IP address.
 func (h *Host) Addr() string { return h.addr }

@@ -236,9 +236,3 @@ func enter(namespace string) error {
 	defer file.Close()
 	return unix.Setns(int(file.Fd()), unix.CLONE_NEWNET)
 }
-
-// endListening makes a socket refuse connections, through all of its copies. The port may
-// then be listened on by sockets with SO_REUSEADDR, which Go's and Java's have.
-func endListening(fd uintptr) {
-	_ = syscall.Shutdown(int(fd), syscall.SHUT_RD) // fails if the socket does not listen
-}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/holdfast-dcs/holdfast/internal/listener"
 	"github.com/holdfast-dcs/holdfast/keepalive"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/disk"
 	"github.com/holdfast-dcs/holdfast/raftstore/internal/logging"
@@ -39,7 +40,7 @@ const (
 type Network struct {
 	config  Options
 	log     *slog.Logger
-	ln      net.Listener
+	ln      *keepalive.Listener
 	self    string
 	mu      sync.Mutex
 	hello   Hello               // under mu, once nodes connect
@@ -126,7 +127,7 @@ func (n *Network) listen() error {
 	if host, port, err := net.SplitHostPort(n.self); err == nil && port == "0" {
 		n.self = net.JoinHostPort(host, fmt.Sprint(tcp.Port))
 	}
-	n.ln = ln
+	n.ln = ln.(*keepalive.Listener) // as Listen's documentation says
 	return nil
 }
 
@@ -235,10 +236,10 @@ func (n *Network) Gate(k Kind, reason error) {
 // did not end by then.
 func (n *Network) Close() error {
 	n.closing.Do(func() {
-		n.ln.Close()
 		n.handler.Store(nil)
 		n.forward.Store(nil)
-		n.cancel()
+		n.cancel()                        // before the listener ends, so that its error is expected
+		_ = listener.Close(n.ln.Listener) // at once, also while this process starts another one
 		if s := n.raft.Load(); s != nil {
 			s.stop()
 		}

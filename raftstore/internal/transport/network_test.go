@@ -232,6 +232,26 @@ func TestPortInUse(t *testing.T) {
 	require.ErrorContains(t, err, "set Listen to a free port")
 }
 
+// A process that is being started has a copy of the listener until it executes its program.
+func TestCloseFreesThePort(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux can end the copies of a listener")
+	}
+	o := testOptions(t, 1)[0]
+	logged := &recorder{}
+	o.Logger = logged.logger()
+	n, err := New(o)
+	require.NoError(t, err)
+	file, err := n.ln.Listener.(*net.TCPListener).File()
+	require.NoError(t, err)
+	defer file.Close()
+	require.NoError(t, n.Close())
+	require.Empty(t, logged.String(), "the end of the listener is no fault")
+	n, err = New(o)
+	require.NoError(t, err)
+	require.NoError(t, n.Close())
+}
+
 func TestListenOnForeignAddress(t *testing.T) {
 	o := optionsFor("x", map[string]string{"x": "203.0.113.7:7001"})
 	o.PlaintextBeyondLoopback = true
