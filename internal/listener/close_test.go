@@ -11,7 +11,7 @@ import (
 	"github.com/holdfast-dcs/holdfast/internal/listener"
 )
 
-// The copy is what a process that is being started has.
+// A process that is being started has such a copy.
 func TestCopyEndsToo(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux can end the copies of a listener")
