@@ -42,7 +42,8 @@ type Identity struct {
 	polled    dcs.Instant        // when the seeds were asked last; zero: never
 	pollAgain bool
 	round     int             // the number of polls
-	written   int             // the poll during which the store was found to have got its identity
+	written   int             // the poll during which an identity was found first, where the store had none
+	uncounted bool            // answers to the present poll did not count, because of written
 	answered  map[string]bool // the endpoints that have answered the present poll
 	reported  bool            // the present split was logged
 	confirmed bool            // most seeds have agreed on the present identity
@@ -96,10 +97,20 @@ func (i *Identity) vote(at, id string) {
 	if id == "" && own != "" {
 		return
 	}
-	if id != "" && own == "" {
+	if id != "" && own == "" && !i.isKnown(id) { // the copies of a request find one key
 		i.written = i.round
 	}
 	i.cast(at, id)
+}
+
+// isKnown reports whether an endpoint has voted for a store. Under i.mu.
+func (i *Identity) isKnown(id string) bool {
+	for _, v := range i.votes() {
+		if v == id {
+			return true
+		}
+	}
+	return false
 }
 
 // voteIn is vote for an answer to a poll. It reports whether most seeds have answered
@@ -108,7 +119,11 @@ func (i *Identity) vote(at, id string) {
 func (i *Identity) voteIn(round int, at, id string) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if round != i.round || id == "" && round == i.written {
+	if round != i.round {
+		return false
+	}
+	if id == "" && round == i.written {
+		i.uncounted = true
 		return false
 	}
 	i.answered[at] = true
