@@ -270,8 +270,8 @@ func (p *group) round(name string, free time.Duration, fail func(*group) time.Du
 // kill kills the leader and starts it again once the other member leads.
 func (p *group) kill() time.Duration {
 	leader, others := p.settled()
-	from := clock()
 	p.end(leader)
+	from := clock() // not before, because a busy machine can take a second for it
 	e := p.until(others[0], "leads", is(promoted))
 	p.restart(leader)
 	return time.Duration(e.Called - from)
@@ -294,7 +294,6 @@ func (p *group) restart(m *process) {
 // stop stops the leader, and continues it once the other member leads.
 func (p *group) stop() time.Duration {
 	leader, others := p.settled()
-	from := clock()
 	thaw, err := leader.Freeze()
 	require.NoError(p.t, err)
 	stopped := clock()
@@ -307,7 +306,7 @@ func (p *group) stop() time.Duration {
 	if late := time.Duration(end.At - goes); late > time.Second+p.stall.sum() { // LostTimeout
 		p.t.Errorf("the service was primary for %v after its process went on", late)
 	}
-	return time.Duration(e.Called - from)
+	return time.Duration(e.Called - stopped)
 }
 
 // stopWithService is stop where the service is stopped, too, and killed in that state.
@@ -322,8 +321,8 @@ func (p *group) freeze(c *testcluster.Cluster) {
 	p.t.Helper()
 	leader, _ := p.settled()
 	p.stall.reset()
-	from := clock()
 	defer freezeAll(p.t, c)()
+	from := clock()
 	e := p.until(leader, "demotes while the store is frozen", is(demoted))
 	took, control := time.Duration(e.At-from), p.stall.sum()
 	p.t.Logf("the leader was demoted %v after the store had stopped, at most %v: %s", took, timing.TTL-dcs.Margin(timing.TTL), e.Cause)
